@@ -1,0 +1,44 @@
+# docker build --target server -t nestor-server .
+# docker build --target worker -t nestor-worker .      (CPU; for CUDA add --build-arg TORCH_INDEX=https://pypi.org/simple)
+
+FROM python:3.11-slim-bookworm AS wheel
+WORKDIR /source
+COPY pyproject.toml README.md LICENSE ./
+COPY client client
+COPY server server
+COPY worker worker
+COPY migrations migrations
+RUN python -m pip wheel --quiet --no-cache-dir --no-deps --wheel-dir /wheels .
+
+FROM python:3.11-slim-bookworm AS base
+ENV PYTHONUNBUFFERED=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+RUN useradd --uid 10001 --create-home nestor
+WORKDIR /home/nestor
+
+# The API server and the dashboard, without torch.
+FROM base AS server
+RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
+    --mount=type=bind,source=constraints,target=/constraints \
+    wheel=$(echo /wheels/*.whl) \
+    && python -m pip install --quiet --no-cache-dir --constraint /constraints/dev.txt "${wheel}[server]"
+USER 10001
+ENV NESTOR_HOST=0.0.0.0 NESTOR_PORT=8000
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=4)"]
+ENTRYPOINT ["nestor"]
+CMD ["server"]
+
+# The worker, with torch. It alone needs a GPU, if there is one.
+FROM base AS worker
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
+    --mount=type=bind,source=constraints,target=/constraints \
+    wheel=$(echo /wheels/*.whl) \
+    && python -m pip install --quiet --no-cache-dir --constraint /constraints/dev.txt \
+       --extra-index-url "${TORCH_INDEX}" "${wheel}[worker]"
+USER 10001
+# SIGTERM lets running trials checkpoint and go back to the queue.
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["nestor"]
+CMD ["worker"]
