@@ -1,0 +1,185 @@
+"""The table of cases: every curvature and every solver meets each of them, in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import nestor_engine as engine
+from nestor_engine.bilevel import Batch, Bilevel, Tensors
+from nestor_engine.data import INDEX
+from nestor_engine.flat import Ravel
+from nestor_engine.hparams import L2, ExampleWeights
+from nestor_engine.loop import randomness
+from nestor_engine.point import Point, twice_differentiable
+
+SEED = 7
+
+
+def cross_entropy(outputs: Tensor, batch: Batch) -> Tensor:
+    return F.cross_entropy(outputs, batch["y"], reduction="none")
+
+
+def _problem(model: nn.Module, x: Tensor, classes: int, n_val: int = 6) -> engine.Problem:
+    y = torch.arange(len(x)) % classes
+    hparams = [L2(model.double(), per="tensor", init=-1.0), ExampleWeights(len(x) - n_val)]
+    for kind in hparams:
+        kind.init = {name: value.double() for name, value in kind.init.items()}
+    return engine.Problem(
+        model, hparams, cross_entropy, cross_entropy, train=(x[n_val:], y[n_val:]), val=(x[:n_val], y[:n_val])
+    )
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(11, 8)
+        self.mix = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        h = self.embed(tokens)
+        return self.head((h + self.mix(h, h, h, need_weights=False)[0]).mean(1))
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.LSTM(4, 5, batch_first=True)
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.cell(x)[0][:, -1])
+
+
+class Tied(nn.Module):
+    """One matrix read twice, and a parameter that no output depends on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(6, 5)
+        self.head = nn.Linear(5, 6, bias=False)
+        self.head.weight = self.embed.weight
+        self.unused = nn.Parameter(torch.ones(3))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.embed(tokens).sum(1)))
+
+
+def softmax_regression() -> engine.Problem:
+    return _problem(nn.Linear(5, 3), torch.randn(20, 5, dtype=torch.float64), 3)
+
+
+def mlp() -> engine.Problem:
+    return _problem(
+        nn.Sequential(nn.Linear(5, 6), nn.GELU(), nn.Linear(6, 3)), torch.randn(20, 5, dtype=torch.float64), 3
+    )
+
+
+def cnn(*, train: bool) -> engine.Problem:
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.GELU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 3)
+    )
+    model[1].train(train)
+    return _problem(model, torch.randn(16, 1, 6, 6, dtype=torch.float64), 3)
+
+
+def dropout() -> engine.Problem:
+    model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Dropout(0.4), nn.Linear(8, 3))
+    return _problem(model, torch.randn(20, 5, dtype=torch.float64), 3)
+
+
+def lstm() -> engine.Problem:
+    return _problem(Recurrent(), torch.randn(14, 6, 4, dtype=torch.float64), 3)
+
+
+def attention() -> engine.Problem:
+    return _problem(Attention(), torch.randint(0, 11, (14, 5)), 3)
+
+
+def tied() -> engine.Problem:
+    return _problem(Tied(), torch.randint(0, 6, (16, 4)), 6)
+
+
+CASES: dict[str, Callable[[], engine.Problem]] = {
+    "softmax regression": softmax_regression,
+    "GELU MLP": mlp,
+    "CNN, BatchNorm in training mode": lambda: cnn(train=True),
+    "CNN, BatchNorm in evaluation mode": lambda: cnn(train=False),
+    "dropout": dropout,
+    "LSTM": lstm,
+    "attention and embedding": attention,
+    "shared weights and an unused parameter": tied,
+}
+
+
+def build(name: str) -> engine.Problem:
+    torch.manual_seed(SEED)
+    return CASES[name]()
+
+
+def whole(columns: Tensors) -> Batch:
+    return {**columns, INDEX: torch.arange(len(next(iter(columns.values()))))}
+
+
+class Dense:
+    """Second derivatives the slow way: one backward pass for each row, in float64."""
+
+    def __init__(self, problem: engine.Problem) -> None:
+        self.bilevel: Bilevel = problem.bilevel()
+        self.ravel = Ravel(self.bilevel.params)
+        self.w = self.ravel.vector(self.bilevel.params)
+        self.train, self.val = whole(problem.data.train), whole(problem.data.val)
+
+    def point(self) -> Point:
+        b = self.bilevel
+        with randomness(SEED, torch.device("cpu")):
+            return Point(b, self.ravel, self.w, b.buffers, b.hparams, self.train)
+
+    def loss(self, w: Tensor, hparams: Tensors) -> Tensor:
+        with randomness(SEED, torch.device("cpu")), twice_differentiable():
+            return self.bilevel.train_loss(self.ravel.tree(w), self.bilevel.buffers, hparams, self.train)[0]
+
+    def outer(self, w: Tensor, hparams: Tensors) -> Tensor:
+        return self.bilevel.evaluate(self.ravel.tree(w), self.bilevel.buffers, hparams, self.val)["loss"]
+
+    def hessian(self) -> Tensor:
+        return torch.autograd.functional.hessian(lambda w: self.loss(w, self.bilevel.hparams), self.w)
+
+    def gauss_newton(self) -> Tensor:
+        b, functional = self.bilevel, torch.autograd.functional
+        batch = b.prepare(b.hparams, self.train)
+
+        def outputs(w: Tensor) -> Tensor:
+            with randomness(SEED, torch.device("cpu")), twice_differentiable():
+                return b.forward(self.ravel.tree(w), b.buffers, b.hparams, batch)[0].reshape(-1)
+
+        at = outputs(self.w)
+        shape = (len(batch[INDEX]), -1)
+        jacobian = functional.jacobian(outputs, self.w)  # (outputs, n)
+        inner = functional.hessian(lambda o: b.criterion(o.reshape(shape), b.hparams, batch), at)
+        penalty = functional.hessian(lambda w: b.penalty(self.ravel.tree(w), b.hparams), self.w)
+        return jacobian.T @ inner @ jacobian + penalty
+
+    def hypergradient(self, inverse: Tensor) -> Tensors:
+        """dF/dλ with a dense inverse, from the mixed derivatives row by row."""
+        hparams = {name: value.clone().requires_grad_() for name, value in self.bilevel.hparams.items()}
+        w = self.w.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(self.loss(w, hparams), w, create_graph=True)
+        (b,) = torch.autograd.grad(self.outer(w, hparams), w)
+        q = inverse @ b
+        rows = [
+            torch.autograd.grad(g, list(hparams.values()), retain_graph=True, allow_unused=True)
+            for g in gradient
+            if g.requires_grad
+        ]
+        return {
+            name: -sum(
+                (q[i] * (torch.zeros_like(v) if row[k] is None else row[k]) for i, row in enumerate(rows)),
+                start=torch.zeros_like(v),
+            )
+            for k, (name, v) in enumerate(hparams.items())
+        }

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from nestor_engine import Problem
+from nestor_engine.check import Report, check
+from nestor_engine.errors import ProblemInvalid
+from nestor_engine.hparams import L2, Custom, ExampleWeights
+from nestor_engine.program import export
+from tests.engine.program.problems import CLASSES, PROBLEMS, N, classes, cross_entropy, features
+
+
+def problem(model: nn.Module | None = None, **changes: Any) -> Problem:
+    """A problem in order, except for what is changed."""
+    model = model or nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, CLASSES))
+    given: dict[str, Any] = {
+        "hparams": L2(model),
+        "train_loss": cross_entropy,
+        "val_loss": cross_entropy,
+        "train": (features(6), classes()),
+        "val": (features(6, seed=1), classes(1)),
+    }
+    return Problem(model, **(given | changes))
+
+
+def told(report: Report) -> str:
+    assert not report.ok
+    assert all(len(str(finding)) < 600 for finding in report.findings)
+    return str(report)
+
+
+@pytest.mark.parametrize("name", ["mlp", "augmentation"])
+def test_problems_in_order_pass(name: str):
+    problem = PROBLEMS[name]()
+    report = check(problem)
+    assert report.findings == ()
+    assert report.program == export(problem)
+    assert str(report) == "The problem is in order."
+
+
+def test_all_findings_come_at_once_and_as_one_error():
+    x = features(6)
+    x[3, 2] = float("nan")
+    model = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, CLASSES).double())
+    report = check(problem(model, train=(x, classes())))
+    assert "train data: The column 'x' holds NaN or infinity, first in example 3" in told(report)
+    assert "Its parameters are torch.float32 and torch.float64" in told(report)
+    with pytest.raises(ProblemInvalid, match=r"first in example 3.*\n.*float64"):
+        report.raise_errors()
+
+
+def test_labels_beyond_the_classes_are_named():
+    y = classes()
+    y[17] = 9
+    text = told(check(problem(train=(features(6), y))))
+    assert "Target 9 is out of bounds" in text
+    assert "'y' runs from 0 to 9 and the model returns 4 classes" in text
+
+
+def test_a_shape_that_does_not_fit_is_told_with_the_shapes():
+    text = told(check(problem(train=(features(5), classes()))))
+    assert "model, in training mode (in '0' (Linear)" in text
+    assert "x: (9, 5) float32" in text
+
+
+def test_targets_of_the_wrong_type_are_told_for_both_losses():
+    text = told(check(problem(train=(features(6), classes().int()), val=(features(6), classes().int()))))
+    assert "train_loss" in text
+    assert "val_loss" in text
+    assert "y: (9,) int32" in text
+
+
+def test_double_precision_data_for_a_single_precision_model():
+    text = told(check(problem(train=(features(6).double(), classes()))))
+    assert "The column 'x' is torch.float64, the model's parameters are torch.float32" in text
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        (lambda out, batch: cross_entropy(out, batch).item(), "It returned a float."),
+        (lambda out, batch: F.one_hot(batch["y"], CLASSES) - out, "It returned shape (9, 4) for a batch of 9"),
+        (lambda out, batch: cross_entropy(out, batch) * float("nan"), "NaN or infinite"),
+        (lambda out, batch: out.argmax(1) == batch["y"], "It returned a torch.bool tensor"),
+    ],
+    ids=["number", "matrix", "nan", "boolean"],
+)
+@pytest.mark.parametrize("which", ["train_loss", "val_loss"])
+def test_a_loss_must_be_a_finite_number_or_one_for_each_example(which: str, loss: Any, said: str):
+    text = told(check(problem(**{which: loss})))
+    assert f"{which}: " in text
+    assert said in text
+
+
+def test_example_weights_for_fewer_examples_than_there_are():
+    hparams = ExampleWeights(N - 4)
+
+    def losses(out, batch):
+        return F.cross_entropy(out, batch["y"], reduction="none")
+
+    assert "out of bounds" in told(check(problem(hparams=hparams, train_loss=losses)))
+
+
+def test_example_weights_with_a_loss_that_is_a_mean_already():
+    assert "Weights per example need one loss per example" in told(check(problem(hparams=ExampleWeights(N))))
+
+
+def test_a_hyperparameter_that_reaches_nothing_is_named():
+    hparams = Custom({"used": torch.zeros(()), "forgotten": torch.zeros(())})
+
+    def loss(out, batch, values):
+        return cross_entropy(out, batch) * values["used"].exp() + values["forgotten"]
+
+    text = told(check(problem(hparams=hparams, train_loss=loss)))
+    assert "hyperparameter 'forgotten': It does not change the training loss's gradient" in text
+    assert "'used'" not in text
+
+
+def test_a_hyperparameter_of_the_validation_loss_alone_is_in_order():
+    hparams = Custom({"temperature": torch.zeros(())})
+
+    def loss(out, batch, values):
+        return cross_entropy(out * values["temperature"].exp(), batch)
+
+    assert check(problem(hparams=hparams, val_loss=loss), ship=False).ok
+
+
+def test_a_parameter_that_reaches_nothing_is_a_warning():
+    class Partly(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.spare = nn.Linear(6, CLASSES), nn.Linear(6, CLASSES)
+
+        def forward(self, x):
+            return self.used(x)
+
+    report = check(problem(Partly(), hparams=Custom({"scale": torch.ones(())}), train_loss=scaled), ship=False)
+    assert report.ok
+    assert [finding.where for finding in report.findings] == ["parameter 'spare.weight'", "parameter 'spare.bias'"]
+
+
+def scaled(out, batch, values):
+    return cross_entropy(out, batch) * values["scale"]
+
+
+def test_a_training_loss_without_gradient():
+    def loss(out, batch):
+        return cross_entropy(out.detach(), batch)
+
+    text = told(check(problem(train_loss=loss, hparams=Custom({"a": torch.ones(())}))))
+    assert "No parameter reaches it" in text
+
+
+def test_randomness_outside_of_torch():
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(6, CLASSES)
+
+        def forward(self, x):
+            return self.linear(x) * random.random()
+
+    assert "it draws random numbers outside of torch" in told(check(problem(Noisy())))
+
+
+def test_a_model_that_writes_into_the_data():
+    model = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(6, CLASSES))
+    assert "It writes into its input 'x'" in told(check(problem(model)))
+
+
+def test_batch_norm_with_a_batch_of_one():
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, CLASSES))
+    assert check(problem(model), ship=False).ok
+    assert "BatchNorm cannot train on a batch of one" in told(check(problem(model), batch_size=1))
+
+
+def test_infinite_initial_hyperparameters():
+    assert "hyperparameter: 'l2' holds NaN" in told(check(problem(hparams=Custom({"l2": torch.tensor(float("inf"))}))))
+
+
+def test_test_data_with_other_columns():
+    text = told(check(problem(test={"x": features(6), "label": classes()})))
+    assert "test data: Its columns are ['label', 'x'], those of the validation data ['x', 'y']" in text
+
+
+def test_what_cannot_be_exported_is_an_error_only_when_it_must_be_shipped():
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(6, CLASSES)
+
+        def forward(self, x):
+            out = self.linear(x)
+            return out if out.mean() > 0 else -out
+
+    assert check(problem(Branching()), ship=False).ok
+    assert "export: forward cannot be exported (in Branching, test_check.py, line" in told(check(problem(Branching())))

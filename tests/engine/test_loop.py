@@ -1,0 +1,177 @@
+"""The loop: warm-started, deterministic, resumable bit for bit, and honest when it diverges."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import nestor_engine as engine
+from nestor_engine.data import Batches, derive_seed
+from nestor_engine.hparams import L2, Custom, ExampleWeights
+
+
+def _problem(n: int = 60) -> engine.Problem:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.GELU(), nn.Dropout(0.2), nn.Linear(16, 3))
+    x, y = torch.randn(n, 4), torch.arange(n) % 3
+    loss = lambda outputs, batch: F.cross_entropy(outputs, batch["y"], reduction="none")
+    accuracy = lambda outputs, batch: (outputs.argmax(1) == batch["y"]).float()
+    return engine.Problem(
+        model, [L2(model, per="weight"), ExampleWeights(n)], loss, loss,
+        metrics={"accuracy": accuracy}, train=(x, y), val=(x[:20], y[:20]), test=(x, y),
+    )  # fmt: skip
+
+
+INNER = [engine.SGD(0.05), engine.SGD(0.05, momentum=0.9, nesterov=True), engine.Adam(1e-2), engine.RMSprop(1e-3)]
+OUTER = [engine.SGD(0.5), engine.Adam(0.05), engine.RMSprop(0.02)]
+SOLVERS = [engine.Identity(), engine.Neumann(2), engine.WarmStarted(engine.Neumann(2))]
+
+
+def _config(**options) -> engine.Config:
+    return engine.Config(**{"n_steps": 6, "inner": engine.Adam(1e-2, steps=2, batch_size=25), **options})
+
+
+def _same(a: engine.State, b: engine.State) -> bool:
+    return a.save() == b.save()
+
+
+@pytest.mark.parametrize("inner", INNER, ids=repr)
+@pytest.mark.parametrize("outer", OUTER, ids=repr)
+def test_an_interrupted_trajectory_is_bitwise_the_uninterrupted_one(inner, outer):
+    config = _config(inner=engine.Adam(1e-2, steps=2, batch_size=25) if inner is None else inner, outer=outer)
+    problem = _problem()
+    *_, whole = engine.optimise(problem.bilevel(), problem.data, config)
+    half = next(islice(engine.optimise(problem.bilevel(), problem.data, config), 2, None))
+
+    torch.manual_seed(999)  # whatever the process drew in between
+    *_, resumed = engine.optimise(problem.bilevel(), problem.data, config, engine.State.load(half.state.save()))
+
+    assert _same(whole.state, resumed.state)
+    assert whole.val_loss == resumed.val_loss
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=repr)
+@pytest.mark.parametrize("curvature", [engine.Hessian(0.5), engine.GaussNewton()], ids=repr)
+def test_every_response_resumes_bitwise(solver, curvature):
+    problem, config = _problem(), _config(response=engine.Implicit(curvature, solver))
+    steps = list(engine.optimise(problem.bilevel(), problem.data, config))
+    resumed = list(engine.optimise(problem.bilevel(), problem.data, config, engine.State.load(steps[0].state.save())))
+    assert [s.number for s in resumed] == [2, 3, 4, 5, 6]
+    assert _same(steps[-1].state, resumed[-1].state)
+
+
+def test_the_caller_s_random_numbers_are_left_alone():
+    problem = _problem()
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    list(engine.optimise(problem.bilevel(), problem.data, _config()))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_the_model_and_its_data_are_not_written_to():
+    problem = _problem()
+    before = {name: value.clone() for name, value in problem.model.state_dict().items()}
+    list(engine.optimise(problem.bilevel(), problem.data, _config()))
+    assert all(torch.equal(before[name], value) for name, value in problem.model.state_dict().items())
+    assert problem.model.training
+
+
+def test_buffers_follow_the_inner_steps_and_the_evaluation_leaves_them():
+    problem = _problem()
+    *_, last = engine.optimise(problem.bilevel(), problem.data, _config())
+    assert last.state.buffers["1.num_batches_tracked"] == 12  # 6 outer steps of 2 inner ones
+    assert not torch.equal(last.state.buffers["1.running_mean"], problem.bilevel().buffers["1.running_mean"])
+
+
+def test_weights_go_on_from_step_to_step_and_hyperparameters_move():
+    problem = _problem()
+    steps = list(engine.optimise(problem.bilevel(), problem.data, _config(n_steps=40)))
+    assert steps[-1].val_loss < 0.8 * steps[0].val_loss
+    moved = steps[-1].state.hparams["example_weights"]
+    assert not torch.equal(moved, problem.bilevel().hparams["example_weights"])
+
+
+def test_every_step_reports_what_it_did():
+    problem = _problem()
+    steps = list(engine.optimise(problem.bilevel(), problem.data, _config(evaluate_every=4)))
+    assert [s.test_loss is not None for s in steps] == [False, False, False, True, False, True]
+    assert all(0 <= s.val_metrics["accuracy"] <= 1 for s in steps)
+    assert steps[0].hypergradient_cosine is None
+    assert -1 <= steps[1].hypergradient_cosine <= 1
+    assert all(s.products > 0 and s.residual >= 0 for s in steps)
+    assert "state" not in steps[0].record()
+
+
+def test_a_training_that_diverges_says_at_which_step_and_what_to_try():
+    problem = _problem()
+    config = _config(inner=engine.SGD(1e12, steps=2, batch_size=25), n_steps=50)
+    with pytest.raises(
+        engine.errors.Diverged, match=r"Step \d+: the (training|validation) loss is not finite.*smaller learning rate"
+    ):
+        list(engine.optimise(problem.bilevel(), problem.data, config))
+
+
+def test_a_warning_is_given_once():
+    problem = _problem()
+    config = _config(response=engine.Implicit(engine.Hessian(), engine.Neumann(20, alpha=50.0)), outer=engine.SGD(1e-6))
+    steps = list(engine.optimise(problem.bilevel(), problem.data, config))
+    warned = [s.number for s in steps if s.warnings]
+    assert len(warned) == 1
+    assert "series diverges" in steps[warned[0] - 1].warnings[0]
+
+
+def test_a_checkpoint_of_another_problem_is_refused():
+    problem, other = _problem(60), _problem(61)
+    first = next(engine.optimise(problem.bilevel(), problem.data, _config()))
+    with pytest.raises(engine.errors.StateInvalid, match="example_weights"):
+        next(engine.optimise(other.bilevel(), other.data, _config(), first.state))
+    with pytest.raises(engine.errors.StateInvalid, match="cannot be read"):
+        engine.State.load(b"not a checkpoint")
+
+
+def test_a_loss_may_read_hyperparameters_of_its_own():
+    torch.manual_seed(0)
+    model, x = nn.Linear(3, 2), torch.randn(30, 3)
+    y = torch.arange(30) % 2
+    problem = engine.Problem(
+        model,
+        Custom({"log_temperature": torch.zeros(())}, {"log_temperature": "exp"}),
+        lambda outputs, batch, hparams: F.cross_entropy(outputs / hparams["log_temperature"], batch["y"]),
+        lambda outputs, batch: F.cross_entropy(outputs, batch["y"]),
+        train=(x, y),
+        val=(x, y),
+    )
+    *_, last = engine.optimise(problem.bilevel(), problem.data, _config(n_steps=10))
+    assert last.state.hparams["log_temperature"].item() != 0
+
+
+def test_fit_trains_on_other_data_under_given_hyperparameters():
+    problem = _problem()
+    bilevel = problem.bilevel()
+    fitted = engine.fit(bilevel, problem.data.train, n_steps=200, inner=engine.Adam(1e-2))
+    before = engine.evaluate(bilevel, bilevel.params, bilevel.buffers, bilevel.hparams, problem.data.train)
+    after = engine.evaluate(bilevel, fitted.params, fitted.buffers, bilevel.hparams, problem.data.train)
+    assert after["loss"] < 0.7 * before["loss"]
+
+
+def test_every_config_survives_its_description():
+    for inner in INNER:
+        for solver in SOLVERS:
+            config = _config(inner=inner, response=engine.Implicit(engine.Hessian(), solver), seed=3)
+            assert engine.restore(engine.describe(config)) == config
+
+
+def test_an_epoch_shows_every_example_once_and_depends_on_seed_and_number_alone():
+    columns = {"x": torch.arange(12)}
+    batches = Batches(columns, 4, seed=1)
+    epoch = torch.cat([batches[k]["index"] for k in range(3)])
+    assert sorted(epoch.tolist()) == list(range(12))
+    again = Batches(columns, 4, seed=1)
+    assert torch.equal(again[7]["x"], batches[7]["x"])  # out of order
+    assert torch.equal(again[1]["x"], batches[1]["x"])
+    assert derive_seed(1, "a", 2) != derive_seed(1, "a", 3)

@@ -1,0 +1,203 @@
+"""Every solver meets the dense answer in float64, and says so when it does not."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import nestor_engine as engine
+from nestor_engine.curvature import Operator
+from nestor_engine.solvers import Outcome, Solver
+from nestor_engine.solvers.preconditioners import sketch
+
+F64 = torch.float64
+SOLVERS: dict[str, Solver] = {
+    "identity": engine.Identity(),
+    "Neumann, 2 terms": engine.Neumann(2),
+    "Neumann, 500 terms": engine.Neumann(500),
+    "Neumann, fixed step": engine.Neumann(5, alpha=0.1),
+    "warm-started Neumann": engine.WarmStarted(engine.Neumann(3)),
+    "conjugate gradients": engine.ConjugateGradient(4),
+    "conjugate gradients to the end": engine.ConjugateGradient(100, rtol=1e-10),
+    "warm-started conjugate gradients": engine.WarmStarted(engine.ConjugateGradient(2)),
+    "preconditioned by a sketch": engine.PreconditionedCG(3, engine.NystromSketch(rank=4)),
+    "direct": engine.Direct(),
+    "Nyström": engine.Nystrom(rank=4),
+}
+
+
+def _system(n: int = 8, *, seed: int = 0, least: float = 0.1) -> tuple[Tensor, Tensor]:
+    """A symmetric matrix with eigenvalues from `least` to 2, and a right-hand side."""
+    generator = torch.Generator().manual_seed(seed)
+    basis = torch.linalg.qr(torch.randn(n, n, dtype=F64, generator=generator)).Q
+    values = torch.linspace(least, 2.0, n, dtype=F64)
+    return basis @ torch.diag(values) @ basis.T, torch.randn(n, dtype=F64, generator=generator)
+
+
+@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
+def test_the_reported_residual_is_the_true_residual(solver: Solver):
+    matrix, b = _system()
+    solution = solver.solve(Operator(matrix.mv), b, memory={})
+    assert solution.residual == pytest.approx(((b - matrix @ solution.x).norm() / b.norm()).item())
+
+
+@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_nan_is_never_a_success(solver: Solver, bad: float):
+    matrix, b = _system()
+    b[0] = bad
+    assert solver.solve(Operator(matrix.mv), b, memory={}).outcome is Outcome.nonfinite
+
+
+@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
+def test_a_zero_right_hand_side_has_the_zero_solution(solver: Solver):
+    matrix, b = _system()
+    solution = solver.solve(Operator(matrix.mv), torch.zeros_like(b), memory={})
+    assert solution.x.count_nonzero() == 0
+    assert solution.residual == 0
+
+
+@given(terms=st.integers(0, 30), seed=st.integers(0, 1_000), n=st.integers(1, 8))
+def test_neumann_is_the_partial_sum_of_the_geometric_series(terms: int, seed: int, n: int):
+    matrix, b = _system(n, seed=seed)
+    eye, alpha = torch.eye(n, dtype=F64), 0.3
+    expected = alpha * sum(torch.linalg.matrix_power(eye - alpha * matrix, j) for j in range(terms + 1)) @ b
+
+    solution = engine.Neumann(terms, alpha=alpha).solve(Operator(matrix.mv), b)
+
+    torch.testing.assert_close(solution.x, expected)
+
+
+@given(seed=st.integers(0, 1_000), n=st.integers(1, 10))
+def test_neumann_with_automatic_step_converges_to_the_dense_solve(seed: int, n: int):
+    matrix, b = _system(n, seed=seed)
+    solution = engine.Neumann(400).solve(Operator(matrix.mv), b)
+    torch.testing.assert_close(solution.x, torch.linalg.solve(matrix, b), rtol=1e-5, atol=1e-6)
+
+
+EXACT = {
+    "Neumann": engine.Neumann(600),
+    "conjugate gradients": engine.ConjugateGradient(50, rtol=1e-12),
+    "preconditioned by a sketch": engine.PreconditionedCG(50, engine.NystromSketch(rank=3), rtol=1e-12),
+    "preconditioned by a whole sketch": engine.PreconditionedCG(50, engine.NystromSketch(rank=50), rtol=1e-12),
+    "direct": engine.Direct(),
+    "warm-started conjugate gradients": engine.WarmStarted(engine.ConjugateGradient(50, rtol=1e-12)),
+}
+
+
+@pytest.mark.parametrize("solver", EXACT.values(), ids=EXACT)
+def test_a_one_by_one_system_is_solved(solver: Solver):
+    """Two published libraries return 0 for 2x = 2, because they keep the iterate before the last."""
+    solution = solver.solve(Operator(lambda v: 2 * v), torch.tensor([2.0], dtype=F64), memory={})
+    assert solution.x.item() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("solver", EXACT.values(), ids=EXACT)
+@given(seed=st.integers(0, 1_000), n=st.integers(1, 10))
+@settings(max_examples=20)
+def test_a_solver_with_enough_steps_reaches_the_dense_solve(solver: Solver, seed: int, n: int):
+    matrix, b = _system(n, seed=seed)
+    solution = solver.solve(Operator(matrix.mv), b, memory={})
+    torch.testing.assert_close(solution.x, torch.linalg.solve(matrix, b), rtol=1e-6, atol=1e-7)
+    assert solution.outcome in (Outcome.converged, Outcome.truncated)
+
+
+@pytest.mark.parametrize("solver", [engine.ConjugateGradient(20), engine.PreconditionedCG(20)], ids=repr)
+def test_conjugate_gradients_stop_at_negative_curvature_and_say_so(solver: Solver):
+    matrix, b = _system(least=-1.0)
+    solution = solver.solve(Operator(matrix.mv), b, memory={})
+    assert solution.outcome is Outcome.indefinite
+    assert torch.isfinite(solution.x).all()
+
+
+def test_a_sketch_of_the_whole_operator_is_its_eigendecomposition():
+    matrix, b = _system()
+    basis, values = sketch(Operator(matrix.mv), b, rank=8, seed=1)
+    torch.testing.assert_close(basis @ torch.diag(values) @ basis.T, matrix)
+
+
+def test_a_kept_sketch_saves_its_products_until_it_is_refreshed():
+    matrix, b = _system()
+    solver, memory, products = engine.PreconditionedCG(1, engine.NystromSketch(rank=4, refresh=3), rtol=0), {}, []
+    for _ in range(5):
+        operator = Operator(matrix.mv)
+        solver.solve(operator, b, memory=memory)
+        products.append(operator.products)
+    assert products == [6, 2, 2, 6, 2]
+
+
+def test_the_nystrom_inverse_is_that_of_its_sketch():
+    matrix, b = _system()
+    got = engine.Nystrom(rank=8, rho=0.05).solve(Operator(matrix.mv), b)
+    shifted = matrix + 0.05 * torch.linalg.eigvalsh(matrix).max() * torch.eye(8, dtype=F64)
+    torch.testing.assert_close(got.x, torch.linalg.solve(shifted, b))
+
+
+def test_a_singular_operator_is_not_inverted():
+    solution = engine.Direct().solve(Operator(lambda v: 0 * v), torch.ones(3, dtype=F64))
+    assert solution.outcome is Outcome.singular
+    assert "damping" in solution.outcome.value
+
+
+def test_a_dense_solve_of_a_network_is_refused():
+    with pytest.raises(engine.errors.ConfigInvalid, match="ConjugateGradient"):
+        engine.Direct().solve(Operator(lambda v: v), torch.ones(30_000))
+
+
+def test_the_identity_is_the_series_without_terms():
+    matrix, b = _system()
+    zero_terms = engine.Neumann(0, alpha=1.0).solve(Operator(matrix.mv), b)
+    torch.testing.assert_close(engine.Identity().solve(Operator(matrix.mv), b).x, zero_terms.x)
+
+
+def test_terms_are_the_products_of_the_series_and_one_measures_the_residual():
+    matrix, b = _system()
+    operator = Operator(matrix.mv)
+    engine.Neumann(3, alpha=0.1).solve(operator, b)
+    assert operator.products == 4
+
+
+def test_negative_curvature_makes_the_series_diverge_and_says_what_to_do():
+    matrix, b = _system(least=-1.0)
+    solution = engine.Neumann(60).solve(Operator(matrix.mv), b)
+    assert solution.outcome is Outcome.diverged
+    assert "GaussNewton" in solution.outcome.value
+    assert torch.isfinite(solution.x).all()
+
+
+def test_a_step_size_beyond_the_curvature_is_reported_with_a_finite_iterate():
+    matrix, b = _system()
+    solution = engine.Neumann(5_000, alpha=5.0).solve(Operator(matrix.mv), b)
+    assert solution.outcome is Outcome.diverged
+    assert torch.isfinite(solution.x).all()
+
+
+def test_a_warm_start_goes_on_where_the_last_solve_ended():
+    matrix, b = _system()
+    solver, memory = engine.WarmStarted(engine.Neumann(2)), {}
+    residuals = [solver.solve(Operator(matrix.mv), b, memory=memory).residual for _ in range(60)]
+    assert residuals == sorted(residuals, reverse=True)
+    assert residuals[-1] < 1e-3 < residuals[0]
+
+
+def test_a_warm_start_forgets_an_adjoint_that_leads_astray():
+    matrix, b = _system()
+    memory = {"adjoint": -100 * b}
+    solution = engine.WarmStarted(engine.Neumann(2)).solve(Operator(matrix.mv), b, memory=memory)
+    cold = engine.Neumann(2).solve(Operator(matrix.mv), b)
+    torch.testing.assert_close(solution.x, cold.x)
+
+
+def test_a_warm_started_series_on_an_indefinite_operator_never_overflows():
+    """Warm starts accumulate negative directions from step to step; left alone they reach inf within some steps."""
+    matrix, b = _system(least=-0.5)
+    solver, memory = engine.WarmStarted(engine.Neumann(2)), {}
+    for _ in range(2_000):
+        solution = solver.solve(Operator(matrix.mv), b, memory=memory)
+        assert torch.isfinite(solution.x).all()
+    assert solution.x.norm() < 1e3 * b.norm()

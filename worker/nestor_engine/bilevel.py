@@ -1,0 +1,71 @@
+"""A bilevel problem as pure functions over tensors: what the engine differentiates.
+
+The inner objective is f(w, λ), the outer objective g(w, λ):
+
+    f(w, λ) = criterion(forward(w, λ, batch'), λ, batch') + penalty(w, λ),   batch' = prepare(λ, batch)
+    g(w, λ) = evaluate(w, λ, batch)["loss"]
+
+Outputs and criterion are apart so that Gauss–Newton products exist; the penalty is apart because it
+reads the weights directly and its curvature is exact. Buffers are arguments and results, never
+hidden state. Every function takes the hyperparameters as they are optimised and applies their
+transforms itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+Tensors = dict[str, Tensor]
+Batch = dict[str, Tensor]  # columns of equal length, and "index": their positions in the split, int64
+PyTree = Any
+
+
+@dataclass(frozen=True)
+class Bilevel:
+    """Initial values and the five functions.
+
+    Attributes:
+        params: any pytree of floating-point tensors of one dtype; what the inner objective trains.
+        buffers: tensors that the forward pass updates without gradient, such as running means.
+        hparams: what the outer objective tunes, as optimised.
+        transforms: for each hyperparameter, what turns it into the value that the losses read.
+        prepare: (hparams, batch) → batch, on training data only.
+        forward: (params, buffers, hparams, batch) → (outputs, buffers), in training mode.
+        criterion: (outputs, hparams, batch) → scalar, the mean over the batch.
+        penalty: (params, hparams) → scalar.
+        evaluate: (params, buffers, hparams, batch) → {"loss": scalar, metric: scalar, …}, in evaluation mode.
+    """
+
+    params: PyTree
+    buffers: Tensors
+    hparams: Tensors
+    transforms: dict[str, str]
+    prepare: Callable[[Tensors, Batch], Batch]
+    forward: Callable[[PyTree, Tensors, Tensors, Batch], tuple[PyTree, Tensors]]
+    criterion: Callable[[PyTree, Tensors, Batch], Tensor]
+    penalty: Callable[[PyTree, Tensors], Tensor]
+    evaluate: Callable[[PyTree, Tensors, Tensors, Batch], Tensors]
+
+    def to(self, device: torch.device | str) -> Bilevel:
+        """The same problem on `device`; functions follow their arguments, or have a `to` of their own."""
+        move = lambda tree: pytree.tree_map(lambda leaf: leaf.detach().to(device), tree)
+        functions = {
+            name: function.to(device)
+            for name in ("prepare", "forward", "criterion", "penalty", "evaluate")
+            if hasattr(function := getattr(self, name), "to")
+        }
+        return replace(
+            self, params=move(self.params), buffers=move(self.buffers), hparams=move(self.hparams), **functions
+        )
+
+    def train_loss(self, params: PyTree, buffers: Tensors, hparams: Tensors, batch: Batch) -> tuple[Tensor, Tensors]:
+        """f(w, λ) on one batch, and the buffers after it."""
+        prepared = self.prepare(hparams, batch)
+        outputs, buffers = self.forward(params, buffers, hparams, prepared)
+        return self.criterion(outputs, hparams, prepared) + self.penalty(params, hparams), buffers

@@ -1,0 +1,8 @@
+"""What to invert: which second derivatives of the training loss are taken, one kind a file."""
+
+from __future__ import annotations
+
+from nestor_engine.curvature.gauss_newton import GaussNewton as GaussNewton
+from nestor_engine.curvature.hessian import Hessian as Hessian
+from nestor_engine.curvature.operator import Curvature as Curvature
+from nestor_engine.curvature.operator import Operator as Operator

@@ -1,0 +1,24 @@
+"""Second derivatives without those of the network itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nestor_engine.bilevel import Tensors
+from nestor_engine.curvature.operator import Curvature, Operator
+from nestor_engine.point import Point
+
+
+@dataclass(frozen=True)
+class GaussNewton(Curvature):
+    """Jᵀ (∂²ℓ/∂o∂o) J with J = ∂o/∂w, plus the exact Hessian of what reads the weights directly [1].
+
+    Positive semidefinite when the criterion is convex in the outputs and the penalty in the weights.
+
+    [1] Schraudolph (2002), Fast curvature matrix-vector products for second-order gradient descent.
+    """
+
+    damping: float = 0.03
+
+    def at(self, point: Point, memory: Tensors) -> Operator:
+        return Operator(point.gauss_newton_product, damping=self.damping, memory=memory)

@@ -1,0 +1,19 @@
+"""Exact second derivatives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nestor_engine.bilevel import Tensors
+from nestor_engine.curvature.operator import Curvature, Operator
+from nestor_engine.point import Point
+
+
+@dataclass(frozen=True)
+class Hessian(Curvature):
+    """∂²f/∂w∂w, exact. On a network it is indefinite: without damping a series of its powers may diverge."""
+
+    damping: float = 0.0
+
+    def at(self, point: Point, memory: Tensors) -> Operator:
+        return Operator(point.hessian_product, damping=self.damping, memory=memory)

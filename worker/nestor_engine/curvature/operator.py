@@ -1,0 +1,95 @@
+"""A symmetric operator on the weights, with its damping and an estimate of its norm."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nestor_engine.bilevel import Tensors
+from nestor_engine.data import derive_seed
+from nestor_engine.errors import ConfigInvalid
+from nestor_engine.point import Point
+
+POWER_STEPS = 10  # products that the first estimate of the norm takes; later steps refresh it with one
+
+
+class Operator:
+    """v ↦ (C + δ‖C‖ I) v for vectors of shape (n,), counting its products.
+
+    The damping δ is relative to the spectral norm ‖C‖, so that one default serves problems of every
+    scale. The norm is estimated by power iteration; the vector is kept in `memory` from one outer
+    step to the next, so that it costs one product a step after the first.
+    """
+
+    def __init__(
+        self, product: Callable[[Tensor], Tensor], *, damping: float = 0.0, memory: Tensors | None = None
+    ) -> None:
+        self._product = product
+        self._damping = damping
+        self._memory = {} if memory is None else memory
+        self._norm: float | None = None
+        self.products = 0
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """The damped product; of each row when v has shape (k, n)."""
+        shift = self.shift(v[0] if v.ndim > 1 else v)
+        product = self.undamped(v)
+        return product.add(v, alpha=shift) if shift else product
+
+    def undamped(self, v: Tensor) -> Tensor:
+        """The product without damping; of each row when v has shape (k, n)."""
+        return self._multiply(v) if v.ndim == 1 else torch.stack([self._multiply(row) for row in v])
+
+    def shift(self, like: Tensor) -> float:
+        """The multiple of the identity that damping adds, for vectors of the shape of `like`."""
+        return self._damping * self._curvature_norm(like) if self._damping else 0.0
+
+    def norm(self, like: Tensor) -> float:
+        """An estimate of the largest |eigenvalue|, from below, damping included."""
+        return self._curvature_norm(like) * (1 + self._damping)
+
+    def _multiply(self, v: Tensor) -> Tensor:
+        self.products += 1
+        return self._product(v)
+
+    def _curvature_norm(self, like: Tensor) -> float:
+        if self._norm is None:
+            v = self._memory.get("power")
+            steps = 1
+            if v is None:
+                generator = torch.Generator().manual_seed(derive_seed(0, "power", like.numel()))
+                v = torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
+                steps = POWER_STEPS
+            for _ in range(steps):
+                product = self._multiply(v / v.norm().clamp_min(torch.finfo(v.dtype).tiny))
+                length = float(product.norm())
+                if not 0 < length < float("inf"):
+                    break  # the zero operator, or one that is not finite: nothing to learn from it
+                v = product
+            self._memory["power"] = v
+            self._norm = length
+        return self._norm
+
+
+@dataclass(frozen=True)
+class Curvature(abc.ABC):
+    """Which second derivatives of the training loss are taken.
+
+    Args:
+        damping: added multiple of the identity, relative to the operator's norm. It says how far the
+            response may reach into flat directions: a statistical choice, not a numerical one.
+    """
+
+    damping: float
+
+    def __post_init__(self) -> None:
+        if not self.damping >= 0:
+            raise ConfigInvalid(reason=f"{type(self).__name__}(damping={self.damping}): damping may not be negative.")
+
+    @abc.abstractmethod
+    def at(self, point: Point, memory: Tensors) -> Operator:
+        """The operator at one point; `memory` carries its norm's estimate between outer steps."""

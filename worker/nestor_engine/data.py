@@ -1,0 +1,138 @@
+"""Data as columns, and batches as a pure function of (seed, number): nothing to checkpoint but a counter."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from nestor_engine.bilevel import Batch, Tensors
+from nestor_engine.errors import ProblemInvalid
+
+INDEX = "index"
+Columns = Any  # a tuple (x, y), or a dict of columns; tensors or arrays
+
+
+@dataclass(frozen=True)
+class Data:
+    """Training, validation and test examples; each split is a dict of equally long columns.
+
+    The test split steers nothing: it is only evaluated.
+    """
+
+    train: Tensors
+    val: Tensors
+    test: Tensors | None = None
+
+    @staticmethod
+    def of(train: Columns, val: Columns, test: Columns | None = None) -> Data:
+        """From tuples, which become the columns `x` and `y`, or from dicts of columns.
+
+        Raises:
+            ProblemInvalid: a split is empty, or its columns differ in length.
+        """
+        return Data(_columns("train", train), _columns("val", val), None if test is None else _columns("test", test))
+
+    @property
+    def splits(self) -> dict[str, Tensors]:
+        return {"train": self.train, "val": self.val} | ({} if self.test is None else {"test": self.test})
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Examples in each split."""
+        return {name: size_of(columns) for name, columns in self.splits.items()}
+
+    def to(self, device: torch.device | str) -> Data:
+        return Data(**{s: {k: v.to(device) for k, v in columns.items()} for s, columns in self.splits.items()})
+
+    def save(self) -> dict[str, bytes]:
+        """Each split as safetensors."""
+        return {
+            split: safetensors.torch.save({k: v.cpu().contiguous() for k, v in columns.items()})
+            for split, columns in self.splits.items()
+        }
+
+    @staticmethod
+    def load(blobs: dict[str, bytes]) -> Data:
+        return Data.of(**{split: safetensors.torch.load(blob) for split, blob in blobs.items()})
+
+
+def size_of(columns: Tensors) -> int:
+    return len(next(iter(columns.values())))
+
+
+def _columns(split: str, given: Columns) -> Tensors:
+    named = given if isinstance(given, dict) else dict(zip(("x", "y"), given, strict=True))
+    columns = {name: _tensor(values) for name, values in named.items()}
+    lengths = {name: len(values) if values.ndim else None for name, values in columns.items()}
+    if not columns or None in lengths.values() or len(set(lengths.values())) != 1:
+        raise ProblemInvalid(
+            reason=f"The columns of the {split} split must be equally long; their lengths are {lengths}."
+        )
+    if 0 in lengths.values():
+        raise ProblemInvalid(reason=f"The {split} split is empty. Give it at least one example.")
+    if INDEX in columns:
+        raise ProblemInvalid(reason=f"{INDEX!r} is the reserved name of an example's position; rename that column.")
+    return columns
+
+
+def _tensor(values: Any) -> Tensor:
+    if isinstance(values, Tensor):
+        return values.detach()
+    tensor = torch.as_tensor(values)
+    # Arrays are float64 by habit, tensors by intention: only the former follow torch's default.
+    return tensor.to(torch.get_default_dtype()) if tensor.is_floating_point() else tensor
+
+
+def derive_seed(seed: int, *words: str | int) -> int:
+    """A seed of 63 bits for one purpose; streams of different words are independent."""
+    digest = hashlib.blake2b(repr((seed, *words)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+class Batches:
+    """Batch number k of an endless, reshuffled pass over a split, as a function of (seed, k).
+
+    Every epoch is one permutation; its remainder that does not fill a batch is left out, so that
+    all batches have one shape. A split smaller than `batch_size` is used whole.
+    """
+
+    def __init__(self, columns: Tensors, batch_size: int | None, seed: int) -> None:
+        self._columns = columns
+        self._n = size_of(columns)
+        self.batch_size = min(batch_size or self._n, self._n)
+        self._per_epoch = self._n // self.batch_size
+        self._seed = seed
+        self._device = next(iter(columns.values())).device
+        self._epoch = -1
+        self._order = torch.arange(self._n, device=self._device)  # (n,), of the current epoch
+
+    def __getitem__(self, k: int) -> Batch:
+        if self.batch_size == self._n:
+            return self._take(self._order)
+        epoch, position = divmod(k, self._per_epoch)
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(derive_seed(self._seed, "epoch", epoch))
+            self._order = torch.randperm(self._n, generator=generator).to(self._device)
+            self._epoch = epoch
+        start = position * self.batch_size
+        return self._take(self._order[start : start + self.batch_size])
+
+    def _take(self, index: Tensor) -> Batch:
+        if len(index) == self._n and self._epoch < 0:
+            return {**self._columns, INDEX: index}  # the split in its own order: nothing to gather
+        return {name: values[index] for name, values in self._columns.items()} | {INDEX: index}
+
+
+def chunks(columns: Tensors, size: int) -> Iterator[Batch]:
+    """The whole split in order, in batches of at most `size`."""
+    n = size_of(columns)
+    index = torch.arange(n, device=next(iter(columns.values())).device)
+    for start in range(0, n, size):
+        part = slice(start, start + size)
+        yield {name: values[part] for name, values in columns.items()} | {INDEX: index[part]}

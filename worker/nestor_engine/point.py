@@ -1,0 +1,123 @@
+"""One point (w, λ, batch) at which everything of an outer step is differentiated.
+
+The training loss is evaluated once, so all products of one linear system see the same dropout mask,
+the same augmentation noise and the same buffers.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree as pytree
+
+from nestor_engine.bilevel import Batch, Bilevel, Tensors
+from nestor_engine.flat import Ravel
+
+
+def twice_differentiable() -> AbstractContextManager[object]:
+    """Keep torch from fused attention kernels, which have a first derivative only."""
+    return sdpa_kernel(SDPBackend.MATH)
+
+
+class Point:
+    """The training loss at one point, with the graph of its first derivatives kept.
+
+    Attributes:
+        w: weights, shape (n,).
+        hparams: hyperparameters, requiring gradients.
+        gradient: ∂f/∂w, shape (n,), itself differentiable in w and λ.
+    """
+
+    def __init__(
+        self, bilevel: Bilevel, ravel: Ravel, w: Tensor, buffers: Tensors, hparams: Tensors, batch: Batch
+    ) -> None:
+        self.w = w.detach().requires_grad_()
+        self.hparams = {name: value.detach().requires_grad_() for name, value in hparams.items()}
+        self._bilevel = bilevel
+        params = ravel.tree(self.w)
+        self._batch = bilevel.prepare(self.hparams, batch)
+        with twice_differentiable():
+            self._outputs, _ = bilevel.forward(params, buffers, self.hparams, self._batch)
+        self._criterion = bilevel.criterion(self._outputs, self.hparams, self._batch)
+        self._penalty = bilevel.penalty(params, self.hparams)
+
+    @cached_property
+    def gradient(self) -> Tensor:
+        return _grad(self._criterion + self._penalty, self.w, create_graph=True)
+
+    def mixed(self, q: Tensor) -> Tensors:
+        """(∂²f/∂λ∂w) q for each hyperparameter; zero where λ does not meet the weights' gradient."""
+        names = list(self.hparams)
+        parts = (
+            torch.autograd.grad(
+                self.gradient, [self.hparams[n] for n in names], q, retain_graph=True, allow_unused=True
+            )
+            if self.gradient.requires_grad
+            else [None] * len(names)
+        )
+        return {
+            n: torch.zeros_like(self.hparams[n]) if part is None else part for n, part in zip(names, parts, strict=True)
+        }
+
+    def hessian_product(self, v: Tensor) -> Tensor:
+        """(∂²f/∂w∂w) v, shape (n,), by reverse over reverse on the kept graph."""
+        return _pull(self.gradient, self.w, v)
+
+    def gauss_newton_product(self, v: Tensor) -> Tensor:
+        """Jᵀ (∂²ℓ/∂o∂o) J v plus the exact Hessian of the penalty, shape (n,).
+
+        J v is had by differentiating u ↦ Jᵀu, which is linear, so no forward mode is needed and
+        every module serves.
+        """
+        outputs, dual, pulled = self._pullback
+        tangents = torch.autograd.grad(pulled, dual, v, retain_graph=True)
+        at, slopes = self._output_slopes
+        pairs = [(slope, tangent) for slope, tangent in zip(slopes, tangents, strict=True) if slope.requires_grad]
+        curved = (
+            torch.autograd.grad([s for s, _ in pairs], at, [t for _, t in pairs], retain_graph=True, allow_unused=True)
+            if pairs
+            else [None] * len(at)
+        )
+        curved = [torch.zeros_like(o) if c is None else c for o, c in zip(outputs, curved, strict=True)]
+        product = torch.autograd.grad(outputs, self.w, curved, retain_graph=True)[0]
+        return product + _pull(self._penalty_gradient, self.w, v)
+
+    @cached_property
+    def _pullback(self) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        outputs = [o for o in pytree.tree_leaves(self._outputs) if isinstance(o, Tensor) and o.requires_grad]
+        dual = [torch.zeros_like(o, requires_grad=True) for o in outputs]
+        (pulled,) = torch.autograd.grad(outputs, self.w, dual, create_graph=True)
+        return outputs, dual, pulled
+
+    @cached_property
+    def _output_slopes(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Detached outputs and the criterion's gradient there, differentiable once more."""
+        leaves, spec = pytree.tree_flatten(self._outputs)
+        free = [o.detach().requires_grad_() if isinstance(o, Tensor) and o.requires_grad else o for o in leaves]
+        at = [o for o in free if isinstance(o, Tensor) and o.requires_grad]
+        value = self._bilevel.criterion(pytree.tree_unflatten(free, spec), self.hparams, self._batch)
+        slopes = torch.autograd.grad(value, at, create_graph=True, allow_unused=True)
+        return at, [torch.zeros_like(o) if s is None else s for o, s in zip(at, slopes, strict=True)]
+
+    @cached_property
+    def _penalty_gradient(self) -> Tensor:
+        return _grad(self._penalty, self.w, create_graph=True)
+
+
+def _grad(value: Tensor, at: Tensor, *, create_graph: bool = False) -> Tensor:
+    if not value.requires_grad:
+        return torch.zeros_like(at)
+    (slope,) = torch.autograd.grad(value, at, create_graph=create_graph, retain_graph=True, allow_unused=True)
+    return torch.zeros_like(at) if slope is None else slope
+
+
+def _pull(slope: Tensor, at: Tensor, v: Tensor) -> Tensor:
+    """The product of the Jacobian of `slope` with v, for a symmetric Jacobian."""
+    if not slope.requires_grad:
+        return torch.zeros_like(v)
+    (product,) = torch.autograd.grad(slope, at, v, retain_graph=True, allow_unused=True)
+    return torch.zeros_like(v) if product is None else product

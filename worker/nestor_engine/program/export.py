@@ -1,0 +1,153 @@
+"""From a problem to its program: trace the five functions, write graphs as JSON and tensors as safetensors.
+
+Nothing of torch's own archive format is used: reading one executes what its writer wants.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from nestor_engine.bilevel import Batch, Bilevel, Tensors
+from nestor_engine.data import INDEX, size_of
+from nestor_engine.errors import NotExportable, ProgramRejected
+from nestor_engine.program.load import FORMAT, FUNCTIONS, load, torch_version
+from nestor_engine.program.trace import BATCH, Traced, quiet, trace
+from nestor_engine.program.values import Json, valid_name
+from nestor_engine.program.write import write
+
+if TYPE_CHECKING:
+    from nestor_engine.problem import Problem
+
+# Unlike any size that a model is likely to have, so that no dimension equals the batch's by chance.
+EXAMPLES = 7
+
+
+@dataclass(frozen=True)
+class Program:
+    """A problem without its code, as bytes. The same problem gives the same bytes."""
+
+    graphs: bytes
+    tensors: bytes
+
+
+def export(problem: Problem) -> Program:
+    """Write a problem's functions and initial values, for any batch size and any device.
+
+    Raises:
+        NotExportable: a function does something that no graph can hold; the message says which and where.
+    """
+    bilevel = problem.bilevel()
+    return export_bilevel(bilevel, train=problem.data.train, val=problem.data.val)
+
+
+def export_bilevel(bilevel: Bilevel, *, train: Tensors, val: Tensors) -> Program:
+    """The same for a `Bilevel` whose parameters are a flat dict; the splits only lend a few examples."""
+    for what, names in (
+        ("parameter", bilevel.params),
+        ("buffer", bilevel.buffers),
+        ("hyperparameter", bilevel.hparams),
+        ("column", train | val),
+    ):
+        if refused := [name for name in names if not valid_name(name)]:
+            raise NotExportable(
+                function=f"The {what} {refused[0]!r}",
+                where="",
+                reason="its name holds quotes or characters that cannot be printed, or is too long.",
+                remedy="Rename it.",
+            )
+    traced = _trace_all(bilevel, few(train), few(val))
+    weights = {t.untyped_storage().data_ptr(): name for name, t in bilevel.params.items()}
+    constants: Tensors = {}
+    graphs: dict[str, Json] = {}
+    for name in FUNCTIONS:
+        graphs[name], read = write(traced[name])
+        for constant, tensor in read.items():
+            _refuse_weights(name, tensor, weights)
+            constants[constant] = tensor
+    hparams = {name: {"transform": bilevel.transforms.get(name, "identity")} for name in bilevel.hparams}
+    document = {"format": FORMAT, "torch": torch_version(), "hparams": hparams, "graphs": graphs}
+    groups = {
+        "params": bilevel.params,
+        "buffers": bilevel.buffers,
+        "hparams": bilevel.hparams,
+        "constants": constants,
+    }
+    program = Program(
+        # Sorted and without spaces: the bytes are named by their digest.
+        graphs=json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode(),
+        tensors=safetensors.torch.save(
+            {
+                # A copy each: tensors that share memory are refused by the format.
+                f"{group}.{name}": tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+                for group, tensors in groups.items()
+                for name, tensor in tensors.items()
+            }
+        ),
+    )
+    try:
+        load(program.graphs, program.tensors)
+    except ProgramRejected as error:  # better said here than after an upload
+        raise NotExportable(
+            function="The problem", where="", reason=error.context["reason"], remedy="Change that part of the problem."
+        ) from error
+    return program
+
+
+def few(columns: Tensors) -> Batch:
+    """A batch of a few examples, with repetitions when there are fewer."""
+    index = torch.arange(EXAMPLES) % size_of(columns)
+    return {name: values[index.to(values.device)] for name, values in columns.items()} | {INDEX: index}
+
+
+def _trace_all(bilevel: Bilevel, train: Batch, val: Batch) -> dict[str, Traced]:
+    device = next(iter(bilevel.params.values())).device
+    train, val = ({name: values.to(device) for name, values in batch.items()} for batch in (train, val))
+    params, hparams = _requiring_grad(bilevel.params), _requiring_grad(bilevel.hparams)
+    buffers = bilevel.buffers
+
+    def batches(batch: Batch) -> Any:
+        return {name: {0: BATCH} for name in batch}
+
+    prepare = trace("prepare", bilevel.prepare, (hparams, train), (None, batches(train)))
+    with quiet(), torch.random.fork_rng(devices=[]):
+        prepared = _leaves_of(bilevel.prepare(hparams, train))
+        outputs = _leaves_of(bilevel.forward(params, buffers, hparams, prepared)[0])
+    sizes = prepare.output_sizes()
+    forward = trace("forward", bilevel.forward, (params, buffers, hparams, prepared), (None, None, None, sizes))
+    output_sizes = forward.output_sizes()[0]
+    criterion = trace("criterion", bilevel.criterion, (outputs, hparams, prepared), (output_sizes, None, sizes))
+    penalty = trace("penalty", bilevel.penalty, (params, hparams), (None, None))
+    evaluate = trace("evaluate", bilevel.evaluate, (params, buffers, hparams, val), (None, None, None, batches(val)))
+    return {traced.name: traced for traced in (prepare, forward, criterion, penalty, evaluate)}
+
+
+def _requiring_grad(tensors: Tensors) -> Tensors:
+    """As autograd sees them in training: some modules ask, and take another path."""
+    return {name: t.detach().requires_grad_(t.is_floating_point()) for name, t in tensors.items()}
+
+
+def _leaves_of(tree: Any) -> Any:
+    """The same tensors without their history, which still require gradients where they did."""
+
+    def cut(value: Any) -> Any:
+        return value.detach().requires_grad_(value.requires_grad) if isinstance(value, Tensor) else value
+
+    return pytree.tree_map(cut, tree)
+
+
+def _refuse_weights(function: str, constant: Tensor, weights: dict[int, str]) -> None:
+    name = weights.get(constant.untyped_storage().data_ptr())
+    if name is not None and constant.numel():
+        raise NotExportable(
+            function=function,
+            where="",
+            reason=f"it reads the model's parameter {name!r} from outside, where no gradient reaches it.",
+            remedy="Use a kind of hyperparameters such as L2 for that, or return it from the model.",
+        )

@@ -1,0 +1,186 @@
+"""A traced graph as the JSON that `graph.read` reads."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._subclasses import FakeTensor
+from torch.utils import _pytree as pytree
+
+from nestor_engine.errors import NotExportable
+from nestor_engine.program.failures import NO_SUCH_OPERATOR, place_of
+from nestor_engine.program.operators import GETITEM, SIZES, lookup
+from nestor_engine.program.trace import Traced
+from nestor_engine.program.values import Json, encode, valid_name
+
+# Memory that was never written is another owner's data; nobody can tell the difference otherwise.
+_WRITTEN = {
+    "aten.empty.memory_format": "aten.zeros.default",
+    "aten.empty_like.default": "aten.zeros_like.default",
+    "aten.new_empty.default": "aten.new_zeros.default",
+}
+# Checks that the tracer adds for itself.
+_CHECKS = (
+    "aten._assert_tensor_metadata",
+    "aten._assert_scalar",
+    "aten._assert_async",
+    "aten.sym_constrain_range",
+    "aten._functional_",
+)
+_SIZES: dict[Any, str] = {function: name for name, (function, _) in SIZES.items()}
+_REGIONS = {"wrap_with_set_grad_enabled": "grad", "wrap_with_autocast": "autocast"}
+
+
+def write(traced: Traced) -> tuple[Json, dict[str, Tensor]]:
+    """The function as JSON, and the constants that it reads by name.
+
+    Raises:
+        NotExportable: an operator or a value that a program cannot hold.
+    """
+    inputs = [_tree(child, leaves) for child, leaves in _arguments(traced)]
+    if traced.name != "penalty":
+        # What the function does not read, the data need not have.
+        inputs[-1] = {name: node for name, node in inputs[-1].items() if node.users}
+    constants = {node: _digest(traced.name, tensor) for node, tensor in traced.constants.items()}
+    writer = _Writer(traced.name, traced.module)
+    for tree in inputs:
+        writer.introduce(tree)
+    for node in constants:
+        writer.introduce(node)
+    nodes = writer.nodes(traced.graph)
+    spec, leaves = traced.outputs
+    outputs = _tree(spec, iter(leaves))
+    return {
+        "inputs": [writer.encode(tree) for tree in inputs],
+        "constants": list(constants.values()),
+        "nodes": nodes,
+        "outputs": writer.encode(outputs),
+    }, {name: traced.constants[node] for node, name in constants.items()}
+
+
+class _Writer:
+    """Numbers the values of one graph and encodes what refers to them."""
+
+    def __init__(self, function: str, module: torch.nn.Module) -> None:
+        self._function, self._module = function, module
+        self._numbers: dict[fx.Node, int] = {}
+
+    def introduce(self, tree: Any) -> None:
+        for leaf in pytree.tree_leaves(tree):
+            if isinstance(leaf, fx.Node):
+                self._numbers[leaf] = len(self._numbers)
+
+    def encode(self, value: Any, node: fx.Node | None = None) -> Json:
+        try:
+            return encode(value, self._numbers.__getitem__)
+        except (TypeError, KeyError) as error:
+            raise NotExportable(
+                function=self._function,
+                where=place_of(node),
+                reason=f"a graph cannot hold {error}.",
+                remedy="Let functions take and return tensors, numbers, and dicts, lists and tuples of them.",
+            ) from error
+
+    def nodes(self, graph: fx.Graph) -> list[Json]:
+        written: list[Json] = []
+        for node in graph.nodes:
+            if node.op != "call_function" or str(node.target).startswith(_CHECKS):
+                continue
+            written.append(self._node(node))
+            self.introduce(node)
+        return written
+
+    def _node(self, node: fx.Node) -> Json:
+        if isinstance(node.target, torch._ops.HigherOrderOperator):
+            return self._region(node, node.target.name())
+        args, kwargs = list(node.args), dict(node.kwargs)
+        if isinstance(node.target, torch._ops.OpOverload):
+            name = _WRITTEN.get(str(node.target), str(node.target))
+            kwargs.pop("pin_memory", None)  # about the host's memory, not about values
+            if name != str(node.target):
+                kwargs.pop("memory_format", None)
+            if lookup(name) is None:
+                raise self._refused(node, name)
+        elif getattr(node.target, "__name__", "") == "getitem":
+            name = GETITEM
+        elif node.target in _SIZES:
+            name = _SIZES[node.target]
+        else:
+            raise self._refused(node, getattr(node.target, "__name__", str(node.target)))
+        return {
+            "op": name,
+            "args": [self.encode(arg, node) for arg in args],
+            "kwargs": {key: self.encode(arg, node) for key, arg in kwargs.items()},
+        }
+
+    def _region(self, node: fx.Node, name: str) -> Json:
+        kind = _REGIONS.get(name)
+        if kind is None:
+            raise self._refused(node, name)
+        args: tuple[Any, ...] = node.args
+        at = next(i for i, arg in enumerate(args) if isinstance(arg, fx.Node) and arg.op == "get_attr")
+        # autocast names its device first; a program has only one.
+        options = args[:at] if kind == "grad" else args[1:at]
+        inner: Any = self._module.get_submodule(str(args[at].target))
+        writer = _Writer(self._function, inner)
+        placeholders = inner.graph.find_nodes(op="placeholder")
+        writer.introduce(placeholders)
+        nodes = writer.nodes(inner.graph)
+        (returned,) = inner.graph.find_nodes(op="output")
+        graph = {
+            "inputs": [writer.encode(placeholder) for placeholder in placeholders],
+            "constants": [],
+            "nodes": nodes,
+            "outputs": writer.encode(tuple(returned.args[0]), node),
+        }
+        return {
+            "region": kind,
+            "options": [self.encode(option, node) for option in options],
+            "graph": graph,
+            "args": [self.encode(arg, node) for arg in args[at + 1 :]],
+        }
+
+    def _refused(self, node: fx.Node, name: str) -> NotExportable:
+        key = "functorch" if "functorch" in getattr(node.target, "__module__", "") else name
+        reason, remedy = NO_SUCH_OPERATOR.get(key, NO_SUCH_OPERATOR[""])
+        return NotExportable(
+            function=self._function, where=place_of(node), reason=reason.format(name=name), remedy=remedy
+        )
+
+
+def _arguments(traced: Traced) -> Iterator[tuple[pytree.TreeSpec, Iterator[Any]]]:
+    spec, leaves = traced.inputs
+    rest = iter(leaves)
+    for child in spec.children():
+        yield child, rest
+
+
+def _tree(spec: pytree.TreeSpec, leaves: Iterator[Any]) -> Any:
+    """Leaves in plain dicts, lists and tuples; richer containers become tuples of what they hold."""
+    if spec.is_leaf():
+        return next(leaves)
+    children = [_tree(child, leaves) for child in spec.children()]
+    if spec.type is list:
+        return children
+    if isinstance(spec.type, type) and issubclass(spec.type, dict) and isinstance(spec.context, list):
+        keys = spec.context if len(spec.context) == len(children) else spec.context[-1]
+        if all(valid_name(key) for key in keys):
+            return dict(zip(keys, children, strict=True))
+    return tuple(children)
+
+
+def _digest(function: str, constant: Tensor) -> str:
+    """A name that depends on nothing but the content: the same problem gives the same bytes."""
+    if isinstance(constant, FakeTensor):
+        raise NotExportable(
+            function=function,
+            where="",
+            reason="it differentiates inside, which a graph cannot hold.",
+            remedy="Leave torch.func and autograd out of models and losses.",
+        )
+    data = constant.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return hashlib.sha256(f"{constant.dtype}{tuple(constant.shape)}".encode() + data).hexdigest()[:24]

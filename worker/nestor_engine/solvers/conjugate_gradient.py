@@ -1,0 +1,105 @@
+"""Conjugate gradients, plain and preconditioned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from nestor_engine.bilevel import Tensors
+from nestor_engine.curvature import Operator
+from nestor_engine.errors import ConfigInvalid
+from nestor_engine.solvers.preconditioners import NystromSketch, Preconditioner
+from nestor_engine.solvers.solution import Outcome, Solution, Solver
+
+
+@dataclass(frozen=True)
+class ConjugateGradient(Solver):
+    """Conjugate gradients [1]; with a warm start, the solver of HOAG [2].
+
+    Stops at the first direction of negative curvature, where the method has lost its meaning, and
+    answers with the iterate before it.
+
+    Args:
+        steps: at most so many products, one each.
+        rtol: stop when ‖b − A x‖ ≤ rtol ‖b‖.
+
+    [1] Hestenes and Stiefel (1952), Methods of conjugate gradients for solving linear systems.
+    [2] Pedregosa (2016), Hyperparameter optimization with approximate gradient.
+    """
+
+    steps: int = 10
+    rtol: float = 1e-6
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def solve(self, operator: Operator, b: Tensor, x0: Tensor | None = None, memory: Tensors | None = None) -> Solution:
+        del memory
+        return _conjugate(operator, b, x0, lambda r: r, self.steps, self.rtol)
+
+
+@dataclass(frozen=True)
+class PreconditionedCG(Solver):
+    """Conjugate gradients on a system that a preconditioner has made rounder.
+
+    Args:
+        steps: at most so many products, one each, besides those of the preconditioner.
+        preconditioner: an approximate inverse that is cheap to apply, kept between outer steps.
+        rtol: stop when ‖b − A x‖ ≤ rtol ‖b‖.
+    """
+
+    steps: int = 4
+    preconditioner: Preconditioner = field(default_factory=NystromSketch)
+    rtol: float = 1e-6
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def solve(self, operator: Operator, b: Tensor, x0: Tensor | None = None, memory: Tensors | None = None) -> Solution:
+        apply = self.preconditioner.prepare(operator, b, {} if memory is None else memory)
+        return _conjugate(operator, b, x0, apply, self.steps, self.rtol)
+
+
+def _check(solver: ConjugateGradient | PreconditionedCG) -> None:
+    if solver.steps < 1 or not solver.rtol >= 0:
+        raise ConfigInvalid(reason=f"{solver}: steps must be at least 1 and rtol may not be negative.")
+
+
+def _conjugate(
+    operator: Operator,
+    b: Tensor,
+    x0: Tensor | None,
+    precondition: Callable[[Tensor], Tensor],
+    steps: int,
+    rtol: float,
+) -> Solution:
+    size = b.norm()
+    if not size > 0:  # zero, or NaN
+        return Solution(b, Outcome.converged if size == 0 else Outcome.nonfinite, float(size))
+    x = torch.zeros_like(b) if x0 is None else x0
+    r = b if x0 is None else b - operator(x0)
+    z = precondition(r)
+    p, rz = z, r @ z
+    outcome = Outcome.truncated
+    for _ in range(steps):
+        if r.norm() <= rtol * size:
+            break
+        Ap = operator(p)
+        curvature = p @ Ap
+        if not curvature > 0:  # phrased so that NaN stops here too
+            outcome = Outcome.indefinite if torch.isfinite(curvature) else Outcome.nonfinite
+            break
+        alpha = rz / curvature
+        x = x + alpha * p
+        r = r - alpha * Ap
+        z = precondition(r)
+        rz, before = r @ z, rz
+        p = z + (rz / before) * p
+    # The recursion for r drifts from the truth in float32, so what is reported is measured.
+    residual = float((b - operator(x)).norm() / size)
+    if outcome is Outcome.truncated and residual <= rtol:
+        outcome = Outcome.converged
+    return Solution(x, outcome if residual == residual else Outcome.nonfinite, residual)

@@ -1,0 +1,39 @@
+"""The dense solve: exact, and only for problems of a few thousand weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nestor_engine.bilevel import Tensors
+from nestor_engine.curvature import Operator
+from nestor_engine.errors import ConfigInvalid
+from nestor_engine.solvers.solution import Outcome, Solution, Solver, judged
+
+MOST_WEIGHTS = 20_000  # a matrix of 3 GiB in float64
+
+
+@dataclass(frozen=True)
+class Direct(Solver):
+    """Builds the matrix, one product a row, and factorises it: the exact implicit function theorem [1].
+
+    [1] Bengio (2000), Gradient-based optimization of hyperparameters.
+    """
+
+    def solve(self, operator: Operator, b: Tensor, x0: Tensor | None = None, memory: Tensors | None = None) -> Solution:
+        del x0, memory
+        n = b.numel()
+        if n > MOST_WEIGHTS:
+            raise ConfigInvalid(
+                reason=f"Direct() would build a matrix of {n:,} × {n:,}; it is for at most {MOST_WEIGHTS:,} weights. "
+                "Use ConjugateGradient or PreconditionedCG."
+            )
+        matrix = operator(torch.eye(n, dtype=b.dtype, device=b.device)).double()
+        x, failed = torch.linalg.solve_ex((matrix + matrix.T) / 2, b.double())
+        if failed or not torch.isfinite(x).all():
+            return Solution(
+                torch.zeros_like(b), Outcome.singular if torch.isfinite(b).all() else Outcome.nonfinite, 1.0
+            )
+        return judged(operator, b, x.to(b), Outcome.converged)

@@ -1,0 +1,23 @@
+"""The cheapest inverse: none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from nestor_engine.bilevel import Tensors
+from nestor_engine.curvature import Operator
+from nestor_engine.solvers.solution import Outcome, Solution, Solver, judged
+
+
+@dataclass(frozen=True)
+class Identity(Solver):
+    """A⁻¹ ≈ I: T1–T2 [1], the first term of the series.
+
+    [1] Luketina et al. (2016), Scalable gradient-based tuning of continuous regularization hyperparameters.
+    """
+
+    def solve(self, operator: Operator, b: Tensor, x0: Tensor | None = None, memory: Tensors | None = None) -> Solution:
+        del x0, memory
+        return judged(operator, b, b, Outcome.truncated)

@@ -1,0 +1,70 @@
+"""The truncated Neumann series."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from nestor_engine.bilevel import Tensors
+from nestor_engine.curvature import Operator
+from nestor_engine.errors import ConfigInvalid
+from nestor_engine.solvers.solution import Outcome, Solution, Solver
+
+
+@dataclass(frozen=True)
+class Neumann(Solver):
+    """The truncated Neumann series of the inverse [1, Algorithm 1], with its signs put right.
+
+    For a step size α, A = (I − (I − αA)) / α, so the geometric series gives
+
+        A⁻¹ = α Σ_{j≥0} (I − αA)^j,      convergent iff |1 − α λ| < 1 for every eigenvalue λ of A,
+
+    that is iff A is positive definite and α < 2 / λ_max. The first `terms` + 1 summands applied to b
+    are gathered by
+
+        v ← v − α A v,   p ← p + v,   starting from v = p = b,   and α p is returned.
+
+    (The slides write SGD as w + ∂L/∂w and the series as Σ (I + H)^j; neither descends. They also
+    leave α out, which is the learning rate of the SGD steps that the series unrolls.) With v the
+    residual b − A x of the iterate x so far, the same recursion reads x ← x + α v, v ← v − α A v,
+    and so starts from any x0, whose residual takes the place of b.
+
+    Args:
+        terms: products of the series; 0 is one step, α b.
+        alpha: the step size, or "auto": 1 / λ_max, estimated by power iteration and kept between steps.
+
+    [1] Lorraine, Vicol and Duvenaud (2020), Optimizing millions of hyperparameters by implicit differentiation.
+    """
+
+    terms: int = 2
+    alpha: float | Literal["auto"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.terms < 0:
+            raise ConfigInvalid(reason=f"Neumann(terms={self.terms}): the number of terms may not be negative.")
+        if self.alpha != "auto" and not self.alpha > 0:
+            raise ConfigInvalid(reason=f"Neumann(alpha={self.alpha}): the step size must be positive, or 'auto'.")
+
+    def solve(self, operator: Operator, b: Tensor, x0: Tensor | None = None, memory: Tensors | None = None) -> Solution:
+        del memory
+        alpha = self.alpha if self.alpha != "auto" else 1 / max(operator.norm(b), torch.finfo(b.dtype).tiny)
+        x = torch.zeros_like(b) if x0 is None else x0
+        v = b if x0 is None else b - operator(x0)
+        first, best, least = v.norm(), x, v.norm()
+        for _ in range(self.terms + 1):
+            x = x + alpha * v
+            v = v - alpha * operator(v)
+            length = v.norm()
+            if length <= least:
+                best, least = x, length
+        size = b.norm()
+        if not torch.isfinite(v.norm()) or not torch.isfinite(size):
+            outcome = Outcome.nonfinite if not torch.isfinite(first) else Outcome.diverged
+        else:
+            outcome = Outcome.diverged if v.norm() > first else Outcome.truncated
+        # A series that grows has an iterate before its last that is nearer to the solution.
+        x, residual = (x, v.norm()) if outcome is Outcome.truncated else (best, least)
+        return Solution(x, outcome, float(residual / size) if size > 0 else 0.0, alpha)

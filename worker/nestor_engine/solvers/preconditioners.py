@@ -1,0 +1,77 @@
+"""Approximate inverses that are cheap to apply and worth keeping from one outer step to the next."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nestor_engine.bilevel import Tensors
+from nestor_engine.curvature import Operator
+from nestor_engine.data import derive_seed
+from nestor_engine.errors import ConfigInvalid
+
+
+class Preconditioner(abc.ABC):
+    """Prepares r ↦ M⁻¹ r with M ≈ A, symmetric and positive definite."""
+
+    @abc.abstractmethod
+    def prepare(self, operator: Operator, like: Tensor, memory: Tensors) -> Callable[[Tensor], Tensor]:
+        """The application of M⁻¹ to vectors of the shape of `like`, (n,); `memory` is written in place."""
+
+
+@dataclass(frozen=True)
+class NystromSketch(Preconditioner):
+    """A randomised low-rank approximation of the curvature, U Λ Uᵀ, as a preconditioner [1].
+
+        M⁻¹ = (λ_r + μ) U (Λ + μ)⁻¹ Uᵀ + (I − U Uᵀ),
+
+    with μ the operator's damping and λ_r the smallest eigenvalue that the sketch holds. It takes
+    `rank` products of the undamped curvature, every `refresh` outer steps, and n × rank numbers.
+
+    [1] Frangella, Tropp and Udell (2021), Randomized Nyström preconditioning.
+    """
+
+    rank: int = 50
+    refresh: int = 10
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.refresh < 1:
+            raise ConfigInvalid(reason=f"{self}: rank and refresh must be at least 1.")
+
+    def prepare(self, operator: Operator, like: Tensor, memory: Tensors) -> Callable[[Tensor], Tensor]:
+        age = int(memory.get("sketch.age", torch.tensor(-1)))
+        if age < 0 or age % self.refresh == 0:
+            basis, values = sketch(operator, like, self.rank, seed=derive_seed(0, "sketch", age))
+            memory |= {"sketch.basis": basis, "sketch.values": values}
+        memory["sketch.age"] = torch.tensor(max(age, 0) + 1)
+        basis, values, shift = memory["sketch.basis"], memory["sketch.values"], operator.shift(like)
+        gains = (values[-1] + shift) / (values + shift) - 1 if shift or values[-1] > 0 else torch.zeros_like(values)
+        return lambda r: r + basis @ (gains * (basis.T @ r))
+
+
+def sketch(operator: Operator, like: Tensor, rank: int, *, seed: int) -> tuple[Tensor, Tensor]:
+    """U of shape (n, rank) and Λ of shape (rank,), descending, with U Λ Uᵀ ≈ the undamped curvature [1, Algorithm 2.1].
+
+    [1] Frangella, Tropp and Udell (2021), Randomized Nyström preconditioning.
+    """
+    n = like.numel()
+    rank = min(rank, n)
+    generator = torch.Generator().manual_seed(seed)
+    test = torch.linalg.qr(torch.randn(n, rank, generator=generator, dtype=torch.float64).to(like)).Q
+    image = operator.undamped(test.T).T  # (n, rank)
+    nudge = torch.finfo(like.dtype).eps * image.norm()  # keeps the core positive definite against rounding
+    image = image + nudge * test
+    core = test.T @ image
+    values, vectors = torch.linalg.eigh((core + core.T).double() / 2)
+    keep = values > values.max().clamp_min(0) * torch.finfo(like.dtype).eps * rank
+    if not keep.any():
+        return torch.zeros(n, 1, dtype=like.dtype, device=like.device), torch.zeros(
+            1, dtype=like.dtype, device=like.device
+        )
+    root = (vectors[:, keep] / values[keep].sqrt()).to(like)
+    left, singular, _ = torch.linalg.svd(image @ root, full_matrices=False)
+    return left, (singular**2 - nudge).clamp_min(0)

@@ -1,0 +1,137 @@
+"""All that a trajectory needs to go on, as tensors and a few counters, to bytes and back bit for bit.
+
+Random draws, batches and permutations are functions of the seed and the counters, so no generator's
+state is kept.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from nestor_engine.bilevel import Bilevel, Tensors
+from nestor_engine.errors import StateInvalid
+from nestor_engine.flat import Ravel
+from nestor_engine.optimizers import Optimizer
+
+FORMAT = 1
+
+
+@dataclass
+class State:
+    """Where a trajectory stands, after `step` outer steps. The loop replaces tensors and never writes into them.
+
+    Attributes:
+        weights: shape (n,).
+        inner: the inner optimizer's slots.
+        outer: hyperparameter → the outer optimizer's slots.
+        memory: what the response keeps: the adjoint, the curvature's norm.
+        previous: the hypergradient of the step before.
+        warned: warnings given already.
+    """
+
+    weights: Tensor
+    buffers: Tensors
+    hparams: Tensors
+    inner: Tensors
+    outer: dict[str, Tensors]
+    seed: int = 0
+    step: int = 0
+    inner_steps: int = 0
+    memory: Tensors = field(default_factory=dict)
+    previous: Tensors = field(default_factory=dict)
+    warned: list[str] = field(default_factory=list)
+
+    @staticmethod
+    def initial(bilevel: Bilevel, inner: Optimizer, outer: Optimizer, seed: int = 0) -> State:
+        weights = Ravel(bilevel.params).vector(bilevel.params).detach()
+        hparams = {name: value.detach().clone() for name, value in bilevel.hparams.items()}
+        return State(
+            weights=weights,
+            buffers=dict(bilevel.buffers),
+            hparams=hparams,
+            inner=inner.init(weights),
+            outer={name: outer.init(value) for name, value in hparams.items()},
+            seed=seed,
+        )
+
+    def save(self) -> bytes:
+        """As safetensors; the counters travel in the header."""
+        tensors: Tensors = {"weights": self.weights}
+        for group in ("buffers", "hparams", "inner", "memory", "previous"):
+            tensors |= {f"{group}/{name}": value for name, value in getattr(self, group).items()}
+        for name, slots in self.outer.items():
+            tensors |= {f"outer/{slot}/{name}": value for slot, value in slots.items()}
+        counters = {
+            "format": FORMAT,
+            "seed": self.seed,
+            "step": self.step,
+            "inner_steps": self.inner_steps,
+            "warned": self.warned,
+        }
+        # Tensors that share memory, such as an adjoint that equals its right-hand side, are written apart.
+        apart = {name: value.detach().cpu().clone() for name, value in tensors.items()}
+        return safetensors.torch.save(apart, metadata={"nestor": json.dumps(counters)})
+
+    @staticmethod
+    def load(data: bytes) -> State:
+        """The state that `save` wrote.
+
+        Raises:
+            StateInvalid: these bytes are no checkpoint of this version.
+        """
+        try:
+            tensors = safetensors.torch.load(data)
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            counters = json.loads(header["__metadata__"]["nestor"])
+        except (safetensors.SafetensorError, KeyError, ValueError) as error:
+            raise StateInvalid(reason=f"it cannot be read ({error})") from error
+        if counters.pop("format", None) != FORMAT:
+            raise StateInvalid(reason="it was written by another version of Nestor")
+        state = State(tensors.pop("weights"), {}, {}, {}, {}, **counters)
+        for key, value in tensors.items():
+            group, name = key.split("/", 1)
+            if group == "outer":
+                slot, name = name.split("/", 1)
+                state.outer.setdefault(name, {})[slot] = value
+            else:
+                getattr(state, group)[name] = value
+        for name in state.hparams:
+            state.outer.setdefault(name, {})
+        return state
+
+    def to(self, device: torch.device | str) -> State:
+        """The same state with its floating-point tensors and buffers on `device`; counts stay on the CPU."""
+        move = lambda named: {k: v.to(device) if v.is_floating_point() else v for k, v in named.items()}
+        return State(
+            weights=self.weights.to(device),
+            buffers={name: b.to(device) for name, b in self.buffers.items()},
+            hparams=move(self.hparams),
+            inner=move(self.inner),
+            outer={name: move(slots) for name, slots in self.outer.items()},
+            seed=self.seed,
+            step=self.step,
+            inner_steps=self.inner_steps,
+            memory=move(self.memory),
+            previous=move(self.previous),
+            warned=list(self.warned),
+        )
+
+    def expect(self, bilevel: Bilevel) -> None:
+        """Refuse a state of another problem.
+
+        Raises:
+            StateInvalid: naming the first difference.
+        """
+        n = Ravel(bilevel.params).vector(bilevel.params).numel()
+        if self.weights.numel() != n:
+            raise StateInvalid(reason=f"it holds {self.weights.numel():,} weights and the problem has {n:,}")
+        ours = {name: tuple(value.shape) for name, value in self.hparams.items()}
+        theirs = {name: tuple(value.shape) for name, value in bilevel.hparams.items()}
+        if ours != theirs:
+            raise StateInvalid(reason=f"it holds the hyperparameters {ours} and the problem has {theirs}")
