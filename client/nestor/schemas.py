@@ -101,7 +101,13 @@ class GaussNewton(Schema):
     damping: NonNegative = 0.03
 
 
-Curvature = Annotated[Hessian | GaussNewton, Tagged, Short]
+class EmpiricalFisher(Schema):
+    kind: Literal["empirical_fisher"] = "empirical_fisher"
+    damping: NonNegative = 0.03
+    per: Literal["batch", "example"] = "batch"
+
+
+Curvature = Annotated[Hessian | GaussNewton | EmpiricalFisher, Tagged, Short]
 
 
 class Identity(Schema):
@@ -162,7 +168,16 @@ class Implicit(Schema):
     solver: Solver = WarmStarted()
 
 
-Response = Annotated[Implicit, Short]  # a union by `kind` as soon as there is a second
+class Unrolled(Schema):
+    kind: Literal["unrolled"] = "unrolled"
+    steps: Annotated[int, Field(ge=1, le=10_000)] = 5
+
+
+class DirectOnly(Schema):
+    kind: Literal["direct_only"] = "direct_only"
+
+
+Response = Annotated[Implicit | Unrolled | DirectOnly, Tagged, Short]
 
 
 # --- what to tune ---------------------------------------------------------------------------------
@@ -332,8 +347,8 @@ class Step(Schema):
     test_metrics: dict[str, float] = {}
     hypergradient_norm: float
     hypergradient_cosine: float | None = None  # with the step before
-    inner_gradient_norm: float  # the implicit function theorem assumes zero
-    outcome: str  # of the linear solve, as a word
+    inner_gradient_norm: float | None = None  # the implicit function theorem assumes zero
+    outcome: str | None = None  # of the linear solve, as a word
     residual: float | None = None  # ‖b − A q‖ / ‖b‖
     products: int = 0  # curvature products used
     alpha: float | None = None  # step size of the Neumann series

@@ -13,8 +13,8 @@ from nestor_engine.bilevel import Batch, Bilevel, Tensors
 from nestor_engine.data import INDEX
 from nestor_engine.flat import Ravel
 from nestor_engine.hparams import L2, ExampleWeights
-from nestor_engine.loop import randomness
 from nestor_engine.point import Point, twice_differentiable
+from nestor_engine.seeding import randomness
 
 SEED = 7
 
@@ -163,6 +163,24 @@ class Dense:
         inner = functional.hessian(lambda o: b.criterion(o.reshape(shape), b.hparams, batch), at)
         penalty = functional.hessian(lambda w: b.penalty(self.ravel.tree(w), b.hparams), self.w)
         return jacobian.T @ inner @ jacobian + penalty
+
+    def fisher(self, per: str) -> Tensor:
+        """The empirical Fisher matrix from explicit gradients, of the whole loss or of each example's."""
+        b, functional = self.bilevel, torch.autograd.functional
+        if per == "batch":
+            gradient = functional.jacobian(lambda w: self.loss(w, b.hparams), self.w)
+            return torch.outer(gradient, gradient)
+        batch = b.prepare(b.hparams, self.train)
+
+        def losses(w: Tensor) -> Tensor:
+            with randomness(SEED, torch.device("cpu")), twice_differentiable():
+                outputs = b.forward(self.ravel.tree(w), b.buffers, b.hparams, batch)[0]
+            each = [{name: column[i : i + 1] for name, column in batch.items()} for i in range(len(outputs))]
+            return torch.stack([b.criterion(outputs[i : i + 1], b.hparams, one) for i, one in enumerate(each)])
+
+        gradients = functional.jacobian(losses, self.w)  # (B, n)
+        penalty = functional.hessian(lambda w: b.penalty(self.ravel.tree(w), b.hparams), self.w)
+        return gradients.T @ gradients / len(gradients) + penalty
 
     def hypergradient(self, inverse: Tensor) -> Tensors:
         """dF/dλ with a dense inverse, from the mixed derivatives row by row."""

@@ -29,6 +29,12 @@ def test_gauss_newton_products_are_those_of_the_dense_matrix(dense: Dense):
     torch.testing.assert_close(_matrix(dense.point().gauss_newton_product, len(dense.w)), dense.gauss_newton())
 
 
+@pytest.mark.parametrize("per", ["batch", "example"])
+def test_fisher_products_are_those_of_explicit_gradients(dense: Dense, per: str):
+    operator = engine.EmpiricalFisher(0.0, per=per).at(dense.point(), {})
+    torch.testing.assert_close(_matrix(operator, len(dense.w)), dense.fisher(per))
+
+
 def test_gauss_newton_is_positive_semidefinite_where_the_hessian_is_not(dense: Dense):
     eigenvalues = torch.linalg.eigvalsh(_matrix(dense.point().gauss_newton_product, len(dense.w)))
     assert eigenvalues.min() > -1e-9 * eigenvalues.max()

@@ -9,18 +9,21 @@ from torch import Tensor
 import nestor_engine as engine
 from nestor_engine.bilevel import Bilevel, Tensors
 from nestor_engine.flat import Ravel
-from nestor_engine.loop import randomness
+from nestor_engine.responses import Moment, Response
+from nestor_engine.seeding import randomness
 from tests.engine.cases import CASES, SEED, Dense, build
 
 F64 = torch.float64
 
 
-def _hypergradient(dense: Dense, response: engine.Implicit) -> Tensors:
+def _moment(dense: Dense) -> Moment:
     b = dense.bilevel
+    return Moment(b, dense.ravel, dense.w, b.buffers, b.hparams, dense.train, dense.val)
+
+
+def _hypergradient(dense: Dense, response: Response) -> Tensors:
     with randomness(SEED, torch.device("cpu")):
-        return response.hypergradient(
-            b, dense.ravel, dense.w, b.buffers, b.hparams, dense.train, dense.val, {}
-        ).gradient
+        return response.hypergradient(_moment(dense), {}).gradient
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -93,9 +96,8 @@ def test_ridge_regression_has_the_closed_form_hypergradient(curvature):
 
     ravel = Ravel(bilevel.params)
     batches = [{**split, "index": torch.arange(len(split["x"]))} for split in (data.train, data.val)]
-    got = engine.Implicit(curvature, engine.Neumann(500)).hypergradient(
-        bilevel, ravel, w.detach(), {}, bilevel.hparams, *batches, {}
-    )
+    moment = Moment(bilevel, ravel, w.detach(), {}, bilevel.hparams, *batches)
+    got = engine.Implicit(curvature, engine.Neumann(500)).hypergradient(moment, {})
 
     torch.testing.assert_close(got.gradient["decay"], decay.grad)
     assert got.inner_gradient_norm < 1e-12
@@ -143,8 +145,8 @@ def test_a_validation_loss_that_reads_the_hyperparameter_contributes_its_direct_
     response = engine.Implicit(engine.Hessian(), engine.Neumann(50))
 
     difference = (
-        response.hypergradient(direct, *args, {}).gradient["decay"]
-        - response.hypergradient(bilevel, *args, {}).gradient["decay"]
+        response.hypergradient(Moment(direct, *args), {}).gradient["decay"]
+        - response.hypergradient(Moment(bilevel, *args), {}).gradient["decay"]
     )
 
     torch.testing.assert_close(difference, 2 * decay)

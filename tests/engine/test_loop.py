@@ -10,8 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import nestor_engine as engine
-from nestor_engine.data import Batches, derive_seed
+from nestor_engine.data import Batches
 from nestor_engine.hparams import L2, Custom, ExampleWeights
+from nestor_engine.seeding import derive_seed
 
 
 def _problem(n: int = 60) -> engine.Problem:

@@ -8,6 +8,7 @@ from nestor_engine.bilevel import Bilevel as Bilevel
 from nestor_engine.config import Config as Config
 from nestor_engine.config import describe as describe
 from nestor_engine.config import restore as restore
+from nestor_engine.curvature import EmpiricalFisher as EmpiricalFisher
 from nestor_engine.curvature import GaussNewton as GaussNewton
 from nestor_engine.curvature import Hessian as Hessian
 from nestor_engine.data import Data as Data
@@ -20,7 +21,9 @@ from nestor_engine.optimizers import SGD as SGD
 from nestor_engine.optimizers import Adam as Adam
 from nestor_engine.optimizers import RMSprop as RMSprop
 from nestor_engine.problem import Problem as Problem
-from nestor_engine.response import Implicit as Implicit
+from nestor_engine.responses import DirectOnly as DirectOnly
+from nestor_engine.responses import Implicit as Implicit
+from nestor_engine.responses import Unrolled as Unrolled
 from nestor_engine.solvers import ConjugateGradient as ConjugateGradient
 from nestor_engine.solvers import Direct as Direct
 from nestor_engine.solvers import Identity as Identity

@@ -7,10 +7,10 @@ import re
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
-from nestor_engine.curvature import GaussNewton, Hessian
+from nestor_engine.curvature import EmpiricalFisher, GaussNewton, Hessian
 from nestor_engine.errors import ConfigInvalid
 from nestor_engine.optimizers import SGD, Adam, Optimizer, RMSprop
-from nestor_engine.response import Implicit, Response
+from nestor_engine.responses import DirectOnly, Implicit, Response, Unrolled
 from nestor_engine.solvers import (
     ConjugateGradient,
     Direct,
@@ -30,9 +30,9 @@ _OPTIMIZERS = {cls.__name__.lower(): cls for cls in (SGD, Adam, RMSprop)}
 _KINDS = {
     re.sub(r"(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower(): cls
     for cls in (
-        *(Hessian, GaussNewton),
+        *(Hessian, GaussNewton, EmpiricalFisher),
         *(Identity, Neumann, ConjugateGradient, PreconditionedCG, NystromSketch, Direct, Nystrom, WarmStarted),
-        *(Implicit,),
+        *(Implicit, Unrolled, DirectOnly),
     )
 }
 _TAGS: dict[type, tuple[str, str]] = {cls: ("optimizer", tag) for tag, cls in _OPTIMIZERS.items()} | {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from nestor_engine.bilevel import Batch, Tensors
 from nestor_engine.errors import ProblemInvalid
+from nestor_engine.seeding import derive_seed
 
 INDEX = "index"
 Columns = Any  # a tuple (x, y), or a dict of columns; tensors or arrays
@@ -87,12 +87,6 @@ def _tensor(values: Any) -> Tensor:
     tensor = torch.as_tensor(values)
     # Arrays are float64 by habit, tensors by intention: only the former follow torch's default.
     return tensor.to(torch.get_default_dtype()) if tensor.is_floating_point() else tensor
-
-
-def derive_seed(seed: int, *words: str | int) -> int:
-    """A seed of 63 bits for one purpose; streams of different words are independent."""
-    digest = hashlib.blake2b(repr((seed, *words)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
 
 
 class Batches:

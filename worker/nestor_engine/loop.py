@@ -5,20 +5,20 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from nestor_engine.bilevel import Batch, Bilevel, PyTree, Tensors
+from nestor_engine.bilevel import Bilevel, PyTree, Tensors
 from nestor_engine.config import Config
-from nestor_engine.data import Batches, Data, chunks, derive_seed, size_of
+from nestor_engine.data import Batches, Data, chunks, size_of
 from nestor_engine.errors import Diverged
 from nestor_engine.flat import Ravel
+from nestor_engine.inner import InnerLoop
 from nestor_engine.optimizers import Adam, Optimizer
-from nestor_engine.response import Hypergradient
+from nestor_engine.responses import Hypergradient, Moment
+from nestor_engine.seeding import derive_seed, randomness
 from nestor_engine.solvers import Outcome
 from nestor_engine.state import State
 
@@ -35,8 +35,8 @@ class Step:
         val_loss, val_metrics: on this step's validation batch, at the weights that the inner steps reached.
         test_loss, test_metrics: on the whole test set, every `evaluate_every` steps and at the last.
         hypergradient_norm, hypergradient_cosine: over all hyperparameters; cosine with the step before.
-        inner_gradient_norm: ‖∂f/∂w‖ where the hypergradient was taken; the theorem assumes zero.
-        outcome, residual, products, alpha: of the adjoint system's solve.
+        inner_gradient_norm: ‖∂f/∂w‖ where the hypergradient was taken; the implicit function theorem assumes zero.
+        outcome, residual, products, alpha: of the adjoint system's solve; None for a response that solves none.
         seconds: wall time in the inner steps, the hypergradient and the evaluation.
         warnings: sentences with a remedy, each given once in a trajectory.
         state: where the trajectory stands after this step; replaced, not changed, by later steps.
@@ -46,8 +46,8 @@ class Step:
     train_loss: float
     val_loss: float
     hypergradient_norm: float
-    inner_gradient_norm: float
-    outcome: str
+    inner_gradient_norm: float | None
+    outcome: str | None
     state: State = field(repr=False)
     test_loss: float | None = None
     val_metrics: dict[str, float] = field(default_factory=dict)
@@ -87,25 +87,26 @@ def optimise(bilevel: Bilevel, data: Data, config: Config, state: State | None =
         state = State.initial(bilevel, config.inner, config.outer, config.seed)
     state.expect(bilevel)
     device = state.weights.device
-    training = _Training(bilevel, ravel, data.train, config.inner, state.seed)
+    training = InnerLoop(bilevel, ravel, data.train, config.inner, state.seed)
     curvature_batches = Batches(data.train, config.inner.batch_size, derive_seed(state.seed, "curvature"))
     val_batches = Batches(data.val, config.outer.batch_size, derive_seed(state.seed, "val"))
 
     if state.inner_steps == 0 and config.warmup_steps:
-        state, _ = training.run(state, config.warmup_steps)
+        state, *_ = training.run(state, config.warmup_steps)
     while state.step < config.n_steps:
         number = state.step + 1
         started = time.perf_counter()
-        state, train_loss = training.run(state, config.inner.steps or 1)
+        state, train_loss, kept = training.run(state, config.inner.steps or 1, keep=config.response.unrolls)
         _finite(train_loss, number, "training loss", "inner optimizer")
 
         trained = time.perf_counter()
+        moment = Moment(
+            bilevel, ravel, state.weights, state.buffers, state.hparams,
+            curvature_batches[number - 1], val_batches[number - 1], training, kept,
+        )  # fmt: skip
         memory = dict(state.memory)
         with randomness(derive_seed(state.seed, "outer", number), device):
-            hyper = config.response.hypergradient(
-                bilevel, ravel, state.weights, state.buffers, state.hparams,
-                curvature_batches[number - 1], val_batches[number - 1], memory,
-            )  # fmt: skip
+            hyper = config.response.hypergradient(moment, memory)
         norm = _norm(hyper.gradient)
         _finite(hyper.evaluation["loss"], number, "validation loss", "inner optimizer")
         _finite(norm, number, "hypergradient", "inner optimizer or the outer one")
@@ -128,10 +129,10 @@ def optimise(bilevel: Bilevel, data: Data, config: Config, state: State | None =
             hypergradient_norm=norm,
             hypergradient_cosine=cosine,
             inner_gradient_norm=hyper.inner_gradient_norm,
-            outcome=hyper.solution.outcome.name,
-            residual=hyper.solution.residual,
+            outcome=hyper.solution.outcome.name if hyper.solution else None,
+            residual=hyper.solution.residual if hyper.solution else None,
             products=hyper.products,
-            alpha=hyper.solution.alpha,
+            alpha=hyper.solution.alpha if hyper.solution else None,
             seconds={
                 "inner": trained - started,
                 "hypergradient": differentiated - trained,
@@ -174,7 +175,7 @@ def fit(
     ravel = Ravel(bilevel.params)
     state = State.initial(bilevel, inner, inner, seed)
     state.hparams = hparams or state.hparams
-    state, loss = _Training(bilevel, ravel, train, inner, seed).run(state, n_steps)
+    state, loss, _ = InnerLoop(bilevel, ravel, train, inner, seed).run(state, n_steps)
     _finite(loss, n_steps, "training loss", "optimizer")
     return Fitted(ravel.tree(state.weights), state.buffers, loss)
 
@@ -191,62 +192,13 @@ def evaluate(
     return {name: total / size_of(columns) for name, total in totals.items()}
 
 
-@contextmanager
-def randomness(seed: int, device: torch.device) -> Iterator[None]:
-    """Draw from torch's generators as if seeded here, and leave them as they were."""
-    # Not torch.manual_seed: it keeps a traceback for every backend that has not started, at every call.
-    generators = [torch.default_generator]
-    if device.type == "cuda":
-        generators.append(
-            torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
-        )
-    before = [generator.get_state() for generator in generators]
-    for generator in generators:
-        generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        for generator, state in zip(generators, before, strict=True):
-            generator.set_state(state)
-
-
-class _Training:
-    """Inner steps: one batch, one gradient, one update, from the weights as they stand."""
-
-    def __init__(self, bilevel: Bilevel, ravel: Ravel, train: Tensors, inner: Optimizer, seed: int) -> None:
-        self._bilevel, self._ravel, self._inner, self._seed = bilevel, ravel, inner, seed
-        self._batches = Batches(train, inner.batch_size or 128, derive_seed(seed, "train"))
-
-    def run(self, state: State, steps: int) -> tuple[State, float]:
-        """The state after `steps` inner steps, and the loss before the last of them."""
-        w, buffers, slots = state.weights, state.buffers, state.inner
-        loss = torch.tensor(math.nan)
-        for k in range(state.inner_steps, state.inner_steps + steps):
-            with randomness(derive_seed(self._seed, "inner", k), w.device):
-                loss, buffers, gradient = self._gradient(w, buffers, state.hparams, self._batches[k])
-            w, slots = self._inner.update(w, gradient, slots)
-        return _evolve(state, weights=w, buffers=buffers, inner=slots, inner_steps=state.inner_steps + steps), float(
-            loss
-        )
-
-    def _gradient(self, w: Tensor, buffers: Tensors, hparams: Tensors, batch: Batch) -> tuple[Tensor, Tensors, Tensor]:
-        w = w.detach().requires_grad_()
-        loss, buffers = self._bilevel.train_loss(self._ravel.tree(w), buffers, hparams, batch)
-        (gradient,) = torch.autograd.grad(loss, w)
-        return loss.detach(), {name: b.detach() for name, b in buffers.items()}, gradient
-
-
 def _outer_step(state: State, outer: Optimizer, hyper: Hypergradient, memory: Tensors, warned: list[str]) -> State:
     hparams, slots = {}, {}
     for name, value in state.hparams.items():
         hparams[name], slots[name] = outer.update(value, hyper.gradient[name], state.outer[name])
-    return _evolve(
+    return replace(
         state, hparams=hparams, outer=slots, memory=memory, previous=hyper.gradient, warned=warned, step=state.step + 1
     )
-
-
-def _evolve(state: State, **changes: Any) -> State:
-    return State(**({f.name: getattr(state, f.name) for f in fields(state)} | changes))
 
 
 def _finite(value: float, step: int, what: str, where: str) -> None:
@@ -255,8 +207,8 @@ def _finite(value: float, step: int, what: str, where: str) -> None:
 
 
 def _warnings(hyper: Hypergradient, warned: list[str]) -> tuple[tuple[str, ...], list[str]]:
-    outcome = hyper.solution.outcome
-    if outcome in (Outcome.converged, Outcome.truncated) or outcome.name in warned:
+    outcome = hyper.solution.outcome if hyper.solution else None
+    if outcome is None or outcome in (Outcome.converged, Outcome.truncated) or outcome.name in warned:
         return (), warned
     return (outcome.value,), [*warned, outcome.name]
 

@@ -49,6 +49,11 @@ def _decayed(grad: Tensor, x: Tensor, weight_decay: float) -> Tensor:
     return grad.add(x, alpha=weight_decay) if weight_decay else grad
 
 
+def _root(square: Tensor) -> Tensor:
+    """√square with a finite derivative at zero, where a weight has had no gradient yet."""
+    return square.clamp_min(torch.finfo(square.dtype).tiny).sqrt()
+
+
 @dataclass(frozen=True)
 class SGD(Optimizer):
     """Stochastic gradient descent with (Nesterov) momentum and weight decay."""
@@ -101,7 +106,7 @@ class Adam(Optimizer):
         mean = torch.lerp(slots["mean"], grad, 1 - beta1)
         square = (slots["square"] * beta2).addcmul(grad, grad, value=1 - beta2)
         t = int(count)
-        scale = (square.sqrt() / (1 - beta2**t) ** 0.5).add(self.eps)
+        scale = (_root(square) / (1 - beta2**t) ** 0.5).add(self.eps)
         return x.addcdiv(mean, scale, value=-self.lr / (1 - beta1**t)), {"mean": mean, "square": square, "count": count}
 
 
@@ -128,7 +133,7 @@ class RMSprop(Optimizer):
     def update(self, x: Tensor, grad: Tensor, slots: Tensors) -> tuple[Tensor, Tensors]:
         grad = _decayed(grad, x, self.weight_decay)
         square = (slots["square"] * self.alpha).addcmul(grad, grad, value=1 - self.alpha)
-        direction = grad / square.sqrt().add(self.eps)
+        direction = grad / _root(square).add(self.eps)
         if not self.momentum:
             return x.add(direction, alpha=-self.lr), {"square": square}
         velocity = direction.add(slots["velocity"], alpha=self.momentum)

@@ -73,18 +73,38 @@ class Point:
         J v is had by differentiating u ↦ Jᵀu, which is linear, so no forward mode is needed and
         every module serves.
         """
-        outputs, dual, pulled = self._pullback
-        tangents = torch.autograd.grad(pulled, dual, v, retain_graph=True)
         at, slopes = self._output_slopes
-        pairs = [(slope, tangent) for slope, tangent in zip(slopes, tangents, strict=True) if slope.requires_grad]
+        pairs = [(s, t) for s, t in zip(slopes, self._push(v), strict=True) if s.requires_grad]
         curved = (
             torch.autograd.grad([s for s, _ in pairs], at, [t for _, t in pairs], retain_graph=True, allow_unused=True)
             if pairs
             else [None] * len(at)
         )
-        curved = [torch.zeros_like(o) if c is None else c for o, c in zip(outputs, curved, strict=True)]
-        product = torch.autograd.grad(outputs, self.w, curved, retain_graph=True)[0]
-        return product + _pull(self._penalty_gradient, self.w, v)
+        filled = [torch.zeros_like(o) if c is None else c for o, c in zip(at, curved, strict=True)]
+        return self._pull_outputs(filled) + _pull(self._penalty_gradient, self.w, v)
+
+    def fisher_product(self, v: Tensor) -> Tensor:
+        """The mean over examples of g_i g_iᵀ v, with g_i = ∂ℓ_i/∂w, plus the exact Hessian of the penalty.
+
+        The criterion is a mean of ℓ_i, so row i of its slope at the outputs is ∂ℓ_i/∂o_i / B, and
+        g_iᵀ v is had from row i of J v: no gradient of a single example is ever formed.
+        """
+        _, slopes = self._output_slopes
+        rows = [slope.detach().flatten(1) for slope in slopes]  # each (B, outputs)
+        tangents = [tangent.flatten(1) for tangent in self._push(v)]
+        along = sum((row * tangent).sum(1, keepdim=True) for row, tangent in zip(rows, tangents, strict=True))
+        size = rows[0].shape[0]
+        pulled = [(size * along * row).view_as(slope) for row, slope in zip(rows, slopes, strict=True)]
+        return self._pull_outputs(pulled) + _pull(self._penalty_gradient, self.w, v)
+
+    def _push(self, v: Tensor) -> tuple[Tensor, ...]:
+        """J v, for each output."""
+        _, dual, pulled = self._pullback
+        return torch.autograd.grad(pulled, dual, v, retain_graph=True)
+
+    def _pull_outputs(self, duals: list[Tensor]) -> Tensor:
+        """Jᵀ u, shape (n,)."""
+        return torch.autograd.grad(self._pullback[0], self.w, duals, retain_graph=True)[0]
 
     @cached_property
     def _pullback(self) -> tuple[list[Tensor], list[Tensor], Tensor]:

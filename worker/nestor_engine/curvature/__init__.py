@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nestor_engine.curvature.empirical_fisher import EmpiricalFisher as EmpiricalFisher
 from nestor_engine.curvature.gauss_newton import GaussNewton as GaussNewton
 from nestor_engine.curvature.hessian import Hessian as Hessian
 from nestor_engine.curvature.operator import Curvature as Curvature

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from nestor_engine.bilevel import Tensors
-from nestor_engine.data import derive_seed
 from nestor_engine.errors import ConfigInvalid
 from nestor_engine.point import Point
+from nestor_engine.seeding import derive_seed
 
 POWER_STEPS = 10  # products that the first estimate of the norm takes; later steps refresh it with one
 

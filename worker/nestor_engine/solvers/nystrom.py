@@ -8,8 +8,8 @@ from torch import Tensor
 
 from nestor_engine.bilevel import Tensors
 from nestor_engine.curvature import Operator
-from nestor_engine.data import derive_seed
 from nestor_engine.errors import ConfigInvalid
+from nestor_engine.seeding import derive_seed
 from nestor_engine.solvers.preconditioners import sketch
 from nestor_engine.solvers.solution import Outcome, Solution, Solver, judged
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from nestor_engine.bilevel import Tensors
 from nestor_engine.curvature import Operator
-from nestor_engine.data import derive_seed
 from nestor_engine.errors import ConfigInvalid
+from nestor_engine.seeding import derive_seed
 
 
 class Preconditioner(abc.ABC):

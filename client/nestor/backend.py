@@ -1,0 +1,97 @@
+"""What `Study` and `Trial` ask of the place where they live: a server (`Client`) or this process (`Local`).
+
+Both answer with the wire's schemas and fail with the wire's errors, and one test suite holds for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+from uuid import UUID
+
+from nestor.schemas import Event, Hyperparameters, Step, StudyCreate
+from nestor.schemas import Study as StudyRecord
+from nestor.schemas import Trial as TrialRecord
+
+if TYPE_CHECKING:
+    from nestor_engine import Config, Problem
+
+Action = Literal["stop", "cancel", "pause", "resume"]
+
+
+class Backend(Protocol):
+    @property
+    def ships(self) -> bool:
+        """Whether problems leave this process, and so must be exportable."""
+        ...
+
+    def create_study(self, new: StudyCreate) -> StudyRecord:
+        """Raises StudyExists, unless `new.load_if_exists`."""
+        ...
+
+    def find_study(self, name: str) -> StudyRecord:
+        """Raises StudyNotFound."""
+        ...
+
+    def study(self, study_id: UUID) -> StudyRecord:
+        """Raises StudyNotFound."""
+        ...
+
+    def studies(self) -> Iterator[StudyRecord]: ...
+
+    def set_user_attrs(self, study_id: UUID, changes: dict[str, Any]) -> StudyRecord:
+        """Set some user attributes and leave the others."""
+        ...
+
+    def delete_study(self, study_id: UUID) -> None: ...
+
+    def submit(
+        self,
+        study_id: UUID,
+        problem: Problem,
+        config: Config,
+        user_attrs: dict[str, Any],
+        *,
+        watched: bool,
+        show_progress_bar: bool,
+    ) -> TrialRecord:
+        """Begin a trial of a problem that was checked. `watched`: the caller goes on to read its events, to the end."""
+        ...
+
+    def trials(self, study_id: UUID) -> list[TrialRecord]:
+        """In order of their numbers."""
+        ...
+
+    def trial(self, trial_id: UUID) -> TrialRecord:
+        """Raises TrialNotFound."""
+        ...
+
+    def request(self, trial_id: UUID, action: Action) -> TrialRecord:
+        """Idempotent. Raises IllegalTransition."""
+        ...
+
+    def events(self, trial_id: UUID, after: int = 0) -> Iterator[Event]:
+        """The journal behind entry `after`, each entry once and in order, as it grows; `end` is the last."""
+        ...
+
+    def steps(self, trial_id: UUID, after: int = 0) -> list[Step]:
+        """The recorded steps whose number is above `after`."""
+        ...
+
+    def hyperparameters(self, trial_id: UUID) -> Hyperparameters: ...
+
+    def snapshot(self, trial_id: UUID, step: int | None = None) -> bytes:
+        """All hyperparameters at `step`, by default the latest that was kept, as safetensors.
+
+        Raises:
+            HyperparametersNotFound: nothing was kept of that step.
+        """
+        ...
+
+    def detach(self, trial: TrialRecord) -> str:
+        """The watcher of an unfinished trial leaves; what becomes of the trial, as a sentence for the user."""
+        ...
+
+    def cause(self, trial_id: UUID) -> BaseException | None:
+        """The exception that failed the trial, where it is at hand."""
+        ...

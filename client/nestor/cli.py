@@ -1,0 +1,233 @@
+"""The `nestor` command: studies and trials of a server, and whatever the installed packages add.
+
+Data goes to standard output, one JSON document with --json; a failure is one sentence on standard
+error and exit status 1, a mistyped command status 2, and Ctrl-C 130.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from uuid import UUID
+
+import typer
+
+from nestor.errors import NestorError
+
+if TYPE_CHECKING:
+    from nestor.backend import Action
+    from nestor.client import Client
+    from nestor.schemas import Trial as TrialRecord
+    from nestor.trial import Trial
+
+app = typer.Typer(
+    name="nestor",
+    help="Tune millions of hyperparameters inside one training.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+Server = Annotated[str | None, typer.Option(help="Address. Default: NESTOR_SERVER, else the one last used here.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")]
+TrialId = Annotated[UUID, typer.Argument(help="The trial's id, as `nestor trials STUDY` shows it.", metavar="TRIAL")]
+
+
+@app.command()
+def studies(server: Server = None, json: Json = False) -> None:
+    """List your studies, newest first."""
+    with _client(server) as client:
+        found = list(client.studies())
+    if json:
+        return _print_json([study.model_dump(mode="json") for study in found])
+    heads = ("study", "trials", "best validation loss", "last change")
+    rows = []
+    for study in found:
+        counts = ", ".join(f"{count} {state}" for state, count in study.trial_counts.items())
+        rows.append((study.name, counts or "none", _number(study.best_value), f"{study.updated_at:%Y-%m-%d %H:%M}"))
+    return _print_table(heads, rows)
+
+
+@app.command()
+def trials(
+    study: Annotated[str, typer.Argument(help="The study's name.", metavar="STUDY")],
+    server: Server = None,
+    json: Json = False,
+) -> None:
+    """List the trials of a study."""
+    with _client(server) as client:
+        _show_trials(client.trials(client.find_study(study).id), json=json)
+
+
+@app.command()
+def watch(trial: TrialId, server: Server = None, json: Json = False) -> None:
+    """Follow a trial to its end; with --json, one line for each step. Ctrl-C leaves it running."""
+    with _client(server) as client:
+        watched = _trial(client, trial)
+        try:
+            if json:
+                for step in watched.stream():
+                    print(step.model_dump_json(), flush=True)
+            else:
+                watched.wait(show_progress_bar=True)
+                _show_trials([watched.record], json=False)
+        except KeyboardInterrupt:
+            print(client.detach(watched.record), file=sys.stderr)
+            raise typer.Exit(130) from None
+
+
+@app.command()
+def stop(trial: TrialId, server: Server = None, json: Json = False) -> None:
+    """End a trial and keep its result."""
+    _request(trial, "stop", server, json=json)
+
+
+@app.command()
+def cancel(trial: TrialId, server: Server = None, json: Json = False) -> None:
+    """End a trial; what it recorded stays readable."""
+    _request(trial, "cancel", server, json=json)
+
+
+@app.command()
+def pause(trial: TrialId, server: Server = None, json: Json = False) -> None:
+    """Free the device; `nestor resume` goes on from the same place."""
+    _request(trial, "pause", server, json=json)
+
+
+@app.command()
+def resume(trial: TrialId, server: Server = None, json: Json = False) -> None:
+    """Queue a paused trial again."""
+    _request(trial, "resume", server, json=json)
+
+
+@app.command()
+def export(
+    trial: TrialId,
+    safetensors: Annotated[Path | None, typer.Option(help="Write the hyperparameters to this file.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write the steps to this file.")] = None,
+    step: Annotated[int | None, typer.Option(help="Hyperparameters of this step. Default: the latest.", min=0)] = None,
+    server: Server = None,
+    json: Json = False,
+) -> None:
+    """Save what a trial found: --safetensors FILE, --csv FILE, or both."""
+    if safetensors is None and csv is None:
+        raise typer.BadParameter("Say what to write: --safetensors FILE, --csv FILE, or both.")
+    written: dict[str, str] = {}
+    with _client(server) as client:
+        if safetensors is not None:
+            safetensors.write_bytes(client.snapshot(trial, step))
+            written["safetensors"] = str(safetensors)
+        if csv is not None:
+            from nestor.tables import write_csv
+
+            with csv.open("w", newline="", encoding="utf-8") as stream:
+                write_csv(client.steps(trial), stream)
+            written["csv"] = str(csv)
+    if json:
+        return _print_json(written)
+    return print(*written.values(), sep="\n")
+
+
+@app.command()
+def version(server: Server = None, json: Json = False) -> None:
+    """The version installed here and, with --server, the server's."""
+    from nestor import __version__
+
+    found = {"nestor": __version__}
+    if server is not None:
+        with _client(server) as client:
+            found["server"] = client.version().nestor
+    if json:
+        return _print_json(found)
+    return print(*(f"{name} {number}" for name, number in found.items()), sep="\n")
+
+
+def _request(trial: UUID, action: Action, server: str | None, *, json: bool) -> None:
+    with _client(server) as client:
+        _show_trials([client.request(trial, action)], json=json, one=True)
+
+
+def _client(server: str | None) -> Client:
+    from nestor.client import Client
+
+    return Client(server)
+
+
+def _trial(client: Client, trial_id: UUID) -> Trial:
+    from nestor.trial import Trial
+
+    return Trial(client, client.trial(trial_id))
+
+
+def _show_trials(records: list[TrialRecord], *, json: bool, one: bool = False) -> None:
+    if json:
+        dumped = [record.model_dump(mode="json") for record in records]
+        return _print_json(dumped[0] if one else dumped)
+    heads = ("trial", "id", "state", "step", "best validation loss", "error")
+    rows = []
+    for record in records:
+        error = (record.error or {}).get("detail", "")
+        step = f"{record.step}/{record.n_steps}"
+        rows.append((str(record.number), str(record.id), record.state.value, step, _number(record.best_value), error))
+    return _print_table(heads, rows)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def _print_json(document: Any) -> None:
+    import json
+
+    print(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def _print_table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for head in heads:
+        table.add_column(head, no_wrap=head == "id", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))  # as Text: a name with brackets is no markup
+    # A pipe has no width to fit into.
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def _add_commands() -> dict[str, str]:
+    """Merge the commands of the installed packages; which package's could not be loaded, and why."""
+    missing = {}
+    for found in entry_points(group="nestor.commands"):
+        try:
+            app.add_typer(found.load())
+        except ImportError as error:
+            missing[found.name] = str(error)
+    return missing
+
+
+def main() -> None:
+    missing = _add_commands()
+    sys.exit(_run(app, missing))
+
+
+def _run(command: Callable[[], Any], missing: dict[str, str]) -> int:
+    try:
+        command()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+        if code == 2 and missing:
+            for package, reason in missing.items():
+                print(f"The commands of {package!r} could not be loaded: {reason}.", file=sys.stderr)
+        return code
+    except (NestorError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    main()

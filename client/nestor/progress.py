@@ -1,0 +1,48 @@
+"""The progress bar of a trial: where it stands, and what the engine warns of."""
+
+from __future__ import annotations
+
+import sys
+
+from nestor.schemas import Event, EventType, State, Step, Trial
+
+STANDING = {State.queued.value: "waiting for a worker", State.paused.value: "paused"}
+
+
+class Bar:
+    """One line for one trial; steps that an earlier watcher has seen count as well."""
+
+    def __init__(self, trial: Trial, *, show: bool = True) -> None:
+        from tqdm.auto import tqdm
+
+        self._name = f"trial {trial.number}"
+        self._bar = tqdm(total=trial.n_steps, desc=self._name, unit="step", disable=not show, dynamic_ncols=True)
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.close()
+
+    def show(self, event: Event, step: Step | None) -> None:
+        if event.type is EventType.state:
+            standing = STANDING.get(event.data["state"])
+            self._bar.set_description(f"{self._name}, {standing}" if standing else self._name)
+        if event.type is EventType.rewind:
+            self._write(f"The steps after {event.data['step']} are taken again, from the last checkpoint.")
+        if step is None:
+            return
+        self._bar.set_postfix_str(summary(step), refresh=False)
+        self._bar.update(step.number - self._bar.n)
+        for warning in step.warnings:
+            self._write(f"Step {step.number}: {warning}")
+
+    def _write(self, line: str) -> None:
+        if not self._bar.disable:
+            self._bar.write(line, file=sys.stderr)
+
+
+def summary(step: Step) -> str:
+    """The numbers that one looks at first."""
+    metrics = (f"{name} {value:.4g}" for name, value in step.val_metrics.items())
+    return ", ".join((f"val {step.val_loss:.4g}", *metrics, f"|hypergradient| {step.hypergradient_norm:.2e}"))

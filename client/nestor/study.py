@@ -1,0 +1,265 @@
+"""Studies: the words that Optuna's users know, for trials that tune while they train."""
+
+from __future__ import annotations
+
+import html
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID, uuid4
+
+from nestor import schemas
+from nestor.backend import Backend
+from nestor.errors import InvalidInput, TrialNotFinished
+from nestor.extras import engine, require
+from nestor.trial import Trial, table
+from nestor.values import Values
+
+if TYPE_CHECKING:
+    import pandas
+
+    from nestor.client import Client
+    from nestor_engine import Config, Problem
+    from nestor_engine.optimizers import Optimizer
+    from nestor_engine.responses import Response
+
+Callback = Callable[["Study", Trial], None]
+
+
+class Study:
+    """One question, asked of one problem and its data, and the trials that answer it."""
+
+    def __init__(self, backend: Backend, record: schemas.Study) -> None:
+        self._backend, self._record = backend, record
+        self._watched: Trial | None = None
+
+    @property
+    def id(self) -> UUID:
+        return self._record.id
+
+    @property
+    def name(self) -> str:
+        return self._record.name
+
+    @property
+    def record(self) -> schemas.Study:
+        """All of it, as of now."""
+        self._record = self._backend.study(self.id)
+        return self._record
+
+    # --- running ----------------------------------------------------------------------------------
+
+    def optimize(
+        self,
+        problem: Problem,
+        n_steps: int,
+        *,
+        inner: Optimizer | None = None,
+        outer: Optimizer | None = None,
+        response: Response | None = None,
+        warmup_steps: int = 0,
+        evaluate_every: int = 10,
+        seed: int = 0,
+        wait: bool = True,
+        callbacks: Sequence[Callback] = (),
+        show_progress_bar: bool = True,
+        user_attrs: Mapping[str, Any] | None = None,
+    ) -> Trial:
+        """Train `problem` once, and tune its hyperparameters on the way.
+
+        On a server the trial runs there: this call only watches it, Ctrl-C only ends the watching. In this
+        process Ctrl-C pauses the trial, and `wait=False` runs it in a background thread.
+
+        Args:
+            n_steps: outer steps, each one update of the hyperparameters.
+            inner: trains the weights; its `steps` are those between two outer steps. Default: `nestor.Adam()`.
+            outer: moves the hyperparameters. Default: `nestor.RMSprop()`.
+            response: how the hypergradient comes about. Default: `nestor.Implicit()`.
+            warmup_steps: inner steps before the first outer step.
+            evaluate_every: outer steps between two evaluations on the test set.
+            seed: of batches and of all random draws.
+            wait: return at the end; else at once, with a trial to `stream` or `wait` for.
+            callbacks: called as callback(study, trial) after each step, which is `trial.last_step`; `study.stop()`
+                ends the trial with what it reached. They need `wait`.
+            user_attrs: kept with the trial; anything that JSON can hold.
+
+        Raises:
+            ProblemInvalid: the problem cannot be tuned as it stands; nothing was begun.
+            TrialFailed: the trial failed; `study.trials` has it, with all that it recorded.
+        """
+        if callbacks and not wait:
+            raise InvalidInput(
+                reason="Callbacks are called while optimize waits. Leave wait=True, or loop over trial.stream()."
+            )
+        chosen = {"inner": inner, "outer": outer, "response": response}
+        config = engine(what="study.optimize").Config(
+            n_steps=n_steps,
+            warmup_steps=warmup_steps,
+            evaluate_every=evaluate_every,
+            seed=seed,
+            **{name: value for name, value in chosen.items() if value is not None},
+        )
+        attrs = _plain(user_attrs or {})
+        self._check(problem, config)
+        record = self._backend.submit(
+            self.id, problem, config, attrs, watched=wait, show_progress_bar=show_progress_bar
+        )
+        trial = Trial(self._backend, record)
+        if wait:
+            self._watch(trial, callbacks, show_progress_bar)
+        return trial
+
+    def stop(self) -> None:
+        """In a callback: end its trial after this step. Elsewhere: end all trials that are not finished."""
+        for trial in self.trials if self._watched is None else [self._watched]:
+            if not trial.state.finished:
+                trial.stop()
+
+    def _check(self, problem: Problem, config: Config) -> None:
+        from nestor_engine import Problem
+        from nestor_engine.check import check
+
+        if not isinstance(problem, Problem):
+            raise InvalidInput(
+                reason=f"study.optimize takes a nestor.Problem, not {type(problem).__name__!r}: {problem!r}."
+            )
+        report = check(problem, batch_size=config.inner.batch_size, ship=self._backend.ships)
+        report.raise_errors()
+        for finding in report.findings:
+            warnings.warn(f"{finding.where}: {finding.sentence}", stacklevel=3)  # at the call of optimize
+
+    def _watch(self, trial: Trial, callbacks: Sequence[Callback], show_progress_bar: bool) -> None:
+        bound = [lambda trial, callback=callback: callback(self, trial) for callback in callbacks]
+        self._watched = trial
+        try:
+            trial.wait(show_progress_bar=show_progress_bar, callbacks=bound)
+        finally:
+            self._watched = None
+
+    # --- results ----------------------------------------------------------------------------------
+
+    @property
+    def trials(self) -> list[Trial]:
+        """In order of their numbers."""
+        return [Trial(self._backend, record) for record in self._backend.trials(self.id)]
+
+    @property
+    def best_trial(self) -> Trial:
+        """The one that reached the lowest validation loss, finished or not.
+
+        Raises:
+            TrialNotFinished: no trial has a value yet.
+        """
+        records = [record for record in self._backend.trials(self.id) if record.best_value is not None]
+        if not records:
+            raise TrialNotFinished(study=self.name)
+        return Trial(self._backend, min(records, key=lambda record: cast(float, record.best_value)))
+
+    @property
+    def best_value(self) -> float:
+        """The lowest validation loss of any step of any trial. Raises TrialNotFinished."""
+        return cast(float, self.best_trial.best_value)
+
+    @property
+    def best_hparams(self) -> Values:
+        """The best trial's latest hyperparameters: a validation batch's loss is too noisy to pick a step by."""
+        return self.best_trial.hparams
+
+    def trials_dataframe(self) -> pandas.DataFrame:
+        """One row a trial; user attributes as columns `user_attrs_<key>`."""
+        pd = require("pandas", what="study.trials_dataframe", extra="viz")
+        fields = ("number", "state", "step", "n_steps", "value", "best_value", "best_step", "started_at", "finished_at")
+        rows = []
+        for record in self._backend.trials(self.id):
+            row = {field: getattr(record, field) for field in fields}
+            row["state"] = record.state.value
+            row["duration"] = None
+            if record.started_at is not None and record.finished_at is not None:
+                row["duration"] = record.finished_at - record.started_at
+            rows.append(row | {f"user_attrs_{key}": value for key, value in record.user_attrs.items()})
+        return pd.DataFrame(rows, columns=None if rows else [*fields, "duration"])
+
+    # --- attributes -------------------------------------------------------------------------------
+
+    @property
+    def user_attrs(self) -> dict[str, Any]:
+        return dict(self.record.user_attrs)
+
+    def set_user_attr(self, key: str, value: Any) -> None:
+        """Keep `value` with the study; anything that JSON can hold."""
+        self._record = self._backend.set_user_attrs(self.id, _plain({key: value}))
+
+    def __repr__(self) -> str:
+        return f"Study(name={self.name!r}, id='{self.id}')"
+
+    def _repr_html_(self) -> str:
+        heading = f"<p><b>{html.escape(self.name)}</b> &middot; {html.escape(repr(self._backend))}</p>"
+        return heading + table(self._backend.trials(self.id))
+
+
+def create_study(
+    name: str | None = None,
+    *,
+    server: str | Client | None = None,
+    token: str | None = None,
+    load_if_exists: bool = False,
+    user_attrs: Mapping[str, Any] | None = None,
+    tags: Sequence[str] = (),
+) -> Study:
+    """Create a study on `server`; without one, in this process and for its lifetime.
+
+    Args:
+        name: unique among your studies; made up by default.
+        server: an address such as "http://localhost:8000", or a `Client`.
+        token: by default NESTOR_TOKEN, else the one that `nestor up` saved for this server.
+        load_if_exists: continue the study of that name, if there is one.
+
+    Raises:
+        StudyExists: there is one of that name.
+    """
+    new = schemas.StudyCreate(
+        name=f"study-{uuid4().hex[:8]}" if name is None else name,
+        load_if_exists=load_if_exists,
+        user_attrs=_plain(user_attrs or {}),
+        tags=tuple(tags),
+    )
+    backend = _backend(server, token)
+    return Study(backend, backend.create_study(new))
+
+
+def load_study(name: str, *, server: str | Client | None = None, token: str | None = None) -> Study:
+    """Raises StudyNotFound."""
+    backend = _backend(server, token)
+    return Study(backend, backend.find_study(name))
+
+
+def delete_study(name: str, *, server: str | Client | None = None, token: str | None = None) -> None:
+    """Delete a study, and end what still runs in it. Raises StudyNotFound."""
+    backend = _backend(server, token)
+    backend.delete_study(backend.find_study(name).id)
+
+
+def get_all_study_names(*, server: str | Client | None = None, token: str | None = None) -> list[str]:
+    return [study.name for study in _backend(server, token).studies()]
+
+
+def _backend(server: str | Client | None, token: str | None) -> Backend:
+    if server is None:
+        from nestor.local import here
+
+        return here
+    if isinstance(server, str):
+        from nestor.client import Client
+
+        return Client(server, token)
+    return server
+
+
+def _plain(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """What JSON makes of `attrs`, so that both backends give back the same."""
+    try:
+        return json.loads(json.dumps(dict(attrs), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        reason = f"User attributes must be what JSON can hold: {error}. Convert them first."
+        raise InvalidInput(reason=reason) from error

@@ -1,0 +1,154 @@
+/** What is drawn from what was read. Everything that a user wrote goes through textContent. */
+
+import { draw, short } from "./chart.js";
+
+/** @param {string} id @returns {any} */
+const find = (id) => document.getElementById(id);
+const POSSIBLE = {
+  queued: ["pause", "stop", "cancel"],
+  running: ["pause", "stop", "cancel"],
+  paused: ["resume", "stop", "cancel"],
+};
+const WISHES = { pause: "pausing", stop: "stopping", cancel: "cancelling" };
+
+/** @param {any[]} studies @param {string} chosen @param {(id: string) => void} choose */
+export function showStudies(studies, chosen, choose) {
+  find("no-studies").hidden = studies.length > 0;
+  rows("studies", studies, chosen, choose, (study) => {
+    const counts = Object.entries(study.trial_counts).map(([state, count]) => `${count} ${state}`);
+    return [button(study.name), text(counts.join(", ") || "none"), number(study.best_value)];
+  });
+}
+
+/** @param {any} study @param {any[]} trials @param {string} chosen @param {(id: string) => void} choose */
+export function showTrials(study, trials, chosen, choose) {
+  find("study-title").textContent = study.name;
+  find("no-trials").hidden = trials.length > 0;
+  rows("trials", trials.toReversed(), chosen, choose, (trial) => [
+    button(`Trial ${trial.number}`),
+    state(trial),
+    text(`${trial.step} / ${trial.n_steps}`, "number"),
+    number(trial.value),
+    number(trial.best_value),
+  ]);
+}
+
+/** @param {any} trial @param {Record<string, any[]>} columns */
+export function showTrial(trial, columns) {
+  find("trial-title").textContent = `Trial ${trial.number}`;
+  const mark = find("trial-state");
+  mark.textContent = stateText(trial);
+  mark.dataset.state = trial.state;
+  for (const element of document.querySelectorAll("[data-action]")) {
+    const action = /** @type {HTMLButtonElement} */ (element);
+    const possible = POSSIBLE[/** @type {keyof typeof POSSIBLE} */ (trial.state)] ?? [];
+    action.disabled = !possible.includes(action.dataset.action ?? "");
+  }
+  find("trial-error").hidden = !trial.error;
+  find("trial-error").textContent = trial.error?.detail ?? "";
+  find("trial-steps").textContent = `Step ${trial.step} of ${trial.n_steps}`;
+  find("trial-progress").max = trial.n_steps;
+  find("trial-progress").value = trial.step;
+
+  draw(find("curve"), {
+    numbers: columns.number ?? [],
+    steps: trial.n_steps,
+    x: "outer step",
+    y: "loss",
+    curves: [
+      { name: "validation", kind: "validation", values: columns.val_loss ?? [] },
+      { name: "training", kind: "train", values: columns.train_loss ?? [] },
+      { name: "test", kind: "test", values: columns.test_loss ?? [] },
+    ],
+  });
+
+  const last = (/** @type {string} */ name) => columns[name]?.at(-1);
+  const numbers = {
+    "Validation loss": short(last("val_loss") ?? NaN),
+    "Training loss": short(last("train_loss") ?? NaN),
+    "Best validation loss": trial.best_value === null ? "–" : `${short(trial.best_value)} at step ${trial.best_step}`,
+    "Hypergradient norm": short(last("hypergradient_norm") ?? NaN),
+    "Inner gradient norm": short(last("inner_gradient_norm") ?? NaN),
+    "Linear solve": last("outcome") === undefined ? "–" : `${last("outcome")}, residual ${short(last("residual") ?? NaN)}`,
+    ...Object.fromEntries(Object.entries(last("val_metrics") ?? {}).map(([name, value]) => [`Validation ${name}`, short(value)])),
+    Attempt: String(trial.attempt),
+    Worker: trial.worker ?? "–",
+  };
+  find("numbers").replaceChildren(
+    ...Object.entries(numbers).map(([name, value]) => {
+      const pair = document.createElement("div");
+      const term = document.createElement("dt"), description = document.createElement("dd");
+      term.textContent = name;
+      description.textContent = value;
+      pair.append(term, description);
+      return pair;
+    }),
+  );
+}
+
+/**
+ * Fill a table; rows that are there already are kept, so that the keyboard's focus stays where it is.
+ * @param {string} id @param {any[]} items @param {string} chosen
+ * @param {(id: string) => void} choose @param {(item: any) => HTMLTableCellElement[]} cells
+ */
+function rows(id, items, chosen, choose, cells) {
+  const body = document.querySelector(`#${id} tbody`);
+  if (!body) return;
+  find(id).hidden = items.length === 0;
+  const before = new Map([...body.children].map((row) => [/** @type {HTMLElement} */ (row).dataset.id, row]));
+  items.forEach((item, index) => {
+    const made = cells(item);
+    const row = /** @type {HTMLTableRowElement} */ (before.get(item.id) ?? document.createElement("tr"));
+    before.delete(item.id);
+    if (row.cells.length) {
+      made.slice(1).forEach((cell, at) => row.cells[at + 1].replaceWith(cell)); // the first holds the button
+    } else {
+      row.dataset.id = item.id;
+      row.append(...made);
+      row.querySelector("button")?.addEventListener("click", () => choose(item.id));
+    }
+    if (item.id === chosen) row.setAttribute("aria-current", "true");
+    else row.removeAttribute("aria-current");
+    if (body.children[index] !== row) body.insertBefore(row, body.children[index] ?? null);
+  });
+  for (const gone of before.values()) gone.remove();
+}
+
+/** @param {any} trial */
+function stateText(trial) {
+  const wish = WISHES[/** @type {keyof typeof WISHES} */ (trial.desired)];
+  return trial.state === "running" && wish ? `running, ${wish}` : trial.state;
+}
+
+/** @param {any} trial */
+function state(trial) {
+  const cell = document.createElement("td"), mark = document.createElement("span");
+  mark.className = "state";
+  mark.dataset.state = trial.state;
+  mark.textContent = stateText(trial);
+  cell.append(mark);
+  return cell;
+}
+
+/** @param {string} label */
+function button(label) {
+  const cell = document.createElement("td"), made = document.createElement("button");
+  made.type = "button";
+  made.className = "link";
+  made.textContent = label;
+  cell.append(made);
+  return cell;
+}
+
+/** @param {string} value @param {string} [kind] */
+function text(value, kind = "") {
+  const cell = document.createElement("td");
+  cell.textContent = value;
+  cell.className = kind;
+  return cell;
+}
+
+/** @param {number | null} value */
+function number(value) {
+  return text(value === null ? "–" : short(value), "number");
+}

@@ -1,0 +1,169 @@
+"""A real PostgreSQL server over a directory of ours."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from pathlib import Path
+from typing import final
+
+from nestor_server.embedded.binaries import find_postgres, postgres_within_reach
+from nestor_server.embedded.errors import ChildFailed
+from nestor_server.embedded.home import Home, write_private
+from nestor_server.embedded.process import Account, Child, alive, end_orphan, tail, unprivileged
+
+USER = "nestor"
+START_SECONDS = 60.0
+PORT_TRIES = 3  # a free port may be taken by someone else before PostgreSQL binds it
+
+SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",  # the path of a socket in our directory may be too long for one
+    "max_connections": "200",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def local_url(home: Home) -> str | None:
+    """The address of the PostgreSQL that runs on `home` right now, for commands beside `nestor up`."""
+    lines = _pid_file(home.path / "postgres" / "data")
+    password = home.path / "postgres-password"
+    if len(lines) < 8 or not alive(int(lines[0])) or not password.exists():
+        return None
+    return _url(password.read_text(), int(lines[3]))
+
+
+def _url(password: str, port: int) -> str:
+    return f"postgresql+psycopg://{USER}:{password}@127.0.0.1:{port}/postgres"
+
+
+@final
+class Postgres:
+    """`start()` gives the address. The home must have been acquired: whatever else runs on the data is an orphan."""
+
+    name = "postgres"
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._child: Child | None = None
+
+    def start(self) -> str:
+        account = unprivileged()
+        directory = self._home.directory("postgres", account)
+        data = directory / "data"
+        made_by = (data / "PG_VERSION").read_text().strip() if data.exists() else None
+        programs, version = find_postgres(made_by)
+        programs = postgres_within_reach(programs, copies=directory / f"programs-{version}", account=account)
+        password = self._home.secret("postgres-password")
+        if made_by is None:
+            self._initialise(programs, directory, password, account)
+        self._end_orphan(data)
+
+        for _ in range(PORT_TRIES):
+            port = free_port()
+            try:
+                self._serve(programs, data, port, account)
+            except ChildFailed:
+                if _can_bind(port):
+                    raise
+            else:
+                return _url(password, port)
+        raise self.failed("found no port to listen on")
+
+    def _serve(self, programs: Path, data: Path, port: int, account: Account | None) -> None:
+        child = Child(
+            self.name,
+            [programs / "postgres", "-D", data, "-p", str(port), *(f"--{k}={v}" for k, v in SETTINGS.items())],
+            log=self._home.log(self.name),
+            env=_environment(),
+            cwd=data,
+            account=account,
+            stop_signal=signal.SIGINT,  # a fast shutdown: clients are disconnected, data is flushed
+            orphan_signal=signal.SIGINT,
+        )
+        self._child = child
+        child.start()
+        try:
+            child.wait_until(lambda: _ready(data, child), timeout=START_SECONDS)
+        except BaseException:
+            self.stop()
+            raise
+
+    def poll(self) -> int | None:
+        return self._child.poll() if self._child else None
+
+    def failed(self, what: str) -> ChildFailed:
+        log = self._home.log(self.name)
+        return ChildFailed(name=self.name, what=what, log=str(log), tail=tail(log))
+
+    def stop(self) -> None:
+        if self._child is not None:
+            self._child.stop(patience=30.0)
+            self._child = None
+
+    def _initialise(self, programs: Path, directory: Path, password: str, account: Account | None) -> None:
+        """Make the data directory elsewhere and rename it, so that a killed initdb leaves nothing that looks whole."""
+        half, password_file = directory / "data.new", directory / "initial-password"
+        shutil.rmtree(half, ignore_errors=True)
+        write_private(password_file, password)
+        if account:
+            account.owns(password_file)
+        log = self._home.log(self.name)
+        with log.open("ab") as out:
+            done = subprocess.run(
+                [programs / "initdb", "-D", half, "-U", USER, "-E", "UTF8", "--locale=C", "-A", "scram-sha-256",
+                 "--pwfile", password_file, "--no-instructions"],
+                stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=False, cwd=directory, env=_environment(),
+                user=account.uid if account else None,
+                group=account.gid if account else None,
+                extra_groups=[] if account else None,
+            )  # fmt: skip
+        password_file.unlink()
+        if done.returncode != 0:
+            raise self.failed("could not make a new database")
+        half.rename(directory / "data")
+
+    def _end_orphan(self, data: Path) -> None:
+        lines = _pid_file(data)
+        if lines and lines[0].isdigit():
+            end_orphan(int(lines[0]), data, signal.SIGINT, signal.SIGQUIT)
+            # PostgreSQL would refuse to start over a zombie's pid, taking it for a running server.
+            (data / "postmaster.pid").unlink(missing_ok=True)
+
+
+def _environment() -> dict[str, str]:
+    """Without PG* variables, which would steer it, and with a locale that every system has."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "NESTOR_"))}
+    return kept | {"LC_ALL": "C"}
+
+
+def _pid_file(data: Path) -> list[str]:
+    try:
+        return (data / "postmaster.pid").read_text().splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def _ready(data: Path, child: Child) -> bool:
+    """PostgreSQL writes its state on the eighth line."""
+    lines = _pid_file(data)
+    return len(lines) >= 8 and lines[0] == str(child.pid) and lines[7].strip() == "ready"
+
+
+def _can_bind(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

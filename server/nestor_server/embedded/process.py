@@ -1,0 +1,221 @@
+"""Child processes that cannot outlive the process that started them, not even when it is killed."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pwd
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from nestor_server.embedded.errors import ChildFailed, NoAccount
+
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+TAIL_BYTES = 2_000  # of a log, shown when its process fails
+
+# Where the kernel does not tell a child of its parent's death, a second process waits for the end of a pipe.
+WATCHDOG = """
+import os, sys
+os.read(0, 1)
+try:
+    os.kill(int(sys.argv[1]), int(sys.argv[2]))
+except ProcessLookupError:
+    pass
+"""
+
+
+@dataclass(frozen=True)
+class Account:
+    """A user that a child runs as."""
+
+    name: str
+    uid: int
+    gid: int
+
+    def owns(self, path: Path) -> None:
+        os.chown(path, self.uid, self.gid)
+
+
+def unprivileged() -> Account | None:
+    """Who servers run as when we are root; None when we are not, and they run as ourselves."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return Account(name, entry.pw_uid, entry.pw_gid)
+    raise NoAccount
+
+
+@final
+class Child:
+    """One child process: its own session, its own log, and a signal that reaches it when we die.
+
+    Start it from the main thread: Linux ties the signal to the *thread* that forked, and sends it when that ends.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        argv: Sequence[str | Path],
+        *,
+        log: Path,
+        env: Mapping[str, str],
+        cwd: Path,
+        account: Account | None = None,
+        stop_signal: signal.Signals = signal.SIGTERM,
+        orphan_signal: signal.Signals = signal.SIGKILL,
+    ) -> None:
+        self.name = name
+        self.log = log
+        self._argv = [str(part) for part in argv]
+        self._env = dict(env)
+        self._cwd = cwd
+        self._account = account
+        self._stop_signal = stop_signal
+        self._orphan_signal = orphan_signal
+        self._process: subprocess.Popen[bytes] | None = None
+        self._watchdog: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
+
+    def start(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("start children from the main thread: they are signalled when their thread ends")
+        on_linux = sys.platform == "linux"
+        account = self._account
+        with self.log.open("ab") as log:
+            self._log_start = log.tell()  # what earlier runs wrote is not shown as the reason why this one failed
+            self._process = subprocess.Popen(
+                self._argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self._cwd,
+                env=self._env,
+                start_new_session=True,  # Ctrl-C in the terminal is ours to handle, in order
+                preexec_fn=_signal_on_parents_death(self._orphan_signal) if on_linux else None,
+                user=account.uid if account else None,
+                group=account.gid if account else None,
+                extra_groups=[] if account else None,
+            )
+        if not on_linux:
+            self._watchdog = watch(self._process.pid, self._orphan_signal)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        """The exit code, or None while it runs."""
+        assert self._process is not None
+        return self._process.poll()
+
+    def stop(self, *, patience: float = 10.0) -> None:
+        """Ask it to end; after `patience` seconds, end it."""
+        process = self._process
+        if process is None:
+            return
+        if process.poll() is None:
+            process.send_signal(self._stop_signal)
+            try:
+                process.wait(patience)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if self._watchdog is not None:
+            self._watchdog.kill()
+            self._watchdog.communicate()
+        self._process = self._watchdog = None
+
+    def wait_until(self, ready: Callable[[], bool], *, timeout: float, pause: float = 0.02) -> None:
+        """Return once `ready()`; raise `ChildFailed` when the process ends first or takes too long."""
+        end = time.monotonic() + timeout
+        while not ready():
+            code = self.poll()
+            if code is not None:
+                raise self.failed(f"ended with {how(code)} instead of starting")
+            if time.monotonic() > end:
+                raise self.failed(f"was not ready after {timeout:.0f} s")
+            time.sleep(pause)
+
+    def failed(self, what: str) -> ChildFailed:
+        return ChildFailed(name=self.name, what=what, log=str(self.log), tail=tail(self.log, self._log_start))
+
+
+def how(code: int) -> str:
+    """An exit code in words."""
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def tail(log: Path, start: int = 0) -> str:
+    """The last lines of a log, of what was written from byte `start` on."""
+    if not log.exists():
+        return "(nothing)"
+    with log.open("rb") as file:
+        file.seek(max(start, log.stat().st_size - TAIL_BYTES))
+        return file.read().decode(errors="replace").strip() or "(nothing)"
+
+
+def _signal_on_parents_death(number: signal.Signals) -> Callable[[], None]:
+    libc = ctypes.CDLL(None)  # loaded before the fork: after it, only what is already in memory is safe
+    parent = os.getpid()
+
+    def prepare() -> None:  # in the child, after it has become another user: that would clear the setting
+        libc.prctl(PR_SET_PDEATHSIG, int(number))
+        if os.getppid() != parent:  # the parent died between fork and prctl
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return prepare
+
+
+def watch(pid: int, number: signal.Signals) -> subprocess.Popen[bytes]:
+    """Signal `pid` when this process is gone: the pipe that only we hold open then ends."""
+    return subprocess.Popen(
+        [sys.executable, "-c", WATCHDOG, str(pid), str(int(number))], stdin=subprocess.PIPE, start_new_session=True
+    )
+
+
+def alive(pid: int) -> bool:
+    """Whether a process still runs. A zombie does not: in a container without an init nobody may ever reap it."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it exists and is someone else's
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return sys.platform != "linux"
+    return state != "Z"
+
+
+def end_orphan(pid: int, marker: Path, *signals: signal.Signals, patience: float = 10.0) -> None:
+    """End what an earlier, killed owner left behind; `marker` on its command line tells it from a reused pid."""
+    for number in signals:
+        if not (alive(pid) and _mentions(pid, marker)):
+            return
+        os.kill(pid, number)
+        end = time.monotonic() + patience
+        while alive(pid) and time.monotonic() < end:
+            time.sleep(0.02)
+
+
+def _mentions(pid: int, marker: Path) -> bool:
+    if sys.platform != "linux":
+        shown = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
+        return str(marker) in shown.stdout
+    try:
+        return str(marker).encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False

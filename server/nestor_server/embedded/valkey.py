@@ -1,0 +1,118 @@
+"""A real Valkey server over a directory of ours: Celery's broker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import final
+
+from nestor_server.embedded.binaries import find_valkey, valkey_within_reach
+from nestor_server.embedded.errors import ChildFailed
+from nestor_server.embedded.home import Home, write_private
+from nestor_server.embedded.postgres import free_port
+from nestor_server.embedded.process import Child, end_orphan, unprivileged
+
+START_SECONDS = 20.0
+
+# Without "force", a last save that fails makes it ignore SIGTERM; the append-only file has the data anyway.
+CONFIGURATION = """\
+bind 127.0.0.1
+port {port}
+requirepass {password}
+dir {directory}
+pidfile {pid_file}
+daemonize no
+set-proc-title no
+appendonly yes
+appendfsync everysec
+save ""
+maxmemory-policy noeviction
+shutdown-on-sigterm nosave force
+"""
+
+
+@final
+class Valkey:
+    """`start()` gives the address. The home must have been acquired."""
+
+    name = "valkey"
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._child: Child | None = None
+
+    def start(self) -> str:
+        account = unprivileged()
+        directory = self._home.directory("valkey", account)
+        program = valkey_within_reach(find_valkey(), copies=directory / "program", account=account)
+        password = self._home.secret("valkey-password")
+        configuration = directory / "valkey.conf"
+        self._end_orphan(directory / "valkey.pid", configuration)
+
+        port = free_port()
+        # In a file, not in argv: every user can read a command line.
+        text = CONFIGURATION.format(
+            port=port, password=password, directory=_quoted(directory), pid_file=_quoted(directory / "valkey.pid")
+        )
+        write_private(configuration, text)
+        if account:
+            account.owns(configuration)
+        child = self._child = Child(
+            self.name,
+            [program, configuration],
+            log=self._home.log(self.name),
+            env={name: value for name, value in os.environ.items() if not name.startswith("NESTOR_")},
+            cwd=directory,
+            account=account,
+            orphan_signal=signal.SIGTERM,
+        )
+        child.start()
+        try:
+            child.wait_until(lambda: _answers(port, password), timeout=START_SECONDS)
+        except BaseException:
+            self.stop()
+            raise
+        return f"redis://:{password}@127.0.0.1:{port}/0"
+
+    def poll(self) -> int | None:
+        return self._child.poll() if self._child else None
+
+    def failed(self, what: str) -> ChildFailed:
+        assert self._child is not None
+        return self._child.failed(what)
+
+    def stop(self) -> None:
+        if self._child is not None:
+            self._child.stop()
+            self._child = None
+
+    def _end_orphan(self, pid_file: Path, configuration: Path) -> None:
+        """Two servers that append to one file would ruin it."""
+        try:
+            pid = int(pid_file.read_text())
+        except (OSError, ValueError):
+            return
+        end_orphan(pid, configuration, signal.SIGTERM, signal.SIGKILL)
+        pid_file.unlink(missing_ok=True)
+
+
+def _quoted(path: Path) -> str:
+    escaped = str(path).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _answers(port: int, password: str) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
+            connection.sendall(f"AUTH {password}\r\nPING\r\n".encode())
+            answer = b""
+            while b"+PONG" not in answer and b"-" not in answer:  # the two answers may come in one packet or in two
+                received = connection.recv(200)
+                if not received:
+                    return False
+                answer += received
+            return b"+PONG" in answer
+    except OSError:
+        return False

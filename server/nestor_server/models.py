@@ -1,0 +1,256 @@
+"""The tables. Postgres is Nestor's only memory: what is not here did not happen."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, ClassVar
+from uuid import UUID
+
+import uuid_utils.compat
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from nestor.schemas import Desired, Scope, State
+
+NAMING = {
+    "ix": "ix_%(column_0_label)s",
+    "uq": "uq_%(table_name)s_%(column_0_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+def _one_of(column: str, words: type[State] | type[Desired] | type[Scope]) -> CheckConstraint:
+    """The column holds one of an enumeration's words. Text with a check migrates more easily than an enum type."""
+    listed = ", ".join(f"'{word.value}'" for word in words)
+    return CheckConstraint(f"{column} IN ({listed})", name=column)
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(naming_convention=NAMING)
+    type_annotation_map: ClassVar = {
+        datetime: DateTime(timezone=True),
+        dict[str, Any]: JSONB,
+        list[str]: ARRAY(Text),
+        str: Text,
+    }
+
+
+def _key() -> Mapped[UUID]:
+    return mapped_column(primary_key=True, default=uuid_utils.compat.uuid7)
+
+
+def _now() -> Mapped[datetime]:
+    return mapped_column(server_default=func.now())
+
+
+class User(Base):
+    __tablename__ = "users"
+
+    id: Mapped[UUID] = _key()
+    name: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime] = _now()
+
+
+class Token(Base):
+    __tablename__ = "tokens"
+    __table_args__ = (_one_of("scope", Scope),)
+
+    id: Mapped[UUID] = _key()
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    name: Mapped[str]
+    sha256: Mapped[str] = mapped_column(String(64), unique=True)  # hex; the token itself is never stored
+    scope: Mapped[str] = mapped_column(default=Scope.write.value)
+    created_at: Mapped[datetime] = _now()
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+class Study(Base):
+    __tablename__ = "studies"
+    __table_args__ = (
+        # A deleted study's name is free again.
+        Index("uq_studies_owner_name", "owner_id", "name", unique=True, postgresql_where=text("deleted_at IS NULL")),
+    )
+
+    id: Mapped[UUID] = _key()
+    owner_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    name: Mapped[str]
+    direction: Mapped[str] = mapped_column(default="minimize")
+    user_attrs: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    tags: Mapped[list[str]] = mapped_column(default=list)
+    next_number: Mapped[int] = mapped_column(Integer, default=0)  # the next trial's
+    created_at: Mapped[datetime] = _now()
+    updated_at: Mapped[datetime] = _now()
+    deleted_at: Mapped[datetime | None]
+
+
+class Trial(Base):
+    """A trajectory and its lease. `state` changes in `services.lifecycle` only."""
+
+    __tablename__ = "trials"
+    __table_args__ = (
+        UniqueConstraint("study_id", "number", name="uq_trials_study_number"),
+        _one_of("state", State),
+        _one_of("desired", Desired),
+        # What the reaper looks for, every few seconds.
+        Index(
+            "ix_trials_unfinished", "state", "lease_expires_at", postgresql_where=text("state IN ('queued', 'running')")
+        ),
+    )
+
+    id: Mapped[UUID] = _key()
+    study_id: Mapped[UUID] = mapped_column(ForeignKey("studies.id", ondelete="CASCADE"))
+    number: Mapped[int]
+    spec: Mapped[dict[str, Any]]  # schemas.TrialCreate
+    user_attrs: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    program_id: Mapped[UUID | None] = mapped_column(ForeignKey("programs.id"))
+    dataset_id: Mapped[UUID | None] = mapped_column(ForeignKey("datasets.id"))
+    n_steps: Mapped[int]
+
+    state: Mapped[str] = mapped_column(default=State.queued.value)
+    desired: Mapped[str] = mapped_column(default=Desired.run.value)
+    seq: Mapped[int] = mapped_column(BigInteger, default=0)  # the last one given to a step or an event of this trial
+    step: Mapped[int] = mapped_column(default=0)
+    value: Mapped[float | None] = mapped_column(Float)
+    best_value: Mapped[float | None] = mapped_column(Float)
+    best_step: Mapped[int | None]
+    error: Mapped[dict[str, Any] | None]  # problem+json
+    hyperparameters: Mapped[list[dict[str, Any]] | None] = mapped_column(JSONB)  # [schemas.HyperparameterInfo]
+
+    lease_token: Mapped[int] = mapped_column(BigInteger, default=0)  # fences every write of the worker that holds it
+    lease_owner: Mapped[str | None]
+    lease_expires_at: Mapped[datetime | None]
+    attempt: Mapped[int] = mapped_column(default=0)
+    restarts: Mapped[int] = mapped_column(default=0)  # involuntary ends since the last new checkpoint
+
+    created_at: Mapped[datetime] = _now()
+    queued_at: Mapped[datetime] = _now()
+    sent_at: Mapped[datetime] = _now()  # when the last message left for it
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class Step(Base):
+    __tablename__ = "steps"
+    __table_args__ = (Index("uq_steps_trial_seq", "trial_id", "seq", unique=True),)
+
+    trial_id: Mapped[UUID] = mapped_column(ForeignKey("trials.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger)
+    recorded_at: Mapped[datetime] = _now()
+    data: Mapped[dict[str, Any]]  # schemas.Step
+
+
+class Event(Base):
+    __tablename__ = "events"
+
+    trial_id: Mapped[UUID] = mapped_column(ForeignKey("trials.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    type: Mapped[str]  # schemas.EventType, but for `step`, which has its own table
+    data: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = _now()
+
+
+class Blob(Base):
+    """Bytes by their SHA-256, of one owner: sharing between owners would tell strangers what exists."""
+
+    __tablename__ = "blobs"
+    __table_args__ = (UniqueConstraint("owner_id", "digest", name="uq_blobs_owner_digest"),)
+
+    id: Mapped[UUID] = _key()
+    owner_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    digest: Mapped[str] = mapped_column(String(71))  # "sha256:" and 64 hexadecimal digits
+    size: Mapped[int] = mapped_column(BigInteger)
+    offset: Mapped[int] = mapped_column(BigInteger, default=0)  # bytes received
+    complete: Mapped[bool] = mapped_column(default=False)  # all bytes are here and hash to the digest
+    created_at: Mapped[datetime] = _now()
+
+
+class BlobChunk(Base):
+    __tablename__ = "blob_chunks"
+
+    blob_id: Mapped[UUID] = mapped_column(ForeignKey("blobs.id", ondelete="CASCADE"), primary_key=True)
+    start: Mapped[int] = mapped_column(BigInteger, primary_key=True)  # byte offset in the blob
+    data: Mapped[bytes] = mapped_column(LargeBinary)  # STORAGE EXTERNAL: floats do not compress
+
+
+class Program(Base):
+    __tablename__ = "programs"
+
+    id: Mapped[UUID] = _key()
+    owner_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    graphs: Mapped[str]  # digests
+    tensors: Mapped[str]
+    torch: Mapped[str]
+    created_at: Mapped[datetime] = _now()
+
+
+class Dataset(Base):
+    __tablename__ = "datasets"
+
+    id: Mapped[UUID] = _key()
+    owner_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    splits: Mapped[dict[str, Any]]  # name → digest
+    sizes: Mapped[dict[str, Any]]  # name → examples
+    created_at: Mapped[datetime] = _now()
+
+
+class Snapshot(Base):
+    """All hyperparameters at one step, as safetensors."""
+
+    __tablename__ = "snapshots"
+
+    trial_id: Mapped[UUID] = mapped_column(ForeignKey("trials.id", ondelete="CASCADE"), primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True)
+    blob_id: Mapped[UUID] = mapped_column(ForeignKey("blobs.id"))
+
+
+class Checkpoint(Base):
+    """Everything needed to go on from one step; the newest two are kept."""
+
+    __tablename__ = "checkpoints"
+
+    trial_id: Mapped[UUID] = mapped_column(ForeignKey("trials.id", ondelete="CASCADE"), primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True)
+    blob_id: Mapped[UUID] = mapped_column(ForeignKey("blobs.id"))
+
+
+class Worker(Base):
+    __tablename__ = "workers"
+
+    id: Mapped[str] = mapped_column(primary_key=True)  # host:pid, unique among the living
+    device: Mapped[str]
+    versions: Mapped[dict[str, Any]]
+    heartbeat_at: Mapped[datetime] = _now()
+    trial_id: Mapped[UUID | None] = mapped_column(ForeignKey("trials.id", ondelete="SET NULL"))
+
+
+class IdempotencyKey(Base):
+    """A POST that was answered: the same key gets the same answer for a day."""
+
+    __tablename__ = "idempotency_keys"
+
+    token_id: Mapped[UUID] = mapped_column(ForeignKey("tokens.id", ondelete="CASCADE"), primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    request_sha256: Mapped[str] = mapped_column(String(64))
+    status: Mapped[int]
+    response: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = _now()

@@ -1,0 +1,83 @@
+"""The bell that Celery rings: a message names a trial and carries nothing else.
+
+It may be lost, doubled or late without harm: Postgres knows what is queued, and the reaper rings again.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import lru_cache
+from uuid import UUID
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+from sqlalchemy import event
+from sqlalchemy.orm import Session
+
+from nestor_server.settings import Settings, settings
+
+log = logging.getLogger(__name__)
+
+RUN_TRIAL = "nestor.run_trial"
+QUEUE = "nestor"
+_PENDING = "messages"
+
+
+def celery_app(settings: Settings) -> Celery:
+    return _app(settings.redis_url)
+
+
+@lru_cache(maxsize=8)
+def _app(redis_url: str) -> Celery:
+    app = Celery("nestor", broker=redis_url, set_as_current=False)
+    app.conf.update(
+        task_default_queue=QUEUE,
+        task_acks_late=False,  # late acknowledgement runs a long job twice; the lease makes up for a lost message
+        worker_disable_prefetch=True,
+        task_ignore_result=True,
+        result_backend=None,
+        task_serializer="json",
+        accept_content=["json"],
+        event_serializer="json",
+        broker_connection_retry_on_startup=True,
+        broker_transport_options={
+            "socket_connect_timeout": 2,
+            "socket_timeout": 10,
+            "socket_keepalive": True,
+            "max_retries": 1,  # of a connection to send on; a worker's own patience is another setting
+            "interval_start": 0.1,
+            "interval_step": 0,
+        },
+        worker_hijack_root_logger=False,
+        task_publish_retry=False,  # a request must not wait for a broker that is away
+    )
+    return app
+
+
+def send(settings: Settings, trial_id: UUID) -> bool:
+    """Ring now; False when the broker does not answer, which the reaper makes good."""
+    try:
+        celery_app(settings).send_task(RUN_TRIAL, kwargs={"trial_id": str(trial_id)}, ignore_result=True)
+    except (OperationalError, OSError) as error:
+        log.warning("no message for trial %s, the reaper will send it: the broker does not answer: %s", trial_id, error)
+        return False
+    return True
+
+
+def send_on_commit(session: Session, trial_id: UUID) -> None:
+    """Ring once the transaction is committed; a worker must not look for a trial that is not there yet."""
+    session.info.setdefault(_PENDING, []).append(trial_id)
+
+
+@event.listens_for(Session, "after_commit")
+def _send_pending(session: Session) -> None:
+    if session.in_nested_transaction():  # a savepoint was released; the transaction may still be rolled back
+        return
+    for trial_id in session.info.pop(_PENDING, ()):
+        send(session.info.get("settings") or settings(), trial_id)
+
+
+@event.listens_for(Session, "after_rollback")
+def _drop_pending(session: Session) -> None:
+    if not session.in_nested_transaction():
+        session.info.pop(_PENDING, None)

@@ -1,0 +1,52 @@
+"""/trials/{id}/hyperparameters"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from fastapi import APIRouter, Request, Response
+
+from nestor import schemas
+from nestor_server import files
+from nestor_server.auth import Reader, Tx
+from nestor_server.routes.parameters import StepNumber, TheSessions
+from nestor_server.services import hyperparameters
+from nestor_server.services.hyperparameters import Format
+
+router = APIRouter(tags=["hyperparameters"])
+
+
+@router.get("/trials/{trial_id}/hyperparameters", response_model=schemas.Hyperparameters)
+def describe(trial_id: UUID, request: Request, me: Reader, session: Tx) -> Response:
+    """Names, shapes and types, and the steps that have a snapshot."""
+    described = hyperparameters.describe(session, me.user_id, trial_id)
+    return files.document(request, described)
+
+
+@router.get("/trials/{trial_id}/hyperparameters.safetensors", response_class=Response)
+@router.head("/trials/{trial_id}/hyperparameters.safetensors", include_in_schema=False)
+def snapshot(
+    trial_id: UUID, request: Request, me: Reader, session: Tx, sessions: TheSessions, step: StepNumber = None
+) -> Response:
+    """All hyperparameters at one step."""
+    found = hyperparameters.snapshot(session, me.user_id, trial_id, step)
+    etag = hyperparameters.sha256(session, found)
+    return files.file(request, sessions, found, etag, name="hyperparameters.safetensors", immutable=step is not None)
+
+
+@router.get("/trials/{trial_id}/hyperparameters/{name}", response_class=Response)
+@router.head("/trials/{trial_id}/hyperparameters/{name}", include_in_schema=False)
+def tensor(
+    trial_id: UUID,
+    name: schemas.TensorName,
+    request: Request,
+    me: Reader,
+    session: Tx,
+    sessions: TheSessions,
+    step: StepNumber = None,
+    format: Format = "safetensors",
+) -> Response:
+    """One hyperparameter at one step, as a file of its own."""
+    found = hyperparameters.tensor(session, me.user_id, trial_id, name, step, format)
+    etag = hyperparameters.sha256(session, found)
+    return files.file(request, sessions, found, etag, name=f"{name}.{format}", immutable=step is not None)

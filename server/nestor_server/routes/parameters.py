@@ -1,0 +1,28 @@
+"""Parameters that several routes share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Query, Request
+
+from nestor_server.database import Sessions
+from nestor_server.services import paging
+from nestor_server.settings import Settings
+
+Limit = Annotated[int, Query(ge=1, le=paging.MOST)]
+Cursor = Annotated[str | None, Query(max_length=500, description="`next_cursor` of the page before")]
+After = Annotated[int, Query(ge=0, le=2**63 - 1)]
+StepNumber = Annotated[int | None, Query(ge=0, le=2**31 - 1, description="the latest recorded one by default")]
+
+
+def _settings(request: Request) -> Settings:
+    return request.app.state.settings
+
+
+def _sessions(request: Request) -> Sessions:
+    return request.app.state.sessions
+
+
+TheSettings = Annotated[Settings, Depends(_settings)]
+TheSessions = Annotated[Sessions, Depends(_sessions)]

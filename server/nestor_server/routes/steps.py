@@ -1,0 +1,34 @@
+"""/trials/{id}/steps"""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request, Response
+
+from nestor import schemas
+from nestor_server import files
+from nestor_server.auth import Reader, Tx
+from nestor_server.routes.parameters import After
+from nestor_server.services import steps
+
+router = APIRouter(tags=["trials"])
+
+
+@router.get("/trials/{trial_id}/steps", response_model=schemas.StepColumns)
+def columns(
+    trial_id: UUID,
+    request: Request,
+    me: Reader,
+    session: Tx,
+    after: After = 0,
+    columns: Annotated[
+        str | None, Query(max_length=2_000, description="names, separated by commas; all by default")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=steps.MOST)] = 10_000,
+) -> Response:
+    """Steps as columns: those whose number is above `after`."""
+    names = [name.strip() for name in columns.split(",")] if columns else None
+    read = steps.columns(session, me.user_id, trial_id, names=names, after=after, limit=limit)
+    return files.document(request, read, str(read.seq))

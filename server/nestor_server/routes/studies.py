@@ -1,0 +1,60 @@
+"""/studies"""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request, Response
+
+from nestor import schemas
+from nestor.schemas import API
+from nestor_server import files
+from nestor_server.auth import Reader, Tx, Writer
+from nestor_server.once import Made, Once
+from nestor_server.routes.parameters import Cursor, Limit
+from nestor_server.services import paging, studies
+
+router = APIRouter(prefix="/studies", tags=["studies"])
+
+
+@router.post("", status_code=201, response_model=schemas.Study)
+def create(new: schemas.StudyCreate, me: Writer, session: Tx, once: Once) -> Response:
+    """Create a study; 200 and the one that is there with `load_if_exists`."""
+
+    def make() -> Made:
+        study, is_new = studies.create(session, me.user_id, new)
+        return Made(study, f"{API}/studies/{study.id}", is_new)
+
+    return once(make)
+
+
+@router.get("", response_model=schemas.StudyPage)
+def page(
+    request: Request,
+    me: Reader,
+    session: Tx,
+    name: Annotated[str | None, Query(max_length=200)] = None,
+    cursor: Cursor = None,
+    limit: Limit = paging.DEFAULT,
+) -> Response:
+    """Your studies, newest first."""
+    return files.document(request, studies.page(session, me.user_id, name=name, cursor=cursor, limit=limit))
+
+
+@router.get("/{study_id}", response_model=schemas.Study)
+def get(study_id: UUID, request: Request, me: Reader, session: Tx) -> Response:
+    """One study, with the counts of its trials and the best value."""
+    return files.document(request, studies.get(session, me.user_id, study_id))
+
+
+@router.patch("/{study_id}")
+def change(study_id: UUID, patch: schemas.StudyPatch, me: Writer, session: Tx) -> schemas.Study:
+    """Replace user attributes or tags."""
+    return studies.change(session, me.user_id, study_id, patch)
+
+
+@router.delete("/{study_id}", status_code=204)
+def delete(study_id: UUID, me: Writer, session: Tx) -> None:
+    """Put a study away, and cancel what still runs in it."""
+    studies.delete(session, me.user_id, study_id)

@@ -1,0 +1,68 @@
+"""/studies/{id}/trials and /trials"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from fastapi import APIRouter, Request, Response
+
+from nestor import schemas
+from nestor.schemas import API, Desired
+from nestor_server import files
+from nestor_server.auth import Reader, Tx, Writer
+from nestor_server.once import Made, Once
+from nestor_server.routes.parameters import Cursor, Limit
+from nestor_server.services import paging, trials
+
+router = APIRouter(tags=["trials"])
+
+
+@router.post("/studies/{study_id}/trials", status_code=201, response_model=schemas.Trial)
+def create(study_id: UUID, new: schemas.TrialCreate, me: Writer, session: Tx, once: Once) -> Response:
+    """Submit a tuning job."""
+
+    def make() -> Made:
+        trial = trials.create(session, me.user_id, study_id, new)
+        return Made(trial, f"{API}/trials/{trial.id}")
+
+    return once(make)
+
+
+@router.get("/studies/{study_id}/trials", response_model=schemas.TrialPage)
+def page(
+    study_id: UUID, request: Request, me: Reader, session: Tx, cursor: Cursor = None, limit: Limit = paging.DEFAULT
+) -> Response:
+    """The trials of a study, by number."""
+    found = trials.page(session, me.user_id, study_id, cursor=cursor, limit=limit)
+    return files.document(request, found)
+
+
+@router.get("/trials/{trial_id}", response_model=schemas.Trial)
+def get(trial_id: UUID, request: Request, me: Reader, session: Tx) -> Response:
+    """One trial. Its ETag changes with every step and every change of state, so that polling costs a 304."""
+    trial = trials.get(session, me.user_id, trial_id)
+    return files.document(request, trial, trials.version(trial))
+
+
+@router.post("/trials/{trial_id}/stop")
+def stop(trial_id: UUID, me: Writer, session: Tx) -> schemas.Trial:
+    """End the trial and keep its result."""
+    return trials.request(session, me.user_id, trial_id, Desired.stop)
+
+
+@router.post("/trials/{trial_id}/cancel")
+def cancel(trial_id: UUID, me: Writer, session: Tx) -> schemas.Trial:
+    """End the trial; what was recorded stays."""
+    return trials.request(session, me.user_id, trial_id, Desired.cancel)
+
+
+@router.post("/trials/{trial_id}/pause")
+def pause(trial_id: UUID, me: Writer, session: Tx) -> schemas.Trial:
+    """Free the device; `resume` goes on from the same place."""
+    return trials.request(session, me.user_id, trial_id, Desired.pause)
+
+
+@router.post("/trials/{trial_id}/resume")
+def resume(trial_id: UUID, me: Writer, session: Tx) -> schemas.Trial:
+    """Queue a paused trial again."""
+    return trials.request(session, me.user_id, trial_id, Desired.run)

@@ -1,0 +1,1 @@
+"""What can be done, one function each: session first, never a commit, the database decides."""

@@ -1,0 +1,73 @@
+"""Takes a data set in: splits of equally long columns of finite numbers."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from nestor import schemas
+from nestor.errors import DatasetInvalid, DatasetNotFound
+from nestor_server.models import Blob, Dataset
+from nestor_server.services import blobs, tensor_blobs
+from nestor_server.tensors import Malformed
+
+RESERVED = "index"  # a batch tells its examples' positions under this name
+
+
+def create(session: Session, owner_id: UUID, new: schemas.DatasetCreate) -> schemas.Dataset:
+    """
+    Raises:
+        BlobNotFound: a digest is not of a complete blob of this owner.
+        DatasetInvalid: a split is empty, uneven, not finite, or not safetensors.
+    """
+    splits = new.model_dump(exclude_none=True)
+    found = {split: blobs.find(session, owner_id, digest) for split, digest in splits.items()}
+    sizes = {split: _examples(session, split, blob) for split, blob in found.items()}
+    dataset = Dataset(owner_id=owner_id, splits=splits, sizes=sizes)
+    session.add(dataset)
+    session.flush()
+    session.refresh(dataset)
+    return schemas.Dataset(id=dataset.id, sizes=sizes, created_at=dataset.created_at, **splits)
+
+
+def get(session: Session, owner_id: UUID, dataset_id: UUID) -> Dataset:
+    dataset = session.scalars(
+        select(Dataset).where(Dataset.id == dataset_id, Dataset.owner_id == owner_id)
+    ).one_or_none()
+    if dataset is None:
+        raise DatasetNotFound(dataset=str(dataset_id))
+    return dataset
+
+
+def _examples(session: Session, split: str, blob: Blob) -> int:
+    """How many examples the split has, once nothing is wrong with it."""
+    try:
+        columns = tensor_blobs.header(session, blob).tensors
+    except Malformed as error:
+        raise DatasetInvalid(
+            reason=f"the {split} split is not a safetensors file: {error}. Save it with safetensors, upload again."
+        ) from None
+    if not columns:
+        raise DatasetInvalid(reason=f"the {split} split has no columns. Give it at least one, such as 'x'.")
+    if RESERVED in columns:
+        raise DatasetInvalid(
+            reason=f"the {split} split has a column {RESERVED!r}, the name of an example's position. Rename it."
+        )
+    lengths = {name: column.shape[0] if column.shape else None for name, column in columns.items()}
+    if len(set(lengths.values())) != 1 or None in lengths.values():
+        listed = ", ".join(f"{name}: {'a scalar' if n is None else n}" for name, n in sorted(lengths.items())[:10])
+        raise DatasetInvalid(
+            reason=f"the columns of the {split} split have different lengths ({listed}). "
+            "The first dimension of each must be the number of examples."
+        )
+    examples = next(n for n in lengths.values() if n is not None)
+    if examples == 0:
+        raise DatasetInvalid(reason=f"the {split} split is empty. Give it at least one example.")
+    for name, column in columns.items():
+        if not tensor_blobs.finite(session, blob, column):
+            raise DatasetInvalid(
+                reason=f"column {name!r} of the {split} split holds NaN or infinite numbers. Remove or replace them."
+            )
+    return examples

@@ -1,0 +1,49 @@
+"""A trial's steps and events in the order in which they became true."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Text, literal, select, union_all
+from sqlalchemy.orm import Session
+
+from nestor.schemas import Event, EventType, State
+from nestor_server import models
+from nestor_server.models import Trial
+
+PAGE = 500
+
+
+@dataclass(frozen=True)
+class Page:
+    items: tuple[Event, ...]
+    next_after: int
+    end: dict[str, Any] | None  # what the `end` event says, once nothing follows this page
+
+
+def read(session: Session, trial_id: UUID, after: int, limit: int = PAGE) -> Page:
+    """Up to `limit` entries whose seq is above `after`.
+
+    One statement reads both tables: two would look at two moments, and an entry that is committed between them
+    would be passed over.
+    """
+    # The state first: when it is final here, the entries below are all there will be.
+    state, seq, error = session.execute(select(Trial.state, Trial.seq, Trial.error).where(Trial.id == trial_id)).one()
+    steps, events = models.Step, models.Event
+    both = union_all(
+        select(steps.seq, literal(EventType.step.value, Text).label("type"), steps.data)
+        .where(steps.trial_id == trial_id, steps.seq > after)
+        .order_by(steps.seq)
+        .limit(limit),
+        select(events.seq, events.type, events.data)
+        .where(events.trial_id == trial_id, events.seq > after)
+        .order_by(events.seq)
+        .limit(limit),
+    ).subquery()
+    rows = session.execute(select(both).order_by(both.c.seq).limit(limit)).all()
+    items = tuple(Event(seq=row.seq, type=EventType(row.type), data=row.data) for row in rows)
+    next_after = items[-1].seq if items else after
+    done = State(state).finished and len(items) < limit
+    return Page(items, next_after, {"state": state, "error": error, "seq": seq} if done else None)

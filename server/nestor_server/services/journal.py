@@ -1,0 +1,44 @@
+"""A trial's journal: one gap-free sequence over its steps and events, so that who resumes after n misses nothing.
+
+A bigserial would not do: transactions commit in another order than they draw numbers, and a reader who has seen
+12 would never learn of the 11 that committed after it. Here the number comes from the trial's own row, whose lock
+is held until the commit, so numbers become visible in order, and a rollback gives them back.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.orm import Session
+
+from nestor.schemas import EventType
+from nestor_server.models import Event, Trial
+
+CHANNEL = "nestor_trial"  # NOTIFY's payload is the trial's id
+
+
+def take(session: Session, trial_id: UUID, n: int = 1) -> int:
+    """Reserve `n` consecutive numbers and return the first; readers are woken when this transaction commits."""
+    last = session.execute(
+        update(Trial)
+        .where(Trial.id == trial_id)
+        .values(seq=Trial.seq + n)
+        .returning(Trial.seq)
+        .execution_options(synchronize_session=False)
+    ).scalar_one()
+    notify(session, trial_id)
+    return last - n + 1
+
+
+def append(session: Session, trial_id: UUID, type: EventType | str, data: dict[str, Any]) -> int:
+    """Write one event and return its number."""
+    seq = take(session, trial_id)
+    session.execute(insert(Event).values(trial_id=trial_id, seq=seq, type=EventType(type).value, data=data))
+    return seq
+
+
+def notify(session: Session, trial_id: UUID) -> None:
+    """Wake the trial's readers when this transaction commits."""
+    session.execute(select(func.pg_notify(CHANNEL, str(trial_id))))

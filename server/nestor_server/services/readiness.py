@@ -1,0 +1,50 @@
+"""Whether the parts that the server needs answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import redis
+from sqlalchemy.exc import SQLAlchemyError
+
+from nestor.schemas import Health
+from nestor_server import database
+from nestor_server.database import Sessions
+from nestor_server.settings import Settings
+
+PATIENCE = 2.0  # seconds
+
+
+def check(sessions: Sessions, settings: Settings) -> Health:
+    checks = {
+        "database": _outcome(lambda: _database(sessions)),
+        "migrations": _outcome(lambda: _migrations(sessions)),
+        "broker": _outcome(lambda: _broker(settings)),
+    }
+    fine = all(outcome == "ok" for outcome in checks.values())
+    return Health(status="ok" if fine else "unavailable", checks=checks)
+
+
+def _outcome(look: Callable[[], str]) -> str:
+    try:
+        return look()
+    except (SQLAlchemyError, redis.RedisError, OSError):
+        return "does not answer"
+
+
+def _database(sessions: Sessions) -> str:
+    with sessions() as session:
+        session.connection().exec_driver_sql("SELECT 1")
+    return "ok"
+
+
+def _migrations(sessions: Sessions) -> str:
+    with sessions() as session:
+        at, expected = database.revision(session), database.head()
+    return "ok" if at == expected else f"the database is at {at}, the code expects {expected}: run `nestor migrate`"
+
+
+def _broker(settings: Settings) -> str:
+    with redis.Redis.from_url(settings.redis_url, socket_timeout=PATIENCE, socket_connect_timeout=PATIENCE) as broker:
+        broker.ping()
+    return "ok"

@@ -1,0 +1,46 @@
+"""Recorded steps as columns, which is how plots and data frames want them."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from nestor import schemas
+from nestor.errors import InvalidInput
+from nestor_server.models import Step
+from nestor_server.services import trials
+
+COLUMNS = (*schemas.Step.model_fields, "recorded_at")
+MOST = 100_000
+
+
+def columns(
+    session: Session,
+    owner_id: UUID,
+    trial_id: UUID,
+    *,
+    names: list[str] | None = None,
+    after: int = 0,
+    limit: int = 10_000,
+) -> schemas.StepColumns:
+    """Up to `limit` steps whose number is above `after`, in order.
+
+    Raises:
+        InvalidInput: a name is none of `COLUMNS`.
+    """
+    # Read before the steps: an answer may hold more than its `seq` says, and the next poll then finds
+    # nothing new; the other way round it would miss some.
+    seq = trials.find(session, owner_id, trial_id).seq
+    names = list(dict.fromkeys(names or COLUMNS))
+    if unknown := [name for name in names if name not in COLUMNS]:
+        raise InvalidInput(reason=f"There is no column {unknown[0][:80]!r}. There are: {', '.join(COLUMNS)}.")
+    wanted = [Step.recorded_at if name == "recorded_at" else Step.data[name] for name in names]
+    rows = session.execute(
+        select(*wanted).where(Step.trial_id == trial_id, Step.number > after).order_by(Step.number).limit(limit)
+    ).all()
+    filled = zip(*rows, strict=True) if rows else ([] for _ in names)
+    return schemas.StepColumns(
+        columns={name: list(values) for name, values in zip(names, filled, strict=True)}, seq=seq
+    )

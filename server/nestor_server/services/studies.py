@@ -1,0 +1,117 @@
+"""Studies: made, listed with what their trials have reached, changed, and put away."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from nestor import schemas
+from nestor.errors import StudyExists, StudyNotFound
+from nestor.schemas import Desired, State
+from nestor_server.models import Study, Trial
+from nestor_server.services import lifecycle, paging
+
+
+def create(session: Session, owner_id: UUID, new: schemas.StudyCreate) -> tuple[schemas.Study, bool]:
+    """The study, and whether it is new.
+
+    Raises:
+        StudyExists: there is one of that name, and `load_if_exists` was not asked for.
+    """
+    made = session.scalars(
+        insert(Study)
+        .values(owner_id=owner_id, **new.model_dump(exclude={"load_if_exists", "tags"}), tags=list(new.tags))
+        .on_conflict_do_nothing(index_elements=[Study.owner_id, Study.name], index_where=Study.deleted_at.is_(None))
+        .returning(Study)
+    ).one_or_none()
+    if made is not None:
+        return describe(session, [made])[0], True
+    if not new.load_if_exists:
+        raise StudyExists(name=new.name)
+    query = select(Study).where(Study.owner_id == owner_id, Study.name == new.name, Study.deleted_at.is_(None))
+    return describe(session, [session.scalars(query).one()])[0], False
+
+
+def page(
+    session: Session, owner_id: UUID, *, name: str | None = None, cursor: str | None = None, limit: int = paging.DEFAULT
+) -> schemas.StudyPage:
+    """Newest first."""
+    query = select(Study).where(Study.owner_id == owner_id, Study.deleted_at.is_(None))
+    if name is not None:
+        query = query.where(Study.name == name)
+    if cursor is not None:
+        query = query.where(Study.id < paging.decode(cursor, UUID))
+    found = session.scalars(query.order_by(Study.id.desc()).limit(limit + 1)).all()
+    more = paging.encode(str(found[limit - 1].id)) if len(found) > limit else None
+    return schemas.StudyPage(items=tuple(describe(session, found[:limit])), next_cursor=more)
+
+
+def find(session: Session, owner_id: UUID, study_id: UUID, *, lock: bool = False) -> Study:
+    """
+    Raises:
+        StudyNotFound: there is none, or it is someone else's, or it was deleted.
+    """
+    query = select(Study).where(Study.id == study_id, Study.owner_id == owner_id, Study.deleted_at.is_(None))
+    study = session.scalars(query.with_for_update(key_share=True) if lock else query).one_or_none()
+    if study is None:
+        raise StudyNotFound(study=str(study_id))
+    return study
+
+
+def get(session: Session, owner_id: UUID, study_id: UUID) -> schemas.Study:
+    return describe(session, [find(session, owner_id, study_id)])[0]
+
+
+def change(session: Session, owner_id: UUID, study_id: UUID, patch: schemas.StudyPatch) -> schemas.Study:
+    study = find(session, owner_id, study_id, lock=True)
+    if patch.user_attrs is not None:
+        study.user_attrs = patch.user_attrs
+    if patch.tags is not None:
+        study.tags = list(patch.tags)
+    study.updated_at = func.now()
+    session.flush()
+    session.refresh(study)
+    return describe(session, [study])[0]
+
+
+def delete(session: Session, owner_id: UUID, study_id: UUID) -> None:
+    """Put a study away and end what still runs in it; its name is free again."""
+    study = find(session, owner_id, study_id, lock=True)
+    study.deleted_at = func.now()
+    session.flush()
+    unfinished = [state.value for state in State if not state.finished]
+    for trial in session.scalars(select(Trial).where(Trial.study_id == study_id, Trial.state.in_(unfinished))).all():
+        lifecycle.request(session, trial, Desired.cancel)
+
+
+def describe(session: Session, found: Sequence[Study]) -> list[schemas.Study]:
+    """As the wire shows them, with one query for all their trials."""
+    counts: dict[UUID, dict[str, int]] = {study.id: {} for study in found}
+    best: dict[UUID, float] = {}
+    reached = (
+        select(Trial.study_id, Trial.state, func.count(), func.min(Trial.best_value))
+        .where(Trial.study_id.in_(list(counts)))
+        .group_by(Trial.study_id, Trial.state)
+    )
+    for study_id, state, count, value in session.execute(reached) if counts else ():
+        counts[study_id][state] = count
+        if value is not None:
+            best[study_id] = min(value, best.get(study_id, value))
+    return [
+        schemas.Study(
+            id=study.id,
+            name=study.name,
+            direction="minimize",
+            user_attrs=study.user_attrs,
+            tags=tuple(study.tags),
+            created_at=study.created_at,
+            updated_at=study.updated_at,
+            trial_counts=counts[study.id],
+            best_value=best.get(study.id),
+        )
+        for study in found
+    ]

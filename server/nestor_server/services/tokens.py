@@ -1,0 +1,120 @@
+"""Who may do what: tokens are random, shown once, and kept as their SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from nestor import schemas
+from nestor.errors import TokenNotFound, Unauthenticated
+from nestor.schemas import Scope
+from nestor_server.models import Token, User
+
+PREFIX = "nst_"  # so that a leaked one is recognised by whoever finds it
+
+
+@dataclass(frozen=True)
+class Identity:
+    user_id: UUID
+    user: str
+    scope: Scope
+    token_id: UUID
+
+    def may(self, scope: Scope) -> bool:
+        """Each scope includes those before it."""
+        order = list(Scope)
+        return order.index(self.scope) >= order.index(scope)
+
+
+def create(
+    session: Session,
+    user_name: str,
+    scope: Scope = Scope.write,
+    name: str = "token",
+    expires: timedelta | None = None,
+) -> str:
+    """Make a token, and its user if there is none of that name; the answer is the only copy of it."""
+    session.execute(insert(User).values(name=user_name).on_conflict_do_nothing(index_elements=[User.name]))
+    user = session.scalars(select(User).where(User.name == user_name)).one()
+    plaintext, _ = _issue(session, user.id, scope, name, expires)
+    return plaintext
+
+
+def issue(session: Session, owner_id: UUID, new: schemas.TokenCreate) -> schemas.TokenCreated:
+    """Another token of the same user."""
+    expires = None if new.expires_in_days is None else timedelta(days=new.expires_in_days)
+    plaintext, token = _issue(session, owner_id, new.scope, new.name, expires)
+    return schemas.TokenCreated(**describe(token).model_dump(), token=plaintext)
+
+
+def authenticate(session: Session, plaintext: str) -> Identity:
+    """
+    Raises:
+        Unauthenticated: unknown, expired or revoked.
+    """
+    row = session.execute(
+        select(Token, User.name, (Token.expires_at <= func.now()).label("expired"))
+        .join(User, User.id == Token.user_id)
+        .where(Token.sha256 == _sha256(plaintext))
+    ).one_or_none()
+    if row is None:
+        raise Unauthenticated(reason="this one is not known here")
+    if row.Token.revoked_at is not None:
+        raise Unauthenticated(reason="this one was revoked")
+    if row.expired:
+        raise Unauthenticated(reason=f"this one expired on {row.Token.expires_at:%Y-%m-%d}")
+    return Identity(row.Token.user_id, row.name, Scope(row.Token.scope), row.Token.id)
+
+
+def page(session: Session, owner_id: UUID) -> schemas.TokenPage:
+    """All tokens of a user that still open something, oldest first."""
+    valid = (Token.expires_at.is_(None)) | (Token.expires_at > func.now())
+    query = select(Token).where(Token.user_id == owner_id, Token.revoked_at.is_(None), valid).order_by(Token.id)
+    return schemas.TokenPage(items=tuple(describe(token) for token in session.scalars(query)))
+
+
+def revoke(session: Session, owner_id: UUID, token_id: UUID) -> None:
+    """
+    Raises:
+        TokenNotFound: there is none, or it is someone else's, or it is revoked already.
+    """
+    revoked = session.execute(
+        update(Token)
+        .where(Token.id == token_id, Token.user_id == owner_id, Token.revoked_at.is_(None))
+        .values(revoked_at=func.now())
+        .returning(Token.id)
+    ).one_or_none()
+    if revoked is None:
+        raise TokenNotFound(token=str(token_id))
+
+
+def describe(token: Token) -> schemas.Token:
+    return schemas.Token(
+        id=token.id,
+        name=token.name,
+        scope=Scope(token.scope),
+        created_at=token.created_at,
+        expires_at=token.expires_at,
+    )
+
+
+def _issue(session: Session, user_id: UUID, scope: Scope, name: str, expires: timedelta | None) -> tuple[str, Token]:
+    plaintext = PREFIX + secrets.token_urlsafe(32)
+    token = Token(user_id=user_id, name=name, sha256=_sha256(plaintext), scope=Scope(scope).value)
+    if expires is not None:
+        token.expires_at = func.now() + expires
+    session.add(token)
+    session.flush()
+    session.refresh(token)
+    return plaintext, token
+
+
+def _sha256(plaintext: str) -> str:
+    return hashlib.sha256(plaintext.encode("utf-8", "surrogatepass")).hexdigest()

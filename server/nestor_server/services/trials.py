@@ -1,0 +1,126 @@
+"""Trials: submitted, listed, and asked to stop, pause or go on."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from nestor import schemas
+from nestor.errors import StudyNotFound, TrialNotFound, ValidationFailed
+from nestor.schemas import Desired, EventType, ProgramProblem, State
+from nestor_server import queue
+from nestor_server.models import Study, Trial
+from nestor_server.services import datasets, journal, lifecycle, paging, programs, studies
+
+
+def create(session: Session, owner_id: UUID, study_id: UUID, new: schemas.TrialCreate) -> schemas.Trial:
+    """Submit a tuning job: it is queued, and a worker is called once this is committed.
+
+    Raises:
+        StudyNotFound, ProgramNotFound, DatasetNotFound
+        ValidationFailed: nothing says how many outer steps to take.
+    """
+    n_steps = new.outer.steps
+    if n_steps is None:
+        remedy = "Add the number of outer steps, such as 300."
+        error = {"field": "outer.steps", "message": "This field is missing", "remedy": remedy}
+        raise ValidationFailed(summary=f"outer.steps: This field is missing. {remedy}", errors=[error])
+    program_id = dataset_id = None
+    if isinstance(new.problem, ProgramProblem):
+        program_id = programs.get(session, owner_id, new.problem.program).id
+        dataset_id = datasets.get(session, owner_id, new.problem.dataset).id
+    number = session.scalars(
+        update(Study)
+        .where(Study.id == study_id, Study.owner_id == owner_id, Study.deleted_at.is_(None))
+        .values(next_number=Study.next_number + 1)
+        .returning(Study.next_number - 1)
+        .execution_options(synchronize_session=False)
+    ).one_or_none()
+    if number is None:
+        raise StudyNotFound(study=str(study_id))
+    trial = Trial(
+        study_id=study_id,
+        number=number,
+        spec=new.model_dump(mode="json", exclude={"user_attrs"}),
+        user_attrs=new.user_attrs,
+        program_id=program_id,
+        dataset_id=dataset_id,
+        n_steps=n_steps,
+    )
+    session.add(trial)
+    session.flush()
+    journal.append(session, trial.id, EventType.state, {"state": State.queued.value, "by": "user", "why": "submitted"})
+    queue.send_on_commit(session, trial.id)
+    session.refresh(trial)
+    return describe(trial)
+
+
+def page(
+    session: Session, owner_id: UUID, study_id: UUID, *, cursor: str | None = None, limit: int = paging.DEFAULT
+) -> schemas.TrialPage:
+    """By number."""
+    studies.find(session, owner_id, study_id)
+    query = select(Trial).where(Trial.study_id == study_id)
+    if cursor is not None:
+        query = query.where(Trial.number > paging.decode(cursor, int))
+    found = session.scalars(query.order_by(Trial.number).limit(limit + 1)).all()
+    more = paging.encode(found[limit - 1].number) if len(found) > limit else None
+    return schemas.TrialPage(items=tuple(describe(trial) for trial in found[:limit]), next_cursor=more)
+
+
+def find(session: Session, owner_id: UUID, trial_id: UUID) -> Trial:
+    """
+    Raises:
+        TrialNotFound: there is none, or it is someone else's, or its study was deleted.
+    """
+    trial = session.scalars(
+        select(Trial)
+        .join(Study, Study.id == Trial.study_id)
+        .where(Trial.id == trial_id, Study.owner_id == owner_id, Study.deleted_at.is_(None))
+    ).one_or_none()
+    if trial is None:
+        raise TrialNotFound(trial=str(trial_id))
+    return trial
+
+
+def get(session: Session, owner_id: UUID, trial_id: UUID) -> schemas.Trial:
+    return describe(find(session, owner_id, trial_id))
+
+
+def request(session: Session, owner_id: UUID, trial_id: UUID, desired: Desired) -> schemas.Trial:
+    """
+    Raises:
+        IllegalTransition: not from the trial's present state.
+    """
+    return describe(lifecycle.request(session, find(session, owner_id, trial_id), desired))
+
+
+def version(trial: schemas.Trial) -> str:
+    """What changes whenever a reader could see a difference."""
+    return f"{trial.seq}-{trial.state.value}-{trial.desired.value}"
+
+
+def describe(trial: Trial) -> schemas.Trial:
+    return schemas.Trial(
+        id=trial.id,
+        study_id=trial.study_id,
+        number=trial.number,
+        state=State(trial.state),
+        desired=Desired(trial.desired),
+        spec=schemas.TrialCreate(**trial.spec, user_attrs=trial.user_attrs),
+        step=trial.step,
+        n_steps=trial.n_steps,
+        value=trial.value,
+        best_value=trial.best_value,
+        best_step=trial.best_step,
+        attempt=trial.attempt,
+        error=trial.error,
+        user_attrs=trial.user_attrs,
+        worker=trial.lease_owner,
+        seq=trial.seq,
+        created_at=trial.created_at,
+        started_at=trial.started_at,
+        finished_at=trial.finished_at,
+    )

@@ -1,0 +1,48 @@
+"""What an operator can set, each from an environment variable that begins with NESTOR_."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Annotated
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="NESTOR_", extra="ignore", frozen=True)
+
+    database_url: str = "postgresql+psycopg://localhost:5432/nestor"
+    redis_url: str = "redis://localhost:6379/0"  # the broker; nothing is lost with it
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8000
+
+    lease_seconds: Seconds = 30.0  # a worker that is silent for so long has lost its trial
+    heartbeat_seconds: Seconds = 10.0
+    reap_seconds: Seconds = 3.0  # between two looks for lost leases and unsent messages
+    requeue_after_seconds: Seconds = 15.0  # a trial queued for so long gets another message
+    max_restarts: Annotated[int, Field(ge=0)] = 3  # of one trial, without a new checkpoint in between
+
+    max_blob_bytes: Annotated[int, Field(gt=0)] = 8 * 2**30
+    max_json_bytes: Annotated[int, Field(gt=0)] = 16 * 2**20
+    stream_poll_seconds: Seconds = 3.0  # how late an event may be when its notification was lost
+    stream_ping_seconds: Seconds = 15.0  # between two comments on a quiet stream
+
+    @field_validator("database_url")
+    @classmethod
+    def _by_psycopg(cls, url: str) -> str:
+        """Operators write postgresql:// or postgres://; SQLAlchemy would look for another driver."""
+        scheme, separator, rest = url.partition("://")
+        if scheme in ("postgres", "postgresql"):
+            scheme = "postgresql+psycopg"
+        if not separator or scheme != "postgresql+psycopg":
+            raise ValueError("must be a PostgreSQL address: postgresql://user:password@host:5432/database")
+        return f"{scheme}://{rest}"
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    return Settings()

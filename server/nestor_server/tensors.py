@@ -1,0 +1,142 @@
+"""Reads safetensors by hand: what a file holds and whether its numbers are finite, without torch and without trust."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+MAX_HEADER = 16 * 2**20  # bytes
+ITEM_BYTES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2,
+    "I64": 8, "I32": 4, "I16": 2, "I8": 1,
+    "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
+}  # fmt: skip
+NUMPY = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2",
+    "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
+    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1", "BOOL": "|b1",
+}  # fmt: skip
+
+
+class Malformed(ValueError):
+    """Not the safetensors format; the text says where."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int  # byte offsets in the file
+    end: int
+
+
+@dataclass(frozen=True)
+class Header:
+    tensors: dict[str, Tensor]
+    start: int  # of the data
+
+    @staticmethod
+    def length(first: bytes) -> int:
+        """How many bytes the header has in all, from the file's first eight.
+
+        Raises:
+            Malformed
+        """
+        if len(first) < 8:
+            raise Malformed("it is shorter than the eight bytes that every safetensors file begins with")
+        length = int.from_bytes(first[:8], "little")
+        if length > MAX_HEADER:
+            raise Malformed(f"its header is announced with {length} bytes, which no such file needs")
+        return 8 + length
+
+    @staticmethod
+    def parse(data: bytes, size: int) -> Header:
+        """The header at the beginning of `data`, of a file of `size` bytes.
+
+        Raises:
+            Malformed: anything but tensors of known types that fill the file without gap or overlap.
+        """
+        start = Header.length(data)
+        if len(data) < start:
+            raise Malformed("its header is cut off")
+        try:
+            entries = json.loads(data[8:start])
+        except (ValueError, RecursionError):
+            raise Malformed("its header is not JSON") from None
+        if not isinstance(entries, dict):
+            raise Malformed("its header is not a JSON object")
+        entries.pop("__metadata__", None)
+        tensors = {name: _tensor(name, entry, start) for name, entry in entries.items()}
+        at = start
+        for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.begin, tensor.end)):
+            if tensor.begin != at:
+                raise Malformed(f"the bytes of {tensor.name!r} do not follow those before them")
+            at = tensor.end
+        if at != size:
+            raise Malformed(f"its tensors end at byte {at}, but the file has {size}")
+        return Header(tensors, start)
+
+
+def _tensor(name: str, entry: Any, start: int) -> Tensor:
+    match entry:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)]} if len(entry) == 3:
+            pass
+        case _:
+            raise Malformed(f"the entry of {name!r} is not a dtype, a shape and two offsets")
+    if dtype not in ITEM_BYTES:
+        raise Malformed(f"{name!r} has the type {dtype}; known are {', '.join(ITEM_BYTES)}")
+    if not all(type(n) is int and n >= 0 for n in shape):
+        raise Malformed(f"{name!r} has the shape {shape}")
+    if begin < 0 or end - begin != math.prod(shape) * ITEM_BYTES[dtype]:
+        raise Malformed(f"{name!r} has {end - begin} bytes, which its shape {shape} of {dtype} does not need")
+    return Tensor(name, dtype, tuple(shape), start + begin, start + end)
+
+
+def finite(tensor: Tensor, pieces: Iterable[bytes]) -> bool:
+    """Whether none of the tensor's numbers is NaN or infinite; `pieces` are its bytes, cut anywhere."""
+    if not tensor.dtype.startswith(("F", "BF")):
+        return True
+    return all(bool(_finite(tensor.dtype, piece)) for piece in _whole(pieces, ITEM_BYTES[tensor.dtype]))
+
+
+def _finite(dtype: str, data: bytes) -> np.bool_:
+    if dtype == "BF16":  # numpy has no such type; all exponent bits set is NaN or infinity
+        return np.all((np.frombuffer(data, "<u2") & 0x7F80) != 0x7F80)
+    return np.all(np.isfinite(np.frombuffer(data, NUMPY[dtype])))
+
+
+def _whole(pieces: Iterable[bytes], item: int) -> Iterator[bytes]:
+    """The same bytes, cut between items."""
+    rest = b""
+    for piece in pieces:
+        piece = rest + piece
+        cut = len(piece) - len(piece) % item
+        rest = piece[cut:]
+        yield piece[:cut]
+
+
+def safetensors_prefix(tensor: Tensor) -> bytes:
+    """What comes before the bytes of a file that holds this tensor alone."""
+    entry = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [0, tensor.end - tensor.begin]}
+    header = json.dumps({tensor.name: entry}).encode()
+    header += b" " * (-len(header) % 8)  # so that the data is aligned
+    return len(header).to_bytes(8, "little") + header
+
+
+def npy_prefix(tensor: Tensor) -> bytes:
+    """The header of an .npy file (format 1.0).
+
+    Raises:
+        Malformed: numpy has no such type.
+    """
+    if tensor.dtype not in NUMPY:
+        raise Malformed(f"numpy has no {tensor.dtype}")
+    header = repr({"descr": NUMPY[tensor.dtype], "fortran_order": False, "shape": tensor.shape}).encode()
+    header += b" " * (-(len(header) + 11) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header

@@ -1,0 +1,94 @@
+"""Where studies live: in this process, or on a server with a worker. What is promised holds for both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+import nestor
+from nestor import Client, Study, Trial
+from tests.client.problems import ridge
+from tests.support.server import Server, running_server
+from tests.support.services import Services
+from tests.support.worker import Worker, running_worker
+
+N_STEPS = 12
+QUICK: dict[str, Any] = {
+    "inner": nestor.Adam(0.05, steps=3),
+    "outer": nestor.RMSprop(0.05),
+    "show_progress_bar": False,
+}
+BROKER = 5  # a database of Valkey that no other test uses: a foreign worker would take our messages
+
+
+@pytest.fixture(scope="package")
+def server(services: Services) -> Iterator[Server]:
+    with running_server(services, redis_db=BROKER, heartbeat_seconds=0.3, reap_seconds=0.5) as server:
+        yield server
+
+
+@pytest.fixture(scope="package")
+def worker(server: Server) -> Iterator[Worker]:
+    with running_worker(server, NESTOR_CHECKPOINT_SECONDS=0.5, NESTOR_CONCURRENCY=2) as worker:
+        yield worker
+
+
+@pytest.fixture(scope="package")
+def token(server: Server) -> str:
+    """Of a user of this package's own."""
+    return server.new_token()
+
+
+@pytest.fixture(scope="package")
+def client(server: Server, token: str) -> Iterator[Client]:
+    with Client(server.url, token) as client:
+        yield client
+
+
+NewStudy = Callable[..., Study]
+
+
+@pytest.fixture(scope="package", params=["in process", "on a server"])
+def place(request: pytest.FixtureRequest) -> Client | None:
+    """What `server=` is given; nothing runs there."""
+    return None if request.param == "in process" else request.getfixturevalue("client")
+
+
+@pytest.fixture(scope="package")
+def new_study(place: Client | None, request: pytest.FixtureRequest) -> NewStudy:
+    """Create studies in a place where trials run."""
+    if place is not None:
+        request.getfixturevalue("worker")
+
+    def create(name: str | None = None, **options: Any) -> Study:
+        return nestor.create_study(name or f"study {uuid4()}", server=place, **options)
+
+    return create
+
+
+class Finished:
+    """A trial that ran to its end under eyes, for all the tests that only read."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.called_with: list[int] = []
+        options = QUICK | {"user_attrs": {"k": [1]}, "evaluate_every": 5}
+        self.trial = study.optimize(ridge(), N_STEPS, **options, callbacks=[self._called])
+
+    def _called(self, study: Study, trial: Trial) -> None:
+        assert trial.last_step is not None
+        self.called_with.append(trial.last_step.number)
+
+
+@pytest.fixture(scope="package")
+def finished_on_server(client: Client, worker: Worker) -> Finished:
+    del worker
+    return Finished(nestor.create_study("finished [b]", server=client))
+
+
+@pytest.fixture(scope="package")
+def finished(place: Client | None, request: pytest.FixtureRequest) -> Finished:
+    return Finished(nestor.create_study()) if place is None else request.getfixturevalue("finished_on_server")

@@ -1,0 +1,41 @@
+"""Small problems with something to tune."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nestor import Problem
+from nestor.hparams import L2
+
+
+def ridge(*, n: int = 40, val_loss: Callable[..., Any] | None = None) -> Problem:
+    """A linear model with a decay for every weight."""
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=generator)
+    truth = draw(4, 1)
+
+    def split() -> tuple[Tensor, Tensor]:
+        x = draw(n, 4)
+        return x, x @ truth + 0.3 * draw(n, 1)
+
+    torch.manual_seed(0)
+    model = nn.Linear(4, 1)
+    return Problem(
+        model,
+        L2(model, per="weight", init=-2.0),
+        squared_error,
+        val_loss or squared_error,
+        metrics={"mae": lambda outputs, batch: (outputs - batch["y"]).abs().mean()},
+        train=split(),
+        val=split(),
+        test=split(),
+    )
+
+
+def squared_error(outputs: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    return F.mse_loss(outputs, batch["y"])

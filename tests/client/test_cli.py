@@ -1,0 +1,130 @@
+"""The commands, as a script calls them: their output, their sentences, their exit codes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import safetensors.numpy
+
+import nestor
+from nestor.schemas import State
+from tests.client.conftest import N_STEPS
+from tests.client.problems import ridge
+from tests.support.server import free_port
+
+STUDY = "finished [b]"
+
+
+class Shell:
+    def __init__(self, **environment: str) -> None:
+        cleared = {name: value for name, value in os.environ.items() if not name.startswith("NESTOR_")}
+        self.environment = {**cleared, **environment, "COLUMNS": "200"}
+
+    def popen(self, *words: object) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "nestor.cli", *map(str, words)],
+            env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def __call__(self, *words: object, code: int = 0) -> str:
+        """Standard output when the command succeeds, standard error when it is to fail with `code`."""
+        with self.popen(*words) as process:
+            out, error = process.communicate(timeout=60)
+        assert process.returncode == code, error
+        return error if code else out
+
+
+@pytest.fixture(scope="module")
+def shell(server, token) -> Shell:
+    return Shell(NESTOR_SERVER=server.url, NESTOR_TOKEN=token)
+
+
+@pytest.fixture
+def trial(finished_on_server) -> nestor.Trial:
+    return finished_on_server.trial
+
+
+def test_studies_and_trials_are_listed(shell, trial):
+    assert STUDY in shell("studies")
+    studies = {study["name"]: study for study in json.loads(shell("studies", "--json"))}
+    assert studies[STUDY]["trial_counts"] == {"complete": 1}
+    (listed,) = json.loads(shell("trials", STUDY, "--json"))
+    assert (listed["id"], listed["step"]) == (str(trial.id), N_STEPS)
+    assert str(trial.id) in shell("trials", STUDY)
+
+
+def test_a_trial_is_watched_to_its_end(shell, trial):
+    lines = shell("watch", trial.id, "--json").splitlines()
+    assert [json.loads(line)["number"] for line in lines] == list(range(1, N_STEPS + 1))
+    assert "complete" in shell("watch", trial.id)
+
+
+def test_results_are_exported(shell, trial, tmp_path):
+    tensors, table = tmp_path / "l2.safetensors", tmp_path / "steps.csv"
+    shell("export", trial.id, "--safetensors", tensors, "--csv", table, "--step", 3)
+    saved = safetensors.numpy.load_file(tensors)
+    assert saved["l2.weight"].tolist() == trial.hparams_at(3)["l2.weight"].tolist()
+    with table.open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [float(row["val_loss"]) for row in rows] == [step.val_loss for step in trial.steps]
+    assert float(rows[0]["val_mae"]) == trial.steps[0].val_metrics["mae"]
+
+
+def test_a_running_trial_is_left_paused_resumed_and_cancelled(shell, server, token, worker):
+    with nestor.Client(server.url, token) as client:
+        study = nestor.create_study("steered", server=client)
+        trial = study.optimize(ridge(), 1_000_000, wait=False, show_progress_bar=False)
+        with shell.popen("watch", trial.id, "--json") as watching:
+            assert watching.stdout is not None
+            assert json.loads(watching.stdout.readline())["number"] == 1
+            watching.send_signal(signal.SIGINT)
+            _, error = watching.communicate(timeout=30)
+        assert watching.returncode == 130
+        assert f"Detached from trial 0, which goes on at {server.url}" in error
+        assert trial.state is State.running
+
+        assert json.loads(shell("pause", trial.id, "--json"))["desired"] == "pause"
+        assert json.loads(shell("resume", trial.id, "--json"))["desired"] == "run"
+        assert json.loads(shell("cancel", trial.id, "--json"))["id"] == str(trial.id)
+        assert trial.wait().state is State.cancelled
+        assert "cannot stop" in shell("stop", trial.id, code=1)
+
+
+def test_failures_are_one_sentence_and_exit_1(shell, trial):
+    unknown = "00000000-0000-0000-0000-000000000000"
+    for words, sentence in (
+        (("trials", "nowhere"), "There is no study 'nowhere' of yours."),
+        (("watch", unknown), f"There is no trial '{unknown}' of yours."),
+        (("export", trial.id, "--safetensors", "/nowhere/file"), "No such file or directory"),
+        (("export", trial.id, "--safetensors", "/dev/null", "--step", 99), "of step 99"),
+    ):
+        (line,) = shell(*words, code=1).splitlines()
+        assert sentence in line
+
+
+def test_without_server_or_token_the_remedy_is_named(tmp_path):
+    credentials = str(tmp_path / "credentials.json")
+    assert "`nestor up` prints one" in Shell(NESTOR_CREDENTIALS=credentials)("studies", code=1)
+    away = f"http://127.0.0.1:{free_port()}"
+    assert f"No Nestor server answers at {away}" in Shell(NESTOR_TOKEN="x")("studies", "--server", away, code=1)
+
+
+def test_mistyped_commands_exit_2(shell, trial):
+    assert "No such command 'studeis'" in shell("studeis", code=2)
+    assert "should be a valid UUID" in shell("watch", "1", code=2)
+    assert "--safetensors FILE" in shell("export", trial.id, code=2)
+
+
+def test_versions_are_told(shell, server):
+    assert json.loads(shell("version", "--json", "--server", server.url)) == {"nestor": "0.1.0", "server": "0.1.0"}
+    assert shell("version") == "nestor 0.1.0\n"
+
+
+def test_commands_of_the_other_packages_are_merged(shell):
+    assert {"up", "server", "worker", "migrate", "token", "doctor"} <= set(shell("--help").replace("│", " ").split())

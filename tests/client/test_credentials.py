@@ -1,0 +1,58 @@
+"""Which server is meant, and which token it gets."""
+
+from __future__ import annotations
+
+import pytest
+
+from nestor import credentials
+from nestor.client import Client
+from nestor.errors import ClientError, NoToken
+
+
+@pytest.fixture(autouse=True)
+def file(tmp_path, monkeypatch):
+    monkeypatch.delenv("NESTOR_SERVER", raising=False)
+    monkeypatch.delenv("NESTOR_TOKEN", raising=False)
+    monkeypatch.setenv("NESTOR_CREDENTIALS", str(tmp_path / "credentials.json"))
+    return tmp_path / "credentials.json"
+
+
+def test_without_a_token_the_sentence_says_where_to_get_one():
+    with pytest.raises(NoToken, match=r"No token for http://example\.org\. Pass token=…, or set NESTOR_TOKEN"):
+        Client("http://example.org")
+
+
+def test_an_argument_beats_the_environment_beats_the_file(file, monkeypatch):
+    file.write_text('{"http://example.org": "from-file"}')
+    assert credentials.find_token("http://example.org") == "from-file"
+    monkeypatch.setenv("NESTOR_TOKEN", "from-environment")
+    assert credentials.find_token("http://example.org") == "from-environment"
+    assert credentials.find_token("http://example.org", "given") == "given"
+
+
+def test_a_token_goes_to_its_own_server_only(file):
+    file.write_text('{"http://127.0.0.1:8000": "mine"}')
+    assert credentials.find_token("http://localhost:8000/") == "mine"
+    for other in ("http://127.0.0.1:8001", "https://127.0.0.1:8000", "http://example.org"):
+        with pytest.raises(NoToken):
+            credentials.find_token(other)
+
+
+def test_the_server_written_last_is_the_default(file, monkeypatch):
+    assert credentials.find_server() == credentials.DEFAULT_SERVER
+    file.write_text('{"http://first:1": "a", "http://second:2/": "b"}')
+    assert credentials.find_server() == "http://second:2"
+    monkeypatch.setenv("NESTOR_SERVER", "third:3")
+    assert credentials.find_server() == "http://third:3"
+
+
+def test_what_is_no_address_is_refused_with_an_example():
+    with pytest.raises(ClientError, match="'ftp://x' is not a server's address; write it like http"):
+        credentials.find_server("ftp://x")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"http://x": 1}'])
+def test_a_broken_file_is_named(file, content):
+    file.write_text(content)
+    with pytest.raises(ClientError, match=r"credentials\.json .*Mend or delete it"):
+        credentials.find_token("http://x")

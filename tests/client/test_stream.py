@@ -1,0 +1,129 @@
+"""The event stream over connections that break at every place where they can."""
+
+from __future__ import annotations
+
+import json
+import time
+from uuid import uuid4
+
+import pytest
+
+import nestor
+from nestor import stream
+from nestor.client import Client
+from nestor.errors import PROBLEM_JSON, ServerUnreachable, TrialNotFound, Unavailable
+from nestor.schemas import Event, State
+from tests.client.cutting import cutting
+from tests.client.problems import ridge
+from tests.client.scripted import answer, hang_up, pieces, scripted
+from tests.support.server import free_port
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(stream, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(stream, "LONGEST_PAUSE_SECONDS", 0.05)
+
+
+def event(seq: int, type: str = "log", **data) -> bytes:
+    return f"event: {type}\nid: {seq}\ndata: {json.dumps(data | {'n': seq})}\n\n".encode()
+
+
+def follow(url: str, after: int = 0) -> list[Event]:
+    with Client(url, "token") as client:
+        return list(client.events(uuid4(), after))
+
+
+END = event(4, "end", state="complete")
+ALL = [1, 2, 3, 4]
+WHOLE = b"".join((event(1), event(2), event(3), END))
+
+
+def test_the_stream_ends_with_end():
+    with scripted(pieces(WHOLE)) as script:
+        assert [e.seq for e in follow(script.url)] == ALL
+        assert len(script.requests) == 1
+
+
+@pytest.mark.parametrize("at", range(0, len(WHOLE), 7))
+def test_a_cut_anywhere_loses_and_repeats_nothing(at):
+    """Byte by byte: what was whole before the cut is not asked for again, what was not comes whole."""
+    whole_before = [n for n in ALL if len(b"".join((event(1), event(2), event(3), END)[:n])) <= at]
+    last = max(whole_before, default=0)
+    rest = b"".join((event(1), event(2), event(3), END)[last:])
+    with scripted(pieces(WHOLE[:at]), pieces(rest)) as script:
+        assert [e.seq for e in follow(script.url)] == ALL
+        assert [request.headers["last-event-id"] for request in script.requests] == ["0", str(last)]
+
+
+def test_what_is_sent_again_is_not_seen_again():
+    with scripted(pieces(event(1), event(2)), pieces(WHOLE)) as script:
+        assert [e.seq for e in follow(script.url)] == ALL
+
+
+def test_it_goes_on_after_refused_connections_busy_servers_and_silent_ends():
+    busy = answer(503, Unavailable(part="The database").problem(), type=PROBLEM_JSON, retry_after="0.1")
+    with scripted(pieces(event(1)), hang_up, busy, pieces(b": ping\n\n", event(2)), pieces(), pieces(WHOLE)) as script:
+        assert [e.seq for e in follow(script.url)] == ALL
+
+
+def test_a_comment_is_no_event():
+    with scripted(pieces(b": ping\n\n", event(1), b": ping\n\n", event(2), event(3), b":\n\n", END)) as script:
+        assert [e.data["n"] for e in follow(script.url)] == ALL
+
+
+def test_it_begins_where_it_is_told_to():
+    with scripted(pieces(event(3), END)) as script:
+        assert [e.seq for e in follow(script.url, after=2)] == [3, 4]
+        assert script.requests[0].headers["last-event-id"] == "2"
+
+
+def test_an_end_without_news_still_ends():
+    """`end` may carry the number of the last entry: who has seen all of them must be told all the same."""
+    with scripted(pieces(END)) as script:
+        assert [e.type for e in follow(script.url, after=4)] == ["end"]
+
+
+def test_a_refusal_is_raised_and_not_tried_again():
+    missing = TrialNotFound(trial="x")
+    with scripted(answer(404, missing.problem(), type=PROBLEM_JSON)) as script:
+        with pytest.raises(TrialNotFound):
+            follow(script.url)
+        assert len(script.requests) == 1
+
+
+def test_a_server_that_never_answered_is_unreachable_at_once():
+    with pytest.raises(ServerUnreachable, match="nestor up"):
+        follow(f"http://127.0.0.1:{free_port()}")
+
+
+def test_patience_ends(monkeypatch):
+    monkeypatch.setattr(stream, "PATIENCE_SECONDS", 0.3)
+    began = time.monotonic()
+    with scripted(pieces(event(1)), hang_up) as script, pytest.raises(ServerUnreachable):
+        follow(script.url)
+    assert 0.3 <= time.monotonic() - began < 5
+
+
+def test_a_real_stream_that_is_cut_again_and_again_is_whole(finished_on_server, server, token):
+    """Every connection to the real server is cut a little later than the one before, until one lasts."""
+    trial = finished_on_server.trial
+    with Client(server.url, token) as client:
+        whole = list(client.events(trial.id))
+    with cutting(server.url, received=tuple(range(900, 9_000, 500))) as proxy, Client(proxy.url, token) as client:
+        assert list(client.events(trial.id)) == whole
+    assert proxy.cut > 3
+    assert [event.seq for event in whole[:-1]] == list(range(1, len(whole)))
+
+
+def test_who_watches_does_not_notice_that_the_server_is_restarted(server, client, worker):
+    study = nestor.create_study("watched over a restart", server=client)
+    trial = study.optimize(ridge(), 1_000_000, wait=False, show_progress_bar=False)
+    seen, steps = [], trial.stream()
+    seen += [next(steps).number for _ in range(3)]
+    server.stop()
+    server.start()
+    trial.cancel()  # what comes after is what this server, and not the one before, has to tell
+    seen += [step.number for step in steps]
+    assert trial.state is State.cancelled
+    assert seen == list(range(1, len(seen) + 1))

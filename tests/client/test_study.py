@@ -1,0 +1,70 @@
+"""Studies, in both places."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import pytest
+
+import nestor
+from nestor.errors import InvalidInput, StudyExists, StudyNotFound, TrialNotFinished
+
+
+@pytest.fixture
+def name() -> str:
+    return f"study {uuid4()}"
+
+
+def test_a_study_is_loaded_by_its_name(place, name):
+    created = nestor.create_study(name, server=place, user_attrs={"a": 1}, tags=("x",))
+    loaded = nestor.load_study(name, server=place)
+    assert (loaded.id, loaded.name, loaded.user_attrs) == (created.id, name, {"a": 1})
+    assert loaded.record.tags == ("x",)
+    assert name in nestor.get_all_study_names(server=place)
+
+
+def test_a_name_is_taken_once(place, name):
+    first = nestor.create_study(name, server=place)
+    with pytest.raises(StudyExists, match=f"already have a study named '{name}'.*load_if_exists=True"):
+        nestor.create_study(name, server=place)
+    assert nestor.create_study(name, server=place, load_if_exists=True).id == first.id
+
+
+def test_a_name_is_made_up_when_none_is_given(place):
+    assert nestor.create_study(server=place).name != nestor.create_study(server=place).name
+
+
+def test_a_deleted_study_is_gone_and_its_name_is_free(place, name):
+    first = nestor.create_study(name, server=place)
+    nestor.delete_study(name, server=place)
+    for look in (lambda: nestor.load_study(name, server=place), lambda: first.record):
+        with pytest.raises(StudyNotFound, match="There is no study"):
+            look()
+    assert nestor.create_study(name, server=place).id != first.id
+
+
+def test_user_attributes_are_set_one_by_one(place, name):
+    study = nestor.create_study(name, server=place, user_attrs={"a": 1})
+    study.set_user_attr("b", ["x", {"y": None}])
+    assert study.user_attrs == nestor.load_study(name, server=place).user_attrs == {"a": 1, "b": ["x", {"y": None}]}
+
+
+@pytest.mark.parametrize("value", [float("nan"), object()], ids=["nan", "object"])
+def test_what_json_cannot_hold_is_no_user_attribute(place, name, value):
+    study = nestor.create_study(name, server=place)
+    with pytest.raises(InvalidInput, match="User attributes must be what JSON can hold"):
+        study.set_user_attr("a", value)
+    assert study.user_attrs == {}
+
+
+def test_a_study_without_trials_has_no_best_one(place, name):
+    study = nestor.create_study(name, server=place)
+    assert study.trials == []
+    assert study.trials_dataframe().empty
+    with pytest.raises(TrialNotFinished, match=f"Study '{name}' has no trial with a recorded value yet"):
+        study.best_trial  # noqa: B018 the look-up is the test
+
+
+def test_notebooks_show_names_as_text(place):
+    study = nestor.create_study(f"<b>{uuid4()}", server=place)
+    assert "&lt;b&gt;" in study._repr_html_()

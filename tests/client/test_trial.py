@@ -1,0 +1,202 @@
+"""Trials from submission to result, in both places."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import nestor
+from nestor.errors import HyperparametersNotFound, IllegalTransition, InvalidInput, TrialFailed
+from nestor.schemas import State
+from nestor_engine import optimise
+from tests.client.conftest import N_STEPS, QUICK, Finished
+from tests.client.problems import ridge, squared_error
+
+ENDLESS = {**QUICK, "n_steps": 100_000, "wait": False}
+
+
+@pytest.fixture
+def trial(finished: Finished) -> nestor.Trial:
+    return finished.trial
+
+
+def test_each_step_is_seen_by_callbacks_recorded_and_streamed_once(finished, trial):
+    steps = trial.steps
+    assert [step.number for step in steps] == finished.called_with == list(range(1, N_STEPS + 1))
+    assert list(trial.stream()) == list(trial.stream()) == steps
+    assert list(trial.stream(after=9)) == steps[9:]
+    assert [step.number for step in steps if step.test_loss is not None] == [5, 10, 12]
+    assert all(step.val_metrics["mae"] > 0 for step in steps)
+
+
+def test_a_finished_trial_says_how_it_went(finished, trial):
+    assert trial.state is State.complete
+    assert trial.error is None
+    assert trial.user_attrs == {"k": [1]}
+    assert trial.value == trial.steps[-1].val_loss == trial.last_step.val_loss
+    assert trial.best_value == min(step.val_loss for step in trial.steps) == trial.steps[trial.best_step - 1].val_loss
+    assert trial.spec.outer.steps == N_STEPS
+    assert trial.spec.inner.lr == 0.05
+    assert finished.study.best_trial.id == trial.id
+    assert finished.study.best_value == trial.best_value
+    assert finished.study.record.trial_counts == {"complete": 1}
+    assert "complete" in trial._repr_html_()
+
+
+def test_a_bar_shows_where_a_trial_stands(trial, capfd):
+    trial.wait(show_progress_bar=True)
+    shown = capfd.readouterr().err
+    assert f"{N_STEPS}/{N_STEPS}" in shown
+    assert f"val {trial.value:.4g}, mae " in shown
+    assert "|hypergradient| " in shown
+
+
+def test_hyperparameters_come_as_tensors(finished, trial):
+    assert set(trial.hparams) == {"l2.weight", "l2.bias"}
+    assert trial.hparams["l2.weight"].shape == (1, 4)
+    assert trial.hparams["l2"].keys() == {"l2.weight", "l2.bias"}
+    assert trial.hparams.numpy()["l2.bias"].tolist() == trial.hparams["l2.bias"].tolist()
+    assert torch.equal(trial.hparams.transformed["l2.weight"], trial.hparams["l2.weight"].exp())
+    assert torch.equal(finished.study.best_hparams["l2.bias"], trial.hparams["l2.bias"])
+    with pytest.raises(KeyError, match="There is no hyperparameter 'l1'"):
+        trial.hparams["l1"]
+
+
+def test_hyperparameters_of_every_step_are_kept(trial):
+    assert trial.hparams_steps == tuple(range(N_STEPS + 1))
+    assert torch.equal(trial.hparams_at(0)["l2.weight"], torch.full((1, 4), -2.0))
+    assert torch.equal(trial.hparams_at(N_STEPS)["l2.weight"], trial.hparams["l2.weight"])
+    assert not torch.equal(trial.hparams_at(1)["l2.weight"], trial.hparams_at(2)["l2.weight"])
+    with pytest.raises(HyperparametersNotFound, match="of step 99"):
+        trial.hparams_at(99)
+
+
+def test_both_places_compute_what_the_engine_computes(trial):
+    problem, options = ridge(), {name: value for name, value in QUICK.items() if name != "show_progress_bar"}
+    config = nestor.Config(n_steps=N_STEPS, **options)
+    expected = [step.val_loss for step in optimise(problem.bilevel(), problem.data, config)]
+    assert [step.val_loss for step in trial.steps] == pytest.approx(expected, rel=1e-5)
+
+
+def test_trials_come_as_a_frame(finished, trial):
+    frame = finished.study.trials_dataframe()
+    assert frame[["number", "state", "step", "user_attrs_k"]].values.tolist() == [[0, "complete", N_STEPS, [1]]]
+    assert frame["best_value"][0] == trial.best_value
+    assert frame["duration"][0] == trial.record.finished_at - trial.record.started_at
+
+
+def test_hyperparameters_come_as_a_frame_of_quantiles(trial):
+    spread = trial.trajectory("l2")
+    assert list(spread.index) == list(range(N_STEPS + 1))
+    assert (spread["count"] == 5).all()
+    assert (spread["5%"] <= spread["50%"]).all()
+    assert spread.loc[0, ["min", "max", "std"]].tolist() == [-2.0, -2.0, 0.0]
+    assert "50%" not in trial.trajectory("l2.bias", quantiles=False)
+
+
+def test_figures_show_what_was_recorded(finished, trial):
+    curve, best = curves(nestor.visualization.plot_optimization_history(finished.study))
+    assert list(curve["y"]) == [step.val_loss for step in trial.steps]
+    assert list(best["y"]) == [trial.best_value]
+    names = {curve["name"] for curve in curves(nestor.visualization.plot_trial(trial))}
+    assert {"training", "validation", "test", "validation mae", "test mae", "hypergradient norm"} <= names
+    *_, median = curves(nestor.visualization.plot_hyperparameter_bands(trial, "l2"))
+    assert list(median["y"]) == trial.trajectory("l2")["50%"].tolist()
+
+
+def curves(figure) -> list[dict]:
+    return figure.to_dict()["data"]
+
+
+def test_what_cannot_be_done_is_refused(trial):
+    with pytest.raises(IllegalTransition, match="A trial that is complete cannot pause"):
+        trial.pause()
+    assert trial.stop().state is State.complete
+
+
+def test_a_callback_stops_its_study_and_the_result_is_kept(new_study):
+    study = new_study()
+
+    def stop(study, trial):
+        if trial.last_step.number == 3:
+            study.stop()
+
+    trial = study.optimize(ridge(), 100_000, **QUICK, callbacks=[stop])
+    assert trial.state is State.complete
+    assert 3 <= len(trial.steps) < 100_000
+    assert study.best_trial.id == trial.id
+
+
+def test_an_exception_in_a_callback_ends_the_watching_and_says_what_became_of_the_trial(new_study):
+    study = new_study()
+
+    def fail(study, trial):
+        raise ValueError("a mistake of the user's")
+
+    with pytest.raises(ValueError, match="a mistake of the user's") as caught:
+        study.optimize(ridge(), 100_000, **QUICK, callbacks=[fail])
+    assert "trial 0" in caught.value.__notes__[0].lower()
+    (trial,) = study.trials
+    assert not trial.state.finished
+    trial.cancel()
+    assert trial.wait().state is State.cancelled
+    assert trial.steps
+
+
+def test_a_paused_trial_goes_on_where_it_was(new_study):
+    trial = new_study().optimize(ridge(), **ENDLESS)
+    next(trial.stream())
+    trial.pause()
+    events = trial.events()
+    assert any(event.type == "state" and event.data["state"] == "paused" for event in events)
+    reached = trial.record.step
+    assert trial.state is State.paused
+
+    trial.resume()
+    later = trial.stream(after=reached)
+    assert next(later).number == reached + 1
+    trial.stop().stop()
+    assert trial.wait().state is State.complete
+
+
+def test_study_stop_outside_of_a_callback_ends_all_its_trials(new_study):
+    study = new_study()
+    running, waiting = (study.optimize(ridge(), **ENDLESS) for _ in range(2))
+    next(running.stream())
+    study.stop()
+    assert [trial.wait().state for trial in (running, waiting)] == [State.complete] * 2
+    assert [trial.number for trial in study.trials] == [0, 1]
+
+
+def test_a_training_that_diverges_fails_with_the_step_and_a_remedy(new_study):
+    study = new_study()
+    with pytest.raises(TrialFailed, match=r"Trial 0 failed: Step \d+: .* not finite.* Try a smaller learning rate"):
+        study.optimize(ridge(), 50, inner=nestor.SGD(1e8, steps=20), show_progress_bar=False)
+    (trial,) = study.trials
+    assert trial.state is State.failed
+    assert "Try a smaller learning rate" in trial.error
+    assert all(math.isfinite(step.val_loss) for step in trial.steps)
+    with pytest.raises(TrialFailed):
+        list(trial.stream())
+
+
+def test_a_problem_with_a_mistake_is_refused_before_anything_begins(new_study):
+    study = new_study()
+    problem = ridge(val_loss=lambda outputs, batch: squared_error(outputs, batch).item())
+    with pytest.raises(nestor.ProblemInvalid, match="val_loss"):
+        study.optimize(problem, N_STEPS, **QUICK)
+    assert study.trials == []
+
+
+def test_what_is_no_problem_is_refused_by_name(new_study):
+    study = new_study()
+    with pytest.raises(InvalidInput, match=r"takes a nestor\.Problem, not 'Linear'"):
+        study.optimize(torch.nn.Linear(1, 1), N_STEPS, **QUICK)
+    assert study.trials == []
+
+
+def test_callbacks_need_waiting(new_study):
+    with pytest.raises(InvalidInput, match="Callbacks are called while optimize waits"):
+        new_study().optimize(ridge(), N_STEPS, wait=False, callbacks=[print])

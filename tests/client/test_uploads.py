@@ -1,0 +1,71 @@
+"""Uploads to the real server, over connections that are cut."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from nestor import uploads
+from nestor.client import Client
+from nestor.errors import BlobNotFound, ServerUnreachable
+from nestor.schemas import CHUNK_BYTES
+from tests.client.cutting import cutting
+
+MEGABYTE = 1024 * 1024
+
+
+@pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES, 2 * CHUNK_BYTES + 5])
+def test_what_goes_up_comes_down(client, size):
+    data = os.urandom(size)
+    assert client.download(client.upload(data)) == data
+
+
+def test_what_the_server_has_is_not_sent_again(server, token):
+    data = os.urandom(MEGABYTE)
+    with Client(server.url, token) as client:
+        digest = client.upload(data)
+    with cutting(server.url, sent=(MEGABYTE // 2,)) as proxy, Client(proxy.url, token) as client:
+        assert client.upload(data) == digest
+    assert proxy.cut == 0
+
+
+def test_an_upload_that_is_cut_goes_on_where_it_stood(server, token):
+    data = os.urandom(3 * CHUNK_BYTES)
+    # Three connections are cut, each within a chunk that follows at least one whole one.
+    cuts = (CHUNK_BYTES + MEGABYTE, CHUNK_BYTES + MEGABYTE, 2 * MEGABYTE)
+    with cutting(server.url, sent=cuts) as proxy, Client(proxy.url, token) as client:
+        assert client.download(client.upload(data)) == data
+    assert proxy.cut == 3
+
+
+def test_an_answer_that_is_lost_costs_no_byte(server, token):
+    """The chunk arrived, its answer did not: the client asks where the upload stands."""
+    data = os.urandom(2 * CHUNK_BYTES)
+    with cutting(server.url, received=(700,)) as proxy, Client(proxy.url, token) as client:
+        assert client.download(client.upload(data)) == data
+    assert proxy.cut == 1
+
+
+def test_an_upload_that_gets_nowhere_gives_up(server, token):
+    with cutting(server.url, sent=(MEGABYTE,) * 30) as proxy, Client(proxy.url, token) as client:
+        with pytest.raises(ServerUnreachable):
+            client.upload(os.urandom(CHUNK_BYTES))
+        assert proxy.cut == uploads.BARREN_ATTEMPTS + 1
+
+
+def test_a_large_upload_shows_a_bar_and_a_small_one_does_not(client, monkeypatch, capfd):
+    client.upload(os.urandom(1000), what="upload small")
+    monkeypatch.setattr(uploads, "BAR_FROM_BYTES", 1000)
+    client.upload(os.urandom(1000), what="upload large")
+    client.upload(os.urandom(1000), what="upload quiet", show_progress_bar=False)
+    shown = capfd.readouterr().err
+    assert "upload large" in shown
+    assert "small" not in shown
+    assert "quiet" not in shown
+
+
+def test_bytes_of_others_are_not_there(client, server):
+    digest = client.upload(b"mine")
+    with Client(server.url, server.new_token()) as other, pytest.raises(BlobNotFound):
+        other.download(digest)

@@ -1,0 +1,37 @@
+"""The real parts that every test may use, started once a session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+from tests.support.server import Server, running_server
+from tests.support.services import Services, running_services
+from tests.support.worker import Worker, running_worker
+
+# The same examples in every run, so that a red run is red twice; and no deadline, for machines differ.
+settings.register_profile("nestor", deadline=None, derandomize=True, database=None)
+settings.load_profile("nestor")
+
+
+@pytest.fixture(scope="session")
+def services() -> Iterator[Services]:
+    """PostgreSQL and Valkey of this session's own."""
+    with running_services() as services:
+        yield services
+
+
+@pytest.fixture(scope="session")
+def server(services: Services) -> Iterator[Server]:
+    """An API server on a migrated database, in a process of its own."""
+    with running_server(services) as server:
+        yield server
+
+
+@pytest.fixture
+def worker(server: Server) -> Iterator[Worker]:
+    """A worker for one test: a longer-lived one would run the trials that other tests want to see queued."""
+    with running_worker(server) as worker:
+        yield worker

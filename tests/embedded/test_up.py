@@ -1,0 +1,202 @@
+"""`nestor up`, as whoever types it meets it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import stat
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from nestor_server.embedded.home import reachable
+from tests.support.server import new_database
+from tests.support.services import Services, fresh_home
+from tests.support.up import Up, credentials, ended, run, running_up, saved_token, wait_for
+
+NOBODY = 65534
+ENDLESS = {"problem": {"preset": {}}, "outer": {"optimizer": "rmsprop", "steps": 100_000}}
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    with fresh_home() as path:
+        yield path / "home"
+
+
+@pytest.fixture(scope="module")
+def up() -> Iterator[Up]:
+    """One that several tests look at, and none may stop."""
+    with fresh_home() as path, running_up(path / "home") as up:
+        yield up
+
+
+def test_it_prints_an_address_and_a_token_that_let_one_in(up: Up):
+    assert up.ask("GET", "/readyz").status_code == 200
+    assert up.ask("GET", "/api/v1/studies").json()["items"] == []
+    assert saved_token(up.home, up.url) == up.token
+
+
+def test_it_says_where_every_log_is(up: Up):
+    for part in ("postgres", "valkey", "server", "worker"):
+        assert part in up.said
+        assert (up.home / "logs" / f"{part}.log").stat().st_size > 0
+
+
+def test_its_secrets_are_readable_by_their_owner_alone_and_on_no_command_line(up: Up):
+    secrets = [up.home / name for name in ("token", "postgres-password", "valkey-password")]
+    for file in [*secrets, credentials(up.home)]:
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
+    commands = " ".join(part for process in up.family() for part in process.cmdline())
+    assert not any(file.read_text() in commands for file in secrets)
+
+
+def test_a_second_one_on_the_same_home_says_where_the_first_is(up: Up):
+    second = run(up.home, "up", "--port", "0")
+    assert second.returncode == 1
+    assert f"runs already on {up.home}, at {up.url}" in _plain(second.stderr)
+    assert up.ask("GET", "/readyz").status_code == 200
+
+
+def test_a_port_that_is_taken_is_said_before_anything_starts(home: Path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        refused = run(home, "up", "--port", str(port))
+    assert refused.returncode == 1
+    assert f"Port {port} on 127.0.0.1 is taken" in _plain(refused.stderr)
+    assert not (home / "postgres").exists()
+
+
+def test_a_token_made_beside_it_opens_it(up: Up):
+    made = run(up.home, "token", "create", "--user", "ada", "--scope", "read")
+    assert made.returncode == 0, made.stderr
+    ada = {"Authorization": f"Bearer {made.stdout.strip()}"}
+    assert httpx.get(f"{up.url}/api/v1/studies", headers=ada, trust_env=False).status_code == 200
+    assert httpx.post(f"{up.url}/api/v1/studies", headers=ada, json={"name": "x"}, trust_env=False).status_code == 403
+
+
+def test_the_doctor_finds_nothing_wrong_with_it(up: Up):
+    report = run(up.home, "doctor")
+    assert report.returncode == 0, report.stdout
+    assert f"the server at {up.url} is ready" in report.stdout
+
+
+def test_a_server_that_dies_is_started_again(up: Up):
+    up.child("nestor_server").kill()
+    wait_for(lambda: "The server ended with signal SIGKILL" in up.said, 5)
+
+    def answers() -> bool:
+        try:
+            return up.ask("GET", "/readyz").status_code == 200
+        except Exception:
+            return False
+
+    wait_for(answers, 30)
+
+
+def test_a_kill_leaves_no_orphans_and_the_next_start_finds_data_and_token(home: Path):
+    with running_up(home) as killed:
+        study = killed.ask("POST", "/api/v1/studies", json={"name": "kept"}).json()["id"]
+        killed.ask("POST", f"/api/v1/studies/{study}/trials", json=ENDLESS).raise_for_status()
+        wait_for(lambda: any("nestor_worker.runner" in process.cmdline() for process in killed.family()), 30)
+        everything = killed.family()
+        killed.signal(signal.SIGKILL)
+        assert ended(everything, 8), [process for process in everything if process.is_running()]
+
+    with running_up(home) as up:
+        assert up.token == killed.token
+        assert [study["name"] for study in up.ask("GET", "/api/v1/studies").json()["items"]] == ["kept"]
+        everything = up.family()
+        assert up.signal(signal.SIGINT) == 0
+        assert ended(everything, 0.5)
+        assert not (home / "server.json").exists()
+
+
+def test_when_postgres_dies_everything_stops_and_says_so(home: Path):
+    with running_up(home) as up:
+        everything = up.family()
+        up.child("postgres").kill()
+        assert up.wait(40) == 1
+        assert ended(everything, 0.5)
+        assert "postgres ended with signal SIGKILL" in up.said
+        assert str(home / "logs" / "postgres.log") in _plain(up.said)
+
+
+def test_given_addresses_replace_the_embedded_parts(home: Path, services: Services):
+    with (
+        new_database(services) as database_url,
+        running_up(home, NESTOR_DATABASE_URL=database_url, NESTOR_REDIS_URL=services.redis_url) as up,
+    ):
+        assert not (home / "postgres").exists()
+        assert not (home / "valkey").exists()
+        assert len(psutil.Process(up.pid).children()) == 2
+        assert up.ask("GET", "/api/v1/studies").status_code == 200
+
+
+def test_a_database_that_does_not_answer_is_said_with_its_setting(home: Path, services: Services):
+    url = "postgresql://nestor:wrong@127.0.0.1:1/nowhere"
+    refused = run(home, "up", "--port", "0", NESTOR_DATABASE_URL=url, NESTOR_REDIS_URL=services.redis_url)
+    assert refused.returncode == 1
+    assert "Check NESTOR_DATABASE_URL" in _plain(refused.stderr)
+    assert "wrong" not in refused.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="as a normal user PostgreSQL runs as oneself")
+def test_a_home_that_postgres_cannot_reach_is_refused_and_not_opened_up(tmp_path: Path):
+    tmp_path.chmod(0o700)
+    refused = run(tmp_path / "home", "up", "--port", "0")
+    assert refused.returncode == 1
+    assert "may not enter one of its parents" in _plain(refused.stderr)
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o700
+    assert run(tmp_path / "home", "doctor").returncode == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="whoever runs this is a normal user already")
+def test_a_normal_user_can_run_it_too():
+    with fresh_home() as path:
+        python, environment = _python_for_everyone(path)
+        os.chown(path, NOBODY, NOBODY)
+        as_nobody = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", python]
+        with running_up(path / "home", python=as_nobody, HOME=str(path), **environment) as up:
+            everything = up.family()
+            assert {process.uids().real for process in everything} == {NOBODY}
+            assert up.ask("GET", "/api/v1/studies").status_code == 200
+            assert up.signal(signal.SIGTERM) == 0
+            assert ended(everything, 0.5)
+
+
+def _python_for_everyone(scratch: Path) -> tuple[str, dict[str, str]]:
+    """This environment for a user who may not enter the home of the one that made it: with a copied interpreter."""
+    if reachable(Path(sys.executable)):
+        return sys.executable, {}
+    packages = [path for path in sys.path if path and Path(path).is_dir() and reachable(Path(path))]
+    if not any(Path(path, "nestor_server").is_dir() for path in packages):
+        pytest.skip("other users cannot enter this checkout")
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    python = scratch / "bin" / version
+    python.parent.mkdir()
+    shutil.copy2(Path(sys.executable).resolve(), python)
+    shutil.copytree(
+        sysconfig.get_path("stdlib"),
+        scratch / "lib" / version,
+        symlinks=True,
+        ignore=shutil.ignore_patterns("site-packages", "__pycache__", "test", "config-*"),
+    )
+    libraries = scratch / "lib"  # where the interpreter looks for its own, if it was built with shared ones
+    for library in Path(sysconfig.get_config_var("LIBDIR")).glob("libpython*.so*"):
+        shutil.copy2(library, libraries)
+    return str(python), {"PYTHONPATH": os.pathsep.join(packages), "LD_LIBRARY_PATH": str(libraries)}
+
+
+def _plain(text: str) -> str:
+    """Without the line breaks of a narrow terminal."""
+    return " ".join(text.split())

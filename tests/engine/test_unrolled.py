@@ -1,0 +1,133 @@
+"""Differentiating through the optimizer: against autograd through the whole unrolled loop, and the slides' theorem."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import nestor_engine as engine
+from nestor_engine.bilevel import Tensors
+from nestor_engine.data import Batches
+from nestor_engine.flat import Ravel
+from nestor_engine.inner import InnerLoop
+from nestor_engine.responses import Moment, Response
+from nestor_engine.seeding import derive_seed, randomness
+from nestor_engine.state import State
+from tests.engine.cases import Dense, build, whole
+
+INNER = [
+    engine.SGD(0.05),
+    engine.SGD(0.05, momentum=0.9, nesterov=True, weight_decay=0.01),
+    engine.Adam(0.02),
+    engine.RMSprop(0.01, momentum=0.5),
+]
+
+
+def _trained(problem: engine.Problem, inner: engine.SGD, steps: int, keep: int, batch: int = 7) -> tuple:
+    bilevel = problem.bilevel()
+    inner = type(inner)(**{**vars(inner), "batch_size": batch})
+    loop = InnerLoop(bilevel, Ravel(bilevel.params), problem.data.train, inner, seed=3)
+    state, _, kept = loop.run(State.initial(bilevel, inner, inner, 3), steps, keep=keep)
+    return bilevel, inner, loop, state, kept
+
+
+def _hypergradient(problem: engine.Problem, response: Response, trained: tuple) -> Tensors:
+    bilevel, _, loop, state, kept = trained
+    moment = Moment(
+        bilevel, Ravel(bilevel.params), state.weights, state.buffers, state.hparams,
+        whole(problem.data.train), whole(problem.data.val), loop, kept,
+    )  # fmt: skip
+    return response.hypergradient(moment, {}).gradient
+
+
+@pytest.mark.parametrize("inner", INNER, ids=repr)
+@pytest.mark.parametrize("name", ["GELU MLP", "dropout", "CNN, BatchNorm in training mode", "LSTM"])
+def test_the_adjoint_is_autograd_through_all_steps_at_once(name: str, inner):
+    problem = build(name)
+    trained = bilevel, inner, _, state, kept = _trained(problem, inner, steps=6, keep=4)
+    ravel, batches = Ravel(bilevel.params), Batches(problem.data.train, inner.batch_size, derive_seed(3, "train"))
+    hparams = {n: v.clone().requires_grad_() for n, v in bilevel.hparams.items()}
+    w, buffers, slots = kept[0].w.detach().requires_grad_(), kept[0].buffers, kept[0].slots
+    for step in kept:
+        with randomness(derive_seed(3, "inner", step.k), w.device):
+            loss, buffers = bilevel.train_loss(ravel.tree(w), buffers, hparams, batches[step.k])
+        (gradient,) = torch.autograd.grad(loss, w, create_graph=True)
+        w, slots = inner.update(w, gradient, slots)
+    torch.testing.assert_close(w.detach(), state.weights)
+    value = bilevel.evaluate(ravel.tree(w), state.buffers, hparams, whole(problem.data.val))["loss"]
+    expected = dict(zip(hparams, torch.autograd.grad(value, list(hparams.values())), strict=True))
+
+    got = _hypergradient(problem, engine.Unrolled(4), trained)
+
+    for hparam in expected:
+        torch.testing.assert_close(got[hparam], expected[hparam])
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_unrolling_i_steps_of_sgd_from_a_minimum_is_the_neumann_series(steps: int):
+    """The slides' theorem: from w* the i unrolled steps sum to the i-term series, with α the learning rate."""
+    problem = build("softmax regression")
+    dense, alpha = Dense(problem), 0.3
+    for _ in range(20):  # Newton's method, to the minimum
+        hessian = dense.hessian()
+        gradient = torch.autograd.functional.jacobian(lambda w: dense.loss(w, dense.bilevel.hparams), dense.w)
+        dense.w = dense.w - torch.linalg.solve(hessian, gradient)
+    problem = _with_weights(problem, dense)
+    trained = _trained(problem, engine.SGD(alpha), steps, keep=steps, batch=10_000)
+
+    unrolled = _hypergradient(problem, engine.Unrolled(steps), trained)
+    series = engine.Implicit(engine.Hessian(), engine.Neumann(steps - 1, alpha=alpha))
+    implicit = _hypergradient(problem, series, trained)
+
+    for hparam in unrolled:
+        torch.testing.assert_close(unrolled[hparam], implicit[hparam], rtol=1e-7, atol=1e-10)
+
+
+def test_one_unrolled_step_from_a_minimum_is_t1_t2_times_the_learning_rate():
+    problem = build("softmax regression")
+    trained = _trained(problem, engine.SGD(0.1), 1, keep=1, batch=10_000)
+    unrolled = _hypergradient(problem, engine.Unrolled(1), trained)
+    bilevel, inner, loop, _, kept = trained
+    before = State.initial(bilevel, inner, inner, 3)
+    identity = _hypergradient(
+        problem, engine.Implicit(engine.Hessian(), engine.Neumann(0, alpha=0.1)), (bilevel, inner, loop, before, kept)
+    )
+    # The validation gradient is taken after the step, the mixed derivative before it.
+    assert _cosine(unrolled, identity) > 0.99
+
+
+def test_a_hyperparameter_that_validation_does_not_read_has_no_direct_gradient():
+    problem = build("GELU MLP")
+    trained = _trained(problem, engine.SGD(0.1), 1, keep=0)
+    gradient = _hypergradient(problem, engine.DirectOnly(), trained)
+    assert all(not value.any() for value in gradient.values())
+
+
+def test_more_steps_than_were_taken_are_refused_with_a_remedy():
+    problem = build("GELU MLP")
+    config = engine.Config(n_steps=2, inner=engine.SGD(0.1, steps=3), response=engine.Unrolled(4))
+    with pytest.raises(engine.errors.ConfigInvalid, match="Raise the inner optimizer's steps"):
+        next(engine.optimise(problem.bilevel(), problem.data, config))
+
+
+def test_an_unrolled_trajectory_resumes_bitwise_and_descends():
+    problem = build("dropout")
+    config = engine.Config(n_steps=8, inner=engine.Adam(0.01, steps=4, batch_size=7), response=engine.Unrolled(3))
+    steps = list(engine.optimise(problem.bilevel(), problem.data, config))
+    resumed = list(engine.optimise(problem.bilevel(), problem.data, config, State.load(steps[3].state.save())))
+    assert resumed[-1].state.save() == steps[-1].state.save()
+    assert steps[-1].val_loss < steps[0].val_loss
+    assert steps[0].outcome is None
+
+
+def _with_weights(problem: engine.Problem, dense: Dense) -> engine.Problem:
+    named = dense.ravel.tree(dense.w)
+    with torch.no_grad():
+        for name, parameter in problem.model.named_parameters():
+            parameter.copy_(named[name])
+    return problem
+
+
+def _cosine(a: Tensors, b: Tensors) -> float:
+    flat = [torch.cat([value.reshape(-1) for value in named.values()]) for named in (a, b)]
+    return float(torch.nn.functional.cosine_similarity(*flat, dim=0))

@@ -1,0 +1,119 @@
+"""What enters by HTTP and must not: each refused with its place and its remedy, and nothing half-written."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from tests.server.conftest import SPEC, ok, problem
+
+JSON = {"Content-Type": "application/json"}
+PRESET = SPEC["problem"]
+
+
+def steps(**options):
+    return {"outer": {"optimizer": "rmsprop", "steps": 10, **options}}
+
+
+BAD_SPECS = {
+    "a misspelt field": ({"iner": {"optimizer": "adam"}}, "iner", "'inner'"),
+    "a misspelt option": ({"inner": {"optimizer": "adam", "lrr": 1}}, "inner.lrr", "'lr'"),
+    "a misspelt option deep inside": (
+        {"response": {"implicit": {"solver": {"neumann": {"term": 3}}}}}, "response.solver.term", "'terms'"
+    ),
+    "a misspelt preset": ({"problem": {"preset": {"modl": {}}}}, "problem.preset.modl", "'model'"),
+    "an unknown optimizer": ({"inner": {"optimizer": "lion"}}, "inner", "adam"),
+    "an unknown curvature": ({"response": {"implicit": {"curvature": "fisher"}}}, "response.curvature", "hessian"),
+    "no problem": ({"problem": {}}, "problem", "preset"),
+    "half a program": ({"problem": {"program": "018f0000-0000-7000-8000-000000000000"}}, "problem.dataset", "Add"),
+    "a negative rate": ({"inner": {"optimizer": "sgd", "lr": -1}}, "inner.lr", "-1"),
+    "no steps at all": (steps(steps=0), "outer.steps", "0"),
+    "absurdly many steps": (steps(steps=10**15), "outer.steps", "1000000000000000"),
+    "a text for a number": (steps(lr="fast"), "outer.lr", "'fast'"),
+    "too many digits": ({"problem": {"preset": {"train_size": 1500, "val_size": 700}}}, "problem.preset", "1,700"),
+    "a kind named twice": ({"problem": {"preset": {"hyperparameters": ["l2", "l2"]}}}, "problem.preset", "once"),
+    "a layer of no units": ({"problem": {"preset": {"model": {"hidden": [0]}}}}, "problem.preset.model.hidden.0", "0"),
+    "a word for a list": ({"user_attrs": "x"}, "user_attrs", "'x'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "field", "remedy"), BAD_SPECS.values(), ids=BAD_SPECS)
+def test_a_bad_trial_is_refused_with_the_field_and_what_it_may_be(http, study, changes, field, remedy):
+    document = problem(http.post(f"/studies/{study}/trials", json=SPEC | changes), 422, "validation-failed")
+    (error,) = document["errors"]
+    assert error["field"] == field
+    assert remedy in error["message"] + error["remedy"]
+    assert field in document["detail"]
+    assert ok(http.get(f"/studies/{study}/trials"))["items"] == []
+
+
+def test_a_missing_number_of_steps_is_named(http, study):
+    document = problem(http.post(f"/studies/{study}/trials", json={"problem": PRESET}), 422, "validation-failed")
+    assert document["errors"][0]["field"] == "outer.steps"
+
+
+def test_every_mistake_is_named_at_once(http, study):
+    spec = SPEC | {"seeds": 1, "warmup_steps": -1, "inner": {"optimizer": "adam", "lr": 0}}
+    document = problem(http.post(f"/studies/{study}/trials", json=spec), 422, "validation-failed")
+    assert {error["field"] for error in document["errors"]} == {"seeds", "warmup_steps", "inner.lr"}
+
+
+BAD_BODIES = {
+    "no json": b'{"name": ',
+    "not a number": b'{"name": "s", "user_attrs": {"x": NaN}}',
+    "infinity": b'{"name": "s", "user_attrs": {"x": [1, -Infinity]}}',
+    "a number beyond floats": b'{"name": "s", "user_attrs": {"x": 1e999}}',
+    "a number beyond integers": b'{"name": "s", "user_attrs": {"x": ' + b"9" * 30 + b"}}",
+    "a number beyond reading": b'{"name": "s", "user_attrs": {"x": ' + b"9" * 10_000 + b"}}",
+    "NUL in a value": b'{"name": "a\\u0000b"}',
+    "NUL in a key": b'{"name": "s", "user_attrs": {"a\\u0000b": 1}}',
+    "half a character": b'{"name": "s", "user_attrs": {"x": "\\ud800"}}',
+    "no utf-8": b'{"name": "\xff\xfe"}',
+    "deep nesting": b'{"name": "s", "user_attrs": {"x": ' + b"[" * 300 + b"]" * 300 + b"}}",
+    "endless nesting": b"[" * 200_000,
+    "a list": b"[1, 2]",
+    "nothing": b"",
+    "null": b"null",
+    "an empty name": b'{"name": "  "}',
+    "an endless name": b'{"name": "' + b"x" * 201 + b'"}',
+}
+
+
+@pytest.mark.parametrize("body", BAD_BODIES.values(), ids=BAD_BODIES)
+def test_a_body_that_cannot_be_kept_is_refused_and_leaves_nothing(http, body):
+    response = http.post("/studies", content=body, headers=JSON)
+    assert response.status_code == 422, response.text
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert ok(http.get("/studies"))["items"] == []
+
+
+@pytest.mark.parametrize("query", ["name=%00", "limit=0", "limit=100000", "limit=x", "cursor=%00", "name=%ff"])
+def test_a_bad_parameter_is_refused(http, query):
+    response = http.get(f"/studies?{query}")
+    assert response.status_code == (200 if query == "name=%ff" else 422), response.text
+
+
+def test_a_body_that_is_too_large_is_refused_whether_it_says_its_length_or_not(http):
+    big = b'{"name": "' + b"x" * (17 * 2**20) + b'"}'
+    problem(http.post("/studies", content=big, headers=JSON), 413, "too-large")
+
+    def pieces():
+        for start in range(0, len(big), 2**20):
+            yield big[start : start + 2**20]
+
+    problem(http.post("/studies", content=pieces(), headers=JSON), 413, "too-large")
+
+
+def test_an_unknown_path_and_a_wrong_method_are_problems_too(server, http):
+    assert "/api/v1/nope" in problem(http.get("/nope"), 404, "not-found")["detail"]
+    problem(httpx.get(f"{server.url}/nope", trust_env=False), 404, "not-found")
+    problem(httpx.get(f"{server.url}/..%2f..%2fetc/passwd", trust_env=False), 404, "not-found")
+    response = http.delete("/me")
+    assert "GET" in problem(response, 405, "method-not-allowed")["detail"]
+    assert "GET" in response.headers["Allow"]
+
+
+def test_a_request_keeps_the_id_it_came_with_unless_it_is_unfit_for_a_log(server, http):
+    assert http.get("/me", headers={"X-Request-ID": "my-id.1"}).headers["X-Request-ID"] == "my-id.1"
+    assert "request=my-id.1" in server.log.read_text()
+    assert http.get("/me", headers={"X-Request-ID": "two words"}).headers["X-Request-ID"] != "two words"

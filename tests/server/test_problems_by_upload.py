@@ -1,0 +1,153 @@
+"""Programs and data sets: what is refused at the door, and that a trial uses one's own only."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+from sqlalchemy import func, select
+
+from nestor_server.models import Dataset, Program
+from tests.server.conftest import SPEC, ok, problem
+from tests.server.test_blobs import announce, digest_of, put
+
+GRAPH = {"inputs": [], "nodes": [], "outputs": []}
+GRAPHS = {
+    "format": 1,
+    "torch": "2.13",
+    "hparams": {"l2": {"transform": "exp"}},
+    "graphs": dict.fromkeys(["prepare", "forward", "criterion", "penalty", "evaluate"], GRAPH),
+}
+TENSORS = {"params.w": np.zeros((2, 3), np.float32), "hparams.l2": np.zeros(1, np.float32)}
+
+
+def columns(n: int = 4) -> dict[str, np.ndarray]:
+    return {"x": np.ones((n, 2), np.float32), "y": np.arange(n)}
+
+
+def upload_dataset(http, train: bytes, val: bytes, test: bytes | None = None):
+    splits = {"train": train, "val": val} | ({} if test is None else {"test": test})
+    return http.post("/datasets", json={name: put(http, data) for name, data in splits.items()})
+
+
+def upload_program(http, graphs, tensors: bytes):
+    data = graphs if isinstance(graphs, bytes) else json.dumps(graphs).encode()
+    return http.post("/programs", json={"graphs": put(http, data), "tensors": put(http, tensors)})
+
+
+def test_a_program_and_its_data_make_a_trial_for_their_owner_alone(http, stranger, study):
+    dataset = upload_dataset(http, save(columns(5)), save(columns(3)), save(columns(2)))
+    assert dataset.status_code == 201
+    assert dataset.json()["sizes"] == {"train": 5, "val": 3, "test": 2}
+    program = upload_program(http, GRAPHS, save(TENSORS))
+    assert program.status_code == 201
+    assert program.json()["torch"] == "2.13"
+
+    spec = SPEC | {"problem": {"program": program.json()["id"], "dataset": dataset.json()["id"]}}
+    assert ok(http.post(f"/studies/{study}/trials", json=spec))["spec"]["problem"] == spec["problem"]
+    theirs = ok(stranger.post("/studies", json={"name": "theirs"}))["id"]
+    problem(stranger.post(f"/studies/{theirs}/trials", json=spec), 404, "program-not-found")
+    own = ok(upload_program(stranger, GRAPHS, save(TENSORS)))["id"]
+    spec["problem"]["program"] = own
+    problem(stranger.post(f"/studies/{theirs}/trials", json=spec), 404, "dataset-not-found")
+    assert ok(stranger.get(f"/studies/{theirs}/trials"))["items"] == []
+
+
+def bf16(value: int) -> bytes:
+    header = json.dumps({"x": {"dtype": "BF16", "shape": [1], "data_offsets": [0, 2]}}).encode()
+    return len(header).to_bytes(8, "little") + header + value.to_bytes(2, "little")
+
+
+def raw(header: object, data: bytes = b"") -> bytes:
+    encoded = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(encoded).to_bytes(8, "little") + encoded + data
+
+
+X = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+BAD_SPLITS = {
+    "nothing": (b"", "eight bytes"),
+    "cut header": (raw({"x": X})[:20], "header"),
+    "absurd header": (b"\xff" * 8 + b"{}", "no such file needs"),
+    "no json": (raw(b"pickle" * 3), "not JSON"),
+    "a list": (raw([1]), "not a JSON object"),
+    "cut data": (raw({"x": X}, b"1234"), "byte"),
+    "more data": (raw({"x": X}, b"0" * 12), "byte"),
+    "wrong size": (raw({"x": X | {"shape": [3]}}, b"0" * 8), "does not need"),
+    "overlap": (raw({"x": X, "y": X}, b"0" * 8), "do not follow"),
+    "unknown type": (raw({"x": X | {"dtype": "OBJ"}}, b"0" * 8), "OBJ"),
+    "negative shape": (raw({"x": X | {"shape": [-2]}}, b"0" * 8), "shape"),
+    "no columns": (save({}), "no columns"),
+    "no examples": (save(columns(0)), "empty"),
+    "uneven": (save({"x": np.ones((3, 2)), "y": np.arange(4)}), "x: 3, y: 4"),
+    "a scalar": (save({"x": np.ones((), np.float32), "y": np.arange(1)}), "a scalar"),
+    "reserved name": (save(columns() | {"index": np.arange(4)}), "'index'"),
+    "nan": (save({"x": np.array([1, np.nan])}), "NaN"),
+    "infinite half": (save({"x": np.array([1, np.inf], np.float16)}), "infinite"),
+    "infinite bfloat": (bf16(0x7F80), "infinite"),
+}
+
+
+@pytest.mark.parametrize(("data", "says"), BAD_SPLITS.values(), ids=BAD_SPLITS)
+def test_a_bad_split_is_refused_with_its_reason_and_nothing_is_kept(server, http, data, says):
+    document = problem(upload_dataset(http, save(columns()), data), 422, "dataset-invalid")
+    assert says in document["detail"]
+    assert "the val split" in document["detail"]
+    with server.sessions() as session:
+        assert session.scalar(select(func.count()).where(Dataset.splits["val"].astext == digest_of(data))) == 0
+
+
+def test_a_number_that_is_not_finite_is_found_wherever_it_is(http):
+    values = np.zeros(3_000_000, np.float32)  # three chunks
+    values[2_345_678] = np.inf
+    document = problem(upload_dataset(http, save({"x": values}), save(columns())), 422, "dataset-invalid")
+    assert "column 'x' of the train split" in document["detail"]
+
+
+def test_a_finite_bfloat_is_taken(http):
+    assert upload_dataset(http, bf16(0x3F80), bf16(0x3F80)).status_code == 201
+
+
+def test_bytes_that_were_not_uploaded_are_not_found(http):
+    train = put(http, save(columns()))
+    other = save(columns(9))
+    problem(http.post("/datasets", json={"train": train, "val": digest_of(other)}), 404, "blob-not-found")
+    ok(announce(http, other))  # begun, not completed
+    problem(http.post("/datasets", json={"train": train, "val": digest_of(other)}), 404, "blob-not-found")
+
+
+BAD_GRAPHS = {
+    "no json": (b"PK\x03\x04 a torch archive", "not JSON"),
+    "a list": ([], "lack"),
+    "no graphs": ({**GRAPHS, "graphs": None}, "lack"),
+    "a later format": ({**GRAPHS, "format": 2}, "format is 2"),
+    "a strange version": ({**GRAPHS, "torch": "2.13.0+cu; rm"}, "torch version"),
+    "a missing graph": ({**GRAPHS, "graphs": {"forward": GRAPH}}, "graphs must be"),
+    "no hyperparameters": ({**GRAPHS, "hparams": {}}, "no hyperparameters"),
+    "other hyperparameters": ({**GRAPHS, "hparams": {"l1": {}}}, "l1"),
+    "deep nesting": (b"[" * 100_000, "not JSON"),
+}
+
+
+@pytest.mark.parametrize(("graphs", "says"), BAD_GRAPHS.values(), ids=BAD_GRAPHS)
+def test_bad_graphs_are_refused_with_their_reason(server, http, graphs, says):
+    document = problem(upload_program(http, graphs, save(TENSORS)), 422, "program-invalid")
+    assert says in document["detail"]
+
+
+@pytest.mark.parametrize(
+    ("tensors", "says"),
+    [
+        (b"\x80\x04\x95 a pickle", "not safetensors"),
+        (save(TENSORS | {"params.w": np.array([np.nan])}), "NaN"),
+        (save(TENSORS | {"code.x": np.zeros(1)}), "'code.x'"),
+        (save({"params.w": np.zeros(1)}), "different hyperparameters"),
+    ],
+    ids=["pickle", "nan", "unknown root", "no hyperparameters"],
+)
+def test_bad_tensors_are_refused_with_their_reason(server, http, tensors, says):
+    document = problem(upload_program(http, GRAPHS, tensors), 422, "program-invalid")
+    assert says in document["detail"]
+    with server.sessions() as session:
+        assert session.scalar(select(func.count()).where(Program.tensors == digest_of(tensors))) == 0

@@ -1,0 +1,157 @@
+"""The server as a process: what it tells of its parts, and how it does without them."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from uuid import UUID
+
+import httpx
+import pytest
+import redis
+from sqlalchemy import text
+
+from nestor.schemas import Scope
+from nestor_server.queue import QUEUE
+from tests.server.conftest import SPEC, Run, ok, problem
+from tests.support.server import free_port, running_server, wait_for
+
+
+def get(server, path: str) -> httpx.Response:
+    return httpx.get(server.url + path, timeout=15, trust_env=False, follow_redirects=True)
+
+
+def test_a_server_that_has_all_it_needs_is_ready(server):
+    assert get(server, "/healthz").json() == {"status": "ok", "checks": {}}
+    ready = get(server, "/readyz")
+    assert (ready.status_code, ready.json()["status"]) == (200, "ok")
+    assert set(ready.json()["checks"]) == {"database", "migrations", "broker"}
+    assert get(server, "/api/v1/version").json()["api"] == "v1"
+
+
+def test_the_interface_describes_itself_and_its_errors(server):
+    document = get(server, "/openapi.json").json()
+    assert document["openapi"].startswith("3.1")
+    create = document["paths"]["/api/v1/studies/{study_id}/trials"]["post"]
+    assert "application/problem+json" in create["responses"]["default"]["content"]
+
+
+def test_the_page_may_load_nothing_from_elsewhere(server):
+    page = get(server, "/")
+    assert "<title>Nestor</title>" in page.text
+    assert page.headers["Content-Security-Policy"].startswith("default-src 'self'")
+    assert "http://" not in page.text
+    assert "https://" not in page.text
+    for asset in ("app.js", "api.js", "chart.js", "views.js", "style.css", "icon.svg", "docs", "docs/docs.js"):
+        assert get(server, f"/{asset}").is_success
+
+
+@pytest.fixture
+def troubled(services):
+    """A server that lives in trouble: it and its database are treated badly."""
+    with running_server(
+        services, redis_db=4, reap_seconds=0.2, requeue_after_seconds=0.5, stream_poll_seconds=0.5
+    ) as server:
+        yield server
+
+
+def test_without_its_broker_it_takes_trials_and_calls_a_worker_later(services):
+    with running_server(services, redis_url=f"redis://127.0.0.1:{free_port()}/0", wait_on="/healthz") as server:
+        ready = get(server, "/readyz")
+        assert ready.status_code == 503
+        assert ready.json()["checks"] == {"database": "ok", "migrations": "ok", "broker": "does not answer"}
+        with server.http() as http:
+            study = ok(http.post("/studies", json={"name": "s"}))["id"]
+            began = time.monotonic()
+            assert ok(http.post(f"/studies/{study}/trials", json=SPEC))["state"] == "queued"
+            assert time.monotonic() - began < 5
+
+
+def test_a_message_that_was_lost_is_sent_again(troubled):
+    with troubled.http() as http, redis.Redis.from_url(troubled.settings.redis_url) as broker:
+        study = ok(http.post("/studies", json={"name": "s"}))["id"]
+        ok(http.post(f"/studies/{study}/trials", json=SPEC))
+        broker.flushdb()
+        wait_for(lambda: broker.llen(QUEUE), "the reaper")
+
+
+def test_a_trial_whose_worker_fell_silent_is_queued_again(troubled):
+    with troubled.http() as http:
+        study = ok(http.post("/studies", json={"name": "s"}))["id"]
+        run = Run(troubled, UUID(ok(http.post(f"/studies/{study}/trials", json=SPEC))["id"]))
+        run.record(3)
+        with troubled.sessions.begin() as session:
+            session.execute(text("UPDATE trials SET lease_expires_at = now() - interval '1 second'"))
+        wait_for(lambda: ok(http.get(run.path))["state"] == "queued", "the reaper")
+        run.claim()
+        assert ok(http.get(run.path))["attempt"] == 2
+
+
+def test_a_database_that_is_away_is_a_503_that_may_be_tried_again(troubled):
+    """Nobody may connect, and those who are connected are cut off; then all is well again, by itself."""
+    from sqlalchemy import create_engine, make_url
+
+    url = make_url(troubled.settings.database_url)
+    elsewhere = create_engine(url.set(database="postgres"), isolation_level="AUTOCOMMIT")
+    with troubled.http() as http, elsewhere.connect() as other:
+        ok(http.get("/me"))
+        other.execute(text(f"ALTER DATABASE {url.database} ALLOW_CONNECTIONS false"))
+        cut = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{url.database}'"
+        other.execute(text(cut))
+        try:
+            response = http.get("/me")
+            document = problem(response, 503, "unavailable")
+            assert document["retryable"]
+            assert response.headers["Retry-After"]
+            assert "password" not in response.text
+            assert get(troubled, "/readyz").json()["checks"]["database"] == "does not answer"
+            assert get(troubled, "/healthz").status_code == 200
+        finally:
+            other.execute(text(f"ALTER DATABASE {url.database} ALLOW_CONNECTIONS true"))
+        ok(http.get("/me"))
+        study = ok(http.post("/studies", json={"name": "s"}))["id"]
+        run = Run(troubled, UUID(ok(http.post(f"/studies/{study}/trials", json=SPEC))["id"]))
+        with troubled.sessions.begin() as session:
+            session.execute(text("UPDATE trials SET lease_expires_at = now() - interval '1 second'"))
+        wait_for(lambda: ok(http.get(run.path))["state"] == "queued", "the reaper, which lived on")
+    elsewhere.dispose()
+
+
+def test_an_old_database_is_not_ready_and_the_check_says_what_to_do(troubled):
+    with troubled.sessions.begin() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '0000'"))
+    ready = get(troubled, "/readyz")
+    assert ready.status_code == 503
+    assert "nestor migrate" in ready.json()["checks"]["migrations"]
+
+
+def test_an_unexpected_failure_tells_the_user_nothing_but_where_to_look(troubled):
+    with troubled.sessions.begin() as session:
+        session.execute(text("ALTER TABLE studies RENAME COLUMN tags TO gone"))
+    with troubled.http() as http:
+        response = http.get("/studies")
+    document = problem(response, 500, "nestor-error")
+    assert "gone" not in response.text
+    assert "SELECT" not in response.text
+    assert document["request_id"] in troubled.log.read_text()
+    assert "UndefinedColumn" in troubled.log.read_text()
+
+
+def test_a_server_that_is_stopped_ends_its_streams_and_is_gone_at_once(troubled):
+    token = troubled.new_token(scope=Scope.write)
+    with troubled.http(token) as http:
+        study = ok(http.post("/studies", json={"name": "s"}))["id"]
+        trial = ok(http.post(f"/studies/{study}/trials", json=SPEC))["id"]
+        with http.stream("GET", f"/trials/{trial}/events") as response:
+            lines = response.iter_lines()
+            next(lines)
+            stopping = threading.Thread(target=troubled.stop, args=[signal.SIGTERM])
+            began = time.monotonic()
+            stopping.start()
+            list(lines)  # ends, and is no error
+            stopping.join()
+        assert time.monotonic() - began < 4
+    troubled.start()
+    with troubled.http(token) as http:
+        assert ok(http.get(f"/trials/{trial}"))["state"] == "queued"

@@ -1,0 +1,115 @@
+"""Studies: what users name, list, describe and put away."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from uuid import uuid4
+
+from tests.server.conftest import SPEC, Run, ok, problem
+
+
+def test_a_new_study_is_found_where_its_location_says(http):
+    response = http.post("/studies", json={"name": "ridge", "user_attrs": {"by": "me"}, "tags": ["a", "b"]})
+
+    assert response.status_code == 201
+    found = ok(http.get(f"{http.base_url.copy_with(path=response.headers['Location'])}"))
+    assert found == response.json()
+    assert (found["name"], found["user_attrs"], found["tags"]) == ("ridge", {"by": "me"}, ["a", "b"])
+    assert (found["trial_counts"], found["best_value"]) == ({}, None)
+
+
+def test_a_name_that_exists_is_refused_unless_the_study_is_to_be_loaded(http, study):
+    document = problem(http.post("/studies", json={"name": "study"}), 409, "study-exists")
+    assert "load_if_exists" in document["detail"]
+
+    loaded = http.post("/studies", json={"name": "study", "load_if_exists": True})
+    assert (loaded.status_code, loaded.json()["id"]) == (200, study)
+    assert len(ok(http.get("/studies"))["items"]) == 1
+
+
+def test_of_many_who_create_the_same_name_at_once_one_succeeds(server, http):
+    token = http.headers["Authorization"].removeprefix("Bearer ")
+    with server.http(token) as other, ThreadPoolExecutor(8) as pool:
+        responses = list(pool.map(lambda _: other.post("/studies", json={"name": "race"}), range(8)))
+    assert sorted(response.status_code for response in responses) == [201] + [409] * 7
+
+
+def test_pages_follow_each_other_without_gap_or_repetition(http):
+    names = [f"study-{n}" for n in range(7)]
+    for name in names:
+        ok(http.post("/studies", json={"name": name}))
+
+    seen, cursor = [], None
+    while True:
+        page = ok(http.get("/studies", params={"limit": 3} | ({"cursor": cursor} if cursor else {})))
+        seen += [study["name"] for study in page["items"]]
+        if (cursor := page["next_cursor"]) is None:
+            break
+    assert seen == names[::-1]
+
+
+def test_a_list_is_filtered_by_exact_name(http):
+    for name in ("one", "one more"):
+        ok(http.post("/studies", json={"name": name}))
+    assert [study["name"] for study in ok(http.get("/studies", params={"name": "one"}))["items"]] == ["one"]
+
+
+def test_a_cursor_of_ones_own_making_is_refused(http):
+    for cursor in ("!!", "bm9wZQ", "W10", "e"):
+        problem(http.get("/studies", params={"cursor": cursor}), 422, "invalid-input")
+
+
+def test_a_study_tells_how_its_trials_stand(http, study, submit, server):
+    from uuid import UUID
+
+    submit()
+    run = Run(server, UUID(submit()["id"]))
+    run.record(4)
+    assert ok(http.get(f"/studies/{study}"))["trial_counts"] == {"queued": 1, "running": 1}
+    assert ok(http.get(f"/studies/{study}"))["best_value"] == 1 / 4
+
+
+def test_attributes_and_tags_are_replaced(http, study):
+    changed = ok(http.patch(f"/studies/{study}", json={"user_attrs": {"k": [1, None]}}))
+    assert (changed["user_attrs"], changed["tags"]) == ({"k": [1, None]}, [])
+    changed = ok(http.patch(f"/studies/{study}", json={"tags": ["t"]}))
+    assert (changed["user_attrs"], changed["tags"]) == ({"k": [1, None]}, ["t"])
+    assert changed["updated_at"] > changed["created_at"]
+
+
+def test_a_deleted_study_is_gone_its_trials_end_and_its_name_is_free(http, study, submit):
+    trial = submit()
+    assert http.delete(f"/studies/{study}").status_code == 204
+
+    problem(http.get(f"/studies/{study}"), 404, "study-not-found")
+    problem(http.get(f"/trials/{trial['id']}"), 404, "trial-not-found")
+    problem(http.delete(f"/studies/{study}"), 404, "study-not-found")
+    assert ok(http.get("/studies"))["items"] == []
+    assert http.post("/studies", json={"name": "study"}).status_code == 201
+
+
+def test_nobody_sees_the_studies_of_others(http, stranger, study, submit):
+    trial = submit()["id"]
+    assert ok(stranger.get("/studies"))["items"] == []
+    for path in (f"/studies/{study}", f"/studies/{study}/trials"):
+        problem(stranger.get(path), 404, "study-not-found")
+    problem(stranger.patch(f"/studies/{study}", json={"tags": []}), 404, "study-not-found")
+    problem(stranger.delete(f"/studies/{study}"), 404, "study-not-found")
+    problem(stranger.post(f"/studies/{study}/trials", json=SPEC), 404, "study-not-found")
+    for path in ("", "/steps", "/events", "/hyperparameters", "/hyperparameters/l2", "/hyperparameters.safetensors"):
+        problem(stranger.get(f"/trials/{trial}{path}"), 404, "trial-not-found")
+    problem(stranger.post(f"/trials/{trial}/cancel"), 404, "trial-not-found")
+    assert ok(stranger.post("/studies", json={"name": "study"}))["id"] != study  # names are each user's own
+
+
+def test_polling_an_unchanged_list_costs_a_304(http, study, submit):
+    first = http.get("/studies")
+    again = http.get("/studies", headers={"If-None-Match": first.headers["ETag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    submit()
+    assert http.get("/studies", headers={"If-None-Match": first.headers["ETag"]}).status_code == 200
+
+
+def test_an_unknown_study_is_not_found(http):
+    problem(http.get(f"/studies/{uuid4()}"), 404, "study-not-found")
+    problem(http.get("/studies/not-a-uuid"), 422, "validation-failed")

@@ -1,0 +1,223 @@
+"""Trials: submitted, polled, asked to stop, and read."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from uuid import uuid4
+
+import numpy as np
+import pytest
+import redis
+from safetensors.numpy import load
+
+from nestor.schemas import GaussNewton, State
+from nestor_server.queue import QUEUE
+from tests.server.conftest import SPEC, ok, problem
+
+
+def waiting(server) -> int:
+    """Messages in the broker."""
+    with redis.Redis.from_url(server.settings.redis_url) as broker:
+        return broker.llen(QUEUE)
+
+
+def test_a_submitted_trial_is_queued_with_every_default_written_out(http, study):
+    response = http.post(f"/studies/{study}/trials", json=SPEC | {"user_attrs": {"note": "first"}})
+
+    trial = ok(response)
+    assert (response.status_code, response.headers["Location"]) == (201, f"/api/v1/trials/{trial['id']}")
+    assert (trial["number"], trial["state"], trial["step"], trial["n_steps"]) == (0, "queued", 0, 1000)
+    assert trial["spec"]["inner"]["lr"] == 1e-3
+    assert trial["spec"]["response"]["curvature"] == GaussNewton().model_dump()
+    assert (trial["user_attrs"], trial["error"], trial["worker"]) == ({"note": "first"}, None, None)
+    assert ok(http.get(f"/trials/{trial['id']}")) == trial
+
+
+def test_the_short_forms_of_the_manual_are_understood(http, study):
+    spec = SPEC | {"response": {"implicit": {"curvature": "hessian", "solver": {"neumann": {"terms": 3}}}}}
+    response = ok(http.post(f"/studies/{study}/trials", json=spec))["spec"]["response"]
+    assert response["curvature"]["kind"] == "hessian"
+    assert response["solver"] == {"kind": "neumann", "terms": 3, "alpha": "auto"}
+
+
+def test_what_curl_sends_without_a_content_type_is_read_as_json(http):
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert http.post("/studies", content='{"name": "by curl"}', headers=form).status_code == 201
+
+
+def test_trials_are_numbered_within_their_study_and_listed_by_number(http, study, submit):
+    for number in range(3):
+        assert submit()["number"] == number
+    page = ok(http.get(f"/studies/{study}/trials", params={"limit": 2}))
+    rest = ok(http.get(f"/studies/{study}/trials", params={"limit": 2, "cursor": page["next_cursor"]}))
+    assert [trial["number"] for trial in page["items"] + rest["items"]] == [0, 1, 2]
+    assert rest["next_cursor"] is None
+
+
+def test_a_message_leaves_after_the_commit_and_none_with_a_refusal(server, http, study, submit):
+    before = waiting(server)
+    problem(http.post(f"/studies/{study}/trials", json={"problem": {"preset": {}}}), 422, "validation-failed")
+    problem(http.post(f"/studies/{uuid4()}/trials", json=SPEC), 404, "study-not-found")
+    program = {"problem": {"program": str(uuid4()), "dataset": str(uuid4())}}
+    problem(http.post(f"/studies/{study}/trials", json=SPEC | program), 404, "program-not-found")
+    assert waiting(server) == before
+    assert ok(http.get(f"/studies/{study}/trials"))["items"] == []
+
+    submit()
+    assert waiting(server) == before + 1
+    assert submit()["number"] == 1  # a refusal uses no number
+
+
+def test_a_transaction_that_is_rolled_back_sends_nothing(server):
+    from nestor_server import queue
+
+    before = waiting(server)
+    with server.sessions() as session:
+        session.connection()
+        queue.send_on_commit(session, uuid4())
+        session.rollback()
+        session.connection()
+        session.commit()
+    assert waiting(server) == before
+
+    with server.sessions() as session:
+        with session.begin_nested():
+            queue.send_on_commit(session, uuid4())
+        assert waiting(server) == before  # the savepoint is released, the transaction still open
+        session.commit()
+    assert waiting(server) == before + 1
+
+
+def test_an_unchanged_trial_costs_a_304_and_a_step_changes_it(http, run):
+    first = http.get(run.path)
+    seen = {"If-None-Match": first.headers["ETag"]}
+    assert http.get(run.path, headers=seen).status_code == 304
+    run.record()
+    changed = http.get(run.path, headers=seen)
+    assert changed.status_code == 200
+    assert (changed.json()["step"], changed.json()["value"], changed.json()["worker"]) == (1, 1.0, "worker")
+
+
+@pytest.mark.parametrize("action", ["stop", "pause", "cancel"])
+def test_a_wish_for_a_running_trial_is_noted_and_may_be_repeated(http, run, action):
+    first = ok(http.post(f"{run.path}/{action}"))
+    assert (first["state"], first["desired"]) == ("running", action)
+    assert ok(http.post(f"{run.path}/{action}"))["seq"] == first["seq"]
+
+
+def test_a_queued_trial_is_cancelled_at_once_and_then_stays_so(http, submit):
+    trial = submit()
+    assert ok(http.post(f"/trials/{trial['id']}/cancel"))["state"] == "cancelled"
+    assert ok(http.post(f"/trials/{trial['id']}/cancel"))["state"] == "cancelled"
+    document = problem(http.post(f"/trials/{trial['id']}/resume"), 409, "illegal-transition")
+    assert "cancelled cannot resume" in document["detail"]
+
+
+def test_a_paused_trial_is_resumed_with_a_message(server, http, submit):
+    path = f"/trials/{submit()['id']}"
+    assert ok(http.post(f"{path}/pause"))["state"] == "paused"
+    before = waiting(server)
+    assert ok(http.post(f"{path}/resume"))["state"] == "queued"
+    assert waiting(server) == before + 1
+
+
+def test_a_failure_is_shown_as_the_worker_recorded_it(http, run):
+    error = {"code": "diverged", "detail": "The training loss is not finite at step 3.", "status": 422}
+    run.finish(State.failed, error)
+    trial = ok(http.get(run.path))
+    assert (trial["state"], trial["error"]) == ("failed", error)
+
+
+# --- steps ----------------------------------------------------------------------------------------
+
+
+def test_steps_come_as_columns_of_equal_length(http, run):
+    run.record(5)
+    read = ok(http.get(f"{run.path}/steps"))
+    assert {len(values) for values in read["columns"].values()} == {5}
+    assert read["columns"]["number"] == [1, 2, 3, 4, 5]
+    assert read["columns"]["val_loss"] == [1 / k for k in range(1, 6)]
+    assert read["columns"]["val_metrics"] == [{"accuracy": 0.5}] * 5
+    assert read["columns"]["test_loss"] == [None] * 5
+    assert read["seq"] == ok(http.get(run.path))["seq"]
+
+
+def test_steps_are_read_on_from_where_one_was(http, run):
+    run.record(10)
+    params = {"after": 3, "limit": 4, "columns": "number,val_loss"}
+    read = http.get(f"{run.path}/steps", params=params)
+    assert read.json()["columns"] == {"number": [4, 5, 6, 7], "val_loss": [1 / 4, 1 / 5, 1 / 6, 1 / 7]}
+    again = http.get(f"{run.path}/steps", params=params, headers={"If-None-Match": read.headers["ETag"]})
+    assert again.status_code == 304
+
+
+def test_an_unknown_column_is_refused_with_those_that_exist(http, run):
+    document = problem(http.get(f"{run.path}/steps", params={"columns": "number,loss"}), 422, "invalid-input")
+    assert "'loss'" in document["detail"]
+    assert "val_loss" in document["detail"]
+
+
+# --- hyperparameters ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tensors() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {"l2": rng.normal(size=(3, 4)).astype(np.float32), "weights.examples": rng.normal(size=5).astype(np.float32)}
+
+
+def test_a_trial_without_a_snapshot_says_so(http, run):
+    assert ok(http.get(f"{run.path}/hyperparameters"))["items"] == []
+    problem(http.get(f"{run.path}/hyperparameters/l2"), 404, "hyperparameters-not-found")
+    problem(http.get(f"{run.path}/hyperparameters.safetensors"), 404, "hyperparameters-not-found")
+
+
+def test_hyperparameters_are_described_with_the_steps_that_have_them(http, run, tensors):
+    run.snapshot(0, tensors)
+    run.record(2)
+    run.snapshot(2, tensors)
+    described = ok(http.get(f"{run.path}/hyperparameters"))
+    assert described["steps"] == [0, 2]
+    assert {item["name"]: item["shape"] for item in described["items"]} == {"l2": [3, 4], "weights.examples": [5]}
+
+
+@pytest.mark.parametrize("name", ["l2", "weights.examples"])
+def test_one_tensor_comes_as_it_was_recorded_in_both_formats(http, run, tensors, name):
+    run.snapshot(0, tensors)
+    path = f"{run.path}/hyperparameters/{name}"
+    for response, value in (
+        (found := http.get(path), lambda data: load(data)[name]),
+        (http.get(path, params={"format": "npy"}), lambda data: np.load(io.BytesIO(data), allow_pickle=False)),
+    ):
+        assert np.array_equal(value(response.content), tensors[name])
+        assert response.headers["ETag"].strip('"') == hashlib.sha256(response.content).hexdigest()
+    assert list(load(found.content)) == [name]
+
+
+def test_the_latest_snapshot_is_the_default_and_a_past_one_never_changes(http, run, tensors):
+    run.snapshot(0, tensors)
+    run.record(1)
+    data = run.snapshot(1, {name: 2 * values for name, values in tensors.items()})
+    latest = http.get(f"{run.path}/hyperparameters.safetensors")
+    assert latest.content == data
+    assert "no-cache" in latest.headers["Cache-Control"]
+    first = http.get(f"{run.path}/hyperparameters/l2", params={"step": 0})
+    assert np.array_equal(load(first.content)["l2"], tensors["l2"])
+    assert "immutable" in first.headers["Cache-Control"]
+    problem(http.get(f"{run.path}/hyperparameters/l2", params={"step": 7}), 404, "hyperparameters-not-found")
+    problem(http.get(f"{run.path}/hyperparameters/other"), 404, "hyperparameters-not-found")
+
+
+def test_a_range_of_a_tensor_is_that_part_of_the_file(http, run, tensors):
+    run.snapshot(0, tensors)
+    path = f"{run.path}/hyperparameters/l2"
+    whole = http.get(path).content
+    for given, expected in {
+        "bytes=0-9": whole[:10], "bytes=5-": whole[5:], "bytes=-7": whole[-7:], f"bytes=90-{10**9}": whole[90:]
+    }.items():  # fmt: skip
+        part = http.get(path, headers={"Range": given})
+        assert (part.status_code, part.content) == (206, expected), given
+    assert http.get(path, headers={"Range": f"bytes={len(whole)}-"}).status_code == 416
+    assert http.get(path, headers={"Range": "lines=1-2"}).content == whole
+    assert http.get(path, headers={"If-None-Match": http.get(path).headers["ETag"]}).status_code == 304

@@ -1,0 +1,138 @@
+"""A real server on a database of its own, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+from sqlalchemy import create_engine, make_url, text
+
+from nestor.schemas import API, Scope
+from nestor_server import database
+from nestor_server.database import Sessions
+from nestor_server.services import tokens
+from nestor_server.settings import Settings
+from tests.support.services import Services
+
+
+@dataclass
+class Server:
+    url: str
+    token: str  # of the scope admin
+    settings: Settings
+    sessions: Sessions = field(repr=False)
+    environment: dict[str, str] = field(repr=False)
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    def http(self, token: str | None = "", **options: Any) -> httpx.Client:
+        """A client of the REST interface; of this server's own token unless another one, or None, is given."""
+        token = self.token if token == "" else token
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        return httpx.Client(base_url=self.url + API, headers=headers, timeout=30, trust_env=False, **options)
+
+    def new_token(self, user: str | None = None, scope: Scope = Scope.write) -> str:
+        """Of a user of its own, so that a test sees nothing of the others."""
+        with self.sessions.begin() as session:
+            return tokens.create(session, user or f"user-{uuid4().hex[:12]}", scope)
+
+    def start(self, *, path: str = "/readyz") -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "nestor_server"],
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        wait_for(lambda: self._answers(path), "the server to answer", seconds=30)
+
+    def stop(self, sig: signal.Signals = signal.SIGTERM) -> int | None:
+        if self.process is None:
+            return None
+        self.process.send_signal(sig)
+        try:
+            return self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+        finally:
+            self.process = None
+
+    def _answers(self, path: str) -> bool:
+        if self.process is not None and self.process.poll() is not None:
+            raise AssertionError(f"the server did not start:\n{self.log.read_text()[-4000:]}")
+        try:
+            return httpx.get(self.url + path, timeout=5, trust_env=False).status_code == 200
+        except httpx.TransportError:
+            return False
+
+
+def wait_for(condition: Callable[[], object], what: str, *, seconds: float = 15.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > until:
+            raise AssertionError(f"waited {seconds} s for {what}")
+        time.sleep(0.05)
+
+
+@contextmanager
+def new_database(services: Services) -> Iterator[str]:
+    """The address of an empty database, which is dropped at the end."""
+    name = f"test_{uuid4().hex[:12]}"
+    engine = create_engine(services.database_url, isolation_level="AUTOCOMMIT")
+    try:
+        with engine.connect() as connection:
+            connection.execute(text(f"CREATE DATABASE {name}"))
+        yield make_url(services.database_url).set(database=name).render_as_string(hide_password=False)
+        with engine.connect() as connection:
+            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def running_server(
+    services: Services, *, redis_db: int = 0, wait_on: str = "/readyz", **settings: Any
+) -> Iterator[Server]:
+    """A migrated database, a server on it, and a token of the scope admin; `settings` as `Settings` names them."""
+    with new_database(services) as database_url, tempfile.TemporaryDirectory(prefix="nestor-server-") as home:
+        database.migrate(database_url)
+        redis_url = services.redis_url.rpartition("/")[0] + f"/{redis_db}"
+        given = {"database_url": database_url, "redis_url": redis_url, "port": free_port()} | settings
+        ours = Settings(**given)
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("NESTOR_")}
+        environment |= {f"NESTOR_{key.upper()}": str(value) for key, value in given.items()}
+        engine = database.make_engine(ours)
+        sessions = database.make_sessions(engine, ours)
+        try:
+            with sessions.begin() as session:
+                token = tokens.create(session, "tester", Scope.admin, "tests")
+            url = f"http://127.0.0.1:{ours.port}"
+            server = Server(url, token, ours, sessions, environment, Path(home, "server.log"))
+            try:
+                server.start(path=wait_on)
+                yield server
+            finally:
+                server.stop()
+        finally:
+            engine.dispose()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

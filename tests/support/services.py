@@ -1,0 +1,46 @@
+"""A real PostgreSQL and a real Valkey in a home of their own."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from nestor_server.embedded.home import Home
+from nestor_server.embedded.postgres import Postgres
+from nestor_server.embedded.valkey import Valkey
+
+
+@dataclass(frozen=True)
+class Services:
+    home: Path
+    database_url: str
+    redis_url: str
+
+
+@contextmanager
+def fresh_home() -> Generator[Path]:
+    """A directory that every user may walk into (when root, PostgreSQL runs as another), gone at the end."""
+    path = Path(tempfile.mkdtemp(prefix="nestor-test-"))
+    path.chmod(0o755)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def running_services() -> Generator[Services]:
+    """Call it from the main thread: the servers are signalled when the thread that started them ends."""
+    with ExitStack() as stack:
+        home = Home(stack.enter_context(fresh_home()))
+        home.acquire()
+        stack.callback(home.release)
+        postgres, valkey = Postgres(home), Valkey(home)
+        stack.callback(postgres.stop)
+        database_url = postgres.start()
+        stack.callback(valkey.stop)
+        yield Services(home.path, database_url, valkey.start())

@@ -1,0 +1,81 @@
+"""A real worker in a process of its own, and its runners found as the kernel sees them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support.server import Server, wait_for
+
+
+@dataclass
+class Worker:
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def runners(self) -> list[int]:
+        """The living children that run a trial."""
+        tasks = Path(f"/proc/{self.pid}/task")
+        children = [int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
+        return [pid for pid in children if b"nestor_worker.runner" in command(pid)]
+
+    def stop(self, *, timeout: float = 20) -> int:
+        """SIGTERM, as an operator would; the exit code."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        return self.process.wait(timeout)
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+
+def command(pid: int) -> bytes:
+    """The command line of a process; empty when it is gone or a zombie."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+@contextmanager
+def running_worker(server: Server, **env: Any) -> Iterator[Worker]:
+    """`python -m nestor_worker` on `server`'s database and broker, ready to take trials."""
+    ours = server.settings
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("NESTOR_")}
+    environment |= {f"NESTOR_{name.upper()}": str(value) for name, value in ours.model_dump().items()}
+    environment |= {"NESTOR_THREADS": "1"} | {name: str(value) for name, value in env.items()}
+    with tempfile.TemporaryDirectory(prefix="nestor-worker-") as home:
+        log = Path(home, "worker.log")
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "nestor_worker"],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+            )
+        worker = Worker(process, log)
+        try:
+            wait_for(lambda: process.poll() is not None or b" is ready" in log.read_bytes(), "the worker", seconds=30)
+            assert process.poll() is None, log.read_text()
+            yield worker
+        finally:
+            if process.poll() is None:
+                try:
+                    worker.stop()
+                except subprocess.TimeoutExpired:
+                    worker.kill()
+                    raise

@@ -1,0 +1,74 @@
+"""A migrated database of this folder's own, and trials in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import psycopg
+import pytest
+from sqlalchemy import make_url
+from sqlalchemy.orm import Session
+
+from nestor.schemas import Desired, State
+from nestor_server import queue
+from nestor_server.database import Sessions, make_engine, make_sessions, migrate, plain_url
+from nestor_server.models import Study, Trial, User
+from nestor_server.settings import Settings
+
+SPEC = {
+    "problem": {"preset": {"model": {"kind": "mlp", "hidden": [8]}, "train_size": 100, "val_size": 50}},
+    "inner": {"optimizer": "adam", "steps": 1},
+    "outer": {"optimizer": "rmsprop", "steps": 10},
+}
+
+
+@pytest.fixture(scope="session")
+def worker_settings(services) -> Settings:
+    name = "worker_tests"
+    with psycopg.connect(plain_url(services.database_url), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    url = make_url(services.database_url).set(database=name).render_as_string(hide_password=False)
+    migrate(url)
+    return Settings(database_url=url, redis_url=services.redis_url, max_restarts=2)
+
+
+@pytest.fixture(scope="session")
+def sessions(worker_settings: Settings) -> Iterator[Sessions]:
+    engine = make_engine(worker_settings)
+    yield make_sessions(engine, worker_settings)
+    engine.dispose()
+
+
+@pytest.fixture
+def session(sessions: Sessions) -> Iterator[Session]:
+    with sessions() as session:
+        yield session
+
+
+@pytest.fixture
+def sent(monkeypatch) -> list:
+    """What was handed to the broker, instead of the broker: nobody here listens."""
+    trials: list = []
+    monkeypatch.setattr(queue, "send", lambda settings, trial_id: trials.append(trial_id))
+    return trials
+
+
+@pytest.fixture
+def new_trial(sessions: Sessions, sent: list) -> Callable[..., Trial]:
+    """A committed trial of a new user, in any state."""
+    del sent
+
+    def make(state: State = State.queued, desired: Desired = Desired.run, **fields) -> Trial:
+        with sessions.begin() as session:
+            user = User(name=f"user-{len(session.query(User.id).all())}")
+            session.add(user)
+            session.flush()
+            study = Study(owner_id=user.id, name="study")
+            session.add(study)
+            session.flush()
+            trial = Trial(study_id=study.id, number=0, spec=SPEC, **{"n_steps": 10, **fields})
+            trial.state, trial.desired = state.value, desired.value
+            session.add(trial)
+        return trial
+
+    return make

@@ -1,0 +1,59 @@
+"""Presets are functions of their description and a seed."""
+
+from __future__ import annotations
+
+import torch
+
+from nestor.schemas import Preset
+from nestor_engine import Config, optimise
+from nestor_worker import presets
+
+
+def preset(**fields) -> Preset:
+    return Preset.model_validate({"model": {"kind": "mlp", "hidden": [8]}, "train_size": 100, "val_size": 50, **fields})
+
+
+def same(a: dict | None, b: dict | None) -> bool:
+    assert a is not None
+    assert b is not None
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_same_seed_gives_the_same_problem():
+    a, b = (presets.build(preset(label_noise=0.3), seed=7) for _ in range(2))
+    assert all(same(a.data.splits[split], b.data.splits[split]) for split in ("train", "val", "test"))
+    assert same(a.bilevel().params, b.bilevel().params)
+
+
+def test_another_seed_gives_another_split_and_other_weights():
+    a, b = (presets.build(preset(), seed=seed) for seed in (0, 1))
+    assert not same(a.data.train, b.data.train)
+    assert not same(a.bilevel().params, b.bilevel().params)
+
+
+def test_splits_have_the_sizes_asked_for_and_pixels_lie_in_the_unit_interval():
+    data = presets.build(preset(), seed=0).data
+    assert data.sizes == {"train": 100, "val": 50, "test": 1_647}
+    assert data.train["x"].dtype == torch.float32
+    assert data.train["x"].min() == 0
+    assert data.train["x"].max() == 1
+
+
+def test_label_noise_moves_that_share_of_the_training_labels_only():
+    clean, noisy = (presets.build(preset(label_noise=noise), seed=3).data for noise in (0.0, 0.45))
+    moved = clean.train["y"] != noisy.train["y"]
+    assert moved.sum() == 45
+    assert torch.equal(noisy.train["y"][moved], (clean.train["y"][moved] + 1) % 10)
+    assert torch.equal(clean.train["x"], noisy.train["x"])
+    assert same(clean.val, noisy.val)
+    assert same(clean.test, noisy.test)
+
+
+def test_every_kind_of_hyperparameter_can_be_tuned_together():
+    kinds = [{"kind": "l2", "per": "tensor", "init": -5}, "example_weights"]
+    problem = presets.build(preset(hyperparameters=kinds), seed=0)
+    bilevel = problem.bilevel()
+    assert {name: tuple(h.shape) for name, h in bilevel.hparams.items()} == {"l2": (4,), "example_weights": (100,)}
+    steps = list(optimise(bilevel, problem.data, Config(n_steps=2)))
+    assert [step.number for step in steps] == [1, 2]
+    assert not same(steps[-1].state.hparams, bilevel.hparams)

@@ -1,0 +1,155 @@
+"""What a worker reports, as it stands in the database afterwards."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID
+
+import psycopg
+import pytest
+from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
+
+from nestor.schemas import Desired, EventType, HyperparameterInfo
+from nestor_server.database import plain_url
+from nestor_server.models import Blob, Checkpoint, Event, Program, Snapshot, Step, Study, Trial
+from nestor_server.services import blobs, journal, lifecycle, recording
+from nestor_server.services.recording import Batch, Log, Tensors
+from tests.worker.test_lifecycle import claim, step
+
+
+def owner(session, trial) -> UUID:
+    return session.get_one(Study, trial.study_id).owner_id
+
+
+def all_seqs(session, trial_id) -> list[int]:
+    tables = (select(table.seq).where(table.trial_id == trial_id) for table in (Step, Event))
+    return sorted(seq for query in tables for seq in session.scalars(query))
+
+
+def test_a_batch_is_journalled_in_the_order_in_which_it_happened(sessions, new_trial):
+    trial = new_trial()
+    lease = claim(sessions, trial.id)
+    batch = Batch(
+        steps=(step(1), step(2)),
+        snapshots=(Tensors(0, b"0"), Tensors(2, b"2")),
+        logs=(Log(1, "a warning", "warning"),),
+        hyperparameters=(HyperparameterInfo(name="l2", shape=(), dtype="float32", transform="exp"),),
+    )
+    with sessions.begin() as session:
+        assert recording.record(session, lease, batch) is Desired.run
+    with sessions() as session:
+        row = session.get_one(Trial, trial.id)
+        assert row.hyperparameters == [{"name": "l2", "shape": [], "dtype": "float32", "transform": "exp"}]
+        assert all_seqs(session, trial.id) == list(range(1, row.seq + 1))
+        entries = [(e.seq, e.type, e.data) for e in session.scalars(select(Event).where(Event.trial_id == trial.id))]
+        entries += [
+            (s.seq, "step", {"step": s.number}) for s in session.scalars(select(Step).where(Step.trial_id == trial.id))
+        ]
+        told = [(type, data["step"]) for _, type, data in sorted(entries, key=lambda e: e[0]) if type != "state"]
+        assert told == [("snapshot", 0), ("step", 1), ("log", 1), ("step", 2), ("snapshot", 2)]
+
+
+def test_the_journal_has_no_gap_whoever_writes_and_whatever_is_rolled_back(sessions, new_trial):
+    trial = new_trial()
+
+    def write(i: int) -> None:
+        with sessions() as session:
+            journal.append(session, trial.id, EventType.log, {"i": i})
+            session.rollback() if i % 3 == 0 else session.commit()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(60)))
+    with sessions() as session:
+        assert all_seqs(session, trial.id) == list(range(1, 41))
+        assert session.get_one(Trial, trial.id).seq == 40
+
+
+def test_taking_several_numbers_returns_the_first(session, new_trial):
+    trial = new_trial()
+    assert [journal.take(session, trial.id, 3), journal.take(session, trial.id, 2)] == [1, 4]
+    assert journal.append(session, trial.id, "log", {}) == 6
+
+
+def test_the_answer_carries_what_the_user_wants(sessions, new_trial):
+    trial = new_trial()
+    lease = claim(sessions, trial.id)
+    with sessions.begin() as session:
+        lifecycle.request(session, session.get_one(Trial, trial.id), Desired.stop)
+    with sessions.begin() as session:
+        assert recording.record(session, lease, Batch(steps=(step(1),))) is Desired.stop
+        assert lifecycle.renew(session, lease) is Desired.stop
+
+
+def test_the_best_step_is_the_first_of_the_lowest(sessions, new_trial):
+    trial = new_trial()
+    lease = claim(sessions, trial.id)
+    for steps in ([step(1, 0.9), step(2, 0.4), step(3, 0.4)], [step(4, 0.4), step(5, 0.7)], [step(6, 0.1)]):
+        with sessions.begin() as session:
+            recording.record(session, lease, Batch(steps=tuple(steps)))
+        with sessions() as session:
+            row = session.get_one(Trial, trial.id)
+            assert (row.best_step, row.best_value) == ((2, 0.4) if steps[-1].number < 6 else (6, 0.1))
+            assert (row.step, row.value) == (steps[-1].number, steps[-1].val_loss)
+
+
+def test_a_step_is_recorded_once_or_not_at_all(sessions, new_trial):
+    trial = new_trial()
+    lease = claim(sessions, trial.id)
+    with sessions.begin() as session:
+        recording.record(session, lease, Batch(steps=(step(1),)))
+    with pytest.raises(IntegrityError), sessions.begin() as session:
+        recording.record(session, lease, Batch(steps=(step(1),), snapshots=(Tensors(1, b"twice"),)))
+    with sessions() as session:
+        assert session.scalars(select(func.count()).where(Snapshot.trial_id == trial.id)).one() == 0
+        assert all_seqs(session, trial.id) == list(range(1, session.get_one(Trial, trial.id).seq + 1))
+
+
+def test_the_newest_two_checkpoints_are_kept_and_older_bytes_are_gone(sessions, new_trial):
+    trial = new_trial()
+    lease = claim(sessions, trial.id)
+    for at in range(1, 6):
+        with sessions.begin() as session:
+            recording.record(session, lease, Batch(checkpoints=(Tensors(at, b"checkpoint %d" % at),)))
+    with sessions() as session:
+        kept = select(Checkpoint.step).where(Checkpoint.trial_id == trial.id)
+        assert sorted(session.scalars(kept)) == [4, 5]
+        assert session.scalars(select(func.count()).where(Blob.owner_id == owner(session, trial))).one() == 2
+
+
+def test_bytes_that_something_else_refers_to_stay(sessions, new_trial):
+    trial = new_trial()
+    lease = claim(sessions, trial.id)
+    with sessions.begin() as session:
+        blob = blobs.store(session, owner(session, trial), b"shared with a program")
+        session.add(Program(owner_id=owner(session, trial), graphs="sha256:0", tensors=blob.digest, torch="2.13"))
+    shared = (Tensors(1, b"shared with a program"), Tensors(2, b"shared with a snapshot"))
+    with sessions.begin() as session:
+        recording.record(session, lease, Batch(checkpoints=shared, snapshots=(Tensors(2, b"shared with a snapshot"),)))
+    for at in (3, 4):
+        with sessions.begin() as session:
+            recording.record(session, lease, Batch(checkpoints=(Tensors(at, b"%d" % at),)))
+    with sessions() as session:
+        assert session.scalars(select(func.count()).where(Blob.owner_id == owner(session, trial))).one() == 4
+
+
+def test_a_better_snapshot_replaces_the_one_that_it_names(sessions, new_trial):
+    trial = new_trial()
+    lease = claim(sessions, trial.id)
+    for snapshot in (Tensors(3, b"3"), Tensors(7, b"7", replaces=3), Tensors(7, b"7 again")):
+        with sessions.begin() as session:
+            recording.record(session, lease, Batch(snapshots=(snapshot,)))
+    with sessions() as session:
+        found = session.execute(select(Snapshot.step, Blob).join(Blob).where(Snapshot.trial_id == trial.id)).all()
+        assert [(row.step, blobs.load(session, row.Blob)) for row in found] == [(7, b"7 again")]
+
+
+def test_readers_are_woken_by_the_commit(sessions, new_trial):
+    trial = new_trial()
+    url = plain_url(sessions.kw["bind"].url.render_as_string(hide_password=False))
+    with psycopg.connect(url, autocommit=True) as listener:
+        listener.execute(f"LISTEN {journal.CHANNEL}")
+        with sessions.begin() as session:
+            journal.append(session, trial.id, "log", {})
+        heard = {note.payload for note in listener.notifies(timeout=5, stop_after=1)}
+    assert heard == {str(trial.id)}

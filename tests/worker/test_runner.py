@@ -1,0 +1,147 @@
+"""The runner's process: what it knows, what it says, and how it ends."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+
+from nestor.schemas import TrialCreate
+from nestor_worker import process
+from nestor_worker.channel import Checkpoint, Ended, Failed, Message, Snapshot, Started, Stepped, Stop
+from nestor_worker.process import Runner
+from nestor_worker.snapshots import Snapshots
+from nestor_worker.workdir import CONFIG, Spec
+from tests.worker.conftest import SPEC
+
+
+def write_spec(directory: Path, n_steps: int, **fields) -> None:
+    config = TrialCreate.model_validate(SPEC).model_dump(mode="json", include=set(CONFIG))
+    config["outer"]["steps"] = n_steps
+    preset = {"model": {"kind": "mlp", "hidden": [8]}, "train_size": 100, "val_size": 50}
+    spec = Spec(config, preset, best_step=None, best_value=None, threads=1, checkpoint_seconds=60)
+    (directory / "spec.json").write_text(json.dumps(dataclasses.asdict(spec) | fields))
+
+
+@pytest.fixture
+def start(tmp_path):
+    runners = []
+
+    def run(n_steps: int, **fields) -> Runner:
+        write_spec(tmp_path, n_steps, **fields)
+        runners.append(Runner(tmp_path, threads=1, device="cpu"))
+        return runners[-1]
+
+    yield run
+    for runner in runners:
+        runner.close()
+
+
+def hear(runner: Runner, until: type[Message] | None = None) -> list[Message]:
+    heard = []
+    while (message := runner.inbox.get(timeout=60)) is not None:
+        heard.append(message)
+        if until is not None and isinstance(message, until):
+            break
+    return heard
+
+
+def of(kind: type, messages: list) -> list:
+    return [message for message in messages if isinstance(message, kind)]
+
+
+def test_a_runner_tells_everything_in_order_and_ends(start, tmp_path):
+    heard = hear(start(5))
+    assert isinstance(heard[0], Started)
+    assert heard[-1] == Ended(5, stopped=False)
+    assert [message.record["number"] for message in of(Stepped, heard)] == [1, 2, 3, 4, 5]
+    assert [message.step for message in of(Snapshot, heard)] == [0, 1, 2, 3, 4, 5]
+    assert [message.step for message in of(Checkpoint, heard)] == [5]
+    hparams = safetensors.torch.load_file(tmp_path / of(Snapshot, heard)[-1].file)
+    assert {h["name"] for h in heard[0].hyperparameters} == set(hparams)
+
+
+def test_its_environment_holds_no_credentials(start, monkeypatch):
+    secrets = ("NESTOR_DATABASE_URL", "NESTOR_REDIS_URL", "NESTOR_TOKEN", "AWS_SECRET_ACCESS_KEY", "PGPASSWORD")
+    for name in secrets:
+        monkeypatch.setenv(name, "a-secret-value")
+    runner = start(1)
+    hear(runner, until=Started)
+    seen = Path(f"/proc/{runner.pid}/environ").read_bytes().decode()
+    assert "a-secret-value" not in seen
+    names = {entry.split("=", 1)[0] for entry in seen.split("\0") if entry}
+    ours = set(process.environment(Path(), threads=1, device="cpu"))
+    assert names <= {*process.KEPT, *ours}
+    assert os.getpgid(runner.pid) == runner.pid
+
+
+def test_told_to_stop_it_writes_a_checkpoint_and_ends(start):
+    runner = start(100_000)
+    heard = hear(runner, until=Stepped)
+    runner.tell(Stop())
+    heard += hear(runner)
+    assert heard[-1] == Ended(of(Stepped, heard)[-1].record["number"], stopped=True)
+    reached = of(Stepped, heard)[-1].record["number"]
+    assert of(Checkpoint, heard)[-1].step == of(Snapshot, heard)[-1].step == reached
+
+
+def test_it_dies_with_its_supervisor(start):
+    runner = start(100_000)
+    hear(runner, until=Stepped)
+    runner._process.stdin.close()  # what the kernel does for a supervisor that was killed
+    runner._process.wait(timeout=5)
+
+
+def test_a_killed_runner_leaves_no_last_word_and_a_reason(start):
+    runner = start(100_000)
+    hear(runner, until=Stepped)
+    os.kill(runner.pid, signal.SIGKILL)
+    assert not of(Ended, hear(runner))
+    assert "SIGKILL" in runner.how_it_ended()
+    assert "out of memory" in runner.how_it_ended()
+
+
+def test_closing_ends_it_with_its_descendants(start):
+    runner = start(100_000)
+    hear(runner, until=Stepped)
+    runner.close()
+    time.sleep(0.05)
+    with pytest.raises(ProcessLookupError):
+        os.killpg(runner.pid, 0)
+
+
+def test_a_problem_that_cannot_be_trained_is_a_sentence(start):
+    failed = hear(start(5, preset=None))[-1]
+    assert isinstance(failed, Failed)
+    assert failed.code == "problem-failed"
+    assert "graphs.json" in failed.detail
+
+
+def test_small_hyperparameters_are_kept_at_every_step_and_large_ones_about_a_hundred_times():
+    def kept(nbytes: int, n_steps: int) -> list[int]:
+        policy = Snapshots(n_steps=n_steps, nbytes=nbytes, best_step=None, best_value=None)
+        return [step for step in range(1, n_steps + 1) if policy.due(step)]
+
+    assert kept(64 * 1024, 500) == list(range(1, 501))
+    assert len(kept(10**6, 5_000)) == 100
+    assert kept(10**6, 50) == list(range(1, 51))
+    assert kept(10**6, 1_001)[-1] == 1_001
+    assert len(kept(10**6, 1_001)) <= 101
+
+
+def test_the_best_step_is_kept_and_replaces_the_one_before():
+    policy = Snapshots(n_steps=1_000, nbytes=10**6, best_step=None, best_value=None)
+    for step, value in ((1, 0.9), (2, 0.5), (3, 0.7)):
+        policy.is_best(step, value)
+    assert policy.superseded() == (2, None)
+    assert policy.superseded() == (None, None)
+    policy.is_best(17, 0.4)
+    assert policy.superseded() == (17, 2)
+    policy.is_best(20, 0.3)  # on the grid of every tenth: kept anyway
+    assert policy.superseded() == (None, 17)

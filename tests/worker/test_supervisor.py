@@ -1,0 +1,101 @@
+"""One attempt, supervised in this process: with a real database and a real runner."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import pytest
+
+from nestor.schemas import State
+from nestor_server.models import Dataset, Program, Study, Trial
+from nestor_server.services import lifecycle
+from nestor_worker import workdir
+from nestor_worker.options import Options, devices
+from nestor_worker.supervisor import Slot, supervise
+from tests.support.server import wait_for
+from tests.worker.test_lifecycle import claim, expire
+
+SLOT = Slot("w1", "cpu", threads=1, checkpoint_seconds=60)
+
+
+def workdirs() -> list[Path]:
+    return list(Path(tempfile.gettempdir()).glob(f"{workdir.prefix(os.getpid())}*"))
+
+
+def test_a_problem_whose_bytes_are_gone_fails_with_a_sentence(sessions, worker_settings, new_trial):
+    trial, gone = new_trial(), "sha256:" + "0" * 64
+    with sessions.begin() as session:
+        row = session.get_one(Trial, trial.id)
+        owner = session.get_one(Study, row.study_id).owner_id
+        program = Program(owner_id=owner, graphs=gone, tensors=gone, torch="2.13")
+        dataset = Dataset(owner_id=owner, splits={"train": gone, "val": gone}, sizes={"train": 1, "val": 1})
+        session.add_all([program, dataset])
+        session.flush()
+        row.program_id, row.dataset_id = program.id, dataset.id
+    lease = claim(sessions, trial.id)
+    assert supervise(sessions, worker_settings, lease, SLOT, threading.Event()) is State.failed
+    with sessions() as session:
+        error = session.get_one(Trial, trial.id).error
+        assert error is not None
+        assert error["code"] == "blob-not-found"
+        assert gone in error["detail"]
+
+
+def test_a_supervisor_that_lost_its_lease_ends_its_runner_and_writes_nothing(sessions, worker_settings, new_trial):
+    trial = new_trial(n_steps=1_000_000)
+    lease = claim(sessions, trial.id, "old")
+    states = []
+
+    def run() -> None:
+        states.append(supervise(sessions, worker_settings, lease, SLOT, threading.Event()))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+
+    def steps() -> int:
+        with sessions() as session:
+            return session.get_one(Trial, trial.id).step
+
+    wait_for(lambda: steps() > 0, "a step", seconds=60)
+    expire(sessions, trial.id)
+    with sessions.begin() as session:
+        lifecycle.reap(session)
+    new = claim(sessions, trial.id, "new")
+    thread.join(timeout=10)
+    assert states == [None]
+    assert workdirs() == []
+    with sessions() as session:
+        row = session.get_one(Trial, trial.id)
+        assert (row.state, row.lease_token, row.lease_owner, row.step) == (State.running, new.token, "new", 0)
+
+
+def test_work_directories_of_killed_workers_are_swept_and_others_stay(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / f"{workdir.prefix(dead.pid)}abc").mkdir()
+    living, foreign = tmp_path / f"{workdir.prefix(os.getppid())}abc", tmp_path / "nestor-run-mine"
+    living.mkdir()
+    foreign.mkdir()
+    workdir.sweep()
+    assert set(tmp_path.iterdir()) == {living, foreign}
+
+
+def test_a_worker_has_one_slot_for_each_device_unless_told_otherwise(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0, 3")
+    assert devices() == ("0", "3")
+    assert Options().slots == ("0", "3")
+    assert Options(concurrency=3).slots == ("0", "3", "0")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert Options().slots == ("cpu",)
+
+
+@pytest.mark.parametrize("package", ["torch", "nestor_engine", "sklearn"])
+def test_the_supervising_process_never_imports(package: str):
+    program = f"import sys, nestor_worker.app, nestor_worker.cli; sys.exit({package!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

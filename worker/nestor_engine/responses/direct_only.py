@@ -1,0 +1,24 @@
+"""No response: what simultaneous gradient descent sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nestor_engine.bilevel import Tensors
+from nestor_engine.responses.response import Hypergradient, Moment, Response
+
+
+@dataclass(frozen=True)
+class DirectOnly(Response):
+    """∂g/∂λ alone, as if the weights did not answer [1].
+
+    For most hyperparameters it is zero: hyperparameter optimisation is a game of pure response. It is
+    here to show that.
+
+    [1] Lorraine, Vicol and Duvenaud (2020), Optimizing millions of hyperparameters by implicit differentiation.
+    """
+
+    def hypergradient(self, moment: Moment, memory: Tensors) -> Hypergradient:
+        del memory
+        outer = moment.outer()
+        return Hypergradient(outer.by_hparams, outer.evaluation)

@@ -1,0 +1,47 @@
+"""The response by the implicit function theorem."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from nestor_engine.bilevel import Tensors
+from nestor_engine.curvature import Curvature, GaussNewton
+from nestor_engine.point import Point
+from nestor_engine.responses.response import Hypergradient, Moment, Response
+from nestor_engine.solvers import Neumann, Solver, WarmStarted
+
+
+@dataclass(frozen=True)
+class Implicit(Response):
+    """The implicit function theorem [1].
+
+    Let w*(λ) minimise f(·, λ). Differentiating its stationarity ∂f/∂w(w*(λ), λ) = 0 by λ gives
+
+        H ∂w*/∂λ + ∂²f/∂w∂λ = 0,      H = ∂²f/∂w∂w,      so      ∂w*/∂λ = −H⁻¹ ∂²f/∂w∂λ,
+
+    and the chain rule on F(λ) = g(w*(λ), λ), with H symmetric, gives
+
+        dF/dλ = ∂g/∂λ − (∂²f/∂λ∂w) q,      H q = ∂g/∂w      (the adjoint system).
+
+    The direct term ∂g/∂λ is zero for most hyperparameters and is always added. `curvature` stands
+    for H and `solver` for its inverse; the error is that of both, and of w not being w*.
+
+    [1] Lorraine, Vicol and Duvenaud (2020), Optimizing millions of hyperparameters by implicit differentiation.
+    """
+
+    curvature: Curvature = field(default_factory=GaussNewton)
+    solver: Solver = field(default_factory=lambda: WarmStarted(Neumann()))
+
+    def hypergradient(self, moment: Moment, memory: Tensors) -> Hypergradient:
+        outer = moment.outer()
+        point = Point(moment.bilevel, moment.ravel, moment.w, moment.buffers, moment.hparams, moment.train)
+        operator = self.curvature.at(point, memory)
+        solution = self.solver.solve(operator, outer.by_w, memory=memory)
+        indirect = point.mixed(solution.x)
+        return Hypergradient(
+            gradient={name: direct - indirect[name] for name, direct in outer.by_hparams.items()},
+            evaluation=outer.evaluation,
+            inner_gradient_norm=float(point.gradient.detach().norm()),
+            solution=solution,
+            products=operator.products,
+        )

@@ -1,0 +1,94 @@
+"""What a way to the hypergradient is given, and what it answers."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nestor_engine.bilevel import Batch, Bilevel, Tensors
+from nestor_engine.flat import Ravel
+from nestor_engine.inner import InnerLoop, InnerStep
+from nestor_engine.solvers import Solution
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where an outer step is taken.
+
+    Attributes:
+        w: weights, shape (n,).
+        train, val: the batches at which the two objectives are differentiated.
+        inner, steps: the inner loop, and where its last steps before this moment began.
+    """
+
+    bilevel: Bilevel
+    ravel: Ravel
+    w: Tensor
+    buffers: Tensors
+    hparams: Tensors
+    train: Batch
+    val: Batch
+    inner: InnerLoop | None = None
+    steps: tuple[InnerStep, ...] = ()
+
+    def outer(self) -> Outer:
+        """g and its gradients at this moment."""
+        w = self.w.detach().requires_grad_()
+        hparams = {name: value.detach().requires_grad_() for name, value in self.hparams.items()}
+        told = self.bilevel.evaluate(self.ravel.tree(w), self.buffers, hparams, self.val)
+        wanted = [w, *hparams.values()]
+        slopes = torch.autograd.grad(told["loss"], wanted, allow_unused=True)
+        filled = [torch.zeros_like(at) if slope is None else slope for at, slope in zip(wanted, slopes, strict=True)]
+        evaluation = {name: float(value.detach()) for name, value in told.items()}
+        return Outer(evaluation, filled[0], dict(zip(hparams, filled[1:], strict=True)))
+
+
+@dataclass(frozen=True)
+class Outer:
+    """The outer objective at one point.
+
+    Attributes:
+        evaluation: `loss`, which is g, and the metrics.
+        by_w: ∂g/∂w, shape (n,).
+        by_hparams: ∂g/∂λ, the direct term; zero where the validation loss does not read λ.
+    """
+
+    evaluation: dict[str, float]
+    by_w: Tensor
+    by_hparams: Tensors
+
+
+@dataclass(frozen=True)
+class Hypergradient:
+    """dF/dλ and what it was made from.
+
+    Attributes:
+        gradient: for each hyperparameter, of its shape.
+        evaluation: the validation loss and metrics at this moment.
+        inner_gradient_norm: ‖∂f/∂w‖, which the implicit function theorem assumes to be zero; None if it was not taken.
+        solution: of the adjoint system, for responses that solve one.
+        products: curvature products used, those of norm and residual included.
+    """
+
+    gradient: Tensors
+    evaluation: dict[str, float]
+    inner_gradient_norm: float | None = None
+    solution: Solution | None = None
+    products: int = 0
+
+
+@dataclass(frozen=True)
+class Response(abc.ABC):
+    """A way to the hypergradient."""
+
+    @property
+    def unrolls(self) -> int:
+        """How many inner steps before the moment it wants to see again."""
+        return 0
+
+    @abc.abstractmethod
+    def hypergradient(self, moment: Moment, memory: Tensors) -> Hypergradient:
+        """dF/dλ at `moment`; `memory` carries what is kept between outer steps and is written in place."""

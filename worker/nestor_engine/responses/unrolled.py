@@ -1,0 +1,60 @@
+"""The response by differentiating through the optimizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from nestor_engine.bilevel import Tensors
+from nestor_engine.errors import ConfigInvalid
+from nestor_engine.inner import Adjoint
+from nestor_engine.responses.response import Hypergradient, Moment, Response
+
+
+@dataclass(frozen=True)
+class Unrolled(Response):
+    """Reverse mode through the last inner steps, of any of our optimizers [1, 2, truncated as in 3].
+
+    With w_{t+1} = opt(w_t, ∂f/∂w(w_t, λ)) the adjoint runs backwards from a_T = ∂g/∂w,
+
+        a_t = (∂w_{t+1}/∂w_t)ᵀ a_{t+1},      dF/dλ = ∂g/∂λ + Σ_t (∂w_{t+1}/∂λ)ᵀ a_{t+1},
+
+    and the optimizer's slots have adjoints likewise. Every step is taken again from where it began,
+    so the graph of one step is held at a time, and `steps` copies of weights and slots. From a
+    minimum, i steps of SGD give the Neumann series of i − 1 terms with α = lr, which is the slides'
+    theorem; and a step in which the weights still move contributes what the theorem leaves out.
+
+    Args:
+        steps: inner steps to go back, at most those between two outer steps.
+
+    [1] Domke (2012), Generic methods for optimization-based modeling.
+    [2] Maclaurin, Duvenaud and Adams (2015), Gradient-based hyperparameter optimization through reversible learning.
+    [3] Shaban et al. (2019), Truncated back-propagation for bilevel optimization.
+    """
+
+    steps: int = 5
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ConfigInvalid(reason=f"Unrolled(steps={self.steps}): unroll at least one step, or use DirectOnly.")
+
+    @property
+    def unrolls(self) -> int:
+        return self.steps
+
+    def hypergradient(self, moment: Moment, memory: Tensors) -> Hypergradient:
+        del memory
+        if moment.inner is None or len(moment.steps) < self.steps:
+            raise ConfigInvalid(
+                reason=f"Unrolled(steps={self.steps}) goes back further than the {len(moment.steps)} inner steps "
+                "between two outer steps. Raise the inner optimizer's steps, or unroll fewer."
+            )
+        outer = moment.outer()
+        slots = moment.steps[-1].slots
+        adjoint = Adjoint(outer.by_w, {n: torch.zeros_like(s) for n, s in slots.items() if s.is_floating_point()})
+        gradient = dict(outer.by_hparams)
+        for step in reversed(moment.steps):
+            adjoint, contribution = moment.inner.pull(step, moment.hparams, adjoint)
+            gradient = {name: total + contribution[name] for name, total in gradient.items()}
+        return Hypergradient(gradient, outer.evaluation)

@@ -1,0 +1,1 @@
+"""Runs trials: a Celery worker whose every task supervises one runner process."""

@@ -1,0 +1,137 @@
+"""What supervisor and runner say to each other: one JSON object a line, one frozen dataclass a message.
+
+Tensors do not travel here. They are files in the work directory, complete before they are named.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+
+class ChannelBroken(Exception):
+    """The other side sent something that is no message."""
+
+
+# --- runner → supervisor --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Started:
+    hyperparameters: list[dict[str, Any]]  # schemas.HyperparameterInfo
+    device: str
+    step: int  # where it goes on; 0 is the beginning
+
+
+@dataclass(frozen=True)
+class Stepped:
+    record: dict[str, Any]  # schemas.Step
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    step: int
+    file: str
+    replaces: int | None = None  # the step of an earlier snapshot that this one makes superfluous
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    step: int
+    file: str
+
+
+@dataclass(frozen=True)
+class Said:
+    step: int
+    text: str
+    level: str = "info"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Everything was sent and the runner exits: all steps are taken, or it was told to stop."""
+
+    step: int
+    stopped: bool
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The trial cannot go on, and would fail again the same way."""
+
+    code: str
+    title: str
+    detail: str
+    context: dict[str, Any] = field(default_factory=dict)
+
+
+# --- supervisor → runner --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Write a checkpoint and end."""
+
+
+Message = Started | Stepped | Snapshot | Checkpoint | Said | Ended | Failed | Stop
+_KINDS: dict[str, type[Message]] = {
+    cls.__name__.lower(): cls for cls in (Started, Stepped, Snapshot, Checkpoint, Said, Ended, Failed, Stop)
+}
+
+
+def encode(message: Message) -> bytes:
+    return json.dumps({"do": type(message).__name__.lower(), **asdict(message)}, allow_nan=False).encode() + b"\n"
+
+
+def decode(line: bytes) -> Message:
+    """The message in one line.
+
+    Raises:
+        ChannelBroken: it is none.
+    """
+    try:
+        fields = json.loads(line)
+        return _KINDS[fields.pop("do")](**fields)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ChannelBroken(f"{line[:200]!r}: {error}") from error
+
+
+def messages(stream: IO[bytes]) -> Iterator[Message]:
+    """Every complete line until the other side is gone; a last line that its death cut off is not one."""
+    for line in stream:
+        if line.endswith(b"\n"):
+            yield decode(line)
+
+
+def write_file(directory: Path, name: str, data: bytes) -> str:
+    """Write a file that is whole from the moment it has its name."""
+    part = directory / f"{name}.part"
+    part.write_bytes(data)
+    part.replace(directory / name)
+    return name
+
+
+def take_file(directory: Path, name: str, *, limit: int) -> bytes:
+    """Read and remove a file that a message names.
+
+    Raises:
+        ChannelBroken: it is not a plain file in `directory`, or too large. A runner executes strangers' programs;
+            what it names must not lead elsewhere.
+    """
+    path = directory / name
+    if Path(name).name != name:
+        raise ChannelBroken(f"{name!r} is not the name of a file in the work directory")
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            data = file.read(limit + 1)
+        path.unlink()
+    except OSError as error:
+        raise ChannelBroken(f"{name!r} cannot be read: {error}") from error
+    if len(data) > limit:
+        raise ChannelBroken(f"{name!r} is larger than a blob may be ({limit} bytes)")
+    return data

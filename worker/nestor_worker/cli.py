@@ -1,0 +1,27 @@
+"""`nestor worker`."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+
+
+@app.command()
+def worker(
+    concurrency: Annotated[
+        int | None, typer.Option(help="Trials at a time. One for each device when left out.", min=1)
+    ] = None,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Run trials on this machine until SIGTERM or Ctrl-C; what runs then is checkpointed and goes on elsewhere."""
+    from nestor_server.settings import settings
+    from nestor_worker.app import serve
+    from nestor_worker.options import Options
+
+    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    options = Options() if concurrency is None else Options(concurrency=concurrency)
+    raise typer.Exit(serve(settings(), options))

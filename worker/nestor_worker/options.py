@@ -1,0 +1,40 @@
+"""What an operator can set for a worker alone, besides what it shares with the server."""
+
+from __future__ import annotations
+
+import glob
+import os
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Options(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="NESTOR_", extra="ignore", frozen=True)
+
+    concurrency: Annotated[int, Field(ge=1)] | None = None  # trials at a time; by default one for each device
+    threads: Annotated[int, Field(ge=1)] | None = None  # of one trial; by default its share of the cores
+    checkpoint_seconds: Annotated[float, Field(gt=0)] = 5.0  # between two checkpoints of a trial
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """The device of each trial that may run at a time, as CUDA_VISIBLE_DEVICES names it, or "cpu"."""
+        found = devices()
+        n = self.concurrency or len(found)
+        return tuple(found[i % len(found)] for i in range(n))
+
+
+def devices() -> tuple[str, ...]:
+    """The devices of this machine, found without importing torch: only runners do."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        found = sorted(path.removeprefix("/dev/nvidia") for path in glob.glob("/dev/nvidia[0-9]*"))
+    else:
+        found = [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
+    return tuple(found) or ("cpu",)
+
+
+def cores() -> int:
+    """The processor cores that this process may use, which in a container is fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,40 @@
+"""Which steps' hyperparameters are kept: all while they are small, else a grid, and always the best and the last."""
+
+from __future__ import annotations
+
+import math
+
+ALL_BELOW_BYTES = 64 * 1024
+KEPT = 100  # about, of a whole run, when they are larger
+
+
+class Snapshots:
+    """The policy alone; the runner writes the files.
+
+    The best step is not written at once, since while a run goes well every step is the best so far: it is
+    due together with each checkpoint, so that a trial that goes on from there finds it recorded.
+    """
+
+    def __init__(self, *, n_steps: int, nbytes: int, best_step: int | None, best_value: float | None) -> None:
+        self._n_steps = n_steps
+        self._every = 1 if nbytes <= ALL_BELOW_BYTES else max(1, math.ceil(n_steps / KEPT))
+        self._best = (best_step, math.inf if best_value is None else best_value)
+        self._recorded_best = best_step
+
+    def due(self, step: int) -> bool:
+        return step % self._every == 0 or step == self._n_steps
+
+    def is_best(self, step: int, value: float) -> bool:
+        """Take note of a step's validation loss; whether it is the lowest so far."""
+        if not value < self._best[1]:
+            return False
+        self._best = (step, value)
+        return True
+
+    def superseded(self) -> tuple[int | None, int | None]:
+        """(the best step if it has yet to be written, the earlier best that it makes superfluous)."""
+        best, before = self._best[0], self._recorded_best
+        if best is None or best == before:
+            return None, None
+        self._recorded_best = best
+        return (None if self.due(best) else best), (None if before is None or self.due(before) else before)

@@ -1,0 +1,198 @@
+"""One attempt at one trial: everything between a lease and its end, but for the training itself.
+
+The runner's messages become rows, a few transactions a second; the user's wishes, the worker's shutdown and the
+loss of the lease become words to the runner, or its end.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import queue
+import random
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.orm import Session
+
+from nestor.errors import NestorError, TrialError
+from nestor.schemas import Desired, State
+from nestor_server.database import Sessions
+from nestor_server.models import Trial
+from nestor_server.services import lifecycle, recording
+from nestor_server.services.lifecycle import Lease, LeaseLost
+from nestor_server.settings import Settings
+from nestor_worker import workdir
+from nestor_worker.channel import ChannelBroken, Ended, Failed, Stop
+from nestor_worker.gathering import Gathering
+from nestor_worker.heartbeat import Heartbeat
+from nestor_worker.process import Runner
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+FLUSH_SECONDS = 0.25  # between two transactions
+STOP_SECONDS = 20.0  # for the step under way and a checkpoint, after which a runner is ended without
+DRAIN_SECONDS = 6.0  # the same when the worker is shut down: whoever sent SIGTERM may not wait long
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One of the places where a worker can run a trial."""
+
+    name: str  # the lease's owner
+    device: str
+    threads: int
+    checkpoint_seconds: float
+
+
+def supervise(
+    sessions: Sessions, settings: Settings, lease: Lease, slot: Slot, draining: threading.Event
+) -> State | None:
+    """Run the trial until it ends, is interrupted or is lost; the state that it was left in, None when it was lost."""
+    with tempfile.TemporaryDirectory(prefix=workdir.prefix(os.getpid()), ignore_cleanup_errors=True) as path:
+        attempt = Attempt(sessions, settings, lease, slot, draining, Path(path))
+        try:
+            with attempt.heartbeat:
+                try:
+                    return attempt.run()
+                except LeaseLost:
+                    raise
+                except Exception as error:
+                    log.exception("trial %s: the supervisor failed", lease.trial_id)
+                    return attempt.give_back(f"its supervisor failed with {type(error).__name__}: {error}")
+        except LeaseLost:
+            log.warning("trial %s: the lease was lost; this attempt ends without a trace", lease.trial_id)
+            return None
+
+
+class Attempt:
+    def __init__(
+        self,
+        sessions: Sessions,
+        settings: Settings,
+        lease: Lease,
+        slot: Slot,
+        draining: threading.Event,
+        directory: Path,
+    ) -> None:
+        self._sessions, self._lease, self._slot = sessions, lease, slot
+        self._draining, self._directory = draining, directory
+        self.heartbeat = Heartbeat(sessions, settings, lease)
+        self._wish = Desired.run  # as last heard from a recording
+        self._gathered = Gathering(directory, max_bytes=settings.max_blob_bytes)
+        self._flushed_at = 0.0
+
+    def run(self) -> State:
+        try:
+            self._persist(self._materialise)
+        except NestorError as error:
+            return self._fail(error)
+        runner = Runner(self._directory, threads=self._slot.threads, device=self._slot.device)
+        log.info("trial %s: attempt %d, runner %d", self._lease.trial_id, self._lease.attempt, runner.pid)
+        try:
+            last = self._listen(runner)
+            interrupted = runner.how_it_ended() if last is None else ""
+        except ChannelBroken as error:
+            last, interrupted = None, f"its runner said something unintelligible: {error}"
+        finally:
+            runner.close()
+        self._flush()
+        if isinstance(last, Failed):
+            return self._fail(TrialError(reason=last.detail), code=last.code, title=last.title)
+        return self._end(last, interrupted)
+
+    def give_back(self, reason: str, *, involuntary: bool = True) -> State:
+        return self._persist(lambda session: lifecycle.requeue(session, self._lease, reason, involuntary=involuntary))
+
+    def _listen(self, runner: Runner) -> Ended | Failed | None:
+        """Pass on what the runner says until its last word; None when there will be none."""
+        patience = math.inf  # until when a runner that was told to stop may take its time
+        while True:
+            try:
+                message = runner.inbox.get(timeout=FLUSH_SECONDS)
+            except queue.Empty:
+                pass
+            else:
+                if message is None or isinstance(message, Ended | Failed):
+                    return message
+                self._gathered.add(message)
+            if self.heartbeat.lost.is_set():
+                raise LeaseLost(self._lease)
+            if self._gathered.is_large or time.monotonic() - self._flushed_at >= FLUSH_SECONDS:
+                self._flush()
+
+            wish, drained = self._wanted(), self._draining.is_set()
+            if wish is Desired.cancel:
+                return None
+            if wish is not Desired.run or drained:
+                if patience == math.inf:
+                    runner.tell(Stop())
+                patience = min(patience, time.monotonic() + (DRAIN_SECONDS if drained else STOP_SECONDS))
+            if time.monotonic() > patience:
+                log.warning("trial %s: the runner did not stop in time and is ended", self._lease.trial_id)
+                return None
+
+    def _wanted(self) -> Desired:
+        """A recording's answer is fresher than the heartbeat's, which asks even while no step comes."""
+        return self.heartbeat.wish if self._wish is Desired.run else self._wish
+
+    def _end(self, last: Ended | None, interrupted: str) -> State:
+        if last is not None and not last.stopped:
+            return self._finish(State.complete, f"all {last.step} steps are taken")
+        match self._persist(lambda session: lifecycle.renew(session, self._lease)):
+            case Desired.stop:
+                return self._finish(State.complete, "stopped early, as was asked for")
+            case Desired.cancel:
+                return self._finish(State.cancelled, "cancelled, as was asked for")
+            case Desired.pause:
+                return self._finish(State.paused, "paused, as was asked for")
+            case Desired.run if self._draining.is_set():
+                return self.give_back("its worker is shutting down", involuntary=False)
+            case Desired.run:
+                return self.give_back(interrupted or "the stop was taken back", involuntary=last is None)
+
+    def _finish(self, state: State, why: str) -> State:
+        return self._persist(lambda session: lifecycle.finish(session, self._lease, state, why=why))
+
+    def _fail(self, error: NestorError, **shown: str) -> State:
+        problem = error.problem() | shown
+        return self._persist(
+            lambda session: lifecycle.finish(session, self._lease, State.failed, problem, why=problem["detail"])
+        )
+
+    def _materialise(self, session: Session) -> None:
+        trial = session.get_one(Trial, self._lease.trial_id)
+        slot = self._slot
+        workdir.materialise(
+            session, trial, self._directory, threads=slot.threads, checkpoint_seconds=slot.checkpoint_seconds
+        )
+
+    def _flush(self) -> None:
+        batch = self._gathered.take()
+        self._flushed_at = time.monotonic()
+        if batch:
+            self._wish = self._persist(lambda session: recording.record(session, self._lease, batch))
+
+    def _persist(self, what: Callable[[Session], T]) -> T:
+        """One transaction; while the database is away, again and again until the lease is lost.
+
+        A commit whose answer was lost is harmless: steps have keys, so a repetition fails, and the trial is given back.
+        """
+        while True:
+            try:
+                with self._sessions.begin() as session:
+                    return what(session)
+            except (OperationalError, InterfaceError) as error:
+                if self.heartbeat.lost.is_set():
+                    raise LeaseLost(self._lease) from error
+                log.warning("trial %s: the database is away (%s); trying again", self._lease.trial_id, error)
+                time.sleep(random.uniform(0.2, 1.0))

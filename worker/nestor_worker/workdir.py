@@ -1,0 +1,105 @@
+"""The files through which a trial reaches its runner: written by the supervisor, read by the runner."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from nestor.schemas import TrialCreate
+from nestor_server.models import Blob, Checkpoint, Dataset, Program, Study, Trial
+from nestor_server.services import blobs
+
+SPEC = "spec.json"
+GRAPHS, TENSORS = "graphs.json", "program.safetensors"
+CHECKPOINT = "checkpoint.safetensors"
+SPLITS = ("train", "val", "test")
+CONFIG = ("inner", "outer", "response", "warmup_steps", "evaluate_every", "seed")  # of a submission, for the engine
+
+
+def prefix(pid: int) -> str:
+    return f"nestor-run-{pid}-"
+
+
+def sweep() -> None:
+    """Remove the work directories of workers that were killed and could not do it themselves."""
+    for path in Path(tempfile.gettempdir()).glob("nestor-run-*-*"):
+        owner = path.name.split("-")[2]
+        # Our own number on a directory that we did not make: a container gives the same one to every worker.
+        if owner.isdigit() and (int(owner) == os.getpid() or not Path(f"/proc/{owner}").exists()):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def split_file(split: str) -> str:
+    return f"data-{split}.safetensors"
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What the runner is to do."""
+
+    config: dict[str, Any]  # as nestor_engine.config describes it
+    preset: dict[str, Any] | None  # schemas.Preset; None: a program and its data are in the directory
+    best_step: int | None  # of the steps so far
+    best_value: float | None
+    threads: int
+    checkpoint_seconds: float
+
+    @staticmethod
+    def read(directory: Path) -> Spec:
+        return Spec(**json.loads((directory / SPEC).read_text()))
+
+
+def materialise(session: Session, trial: Trial, directory: Path, *, threads: int, checkpoint_seconds: float) -> None:
+    """Write all that the trial's runner needs.
+
+    Raises:
+        BlobNotFound: a part of the problem is gone.
+    """
+    owner = session.scalars(select(Study.owner_id).where(Study.id == trial.study_id)).one()
+    # Read as the schema reads it: jsonb returns the float 1e30 as an integer, which torch does not multiply with.
+    submitted = TrialCreate.model_validate(trial.spec).model_dump(mode="json")
+    config = {name: submitted[name] for name in CONFIG}
+    config["outer"]["steps"] = trial.n_steps  # the submission's, unless the trial was extended
+    spec = Spec(
+        config=config,
+        preset=submitted["problem"].get("preset"),
+        best_step=trial.best_step,
+        best_value=trial.best_value,
+        threads=threads,
+        checkpoint_seconds=checkpoint_seconds,
+    )
+    (directory / SPEC).write_text(json.dumps(asdict(spec)))
+
+    digests: dict[str, str] = {}
+    if trial.program_id is not None:
+        program = session.get_one(Program, trial.program_id)
+        digests |= {GRAPHS: program.graphs, TENSORS: program.tensors}
+    if trial.dataset_id is not None:
+        dataset = session.get_one(Dataset, trial.dataset_id)
+        digests |= {split_file(split): digest for split, digest in dataset.splits.items() if digest}
+    for name, digest in digests.items():
+        _write(session, directory / name, blobs.find(session, owner, digest))
+
+    newest = (
+        select(Blob)
+        .join(Checkpoint, Checkpoint.blob_id == Blob.id)
+        .where(Checkpoint.trial_id == trial.id)
+        .order_by(Checkpoint.step.desc())
+        .limit(1)
+    )
+    if checkpoint := session.scalars(newest).one_or_none():
+        _write(session, directory / CHECKPOINT, checkpoint)
+
+
+def _write(session: Session, path: Path, blob: Blob) -> None:
+    with path.open("wb") as file:
+        for piece in blobs.read(session, blob):
+            file.write(piece)
