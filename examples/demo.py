@@ -11,6 +11,7 @@ averaged over seeds that were not used to choose anything here.
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
@@ -35,6 +36,7 @@ SEEDS = (10, 11, 12)
 N_TRAIN, N_VAL, LABEL_NOISE = 1_000, 100, 0.45
 N_STEPS = 300  # outer steps, of five inner ones each
 DECAYS = (-9.0, -4.5, -3.0)  # logarithms; the rivals' grid
+MILD_DECAYS = DECAYS[:2]  # the largest is never the best where clean labels are in the training data
 INITIAL_DECAY = -4.5
 INNER = nestor.Adam(1e-3, steps=5, batch_size=128)
 OUTPUT = Path("demo-output")
@@ -43,9 +45,10 @@ Split = tuple[Tensor, Tensor]
 
 
 def main() -> None:
+    torch.set_num_threads(1)
     started = time.monotonic()
     OUTPUT.mkdir(exist_ok=True)
-    with local_server() as server, ProcessPoolExecutor(1, mp_context=get_context("spawn")) as beside:
+    with local_server() as server, ProcessPoolExecutor(2, mp_context=get_context("spawn")) as beside:
         print(f"Nestor runs at {server}")
         rivals = [beside.submit(rival_accuracies, seed) for seed in SEEDS]
         study = nestor.create_study("demo: noisy digits", server=server, load_if_exists=True)
@@ -80,7 +83,8 @@ def local_server() -> Iterator[str]:
         yield running["url"]
         return
     command = [str(Path(sys.executable).with_name("nestor")), "up", "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    # One thread for the trial: the rivals train beside it, and matrices this small gain nothing from two.
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"NESTOR_THREADS": "1"})
     try:
         said = iter(process.stdout or ())
         address = next((line.split()[-1] for line in said if "/#token=" in line), None)
@@ -157,15 +161,15 @@ def rival_accuracies(seed: int) -> dict[str, float]:
     torch.set_num_threads(1)
     train, val, test = digits(seed)
 
-    def grid(on: Split) -> list[tuple[float, float]]:
-        return [trained_accuracies(seed, on, val, test, decay=decay) for decay in DECAYS]
+    def grid(on: Split, decays: tuple[float, ...]) -> list[tuple[float, float]]:
+        return [trained_accuracies(seed, on, val, test, decay=decay) for decay in decays]
 
-    noisy = grid(train)
+    noisy = grid(train, DECAYS)
     return {
         "untuned": noisy[DECAYS.index(INITIAL_DECAY)][1],
         "grid": max(noisy)[1],
-        "validation data alone": max(on_test for _, on_test in grid(val)),
-        "both together": max(on_test for _, on_test in grid(together(train, val))),
+        "validation data alone": max(on_test for _, on_test in grid(val, MILD_DECAYS)),
+        "both together": max(on_test for _, on_test in grid(together(train, val), MILD_DECAYS)),
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import threading
 from collections.abc import Iterator
@@ -18,9 +17,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     import nestor_engine
-
-ALL_BELOW_BYTES = 64 * 1024  # every step's hyperparameters are kept while they are small,
-KEPT = 100  # and about so many of a whole run otherwise; the first, the best and the last always
 
 _WISHES: dict[Action, tuple[Desired, State]] = {
     "stop": (Desired.stop, State.complete),
@@ -194,8 +190,9 @@ class Run:
         self._tell(EventType.step, taken.model_dump(mode="json"), **changes)
 
     def _keep(self, number: int, hparams: dict[str, Tensor], *, better: bool) -> None:
-        nbytes = sum(value.nbytes for value in hparams.values())
-        every = 1 if nbytes <= ALL_BELOW_BYTES else math.ceil(self._config.n_steps / KEPT)
+        from nestor_engine.keeping import snapshot_interval
+
+        every = snapshot_interval(sum(value.nbytes for value in hparams.values()), self._config.n_steps)
         best = number if better else self.record.best_step
         passed = self.record.step, self.record.best_step  # kept for a reason that may not hold any more
         for step in passed:

@@ -98,17 +98,21 @@ def _tensor(name: str, entry: Any, start: int) -> Tensor:
     return Tensor(name, dtype, tuple(shape), start + begin, start + end)
 
 
-def finite(tensor: Tensor, pieces: Iterable[bytes]) -> bool:
-    """Whether none of the tensor's numbers is NaN or infinite; `pieces` are its bytes, cut anywhere."""
+def finite(tensor: Tensor, pieces: Iterable[bytes], *, or_infinite: bool = False) -> bool:
+    """Whether none of the tensor's numbers is NaN or, unless `or_infinite`, infinite.
+
+    `pieces` are the tensor's bytes, cut anywhere.
+    """
     if not tensor.dtype.startswith(("F", "BF")):
         return True
-    return all(bool(_finite(tensor.dtype, piece)) for piece in _whole(pieces, ITEM_BYTES[tensor.dtype]))
+    bad = np.isnan if or_infinite else lambda numbers: ~np.isfinite(numbers)
+    return not any(bad(_numbers(tensor.dtype, piece)).any() for piece in _whole(pieces, ITEM_BYTES[tensor.dtype]))
 
 
-def _finite(dtype: str, data: bytes) -> np.bool_:
-    if dtype == "BF16":  # numpy has no such type; all exponent bits set is NaN or infinity
-        return np.all((np.frombuffer(data, "<u2") & 0x7F80) != 0x7F80)
-    return np.all(np.isfinite(np.frombuffer(data, NUMPY[dtype])))
+def _numbers(dtype: str, data: bytes) -> np.ndarray:
+    if dtype == "BF16":  # numpy has no such type; it is the upper half of a float32
+        return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
+    return np.frombuffer(data, NUMPY[dtype])
 
 
 def _whole(pieces: Iterable[bytes], item: int) -> Iterator[bytes]:

@@ -141,13 +141,20 @@ def test_bad_graphs_are_refused_with_their_reason(server, http, graphs, says):
     [
         (b"\x80\x04\x95 a pickle", "not safetensors"),
         (save(TENSORS | {"params.w": np.array([np.nan])}), "NaN"),
+        (save(TENSORS | {"params.w": np.array([np.inf])}), "infinite"),
+        (save(TENSORS | {"constants.m": np.array([np.nan])}), "NaN"),
         (save(TENSORS | {"code.x": np.zeros(1)}), "'code.x'"),
         (save({"params.w": np.zeros(1)}), "different hyperparameters"),
     ],
-    ids=["pickle", "nan", "unknown root", "no hyperparameters"],
+    ids=["pickle", "nan", "infinite", "nan in a constant", "unknown root", "no hyperparameters"],
 )
 def test_bad_tensors_are_refused_with_their_reason(server, http, tensors, says):
     document = problem(upload_program(http, GRAPHS, tensors), 422, "program-invalid")
     assert says in document["detail"]
     with server.sessions() as session:
         assert session.scalar(select(func.count()).where(Program.tensors == digest_of(tensors))) == 0
+
+
+def test_a_mask_of_minus_infinity_is_no_reason_to_refuse(server, http):
+    tensors = save(TENSORS | {"constants.mask": np.array([0, -np.inf], np.float16)})
+    assert upload_program(http, GRAPHS, tensors).status_code == 201

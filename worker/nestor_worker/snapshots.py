@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 
-ALL_BELOW_BYTES = 64 * 1024
-KEPT = 100  # about, of a whole run, when they are larger
+from nestor_engine.keeping import snapshot_interval
 
 
 class Snapshots:
@@ -17,7 +16,7 @@ class Snapshots:
 
     def __init__(self, *, n_steps: int, nbytes: int, best_step: int | None, best_value: float | None) -> None:
         self._n_steps = n_steps
-        self._every = 1 if nbytes <= ALL_BELOW_BYTES else max(1, math.ceil(n_steps / KEPT))
+        self._every = snapshot_interval(nbytes, n_steps)
         self._best = (best_step, math.inf if best_value is None else best_value)
         self._recorded_best = best_step
 

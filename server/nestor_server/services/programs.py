@@ -80,8 +80,10 @@ def _check_tensors(session: Session, blob: Blob, hparams: dict[str, Any]) -> Non
     for name, tensor in header.tensors.items():
         if not name.startswith(ROOTS):
             raise ProgramInvalid(reason=f"its tensor {name[:80]!r} begins with none of {', '.join(ROOTS)}")
-        if not tensor_blobs.finite(session, blob, tensor):
-            raise ProgramInvalid(reason=f"its tensor {name[:80]!r} holds NaN or infinite numbers")
+        # A buffer or a constant may hold −inf: that is how attention masks are written.
+        mask = name.startswith(("buffers.", "constants."))
+        if not tensor_blobs.finite(session, blob, tensor, or_infinite=mask):
+            raise ProgramInvalid(reason=f"its tensor {name[:80]!r} holds NaN{'' if mask else ' or infinite numbers'}")
     stored = {name.removeprefix("hparams.") for name in header.tensors if name.startswith("hparams.")}
     if stored != hparams.keys():
         odd = ", ".join(sorted(stored ^ hparams.keys()))[:200]

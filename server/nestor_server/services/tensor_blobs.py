@@ -22,8 +22,8 @@ def header(session: Session, blob: Blob) -> Header:
     return Header.parse(b"".join(blobs.read(session, blob, 0, length)), blob.size)
 
 
-def finite(session: Session, blob: Blob, tensor: Tensor) -> bool:
-    return tensors.finite(tensor, blobs.read(session, blob, tensor.begin, tensor.end))
+def finite(session: Session, blob: Blob, tensor: Tensor, *, or_infinite: bool = False) -> bool:
+    return tensors.finite(tensor, blobs.read(session, blob, tensor.begin, tensor.end), or_infinite=or_infinite)
 
 
 @dataclass(frozen=True)
