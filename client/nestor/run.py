@@ -175,10 +175,7 @@ class Run:
         return self._engine
 
     def _take(self, step: nestor_engine.Step) -> None:
-        plain = step.record()
-        for name in ("val_metrics", "test_metrics"):  # a metric may be undefined, where a loss may not
-            plain[name] = {key: value for key, value in plain[name].items() if math.isfinite(value)}
-        taken = Step.model_validate(plain)
+        taken = Step.model_validate(step.record())
         best = self.record.best_value
         better = best is None or taken.val_loss < best
         self._keep(taken.number, step.state.hparams, better=better)

@@ -10,9 +10,10 @@ from importlib.resources import files as package_files
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 
-from nestor_server import database, problems, routes
+from nestor_server import database, routes
 from nestor_server.events import Listener, Streams
-from nestor_server.middleware import Surroundings
+from nestor_server.http import problems
+from nestor_server.http.middleware import Surroundings
 from nestor_server.reaper import Reaper
 from nestor_server.settings import Settings
 from nestor_server.settings import settings as from_environment

@@ -11,8 +11,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from nestor_server import queue
 from nestor_server.database import Sessions
+from nestor_server.http.once import REMEMBERED
 from nestor_server.models import Blob, IdempotencyKey
-from nestor_server.once import REMEMBERED
 from nestor_server.services import lifecycle
 from nestor_server.settings import Settings
 

@@ -108,6 +108,13 @@ def test_every_step_reports_what_it_did():
     assert "state" not in steps[0].record()
 
 
+def test_a_metric_that_is_undefined_is_left_out_of_the_record():
+    problem = _problem()
+    problem.metrics["undefined"] = lambda outputs, batch: outputs.mean() * float("nan")
+    step = next(engine.optimise(problem.bilevel(), problem.data, _config()))
+    assert set(step.record()["val_metrics"]) == {"accuracy"}
+
+
 def test_a_training_that_diverges_says_at_which_step_and_what_to_try():
     problem = _problem()
     config = _config(inner=engine.SGD(1e12, steps=2, batch_size=25), n_steps=50)

@@ -60,8 +60,10 @@ class Step:
     warnings: tuple[str, ...] = ()
 
     def record(self) -> dict[str, Any]:
-        """Everything but the state, as plain data; a number that is not finite becomes None."""
+        """Everything but the state, as plain data. What is not finite is None, and a metric that is not is left out."""
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "state"}
+        for metrics in ("val_metrics", "test_metrics"):
+            plain[metrics] = {name: value for name, value in plain[metrics].items() if math.isfinite(value)}
         return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in plain.items()}
 
 

@@ -137,10 +137,7 @@ class Trajectory:
 
     def take(self, step: Step) -> None:
         self._state = step.state
-        record = step.record()
-        for name in ("val_metrics", "test_metrics"):  # JSON has no NaN; a metric may be one, where a loss may not
-            record[name] = {key: value for key, value in record[name].items() if value - value == 0}
-        self._line.say(Stepped(record))
+        self._line.say(Stepped(step.record()))
         for warning in step.warnings:
             self._line.say(Said(step.number, warning, "warning"))
         if self._snapshots.is_best(step.number, step.val_loss):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends
 
 from nestor.schemas import API
-from nestor_server import problems
+from nestor_server.http import problems
+from nestor_server.http.strict import storable
 from nestor_server.routes import (
     blobs,
     datasets,
@@ -19,7 +20,6 @@ from nestor_server.routes import (
     tokens,
     trials,
 )
-from nestor_server.strict import storable
 
 api = APIRouter(prefix=API, responses=problems.RESPONSES)
 for module in (studies, trials, steps, hyperparameters, events, programs, datasets, tokens, session):

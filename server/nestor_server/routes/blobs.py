@@ -9,8 +9,8 @@ from fastapi import APIRouter, Depends, Header, Path, Request, Response
 
 from nestor import schemas
 from nestor.schemas import API, Digest
-from nestor_server import files
-from nestor_server.auth import Reader, Tx, Writer
+from nestor_server.http import files
+from nestor_server.http.auth import Reader, Tx, Writer
 from nestor_server.models import Blob
 from nestor_server.routes.parameters import TheSessions, TheSettings
 from nestor_server.services import blobs

@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 
 from nestor import schemas
-from nestor_server.auth import Tx, Writer
-from nestor_server.once import Made, Once
+from nestor_server.http.auth import Tx, Writer
+from nestor_server.http.once import Made, Once
 from nestor_server.services import datasets
 
 router = APIRouter(prefix="/datasets", tags=["problems"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from nestor import schemas
-from nestor_server.auth import COOKIE, Tx, same_site
+from nestor_server.http.auth import COOKIE, Tx, same_site
 from nestor_server.services import tokens
 
 router = APIRouter(prefix="/session", tags=["tokens"])

@@ -8,8 +8,8 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request, Response
 
 from nestor import schemas
-from nestor_server import files
-from nestor_server.auth import Reader, Tx
+from nestor_server.http import files
+from nestor_server.http.auth import Reader, Tx
 from nestor_server.routes.parameters import After
 from nestor_server.services import steps
 

@@ -7,7 +7,7 @@ from uuid import UUID
 from fastapi import APIRouter
 
 from nestor import schemas
-from nestor_server.auth import Admin, Reader, Tx
+from nestor_server.http.auth import Admin, Reader, Tx
 from nestor_server.services import tokens
 
 router = APIRouter(tags=["tokens"])

@@ -8,9 +8,9 @@ from fastapi import APIRouter, Request, Response
 
 from nestor import schemas
 from nestor.schemas import API, Desired
-from nestor_server import files
-from nestor_server.auth import Reader, Tx, Writer
-from nestor_server.once import Made, Once
+from nestor_server.http import files
+from nestor_server.http.auth import Reader, Tx, Writer
+from nestor_server.http.once import Made, Once
 from nestor_server.routes.parameters import Cursor, Limit
 from nestor_server.services import paging, trials
 

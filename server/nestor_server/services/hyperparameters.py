@@ -15,7 +15,7 @@ from nestor.schemas import HyperparameterInfo
 from nestor_server.models import Blob, Snapshot
 from nestor_server.services import tensor_blobs, trials
 from nestor_server.services.tensor_blobs import Slice
-from nestor_server.tensors import Malformed, npy_prefix, safetensors_prefix
+from nestor_server.services.tensors import Malformed, npy_prefix, safetensors_prefix
 
 Format = Literal["safetensors", "npy"]
 

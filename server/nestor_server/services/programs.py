@@ -14,7 +14,7 @@ from nestor import schemas
 from nestor.errors import ProgramInvalid, ProgramNotFound
 from nestor_server.models import Blob, Program
 from nestor_server.services import blobs, tensor_blobs
-from nestor_server.tensors import Malformed
+from nestor_server.services.tensors import Malformed
 
 MAX_GRAPHS = 16 * 2**20  # bytes
 FORMAT = 1

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
-from nestor_server import tensors
 from nestor_server.models import Blob
-from nestor_server.services import blobs
-from nestor_server.tensors import Header, Tensor
+from nestor_server.services import blobs, tensors
+from nestor_server.services.tensors import Header, Tensor
 
 
 def header(session: Session, blob: Blob) -> Header:

@@ -11,7 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nestor.errors import NestorError, TooLarge
-from nestor_server import problems
+from nestor_server.http import problems
 from nestor_server.settings import Settings
 
 log = logging.getLogger("nestor_server.access")

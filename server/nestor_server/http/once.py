@@ -15,7 +15,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from nestor.errors import IdempotencyConflict
-from nestor_server.auth import Tx, Writer
+from nestor_server.http.auth import Tx, Writer
 from nestor_server.models import IdempotencyKey
 from nestor_server.services.tokens import Identity
 

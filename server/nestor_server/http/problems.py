@@ -22,7 +22,7 @@ from nestor.errors import (
     Unavailable,
     ValidationFailed,
 )
-from nestor_server import remedies
+from nestor_server.http import remedies
 
 log = logging.getLogger(__name__)
 
