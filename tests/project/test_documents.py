@@ -1,0 +1,64 @@
+"""What the documents show is true: their code runs, in this process and against a real server."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from sybil import Document, Example, Sybil
+from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
+from torch import nn
+from torch.nn import functional as F
+
+import nestor
+from nestor.client import Client
+from nestor.hparams import L2
+from nestor.schemas import State
+from tests.support.server import Server
+
+ROOT = Path(__file__).parents[2]
+METHODS = "exact t1_t2 hessian gauss_newton fisher hoag unrolled direct_only sketched nystrom".split()
+
+
+def _shell(example: Example) -> None:
+    done = subprocess.run(["bash", "-euc", example.parsed], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def _run(document: str) -> Document:
+    parsers = [SkipParser(), PythonCodeBlockParser(), CodeBlockParser("bash", _shell)]
+    parsed = Sybil(parsers).parse(ROOT / document)
+    for example in parsed.examples():
+        example.evaluate()
+    return parsed
+
+
+def test_the_code_in_the_readme_runs(server: Server, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(os.environ, "NESTOR_URL", server.url)
+    monkeypatch.setitem(os.environ, "NESTOR_TOKEN", server.token)
+
+    readme = _run("README.md")
+
+    assert readme.namespace["decays"].shape == (64, 20)
+    with Client(server.url, token=server.token) as client:
+        (trial,) = client.trials(client.find_study("from the shell").id)
+    assert trial.n_steps == 30
+    assert trial.state in (State.queued, State.running, State.complete)
+
+
+def test_every_method_of_the_table_tunes_something():
+    named = _run("docs/methods.md").namespace
+    torch.manual_seed(0)
+    model, x = nn.Linear(4, 3), torch.randn(60, 4)
+    batch = (x, torch.arange(60) % 3)
+    loss = lambda out, batch: F.cross_entropy(out, batch["y"])
+    problem = nestor.Problem(model, L2(model, per="tensor", init=-3.0), loss, loss, train=batch, val=batch)
+    before = problem.bilevel().hparams["l2"]
+    for method in METHODS:
+        trial = nestor.create_study(method).optimize(
+            problem, n_steps=3, response=named[method], show_progress_bar=False
+        )
+        assert torch.equal(trial.hparams["l2"], before) == (method == "direct_only")
