@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,10 @@ from hypothesis import settings
 from tests.support.server import Server, running_server
 from tests.support.services import Services, running_services
 from tests.support.worker import Worker, running_worker
+
+# A shell that runs the suite in the background has it ignore SIGINT, and children inherit that: those that a test
+# interrupts would go on for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples in every run, so that a red run is red twice; and no deadline, for machines differ.
 settings.register_profile("nestor", deadline=None, derandomize=True, database=None)
