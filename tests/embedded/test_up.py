@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 
-from nestor_server.embedded.home import reachable
+from nestor_server.embedded.home import Home, reachable
 from tests.support.server import new_database
 from tests.support.services import Services, fresh_home
 from tests.support.up import Up, credentials, ended, run, running_up, saved_token, wait_for
@@ -111,6 +111,9 @@ def test_a_kill_leaves_no_orphans_and_the_next_start_finds_data_and_token(home: 
         everything = killed.family()
         killed.signal(signal.SIGKILL)
         assert ended(everything, 8), [process for process in everything if process.is_running()]
+    # The demo and `nestor doctor` once took the file that a killed Nestor leaves behind for a running one.
+    assert (home / "server.json").exists()
+    assert Home(home).running() is None
 
     with running_up(home) as up:
         assert up.token == killed.token

@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import stat
+from contextlib import suppress
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, final
@@ -63,9 +64,15 @@ class Home:
     def running(self) -> dict[str, Any] | None:
         """What the running Nestor says of itself; None when it has not come up, or nothing runs."""
         try:
-            return json.loads(self.server_file.read_text())
+            said = json.loads(self.server_file.read_text())
         except (OSError, ValueError):
             return None
+        with suppress(PermissionError):  # it runs as another user
+            try:
+                os.kill(said["pid"], 0)
+            except ProcessLookupError:  # it was killed, and left its file behind
+                return None
+        return said
 
     def acquire(self) -> None:
         account = unprivileged()
