@@ -72,7 +72,7 @@ def main() -> None:
         rows["tuned, as the trial left it"] = [trial.last_step.test_metrics["accuracy"] for trial in trials]
         for name in (found := [future.result() for future in rivals])[0]:
             rows[name] = [accuracies[name] for accuracies in found]
-        report(rows, study, trials, statistics.mean(seconds))
+        report(rows, trials, statistics.mean(seconds))
         print(f"All of it took {time.monotonic() - started:.0f} s.")
 
 
@@ -173,8 +173,8 @@ def rival_accuracies(seed: int) -> dict[str, float]:
     }
 
 
-def report(rows: dict[str, list[float]], study: nestor.Study, trials: list[nestor.Trial], seconds: float) -> None:
-    figure = nestor.visualization.plot_optimization_history(study)
+def report(rows: dict[str, list[float]], trials: list[nestor.Trial], seconds: float) -> None:
+    figure = nestor.visualization.plot_optimization_history(trials)
     plot = OUTPUT / "trajectory.html"
     figure.write_html(plot)
     print(f"\n{'test accuracy':32}{'mean':>8}" + "".join(f"{f'seed {seed}':>10}" for seed in SEEDS))

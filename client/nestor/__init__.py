@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from nestor.trial import Trial as Trial
     from nestor_engine import SGD as SGD
     from nestor_engine import Adam as Adam
+    from nestor_engine import AdamW as AdamW
     from nestor_engine import Config as Config
     from nestor_engine import ConjugateGradient as ConjugateGradient
+    from nestor_engine import CosineDecay as CosineDecay
     from nestor_engine import Data as Data
     from nestor_engine import Direct as Direct
     from nestor_engine import DirectOnly as DirectOnly
@@ -33,14 +35,17 @@ if TYPE_CHECKING:
     from nestor_engine import Hessian as Hessian
     from nestor_engine import Identity as Identity
     from nestor_engine import Implicit as Implicit
+    from nestor_engine import LinearDecay as LinearDecay
     from nestor_engine import Neumann as Neumann
     from nestor_engine import Nystrom as Nystrom
     from nestor_engine import NystromSketch as NystromSketch
     from nestor_engine import PreconditionedCG as PreconditionedCG
     from nestor_engine import Problem as Problem
     from nestor_engine import RMSprop as RMSprop
+    from nestor_engine import StepDecay as StepDecay
     from nestor_engine import Unrolled as Unrolled
     from nestor_engine import WarmStarted as WarmStarted
+    from nestor_engine import Warmup as Warmup
     from nestor_engine import evaluate as evaluate
     from nestor_engine import fit as fit
     from nestor_engine.errors import ProblemInvalid as ProblemInvalid
@@ -59,8 +64,10 @@ _CLIENT = {
 }
 _ENGINE = (
     "Adam",
+    "AdamW",
     "Config",
     "ConjugateGradient",
+    "CosineDecay",
     "Data",
     "Direct",
     "DirectOnly",
@@ -69,6 +76,7 @@ _ENGINE = (
     "Hessian",
     "Identity",
     "Implicit",
+    "LinearDecay",
     "Neumann",
     "Nystrom",
     "NystromSketch",
@@ -76,8 +84,10 @@ _ENGINE = (
     "Problem",
     "RMSprop",
     "SGD",
+    "StepDecay",
     "Unrolled",
     "WarmStarted",
+    "Warmup",
     "evaluate",
     "fit",
 )

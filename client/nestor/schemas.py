@@ -58,7 +58,38 @@ Short = BeforeValidator(_by_kind)
 # --- how to tune: the engine's configuration, as nestor_engine.config describes it -----------------
 
 
+class ScheduleBase(Schema):
+    warmup: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0  # updates over which the rate rises linearly
+
+
+class Warmup(ScheduleBase):
+    kind: Literal["warmup"] = "warmup"
+
+
+class StepDecay(ScheduleBase):
+    kind: Literal["step_decay"] = "step_decay"
+    every: Count = 1000
+    gamma: Positive = 0.1
+
+
+class LinearDecay(ScheduleBase):
+    kind: Literal["linear_decay"] = "linear_decay"
+    steps: Count = 1000
+    final: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
+class CosineDecay(ScheduleBase):
+    kind: Literal["cosine_decay"] = "cosine_decay"
+    steps: Count = 1000
+    final: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
+Schedule = Annotated[Warmup | StepDecay | LinearDecay | CosineDecay, Tagged, Short]
+
+
 class OptimizerBase(Schema):
+    schedule: Schedule | None = None  # a factor on the learning rate, by the number of the update
+    clip_norm: Positive | None = None  # gradients longer than this, over all tensors, are shortened to it
     steps: Count | None = None  # inner: steps between two outer steps; outer: outer steps in all
     batch_size: Count | None = None  # inner: training examples; outer: validation examples. None: engine's default
 
@@ -79,6 +110,14 @@ class Adam(OptimizerBase):
     weight_decay: NonNegative = 0.0
 
 
+class AdamW(OptimizerBase):
+    optimizer: Literal["adamw"] = "adamw"
+    lr: Positive = 1e-3
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    eps: Positive = 1e-8
+    weight_decay: NonNegative = 0.01
+
+
 class RMSprop(OptimizerBase):
     optimizer: Literal["rmsprop"] = "rmsprop"
     lr: Positive = 1e-2
@@ -88,7 +127,7 @@ class RMSprop(OptimizerBase):
     weight_decay: NonNegative = 0.0
 
 
-Optimizer = Annotated[SGD | Adam | RMSprop, Field(discriminator="optimizer")]
+Optimizer = Annotated[SGD | Adam | AdamW | RMSprop, Field(discriminator="optimizer")]
 
 
 class Hessian(Schema):
@@ -257,6 +296,8 @@ class TrialCreate(Schema):
     problem: AnyProblem
     inner: Optimizer = Adam()
     outer: Optimizer = RMSprop()
+    outer_lr: dict[str, Positive] = {}  # hyperparameter, or the first parts of its name → learning rate of its own
+    autocast: Literal["bfloat16"] | None = None  # precision of the inner forward passes
     response: Response = Implicit()
     warmup_steps: Annotated[int, Field(ge=0)] = 0  # inner steps before the first outer step
     evaluate_every: Count = 10  # outer steps between two evaluations on the test set
@@ -336,6 +377,18 @@ class Trial(Schema):
     finished_at: datetime | None
 
 
+class TensorSummary(Schema):
+    """One hyperparameter at one step, its entries as optimised."""
+
+    min: float
+    max: float
+    mean: float
+    std: float
+    gradient_norm: float
+    update_norm: float  # of what the outer step added
+    at_bounds: float = 0.0  # share of the entries
+
+
 class Step(Schema):
     """One outer update of the hyperparameters, with the inner steps before it. Losses are means over examples."""
 
@@ -348,10 +401,13 @@ class Step(Schema):
     hypergradient_norm: float
     hypergradient_cosine: float | None = None  # with the step before
     inner_gradient_norm: float | None = None  # the implicit function theorem assumes zero
+    inner_gradient_ratio: float | None = None  # against the first inner step's
     outcome: str | None = None  # of the linear solve, as a word
     residual: float | None = None  # ‖b − A q‖ / ‖b‖
     products: int = 0  # curvature products used
     alpha: float | None = None  # step size of the Neumann series
+    alpha_norm: float | None = None  # times the curvature's norm: a series converges below 2
+    hyperparameters: dict[str, TensorSummary] = {}
     seconds: dict[str, float] = {}  # wall time of this step's parts: inner, hypergradient, evaluation
     warnings: tuple[str, ...] = ()
 

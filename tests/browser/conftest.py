@@ -19,7 +19,10 @@ FLAGS = (
 def browser() -> Iterator[Browser]:
     path = os.environ.get("NESTOR_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     if path is None:
-        pytest.skip("no browser: apt-get install chromium, or name one in NESTOR_TEST_CHROMIUM")
+        pytest.fail(
+            "There is no browser to test the dashboard with: install Chromium (Debian: apt-get install chromium), name "
+            "one in NESTOR_TEST_CHROMIUM, or leave these tests out with -m 'not browser'."
+        )
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield browser

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -13,6 +15,7 @@ import nestor_engine as engine
 from nestor_engine.data import Batches
 from nestor_engine.hparams import L2, Custom, ExampleWeights
 from nestor_engine.seeding import derive_seed
+from nestor_engine.tensors import to_safetensors
 
 
 def _problem(n: int = 60) -> engine.Problem:
@@ -27,8 +30,13 @@ def _problem(n: int = 60) -> engine.Problem:
     )  # fmt: skip
 
 
-INNER = [engine.SGD(0.05), engine.SGD(0.05, momentum=0.9, nesterov=True), engine.Adam(1e-2), engine.RMSprop(1e-3)]
-OUTER = [engine.SGD(0.5), engine.Adam(0.05), engine.RMSprop(0.02)]
+INNER = [
+    engine.SGD(0.05, momentum=0.9, nesterov=True, clip_norm=1.0),
+    engine.Adam(1e-2),
+    engine.AdamW(1e-2, schedule=engine.CosineDecay(12, warmup=3)),
+    engine.RMSprop(1e-3, momentum=0.5),
+]
+OUTER = [engine.SGD(0.5, schedule=engine.StepDecay(2, 0.5)), engine.Adam(0.05, clip_norm=0.1), engine.RMSprop(0.02)]
 SOLVERS = [engine.Identity(), engine.Neumann(2), engine.WarmStarted(engine.Neumann(2))]
 
 
@@ -108,6 +116,88 @@ def test_every_step_reports_what_it_did():
     assert "state" not in steps[0].record()
 
 
+def test_every_step_summarises_each_hyperparameter():
+    problem = _problem()
+    first, second, *_ = engine.optimise(problem.bilevel(), problem.data, _config())
+    assert set(second.hyperparameters) == set(problem.bilevel().hparams)
+    told, value = second.hyperparameters["example_weights"], second.state.hparams["example_weights"]
+    assert (told.min, told.max) == (value.min().item(), value.max().item())
+    assert told.mean == pytest.approx(value.mean().item(), abs=1e-6)
+    assert told.std == pytest.approx(value.std(correction=0).item(), abs=1e-6)
+    moved = value - first.state.hparams["example_weights"]
+    assert told.update_norm == pytest.approx(moved.norm().item(), rel=1e-5)
+    assert told.gradient_norm == pytest.approx(second.state.previous["example_weights"].norm().item(), rel=1e-5)
+    whole = sum(s.gradient_norm**2 for s in second.hyperparameters.values()) ** 0.5
+    assert second.hypergradient_norm == pytest.approx(whole)
+
+
+def test_the_inner_gradient_is_told_against_its_start_also_after_a_resume():
+    problem = _problem()
+    steps = list(engine.optimise(problem.bilevel(), problem.data, _config()))
+    start = steps[0].state.inner_gradient_start
+    assert [s.inner_gradient_ratio for s in steps] == [pytest.approx(s.inner_gradient_norm / start) for s in steps]
+    state = engine.State.load(steps[2].state.save())
+    resumed = next(engine.optimise(problem.bilevel(), problem.data, _config(), state))
+    assert resumed.inner_gradient_ratio == steps[3].inner_gradient_ratio
+
+
+def test_hyperparameters_are_projected_onto_their_bounds_and_it_is_said_once():
+    problem = _problem()
+    bounds = {"example_weights": (-1e-4, 1e-4), "l2.0.weight": (-math.inf, -6.0)}
+    bilevel = replace(problem.bilevel(), bounds=bounds)
+    steps = list(engine.optimise(bilevel, problem.data, _config(outer=engine.RMSprop(0.05), n_steps=8)))
+    told = steps[-1].hyperparameters
+    weights = told["example_weights"]
+    assert (weights.min, weights.max) == (pytest.approx(-1e-4), pytest.approx(1e-4))
+    assert weights.at_bounds == 1.0
+    assert told["l2.0.weight"].max <= -6.0
+    assert told["l2.0.weight"].min < -6.0
+    assert told["l2.4.weight"].at_bounds == 0.0
+    warnings = [w for s in steps for w in s.warnings if "'example_weights' lies at a bound" in w]
+    assert len(warnings) == 1
+
+
+def test_hyperparameters_may_have_learning_rates_of_their_own():
+    problem = _problem()
+    config = _config(outer=engine.SGD(1.0), outer_lr={"l2": 10.0, "l2.0": 100.0}, n_steps=1)
+    (step,) = engine.optimise(problem.bilevel(), problem.data, config)
+    rates = {name: s.update_norm / s.gradient_norm for name, s in step.hyperparameters.items()}
+    assert rates["example_weights"] == pytest.approx(1.0, rel=1e-3)
+    assert rates["l2.4.weight"] == pytest.approx(10.0, rel=1e-3)
+    assert rates["l2.0.weight"] == pytest.approx(100.0, rel=1e-3)
+    assert engine.restore(engine.describe(config)) == config
+    with pytest.raises(engine.errors.ConfigInvalid, match="outer_lr names 'l3', but the hyperparameters are 'l2"):
+        next(engine.optimise(problem.bilevel(), problem.data, _config(outer_lr={"l3": 1.0})))
+
+
+def test_autocast_trains_in_bfloat16_and_differentiates_in_the_weights_precision():
+    problem = _problem()
+    seen: list[tuple[bool, torch.dtype]] = []
+    observed = lambda outputs, batch: (
+        seen.append((torch.is_grad_enabled(), outputs.dtype)) or F.cross_entropy(outputs, batch["y"], reduction="none")
+    )
+    problem.train_loss = observed
+    full, mixed = (
+        list(engine.optimise(problem.bilevel(), problem.data, _config(autocast=autocast)))
+        for autocast in (None, "bfloat16")
+    )
+    assert {dtype for _, dtype in seen} == {torch.float32}  # losses never see a rounded sum
+    assert mixed[-1].state.weights.dtype == torch.float32
+    assert mixed[0].train_loss == pytest.approx(full[0].train_loss, rel=0.02)
+    assert mixed[0].train_loss != full[0].train_loss
+    half = list(engine.optimise(problem.bilevel(), problem.data, _config(autocast="bfloat16"), mixed[2].state))
+    assert _same(half[-1].state, mixed[-1].state)
+
+
+def test_parts_of_another_kind_are_refused_with_what_to_pass():
+    with pytest.raises(engine.errors.ConfigInvalid, match=r"Nestor's optimizers, such as Adam\(1e-3\)"):
+        engine.Config(n_steps=1, inner=torch.optim.SGD([torch.zeros(1)], 0.1))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(engine.errors.ConfigInvalid, match="pass a response"):
+        engine.Config(n_steps=1, response=engine.Neumann())  # pyright: ignore[reportArgumentType]
+    with pytest.raises(engine.errors.ConfigInvalid, match="a curvature, then a solver"):
+        engine.Implicit(engine.Neumann(), engine.GaussNewton())  # pyright: ignore[reportArgumentType]
+
+
 def test_a_metric_that_is_undefined_is_left_out_of_the_record():
     problem = _problem()
     problem.metrics["undefined"] = lambda outputs, batch: outputs.mean() * float("nan")
@@ -140,6 +230,9 @@ def test_a_checkpoint_of_another_problem_is_refused():
         next(engine.optimise(other.bilevel(), other.data, _config(), first.state))
     with pytest.raises(engine.errors.StateInvalid, match="cannot be read"):
         engine.State.load(b"not a checkpoint")
+    stranger = to_safetensors({"weights": torch.ones(3)}, {"nestor": '{"format": 2, "unheard_of": 1}'})
+    with pytest.raises(engine.errors.StateInvalid, match="cannot be read"):
+        engine.State.load(stranger)
 
 
 def test_a_loss_may_read_hyperparameters_of_its_own():
@@ -172,6 +265,21 @@ def test_every_config_survives_its_description():
         for solver in SOLVERS:
             config = _config(inner=inner, response=engine.Implicit(engine.Hessian(), solver), seed=3)
             assert engine.restore(engine.describe(config)) == config
+
+
+def test_data_may_share_memory_between_columns():
+    """An autoencoder's target is its input; the file format refuses tensors that share memory."""
+    x = torch.randn(6, 2)
+    data = engine.Data.of(train=(x, x), val={"x": x, "y": x.T.T})
+    loaded = engine.Data.load(data.save())
+    assert all(torch.equal(loaded.train[name], x) for name in ("x", "y"))
+
+
+def test_splits_of_another_form_are_refused_with_what_to_pass():
+    x = torch.randn(6, 2)
+    for wrong in ((x, x, x), [x], x, "x"):
+        with pytest.raises(engine.errors.ProblemInvalid, match=r"train split is a .*Pass a tuple \(x, y\)"):
+            engine.Data.of(train=wrong, val=(x, x))
 
 
 def test_an_epoch_shows_every_example_once_and_depends_on_seed_and_number_alone():

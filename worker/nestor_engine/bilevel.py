@@ -14,7 +14,7 @@ transforms itself.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -35,6 +35,7 @@ class Bilevel:
         buffers: tensors that the forward pass updates without gradient, such as running means.
         hparams: what the outer objective tunes, as optimised.
         transforms: for each hyperparameter, what turns it into the value that the losses read.
+        bounds: hyperparameter → (least, largest) value, as optimised, onto which every outer step projects.
         prepare: (hparams, batch) → batch, on training data only.
         forward: (params, buffers, hparams, batch) → (outputs, buffers), in training mode.
         criterion: (outputs, hparams, batch) → scalar, the mean over the batch.
@@ -51,6 +52,7 @@ class Bilevel:
     criterion: Callable[[PyTree, Tensors, Batch], Tensor]
     penalty: Callable[[PyTree, Tensors], Tensor]
     evaluate: Callable[[PyTree, Tensors, Tensors, Batch], Tensors]
+    bounds: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> Bilevel:
         """The same problem on `device`; functions follow their arguments, or have a `to` of their own."""
@@ -69,3 +71,18 @@ class Bilevel:
         prepared = self.prepare(hparams, batch)
         outputs, buffers = self.forward(params, buffers, hparams, prepared)
         return self.criterion(outputs, hparams, prepared) + self.penalty(params, hparams), buffers
+
+    def autocast(self, dtype: torch.dtype) -> Bilevel:
+        """The same problem with a forward pass in mixed precision [1]; its outputs and the losses keep their precision.
+
+        [1] Micikevicius et al. (2018), Mixed precision training.
+        """
+
+        def forward(params: PyTree, buffers: Tensors, hparams: Tensors, batch: Batch) -> tuple[PyTree, Tensors]:
+            first = pytree.tree_leaves(params)[0]
+            with torch.autocast(first.device.type, dtype):
+                outputs, buffers = self.forward(params, buffers, hparams, batch)
+            restored = lambda leaf: leaf.to(first.dtype) if isinstance(leaf, Tensor) and leaf.dtype == dtype else leaf
+            return pytree.tree_map(restored, outputs), buffers
+
+        return replace(self, forward=forward)

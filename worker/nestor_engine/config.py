@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any
+from typing import Any, Literal
 
 from nestor_engine.curvature import EmpiricalFisher, GaussNewton, Hessian
 from nestor_engine.errors import ConfigInvalid
-from nestor_engine.optimizers import SGD, Adam, Optimizer, RMSprop
+from nestor_engine.optimizers import INNER_STEPS, SGD, TRAIN_BATCH, VAL_BATCH, Adam, AdamW, Optimizer, RMSprop
 from nestor_engine.responses import DirectOnly, Implicit, Response, Unrolled
+from nestor_engine.schedules import CosineDecay, LinearDecay, StepDecay, Warmup
 from nestor_engine.solvers import (
     ConjugateGradient,
     Direct,
@@ -22,17 +24,14 @@ from nestor_engine.solvers import (
     WarmStarted,
 )
 
-INNER_STEPS = 5
-TRAIN_BATCH = 128
-VAL_BATCH = 1000
-
-_OPTIMIZERS = {cls.__name__.lower(): cls for cls in (SGD, Adam, RMSprop)}
+_OPTIMIZERS = {cls.__name__.lower(): cls for cls in (SGD, Adam, AdamW, RMSprop)}
 _KINDS = {
     re.sub(r"(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower(): cls
     for cls in (
         *(Hessian, GaussNewton, EmpiricalFisher),
         *(Identity, Neumann, ConjugateGradient, PreconditionedCG, NystromSketch, Direct, Nystrom, WarmStarted),
         *(Implicit, Unrolled, DirectOnly),
+        *(Warmup, StepDecay, LinearDecay, CosineDecay),
     )
 }
 _TAGS: dict[type, tuple[str, str]] = {cls: ("optimizer", tag) for tag, cls in _OPTIMIZERS.items()} | {
@@ -48,6 +47,9 @@ class Config:
         n_steps: outer steps in all.
         inner: trains the weights; its `steps` is N, by default 5, on batches of 128.
         outer: moves the hyperparameters along the hypergradient, taken on at most 1,000 validation examples.
+        outer_lr: learning rates in place of `outer.lr`, by hyperparameter, or by the first parts of its name:
+            "augmentation" is meant for "augmentation.conv.weight", too.
+        autocast: run the inner forward passes in this precision; the hypergradient keeps that of the weights.
         response: how the hypergradient comes about.
         evaluate_every: outer steps between two evaluations on the test set.
         seed: of batches and of all random draws.
@@ -56,6 +58,8 @@ class Config:
     n_steps: int
     inner: Optimizer = field(default_factory=Adam)
     outer: Optimizer = field(default_factory=RMSprop)
+    outer_lr: dict[str, float] = field(default_factory=dict)
+    autocast: Literal["bfloat16"] | None = None
     response: Response = field(default_factory=Implicit)
     warmup_steps: int = 0
     evaluate_every: int = 10
@@ -65,6 +69,14 @@ class Config:
         for name, least in (("n_steps", 1), ("warmup_steps", 0), ("evaluate_every", 1)):
             if getattr(self, name) < least:
                 raise ConfigInvalid(reason=f"{name}={getattr(self, name)}: it must be at least {least}.")
+        for name, kind, remedy in _PARTS:
+            if not isinstance(given := getattr(self, name), kind):
+                raise ConfigInvalid(reason=f"{name}={given!r}: {remedy}")
+        if self.autocast not in (None, "bfloat16"):
+            raise ConfigInvalid(reason=f"autocast={self.autocast!r}: choose 'bfloat16', or leave it out.")
+        for name, lr in self.outer_lr.items():
+            if not lr > 0:
+                raise ConfigInvalid(reason=f"outer_lr[{name!r}]={lr}: the learning rate must be positive.")
         # What was left open is filled in here, once, so that a config always says all of it.
         filled = (
             ("inner", {"steps": self.inner.steps or INNER_STEPS, "batch_size": self.inner.batch_size or TRAIN_BATCH}),
@@ -72,6 +84,34 @@ class Config:
         )
         for name, options in filled:
             object.__setattr__(self, name, dataclasses.replace(getattr(self, name), **options))
+        if self.response.unrolls > (self.inner.steps or 0):
+            raise ConfigInvalid(
+                reason=f"{self.response} goes back further than the {self.inner.steps} inner steps between two outer "
+                "steps. Raise the inner optimizer's steps, or unroll fewer."
+            )
+
+    def outers(self, names: Iterable[str]) -> dict[str, Optimizer]:
+        """The outer optimizer of each hyperparameter.
+
+        Raises:
+            ConfigInvalid: `outer_lr` names none of them.
+        """
+        meant = {name: [key for key in self.outer_lr if name == key or name.startswith(f"{key}.")] for name in names}
+        if unknown := sorted(set(self.outer_lr).difference(*meant.values())):
+            raise ConfigInvalid(
+                reason=f"outer_lr names {unknown[0]!r}, but the hyperparameters are {', '.join(map(repr, meant))}."
+            )
+        return {
+            name: dataclasses.replace(self.outer, lr=self.outer_lr[max(keys, key=len)]) if keys else self.outer
+            for name, keys in meant.items()
+        }
+
+
+_PARTS: tuple[tuple[str, type, str], ...] = (
+    ("inner", Optimizer, "pass one of Nestor's optimizers, such as Adam(1e-3); those of torch.optim hold parameters."),
+    ("outer", Optimizer, "pass one of Nestor's optimizers, such as RMSprop(1e-2)."),
+    ("response", Response, "pass a response, such as Implicit(GaussNewton(), Neumann(terms=3)) or Unrolled(steps=5)."),
+)
 
 
 def describe(config: Config) -> dict[str, Any]:
@@ -107,6 +147,8 @@ def _restored(value: Any) -> Any:
         return tuple(value)
     if not isinstance(value, dict):
         return value
+    if not {"optimizer", "kind"} & set(value):
+        return dict(value)  # plain data, such as learning rates by name
     options = dict(value)
     cls = _OPTIMIZERS.get(options.pop("optimizer", "")) or _KINDS.get(options.pop("kind", ""))
     if cls is None:

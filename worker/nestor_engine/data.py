@@ -13,6 +13,7 @@ from torch import Tensor
 from nestor_engine.bilevel import Batch, Tensors
 from nestor_engine.errors import ProblemInvalid
 from nestor_engine.seeding import derive_seed
+from nestor_engine.tensors import to_safetensors
 
 INDEX = "index"
 Columns = Any  # a tuple (x, y), or a dict of columns; tensors or arrays
@@ -34,7 +35,7 @@ class Data:
         """From tuples, which become the columns `x` and `y`, or from dicts of columns.
 
         Raises:
-            ProblemInvalid: a split is empty, or its columns differ in length.
+            ProblemInvalid: a split is neither of them, is empty, or has columns of different lengths.
         """
         return Data(_columns("train", train), _columns("val", val), None if test is None else _columns("test", test))
 
@@ -52,10 +53,7 @@ class Data:
 
     def save(self) -> dict[str, bytes]:
         """Each split as safetensors."""
-        return {
-            split: safetensors.torch.save({k: v.cpu().contiguous() for k, v in columns.items()})
-            for split, columns in self.splits.items()
-        }
+        return {split: to_safetensors(columns) for split, columns in self.splits.items()}
 
     @staticmethod
     def load(blobs: dict[str, bytes]) -> Data:
@@ -67,6 +65,10 @@ def size_of(columns: Tensors) -> int:
 
 
 def _columns(split: str, given: Columns) -> Tensors:
+    if not isinstance(given, dict) and not (isinstance(given, list | tuple) and len(given) == 2):
+        raise ProblemInvalid(
+            reason=f"The {split} split is {_kind(given)}. Pass a tuple (x, y), or a dict of columns by name."
+        )
     named = given if isinstance(given, dict) else dict(zip(("x", "y"), given, strict=True))
     columns = {name: _tensor(values) for name, values in named.items()}
     lengths = {name: len(values) if values.ndim else None for name, values in columns.items()}
@@ -79,6 +81,11 @@ def _columns(split: str, given: Columns) -> Tensors:
     if INDEX in columns:
         raise ProblemInvalid(reason=f"{INDEX!r} is the reserved name of an example's position; rename that column.")
     return columns
+
+
+def _kind(given: Any) -> str:
+    name = f"a {type(given).__name__}"
+    return f"{name} of {len(given)}" if isinstance(given, list | tuple) else name
 
 
 def _tensor(values: Any) -> Tensor:
@@ -108,18 +115,14 @@ class Batches:
 
     def __getitem__(self, k: int) -> Batch:
         if self.batch_size == self._n:
-            return self._take(self._order)
+            return {**self._columns, INDEX: self._order}  # the split in its own order: nothing to gather
         epoch, position = divmod(k, self._per_epoch)
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(derive_seed(self._seed, "epoch", epoch))
             self._order = torch.randperm(self._n, generator=generator).to(self._device)
             self._epoch = epoch
         start = position * self.batch_size
-        return self._take(self._order[start : start + self.batch_size])
-
-    def _take(self, index: Tensor) -> Batch:
-        if len(index) == self._n and self._epoch < 0:
-            return {**self._columns, INDEX: index}  # the split in its own order: nothing to gather
+        index = self._order[start : start + self.batch_size]
         return {name: values[index] for name, values in self._columns.items()} | {INDEX: index}
 
 

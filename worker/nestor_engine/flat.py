@@ -25,6 +25,10 @@ class Ravel:
         self._shapes = [leaf.shape for leaf in leaves]
         self._sizes = [leaf.numel() for leaf in leaves]
 
+    @property
+    def numel(self) -> int:
+        return sum(self._sizes)
+
     def vector(self, tree: PyTree) -> Tensor:
         return torch.cat([leaf.reshape(-1) for leaf in pytree.tree_leaves(tree)])
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from nestor_engine.bilevel import Batch, Bilevel, Tensors
 from nestor_engine.data import Batches
 from nestor_engine.flat import Ravel
-from nestor_engine.optimizers import Optimizer
+from nestor_engine.optimizers import TRAIN_BATCH, Optimizer
 from nestor_engine.seeding import derive_seed, randomness
 from nestor_engine.state import State
 
@@ -28,7 +28,7 @@ class InnerStep:
 
 @dataclass(frozen=True)
 class Adjoint:
-    """Derivatives of the outer objective by what an inner step ends, or begins, with; None where it does not reach."""
+    """Derivatives of the outer objective by what an inner step ends, or begins, with."""
 
     w: Tensor
     slots: Tensors
@@ -39,12 +39,12 @@ class InnerLoop:
 
     def __init__(self, bilevel: Bilevel, ravel: Ravel, train: Tensors, optimizer: Optimizer, seed: int) -> None:
         self._bilevel, self._ravel, self._optimizer, self._seed = bilevel, ravel, optimizer, seed
-        self._batches = Batches(train, optimizer.batch_size or 128, derive_seed(seed, "train"))
+        self._batches = Batches(train, optimizer.batch_size or TRAIN_BATCH, derive_seed(seed, "train"))
 
     def run(self, state: State, steps: int, *, keep: int = 0) -> tuple[State, float, tuple[InnerStep, ...]]:
         """The state after `steps` inner steps, the loss before the last of them, and where the last `keep` began."""
         w, buffers, slots = state.weights, state.buffers, state.inner
-        loss, kept = torch.tensor(math.nan), []
+        loss, kept, start = torch.tensor(math.nan), [], state.inner_gradient_start
         end = state.inner_steps + steps
         for k in range(state.inner_steps, end):
             if k >= end - keep:
@@ -54,8 +54,12 @@ class InnerLoop:
                 loss, buffers = self._loss(w, buffers, state.hparams, self._batches[k])
                 (gradient,) = torch.autograd.grad(loss, w)
             loss, buffers = loss.detach(), {name: buffer.detach() for name, buffer in buffers.items()}
-            w, slots = self._optimizer.update(w.detach(), gradient, slots)
-        return replace(state, weights=w, buffers=buffers, inner=slots, inner_steps=end), float(loss), tuple(kept)
+            if k == 0:
+                start = float(gradient.norm())
+            (gradient,) = self._optimizer.clip([gradient])
+            w, slots = self._optimizer.update(w.detach(), gradient, slots, k)
+        moved = replace(state, weights=w, buffers=buffers, inner=slots, inner_steps=end, inner_gradient_start=start)
+        return moved, float(loss), tuple(kept)
 
     def pull(self, step: InnerStep, hparams: Tensors, after: Adjoint) -> tuple[Adjoint, Tensors]:
         """Take `step` again and pull derivatives back through it.
@@ -68,21 +72,21 @@ class InnerLoop:
         """
         w = step.w.detach().requires_grad_()
         free = {name: value.detach().requires_grad_() for name, value in hparams.items()}
-        slots = {n: s.detach().requires_grad_() if s.is_floating_point() else s for n, s in step.slots.items()}
+        slots = {name: slot.detach().requires_grad_() for name, slot in step.slots.items()}
         with randomness(derive_seed(self._seed, "inner", step.k), w.device):
             loss, _ = self._loss(w, step.buffers, free, self._batches[step.k])
             (gradient,) = torch.autograd.grad(loss, w, create_graph=True)
-        ended, ended_slots = self._optimizer.update(w, gradient, slots)
+        (gradient,) = self._optimizer.clip([gradient])
+        ended, ended_slots = self._optimizer.update(w, gradient, slots, step.k)
 
-        moved = [name for name, slot in slots.items() if slot.is_floating_point()]
-        outputs = [ended, *(ended_slots[name] for name in moved)]
-        incoming = [after.w, *(after.slots[name] for name in moved)]
+        outputs = [ended, *(ended_slots[name] for name in slots)]
+        incoming = [after.w, *(after.slots[name] for name in slots)]
         connected = [(o, a) for o, a in zip(outputs, incoming, strict=True) if o.requires_grad]
-        inputs = [w, *(slots[name] for name in moved), *free.values()]
+        inputs = [w, *slots.values(), *free.values()]
         pulled = torch.autograd.grad([o for o, _ in connected], inputs, [a for _, a in connected], allow_unused=True)
         filled = [torch.zeros_like(at) if p is None else p for at, p in zip(inputs, pulled, strict=True)]
-        before = Adjoint(filled[0], dict(zip(moved, filled[1:], strict=False)))
-        return before, dict(zip(free, filled[1 + len(moved) :], strict=True))
+        before = Adjoint(filled[0], dict(zip(slots, filled[1:], strict=False)))
+        return before, dict(zip(free, filled[1 + len(slots) :], strict=True))
 
     def _loss(self, w: Tensor, buffers: Tensors, hparams: Tensors, batch: Batch) -> tuple[Tensor, Tensors]:
         return self._bilevel.train_loss(self._ravel.tree(w), buffers, hparams, batch)

@@ -5,66 +5,25 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 
+from nestor_engine.advice import advice
 from nestor_engine.bilevel import Bilevel, PyTree, Tensors
 from nestor_engine.config import Config
 from nestor_engine.data import Batches, Data, chunks, size_of
 from nestor_engine.errors import Diverged
 from nestor_engine.flat import Ravel
 from nestor_engine.inner import InnerLoop
-from nestor_engine.optimizers import Adam, Optimizer
-from nestor_engine.responses import Hypergradient, Moment
+from nestor_engine.optimizers import INNER_STEPS, Adam, Optimizer
+from nestor_engine.responses import Moment
 from nestor_engine.seeding import derive_seed, randomness
-from nestor_engine.solvers import Outcome
 from nestor_engine.state import State
+from nestor_engine.step import Step
+from nestor_engine.summaries import cosine, norm, summarise
 
 EVALUATION_BATCH = 1024  # examples at a time; no gradients are kept, so this only bounds memory
-
-
-@dataclass(frozen=True)
-class Step:
-    """One outer update of the hyperparameters, with the inner steps before it. Losses are means over examples.
-
-    Attributes:
-        number: from 1.
-        train_loss: on the last inner batch, before its update; the hyperparameters' terms included.
-        val_loss, val_metrics: on this step's validation batch, at the weights that the inner steps reached.
-        test_loss, test_metrics: on the whole test set, every `evaluate_every` steps and at the last.
-        hypergradient_norm, hypergradient_cosine: over all hyperparameters; cosine with the step before.
-        inner_gradient_norm: ‖∂f/∂w‖ where the hypergradient was taken; the implicit function theorem assumes zero.
-        outcome, residual, products, alpha: of the adjoint system's solve; None for a response that solves none.
-        seconds: wall time in the inner steps, the hypergradient and the evaluation.
-        warnings: sentences with a remedy, each given once in a trajectory.
-        state: where the trajectory stands after this step; replaced, not changed, by later steps.
-    """
-
-    number: int
-    train_loss: float
-    val_loss: float
-    hypergradient_norm: float
-    inner_gradient_norm: float | None
-    outcome: str | None
-    state: State = field(repr=False)
-    test_loss: float | None = None
-    val_metrics: dict[str, float] = field(default_factory=dict)
-    test_metrics: dict[str, float] = field(default_factory=dict)
-    hypergradient_cosine: float | None = None
-    residual: float | None = None
-    products: int = 0
-    alpha: float | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-
-    def record(self) -> dict[str, Any]:
-        """Everything but the state, as plain data. What is not finite is None, and a metric that is not is left out."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "state"}
-        for metrics in ("val_metrics", "test_metrics"):
-            plain[metrics] = {name: value for name, value in plain[metrics].items() if math.isfinite(value)}
-        return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in plain.items()}
 
 
 def optimise(bilevel: Bilevel, data: Data, config: Config, state: State | None = None) -> Iterator[Step]:
@@ -89,7 +48,9 @@ def optimise(bilevel: Bilevel, data: Data, config: Config, state: State | None =
         state = State.initial(bilevel, config.inner, config.outer, config.seed)
     state.expect(bilevel)
     device = state.weights.device
-    training = InnerLoop(bilevel, ravel, data.train, config.inner, state.seed)
+    outers = config.outers(bilevel.hparams)
+    trained_as = bilevel if config.autocast is None else bilevel.autocast(getattr(torch, config.autocast))
+    training = InnerLoop(trained_as, ravel, data.train, config.inner, state.seed)
     curvature_batches = Batches(data.train, config.inner.batch_size, derive_seed(state.seed, "curvature"))
     val_batches = Batches(data.val, config.outer.batch_size, derive_seed(state.seed, "val"))
 
@@ -98,23 +59,34 @@ def optimise(bilevel: Bilevel, data: Data, config: Config, state: State | None =
     while state.step < config.n_steps:
         number = state.step + 1
         started = time.perf_counter()
-        state, train_loss, kept = training.run(state, config.inner.steps or 1, keep=config.response.unrolls)
+        state, train_loss, kept = training.run(state, config.inner.steps or INNER_STEPS, keep=config.response.unrolls)
         _finite(train_loss, number, "training loss", "inner optimizer")
 
         trained = time.perf_counter()
         moment = Moment(
             bilevel, ravel, state.weights, state.buffers, state.hparams,
-            curvature_batches[number - 1], val_batches[number - 1], training, kept,
+            curvature_batches[number - 1], val_batches[number - 1], training, kept, state.inner,
         )  # fmt: skip
         memory = dict(state.memory)
         with randomness(derive_seed(state.seed, "outer", number), device):
             hyper = config.response.hypergradient(moment, memory)
-        norm = _norm(hyper.gradient)
+        length = norm(hyper.gradient)
         _finite(hyper.evaluation["loss"], number, "validation loss", "inner optimizer")
-        _finite(norm, number, "hypergradient", "inner optimizer or the outer one")
-        cosine = _cosine(hyper.gradient, state.previous, norm)
-        told, warned = _warnings(hyper, state.warned)
-        state = _outer_step(state, config.outer, hyper, memory, warned)
+        _finite(length, number, "hypergradient", "inner optimizer or the outer one")
+        turned = cosine(hyper.gradient, state.previous)
+        hparams, slots = _outer_step(bilevel, state, config.outer, outers, hyper.gradient)
+        summaries = summarise(bilevel, state.hparams, hparams, hyper.gradient)
+        ratio = _ratio(hyper.inner_gradient_norm, state.inner_gradient_start)
+        told = {t: s for t, s in advice(number, hyper, ratio, summaries) if t not in state.warned}
+        state = replace(
+            state,
+            hparams=hparams,
+            outer=slots,
+            memory=memory,
+            previous=hyper.gradient,
+            warned=[*state.warned, *told],
+            step=number,
+        )
 
         differentiated = time.perf_counter()
         tested = {}
@@ -128,19 +100,22 @@ def optimise(bilevel: Bilevel, data: Data, config: Config, state: State | None =
             val_metrics=hyper.evaluation,
             test_loss=tested.pop("loss", None),
             test_metrics=tested,
-            hypergradient_norm=norm,
-            hypergradient_cosine=cosine,
+            hypergradient_norm=length,
+            hypergradient_cosine=turned,
             inner_gradient_norm=hyper.inner_gradient_norm,
+            inner_gradient_ratio=ratio,
             outcome=hyper.solution.outcome.name if hyper.solution else None,
             residual=hyper.solution.residual if hyper.solution else None,
             products=hyper.products,
             alpha=hyper.solution.alpha if hyper.solution else None,
+            alpha_norm=hyper.solution.alpha_norm if hyper.solution else None,
+            hyperparameters=summaries,
             seconds={
                 "inner": trained - started,
                 "hypergradient": differentiated - trained,
                 "evaluation": time.perf_counter() - differentiated,
             },
-            warnings=told,
+            warnings=tuple(told.values()),
             state=state,
         )
 
@@ -194,33 +169,22 @@ def evaluate(
     return {name: total / size_of(columns) for name, total in totals.items()}
 
 
-def _outer_step(state: State, outer: Optimizer, hyper: Hypergradient, memory: Tensors, warned: list[str]) -> State:
+def _outer_step(
+    bilevel: Bilevel, state: State, outer: Optimizer, outers: dict[str, Optimizer], gradient: Tensors
+) -> tuple[Tensors, dict[str, Tensors]]:
+    """Hyperparameters and slots after one outer update, projected onto the bounds."""
+    clipped = dict(zip(gradient, outer.clip(list(gradient.values())), strict=True))
     hparams, slots = {}, {}
     for name, value in state.hparams.items():
-        hparams[name], slots[name] = outer.update(value, hyper.gradient[name], state.outer[name])
-    return replace(
-        state, hparams=hparams, outer=slots, memory=memory, previous=hyper.gradient, warned=warned, step=state.step + 1
-    )
+        moved, slots[name] = outers[name].update(value, clipped[name], state.outer[name], state.step)
+        hparams[name] = moved.clamp(*bilevel.bounds[name]) if name in bilevel.bounds else moved
+    return hparams, slots
+
+
+def _ratio(norm: float | None, start: float | None) -> float | None:
+    return norm / start if norm is not None and start else None
 
 
 def _finite(value: float, step: int, what: str, where: str) -> None:
     if not math.isfinite(value):
         raise Diverged(step=step, what=what, where=where)
-
-
-def _warnings(hyper: Hypergradient, warned: list[str]) -> tuple[tuple[str, ...], list[str]]:
-    outcome = hyper.solution.outcome if hyper.solution else None
-    if outcome is None or outcome in (Outcome.converged, Outcome.truncated) or outcome.name in warned:
-        return (), warned
-    return (outcome.value,), [*warned, outcome.name]
-
-
-def _norm(named: Tensors) -> float:
-    return float(torch.stack([value.double().norm() for value in named.values()]).norm())
-
-
-def _cosine(a: Tensors, b: Tensors, norm: float) -> float | None:
-    if not b:
-        return None
-    lengths = norm * _norm(b)
-    return float(sum((a[n].double() * b[n].double()).sum() for n in a)) / lengths if lengths > 0 else None

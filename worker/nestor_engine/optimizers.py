@@ -14,35 +14,64 @@ from torch import Tensor
 
 from nestor_engine.bilevel import Tensors
 from nestor_engine.errors import ConfigInvalid
+from nestor_engine.schedules import Schedule
+
+# What an optimizer leaves open, by its part in the loop.
+INNER_STEPS = 5
+TRAIN_BATCH = 128
+VAL_BATCH = 1000
 
 
 @dataclass(frozen=True)
 class Optimizer(abc.ABC):
-    """Descends along gradients. Its slots are its memory: tensors like the one it updates, and a count.
+    """Descends along gradients. Its slots are its memory: tensors like the one it updates.
 
     Attributes:
         lr: learning rate.
+        schedule: a factor on the learning rate, by the number of the update; none by default.
+        clip_norm: gradients longer than this, over all tensors, are shortened to it.
         steps: inner: updates between two outer steps (Algorithm 2's N), 5 by default; outer: outer steps in all.
         batch_size: examples in a batch; by default 128 training examples, and at most 1,000 validation examples.
     """
 
     lr: float
+    schedule: Schedule | None = field(default=None, kw_only=True)
+    clip_norm: float | None = field(default=None, kw_only=True)
     steps: int | None = field(default=None, kw_only=True)
     batch_size: int | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        if not self.lr > 0:
+            raise ConfigInvalid(reason=f"{name}(lr={self.lr}): the learning rate must be positive.")
+        if self.schedule is not None and not isinstance(self.schedule, Schedule):
+            raise ConfigInvalid(
+                reason=f"{name}(schedule={self.schedule!r}): pass one of Nestor's schedules, such as "
+                "CosineDecay(steps=1000); those of torch.optim change a rate that nobody could resume."
+            )
+        for option in ("clip_norm", "steps", "batch_size"):
+            if (value := getattr(self, option)) is not None and not value > 0:
+                raise ConfigInvalid(reason=f"{name}({option}={value}): it must be positive.")
+
+    def rate(self, k: int) -> float:
+        """The learning rate of update number `k`."""
+        return self.lr * (self.schedule.factor(k) if self.schedule else 1.0)
+
+    def clip(self, gradients: list[Tensor]) -> list[Tensor]:
+        """The gradients of one update, shortened together where they are longer than `clip_norm`."""
+        if self.clip_norm is None:
+            return gradients
+        length = torch.stack([torch.linalg.vector_norm(g) for g in gradients]).square().sum().sqrt()
+        factor = (self.clip_norm / length).clamp_max(1.0)
+        return [g * factor for g in gradients]
 
     @abc.abstractmethod
     def init(self, x: Tensor) -> Tensors:
         """The slots before the first update of `x`."""
 
     @abc.abstractmethod
-    def update(self, x: Tensor, grad: Tensor, slots: Tensors) -> tuple[Tensor, Tensors]:
-        """The tensor and the slots after one update along `grad`, which has the shape of `x`."""
-
-
-def _positive(optimizer: Optimizer) -> None:
-    if not optimizer.lr > 0:
-        name = type(optimizer).__name__
-        raise ConfigInvalid(reason=f"{name}(lr={optimizer.lr}): the learning rate must be positive.")
+    def update(self, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> tuple[Tensor, Tensors]:
+        """The tensor and the slots after update number `k`, from 0, along `grad`, which has the shape of `x`."""
 
 
 def _decayed(grad: Tensor, x: Tensor, weight_decay: float) -> Tensor:
@@ -64,20 +93,20 @@ class SGD(Optimizer):
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        _positive(self)
+        super().__post_init__()
         if self.nesterov and not self.momentum:
             raise ConfigInvalid(reason="SGD(nesterov=True) needs momentum: pass momentum=0.9, or nesterov=False.")
 
     def init(self, x: Tensor) -> Tensors:
         return {"velocity": torch.zeros_like(x)} if self.momentum else {}
 
-    def update(self, x: Tensor, grad: Tensor, slots: Tensors) -> tuple[Tensor, Tensors]:
+    def update(self, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> tuple[Tensor, Tensors]:
         grad = _decayed(grad, x, self.weight_decay)
         if not self.momentum:
-            return x.add(grad, alpha=-self.lr), {}
+            return x.add(grad, alpha=-self.rate(k)), {}
         velocity = grad.add(slots["velocity"], alpha=self.momentum)
         direction = grad.add(velocity, alpha=self.momentum) if self.nesterov else velocity
-        return x.add(direction, alpha=-self.lr), {"velocity": velocity}
+        return x.add(direction, alpha=-self.rate(k)), {"velocity": velocity}
 
 
 @dataclass(frozen=True)
@@ -92,22 +121,39 @@ class Adam(Optimizer):
     eps: float = 1e-8
     weight_decay: float = 0.0
 
-    def __post_init__(self) -> None:
-        _positive(self)
+    def init(self, x: Tensor) -> Tensors:
+        return {"mean": torch.zeros_like(x), "square": torch.zeros_like(x)}
+
+    def update(self, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> tuple[Tensor, Tensors]:
+        return _adam(self, x, _decayed(grad, x, self.weight_decay), slots, k)
+
+
+@dataclass(frozen=True)
+class AdamW(Optimizer):
+    """Adam with weight decay apart from the gradient [1].
+
+    [1] Loshchilov and Hutter (2019), Decoupled weight decay regularization.
+    """
+
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.01
 
     def init(self, x: Tensor) -> Tensors:
-        # The count stays on the CPU: reading it must not wait for a device.
-        return {"mean": torch.zeros_like(x), "square": torch.zeros_like(x), "count": torch.zeros((), dtype=torch.int64)}
+        return {"mean": torch.zeros_like(x), "square": torch.zeros_like(x)}
 
-    def update(self, x: Tensor, grad: Tensor, slots: Tensors) -> tuple[Tensor, Tensors]:
-        grad = _decayed(grad, x, self.weight_decay)
-        beta1, beta2 = self.betas
-        count = slots["count"] + 1
-        mean = torch.lerp(slots["mean"], grad, 1 - beta1)
-        square = (slots["square"] * beta2).addcmul(grad, grad, value=1 - beta2)
-        t = int(count)
-        scale = (_root(square) / (1 - beta2**t) ** 0.5).add(self.eps)
-        return x.addcdiv(mean, scale, value=-self.lr / (1 - beta1**t)), {"mean": mean, "square": square, "count": count}
+    def update(self, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> tuple[Tensor, Tensors]:
+        return _adam(self, x * (1 - self.rate(k) * self.weight_decay), grad, slots, k)
+
+
+def _adam(options: Adam | AdamW, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> tuple[Tensor, Tensors]:
+    beta1, beta2 = options.betas
+    mean = torch.lerp(slots["mean"], grad, 1 - beta1)
+    square = (slots["square"] * beta2).addcmul(grad, grad, value=1 - beta2)
+    scale = (_root(square) / (1 - beta2 ** (k + 1)) ** 0.5).add(options.eps)
+    step = -options.rate(k) / (1 - beta1 ** (k + 1))
+    return x.addcdiv(mean, scale, value=step), {"mean": mean, "square": square}
 
 
 @dataclass(frozen=True)
@@ -123,18 +169,15 @@ class RMSprop(Optimizer):
     momentum: float = 0.0
     weight_decay: float = 0.0
 
-    def __post_init__(self) -> None:
-        _positive(self)
-
     def init(self, x: Tensor) -> Tensors:
         slots = {"square": torch.zeros_like(x)}
         return slots | ({"velocity": torch.zeros_like(x)} if self.momentum else {})
 
-    def update(self, x: Tensor, grad: Tensor, slots: Tensors) -> tuple[Tensor, Tensors]:
+    def update(self, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> tuple[Tensor, Tensors]:
         grad = _decayed(grad, x, self.weight_decay)
         square = (slots["square"] * self.alpha).addcmul(grad, grad, value=1 - self.alpha)
         direction = grad / _root(square).add(self.eps)
         if not self.momentum:
-            return x.add(direction, alpha=-self.lr), {"square": square}
+            return x.add(direction, alpha=-self.rate(k)), {"square": square}
         velocity = direction.add(slots["velocity"], alpha=self.momentum)
-        return x.add(velocity, alpha=-self.lr), {"square": square, "velocity": velocity}
+        return x.add(velocity, alpha=-self.rate(k)), {"square": square, "velocity": velocity}

@@ -7,7 +7,7 @@ state is kept.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import safetensors
 import safetensors.torch
@@ -18,8 +18,10 @@ from nestor_engine.bilevel import Bilevel, Tensors
 from nestor_engine.errors import StateInvalid
 from nestor_engine.flat import Ravel
 from nestor_engine.optimizers import Optimizer
+from nestor_engine.tensors import to_safetensors
 
-FORMAT = 1
+FORMAT = 2
+_GROUPS = ("buffers", "hparams", "inner", "memory", "previous")  # the attributes that are named tensors
 
 
 @dataclass
@@ -30,6 +32,7 @@ class State:
         weights: shape (n,).
         inner: the inner optimizer's slots.
         outer: hyperparameter → the outer optimizer's slots.
+        inner_gradient_start: ‖∂f/∂w‖ at the first inner step.
         memory: what the response keeps: the adjoint, the curvature's norm.
         previous: the hypergradient of the step before.
         warned: warnings given already.
@@ -43,6 +46,7 @@ class State:
     seed: int = 0
     step: int = 0
     inner_steps: int = 0
+    inner_gradient_start: float | None = None
     memory: Tensors = field(default_factory=dict)
     previous: Tensors = field(default_factory=dict)
     warned: list[str] = field(default_factory=list)
@@ -63,7 +67,7 @@ class State:
     def save(self) -> bytes:
         """As safetensors; the counters travel in the header."""
         tensors: Tensors = {"weights": self.weights}
-        for group in ("buffers", "hparams", "inner", "memory", "previous"):
+        for group in _GROUPS:
             tensors |= {f"{group}/{name}": value for name, value in getattr(self, group).items()}
         for name, slots in self.outer.items():
             tensors |= {f"outer/{slot}/{name}": value for slot, value in slots.items()}
@@ -72,11 +76,10 @@ class State:
             "seed": self.seed,
             "step": self.step,
             "inner_steps": self.inner_steps,
+            "inner_gradient_start": self.inner_gradient_start,
             "warned": self.warned,
         }
-        # Tensors that share memory, such as an adjoint that equals its right-hand side, are written apart.
-        apart = {name: value.detach().cpu().clone() for name, value in tensors.items()}
-        return safetensors.torch.save(apart, metadata={"nestor": json.dumps(counters)})
+        return to_safetensors(tensors, {"nestor": json.dumps(counters)})
 
     @staticmethod
     def load(data: bytes) -> State:
@@ -89,37 +92,30 @@ class State:
             tensors = safetensors.torch.load(data)
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
             counters = json.loads(header["__metadata__"]["nestor"])
-        except (safetensors.SafetensorError, KeyError, ValueError) as error:
+            if counters.pop("format") != FORMAT:
+                raise StateInvalid(reason="it was written by another version of Nestor")
+            state = State(tensors.pop("weights"), {}, {}, {}, {}, **counters)
+            for key, value in tensors.items():
+                group, name = key.split("/", 1)
+                if group == "outer":
+                    slot, name = name.split("/", 1)
+                    state.outer.setdefault(name, {})[slot] = value
+                else:
+                    getattr(state, group)[name] = value
+        except (safetensors.SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise StateInvalid(reason=f"it cannot be read ({error})") from error
-        if counters.pop("format", None) != FORMAT:
-            raise StateInvalid(reason="it was written by another version of Nestor")
-        state = State(tensors.pop("weights"), {}, {}, {}, {}, **counters)
-        for key, value in tensors.items():
-            group, name = key.split("/", 1)
-            if group == "outer":
-                slot, name = name.split("/", 1)
-                state.outer.setdefault(name, {})[slot] = value
-            else:
-                getattr(state, group)[name] = value
         for name in state.hparams:
             state.outer.setdefault(name, {})
         return state
 
     def to(self, device: torch.device | str) -> State:
-        """The same state with its floating-point tensors and buffers on `device`; counts stay on the CPU."""
-        move = lambda named: {k: v.to(device) if v.is_floating_point() else v for k, v in named.items()}
-        return State(
+        """The same state with its tensors on `device`."""
+        move = lambda named: {name: value.to(device) for name, value in named.items()}
+        return replace(
+            self,
             weights=self.weights.to(device),
-            buffers={name: b.to(device) for name, b in self.buffers.items()},
-            hparams=move(self.hparams),
-            inner=move(self.inner),
             outer={name: move(slots) for name, slots in self.outer.items()},
-            seed=self.seed,
-            step=self.step,
-            inner_steps=self.inner_steps,
-            memory=move(self.memory),
-            previous=move(self.previous),
-            warned=list(self.warned),
+            **{group: move(getattr(self, group)) for group in _GROUPS},
         )
 
     def expect(self, bilevel: Bilevel) -> None:
@@ -128,7 +124,7 @@ class State:
         Raises:
             StateInvalid: naming the first difference.
         """
-        n = Ravel(bilevel.params).vector(bilevel.params).numel()
+        n = Ravel(bilevel.params).numel
         if self.weights.numel() != n:
             raise StateInvalid(reason=f"it holds {self.weights.numel():,} weights and the problem has {n:,}")
         ours = {name: tuple(value.shape) for name, value in self.hparams.items()}

@@ -69,7 +69,7 @@ export function showTrial(trial, columns) {
     "Best validation loss": trial.best_value === null ? "–" : `${short(trial.best_value)} at step ${trial.best_step}`,
     "Hypergradient norm": short(last("hypergradient_norm") ?? NaN),
     "Inner gradient norm": short(last("inner_gradient_norm") ?? NaN),
-    "Linear solve": last("outcome") === undefined ? "–" : `${last("outcome")}, residual ${short(last("residual") ?? NaN)}`,
+    "Linear solve": last("outcome") == null ? "–" : `${last("outcome")}, residual ${short(last("residual") ?? NaN)}`,
     ...Object.fromEntries(Object.entries(last("val_metrics") ?? {}).map(([name, value]) => [`Validation ${name}`, short(value)])),
     Attempt: String(trial.attempt),
     Worker: trial.worker ?? "–",

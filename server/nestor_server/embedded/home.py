@@ -8,7 +8,6 @@ import os
 import secrets
 import shutil
 import stat
-from contextlib import suppress
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, final
@@ -16,7 +15,7 @@ from typing import Any, final
 import platformdirs
 
 from nestor_server.embedded.errors import AlreadyRunning, HomeUnusable
-from nestor_server.embedded.process import Account, unprivileged
+from nestor_server.embedded.process import Account, alive, unprivileged
 
 
 def default_home() -> Path:
@@ -67,12 +66,7 @@ class Home:
             said = json.loads(self.server_file.read_text())
         except (OSError, ValueError):
             return None
-        with suppress(PermissionError):  # it runs as another user
-            try:
-                os.kill(said["pid"], 0)
-            except ProcessLookupError:  # it was killed, and left its file behind
-                return None
-        return said
+        return said if alive(said["pid"]) else None  # one that was killed leaves its file behind
 
     def acquire(self) -> None:
         account = unprivileged()

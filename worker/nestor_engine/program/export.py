@@ -6,10 +6,10 @@ Nothing of torch's own archive format is used: reading one executes what its wri
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -21,6 +21,7 @@ from nestor_engine.program.load import FORMAT, FUNCTIONS, load, torch_version
 from nestor_engine.program.trace import BATCH, Traced, quiet, trace
 from nestor_engine.program.values import Json, valid_name
 from nestor_engine.program.write import write
+from nestor_engine.tensors import to_safetensors
 
 if TYPE_CHECKING:
     from nestor_engine.problem import Problem
@@ -71,7 +72,10 @@ def export_bilevel(bilevel: Bilevel, *, train: Tensors, val: Tensors) -> Program
         for constant, tensor in read.items():
             _refuse_weights(name, tensor, weights)
             constants[constant] = tensor
-    hparams = {name: {"transform": bilevel.transforms.get(name, "identity")} for name in bilevel.hparams}
+    hparams = {
+        name: {"transform": bilevel.transforms.get(name, "identity"), "bounds": _finite(bilevel.bounds.get(name))}
+        for name in bilevel.hparams
+    }
     document = {"format": FORMAT, "torch": torch_version(), "hparams": hparams, "graphs": graphs}
     groups = {
         "params": bilevel.params,
@@ -82,13 +86,8 @@ def export_bilevel(bilevel: Bilevel, *, train: Tensors, val: Tensors) -> Program
     program = Program(
         # Sorted and without spaces: the bytes are named by their digest.
         graphs=json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode(),
-        tensors=safetensors.torch.save(
-            {
-                # A copy each: tensors that share memory are refused by the format.
-                f"{group}.{name}": tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-                for group, tensors in groups.items()
-                for name, tensor in tensors.items()
-            }
+        tensors=to_safetensors(
+            {f"{group}.{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
         ),
     )
     try:
@@ -98,6 +97,11 @@ def export_bilevel(bilevel: Bilevel, *, train: Tensors, val: Tensors) -> Program
             function="The problem", where="", reason=error.context["reason"], remedy="Change that part of the problem."
         ) from error
     return program
+
+
+def _finite(bounds: tuple[float, float] | None) -> list[float | None]:
+    """An open end is null: JSON has no infinity."""
+    return [bound if math.isfinite(bound) else None for bound in bounds or (-math.inf, math.inf)]
 
 
 def few(columns: Tensors) -> Batch:

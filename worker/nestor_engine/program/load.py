@@ -47,7 +47,7 @@ def load(graphs: bytes, tensors: bytes) -> Bilevel:
     checked = {
         name: read(document["graphs"][name], constants=constants, budget=budget, where=name) for name in FUNCTIONS
     }
-    transforms = _transforms(document["hparams"], names["hparams"])
+    transforms, bounds = _hyperparameters(document["hparams"], names["hparams"])
     _check_interfaces(checked, names)
     state = _read_tensors(tensors, names)
     # Parameters are one vector to a solver, in the order that the problem has them; safetensors sorts.
@@ -59,6 +59,7 @@ def load(graphs: bytes, tensors: bytes) -> Bilevel:
         buffers=state["buffers"],
         hparams=state["hparams"],
         transforms=transforms,
+        bounds=bounds,
         **functions,
     )
 
@@ -155,14 +156,30 @@ def _read_tensors(tensors: bytes, names: dict[str, dict[str, Json]]) -> dict[str
     return {group: {name: loaded[f"{group}.{name}"] for name in names[group]} for group in GROUPS}
 
 
-def _transforms(hparams: Json, names: dict[str, Json]) -> dict[str, str]:
+def _hyperparameters(hparams: Json, names: dict[str, Json]) -> tuple[dict[str, str], dict[str, tuple[float, float]]]:
     if not isinstance(hparams, dict) or set(hparams) != set(names):
         raise ProgramRejected(reason="its list of hyperparameters is not that of its tensors.")
     for name, entry in hparams.items():
-        fields(entry, {"transform"}, f"hyperparameter {brief(name)}")
+        fields(entry, {"transform", "bounds"}, f"hyperparameter {brief(name)}")
         if not isinstance(entry["transform"], str) or entry["transform"] not in TRANSFORMS:
             raise ProgramRejected(reason=f"there is no transform {brief(entry['transform'])}.")
-    return {name: entry["transform"] for name, entry in hparams.items()}
+        if not _is_interval(entry["bounds"]):
+            raise ProgramRejected(reason=f"the bounds of {brief(name)} are not two numbers in order.")
+    bounds = {
+        name: (-math.inf if low is None else float(low), math.inf if high is None else float(high))
+        for name, (low, high) in ((name, entry["bounds"]) for name, entry in hparams.items())
+        if low is not None or high is not None
+    }
+    return {name: entry["transform"] for name, entry in hparams.items()}, bounds
+
+
+def _is_interval(bounds: Json) -> bool:
+    if not isinstance(bounds, list) or len(bounds) != 2:
+        return False
+    # A truth value is a number to Python.
+    if not all(end is None or (isinstance(end, int | float) and not isinstance(end, bool)) for end in bounds):
+        return False
+    return None in bounds or bounds[0] <= bounds[1]
 
 
 def _check_interfaces(graphs: dict[str, Graph], names: dict[str, dict[str, Json]]) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
+from nestor_engine.point import twice_differentiable
 from nestor_engine.program.failures import Watch, explain
 
 BATCH = torch.export.Dim("batch")
@@ -129,7 +129,7 @@ def quiet() -> Iterator[None]:
         warnings.simplefilter("ignore")
         logger.setLevel(logging.CRITICAL)
         try:
-            with sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False):
+            with twice_differentiable(), torch.backends.mkldnn.flags(enabled=False):
                 yield
         finally:
             logger.setLevel(level)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from nestor_engine.bilevel import Tensors
 from nestor_engine.curvature import Curvature, GaussNewton
+from nestor_engine.errors import ConfigInvalid
 from nestor_engine.point import Point
 from nestor_engine.responses.response import Hypergradient, Moment, Response
 from nestor_engine.solvers import Neumann, Solver, WarmStarted
@@ -31,6 +32,12 @@ class Implicit(Response):
 
     curvature: Curvature = field(default_factory=GaussNewton)
     solver: Solver = field(default_factory=lambda: WarmStarted(Neumann()))
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.curvature, Curvature) or not isinstance(self.solver, Solver):
+            raise ConfigInvalid(
+                reason=f"{self}: pass a curvature, then a solver, such as Implicit(GaussNewton(), Neumann(terms=3))."
+            )
 
     def hypergradient(self, moment: Moment, memory: Tensors) -> Hypergradient:
         outer = moment.outer()

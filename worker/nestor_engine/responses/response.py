@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ class Moment:
         w: weights, shape (n,).
         train, val: the batches at which the two objectives are differentiated.
         inner, steps: the inner loop, and where its last steps before this moment began.
+        slots: the inner optimizer's.
     """
 
     bilevel: Bilevel
@@ -33,6 +34,7 @@ class Moment:
     val: Batch
     inner: InnerLoop | None = None
     steps: tuple[InnerStep, ...] = ()
+    slots: Tensors = field(default_factory=dict)
 
     def outer(self) -> Outer:
         """g and its gradients at this moment."""

@@ -45,14 +45,11 @@ class Unrolled(Response):
 
     def hypergradient(self, moment: Moment, memory: Tensors) -> Hypergradient:
         del memory
-        if moment.inner is None or len(moment.steps) < self.steps:
-            raise ConfigInvalid(
-                reason=f"Unrolled(steps={self.steps}) goes back further than the {len(moment.steps)} inner steps "
-                "between two outer steps. Raise the inner optimizer's steps, or unroll fewer."
-            )
+        assert moment.inner is not None
+        assert len(moment.steps) == self.steps
         outer = moment.outer()
         slots = moment.steps[-1].slots
-        adjoint = Adjoint(outer.by_w, {n: torch.zeros_like(s) for n, s in slots.items() if s.is_floating_point()})
+        adjoint = Adjoint(outer.by_w, {name: torch.zeros_like(slot) for name, slot in slots.items()})
         gradient = dict(outer.by_hparams)
         for step in reversed(moment.steps):
             adjoint, contribution = moment.inner.pull(step, moment.hparams, adjoint)

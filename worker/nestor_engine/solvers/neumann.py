@@ -54,9 +54,12 @@ class Neumann(Solver):
         x = torch.zeros_like(b) if x0 is None else x0
         v = b if x0 is None else b - operator(x0)
         first, best, least = v.norm(), x, v.norm()
+        stretch = torch.zeros_like(first)  # the largest α‖A v‖ / ‖v‖ so far, which costs nothing to know
         for _ in range(self.terms + 1):
             x = x + alpha * v
-            v = v - alpha * operator(v)
+            step = alpha * operator(v)
+            stretch = torch.maximum(stretch, step.norm() / v.norm())
+            v = v - step
             length = v.norm()
             if length <= least:
                 best, least = x, length
@@ -67,4 +70,5 @@ class Neumann(Solver):
             outcome = Outcome.diverged if v.norm() > first else Outcome.truncated
         # A series that grows has an iterate before its last that is nearer to the solution.
         x, residual = (x, v.norm()) if outcome is Outcome.truncated else (best, least)
-        return Solution(x, outcome, float(residual / size) if size > 0 else 0.0, alpha)
+        alpha_norm = float(stretch) if torch.isfinite(stretch) else None
+        return Solution(x, outcome, float(residual / size) if size > 0 else 0.0, alpha, alpha_norm)

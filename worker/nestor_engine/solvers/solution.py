@@ -39,12 +39,14 @@ class Solution:
         outcome: how the solve ended.
         residual: ‖b − A x‖ / ‖b‖, measured; NaN if the operator returned NaN.
         alpha: the step size, for those that have one.
+        alpha_norm: α‖A‖, estimated from below; a series converges below 2.
     """
 
     x: Tensor
     outcome: Outcome
     residual: float
     alpha: float | None = None
+    alpha_norm: float | None = None
 
 
 class Solver(abc.ABC):

@@ -1,0 +1,16 @@
+"""Server and engine share no code, so what both must know is held together here."""
+
+from __future__ import annotations
+
+from nestor_engine import data
+from nestor_engine.program.load import FORMAT, FUNCTIONS, MAX_GRAPHS_BYTES
+from nestor_server.services import datasets, programs
+
+
+def test_the_server_takes_in_the_programs_that_the_engine_reads():
+    assert (programs.FORMAT, programs.MAX_GRAPHS) == (FORMAT, MAX_GRAPHS_BYTES)
+    assert set(FUNCTIONS) == programs.GRAPHS
+
+
+def test_the_server_reserves_the_column_that_the_engine_adds():
+    assert datasets.RESERVED == data.INDEX
