@@ -34,7 +34,7 @@ demo: $(READY) ## tune a real model through the whole stack and print what came 
 
 test: $(READY) ## run all tests
 	@.ci/chromium
-	@$(BIN)/pytest -q
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses 2 --dist worksteal
 
 check: $(READY) ## lint, types, import rules, compose file, Dockerfile
 	@$(BIN)/ruff check
