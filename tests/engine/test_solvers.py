@@ -144,6 +144,27 @@ def test_a_singular_operator_is_not_inverted():
     assert "damping" in solution.outcome.value
 
 
+@pytest.mark.parametrize(
+    "solver",
+    [
+        engine.Neumann(2),
+        engine.WarmStarted(engine.Neumann(2)),
+        engine.ConjugateGradient(3),
+        engine.PreconditionedCG(3),
+        engine.Direct(),
+        engine.Nystrom(2),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_the_zero_operator_is_singular_and_answered_with_zeros(solver: Solver, dtype: torch.dtype):
+    """A step of 1 / tiny once answered 1e38, labelled as a series that was cut as asked."""
+    solution = solver.solve(Operator(lambda v: 0 * v), torch.ones(3, dtype=dtype), memory={})
+    assert solution.x.count_nonzero() == 0
+    assert solution.outcome is Outcome.singular
+    assert solution.residual == 1
+
+
 def test_a_dense_solve_of_a_network_is_refused():
     with pytest.raises(engine.errors.ConfigInvalid, match="ConjugateGradient"):
         engine.Direct().solve(Operator(lambda v: v), torch.ones(30_000))
@@ -191,6 +212,33 @@ def test_a_warm_start_forgets_an_adjoint_that_leads_astray():
     solution = engine.WarmStarted(engine.Neumann(2)).solve(Operator(matrix.mv), b, memory=memory)
     cold = engine.Neumann(2).solve(Operator(matrix.mv), b)
     torch.testing.assert_close(solution.x, cold.x)
+
+
+def _ill_conditioned() -> tuple[Tensor, Tensor]:
+    """Two steps of conjugate gradients from zero end with a residual above one here, and are progress all the same."""
+    values = torch.logspace(-3, 3, 12, dtype=F64)
+    return torch.diag(values), values.rsqrt()
+
+
+def test_a_cold_start_that_ends_badly_is_not_repeated():
+    """Without a kept adjoint the retry was the same solve again, at twice the products."""
+    matrix, b = _ill_conditioned()
+    products = []
+    for solver in (engine.ConjugateGradient(2), engine.WarmStarted(engine.ConjugateGradient(2))):
+        operator = Operator(matrix.mv)
+        assert solver.solve(operator, b, memory={}).residual > 1
+        products.append(operator.products)
+    assert products[0] == products[1]
+
+
+def test_of_a_warm_and_a_cold_start_with_residuals_above_one_the_nearer_is_kept():
+    """Conjugate gradients lower the error, not the residual: a warm start was given up although it was the better."""
+    matrix, b = _ill_conditioned()
+    solver, memory = engine.WarmStarted(engine.ConjugateGradient(2)), {}
+    cold = solver.solve(Operator(matrix.mv), b, memory=memory)
+    warm = solver.solve(Operator(matrix.mv), b, memory=memory)
+    assert 1 < warm.residual < cold.residual
+    torch.testing.assert_close(memory["adjoint"], warm.x)
 
 
 def test_a_warm_started_series_on_an_indefinite_operator_never_overflows():

@@ -90,7 +90,8 @@ def _conjugate(
         Ap = operator(p)
         curvature = p @ Ap
         if not curvature > 0:  # phrased so that NaN stops here too
-            outcome = Outcome.indefinite if torch.isfinite(curvature) else Outcome.nonfinite
+            failure = Outcome.indefinite if curvature < 0 else Outcome.singular
+            outcome = failure if torch.isfinite(curvature) else Outcome.nonfinite
             break
         alpha = rz / curvature
         x = x + alpha * p

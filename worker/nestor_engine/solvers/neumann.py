@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,7 +51,13 @@ class Neumann(Solver):
 
     def solve(self, operator: Operator, b: Tensor, x0: Tensor | None = None, memory: Tensors | None = None) -> Solution:
         del memory
-        alpha = self.alpha if self.alpha != "auto" else 1 / max(operator.norm(b), torch.finfo(b.dtype).tiny)
+        size = b.norm()
+        alpha = self.alpha
+        if alpha == "auto":
+            norm = operator.norm(b)
+            if norm == 0 and 0 < size < math.inf:
+                return Solution(torch.zeros_like(b), Outcome.singular, 1.0)
+            alpha = 1 / max(norm, torch.finfo(b.dtype).tiny)
         x = torch.zeros_like(b) if x0 is None else x0
         v = b if x0 is None else b - operator(x0)
         first, best, least = v.norm(), x, v.norm()
@@ -58,12 +65,11 @@ class Neumann(Solver):
         for _ in range(self.terms + 1):
             x = x + alpha * v
             step = alpha * operator(v)
-            stretch = torch.maximum(stretch, step.norm() / v.norm())
+            stretch = torch.fmax(stretch, step.norm() / v.norm())
             v = v - step
             length = v.norm()
             if length <= least:
                 best, least = x, length
-        size = b.norm()
         if not torch.isfinite(v.norm()) or not torch.isfinite(size):
             outcome = Outcome.nonfinite if not torch.isfinite(first) else Outcome.diverged
         else:

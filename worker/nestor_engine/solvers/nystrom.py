@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from nestor_engine.bilevel import Tensors
@@ -37,7 +38,7 @@ class Nystrom(Solver):
         basis, values = sketch(operator, b, self.rank, seed=derive_seed(0, "nystrom"))
         shift = operator.shift(b) + self.rho * float(values[0])
         if not shift > 0:
-            return Solution(b, Outcome.singular, 1.0)
+            return judged(operator, b, torch.zeros_like(b), Outcome.singular)
         inside = basis.T @ b
         x = (b - basis @ inside) / shift + basis @ (inside / (values + shift))
         return judged(operator, b, x, Outcome.truncated)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -11,13 +12,15 @@ from nestor_engine.curvature import Operator
 from nestor_engine.solvers.neumann import Neumann
 from nestor_engine.solvers.solution import Outcome, Solution, Solver
 
+FAILED = (Outcome.diverged, Outcome.nonfinite)
+
 
 @dataclass(frozen=True)
 class WarmStarted(Solver):
     """Starts from the solution of the outer step before [1, 2]; the weights move little between two of them.
 
-    The kept solution is dropped when it is farther from solving the new system than zero is, or when
-    the solve diverged.
+    A start that fails, or that ends farther from solving the system than zero is, is tried again from
+    zero, and the nearer of the two answers counts. A solution that diverged is not kept.
 
     [1] Pedregosa (2016), Hyperparameter optimization with approximate gradient (HOAG).
     [2] Dagréou et al. (2022), A framework for bilevel optimization (SOBA).
@@ -27,10 +30,12 @@ class WarmStarted(Solver):
 
     def solve(self, operator: Operator, b: Tensor, x0: Tensor | None = None, memory: Tensors | None = None) -> Solution:
         memory = {} if memory is None else memory
-        solution = self.solver.solve(operator, b, memory.get("adjoint", x0), memory)
-        if solution.outcome in (Outcome.diverged, Outcome.nonfinite) or not solution.residual <= 1:
+        start = memory.get("adjoint", x0)
+        solution = self.solver.solve(operator, b, start, memory)
+        if start is not None and (solution.outcome in FAILED or not solution.residual <= 1):
             memory.pop("adjoint", None)
-            solution = self.solver.solve(operator, b, None, memory)
+            cold = self.solver.solve(operator, b, None, memory)
+            solution = min(solution, cold, key=lambda s: math.inf if math.isnan(s.residual) else s.residual)
         if solution.outcome in (Outcome.converged, Outcome.truncated):
             memory["adjoint"] = solution.x
         return solution
