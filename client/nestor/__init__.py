@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from nestor_engine import EmpiricalFisher as EmpiricalFisher
     from nestor_engine import GaussNewton as GaussNewton
     from nestor_engine import Hessian as Hessian
+    from nestor_engine import Hypernetwork as Hypernetwork
     from nestor_engine import Identity as Identity
     from nestor_engine import Implicit as Implicit
     from nestor_engine import LinearDecay as LinearDecay
@@ -74,6 +75,7 @@ _ENGINE = (
     "EmpiricalFisher",
     "GaussNewton",
     "Hessian",
+    "Hypernetwork",
     "Identity",
     "Implicit",
     "LinearDecay",

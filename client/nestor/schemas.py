@@ -212,11 +212,20 @@ class Unrolled(Schema):
     steps: Annotated[int, Field(ge=1, le=10_000)] = 5
 
 
+class Hypernetwork(Schema):
+    kind: Literal["hypernetwork"] = "hypernetwork"
+    rank: Annotated[int, Field(ge=1, le=10_000)] = 8
+    scale: Positive = 0.1  # of the perturbations, in units of the hyperparameters as they are optimised
+    steps: Annotated[int, Field(ge=1, le=10_000)] = 5
+    lr: Annotated[float, Field(gt=0, lt=2)] = 1.0  # relative to 1 / the curvature's norm
+    damping: NonNegative = 0.03
+
+
 class DirectOnly(Schema):
     kind: Literal["direct_only"] = "direct_only"
 
 
-Response = Annotated[Implicit | Unrolled | DirectOnly, Tagged, Short]
+Response = Annotated[Implicit | Unrolled | Hypernetwork | DirectOnly, Tagged, Short]
 
 
 # --- what to tune ---------------------------------------------------------------------------------

@@ -104,6 +104,37 @@ def tied() -> engine.Problem:
     return _problem(Tied(), torch.randint(0, 6, (16, 4)), 6)
 
 
+def ridge() -> tuple[Bilevel, engine.Data]:
+    """min ½‖Xw − y‖²/n + ½ Σ exp(λ) w², one λ for each weight; the weights are a nested pytree."""
+    generator = torch.Generator().manual_seed(SEED)
+    x, xv = (torch.randn(n, 4, dtype=torch.float64, generator=generator) for n in (30, 20))
+    truth = torch.tensor([1.0, -2.0, 0.8, 0.5], dtype=torch.float64)
+    y, yv = (a @ truth + 0.3 * torch.randn(len(a), dtype=torch.float64, generator=generator) for a in (x, xv))
+
+    def weights(params) -> Tensor:
+        return torch.cat([params["head"][0], params["tail"]["w"]])
+
+    bilevel = Bilevel(
+        params={"head": [torch.zeros(2, dtype=torch.float64)], "tail": {"w": torch.zeros(2, dtype=torch.float64)}},
+        buffers={},
+        hparams={"decay": torch.tensor([-1.0, 0.0, -2.0, -1.5], dtype=torch.float64)},
+        transforms={"decay": "exp"},
+        prepare=lambda hparams, batch: batch,
+        forward=lambda params, buffers, hparams, batch: (batch["x"] @ weights(params), buffers),
+        criterion=lambda outputs, hparams, batch: 0.5 * (outputs - batch["y"]).square().mean(),
+        penalty=lambda params, hparams: 0.5 * (hparams["decay"].exp() * weights(params).square()).sum(),
+        evaluate=lambda params, buffers, hparams, batch: {
+            "loss": 0.5 * (batch["x"] @ weights(params) - batch["y"]).square().mean()
+        },
+    )
+    return bilevel, engine.Data.of(train=(x, y), val=(xv, yv))
+
+
+def ridge_minimiser(data: engine.Data, decay: Tensor) -> Tensor:
+    x, y = data.train["x"], data.train["y"]
+    return torch.linalg.solve(x.T @ x / len(x) + torch.diag(decay.exp()), x.T @ y / len(x))
+
+
 CASES: dict[str, Callable[[], engine.Problem]] = {
     "softmax regression": softmax_regression,
     "GELU MLP": mlp,
@@ -121,6 +152,11 @@ def build(name: str) -> engine.Problem:
     return CASES[name]()
 
 
+def posed(name: str) -> tuple[Bilevel, engine.Data]:
+    problem = build(name)
+    return problem.bilevel(), problem.data
+
+
 def whole(columns: Tensors) -> Batch:
     return {**columns, INDEX: torch.arange(len(next(iter(columns.values()))))}
 
@@ -128,11 +164,11 @@ def whole(columns: Tensors) -> Batch:
 class Dense:
     """Second derivatives the slow way: one backward pass for each row, in float64."""
 
-    def __init__(self, problem: engine.Problem) -> None:
-        self.bilevel: Bilevel = problem.bilevel()
-        self.ravel = Ravel(self.bilevel.params)
-        self.w = self.ravel.vector(self.bilevel.params)
-        self.train, self.val = whole(problem.data.train), whole(problem.data.val)
+    def __init__(self, bilevel: Bilevel, data: engine.Data) -> None:
+        self.bilevel = bilevel
+        self.ravel = Ravel(bilevel.params)
+        self.w = self.ravel.vector(bilevel.params)
+        self.train, self.val = whole(data.train), whole(data.val)
 
     def point(self) -> Point:
         b = self.bilevel
@@ -145,6 +181,14 @@ class Dense:
 
     def outer(self, w: Tensor, hparams: Tensors) -> Tensor:
         return self.bilevel.evaluate(self.ravel.tree(w), self.bilevel.buffers, hparams, self.val)["loss"]
+
+    def minimiser(self, hparams: Tensors) -> Tensor:
+        """w*(λ), by Newton's method from the present weights; the training loss must be convex."""
+        w, functional = self.w, torch.autograd.functional
+        for _ in range(20):
+            loss = lambda w: self.loss(w, hparams)
+            w = w - torch.linalg.solve(functional.hessian(loss, w), functional.jacobian(loss, w))
+        return w
 
     def hessian(self) -> Tensor:
         return torch.autograd.functional.hessian(lambda w: self.loss(w, self.bilevel.hparams), self.w)

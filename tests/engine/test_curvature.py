@@ -7,14 +7,14 @@ import torch
 
 import nestor_engine as engine
 from nestor_engine.curvature import Operator
-from tests.engine.cases import CASES, Dense, build
+from tests.engine.cases import CASES, Dense, posed
 
 pytestmark = pytest.mark.parametrize("name", CASES)
 
 
 @pytest.fixture
 def dense(name: str) -> Dense:
-    return Dense(build(name))
+    return Dense(*posed(name))
 
 
 def _matrix(product, n: int) -> torch.Tensor:

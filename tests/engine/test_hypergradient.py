@@ -11,7 +11,7 @@ from nestor_engine.bilevel import Bilevel, Tensors
 from nestor_engine.flat import Ravel
 from nestor_engine.responses import Moment, Response
 from nestor_engine.seeding import randomness
-from tests.engine.cases import CASES, SEED, Dense, build
+from tests.engine.cases import CASES, SEED, Dense, posed, ridge, ridge_minimiser
 
 F64 = torch.float64
 
@@ -30,7 +30,7 @@ def _hypergradient(dense: Dense, response: Response) -> Tensors:
 @pytest.mark.parametrize("terms", [0, 3])
 @pytest.mark.parametrize("curvature", ["hessian", "gauss_newton"])
 def test_every_case_agrees_with_the_dense_partial_sum(name: str, curvature: str, terms: int):
-    dense = Dense(build(name))
+    dense = Dense(*posed(name))
     kind = {"hessian": engine.Hessian(), "gauss_newton": engine.GaussNewton(0.0)}[curvature]
     matrix, alpha = getattr(dense, curvature)(), 0.05
     eye = torch.eye(len(matrix), dtype=F64)
@@ -44,7 +44,7 @@ def test_every_case_agrees_with_the_dense_partial_sum(name: str, curvature: str,
 
 
 def test_a_long_series_reaches_the_exact_implicit_hypergradient():
-    dense = Dense(build("softmax regression"))
+    dense = Dense(*posed("softmax regression"))
     expected = dense.hypergradient(torch.linalg.inv(dense.hessian()))
 
     got = _hypergradient(dense, engine.Implicit(engine.Hessian(), engine.Neumann(2_000)))
@@ -53,45 +53,11 @@ def test_a_long_series_reaches_the_exact_implicit_hypergradient():
         torch.testing.assert_close(got[hparam], expected[hparam])
 
 
-# --- ridge regression, whose minimiser is known ---------------------------------------------------
-
-
-def _ridge() -> tuple[Bilevel, engine.Data]:
-    """min ½‖Xw − y‖²/n + ½ Σ exp(λ) w², one λ for each weight; the weights are a nested pytree."""
-    generator = torch.Generator().manual_seed(SEED)
-    x, xv = (torch.randn(n, 4, dtype=F64, generator=generator) for n in (30, 20))
-    truth = torch.tensor([1.0, -2.0, 0.8, 0.5], dtype=F64)
-    y, yv = (a @ truth + 0.3 * torch.randn(len(a), dtype=F64, generator=generator) for a in (x, xv))
-
-    def weights(params) -> Tensor:
-        return torch.cat([params["head"][0], params["tail"]["w"]])
-
-    bilevel = Bilevel(
-        params={"head": [torch.zeros(2, dtype=F64)], "tail": {"w": torch.zeros(2, dtype=F64)}},
-        buffers={},
-        hparams={"decay": torch.tensor([-1.0, 0.0, -2.0, -1.5], dtype=F64)},
-        transforms={"decay": "exp"},
-        prepare=lambda hparams, batch: batch,
-        forward=lambda params, buffers, hparams, batch: (batch["x"] @ weights(params), buffers),
-        criterion=lambda outputs, hparams, batch: 0.5 * (outputs - batch["y"]).square().mean(),
-        penalty=lambda params, hparams: 0.5 * (hparams["decay"].exp() * weights(params).square()).sum(),
-        evaluate=lambda params, buffers, hparams, batch: {
-            "loss": 0.5 * (batch["x"] @ weights(params) - batch["y"]).square().mean()
-        },
-    )
-    return bilevel, engine.Data.of(train=(x, y), val=(xv, yv))
-
-
-def _ridge_minimiser(data: engine.Data, decay: Tensor) -> Tensor:
-    x, y = data.train["x"], data.train["y"]
-    return torch.linalg.solve(x.T @ x / len(x) + torch.diag(decay.exp()), x.T @ y / len(x))
-
-
 @pytest.mark.parametrize("curvature", [engine.Hessian(), engine.GaussNewton(0.0)], ids=lambda c: type(c).__name__)
 def test_ridge_regression_has_the_closed_form_hypergradient(curvature):
-    bilevel, data = _ridge()
+    bilevel, data = ridge()
     decay = bilevel.hparams["decay"].clone().requires_grad_()
-    w = _ridge_minimiser(data, decay)
+    w = ridge_minimiser(data, decay)
     (0.5 * (data.val["x"] @ w - data.val["y"]).square().mean()).backward()  # through the closed form
 
     ravel = Ravel(bilevel.params)
@@ -106,17 +72,9 @@ def test_ridge_regression_has_the_closed_form_hypergradient(curvature):
 
 def test_the_hypergradient_is_the_slope_of_the_objective_after_training_again():
     """Softmax regression with example weights, trained to its minimum by Newton's method for every shifted λ."""
-    dense = Dense(build("softmax regression"))
+    dense = Dense(*posed("softmax regression"))
 
-    def retrained(hparams: Tensors) -> Tensor:
-        w = dense.w
-        for _ in range(20):
-            hessian = torch.autograd.functional.hessian(lambda w: dense.loss(w, hparams), w)
-            gradient = torch.autograd.functional.jacobian(lambda w: dense.loss(w, hparams), w)
-            w = w - torch.linalg.solve(hessian, gradient)
-        return w
-
-    dense.w = retrained(dense.bilevel.hparams)
+    dense.w = dense.minimiser(dense.bilevel.hparams)
     got = _hypergradient(dense, engine.Implicit(engine.Hessian(), engine.Neumann(2_000)))
 
     for hparam, index in (("l2", 0), ("l2", 1), ("example_weights", 0), ("example_weights", 5)):
@@ -124,13 +82,13 @@ def test_the_hypergradient_is_the_slope_of_the_objective_after_training_again():
         for shift in (1e-4, -1e-4):
             shifted = {name: value.clone() for name, value in dense.bilevel.hparams.items()}
             shifted[hparam][index] += shift
-            values.append(dense.outer(retrained(shifted), shifted))
+            values.append(dense.outer(dense.minimiser(shifted), shifted))
         slope = (values[0] - values[1]) / 2e-4
         assert got[hparam][index].item() == pytest.approx(slope.item(), rel=1e-5, abs=1e-9)
 
 
 def test_a_validation_loss_that_reads_the_hyperparameter_contributes_its_direct_gradient():
-    bilevel, data = _ridge()
+    bilevel, data = ridge()
     decay = bilevel.hparams["decay"]
     plain = bilevel.evaluate
     direct = Bilevel(
@@ -140,7 +98,7 @@ def test_a_validation_loss_that_reads_the_hyperparameter_contributes_its_direct_
         }
     )
     batches = [{**split, "index": torch.arange(len(split["x"]))} for split in (data.train, data.val)]
-    w = _ridge_minimiser(data, decay)
+    w = ridge_minimiser(data, decay)
     args = (Ravel(bilevel.params), w, {}, bilevel.hparams, *batches)
     response = engine.Implicit(engine.Hessian(), engine.Neumann(50))
 
@@ -152,18 +110,23 @@ def test_a_validation_loss_that_reads_the_hyperparameter_contributes_its_direct_
     torch.testing.assert_close(difference, 2 * decay)
 
 
-def test_ridge_decays_are_tuned_to_the_minimum_of_the_validation_loss():
-    bilevel, data = _ridge()
+@pytest.mark.parametrize(
+    "response",
+    [engine.Implicit(engine.Hessian(), engine.WarmStarted(engine.Neumann(5))), engine.Hypernetwork(rank=4)],
+    ids=lambda response: type(response).__name__,
+)
+def test_ridge_decays_are_tuned_to_the_minimum_of_the_validation_loss(response: Response):
+    bilevel, data = ridge()
     config = engine.Config(
-        n_steps=300,
+        n_steps=150,
         inner=engine.SGD(0.5, steps=5),
-        outer=engine.Adam(0.05),
-        response=engine.Implicit(engine.Hessian(), engine.WarmStarted(engine.Neumann(5))),
+        outer=engine.Adam(0.1),
+        response=response,
     )
     *_, last = engine.optimise(bilevel, data, config)
 
     def validation(decay: Tensor) -> Tensor:
-        w = _ridge_minimiser(data, decay)
+        w = ridge_minimiser(data, decay)
         return 0.5 * (data.val["x"] @ w - data.val["y"]).square().mean()
 
     decay = bilevel.hparams["decay"].clone().requires_grad_()

@@ -37,7 +37,13 @@ INNER = [
     engine.RMSprop(1e-3, momentum=0.5),
 ]
 OUTER = [engine.SGD(0.5, schedule=engine.StepDecay(2, 0.5)), engine.Adam(0.05, clip_norm=0.1), engine.RMSprop(0.02)]
-SOLVERS = [engine.Identity(), engine.Neumann(2), engine.WarmStarted(engine.Neumann(2))]
+SOLVERS = [
+    engine.Identity(),
+    engine.Neumann(2),
+    engine.WarmStarted(engine.Neumann(2)),
+    # Its sketch once lay in memory by columns, which no checkpoint would take.
+    engine.WarmStarted(engine.PreconditionedCG(2, engine.NystromSketch(rank=4))),
+]
 
 
 def _config(**options) -> engine.Config:

@@ -68,11 +68,8 @@ def test_the_adjoint_is_autograd_through_all_steps_at_once(name: str, inner):
 def test_unrolling_i_steps_of_sgd_from_a_minimum_is_the_neumann_series(steps: int):
     """The slides' theorem: from w* the i unrolled steps sum to the i-term series, with α the learning rate."""
     problem = build("softmax regression")
-    dense, alpha = Dense(problem), 0.3
-    for _ in range(20):  # Newton's method, to the minimum
-        hessian = dense.hessian()
-        gradient = torch.autograd.functional.jacobian(lambda w: dense.loss(w, dense.bilevel.hparams), dense.w)
-        dense.w = dense.w - torch.linalg.solve(hessian, gradient)
+    dense, alpha = Dense(problem.bilevel(), problem.data), 0.3
+    dense.w = dense.minimiser(dense.bilevel.hparams)
     problem = _with_weights(problem, dense)
     trained = _trained(problem, engine.SGD(alpha), steps, keep=steps, batch=10_000)
 

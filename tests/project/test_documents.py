@@ -29,6 +29,7 @@ PRODUCTS = {  # after the first step, which estimates the norm with ten, for the
     "fisher": 20 + 2,
     "hoag": 10 + 3,
     "unrolled": 0,
+    "hypernetwork": 5 + 3,
     "direct_only": 0,
     "sketched": 4 + 3,
     "nystrom": 20 + 2,

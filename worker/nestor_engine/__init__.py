@@ -22,6 +22,7 @@ from nestor_engine.optimizers import AdamW as AdamW
 from nestor_engine.optimizers import RMSprop as RMSprop
 from nestor_engine.problem import Problem as Problem
 from nestor_engine.responses import DirectOnly as DirectOnly
+from nestor_engine.responses import Hypernetwork as Hypernetwork
 from nestor_engine.responses import Implicit as Implicit
 from nestor_engine.responses import Unrolled as Unrolled
 from nestor_engine.schedules import CosineDecay as CosineDecay

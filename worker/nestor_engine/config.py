@@ -11,7 +11,7 @@ from typing import Any, Literal
 from nestor_engine.curvature import EmpiricalFisher, GaussNewton, Hessian
 from nestor_engine.errors import ConfigInvalid
 from nestor_engine.optimizers import INNER_STEPS, SGD, TRAIN_BATCH, VAL_BATCH, Adam, AdamW, Optimizer, RMSprop
-from nestor_engine.responses import DirectOnly, Implicit, Response, Unrolled
+from nestor_engine.responses import DirectOnly, Hypernetwork, Implicit, Response, Unrolled
 from nestor_engine.schedules import CosineDecay, LinearDecay, StepDecay, Warmup
 from nestor_engine.solvers import (
     ConjugateGradient,
@@ -30,7 +30,7 @@ _KINDS = {
     for cls in (
         *(Hessian, GaussNewton, EmpiricalFisher),
         *(Identity, Neumann, ConjugateGradient, PreconditionedCG, NystromSketch, Direct, Nystrom, WarmStarted),
-        *(Implicit, Unrolled, DirectOnly),
+        *(Implicit, Unrolled, Hypernetwork, DirectOnly),
         *(Warmup, StepDecay, LinearDecay, CosineDecay),
     )
 }

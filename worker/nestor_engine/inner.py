@@ -38,8 +38,13 @@ class InnerLoop:
     """Trains on one split with one optimizer; batches and draws are functions of the seed and the step's number."""
 
     def __init__(self, bilevel: Bilevel, ravel: Ravel, train: Tensors, optimizer: Optimizer, seed: int) -> None:
-        self._bilevel, self._ravel, self._optimizer, self._seed = bilevel, ravel, optimizer, seed
-        self._batches = Batches(train, optimizer.batch_size or TRAIN_BATCH, derive_seed(seed, "train"))
+        self.seed = seed
+        self._bilevel, self._ravel, self._optimizer, self._train = bilevel, ravel, optimizer, train
+        self._batches = self.batches("train")
+
+    def batches(self, purpose: str) -> Batches:
+        """An endless pass over the training split for one purpose, in batches of the inner loop's size."""
+        return Batches(self._train, self._optimizer.batch_size or TRAIN_BATCH, derive_seed(self.seed, purpose))
 
     def run(self, state: State, steps: int, *, keep: int = 0) -> tuple[State, float, tuple[InnerStep, ...]]:
         """The state after `steps` inner steps, the loss before the last of them, and where the last `keep` began."""
@@ -50,7 +55,7 @@ class InnerLoop:
             if k >= end - keep:
                 kept.append(InnerStep(k, w, buffers, slots))
             w = w.detach().requires_grad_()
-            with randomness(derive_seed(self._seed, "inner", k), w.device):
+            with randomness(derive_seed(self.seed, "inner", k), w.device):
                 loss, buffers = self._loss(w, buffers, state.hparams, self._batches[k])
                 (gradient,) = torch.autograd.grad(loss, w)
             loss, buffers = loss.detach(), {name: buffer.detach() for name, buffer in buffers.items()}
@@ -73,7 +78,7 @@ class InnerLoop:
         w = step.w.detach().requires_grad_()
         free = {name: value.detach().requires_grad_() for name, value in hparams.items()}
         slots = {name: slot.detach().requires_grad_() for name, slot in step.slots.items()}
-        with randomness(derive_seed(self._seed, "inner", step.k), w.device):
+        with randomness(derive_seed(self.seed, "inner", step.k), w.device):
             loss, _ = self._loss(w, step.buffers, free, self._batches[step.k])
             (gradient,) = torch.autograd.grad(loss, w, create_graph=True)
         (gradient,) = self._optimizer.clip([gradient])

@@ -54,7 +54,7 @@ class State:
     @staticmethod
     def initial(bilevel: Bilevel, inner: Optimizer, outer: Optimizer, seed: int = 0) -> State:
         weights = Ravel(bilevel.params).vector(bilevel.params).detach()
-        hparams = {name: value.detach().clone() for name, value in bilevel.hparams.items()}
+        hparams = {name: value.detach().clone() for name, value in sorted(bilevel.hparams.items())}
         return State(
             weights=weights,
             buffers=dict(bilevel.buffers),
@@ -89,7 +89,9 @@ class State:
             StateInvalid: these bytes are no checkpoint of this version.
         """
         try:
-            tensors = safetensors.torch.load(data)
+            # In the order of their names, as they were: the file has its own, and sums over tensors would round
+            # differently. And copied to where torch allocates, for products do so on memory that is not aligned.
+            tensors = {name: value.clone() for name, value in sorted(safetensors.torch.load(data).items())}
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
             counters = json.loads(header["__metadata__"]["nestor"])
             if counters.pop("format") != FORMAT:

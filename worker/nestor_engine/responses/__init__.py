@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nestor_engine.responses.direct_only import DirectOnly as DirectOnly
+from nestor_engine.responses.hypernetwork import Hypernetwork as Hypernetwork
 from nestor_engine.responses.implicit import Implicit as Implicit
 from nestor_engine.responses.response import Hypergradient as Hypergradient
 from nestor_engine.responses.response import Moment as Moment

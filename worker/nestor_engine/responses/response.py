@@ -71,7 +71,7 @@ class Hypergradient:
         gradient: for each hyperparameter, of its shape.
         evaluation: the validation loss and metrics at this moment.
         inner_gradient_norm: ‖∂f/∂w‖, which the implicit function theorem assumes to be zero; None if it was not taken.
-        solution: of the adjoint system, for responses that solve one.
+        solution: of the adjoint system, or of the response's own; None for responses that solve neither.
         products: curvature products used, those of norm and residual included.
     """
 

@@ -74,4 +74,4 @@ def sketch(operator: Operator, like: Tensor, rank: int, *, seed: int) -> tuple[T
         )
     root = (vectors[:, keep] / values[keep].sqrt()).to(like)
     left, singular, _ = torch.linalg.svd(image @ root, full_matrices=False)
-    return left, (singular**2 - nudge).clamp_min(0)
+    return left.contiguous(), (singular**2 - nudge).clamp_min(0)

@@ -1,0 +1,161 @@
+"""A trained response: exact where the implicit function theorem is, resumable, and honest about what it leaves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+import nestor_engine as engine
+from nestor_engine.bilevel import Bilevel, Tensors
+from nestor_engine.inner import InnerLoop
+from nestor_engine.responses import Hypergradient, Moment
+from nestor_engine.solvers import Outcome
+from tests.engine.cases import Dense, build, posed, ridge
+
+WHOLE = engine.SGD(0.1, batch_size=10_000)
+
+
+def _trained(dense: Dense, response: engine.Hypernetwork, outer_steps: int) -> tuple[Hypergradient, Tensors]:
+    """The hypergradient after some outer steps at weights and hyperparameters that stay where they are."""
+    b, memory = dense.bilevel, {}
+    loop = InnerLoop(b, dense.ravel, dense.train, WHOLE, seed=3)
+    moment = Moment(b, dense.ravel, dense.w, b.buffers, b.hparams, dense.train, dense.val, loop)
+    for _ in range(outer_steps - 1):
+        response.hypergradient(moment, memory)
+    return response.hypergradient(moment, memory), memory
+
+
+def _flat(named: Tensors) -> Tensor:
+    return torch.cat([value.reshape(-1) for value in named.values()])
+
+
+def _distance(got: Tensors, expected: Tensor) -> float:
+    return float((_flat(got) - expected).norm() / expected.norm())
+
+
+@pytest.fixture(scope="module")
+def minimum() -> Dense:
+    dense = Dense(*posed("softmax regression"))
+    dense.w = dense.minimiser(dense.bilevel.hparams)
+    return dense
+
+
+def test_at_a_minimum_it_learns_the_exact_implicit_hypergradient(minimum: Dense):
+    got, _ = _trained(minimum, engine.Hypernetwork(rank=16, scale=1e-3, steps=100, damping=0.0), 5)
+    exact = _flat(minimum.hypergradient(torch.linalg.inv(minimum.hessian())))
+    assert _distance(got.gradient, exact) < 1e-3
+    assert got.inner_gradient_norm < 1e-12
+    assert got.solution.residual < 1e-3
+
+
+def test_damping_is_that_of_the_implicit_response(minimum: Dense):
+    got, _ = _trained(minimum, engine.Hypernetwork(rank=16, scale=1e-3, steps=40, damping=0.5), 8)
+    hessian = minimum.hessian()
+    damped = hessian + 0.5 * torch.linalg.matrix_norm(hessian, 2) * torch.eye(len(hessian))
+    exact = _flat(minimum.hypergradient(torch.linalg.inv(damped)))
+    assert _distance(got.gradient, exact) < 1e-3
+
+
+def test_of_many_hyperparameters_it_sees_the_projection_onto_its_directions(minimum: Dense):
+    got, memory = _trained(minimum, engine.Hypernetwork(rank=4, scale=1e-3, steps=100, damping=0.0), 1)
+    directions = memory["hypernetwork.directions"]  # (m, 4)
+    torch.testing.assert_close(directions.T @ directions, torch.eye(4, dtype=torch.float64))
+    exact = _flat(minimum.hypergradient(torch.linalg.inv(minimum.hessian())))
+    projected = directions @ directions.T @ exact
+    assert _distance(got.gradient, projected) < 1e-3
+
+
+def test_away_from_a_minimum_the_antithetic_pair_cancels_the_gradient():
+    """At random weights ∂f/∂w is large; the response is that of the Hessian there all the same."""
+    dense = Dense(*posed("softmax regression"))
+    got, _ = _trained(dense, engine.Hypernetwork(rank=16, scale=1e-3, steps=100, damping=0.0), 5)
+    exact = _flat(dense.hypergradient(torch.linalg.inv(dense.hessian())))
+    assert _distance(got.gradient, exact) < 1e-3
+    assert got.inner_gradient_norm > 0.1
+
+
+def test_dropout_draws_the_same_mask_on_both_sides_of_a_difference():
+    """With two masks the difference is their noise divided by the scale, thousands of times the curvature."""
+    dense = Dense(*posed("dropout"))
+    _, memory = _trained(dense, engine.Hypernetwork(rank=20, scale=1e-5), 10)
+    assert memory["hypernetwork.response"].norm() < 100
+
+
+@pytest.mark.parametrize("name", ["dropout", "CNN, BatchNorm in training mode"])
+def test_a_trajectory_resumes_bitwise(name: str):
+    problem = build(name)
+    config = engine.Config(
+        n_steps=6, inner=engine.Adam(0.01, steps=2, batch_size=5), response=engine.Hypernetwork(rank=3)
+    )
+    steps = list(engine.optimise(problem.bilevel(), problem.data, config))
+    half = engine.State.load(steps[2].state.save())
+    *_, resumed = engine.optimise(problem.bilevel(), problem.data, config, half)
+    assert resumed.state.save() == steps[-1].state.save()
+    assert steps[-1].products == 5 + 3
+    assert 0 < steps[-1].residual <= 1
+
+
+class _FirstOnly(torch.autograd.Function):
+    """tanh, with a derivative that has none itself, as in many a fused kernel."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x.tanh())
+        return x.tanh()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, slope: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return slope * (1 - y * y)
+
+
+def test_a_module_without_second_derivatives_is_served():
+    bilevel, data = ridge()
+    plain = bilevel.forward
+    once = replace(bilevel, forward=lambda p, b, h, batch: (_FirstOnly.apply(plain(p, b, h, batch)[0]), b))
+    config = engine.Config(n_steps=5, inner=engine.SGD(0.1), response=engine.Hypernetwork(rank=4))
+    *_, last = engine.optimise(once, data, config)
+    assert last.hypergradient_norm > 0
+    with pytest.raises(RuntimeError, match=r"does not require grad|not have been used"):
+        list(engine.optimise(once, data, replace(config, response=engine.Implicit())))
+
+
+def _saddle(value: float) -> tuple[Bilevel, engine.Data]:
+    """f = ½ wᵀ diag(1, value) w − λᵀw: a saddle for a negative value."""
+    curvature = torch.tensor([1.0, value], dtype=torch.float64)
+    column = torch.ones(4, 1, dtype=torch.float64)
+    return Bilevel(
+        params=torch.zeros(2, dtype=torch.float64),
+        buffers={},
+        hparams={"pull": torch.ones(2, dtype=torch.float64)},
+        transforms={"pull": "identity"},
+        prepare=lambda hparams, batch: batch,
+        forward=lambda params, buffers, hparams, batch: (params, buffers),
+        criterion=lambda w, hparams, batch: 0.5 * (curvature * w * w).sum() - hparams["pull"] @ w,
+        penalty=lambda params, hparams: params.new_zeros(()),
+        evaluate=lambda params, buffers, hparams, batch: {"loss": 0.5 * (params - 1).square().sum()},
+    ), engine.Data.of((column, column), (column, column))
+
+
+def test_at_a_saddle_the_response_does_not_grow_without_bound():
+    dense = Dense(*_saddle(-0.5))
+    got, memory = _trained(dense, engine.Hypernetwork(rank=2, steps=20), 40)
+    assert got.solution.residual <= 1
+    assert memory["hypernetwork.response"].norm() < 10
+
+
+def test_what_is_not_finite_is_reported_and_forgotten():
+    dense = Dense(*_saddle(float("nan")))
+    got, memory = _trained(dense, engine.Hypernetwork(rank=2), 1)
+    assert got.solution.outcome is Outcome.nonfinite
+    assert not memory["hypernetwork.response"].any()
+
+
+@pytest.mark.parametrize("option", [{"rank": 0}, {"steps": 0}, {"scale": 0.0}, {"lr": 2.0}, {"damping": -1.0}])
+def test_options_that_cannot_work_are_refused(option: dict[str, float]):
+    with pytest.raises(engine.errors.ConfigInvalid, match="must be at least 1"):
+        engine.Hypernetwork(**option)

@@ -1,0 +1,160 @@
+"""The response by a network that is trained to give it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nestor_engine.bilevel import Tensors
+from nestor_engine.curvature import Operator
+from nestor_engine.errors import ConfigInvalid
+from nestor_engine.flat import Ravel
+from nestor_engine.responses.response import Hypergradient, Moment, Response
+from nestor_engine.seeding import derive_seed, randomness
+from nestor_engine.solvers import Outcome, Solution
+
+
+@dataclass(frozen=True)
+class Hypernetwork(Response):
+    """A self-tuning network in weight space [1]: best responses ŵ(λ + ε) = w + U Vᵀε, and U is trained.
+
+    U has shape (n, r); V, of shape (m, r), stays as it is: the identity if there are at most `rank`
+    hyperparameters, and random orthonormal directions otherwise. Each update draws a perturbation
+    ε = s V z with z normal and descends f(w + U Vᵀε, λ + ε) in U, by the difference of two gradients,
+
+        d = [∂f/∂w(w + s U z, λ + s V z) − ∂f/∂w(w − s U z, λ − s V z)] / 2s + δ‖H‖ U z,
+        U ← U − (lr / ‖H‖) d zᵀ / ‖z‖².
+
+    The pair ±ε cancels ∂f/∂w itself, so a w that is not at its minimum adds no noise [2]. To first
+    order in s, d = ((H + δ‖H‖) U + ∂²f/∂w∂λ V) z, which vanishes for every z at once: on a fixed
+    batch U tends to the response of the implicit function theorem along V, without a decaying rate
+    (which is why there is no momentum and no Adam here: their steps do not vanish with d). Then
+
+        dF/dλ = ∂g/∂λ + V Uᵀ ∂g/∂w.
+
+    Only first derivatives are taken, so that it works for modules that have no second ones. An update
+    costs two training gradients, on a batch of its own, and U and V hold r (n + m) numbers. It begins
+    with no response and learns it along the way; and of more than `rank` hyperparameters it sees `rank`
+    directions, the same ones for ever.
+
+    Args:
+        rank: directions of λ that the weights answer to.
+        scale: s, in units of the hyperparameters as they are optimised.
+        steps: updates of U in each outer step.
+        lr: relative to 1 / ‖H‖, which is estimated by power iteration; the updates diverge beyond 2.
+        damping: δ, as for the curvatures.
+
+    [1] MacKay et al. (2019), Self-tuning networks: bilevel optimization using structured best-response functions.
+    [2] Bae and Grosse (2020), Delta-STN: efficient bilevel optimization using structured response Jacobians.
+    """
+
+    rank: int = 8
+    scale: float = 0.1
+    steps: int = 5
+    lr: float = 1.0
+    damping: float = 0.03
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.steps < 1 or not self.scale > 0 or not 0 < self.lr < 2 or not self.damping >= 0:
+            raise ConfigInvalid(
+                reason=f"{self}: rank and steps must be at least 1, scale positive, lr between 0 and 2, "
+                "and damping may not be negative."
+            )
+
+    def hypergradient(self, moment: Moment, memory: Tensors) -> Hypergradient:
+        around = _Differences(moment, self.scale)
+        directions = memory.get("hypernetwork.directions")
+        if directions is None:
+            directions = around.directions(self.rank)
+        first = int(memory.get("hypernetwork.draws", torch.tensor(0)))
+        last = first + self.steps
+
+        response = memory.get("hypernetwork.response", moment.w.new_zeros(len(moment.w), directions.shape[1]))
+        operator = Operator(lambda v: around(last, weights=v), damping=self.damping, memory=memory)
+        shift, norm = operator.shift(moment.w), operator.norm(moment.w)
+        for k in range(first, last):
+            z = around.normal(k, directions.shape[1])
+            d = around(k, weights=response @ z, hparams=directions @ z) + shift * (response @ z)
+            response = response - torch.outer(d, z) * (self.lr / (norm * (z @ z)) if norm > 0 else 0.0)
+        response, solution = self._judge(around, last, response, directions, shift)
+
+        outer = moment.outer()
+        indirect = around.hparams.tree(directions @ (response.T @ outer.by_w))
+        memory |= {
+            "hypernetwork.directions": directions,
+            "hypernetwork.response": response,
+            "hypernetwork.draws": torch.tensor(last + 1),
+        }
+        return Hypergradient(
+            gradient={name: direct + indirect[name].to(direct) for name, direct in outer.by_hparams.items()},
+            evaluation=outer.evaluation,
+            inner_gradient_norm=float(around.slope(last, moment.w).norm()),
+            solution=solution,
+            products=around.taken,
+        )
+
+    def _judge(
+        self, around: _Differences, k: int, response: Tensor, directions: Tensor, shift: float
+    ) -> tuple[Tensor, Solution]:
+        """Measure on a fresh draw what the response leaves unanswered, relative to what no response leaves.
+
+        A response that leaves more than none does is shortened to the multiple that leaves least:
+        negative curvature, which the damping does not outweigh, makes it grow from update to update.
+        """
+        z = around.normal(k, directions.shape[1])
+        asked = around(k, hparams=directions @ z)
+        answer = around(k, weights=response @ z) + shift * (response @ z)
+        left, size = (asked + answer).norm(), asked.norm()
+        if not torch.isfinite(response).all() or not torch.isfinite(left):
+            return torch.zeros_like(response), Solution(torch.zeros_like(response), Outcome.nonfinite, 1.0)
+        if left > size > 0:
+            factor = (-(answer @ asked) / (answer @ answer)).clamp(0, 1)
+            response, left = factor * response, (asked + factor * answer).norm()
+        return response, Solution(response, Outcome.truncated, float(left / size) if size > 0 else 0.0)
+
+
+class _Differences:
+    """Central differences of ∂f/∂w around a moment, on batches and draws of their own: two gradients each.
+
+    Attributes:
+        hparams: the correspondence between hyperparameters and a vector of shape (m,), of the weights' dtype.
+        taken: differences so far.
+    """
+
+    def __init__(self, moment: Moment, scale: float) -> None:
+        assert moment.inner is not None
+        named = {name: value.detach().to(moment.w) for name, value in moment.hparams.items()}
+        self.hparams = Ravel(named)
+        self.taken = 0
+        self._moment, self._scale, self._at = moment, scale, self.hparams.vector(named)
+        self._seed, self._batches = moment.inner.seed, moment.inner.batches("hypernetwork")
+
+    def __call__(self, k: int, *, weights: Tensor | None = None, hparams: Tensor | None = None) -> Tensor:
+        """How ∂f/∂w changes along a step of the weights (n,) and of the hyperparameters (m,); shape (n,)."""
+        self.taken += 1
+        w, h = self._moment.w, self._at
+        step = torch.zeros_like(w) if weights is None else self._scale * weights
+        move = torch.zeros_like(h) if hparams is None else self._scale * hparams
+        return (self.slope(k, w + step, h + move) - self.slope(k, w - step, h - move)) / (2 * self._scale)
+
+    def slope(self, k: int, w: Tensor, hparams: Tensor | None = None) -> Tensor:
+        """∂f/∂w on batch number `k` and with its draws, so that a difference is of one function; shape (n,)."""
+        w, moment = w.detach().requires_grad_(), self._moment
+        named = self.hparams.tree(self._at if hparams is None else hparams)
+        with randomness(derive_seed(self._seed, "hypernetwork", "draws", k), w.device):
+            loss, _ = moment.bilevel.train_loss(moment.ravel.tree(w), moment.buffers, named, self._batches[k])
+            return torch.autograd.grad(loss, w)[0]
+
+    def normal(self, k: int, *shape: int) -> Tensor:
+        """Standard normal numbers, a function of `k`."""
+        generator = torch.Generator().manual_seed(derive_seed(self._seed, "hypernetwork", "normal", k))
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(self._at)
+
+    def directions(self, rank: int) -> Tensor:
+        """V, shape (m, min(m, rank)), with orthonormal columns."""
+        m = len(self._at)
+        if m <= rank:
+            return torch.eye(m).to(self._at)
+        return torch.linalg.qr(self.normal(-1, m, rank)).Q.contiguous()
