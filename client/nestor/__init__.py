@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nestor import schemas as schemas
     from nestor import visualization as visualization
     from nestor.client import Client as Client
+    from nestor.schemas import WarmStart as WarmStart
     from nestor.study import Study as Study
     from nestor.study import create_study as create_study
     from nestor.study import delete_study as delete_study
@@ -58,6 +59,7 @@ _CLIENT = {
     "Client": "nestor.client",
     "Study": "nestor.study",
     "Trial": "nestor.trial",
+    "WarmStart": "nestor.schemas",
     "create_study": "nestor.study",
     "delete_study": "nestor.study",
     "get_all_study_names": "nestor.study",

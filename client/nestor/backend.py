@@ -6,17 +6,15 @@ Both answer with the wire's schemas and fail with the wire's errors, and one tes
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
-from nestor.schemas import Event, Hyperparameters, Step, StudyCreate
+from nestor.schemas import Action, Attempt, Event, Hyperparameters, Step, StudyCreate, WarmStart
 from nestor.schemas import Study as StudyRecord
 from nestor.schemas import Trial as TrialRecord
 
 if TYPE_CHECKING:
     from nestor_engine import Config, Problem
-
-Action = Literal["stop", "cancel", "pause", "resume"]
 
 
 class Backend(Protocol):
@@ -52,6 +50,7 @@ class Backend(Protocol):
         config: Config,
         user_attrs: dict[str, Any],
         *,
+        warm_start: WarmStart | None,
         watched: bool,
         show_progress_bar: bool,
     ) -> TrialRecord:
@@ -68,6 +67,14 @@ class Backend(Protocol):
 
     def request(self, trial_id: UUID, action: Action) -> TrialRecord:
         """Idempotent. Raises IllegalTransition."""
+        ...
+
+    def extend(self, trial_id: UUID, steps: int) -> TrialRecord:
+        """Have a complete or paused trial take more steps. Raises IllegalTransition."""
+        ...
+
+    def attempts(self, trial_id: UUID) -> list[Attempt]:
+        """In order of their numbers."""
         ...
 
     def events(self, trial_id: UUID, after: int = 0) -> Iterator[Event]:

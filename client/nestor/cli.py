@@ -18,8 +18,8 @@ import typer
 from nestor.errors import NestorError
 
 if TYPE_CHECKING:
-    from nestor.backend import Action
     from nestor.client import Client
+    from nestor.schemas import Action
     from nestor.schemas import Trial as TrialRecord
     from nestor.trial import Trial
 
@@ -100,6 +100,45 @@ def pause(trial: TrialId, server: Server = None, json: Json = False) -> None:
 def resume(trial: TrialId, server: Server = None, json: Json = False) -> None:
     """Queue a paused trial again."""
     _request(trial, "resume", server, json=json)
+
+
+@app.command()
+def retry(trial: TrialId, server: Server = None, json: Json = False) -> None:
+    """Queue a failed trial again, from its newest checkpoint."""
+    _request(trial, "retry", server, json=json)
+
+
+@app.command()
+def extend(
+    trial: TrialId,
+    steps: Annotated[int, typer.Argument(help="How many more.", min=1)],
+    server: Server = None,
+    json: Json = False,
+) -> None:
+    """Have a complete or paused trial take more steps, from the weights that it has."""
+    with _client(server) as client:
+        _show_trials([client.extend(trial, steps)], json=json, one=True)
+
+
+@app.command()
+def attempts(trial: TrialId, server: Server = None, json: Json = False) -> None:
+    """List who ran a trial, from when to when, and why each attempt ended."""
+    with _client(server) as client:
+        found = client.attempts(trial)
+    if json:
+        return _print_json([attempt.model_dump(mode="json") for attempt in found])
+    rows = [
+        (
+            str(attempt.number),
+            attempt.worker or "",
+            f"{attempt.started_at:%Y-%m-%d %H:%M:%S}",
+            "" if attempt.ended_at is None else f"{attempt.ended_at:%Y-%m-%d %H:%M:%S}",
+            attempt.state.value,
+            attempt.why or "",
+        )
+        for attempt in found
+    ]
+    return _print_table(("attempt", "worker", "from", "to", "then", "because"), rows)
 
 
 @app.command()

@@ -9,8 +9,8 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from nestor import credentials, schemas, stream, uploads
-from nestor.backend import Action
 from nestor.errors import StudyNotFound
+from nestor.schemas import Action
 from nestor.transport import Transport
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ class Client:
         config: Config,
         user_attrs: dict[str, Any],
         *,
+        warm_start: schemas.WarmStart | None = None,
         watched: bool = False,
         show_progress_bar: bool = True,
     ) -> schemas.Trial:
@@ -103,7 +104,7 @@ class Client:
         )
         dataset = self.create_dataset(schemas.DatasetCreate.model_validate(digests))
         what = schemas.ProgramProblem(program=program.id, dataset=dataset.id)
-        spec = {"problem": what, "user_attrs": user_attrs, **describe(config)}
+        spec = {"problem": what, "warm_start": warm_start, "user_attrs": user_attrs, **describe(config)}
         return self.create_trial(study_id, schemas.TrialCreate.model_validate(spec))
 
     def create_trial(self, study_id: UUID, spec: schemas.TrialCreate) -> schemas.Trial:
@@ -118,6 +119,12 @@ class Client:
 
     def request(self, trial_id: UUID, action: Action) -> schemas.Trial:
         return self._post(f"/trials/{trial_id}/{action}", None, schemas.Trial)
+
+    def extend(self, trial_id: UUID, steps: int) -> schemas.Trial:
+        return self._post(f"/trials/{trial_id}/extend", schemas.TrialExtend(steps=steps), schemas.Trial)
+
+    def attempts(self, trial_id: UUID) -> list[schemas.Attempt]:
+        return list(self._get(f"/trials/{trial_id}/attempts", schemas.Attempts).items)
 
     def events(self, trial_id: UUID, after: int = 0) -> Iterator[schemas.Event]:
         return stream.follow(self._transport, trial_id, after)

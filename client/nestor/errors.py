@@ -178,6 +178,13 @@ class HyperparametersNotFound(NotFound):
     message = "Trial {trial!r} has no recorded hyperparameters {what}. A snapshot is written with the first step."
 
 
+class CheckpointNotFound(NotFound):
+    message = (
+        "Trial {trial!r} has no checkpoint {what}; its newest two are kept. Leave the step out to start from the "
+        "newest, or start from the hyperparameters alone: weights=False."
+    )
+
+
 class TokenNotFound(NotFound):
     message = "There is no token {token!r} of yours. GET /api/v1/tokens lists what there is."
 
@@ -230,6 +237,13 @@ class RestartsSpent(TrialError):
     message = (
         "The trial was interrupted {count} times in a row without getting as far as a new checkpoint, the last time "
         "because {reason}. Look into the worker's log; if the worker runs out of memory, try a smaller model or batch."
+    )
+
+
+class PreemptionsSpent(TrialError):
+    message = (
+        "The trial's workers were shut down {count} times in a row before it got as far as a new checkpoint, the last "
+        "time because {reason}. Give it a worker that stays, or let it write checkpoints more often, and retry it."
     )
 
 

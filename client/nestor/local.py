@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
-from nestor.backend import Action
 from nestor.errors import StudyExists, StudyNotFound, TrialNotFound
 from nestor.run import Run
 from nestor.schemas import (
+    Action,
+    Attempt,
     Desired,
     Event,
     Hyperparameters,
@@ -22,6 +23,8 @@ from nestor.schemas import (
     Step,
     StudyCreate,
     TrialCreate,
+    TrialExtend,
+    WarmStart,
 )
 from nestor.schemas import Study as StudyRecord
 from nestor.schemas import Trial as TrialRecord
@@ -98,21 +101,26 @@ class Local:
         config: Config,
         user_attrs: dict[str, Any],
         *,
+        warm_start: WarmStart | None = None,
         watched: bool = False,
         show_progress_bar: bool = True,
     ) -> TrialRecord:
         del show_progress_bar  # nothing is uploaded
         from torch.utils import _pytree as pytree
 
-        from nestor_engine import describe
+        from nestor_engine import describe, start_from
 
         self.study(study_id)
         bilevel = problem.bilevel()
+        if warm_start is not None:
+            warm_start, reached = self._run(warm_start.trial).reached(warm_start)
+            bilevel = start_from(bilevel, reached)
         device = next(leaf.device for leaf in pytree.tree_leaves(bilevel.params))
         # Nothing crosses a wire, so this id stands for the problem itself.
         here = uuid4()
         what = ProgramProblem(program=here, dataset=here)
-        spec = TrialCreate.model_validate({"problem": what, "user_attrs": user_attrs, **describe(config)})
+        given = {"problem": what, "warm_start": warm_start, "user_attrs": user_attrs}
+        spec = TrialCreate.model_validate(given | describe(config))
         with self._lock:
             record = TrialRecord(
                 id=uuid4(),
@@ -127,6 +135,8 @@ class Local:
                 best_value=None,
                 best_step=None,
                 attempt=0,
+                restarts=0,
+                preemptions=0,
                 error=None,
                 user_attrs=user_attrs,
                 worker=None,
@@ -148,6 +158,12 @@ class Local:
 
     def request(self, trial_id: UUID, action: Action) -> TrialRecord:
         return self._run(trial_id).request(action)
+
+    def extend(self, trial_id: UUID, steps: int) -> TrialRecord:
+        return self._run(trial_id).extend(TrialExtend(steps=steps).steps)
+
+    def attempts(self, trial_id: UUID) -> list[Attempt]:
+        return list(self._run(trial_id).attempts)
 
     def events(self, trial_id: UUID, after: int = 0) -> Iterator[Event]:
         return self._run(trial_id).events(after)

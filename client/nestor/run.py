@@ -5,12 +5,23 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from nestor.backend import Action
-from nestor.errors import HyperparametersNotFound, IllegalTransition
-from nestor.schemas import Desired, Event, EventType, HyperparameterInfo, Hyperparameters, State, Step
+from nestor.errors import CheckpointNotFound, HyperparametersNotFound, IllegalTransition
+from nestor.schemas import (
+    Action,
+    Attempt,
+    Desired,
+    Event,
+    EventType,
+    HyperparameterInfo,
+    Hyperparameters,
+    State,
+    Step,
+    WarmStart,
+)
 from nestor.schemas import Trial as TrialRecord
 
 if TYPE_CHECKING:
@@ -23,7 +34,9 @@ _WISHES: dict[Action, tuple[Desired, State]] = {
     "cancel": (Desired.cancel, State.cancelled),
     "pause": (Desired.pause, State.paused),
     "resume": (Desired.run, State.running),
+    "retry": (Desired.run, State.running),
 }
+_ALLOWED = {State.complete: "extend", State.failed: "retry"}
 
 
 class Run:
@@ -42,6 +55,7 @@ class Run:
     ) -> None:
         self.record, self.cause = record, None
         self.steps: list[Step] = []
+        self.attempts: list[Attempt] = []
         self._bilevel, self._data, self._config = bilevel, data, config
         self._changed = threading.Condition()  # guards all of this
         self._journal: list[Event] = []
@@ -70,8 +84,10 @@ class Run:
         with self._changed:
             state = self.record.state
             legal = not state.finished
+            if state is State.failed and action == "retry":
+                return self._begin_again()
             if not legal and state is not target:
-                raise IllegalTransition(state=state.value, action=action, allowed="nothing")
+                raise _illegal(state, action)
             if legal:
                 self.record = self.record.model_copy(update={"desired": desired})
             if legal and state is State.paused and desired is not Desired.pause:
@@ -80,6 +96,30 @@ class Run:
                     self.start()
         self._take_turn(wishes_only=True)
         return self.record
+
+    def extend(self, steps: int) -> TrialRecord:
+        with self._changed:
+            state, record = self.record.state, self.record
+            if state not in (State.complete, State.paused):
+                raise _illegal(state, "extend")
+            n_steps = (record.step if state is State.complete else record.n_steps) + steps
+            self._config = replace(self._config, n_steps=n_steps)
+            self._engine = None
+            return self._begin_again(n_steps=n_steps)
+
+    def reached(self, start: WarmStart) -> tuple[WarmStart, nestor_engine.State | dict[str, Tensor]]:
+        """What another trial may start from, and `start` with the step that it means."""
+        with self._changed:
+            if not start.weights:
+                step = max(self._snapshots) if start.step is None else start.step
+                found = self._snapshots.get(step)
+            else:
+                step = self.record.step if start.step is None else start.step
+                found = self._state if self._state is not None and self._state.step == step else None
+        if found is None:
+            missing = CheckpointNotFound if start.weights else HyperparametersNotFound
+            raise missing(trial=str(self.record.id), what=f"of step {step}")
+        return start.model_copy(update={"step": step}), found
 
     def events(self, after: int = 0) -> Iterator[Event]:
         """The journal behind `after`. It also ends, without `end`, where a pause leaves nobody who would go on."""
@@ -122,6 +162,12 @@ class Run:
             raise HyperparametersNotFound(trial=str(self.record.id), what=f"of step {step}")
         # Cloned: tensors that share memory cannot be saved.
         return safetensors.torch.save({name: value.detach().cpu().clone() for name, value in found.items()})
+
+    def _begin_again(self, **changes: Any) -> TrialRecord:
+        self.cause = None
+        self._enter(State.queued, desired=Desired.run, finished_at=None, error=None, **changes)
+        self.start()
+        return self.record
 
     # --- one turn after the other -----------------------------------------------------------------
 
@@ -209,10 +255,15 @@ class Run:
         now = datetime.now(UTC)
         if state is State.running:
             changes |= {"started_at": self.record.started_at or now, "attempt": self.record.attempt + 1}
+            self.attempts.append(Attempt(number=changes["attempt"], worker=None, started_at=now))
+        elif self.record.state is State.running:
+            why = (changes.get("error") or {}).get("detail")
+            ended = {"ended_at": now, "state": state, "why": why}
+            self.attempts[-1] = self.attempts[-1].model_copy(update=ended)
         if state.finished:
             changes["finished_at"] = now
             self._engine = None
-        self._tell(EventType.state, {"state": state.value}, state=state, **changes)
+        self._tell(EventType.state, {"state": state.value, "at": now.isoformat()}, state=state, **changes)
 
     def _tell(self, kind: EventType, data: dict[str, Any], **changes: Any) -> None:
         with self._changed:
@@ -220,6 +271,10 @@ class Run:
             self._journal.append(Event(seq=seq, type=kind, data=data))
             self.record = self.record.model_copy(update={"seq": seq, **changes})
             self._changed.notify_all()
+
+
+def _illegal(state: State, action: str) -> IllegalTransition:
+    return IllegalTransition(state=state.value, action=action, allowed=_ALLOWED.get(state, "nothing"))
 
 
 def _described(error: Exception) -> tuple[str, str]:

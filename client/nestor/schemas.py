@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 API = "/api/v1"
+MOST_STEPS = 2**31 - 1  # of a trial
 CHUNK_BYTES = 4 * 1024 * 1024  # an upload travels, and a blob is stored, in pieces of this size
 
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
@@ -31,7 +32,7 @@ TensorName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]{
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Count = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 
 
 class Schema(BaseModel):
@@ -299,6 +300,17 @@ AnyProblem = Annotated[
 ]
 
 
+class WarmStart(Schema):
+    """Begin with what a trial has reached, instead of at the problem's initial values.
+
+    Steps, optimizers, batches and random draws begin anew: to go on with a trial itself, extend it.
+    """
+
+    trial: UUID  # of yours, in any study
+    step: Annotated[int, Field(ge=0)] | None = None  # by default the newest that was kept
+    weights: bool = True  # and buffers, from a checkpoint; else only the hyperparameters, from a snapshot
+
+
 class TrialCreate(Schema):
     """The submission of a tuning job."""
 
@@ -311,7 +323,11 @@ class TrialCreate(Schema):
     warmup_steps: Annotated[int, Field(ge=0)] = 0  # inner steps before the first outer step
     evaluate_every: Count = 10  # outer steps between two evaluations on the test set
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    warm_start: WarmStart | None = None
     user_attrs: dict[str, Any] = {}
+
+
+CONFIGURATION = TrialCreate.model_fields.keys() - {"problem", "warm_start", "user_attrs"}  # nestor_engine.Config's
 
 
 # --- studies and trials ---------------------------------------------------------------------------
@@ -364,6 +380,28 @@ class Desired(StrEnum):
     pause = "pause"
 
 
+Action = Literal["stop", "cancel", "pause", "resume", "retry"]  # what a user asks of a trial in one word
+
+
+class TrialExtend(Schema):
+    steps: Count  # outer steps besides those of before
+
+
+class Attempt(Schema):
+    """One lease of a trial by one worker, and why it ended."""
+
+    number: int  # from 1
+    worker: str | None
+    started_at: datetime
+    ended_at: datetime | None = None
+    state: State = State.running  # that it left the trial in
+    why: str | None = None
+
+
+class Attempts(Schema):
+    items: tuple[Attempt, ...]
+
+
 class Trial(Schema):
     id: UUID
     study_id: UUID
@@ -377,6 +415,8 @@ class Trial(Schema):
     best_value: float | None
     best_step: int | None
     attempt: int  # leases so far
+    restarts: int  # involuntary ends since the newest checkpoint, and
+    preemptions: int  # shutdowns of its worker: each has a budget, behind which the trial fails
     error: dict[str, Any] | None  # problem+json
     user_attrs: dict[str, Any]
     worker: str | None

@@ -13,6 +13,7 @@ from nestor import schemas
 from nestor.backend import Backend
 from nestor.errors import InvalidInput, TrialNotFinished
 from nestor.extras import engine, require
+from nestor.schemas import WarmStart
 from nestor.trial import Trial, table
 from nestor.values import Values
 
@@ -61,6 +62,7 @@ class Study:
         warmup_steps: int = 0,
         evaluate_every: int = 10,
         seed: int = 0,
+        warm_start: Trial | WarmStart | None = None,
         wait: bool = True,
         callbacks: Sequence[Callback] = (),
         show_progress_bar: bool = True,
@@ -79,6 +81,8 @@ class Study:
             warmup_steps: inner steps before the first outer step.
             evaluate_every: outer steps between two evaluations on the test set.
             seed: of batches and of all random draws.
+            warm_start: a trial, of any study, whose weights and hyperparameters this one begins with; all else
+                begins anew. `nestor.WarmStart(trial=trial.id, weights=False)` takes its hyperparameters alone.
             wait: return at the end; else at once, with a trial to `stream` or `wait` for.
             callbacks: called as callback(study, trial) after each step, which is `trial.last_step`; `study.stop()`
                 ends the trial with what it reached. They need `wait`.
@@ -103,7 +107,13 @@ class Study:
         attrs = _plain(user_attrs or {})
         self._check(problem, config)
         record = self._backend.submit(
-            self.id, problem, config, attrs, watched=wait, show_progress_bar=show_progress_bar
+            self.id,
+            problem,
+            config,
+            attrs,
+            warm_start=WarmStart(trial=warm_start.id) if isinstance(warm_start, Trial) else warm_start,
+            watched=wait,
+            show_progress_bar=show_progress_bar,
         )
         trial = Trial(self._backend, record)
         if wait:

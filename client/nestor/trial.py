@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from nestor import schemas
-from nestor.backend import Action, Backend
+from nestor.backend import Backend
 from nestor.errors import HyperparametersNotFound, TrialFailed
 from nestor.extras import require
-from nestor.schemas import Event, EventType, State, Step
+from nestor.schemas import Action, Attempt, Event, EventType, State, Step
 from nestor.values import Values, members
 
 if TYPE_CHECKING:
@@ -168,6 +168,27 @@ class Trial:
 
     def resume(self) -> Trial:
         return self._request("resume")
+
+    def retry(self) -> Trial:
+        """Queue it again after a failure: from its newest checkpoint, and with fresh restart budgets."""
+        return self._request("retry")
+
+    def extend(self, steps: int) -> Trial:
+        """Have it take `steps` more, once it is complete or paused, from the weights that it has.
+
+        Nothing is initialised again: the trajectory is that of a trial which was given all the steps at once, and a
+        schedule goes on counting where it was. A trial that was stopped early goes on from the step it reached.
+
+        Raises:
+            IllegalTransition: it is neither complete nor paused.
+        """
+        self._record = self._backend.extend(self.id, steps)
+        return self
+
+    @property
+    def attempts(self) -> list[Attempt]:
+        """Who ran it, from when to when, and why each attempt ended."""
+        return self._backend.attempts(self.id)
 
     def _request(self, action: Action) -> Trial:
         self._record = self._backend.request(self.id, action)

@@ -123,7 +123,8 @@ class Trial(Base):
     user_attrs: Mapped[dict[str, Any]] = mapped_column(default=dict)
     program_id: Mapped[UUID | None] = mapped_column(ForeignKey("programs.id"))
     dataset_id: Mapped[UUID | None] = mapped_column(ForeignKey("datasets.id"))
-    n_steps: Mapped[int]
+    n_steps: Mapped[int]  # in all; more than the spec's once the trial was extended
+    start_blob_id: Mapped[UUID | None] = mapped_column(ForeignKey("blobs.id"), index=True)  # of a warm start
 
     state: Mapped[str] = mapped_column(default=State.queued.value)
     desired: Mapped[str] = mapped_column(default=Desired.run.value)
@@ -139,7 +140,10 @@ class Trial(Base):
     lease_owner: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None]
     attempt: Mapped[int] = mapped_column(default=0)
+    answer_by: Mapped[datetime | None]  # when the worker must have done what `desired` says
+    batches: Mapped[int] = mapped_column(default=0)  # recorded under this lease, so that none is recorded twice
     restarts: Mapped[int] = mapped_column(default=0)  # involuntary ends since the last new checkpoint
+    preemptions: Mapped[int] = mapped_column(default=0)  # shutdowns of its worker since then
 
     created_at: Mapped[datetime] = _now()
     queued_at: Mapped[datetime] = _now()

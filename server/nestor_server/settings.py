@@ -24,7 +24,9 @@ class Settings(BaseSettings):
     heartbeat_seconds: Seconds = 10.0
     reap_seconds: Seconds = 3.0  # between two looks for lost leases and unsent messages
     requeue_after_seconds: Seconds = 15.0  # a trial queued for so long gets another message
+    answer_seconds: Seconds = 60.0  # a pause, stop or cancel that no worker did for so long is done by the server
     max_restarts: Annotated[int, Field(ge=0)] = 3  # of one trial, without a new checkpoint in between
+    max_preemptions: Annotated[int, Field(ge=0)] = 20  # the same, when its workers were shut down
 
     max_blob_bytes: Annotated[int, Field(gt=0)] = 8 * 2**30
     max_json_bytes: Annotated[int, Field(gt=0)] = 16 * 2**20

@@ -14,7 +14,7 @@ import safetensors.numpy
 
 import nestor
 from nestor.schemas import State
-from tests.client.conftest import N_STEPS
+from tests.client.conftest import N_STEPS, QUICK
 from tests.client.problems import ridge
 from tests.support.server import free_port
 
@@ -128,3 +128,13 @@ def test_versions_are_told(shell, server):
 
 def test_commands_of_the_other_packages_are_merged(shell):
     assert {"up", "server", "worker", "migrate", "token", "doctor"} <= set(shell("--help").replace("│", " ").split())
+
+
+def test_a_trial_is_extended_and_its_attempts_are_listed(shell, client, worker):
+    trial = nestor.create_study(server=client).optimize(ridge(), 2, **QUICK)
+    assert json.loads(shell("extend", trial.id, 3, "--json"))["n_steps"] == 5
+    trial.refresh().wait()
+    first, second = json.loads(shell("attempts", trial.id, "--json"))
+    assert (first["state"], second["number"]) == ("complete", 2)
+    assert "all 5 steps are taken" in shell("attempts", trial.id)
+    assert "cannot retry" in shell("retry", trial.id, code=1)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import nestor
-from nestor.errors import HyperparametersNotFound, IllegalTransition, InvalidInput, TrialFailed
+from nestor.errors import CheckpointNotFound, HyperparametersNotFound, IllegalTransition, InvalidInput, TrialFailed
 from nestor.schemas import State
 from nestor_engine import optimise
 from tests.client.conftest import N_STEPS, QUICK, Finished
@@ -159,6 +159,55 @@ def test_a_paused_trial_goes_on_where_it_was(new_study):
     assert next(later).number == reached + 1
     trial.stop().stop()
     assert trial.wait().state is State.complete
+
+
+def test_an_extended_trial_is_the_one_that_was_given_all_its_steps_at_once(new_study):
+    study = new_study()
+    scheduled = {**QUICK, "evaluate_every": 3}
+    at_once = study.optimize(ridge(), 6, **scheduled)
+    in_two = study.optimize(ridge(), 3, **scheduled)
+    assert in_two.extend(3).state is not State.complete
+    assert in_two.wait().record.n_steps == 6
+    assert [step.val_loss for step in in_two.steps] == [step.val_loss for step in at_once.steps]
+    assert torch.equal(in_two.hparams["l2.weight"], at_once.hparams["l2.weight"])
+    assert [(attempt.number, attempt.state) for attempt in in_two.attempts] == [
+        (1, State.complete), (2, State.complete)
+    ]  # fmt: skip
+
+
+def test_a_trial_that_was_stopped_early_is_extended_from_the_step_that_it_reached(new_study):
+    trial = new_study().optimize(ridge(), **ENDLESS)
+    next(trial.stream())
+    reached = trial.stop().wait().record.step
+    assert trial.extend(2).wait().record.step == reached + 2
+
+
+def test_a_failed_trial_is_retried_and_fails_again_for_the_same_reason(new_study):
+    trial = new_study().optimize(ridge(), 50, inner=nestor.SGD(1e8, steps=20), show_progress_bar=False, wait=False)
+    with pytest.raises(TrialFailed):
+        trial.wait()
+    assert trial.retry().error is None
+    with pytest.raises(TrialFailed, match="Try a smaller learning rate"):
+        trial.wait()
+    assert [attempt.state for attempt in trial.attempts] == [State.failed] * 2
+    with pytest.raises(IllegalTransition, match=r"A trial that is failed cannot extend\. From here it can: retry"):
+        trial.extend(1)
+
+
+def test_a_warm_started_trial_begins_with_what_another_reached(finished, trial, new_study):
+    study = new_study()
+    warm = study.optimize(ridge(), 1, **QUICK, warm_start=trial)
+    cold = study.optimize(ridge(), 1, **QUICK)
+    assert torch.equal(warm.hparams_at(0)["l2.weight"], trial.hparams["l2.weight"])
+    assert warm.steps[0].val_loss < cold.steps[0].val_loss
+    assert (warm.spec.warm_start.trial, warm.spec.warm_start.step) == (trial.id, N_STEPS)
+
+    start = nestor.WarmStart(trial=trial.id, step=5, weights=False)
+    tuned = study.optimize(ridge(), 1, **QUICK, warm_start=start)
+    assert torch.equal(tuned.hparams_at(0)["l2.bias"], trial.hparams_at(5)["l2.bias"])
+    assert tuned.steps[0].val_loss > warm.steps[0].val_loss
+    with pytest.raises(CheckpointNotFound, match="has no checkpoint of step 1"):
+        study.optimize(ridge(), 1, **QUICK, warm_start=nestor.WarmStart(trial=trial.id, step=1))
 
 
 def test_study_stop_outside_of_a_callback_ends_all_its_trials(new_study):

@@ -10,8 +10,6 @@ import nestor_engine as engine
 from nestor import schemas
 from nestor_engine import config
 
-NOT_CONFIGURATION = {"problem", "user_attrs"}
-
 
 @pytest.mark.parametrize("cls", config._TAGS, ids=lambda cls: cls.__name__)
 def test_every_option_has_its_wire_field_with_the_same_default(cls):
@@ -25,7 +23,7 @@ def test_every_option_has_its_wire_field_with_the_same_default(cls):
 
 def test_a_submission_s_defaults_are_the_engine_s():
     submitted = schemas.TrialCreate(problem={"preset": {}}, outer=schemas.RMSprop(steps=7)).model_dump(mode="json")
-    described = {name: value for name, value in submitted.items() if name not in NOT_CONFIGURATION}
+    described = {name: value for name, value in submitted.items() if name in schemas.CONFIGURATION}
     assert engine.restore(described) == engine.Config(n_steps=7)
 
 
@@ -33,11 +31,13 @@ def test_a_described_config_is_a_valid_submission():
     chosen = engine.Config(
         n_steps=3,
         inner=engine.SGD(0.2, momentum=0.9, nesterov=True),
-        outer=engine.Adam(0.1),
+        outer=engine.Adam(0.1, clip_norm=1.0, schedule=engine.CosineDecay(100, warmup=5)),
+        outer_lr={"l2": 0.5},
+        autocast="bfloat16",
         response=engine.Implicit(engine.Hessian(0.1), engine.Neumann(4, alpha=0.5)),
     )
     submitted = schemas.TrialCreate(problem={"preset": {}}, **engine.describe(chosen)).model_dump(mode="json")
-    assert engine.restore({k: v for k, v in submitted.items() if k not in NOT_CONFIGURATION}) == chosen
+    assert engine.restore({k: v for k, v in submitted.items() if k in schemas.CONFIGURATION}) == chosen
 
 
 def test_a_step_s_record_is_a_valid_step():

@@ -100,7 +100,7 @@ def test_a_rewind_is_told_before_the_steps_that_replace_the_withdrawn_ones(serve
     with server.sessions.begin() as session:
         from nestor_server.services import lifecycle
 
-        lifecycle.requeue(session, run.lease, "the worker is drained", involuntary=False)
+        lifecycle.requeue(session, run.lease, "the worker is drained")
     run.claim()
     run.number = 2
     run.record(2)
@@ -108,7 +108,7 @@ def test_a_rewind_is_told_before_the_steps_that_replace_the_withdrawn_ones(serve
     after = list(stream)
     kinds = [kind for _, kind, _ in after]
     assert kinds.index("rewind") < kinds.index("step")
-    assert next(data for _, kind, data in after if kind == "rewind") == {"step": 2}
+    assert next(data["step"] for _, kind, data in after if kind == "rewind") == 2
     assert [data["number"] for _, kind, data in after if kind == "step"] == [3, 4]
     assert [data["number"] for _, kind, data in events(http, run.path) if kind == "step"] == [1, 2, 3, 4]
 

@@ -9,10 +9,13 @@ from uuid import uuid4
 import numpy as np
 import pytest
 import redis
-from safetensors.numpy import load
+from safetensors.numpy import load, save
+from sqlalchemy import func, select
 
 from nestor.schemas import GaussNewton, State
+from nestor_server.models import Blob
 from nestor_server.queue import QUEUE
+from nestor_server.services import lifecycle
 from tests.server.conftest import SPEC, ok, problem
 
 
@@ -127,6 +130,91 @@ def test_a_failure_is_shown_as_the_worker_recorded_it(http, run):
     run.finish(State.failed, error)
     trial = ok(http.get(run.path))
     assert (trial["state"], trial["error"]) == ("failed", error)
+
+
+def test_a_trial_is_extended_once_for_one_idempotency_key(server, http, run):
+    run.record(3)
+    run.finish()
+    before = waiting(server)
+    for _ in range(2):
+        answer = http.post(f"{run.path}/extend", json={"steps": 100}, headers={"Idempotency-Key": "more"})
+        assert (answer.status_code, answer.json()["state"], answer.json()["n_steps"]) == (200, "queued", 103)
+    assert waiting(server) == before + 1
+    document = problem(http.post(f"{run.path}/extend", json={"steps": 100}), 409, "illegal-transition")
+    assert "queued cannot extend" in document["detail"]
+    problem(http.post(f"{run.path}/extend", json={"steps": 0}), 422, "validation-failed")
+
+
+def test_a_failed_trial_is_retried_and_asking_twice_changes_nothing(http, run):
+    run.finish(State.failed, {"code": "diverged", "detail": "NaN."})
+    first = ok(http.post(f"{run.path}/retry"))
+    assert (first["state"], first["error"]) == ("queued", None)
+    assert ok(http.post(f"{run.path}/retry"))["seq"] == first["seq"]
+
+
+def test_attempts_are_told_with_who_and_when_and_why(server, http, run):
+    with server.sessions.begin() as session:
+        lifecycle.requeue(session, run.lease, "its runner was killed", paid_from="restarts")
+    assert ok(http.get(run.path))["restarts"] == 1
+    run.claim()
+    first, second = ok(http.get(f"{run.path}/attempts"))["items"]
+    assert (first["number"], first["worker"], first["state"], first["why"]) == (
+        1, "worker", "queued", "its runner was killed"
+    )  # fmt: skip
+    assert first["started_at"] < first["ended_at"] <= second["started_at"]
+    assert (second["number"], second["state"], second["ended_at"]) == (2, "running", None)
+    ok(http.post(f"{run.path}/pause"))
+    run.finish(State.paused)
+    ok(http.post(f"{run.path}/cancel"))  # of a trial that nobody has: the end of no attempt
+    assert [attempt["state"] for attempt in ok(http.get(f"{run.path}/attempts"))["items"]] == ["queued", "paused"]
+
+
+def test_events_say_when_and_who(http, run):
+    page = ok(http.get(f"{run.path}/events", headers={"Accept": "application/json"}))
+    submitted, claimed = page["items"]
+    assert submitted["data"]["by"] == f"user {ok(http.get('/me'))['user']}"
+    assert claimed["data"]["by"] == "worker"
+    assert submitted["data"]["at"] < claimed["data"]["at"]
+
+
+# --- warm starts ----------------------------------------------------------------------------------
+
+
+def blobs_of(server, digest: bytes) -> int:
+    with server.sessions() as session:
+        named = "sha256:" + hashlib.sha256(digest).hexdigest()
+        return session.scalars(select(func.count()).where(Blob.digest == named)).one()
+
+
+def test_a_warm_start_names_its_step_and_keeps_its_bytes(server, http, run, submit, tensors):
+    """The checkpoint that it starts from is thinned out of the other trial meanwhile."""
+    run.record(1)
+    run.checkpoint()
+    kept = save({"step": np.array([1])})
+    other = ok(http.post("/studies", json={"name": "another study"}))["id"]
+    spec = SPEC | {"warm_start": {"trial": str(run.id)}}
+    warm = ok(http.post(f"/studies/{other}/trials", json=spec))
+    assert warm["spec"]["warm_start"] == {"trial": str(run.id), "step": 1, "weights": True}
+    for _ in range(2):
+        run.record(1)
+        run.checkpoint()
+    assert blobs_of(server, kept) == 1
+    document = problem(
+        http.post(f"/studies/{other}/trials", json=SPEC | {"warm_start": {"trial": str(run.id), "step": 1}}),
+        404, "checkpoint-not-found",
+    )  # fmt: skip
+    assert "weights=False" in document["detail"]
+
+
+def test_a_warm_start_from_nothing_or_from_a_strangers_trial_is_refused(server, http, stranger, run, study, submit):
+    def refused(by, at, code, **start):
+        problem(by.post(f"/studies/{at}/trials", json=SPEC | {"warm_start": {"trial": str(run.id)} | start}), 404, code)
+
+    refused(http, study, "checkpoint-not-found")
+    refused(http, study, "hyperparameters-not-found", weights=False)
+    theirs = ok(stranger.post("/studies", json={"name": "theirs"}))["id"]
+    run.checkpoint()
+    refused(stranger, theirs, "trial-not-found")
 
 
 # --- steps ----------------------------------------------------------------------------------------

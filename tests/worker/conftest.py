@@ -29,7 +29,7 @@ def worker_settings(services) -> Settings:
         connection.execute(f"CREATE DATABASE {name}")
     url = make_url(services.database_url).set(database=name).render_as_string(hide_password=False)
     migrate(url)
-    return Settings(database_url=url, redis_url=services.redis_url, max_restarts=2)
+    return Settings(database_url=url, redis_url=services.redis_url, max_restarts=2, max_preemptions=3)
 
 
 @pytest.fixture(scope="session")

@@ -7,34 +7,38 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from itertools import product
+from uuid import UUID
 
 import pytest
 from sqlalchemy import func, select, update
 
-from nestor.errors import IllegalTransition
-from nestor.schemas import Desired, EventType, State
+from nestor.errors import IllegalTransition, InvalidInput
+from nestor.schemas import Action, Desired, EventType, State
 from nestor.schemas import Step as StepRecord
-from nestor_server.models import Blob, Event, Snapshot, Step, Trial
-from nestor_server.services import lifecycle, recording
+from nestor_server.models import Blob, Checkpoint, Event, Snapshot, Step, Study, Trial
+from nestor_server.services import blobs, lifecycle, moves, recording
 from nestor_server.services.lifecycle import LeaseLost
 from nestor_server.services.recording import Batch, Tensors
 
 ILLEGAL = object()
 ASKED = {  # (state, what the user asks for) → the state after it
-    (State.queued, Desired.run): State.queued,
-    (State.queued, Desired.stop): State.complete,
-    (State.queued, Desired.cancel): State.cancelled,
-    (State.queued, Desired.pause): State.paused,
-    (State.running, Desired.run): State.running,
-    (State.running, Desired.stop): State.running,
-    (State.running, Desired.cancel): State.running,
-    (State.running, Desired.pause): State.running,
-    (State.paused, Desired.run): State.queued,
-    (State.paused, Desired.stop): State.complete,
-    (State.paused, Desired.cancel): State.cancelled,
-    (State.paused, Desired.pause): State.paused,
-    (State.complete, Desired.stop): State.complete,
-    (State.cancelled, Desired.cancel): State.cancelled,
+    (State.queued, "resume"): State.queued,
+    (State.queued, "stop"): State.complete,
+    (State.queued, "cancel"): State.cancelled,
+    (State.queued, "pause"): State.paused,
+    (State.running, "resume"): State.running,
+    (State.running, "stop"): State.running,
+    (State.running, "cancel"): State.running,
+    (State.running, "pause"): State.running,
+    (State.paused, "resume"): State.queued,
+    (State.paused, "stop"): State.complete,
+    (State.paused, "cancel"): State.cancelled,
+    (State.paused, "pause"): State.paused,
+    (State.complete, "stop"): State.complete,
+    (State.cancelled, "cancel"): State.cancelled,
+    (State.queued, "retry"): State.queued,
+    (State.running, "retry"): State.running,
+    (State.failed, "retry"): State.queued,
 }
 
 
@@ -54,6 +58,12 @@ def events(session, trial_id, type: EventType) -> list[dict]:
     return list(session.scalars(query))
 
 
+def stored(session, trial) -> UUID:
+    """Some bytes of the trial's owner."""
+    owner = session.get_one(Study, trial.study_id).owner_id
+    return blobs.store(session, owner, b"some bytes").id
+
+
 def expire(sessions, trial_id) -> None:
     with sessions.begin() as session:
         ago = func.now() - timedelta(seconds=1)
@@ -67,40 +77,41 @@ def claim(sessions, trial_id, owner="w1"):
     return lease
 
 
-@pytest.mark.parametrize(("state", "desired"), list(product(State, Desired)), ids=str)
-def test_a_wish_is_granted_refused_or_handed_to_the_worker(session, new_trial, state: State, desired: Desired):
+@pytest.mark.parametrize(("state", "action"), list(product(State, moves.ACTIONS)), ids=str)
+def test_a_wish_is_granted_refused_or_handed_to_the_worker(session, new_trial, state: State, action: Action):
     trial = session.merge(new_trial(state))
-    expected = ASKED.get((state, desired), ILLEGAL)
+    expected = ASKED.get((state, action), ILLEGAL)
     if expected is ILLEGAL:
         with pytest.raises(IllegalTransition, match=f"A trial that is {state.value} cannot"):
-            lifecycle.request(session, trial, desired)
+            lifecycle.request(session, trial, action)
         return
-    after = lifecycle.request(session, trial, desired)
+    after = lifecycle.request(session, trial, action)
     assert after.state == expected
-    again = lifecycle.request(session, after, desired)
+    again = lifecycle.request(session, after, action)
     assert (again.state, again.seq) == (expected, after.seq)
-    if state is State.running:
-        assert after.desired == desired
+    assert after.desired == moves.ACTIONS[action][0] or state is expected
 
 
 def test_a_refusal_says_what_is_allowed(session, new_trial):
     trial = session.merge(new_trial(State.paused))
-    lifecycle.request(session, trial, Desired.cancel)
+    lifecycle.request(session, trial, "cancel")
     with pytest.raises(IllegalTransition, match="From here it can: nothing"):
-        lifecycle.request(session, trial, Desired.run)
-    assert lifecycle.allowed(State.paused) == ["resume", "stop", "cancel"]
+        lifecycle.request(session, trial, "resume")
+    assert moves.allowed(State.paused) == ["resume", "stop", "cancel", "extend"]
+    assert moves.allowed(State.failed) == ["retry"]
+    assert moves.allowed(State.complete) == ["extend"]
 
 
 def test_a_cancellation_cannot_be_taken_back(session, new_trial):
     trial = session.merge(new_trial(State.running))
-    lifecycle.request(session, trial, Desired.cancel)
+    lifecycle.request(session, trial, "cancel")
     with pytest.raises(IllegalTransition, match="being cancelled"):
-        lifecycle.request(session, trial, Desired.run)
+        lifecycle.request(session, trial, "resume")
 
 
 def test_a_resumed_trial_is_sent_once_it_is_committed(session, new_trial, sent):
     trial = session.merge(new_trial(State.paused))
-    lifecycle.request(session, trial, Desired.run)
+    lifecycle.request(session, trial, "resume")
     assert sent == []
     session.commit()
     assert sent == [trial.id]
@@ -146,7 +157,7 @@ LATE: dict[str, Callable] = {
     "record": lambda session, lease: recording.record(session, lease, Batch(steps=(step(1),))),
     "complete": lambda session, lease: lifecycle.finish(session, lease, State.complete),
     "fail": lambda session, lease: lifecycle.finish(session, lease, State.failed, {}),
-    "requeue": lambda session, lease: lifecycle.requeue(session, lease, "late", involuntary=True),
+    "requeue": lambda session, lease: lifecycle.requeue(session, lease, "late", paid_from="restarts"),
 }
 
 
@@ -201,9 +212,9 @@ def test_a_trial_whose_message_was_lost_gets_another_but_not_at_every_look(sessi
 
 @pytest.mark.parametrize(
     ("wish", "state"),
-    [(Desired.stop, State.complete), (Desired.cancel, State.cancelled), (Desired.pause, State.paused)],
+    [("stop", State.complete), ("cancel", State.cancelled), ("pause", State.paused)],
 )
-def test_a_wish_outlives_the_worker_that_did_not_grant_it(sessions, new_trial, wish: Desired, state: State):
+def test_a_wish_outlives_the_worker_that_did_not_grant_it(sessions, new_trial, wish: Action, state: State):
     trial = new_trial()
     claim(sessions, trial.id)
     with sessions.begin() as session:
@@ -219,8 +230,8 @@ def test_a_pause_that_was_taken_back_in_time_goes_on(sessions, new_trial, sent):
     lease = claim(sessions, trial.id)
     with sessions.begin() as session:
         row = session.get_one(Trial, trial.id)
-        lifecycle.request(session, row, Desired.pause)
-        lifecycle.request(session, row, Desired.run)
+        lifecycle.request(session, row, "pause")
+        lifecycle.request(session, row, "resume")
     with sessions.begin() as session:
         assert lifecycle.finish(session, lease, State.paused) is State.queued
     assert sent == [trial.id]
@@ -231,7 +242,7 @@ def test_the_restart_budget_ends_in_a_sentence_with_the_last_reason(sessions, ne
     for expected in (State.queued, State.queued, State.failed):
         lease = claim(sessions, trial.id)
         with sessions.begin() as session:
-            assert lifecycle.requeue(session, lease, "its runner was killed", involuntary=True) is expected
+            assert lifecycle.requeue(session, lease, "its runner was killed", paid_from="restarts") is expected
     with sessions() as session:
         error = session.get_one(Trial, trial.id).error
         assert error is not None
@@ -247,15 +258,102 @@ def test_a_new_checkpoint_refills_the_restart_budget(sessions, new_trial):
         with sessions.begin() as session:
             recording.record(session, lease, Batch(checkpoints=(Tensors(attempt, b"c%d" % attempt),)))
         with sessions.begin() as session:
-            assert lifecycle.requeue(session, lease, "killed", involuntary=True) is State.queued
+            assert lifecycle.requeue(session, lease, "killed", paid_from="restarts") is State.queued
 
 
-def test_a_voluntary_end_costs_nothing(sessions, new_trial):
+def test_shutdowns_of_its_workers_have_a_budget_of_their_own(sessions, new_trial):
+    trial = new_trial()
+    for expected in (State.queued, State.queued, State.queued, State.failed):
+        lease = claim(sessions, trial.id)
+        with sessions.begin() as session:
+            reason = "its worker is shutting down"
+            assert lifecycle.requeue(session, lease, reason, paid_from="preemptions") is expected
+    with sessions() as session:
+        row = session.get_one(Trial, trial.id)
+        assert (row.restarts, row.error["code"]) == (0, "preemptions-spent")
+        assert "shut down 4 times" in row.error["detail"]
+
+
+def test_an_end_that_was_wished_for_costs_nothing(sessions, new_trial):
     trial = new_trial()
     for _ in range(5):
         lease = claim(sessions, trial.id)
         with sessions.begin() as session:
-            assert lifecycle.requeue(session, lease, "drained", involuntary=False) is State.queued
+            assert lifecycle.requeue(session, lease, "the stop was taken back") is State.queued
+
+
+def test_a_failed_trial_is_retried_from_its_checkpoint_with_fresh_budgets(sessions, session, new_trial, sent):
+    trial = new_trial(restarts=2, preemptions=1)
+    lease = claim(sessions, trial.id)
+    with sessions.begin() as writing:
+        recording.record(writing, lease, Batch(steps=(step(1), step(2))))
+        writing.add(Checkpoint(trial_id=trial.id, step=1, blob_id=stored(writing, trial)))
+        lifecycle.finish(writing, lease, State.failed, {"code": "diverged"})
+    again = lifecycle.request(session, session.get_one(Trial, trial.id), "retry")
+    assert (again.state, again.error, again.finished_at, again.restarts, again.preemptions) == (
+        "queued",
+        None,
+        None,
+        0,
+        0,
+    )
+    session.commit()
+    assert sent == [trial.id]
+    claim(sessions, trial.id)
+    session.refresh(again)
+    assert (again.step, again.attempt) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("state", "reached", "n_steps"),
+    [(State.complete, 10, 15), (State.complete, 4, 9), (State.paused, 4, 15)],
+    ids=["complete", "stopped early", "paused"],
+)
+def test_an_extended_trial_is_queued_for_more_steps(session, new_trial, sent, state, reached, n_steps):
+    trial = session.merge(new_trial(state, step=reached, desired=Desired.stop))
+    extended = lifecycle.extend(session, trial, 5)
+    assert (extended.state, extended.n_steps, extended.desired) == (State.queued, n_steps, Desired.run)
+    session.commit()
+    assert sent == [trial.id]
+
+
+@pytest.mark.parametrize("state", [State.queued, State.running, State.failed, State.cancelled], ids=str)
+def test_only_a_complete_or_a_paused_trial_is_extended(session, new_trial, state: State):
+    with pytest.raises(IllegalTransition, match=f"{state.value} cannot extend"):
+        lifecycle.extend(session, session.merge(new_trial(state)), 5)
+
+
+def test_no_trial_is_extended_beyond_what_can_be_counted(session, new_trial):
+    with pytest.raises(InvalidInput, match="at most 2,147,483,647"):
+        lifecycle.extend(session, session.merge(new_trial(State.complete, step=10)), 2**31 - 1)
+
+
+@pytest.mark.parametrize(
+    ("wish", "state"), [("stop", State.complete), ("cancel", State.cancelled), ("pause", State.paused)]
+)
+def test_what_a_worker_does_not_do_in_time_the_server_does(sessions, new_trial, wish: Action, state: State):
+    """Its lease is renewed all the time, as that of a worker whose heart beats and whose head hangs."""
+    trial = new_trial()
+    lease = claim(sessions, trial.id)
+    with sessions.begin() as session:
+        lifecycle.request(session, session.get_one(Trial, trial.id), wish)
+        lifecycle.reap(session)
+        assert lifecycle.renew(session, lease) == wish
+        ago = func.now() - timedelta(seconds=1)
+        session.execute(update(Trial).where(Trial.id == trial.id).values(answer_by=ago))
+    with sessions.begin() as session:
+        lifecycle.reap(session)
+        told = events(session, trial.id, EventType.state)[-1]
+        assert (told["state"], told["by"]) == (state, "server")
+        assert told["why"] == f"{wish} was asked for; its worker (w1) did not do so in time"
+        with pytest.raises(LeaseLost):
+            lifecycle.renew(session, lease)
+
+
+def test_a_pause_that_is_taken_back_has_no_deadline(session, new_trial):
+    trial = session.merge(new_trial(State.running))
+    assert lifecycle.request(session, trial, "pause").answer_by is not None
+    assert lifecycle.request(session, trial, "resume").answer_by is None
 
 
 def test_a_claim_withdraws_what_lies_past_the_newest_checkpoint(sessions, new_trial):
@@ -272,7 +370,7 @@ def test_a_claim_withdraws_what_lies_past_the_newest_checkpoint(sessions, new_tr
         row = session.get_one(Trial, trial.id)
         assert (row.step, row.value, row.best_step, row.best_value) == (3, 0.5, 3, 0.5)
     with sessions.begin() as session:
-        lifecycle.requeue(session, lease, "killed", involuntary=True)
+        lifecycle.requeue(session, lease, "killed", paid_from="restarts")
     claim(sessions, trial.id)
     with sessions() as session:
         row = session.get_one(Trial, trial.id)
@@ -289,7 +387,7 @@ def test_without_a_checkpoint_a_trial_begins_again(sessions, new_trial):
     lease = claim(sessions, trial.id)
     with sessions.begin() as session:
         recording.record(session, lease, Batch(steps=(step(1), step(2)), snapshots=(Tensors(0, b"0"),)))
-        lifecycle.requeue(session, lease, "killed", involuntary=True)
+        lifecycle.requeue(session, lease, "killed", paid_from="restarts")
     claim(sessions, trial.id)
     with sessions() as session:
         row = session.get_one(Trial, trial.id)

@@ -75,7 +75,7 @@ def test_the_answer_carries_what_the_user_wants(sessions, new_trial):
     trial = new_trial()
     lease = claim(sessions, trial.id)
     with sessions.begin() as session:
-        lifecycle.request(session, session.get_one(Trial, trial.id), Desired.stop)
+        lifecycle.request(session, session.get_one(Trial, trial.id), "stop")
     with sessions.begin() as session:
         assert recording.record(session, lease, Batch(steps=(step(1),))) is Desired.stop
         assert lifecycle.renew(session, lease) is Desired.stop

@@ -12,20 +12,20 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 
-from nestor.schemas import TrialCreate
+from nestor.schemas import CONFIGURATION, TrialCreate
 from nestor_worker import process
 from nestor_worker.channel import Checkpoint, Ended, Failed, Message, Snapshot, Started, Stepped, Stop
 from nestor_worker.process import Runner
 from nestor_worker.snapshots import Snapshots
-from nestor_worker.workdir import CONFIG, Spec
+from nestor_worker.workdir import Spec
 from tests.worker.conftest import SPEC
 
 
 def write_spec(directory: Path, n_steps: int, **fields) -> None:
-    config = TrialCreate.model_validate(SPEC).model_dump(mode="json", include=set(CONFIG))
+    config = TrialCreate.model_validate(SPEC).model_dump(mode="json", include=set(CONFIGURATION))
     config["outer"]["steps"] = n_steps
     preset = {"model": {"kind": "mlp", "hidden": [8]}, "train_size": 100, "val_size": 50}
-    spec = Spec(config, preset, best_step=None, best_value=None, threads=1, checkpoint_seconds=60)
+    spec = Spec(config, preset, best_step=None, best_value=None, warm=None, threads=1, checkpoint_seconds=60)
     (directory / "spec.json").write_text(json.dumps(dataclasses.asdict(spec) | fields))
 
 

@@ -39,5 +39,6 @@ from nestor_engine.solvers import Outcome as Outcome
 from nestor_engine.solvers import PreconditionedCG as PreconditionedCG
 from nestor_engine.solvers import WarmStarted as WarmStarted
 from nestor_engine.state import State as State
+from nestor_engine.state import start_from as start_from
 from nestor_engine.step import Step as Step
 from nestor_engine.summaries import Summary as Summary

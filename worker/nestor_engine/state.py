@@ -129,7 +129,25 @@ class State:
         n = Ravel(bilevel.params).numel
         if self.weights.numel() != n:
             raise StateInvalid(reason=f"it holds {self.weights.numel():,} weights and the problem has {n:,}")
-        ours = {name: tuple(value.shape) for name, value in self.hparams.items()}
-        theirs = {name: tuple(value.shape) for name, value in bilevel.hparams.items()}
-        if ours != theirs:
-            raise StateInvalid(reason=f"it holds the hyperparameters {ours} and the problem has {theirs}")
+        _expect_hparams(self.hparams, bilevel)
+
+
+def start_from(bilevel: Bilevel, reached: State | Tensors) -> Bilevel:
+    """The problem with what another trajectory reached as its initial values: all of a state, or hyperparameters alone.
+
+    Raises:
+        StateInvalid: that was another problem, naming the first difference.
+    """
+    if not isinstance(reached, State):
+        _expect_hparams(reached, bilevel)
+        return replace(bilevel, hparams=reached)
+    reached.expect(bilevel)
+    params = Ravel(bilevel.params).tree(reached.weights)
+    return replace(bilevel, params=params, buffers=reached.buffers, hparams=reached.hparams)
+
+
+def _expect_hparams(hparams: Tensors, bilevel: Bilevel) -> None:
+    ours = {name: tuple(value.shape) for name, value in hparams.items()}
+    theirs = {name: tuple(value.shape) for name, value in bilevel.hparams.items()}
+    if ours != theirs:
+        raise StateInvalid(reason=f"it holds the hyperparameters {ours} and the problem has {theirs}")

@@ -74,6 +74,7 @@ def _run(directory: Path, spec: workdir.Spec, line: Line) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     config = restore(spec.config)
     bilevel, data = _problem(directory, spec, config)
+    bilevel = _warm(bilevel, directory, spec)
     bilevel, data = bilevel.to(device), data.to(device)
     path = directory / workdir.CHECKPOINT
     state = State.load(path.read_bytes()).to(device) if path.exists() else None
@@ -101,6 +102,17 @@ def _problem(directory: Path, spec: workdir.Spec, config: Config) -> tuple[Bilev
     files = {split: directory / workdir.split_file(split) for split in workdir.SPLITS}
     bilevel = load((directory / workdir.GRAPHS).read_bytes(), (directory / workdir.TENSORS).read_bytes())
     return bilevel, Data.load({split: path.read_bytes() for split, path in files.items() if path.exists()})
+
+
+def _warm(bilevel: Bilevel, directory: Path, spec: workdir.Spec) -> Bilevel:
+    import safetensors.torch
+
+    from nestor_engine import State, start_from
+
+    if spec.warm is None:
+        return bilevel
+    reached = (directory / workdir.START).read_bytes()
+    return start_from(bilevel, State.load(reached) if spec.warm == "weights" else safetensors.torch.load(reached))
 
 
 class Trajectory:

@@ -27,7 +27,7 @@ from nestor.schemas import Desired, State
 from nestor_server.database import Sessions
 from nestor_server.models import Trial
 from nestor_server.services import lifecycle, recording
-from nestor_server.services.lifecycle import Lease, LeaseLost
+from nestor_server.services.lifecycle import Budget, Lease, LeaseLost
 from nestor_server.settings import Settings
 from nestor_worker import workdir
 from nestor_worker.channel import ChannelBroken, Ended, Failed, Stop
@@ -110,8 +110,8 @@ class Attempt:
             return self._fail(TrialError(reason=last.detail), code=last.code, title=last.title)
         return self._end(last, interrupted)
 
-    def give_back(self, reason: str, *, involuntary: bool = True) -> State:
-        return self._persist(lambda session: lifecycle.requeue(session, self._lease, reason, involuntary=involuntary))
+    def give_back(self, reason: str, *, paid_from: Budget | None = "restarts") -> State:
+        return self._persist(lambda session: lifecycle.requeue(session, self._lease, reason, paid_from=paid_from))
 
     def _listen(self, runner: Runner) -> Ended | Failed | None:
         """Pass on what the runner says until its last word; None when there will be none."""
@@ -156,9 +156,10 @@ class Attempt:
             case Desired.pause:
                 return self._finish(State.paused, "paused, as was asked for")
             case Desired.run if self._draining.is_set():
-                return self.give_back("its worker is shutting down", involuntary=False)
+                return self.give_back("its worker is shutting down", paid_from="preemptions")
             case Desired.run:
-                return self.give_back(interrupted or "the stop was taken back", involuntary=last is None)
+                unwanted: Budget | None = "restarts" if last is None else None
+                return self.give_back(interrupted or "the stop was taken back", paid_from=unwanted)
 
     def _finish(self, state: State, why: str) -> State:
         return self._persist(lambda session: lifecycle.finish(session, self._lease, state, why=why))

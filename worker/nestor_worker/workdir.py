@@ -8,20 +8,20 @@ import shutil
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from nestor.schemas import TrialCreate
+from nestor.schemas import CONFIGURATION, TrialCreate
 from nestor_server.models import Blob, Checkpoint, Dataset, Program, Study, Trial
 from nestor_server.services import blobs
 
 SPEC = "spec.json"
 GRAPHS, TENSORS = "graphs.json", "program.safetensors"
 CHECKPOINT = "checkpoint.safetensors"
+START = "start.safetensors"  # what another trial reached, where this one begins
 SPLITS = ("train", "val", "test")
-CONFIG = ("inner", "outer", "response", "warmup_steps", "evaluate_every", "seed")  # of a submission, for the engine
 
 
 def prefix(pid: int) -> str:
@@ -49,6 +49,7 @@ class Spec:
     preset: dict[str, Any] | None  # schemas.Preset; None: a program and its data are in the directory
     best_step: int | None  # of the steps so far
     best_value: float | None
+    warm: Literal["weights", "hyperparameters"] | None  # what START holds
     threads: int
     checkpoint_seconds: float
 
@@ -66,13 +67,15 @@ def materialise(session: Session, trial: Trial, directory: Path, *, threads: int
     owner = session.scalars(select(Study.owner_id).where(Study.id == trial.study_id)).one()
     # Read as the schema reads it: jsonb returns the float 1e30 as an integer, which torch does not multiply with.
     submitted = TrialCreate.model_validate(trial.spec).model_dump(mode="json")
-    config = {name: submitted[name] for name in CONFIG}
+    config = {name: submitted[name] for name in CONFIGURATION}
     config["outer"]["steps"] = trial.n_steps  # the submission's, unless the trial was extended
+    warm = submitted["warm_start"]
     spec = Spec(
         config=config,
         preset=submitted["problem"].get("preset"),
         best_step=trial.best_step,
         best_value=trial.best_value,
+        warm=None if warm is None else "weights" if warm["weights"] else "hyperparameters",
         threads=threads,
         checkpoint_seconds=checkpoint_seconds,
     )
@@ -87,6 +90,9 @@ def materialise(session: Session, trial: Trial, directory: Path, *, threads: int
         digests |= {split_file(split): digest for split, digest in dataset.splits.items() if digest}
     for name, digest in digests.items():
         _write(session, directory / name, blobs.find(session, owner, digest))
+
+    if trial.start_blob_id is not None:
+        _write(session, directory / START, session.get_one(Blob, trial.start_blob_id))
 
     newest = (
         select(Blob)

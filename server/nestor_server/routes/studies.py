@@ -57,4 +57,4 @@ def change(study_id: UUID, patch: schemas.StudyPatch, me: Writer, session: Tx) -
 @router.delete("/{study_id}", status_code=204)
 def delete(study_id: UUID, me: Writer, session: Tx) -> None:
     """Put a study away, and cancel what still runs in it."""
-    studies.delete(session, me.user_id, study_id)
+    studies.delete(session, me.user_id, study_id, by=f"user {me.user}")

@@ -7,11 +7,12 @@ from uuid import UUID
 from fastapi import APIRouter, Request, Response
 
 from nestor import schemas
-from nestor.schemas import API, Desired
+from nestor.schemas import API
 from nestor_server.http import files
 from nestor_server.http.auth import Reader, Tx, Writer
 from nestor_server.http.once import Made, Once
 from nestor_server.routes.parameters import Cursor, Limit
+from nestor_server.services import attempts as attempt_list
 from nestor_server.services import paging, trials
 
 router = APIRouter(tags=["trials"])
@@ -22,7 +23,7 @@ def create(study_id: UUID, new: schemas.TrialCreate, me: Writer, session: Tx, on
     """Submit a tuning job."""
 
     def make() -> Made:
-        trial = trials.create(session, me.user_id, study_id, new)
+        trial = trials.create(session, me, study_id, new)
         return Made(trial, f"{API}/trials/{trial.id}")
 
     return once(make)
@@ -47,22 +48,43 @@ def get(trial_id: UUID, request: Request, me: Reader, session: Tx) -> Response:
 @router.post("/trials/{trial_id}/stop")
 def stop(trial_id: UUID, me: Writer, session: Tx) -> schemas.Trial:
     """End the trial and keep its result."""
-    return trials.request(session, me.user_id, trial_id, Desired.stop)
+    return trials.request(session, me, trial_id, "stop")
 
 
 @router.post("/trials/{trial_id}/cancel")
 def cancel(trial_id: UUID, me: Writer, session: Tx) -> schemas.Trial:
     """End the trial; what was recorded stays."""
-    return trials.request(session, me.user_id, trial_id, Desired.cancel)
+    return trials.request(session, me, trial_id, "cancel")
 
 
 @router.post("/trials/{trial_id}/pause")
 def pause(trial_id: UUID, me: Writer, session: Tx) -> schemas.Trial:
     """Free the device; `resume` goes on from the same place."""
-    return trials.request(session, me.user_id, trial_id, Desired.pause)
+    return trials.request(session, me, trial_id, "pause")
 
 
 @router.post("/trials/{trial_id}/resume")
 def resume(trial_id: UUID, me: Writer, session: Tx) -> schemas.Trial:
     """Queue a paused trial again."""
-    return trials.request(session, me.user_id, trial_id, Desired.run)
+    return trials.request(session, me, trial_id, "resume")
+
+
+@router.post("/trials/{trial_id}/retry")
+def retry(trial_id: UUID, me: Writer, session: Tx) -> schemas.Trial:
+    """Queue a failed trial again, from its newest checkpoint and with fresh budgets."""
+    return trials.request(session, me, trial_id, "retry")
+
+
+@router.post("/trials/{trial_id}/extend", response_model=schemas.Trial)
+def extend(trial_id: UUID, more: schemas.TrialExtend, me: Writer, session: Tx, once: Once) -> Response:
+    """Take more steps, from the weights that a complete or paused trial has.
+
+    Sent again under the same Idempotency-Key, it extends once.
+    """
+    return once(lambda: Made(trials.extend(session, me, trial_id, more.steps), new=False))
+
+
+@router.get("/trials/{trial_id}/attempts")
+def attempts(trial_id: UUID, me: Reader, session: Tx) -> schemas.Attempts:
+    """Who ran the trial, from when to when, and why each attempt ended."""
+    return attempt_list.page(session, me.user_id, trial_id)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Text, literal, select, union_all
+from sqlalchemy import Text, func, literal, select, union_all
 from sqlalchemy.orm import Session
 
 from nestor.schemas import Event, EventType, State
@@ -37,7 +37,7 @@ def read(session: Session, trial_id: UUID, after: int, limit: int = PAGE) -> Pag
         .where(steps.trial_id == trial_id, steps.seq > after)
         .order_by(steps.seq)
         .limit(limit),
-        select(events.seq, events.type, events.data)
+        select(events.seq, events.type, events.data.op("||")(func.jsonb_build_object("at", events.created_at)))
         .where(events.trial_id == trial_id, events.seq > after)
         .order_by(events.seq)
         .limit(limit),

@@ -10,13 +10,13 @@ from sqlalchemy import String, cast, delete, exists, or_
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from nestor_server.models import Blob, Checkpoint, Dataset, Program, Snapshot
+from nestor_server.models import Blob, Checkpoint, Dataset, Program, Snapshot, Trial
 
 SPLITS = ("train", "val", "test")
 
 
 def collect(session: Session, blob_ids: Collection[UUID]) -> None:
-    """Delete those of `blob_ids` that no snapshot, checkpoint, program or data set of their owner refers to."""
+    """Delete those of `blob_ids` that no snapshot, checkpoint, trial, program or data set of their owner refers to."""
     if not blob_ids:
         return
     by_digest = (Program.graphs, Program.tensors)
@@ -24,6 +24,7 @@ def collect(session: Session, blob_ids: Collection[UUID]) -> None:
     used = or_(
         exists().where(Snapshot.blob_id == Blob.id),
         exists().where(Checkpoint.blob_id == Blob.id),
+        exists().where(Trial.start_blob_id == Blob.id),
         exists().where(Program.owner_id == Blob.owner_id, or_(*(d == Blob.digest for d in by_digest))),
         exists().where(Dataset.owner_id == Blob.owner_id, or_(*(d == cast(Blob.digest, String) for d in splits))),
     )

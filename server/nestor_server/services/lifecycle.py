@@ -1,58 +1,30 @@
-"""A trial's life: the one table of legal moves, and the only functions that change a trial's state.
-
-    queued ──claim──► running ──► complete | failed | cancelled | paused
-       ▲                 │
-       └──── requeue ────┘        from its newest checkpoint, until the restart budget is spent
+"""A trial's life: the only functions that change a trial's state, each by a move of the table in `moves`.
 
 A running trial belongs to the worker that holds its lease: the user's wish is written into `desired`, the worker
 reads it with each renewal and each recording, and makes the move itself. Everything the worker writes carries the
-lease's token; a token that no longer matches changes nothing and raises `LeaseLost`.
+lease's token; a token that no longer matches changes nothing and raises `LeaseLost`. A lease that is not renewed and
+a wish that is not answered have a deadline each, at which the server makes the move instead.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, delete, func, select, update
+from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from nestor.errors import IllegalTransition, RestartsSpent
-from nestor.schemas import Desired, EventType, State
+from nestor.errors import IllegalTransition, InvalidInput, PreemptionsSpent, RestartsSpent
+from nestor.schemas import MOST_STEPS, Action, Desired, State
 from nestor_server import queue
-from nestor_server.models import Checkpoint, Snapshot, Step, Trial
-from nestor_server.services import garbage, journal
+from nestor_server.models import Trial
+from nestor_server.services import moves, rewinding
+from nestor_server.services.moves import ACTIONS, GRANTS, MOVES, REFILLED
 from nestor_server.settings import Settings, settings
 
-
-@dataclass(frozen=True)
-class Move:
-    sources: frozenset[State]
-    target: State
-
-
-def _move(*sources: State, to: State) -> Move:
-    return Move(frozenset(sources), to)
-
-
-MOVES: dict[str, Move] = {
-    "claim": _move(State.queued, to=State.running),
-    "requeue": _move(State.running, to=State.queued),
-    "complete": _move(State.running, State.queued, State.paused, to=State.complete),
-    "fail": _move(State.running, to=State.failed),
-    "cancel": _move(State.running, State.queued, State.paused, to=State.cancelled),
-    "pause": _move(State.running, State.queued, to=State.paused),
-    "resume": _move(State.paused, to=State.queued),
-}
-
-WISHES: dict[Desired, tuple[str, str]] = {  # what the user may ask for: its name, and the move that grants it
-    Desired.run: ("resume", "resume"),
-    Desired.stop: ("stop", "complete"),
-    Desired.cancel: ("cancel", "cancel"),
-    Desired.pause: ("pause", "pause"),
-}
+Budget = Literal["restarts", "preemptions"]  # what an end that nobody wished for is paid from
 
 
 class LeaseLost(Exception):
@@ -76,8 +48,8 @@ class Lease:
 # --- the user -------------------------------------------------------------------------------------
 
 
-def request(session: Session, trial: Trial, desired: Desired, *, by: str = "user") -> Trial:
-    """Ask for `desired`: done at once if no worker has the trial, otherwise handed to the worker.
+def request(session: Session, trial: Trial, action: Action, *, by: str = "user") -> Trial:
+    """Ask for `action`: done at once if no worker has the trial, otherwise handed to the worker.
 
     Asking again for what is already so, or already asked for, changes nothing.
 
@@ -85,32 +57,47 @@ def request(session: Session, trial: Trial, desired: Desired, *, by: str = "user
         IllegalTransition: not from the trial's present state; the error says what is allowed.
     """
     session.refresh(trial, with_for_update={"key_share": True})
-    state = State(trial.state)
-    action, name = WISHES[desired]
+    state, (desired, name) = State(trial.state), ACTIONS[action]
     why = f"{action} was asked for"
     if state is State.running:
         if trial.desired == Desired.cancel and desired is not Desired.cancel:
             raise IllegalTransition(state="being cancelled", action=action, allowed="nothing else")
         if trial.desired != desired:
-            _write(session, Trial.id == trial.id, desired=desired.value)
-            _journal(session, trial.id, state, by=by, why=why, desired=desired)
+            by_then = None if desired is Desired.run else _from_now(_settings(session).answer_seconds)
+            moves.write(session, Trial.id == trial.id, desired=desired.value, answer_by=by_then)
+            moves.tell(session, trial.id, state, by=by, why=why, desired=desired)
     elif state in MOVES[name].sources:
-        _apply(session, name, Trial.id == trial.id, by=by, why=why, desired=desired.value)
+        fresh = REFILLED if action == "retry" else {}
+        moves.apply(session, name, Trial.id == trial.id, by=by, why=why, desired=desired.value, **fresh)
         if MOVES[name].target is State.queued:
             queue.send_on_commit(session, trial.id)
     elif state is not MOVES[name].target:
-        raise IllegalTransition(state=state.value, action=action, allowed=", ".join(allowed(state)) or "nothing")
+        raise _illegal(state, action)
     session.refresh(trial)
     return trial
 
 
-def allowed(state: State) -> list[str]:
-    """What the user may ask for in `state`, by name."""
-    return [
-        action
-        for action, name in WISHES.values()
-        if state in MOVES[name].sources or (state is State.running and action == "resume")
-    ]
+def extend(session: Session, trial: Trial, steps: int, *, by: str = "user") -> Trial:
+    """Queue a complete or paused trial again, to take `steps` more from the weights that it has.
+
+    A complete trial takes them from the step that it reached, a paused one besides those that it has yet to take.
+
+    Raises:
+        IllegalTransition: it is neither complete nor paused.
+        InvalidInput: more steps in all than a trial can count.
+    """
+    session.refresh(trial, with_for_update={"key_share": True})
+    state = State(trial.state)
+    n_steps = (trial.step if state is State.complete else trial.n_steps) + steps
+    if n_steps > MOST_STEPS:
+        raise InvalidInput(reason=f"That makes {n_steps:,} steps in all; a trial takes at most {MOST_STEPS:,}.")
+    why = f"{steps} more steps were asked for"
+    values = {"desired": Desired.run.value, "n_steps": n_steps, **REFILLED}
+    if moves.apply(session, "extend", Trial.id == trial.id, by=by, why=why, **values) is None:
+        raise _illegal(state, "extend")
+    queue.send_on_commit(session, trial.id)
+    session.refresh(trial)
+    return trial
 
 
 # --- the worker -----------------------------------------------------------------------------------
@@ -122,7 +109,7 @@ def claim(session: Session, trial_id: UUID, owner: str) -> Lease | None:
     What an earlier attempt recorded past its newest checkpoint will be computed again, so it is withdrawn here, and
     the journal says so, before anything new is written.
     """
-    row = _apply(
+    row = moves.apply(
         session,
         "claim",
         Trial.id == trial_id,
@@ -130,15 +117,14 @@ def claim(session: Session, trial_id: UUID, owner: str) -> Lease | None:
         why="a worker is free",
         lease_token=Trial.lease_token + 1,
         lease_owner=owner,
-        lease_expires_at=_from_now(session),
+        lease_expires_at=_from_now(_settings(session).lease_seconds),
+        batches=0,
         attempt=Trial.attempt + 1,
         started_at=func.coalesce(Trial.started_at, func.now()),
-        finished_at=None,
-        error=None,
     )
     if row is None:
         return None
-    _rewind(session, trial_id)
+    rewinding.rewind(session, trial_id)
     return Lease(trial_id, row.lease_token, owner, row.lease_expires_at, row.attempt)
 
 
@@ -148,7 +134,7 @@ def renew(session: Session, lease: Lease) -> Desired:
     Raises:
         LeaseLost: it is not ours any more.
     """
-    row = _write(session, lease.holds, lease_expires_at=_from_now(session))
+    row = moves.write(session, lease.holds, lease_expires_at=_from_now(_settings(session).lease_seconds))
     if row is None:
         raise LeaseLost(lease)
     return Desired(row.desired)
@@ -168,48 +154,44 @@ def finish(
     if state is State.paused and wish is not Desired.pause:
         return _released(session, lease, wish, why="the pause was taken back")
     name = next(name for name, move in MOVES.items() if move.target is state)
-    _apply(session, name, lease.holds, by=lease.owner, why=why, error=error)
+    moves.apply(session, name, lease.holds, by=lease.owner, why=why, error=error)
     return state
 
 
-def requeue(session: Session, lease: Lease, reason: str, *, involuntary: bool) -> State:
+def requeue(session: Session, lease: Lease, reason: str, *, paid_from: Budget | None = None) -> State:
     """Give the trial back unfinished, to go on elsewhere from its newest checkpoint.
 
-    An involuntary end is paid from the restart budget; when that is spent the trial fails, naming `reason`.
+    What nobody wished for is paid from a budget; when that is spent the trial fails, naming `reason`.
 
     Raises:
         LeaseLost: it is not ours any more.
     """
-    return _released(session, lease, _held(session, lease), why=reason, involuntary=involuntary)
+    return _released(session, lease, _held(session, lease), why=reason, paid_from=paid_from)
 
 
 # --- the reaper -----------------------------------------------------------------------------------
 
 
 def reap(session: Session) -> list[UUID]:
-    """Take back trials whose worker fell silent, and return all whose message must be sent (again) after the commit.
+    """Do what is overdue, and return all trials whose message must be sent (again) after the commit.
 
-    That a message was sent is no promise that it arrives: a flushed broker forgets it, and a worker that dies between
-    receiving and claiming takes it along.
+    Trials whose worker fell silent, or did not do what it was told, are taken back. That a message was sent is no
+    promise that it arrives: a flushed broker forgets it, and a worker that dies between receiving and claiming takes
+    it along.
     """
-    expired = session.execute(
-        select(Trial.id, Trial.desired, Trial.lease_owner)
-        .where(Trial.state == State.running.value, Trial.lease_expires_at < func.now())
+    overdue = session.execute(
+        select(Trial.id, Trial.desired, Trial.lease_owner, (Trial.lease_expires_at < func.now()).label("silent"))
+        .where(
+            Trial.state == State.running.value, or_(Trial.lease_expires_at < func.now(), Trial.answer_by < func.now())
+        )
         .with_for_update(skip_locked=True, key_share=True)
     ).all()
-    requeued = [
-        row.id
-        for row in expired
-        if _give_up(
-            session,
-            row.id,
-            Desired(row.desired),
-            by="server",
-            why=f"its worker ({row.lease_owner}) stopped answering",
-            involuntary=True,
-        )
-        is State.queued
-    ]
+    requeued = []
+    for row in overdue:
+        did = "stopped answering" if row.silent else "did not do so in time"
+        why = f"its worker ({row.lease_owner}) {did}"
+        if _give_up(session, row.id, Desired(row.desired), by="server", why=why, paid_from="restarts") is State.queued:
+            requeued.append(row.id)
     forgotten = session.scalars(
         update(Trial)
         .where(
@@ -223,53 +205,19 @@ def reap(session: Session) -> list[UUID]:
     return [*requeued, *forgotten]
 
 
-# --- how a move is made ---------------------------------------------------------------------------
-
-
-def _apply(session: Session, name: str, where: ColumnElement[bool], *, by: str, why: str, **values: Any) -> Any:
-    """Make one move, if it is legal, and journal it; None when no row was in a state to make it."""
-    move = MOVES[name]
-    if move.target is not State.running:
-        values |= {"lease_owner": None, "lease_expires_at": None}
-    if move.target is State.queued:
-        values |= {"queued_at": func.now(), "sent_at": func.now()}
-    if move.target.finished:
-        values |= {"finished_at": func.now()}
-    row = _write(session, and_(where, Trial.state.in_(move.sources)), state=move.target.value, **values)
-    if row is not None:
-        _journal(session, row.id, move.target, by=by, why=why, attempt=row.attempt, error=row.error)
-    return row
+# --- how ------------------------------------------------------------------------------------------
 
 
 def _settings(session: Session) -> Settings:
     return session.info.get("settings") or settings()
 
 
-def _from_now(session: Session) -> ColumnElement[datetime]:
-    return func.now() + timedelta(seconds=_settings(session).lease_seconds)
+def _from_now(seconds: float) -> ColumnElement[datetime]:
+    return func.now() + timedelta(seconds=seconds)
 
 
-def _write(session: Session, where: ColumnElement[bool], **values: Any) -> Any:
-    return session.execute(
-        update(Trial)
-        .where(where)
-        .values(**values)
-        .returning(
-            Trial.id,
-            Trial.desired,
-            Trial.lease_token,
-            Trial.lease_expires_at,
-            Trial.attempt,
-            Trial.restarts,
-            Trial.error,
-        )
-        .execution_options(synchronize_session=False)
-    ).one_or_none()
-
-
-def _journal(session: Session, trial_id: UUID, state: State, **what: Any) -> None:
-    told = {key: value for key, value in what.items() if value is not None}
-    journal.append(session, trial_id, EventType.state, {"state": state.value, **told})
+def _illegal(state: State, action: str) -> IllegalTransition:
+    return IllegalTransition(state=state.value, action=action, allowed=", ".join(moves.allowed(state)) or "nothing")
 
 
 def _held(session: Session, lease: Lease) -> Desired:
@@ -281,46 +229,29 @@ def _held(session: Session, lease: Lease) -> Desired:
     return Desired(desired)
 
 
-def _released(session: Session, lease: Lease, wish: Desired, *, why: str, involuntary: bool = False) -> State:
-    state = _give_up(session, lease.trial_id, wish, by=lease.owner, why=why, involuntary=involuntary)
+def _released(session: Session, lease: Lease, wish: Desired, *, why: str, paid_from: Budget | None = None) -> State:
+    state = _give_up(session, lease.trial_id, wish, by=lease.owner, why=why, paid_from=paid_from)
     if state is State.queued:
         queue.send_on_commit(session, lease.trial_id)
     return state
 
 
-def _give_up(session: Session, trial_id: UUID, wish: Desired, *, by: str, why: str, involuntary: bool = False) -> State:
+def _give_up(session: Session, trial_id: UUID, wish: Desired, *, by: str, why: str, paid_from: Budget | None) -> State:
     """End an attempt before its time: what the user asked for is granted now, or the trial goes back into the queue."""
     where = Trial.id == trial_id
     if wish is not Desired.run:
-        action, name = WISHES[wish]
-        _apply(session, name, where, by=by, why=f"{action} was asked for; {why}")
+        action, name = GRANTS[wish]
+        moves.apply(session, name, where, by=by, why=f"{action} was asked for; {why}")
         return MOVES[name].target
-    if involuntary:
-        row = _write(session, where, restarts=Trial.restarts + 1)
-        if row.restarts > _settings(session).max_restarts:
-            error = RestartsSpent(count=row.restarts, reason=why).problem()
-            _apply(session, "fail", where, by=by, why=why, error=error)
+    if paid_from is not None:
+        row = moves.write(session, where, **{paid_from: getattr(Trial, paid_from) + 1})
+        spent, ours = getattr(row, paid_from), _settings(session)
+        most, kind = {
+            "restarts": (ours.max_restarts, RestartsSpent),
+            "preemptions": (ours.max_preemptions, PreemptionsSpent),
+        }[paid_from]
+        if spent > most:
+            moves.apply(session, "fail", where, by=by, why=why, error=kind(count=spent, reason=why).problem())
             return State.failed
-    _apply(session, "requeue", where, by=by, why=why)
+    moves.apply(session, "requeue", where, by=by, why=why)
     return State.queued
-
-
-def _rewind(session: Session, trial_id: UUID) -> None:
-    """Withdraw what lies past the newest checkpoint, and recompute what the trial's row says of its steps."""
-    newest = select(func.coalesce(func.max(Checkpoint.step), 0)).where(Checkpoint.trial_id == trial_id)
-    step = session.scalars(newest).one()
-    withdrawn = session.execute(delete(Step).where(Step.trial_id == trial_id, Step.number > step)).rowcount  # pyright: ignore[reportAttributeAccessIssue] a DELETE's result is a cursor's
-    snapshots = delete(Snapshot).where(Snapshot.trial_id == trial_id, Snapshot.step > step).returning(Snapshot.blob_id)
-    blobs = session.scalars(snapshots.execution_options(synchronize_session=False)).all()
-    garbage.collect(session, blobs)
-    if not withdrawn and not blobs:
-        return
-
-    loss = Step.data["val_loss"].as_float()
-    best = session.execute(
-        select(Step.number, loss).where(Step.trial_id == trial_id).order_by(loss, Step.number).limit(1)
-    ).one_or_none()
-    last = session.scalars(select(loss).where(Step.trial_id == trial_id, Step.number == step)).one_or_none()
-    best_step, best_value = best or (None, None)
-    _write(session, Trial.id == trial_id, step=step, value=last, best_step=best_step, best_value=best_value)
-    journal.append(session, trial_id, EventType.rewind, {"step": step})

@@ -18,6 +18,7 @@ from nestor.schemas import Step as StepRecord
 from nestor_server.models import Checkpoint, Event, Snapshot, Step, Study, Trial
 from nestor_server.services import blobs, garbage, journal
 from nestor_server.services.lifecycle import Lease, LeaseLost
+from nestor_server.services.moves import REFILLED
 
 CHECKPOINTS_KEPT = 2  # the one before the newest, too: the newest could have been written by a failing machine
 
@@ -47,13 +48,14 @@ class Batch:
     checkpoints: tuple[Tensors, ...] = ()
     logs: tuple[Log, ...] = ()
     hyperparameters: tuple[HyperparameterInfo, ...] | None = None
+    number: int | None = None  # of the lease's batches, from 1: one whose commit went unheard may be sent again
 
     def __bool__(self) -> bool:
         return any((self.steps, self.snapshots, self.checkpoints, self.logs, self.hyperparameters))
 
 
 def record(session: Session, lease: Lease, batch: Batch) -> Desired:
-    """Write `batch`, all of it or nothing; the answer is what the user wants of the trial.
+    """Write `batch`, all of it or nothing, and once; the answer is what the user wants of the trial.
 
     Raises:
         LeaseLost: the trial is someone else's by now, and nothing was written.
@@ -63,13 +65,14 @@ def record(session: Session, lease: Lease, batch: Batch) -> Desired:
     entries = _entries(batch)
     row = session.execute(
         update(Trial)
-        .where(lease.holds)
-        .values(seq=Trial.seq + len(entries), **_progress(batch, lease.trial_id))
+        .where(lease.holds, Trial.batches < (batch.number or Trial.batches + 1))
+        .values(seq=Trial.seq + len(entries), batches=Trial.batches + 1, **_progress(batch, lease.trial_id))
         .returning(Trial.seq, Trial.desired)
         .execution_options(synchronize_session=False)
     ).one_or_none()
     if row is None:
-        raise LeaseLost(lease)
+        garbage.collect(session, list(stored.values()))  # of those, what the first time has dropped again
+        return _recorded(session, lease)
 
     numbered = list(enumerate(entries, start=row.seq - len(entries) + 1))
     steps = [
@@ -91,6 +94,14 @@ def record(session: Session, lease: Lease, batch: Batch) -> Desired:
     _drop(session, lease.trial_id, batch)
     journal.notify(session, lease.trial_id)
     return Desired(row.desired)
+
+
+def _recorded(session: Session, lease: Lease) -> Desired:
+    """The answer to a batch that was there already, unless it was the lease that did not hold."""
+    desired = session.scalars(select(Trial.desired).where(lease.holds)).one_or_none()
+    if desired is None:
+        raise LeaseLost(lease)
+    return Desired(desired)
 
 
 def _entries(batch: Batch) -> list[StepRecord | Tensors | Log]:
@@ -129,7 +140,7 @@ def _progress(batch: Batch, trial_id: UUID) -> dict[str, Any]:
     if batch.checkpoints:
         newest = select(func.coalesce(func.max(Checkpoint.step), -1)).where(Checkpoint.trial_id == trial_id)
         gained = batch.checkpoints[-1].step > newest.scalar_subquery()
-        values["restarts"] = case((gained, 0), else_=Trial.restarts)
+        values |= {name: case((gained, 0), else_=getattr(Trial, name)) for name in REFILLED}
     return values
 
 

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from nestor import schemas
 from nestor.errors import StudyExists, StudyNotFound
-from nestor.schemas import Desired, State
+from nestor.schemas import State
 from nestor_server.models import Study, Trial
 from nestor_server.services import lifecycle, paging
 
@@ -78,14 +78,14 @@ def change(session: Session, owner_id: UUID, study_id: UUID, patch: schemas.Stud
     return describe(session, [study])[0]
 
 
-def delete(session: Session, owner_id: UUID, study_id: UUID) -> None:
+def delete(session: Session, owner_id: UUID, study_id: UUID, *, by: str = "user") -> None:
     """Put a study away and end what still runs in it; its name is free again."""
     study = find(session, owner_id, study_id, lock=True)
     study.deleted_at = func.now()
     session.flush()
     unfinished = [state.value for state in State if not state.finished]
     for trial in session.scalars(select(Trial).where(Trial.study_id == study_id, Trial.state.in_(unfinished))).all():
-        lifecycle.request(session, trial, Desired.cancel)
+        lifecycle.request(session, trial, "cancel", by=by)
 
 
 def describe(session: Session, found: Sequence[Study]) -> list[schemas.Study]:

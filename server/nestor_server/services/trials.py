@@ -9,20 +9,21 @@ from sqlalchemy.orm import Session
 
 from nestor import schemas
 from nestor.errors import StudyNotFound, TrialNotFound, ValidationFailed
-from nestor.schemas import Desired, EventType, ProgramProblem, State
+from nestor.schemas import Action, Desired, ProgramProblem, State
 from nestor_server import queue
 from nestor_server.models import Study, Trial
-from nestor_server.services import datasets, journal, lifecycle, paging, programs, studies
+from nestor_server.services import datasets, lifecycle, moves, paging, programs, studies, warm_starts
+from nestor_server.services.tokens import Identity
 
 
-def create(session: Session, owner_id: UUID, study_id: UUID, new: schemas.TrialCreate) -> schemas.Trial:
+def create(session: Session, me: Identity, study_id: UUID, new: schemas.TrialCreate) -> schemas.Trial:
     """Submit a tuning job: it is queued, and a worker is called once this is committed.
 
     Raises:
-        StudyNotFound, ProgramNotFound, DatasetNotFound
+        StudyNotFound, ProgramNotFound, DatasetNotFound, TrialNotFound, CheckpointNotFound, HyperparametersNotFound
         ValidationFailed: nothing says how many outer steps to take.
     """
-    n_steps = new.outer.steps
+    owner_id, n_steps = me.user_id, new.outer.steps
     if n_steps is None:
         remedy = "Add the number of outer steps, such as 300."
         error = {"field": "outer.steps", "message": "This field is missing", "remedy": remedy}
@@ -31,6 +32,10 @@ def create(session: Session, owner_id: UUID, study_id: UUID, new: schemas.TrialC
     if isinstance(new.problem, ProgramProblem):
         program_id = programs.get(session, owner_id, new.problem.program).id
         dataset_id = datasets.get(session, owner_id, new.problem.dataset).id
+    start_blob_id = None
+    if new.warm_start is not None:
+        start, start_blob_id = warm_starts.find(session, owner_id, new.warm_start)
+        new = new.model_copy(update={"warm_start": start})
     number = session.scalars(
         update(Study)
         .where(Study.id == study_id, Study.owner_id == owner_id, Study.deleted_at.is_(None))
@@ -47,11 +52,12 @@ def create(session: Session, owner_id: UUID, study_id: UUID, new: schemas.TrialC
         user_attrs=new.user_attrs,
         program_id=program_id,
         dataset_id=dataset_id,
+        start_blob_id=start_blob_id,
         n_steps=n_steps,
     )
     session.add(trial)
     session.flush()
-    journal.append(session, trial.id, EventType.state, {"state": State.queued.value, "by": "user", "why": "submitted"})
+    moves.tell(session, trial.id, State.queued, by=f"user {me.user}", why="submitted")
     queue.send_on_commit(session, trial.id)
     session.refresh(trial)
     return describe(trial)
@@ -89,12 +95,20 @@ def get(session: Session, owner_id: UUID, trial_id: UUID) -> schemas.Trial:
     return describe(find(session, owner_id, trial_id))
 
 
-def request(session: Session, owner_id: UUID, trial_id: UUID, desired: Desired) -> schemas.Trial:
+def request(session: Session, me: Identity, trial_id: UUID, action: Action) -> schemas.Trial:
     """
     Raises:
         IllegalTransition: not from the trial's present state.
     """
-    return describe(lifecycle.request(session, find(session, owner_id, trial_id), desired))
+    return describe(lifecycle.request(session, find(session, me.user_id, trial_id), action, by=f"user {me.user}"))
+
+
+def extend(session: Session, me: Identity, trial_id: UUID, steps: int) -> schemas.Trial:
+    """
+    Raises:
+        IllegalTransition: the trial is neither complete nor paused.
+    """
+    return describe(lifecycle.extend(session, find(session, me.user_id, trial_id), steps, by=f"user {me.user}"))
 
 
 def version(trial: schemas.Trial) -> str:
@@ -116,6 +130,8 @@ def describe(trial: Trial) -> schemas.Trial:
         best_value=trial.best_value,
         best_step=trial.best_step,
         attempt=trial.attempt,
+        restarts=trial.restarts,
+        preemptions=trial.preemptions,
         error=trial.error,
         user_attrs=trial.user_attrs,
         worker=trial.lease_owner,

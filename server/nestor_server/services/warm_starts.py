@@ -1,0 +1,33 @@
+"""What a trial starts from when another one has gone before it."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from nestor.errors import CheckpointNotFound, HyperparametersNotFound
+from nestor.schemas import WarmStart
+from nestor_server.models import Blob, Checkpoint, Snapshot
+from nestor_server.services import trials
+
+
+def find(session: Session, owner_id: UUID, start: WarmStart) -> tuple[WarmStart, UUID]:
+    """`start` with the step that it means, and the blob; nobody can delete the blob before this is committed.
+
+    Raises:
+        TrialNotFound
+        CheckpointNotFound, HyperparametersNotFound: nothing was kept of that step.
+    """
+    trial = trials.find(session, owner_id, start.trial)
+    table = Checkpoint if start.weights else Snapshot
+    query = select(table.step, Blob.id).join(Blob, Blob.id == table.blob_id).where(table.trial_id == trial.id)
+    if start.step is not None:
+        query = query.where(table.step == start.step)
+    newest = query.order_by(table.step.desc()).limit(1).with_for_update(of=Blob, read=True, key_share=True)
+    found = session.execute(newest).one_or_none()
+    if found is None:
+        missing = CheckpointNotFound if start.weights else HyperparametersNotFound
+        raise missing(trial=str(trial.id), what="yet" if start.step is None else f"of step {start.step}")
+    return start.model_copy(update={"step": found.step}), found.id
