@@ -5,14 +5,37 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nestor_engine.hparams import L1 as L1
     from nestor_engine.hparams import L2 as L2
     from nestor_engine.hparams import TRANSFORMS as TRANSFORMS
+    from nestor_engine.hparams import Augmentation as Augmentation
     from nestor_engine.hparams import Custom as Custom
+    from nestor_engine.hparams import DistilledData as DistilledData
+    from nestor_engine.hparams import Dropout as Dropout
     from nestor_engine.hparams import ExampleWeights as ExampleWeights
     from nestor_engine.hparams import Hyperparameters as Hyperparameters
+    from nestor_engine.hparams import InitialisationScale as InitialisationScale
+    from nestor_engine.hparams import LabelCorrection as LabelCorrection
+    from nestor_engine.hparams import LossReweighting as LossReweighting
     from nestor_engine.hparams import Together as Together
+    from nestor_engine.hparams import UNet as UNet
 
-__all__ = ["L2", "TRANSFORMS", "Custom", "ExampleWeights", "Hyperparameters", "Together"]
+__all__ = [
+    "L1",
+    "L2",
+    "TRANSFORMS",
+    "Augmentation",
+    "Custom",
+    "DistilledData",
+    "Dropout",
+    "ExampleWeights",
+    "Hyperparameters",
+    "InitialisationScale",
+    "LabelCorrection",
+    "LossReweighting",
+    "Together",
+    "UNet",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -28,7 +28,7 @@ PyTree = Any
 
 @dataclass(frozen=True)
 class Bilevel:
-    """Initial values and the five functions.
+    """Initial values, the five functions, and how the training begins.
 
     Attributes:
         params: any pytree of floating-point tensors of one dtype; what the inner objective trains.
@@ -41,6 +41,7 @@ class Bilevel:
         criterion: (outputs, hparams, batch) → scalar, the mean over the batch.
         penalty: (params, hparams) → scalar.
         evaluate: (params, buffers, hparams, batch) → {"loss": scalar, metric: scalar, …}, in evaluation mode.
+        initial: (params, hparams) → params, before the first inner step; as they are by default.
     """
 
     params: PyTree
@@ -53,6 +54,7 @@ class Bilevel:
     penalty: Callable[[PyTree, Tensors], Tensor]
     evaluate: Callable[[PyTree, Tensors, Tensors, Batch], Tensors]
     bounds: dict[str, tuple[float, float]] = field(default_factory=dict)
+    initial: Callable[[PyTree, Tensors], PyTree] = lambda params, hparams: params
 
     def to(self, device: torch.device | str) -> Bilevel:
         """The same problem on `device`; functions follow their arguments, or have a `to` of their own."""

@@ -5,7 +5,6 @@ Nothing is raised: what is found is collected, so that one look mends everything
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +15,13 @@ from torch.utils import _pytree as pytree
 from nestor_engine.bilevel import Batch, Bilevel, Tensors
 from nestor_engine.data import INDEX, size_of
 from nestor_engine.errors import NotExportable
+from nestor_engine.influence import Missing, missing
 from nestor_engine.program.export import EXAMPLES, export
 from nestor_engine.program.load import load
 from nestor_engine.report import Finding as Finding
 from nestor_engine.report import Findings as Findings
 from nestor_engine.report import Report as Report
+from nestor_engine.report import shapes
 
 if TYPE_CHECKING:
     from nestor_engine.problem import Problem
@@ -50,6 +51,8 @@ class _Check(Findings):
             self._data()
             with self._telling("the problem"):
                 bilevel = self._problem.bilevel()
+                for remark in self._problem.hparams.remarks:
+                    self._warning("hyperparameters", remark)
                 self._state(bilevel)
                 # With broken data or weights, every later sentence would be a riddle.
                 if self._report().ok:
@@ -120,10 +123,11 @@ class _Check(Findings):
                 if not torch.equal(values.detach(), before[name]):
                     self._error("model", f"It writes into its input {name!r}, that is into the data. Work on a copy.")
             if outputs is not None:
-                with self._telling("train_loss", loss="train_loss", outputs=outputs, batch=prepared):
+                told = {"loss": "train_loss", "note": _replaced(batch, prepared)}
+                with self._telling("train_loss", **told, outputs=outputs, batch=prepared):
                     criterion = bilevel.criterion(outputs, hparams, prepared)
                     if self._returned_well("train_loss"):
-                        self._gradients(bilevel, moved, hparams, criterion)
+                        self._gradients(bilevel, moved, hparams, batch, criterion)
 
     def _batch_of_one(self, bilevel: Bilevel, prepared: Batch) -> None:
         one = {name: values[:1] for name, values in prepared.items()}
@@ -148,7 +152,7 @@ class _Check(Findings):
             )
         return results[-1]
 
-    def _gradients(self, bilevel: Bilevel, params: Tensors, hparams: Tensors, criterion: Tensor) -> None:
+    def _gradients(self, bilevel: Bilevel, params: Tensors, hparams: Tensors, batch: Batch, criterion: Tensor) -> None:
         loss = criterion + bilevel.penalty(params, hparams)
         if not loss.isfinite():
             self._error("training loss", "With the hyperparameters' terms it is not finite. Start from smaller values.")
@@ -156,34 +160,13 @@ class _Check(Findings):
         if not loss.requires_grad:
             self._error("train_loss", "No parameter reaches it: look for .detach(), .item() or torch.no_grad().")
             return
-        first = torch.autograd.grad(loss, list(params.values()), create_graph=True, allow_unused=True)
+        first = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
         for name, gradient in zip(params, first, strict=True):
             if gradient is None:
                 self._warning(f"parameter {name!r}", "It does not reach the training loss, so it will keep its value.")
-        dots = [(g * torch.randn_like(g)).sum() for g in first if g is not None and g.requires_grad]
-        mixed: tuple[Tensor | None, ...] = (None,) * len(hparams)
-        if dots:
-            mixed = torch.autograd.grad(sum(dots[1:], dots[0]), list(hparams.values()), allow_unused=True)
-        direct = self._direct(bilevel, params, hparams)
-        for name, through, at_once in zip(hparams, mixed, direct, strict=True):
-            if through is None and at_once is None:
-                self._error(
-                    f"hyperparameter {name!r}",
-                    "It does not change the training loss's gradient with respect to any parameter, nor the validation "
-                    "loss, so its hypergradient is zero. Use it in train_loss, or leave it out.",
-                )
-            elif not any(gradient is not None and gradient.any() for gradient in (through, at_once)):
-                self._warning(f"hyperparameter {name!r}", "Its hypergradient is exactly zero on the first batch.")
-
-    def _direct(self, bilevel: Bilevel, params: Tensors, hparams: Tensors) -> tuple[Tensor | None, ...]:
-        nothing = (None,) * len(hparams)
-        batch = probe(self._problem.data.val, bilevel)
-        with contextlib.suppress(Exception):  # told by `_validation`
-            loss = bilevel.evaluate(params, bilevel.buffers, hparams, batch)["loss"]
-            return (
-                torch.autograd.grad(loss, list(hparams.values()), allow_unused=True) if loss.requires_grad else nothing
-            )
-        return nothing
+        for name, why in missing(bilevel, params, hparams, batch, probe(self._problem.data.val, bilevel)).items():
+            tell = self._error if why is Missing.influence else self._warning
+            tell(f"hyperparameter {name!r}", why.value)
 
     def _validation(self, bilevel: Bilevel) -> None:
         for split, columns in self._problem.data.splits.items():
@@ -243,3 +226,14 @@ def probe(columns: Tensors, bilevel: Bilevel) -> Batch:
 
 def _inputs(problem: Problem, batch: Batch) -> Batch:
     return {name: batch[name] for name in problem.inputs}
+
+
+def _replaced(batch: Batch, prepared: Batch) -> str:
+    """Which columns hyperparameters gave another type or shape, which losses must take."""
+    for name, values in batch.items():
+        if (given := shapes(values)) != (now := shapes(prepared[name])):
+            return (
+                f"Hyperparameters turned its column {name!r} from {given} into {now}. If these are class "
+                "probabilities, F.cross_entropy takes them. "
+            )
+    return ""

@@ -150,8 +150,7 @@ def fit(
     """
     inner = inner or Adam()
     ravel = Ravel(bilevel.params)
-    state = State.initial(bilevel, inner, inner, seed)
-    state.hparams = hparams or state.hparams
+    state = State.initial(bilevel, inner, inner, seed, hparams)
     state, loss, _ = InnerLoop(bilevel, ravel, train, inner, seed).run(state, n_steps)
     _finite(loss, n_steps, "training loss", "optimizer")
     return Fitted(ravel.tree(state.weights), state.buffers, loss)

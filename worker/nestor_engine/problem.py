@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from nestor_engine.bilevel import Batch, Bilevel, PyTree, Tensors
 from nestor_engine.data import Columns, Data
 from nestor_engine.errors import ProblemInvalid
 from nestor_engine.hparams import Hyperparameters, together
+from nestor_engine.skeleton import skeleton
 
 if TYPE_CHECKING:
     from nestor_engine.check import Report
@@ -70,7 +70,8 @@ class Problem:
         """The problem as functions, running the module eagerly.
 
         Raises:
-            ProblemInvalid: nothing to train, or nothing to tune.
+            ProblemInvalid: nothing to train, nothing to tune, or hyperparameters that were made for another
+                model or other data.
         """
         params = {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
         frozen = {name: p.detach() for name, p in self.model.named_parameters() if not p.requires_grad}
@@ -78,25 +79,38 @@ class Problem:
             raise ProblemInvalid(
                 reason="The model has no parameter that requires a gradient, so there is nothing to train."
             )
-        if not self.hparams.init:
+        kinds = self.hparams
+        if not kinds.init:
             raise ProblemInvalid(reason="There is no hyperparameter to tune. Pass hparams=…, for example L2(model).")
-        training = _skeleton(self.model, train=True)
-        evaluating = _skeleton(self.model, train=False)
+        kinds.expect(self.model, self.data.train)
+        # A part that its author put into evaluation mode stays there, such as a frozen BatchNorm.
+        training = skeleton(self.model) if self.model.training else skeleton(self.model).train()
+        evaluating = skeleton(self.model).eval()
+        kinds.adapt(training)
+        kinds.adapt(evaluating)
+        kept = {**dict(self.model.named_buffers()), **frozen}
+        supplied = kinds.tensors(kinds.values(kinds.init))
+        for name in supplied:
+            _refuse_other_than_buffers(name, training)
+            kept.pop(name, None)
         train_loss, val_loss = _with_hparams(self.train_loss), _with_hparams(self.val_loss)
         metrics = {name: _with_hparams(metric) for name, metric in self.metrics.items()}
-        kinds = self.hparams
 
-        def run(module: nn.Module, params: PyTree, buffers: Tensors, batch: Batch) -> PyTree:
+        def run(module: nn.Module, params: PyTree, buffers: Tensors, hparams: Tensors, batch: Batch) -> PyTree:
+            if supplied:
+                buffers = buffers | kinds.tensors(kinds.values(hparams))
             return functional_call(module, (params, buffers), tuple(batch[name] for name in self.inputs))
+
+        def initial(params: PyTree, hparams: Tensors) -> PyTree:
+            return kinds.initial(params, kinds.values(hparams))
 
         def prepare(hparams: Tensors, batch: Batch) -> Batch:
             return kinds.prepare(kinds.values(hparams), batch)
 
         def forward(params: PyTree, buffers: Tensors, hparams: Tensors, batch: Batch) -> tuple[PyTree, Tensors]:
-            del hparams
             # The module writes its running statistics into these, so they must not be the caller's.
             updated = {name: b if name in frozen else b.clone() for name, b in buffers.items()}
-            return run(training, params, updated, batch), updated
+            return run(training, params, updated, hparams, batch), updated
 
         def criterion(outputs: PyTree, hparams: Tensors, batch: Batch) -> Tensor:
             values = kinds.values(hparams)
@@ -114,14 +128,14 @@ class Problem:
             return next(iter(params.values())).new_zeros(()) if term is None else term
 
         def evaluate(params: PyTree, buffers: Tensors, hparams: Tensors, batch: Batch) -> Tensors:
-            outputs = run(evaluating, params, buffers, batch)
+            outputs = run(evaluating, params, buffers, hparams, batch)
             values = kinds.values(hparams)
             told = {name: metric(outputs, batch, values).detach().float().mean() for name, metric in metrics.items()}
             return {"loss": val_loss(outputs, batch, values).mean(), **told}
 
         return Bilevel(
             params=params,
-            buffers={**dict(self.model.named_buffers()), **frozen},
+            buffers=kept,
             hparams={name: value.detach().clone() for name, value in kinds.init.items()},
             transforms=dict(kinds.transforms),
             prepare=prepare,
@@ -129,6 +143,7 @@ class Problem:
             criterion=criterion,
             penalty=penalty,
             evaluate=evaluate,
+            initial=initial,
         )
 
     def check(self) -> Report:
@@ -144,15 +159,12 @@ class Problem:
         return export(self)
 
 
-def _skeleton(model: nn.Module, *, train: bool) -> nn.Module:
-    """The module without its tensors, which every call brings along; modes are fixed, so no call changes them."""
-    memo = {id(t): t.detach().to("meta") for t in (*model.parameters(), *model.buffers())}
-    memo |= {id(p): nn.Parameter(memo[id(p)], requires_grad=p.requires_grad) for p in model.parameters()}
-    skeleton = copy.deepcopy(model, memo)
-    if not train:
-        return skeleton.eval()
-    # A part that its author put into evaluation mode stays there, such as a frozen BatchNorm.
-    return skeleton if model.training else skeleton.train()
+def _refuse_other_than_buffers(name: str, module: nn.Module) -> None:
+    if name not in dict(module.named_buffers(remove_duplicate=False)):
+        raise ProblemInvalid(
+            reason=f"A kind of hyperparameters supplies {name!r}, which is no buffer of the model. "
+            "Register it with register_buffer, or supply another."
+        )
 
 
 def _with_hparams(function: Loss) -> Loss:

@@ -92,10 +92,11 @@ class Findings:
         self._found.append(Finding("warning", where, sentence))
 
     @contextlib.contextmanager
-    def _telling(self, where: str, *, loss: str | None = None, **given: Any) -> Iterator[None]:
+    def _telling(self, where: str, *, loss: str | None = None, note: str = "", **given: Any) -> Iterator[None]:
         """Turn what the author's code raises into a finding that shows what the code was given.
 
-        What `loss` returned, if anything, explains a failure better than the failure does.
+        What `loss` returned, if anything, explains a failure better than the failure does; `note` says
+        what the author may not know of what was given.
         """
         try:
             with quiet():
@@ -109,7 +110,7 @@ class Findings:
             shown = "; ".join(f"{name} {shapes(value)}" for name, value in given.items())
             self._error(
                 f"{where}{place_of_error(error.__traceback__)}",
-                f"{type(error).__name__}: {first}. {remedy(first, given)}"
+                f"{type(error).__name__}: {first}. {note}{remedy(first, given)}"
                 + (f"It was given {shown}." if shown else ""),
             )
 

@@ -52,9 +52,12 @@ class State:
     warned: list[str] = field(default_factory=list)
 
     @staticmethod
-    def initial(bilevel: Bilevel, inner: Optimizer, outer: Optimizer, seed: int = 0) -> State:
-        weights = Ravel(bilevel.params).vector(bilevel.params).detach()
-        hparams = {name: value.detach().clone() for name, value in sorted(bilevel.hparams.items())}
+    def initial(
+        bilevel: Bilevel, inner: Optimizer, outer: Optimizer, seed: int = 0, hparams: Tensors | None = None
+    ) -> State:
+        """Before the first inner step, under `hparams`; the problem's own by default."""
+        hparams = {name: value.detach().clone() for name, value in sorted((hparams or bilevel.hparams).items())}
+        weights = Ravel(bilevel.params).vector(bilevel.initial(bilevel.params, hparams)).detach()
         return State(
             weights=weights,
             buffers=dict(bilevel.buffers),
@@ -143,7 +146,8 @@ def start_from(bilevel: Bilevel, reached: State | Tensors) -> Bilevel:
         return replace(bilevel, hparams=reached)
     reached.expect(bilevel)
     params = Ravel(bilevel.params).tree(reached.weights)
-    return replace(bilevel, params=params, buffers=reached.buffers, hparams=reached.hparams)
+    as_reached = lambda params, hparams: params  # these weights have been initialised
+    return replace(bilevel, params=params, buffers=reached.buffers, hparams=reached.hparams, initial=as_reached)
 
 
 def _expect_hparams(hparams: Tensors, bilevel: Bilevel) -> None:

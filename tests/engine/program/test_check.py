@@ -99,12 +99,13 @@ def test_a_loss_must_be_a_finite_number_or_one_for_each_example(which: str, loss
 
 
 def test_example_weights_for_fewer_examples_than_there_are():
-    hparams = ExampleWeights(N - 4)
+    text = told(check(problem(hparams=ExampleWeights(N - 4))))
+    assert "ExampleWeights was made for 20 training examples, but the training split has 24" in text
 
-    def losses(out, batch):
-        return F.cross_entropy(out, batch["y"], reduction="none")
 
-    assert "out of bounds" in told(check(problem(hparams=hparams, train_loss=losses)))
+def test_decays_of_another_model():
+    text = told(check(problem(hparams=L2(nn.Linear(6, CLASSES)))))
+    assert "L2 was made for other weights than the problem's model trains" in text
 
 
 def test_example_weights_with_a_loss_that_is_a_mean_already():

@@ -78,7 +78,8 @@ def export_bilevel(bilevel: Bilevel, *, train: Tensors, val: Tensors) -> Program
     }
     document = {"format": FORMAT, "torch": torch_version(), "hparams": hparams, "graphs": graphs}
     groups = {
-        "params": bilevel.params,
+        # How a training begins is no graph: a program's weights have begun already.
+        "params": bilevel.initial(bilevel.params, bilevel.hparams),
         "buffers": bilevel.buffers,
         "hparams": bilevel.hparams,
         "constants": constants,

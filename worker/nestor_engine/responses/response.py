@@ -47,6 +47,14 @@ class Moment:
         evaluation = {name: float(value.detach()) for name, value in told.items()}
         return Outer(evaluation, filled[0], dict(zip(hparams, filled[1:], strict=True)))
 
+    def pull_initial(self, a: Tensor) -> Tensors:
+        """(∂w_0/∂λ)ᵀ a for each hyperparameter; `a`, of shape (n,), is the derivative by the initial weights."""
+        hparams = {name: value.detach().requires_grad_() for name, value in self.hparams.items()}
+        w = self.ravel.vector(self.bilevel.initial(self.bilevel.params, hparams))
+        nothing = (None,) * len(hparams)
+        slopes = torch.autograd.grad(w, list(hparams.values()), a, allow_unused=True) if w.requires_grad else nothing
+        return {n: torch.zeros_like(h) if s is None else s for (n, h), s in zip(hparams.items(), slopes, strict=True)}
+
 
 @dataclass(frozen=True)
 class Outer:

@@ -23,7 +23,8 @@ class Unrolled(Response):
     and the optimizer's slots have adjoints likewise. Every step is taken again from where it began,
     so the graph of one step is held at a time, and `steps` copies of weights and slots. From a
     minimum, i steps of SGD give the Neumann series of i − 1 terms with α = lr, which is the slides'
-    theorem; and a step in which the weights still move contributes what the theorem leaves out.
+    theorem; and a step in which the weights still move contributes what the theorem leaves out. Going
+    back to the very first step adds (∂w_0/∂λ)ᵀ a_0, for hyperparameters that scale the initial weights.
 
     Args:
         steps: inner steps to go back, at most those between two outer steps.
@@ -53,5 +54,8 @@ class Unrolled(Response):
         gradient = dict(outer.by_hparams)
         for step in reversed(moment.steps):
             adjoint, contribution = moment.inner.pull(step, moment.hparams, adjoint)
+            gradient = {name: total + contribution[name] for name, total in gradient.items()}
+        if moment.steps[0].k == 0:
+            contribution = moment.pull_initial(adjoint.w)
             gradient = {name: total + contribution[name] for name, total in gradient.items()}
         return Hypergradient(gradient, outer.evaluation)

@@ -1,0 +1,69 @@
+"""How training inputs are changed at random."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from nestor_engine.bilevel import Batch, Tensors
+from nestor_engine.errors import ProblemInvalid
+from nestor_engine.hparams.examples import column_of
+from nestor_engine.hparams.hyperparameters import Hyperparameters
+from nestor_engine.hparams.network import Network
+from nestor_engine.hparams.unet import UNet
+
+
+class Augmentation(Hyperparameters):
+    """A learned stochastic augmentation [1]: training inputs become network(x, ε) with fresh ε ~ N(0, I).
+
+    The hyperparameters are the network's parameters, named `augmentation.<parameter>`. Validation and
+    test inputs stay as they are. The noise has shape (B, noise, …), the last dimensions being those of x:
+    a picture of noise for images, a vector for rows of features; one draw serves a whole linear system.
+
+    Args:
+        network: any module from (x, ε) to the shape of x that writes into no buffer; it is copied. It should
+            start near the identity.
+        channels: of the images, shape (B, channels, H, W), for a small `UNet` in place of a network.
+        noise: channels of the noise.
+        column: the input column.
+
+    Raises:
+        ProblemInvalid: neither a network nor the number of channels, or both.
+
+    [1] Lorraine, Vicol and Duvenaud (2020), Optimizing millions of hyperparameters by implicit differentiation.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module | None = None,
+        *,
+        channels: int | None = None,
+        noise: int = 1,
+        column: str = "x",
+        name: str = "augmentation",
+    ) -> None:
+        if (network is None) == (channels is None):
+            raise ProblemInvalid(reason="Augmentation takes a network, or channels=… for a small U-Net: one of them.")
+        self._network = Network("Augmentation", network or UNet(channels or 1, noise=noise), name)
+        self._channels, self._noise, self._column = channels, noise, column
+        self.init = self._network.init
+        self.transforms = {}
+
+    def expect(self, model: nn.Module, train: Tensors) -> None:
+        x = column_of("Augmentation", self._column, train)
+        if self._channels is not None and (x.ndim != 4 or x.shape[1] != self._channels):
+            raise ProblemInvalid(
+                reason=f"Augmentation(channels={self._channels}) takes images of shape (n, {self._channels}, H, W), "
+                f"but the column {self._column!r} has shape {tuple(x.shape)}. Reshape it, or pass a network."
+            )
+
+    def prepare(self, values: Tensors, batch: Batch) -> Batch:
+        x = batch[self._column]
+        noise = torch.randn((x.shape[0], self._noise, *x.shape[2:]), dtype=x.dtype, device=x.device)
+        changed = self._network(values, x, noise)
+        if changed.shape[1:] != x.shape[1:]:
+            raise ProblemInvalid(
+                reason=f"Augmentation: its network turned inputs of shape {tuple(x.shape)} into "
+                f"{tuple(changed.shape)}. It must return their shape."
+            )
+        return batch | {self._column: changed}

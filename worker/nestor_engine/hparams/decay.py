@@ -1,0 +1,85 @@
+"""Decays of weights, with as many strengths as one likes."""
+
+from __future__ import annotations
+
+import abc
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from nestor_engine.bilevel import PyTree, Tensors
+from nestor_engine.errors import ProblemInvalid
+from nestor_engine.flat import named_leaves
+from nestor_engine.hparams.weights import OfWeights
+
+Per = Literal["global", "tensor", "weight"]
+
+
+class Decay(OfWeights, abc.ABC):
+    """Adds Σ exp(λ) c(w) to the training loss, for a cost c that each kind of decay has for itself."""
+
+    @abc.abstractmethod
+    def cost(self, w: Tensor) -> Tensor:
+        """c(w), of the shape of `w`."""
+
+    def penalty(self, params: PyTree, values: Tensors) -> Tensor:
+        costs = {name: self.cost(w) for name, w in named_leaves(params).items()}
+        if self._per != "weight":
+            costs = {name: cost.sum() for name, cost in costs.items()}
+        decays = self.of(costs, values)
+        return torch.stack([(decays[name] * cost).sum() for name, cost in costs.items()]).sum()
+
+
+class L2(Decay):
+    """Weight decay: adds ½ Σ exp(λ) w² to the training loss, so that exp(λ) is the decay of torch.optim.
+
+    Named `l2` when there is one decay for all ("global"; shape ()) or one for each tensor
+    ("tensor"; shape (number of tensors,), in the order of the parameters), and `l2.<parameter>`,
+    each of its parameter's shape, when every weight has its own ("weight").
+
+    Args:
+        model: the module, or any pytree of tensors, whose weights decay.
+        per: how many decays there are.
+        init: the logarithm of the initial decay.
+    """
+
+    def __init__(self, model: nn.Module | PyTree, *, per: Per = "weight", init: float = -6.0, name: str = "l2") -> None:
+        super().__init__(model, per, init, name)
+
+    def cost(self, w: Tensor) -> Tensor:
+        return 0.5 * w * w
+
+
+class L1(Decay):
+    """Sparsity: adds Σ exp(λ) (√(w² + ε²) − ε) to the training loss.
+
+    It is |w| beyond some ε and ½ w²/ε below, smooth everywhere, because the implicit function theorem
+    needs a second derivative; so weights come close to zero rather than to it. Names as those of `L2`.
+
+    Args:
+        model: the module, or any pytree of tensors, whose weights decay.
+        per: how many decays there are.
+        init: the logarithm of the initial decay.
+        epsilon: where |w| begins; the curvature at zero is exp(λ)/ε, which bounds the learning rate.
+
+    Raises:
+        ProblemInvalid: `epsilon` is not positive.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | PyTree,
+        *,
+        per: Per = "weight",
+        init: float = -6.0,
+        epsilon: float = 1e-2,
+        name: str = "l1",
+    ) -> None:
+        if not epsilon > 0:
+            raise ProblemInvalid(reason=f"L1(epsilon={epsilon}): it must be positive, or |w| has a kink at zero.")
+        super().__init__(model, per, init, name)
+        self._epsilon = epsilon
+
+    def cost(self, w: Tensor) -> Tensor:
+        return (w * w + self._epsilon**2).sqrt() - self._epsilon

@@ -1,0 +1,101 @@
+"""Training data that are themselves learned."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from nestor_engine.bilevel import Batch, Tensors
+from nestor_engine.data import INDEX
+from nestor_engine.errors import ProblemInvalid
+from nestor_engine.hparams.examples import column_of, expect_examples
+from nestor_engine.hparams.hyperparameters import Hyperparameters
+
+
+class DistilledData(Hyperparameters):
+    """Dataset distillation [1, 2]: every number of a training column is a hyperparameter.
+
+    The training split is the distilled set, a few examples; the validation split is the data that it
+    should stand for. Labels stay as they are; with `LabelCorrection` they are learned, too.
+
+    Args:
+        x: the column's initial values, floating-point, one row for each training example.
+        column: the column that they replace.
+
+    Raises:
+        ProblemInvalid: `x` is not floating-point.
+
+    [1] Wang et al. (2018), Dataset distillation.
+    [2] Lorraine, Vicol and Duvenaud (2020), Optimizing millions of hyperparameters by implicit differentiation.
+    """
+
+    def __init__(self, x: Any, *, column: str = "x", name: str = "distilled_data") -> None:
+        x = torch.as_tensor(x)
+        if not x.is_floating_point() or not x.ndim:
+            raise ProblemInvalid(
+                reason=f"DistilledData takes floating-point examples, shape (n, …), not {x.dtype} of shape "
+                f"{tuple(x.shape)}. Distil what has a gradient; tokens have none."
+            )
+        self._column, self._name = column, name
+        self.init = {name: x.detach().clone()}
+        self.transforms = {}
+
+    @staticmethod
+    def start(
+        x: Tensor,
+        y: Tensor,
+        *,
+        per_class: int = 1,
+        kind: Literal["noise", "examples", "means"] = "noise",
+        seed: int = 0,
+    ) -> tuple[Tensor, Tensor]:
+        """A training split to distil into, balanced over the classes of `y`.
+
+        Args:
+            x: examples to stand for, shape (n, …).
+            y: their integer labels, shape (n,).
+            per_class: distilled examples in each class.
+            kind: normal noise of the data's mean and deviation, examples drawn at random, or the means of
+                `per_class` random parts of each class.
+
+        Returns:
+            x0 of shape (classes × per_class, …) and y0, sorted by class.
+
+        Raises:
+            ProblemInvalid: a class has too few examples to draw from, or there is no such kind of start.
+        """
+        if kind not in ("noise", "examples", "means"):
+            raise ProblemInvalid(reason=f"DistilledData.start({kind=}): choose 'noise', 'examples' or 'means'.")
+        generator = torch.Generator().manual_seed(seed)
+        labels, counts = y.unique(return_counts=True)
+        if kind != "noise" and int(counts.min()) < per_class:
+            raise ProblemInvalid(
+                reason=f"Class {int(labels[counts.argmin()])} has {int(counts.min())} examples, fewer than "
+                f"{per_class=}. Give more of them, or start from kind='noise'."
+            )
+        y0 = labels.repeat_interleave(per_class)
+        if kind == "noise":
+            noise = torch.randn((len(y0), *x.shape[1:]), generator=generator, dtype=x.dtype)
+            return x.mean() + x.std() * noise.to(x.device), y0
+        chosen = []
+        for label in labels:
+            rows = (y == label).nonzero().squeeze(1)
+            rows = rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
+            parts = rows.tensor_split(per_class) if kind == "means" else rows[:per_class].split(1)
+            chosen += [x[part].mean(0) for part in parts]
+        return torch.stack(chosen), y0
+
+    def expect(self, model: nn.Module, train: Tensors) -> None:
+        initial, column = self.init[self._name], column_of("DistilledData", self._column, train)
+        expect_examples("DistilledData", len(initial), train)
+        if column.shape != initial.shape or column.dtype != initial.dtype:
+            raise ProblemInvalid(
+                reason=f"DistilledData was given {initial.dtype} of shape {tuple(initial.shape)}, but the training "
+                f"column {self._column!r} is {column.dtype} of shape {tuple(column.shape)}. Pass the same tensor to "
+                "both: DistilledData(x0) with train=(x0, y0)."
+            )
+
+    def prepare(self, values: Tensors, batch: Batch) -> Batch:
+        return batch | {self._column: values[self._name][batch[INDEX]]}

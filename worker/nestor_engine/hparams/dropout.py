@@ -1,0 +1,128 @@
+"""Dropout rates."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from nestor_engine.bilevel import Tensors
+from nestor_engine.errors import ProblemInvalid
+from nestor_engine.hparams.hyperparameters import Hyperparameters
+
+ELEMENTS = (nn.Dropout,)
+CHANNELS = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)  # which drop whole channels
+MARGIN = 1e-6  # rates and draws stay this far from 0 and 1, where the logit is infinite
+
+
+class ConcreteDropout(nn.Module):
+    """Dropout whose mask is differentiable in its rate: the concrete relaxation [1] of a Bernoulli draw [2].
+
+    With u uniform, z = sigmoid((logit(rate) + logit(u)) / temperature) is nearly 0 or 1, and nearly 1 with
+    probability `rate`; the output is x (1 − z) / (1 − rate). In evaluation mode it is x.
+
+    [1] Maddison, Mnih and Teh (2017), The concrete distribution.
+    [2] Gal, Hron and Kendall (2017), Concrete dropout.
+    """
+
+    rate: Tensor
+
+    def __init__(self, *, channels: bool, temperature: float) -> None:
+        super().__init__()
+        self.channels, self.temperature = channels, temperature
+        self.register_buffer("rate", torch.empty((), device="meta"))  # supplied at every call
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        shape = (*x.shape[:2], *(1 for _ in x.shape[2:])) if self.channels else x.shape
+        u = torch.rand(shape, dtype=x.dtype, device=x.device)
+        rate = self.rate.clamp(MARGIN, 1 - MARGIN)
+        z = ((rate.logit() + u.logit(MARGIN)) / self.temperature).sigmoid()
+        return x * (1 - z) / (1 - rate)
+
+
+class Dropout(Hyperparameters):
+    """The rates of a model's dropout layers, as those of the concrete relaxation [1].
+
+    Every nn.Dropout, Dropout1d, Dropout2d and Dropout3d is replaced in the copy that is trained; the model
+    itself stays as it is. The hypergradient is that of the training loss under one draw of the noise.
+    Named `dropout`, of shape (layers,) in the order of the model's modules, or () when all share one.
+
+    Args:
+        model: the problem's model.
+        init: initial rate, between 0 and 1; each layer's own by default, and their mean for "global".
+        per: whether each layer has its own rate.
+        temperature: of the relaxation. Towards zero masks become those of dropout, and gradients noisier.
+
+    Raises:
+        ProblemInvalid: the model has no dropout layer, or a rate is not strictly between 0 and 1.
+
+    [1] Gal, Hron and Kendall (2017), Concrete dropout.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        init: float | None = None,
+        per: Literal["layer", "global"] = "layer",
+        temperature: float = 0.1,
+        name: str = "dropout",
+    ) -> None:
+        if per not in ("layer", "global"):
+            raise ProblemInvalid(reason=f"Dropout({per=}): choose 'layer' or 'global'.")
+        if not temperature > 0:
+            raise ProblemInvalid(reason=f"Dropout({temperature=}): it must be positive; 0.1 is usual.")
+        layers = _layers(model)
+        if not layers:
+            raise ProblemInvalid(
+                reason="Dropout found no nn.Dropout in the model. Rates inside of F.dropout, or in the dropout=… of "
+                "recurrent and attention layers, are out of its reach: add nn.Dropout modules in their place."
+            )
+        rates = {path: layer.p if init is None else init for path, layer in layers.items()}
+        if outside := [path for path, rate in rates.items() if not 0 < rate < 1]:
+            raise ProblemInvalid(
+                reason=f"The rate of the dropout layer {outside[0]!r} is {rates[outside[0]]}, and a rate is tuned "
+                "strictly between 0 and 1. Pass init=…, such as 0.1."
+            )
+        self._paths, self._per, self._temperature, self._name = tuple(layers), per, temperature, name
+        logits = [math.log(rate / (1 - rate)) for rate in rates.values()]
+        first = next(model.parameters(), torch.empty(()))
+        start = logits if per == "layer" else sum(logits) / len(logits)
+        self.init = {name: torch.tensor(start, dtype=first.dtype, device=first.device)}
+        self.transforms = {name: "sigmoid"}
+        self.remarks = tuple(
+            f"Dropout does not tune the dropout={module.dropout} inside of {path!r} ({type(module).__name__}), which "
+            "stays as it is. Add nn.Dropout modules in its place to tune it."
+            for path, module in model.named_modules()
+            if isinstance(module, nn.RNNBase | nn.MultiheadAttention) and module.dropout
+        )
+
+    def expect(self, model: nn.Module, train: Tensors) -> None:
+        if tuple(_layers(model)) != self._paths:
+            raise ProblemInvalid(reason="Dropout was made for another model than the problem's. Make it from that one.")
+
+    def adapt(self, module: nn.Module) -> None:
+        concrete = {
+            id(layer): ConcreteDropout(channels=type(layer) in CHANNELS, temperature=self._temperature).train(
+                layer.training
+            )
+            for layer in _layers(module).values()
+        }
+        for parent in list(module.modules()):
+            # Not named_children, which leaves out a layer's second mention.
+            for attribute, child in list(parent._modules.items()):
+                if id(child) in concrete:
+                    setattr(parent, attribute, concrete[id(child)])
+
+    def tensors(self, values: Tensors) -> Tensors:
+        rates = values[self._name].expand(len(self._paths)).unbind()
+        return {f"{path}.rate": rate for path, rate in zip(self._paths, rates, strict=True)}
+
+
+def _layers(model: nn.Module) -> dict[str, nn.Dropout]:
+    # The exact types: a subclass may do something else.
+    return {path: module for path, module in model.named_modules() if type(module) in (*ELEMENTS, *CHANNELS)}  # pyright: ignore[reportReturnType] all have a rate p

@@ -1,0 +1,39 @@
+"""How much each training example counts."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from nestor_engine.bilevel import Batch, Tensors
+from nestor_engine.data import INDEX
+from nestor_engine.errors import ProblemInvalid
+from nestor_engine.hparams.examples import expect_examples
+from nestor_engine.hparams.hyperparameters import Hyperparameters
+
+
+class ExampleWeights(Hyperparameters):
+    """A weight for every training example: the training loss becomes the mean of weight × loss.
+
+    The training loss must return one loss per example, shape (B,).
+
+    Args:
+        n: number of training examples.
+        init: initial value before the transform.
+        transform: keeps the weights positive; with the sigmoid they stay below one.
+    """
+
+    per_example = True
+
+    def __init__(self, n: int, *, init: float = 0.0, transform: str = "sigmoid", name: str = "example_weights") -> None:
+        if n < 1:
+            raise ProblemInvalid(reason=f"ExampleWeights({n}): give the number of training examples.")
+        self._n, self._name = n, name
+        self.init = {name: torch.full((n,), float(init))}
+        self.transforms = {name: transform}
+
+    def expect(self, model: nn.Module, train: Tensors) -> None:
+        expect_examples("ExampleWeights", self._n, train)
+
+    def weigh(self, losses: Tensor, values: Tensors, batch: Batch) -> Tensor:
+        return losses * values[self._name][batch[INDEX]]

@@ -1,0 +1,66 @@
+"""What each training example's label should have been."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from nestor_engine.bilevel import Batch, Tensors
+from nestor_engine.data import INDEX
+from nestor_engine.errors import ProblemInvalid
+from nestor_engine.hparams.examples import column_of, expect_examples
+from nestor_engine.hparams.hyperparameters import Hyperparameters
+
+
+class LabelCorrection(Hyperparameters):
+    """A soft label for every training example: the label column becomes softmax(λ_i), shape (B, classes).
+
+    The training loss must take class probabilities as its target, as `F.cross_entropy` does; the
+    validation loss sees labels as they are. The tensor has shape (n, classes) and holds logits.
+
+    Args:
+        labels: the labels as they were given, integers, shape (n,): where the corrections start.
+        classes: how many there are.
+        strength: initial logit of the given label, the others being zero. A label starts with probability
+            1 / (1 + (classes − 1) exp(−strength)); the larger it is, the slower a label moves.
+        column: the label column.
+        dtype: of the logits; torch's default. It must be that of the model's outputs.
+
+    Raises:
+        ProblemInvalid: labels that are not one integer in [0, classes) for each example.
+    """
+
+    def __init__(
+        self,
+        labels: Any,
+        classes: int,
+        *,
+        strength: float = 4.0,
+        column: str = "y",
+        dtype: torch.dtype | None = None,
+        name: str = "label_correction",
+    ) -> None:
+        labels = torch.as_tensor(labels).detach()
+        if labels.is_floating_point() or labels.dtype == torch.bool or labels.ndim != 1 or not len(labels):
+            raise ProblemInvalid(
+                reason=f"LabelCorrection takes one integer label for each example, shape (n,), not {labels.dtype} "
+                f"of shape {tuple(labels.shape)}. For probabilities, pass labels.argmax(1)."
+            )
+        if int(labels.min()) < 0 or int(labels.max()) >= classes:
+            raise ProblemInvalid(
+                reason=f"LabelCorrection({classes=}): the labels run from {int(labels.min())} to {int(labels.max())}. "
+                "Count them from 0, and pass the number of classes."
+            )
+        self._n, self._column, self._name = len(labels), column, name
+        self.init = {name: strength * F.one_hot(labels.long(), classes).to(dtype or torch.get_default_dtype())}
+        self.transforms = {}
+
+    def expect(self, model: nn.Module, train: Tensors) -> None:
+        column_of("LabelCorrection", self._column, train)
+        expect_examples("LabelCorrection", self._n, train)
+
+    def prepare(self, values: Tensors, batch: Batch) -> Batch:
+        return batch | {self._column: values[self._name][batch[INDEX]].softmax(1)}

@@ -1,0 +1,62 @@
+"""How much an example counts, judged by a network."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from nestor_engine.bilevel import Batch, Tensors
+from nestor_engine.errors import ProblemInvalid
+from nestor_engine.hparams.examples import column_of
+from nestor_engine.hparams.hyperparameters import TRANSFORMS, Hyperparameters
+from nestor_engine.hparams.network import Network
+
+
+class LossReweighting(Hyperparameters):
+    """A weight for every training loss from a network that sees the example, or its loss [1].
+
+    The training loss, which must return one loss per example, becomes the mean of weight × loss. Unlike
+    `ExampleWeights` the weights reach examples that were not seen, and do not grow with their number. The
+    hyperparameters are the network's parameters, named `loss_reweighting.<parameter>`.
+
+    Args:
+        network: a module from what is read to one number for each example, shape (B,) or (B, 1), that writes
+            into no buffer; it is copied.
+        reads: a column, as the other kinds left it; or "loss", shape (B, 1). The loss is detached: weights
+            follow it, but neither the inner gradient nor the curvature sees that they do.
+        positive: makes the number a weight; with the sigmoid it stays below one.
+
+    [1] Shu et al. (2019), Meta-Weight-Net: learning an explicit mapping for sample weighting.
+    """
+
+    per_example = True
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        reads: str = "x",
+        positive: Literal["sigmoid", "softplus", "exp"] = "sigmoid",
+        name: str = "loss_reweighting",
+    ) -> None:
+        if positive not in ("sigmoid", "softplus", "exp"):
+            raise ProblemInvalid(reason=f"LossReweighting({positive=}): choose 'sigmoid', 'softplus' or 'exp'.")
+        self._network = Network("LossReweighting", network, name)
+        self._reads, self._positive = reads, TRANSFORMS[positive]
+        self.init = self._network.init
+        self.transforms = {}
+
+    def expect(self, model: nn.Module, train: Tensors) -> None:
+        if self._reads != "loss":
+            column_of("LossReweighting", self._reads, train)
+
+    def weigh(self, losses: Tensor, values: Tensors, batch: Batch) -> Tensor:
+        read = losses.detach().unsqueeze(1) if self._reads == "loss" else batch[self._reads]
+        told = self._network(values, read)
+        if told.shape[1:] not in ((), (1,)):
+            raise ProblemInvalid(
+                reason=f"LossReweighting: its network returned shape {tuple(told.shape)} for {losses.shape[0]} "
+                "examples. Return one number for each, shape (B,) or (B, 1)."
+            )
+        return losses * self._positive(told.flatten())

@@ -1,0 +1,53 @@
+"""A small network from (image, noise) to an image of the same size."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+GROUPS = 4  # of channels, in every GroupNorm
+
+
+class UNet(nn.Module):
+    """A U-Net [1] that adds something to its image; the last layer starts at zero, so it starts as the identity.
+
+    A random change would spoil the images that the warm-started weights learn from first, before outer
+    steps could mend it. GroupNorm keeps no statistics and reads one image at a time; GELU has no kinks.
+
+    Args:
+        channels: of the image.
+        noise: channels of the noise.
+        width: channels at full resolution, a multiple of four; they double with every level.
+        depth: how often the resolution is halved; any height and width will do.
+
+    [1] Ronneberger, Fischer and Brox (2015), U-Net: convolutional networks for biomedical image segmentation.
+    """
+
+    def __init__(self, channels: int, *, noise: int = 1, width: int = 16, depth: int = 2) -> None:
+        super().__init__()
+        widths = [width * 2**level for level in range(depth + 1)]
+        self.enter = _block(channels + noise, width)
+        self.down = nn.ModuleList(_block(a, b, stride=2) for a, b in pairwise(widths))
+        self.up = nn.ModuleList(_block(a + b, a) for a, b in reversed([*pairwise(widths)]))
+        self.leave = nn.Conv2d(width, channels, 1)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)  # pyright: ignore[reportArgumentType] it has one
+
+    def forward(self, image: Tensor, noise: Tensor) -> Tensor:
+        """(B, channels, H, W) and (B, noise, H, W) → (B, channels, H, W)."""
+        h = self.enter(torch.cat([image, noise], 1))
+        skipped = []
+        for down in self.down:
+            skipped.append(h)
+            h = down(h)
+        for up in self.up:
+            skip = skipped.pop()
+            h = up(torch.cat([F.interpolate(h, size=skip.shape[2:]), skip], 1))
+        return image + self.leave(h)
+
+
+def _block(inputs: int, outputs: int, *, stride: int = 1) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, padding=1), nn.GroupNorm(GROUPS, outputs), nn.GELU())

@@ -1,0 +1,60 @@
+"""Hyperparameters of the trained weights: one for all, one for each tensor, or one for each weight."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from nestor_engine.bilevel import PyTree, Tensors
+from nestor_engine.errors import ProblemInvalid
+from nestor_engine.flat import named_leaves
+from nestor_engine.hparams.hyperparameters import Hyperparameters
+
+
+class OfWeights(Hyperparameters):
+    """The base of kinds that hold a positive number for each of the model's weights, kept as its logarithm.
+
+    Named `name` when there is one number for all ("global"; shape ()) or one for each tensor
+    ("tensor"; shape (number of tensors,), in the order of the parameters), and `name.<parameter>`,
+    each of its parameter's shape, when every weight has its own ("weight").
+    """
+
+    granularities: tuple[str, ...] = ("global", "tensor", "weight")
+
+    def __init__(self, model: nn.Module | PyTree, per: str, init: float, name: str) -> None:
+        if per not in self.granularities:
+            raise ProblemInvalid(reason=f"{type(self).__name__}(per={per!r}): choose one of {self.granularities}.")
+        weights = trainable(model)
+        if not weights:
+            raise ProblemInvalid(
+                reason=f"{type(self).__name__} was given a model without trainable weights. Pass the model itself."
+            )
+        first = next(iter(weights.values()))
+        full = lambda shape: torch.full(shape, float(init), dtype=first.dtype, device=first.device)
+        self._per, self._name = per, name
+        self._shapes = {parameter: w.shape for parameter, w in weights.items()}
+        if per == "weight":
+            self.init = {f"{name}.{parameter}": full(w.shape) for parameter, w in weights.items()}
+        else:
+            self.init = {name: full(() if per == "global" else (len(weights),))}
+        self.transforms = dict.fromkeys(self.init, "exp")
+
+    def expect(self, model: nn.Module, train: Tensors) -> None:
+        if {name: w.shape for name, w in trainable(model).items()} != self._shapes:
+            raise ProblemInvalid(
+                reason=f"{type(self).__name__} was made for other weights than the problem's model trains. "
+                "Make it from that model, after freezing and replacing layers."
+            )
+
+    def of(self, leaves: Tensors, values: Tensors) -> Tensors:
+        """Parameter → its number or numbers, of a shape that broadcasts with the parameter's."""
+        if self._per == "weight":
+            return {parameter: values[f"{self._name}.{parameter}"] for parameter in leaves}
+        return dict(zip(leaves, values[self._name].expand(len(leaves)).unbind(), strict=True))
+
+
+def trainable(model: nn.Module | PyTree) -> Tensors:
+    """The weights that are trained, by name."""
+    if isinstance(model, nn.Module):
+        return {name: p for name, p in model.named_parameters() if p.requires_grad}
+    return named_leaves(model)

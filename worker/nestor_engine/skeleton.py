@@ -1,0 +1,17 @@
+"""A module without its tensors: what is run when weights, buffers and hyperparameters are arguments."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import nn
+
+
+def skeleton(model: nn.Module) -> nn.Module:
+    """A copy whose parameters and buffers are on the meta device, so that forgetting to supply one is an error.
+
+    The copy keeps the modes of the model's parts; tensors that parts share stay shared.
+    """
+    memo = {id(t): t.detach().to("meta") for t in (*model.parameters(), *model.buffers())}
+    memo |= {id(p): nn.Parameter(memo[id(p)], requires_grad=p.requires_grad) for p in model.parameters()}
+    return copy.deepcopy(model, memo)
