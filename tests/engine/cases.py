@@ -170,6 +170,10 @@ class Dense:
         self.w = self.ravel.vector(bilevel.params)
         self.train, self.val = whole(data.train), whole(data.val)
 
+    @staticmethod
+    def of(problem: engine.Problem) -> Dense:
+        return Dense(problem.bilevel(), problem.data)
+
     def point(self) -> Point:
         b = self.bilevel
         with randomness(SEED, torch.device("cpu")):
@@ -181,14 +185,6 @@ class Dense:
 
     def outer(self, w: Tensor, hparams: Tensors) -> Tensor:
         return self.bilevel.evaluate(self.ravel.tree(w), self.bilevel.buffers, hparams, self.val)["loss"]
-
-    def minimiser(self, hparams: Tensors) -> Tensor:
-        """w*(λ), by Newton's method from the present weights; the training loss must be convex."""
-        w, functional = self.w, torch.autograd.functional
-        for _ in range(20):
-            loss = lambda w: self.loss(w, hparams)
-            w = w - torch.linalg.solve(functional.hessian(loss, w), functional.jacobian(loss, w))
-        return w
 
     def hessian(self) -> Tensor:
         return torch.autograd.functional.hessian(lambda w: self.loss(w, self.bilevel.hparams), self.w)
@@ -225,6 +221,26 @@ class Dense:
         gradients = functional.jacobian(losses, self.w)  # (B, n)
         penalty = functional.hessian(lambda w: b.penalty(self.ravel.tree(w), b.hparams), self.w)
         return gradients.T @ gradients / len(gradients) + penalty
+
+    def minimiser(self, hparams: Tensors) -> Tensor:
+        """w*(λ), by Newton's method from the present weights."""
+        w = self.w
+        for _ in range(20):
+            w = w.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(self.loss(w, hparams), w, create_graph=True)
+            rows = [torch.autograd.grad(g, w, retain_graph=True)[0] for g in gradient]
+            w = w.detach() - torch.linalg.solve(torch.stack(rows), gradient.detach())
+            if gradient.norm() < 1e-10:  # before this step, so that the error is its square
+                return w
+        raise AssertionError("Newton's method found no minimum; this is no case for it.")
+
+    def retrained_slope(self, direction: Tensors, step: float = 1e-4) -> float:
+        """The derivative of F along a direction, by training to the minimum a step ahead and a step behind."""
+        values = []
+        for shift in (step, -step):
+            shifted = {name: value + shift * direction[name] for name, value in self.bilevel.hparams.items()}
+            values.append(float(self.outer(self.minimiser(shifted), shifted)))
+        return (values[0] - values[1]) / (2 * step)
 
     def hypergradient(self, inverse: Tensor) -> Tensors:
         """dF/dλ with a dense inverse, from the mixed derivatives row by row."""

@@ -9,6 +9,7 @@ import nestor_engine as engine
 from nestor_engine.bilevel import Tensors
 from nestor_engine.data import Batches
 from nestor_engine.flat import Ravel
+from nestor_engine.hparams import InitialisationScale
 from nestor_engine.inner import InnerLoop
 from nestor_engine.responses import Moment, Response
 from nestor_engine.seeding import derive_seed, randomness
@@ -68,7 +69,7 @@ def test_the_adjoint_is_autograd_through_all_steps_at_once(name: str, inner):
 def test_unrolling_i_steps_of_sgd_from_a_minimum_is_the_neumann_series(steps: int):
     """The slides' theorem: from w* the i unrolled steps sum to the i-term series, with α the learning rate."""
     problem = build("softmax regression")
-    dense, alpha = Dense(problem.bilevel(), problem.data), 0.3
+    dense, alpha = Dense.of(problem), 0.3
     dense.w = dense.minimiser(dense.bilevel.hparams)
     problem = _with_weights(problem, dense)
     trained = _trained(problem, engine.SGD(alpha), steps, keep=steps, batch=10_000)
@@ -92,6 +93,35 @@ def test_one_unrolled_step_from_a_minimum_is_t1_t2_times_the_learning_rate():
     )
     # The validation gradient is taken after the step, the mixed derivative before it.
     assert _cosine(unrolled, identity) > 0.99
+
+
+def test_unrolling_from_the_very_first_step_sees_the_scale_of_the_initial_weights():
+    """Against training again from weights that are a little larger, and a little smaller."""
+    model = build("GELU MLP").model
+    problem = build("GELU MLP")
+    problem = engine.Problem(
+        model, InitialisationScale(model, init=0.2), problem.train_loss, problem.val_loss,
+        train=problem.data.train, val=problem.data.val,
+    )  # fmt: skip
+    inner = engine.Adam(0.02)
+    whole_run = _trained(problem, inner, steps=4, keep=4)
+    late_run = _trained(problem, inner, steps=4, keep=3)
+
+    got = _hypergradient(problem, engine.Unrolled(4), whole_run)["initialisation_scale"]
+    late = _hypergradient(problem, engine.Unrolled(3), late_run)["initialisation_scale"]
+
+    for tensor in range(4):
+        values = []
+        for shift in (1e-5, -1e-5):
+            scale = torch.full((4,), 0.2, dtype=torch.float64)
+            scale[tensor] += shift
+            problem.hparams.init["initialisation_scale"] = scale
+            bilevel, *_, state, _ = _trained(problem, inner, steps=4, keep=0)
+            params = Ravel(bilevel.params).tree(state.weights)
+            values.append(bilevel.evaluate(params, state.buffers, state.hparams, whole(problem.data.val))["loss"])
+        slope = float(values[0] - values[1]) / 2e-5
+        assert got[tensor].item() == pytest.approx(slope, rel=1e-5)
+    assert not late.any()
 
 
 def test_a_hyperparameter_that_validation_does_not_read_has_no_direct_gradient():

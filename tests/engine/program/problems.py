@@ -11,7 +11,19 @@ from torch.nn import functional as F
 
 from nestor_engine import Problem
 from nestor_engine.bilevel import Batch
-from nestor_engine.hparams import L2, ExampleWeights, Hyperparameters
+from nestor_engine.hparams import (
+    L1,
+    L2,
+    Augmentation,
+    DistilledData,
+    Dropout,
+    ExampleWeights,
+    Hyperparameters,
+    InitialisationScale,
+    LabelCorrection,
+    LossReweighting,
+    UNet,
+)
 from nestor_engine.program import Program, export
 
 N, CLASSES = 24, 4
@@ -162,8 +174,28 @@ def augmentation() -> Problem:
     return Problem(net, Shift(), cross_entropy, cross_entropy, train=data, val=data)
 
 
+def every_kind() -> Problem:
+    net = nn.Sequential(
+        *(nn.Conv2d(1, 3, 3), nn.GELU(), nn.Dropout2d(0.2)),
+        *(nn.Flatten(), nn.Dropout(0.3), nn.Linear(27, CLASSES)),
+    )
+    x, y = features(1, 5, 5), classes()
+    drawn = UNet(1, noise=2, width=4, depth=2)
+    nn.init.normal_(drawn.leave.weight)
+
+    def losses(outputs: Tensor, batch: Batch) -> Tensor:
+        return F.cross_entropy(outputs, batch["y"], reduction="none")
+
+    kinds = [
+        *(L1(net), L2(net, per="global"), DistilledData(x), Augmentation(drawn, noise=2)),
+        *(LabelCorrection(y, CLASSES), ExampleWeights(N), LossReweighting(nn.Linear(1, 1), reads="loss")),
+        *(Dropout(net), InitialisationScale(net)),
+    ]
+    return Problem(net, kinds, losses, cross_entropy, train=(x, y), val=(features(1, 5, 5, seed=1), y))
+
+
 PROBLEMS: dict[str, Callable[[], Problem]] = {
-    function.__name__: function for function in (mlp, convolution, lstm, transformer, odd, augmentation)
+    function.__name__: function for function in (mlp, convolution, lstm, transformer, odd, augmentation, every_kind)
 }
 
 

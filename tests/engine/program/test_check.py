@@ -11,7 +11,17 @@ from torch.nn import functional as F
 from nestor_engine import Problem
 from nestor_engine.check import Report, check
 from nestor_engine.errors import ProblemInvalid
-from nestor_engine.hparams import L2, Custom, ExampleWeights
+from nestor_engine.hparams import (
+    L2,
+    Augmentation,
+    Custom,
+    DistilledData,
+    Dropout,
+    ExampleWeights,
+    InitialisationScale,
+    LabelCorrection,
+    LossReweighting,
+)
 from nestor_engine.program import export
 from tests.engine.program.problems import CLASSES, PROBLEMS, N, classes, cross_entropy, features
 
@@ -130,6 +140,75 @@ def test_a_hyperparameter_of_the_validation_loss_alone_is_in_order():
         return cross_entropy(out * values["temperature"].exp(), batch)
 
     assert check(problem(hparams=hparams, val_loss=loss), ship=False).ok
+
+
+class Joined(nn.Module):
+    """(x, ε) → a layer of both."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x, noise):
+        return self.layers(torch.cat([x, noise], 1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (LabelCorrection(classes()[:-4], CLASSES), "made for 20 training examples, but the training split has 24"),
+        (LabelCorrection(classes(), CLASSES, column="label"), "reads the column 'label', but the training split has"),
+        (DistilledData(features(5)), "but the training column 'x' is torch.float32 of shape (24, 6)"),
+        (Augmentation(channels=1), "takes images of shape (n, 1, H, W), but the column 'x' has shape (24, 6)"),
+        (Augmentation(Joined(nn.Linear(7, 5))), "turned inputs of shape (9, 6) into (9, 5)"),
+        (Augmentation(Joined(nn.Linear(7, 6), nn.BatchNorm1d(6))), "Use GroupNorm"),
+        (LossReweighting(nn.Linear(6, 1), reads="z"), "reads the column 'z'"),
+        (LossReweighting(nn.Linear(6, 2)), "returned shape (9, 2) for 9 examples"),
+        (Dropout(nn.Sequential(nn.Dropout(0.1), nn.Linear(6, CLASSES))), "made for another model"),
+        (InitialisationScale(nn.Linear(6, CLASSES)), "made for other weights"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_kind_that_does_not_fit_the_problem(kind: Any, said: str):
+    losses = lambda out, batch: F.cross_entropy(out, batch["y"], reduction="none")
+    assert said in told(check(problem(hparams=kind, train_loss=losses), ship=False))
+
+
+def test_a_loss_that_takes_no_class_probabilities():
+    hparams = LabelCorrection(classes(), CLASSES)
+    loss = lambda out, batch: F.nll_loss(out.log_softmax(1), batch["y"])
+    text = told(check(problem(hparams=hparams, train_loss=loss)))
+    assert "turned its column 'y' from (9,) int64 into (9, 4) float32" in text
+    assert "F.cross_entropy takes them" in text
+
+
+def test_the_scale_of_initial_weights_is_a_warning():
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, CLASSES))
+    (finding,) = check(problem(model, hparams=InitialisationScale(model)), ship=False).findings
+    assert finding.severity == "warning"
+    assert "changes the weights that training starts from and nothing else" in finding.sentence
+
+
+def test_layers_behind_one_that_starts_at_zero_are_no_finding():
+    images, model = features(1, 4, 4), nn.Sequential(nn.Flatten(), nn.Linear(16, CLASSES))
+    data = images, classes()
+    assert check(problem(model, hparams=Augmentation(channels=1), train=data, val=data), ship=False).findings == ()
+
+
+def test_dropout_inside_of_a_recurrent_layer_is_a_warning():
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell = nn.GRU(6, 5, num_layers=2, dropout=0.4, batch_first=True)
+            self.dropout, self.head = nn.Dropout(0.2), nn.Linear(5, CLASSES)
+
+        def forward(self, x):
+            return self.head(self.dropout(self.cell(x)[0][:, -1]))
+
+    model, data = Recurrent(), (features(3, 6), classes())
+    (finding,) = check(problem(model, hparams=Dropout(model), train=data, val=data), ship=False).findings
+    assert finding.severity == "warning"
+    assert "does not tune the dropout=0.4 inside of 'cell' (GRU)" in finding.sentence
 
 
 def test_a_parameter_that_reaches_nothing_is_a_warning():

@@ -2,14 +2,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
-from nestor_engine import Adam, Bilevel, Config, optimise
+from nestor_engine import Adam, Bilevel, Config, Problem, optimise
 from nestor_engine.bilevel import Batch
+from nestor_engine.hparams import InitialisationScale
 from nestor_engine.program import export, load
-from tests.engine.program.problems import PROBLEMS, exported
+from tests.engine.program.problems import CLASSES, PROBLEMS, classes, cross_entropy, exported, features
 
 
 def batch_of(size: int, columns: dict[str, Tensor]) -> Batch:
@@ -51,7 +52,7 @@ def test_a_loaded_program_computes_the_same_bits_at_any_batch_size(name: str, si
     assert same(everything(loaded, train, val), everything(problem.bilevel(), train, val))
 
 
-@pytest.mark.parametrize("name", ["convolution", "lstm", "transformer", "odd", "augmentation"])
+@pytest.mark.parametrize("name", ["convolution", "lstm", "transformer", "odd", "augmentation", "every_kind"])
 def test_a_loaded_program_differentiates_twice_like_the_problem(name: str):
     problem, program = exported(name)
     batch = batch_of(6, problem.data.train)
@@ -102,6 +103,17 @@ def test_initial_values_and_transforms_come_back():
         assert same(ours, theirs)
         assert list(ours) == list(theirs), "the order is that of one vector of parameters"
     assert loaded.transforms == eager.transforms
+
+
+def test_a_program_holds_the_weights_as_its_problem_starts_them():
+    """How a training begins is not in its graphs, so the scales of initial weights must be in the weights."""
+    model = nn.Linear(6, CLASSES)
+    data = features(6), classes()
+    problem = Problem(model, InitialisationScale(model, init=0.5), cross_entropy, cross_entropy, train=data, val=data)
+    program = export(problem)
+    loaded, bilevel = load(program.graphs, program.tensors), problem.bilevel()
+    assert same(loaded.params, bilevel.initial(bilevel.params, bilevel.hparams))
+    assert not same(loaded.params, bilevel.params)
 
 
 def test_what_a_function_does_not_read_the_data_need_not_have():

@@ -1,0 +1,381 @@
+"""Every kind of hyperparameters does to the training what it says, and its hypergradient is dF/dλ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import nestor_engine as engine
+from nestor_engine.bilevel import Tensors
+from nestor_engine.errors import ProblemInvalid
+from nestor_engine.hparams import (
+    L1,
+    L2,
+    Augmentation,
+    Custom,
+    DistilledData,
+    Dropout,
+    ExampleWeights,
+    Hyperparameters,
+    InitialisationScale,
+    LabelCorrection,
+    LossReweighting,
+    UNet,
+)
+from nestor_engine.responses import Moment
+from nestor_engine.seeding import randomness
+from tests.engine.cases import SEED, Dense, cross_entropy, whole
+
+F64 = torch.float64
+N, CLASSES = 14, 3
+Y = torch.arange(N) % CLASSES
+
+
+class Blur(nn.Module):
+    """(x, ε) → x + a linear map of both: an augmentation for rows of features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+        return x + 0.3 * self.linear(torch.cat([x, noise], 1))
+
+
+class Tempered(Hyperparameters):
+    """A buffer of the model as a hyperparameter."""
+
+    def __init__(self) -> None:
+        self.init = {"temperature": torch.tensor(0.3, dtype=F64)}
+        self.transforms = {"temperature": "exp"}
+
+    def tensors(self, values: Tensors) -> Tensors:
+        return {"0.temperature": values["temperature"]}
+
+
+class Warm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("temperature", torch.ones((), dtype=F64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.temperature
+
+
+def problem(kinds: Callable[[nn.Module, Tensor], list[Hyperparameters]], *layers: nn.Module) -> engine.Problem:
+    """Softmax regression with a fixed decay that makes its minimum unique, and the kinds under test."""
+    torch.manual_seed(SEED)
+    x, xv = torch.randn(N, 5, dtype=F64), torch.randn(6, 5, dtype=F64)
+    model = nn.Sequential(*layers, nn.Linear(5, CLASSES)).double()
+    hparams = [*kinds(model, x), L2(model, per="global", init=-1.0, name="fixed")]
+    val = (xv, torch.arange(6) % CLASSES)
+    return engine.Problem(model, hparams, cross_entropy, cross_entropy, train=(x, Y), val=val)
+
+
+def _mlp(inputs: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(inputs, 4), nn.GELU(), nn.Linear(4, 1)).double()
+
+
+KINDS: dict[str, Callable[[], engine.Problem]] = {
+    "l1": lambda: problem(lambda model, x: [L1(model, init=-2.0, epsilon=0.5)]),
+    "label_correction": lambda: problem(lambda model, x: [LabelCorrection(Y, CLASSES, dtype=F64)]),
+    "distilled_data": lambda: problem(lambda model, x: [DistilledData(x)]),
+    "augmentation": lambda: problem(lambda model, x: [Augmentation(Blur().double())]),
+    "loss_reweighting": lambda: problem(lambda model, x: [LossReweighting(_mlp(5))]),
+    "dropout": lambda: problem(lambda model, x: [Dropout(model, temperature=0.5)], nn.Dropout(0.3), nn.Dropout(0.2)),
+    "temperature": lambda: problem(lambda model, x: [Tempered()], Warm()),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_hypergradient_is_the_slope_of_the_objective_after_training_again(name: str):
+    dense = Dense.of(KINDS[name]())
+    dense.w = dense.minimiser(dense.bilevel.hparams)
+
+    got = _implicit(dense, engine.Hessian(), engine.Direct())
+
+    assert all(gradient.any() for gradient in got.values())
+    direction = {hparam: torch.randn_like(gradient) for hparam, gradient in got.items()}
+    along = sum(float((gradient * direction[hparam]).sum()) for hparam, gradient in got.items())
+    assert along == pytest.approx(dense.retrained_slope(direction), rel=1e-5)
+
+
+def test_a_reweighting_by_losses_has_the_hypergradient_of_weights_that_do_not_follow():
+    dense = Dense.of(problem(lambda model, x: [LossReweighting(_mlp(1), reads="loss", positive="softplus")]))
+    expected = dense.hypergradient(torch.linalg.inv(dense.hessian()))
+
+    got = _implicit(dense, engine.Hessian(), engine.Direct())
+
+    assert got["loss_reweighting.0.weight"].any()
+    for hparam in expected:
+        torch.testing.assert_close(got[hparam], expected[hparam])
+
+
+def _implicit(dense: Dense, curvature: engine.Hessian, solver: engine.Direct) -> Tensors:
+    b = dense.bilevel
+    moment = Moment(b, dense.ravel, dense.w, b.buffers, b.hparams, dense.train, dense.val)
+    with randomness(SEED, torch.device("cpu")):
+        return engine.Implicit(curvature, solver).hypergradient(moment, {}).gradient
+
+
+def test_all_kinds_compose_and_a_trajectory_resumes_bitwise():
+    torch.manual_seed(SEED)
+    x = torch.randn(N, 1, 5, 5)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.GELU(), nn.Dropout2d(0.2), nn.Flatten(), nn.Linear(36, CLASSES))
+    kinds = [
+        *(L2(model, per="tensor"), L1(model, per="global"), DistilledData(x), Augmentation(UNet(1, width=4, depth=1))),
+        *(LabelCorrection(Y, CLASSES), ExampleWeights(N), Dropout(model), InitialisationScale(model)),
+        *(LossReweighting(nn.Linear(1, 1), reads="loss"), Custom({"unread": torch.zeros(())})),
+    ]
+    stated = engine.Problem(model, kinds, cross_entropy, cross_entropy, train=(x, Y), val=(x, Y))
+    config = engine.Config(n_steps=2, inner=engine.Adam(1e-2, steps=1, batch_size=7), outer=engine.Adam(0.01))
+    steps = list(engine.optimise(stated.bilevel(), stated.data, config))
+    first = engine.State.load(steps[0].state.save())
+
+    *_, resumed = engine.optimise(stated.bilevel(), stated.data, config, first)
+
+    assert resumed.state.save() == steps[-1].state.save()
+    still = {n for n, value in stated.bilevel().hparams.items() if torch.equal(value, steps[-1].state.hparams[n])}
+    assert still == {"initialisation_scale", "unread"}
+
+
+# --- L1 and L2 --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("per", ["global", "tensor", "weight"])
+def test_decays_of_every_granularity_add_the_same_penalty_when_equal(per):
+    model = nn.Linear(3, 2).double()
+    w = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+    params = dict(model.named_parameters())
+    for kind, expected in (
+        (L2(model, per=per, init=-1.0), 0.5 * (w**2).sum()),
+        (L1(model, per=per, init=-1.0, epsilon=1e-8), w.abs().sum()),
+    ):
+        values = {name: value.exp() for name, value in kind.init.items()}
+        penalty = kind.penalty(params, values).detach()
+        torch.testing.assert_close(penalty, expected.detach() * torch.tensor(-1.0, dtype=F64).exp(), rtol=1e-6, atol=0)
+
+
+def test_hyperparameters_of_weights_take_the_dtype_of_the_model():
+    model = nn.Sequential(nn.Dropout(0.5), nn.Linear(3, 2)).double()
+    for kind in (L1(model), L2(model, per="global"), Dropout(model), InitialisationScale(model)):
+        assert {value.dtype for value in kind.init.values()} == {F64}
+
+
+# --- labels and data ----------------------------------------------------------------------------------
+
+
+def test_a_label_starts_at_its_strength_and_follows_the_example_s_index():
+    kind = LabelCorrection(Y, CLASSES, strength=2.0, dtype=F64)
+    index = torch.tensor([4, 0])
+    labels = kind.prepare(kind.init, {"y": Y[index], "index": index})["y"]
+    given = 1 / (1 + (CLASSES - 1) * torch.tensor(-2.0, dtype=F64).exp())
+    torch.testing.assert_close(labels[[0, 1], Y[index]], given.expand(2))
+    torch.testing.assert_close(labels.sum(1), torch.ones(2, dtype=F64))
+
+
+@pytest.mark.parametrize("kind", ["noise", "examples", "means"])
+def test_a_distilled_set_starts_balanced_and_is_a_function_of_its_seed(kind):
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(30) % 3
+    x = torch.randn(30, 2, 2, generator=generator) + 10.0 * y.view(-1, 1, 1)
+    x0, y0 = DistilledData.start(x, y, per_class=2, kind=kind, seed=1)
+    again, _ = DistilledData.start(x, y, per_class=2, kind=kind, seed=1)
+    assert y0.tolist() == [0, 0, 1, 1, 2, 2]
+    assert x0.shape == (6, 2, 2)
+    assert torch.equal(x0, again)
+    if kind == "examples":
+        assert all(any(torch.equal(row, other) for other in x[y == label]) for row, label in zip(x0, y0, strict=True))
+    if kind == "means":
+        torch.testing.assert_close(x0[:2].mean(0), x[y == 0].mean(0))
+
+
+def test_one_distilled_image_for_each_class_trains_a_classifier():
+    """The slides' experiment in small: validation data are stood for by one example of each class."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(150) % 3
+    x = torch.randn(150, 6, generator=generator) + 3 * F.one_hot(y, 6)
+    torch.manual_seed(SEED)
+    model = nn.Linear(6, 3)
+    train = DistilledData.start(x, y)
+    mean = lambda outputs, batch: F.cross_entropy(outputs, batch["y"])
+    accuracy = lambda outputs, batch: (outputs.argmax(1) == batch["y"]).float()
+    kinds = [DistilledData(train[0]), L2(model, per="global", init=-4.0)]
+    stated = engine.Problem(model, kinds, mean, mean, train=train, val=(x, y), metrics={"accuracy": accuracy})
+    config = engine.Config(n_steps=60, inner=engine.SGD(0.3, steps=3), outer=engine.Adam(0.1))
+    bilevel = stated.bilevel()
+
+    def refitted(hparams: Tensors) -> float:
+        fitted = engine.fit(bilevel, train=stated.data.train, n_steps=75, inner=engine.SGD(0.3), hparams=hparams)
+        return engine.evaluate(bilevel, fitted.params, fitted.buffers, hparams, stated.data.val)["accuracy"]
+
+    *_, last = engine.optimise(bilevel, stated.data, config)
+
+    assert refitted(bilevel.hparams) < 0.6
+    assert refitted(last.state.hparams) > 0.9
+
+
+# --- networks -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 5), (1, 3)])
+def test_a_unet_starts_as_the_identity_for_images_of_any_size(height: int, width: int):
+    image = torch.randn(2, 3, height, width)
+    assert torch.equal(UNet(3, noise=2)(image, torch.randn(2, 2, height, width)), image)
+
+
+def test_an_augmentation_draws_afresh_and_leaves_its_network_alone():
+    network = Blur().double()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    kind = Augmentation(network)
+    batch = {"x": torch.zeros(4, 5, dtype=F64), "index": torch.arange(4)}
+    first, second = (kind.prepare(kind.init, batch)["x"] for _ in range(2))
+    assert not torch.equal(first, second)
+    assert not torch.equal(first[0], first[1])
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+def test_a_network_in_evaluation_mode_may_hold_batch_norm():
+    network = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)).double()
+    batch = whole({"x": torch.randn(6, 5, dtype=F64)})
+    losses = torch.ones(6, dtype=F64)
+    kind = LossReweighting(network)
+    with pytest.raises(ProblemInvalid, match=r"writes into its buffer '1\..*evaluation mode"):
+        kind.weigh(losses, kind.init, batch)
+    kind = LossReweighting(network.eval())
+    assert kind.weigh(losses, kind.init, batch).shape == (6,)
+
+
+# --- dropout ------------------------------------------------------------------------------------------
+
+
+class Twice(nn.Module):
+    """One dropout layer under two names, of a model that must stay as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Dropout(0.25)
+        self.second = self.first
+        self.linear = nn.Linear(5, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.second(torch.tanh(self.first(x))))
+
+
+def _mean_output(model: nn.Module, rate: float, shape: tuple[int, ...]) -> Tensor:
+    """What a model makes of ones in training mode, at a rate close to dropout's own draws."""
+    kind = Dropout(model, init=rate, temperature=0.01)
+    x = torch.ones(shape)
+    one = lambda outputs, batch: outputs.mean()
+    bilevel = engine.Problem(model, kind, one, one, train={"x": x}, val={"x": x}).bilevel()
+    with randomness(SEED, torch.device("cpu")):
+        return bilevel.forward(bilevel.params, bilevel.buffers, bilevel.hparams, whole({"x": x}))[0].detach()
+
+
+def test_concrete_dropout_drops_its_rate_and_keeps_the_mean():
+    model = nn.Sequential(nn.Dropout(0.1), Scale())
+    out = _mean_output(model, 0.3, (200, 100))
+    assert (out < 0.5).float().mean().item() == pytest.approx(0.3, abs=0.01)
+    assert out.mean().item() == pytest.approx(1.0, abs=0.02)
+
+
+class Scale(nn.Module):
+    """The least that can be trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * x
+
+
+def test_channel_dropout_drops_whole_channels():
+    out = _mean_output(nn.Sequential(nn.Dropout2d(0.5), Scale()), 0.5, (20, 10, 3, 3)).flatten(2)
+    assert torch.equal(out, out[..., :1].expand_as(out))
+    assert not torch.equal(out[:, :1].expand_as(out), out)
+
+
+def test_evaluation_drops_nothing_and_the_model_itself_stays_as_it_is():
+    model = Twice()
+    kind = Dropout(model)
+    assert kind.init["dropout"].sigmoid().tolist() == pytest.approx([0.25])
+    data = torch.randn(N, 5), Y
+    bilevel = engine.Problem(model, kind, cross_entropy, cross_entropy, train=data, val=data).bilevel()
+    values = [bilevel.evaluate(bilevel.params, {}, bilevel.hparams, whole({"x": data[0], "y": Y})) for _ in range(2)]
+    expected = F.cross_entropy(model.linear(torch.tanh(data[0])), Y)
+    assert values[0]["loss"] == values[1]["loss"]
+    torch.testing.assert_close(values[0]["loss"], expected)
+    assert type(model.first) is nn.Dropout
+    assert model.second is model.first
+
+
+def test_a_global_rate_starts_at_the_mean_of_the_layers():
+    model = nn.Sequential(nn.Dropout(0.2), nn.Linear(2, 2), nn.Dropout(0.2))
+    assert Dropout(model, per="global").init["dropout"].sigmoid().item() == pytest.approx(0.2)
+    assert Dropout(model).init["dropout"].shape == (2,)
+
+
+# --- the start ----------------------------------------------------------------------------------------
+
+
+def test_a_refit_starts_from_the_scaled_weights():
+    stated = problem(lambda model, x: [InitialisationScale(model)])
+    bilevel = stated.bilevel()
+    hparams = bilevel.hparams | {"initialisation_scale": torch.tensor([1.0, 0.0], dtype=F64)}
+    fitted = engine.fit(bilevel, stated.data.train, n_steps=1, inner=engine.SGD(1e-12), hparams=hparams)
+    expected = torch.e * bilevel.params["0.weight"]
+    torch.testing.assert_close(fitted.params["0.weight"], expected)
+    torch.testing.assert_close(fitted.params["0.bias"], bilevel.params["0.bias"])
+
+
+def test_the_implicit_hypergradient_of_the_start_is_exactly_zero():
+    dense = Dense.of(problem(lambda model, x: [InitialisationScale(model, per="global")]))
+    assert _implicit(dense, engine.Hessian(), engine.Direct())["initialisation_scale"] == 0
+
+
+# --- refusals -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: L1(nn.Linear(2, 2), epsilon=0.0), "kink at zero"),
+        (lambda: L2(nn.Identity()), "without trainable weights"),
+        (lambda: InitialisationScale(nn.Linear(2, 2), per="weight"), "choose one of"),
+        (lambda: LabelCorrection(torch.tensor([0, 3]), 3), "the labels run from 0 to 3"),
+        (lambda: LabelCorrection(torch.rand(4, 3), 3), r"pass labels.argmax\(1\)"),
+        (lambda: DistilledData(torch.arange(4)), "tokens have none"),
+        (lambda: DistilledData.start(torch.rand(3, 2), torch.tensor([0, 0, 1]), per_class=2, kind="means"), "Class 1"),
+        (lambda: DistilledData.start(torch.rand(3, 2), torch.arange(3), kind="zeros"), "choose 'noise'"),
+        (lambda: Augmentation(), "one of them"),
+        (lambda: Augmentation(nn.Identity()), "no parameter"),
+        (lambda: LossReweighting(nn.Linear(1, 1), positive="identity"), "choose 'sigmoid'"),
+        (lambda: Dropout(nn.Linear(2, 2)), "found no nn.Dropout"),
+        (lambda: Dropout(nn.Sequential(nn.Dropout(0.0), nn.Linear(2, 2))), "strictly between 0 and 1"),
+        (lambda: Dropout(nn.Dropout(0.1), temperature=0.0), "must be positive"),
+        (lambda: Dropout(nn.Dropout(0.1), per="weight"), "choose 'layer' or 'global'"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_a_remedy(make: Callable[[], object], said: str):
+    with pytest.raises(ProblemInvalid, match=said):
+        make()
+
+
+def test_two_kinds_may_not_supply_the_same_tensor():
+    model = nn.Sequential(nn.Dropout(0.1), nn.Linear(5, CLASSES))
+    data = torch.randn(N, 5), Y
+    twice = engine.Problem(
+        model, [Dropout(model), Dropout(model, name="again")], cross_entropy, cross_entropy, train=data, val=data
+    )
+    with pytest.raises(ProblemInvalid, match=r"supply the model's tensor '0\.rate'"):
+        twice.bilevel()
+
+
+def test_a_kind_may_supply_buffers_only():
+    with pytest.raises(ProblemInvalid, match="no buffer of the model"):
+        problem(lambda model, x: [Tempered()], nn.Identity()).bilevel()
