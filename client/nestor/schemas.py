@@ -238,6 +238,17 @@ class L2Preset(Schema):
     init: Finite = -6.0  # log of the decay
 
 
+class L1Preset(Schema):
+    kind: Literal["l1"] = "l1"
+    per: Literal["global", "tensor", "weight"] = "weight"
+    init: Finite = -6.0  # log of the decay
+
+
+class LabelCorrectionPreset(Schema):
+    kind: Literal["label_correction"] = "label_correction"
+    strength: Annotated[float, Field(gt=0, le=50)] = 4.0  # initial logit of the label that was given
+
+
 class ExampleWeightsPreset(Schema):
     kind: Literal["example_weights"] = "example_weights"
     init: Finite = 0.0  # before the transform
@@ -257,8 +268,8 @@ class Preset(Schema):
     val_size: Annotated[int, Field(ge=10, le=700)] = 300
     label_noise: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of training labels that are moved to the next class
     hyperparameters: Annotated[
-        tuple[Annotated[L2Preset | ExampleWeightsPreset, Tagged, Short], ...],
-        Field(min_length=1, max_length=2),
+        tuple[Annotated[L2Preset | L1Preset | ExampleWeightsPreset | LabelCorrectionPreset, Tagged, Short], ...],
+        Field(min_length=1, max_length=4),
     ] = (L2Preset(),)
 
     @model_validator(mode="after")

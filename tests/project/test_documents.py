@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import nestor
+import nestor_engine
 from nestor.client import Client
 from nestor.hparams import L2
 from nestor.schemas import State
@@ -76,3 +77,15 @@ def test_every_method_of_the_table_tunes_something_with_the_products_it_names():
         )
         assert torch.equal(trial.hparams["l2"], before) == (method == "direct_only")
         assert (method, trial.last_step.products) == (method, products)
+
+
+def test_every_kind_of_hyperparameters_that_is_shown_can_be_tuned():
+    torch.manual_seed(0)
+    shown = _run("docs/hyperparameters.md").namespace
+    assert shown["report"].findings == ()
+    assert shown["pictures"].shape == (10, 16)
+    assert not torch.equal(shown["scales"], torch.ones(4))
+    for problem in (shown["problem"], shown["own"]):
+        before = problem.bilevel().hparams
+        *_, last = nestor_engine.optimise(problem.bilevel(), problem.data, nestor.Config(n_steps=2))
+        assert [name for name, value in before.items() if torch.equal(last.state.hparams[name], value)] == []

@@ -50,10 +50,16 @@ def test_label_noise_moves_that_share_of_the_training_labels_only():
 
 
 def test_every_kind_of_hyperparameter_can_be_tuned_together():
-    kinds = [{"kind": "l2", "per": "tensor", "init": -5}, "example_weights"]
+    kinds = [
+        {"kind": "l2", "per": "tensor", "init": -5},
+        {"kind": "l1", "per": "global"},
+        "example_weights",
+        {"kind": "label_correction", "strength": 2},
+    ]
     problem = presets.build(preset(hyperparameters=kinds), seed=0)
     bilevel = problem.bilevel()
-    assert {name: tuple(h.shape) for name, h in bilevel.hparams.items()} == {"l2": (4,), "example_weights": (100,)}
+    shapes = {name: tuple(h.shape) for name, h in bilevel.hparams.items()}
+    assert shapes == {"l2": (4,), "l1": (), "example_weights": (100,), "label_correction": (100, 10)}
     steps = list(optimise(bilevel, problem.data, Config(n_steps=2)))
     assert [step.number for step in steps] == [1, 2]
     assert not same(steps[-1].state.hparams, bilevel.hparams)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nestor.schemas import ExampleWeightsPreset, L2Preset, Preset
+from nestor.schemas import ExampleWeightsPreset, L1Preset, L2Preset, LabelCorrectionPreset, Preset
 from nestor_engine import Problem
 from nestor_engine.bilevel import Batch
-from nestor_engine.hparams import L2, ExampleWeights, Hyperparameters
+from nestor_engine.hparams import L1, L2, ExampleWeights, Hyperparameters, LabelCorrection
 from nestor_engine.seeding import derive_seed
 
 CLASSES = 10
@@ -25,13 +25,14 @@ def build(preset: Preset, *, seed: int) -> Problem:
     order = torch.randperm(len(x), generator=_generator(seed, "split"))
     train, val, test = order.tensor_split([preset.train_size, preset.train_size + preset.val_size])
     model = _mlp(preset.model.hidden, seed)
+    labels = _mislabelled(y[train], preset.label_noise, seed)
     return Problem(
         model,
-        [_kind(kind, model, preset.train_size) for kind in preset.hyperparameters],
+        [_kind(kind, model, labels) for kind in preset.hyperparameters],
         _losses,
         _loss,
         metrics={"accuracy": _accuracy},
-        train=(x[train], _mislabelled(y[train], preset.label_noise, seed)),
+        train=(x[train], labels),
         val=(x[val], y[val]),
         test=(x[test], y[test]),
     )
@@ -56,10 +57,18 @@ def _mlp(hidden: tuple[int, ...], seed: int) -> nn.Module:
         return nn.Sequential(*layers, nn.Linear(widths[-1], CLASSES))
 
 
-def _kind(kind: L2Preset | ExampleWeightsPreset, model: nn.Module, train_size: int) -> Hyperparameters:
-    if isinstance(kind, L2Preset):
-        return L2(model, per=kind.per, init=kind.init)
-    return ExampleWeights(train_size, init=kind.init)
+def _kind(
+    kind: L2Preset | L1Preset | ExampleWeightsPreset | LabelCorrectionPreset, model: nn.Module, labels: Tensor
+) -> Hyperparameters:
+    match kind:
+        case L2Preset():
+            return L2(model, per=kind.per, init=kind.init)
+        case L1Preset():
+            return L1(model, per=kind.per, init=kind.init)
+        case ExampleWeightsPreset():
+            return ExampleWeights(len(labels), init=kind.init)
+        case LabelCorrectionPreset():
+            return LabelCorrection(labels, CLASSES, strength=kind.strength)
 
 
 def _mislabelled(y: Tensor, share: float, seed: int) -> Tensor:
