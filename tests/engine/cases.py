@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 import nestor_engine as engine
 from nestor_engine.bilevel import Batch, Bilevel, Tensors
+from nestor_engine.curvature import Curvature
 from nestor_engine.data import INDEX
 from nestor_engine.flat import Ravel
 from nestor_engine.hparams import L2, ExampleWeights
@@ -135,7 +137,30 @@ def ridge_minimiser(data: engine.Data, decay: Tensor) -> Tensor:
     return torch.linalg.solve(x.T @ x / len(x) + torch.diag(decay.exp()), x.T @ y / len(x))
 
 
-CASES: dict[str, Callable[[], engine.Problem]] = {
+def quadratic(matrix: list[list[float]]) -> tuple[Bilevel, engine.Data]:
+    """f = ½ oᵀAo − λᵀo, the mean over examples o = w + x: the Hessian is A, by definition."""
+    curvature = torch.tensor(matrix, dtype=torch.float64)
+    n = len(curvature)
+    bilevel = Bilevel(
+        params=torch.linspace(0.5, 1.0, n, dtype=torch.float64),
+        buffers={},
+        hparams={"pull": torch.ones(n, dtype=torch.float64)},
+        transforms={"pull": "identity"},
+        prepare=lambda hparams, batch: batch,
+        forward=lambda params, buffers, hparams, batch: (params + batch["x"], buffers),
+        criterion=lambda o, hparams, batch: (0.5 * ((o @ curvature) * o).sum(1) - o @ hparams["pull"]).mean(),
+        penalty=lambda params, hparams: params.new_zeros(()),
+        evaluate=lambda params, buffers, hparams, batch: {"loss": 0.5 * (params + batch["x"]).square().sum(1).mean()},
+    )
+    x = torch.randn(6, n, dtype=torch.float64)
+    return bilevel, engine.Data.of(train=(x, x), val=(x[:3], x[:3]))
+
+
+def embedding() -> engine.Problem:
+    return _problem(nn.Embedding(6, 3), torch.randint(0, 6, (16,)), 3)
+
+
+PROBLEMS: dict[str, Callable[[], engine.Problem]] = {
     "softmax regression": softmax_regression,
     "GELU MLP": mlp,
     "CNN, BatchNorm in training mode": lambda: cnn(train=True),
@@ -143,16 +168,26 @@ CASES: dict[str, Callable[[], engine.Problem]] = {
     "dropout": dropout,
     "LSTM": lstm,
     "attention and embedding": attention,
+    "embedding": embedding,
     "shared weights and an unused parameter": tied,
 }
+FUNCTIONS: dict[str, Callable[[], tuple[Bilevel, engine.Data]]] = {
+    "quadratic": lambda: quadratic([[2.0, 0.5, 0.0], [0.5, 1.0, 0.2], [0.0, 0.2, 0.6]]),
+    "one weight": lambda: quadratic([[2.0]]),
+    "ridge regression": ridge,
+}
+CASES = (*FUNCTIONS, *PROBLEMS)
 
 
 def build(name: str) -> engine.Problem:
     torch.manual_seed(SEED)
-    return CASES[name]()
+    return PROBLEMS[name]()
 
 
 def posed(name: str) -> tuple[Bilevel, engine.Data]:
+    torch.manual_seed(SEED)
+    if name in FUNCTIONS:
+        return FUNCTIONS[name]()
     problem = build(name)
     return problem.bilevel(), problem.data
 
@@ -198,7 +233,7 @@ class Dense:
                 return b.forward(self.ravel.tree(w), b.buffers, b.hparams, batch)[0].reshape(-1)
 
         at = outputs(self.w)
-        shape = (len(batch[INDEX]), -1)
+        shape = b.forward(self.ravel.tree(self.w), b.buffers, b.hparams, batch)[0].shape
         jacobian = functional.jacobian(outputs, self.w)  # (outputs, n)
         inner = functional.hessian(lambda o: b.criterion(o.reshape(shape), b.hparams, batch), at)
         penalty = functional.hessian(lambda w: b.penalty(self.ravel.tree(w), b.hparams), self.w)
@@ -261,3 +296,22 @@ class Dense:
             )
             for k, (name, v) in enumerate(hparams.items())
         }
+
+
+@functools.cache
+def dense(name: str) -> Dense:
+    """One case at its initial weights, built once a session: leave it as it is."""
+    return Dense(*posed(name))
+
+
+@functools.cache
+def matrix(name: str, curvature: Curvature) -> Tensor:
+    """The dense matrix of a curvature without its damping, shape (n, n), built once a session."""
+    match curvature:
+        case engine.Hessian():
+            return dense(name).hessian()
+        case engine.GaussNewton():
+            return dense(name).gauss_newton()
+        case engine.EmpiricalFisher(per=per):
+            return dense(name).fisher(per)
+    raise TypeError(curvature)

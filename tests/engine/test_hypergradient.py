@@ -8,46 +8,45 @@ from torch import Tensor
 
 import nestor_engine as engine
 from nestor_engine.bilevel import Bilevel, Tensors
+from nestor_engine.curvature import Curvature
 from nestor_engine.flat import Ravel
 from nestor_engine.responses import Moment, Response
 from nestor_engine.seeding import randomness
-from tests.engine.cases import CASES, SEED, Dense, posed, ridge, ridge_minimiser
+from tests.engine.cases import CASES, SEED, Dense, dense, matrix, posed, ridge, ridge_minimiser
 
 F64 = torch.float64
 
 
-def _moment(dense: Dense) -> Moment:
-    b = dense.bilevel
-    return Moment(b, dense.ravel, dense.w, b.buffers, b.hparams, dense.train, dense.val)
+def _moment(case: Dense) -> Moment:
+    b = case.bilevel
+    return Moment(b, case.ravel, case.w, b.buffers, b.hparams, case.train, case.val)
 
 
-def _hypergradient(dense: Dense, response: Response) -> Tensors:
+def _hypergradient(case: Dense, response: Response) -> Tensors:
     with randomness(SEED, torch.device("cpu")):
-        return response.hypergradient(_moment(dense), {}).gradient
+        return response.hypergradient(_moment(case), {}).gradient
 
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("terms", [0, 3])
-@pytest.mark.parametrize("curvature", ["hessian", "gauss_newton"])
-def test_every_case_agrees_with_the_dense_partial_sum(name: str, curvature: str, terms: int):
-    dense = Dense(*posed(name))
-    kind = {"hessian": engine.Hessian(), "gauss_newton": engine.GaussNewton(0.0)}[curvature]
-    matrix, alpha = getattr(dense, curvature)(), 0.05
-    eye = torch.eye(len(matrix), dtype=F64)
-    partial = alpha * sum(torch.linalg.matrix_power(eye - alpha * matrix, j) for j in range(terms + 1))
-    expected = dense.hypergradient(partial)
+@pytest.mark.parametrize("curvature", [engine.Hessian(), engine.GaussNewton(0.0)], ids=repr)
+def test_every_case_agrees_with_the_dense_partial_sum(name: str, curvature: Curvature, terms: int):
+    inverted, alpha = matrix(name, curvature), 0.05
+    eye = torch.eye(len(inverted), dtype=F64)
+    partial = alpha * sum(torch.linalg.matrix_power(eye - alpha * inverted, j) for j in range(terms + 1))
+    expected = dense(name).hypergradient(partial)
 
-    got = _hypergradient(dense, engine.Implicit(kind, engine.Neumann(terms, alpha=alpha)))
+    got = _hypergradient(dense(name), engine.Implicit(curvature, engine.Neumann(terms, alpha=alpha)))
 
     for hparam in expected:
         torch.testing.assert_close(got[hparam], expected[hparam])
 
 
 def test_a_long_series_reaches_the_exact_implicit_hypergradient():
-    dense = Dense(*posed("softmax regression"))
-    expected = dense.hypergradient(torch.linalg.inv(dense.hessian()))
+    case = Dense(*posed("softmax regression"))
+    expected = case.hypergradient(torch.linalg.inv(case.hessian()))
 
-    got = _hypergradient(dense, engine.Implicit(engine.Hessian(), engine.Neumann(2_000)))
+    got = _hypergradient(case, engine.Implicit(engine.Hessian(), engine.Neumann(2_000)))
 
     for hparam in expected:
         torch.testing.assert_close(got[hparam], expected[hparam])
@@ -72,15 +71,15 @@ def test_ridge_regression_has_the_closed_form_hypergradient(curvature):
 
 def test_the_hypergradient_is_the_slope_of_the_objective_after_training_again():
     """Softmax regression with example weights, trained to its minimum by Newton's method for every shifted λ."""
-    dense = Dense(*posed("softmax regression"))
-    dense.w = dense.minimiser(dense.bilevel.hparams)
+    case = Dense(*posed("softmax regression"))
+    case.w = case.minimiser(case.bilevel.hparams)
 
-    got = _hypergradient(dense, engine.Implicit(engine.Hessian(), engine.Neumann(2_000)))
+    got = _hypergradient(case, engine.Implicit(engine.Hessian(), engine.Neumann(2_000)))
 
     for hparam, index in (("l2", 0), ("l2", 1), ("example_weights", 0), ("example_weights", 5)):
         direction = {name: torch.zeros_like(value) for name, value in got.items()}
         direction[hparam][index] = 1.0
-        slope = dense.retrained_slope(direction)
+        slope = case.retrained_slope(direction)
         assert got[hparam][index].item() == pytest.approx(slope, rel=1e-5, abs=1e-9)
 
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 import nestor_engine as engine
-from nestor_engine.bilevel import Bilevel, Tensors
+from nestor_engine.bilevel import Tensors
 from nestor_engine.inner import InnerLoop
 from nestor_engine.responses import Hypergradient, Moment
 from nestor_engine.solvers import Outcome
-from tests.engine.cases import Dense, build, posed, ridge
+from tests.engine.cases import Dense, build, posed, quadratic, ridge
 
 WHOLE = engine.SGD(0.1, batch_size=10_000)
 
@@ -124,32 +124,15 @@ def test_a_module_without_second_derivatives_is_served():
         list(engine.optimise(once, data, replace(config, response=engine.Implicit())))
 
 
-def _saddle(value: float) -> tuple[Bilevel, engine.Data]:
-    """f = ½ wᵀ diag(1, value) w − λᵀw: a saddle for a negative value."""
-    curvature = torch.tensor([1.0, value], dtype=torch.float64)
-    column = torch.ones(4, 1, dtype=torch.float64)
-    return Bilevel(
-        params=torch.zeros(2, dtype=torch.float64),
-        buffers={},
-        hparams={"pull": torch.ones(2, dtype=torch.float64)},
-        transforms={"pull": "identity"},
-        prepare=lambda hparams, batch: batch,
-        forward=lambda params, buffers, hparams, batch: (params, buffers),
-        criterion=lambda w, hparams, batch: 0.5 * (curvature * w * w).sum() - hparams["pull"] @ w,
-        penalty=lambda params, hparams: params.new_zeros(()),
-        evaluate=lambda params, buffers, hparams, batch: {"loss": 0.5 * (params - 1).square().sum()},
-    ), engine.Data.of((column, column), (column, column))
-
-
 def test_at_a_saddle_the_response_does_not_grow_without_bound():
-    dense = Dense(*_saddle(-0.5))
+    dense = Dense(*quadratic([[1.0, 0.0], [0.0, -0.5]]))
     got, memory = _trained(dense, engine.Hypernetwork(rank=2, steps=20), 40)
     assert got.solution.residual <= 1
     assert memory["hypernetwork.response"].norm() < 10
 
 
 def test_what_is_not_finite_is_reported_and_forgotten():
-    dense = Dense(*_saddle(float("nan")))
+    dense = Dense(*quadratic([[float("nan")]]))
     got, memory = _trained(dense, engine.Hypernetwork(rank=2), 1)
     assert got.solution.outcome is Outcome.nonfinite
     assert not memory["hypernetwork.response"].any()

@@ -90,8 +90,9 @@ class Point:
         g_iᵀ v is had from row i of J v: no gradient of a single example is ever formed.
         """
         _, slopes = self._output_slopes
-        rows = [slope.detach().flatten(1) for slope in slopes]  # each (B, outputs)
-        tangents = [tangent.flatten(1) for tangent in self._push(v)]
+        by_example = lambda o: o.reshape(len(o), -1)  # (B, outputs), of outputs of shape (B,) too
+        rows = [by_example(slope.detach()) for slope in slopes]
+        tangents = [by_example(tangent) for tangent in self._push(v)]
         along = sum((row * tangent).sum(1, keepdim=True) for row, tangent in zip(rows, tangents, strict=True))
         size = rows[0].shape[0]
         pulled = [(size * along * row).view_as(slope) for row, slope in zip(rows, slopes, strict=True)]
