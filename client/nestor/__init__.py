@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from nestor.study import get_all_study_names as get_all_study_names
     from nestor.study import load_study as load_study
     from nestor.trial import Trial as Trial
+    from nestor_engine import KFAC as KFAC
     from nestor_engine import SGD as SGD
     from nestor_engine import Adam as Adam
+    from nestor_engine import AdamDiagonal as AdamDiagonal
     from nestor_engine import AdamW as AdamW
     from nestor_engine import Config as Config
     from nestor_engine import ConjugateGradient as ConjugateGradient
@@ -68,6 +70,7 @@ _CLIENT = {
 _ENGINE = (
     "Adam",
     "AdamW",
+    "AdamDiagonal",
     "Config",
     "ConjugateGradient",
     "CosineDecay",
@@ -81,6 +84,7 @@ _ENGINE = (
     "Identity",
     "Implicit",
     "LinearDecay",
+    "KFAC",
     "Neumann",
     "Nystrom",
     "NystromSketch",

@@ -147,7 +147,14 @@ class EmpiricalFisher(Schema):
     per: Literal["batch", "example"] = "batch"
 
 
-Curvature = Annotated[Hessian | GaussNewton | EmpiricalFisher, Tagged, Short]
+class KFAC(Schema):
+    kind: Literal["kfac"] = "kfac"
+    damping: NonNegative = 0.03
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.95  # of the factors' running averages
+    fisher: Literal["sampled", "exact", "empirical"] = "sampled"
+
+
+Curvature = Annotated[Hessian | GaussNewton | EmpiricalFisher | KFAC, Tagged, Short]
 
 
 class Identity(Schema):
@@ -172,10 +179,14 @@ class NystromSketch(Schema):
     refresh: Count = 10  # outer steps between two sketches
 
 
+class AdamDiagonal(Schema):
+    kind: Literal["adam_diagonal"] = "adam_diagonal"
+
+
 class PreconditionedCG(Schema):
     kind: Literal["preconditioned_cg"] = "preconditioned_cg"
     steps: Annotated[int, Field(ge=1, le=10_000)] = 4
-    preconditioner: Annotated[NystromSketch, Short] = NystromSketch()
+    preconditioner: Annotated[NystromSketch | KFAC | AdamDiagonal, Tagged, Short] = NystromSketch()
     rtol: NonNegative = 1e-6
 
 

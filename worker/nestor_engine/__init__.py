@@ -8,6 +8,7 @@ from nestor_engine.bilevel import Bilevel as Bilevel
 from nestor_engine.config import Config as Config
 from nestor_engine.config import describe as describe
 from nestor_engine.config import restore as restore
+from nestor_engine.curvature import KFAC as KFAC
 from nestor_engine.curvature import EmpiricalFisher as EmpiricalFisher
 from nestor_engine.curvature import GaussNewton as GaussNewton
 from nestor_engine.curvature import Hessian as Hessian
@@ -29,6 +30,7 @@ from nestor_engine.schedules import CosineDecay as CosineDecay
 from nestor_engine.schedules import LinearDecay as LinearDecay
 from nestor_engine.schedules import StepDecay as StepDecay
 from nestor_engine.schedules import Warmup as Warmup
+from nestor_engine.solvers import AdamDiagonal as AdamDiagonal
 from nestor_engine.solvers import ConjugateGradient as ConjugateGradient
 from nestor_engine.solvers import Direct as Direct
 from nestor_engine.solvers import Identity as Identity

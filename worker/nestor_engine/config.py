@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
-from nestor_engine.curvature import EmpiricalFisher, GaussNewton, Hessian
+import torch
+
+from nestor_engine.curvature import KFAC, EmpiricalFisher, GaussNewton, Hessian
 from nestor_engine.errors import ConfigInvalid
 from nestor_engine.optimizers import INNER_STEPS, SGD, TRAIN_BATCH, VAL_BATCH, Adam, AdamW, Optimizer, RMSprop
 from nestor_engine.responses import DirectOnly, Hypernetwork, Implicit, Response, Unrolled
 from nestor_engine.schedules import CosineDecay, LinearDecay, StepDecay, Warmup
 from nestor_engine.solvers import (
+    AdamDiagonal,
     ConjugateGradient,
     Direct,
     Identity,
@@ -28,8 +31,9 @@ _OPTIMIZERS = {cls.__name__.lower(): cls for cls in (SGD, Adam, AdamW, RMSprop)}
 _KINDS = {
     re.sub(r"(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower(): cls
     for cls in (
-        *(Hessian, GaussNewton, EmpiricalFisher),
-        *(Identity, Neumann, ConjugateGradient, PreconditionedCG, NystromSketch, Direct, Nystrom, WarmStarted),
+        *(Hessian, GaussNewton, EmpiricalFisher, KFAC),
+        *(Identity, Neumann, ConjugateGradient, PreconditionedCG, Direct, Nystrom, WarmStarted),
+        *(NystromSketch, AdamDiagonal),
         *(Implicit, Unrolled, Hypernetwork, DirectOnly),
         *(Warmup, StepDecay, LinearDecay, CosineDecay),
     )
@@ -84,6 +88,9 @@ class Config:
         )
         for name, options in filled:
             object.__setattr__(self, name, dataclasses.replace(getattr(self, name), **options))
+        for part in _parts(self.response):
+            if isinstance(part, AdamDiagonal):
+                part.squares(self.inner.init(torch.zeros(1)))
         if self.response.unrolls > (self.inner.steps or 0):
             raise ConfigInvalid(
                 reason=f"{self.response} goes back further than the {self.inner.steps} inner steps between two outer "
@@ -133,6 +140,14 @@ def restore(description: dict[str, Any]) -> Config:
         return Config(n_steps=outer.steps, **options)
     except TypeError as error:
         raise ConfigInvalid(reason=str(error)) from error
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """`value` and the dataclasses that it is made of."""
+    if is_dataclass(value):
+        yield value
+        for f in fields(value):
+            yield from _parts(getattr(value, f.name))
 
 
 def _described(value: Any) -> Any:

@@ -6,6 +6,7 @@ the same augmentation noise and the same buffers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 
@@ -14,8 +15,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
-from nestor_engine.bilevel import Batch, Bilevel, Tensors
+from nestor_engine.bilevel import Batch, Bilevel, PyTree, Tensors
 from nestor_engine.flat import Ravel
+from nestor_engine.seeding import repeated, upcoming
 
 
 def twice_differentiable() -> AbstractContextManager[object]:
@@ -28,20 +30,31 @@ class Point:
 
     Attributes:
         w: weights, shape (n,).
+        ravel: between w and the parameters.
         hparams: hyperparameters, requiring gradients.
+        slots: what the inner optimizer keeps there; empty if none brought the weights.
         gradient: ∂f/∂w, shape (n,), itself differentiable in w and λ.
     """
 
     def __init__(
-        self, bilevel: Bilevel, ravel: Ravel, w: Tensor, buffers: Tensors, hparams: Tensors, batch: Batch
+        self,
+        bilevel: Bilevel,
+        ravel: Ravel,
+        w: Tensor,
+        buffers: Tensors,
+        hparams: Tensors,
+        batch: Batch,
+        slots: Tensors | None = None,
     ) -> None:
+        self.ravel = ravel
+        self.slots = slots or {}
         self.w = w.detach().requires_grad_()
         self.hparams = {name: value.detach().requires_grad_() for name, value in hparams.items()}
-        self._bilevel = bilevel
+        self._bilevel, self._buffers = bilevel, buffers
         params = ravel.tree(self.w)
         self._batch = bilevel.prepare(self.hparams, batch)
-        with twice_differentiable():
-            self._outputs, _ = bilevel.forward(params, buffers, self.hparams, self._batch)
+        self._draws = upcoming(self.w.device)
+        self._outputs = self._forward(params)
         self._criterion = bilevel.criterion(self._outputs, self.hparams, self._batch)
         self._penalty = bilevel.penalty(params, self.hparams)
 
@@ -73,15 +86,7 @@ class Point:
         J v is had by differentiating u ↦ Jᵀu, which is linear, so no forward mode is needed and
         every module serves.
         """
-        at, slopes = self._output_slopes
-        pairs = [(s, t) for s, t in zip(slopes, self._push(v), strict=True) if s.requires_grad]
-        curved = (
-            torch.autograd.grad([s for s, _ in pairs], at, [t for _, t in pairs], retain_graph=True, allow_unused=True)
-            if pairs
-            else [None] * len(at)
-        )
-        filled = [torch.zeros_like(o) if c is None else c for o, c in zip(at, curved, strict=True)]
-        return self._pull_outputs(filled) + _pull(self._penalty_gradient, self.w, v)
+        return self._pull_outputs(self.criterion_product(self._push(v))) + self.penalty_product(v)
 
     def fisher_product(self, v: Tensor) -> Tensor:
         """The mean over examples of g_i g_iᵀ v, with g_i = ∂ℓ_i/∂w, plus the exact Hessian of the penalty.
@@ -89,14 +94,39 @@ class Point:
         The criterion is a mean of ℓ_i, so row i of its slope at the outputs is ∂ℓ_i/∂o_i / B, and
         g_iᵀ v is had from row i of J v: no gradient of a single example is ever formed.
         """
-        _, slopes = self._output_slopes
+        _, slopes = self.output_slopes
         by_example = lambda o: o.reshape(len(o), -1)  # (B, outputs), of outputs of shape (B,) too
         rows = [by_example(slope.detach()) for slope in slopes]
         tangents = [by_example(tangent) for tangent in self._push(v)]
         along = sum((row * tangent).sum(1, keepdim=True) for row, tangent in zip(rows, tangents, strict=True))
         size = rows[0].shape[0]
         pulled = [(size * along * row).view_as(slope) for row, slope in zip(rows, slopes, strict=True)]
-        return self._pull_outputs(pulled) + _pull(self._penalty_gradient, self.w, v)
+        return self._pull_outputs(pulled) + self.penalty_product(v)
+
+    def criterion_product(self, tangents: Sequence[Tensor]) -> list[Tensor]:
+        """(∂²ℓ/∂o∂o) t for one tangent t of each output's shape; the network itself is not passed."""
+        at, slopes = self.output_slopes
+        pairs = [(s, t) for s, t in zip(slopes, tangents, strict=True) if s.requires_grad]
+        curved = (
+            torch.autograd.grad([s for s, _ in pairs], at, [t for _, t in pairs], retain_graph=True, allow_unused=True)
+            if pairs
+            else [None] * len(at)
+        )
+        return [torch.zeros_like(o) if c is None else c for o, c in zip(at, curved, strict=True)]
+
+    def penalty_product(self, v: Tensor) -> Tensor:
+        """The exact Hessian of the penalty times v, shape (n,)."""
+        return _pull(self._penalty_gradient, self.w, v)
+
+    def replay(self, params: PyTree) -> list[Tensor]:
+        """The outputs that depend on the weights, computed again from `params` with the same draws."""
+        with repeated(self._draws, self.w.device):
+            return _differentiable(self._forward(params))
+
+    def _forward(self, params: PyTree) -> PyTree:
+        with twice_differentiable():
+            outputs, _ = self._bilevel.forward(params, self._buffers, self.hparams, self._batch)
+        return outputs
 
     def _push(self, v: Tensor) -> tuple[Tensor, ...]:
         """J v, for each output."""
@@ -109,17 +139,17 @@ class Point:
 
     @cached_property
     def _pullback(self) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        outputs = [o for o in pytree.tree_leaves(self._outputs) if isinstance(o, Tensor) and o.requires_grad]
+        outputs = _differentiable(self._outputs)
         dual = [torch.zeros_like(o, requires_grad=True) for o in outputs]
         (pulled,) = torch.autograd.grad(outputs, self.w, dual, create_graph=True)
         return outputs, dual, pulled
 
     @cached_property
-    def _output_slopes(self) -> tuple[list[Tensor], list[Tensor]]:
+    def output_slopes(self) -> tuple[list[Tensor], list[Tensor]]:
         """Detached outputs and the criterion's gradient there, differentiable once more."""
         leaves, spec = pytree.tree_flatten(self._outputs)
         free = [o.detach().requires_grad_() if isinstance(o, Tensor) and o.requires_grad else o for o in leaves]
-        at = [o for o in free if isinstance(o, Tensor) and o.requires_grad]
+        at = _differentiable(free)
         value = self._bilevel.criterion(pytree.tree_unflatten(free, spec), self.hparams, self._batch)
         slopes = torch.autograd.grad(value, at, create_graph=True, allow_unused=True)
         return at, [torch.zeros_like(o) if s is None else s for o, s in zip(at, slopes, strict=True)]
@@ -127,6 +157,10 @@ class Point:
     @cached_property
     def _penalty_gradient(self) -> Tensor:
         return _grad(self._penalty, self.w, create_graph=True)
+
+
+def _differentiable(tree: PyTree) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.requires_grad]
 
 
 def _grad(value: Tensor, at: Tensor, *, create_graph: bool = False) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 
 def derive_seed(seed: int, *words: str | int) -> int:
@@ -18,17 +19,41 @@ def derive_seed(seed: int, *words: str | int) -> int:
 @contextmanager
 def randomness(seed: int, device: torch.device) -> Iterator[None]:
     """Draw from torch's generators as if seeded here, and leave them as they were."""
-    # Not torch.manual_seed: it keeps a traceback for every backend that has not started, at every call.
-    generators = [torch.default_generator]
-    if device.type == "cuda":
-        generators.append(
-            torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
-        )
-    before = [generator.get_state() for generator in generators]
-    for generator in generators:
-        generator.manual_seed(seed)
-    try:
+    with _restored(device) as generators:
+        # Not torch.manual_seed: it keeps a traceback for every backend that has not started, at every call.
+        for generator in generators:
+            generator.manual_seed(seed)
         yield
+
+
+def upcoming(device: torch.device) -> list[Tensor]:
+    """The states of torch's generators, which say what is drawn next."""
+    return [generator.get_state() for generator in _generators(device)]
+
+
+@contextmanager
+def repeated(states: list[Tensor], device: torch.device) -> Iterator[None]:
+    """Draw what was `upcoming` once more, and leave the generators as they were."""
+    with _restored(device) as generators:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+        yield
+
+
+@contextmanager
+def _restored(device: torch.device) -> Iterator[list[torch.Generator]]:
+    before = upcoming(device)
+    generators = _generators(device)
+    try:
+        yield generators
     finally:
         for generator, state in zip(generators, before, strict=True):
             generator.set_state(state)
+
+
+def _generators(device: torch.device) -> list[torch.Generator]:
+    generators = [torch.default_generator]
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        generators.append(torch.cuda.default_generators[index])
+    return generators

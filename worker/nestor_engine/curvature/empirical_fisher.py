@@ -36,10 +36,10 @@ class EmpiricalFisher(Curvature):
 
     def at(self, point: Point, memory: Tensors) -> Operator:
         if self.per == "example":
-            return Operator(point.fisher_product, damping=self.damping, memory=memory)
+            return Operator(point.fisher_product, damping=self.damping, memory=memory, point=point)
         gradient = point.gradient.detach()
 
         def product(v: Tensor) -> Tensor:
             return gradient * (gradient @ v)
 
-        return Operator(product, damping=self.damping, memory=memory)
+        return Operator(product, damping=self.damping, memory=memory, point=point)

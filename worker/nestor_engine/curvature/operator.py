@@ -21,18 +21,46 @@ class Operator:
     """v ↦ (C + δ‖C‖ I) v for vectors of shape (n,), counting its products.
 
     The damping δ is relative to the spectral norm ‖C‖, so that one default serves problems of every
-    scale. The norm is estimated by power iteration; the vector is kept in `memory` from one outer
-    step to the next, so that it costs one product a step after the first.
+    scale. The norm is known, or estimated by power iteration; then the vector is kept in `memory`
+    from one outer step to the next, so that it costs one product a step after the first.
+
+    Args:
+        point: where C was taken, for who needs to know more than products.
+        norm: ‖C‖, where it is known.
+        inverse: (v, s) ↦ (C + s I)⁻¹ v, where that has a closed form.
     """
 
     def __init__(
-        self, product: Callable[[Tensor], Tensor], *, damping: float = 0.0, memory: Tensors | None = None
+        self,
+        product: Callable[[Tensor], Tensor],
+        *,
+        damping: float = 0.0,
+        memory: Tensors | None = None,
+        point: Point | None = None,
+        norm: float | None = None,
+        inverse: Callable[[Tensor, float], Tensor] | None = None,
     ) -> None:
         self._product = product
         self._damping = damping
         self._memory = {} if memory is None else memory
-        self._norm: float | None = None
+        self._point = point
+        self._norm = norm
+        self._inverse = inverse
         self.products = 0
+
+    @property
+    def point(self) -> Point:
+        """Where the curvature was taken.
+
+        Raises:
+            ConfigInvalid: the operator is a bare matrix.
+        """
+        if self._point is None:
+            raise ConfigInvalid(
+                reason="This preconditioner reads the training loss, and the operator is not that of a curvature. "
+                "Use NystromSketch, which needs products only."
+            )
+        return self._point
 
     def __call__(self, v: Tensor) -> Tensor:
         """The damped product; of each row when v has shape (k, n)."""
@@ -51,6 +79,10 @@ class Operator:
     def norm(self, like: Tensor) -> float:
         """An estimate of the largest |eigenvalue|, from below, damping included."""
         return self._curvature_norm(like) * (1 + self._damping)
+
+    def inverse(self, b: Tensor) -> Tensor | None:
+        """A⁻¹ b, damping included, in closed form; None if there is none, not finite if A is singular."""
+        return None if self._inverse is None else self._inverse(b, self.shift(b))
 
     def _multiply(self, v: Tensor) -> Tensor:
         self.products += 1

@@ -41,7 +41,9 @@ class Implicit(Response):
 
     def hypergradient(self, moment: Moment, memory: Tensors) -> Hypergradient:
         outer = moment.outer()
-        point = Point(moment.bilevel, moment.ravel, moment.w, moment.buffers, moment.hparams, moment.train)
+        point = Point(
+            moment.bilevel, moment.ravel, moment.w, moment.buffers, moment.hparams, moment.train, moment.slots
+        )
         operator = self.curvature.at(point, memory)
         solution = self.solver.solve(operator, outer.by_w, memory=memory)
         indirect = point.mixed(solution.x)

@@ -8,6 +8,7 @@ from nestor_engine.solvers.direct import Direct as Direct
 from nestor_engine.solvers.identity import Identity as Identity
 from nestor_engine.solvers.neumann import Neumann as Neumann
 from nestor_engine.solvers.nystrom import Nystrom as Nystrom
+from nestor_engine.solvers.preconditioners import AdamDiagonal as AdamDiagonal
 from nestor_engine.solvers.preconditioners import NystromSketch as NystromSketch
 from nestor_engine.solvers.preconditioners import Preconditioner as Preconditioner
 from nestor_engine.solvers.solution import Outcome as Outcome

@@ -19,21 +19,29 @@ MOST_WEIGHTS = 20_000  # a matrix of 3 GiB in float64
 class Direct(Solver):
     """Builds the matrix, one product a row, and factorises it: the exact implicit function theorem [1].
 
+    A curvature whose inverse is known in closed form, such as KFAC, needs neither and is not limited in size.
+
     [1] Bengio (2000), Gradient-based optimization of hyperparameters.
     """
 
     def solve(self, operator: Operator, b: Tensor, x0: Tensor | None = None, memory: Tensors | None = None) -> Solution:
         del x0, memory
-        n = b.numel()
-        if n > MOST_WEIGHTS:
-            raise ConfigInvalid(
-                reason=f"Direct() would build a matrix of {n:,} × {n:,}; it is for at most {MOST_WEIGHTS:,} weights. "
-                "Use ConjugateGradient or PreconditionedCG."
-            )
-        matrix = operator(torch.eye(n, dtype=b.dtype, device=b.device)).double()
-        x, failed = torch.linalg.solve_ex((matrix + matrix.T) / 2, b.double())
-        if failed or not torch.isfinite(x).all():
-            return Solution(
-                torch.zeros_like(b), Outcome.singular if torch.isfinite(b).all() else Outcome.nonfinite, 1.0
-            )
-        return judged(operator, b, x.to(b), Outcome.converged)
+        x = operator.inverse(b)
+        if x is None:
+            x = _dense_solve(operator, b)
+        if not torch.isfinite(x).all():
+            finite = torch.isfinite(b).all() and torch.isfinite(operator(b)).all()
+            return Solution(torch.zeros_like(b), Outcome.singular if finite else Outcome.nonfinite, 1.0)
+        return judged(operator, b, x, Outcome.converged)
+
+
+def _dense_solve(operator: Operator, b: Tensor) -> Tensor:
+    n = b.numel()
+    if n > MOST_WEIGHTS:
+        raise ConfigInvalid(
+            reason=f"Direct() would build a matrix of {n:,} × {n:,}; it is for at most {MOST_WEIGHTS:,} weights. "
+            "Use ConjugateGradient or PreconditionedCG."
+        )
+    matrix = operator(torch.eye(n, dtype=b.dtype, device=b.device)).double()
+    x, failed = torch.linalg.solve_ex((matrix + matrix.T) / 2, b.double())
+    return x.to(b) if not failed else torch.full_like(b, torch.nan)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import abc
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,13 +14,17 @@ from nestor_engine.curvature import Operator
 from nestor_engine.errors import ConfigInvalid
 from nestor_engine.seeding import derive_seed
 
+LEAST = (
+    1e-3  # of AdamDiagonal's entries, relative to the largest: a weight without gradients may still have a curvature
+)
 
-class Preconditioner(abc.ABC):
-    """Prepares r ↦ M⁻¹ r with M ≈ A, symmetric and positive definite."""
 
-    @abc.abstractmethod
+class Preconditioner(Protocol):
+    """Prepares r ↦ M⁻¹ r with M ≈ A, symmetric and positive definite. The curvature `KFAC` is one, too."""
+
     def prepare(self, operator: Operator, like: Tensor, memory: Tensors) -> Callable[[Tensor], Tensor]:
         """The application of M⁻¹ to vectors of the shape of `like`, (n,); `memory` is written in place."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,40 @@ class NystromSketch(Preconditioner):
         basis, values, shift = memory["sketch.basis"], memory["sketch.values"], operator.shift(like)
         gains = (values[-1] + shift) / (values + shift) - 1 if shift or values[-1] > 0 else torch.zeros_like(values)
         return lambda r: r + basis @ (gains * (basis.T @ r))
+
+
+@dataclass(frozen=True)
+class AdamDiagonal(Preconditioner):
+    """The root of the inner optimizer's running mean of squared gradients, at no product but that of the norm.
+
+        M = ‖C‖ √s / max √s + μ,      s the slot `square` of Adam or RMSprop, μ the operator's damping.
+
+    What Adam [1] divides by, as a picture of the curvature's diagonal: right up to scale where gradients are
+    larger in steeper directions.
+
+    [1] Kingma and Ba (2015), Adam: a method for stochastic optimization.
+    """
+
+    def squares(self, slots: Tensors) -> Tensor:
+        """What it reads of an inner optimizer's slots, shape (n,).
+
+        Raises:
+            ConfigInvalid: the optimizer keeps no such thing.
+        """
+        if "square" not in slots:
+            raise ConfigInvalid(
+                reason="AdamDiagonal() reads squared gradients, which the inner optimizer does not keep. "
+                "Use Adam or RMSprop as the inner optimizer, or NystromSketch() as the preconditioner."
+            )
+        return slots["square"]
+
+    def prepare(self, operator: Operator, like: Tensor, memory: Tensors) -> Callable[[Tensor], Tensor]:
+        del memory
+        root = self.squares(operator.point.slots).sqrt()
+        shift = operator.shift(like)
+        relative = (root / root.max().clamp_min(torch.finfo(root.dtype).tiny)).clamp_min(LEAST)
+        diagonal = relative * (operator.norm(like) - shift) + shift
+        return lambda r: r / diagonal
 
 
 def sketch(operator: Operator, like: Tensor, rank: int, *, seed: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,521 @@
+"""Kronecker factors are those of dense constructions, invert exactly, and bring solves nearer to Gauss–Newton's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import nestor_engine as engine
+from nestor_engine.bilevel import Batch
+from nestor_engine.curvature import Operator
+from nestor_engine.curvature.layers import Recorder, as_rows
+from nestor_engine.curvature.signals import MOST_OUTPUTS, signals
+from nestor_engine.flat import Ravel
+from nestor_engine.hparams import L2, Custom
+from nestor_engine.point import Point
+from nestor_engine.program import load
+from nestor_engine.responses import Moment
+from nestor_engine.seeding import randomness
+from tests.engine.cases import CASES, SEED, Dense, build, cross_entropy, softmax_regression, whole
+from tests.engine.program.problems import exported
+
+F64 = torch.float64
+EXACT = engine.KFAC(0.0, decay=0.0, fisher="exact")
+FISHERS = ["sampled", "exact", "empirical"]
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(SEED)
+
+
+def matrix(operator: Operator, n: int) -> Tensor:
+    return torch.stack([operator(row) for row in torch.eye(n, dtype=F64)])
+
+
+def dense_of(model: nn.Module, x: Tensor, y: Tensor, loss: Callable[[Tensor, Batch], Tensor] = cross_entropy) -> Dense:
+    """A case without a penalty: the hyperparameter scales the loss by one."""
+    scaled = lambda outputs, batch, hparams: loss(outputs, batch) * hparams["scale"]
+    scale = Custom({"scale": torch.ones((), dtype=F64)})
+    return Dense(engine.Problem(model.double(), scale, scaled, scaled, train=(x, y), val=(x, y)))
+
+
+def classified(model: nn.Module, *shape: int, n: int) -> Dense:
+    return dense_of(model, torch.randn(n, *shape, dtype=F64), torch.arange(n) % 3)
+
+
+# --- factors against dense constructions ----------------------------------------------------------
+
+
+def test_softmax_regression_has_the_closed_form_factors_and_the_mean_of_its_penalty():
+    dense = Dense(softmax_regression())
+    x, weights = dense.train["x"], torch.sigmoid(dense.bilevel.hparams["example_weights"])
+    inputs = torch.cat([x, x.new_ones(len(x), 1)], 1)
+    p = torch.softmax(dense.bilevel.forward(dense.ravel.tree(dense.w), {}, {}, dense.train)[0], 1)
+    curved = torch.einsum("n,nij->ij", weights / len(x), torch.diag_embed(p) - p.unsqueeze(2) * p.unsqueeze(1))
+    decay = dense.bilevel.hparams["l2"].exp()  # of the weight, of the bias
+    mean = (15 * decay[0] + 3 * decay[1]) / 18
+    expected = torch.kron(curved, inputs.T @ inputs / len(x)) + mean * torch.eye(18, dtype=F64)
+
+    got = matrix(EXACT.at(dense.point(), {}), 18)
+
+    order = [*(6 * row + column for row in range(3) for column in range(5)), 5, 11, 17]  # the bias is the last column
+    torch.testing.assert_close(got, expected[order][:, order])
+
+
+def test_a_hidden_layer_has_the_factors_of_explicit_jacobians():
+    first, second = nn.Linear(4, 5), nn.Linear(5, 3, bias=False)
+    dense = classified(nn.Sequential(first, nn.Tanh(), second), 4, n=9)
+    x = dense.train["x"]
+    inputs = torch.cat([x, x.new_ones(9, 1)], 1)
+    hidden = torch.tanh(first(x)).detach()
+    p = torch.softmax(second(hidden), 1).detach()
+    inner = torch.diag_embed(p) - p.unsqueeze(2) * p.unsqueeze(1)
+    jacobians = second.weight.detach() * (1 - hidden**2).unsqueeze(1)  # (9, 3, 5)
+    output = torch.einsum("nki,nkl,nlj->ij", jacobians, inner, jacobians) / 9
+    expected = torch.block_diag(
+        torch.kron(output, inputs.T @ inputs / 9), torch.kron(inner.mean(0), hidden.T @ hidden / 9)
+    )
+    order = [*(5 * row + column for row in range(5) for column in range(4)), *range(4, 25, 5), *range(25, 40)]
+
+    got = matrix(EXACT.at(dense.point(), {}), 40)
+
+    torch.testing.assert_close(got, expected[order][:, order])
+
+
+ONE_ROW: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "MLP": (lambda: nn.Sequential(nn.Linear(4, 5), nn.GELU(), nn.Linear(5, 3)), (4,)),
+    "convolution with one place": (
+        lambda: nn.Sequential(nn.Conv2d(2, 4, (3, 2), dilation=2), nn.GELU(), nn.Flatten(), nn.Linear(4, 3)),
+        (2, 5, 3),
+    ),
+    "padded convolution in one dimension": (
+        lambda: nn.Sequential(nn.Conv1d(2, 4, 5, padding=2, stride=4), nn.GELU(), nn.Flatten(), nn.Linear(4, 3)),
+        (2, 3),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ONE_ROW)
+def test_for_a_single_example_every_block_is_gauss_newton_s(name: str):
+    make, shape = ONE_ROW[name]
+    dense = classified(make(), *shape, n=1)
+    got, expected = matrix(EXACT.at(dense.point(), {}), len(dense.w)), dense.gauss_newton()
+    of = torch.cat([torch.full((p.numel(),), i // 2) for i, p in enumerate(dense.bilevel.params.values())])
+    same_layer = of.unsqueeze(0) == of.unsqueeze(1)
+    torch.testing.assert_close(got, expected * same_layer)
+
+
+def test_for_equal_inputs_softmax_regression_is_gauss_newton_s():
+    dense = dense_of(nn.Linear(4, 3), torch.randn(1, 4, dtype=F64).expand(6, -1), torch.arange(6) % 3)
+    torch.testing.assert_close(matrix(EXACT.at(dense.point(), {}), 15), dense.gauss_newton())
+
+
+LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+    "rows": (nn.Linear(4, 3), (4,)),
+    "sequences": (nn.Linear(4, 3), (5, 4)),
+    "conv1d": (nn.Conv1d(2, 3, 3, padding=2, stride=2, dilation=2), (2, 9)),
+    "conv2d": (nn.Conv2d(2, 3, (3, 2), padding=(1, 0), stride=(2, 1), dilation=(1, 2)), (2, 7, 6)),
+    "conv2d, same padding": (nn.Conv2d(2, 3, 3, padding="same", bias=False), (2, 4, 4)),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_s_outputs_have_the_moment_that_its_weights_make_of_its_inputs(name: str):
+    """E[(W a)(W a)ᵀ] = W E[a aᵀ] Wᵀ, whatever stride, padding and dilation cut the rows a."""
+    module, shape = LAYERS[name]
+    with Recorder(list(module.parameters())) as recorder:
+        rows = module(torch.randn(2, *shape))
+    rows = as_rows(rows.flatten(0, -2) if isinstance(module, nn.Linear) else rows)
+    (layer,) = recorder.layers()
+    weight = module.weight.flatten(1)
+    weight = weight if module.bias is None else torch.cat([weight, module.bias.unsqueeze(1)], 1)
+    torch.testing.assert_close(weight @ layer.moment @ weight.T, rows.T @ rows / len(rows))
+
+
+# --- which parameters are layers ------------------------------------------------------------------
+
+
+def covered(model: nn.Module, *inputs: Tensor) -> dict[str, str | None]:
+    """The weights that layers read, by name, and their biases."""
+    names = [name for name, _ in model.named_parameters()]
+    with Recorder(list(model.parameters())) as recorder:
+        model(*inputs)
+    layers = recorder.layers()
+    return {names[layer.weight]: None if layer.bias is None else names[layer.bias] for layer in layers}
+
+
+def test_attention_is_read_by_the_products_that_it_is_made_of():
+    model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    assert covered(model, torch.randn(2, 3, 8)) == {
+        "self_attn.in_proj_weight": None,  # torch adds its bias apart, where the diagonal serves
+        "self_attn.out_proj.weight": "self_attn.out_proj.bias",
+        "linear1.weight": "linear1.bias",
+        "linear2.weight": "linear2.bias",
+    }
+
+
+def test_what_is_no_layer_s_alone_has_the_diagonal():
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.plain, self.normed, self.grouped = nn.Linear(4, 4), nn.Linear(4, 4), nn.Conv1d(4, 4, 1, groups=2)
+            self.normed = nn.utils.parametrizations.weight_norm(self.normed)
+            self.shared, self.free = nn.Parameter(torch.zeros(4)), nn.Parameter(torch.randn(4, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.grouped(self.normed(self.plain(x)).unsqueeze(2)).squeeze(2)
+            # One bias of two layers, and a matrix kept as (in, out).
+            return F.linear(F.linear(x, self.plain.weight, self.shared) @ self.free, self.free.T, self.shared)
+
+    assert covered(Odd(), torch.randn(3, 4)) == {"plain.weight": None}
+
+
+def test_a_matrix_kept_as_inputs_by_outputs_has_the_block_of_its_transpose():
+    class Turned(nn.Module):
+        def __init__(self, weight: Tensor) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(weight)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ self.weight
+
+    plain = nn.Linear(4, 3, bias=False)
+    x, y, v = torch.randn(8, 4, dtype=F64), torch.arange(8) % 3, torch.randn(3, 4, dtype=F64)
+    straight = EXACT.at(dense_of(plain, x, y).point(), {})(v.flatten())
+    turned = EXACT.at(dense_of(Turned(plain.weight.detach().T.contiguous()), x, y).point(), {})(v.T.flatten())
+    torch.testing.assert_close(turned.view(4, 3).T.flatten(), straight)
+
+
+def test_an_activation_in_place_does_not_change_what_the_layer_below_it_is_sent():
+    """Its gradient must be taken before the activation, though the tensor is the same object after it."""
+    x, y = torch.randn(8, 4, dtype=F64), torch.arange(8) % 3
+    first, second = nn.Linear(4, 5), nn.Linear(5, 3)
+    apart, inplace = (
+        dense_of(nn.Sequential(first, nn.ReLU(inplace=inplace), second), x, y) for inplace in (False, True)
+    )
+    torch.testing.assert_close(
+        matrix(EXACT.at(inplace.point(), {}), 43), matrix(EXACT.at(apart.point(), {}), 43), rtol=0, atol=0
+    )
+
+
+def test_a_layer_used_twice_sums_over_its_uses():
+    class Twice(nn.Module):
+        def __init__(self, layer: nn.Linear) -> None:
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x[:, 0]) + self.layer(x[:, 1])
+
+    layer, x, y = nn.Linear(4, 3), torch.randn(6, 2, 4, dtype=F64), torch.arange(6) % 3
+    twice = dense_of(Twice(layer), x, y)
+    p = torch.softmax(twice.bilevel.forward(twice.bilevel.params, {}, {}, twice.train)[0], 1)
+    inner = (torch.diag_embed(p) - p.unsqueeze(2) * p.unsqueeze(1)).mean(0)
+    rows = torch.cat([x.flatten(0, 1), torch.ones(12, 1, dtype=F64)], 1)
+    v = torch.randn(3, 5, dtype=F64)
+    expected = 2 * inner @ v @ (rows.T @ rows / 12)
+
+    got = EXACT.at(twice.point(), {})(torch.cat([v[:, :4].flatten(), v[:, 4]]))
+
+    torch.testing.assert_close(got, torch.cat([expected[:, :4].flatten(), expected[:, 4]]))
+
+
+@pytest.mark.parametrize("name", ["convolution", "transformer"])
+def test_a_loaded_program_has_the_factors_of_the_module(name: str):
+    problem, program = exported(name)
+    batch = {column: values[:6] for column, values in problem.data.train.items()} | {"index": torch.arange(6)}
+    told = []
+    for bilevel in (problem.bilevel(), load(program.graphs, program.tensors)):
+        ravel, memory = Ravel(bilevel.params), {}
+        with randomness(SEED, torch.device("cpu")):
+            point = Point(bilevel, ravel, ravel.vector(bilevel.params), bilevel.buffers, bilevel.hparams, batch)
+        engine.KFAC().at(point, memory)
+        told.append(memory)
+    torch.testing.assert_close(told[0], told[1])
+
+
+# --- what is sent back from the outputs -----------------------------------------------------------
+
+
+def squared(outputs: Tensor, batch: Batch) -> Tensor:
+    return 0.5 * (outputs - F.one_hot(batch["y"], outputs.shape[-1])).square().sum(-1)
+
+
+def token_cross_entropy(outputs: Tensor, batch: Batch) -> Tensor:
+    return F.cross_entropy(outputs.flatten(0, 1), batch["y"].repeat_interleave(outputs.shape[1]))
+
+
+def contrastive(outputs: Tensor, batch: Batch) -> Tensor:
+    return F.cross_entropy(outputs @ outputs[:2].detach().T, batch["y"] % 2) + outputs.mean(0).square().sum()
+
+
+CRITERIA: dict[str, tuple[Callable[[Tensor, Batch], Tensor], tuple[int, ...], int]] = {
+    "squared error, entry by entry": (squared, (4,), 1),
+    "cross-entropy of an example": (cross_entropy, (4,), 3),
+    "cross-entropy of a token": (token_cross_entropy, (5, 4), 3),
+    "a loss that couples the batch": (contrastive, (4,), 18),
+}
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_exact_signals_are_the_columns_of_a_root_of_the_criterion_s_blocks(name: str):
+    loss, shape, size = CRITERIA[name]
+    point = dense_of(nn.Linear(4, 3), torch.randn(6, *shape, dtype=F64), torch.arange(6) % 3, loss).point()
+    sent = [signal for (signal,) in signals(point, "exact", torch.Generator().manual_seed(0))]
+    rows = torch.stack([signal.reshape(-1, size) for signal in sent])  # (signals, rows, size)
+    assert len(sent) == size
+    blocks = torch.einsum("kri,krj->rij", rows, rows)
+    (output,) = point.output_slopes[0]
+    expected = torch.stack(
+        [point.criterion_product([e.view_as(output)])[0].flatten() for e in torch.eye(output.numel(), dtype=F64)]
+    )
+    torch.testing.assert_close(torch.block_diag(*blocks), expected)
+
+
+def test_a_criterion_that_is_not_convex_is_bent_up():
+    dense = dense_of(
+        nn.Linear(4, 3), torch.randn(6, 4, dtype=F64), torch.arange(6) % 3, lambda o, _: torch.cos(o).sum(1)
+    )
+    least = torch.linalg.eigvalsh(matrix(EXACT.at(dense.point(), {}), 15)).min()
+    assert torch.linalg.eigvalsh(dense.gauss_newton()).min() < -0.01 < -1e-12 < least
+
+
+def test_a_criterion_that_couples_too_many_outputs_is_refused():
+    loss = lambda outputs, batch: outputs.sum().square() + 0 * batch["y"].sum()
+    n = MOST_OUTPUTS // 3 + 1
+    dense = dense_of(nn.Linear(4, 3), torch.randn(n, 4, dtype=F64), torch.arange(n) % 3, loss)
+    with pytest.raises(engine.errors.ProblemInvalid, match="empirical"):
+        EXACT.at(dense.point(), {})
+
+
+@pytest.mark.parametrize("name", ["softmax regression", "CNN, BatchNorm in training mode"])
+@pytest.mark.parametrize("fisher", ["sampled", "empirical"])
+def test_random_signs_have_the_diagonal_of_the_curvature_in_the_mean(name: str, fisher: str):
+    """Squares of the whole batch's gradient, where rows cancel but in the mean: here of every leaf, layers or not."""
+    dense = Dense(build(name))
+    point, generator = dense.point(), torch.Generator().manual_seed(0)
+    params = {leaf: p.detach().requires_grad_() for leaf, p in dense.ravel.tree(dense.w).items()}
+    outputs, total = point.replay(params), torch.zeros_like(dense.w)
+    for _ in range(200):
+        for signal in signals(point, fisher, generator):
+            slopes = torch.autograd.grad(outputs, list(params.values()), signal, retain_graph=True)
+            total += dense.ravel.vector(slopes).square() / 200
+    whole = dense.gauss_newton() if fisher == "sampled" else dense.fisher("example")
+    penalty = torch.autograd.functional.hessian(
+        lambda w: dense.bilevel.penalty(dense.ravel.tree(w), dense.bilevel.hparams), dense.w
+    )
+    expected = (whole - penalty).diag()
+    assert (total - expected).norm() < 0.15 * expected.norm()
+
+
+# --- the operator ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_inverse_undoes_the_product_on_every_case(name: str):
+    dense = Dense(build(name))
+    for fisher in FISHERS:
+        operator = engine.KFAC(0.1, fisher=fisher).at(dense.point(), {})
+        b = torch.randn_like(dense.w)
+        solution = engine.Direct().solve(operator, b)
+        torch.testing.assert_close(operator(solution.x), b)
+        assert solution.residual < 1e-12
+        assert operator.products == 2  # one to measure the residual, and the one above
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_is_symmetric_and_positive_definite_with_the_norm_it_tells(name: str):
+    dense = Dense(build(name))
+    operator = engine.KFAC(0.1).at(dense.point(), {})
+    full = matrix(operator, len(dense.w))
+    torch.testing.assert_close(full, full.T)
+    eigenvalues = torch.linalg.eigvalsh(full)
+    assert eigenvalues.min().item() > 0
+    assert operator.norm(dense.w) == pytest.approx(eigenvalues.max().item())
+    assert operator.shift(dense.w) == pytest.approx(eigenvalues.max().item() * 0.1 / 1.1)
+
+
+def test_parameters_outside_of_layers_have_their_own_penalty_and_layers_its_mean():
+    dense = Dense(build("CNN, BatchNorm in training mode"))
+    decay = dense.bilevel.hparams["l2"]
+    told = []
+    for shift in (0.0, 1.0):  # of the norm's scale, whose curvature must move by as much, and nothing else's
+        dense.bilevel.hparams["l2"] = torch.where(torch.arange(len(decay)) == 2, decay + shift, decay)
+        told.append(matrix(EXACT.at(dense.point(), {}), len(dense.w)))
+    names = list(dense.bilevel.params)
+    scale = torch.cat([torch.full((p.numel(),), float(n == names[2])) for n, p in dense.bilevel.params.items()]).to(F64)
+    torch.testing.assert_close(told[1] - told[0], torch.diag(scale * ((decay[2] + 1).exp() - decay[2].exp())))
+
+
+def test_without_damping_a_singular_curvature_is_said_to_be_singular():
+    dense = dense_of(nn.Linear(4, 3), torch.zeros(6, 4, dtype=F64), torch.arange(6) % 3)  # no weight is felt
+    solution = engine.Direct().solve(EXACT.at(dense.point(), {}), torch.ones_like(dense.w))
+    assert solution.outcome is engine.Outcome.singular
+    assert solution.x.count_nonzero() == 0
+
+
+def test_weights_that_are_not_finite_are_reported_and_not_raised():
+    dense = Dense(build("GELU MLP"))
+    dense.w = dense.w * torch.nan
+    solution = engine.Direct().solve(engine.KFAC().at(dense.point(), {}), dense.w.nan_to_num(1.0))
+    assert solution.outcome is engine.Outcome.nonfinite
+
+
+def test_factors_are_means_over_outer_steps_that_forget():
+    """After two steps of decay d the weights of their factors are d / (1 + d) and 1 / (1 + d)."""
+    dense, memory, d = classified(nn.Linear(4, 3), 4, n=5), {}, 0.5
+    alone, steps = [], []
+    for _ in range(2):
+        dense.train = {**dense.train, "x": torch.randn(5, 4, dtype=F64)}
+        layer = {}
+        EXACT.at(dense.point(), layer)
+        alone.append(layer)
+        engine.KFAC(0.0, decay=d, fisher="exact").at(dense.point(), memory)
+        steps.append(dict(memory))
+    for name in ("kfac.0.inputs", "kfac.0.outputs"):
+        torch.testing.assert_close(steps[0][name], alone[0][name])
+        torch.testing.assert_close(steps[1][name], (d * alone[0][name] + alone[1][name]) / (1 + d))
+
+
+RESPONSES = {
+    "KFAC": engine.Implicit(engine.KFAC(), engine.Direct()),
+    "preconditioned by KFAC": engine.Implicit(
+        engine.GaussNewton(), engine.WarmStarted(engine.PreconditionedCG(2, engine.KFAC()))
+    ),
+    "preconditioned by Adam": engine.Implicit(engine.GaussNewton(), engine.PreconditionedCG(2, engine.AdamDiagonal())),
+}
+
+
+@pytest.mark.parametrize("name", RESPONSES)
+def test_a_trajectory_resumes_bitwise(name: str):
+    problem = build("CNN, BatchNorm in training mode")
+    inner = engine.Adam(1e-2, steps=2, batch_size=8)
+    config = engine.Config(n_steps=4, inner=inner, response=RESPONSES[name])
+    *_, whole = engine.optimise(problem.bilevel(), problem.data, config)
+    half = next(islice(engine.optimise(problem.bilevel(), problem.data, config), 1, None))
+    *_, resumed = engine.optimise(problem.bilevel(), problem.data, config, engine.State.load(half.state.save()))
+    assert whole.state.save() == resumed.state.save()
+
+
+# --- what it is for -------------------------------------------------------------------------------
+
+
+def badly_scaled(n: int = 200) -> engine.Problem:
+    """Inputs of scales from 0.03 to 1, so that Gauss–Newton's eigenvalues spread."""
+    x, targets = torch.randn(n, 10, dtype=F64) * torch.logspace(-1.5, 0, 10, dtype=F64), torch.randn(n, 5, dtype=F64)
+    model = nn.Sequential(nn.Linear(10, 8), nn.Tanh(), nn.Linear(8, 5)).double()
+    decay = L2(model, per="weight", init=-6.0)
+    loss = lambda outputs, batch: 0.5 * (outputs - batch["y"]).square().sum(1)
+    val = torch.randn(40, 10, dtype=F64), torch.randn(40, 5, dtype=F64)
+    return engine.Problem(model, decay, loss, loss, train=(x, targets), val=val)
+
+
+def images(n: int = 300) -> engine.Problem:
+    """Three noisy patterns, three labels in ten of them drawn anew, so that training ends at a minimum."""
+    y = torch.arange(n) % 3
+    x = torch.randn(n, 1, 6, 6, dtype=F64) + torch.randn(3, 1, 6, 6, dtype=F64)[y]
+    y = torch.where(torch.rand(n) < 0.3, torch.randint(0, 3, (n,)), y)
+    model = nn.Sequential(
+        *(nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.GELU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(16, 3))
+    ).double()
+    decay = L2(model, per="weight", init=-4.0)
+    val = x[:20] + 0.5 * torch.randn_like(x[:20]), y[:20]
+    return engine.Problem(model, decay, cross_entropy, cross_entropy, train=(x, y), val=val)
+
+
+def trained(problem: engine.Problem, inner: engine.Adam) -> tuple[Moment, Tensor]:
+    """Where an outer step would be taken after training, and the right-hand side there."""
+    config = engine.Config(n_steps=1, inner=inner, outer=engine.SGD(1e-12), response=engine.DirectOnly())
+    bilevel = problem.bilevel()
+    (step,) = engine.optimise(bilevel, problem.data, config)
+    train, val = whole(problem.data.train), whole(problem.data.val)
+    state = step.state
+    moment = Moment(
+        bilevel, Ravel(bilevel.params), state.weights, state.buffers, state.hparams, train, val, slots=state.inner
+    )
+    return moment, moment.outer().by_w
+
+
+def point_of(moment: Moment) -> Point:
+    return Point(moment.bilevel, moment.ravel, moment.w, moment.buffers, moment.hparams, moment.train, moment.slots)
+
+
+def energy_error(solver: engine.PreconditionedCG | engine.ConjugateGradient) -> float:
+    """What conjugate gradients make small, ‖x − A⁻¹b‖ in the norm of A, relative to that of A⁻¹b."""
+    moment, b = trained(badly_scaled(), engine.Adam(1e-2, steps=50, batch_size=32))
+    point = point_of(moment)
+    operator = lambda: engine.GaussNewton(1e-4).at(point, {})
+    exact = engine.Direct().solve(operator(), b).x
+    error = solver.solve(operator(), b, memory={}).x - exact
+    return float((error @ operator()(error) / (exact @ operator()(exact))).sqrt())
+
+
+def test_with_kfac_four_steps_of_conjugate_gradients_do_more_than_twelve_without():
+    assert energy_error(engine.PreconditionedCG(4, engine.KFAC())) < energy_error(engine.ConjugateGradient(12))
+
+
+def test_with_adam_s_diagonal_four_steps_of_conjugate_gradients_do_more_than_without():
+    assert energy_error(engine.PreconditionedCG(4, engine.AdamDiagonal())) < energy_error(engine.ConjugateGradient(4))
+
+
+@pytest.mark.parametrize("problem", [badly_scaled, images], ids=lambda make: make.__name__)
+def test_kfac_s_hypergradient_points_nearer_to_gauss_newton_s_than_t1_t2_s(problem):
+    """In the mean over four trainings: where few examples are left to be learnt, a single one may go either way."""
+
+    def cosines(seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        moment, _ = trained(problem(), engine.Adam(1e-2, steps=300, batch_size=64))
+        exact, kfac, t1_t2 = (
+            engine.Implicit(curvature, solver).hypergradient(moment, {}).gradient
+            for curvature, solver in (
+                (engine.GaussNewton(), engine.Direct()),
+                (engine.KFAC(), engine.Direct()),
+                (engine.Hessian(), engine.Identity()),
+            )
+        )
+        flat = lambda parts: torch.cat([part.flatten() for part in parts.values()])
+        return torch.stack([torch.cosine_similarity(flat(exact), flat(other), dim=0) for other in (kfac, t1_t2)])
+
+    kfac, t1_t2 = torch.stack([cosines(seed) for seed in range(4)]).mean(0)
+    assert kfac > t1_t2
+
+
+def test_adam_s_diagonal_is_scaled_to_the_curvature_and_damped_as_it_is():
+    moment, _ = trained(badly_scaled(), engine.Adam(1e-2, steps=5, batch_size=60))
+    operator = engine.GaussNewton(0.1).at(point_of(moment), {})
+    root = moment.slots["square"].sqrt()
+    norm, shift = operator.norm(moment.w), operator.shift(moment.w)
+    expected = (root / root.max()).clamp_min(1e-3) * (norm - shift) + shift
+
+    got = engine.AdamDiagonal().prepare(operator, moment.w, {})(torch.ones_like(moment.w))
+
+    torch.testing.assert_close(1 / got, expected)
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{"decay": 1.0}, {"decay": -0.1}, {"fisher": "true"}, {"damping": -1.0}], ids=repr)
+def test_options_that_cannot_work_are_refused(options):
+    with pytest.raises(engine.errors.ConfigInvalid, match=next(iter(options))):
+        engine.KFAC(**options)
+
+
+@pytest.mark.parametrize("wrap", [lambda solver: solver, engine.WarmStarted], ids=["cold", "warm"])
+def test_adam_s_diagonal_needs_an_inner_optimizer_that_keeps_squares(wrap):
+    response = engine.Implicit(engine.GaussNewton(), wrap(engine.PreconditionedCG(4, engine.AdamDiagonal())))
+    with pytest.raises(engine.errors.ConfigInvalid, match="Adam or RMSprop"):
+        engine.Config(n_steps=1, inner=engine.SGD(0.1), response=response)
+    assert engine.Config(n_steps=1, inner=engine.RMSprop(), response=response).response == response
+
+
+@pytest.mark.parametrize("preconditioner", [engine.KFAC(), engine.AdamDiagonal()], ids=repr)
+def test_a_bare_matrix_is_no_system_for_a_preconditioner_that_reads_the_loss(preconditioner):
+    with pytest.raises(engine.errors.ConfigInvalid, match="NystromSketch"):
+        engine.PreconditionedCG(2, preconditioner).solve(Operator(lambda v: v), torch.ones(3, dtype=F64))

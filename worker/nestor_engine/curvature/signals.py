@@ -1,0 +1,104 @@
+"""What is sent back from the outputs so that outer products of gradients become a curvature."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from nestor_engine.errors import ProblemInvalid
+from nestor_engine.point import Point
+
+Fisher = Literal["sampled", "exact", "empirical"]
+MOST_OUTPUTS = 2048  # of one example: their second derivatives are a matrix of that side
+
+
+def signals(point: Point, fisher: Fisher, generator: torch.Generator) -> Iterator[list[Tensor]]:
+    """Each signal holds a tensor for each output; summed over signals, E[s sᵀ] is the criterion's curvature.
+
+    Let Λ_r be the block of ∂²ℓ/∂o∂o that belongs to row r of the outputs, and S_r Sᵣᵀ = Λ_r with negative
+    eigenvalues put to zero. Rows are sent together under independent random signs ε, so that what
+    they share on the way, such as a weight or the statistics of a batch, sees E[ε_r ε_s] = 0.
+
+    - "sampled": one signal, S_r ε_r with a sign for each entry.
+    - "exact": one signal for each column of S_r, with a sign for each row.
+    - "empirical": one signal, √B ε_i ∂ℓ/∂o_i for each of B examples, of which ℓ must be the mean.
+
+    Raises:
+        ProblemInvalid: the criterion couples more than `MOST_OUTPUTS` outputs.
+    """
+
+    def signs(*shape: int) -> Tensor:
+        return (2 * torch.randint(2, shape, generator=generator) - 1).to(point.w)
+
+    at, slopes = point.output_slopes
+    if fisher == "empirical":
+        examples = len(at[0])
+        sign = signs(examples)
+        for_examples = lambda o: sign.view(-1, *[1] * (o.ndim - 1))
+        yield [math.sqrt(examples) * for_examples(slope) * slope.detach() for slope in slopes]
+        return
+    blocks, rows = _blocks(point, at)
+    values, vectors = torch.linalg.eigh((blocks + blocks.mT) / 2)
+    roots = vectors * values.clamp_min(0).sqrt().unsqueeze(1)  # (rows, size, size)
+    if fisher == "sampled":
+        yield rows.split((roots @ signs(*roots.shape[:2], 1)).squeeze(2))
+        return
+    sign = signs(len(roots), 1)
+    for column in roots.unbind(2):
+        yield rows.split(sign * column)
+
+
+class _Rows:
+    """Outputs as rows of shape (rows, size), cut after their first `cut` dimensions."""
+
+    def __init__(self, outputs: list[Tensor], cut: int) -> None:
+        self._shapes = [o.shape for o in outputs]
+        self.count = math.prod(self._shapes[0][:cut])
+        self._sizes = [math.prod(shape[cut:]) for shape in self._shapes]
+        self.size = sum(self._sizes)
+
+    def join(self, outputs: list[Tensor]) -> Tensor:
+        return torch.cat([o.reshape(self.count, -1) for o in outputs], 1)
+
+    def split(self, rows: Tensor) -> list[Tensor]:
+        parts = rows.split(self._sizes, 1)
+        return [part.reshape(shape) for part, shape in zip(parts, self._shapes, strict=True)]
+
+
+def _blocks(point: Point, at: list[Tensor]) -> tuple[Tensor, _Rows]:
+    """∂²ℓ/∂o∂o as blocks of shape (rows, size, size), in the finest rows that the criterion does not couple.
+
+    One product tells whether it does: a squared error couples no two entries, a cross-entropy those
+    of one example or token, a contrastive loss all of a batch.
+    """
+    probe_source = torch.Generator().manual_seed(0)
+    for cut in range(_common(at), -1, -1):
+        rows = _Rows(at, cut)
+        if rows.size > MOST_OUTPUTS:
+            break
+        product = lambda v, rows=rows: rows.join(point.criterion_product(rows.split(v)))
+        eye = torch.eye(rows.size, dtype=at[0].dtype, device=at[0].device)
+        blocks = torch.stack([product(unit.expand(rows.count, -1)) for unit in eye], 2)
+        probe = torch.randn(rows.count, rows.size, generator=probe_source).to(at[0])
+        whole, parts = product(probe), (blocks @ probe.unsqueeze(2)).squeeze(2)
+        tolerance = torch.finfo(at[0].dtype).eps ** 0.5
+        # Phrased so that what is not finite counts as uncoupled: it is then reported as that.
+        if not (whole - parts).norm() > tolerance * whole.norm():
+            return blocks, rows
+    raise ProblemInvalid(
+        reason=f"The training loss couples more than {MOST_OUTPUTS:,} outputs of the model, too many for KFAC to "
+        "take their second derivatives one by one. Use KFAC(fisher='empirical'), or GaussNewton."
+    )
+
+
+def _common(outputs: list[Tensor]) -> int:
+    """How many leading dimensions all outputs share."""
+    shapes = [o.shape for o in outputs]
+    shared = 0
+    while all(len(shape) > shared and shape[shared] == shapes[0][shared] for shape in shapes):
+        shared += 1
+    return shared
