@@ -29,10 +29,13 @@ PRODUCTS = {  # after the first step, which estimates the norm with ten, for the
     "gauss_newton": 2 + 3,
     "fisher": 20 + 2,
     "hoag": 10 + 3,
+    "kfac": 1,
     "unrolled": 0,
     "hypernetwork": 5 + 3,
     "direct_only": 0,
     "sketched": 4 + 3,
+    "kfac_preconditioned": 4 + 3,
+    "adam_preconditioned": 4 + 3,
     "nystrom": 20 + 2,
 }
 

@@ -39,8 +39,8 @@ class KFAC(Curvature):
     Args:
         decay: of the running averages, which are corrected for their start; 0 keeps this step's factors only.
         fisher: what g is: sent back once from a random root of the criterion's curvature ("sampled"), once for
-            each of its columns ("exact"), or the gradient itself ("empirical", not a Gauss–Newton). What meets on
-            its way back, such as the examples of a batch norm, is exact in the mean over signs only.
+            each of an example's columns ("exact"), or the gradient itself ("empirical", not a Gauss–Newton).
+            What meets on its way back, such as the examples of a batch norm, is right in the mean over signs only.
 
     [1] Martens and Grosse (2015), Optimizing neural networks with Kronecker-factored approximate curvature.
     [2] Grosse and Martens (2016), A Kronecker-factored approximate Fisher matrix for convolution layers.

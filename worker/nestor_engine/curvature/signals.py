@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Literal
@@ -24,7 +25,7 @@ def signals(point: Point, fisher: Fisher, generator: torch.Generator) -> Iterato
     they share on the way, such as a weight or the statistics of a batch, sees E[ε_r ε_s] = 0.
 
     - "sampled": one signal, S_r ε_r with a sign for each entry.
-    - "exact": one signal for each column of S_r, with a sign for each row.
+    - "exact": one signal for each column of the S_r of an example, with a sign for each example.
     - "empirical": one signal, √B ε_i ∂ℓ/∂o_i for each of B examples, of which ℓ must be the mean.
 
     Raises:
@@ -47,9 +48,13 @@ def signals(point: Point, fisher: Fisher, generator: torch.Generator) -> Iterato
     if fisher == "sampled":
         yield rows.split((roots @ signs(*roots.shape[:2], 1)).squeeze(2))
         return
-    sign = signs(len(roots), 1)
-    for column in roots.unbind(2):
-        yield rows.split(sign * column)
+    # Rows of one example, such as entries or tokens, meet in the layers below, so they are sent one after the other.
+    roots = roots.unflatten(0, (rows.examples, -1))  # (examples, rows of one, size, size)
+    sign = signs(rows.examples, 1)
+    for row, column in itertools.product(range(roots.shape[1]), range(rows.size)):
+        signal = torch.zeros_like(roots[..., 0])
+        signal[:, row] = sign * roots[:, row, :, column]
+        yield rows.split(signal.flatten(0, 1))
 
 
 class _Rows:
@@ -58,6 +63,7 @@ class _Rows:
     def __init__(self, outputs: list[Tensor], cut: int) -> None:
         self._shapes = [o.shape for o in outputs]
         self.count = math.prod(self._shapes[0][:cut])
+        self.examples = self._shapes[0][0] if cut else 1
         self._sizes = [math.prod(shape[cut:]) for shape in self._shapes]
         self.size = sum(self._sizes)
 

@@ -61,7 +61,7 @@ class NystromSketch(Preconditioner):
 class AdamDiagonal(Preconditioner):
     """The root of the inner optimizer's running mean of squared gradients, at no product but that of the norm.
 
-        M = ‖C‖ √s / max √s + μ,      s the slot `square` of Adam or RMSprop, μ the operator's damping.
+        M = ‖C‖ √s / max √s + μ,      s the slot `square` of Adam, AdamW or RMSprop, μ the operator's damping.
 
     What Adam [1] divides by, as a picture of the curvature's diagonal: right up to scale where gradients are
     larger in steeper directions.
@@ -78,7 +78,7 @@ class AdamDiagonal(Preconditioner):
         if "square" not in slots:
             raise ConfigInvalid(
                 reason="AdamDiagonal() reads squared gradients, which the inner optimizer does not keep. "
-                "Use Adam or RMSprop as the inner optimizer, or NystromSketch() as the preconditioner."
+                "Use Adam, AdamW or RMSprop as the inner optimizer, or NystromSketch() as the preconditioner."
             )
         return slots["square"]
 

@@ -1,0 +1,69 @@
+"""Hold KFAC's products against curvlinops, an independent implementation on modules with hooks.
+
+curvlinops brings nine packages along, so it is not among our requirements. Run it in an environment of its own:
+
+    python -m venv /tmp/curvlinops && /tmp/curvlinops/bin/pip install '.[worker]' 'curvlinops-for-pytorch==3.0.1'
+    /tmp/curvlinops/bin/python benchmarks/kfac_against_curvlinops.py
+
+By design ours differs in what is not compared here: any criterion and any forward function instead of three losses
+and two modules; a diagonal for the other parameters, which curvlinops refuses; the penalty; running averages; and
+random signs, not sampled labels, which serve criteria that are no likelihood.
+"""
+
+from __future__ import annotations
+
+import torch
+from curvlinops import FisherType, KFACLinearOperator
+from torch import nn
+from torch.nn import functional as F
+
+import nestor_engine as engine
+from nestor_engine.flat import Ravel
+from nestor_engine.hparams import Custom
+from nestor_engine.point import Point
+
+LOSSES = {
+    "cross-entropy": (nn.CrossEntropyLoss(), lambda n: torch.arange(n) % 3),
+    "squared error": (nn.MSELoss(), lambda n: torch.randn(n, 3, dtype=torch.float64)),
+}
+MODELS = {
+    "MLP": (lambda: nn.Sequential(nn.Linear(4, 5), nn.GELU(), nn.Linear(5, 3, bias=False)), (4,)),
+    "CNN": (
+        lambda: nn.Sequential(nn.Conv2d(2, 4, 3, padding=1, stride=2), nn.GELU(), nn.Flatten(), nn.Linear(36, 3)),
+        (2, 5, 5),
+    ),
+}
+FISHERS = {"exact": FisherType.TYPE2, "empirical": FisherType.EMPIRICAL}
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    for model_name, (make, shape) in MODELS.items():
+        for loss_name, (loss, targets) in LOSSES.items():
+            for fisher, theirs in FISHERS.items():
+                model, x, y = make().double(), torch.randn(12, *shape, dtype=torch.float64), targets(12)
+                ours = _ours(model, loss, x, y, fisher)
+                parameters = list(model.parameters())
+                other = KFACLinearOperator(
+                    model, loss, parameters, [(x, y)], fisher_type=theirs, separate_weight_and_bias=False
+                )
+                v = torch.randn(sum(p.numel() for p in parameters), dtype=torch.float64)
+                # curvlinops takes a mean over outputs out of the squared gradient, where ours is of the loss as it is.
+                scale = 3 if loss_name == "squared error" and fisher == "empirical" else 1
+                difference = float((scale * ours(v) - other @ v).norm() / (other @ v).norm())
+                print(f"{model_name:4} {loss_name:14} {fisher:10} relative difference {difference:.1e}")
+
+
+def _ours(model: nn.Module, loss: nn.Module, x: torch.Tensor, y: torch.Tensor, fisher) -> engine.curvature.Operator:
+    per_example = {nn.CrossEntropyLoss: F.cross_entropy, nn.MSELoss: F.mse_loss}[type(loss)]
+    scaled = lambda outputs, batch, hparams: per_example(outputs, batch["y"]) * hparams["scale"]
+    scale = Custom({"scale": torch.ones((), dtype=x.dtype)})
+    problem = engine.Problem(model, scale, scaled, scaled, train=(x, y), val=(x, y))
+    bilevel, ravel = problem.bilevel(), Ravel(problem.bilevel().params)
+    batch = {"x": x, "y": y, "index": torch.arange(len(x))}
+    point = Point(bilevel, ravel, ravel.vector(bilevel.params), bilevel.buffers, bilevel.hparams, batch)
+    return engine.KFAC(0.0, fisher=fisher).at(point, {})
+
+
+if __name__ == "__main__":
+    main()
