@@ -233,13 +233,13 @@ class Run:
         self._tell(EventType.step, taken.model_dump(mode="json"), **changes)
 
     def _keep(self, number: int, hparams: dict[str, Tensor], *, better: bool) -> None:
-        from nestor_engine.keeping import snapshot_interval
+        from nestor_engine.keeping import keeps, outlived, snapshot_interval
 
         every = snapshot_interval(sum(value.nbytes for value in hparams.values()), self._config.n_steps)
         best = number if better else self.record.best_step
-        passed = self.record.step, self.record.best_step  # kept for a reason that may not hold any more
-        for step in passed:
-            if step is not None and step % every != 0 and step != best:
+        # The last two were kept for a reason that may not hold any more.
+        for step in (*outlived(number, every), self.record.step, self.record.best_step):
+            if step is not None and step != best and not keeps(step, number, every):
                 self._snapshots.pop(step, None)
         self._snapshots[number] = hparams  # the engine replaces tensors and never writes into them
 
@@ -279,13 +279,11 @@ def _illegal(state: State, action: str) -> IllegalTransition:
 
 def _described(error: Exception) -> tuple[str, str]:
     """(code, sentence), as a worker would tell it."""
-    import torch
-
-    from nestor_engine.errors import EngineError
+    from nestor_engine.errors import EngineError, is_out_of_memory
 
     if isinstance(error, EngineError):
         return error.code(), str(error)
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if is_out_of_memory(error):
         detail = "The device ran out of memory. Try a smaller model, smaller batches, or a larger device."
         return "out-of-memory", detail
     name = re.sub(r"^builtins\.", "", f"{type(error).__module__}.{type(error).__qualname__}")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.end_to_end.api import Api
 from tests.support.server import Server, running_server
 from tests.support.services import Services
 from tests.support.worker import Worker, running_worker
@@ -13,14 +14,24 @@ from tests.support.worker import Worker, running_worker
 BROKER = 7  # a database of Valkey that no other test uses: a foreign worker would take our messages
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def server(services: Services) -> Iterator[Server]:
     impatient = {"lease_seconds": 3, "heartbeat_seconds": 0.5, "reap_seconds": 0.3, "requeue_after_seconds": 1.5}
     with running_server(services, redis_db=BROKER, **impatient) as server:
         yield server
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def worker(server: Server) -> Iterator[Worker]:
     with running_worker(server, NESTOR_CHECKPOINT_SECONDS=0.3) as worker:
         yield worker
+
+
+@pytest.fixture
+def api(server: Server) -> Iterator[Api]:
+    with server.http(server.new_token()) as http:
+        api = Api(http, server)
+        yield api
+        for trial in http.get(f"/studies/{api.study}/trials").json()["items"]:
+            if trial["finished_at"] is None:  # of a test that failed: it would take the next one's worker
+                api.ask(trial["id"], "cancel")

@@ -17,7 +17,7 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import NullPool, create_engine, make_url, text
 
 from nestor.schemas import API, Scope
 from nestor_server import database
@@ -93,7 +93,7 @@ def wait_for(condition: Callable[[], object], what: str, *, seconds: float = 15.
 def new_database(services: Services) -> Iterator[str]:
     """The address of an empty database, which is dropped at the end."""
     name = f"test_{uuid4().hex[:12]}"
-    engine = create_engine(services.database_url, isolation_level="AUTOCOMMIT")
+    engine = create_engine(services.database_url, isolation_level="AUTOCOMMIT", poolclass=NullPool)  # it may restart
     try:
         with engine.connect() as connection:
             connection.execute(text(f"CREATE DATABASE {name}"))

@@ -27,9 +27,16 @@ class Worker:
 
     def runners(self) -> list[int]:
         """The living children that run a trial."""
+        return self._children("nestor-runner")
+
+    def waiting(self) -> list[int]:
+        """Those that wait for one."""
+        return self._children("nestor-standby")
+
+    def _children(self, named: str) -> list[int]:
         tasks = Path(f"/proc/{self.pid}/task")
         children = [int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
-        return [pid for pid in children if b"nestor_worker.runner" in command(pid)]
+        return [pid for pid in children if name(pid) == named]
 
     def stop(self, *, timeout: float = 20) -> int:
         """SIGTERM, as an operator would; the exit code."""
@@ -48,6 +55,14 @@ def command(pid: int) -> bytes:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return b""
+
+
+def name(pid: int) -> str:
+    """What the process calls itself; empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 @contextmanager

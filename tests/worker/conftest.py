@@ -66,7 +66,7 @@ def new_trial(sessions: Sessions, sent: list) -> Callable[..., Trial]:
             study = Study(owner_id=user.id, name="study")
             session.add(study)
             session.flush()
-            trial = Trial(study_id=study.id, number=0, spec=SPEC, **{"n_steps": 10, **fields})
+            trial = Trial(study_id=study.id, number=0, **{"spec": SPEC, "n_steps": 10, **fields})
             trial.state, trial.desired = state.value, desired.value
             session.add(trial)
         return trial

@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import io
 import os
+import resource
 
 import pytest
 
-from nestor_worker import channel
-from nestor_worker.channel import ChannelBroken, Checkpoint, Ended, Failed, Said, Snapshot, Started, Stepped, Stop
+from nestor_worker import channel, gathering
+from nestor_worker.channel import (
+    Begin,
+    ChannelBroken,
+    Checkpoint,
+    Ended,
+    Failed,
+    Said,
+    Snapshot,
+    Started,
+    Stepped,
+    Stop,
+)
 from nestor_worker.gathering import Gathering
 
 MESSAGES = [
     Started([{"name": "l2", "shape": [2], "dtype": "float32", "transform": "exp"}], "cpu", 0),
     Stepped({"number": 1, "val_loss": 0.1}),
-    Snapshot(3, "snapshot-3.safetensors", 2),
+    Snapshot(3, "snapshot-3.safetensors", [2]),
     Checkpoint(3, "checkpoint-3.safetensors"),
     Said(3, "two\nlines and λ", "warning"),
     Ended(3, True),
     Failed("diverged", "Diverged", "Step 3: …"),
+    Begin(),
     Stop(),
 ]
 
@@ -48,9 +61,20 @@ def test_what_is_no_message_is_refused(line: bytes):
         channel.decode(line)
 
 
-def test_a_file_is_read_once_and_removed(tmp_path):
+def test_a_file_is_there_as_a_whole(tmp_path):
     name = channel.write_file(tmp_path, "a", b"bytes")
-    assert channel.take_file(tmp_path, name, limit=5) == b"bytes"
+    assert channel.read_file(tmp_path, name, limit=5) == b"bytes"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_file_for_which_there_is_no_room_leaves_nothing_behind(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            channel.write_file(tmp_path, "a", bytes(2_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -63,13 +87,65 @@ def test_a_runner_cannot_have_other_files_read(tmp_path):
     os.mkfifo(work / "pipe")
     for name in ("../secret", str(tmp_path / "secret"), "link", "large", "absent", "."):
         with pytest.raises(ChannelBroken):
-            channel.take_file(work, name, limit=5)
+            channel.read_file(work, name, limit=5)
     assert (tmp_path / "secret").exists()
 
 
-@pytest.mark.parametrize("message", [Stepped({"number": 1}), Stop(), Snapshot(1, "absent")], ids=str)
+@pytest.mark.parametrize("message", [Stepped({"number": 1}), Stop(), Snapshot(1, "../a")], ids=str)
 def test_what_a_runner_may_not_say_reaches_no_transaction(tmp_path, message):
     gathered = Gathering(tmp_path, max_bytes=100)
     with pytest.raises(ChannelBroken):
         gathered.add(message)
-    assert not gathered.take()
+    assert not gathered.batch()
+
+
+def test_a_file_that_is_not_there_reaches_no_transaction(tmp_path):
+    gathered = Gathering(tmp_path, max_bytes=100)
+    gathered.add(Snapshot(1, "absent"))
+    with pytest.raises(ChannelBroken):
+        gathered.batch()
+    assert not gathered.batch()
+
+
+@pytest.fixture
+def gathered(tmp_path) -> Gathering:
+    return Gathering(tmp_path, max_bytes=2**30)
+
+
+def test_a_batch_stays_the_same_until_it_is_recorded(gathered, tmp_path):
+    """Its commit may have gone unheard: were it another one under the same number, what is new would be lost."""
+    gathered.add(Said(1, "first"))
+    first = gathered.batch()
+    gathered.add(Said(2, "second"))
+    assert gathered.batch() is first
+    gathered.recorded()
+    second = gathered.batch()
+    assert ([log.text for log in first.logs], [log.text for log in second.logs]) == (["first"], ["second"])
+    assert (first.number, second.number) == (1, 2)
+    gathered.recorded()
+    assert not gathered.batch()
+
+
+def test_files_wait_on_the_disk_until_they_are_recorded_and_no_more_checkpoints_than_are_kept(gathered, tmp_path):
+    for step in range(5):
+        gathered.add(Checkpoint(step, channel.write_file(tmp_path, f"checkpoint-{step}", b"%d" % step)))
+        gathered.add(Snapshot(step, channel.write_file(tmp_path, f"snapshot-{step}", b"%d" % step)))
+    assert len(list(tmp_path.iterdir())) == 5 + 2
+    batch = gathered.batch()
+    assert [kept.step for kept in batch.checkpoints] == [3, 4]
+    assert [kept.step for kept in batch.snapshots] == [0, 1, 2, 3, 4]
+    assert len(list(tmp_path.iterdir())) == 5 + 2
+    gathered.recorded()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_batch_is_no_larger_than_it_must_be(gathered, tmp_path, monkeypatch):
+    monkeypatch.setattr(gathering, "LARGE_BYTES", 100)
+    for step in range(3):
+        gathered.add(Snapshot(step, channel.write_file(tmp_path, f"snapshot-{step}", bytes(60))))
+    assert gathered.is_large
+    sizes = []
+    while batch := gathered.batch():
+        sizes.append(len(batch.snapshots))
+        gathered.recorded()
+    assert sizes == [2, 1]

@@ -136,7 +136,7 @@ def test_bytes_that_something_else_refers_to_stay(sessions, new_trial):
 def test_a_better_snapshot_replaces_the_one_that_it_names(sessions, new_trial):
     trial = new_trial()
     lease = claim(sessions, trial.id)
-    for snapshot in (Tensors(3, b"3"), Tensors(7, b"7", replaces=3), Tensors(7, b"7 again")):
+    for snapshot in (Tensors(3, b"3"), Tensors(7, b"7", replaces=(3,)), Tensors(7, b"7 again")):
         with sessions.begin() as session:
             recording.record(session, lease, Batch(snapshots=(snapshot,)))
     with sessions() as session:

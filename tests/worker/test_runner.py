@@ -13,6 +13,7 @@ import pytest
 import safetensors.torch
 
 from nestor.schemas import CONFIGURATION, TrialCreate
+from nestor_engine.keeping import RECENT, keeps
 from nestor_worker import process
 from nestor_worker.channel import Checkpoint, Ended, Failed, Message, Snapshot, Started, Stepped, Stop
 from nestor_worker.process import Runner
@@ -30,13 +31,15 @@ def write_spec(directory: Path, n_steps: int, **fields) -> None:
 
 
 @pytest.fixture
-def start(tmp_path):
+def start():
     runners = []
 
     def run(n_steps: int, **fields) -> Runner:
-        write_spec(tmp_path, n_steps, **fields)
-        runners.append(Runner(tmp_path, threads=1, device="cpu"))
-        return runners[-1]
+        runner = Runner(threads=1, device="cpu")
+        runners.append(runner)
+        write_spec(runner.directory, n_steps, **fields)
+        runner.begin()
+        return runner
 
     yield run
     for runner in runners:
@@ -56,14 +59,15 @@ def of(kind: type, messages: list) -> list:
     return [message for message in messages if isinstance(message, kind)]
 
 
-def test_a_runner_tells_everything_in_order_and_ends(start, tmp_path):
-    heard = hear(start(5))
+def test_a_runner_tells_everything_in_order_and_ends(start):
+    runner = start(5)
+    heard = hear(runner)
     assert isinstance(heard[0], Started)
     assert heard[-1] == Ended(5, stopped=False)
     assert [message.record["number"] for message in of(Stepped, heard)] == [1, 2, 3, 4, 5]
     assert [message.step for message in of(Snapshot, heard)] == [0, 1, 2, 3, 4, 5]
     assert [message.step for message in of(Checkpoint, heard)] == [5]
-    hparams = safetensors.torch.load_file(tmp_path / of(Snapshot, heard)[-1].file)
+    hparams = safetensors.torch.load_file(runner.directory / of(Snapshot, heard)[-1].file)
     assert {h["name"] for h in heard[0].hyperparameters} == set(hparams)
 
 
@@ -139,9 +143,28 @@ def test_the_best_step_is_kept_and_replaces_the_one_before():
     policy = Snapshots(n_steps=1_000, nbytes=10**6, best_step=None, best_value=None)
     for step, value in ((1, 0.9), (2, 0.5), (3, 0.7)):
         policy.is_best(step, value)
-    assert policy.superseded() == (2, None)
-    assert policy.superseded() == (None, None)
+    assert policy.superseded() == (2, [])
+    assert policy.superseded() == (2, [])  # as long as it was not written
+    policy.recorded(2)
+    assert policy.superseded() == (None, [])
     policy.is_best(17, 0.4)
-    assert policy.superseded() == (17, 2)
-    policy.is_best(20, 0.3)  # on the grid of every tenth: kept anyway
-    assert policy.superseded() == (None, 17)
+    assert policy.superseded() == (17, [2])
+    policy.recorded(17)
+    policy.is_best(20, 0.3)  # on the grid of every tenth, and written again to say what it replaces
+    assert policy.superseded() == (20, [17])
+
+
+@pytest.mark.parametrize("every", [1, 7])
+def test_with_every_doubling_of_their_age_half_as_many_snapshots_are_kept(every: int):
+    policy = Snapshots(n_steps=every * 10_000, nbytes=1, best_step=None, best_value=None)
+    policy._every = every
+    policy.is_best(1001 * every, 0.1)
+    kept = {0}
+    for step in range(every, every * 5_000 + 1, every):
+        kept = kept - set(policy.outlived(step)) | {step}
+    newest = every * 5_000
+    assert kept == {0, 1001 * every} | {step for step in range(every, newest + 1) if keeps(step, newest, every)}
+    ages = [(newest - step) // every for step in kept]
+    assert sum(age < RECENT for age in ages) == RECENT
+    for oldest in (2 * RECENT, 4 * RECENT, 8 * RECENT):
+        assert sum(oldest // 2 <= age < oldest for age in ages) in (RECENT // 2, RECENT // 2 + 1)

@@ -38,7 +38,7 @@ def test_a_problem_whose_bytes_are_gone_fails_with_a_sentence(sessions, worker_s
         session.flush()
         row.program_id, row.dataset_id = program.id, dataset.id
     lease = claim(sessions, trial.id)
-    assert supervise(sessions, worker_settings, lease, SLOT, threading.Event()) is State.failed
+    assert supervise(sessions, worker_settings, lease, SLOT, SLOT.spawn(), threading.Event()) is State.failed
     with sessions() as session:
         error = session.get_one(Trial, trial.id).error
         assert error is not None
@@ -52,7 +52,7 @@ def test_a_supervisor_that_lost_its_lease_ends_its_runner_and_writes_nothing(ses
     states = []
 
     def run() -> None:
-        states.append(supervise(sessions, worker_settings, lease, SLOT, threading.Event()))
+        states.append(supervise(sessions, worker_settings, lease, SLOT, SLOT.spawn(), threading.Event()))
 
     thread = threading.Thread(target=run)
     thread.start()

@@ -50,3 +50,12 @@ class Diverged(EngineError):
 
 class ProgramRejected(EngineError):
     message = "The program was refused: {reason}"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: for devices torch has an error of its own, for the CPU's memory a plain RuntimeError."""
+    import torch
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -17,6 +17,7 @@ from nestor_server.settings import Settings
 from nestor_worker import workdir
 from nestor_worker.heartbeat import Presence
 from nestor_worker.options import Options, cores
+from nestor_worker.standby import Standby
 from nestor_worker.supervisor import Slot
 from nestor_worker.task import Tasks
 
@@ -31,7 +32,8 @@ def serve(settings: Settings, options: Options) -> int:
     sessions = make_sessions(engine, settings)
     presence = Presence(sessions, settings, {slot.name: slot.device for slot in slots})
     draining = threading.Event()
-    tasks = Tasks(sessions, settings, slots, presence, draining)
+    standby = Standby(enabled=options.standby)
+    tasks = Tasks(sessions, settings, slots, standby, presence, draining)
 
     app = celery_app(settings)
     app.task(tasks.run_trial, name=RUN_TRIAL)
@@ -47,6 +49,8 @@ def serve(settings: Settings, options: Options) -> int:
 
     workdir.sweep()
     presence.start()
+    for slot in slots:
+        standby.prepare(slot)
     worker = app.Worker(
         pool="threads",
         concurrency=len(slots),
@@ -56,6 +60,7 @@ def serve(settings: Settings, options: Options) -> int:
         without_mingle=True,
     )
     worker.start()
+    standby.close()
     presence.stop()
     engine.dispose()
     return worker.exitcode or 0
@@ -66,7 +71,8 @@ def _slots(devices: tuple[str, ...], options: Options) -> list[Slot]:
     threads = options.threads or max(1, cores() // len(devices))
     names = [_me()] if len(devices) == 1 else [f"{_me()}/{i}" for i in range(len(devices))]
     return [
-        Slot(name, device, threads, options.checkpoint_seconds) for name, device in zip(names, devices, strict=True)
+        Slot(name, device, threads, options.checkpoint_seconds, options.memory_bytes)
+        for name, device in zip(names, devices, strict=True)
     ]
 
 

@@ -36,7 +36,7 @@ class Stepped:
 class Snapshot:
     step: int
     file: str
-    replaces: int | None = None  # the step of an earlier snapshot that this one makes superfluous
+    replaces: list[int] = field(default_factory=list)  # steps of earlier snapshots that this one makes superfluous
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,18 @@ class Failed:
 
 
 @dataclass(frozen=True)
+class Begin:
+    """The work directory holds a trial: run it."""
+
+
+@dataclass(frozen=True)
 class Stop:
     """Write a checkpoint and end."""
 
 
-Message = Started | Stepped | Snapshot | Checkpoint | Said | Ended | Failed | Stop
+Message = Started | Stepped | Snapshot | Checkpoint | Said | Ended | Failed | Begin | Stop
 _KINDS: dict[str, type[Message]] = {
-    cls.__name__.lower(): cls for cls in (Started, Stepped, Snapshot, Checkpoint, Said, Ended, Failed, Stop)
+    cls.__name__.lower(): cls for cls in (Started, Stepped, Snapshot, Checkpoint, Said, Ended, Failed, Begin, Stop)
 }
 
 
@@ -111,25 +116,35 @@ def messages(stream: IO[bytes]) -> Iterator[Message]:
 def write_file(directory: Path, name: str, data: bytes) -> str:
     """Write a file that is whole from the moment it has its name."""
     part = directory / f"{name}.part"
-    part.write_bytes(data)
-    part.replace(directory / name)
+    try:
+        part.write_bytes(data)
+        part.replace(directory / name)
+    except OSError:
+        part.unlink(missing_ok=True)  # where space is short, what is useless must not take it
+        raise
     return name
 
 
-def take_file(directory: Path, name: str, *, limit: int) -> bytes:
-    """Read and remove a file that a message names.
+def check_name(name: str) -> None:
+    """
+    Raises:
+        ChannelBroken: `name` leads out of the work directory.
+    """
+    if Path(name).name != name:
+        raise ChannelBroken(f"{name!r} is not the name of a file in the work directory")
+
+
+def read_file(directory: Path, name: str, *, limit: int) -> bytes:
+    """Read a file that a message names.
 
     Raises:
         ChannelBroken: it is not a plain file in `directory`, or too large. A runner executes strangers' programs;
             what it names must not lead elsewhere.
     """
-    path = directory / name
-    if Path(name).name != name:
-        raise ChannelBroken(f"{name!r} is not the name of a file in the work directory")
+    check_name(name)
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+        with open(os.open(directory / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
             data = file.read(limit + 1)
-        path.unlink()
     except OSError as error:
         raise ChannelBroken(f"{name!r} cannot be read: {error}") from error
     if len(data) > limit:

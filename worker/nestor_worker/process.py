@@ -1,4 +1,7 @@
-"""A runner as its supervisor sees it: spawned without credentials, heard through a pipe, ended with its descendants."""
+"""A runner as its supervisor sees it: spawned without credentials, heard through a pipe, ended with its descendants.
+
+It is spawned before it is needed: until `begin`, it loads what every trial needs and waits.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,12 @@ import queue
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from contextlib import suppress
 from pathlib import Path
 
-from nestor_worker import channel
+from nestor_worker import channel, workdir
 
 # What a runner may know of the worker's environment. Everything else could hold a password.
 KEPT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV")
@@ -29,10 +33,11 @@ def environment(directory: Path, *, threads: int, device: str) -> dict[str, str]
 
 
 class Runner:
-    """The process, and its messages in `inbox`; None there means that it will say no more."""
+    """The process and its work directory, and its messages in `inbox`; None there means that it will say no more."""
 
-    def __init__(self, directory: Path, *, threads: int, device: str) -> None:
-        self._directory = directory
+    def __init__(self, *, threads: int, device: str) -> None:
+        self._home = tempfile.TemporaryDirectory(prefix=workdir.prefix(os.getpid()), ignore_cleanup_errors=True)
+        self.directory = directory = Path(self._home.name)
         self.inbox: queue.Queue[channel.Message | None] = queue.Queue(BACKLOG)
         self._broken: str | None = None
         self._closed = False
@@ -51,6 +56,14 @@ class Runner:
         self._reader = threading.Thread(target=self._read, name=f"runner-{self.pid}", daemon=True)
         self._reader.start()
 
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def begin(self) -> None:
+        """Run the trial that the work directory holds by now."""
+        self.tell(channel.Begin())
+
     def tell(self, message: channel.Message) -> None:
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # it has ended, and its inbox says how
@@ -58,7 +71,7 @@ class Runner:
             self._process.stdin.flush()
 
     def close(self) -> None:
-        """End it, if it has not ended, and everything that it started."""
+        """End it, if it has not ended, and everything that it started, and remove its work directory."""
         self._closed = True
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
@@ -70,6 +83,7 @@ class Runner:
             with suppress(BrokenPipeError):
                 if pipe is not None:
                     pipe.close()
+        self._home.cleanup()
 
     def how_it_ended(self) -> str:
         """Why a runner that said no last word is gone, as the end of a sentence."""
@@ -86,7 +100,7 @@ class Runner:
         return f"its runner ended with exit code {code}{self._last_words()}"
 
     def _last_words(self) -> str:
-        lines = (self._directory / LOG).read_bytes()[-2_000:].decode(errors="replace").split("\n")
+        lines = (self.directory / LOG).read_bytes()[-2_000:].decode(errors="replace").split("\n")
         said = [line.strip() for line in lines if line.strip()]
         return f", after writing: {said[-1][:300]}" if said else ""
 

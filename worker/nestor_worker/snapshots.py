@@ -1,14 +1,14 @@
-"""Which steps' hyperparameters are kept: all while they are small, else a grid, and always the best and the last."""
+"""Which steps' hyperparameters are kept: of each age ever fewer, and always the best and the last."""
 
 from __future__ import annotations
 
 import math
 
-from nestor_engine.keeping import snapshot_interval
+from nestor_engine.keeping import keeps, outlived, snapshot_interval
 
 
 class Snapshots:
-    """The policy alone; the runner writes the files.
+    """The policy alone; the trajectory writes the files.
 
     The best step is not written at once, since while a run goes well every step is the best so far: it is
     due together with each checkpoint, so that a trial that goes on from there finds it recorded.
@@ -30,10 +30,18 @@ class Snapshots:
         self._best = (step, value)
         return True
 
-    def superseded(self) -> tuple[int | None, int | None]:
-        """(the best step if it has yet to be written, the earlier best that it makes superfluous)."""
+    def outlived(self, step: int) -> list[int]:
+        """The steps that are too old to be kept as densely, once `step` is."""
+        return [old for old in outlived(step, self._every) if old not in (self._best[0], self._recorded_best)]
+
+    def superseded(self) -> tuple[int | None, list[int]]:
+        """(the best step if it is to be written, the earlier best that it makes superfluous)."""
         best, before = self._best[0], self._recorded_best
         if best is None or best == before:
-            return None, None
-        self._recorded_best = best
-        return (None if self.due(best) else best), (None if before is None or self.due(before) else before)
+            return None, []
+        gone = [] if before is None or keeps(before, best, self._every) else [before]
+        return (None if self.due(best) and not gone else best), gone
+
+    def recorded(self, best: int | None) -> None:
+        """Take note that the best step's hyperparameters were written."""
+        self._recorded_best = best or self._recorded_best

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import queue
 import random
-import tempfile
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy.exc import InterfaceError, OperationalError
@@ -52,26 +49,34 @@ class Slot:
     device: str
     threads: int
     checkpoint_seconds: float
+    memory_bytes: int | None = None
+
+    def spawn(self) -> Runner:
+        return Runner(threads=self.threads, device=self.device)
 
 
 def supervise(
-    sessions: Sessions, settings: Settings, lease: Lease, slot: Slot, draining: threading.Event
+    sessions: Sessions, settings: Settings, lease: Lease, slot: Slot, runner: Runner, draining: threading.Event
 ) -> State | None:
-    """Run the trial until it ends, is interrupted or is lost; the state that it was left in, None when it was lost."""
-    with tempfile.TemporaryDirectory(prefix=workdir.prefix(os.getpid()), ignore_cleanup_errors=True) as path:
-        attempt = Attempt(sessions, settings, lease, slot, draining, Path(path))
-        try:
-            with attempt.heartbeat:
-                try:
-                    return attempt.run()
-                except LeaseLost:
-                    raise
-                except Exception as error:
-                    log.exception("trial %s: the supervisor failed", lease.trial_id)
-                    return attempt.give_back(f"its supervisor failed with {type(error).__name__}: {error}")
-        except LeaseLost:
-            log.warning("trial %s: the lease was lost; this attempt ends without a trace", lease.trial_id)
-            return None
+    """Run the trial until it ends, is interrupted or is lost; the state that it was left in, None when it was lost.
+
+    `runner` has not begun, and is closed at the end.
+    """
+    attempt = Attempt(sessions, settings, lease, slot, runner, draining)
+    try:
+        with attempt.heartbeat:
+            try:
+                return attempt.run()
+            except LeaseLost:
+                raise
+            except Exception as error:
+                log.exception("trial %s: the supervisor failed", lease.trial_id)
+                return attempt.give_back(f"its supervisor failed with {type(error).__name__}: {error}")
+    except LeaseLost:
+        log.warning("trial %s: the lease was lost; this attempt ends without a trace", lease.trial_id)
+        return None
+    finally:
+        runner.close()
 
 
 class Attempt:
@@ -81,31 +86,30 @@ class Attempt:
         settings: Settings,
         lease: Lease,
         slot: Slot,
+        runner: Runner,
         draining: threading.Event,
-        directory: Path,
     ) -> None:
         self._sessions, self._lease, self._slot = sessions, lease, slot
-        self._draining, self._directory = draining, directory
+        self._runner, self._draining = runner, draining
         self.heartbeat = Heartbeat(sessions, settings, lease)
         self._wish = Desired.run  # as last heard from a recording
-        self._gathered = Gathering(directory, max_bytes=settings.max_blob_bytes)
-        self._flushed_at = 0.0
+        self._gathered = Gathering(runner.directory, max_bytes=settings.max_blob_bytes)
+        self._flush_at = 0.0
+        self._away = False  # the database, when last asked
 
     def run(self) -> State:
         try:
             self._persist(self._materialise)
         except NestorError as error:
             return self._fail(error)
-        runner = Runner(self._directory, threads=self._slot.threads, device=self._slot.device)
-        log.info("trial %s: attempt %d, runner %d", self._lease.trial_id, self._lease.attempt, runner.pid)
+        log.info("trial %s: attempt %d, runner %d", self._lease.trial_id, self._lease.attempt, self._runner.pid)
+        self._runner.begin()
         try:
-            last = self._listen(runner)
-            interrupted = runner.how_it_ended() if last is None else ""
+            last = self._listen(self._runner)
+            interrupted = self._runner.how_it_ended() if last is None else ""
+            self._flush_all()
         except ChannelBroken as error:
             last, interrupted = None, f"its runner said something unintelligible: {error}"
-        finally:
-            runner.close()
-        self._flush()
         if isinstance(last, Failed):
             return self._fail(TrialError(reason=last.detail), code=last.code, title=last.title)
         return self._end(last, interrupted)
@@ -127,7 +131,7 @@ class Attempt:
                 self._gathered.add(message)
             if self.heartbeat.lost.is_set():
                 raise LeaseLost(self._lease)
-            if self._gathered.is_large or time.monotonic() - self._flushed_at >= FLUSH_SECONDS:
+            if time.monotonic() >= self._flush_at or (not self._away and self._gathered.is_large):
                 self._flush()
 
             wish, drained = self._wanted(), self._draining.is_set()
@@ -174,19 +178,43 @@ class Attempt:
         trial = session.get_one(Trial, self._lease.trial_id)
         slot = self._slot
         workdir.materialise(
-            session, trial, self._directory, threads=slot.threads, checkpoint_seconds=slot.checkpoint_seconds
+            session,
+            trial,
+            self._runner.directory,
+            threads=slot.threads,
+            checkpoint_seconds=slot.checkpoint_seconds,
+            memory_bytes=slot.memory_bytes,
         )
 
-    def _flush(self) -> None:
-        batch = self._gathered.take()
-        self._flushed_at = time.monotonic()
-        if batch:
-            self._wish = self._persist(lambda session: recording.record(session, self._lease, batch))
+    def _flush(self) -> bool:
+        """Record one batch of what was gathered; whether that is all. While the database is away, training goes on."""
+        batch = self._gathered.batch()
+        self._flush_at = time.monotonic() + FLUSH_SECONDS
+        if not batch:
+            return True
+        try:
+            with self._sessions.begin() as session:
+                wish = recording.record(session, self._lease, batch)
+        except (OperationalError, InterfaceError) as error:
+            if not self._away:
+                log.warning("trial %s: the database is away (%s); the trial goes on", self._lease.trial_id, error)
+            self._away, self._flush_at = True, time.monotonic() + random.uniform(0.2, 1.0)
+            return False
+        self._wish, self._away = wish, False
+        self._gathered.recorded()
+        return not self._gathered.batch()
+
+    def _flush_all(self) -> None:
+        while not self._flush():
+            if self.heartbeat.lost.is_set():
+                raise LeaseLost(self._lease)
+            if self._away:
+                time.sleep(max(0.0, self._flush_at - time.monotonic()))
 
     def _persist(self, what: Callable[[Session], T]) -> T:
         """One transaction; while the database is away, again and again until the lease is lost.
 
-        A commit whose answer was lost is harmless: steps have keys, so a repetition fails, and the trial is given back.
+        A commit whose answer was lost is harmless: it ended the lease, so a repetition finds it lost.
         """
         while True:
             try:

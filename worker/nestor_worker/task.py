@@ -11,6 +11,7 @@ from nestor_server.database import Sessions
 from nestor_server.services import lifecycle
 from nestor_server.settings import Settings
 from nestor_worker.heartbeat import Presence
+from nestor_worker.standby import Standby
 from nestor_worker.supervisor import Slot, supervise
 
 log = logging.getLogger(__name__)
@@ -20,9 +21,16 @@ class Tasks:
     """What the tasks of one worker share."""
 
     def __init__(
-        self, sessions: Sessions, settings: Settings, slots: list[Slot], presence: Presence, draining: threading.Event
+        self,
+        sessions: Sessions,
+        settings: Settings,
+        slots: list[Slot],
+        standby: Standby,
+        presence: Presence,
+        draining: threading.Event,
     ) -> None:
         self._sessions, self._settings, self._presence, self._draining = sessions, settings, presence, draining
+        self._standby = standby
         self._free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
         for slot in slots:
             self._free.put(slot)
@@ -40,9 +48,12 @@ class Tasks:
                 return
             self._presence.runs(slot.name, lease.trial_id)
             try:
-                state = supervise(self._sessions, self._settings, lease, slot, self._draining)
+                runner = self._standby.take(slot)
+                state = supervise(self._sessions, self._settings, lease, slot, runner, self._draining)
                 log.info("trial %s: %s", trial_id, state)
             finally:
                 self._presence.runs(slot.name, None)
+                if not self._draining.is_set():
+                    self._standby.prepare(slot)
         finally:
             self._free.put(slot)

@@ -52,13 +52,22 @@ class Spec:
     warm: Literal["weights", "hyperparameters"] | None  # what START holds
     threads: int
     checkpoint_seconds: float
+    memory_bytes: int | None = None
 
     @staticmethod
     def read(directory: Path) -> Spec:
         return Spec(**json.loads((directory / SPEC).read_text()))
 
 
-def materialise(session: Session, trial: Trial, directory: Path, *, threads: int, checkpoint_seconds: float) -> None:
+def materialise(
+    session: Session,
+    trial: Trial,
+    directory: Path,
+    *,
+    threads: int,
+    checkpoint_seconds: float,
+    memory_bytes: int | None = None,
+) -> None:
     """Write all that the trial's runner needs.
 
     Raises:
@@ -78,6 +87,7 @@ def materialise(session: Session, trial: Trial, directory: Path, *, threads: int
         warm=None if warm is None else "weights" if warm["weights"] else "hyperparameters",
         threads=threads,
         checkpoint_seconds=checkpoint_seconds,
+        memory_bytes=memory_bytes,
     )
     (directory / SPEC).write_text(json.dumps(asdict(spec)))
 

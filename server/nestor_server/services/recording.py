@@ -29,7 +29,7 @@ class Tensors:
 
     step: int
     data: bytes
-    replaces: int | None = None  # the step of an earlier snapshot that this one makes superfluous
+    replaces: tuple[int, ...] = ()  # steps of earlier snapshots that this one makes superfluous
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def _keep(
 def _drop(session: Session, trial_id: UUID, batch: Batch) -> None:
     """Forget superfluous snapshots and all but the newest checkpoints, and the bytes that only they held."""
     dropped: list[UUID] = []
-    superfluous = {s.replaces for s in batch.snapshots if s.replaces is not None} - {s.step for s in batch.snapshots}
+    superfluous = {step for s in batch.snapshots for step in s.replaces} - {s.step for s in batch.snapshots}
     if superfluous:
         mine = delete(Snapshot).where(Snapshot.trial_id == trial_id, Snapshot.step.in_(superfluous))
         dropped += session.scalars(mine.returning(Snapshot.blob_id).execution_options(synchronize_session=False))

@@ -1,0 +1,99 @@
+"""The few requests that these tests make, and what they look up behind the server's back."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import httpx
+from sqlalchemy import func, select
+
+from nestor_server.models import Blob, Checkpoint, Event, Snapshot, Step, Trial
+from nestor_server.services import blobs
+from tests.support.server import Server, wait_for
+
+PRESET = {"model": {"kind": "mlp", "hidden": [8]}, "train_size": 100, "val_size": 50}
+ENDLESS = 1_000_000
+
+
+class Api:
+    """The few requests that these tests make."""
+
+    def __init__(self, http: httpx.Client, server: Server) -> None:
+        self._http, self._server = http, server
+        study = self._post("/studies", {"name": "end to end"})
+        self.study = study["id"]
+
+    def submit(self, n_steps: int, **fields: Any) -> str:
+        return self._post(f"/studies/{self.study}/trials", spec_of(n_steps) | fields)["id"]
+
+    def trial(self, trial_id: str) -> dict[str, Any]:
+        return self._http.get(f"/trials/{trial_id}").raise_for_status().json()
+
+    def ask(self, trial_id: str, what: str, body: Any = None) -> dict[str, Any]:
+        return self._post(f"/trials/{trial_id}/{what}", body)
+
+    def until(self, trial_id: str, *states: str, seconds: float = 120) -> dict[str, Any]:
+        wait_for(lambda: self.trial(trial_id)["state"] in states, f"the trial to be {states}", seconds=seconds)
+        return self.trial(trial_id)
+
+    def until_checkpoint(self, trial_id: str, *, past: int = 0) -> None:
+        wait_for(lambda: self.checkpoints(trial_id)[-1:] > [past], f"a checkpoint past {past}", seconds=60)
+
+    def checkpoints(self, trial_id: str) -> list[int]:
+        return self._read(
+            select(Checkpoint.step).where(Checkpoint.trial_id == UUID(trial_id)).order_by(Checkpoint.step)
+        )
+
+    def events(self, trial_id: str, type: str) -> list[dict[str, Any]]:
+        return self._read(
+            select(Event.data).where(Event.trial_id == UUID(trial_id), Event.type == type).order_by(Event.seq)
+        )
+
+    def expect_whole(self, trial_id: str, n_steps: int) -> None:
+        """Each step once, the journal without a gap, initial and last hyperparameters kept."""
+        trial = UUID(trial_id)
+        assert self._read(select(Step.number).where(Step.trial_id == trial).order_by(Step.number)) == list(
+            range(1, n_steps + 1)
+        )
+        seqs = [seq for table in (Step, Event) for seq in self._read(select(table.seq).where(table.trial_id == trial))]
+        assert len(set(seqs)) == len(seqs)
+        snapshots = self._read(select(Snapshot.step).where(Snapshot.trial_id == trial))
+        assert {0, n_steps} <= set(snapshots)
+
+    def steps(self, trial_id: str) -> list[dict[str, Any]]:
+        """All that was recorded of each step, but for the time that it took."""
+        found = self._read(select(Step.data).where(Step.trial_id == UUID(trial_id)).order_by(Step.number))
+        return [{name: value for name, value in step.items() if name != "seconds"} for step in found]
+
+    def last_checkpoint(self, trial_id: str) -> bytes:
+        newest = (
+            select(Blob).join(Checkpoint).where(Checkpoint.trial_id == UUID(trial_id)).order_by(Checkpoint.step.desc())
+        )
+        with self._server.sessions() as session:
+            return blobs.load(session, session.scalars(newest.limit(1)).one())
+
+    def unused_blobs(self) -> int:
+        """How many there are that nothing refers to."""
+        used = [select(column) for column in (Snapshot.blob_id, Checkpoint.blob_id, Trial.start_blob_id)]
+        named = used[0].union(*used[1:]).subquery()
+        return self._read(
+            select(func.count()).where(Blob.complete, ~select(named).where(named.c[0] == Blob.id).exists())
+        )[0]
+
+    def _read(self, query: Any) -> list[Any]:
+        with self._server.sessions() as session:
+            return list(session.scalars(query))
+
+    def _post(self, path: str, body: Any) -> dict[str, Any]:
+        answer = self._http.post(path, json=body)
+        assert answer.is_success, answer.text
+        return answer.json()
+
+
+def spec_of(n_steps: int) -> dict[str, Any]:
+    return {
+        "problem": {"preset": PRESET},
+        "inner": {"optimizer": "adam", "steps": 1},
+        "outer": {"optimizer": "rmsprop", "steps": n_steps},
+    }

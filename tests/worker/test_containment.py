@@ -1,0 +1,109 @@
+"""What a runner cannot do, and what becomes of a trial that tries."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from nestor.schemas import EventType, State
+from nestor_server.models import Trial
+from nestor_worker.process import Runner
+from nestor_worker.standby import Standby
+from nestor_worker.supervisor import Slot, supervise
+from tests.support.server import wait_for
+from tests.support.worker import name
+from tests.worker.test_lifecycle import claim, events
+
+SLOT = Slot("w1", "cpu", threads=1, checkpoint_seconds=60)
+
+
+@pytest.fixture
+def runner():
+    runner = Runner(threads=1, device="cpu")
+    yield runner
+    runner.close()
+
+
+def status(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def test_it_gains_no_privilege_leaves_no_core_and_is_the_first_to_go(runner):
+    wait_for(lambda: name(runner.pid) == "nestor-standby", "the runner to be contained", seconds=60)
+    assert status(runner.pid)["NoNewPrivs"] == "1"
+    assert int(Path(f"/proc/{runner.pid}/oom_score_adj").read_text()) > 0
+    core = next(line for line in Path(f"/proc/{runner.pid}/limits").read_text().splitlines() if "core file" in line)
+    assert core.split()[4:6] == ["0", "0"]
+
+
+def test_a_trial_that_needs_more_memory_than_it_may_have_fails_with_a_sentence(sessions, worker_settings, new_trial):
+    spec = {
+        "problem": {"preset": {"model": {"kind": "mlp", "hidden": [16_384, 16_384]}}},
+        "inner": {"optimizer": "adam"},
+    }
+    trial = new_trial(spec=spec | {"outer": {"optimizer": "rmsprop", "steps": 10}})
+    slot = Slot("w1", "cpu", threads=1, checkpoint_seconds=60, memory_bytes=3 * 2**29)
+    lease = claim(sessions, trial.id)
+    assert supervise(sessions, worker_settings, lease, slot, slot.spawn(), threading.Event()) is State.failed
+    with sessions() as session:
+        error = session.get_one(Trial, trial.id).error
+        assert error is not None
+        assert error["code"] == "out-of-memory"
+        assert "Try a smaller model" in error["detail"]
+
+
+@pytest.mark.parametrize(("number", "said"), [(signal.SIGKILL, "ran out of memory"), (signal.SIGSEGV, "SIGSEGV")])
+def test_a_runner_that_the_kernel_ends_costs_an_attempt_and_says_why(
+    sessions, worker_settings, new_trial, sent, number, said
+):
+    trial = new_trial(n_steps=1_000_000)
+    lease, runner = claim(sessions, trial.id), SLOT.spawn()
+
+    def kill() -> None:
+        wait_for(lambda: name(runner.pid) == "nestor-runner", "the trial to begin", seconds=60)
+        os.kill(runner.pid, number)
+
+    killing = threading.Thread(target=kill)
+    killing.start()
+    assert supervise(sessions, worker_settings, lease, SLOT, runner, threading.Event()) is State.queued
+    killing.join()
+    assert trial.id in sent
+    with sessions() as session:
+        row = session.get_one(Trial, trial.id)
+        assert (row.restarts, row.preemptions) == (1, 0)
+        assert said in events(session, trial.id, EventType.state)[-1]["why"]
+    assert not runner.directory.exists()
+
+
+def test_a_runner_waits_for_each_free_slot_and_a_dead_one_is_replaced():
+    standby = Standby(enabled=True)
+    standby.prepare(SLOT)
+    waiting = standby.take(SLOT)
+    standby.prepare(SLOT)
+    dead = standby._waiting[SLOT.name]
+    os.kill(dead.pid, signal.SIGKILL)
+    wait_for(lambda: not dead.is_alive, "its end")
+    fresh = standby.take(SLOT)
+    assert fresh is not dead
+    assert fresh.is_alive
+    standby.prepare(SLOT)
+    left = standby._waiting[SLOT.name]
+    standby.close()
+    assert not left.is_alive
+    for runner in (waiting, fresh):
+        runner.close()
+    assert not any(runner.directory.exists() for runner in (waiting, dead, fresh, left))
+
+
+def test_without_standby_a_runner_is_spawned_when_it_is_needed():
+    standby = Standby(enabled=False)
+    standby.prepare(SLOT)
+    assert standby._waiting == {}
+    runner = standby.take(SLOT)
+    assert runner.is_alive
+    runner.close()
