@@ -47,7 +47,7 @@ class House:
         self.worker = self.new_worker()
 
     def new_worker(self) -> Worker:
-        return self._workers.enter_context(running_worker(self.server, NESTOR_CHECKPOINT_SECONDS=0.3))
+        return self._workers.enter_context(running_worker(self.server, NESTOR_CHECKPOINT_SECONDS=0.1))
 
     def flush_broker(self) -> None:
         with redis.Redis.from_url(self.server.settings.redis_url) as broker:
@@ -132,10 +132,13 @@ def fill_the_disk(house: House, api: Api, trial_id: str) -> None:
 def drain_the_worker(house: House, api: Api, trial_id: str) -> None:
     assert house.worker.stop() == 0
     assert "shutting down" in api.events(trial_id, "state")[-1]["why"]
+    assert api.trial(trial_id)["step"] == api.checkpoints(trial_id)[-1]
     house.worker = house.new_worker()
 
 
 def have_two_workers_race(house: House, api: Api, trial_id: str) -> None:
+    runner = runner_of(house.worker)
+    os.kill(runner, signal.SIGSTOP)  # or the trial might end before the second worker is there
     first, house.worker = house.worker, house.new_worker()
     for _ in range(5):
         queue.send(house.server.settings, UUID(trial_id))

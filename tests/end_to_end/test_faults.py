@@ -19,7 +19,7 @@ from nestor_engine import Step, optimise, restore
 from nestor_worker import presets
 from nestor_worker.workdir import CONFIG
 from tests.end_to_end.api import PRESET, Api, spec_of
-from tests.end_to_end.house import FAULTS, Fault, House, drain_the_worker
+from tests.end_to_end.house import FAULTS, Fault, House
 from tests.support.server import Server, wait_for
 
 LONG = 150  # steps; a few seconds, with checkpoints in between
@@ -85,13 +85,3 @@ def test_faults_of_any_kind_in_any_order(house: House, api: Api, uninterrupted, 
             fault(house, api, trial_id)
         api.until(trial_id, "running", "complete")
     expect_nothing_happened(house, api, trial_id, uninterrupted)
-
-
-def test_a_worker_that_is_shut_down_gives_its_trial_back_within_seconds(house: House, api: Api):
-    trial_id = api.submit(LONG)
-    wait_for(lambda: api.trial(trial_id)["step"] > 5, "some steps", seconds=60)
-    began = time.monotonic()
-    drain_the_worker(house, api, trial_id)
-    assert time.monotonic() - began < 60
-    assert api.until(trial_id, "complete", "failed")["preemptions"] == 0  # a new checkpoint refills the budget
-    assert api.events(trial_id, "rewind") == []
