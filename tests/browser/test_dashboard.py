@@ -134,7 +134,7 @@ def test_steps_that_are_taken_back_disappear_from_the_curve(page, server, token,
     from nestor_server.services import lifecycle
 
     with server.sessions.begin() as session:
-        lifecycle.requeue(session, run.lease, "drained", involuntary=False)
+        lifecycle.requeue(session, run.lease, "drained", paid_from="preemptions")
     run.claim()
     run.number = 2
     run.record(1)

@@ -14,10 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from nestor.schemas import Preset, TrialCreate
+from nestor.schemas import CONFIGURATION, Preset, TrialCreate
 from nestor_engine import Step, optimise, restore
 from nestor_worker import presets
-from nestor_worker.workdir import CONFIG
 from tests.end_to_end.api import PRESET, Api, spec_of
 from tests.end_to_end.house import FAULTS, Fault, House
 from tests.support.server import Server, wait_for
@@ -41,7 +40,7 @@ def uninterrupted() -> list[Step]:
     """The same trajectory, by the engine alone."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    spec = TrialCreate.model_validate(spec_of(LONG)).model_dump(mode="json", include=set(CONFIG))
+    spec = TrialCreate.model_validate(spec_of(LONG)).model_dump(mode="json", include=set(CONFIGURATION))
     config, problem = restore(spec), presets.build(Preset.model_validate(PRESET), seed=0)
     steps = list(optimise(problem.bilevel(), problem.data, config))
     torch.set_num_threads(threads)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -149,18 +147,27 @@ def test_the_inner_gradient_is_told_against_its_start_also_after_a_resume():
 
 def test_hyperparameters_are_projected_onto_their_bounds_and_it_is_said_once():
     problem = _problem()
-    bounds = {"example_weights": (-1e-4, 1e-4), "l2.0.weight": (-math.inf, -6.0)}
-    bilevel = replace(problem.bilevel(), bounds=bounds)
-    steps = list(engine.optimise(bilevel, problem.data, _config(outer=engine.RMSprop(0.05), n_steps=8)))
+    kinds = [ExampleWeights(60).bounded(-1e-4, 1e-4), L2(problem.model, per="weight").bounded(largest=-6.0)]
+    problem = engine.Problem(
+        problem.model, kinds, problem.train_loss, problem.val_loss,
+        train=problem.data.train, val=problem.data.val,
+    )  # fmt: skip
+    steps = list(engine.optimise(problem.bilevel(), problem.data, _config(outer=engine.RMSprop(0.05), n_steps=8)))
     told = steps[-1].hyperparameters
     weights = told["example_weights"]
     assert (weights.min, weights.max) == (pytest.approx(-1e-4), pytest.approx(1e-4))
     assert weights.at_bounds == 1.0
     assert told["l2.0.weight"].max <= -6.0
     assert told["l2.0.weight"].min < -6.0
-    assert told["l2.4.weight"].at_bounds == 0.0
     warnings = [w for s in steps for w in s.warnings if "'example_weights' lies at a bound" in w]
     assert len(warnings) == 1
+
+
+def test_bounds_that_leave_the_initial_values_out_are_refused():
+    with pytest.raises(engine.errors.ProblemInvalid, match="before the transform"):
+        ExampleWeights(60, init=0.0).bounded(0.5, 1.0)
+    with pytest.raises(engine.errors.ProblemInvalid, match="do not lie between 1 and -1"):
+        ExampleWeights(60, init=0.0).bounded(1.0, -1.0)
 
 
 def test_hyperparameters_may_have_learning_rates_of_their_own():

@@ -138,6 +138,7 @@ class Problem:
             buffers=kept,
             hparams={name: value.detach().clone() for name, value in kinds.init.items()},
             transforms=dict(kinds.transforms),
+            bounds=dict(kinds.bounds),
             prepare=prepare,
             forward=forward,
             criterion=criterion,

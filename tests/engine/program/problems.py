@@ -74,7 +74,8 @@ def convolution() -> Problem:
         *(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(27, CLASSES)),
     )
     images = features(1, 6, 6), classes()
-    return Problem(net, L2(net, per="tensor"), cross_entropy, cross_entropy, train=images, val=images)
+    decay = L2(net, per="tensor").bounded(least=-20.0)
+    return Problem(net, decay, cross_entropy, cross_entropy, train=images, val=images)
 
 
 class Recurrent(nn.Module):

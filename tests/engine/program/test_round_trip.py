@@ -103,6 +103,7 @@ def test_initial_values_and_transforms_come_back():
         assert same(ours, theirs)
         assert list(ours) == list(theirs), "the order is that of one vector of parameters"
     assert loaded.transforms == eager.transforms
+    assert loaded.bounds == eager.bounds
 
 
 def test_a_program_holds_the_weights_as_its_problem_starts_them():

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nestor_engine.bilevel import Batch, PyTree, Tensors
+from nestor_engine.errors import ProblemInvalid
 
 TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda raw: raw,
@@ -26,13 +31,32 @@ class Hyperparameters:
     Attributes:
         init: name → initial value, as optimised.
         transforms: name → one of `TRANSFORMS`; names left out are used as they are.
+        bounds: name → (least, largest) value, as optimised; names left out have none.
         remarks: what the author should know about this problem; `check` tells them as warnings.
     """
 
     init: Tensors
     transforms: dict[str, str]
+    bounds: Mapping[str, tuple[float, float]] = MappingProxyType({})
     remarks: tuple[str, ...] = ()
     per_example = False  # whether `weigh` needs one loss per example
+
+    def bounded(self, least: float = -math.inf, largest: float = math.inf) -> Self:
+        """The same kind, each of whose entries every outer step projects onto an interval, as optimised.
+
+        Raises:
+            ProblemInvalid: there is nothing between the bounds, or an initial value is outside.
+        """
+        for name, value in self.init.items():
+            low, high = float(value.min()), float(value.max())
+            if not least <= low <= high <= largest:
+                raise ProblemInvalid(
+                    reason=f"The initial values of {name!r} run from {low:g} to {high:g} and do not lie between "
+                    f"{least:g} and {largest:g}. Bounds are in the units of the initial values, before the transform."
+                )
+        kind = copy.copy(self)
+        kind.bounds = dict.fromkeys(self.init, (least, largest))
+        return kind
 
     def expect(self, model: nn.Module, train: Tensors) -> None:
         """Refuse a model, or columns of training data, that these hyperparameters were not made for.

@@ -18,6 +18,7 @@ class Together(Hyperparameters):
     def __init__(self, kinds: Sequence[Hyperparameters]) -> None:
         self.kinds = tuple(kinds)
         self.init, self.transforms = {}, {}
+        self.bounds = {name: bounds for kind in self.kinds for name, bounds in kind.bounds.items()}
         for kind in self.kinds:
             for name, value in kind.init.items():
                 if name in self.init:
