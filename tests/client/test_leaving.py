@@ -19,7 +19,8 @@ import nestor
 from tests.client.problems import ridge
 
 def tell(study, trial):
-    print(trial.last_step.number, flush=True)
+    sys.stdout.write(f"{{trial.last_step.number}}\\n")  # in one piece: Ctrl-C may come between a print and its newline
+    sys.stdout.flush()
 
 study = nestor.create_study("interrupted", server={server!r}, load_if_exists=True)
 try:

@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from tests.server.conftest import SPEC, ok, problem
+from tests.support.server import wait_for
 
 JSON = {"Content-Type": "application/json"}
 PRESET = SPEC["problem"]
@@ -115,5 +116,7 @@ def test_an_unknown_path_and_a_wrong_method_are_problems_too(server, http):
 
 def test_a_request_keeps_the_id_it_came_with_unless_it_is_unfit_for_a_log(server, http):
     assert http.get("/me", headers={"X-Request-ID": "my-id.1"}).headers["X-Request-ID"] == "my-id.1"
-    assert "request=my-id.1" in server.log.read_text()
+    wait_for(
+        lambda: "request=my-id.1" in server.log.read_text(), "the line in the log, which is written after the answer"
+    )
     assert http.get("/me", headers={"X-Request-ID": "two words"}).headers["X-Request-ID"] != "two words"
