@@ -132,7 +132,6 @@ def upgrade() -> None:
         sa.Column("program_id", sa.Uuid(), nullable=True),
         sa.Column("dataset_id", sa.Uuid(), nullable=True),
         sa.Column("n_steps", sa.Integer(), nullable=False),
-        sa.Column("start_blob_id", sa.Uuid(), nullable=True),
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("desired", sa.Text(), nullable=False),
         sa.Column("seq", sa.BigInteger(), nullable=False),
@@ -146,10 +145,7 @@ def upgrade() -> None:
         sa.Column("lease_owner", sa.Text(), nullable=True),
         sa.Column("lease_expires_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("attempt", sa.Integer(), nullable=False),
-        sa.Column("answer_by", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("batches", sa.Integer(), nullable=False),
         sa.Column("restarts", sa.Integer(), nullable=False),
-        sa.Column("preemptions", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("queued_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("sent_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
@@ -161,14 +157,12 @@ def upgrade() -> None:
         ),
         sa.ForeignKeyConstraint(["dataset_id"], ["datasets.id"], name=op.f("fk_trials_dataset_id_datasets")),
         sa.ForeignKeyConstraint(["program_id"], ["programs.id"], name=op.f("fk_trials_program_id_programs")),
-        sa.ForeignKeyConstraint(["start_blob_id"], ["blobs.id"], name=op.f("fk_trials_start_blob_id_blobs")),
         sa.ForeignKeyConstraint(
             ["study_id"], ["studies.id"], name=op.f("fk_trials_study_id_studies"), ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_trials")),
         sa.UniqueConstraint("study_id", "number", name="uq_trials_study_number"),
     )
-    op.create_index(op.f("ix_trials_start_blob_id"), "trials", ["start_blob_id"], unique=False)
     op.create_index(
         "ix_trials_unfinished",
         "trials",
@@ -245,7 +239,6 @@ def downgrade() -> None:
     op.drop_index(
         "ix_trials_unfinished", table_name="trials", postgresql_where=sa.text("state IN ('queued', 'running')")
     )
-    op.drop_index(op.f("ix_trials_start_blob_id"), table_name="trials")
     op.drop_table("trials")
     op.drop_table("idempotency_keys")
     op.drop_table("blob_chunks")
