@@ -342,6 +342,7 @@ class TrialCreate(Schema):
     outer_lr: dict[str, Positive] = {}  # hyperparameter, or the first parts of its name → learning rate of its own
     autocast: Literal["bfloat16"] | None = None  # precision of the inner forward passes
     response: Response = Implicit()
+    trace: bool | None = None  # take curvature products from a traced graph; None: once that pays
     warmup_steps: Annotated[int, Field(ge=0)] = 0  # inner steps before the first outer step
     evaluate_every: Count = 10  # outer steps between two evaluations on the test set
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -476,6 +477,7 @@ class Step(Schema):
     outcome: str | None = None  # of the linear solve, as a word
     residual: float | None = None  # ‖b − A q‖ / ‖b‖
     products: int = 0  # curvature products used
+    traced: bool = False  # whether they came from a trace, at about half the cost and with the same bits
     alpha: float | None = None  # step size of the Neumann series
     alpha_norm: float | None = None  # times the curvature's norm: a series converges below 2
     hyperparameters: dict[str, TensorSummary] = {}

@@ -6,7 +6,7 @@ import html
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 from uuid import UUID, uuid4
 
 from nestor import schemas
@@ -59,6 +59,9 @@ class Study:
         inner: Optimizer | None = None,
         outer: Optimizer | None = None,
         response: Response | None = None,
+        outer_lr: Mapping[str, float] | None = None,
+        autocast: Literal["bfloat16"] | None = None,
+        trace: bool | None = None,
         warmup_steps: int = 0,
         evaluate_every: int = 10,
         seed: int = 0,
@@ -78,6 +81,9 @@ class Study:
             inner: trains the weights; its `steps` are those between two outer steps. Default: `nestor.Adam()`.
             outer: moves the hyperparameters. Default: `nestor.RMSprop()`.
             response: how the hypergradient comes about. Default: `nestor.Implicit()`.
+            outer_lr: learning rates in place of the outer optimizer's, by hyperparameter, or by its name's first parts.
+            autocast: run the inner forward passes in this precision.
+            trace: take curvature products from a graph that is traced once; by default as soon as that pays.
             warmup_steps: inner steps before the first outer step.
             evaluate_every: outer steps between two evaluations on the test set.
             seed: of batches and of all random draws.
@@ -99,6 +105,9 @@ class Study:
         chosen = {"inner": inner, "outer": outer, "response": response}
         config = engine(what="study.optimize").Config(
             n_steps=n_steps,
+            outer_lr=dict(outer_lr or {}),
+            autocast=autocast,
+            trace=trace,
             warmup_steps=warmup_steps,
             evaluate_every=evaluate_every,
             seed=seed,

@@ -445,14 +445,10 @@ def trained(problem: engine.Problem, inner: engine.Adam) -> tuple[Moment, Tensor
     return moment, moment.outer().by_w
 
 
-def point_of(moment: Moment) -> Point:
-    return Point(moment.bilevel, moment.ravel, moment.w, moment.buffers, moment.hparams, moment.train, moment.slots)
-
-
 def energy_error(solver: engine.PreconditionedCG | engine.ConjugateGradient) -> float:
     """What conjugate gradients make small, ‖x − A⁻¹b‖ in the norm of A, relative to that of A⁻¹b."""
     moment, b = trained(badly_scaled(), engine.Adam(1e-2, steps=50, batch_size=32))
-    point = point_of(moment)
+    point = moment.point()
     operator = lambda: engine.GaussNewton(1e-4).at(point, {})
     exact = engine.Direct().solve(operator(), b).x
     error = solver.solve(operator(), b, memory={}).x - exact
@@ -491,7 +487,7 @@ def test_kfac_s_hypergradient_points_nearer_to_gauss_newton_s_than_t1_t2_s(probl
 
 def test_adam_s_diagonal_is_scaled_to_the_curvature_and_damped_as_it_is():
     moment, _ = trained(badly_scaled(), engine.Adam(1e-2, steps=5, batch_size=60))
-    operator = engine.GaussNewton(0.1).at(point_of(moment), {})
+    operator = engine.GaussNewton(0.1).at(moment.point(), {})
     root = moment.slots["square"].sqrt()
     norm, shift = operator.norm(moment.w), operator.shift(moment.w)
     expected = (root / root.max()).clamp_min(1e-3) * (norm - shift) + shift

@@ -55,6 +55,8 @@ class Config:
             "augmentation" is meant for "augmentation.conv.weight", too.
         autocast: run the inner forward passes in this precision; the hypergradient keeps that of the weights.
         response: how the hypergradient comes about.
+        trace: take curvature products from a graph that is traced once, at about half the cost and with the same
+            bits: True from the first outer step, False never, None once the steps to come make up for the tracing.
         evaluate_every: outer steps between two evaluations on the test set.
         seed: of batches and of all random draws.
     """
@@ -65,6 +67,7 @@ class Config:
     outer_lr: dict[str, float] = field(default_factory=dict)
     autocast: Literal["bfloat16"] | None = None
     response: Response = field(default_factory=Implicit)
+    trace: bool | None = None
     warmup_steps: int = 0
     evaluate_every: int = 10
     seed: int = 0

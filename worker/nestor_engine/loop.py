@@ -22,7 +22,9 @@ from nestor_engine.seeding import derive_seed, randomness
 from nestor_engine.state import State
 from nestor_engine.step import Step
 from nestor_engine.summaries import cosine, norm, summarise
+from nestor_engine.traces import Traces
 
+TRACING_PAYS = 10.0  # seconds of hypergradients to come, of which a trace saves about half; it takes one to five
 EVALUATION_BATCH = 1024  # examples at a time; no gradients are kept, so this only bounds memory
 
 
@@ -53,6 +55,7 @@ def optimise(bilevel: Bilevel, data: Data, config: Config, state: State | None =
     training = InnerLoop(trained_as, ravel, data.train, config.inner, state.seed)
     curvature_batches = Batches(data.train, config.inner.batch_size, derive_seed(state.seed, "curvature"))
     val_batches = Batches(data.val, config.outer.batch_size, derive_seed(state.seed, "val"))
+    traces = Traces() if config.trace else None
 
     if state.inner_steps == 0 and config.warmup_steps:
         state, *_ = training.run(state, config.warmup_steps)
@@ -65,7 +68,7 @@ def optimise(bilevel: Bilevel, data: Data, config: Config, state: State | None =
         trained = time.perf_counter()
         moment = Moment(
             bilevel, ravel, state.weights, state.buffers, state.hparams,
-            curvature_batches[number - 1], val_batches[number - 1], training, kept, state.inner,
+            curvature_batches[number - 1], val_batches[number - 1], training, kept, state.inner, traces,
         )  # fmt: skip
         memory = dict(state.memory)
         with randomness(derive_seed(state.seed, "outer", number), device):
@@ -77,7 +80,7 @@ def optimise(bilevel: Bilevel, data: Data, config: Config, state: State | None =
         hparams, slots = _outer_step(bilevel, state, config.outer, outers, hyper.gradient)
         summaries = summarise(bilevel, state.hparams, hparams, hyper.gradient)
         ratio = _ratio(hyper.inner_gradient_norm, state.inner_gradient_start)
-        told = {t: s for t, s in advice(number, hyper, ratio, summaries) if t not in state.warned}
+        told = {t: s for t, s in advice(number, hyper, ratio, summaries, traces) if t not in state.warned}
         state = replace(
             state,
             hparams=hparams,
@@ -89,6 +92,9 @@ def optimise(bilevel: Bilevel, data: Data, config: Config, state: State | None =
         )
 
         differentiated = time.perf_counter()
+        if config.trace is None and traces is None:
+            # Whether a clock says so or not: the bits are the same.
+            traces = Traces() if (differentiated - trained) * (config.n_steps - number) > TRACING_PAYS else None
         tested = {}
         if data.test is not None and (number % config.evaluate_every == 0 or number == config.n_steps):
             tested = evaluate(bilevel, ravel.tree(state.weights), state.buffers, state.hparams, data.test)
@@ -107,6 +113,7 @@ def optimise(bilevel: Bilevel, data: Data, config: Config, state: State | None =
             outcome=hyper.solution.outcome.name if hyper.solution else None,
             residual=hyper.solution.residual if hyper.solution else None,
             products=hyper.products,
+            traced=hyper.traced,
             alpha=hyper.solution.alpha if hyper.solution else None,
             alpha_norm=hyper.solution.alpha_norm if hyper.solution else None,
             hyperparameters=summaries,

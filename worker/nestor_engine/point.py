@@ -6,9 +6,10 @@ the same augmentation noise and the same buffers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch.utils import _pytree as pytree
 from nestor_engine.bilevel import Batch, Bilevel, PyTree, Tensors
 from nestor_engine.flat import Ravel
 from nestor_engine.seeding import repeated, upcoming
+from nestor_engine.traces import Linear, Product, Traces
 
 
 def twice_differentiable() -> AbstractContextManager[object]:
@@ -26,14 +28,16 @@ def twice_differentiable() -> AbstractContextManager[object]:
 
 
 class Point:
-    """The training loss at one point, with the graph of its first derivatives kept.
+    """The training loss at one point: first its gradient, then its second derivatives along vectors.
+
+    Nothing is computed before it is asked for. Products come from the trial's traces where these have
+    them, else from autograd's graph of the gradient, which is kept as long as the point; the bits are the same.
 
     Attributes:
         w: weights, shape (n,).
         ravel: between w and the parameters.
         hparams: hyperparameters, requiring gradients.
         slots: what the inner optimizer keeps there; empty if none brought the weights.
-        gradient: ∂f/∂w, shape (n,), itself differentiable in w and λ.
     """
 
     def __init__(
@@ -45,31 +49,67 @@ class Point:
         hparams: Tensors,
         batch: Batch,
         slots: Tensors | None = None,
+        traces: Traces | None = None,
     ) -> None:
         self.ravel = ravel
         self.slots = slots or {}
         self.w = w.detach().requires_grad_()
         self.hparams = {name: value.detach().requires_grad_() for name, value in hparams.items()}
-        self._bilevel, self._buffers = bilevel, buffers
-        params = ravel.tree(self.w)
-        self._batch = bilevel.prepare(self.hparams, batch)
+        self._bilevel, self._buffers, self._columns = bilevel, buffers, batch
+        self._traces = traces
+        self._linear: Linear | None = None
         self._draws = upcoming(self.w.device)
-        self._outputs = self._forward(params)
-        self._criterion = bilevel.criterion(self._outputs, self.hparams, self._batch)
-        self._penalty = bilevel.penalty(params, self.hparams)
 
-    @cached_property
+    def curved(self, product: Product) -> Callable[[Tensor], Tensor]:
+        """`product`, a method of this class, as a function of its vector."""
+        if self._traces is not None:
+            self._linear = self._traces.at(self, product)
+        return self._linear.product if self._linear is not None else partial(product, self)
+
+    @property
+    def traced(self) -> bool:
+        """Whether products come from a trace."""
+        return self._linear is not None
+
+    @property
     def gradient(self) -> Tensor:
-        return _grad(self._criterion + self._penalty, self.w, create_graph=True)
+        """∂f/∂w, shape (n,)."""
+        return self._linear.gradient if self._linear is not None else self.slope.detach()
 
     def mixed(self, q: Tensor) -> Tensors:
         """(∂²f/∂λ∂w) q for each hyperparameter; zero where λ does not meet the weights' gradient."""
+        return self._linear.mixed(q) if self._linear is not None else self.kept_mixed(q)
+
+    # --- for a trace: the point as a function of tensors ---------------------------------------------
+
+    def leaves(self) -> list[Tensor]:
+        """All tensors that the training loss reads here."""
+        return pytree.tree_leaves(self._given())
+
+    def with_leaves(self, leaves: Sequence[Tensor]) -> Point:
+        """The same problem at another point."""
+        given = pytree.tree_unflatten(list(leaves), pytree.tree_structure(self._given()))
+        return Point(self._bilevel, self.ravel, *given)
+
+    def drawing(self) -> AbstractContextManager[None]:
+        """Draw what this point draws: one dropout mask, one augmentation, however often it is evaluated."""
+        return repeated(self._draws, self.w.device)
+
+    def _given(self) -> tuple[Tensor, Tensors, Tensors, Batch]:
+        return self.w, self._buffers, self.hparams, self._columns
+
+    # --- on autograd's kept graph --------------------------------------------------------------------
+
+    @cached_property
+    def slope(self) -> Tensor:
+        """∂f/∂w, shape (n,), itself differentiable in w and λ."""
+        return _grad(self._evaluated.criterion + self._evaluated.penalty, self.w, create_graph=True)
+
+    def kept_mixed(self, q: Tensor) -> Tensors:
         names = list(self.hparams)
         parts = (
-            torch.autograd.grad(
-                self.gradient, [self.hparams[n] for n in names], q, retain_graph=True, allow_unused=True
-            )
-            if self.gradient.requires_grad
+            torch.autograd.grad(self.slope, [self.hparams[n] for n in names], q, retain_graph=True, allow_unused=True)
+            if self.slope.requires_grad
             else [None] * len(names)
         )
         return {
@@ -77,8 +117,13 @@ class Point:
         }
 
     def hessian_product(self, v: Tensor) -> Tensor:
-        """(∂²f/∂w∂w) v, shape (n,), by reverse over reverse on the kept graph."""
-        return _pull(self.gradient, self.w, v)
+        """(∂²f/∂w∂w) v, shape (n,), by reverse over reverse."""
+        return _pull(self.slope, self.w, v)
+
+    def gradient_product(self, v: Tensor) -> Tensor:
+        """g gᵀ v for g = ∂f/∂w, shape (n,)."""
+        gradient = self.slope.detach()
+        return gradient * (gradient @ v)
 
     def gauss_newton_product(self, v: Tensor) -> Tensor:
         """Jᵀ (∂²ℓ/∂o∂o) J v plus the exact Hessian of the penalty, shape (n,).
@@ -120,13 +165,22 @@ class Point:
 
     def replay(self, params: PyTree) -> list[Tensor]:
         """The outputs that depend on the weights, computed again from `params` with the same draws."""
-        with repeated(self._draws, self.w.device):
-            return _differentiable(self._forward(params))
+        with repeated(self._evaluated.draws, self.w.device):
+            return _differentiable(self._forward(params, self._evaluated.batch))
 
-    def _forward(self, params: PyTree) -> PyTree:
+    @cached_property
+    def _evaluated(self) -> _Evaluated:
+        params = self.ravel.tree(self.w)
+        with self.drawing():
+            batch = self._bilevel.prepare(self.hparams, self._columns)
+            draws = upcoming(self.w.device)
+            outputs = self._forward(params, batch)
+            criterion = self._bilevel.criterion(outputs, self.hparams, batch)
+            return _Evaluated(batch, draws, outputs, criterion, self._bilevel.penalty(params, self.hparams))
+
+    def _forward(self, params: PyTree, batch: Batch) -> PyTree:
         with twice_differentiable():
-            outputs, _ = self._bilevel.forward(params, self._buffers, self.hparams, self._batch)
-        return outputs
+            return self._bilevel.forward(params, self._buffers, self.hparams, batch)[0]
 
     def _push(self, v: Tensor) -> tuple[Tensor, ...]:
         """J v, for each output."""
@@ -139,7 +193,7 @@ class Point:
 
     @cached_property
     def _pullback(self) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        outputs = _differentiable(self._outputs)
+        outputs = _differentiable(self._evaluated.outputs)
         dual = [torch.zeros_like(o, requires_grad=True) for o in outputs]
         (pulled,) = torch.autograd.grad(outputs, self.w, dual, create_graph=True)
         return outputs, dual, pulled
@@ -147,16 +201,27 @@ class Point:
     @cached_property
     def output_slopes(self) -> tuple[list[Tensor], list[Tensor]]:
         """Detached outputs and the criterion's gradient there, differentiable once more."""
-        leaves, spec = pytree.tree_flatten(self._outputs)
+        leaves, spec = pytree.tree_flatten(self._evaluated.outputs)
         free = [o.detach().requires_grad_() if isinstance(o, Tensor) and o.requires_grad else o for o in leaves]
         at = _differentiable(free)
-        value = self._bilevel.criterion(pytree.tree_unflatten(free, spec), self.hparams, self._batch)
+        value = self._bilevel.criterion(pytree.tree_unflatten(free, spec), self.hparams, self._evaluated.batch)
         slopes = torch.autograd.grad(value, at, create_graph=True, allow_unused=True)
         return at, [torch.zeros_like(o) if s is None else s for o, s in zip(at, slopes, strict=True)]
 
     @cached_property
     def _penalty_gradient(self) -> Tensor:
-        return _grad(self._penalty, self.w, create_graph=True)
+        return _grad(self._evaluated.penalty, self.w, create_graph=True)
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    """The training loss in its parts. `draws`: what the forward pass drew, after the batch was prepared."""
+
+    batch: Batch
+    draws: list[Tensor]
+    outputs: PyTree
+    criterion: Tensor
+    penalty: Tensor
 
 
 def _differentiable(tree: PyTree) -> list[Tensor]:

@@ -23,6 +23,7 @@ class Step:
         inner_gradient_norm: ‖∂f/∂w‖ where the hypergradient was taken; the implicit function theorem assumes zero.
         inner_gradient_ratio: the same against the first inner step's.
         outcome, residual, products, alpha: of the adjoint system's solve; None for a response that solves none.
+        traced: whether the products came from a trace; the same bits, at about half the cost.
         alpha_norm: α times the estimated norm of the curvature; a series converges below 2.
         hyperparameters: each one's summary.
         seconds: wall time in the inner steps, the hypergradient and the evaluation.
@@ -44,6 +45,7 @@ class Step:
     inner_gradient_ratio: float | None = None
     residual: float | None = None
     products: int = 0
+    traced: bool = False
     alpha: float | None = None
     alpha_norm: float | None = None
     hyperparameters: dict[str, Summary] = field(default_factory=dict)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
-
 from nestor_engine.bilevel import Tensors
 from nestor_engine.curvature.operator import Curvature, Operator
 from nestor_engine.errors import ConfigInvalid
@@ -35,11 +33,4 @@ class EmpiricalFisher(Curvature):
             raise ConfigInvalid(reason=f"EmpiricalFisher(per={self.per!r}): choose 'batch' or 'example'.")
 
     def at(self, point: Point, memory: Tensors) -> Operator:
-        if self.per == "example":
-            return Operator(point.fisher_product, damping=self.damping, memory=memory, point=point)
-        gradient = point.gradient.detach()
-
-        def product(v: Tensor) -> Tensor:
-            return gradient * (gradient @ v)
-
-        return Operator(product, damping=self.damping, memory=memory, point=point)
+        return self._by(Point.fisher_product if self.per == "example" else Point.gradient_product, point, memory)

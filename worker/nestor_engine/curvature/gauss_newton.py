@@ -21,4 +21,4 @@ class GaussNewton(Curvature):
     damping: float = 0.03
 
     def at(self, point: Point, memory: Tensors) -> Operator:
-        return Operator(point.gauss_newton_product, damping=self.damping, memory=memory, point=point)
+        return self._by(Point.gauss_newton_product, point, memory)

@@ -16,4 +16,4 @@ class Hessian(Curvature):
     damping: float = 0.0
 
     def at(self, point: Point, memory: Tensors) -> Operator:
-        return Operator(point.hessian_product, damping=self.damping, memory=memory, point=point)
+        return self._by(Point.hessian_product, point, memory)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from nestor_engine.bilevel import Tensors
 from nestor_engine.curvature import Curvature, GaussNewton
 from nestor_engine.errors import ConfigInvalid
-from nestor_engine.point import Point
 from nestor_engine.responses.response import Hypergradient, Moment, Response
 from nestor_engine.solvers import Neumann, Solver, WarmStarted
 
@@ -41,16 +40,15 @@ class Implicit(Response):
 
     def hypergradient(self, moment: Moment, memory: Tensors) -> Hypergradient:
         outer = moment.outer()
-        point = Point(
-            moment.bilevel, moment.ravel, moment.w, moment.buffers, moment.hparams, moment.train, moment.slots
-        )
+        point = moment.point()
         operator = self.curvature.at(point, memory)
         solution = self.solver.solve(operator, outer.by_w, memory=memory)
         indirect = point.mixed(solution.x)
         return Hypergradient(
             gradient={name: direct - indirect[name] for name, direct in outer.by_hparams.items()},
             evaluation=outer.evaluation,
-            inner_gradient_norm=float(point.gradient.detach().norm()),
+            inner_gradient_norm=float(point.gradient.norm()),
             solution=solution,
             products=operator.products,
+            traced=point.traced,
         )

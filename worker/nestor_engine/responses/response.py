@@ -11,7 +11,9 @@ from torch import Tensor
 from nestor_engine.bilevel import Batch, Bilevel, Tensors
 from nestor_engine.flat import Ravel
 from nestor_engine.inner import InnerLoop, InnerStep
+from nestor_engine.point import Point
 from nestor_engine.solvers import Solution
+from nestor_engine.traces import Traces
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Moment:
         train, val: the batches at which the two objectives are differentiated.
         inner, steps: the inner loop, and where its last steps before this moment began.
         slots: the inner optimizer's.
+        traces: the trial's; None while tracing does not pay.
     """
 
     bilevel: Bilevel
@@ -35,6 +38,13 @@ class Moment:
     inner: InnerLoop | None = None
     steps: tuple[InnerStep, ...] = ()
     slots: Tensors = field(default_factory=dict)
+    traces: Traces | None = None
+
+    def point(self) -> Point:
+        """f and its derivatives at this moment."""
+        return Point(
+            self.bilevel, self.ravel, self.w, self.buffers, self.hparams, self.train, self.slots, self.traces
+        )  # fmt: skip
 
     def outer(self) -> Outer:
         """g and its gradients at this moment."""
@@ -81,6 +91,7 @@ class Hypergradient:
         inner_gradient_norm: ‖∂f/∂w‖, which the implicit function theorem assumes to be zero; None if it was not taken.
         solution: of the adjoint system, or of the response's own; None for responses that solve neither.
         products: curvature products used, those of norm and residual included.
+        traced: whether these came from a trace, not from autograd's kept graph.
     """
 
     gradient: Tensors
@@ -88,6 +99,7 @@ class Hypergradient:
     inner_gradient_norm: float | None = None
     solution: Solution | None = None
     products: int = 0
+    traced: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,112 @@
+"""A trace gives the bits that autograd gives, and where there can be none, autograd's graph is used and it is said."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import nestor_engine as engine
+from nestor_engine.curvature import Operator
+from nestor_engine.point import Point
+from nestor_engine.split import split
+from nestor_engine.traces import Traces
+from tests.engine.cases import CASES, Dense, dense
+
+EVERYWHERE = [Point.hessian_product, Point.gauss_newton_product]
+PRODUCTS = [(name, product) for name in CASES for product in EVERYWHERE] + [
+    (name, product) for name in ("GELU MLP", "dropout") for product in (Point.fisher_product, Point.gradient_product)
+]
+
+
+def at(case: Dense, w: torch.Tensor, traces: Traces | None) -> Point:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        b = case.bilevel
+        return Point(b, case.ravel, w, b.buffers, b.hparams, case.train, traces=traces)
+
+
+@pytest.mark.parametrize(("name", "product"), PRODUCTS, ids=lambda p: getattr(p, "__name__", p))
+def test_a_trace_taken_at_one_point_gives_autograd_s_bits_at_another(name: str, product):
+    case, traces = dense(name), Traces()
+    at(case, case.w, traces).curved(product)
+    w = case.w + 0.1 * torch.randn_like(case.w)
+    v, q = torch.randn(2, len(w), dtype=w.dtype)
+    traced, kept = at(case, w, traces), at(case, w, None)
+    by_trace, by_graph = traced.curved(product), kept.curved(product)
+    assert traced.traced, traces.refusals
+    assert not kept.traced
+    for _ in range(2):
+        assert torch.equal(by_trace(v), by_graph(v))
+    assert torch.equal(traced.gradient, kept.gradient)
+    assert all(torch.equal(traced.mixed(q)[name], kept.mixed(q)[name]) for name in case.bilevel.hparams)
+
+
+@pytest.mark.parametrize("name", ["GELU MLP", "CNN, BatchNorm in training mode", "attention and embedding"])
+def test_batched_products_are_those_of_the_rows(name: str):
+    case = dense(name)
+    curved = at(case, case.w, Traces()).curved(Point.gauss_newton_product)
+    rows = torch.randn(5, len(case.w), dtype=torch.float64)
+    alone, together = Operator(curved), Operator(curved, batched=True)
+    torch.testing.assert_close(together(rows), alone(rows))
+    assert together.products == alone.products == 5
+
+
+def test_the_part_without_the_vector_is_run_once_and_the_rest_does_not_hold_it():
+    counted = []
+
+    class Counted(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            counted.append(1)
+            return x.exp()
+
+    parts = split(lambda x, v: ([], [Counted.apply(x[0]) * v]), [torch.ones(3)], [torch.ones(3)])
+    read, _ = parts.once(torch.full((3,), 2.0))
+    v = torch.arange(3.0)
+    for _ in range(2):
+        assert torch.equal(parts.each[0](*read, v)[0], torch.full((3,), 2.0).exp() * v)
+    assert len(read) == 1
+
+
+def _problem(train_loss) -> engine.Problem:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 3))
+    x, y = torch.randn(40, 4), torch.randint(0, 3, (40,))
+    return engine.Problem(
+        net,
+        engine.hparams.L2(net, per="weight", init=-4.0),
+        train_loss,
+        lambda out, batch: F.cross_entropy(out, batch["y"]),
+        train=(x, y),
+        val=(x, y),
+    )
+
+
+def _run(problem: engine.Problem, **options) -> list[engine.Step]:
+    config = engine.Config(n_steps=4, inner=engine.Adam(1e-2, steps=2, batch_size=10), **options)
+    return list(engine.optimise(problem.bilevel(), problem.data, config))
+
+
+def test_a_traced_trajectory_is_the_same_to_the_bit():
+    problem = _problem(lambda out, batch: F.cross_entropy(out, batch["y"]))
+    traced, kept = _run(problem, trace=True), _run(problem, trace=False)
+    assert [step.traced for step in traced] == [True] * 4
+    assert [step.traced for step in kept] == [False] * 4
+    assert all(a.state.save() == b.state.save() for a, b in zip(traced, kept, strict=True))
+
+
+def test_a_loss_that_looks_into_its_tensors_runs_on_the_kept_graph_and_says_so_once():
+    def looking(out, batch):
+        return F.cross_entropy(out, batch["y"]) * (2.0 if float(out.detach().mean()) > 1e9 else 1.0)
+
+    steps = _run(_problem(looking), trace=True)
+    assert not any(step.traced for step in steps)
+    said = [warning for step in steps for warning in step.warnings if "cannot be traced" in warning]
+    assert len(said) == 1
+    assert said == [warning for warning in steps[0].warnings if "cannot be traced" in warning]
+
+
+def test_a_short_run_is_not_traced_by_itself():
+    assert not any(step.traced for step in _run(_problem(lambda out, batch: F.cross_entropy(out, batch["y"]))))
