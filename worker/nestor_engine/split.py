@@ -48,22 +48,24 @@ def split(function: Callable[..., Sequence[Group]], point: Sequence[Tensor], vec
         return [output for group in groups for output in group]
 
     # The tracer knows inputs by their identity, so no two may be one object.
-    traced = make_fx(flat)(*(given.detach() for given in (*point, *vectors)))
+    inputs = [given.detach() for given in (*point, *vectors)]
+    # On tensors without storage: a trace holds every intermediate value until it ends.
+    traced = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
     graph = traced.graph
     # Random draws stay even where nothing reads them: the next ones must be those that autograd would see.
     graph.eliminate_dead_code()
-    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    arguments = [node for node in graph.nodes if node.op == "placeholder"]
     outputs = iter(next(node for node in graph.nodes if node.op == "output").args[0])
     groups = [[next(outputs) for _ in range(size)] for size in sizes]
 
-    arriving = inputs[len(point) :]
+    arriving = arguments[len(point) :]
     reached = _reached(graph, arriving)
     needed = [_upstream(group, reached) for group in groups[1:]]
     fixed = [node for node in graph.nodes if node.op != "output" and node not in reached]
     read = [n for n in fixed if any(n in group for group in groups[1:]) or any(n.users.keys() & s for s in needed)]
 
     return Split(
-        once=_module(traced, fixed, inputs[: len(point)], [read, groups[0]]),
+        once=_module(traced, fixed, arguments[: len(point)], [read, groups[0]]),
         each=tuple(
             _module(traced, [n for n in graph.nodes if n in nodes], [*read, vector], group)
             for nodes, vector, group in zip(needed, arriving, groups[1:], strict=True)

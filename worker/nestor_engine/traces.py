@@ -70,11 +70,15 @@ def _checked(point: Point, product: Product) -> Split:
         mixed = here.kept_mixed(q)
         return [[here.slope.detach()], [product(here, v)], list(mixed.values())]
 
+    def kept() -> list[Tensor]:
+        here = point.with_leaves(point.leaves())  # whose graph is gone when the trace's values come
+        return [product(here, v), *here.kept_mixed(v).values()]
+
     v = torch.linspace(-1, 1, len(point.w), dtype=point.w.dtype, device=point.w.device)
     with point.drawing():
         made = split(everything, point.leaves(), [v, v])
+        expected = kept()
     linear = Linear(made, point)
-    expected = [product(point, v), *point.kept_mixed(v).values()]
     for _ in range(2):  # the second time tells whether the first wrote into what both read
         got = [linear.product(v), *linear.mixed(v).values()]
         if not all(_same(a, b) for a, b in zip(got, expected, strict=True)):
