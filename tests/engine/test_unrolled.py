@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
+from torch import Tensor
 
 import nestor_engine as engine
 from nestor_engine.bilevel import Tensors
@@ -11,6 +14,7 @@ from nestor_engine.data import Batches
 from nestor_engine.flat import Ravel
 from nestor_engine.hparams import InitialisationScale
 from nestor_engine.inner import InnerLoop
+from nestor_engine.point import twice_differentiable
 from nestor_engine.responses import Moment, Response
 from nestor_engine.seeding import derive_seed, randomness
 from nestor_engine.state import State
@@ -42,27 +46,81 @@ def _hypergradient(problem: engine.Problem, response: Response, trained: tuple) 
     return response.hypergradient(moment, {}).gradient
 
 
-@pytest.mark.parametrize("inner", INNER, ids=repr)
-@pytest.mark.parametrize("name", ["GELU MLP", "dropout", "CNN, BatchNorm in training mode", "LSTM"])
-def test_the_adjoint_is_autograd_through_all_steps_at_once(name: str, inner):
-    problem = build(name)
-    trained = bilevel, inner, _, state, kept = _trained(problem, inner, steps=6, keep=4)
+def _through_all_steps_at_once(problem: engine.Problem, trained: tuple) -> Tensors:
+    """The hypergradient from one graph of all kept steps."""
+    bilevel, inner, _, state, kept = trained
     ravel, batches = Ravel(bilevel.params), Batches(problem.data.train, inner.batch_size, derive_seed(3, "train"))
     hparams = {n: v.clone().requires_grad_() for n, v in bilevel.hparams.items()}
     w, buffers, slots = kept[0].w.detach().requires_grad_(), kept[0].buffers, kept[0].slots
     for step in kept:
-        with randomness(derive_seed(3, "inner", step.k), w.device):
+        with randomness(derive_seed(3, "inner", step.k), w.device), twice_differentiable():
             loss, buffers = bilevel.train_loss(ravel.tree(w), buffers, hparams, batches[step.k])
         (gradient,) = torch.autograd.grad(loss, w, create_graph=True)
         w, slots = inner.update(w, *inner.clip([gradient]), slots, step.k)
     torch.testing.assert_close(w.detach(), state.weights)
     value = bilevel.evaluate(ravel.tree(w), state.buffers, hparams, whole(problem.data.val))["loss"]
-    expected = dict(zip(hparams, torch.autograd.grad(value, list(hparams.values())), strict=True))
+    return dict(zip(hparams, torch.autograd.grad(value, list(hparams.values())), strict=True))
+
+
+@pytest.mark.parametrize("inner", INNER, ids=repr)
+@pytest.mark.parametrize(
+    "name", ["GELU MLP", "dropout", "CNN, BatchNorm in training mode", "LSTM", "attention and embedding"]
+)
+def test_the_adjoint_is_autograd_through_all_steps_at_once(name: str, inner):
+    problem = build(name)
+    trained = _trained(problem, inner, steps=6, keep=4)
+    expected = _through_all_steps_at_once(problem, trained)
 
     got = _hypergradient(problem, engine.Unrolled(4), trained)
 
     for hparam in expected:
         torch.testing.assert_close(got[hparam], expected[hparam])
+
+
+@pytest.mark.parametrize("inner", INNER, ids=repr)
+def test_memory_for_graphs_does_not_grow_with_the_steps_that_are_gone_back(inner):
+    """The graph of one step is held at a time; autograd through four steps at once holds four."""
+    problem = build("GELU MLP")
+    peaks = []
+    for steps in (1, 4):
+        trained = _trained(problem, inner, steps=4, keep=steps)
+        with _SavedBytes() as saved:
+            _hypergradient(problem, engine.Unrolled(steps), trained)
+        peaks.append(saved.peak)
+    with _SavedBytes() as saved:
+        _through_all_steps_at_once(problem, _trained(problem, inner, steps=4, keep=4))
+    assert peaks[1] == peaks[0]
+    assert saved.peak > 3 * peaks[1]
+
+
+class _SavedBytes:
+    """Counts the bytes that graphs hold for their backward passes, and remembers the most at any time."""
+
+    def __init__(self) -> None:
+        self.peak = self._now = 0
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda held: held.tensor)
+
+    def __enter__(self) -> _SavedBytes:
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._hooks.__exit__(*raised)
+
+    def _pack(self, tensor: Tensor) -> _Held:
+        self._add(tensor.nbytes)
+        held = _Held(tensor.detach())  # a node's own output, with its history, would hold the node
+        weakref.finalize(held, self._add, -tensor.nbytes)
+        return held
+
+    def _add(self, nbytes: int) -> None:
+        self._now += nbytes
+        self.peak = max(self.peak, self._now)
+
+
+class _Held:
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +13,7 @@ from nestor_engine.bilevel import Batch, Bilevel, Tensors
 from nestor_engine.data import Batches
 from nestor_engine.flat import Ravel
 from nestor_engine.optimizers import TRAIN_BATCH, Optimizer
+from nestor_engine.point import twice_differentiable
 from nestor_engine.seeding import derive_seed, randomness
 from nestor_engine.state import State
 
@@ -52,10 +54,13 @@ class InnerLoop:
         loss, kept, start = torch.tensor(math.nan), [], state.inner_gradient_start
         end = state.inner_steps + steps
         for k in range(state.inner_steps, end):
-            if k >= end - keep:
+            taken_again = k >= end - keep
+            if taken_again:
                 kept.append(InnerStep(k, w, buffers, slots))
             w = w.detach().requires_grad_()
-            with randomness(derive_seed(self.seed, "inner", k), w.device):
+            # With the kernels that it will be taken again with, for each has draws and roundings of its own.
+            kernels = twice_differentiable() if taken_again else nullcontext()
+            with randomness(derive_seed(self.seed, "inner", k), w.device), kernels:
                 loss, buffers = self._loss(w, buffers, state.hparams, self._batches[k])
                 (gradient,) = torch.autograd.grad(loss, w)
             loss, buffers = loss.detach(), {name: buffer.detach() for name, buffer in buffers.items()}
@@ -78,7 +83,7 @@ class InnerLoop:
         w = step.w.detach().requires_grad_()
         free = {name: value.detach().requires_grad_() for name, value in hparams.items()}
         slots = {name: slot.detach().requires_grad_() for name, slot in step.slots.items()}
-        with randomness(derive_seed(self.seed, "inner", step.k), w.device):
+        with randomness(derive_seed(self.seed, "inner", step.k), w.device), twice_differentiable():
             loss, _ = self._loss(w, step.buffers, free, self._batches[step.k])
             (gradient,) = torch.autograd.grad(loss, w, create_graph=True)
         (gradient,) = self._optimizer.clip([gradient])

@@ -27,7 +27,7 @@ class Unrolled(Response):
     back to the very first step adds (∂w_0/∂λ)ᵀ a_0, for hyperparameters that scale the initial weights.
 
     Args:
-        steps: inner steps to go back, at most those between two outer steps.
+        steps: inner steps to go back, at most those between two outer steps; fewer of them cut the sum short.
 
     [1] Domke (2012), Generic methods for optimization-based modeling.
     [2] Maclaurin, Duvenaud and Adams (2015), Gradient-based hyperparameter optimization through reversible learning.
