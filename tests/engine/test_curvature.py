@@ -7,6 +7,7 @@ import torch
 
 import nestor_engine as engine
 from nestor_engine.curvature import Curvature, Operator
+from nestor_engine.solvers import Outcome
 from tests.engine.cases import CASES, dense, matrix
 
 pytestmark = pytest.mark.parametrize("name", CASES)
@@ -47,3 +48,20 @@ def test_damping_is_relative_to_the_norm_of_the_operator(name: str):
     assert operator.norm(dense(name).w) == pytest.approx(1.5 * norm.item(), rel=1e-3)
     v = torch.randn_like(dense(name).w)
     torch.testing.assert_close(operator(v), curvature @ v + 0.5 * norm * v, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.1])
+def test_the_fisher_matrix_of_a_batch_knows_its_norm_and_its_inverse(name: str, damping: float):
+    """An estimate of the norm from the last batch's gradient may be far too low, and the series then diverges."""
+    operator = engine.EmpiricalFisher(damping).at(dense(name).point(), {})
+    fisher, b = matrix(name, engine.EmpiricalFisher(0.0)), torch.randn(len(dense(name).w), dtype=torch.float64)
+    norm = torch.linalg.eigvalsh(fisher).max().item()
+    assert operator.norm(b) == pytest.approx(norm * (1 + damping))
+    solution = engine.Direct().solve(operator, b)
+    if damping:
+        damped = fisher + damping * norm * torch.eye(len(b), dtype=torch.float64)
+        torch.testing.assert_close(solution.x, torch.linalg.solve(damped, b))
+        assert solution.outcome is Outcome.converged
+        assert operator.products <= 2  # no matrix is built
+    else:
+        assert solution.outcome is Outcome.singular

@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from nestor_engine.bilevel import Batch, Bilevel, PyTree, Tensors
+from nestor_engine.errors import ProblemInvalid
 from nestor_engine.flat import Ravel
 from nestor_engine.seeding import repeated, upcoming
 from nestor_engine.traces import Linear, Product, Traces
@@ -140,11 +141,11 @@ class Point:
         g_iᵀ v is had from row i of J v: no gradient of a single example is ever formed.
         """
         _, slopes = self.output_slopes
+        size = examples_of(slopes)
         by_example = lambda o: o.reshape(len(o), -1)  # (B, outputs), of outputs of shape (B,) too
         rows = [by_example(slope.detach()) for slope in slopes]
         tangents = [by_example(tangent) for tangent in self._push(v)]
         along = sum((row * tangent).sum(1, keepdim=True) for row, tangent in zip(rows, tangents, strict=True))
-        size = rows[0].shape[0]
         pulled = [(size * along * row).view_as(slope) for row, slope in zip(rows, slopes, strict=True)]
         return self._pull_outputs(pulled) + self.penalty_product(v)
 
@@ -222,6 +223,22 @@ class _Evaluated:
     outputs: PyTree
     criterion: Tensor
     penalty: Tensor
+
+
+def examples_of(outputs: list[Tensor]) -> int:
+    """How many examples the outputs have rows for.
+
+    Raises:
+        ProblemInvalid: some outputs have none, so that no part of the loss is an example's own.
+    """
+    rows = {o.shape[:1] for o in outputs}
+    if len(rows) != 1 or not (first := rows.pop()):
+        raise ProblemInvalid(
+            reason="Gradients of single examples need outputs with a row for each example, and the model's have the "
+            f"shapes {', '.join(str(tuple(o.shape)) for o in outputs)}. Use GaussNewton, or "
+            "EmpiricalFisher(per='batch')."
+        )
+    return first[0]
 
 
 def _differentiable(tree: PyTree) -> list[Tensor]:

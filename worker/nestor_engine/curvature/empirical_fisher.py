@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import Tensor
+
 from nestor_engine.bilevel import Tensors
 from nestor_engine.curvature.operator import Curvature, Operator
 from nestor_engine.errors import ConfigInvalid
@@ -16,7 +18,7 @@ class EmpiricalFisher(Curvature):
     """Outer products of gradients, which the slides call Gauss–Newton [1].
 
     With `per="batch"` the slides' own: g gᵀ for the gradient g = ∂f/∂w of the whole batch, of rank
-    one, so that a product costs two passes over a vector. With `per="example"` the mean of g_i g_iᵀ
+    one, so that a product costs two passes over a vector, and norm and inverse are known. With `per="example"` the mean of g_i g_iᵀ
     over the batch, plus the exact Hessian of the penalty; the criterion must be a mean over examples.
     Both are positive semidefinite; neither tends to the Hessian at a minimum [2].
 
@@ -33,4 +35,13 @@ class EmpiricalFisher(Curvature):
             raise ConfigInvalid(reason=f"EmpiricalFisher(per={self.per!r}): choose 'batch' or 'example'.")
 
     def at(self, point: Point, memory: Tensors) -> Operator:
-        return self._by(Point.fisher_product if self.per == "example" else Point.gradient_product, point, memory)
+        if self.per == "example":
+            return self._by(Point.fisher_product, point, memory)
+        product = point.curved(Point.gradient_product)
+        norm = point.gradient @ point.gradient
+
+        def inverse(v: Tensor, shift: float) -> Tensor:
+            return (v - product(v) / (norm + shift)) / shift  # Sherman and Morrison; not finite without a shift
+
+        # Never estimated: what the last batch's gradient says of this one's may be nothing at all.
+        return Operator(product, damping=self.damping, point=point, norm=float(norm), inverse=inverse)

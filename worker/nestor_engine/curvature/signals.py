@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nestor_engine.errors import ProblemInvalid
-from nestor_engine.point import Point
+from nestor_engine.point import Point, examples_of
 
 Fisher = Literal["sampled", "exact", "empirical"]
 MOST_OUTPUTS = 2048  # of one example: their second derivatives are a matrix of that side
@@ -29,7 +29,7 @@ def signals(point: Point, fisher: Fisher, generator: torch.Generator) -> Iterato
     - "empirical": one signal, √B ε_i ∂ℓ/∂o_i for each of B examples, of which ℓ must be the mean.
 
     Raises:
-        ProblemInvalid: the criterion couples more than `MOST_OUTPUTS` outputs.
+        ProblemInvalid: the criterion couples more than `MOST_OUTPUTS` outputs, or there are no gradients of examples.
     """
 
     def signs(*shape: int) -> Tensor:
@@ -37,7 +37,7 @@ def signals(point: Point, fisher: Fisher, generator: torch.Generator) -> Iterato
 
     at, slopes = point.output_slopes
     if fisher == "empirical":
-        examples = len(at[0])
+        examples = examples_of(at)
         sign = signs(examples)
         for_examples = lambda o: sign.view(-1, *[1] * (o.ndim - 1))
         yield [math.sqrt(examples) * for_examples(slope) * slope.detach() for slope in slopes]

@@ -35,7 +35,9 @@ class Neumann(Solver):
 
     Args:
         terms: products of the series; 0 is one step, α b.
-        alpha: the step size, or "auto": 1 / λ_max, estimated by power iteration and kept between steps.
+        alpha: the step size, or "auto": 1 / λ_max, estimated by power iteration and kept between steps. The
+            estimate is from below, and a fresh batch may have a larger λ_max; a product that proves it too
+            low shortens the step.
 
     [1] Lorraine, Vicol and Duvenaud (2020), Optimizing millions of hyperparameters by implicit differentiation.
     """
@@ -63,8 +65,11 @@ class Neumann(Solver):
         first, best, least = v.norm(), x, v.norm()
         stretch = torch.zeros_like(first)  # the largest α‖A v‖ / ‖v‖ so far, which costs nothing to know
         for _ in range(self.terms + 1):
+            Av = operator(v)
+            if self.alpha == "auto":
+                alpha = _shortened(alpha, v, Av)
             x = x + alpha * v
-            step = alpha * operator(v)
+            step = alpha * Av
             stretch = torch.fmax(stretch, step.norm() / v.norm())
             v = v - step
             length = v.norm()
@@ -78,3 +83,15 @@ class Neumann(Solver):
         x, residual = (x, v.norm()) if outcome is Outcome.truncated else (best, least)
         alpha_norm = float(stretch) if torch.isfinite(stretch) else None
         return Solution(x, outcome, float(residual / size) if size > 0 else 0.0, alpha, alpha_norm)
+
+
+def _shortened(alpha: float, v: Tensor, Av: Tensor) -> float:
+    """`alpha`, or less where ‖A v‖ > ‖v‖ / alpha shows that it exceeds 1 / λ_max.
+
+    Then it is the step along v that leaves the least residual, vᵀA v / ‖A v‖², which is never below 1 / λ_max
+    for a definite A. Along negative curvature no step is right, and the series diverges, as it says.
+    """
+    along, length = v @ Av, Av.norm()
+    if not alpha * length > v.norm() or not along > 0:
+        return alpha
+    return min(alpha, float(along / length**2))
