@@ -170,6 +170,7 @@ class Neumann(Schema):
 class ConjugateGradient(Schema):
     kind: Literal["conjugate_gradient"] = "conjugate_gradient"
     steps: Annotated[int, Field(ge=1, le=10_000)] = 10
+    damping: NonNegative = 0.03  # the least, where the curvature's own is lower
     rtol: NonNegative = 1e-6
 
 
@@ -187,6 +188,7 @@ class PreconditionedCG(Schema):
     kind: Literal["preconditioned_cg"] = "preconditioned_cg"
     steps: Annotated[int, Field(ge=1, le=10_000)] = 4
     preconditioner: Annotated[NystromSketch | KFAC | AdamDiagonal, Tagged, Short] = NystromSketch()
+    damping: NonNegative = 0.03  # the least, where the curvature's own is lower
     rtol: NonNegative = 1e-6
 
 
@@ -481,7 +483,7 @@ class Step(Schema):
     alpha: float | None = None  # step size of the Neumann series
     alpha_norm: float | None = None  # times the curvature's norm: a series converges below 2
     hyperparameters: dict[str, TensorSummary] = {}
-    seconds: dict[str, float] = {}  # wall time of this step's parts: inner, hypergradient, evaluation
+    seconds: dict[str, float] = {}  # wall time: inner, hypergradient, evaluation; of these, products and data
     warnings: tuple[str, ...] = ()
 
 

@@ -314,4 +314,7 @@ def matrix(name: str, curvature: Curvature) -> Tensor:
             return dense(name).gauss_newton()
         case engine.EmpiricalFisher(per=per):
             return dense(name).fisher(per)
+        case engine.KFAC():
+            # Its own products: test_kfac holds them to closed forms, and to curvlinops in benchmarks.
+            return curvature.at(dense(name).point(), {})(torch.eye(len(dense(name).w), dtype=torch.float64))
     raise TypeError(curvature)

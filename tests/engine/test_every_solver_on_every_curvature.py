@@ -25,6 +25,7 @@ CURVATURES = [
     engine.GaussNewton(0.1),
     engine.EmpiricalFisher(0.1),
     engine.EmpiricalFisher(0.1, per="example"),
+    engine.KFAC(0.1, fisher="empirical"),  # sampled signs of few examples may cancel
 ]
 EXACT = [
     engine.Neumann(250),
@@ -148,3 +149,18 @@ def krylov(given: System, x0: Tensor, preconditioner: Tensor, steps: int) -> Ten
     basis, sizes, _ = torch.linalg.svd(torch.stack([p / p.norm() for p in powers], 1), full_matrices=False)
     basis = basis[:, sizes > 1e-9 * sizes[0]]
     return x0 + basis @ torch.linalg.solve(basis.T @ given.A @ basis, basis.T @ r)
+
+
+@every_case
+@pytest.mark.parametrize("preconditioner", [engine.KFAC(), engine.AdamDiagonal()], ids=repr)
+def test_a_preconditioner_that_reads_the_loss_leads_to_the_dense_solution(name: str, preconditioner):
+    """Whatever it thinks of the curvature, it must be symmetric and definite, or the answer is another."""
+    curvature, point = engine.GaussNewton(0.1), dense(name).point()
+    given = system(name, curvature)
+    point.slots = {"square": torch.rand(len(given.b), dtype=given.b.dtype)}
+    operator = curvature.at(point, {"power": given.top.clone()})
+    solver = engine.PreconditionedCG(200, preconditioner, rtol=1e-11)
+    expected = torch.linalg.solve(given.A, given.b)
+    solution = solver.solve(operator, given.b, memory={})
+    torch.testing.assert_close(solution.x, expected, rtol=1e-6, atol=1e-8 * expected.norm().item())
+    assert solution.outcome is Outcome.converged

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from nestor_engine.bilevel import Tensors
 from nestor_engine.curvature import Curvature, Operator
 from nestor_engine.flat import Ravel
 from nestor_engine.inner import InnerLoop
+from nestor_engine.point import Point
 from nestor_engine.responses import Moment
 from nestor_engine.solvers import Outcome, Solver
 from tests.engine.cases import Dense, build, dense, ridge, ridge_minimiser, whole
@@ -27,8 +29,8 @@ SOLVERS = [
     engine.Identity(),
     engine.Neumann(3),
     engine.Neumann(3, alpha=0.2),
-    engine.ConjugateGradient(4),
-    engine.PreconditionedCG(3, engine.NystromSketch(rank=3)),
+    engine.ConjugateGradient(4, damping=0.0),
+    engine.PreconditionedCG(3, engine.NystromSketch(rank=3), damping=0.0),
     engine.Direct(),
     engine.Nystrom(rank=3),
 ]
@@ -175,6 +177,25 @@ def test_an_evaluation_in_pieces_is_that_of_the_whole(size: int, name: str):
         pieces = engine.evaluate(b, b.params, b.buffers, b.hparams, train)
     told = b.evaluate(b.params, b.buffers, b.hparams, whole(train))
     assert pieces == pytest.approx({metric: float(value) for metric, value in told.items()}, rel=1e-6)
+
+
+@pytest.mark.parametrize("curvature", [engine.Hessian(), engine.GaussNewton(0.0)], ids=repr)
+@given(cuts=st.sets(st.integers(1, 7)), name=st.sampled_from(["GELU MLP", "embedding"]), seed=seeds)
+@settings(max_examples=10)
+def test_a_product_over_a_batch_is_the_mean_of_those_over_its_pieces(
+    curvature: Curvature, cuts: set[int], name: str, seed: int
+):
+    case = dense(name)
+    v, n = _draw(len(case.w), seed=seed), len(case.train["index"])
+
+    def product(rows: slice) -> Tensor:
+        batch = {column: values[rows] for column, values in case.train.items()}
+        b = case.bilevel
+        return curvature.at(Point(b, case.ravel, case.w, b.buffers, b.hparams, batch), {})(v)
+
+    edges = [0, *sorted(cuts), n]
+    pieces = [(b - a) / n * product(slice(a, b)) for a, b in pairwise(edges)]
+    torch.testing.assert_close(sum(pieces[1:], start=pieces[0]), product(slice(None)))
 
 
 @given(seed=seeds, name=st.sampled_from(["GELU MLP", "CNN, BatchNorm in training mode", "ridge regression"]))

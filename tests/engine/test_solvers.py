@@ -22,10 +22,10 @@ SOLVERS: dict[str, Solver] = {
     "Neumann, 500 terms": engine.Neumann(500),
     "Neumann, fixed step": engine.Neumann(5, alpha=0.1),
     "warm-started Neumann": engine.WarmStarted(engine.Neumann(3)),
-    "conjugate gradients": engine.ConjugateGradient(4),
-    "conjugate gradients to the end": engine.ConjugateGradient(100, rtol=1e-10),
-    "warm-started conjugate gradients": engine.WarmStarted(engine.ConjugateGradient(2)),
-    "preconditioned by a sketch": engine.PreconditionedCG(3, engine.NystromSketch(rank=4)),
+    "conjugate gradients": engine.ConjugateGradient(4, damping=0.0),
+    "conjugate gradients to the end": engine.ConjugateGradient(100, damping=0.0, rtol=1e-10),
+    "warm-started conjugate gradients": engine.WarmStarted(engine.ConjugateGradient(2, damping=0.0)),
+    "preconditioned by a sketch": engine.PreconditionedCG(3, engine.NystromSketch(rank=4), damping=0.0),
     "direct": engine.Direct(),
     "Nyström": engine.Nystrom(rank=4),
 }
@@ -82,11 +82,13 @@ def test_neumann_with_automatic_step_converges_to_the_dense_solve(seed: int, n: 
 
 EXACT = {
     "Neumann": engine.Neumann(600),
-    "conjugate gradients": engine.ConjugateGradient(50, rtol=1e-12),
-    "preconditioned by a sketch": engine.PreconditionedCG(50, engine.NystromSketch(rank=3), rtol=1e-12),
-    "preconditioned by a whole sketch": engine.PreconditionedCG(50, engine.NystromSketch(rank=50), rtol=1e-12),
+    "conjugate gradients": engine.ConjugateGradient(50, damping=0.0, rtol=1e-12),
+    "preconditioned by a sketch": engine.PreconditionedCG(50, engine.NystromSketch(rank=3), damping=0.0, rtol=1e-12),
+    "preconditioned by a whole sketch": engine.PreconditionedCG(
+        50, engine.NystromSketch(rank=50), damping=0.0, rtol=1e-12
+    ),
     "direct": engine.Direct(),
-    "warm-started conjugate gradients": engine.WarmStarted(engine.ConjugateGradient(50, rtol=1e-12)),
+    "warm-started conjugate gradients": engine.WarmStarted(engine.ConjugateGradient(50, damping=0.0, rtol=1e-12)),
 }
 
 
@@ -107,11 +109,32 @@ def test_a_solver_with_enough_steps_reaches_the_dense_solve(solver: Solver, seed
     assert solution.outcome in (Outcome.converged, Outcome.truncated)
 
 
-@pytest.mark.parametrize("solver", [engine.ConjugateGradient(20), engine.PreconditionedCG(20)], ids=repr)
+@pytest.mark.parametrize(
+    "solver", [engine.ConjugateGradient(20, damping=0.0), engine.PreconditionedCG(20, damping=0.0)], ids=repr
+)
 def test_conjugate_gradients_stop_at_negative_curvature_and_say_so(solver: Solver):
     matrix, b = _system(least=-1.0)
     solution = solver.solve(Operator(matrix.mv), b, memory={})
     assert solution.outcome is Outcome.indefinite
+    assert torch.isfinite(solution.x).all()
+
+
+@pytest.mark.parametrize("solver", [engine.ConjugateGradient(50), engine.PreconditionedCG(50)], ids=repr)
+@pytest.mark.parametrize("own", [0.0, 0.01, 0.2])
+def test_conjugate_gradients_damp_a_system_that_is_damped_less(solver: Solver, own: float):
+    matrix, b = _system()
+    values, vectors = torch.linalg.eigh(matrix)
+    operator = Operator(matrix.mv, damping=own, memory={"power": vectors[:, -1].contiguous()})
+    solution = solver.solve(operator, b, memory={})
+    damped = matrix + max(own, 0.03) * values[-1] * torch.eye(8, dtype=F64)
+    torch.testing.assert_close(solution.x, torch.linalg.solve(damped, b), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_an_operator_that_is_not_finite_is_never_a_success(solver: Solver, bad: float):
+    solution = solver.solve(Operator(lambda v: v * bad), torch.ones(3, dtype=F64), memory={})
+    assert solution.outcome in (Outcome.nonfinite, Outcome.diverged)
     assert torch.isfinite(solution.x).all()
 
 
@@ -123,7 +146,8 @@ def test_a_sketch_of_the_whole_operator_is_its_eigendecomposition():
 
 def test_a_kept_sketch_saves_its_products_until_it_is_refreshed():
     matrix, b = _system()
-    solver, memory, products = engine.PreconditionedCG(1, engine.NystromSketch(rank=4, refresh=3), rtol=0), {}, []
+    sketched = engine.NystromSketch(rank=4, refresh=3)
+    solver, memory, products = engine.PreconditionedCG(1, sketched, damping=0.0, rtol=0), {}, []
     for _ in range(5):
         operator = Operator(matrix.mv)
         solver.solve(operator, b, memory=memory)
@@ -149,7 +173,7 @@ def test_a_singular_operator_is_not_inverted():
     [
         engine.Neumann(2),
         engine.WarmStarted(engine.Neumann(2)),
-        engine.ConjugateGradient(3),
+        engine.ConjugateGradient(3, damping=0.0),
         engine.PreconditionedCG(3),
         engine.Direct(),
         engine.Nystrom(2),
@@ -198,6 +222,21 @@ def test_a_step_size_beyond_the_curvature_is_reported_with_a_finite_iterate():
     assert torch.isfinite(solution.x).all()
 
 
+def test_an_estimate_of_the_norm_that_is_too_low_does_not_make_a_definite_series_diverge():
+    """One product a step refreshes the estimate, and a fresh batch may be steep where the last ones were flat."""
+    matrix, b = _system(least=0.01)
+    flattest = torch.linalg.eigh(matrix).eigenvectors[:, 0].contiguous()
+    residuals = []
+    for terms in range(12):
+        operator = Operator(matrix.mv, memory={"power": flattest})
+        assert operator.norm(b) < 0.011
+        solution = engine.Neumann(terms).solve(operator, b)
+        assert solution.outcome is Outcome.truncated
+        residuals.append(solution.residual)
+    assert residuals == sorted(residuals, reverse=True)
+    assert residuals[-1] < 0.9 * residuals[0] < 0.9
+
+
 def test_a_warm_start_goes_on_where_the_last_solve_ended():
     matrix, b = _system()
     solver, memory = engine.WarmStarted(engine.Neumann(2)), {}
@@ -224,7 +263,8 @@ def test_a_cold_start_that_ends_badly_is_not_repeated():
     """Without a kept adjoint the retry was the same solve again, at twice the products."""
     matrix, b = _ill_conditioned()
     products = []
-    for solver in (engine.ConjugateGradient(2), engine.WarmStarted(engine.ConjugateGradient(2))):
+    cold = engine.ConjugateGradient(2, damping=0.0)
+    for solver in (cold, engine.WarmStarted(cold)):
         operator = Operator(matrix.mv)
         assert solver.solve(operator, b, memory={}).residual > 1
         products.append(operator.products)
@@ -234,7 +274,7 @@ def test_a_cold_start_that_ends_badly_is_not_repeated():
 def test_of_a_warm_and_a_cold_start_with_residuals_above_one_the_nearer_is_kept():
     """Conjugate gradients lower the error, not the residual: a warm start was given up although it was the better."""
     matrix, b = _ill_conditioned()
-    solver, memory = engine.WarmStarted(engine.ConjugateGradient(2)), {}
+    solver, memory = engine.WarmStarted(engine.ConjugateGradient(2, damping=0.0)), {}
     cold = solver.solve(Operator(matrix.mv), b, memory=memory)
     warm = solver.solve(Operator(matrix.mv), b, memory=memory)
     assert 1 < warm.residual < cold.residual

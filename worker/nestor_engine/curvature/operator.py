@@ -83,6 +83,10 @@ class Operator:
         self.products += len(v)
         return torch.vmap(self._product, chunk_size=ROWS)(v)
 
+    def damp(self, least: float) -> None:
+        """Raise the damping to `least`, where it is lower."""
+        self._damping = max(self._damping, least)
+
     def shift(self, like: Tensor) -> float:
         """The multiple of the identity that damping adds, for vectors of the shape of `like`."""
         return self._damping * self._curvature_norm(like) if self._damping else 0.0

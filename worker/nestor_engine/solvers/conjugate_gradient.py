@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -20,10 +21,12 @@ class ConjugateGradient(Solver):
     """Conjugate gradients [1]; with a warm start, the solver of HOAG [2].
 
     Stops at the first direction of negative curvature, where the method has lost its meaning, and
-    answers with the iterate before it.
+    answers with the iterate before it. On a network's Hessian without damping even the precision of the
+    arithmetic decides the answer, so a curvature with less `damping` is damped by that.
 
     Args:
         steps: at most so many products, one each.
+        damping: the least that the system is damped, relative to the curvature's norm; 0 leaves it to the curvature.
         rtol: stop when ‖b − A x‖ ≤ rtol ‖b‖.
 
     [1] Hestenes and Stiefel (1952), Methods of conjugate gradients for solving linear systems.
@@ -31,6 +34,7 @@ class ConjugateGradient(Solver):
     """
 
     steps: int = 10
+    damping: float = 0.03
     rtol: float = 1e-6
 
     def __post_init__(self) -> None:
@@ -38,6 +42,7 @@ class ConjugateGradient(Solver):
 
     def solve(self, operator: Operator, b: Tensor, x0: Tensor | None = None, memory: Tensors | None = None) -> Solution:
         del memory
+        operator.damp(self.damping)
         return _conjugate(operator, b, x0, lambda r: r, self.steps, self.rtol)
 
 
@@ -48,24 +53,27 @@ class PreconditionedCG(Solver):
     Args:
         steps: at most so many products, one each, besides those of the preconditioner.
         preconditioner: an approximate inverse that is cheap to apply, kept between outer steps.
+        damping: as for `ConjugateGradient`.
         rtol: stop when ‖b − A x‖ ≤ rtol ‖b‖.
     """
 
     steps: int = 4
     preconditioner: Preconditioner = field(default_factory=NystromSketch)
+    damping: float = 0.03
     rtol: float = 1e-6
 
     def __post_init__(self) -> None:
         _check(self)
 
     def solve(self, operator: Operator, b: Tensor, x0: Tensor | None = None, memory: Tensors | None = None) -> Solution:
+        operator.damp(self.damping)
         apply = self.preconditioner.prepare(operator, b, {} if memory is None else memory)
         return _conjugate(operator, b, x0, apply, self.steps, self.rtol)
 
 
 def _check(solver: ConjugateGradient | PreconditionedCG) -> None:
-    if solver.steps < 1 or not solver.rtol >= 0:
-        raise ConfigInvalid(reason=f"{solver}: steps must be at least 1 and rtol may not be negative.")
+    if solver.steps < 1 or not solver.rtol >= 0 or not solver.damping >= 0:
+        raise ConfigInvalid(reason=f"{solver}: steps must be at least 1; damping and rtol may not be negative.")
 
 
 def _conjugate(
@@ -103,4 +111,6 @@ def _conjugate(
     residual = float((b - operator(x)).norm() / size)
     if outcome is Outcome.truncated and residual <= rtol:
         outcome = Outcome.converged
-    return Solution(x, outcome if residual == residual else Outcome.nonfinite, residual)
+    if not math.isfinite(residual):
+        return Solution(torch.zeros_like(b), Outcome.nonfinite, residual)
+    return Solution(x, outcome, residual)

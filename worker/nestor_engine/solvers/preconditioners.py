@@ -104,12 +104,13 @@ def sketch(operator: Operator, like: Tensor, rank: int, *, seed: int) -> tuple[T
     nudge = torch.finfo(like.dtype).eps * image.norm()  # keeps the core positive definite against rounding
     image = image + nudge * test
     core = test.T @ image
+    nothing = like.new_zeros(n, 1), like.new_zeros(1)
+    if not torch.isfinite(core).all():  # LAPACK would raise; whoever takes products of this operator meets it, too
+        return nothing
     values, vectors = torch.linalg.eigh((core + core.T).double() / 2)
     keep = values > values.max().clamp_min(0) * torch.finfo(like.dtype).eps * rank
     if not keep.any():
-        return torch.zeros(n, 1, dtype=like.dtype, device=like.device), torch.zeros(
-            1, dtype=like.dtype, device=like.device
-        )
+        return nothing
     root = (vectors[:, keep] / values[keep].sqrt()).to(like)
     left, singular, _ = torch.linalg.svd(image @ root, full_matrices=False)
     return left.contiguous(), (singular**2 - nudge).clamp_min(0)
