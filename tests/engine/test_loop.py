@@ -118,6 +118,9 @@ def test_every_step_reports_what_it_did():
     assert -1 <= steps[1].hypergradient_cosine <= 1
     assert all(s.products > 0 and s.residual >= 0 for s in steps)
     assert "state" not in steps[0].record()
+    for s in steps:
+        assert 0 < s.seconds["data"] < s.seconds["inner"] + s.seconds["hypergradient"]
+        assert 0 < s.seconds["products"] < s.seconds["hypergradient"]
 
 
 def test_every_step_summarises_each_hyperparameter():

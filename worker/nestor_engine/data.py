@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -101,6 +102,9 @@ class Batches:
 
     Every epoch is one permutation; its remainder that does not fill a batch is left out, so that
     all batches have one shape. A split smaller than `batch_size` is used whole.
+
+    Attributes:
+        seconds: wall time that gathering took so far.
     """
 
     def __init__(self, columns: Tensors, batch_size: int | None, seed: int) -> None:
@@ -110,12 +114,14 @@ class Batches:
         self._per_epoch = self._n // self.batch_size
         self._seed = seed
         self._device = next(iter(columns.values())).device
+        self.seconds = 0.0
         self._epoch = -1
         self._order = torch.arange(self._n, device=self._device)  # (n,), of the current epoch
 
     def __getitem__(self, k: int) -> Batch:
         if self.batch_size == self._n:
             return {**self._columns, INDEX: self._order}  # the split in its own order: nothing to gather
+        started = time.perf_counter()
         epoch, position = divmod(k, self._per_epoch)
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(derive_seed(self._seed, "epoch", epoch))
@@ -123,7 +129,9 @@ class Batches:
             self._epoch = epoch
         start = position * self.batch_size
         index = self._order[start : start + self.batch_size]
-        return {name: values[index] for name, values in self._columns.items()} | {INDEX: index}
+        batch = {name: values[index] for name, values in self._columns.items()} | {INDEX: index}
+        self.seconds += time.perf_counter() - started
+        return batch
 
 
 def chunks(columns: Tensors, size: int) -> Iterator[Batch]:

@@ -44,6 +44,11 @@ class InnerLoop:
         self._bilevel, self._ravel, self._optimizer, self._train = bilevel, ravel, optimizer, train
         self._batches = self.batches("train")
 
+    @property
+    def source(self) -> Batches:
+        """What the inner steps are trained on."""
+        return self._batches
+
     def batches(self, purpose: str) -> Batches:
         """An endless pass over the training split for one purpose, in batches of the inner loop's size."""
         return Batches(self._train, self._optimizer.batch_size or TRAIN_BATCH, derive_seed(self.seed, purpose))

@@ -56,12 +56,13 @@ def optimise(bilevel: Bilevel, data: Data, config: Config, state: State | None =
     curvature_batches = Batches(data.train, config.inner.batch_size, derive_seed(state.seed, "curvature"))
     val_batches = Batches(data.val, config.outer.batch_size, derive_seed(state.seed, "val"))
     traces = Traces() if config.trace else None
+    gathering = lambda: sum(batches.seconds for batches in (training.source, curvature_batches, val_batches))
 
     if state.inner_steps == 0 and config.warmup_steps:
         state, *_ = training.run(state, config.warmup_steps)
     while state.step < config.n_steps:
         number = state.step + 1
-        started = time.perf_counter()
+        started, gathered = time.perf_counter(), gathering()
         state, train_loss, kept = training.run(state, config.inner.steps or INNER_STEPS, keep=config.response.unrolls)
         _finite(train_loss, number, "training loss", "inner optimizer")
 
@@ -120,6 +121,8 @@ def optimise(bilevel: Bilevel, data: Data, config: Config, state: State | None =
             seconds={
                 "inner": trained - started,
                 "hypergradient": differentiated - trained,
+                "products": hyper.products_seconds,
+                "data": gathering() - gathered,
                 "evaluation": time.perf_counter() - differentiated,
             },
             warnings=tuple(told.values()),

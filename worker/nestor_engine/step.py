@@ -26,7 +26,8 @@ class Step:
         traced: whether the products came from a trace; the same bits, at about half the cost.
         alpha_norm: α times the estimated norm of the curvature; a series converges below 2.
         hyperparameters: each one's summary.
-        seconds: wall time in the inner steps, the hypergradient and the evaluation.
+        seconds: wall time in the inner steps, the hypergradient and the evaluation; and what part of these went into
+            the adjoint system (`products`) and into gathering batches (`data`).
         warnings: sentences with a remedy, each given once in a trajectory.
         state: where the trajectory stands after this step; replaced, not changed, by later steps.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 from nestor_engine.bilevel import Tensors
@@ -41,8 +42,10 @@ class Implicit(Response):
     def hypergradient(self, moment: Moment, memory: Tensors) -> Hypergradient:
         outer = moment.outer()
         point = moment.point()
+        started = time.perf_counter()
         operator = self.curvature.at(point, memory)
         solution = self.solver.solve(operator, outer.by_w, memory=memory)
+        solved = time.perf_counter()
         indirect = point.mixed(solution.x)
         return Hypergradient(
             gradient={name: direct - indirect[name] for name, direct in outer.by_hparams.items()},
@@ -51,4 +54,5 @@ class Implicit(Response):
             solution=solution,
             products=operator.products,
             traced=point.traced,
+            products_seconds=solved - started,
         )

@@ -92,6 +92,7 @@ class Hypergradient:
         solution: of the adjoint system, or of the response's own; None for responses that solve neither.
         products: curvature products used, those of norm and residual included.
         traced: whether these came from a trace, not from autograd's kept graph.
+        products_seconds: wall time from taking the curvature to the solution of the adjoint system.
     """
 
     gradient: Tensors
@@ -100,6 +101,7 @@ class Hypergradient:
     solution: Solution | None = None
     products: int = 0
     traced: bool = False
+    products_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
