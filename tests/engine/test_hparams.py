@@ -84,6 +84,9 @@ KINDS: dict[str, Callable[[], engine.Problem]] = {
     "l1": lambda: problem(lambda model, x: [L1(model, init=-2.0, epsilon=0.5)]),
     "label_correction": lambda: problem(lambda model, x: [LabelCorrection(Y, CLASSES, dtype=F64)]),
     "distilled_data": lambda: problem(lambda model, x: [DistilledData(x)]),
+    "distilled_data with labels": lambda: problem(
+        lambda model, x: [DistilledData(x), LabelCorrection(Y, CLASSES, strength=1.0, dtype=F64)]
+    ),
     "augmentation": lambda: problem(lambda model, x: [Augmentation(Blur().double())]),
     "loss_reweighting": lambda: problem(lambda model, x: [LossReweighting(_mlp(5))]),
     "dropout": lambda: problem(lambda model, x: [Dropout(model, temperature=0.5)], nn.Dropout(0.3), nn.Dropout(0.2)),

@@ -88,6 +88,12 @@ class _Check(Findings):
             self._error(
                 "model", f"Its parameters are {' and '.join(dtypes)}. Convert it, for example with model.float()."
             )
+        elif dtypes[0] not in ("torch.float32", "torch.float64"):
+            self._error(
+                "model",
+                f"Its parameters are {dtypes[0]}, in which no linear system can be solved. Convert it with "
+                "model.float(), and train with autocast='bfloat16' if you like.",
+            )
         if len(devices := sorted({str(p.device) for p in params.values()})) > 1:
             self._error("model", f"Its parameters are on {' and '.join(devices)}. Move it to one device.")
         for what, tensors in (("parameter", params), ("hyperparameter", hparams)):

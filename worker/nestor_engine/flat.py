@@ -16,11 +16,11 @@ class Ravel:
     def __init__(self, tree: PyTree) -> None:
         leaves, self._spec = pytree.tree_flatten(tree)
         kinds = {leaf.dtype for leaf in leaves}
-        if len(kinds) != 1 or not next(iter(kinds)).is_floating_point:
+        if len(kinds) != 1 or not kinds <= {torch.float32, torch.float64}:
             raise ProblemInvalid(
-                reason="All trained parameters must share one floating-point dtype; "
-                f"these have {sorted(map(str, kinds))}. "
-                "Convert the model with .float(), or freeze the others with requires_grad_(False)."
+                reason="All trained parameters must be float32, or all float64; "
+                f"these have {sorted(map(str, kinds))}. Convert the model with .float(), or freeze the others with "
+                "requires_grad_(False). For forward passes in half precision there is autocast='bfloat16'."
             )
         self._shapes = [leaf.shape for leaf in leaves]
         self._sizes = [leaf.numel() for leaf in leaves]

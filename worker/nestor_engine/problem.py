@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils import _pytree as pytree
 
 from nestor_engine.bilevel import Batch, Bilevel, PyTree, Tensors
 from nestor_engine.data import Columns, Data
 from nestor_engine.errors import ProblemInvalid
 from nestor_engine.hparams import Hyperparameters, together
+from nestor_engine.hparams.weights import trainable
 from nestor_engine.skeleton import skeleton
 
 if TYPE_CHECKING:
@@ -73,8 +75,8 @@ class Problem:
             ProblemInvalid: nothing to train, nothing to tune, or hyperparameters that were made for another
                 model or other data.
         """
-        params = {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
-        frozen = {name: p.detach() for name, p in self.model.named_parameters() if not p.requires_grad}
+        params = {name: p.detach() for name, p in trainable(self.model).items()}
+        frozen = {name: p.detach() for name, p in self.model.named_parameters() if name not in params}
         if not params:
             raise ProblemInvalid(
                 reason="The model has no parameter that requires a gradient, so there is nothing to train."
@@ -110,7 +112,13 @@ class Problem:
         def forward(params: PyTree, buffers: Tensors, hparams: Tensors, batch: Batch) -> tuple[PyTree, Tensors]:
             # The module writes its running statistics into these, so they must not be the caller's.
             updated = {name: b if name in frozen else b.clone() for name, b in buffers.items()}
-            return run(training, params, updated, hparams, batch), updated
+            outputs = run(training, params, updated, hparams, batch)
+            if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(outputs)):
+                raise ProblemInvalid(
+                    reason=f"The model returned a {type(outputs).__name__}, in which no tensor can be found. Return a "
+                    "tensor, or a tuple, list or dict of tensors."
+                )
+            return outputs, updated
 
         def criterion(outputs: PyTree, hparams: Tensors, batch: Batch) -> Tensor:
             values = kinds.values(hparams)
@@ -176,6 +184,8 @@ def _with_hparams(function: Loss) -> Loss:
         parameters = ()
     # An option with a default, such as `eps=0.1`, is not a wish for hyperparameters.
     wanted = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty]
+    if any(p.name == "hparams" and p.kind is p.KEYWORD_ONLY for p in parameters):
+        return lambda outputs, batch, hparams: function(outputs, batch, hparams=hparams)
     if len(wanted) >= 3 or any(p.name == "hparams" for p in parameters):
         return function
     return lambda outputs, batch, hparams: function(outputs, batch)

@@ -77,9 +77,9 @@ class Findings:
 
     def _noting(self, which: str, loss: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(loss)  # the number of its parameters matters
-        def noting(outputs: Any, batch: Batch, *rest: Any) -> Any:
+        def noting(outputs: Any, batch: Batch, *rest: Any, **named: Any) -> Any:
             self._returned.pop(which, None)
-            result = loss(outputs, batch, *rest)
+            result = loss(outputs, batch, *rest, **named)
             self._returned[which] = outputs, batch, result
             return result
 
@@ -166,6 +166,11 @@ def remedy(message: str, given: dict[str, Any]) -> str:
         )
         said = f"Of the batch's integers, {ranges}{classes}. " if ranges else ""
         return said + "Labels and tokens must be counted from 0 and stay below the number of classes or embeddings. "
+    if "device meta" in lowered:
+        return (
+            "A part of the model runs outside of the model's own call, where it has no weights: again in the backward "
+            "pass, as torch.utils.checkpoint has it, or in a loss. Run every part once, inside of forward. "
+        )
     if "expected scalar type" in lowered or "dtype" in lowered:
         return "Convert the column to the type that the function expects, for example with .float() or .long(). "
     return ""

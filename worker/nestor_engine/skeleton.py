@@ -10,8 +10,13 @@ from torch import nn
 def skeleton(model: nn.Module) -> nn.Module:
     """A copy whose parameters and buffers are on the meta device, so that forgetting to supply one is an error.
 
-    The copy keeps the modes of the model's parts; tensors that parts share stay shared.
+    The copy keeps the modes of the model's parts; tensors that parts share stay shared. Gradients of its
+    embeddings are dense, for all weights are one vector.
     """
     memo = {id(t): t.detach().to("meta") for t in (*model.parameters(), *model.buffers())}
     memo |= {id(p): nn.Parameter(memo[id(p)], requires_grad=p.requires_grad) for p in model.parameters()}
-    return copy.deepcopy(model, memo)
+    copied = copy.deepcopy(model, memo)
+    for module in copied.modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+            module.sparse = False
+    return copied

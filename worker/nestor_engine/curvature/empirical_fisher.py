@@ -18,9 +18,10 @@ class EmpiricalFisher(Curvature):
     """Outer products of gradients, which the slides call Gauss–Newton [1].
 
     With `per="batch"` the slides' own: g gᵀ for the gradient g = ∂f/∂w of the whole batch, of rank
-    one, so that a product costs two passes over a vector, and norm and inverse are known. With `per="example"` the mean of g_i g_iᵀ
-    over the batch, plus the exact Hessian of the penalty; the criterion must be a mean over examples.
-    Both are positive semidefinite; neither tends to the Hessian at a minimum [2].
+    one, so that a product costs two passes over a vector, and norm and inverse are known. With
+    `per="example"` the mean of g_i g_iᵀ over the batch, plus the exact Hessian of the penalty; the
+    criterion must be a mean over examples. Both are positive semidefinite; neither tends to the Hessian
+    at a minimum [2].
 
     [1] Lorraine, Vicol and Duvenaud (2020), Optimizing millions of hyperparameters by implicit differentiation.
     [2] Kunstner, Balles and Hennig (2019), Limitations of the empirical Fisher approximation.

@@ -56,5 +56,5 @@ class OfWeights(Hyperparameters):
 def trainable(model: nn.Module | PyTree) -> Tensors:
     """The weights that are trained, by name."""
     if isinstance(model, nn.Module):
-        return {name: p for name, p in model.named_parameters() if p.requires_grad}
+        return {name: p for name, p in model.named_parameters() if p.requires_grad and p.numel()}
     return named_leaves(model)
