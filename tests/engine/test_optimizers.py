@@ -99,6 +99,15 @@ def test_gradients_are_clipped_together_as_torch_clips_them():
     assert engine.SGD(clip_norm=6.0).clip(gradients)[0].tolist() == [3.0, 0.0]
 
 
+def test_a_gradient_of_zero_is_clipped_with_a_finite_derivative():
+    """What `Unrolled` differentiates where nothing reaches the weights."""
+    zero = torch.zeros(3, requires_grad=True)
+    (clipped,) = engine.SGD(clip_norm=1.0).clip([zero])
+    assert clipped.tolist() == [0.0, 0.0, 0.0]
+    (slope,) = torch.autograd.grad(clipped.sum(), zero)
+    assert slope.tolist() == [1.0, 1.0, 1.0]
+
+
 def test_options_that_cannot_work_are_refused_with_a_remedy():
     with pytest.raises(engine.errors.ConfigInvalid, match="learning rate must be positive"):
         engine.Adam(0.0)

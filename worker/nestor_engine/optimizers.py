@@ -61,7 +61,7 @@ class Optimizer(abc.ABC):
         """The gradients of one update, shortened together where they are longer than `clip_norm`."""
         if self.clip_norm is None:
             return gradients
-        length = torch.stack([torch.linalg.vector_norm(g) for g in gradients]).square().sum().sqrt()
+        length = _root(torch.stack([torch.linalg.vector_norm(g) for g in gradients]).square().sum())
         factor = (self.clip_norm / length).clamp_max(1.0)
         return [g * factor for g in gradients]
 
@@ -79,7 +79,7 @@ def _decayed(grad: Tensor, x: Tensor, weight_decay: float) -> Tensor:
 
 
 def _root(square: Tensor) -> Tensor:
-    """√square with a finite derivative at zero, where a weight has had no gradient yet."""
+    """√square with a finite derivative at zero, where there has been no gradient yet."""
     return square.clamp_min(torch.finfo(square.dtype).tiny).sqrt()
 
 
