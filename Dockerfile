@@ -20,7 +20,7 @@ FROM base AS server
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
     --mount=type=bind,source=constraints,target=/constraints \
     wheel=$(echo /wheels/*.whl) \
-    && python -m pip install --quiet --no-cache-dir --constraint /constraints/dev.txt "${wheel}[server]"
+    && python -m pip install --quiet --no-cache-dir --constraint /constraints/dev.txt "${wheel}[server,objects]"
 USER 10001
 ENV NESTOR_HOST=0.0.0.0 NESTOR_PORT=8000
 EXPOSE 8000
@@ -36,7 +36,7 @@ RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
     --mount=type=bind,source=constraints,target=/constraints \
     wheel=$(echo /wheels/*.whl) \
     && python -m pip install --quiet --no-cache-dir --constraint /constraints/dev.txt \
-       --extra-index-url "${TORCH_INDEX}" "${wheel}[worker]"
+       --extra-index-url "${TORCH_INDEX}" "${wheel}[worker,objects]"
 USER 10001
 # SIGTERM lets running trials checkpoint and go back to the queue.
 STOPSIGNAL SIGTERM

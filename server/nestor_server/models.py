@@ -186,14 +186,29 @@ class Blob(Base):
     offset: Mapped[int] = mapped_column(BigInteger, default=0)  # bytes received
     complete: Mapped[bool] = mapped_column(default=False)  # all bytes are here and hash to the digest
     created_at: Mapped[datetime] = _now()
+    wanted_at: Mapped[datetime | None]  # when a client last announced or named it: it is about to refer to it
 
 
 class BlobChunk(Base):
+    """Some of a blob's bytes: here, or in the object store under the key `object`."""
+
     __tablename__ = "blob_chunks"
+    __table_args__ = (CheckConstraint("(data IS NULL) <> (object IS NULL)", name="one_home"),)
 
     blob_id: Mapped[UUID] = mapped_column(ForeignKey("blobs.id", ondelete="CASCADE"), primary_key=True)
     start: Mapped[int] = mapped_column(BigInteger, primary_key=True)  # byte offset in the blob
-    data: Mapped[bytes] = mapped_column(LargeBinary)  # STORAGE EXTERNAL: floats do not compress
+    size: Mapped[int] = mapped_column(BigInteger)
+    data: Mapped[bytes | None] = mapped_column(LargeBinary)  # STORAGE EXTERNAL: floats do not compress
+    object: Mapped[str | None]
+
+
+class UnusedObject(Base):
+    """An object that no chunk refers to: a trigger notes those of deleted chunks, `homes.put` those on their way."""
+
+    __tablename__ = "unused_objects"
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    since: Mapped[datetime] = _now()
 
 
 class Program(Base):

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import logging
 import threading
-from datetime import timedelta
+from contextlib import suppress
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
+from nestor.errors import Unavailable
 from nestor_server import queue
 from nestor_server.database import Sessions
 from nestor_server.http.once import REMEMBERED
-from nestor_server.models import Blob, IdempotencyKey
-from nestor_server.services import lifecycle
+from nestor_server.models import IdempotencyKey
+from nestor_server.services import garbage, homes, lifecycle
 from nestor_server.settings import Settings
 
 log = logging.getLogger(__name__)
 
 LOCK = 0x6E65_7265_6170  # of all servers on one database, one looks at a time
-
-ABANDONED = timedelta(days=7)  # uploads that were never completed
 TIDY_EVERY = 100  # looks
 
 
@@ -36,6 +35,8 @@ class Reaper(threading.Thread):
             try:
                 self.look(tidy=looks % TIDY_EVERY == 0)
                 looks += 1
+                with suppress(Unavailable), self._sessions.begin() as session:  # it will answer one day
+                    homes.sweep(session)
                 if away:
                     log.info("the database is back")
                 away = False
@@ -54,7 +55,7 @@ class Reaper(threading.Thread):
                 queue.send_on_commit(session, trial_id)
             if tidy:
                 session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < func.now() - REMEMBERED))
-                session.execute(delete(Blob).where(~Blob.complete, Blob.created_at < func.now() - ABANDONED))
+                garbage.sweep(session)
 
     def stop(self) -> None:
         self._stopped.set()

@@ -29,6 +29,10 @@ class Settings(BaseSettings):
     max_preemptions: Annotated[int, Field(ge=0)] = 20  # the same, when its workers were shut down
 
     max_blob_bytes: Annotated[int, Field(gt=0)] = 8 * 2**30
+    blob_url: str | None = None  # where large blobs go instead of the database: file:///…, s3://bucket/prefix, …
+    large_blob_bytes: Annotated[int, Field(ge=1)] = 2**20  # from which size on
+    object_grace_seconds: Annotated[float, Field(ge=0)] = 60.0  # between the end of an object's use and its deletion
+    keep_unused_days: Annotated[float, Field(ge=0)] = 30.0  # deleted studies, and what was uploaded for no trial
     max_json_bytes: Annotated[int, Field(gt=0)] = 16 * 2**20
     stream_poll_seconds: Seconds = 3.0  # how late an event may be when its notification was lost
     stream_ping_seconds: Seconds = 15.0  # between two comments on a quiet stream

@@ -1,9 +1,10 @@
-"""Blobs: uploads that resume, digests that are verified, ranges."""
+"""Blobs: uploads that resume, digests that are verified, ranges; the same wherever the bytes lie."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -12,6 +13,19 @@ from sqlalchemy import func, select
 from nestor.schemas import CHUNK_BYTES
 from nestor_server.models import Blob, BlobChunk
 from tests.server.conftest import ok, problem
+from tests.support.objects import settings_of
+from tests.support.server import Server, running_server
+from tests.support.services import Services
+
+
+@pytest.fixture(scope="module", params=["database", "directory", "s3"])
+def server(request, services: Services, tmp_path_factory) -> Iterator[Server]:
+    """One for each home of the bytes."""
+    with (
+        settings_of(request.param, tmp_path_factory.mktemp("objects")) as home,
+        running_server(services, redis_db=3, max_blob_bytes=32 * 2**20, **home) as server,
+    ):
+        yield server
 
 
 def digest_of(data: bytes) -> str:

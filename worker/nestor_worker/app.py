@@ -13,6 +13,7 @@ from celery.platforms import SecurityWarning
 
 from nestor_server.database import make_engine, make_sessions
 from nestor_server.queue import RUN_TRIAL, celery_app
+from nestor_server.services import homes
 from nestor_server.settings import Settings
 from nestor_worker import workdir
 from nestor_worker.heartbeat import Presence
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 
 def serve(settings: Settings, options: Options) -> int:
     """Run trials until SIGTERM or SIGINT; those that run then are checkpointed and given back. The exit code."""
+    if settings.blob_url is not None:
+        homes.open_store(settings.blob_url)  # what cannot be used is refused now, not with the first large checkpoint
     devices = options.slots
     slots = _slots(devices, options)
     engine = make_engine(settings)

@@ -18,10 +18,16 @@ def worker(
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Run trials on this machine until SIGTERM or Ctrl-C; what runs then is checkpointed and goes on elsewhere."""
+    from nestor.errors import NestorError
     from nestor_server.settings import settings
     from nestor_worker.app import serve
     from nestor_worker.options import Options
 
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     options = Options() if concurrency is None else Options(concurrency=concurrency)
-    raise typer.Exit(serve(settings(), options))
+    try:
+        code = serve(settings(), options)
+    except NestorError as error:
+        typer.echo(str(error), err=True)
+        code = 1
+    raise typer.Exit(code)

@@ -19,7 +19,7 @@ from typing import TypeVar
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
-from nestor.errors import NestorError, TrialError
+from nestor.errors import NestorError, TrialError, Unavailable
 from nestor.schemas import Desired, State
 from nestor_server.database import Sessions
 from nestor_server.models import Trial
@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FLUSH_SECONDS = 0.25  # between two transactions
+AWAY = (OperationalError, InterfaceError, Unavailable)  # of the database or the object store: it will be back
 STOP_SECONDS = 20.0  # for the step under way and a checkpoint, after which a runner is ended without
 DRAIN_SECONDS = 6.0  # the same when the worker is shut down: whoever sent SIGTERM may not wait long
 
@@ -195,9 +196,9 @@ class Attempt:
         try:
             with self._sessions.begin() as session:
                 wish = recording.record(session, self._lease, batch)
-        except (OperationalError, InterfaceError) as error:
+        except AWAY as error:
             if not self._away:
-                log.warning("trial %s: the database is away (%s); the trial goes on", self._lease.trial_id, error)
+                log.warning("trial %s: cannot record now (%s); the trial goes on", self._lease.trial_id, error)
             self._away, self._flush_at = True, time.monotonic() + random.uniform(0.2, 1.0)
             return False
         self._wish, self._away = wish, False
@@ -220,8 +221,8 @@ class Attempt:
             try:
                 with self._sessions.begin() as session:
                     return what(session)
-            except (OperationalError, InterfaceError) as error:
+            except AWAY as error:
                 if self.heartbeat.lost.is_set():
                     raise LeaseLost(self._lease) from error
-                log.warning("trial %s: the database is away (%s); trying again", self._lease.trial_id, error)
+                log.warning("trial %s: cannot record or read now (%s); trying again", self._lease.trial_id, error)
                 time.sleep(random.uniform(0.2, 1.0))

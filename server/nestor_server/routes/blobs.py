@@ -35,7 +35,7 @@ def begin(
     new: schemas.BlobCreate, me: Writer, session: Tx, response: Response, settings: TheSettings
 ) -> schemas.Upload:
     """Announce bytes by their digest: the answer says from where on they are wanted. 200 when they are here already."""
-    blob = blobs.begin(session, me.user_id, new.digest, new.size, limit=settings.max_blob_bytes)
+    blob = blobs.announce(session, me.user_id, new.digest, new.size, limit=settings.max_blob_bytes)
     response.status_code = 200 if blob.complete else 201
     response.headers["Location"] = f"{API}/blobs/{blob.digest if blob.complete else blob.id}"
     return schemas.Upload(id=None if blob.complete else blob.id, digest=blob.digest, offset=blob.offset, size=blob.size)

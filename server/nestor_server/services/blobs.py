@@ -1,4 +1,4 @@
-"""Bytes by their digest, in chunks: uploads that resume, and reads of any range."""
+"""Bytes by their digest, in chunks: uploads that resume, and reads of any range. `homes` says where they lie."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from uuid import UUID
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -21,21 +21,31 @@ from nestor.errors import (
 )
 from nestor.schemas import CHUNK_BYTES
 from nestor_server.models import Blob, BlobChunk
+from nestor_server.services import homes
 
 
 def digest_of(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-def begin(session: Session, owner_id: UUID, digest: str, size: int, *, limit: int | None = None) -> Blob:
+def announce(session: Session, owner_id: UUID, digest: str, size: int, *, limit: int) -> Blob:
     """Begin an upload, or find the one that stands at `offset`, or the blob that is already complete.
+
+    In any case its bytes are kept from now on, as long as `NESTOR_KEEP_UNUSED_DAYS` says, for what will refer to them.
 
     Raises:
         TooLarge: `size` is above `limit`.
         InvalidInput: the blob is there already and has another size.
     """
-    if limit is not None and size > limit:
+    if size > limit:
         raise TooLarge(what="The upload", limit=limit, setting="NESTOR_MAX_BLOB_BYTES")
+    blob = _begin(session, owner_id, digest, size)
+    blob.wanted_at = func.now()
+    session.flush()
+    return blob
+
+
+def _begin(session: Session, owner_id: UUID, digest: str, size: int) -> Blob:
     session.execute(
         insert(Blob).values(owner_id=owner_id, digest=digest, size=size).on_conflict_do_nothing("uq_blobs_owner_digest")
     )
@@ -81,8 +91,8 @@ def append(session: Session, owner_id: UUID, upload_id: UUID, offset: int, data:
     if offset + len(data) > blob.size:
         raise InvalidInput(reason=f"The upload was announced with {blob.size} bytes; these would make it longer.")
     if data:
-        session.add(BlobChunk(blob_id=blob.id, start=offset, data=data))
-        blob.offset = offset + len(data)
+        _add(session, blob, offset, data)
+        blob.offset, blob.wanted_at = offset + len(data), func.now()
         session.flush()
     if blob.offset == blob.size and not blob.complete:
         _verify(session, blob)
@@ -103,17 +113,40 @@ def find(session: Session, owner_id: UUID, digest: str) -> Blob:
     return blob
 
 
+def want(session: Session, owner_id: UUID, digest: str) -> Blob:
+    """`find` for what is about to refer to the blob: until that is committed, nobody can delete it.
+
+    Raises:
+        BlobNotFound: as `find`.
+    """
+    # A change to the row, not a lock alone: a deletion that waits for us then looks at the row again.
+    mine = update(Blob).where(Blob.owner_id == owner_id, Blob.digest == digest).values(wanted_at=func.now())
+    session.execute(mine.execution_options(synchronize_session=False))
+    return find(session, owner_id, digest)
+
+
 def read(session: Session, blob: Blob, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-    """The bytes from `start` to before `stop`, a chunk at a time: one chunk is in memory, whatever the size."""
+    """The bytes from `start` to before `stop`, in pieces: 4 MiB are in memory, whatever the size.
+
+    Raises:
+        BlobNotFound: it was deleted meanwhile.
+        Unavailable: the object store does not answer.
+    """
     stop = blob.size if stop is None else min(stop, blob.size)
     while start < stop:
         chunk = session.execute(
-            select(BlobChunk.start, BlobChunk.data)
+            select(BlobChunk.start, BlobChunk.size, BlobChunk.object, BlobChunk.data)
             .where(BlobChunk.blob_id == blob.id, BlobChunk.start <= start)
             .order_by(BlobChunk.start.desc())
             .limit(1)
         ).one_or_none()
-        piece = b"" if chunk is None else chunk.data[start - chunk.start : stop - chunk.start]
+        piece = b""
+        if chunk is not None and start < chunk.start + chunk.size:
+            begin, end = start - chunk.start, min(stop - chunk.start, chunk.size)
+            if chunk.object is None:
+                piece = chunk.data[begin:end]
+            else:
+                piece = homes.read(session, chunk.object, begin, min(end, begin + CHUNK_BYTES))
         if not piece:
             raise BlobNotFound(digest=blob.digest)  # deleted while it was read
         yield piece
@@ -125,15 +158,29 @@ def load(session: Session, blob: Blob) -> bytes:
 
 
 def store(session: Session, owner_id: UUID, data: bytes) -> Blob:
-    """Store bytes that are here as a whole; the same bytes twice are one blob."""
-    blob = begin(session, owner_id, digest_of(data), len(data))
+    """Store bytes that are here as a whole; the same bytes twice are one blob.
+
+    Raises:
+        Unavailable: the object store does not answer.
+    """
+    blob = _begin(session, owner_id, digest_of(data), len(data))
     if not blob.complete:
         session.execute(delete(BlobChunk).where(BlobChunk.blob_id == blob.id))  # of an upload that was left half-way
-        for start in range(0, len(data), CHUNK_BYTES):
-            session.add(BlobChunk(blob_id=blob.id, start=start, data=data[start : start + CHUNK_BYTES]))
+        piece = len(data) if homes.is_for(session, len(data)) else CHUNK_BYTES
+        for start in range(0, len(data), piece):
+            _add(session, blob, start, data[start : start + piece])
         blob.offset, blob.complete = len(data), True
         session.flush()
     return blob
+
+
+def _add(session: Session, blob: Blob, start: int, data: bytes) -> None:
+    chunk = BlobChunk(blob_id=blob.id, start=start, size=len(data))
+    if homes.is_for(session, blob.size):
+        chunk.object = homes.put(session, blob.id, data)
+    else:
+        chunk.data = data
+    session.add(chunk)
 
 
 def _verify(session: Session, blob: Blob) -> None:

@@ -23,7 +23,7 @@ def create(session: Session, owner_id: UUID, new: schemas.DatasetCreate) -> sche
         DatasetInvalid: a split is empty, uneven, not finite, or not safetensors.
     """
     splits = new.model_dump(exclude_none=True)
-    found = {split: blobs.find(session, owner_id, digest) for split, digest in splits.items()}
+    found = {split: blobs.want(session, owner_id, digest) for split, digest in splits.items()}
     sizes = {split: _examples(session, split, blob) for split, blob in found.items()}
     dataset = Dataset(owner_id=owner_id, splits=splits, sizes=sizes)
     session.add(dataset)
@@ -33,9 +33,8 @@ def create(session: Session, owner_id: UUID, new: schemas.DatasetCreate) -> sche
 
 
 def get(session: Session, owner_id: UUID, dataset_id: UUID) -> Dataset:
-    dataset = session.scalars(
-        select(Dataset).where(Dataset.id == dataset_id, Dataset.owner_id == owner_id)
-    ).one_or_none()
+    query = select(Dataset).where(Dataset.id == dataset_id, Dataset.owner_id == owner_id)
+    dataset = session.scalars(query.with_for_update(read=True, key_share=True)).one_or_none()  # or a sweep takes it
     if dataset is None:
         raise DatasetNotFound(dataset=str(dataset_id))
     return dataset

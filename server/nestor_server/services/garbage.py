@@ -1,34 +1,64 @@
-"""Deletes blobs that nothing refers to any more."""
+"""Deletes what nothing refers to any more: bytes at once, and what was uploaded for no trial after a while."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import suppress
+from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import String, cast, delete, exists, or_
+from sqlalchemy import ColumnElement, Delete, String, cast, delete, exists, func, or_
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from nestor_server.models import Blob, Checkpoint, Dataset, Program, Snapshot, Trial
+from nestor.schemas import State
+from nestor_server.models import Blob, Checkpoint, Dataset, Program, Snapshot, Study, Trial
+from nestor_server.settings import settings
 
 SPLITS = ("train", "val", "test")
 
+_BY_DIGEST = (Program.graphs, Program.tensors)
+_SPLITS = tuple(Dataset.splits[name].astext for name in SPLITS)
+USED = or_(
+    exists().where(Snapshot.blob_id == Blob.id),
+    exists().where(Checkpoint.blob_id == Blob.id),
+    exists().where(Trial.start_blob_id == Blob.id),
+    exists().where(Program.owner_id == Blob.owner_id, or_(*(d == Blob.digest for d in _BY_DIGEST))),
+    exists().where(Dataset.owner_id == Blob.owner_id, or_(*(d == cast(Blob.digest, String) for d in _SPLITS))),
+)
+
 
 def collect(session: Session, blob_ids: Collection[UUID]) -> None:
-    """Delete those of `blob_ids` that no snapshot, checkpoint, trial, program or data set of their owner refers to."""
-    if not blob_ids:
-        return
-    by_digest = (Program.graphs, Program.tensors)
-    splits = tuple(Dataset.splits[name].astext for name in SPLITS)
-    used = or_(
-        exists().where(Snapshot.blob_id == Blob.id),
-        exists().where(Checkpoint.blob_id == Blob.id),
-        exists().where(Trial.start_blob_id == Blob.id),
-        exists().where(Program.owner_id == Blob.owner_id, or_(*(d == Blob.digest for d in by_digest))),
-        exists().where(Dataset.owner_id == Blob.owner_id, or_(*(d == cast(Blob.digest, String) for d in splits))),
-    )
-    unused = delete(Blob).where(Blob.id.in_(blob_ids), ~used).execution_options(synchronize_session=False)
+    """Delete those of `blob_ids` that nothing refers to: no snapshot, checkpoint, trial, program or data set."""
+    if blob_ids:
+        _delete(session, delete(Blob).where(Blob.id.in_(blob_ids), ~USED, _unwanted(session)))
+
+
+def sweep(session: Session) -> None:
+    """Forget what was put away or left behind `NESTOR_KEEP_UNUSED_DAYS` ago.
+
+    First studies that were deleted, then programs and data sets without a trial, and last the bytes of all of them,
+    whose uploads were completed or not.
+    """
+    ago = _ago(session)
+    unfinished = exists().where(Trial.study_id == Study.id, Trial.state.not_in([s.value for s in State if s.finished]))
+    _delete(session, delete(Study).where(Study.deleted_at < ago, ~unfinished))
+    for table, key in ((Program, Trial.program_id), (Dataset, Trial.dataset_id)):
+        _delete(session, delete(table).where(table.created_at < ago, ~exists().where(key == table.id)))
+    _delete(session, delete(Blob).where(Blob.created_at < ago, ~USED, _unwanted(session)))
+
+
+def _unwanted(session: Session) -> ColumnElement[bool]:
+    """No client has announced or named it lately: one that has is about to refer to it."""
+    return or_(Blob.wanted_at.is_(None), Blob.wanted_at < _ago(session))
+
+
+def _ago(session: Session) -> ColumnElement:
+    ours = session.info.get("settings") or settings()
+    return func.now() - timedelta(days=ours.keep_unused_days)
+
+
+def _delete(session: Session, unused: Delete) -> None:
     # Someone may begin to refer to one of them this very moment: then it is not garbage, and nothing is deleted.
     with suppress(IntegrityError), session.begin_nested():
-        session.execute(unused)
+        session.execute(unused.execution_options(synchronize_session=False))

@@ -28,7 +28,7 @@ def create(session: Session, owner_id: UUID, new: schemas.ProgramCreate) -> sche
         BlobNotFound: a digest is not of a complete blob of this owner.
         ProgramInvalid: the blobs do not follow the format.
     """
-    graphs, tensors = blobs.find(session, owner_id, new.graphs), blobs.find(session, owner_id, new.tensors)
+    graphs, tensors = blobs.want(session, owner_id, new.graphs), blobs.want(session, owner_id, new.tensors)
     torch, hparams = _check_graphs(session, graphs)
     _check_tensors(session, tensors, hparams)
     program = Program(owner_id=owner_id, graphs=new.graphs, tensors=new.tensors, torch=torch)
@@ -41,9 +41,8 @@ def create(session: Session, owner_id: UUID, new: schemas.ProgramCreate) -> sche
 
 
 def get(session: Session, owner_id: UUID, program_id: UUID) -> Program:
-    program = session.scalars(
-        select(Program).where(Program.id == program_id, Program.owner_id == owner_id)
-    ).one_or_none()
+    query = select(Program).where(Program.id == program_id, Program.owner_id == owner_id)
+    program = session.scalars(query.with_for_update(read=True, key_share=True)).one_or_none()  # or a sweep takes it
     if program is None:
         raise ProgramNotFound(program=str(program_id))
     return program

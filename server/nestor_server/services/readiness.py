@@ -7,9 +7,11 @@ from collections.abc import Callable
 import redis
 from sqlalchemy.exc import SQLAlchemyError
 
+from nestor.errors import Unavailable
 from nestor.schemas import Health
 from nestor_server import database
 from nestor_server.database import Sessions
+from nestor_server.services import homes
 from nestor_server.settings import Settings
 
 PATIENCE = 2.0  # seconds
@@ -21,6 +23,8 @@ def check(sessions: Sessions, settings: Settings) -> Health:
         "migrations": _outcome(lambda: _migrations(sessions)),
         "broker": _outcome(lambda: _broker(settings)),
     }
+    if settings.blob_url is not None:
+        checks["object store"] = _outcome(lambda: _objects(settings))
     fine = all(outcome == "ok" for outcome in checks.values())
     return Health(status="ok" if fine else "unavailable", checks=checks)
 
@@ -28,7 +32,7 @@ def check(sessions: Sessions, settings: Settings) -> Health:
 def _outcome(look: Callable[[], str]) -> str:
     try:
         return look()
-    except (SQLAlchemyError, redis.RedisError, OSError):
+    except (SQLAlchemyError, redis.RedisError, OSError, Unavailable):
         return "does not answer"
 
 
@@ -47,4 +51,9 @@ def _migrations(sessions: Sessions) -> str:
 def _broker(settings: Settings) -> str:
     with redis.Redis.from_url(settings.redis_url, socket_timeout=PATIENCE, socket_connect_timeout=PATIENCE) as broker:
         broker.ping()
+    return "ok"
+
+
+def _objects(settings: Settings) -> str:
+    homes.check(settings)
     return "ok"

@@ -1,0 +1,182 @@
+"""Large blobs in an object store: they last exactly if their transaction does, and go when nothing needs them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+from sqlalchemy import delete, func, select, update
+
+from nestor.errors import BlobNotFound, InvalidInput, Unavailable
+from nestor_server import database
+from nestor_server.database import Sessions
+from nestor_server.models import Blob, BlobChunk, UnusedObject, User
+from nestor_server.services import blobs, homes, readiness
+from nestor_server.settings import Settings
+from tests.support.objects import keys, settings_of
+from tests.support.server import free_port, new_database
+from tests.support.services import Services
+
+LARGE = os.urandom(20_000)
+
+
+@pytest.fixture(scope="module")
+def url(services: Services) -> Iterator[str]:
+    with new_database(services) as url:
+        database.migrate(url)
+        yield url
+
+
+@pytest.fixture(scope="module", params=["directory", "s3"])
+def settings(request, url: str, services: Services, tmp_path_factory) -> Iterator[Settings]:
+    with settings_of(request.param, tmp_path_factory.mktemp("objects")) as home:
+        home |= {"database_url": url, "redis_url": services.redis_url, "large_blob_bytes": 10_000}
+        yield Settings(**home)
+
+
+@pytest.fixture
+def new_sessions() -> Iterator[Callable[[Settings], Sessions]]:
+    engines = []
+
+    def new(settings: Settings) -> Sessions:
+        engines.append(database.make_engine(settings))
+        return database.make_sessions(engines[-1], settings)
+
+    yield new
+    for engine in engines:
+        engine.dispose()
+
+
+@pytest.fixture
+def sessions(new_sessions, settings: Settings) -> Sessions:
+    return new_sessions(settings)
+
+
+@pytest.fixture
+def owner(sessions: Sessions) -> Iterator[UUID]:
+    """A user; with whom, at the end, everything goes."""
+    with sessions.begin() as session:
+        user = User(name=os.urandom(4).hex())
+        session.add(user)
+    yield user.id
+    with sessions.begin() as session:
+        session.execute(delete(User).where(User.id == user.id))
+    with sessions.begin() as session:
+        session.execute(update(UnusedObject).values(since=func.now() - timedelta(days=1)))
+        homes.sweep(session)
+    assert keys(homes._settings(session).blob_url or "") == set()
+
+
+def test_large_blobs_lie_in_the_store_and_small_ones_in_the_database(sessions, settings, owner):
+    with sessions.begin() as session:
+        for data in (LARGE, LARGE[:9_999]):
+            assert blobs.load(session, blobs.store(session, owner, data)) == data
+        where = session.execute(select(BlobChunk.size, BlobChunk.object)).all()
+    ((_, key),) = [row for row in where if row.object is not None]
+    assert sorted(size for size, _ in where) == [9_999, 20_000]
+    assert keys(settings.blob_url) == {key}
+
+
+def test_a_range_of_a_large_blob_is_read_in_pieces(sessions, owner, monkeypatch):
+    monkeypatch.setattr(blobs, "CHUNK_BYTES", 7_000)
+    with sessions.begin() as session:
+        blob = blobs.store(session, owner, LARGE)
+        pieces = list(blobs.read(session, blob, 10, 15_010))
+    assert [len(piece) for piece in pieces] == [7_000, 7_000, 1_000]
+    assert b"".join(pieces) == LARGE[10:15_010]
+
+
+def test_an_object_whose_transaction_was_rolled_back_is_deleted_but_not_while_it_may_be_committed(
+    sessions, settings, owner
+):
+    with sessions() as session:
+        blobs.store(session, owner, LARGE)
+        with sessions.begin() as other:
+            assert homes.sweep(other) == 0
+        session.rollback()
+    (key,) = keys(settings.blob_url)
+    with sessions.begin() as session:
+        session.execute(update(UnusedObject).where(UnusedObject.key == key).values(since=func.now()))
+    with sessions.begin() as session:
+        assert homes.sweep(session) == 1
+    assert keys(settings.blob_url) == set()
+
+
+def test_the_object_of_a_deleted_blob_stays_for_a_while_and_then_goes(sessions, new_sessions, settings, owner):
+    with sessions.begin() as session:
+        blob = blobs.store(session, owner, LARGE)
+    with sessions.begin() as session:
+        session.execute(delete(Blob).where(Blob.id == blob.id))
+    patient = new_sessions(settings.model_copy(update={"object_grace_seconds": 60}))
+    with patient.begin() as session:
+        assert homes.sweep(session) == 0
+    with sessions.begin() as session:
+        assert homes.sweep(session) == 1
+    assert keys(settings.blob_url) == set()
+    with sessions.begin() as session:
+        assert homes.sweep(session) == 0
+
+
+def test_a_sweep_that_was_not_committed_is_swept_again(sessions, owner):
+    with sessions.begin() as session:
+        blob = blobs.store(session, owner, LARGE)
+    with sessions.begin() as session:
+        session.execute(delete(Blob).where(Blob.id == blob.id))
+    with sessions() as session:
+        assert homes.sweep(session) == 1
+        session.rollback()
+    with sessions.begin() as session:
+        assert homes.sweep(session) == 1
+
+
+def test_the_same_bytes_stored_again_after_a_deletion_are_another_object(sessions, settings, owner):
+    with sessions.begin() as session:
+        blob = blobs.store(session, owner, LARGE)
+    with sessions.begin() as session:
+        session.execute(delete(Blob).where(Blob.id == blob.id))
+    with sessions.begin() as session:
+        again = blobs.store(session, owner, LARGE)
+    with sessions.begin() as session:
+        assert homes.sweep(session) == 1
+        assert blobs.load(session, again) == LARGE
+
+
+def test_a_blob_whose_object_is_gone_is_not_found(sessions, settings, owner):
+    with sessions.begin() as session:
+        blob = blobs.store(session, owner, LARGE)
+        homes.open_store(settings.blob_url).delete(next(iter(keys(settings.blob_url))))
+        with pytest.raises(BlobNotFound):
+            blobs.load(session, blob)
+
+
+def test_a_process_that_was_not_told_of_the_store_says_so(sessions, new_sessions, settings, owner):
+    with sessions.begin() as session:
+        blob = blobs.store(session, owner, LARGE)
+    untold = new_sessions(settings.model_copy(update={"blob_url": None}))
+    with untold() as session, pytest.raises(Unavailable, match="NESTOR_BLOB_URL"):
+        blobs.load(session, blob)
+
+
+def test_a_store_that_does_not_answer_is_unavailable_and_the_server_not_ready(new_sessions, settings, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+    monkeypatch.setitem(homes.RETRY, "max_retries", 0)
+    away = settings.model_copy(update={"blob_url": "s3://away/nestor"})
+    sessions = new_sessions(away)
+    with sessions() as session, pytest.raises(Unavailable, match="object store does not answer"):
+        homes.put(session, UUID(int=0), LARGE)
+    checks = readiness.check(sessions, away).checks
+    assert checks == {"database": "ok", "migrations": "ok", "broker": "ok", "object store": "does not answer"}
+    assert readiness.check(sessions, settings).checks["object store"] == "ok"
+    with sessions.begin() as session:
+        session.execute(delete(UnusedObject))
+
+
+@pytest.mark.parametrize("wrong", ["nonsense", "ftp://somewhere/else", "file://relative/path"])
+def test_an_address_that_is_none_is_refused_with_an_example(wrong):
+    with pytest.raises(InvalidInput, match="NESTOR_BLOB_URL must be like file:///srv/nestor or s3://bucket/prefix"):
+        homes.check(Settings(blob_url=wrong))
