@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
-
 import pytest
 import torch
 from torch import nn
@@ -28,53 +26,12 @@ def _problem(n: int = 60) -> engine.Problem:
     )  # fmt: skip
 
 
-INNER = [
-    engine.SGD(0.05, momentum=0.9, nesterov=True, clip_norm=1.0),
-    engine.Adam(1e-2),
-    engine.AdamW(1e-2, schedule=engine.CosineDecay(12, warmup=3)),
-    engine.RMSprop(1e-3, momentum=0.5),
-]
-OUTER = [engine.SGD(0.5, schedule=engine.StepDecay(2, 0.5)), engine.Adam(0.05, clip_norm=0.1), engine.RMSprop(0.02)]
-SOLVERS = [
-    engine.Identity(),
-    engine.Neumann(2),
-    engine.WarmStarted(engine.Neumann(2)),
-    # Its sketch once lay in memory by columns, which no checkpoint would take.
-    engine.WarmStarted(engine.PreconditionedCG(2, engine.NystromSketch(rank=4))),
-]
-
-
 def _config(**options) -> engine.Config:
     return engine.Config(**{"n_steps": 6, "inner": engine.Adam(1e-2, steps=2, batch_size=25), **options})
 
 
 def _same(a: engine.State, b: engine.State) -> bool:
     return a.save() == b.save()
-
-
-@pytest.mark.parametrize("inner", INNER, ids=repr)
-@pytest.mark.parametrize("outer", OUTER, ids=repr)
-def test_an_interrupted_trajectory_is_bitwise_the_uninterrupted_one(inner, outer):
-    config = _config(inner=engine.Adam(1e-2, steps=2, batch_size=25) if inner is None else inner, outer=outer)
-    problem = _problem()
-    *_, whole = engine.optimise(problem.bilevel(), problem.data, config)
-    half = next(islice(engine.optimise(problem.bilevel(), problem.data, config), 2, None))
-
-    torch.manual_seed(999)  # whatever the process drew in between
-    *_, resumed = engine.optimise(problem.bilevel(), problem.data, config, engine.State.load(half.state.save()))
-
-    assert _same(whole.state, resumed.state)
-    assert whole.val_loss == resumed.val_loss
-
-
-@pytest.mark.parametrize("solver", SOLVERS, ids=repr)
-@pytest.mark.parametrize("curvature", [engine.Hessian(0.5), engine.GaussNewton()], ids=repr)
-def test_every_response_resumes_bitwise(solver, curvature):
-    problem, config = _problem(), _config(response=engine.Implicit(curvature, solver))
-    steps = list(engine.optimise(problem.bilevel(), problem.data, config))
-    resumed = list(engine.optimise(problem.bilevel(), problem.data, config, engine.State.load(steps[0].state.save())))
-    assert [s.number for s in resumed] == [2, 3, 4, 5, 6]
-    assert _same(steps[-1].state, resumed[-1].state)
 
 
 def test_the_caller_s_random_numbers_are_left_alone():
@@ -274,13 +231,6 @@ def test_fit_trains_on_other_data_under_given_hyperparameters():
     before = engine.evaluate(bilevel, bilevel.params, bilevel.buffers, bilevel.hparams, problem.data.train)
     after = engine.evaluate(bilevel, fitted.params, fitted.buffers, bilevel.hparams, problem.data.train)
     assert after["loss"] < 0.7 * before["loss"]
-
-
-def test_every_config_survives_its_description():
-    for inner in INNER:
-        for solver in SOLVERS:
-            config = _config(inner=inner, response=engine.Implicit(engine.Hessian(), solver), seed=3)
-            assert engine.restore(engine.describe(config)) == config
 
 
 def test_data_may_share_memory_between_columns():
