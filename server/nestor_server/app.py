@@ -24,7 +24,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or from_environment()
     if settings.blob_url is not None:
         homes.open_store(settings.blob_url)  # what cannot be used is refused now, not at the first large upload
-    engine = database.make_engine(settings)
+    engine = database.make_engine(settings, "nestor-server")
     sessions = database.make_sessions(engine, settings)
     listener = Listener(settings)
 

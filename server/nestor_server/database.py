@@ -20,14 +20,15 @@ from nestor_server.settings import Settings
 Sessions = sessionmaker[Session]
 
 
-def make_engine(settings: Settings) -> Engine:
+def make_engine(settings: Settings, name: str = "nestor") -> Engine:
+    """`name` is what PostgreSQL's own views and logs show of these connections, up to its 63rd byte."""
     return create_engine(
         settings.database_url,
         pool_size=10,
         max_overflow=40,  # FastAPI's threadpool has 40 threads, and each may hold one
         pool_pre_ping=True,  # a restarted database costs a reconnect, not a failed request
         pool_timeout=10,
-        connect_args={"connect_timeout": 5, "application_name": "nestor"},
+        connect_args={"connect_timeout": 5, "application_name": name},
     )
 
 

@@ -37,6 +37,12 @@ class Settings(BaseSettings):
     stream_poll_seconds: Seconds = 3.0  # how late an event may be when its notification was lost
     stream_ping_seconds: Seconds = 15.0  # between two comments on a quiet stream
 
+    @field_validator("blob_url")
+    @classmethod
+    def _or_none(cls, url: str | None) -> str | None:
+        """A variable that is set to nothing, as in a compose file, is not set."""
+        return url or None
+
     @field_validator("database_url")
     @classmethod
     def _by_psycopg(cls, url: str) -> str:

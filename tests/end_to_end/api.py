@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 from sqlalchemy import func, select
 
+from nestor.errors import IllegalTransition, NestorError
 from nestor_server.models import Blob, Checkpoint, Event, Snapshot, Step, Trial
 from nestor_server.services import blobs
 from tests.support.server import Server, wait_for
@@ -20,12 +21,18 @@ class Api:
     """The few requests that these tests make."""
 
     def __init__(self, http: httpx.Client, server: Server) -> None:
-        self._http, self._server = http, server
-        study = self._post("/studies", {"name": "end to end"})
-        self.study = study["id"]
+        self._http, self.server = http, server
+        self.study = self.new_study()
 
-    def submit(self, n_steps: int, **fields: Any) -> str:
-        return self._post(f"/studies/{self.study}/trials", spec_of(n_steps) | fields)["id"]
+    def new_study(self) -> str:
+        return self._post("/studies", {"name": f"end to end {uuid4()}"})["id"]
+
+    @property
+    def token(self) -> str:
+        return self._http.headers["Authorization"].removeprefix("Bearer ")
+
+    def submit(self, n_steps: int, *, study: str | None = None, **fields: Any) -> str:
+        return self._post(f"/studies/{study or self.study}/trials", spec_of(n_steps) | fields)["id"]
 
     def trial(self, trial_id: str) -> dict[str, Any]:
         return self._http.get(f"/trials/{trial_id}").raise_for_status().json()
@@ -33,12 +40,35 @@ class Api:
     def ask(self, trial_id: str, what: str, body: Any = None) -> dict[str, Any]:
         return self._post(f"/trials/{trial_id}/{what}", body)
 
+    def wish(self, trial_id: str, what: str, *, refused: bool = False) -> bool:
+        """Ask for what may come too late; whether it did not.
+
+        Raises:
+            IllegalTransition: it came too late, and `refused` says that it must.
+        """
+        answer = self._http.post(f"/trials/{trial_id}/{what}")
+        if answer.is_success:
+            return True
+        error = NestorError.from_problem(answer.json())
+        assert isinstance(error, IllegalTransition), answer.text
+        if refused:
+            raise error
+        return False
+
     def until(self, trial_id: str, *states: str, seconds: float = 120) -> dict[str, Any]:
         wait_for(lambda: self.trial(trial_id)["state"] in states, f"the trial to be {states}", seconds=seconds)
         return self.trial(trial_id)
 
-    def until_checkpoint(self, trial_id: str, *, past: int = 0) -> None:
-        wait_for(lambda: self.checkpoints(trial_id)[-1:] > [past], f"a checkpoint past {past}", seconds=60)
+    def until_a_new_checkpoint(self, trial_id: str) -> dict[str, Any]:
+        """The trial, running, once it has a checkpoint that it has not now."""
+        past = self.checkpoints(trial_id)[-1:]
+        wait_for(lambda: self.checkpoints(trial_id)[-1:] > past, f"a checkpoint past {past}", seconds=60)
+        trial = self.trial(trial_id)
+        assert trial["state"] == "running", "it ended before the fault: have it take more steps, or more slowly"
+        return trial
+
+    def until_another_attempt(self, trial_id: str, attempt: int) -> None:
+        wait_for(lambda: self.trial(trial_id)["attempt"] > attempt, "another attempt", seconds=120)
 
     def checkpoints(self, trial_id: str) -> list[int]:
         return self._read(
@@ -70,7 +100,7 @@ class Api:
         newest = (
             select(Blob).join(Checkpoint).where(Checkpoint.trial_id == UUID(trial_id)).order_by(Checkpoint.step.desc())
         )
-        with self._server.sessions() as session:
+        with self.server.sessions() as session:
             return blobs.load(session, session.scalars(newest.limit(1)).one())
 
     def unused_blobs(self) -> int:
@@ -82,7 +112,7 @@ class Api:
         )[0]
 
     def _read(self, query: Any) -> list[Any]:
-        with self._server.sessions() as session:
+        with self.server.sessions() as session:
             return list(session.scalars(query))
 
     def _post(self, path: str, body: Any) -> dict[str, Any]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from urllib.parse import urlsplit, urlunsplit
 
 
 class Door:
-    """A TCP proxy on a port of its own, to the host and port of `url`."""
+    """A TCP proxy on a port of its own, to the host and port of `url`; `overheard` gets what clients have sent."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, overheard: Callable[[bytes], object] = lambda data: None) -> None:
         self.lead_to(url)
+        self._overheard = overheard
         self._lock = threading.Lock()
         self._open: list[socket.socket] | None = []  # None: shut
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -54,17 +56,18 @@ class Door:
         with self._lock:
             if self._open is not None:
                 self._open += [near, far]
-                for one, other in ((near, far), (far, near)):
-                    threading.Thread(target=_pump, args=(one, other), daemon=True).start()
+                for one, other, heard in ((near, far, self._overheard), (far, near, lambda data: None)):
+                    threading.Thread(target=_pump, args=(one, other, heard), daemon=True).start()
                 return None
         _close(near)
         return _close(far)
 
 
-def _pump(one: socket.socket, other: socket.socket) -> None:
+def _pump(one: socket.socket, other: socket.socket, overheard: Callable[[bytes], object]) -> None:
     with suppress(OSError):
         while data := one.recv(65_536):
             other.sendall(data)
+            overheard(data)
     _close(one)
     _close(other)
 

@@ -109,10 +109,18 @@ def running_server(
     services: Services, *, redis_db: int = 0, wait_on: str = "/readyz", **settings: Any
 ) -> Iterator[Server]:
     """A migrated database, a server on it, and a token of the scope admin; `settings` as `Settings` names them."""
-    with new_database(services) as database_url, tempfile.TemporaryDirectory(prefix="nestor-server-") as home:
+    with new_database(services) as database_url:
         database.migrate(database_url)
         redis_url = services.redis_url.rpartition("/")[0] + f"/{redis_db}"
-        given = {"database_url": database_url, "redis_url": redis_url, "port": free_port()} | settings
+        with serving({"database_url": database_url, "redis_url": redis_url} | settings, wait_on=wait_on) as server:
+            yield server
+
+
+@contextmanager
+def serving(settings: dict[str, Any], *, wait_on: str = "/readyz") -> Iterator[Server]:
+    """A server on a database that is there."""
+    with tempfile.TemporaryDirectory(prefix="nestor-server-") as home:
+        given = {"port": free_port()} | settings
         ours = Settings(**given)
         environment = {key: value for key, value in os.environ.items() if not key.startswith("NESTOR_")}
         environment |= {f"NESTOR_{key.upper()}": str(value) for key, value in given.items()}

@@ -70,7 +70,8 @@ def running_worker(server: Server, **env: Any) -> Iterator[Worker]:
     """`python -m nestor_worker` on `server`'s database and broker, ready to take trials."""
     ours = server.settings
     environment = {name: value for name, value in os.environ.items() if not name.startswith("NESTOR_")}
-    environment |= {f"NESTOR_{name.upper()}": str(value) for name, value in ours.model_dump().items()}
+    given = ours.model_dump(exclude_none=True)
+    environment |= {f"NESTOR_{name.upper()}": str(value) for name, value in given.items()}
     environment |= {"NESTOR_THREADS": "1"} | {name: str(value) for name, value in env.items()}
     with tempfile.TemporaryDirectory(prefix="nestor-worker-") as home:
         log = Path(home, "worker.log")

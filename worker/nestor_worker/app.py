@@ -31,7 +31,7 @@ def serve(settings: Settings, options: Options) -> int:
         homes.open_store(settings.blob_url)  # what cannot be used is refused now, not with the first large checkpoint
     devices = options.slots
     slots = _slots(devices, options)
-    engine = make_engine(settings)
+    engine = make_engine(settings, f"nestor-worker {os.getpid()}")
     sessions = make_sessions(engine, settings)
     presence = Presence(sessions, settings, {slot.name: slot.device for slot in slots})
     draining = threading.Event()

@@ -1,0 +1,109 @@
+"""What a trial must come to, whatever befalls it: the trajectory that the engine computes undisturbed, bit for bit."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from nestor import Client
+from nestor.schemas import CONFIGURATION, Preset, TrialCreate
+from nestor_engine import Config, Problem, State, Step, optimise, restore, start_from
+from nestor_worker import presets
+from tests.end_to_end import faults
+from tests.end_to_end.api import PRESET, Api, spec_of
+from tests.end_to_end.faults import FAULTS
+from tests.end_to_end.house import House
+from tests.end_to_end.witness import expect_a_sound_journal, replayed
+from tests.support.server import wait_for
+from tests.support.worker import Worker
+
+LONG = 250  # steps, with checkpoints in between
+
+
+def undisturbed(n_steps: int = LONG) -> list[Step]:
+    """The trajectory of `spec_of(n_steps)`, by the engine alone."""
+    config, problem = setting(n_steps)
+    with one_thread():
+        return list(optimise(problem.bilevel(), problem.data, config))
+
+
+def started(state: State, n_steps: int) -> list[Step]:
+    """The trajectory of a trial that was warm-started from `state`."""
+    config, problem = setting(n_steps)
+    with one_thread():
+        return list(optimise(start_from(problem.bilevel(), State.load(state.save())), problem.data, config))
+
+
+def setting(n_steps: int) -> tuple[Config, Problem]:
+    spec = TrialCreate.model_validate(spec_of(n_steps)).model_dump(mode="json", include=set(CONFIGURATION))
+    return restore(spec), presets.build(Preset.model_validate(PRESET), seed=0)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class Reader:
+    """Follows a trial's events from its beginning, through whatever happens to the server."""
+
+    def __init__(self, api: Api, trial_id: str) -> None:
+        self._seen: list[tuple[str, int]] = []
+        self._seqs: list[int] = []
+        self._thread = threading.Thread(target=self._read, args=(api, trial_id), daemon=True)
+        self._thread.start()
+
+    def _read(self, api: Api, trial_id: str) -> None:
+        with Client(api.server.url, api.token) as client:
+            for event in client.events(trial_id):
+                self._seqs.append(event.seq)
+                self._seen.append((event.type.value, event.data.get("number", event.data.get("step"))))
+
+    def expect_steps(self, n_steps: int) -> None:
+        self._thread.join(30)
+        assert not self._thread.is_alive(), "the stream did not end"
+        assert self._seqs[:-1] == sorted(set(self._seqs[:-1]))
+        assert replayed(self._seen) == list(range(1, n_steps + 1))
+
+
+def expect_trajectory(api: Api, worker: Worker, trial_id: str, steps: list[Step]) -> dict[str, Any]:
+    """The trial is complete, with these steps bit for bit, and nothing of it is left over; its record."""
+    trial = api.until(trial_id, "complete", "failed")
+    assert trial["error"] is None
+    api.expect_whole(trial_id, len(steps))
+    assert api.steps(trial_id) == [plain(step) for step in steps]
+    assert api.last_checkpoint(trial_id) == steps[-1].state.save()
+    expect_a_sound_journal(api.server, trial_id, len(steps))
+    assert len(api.checkpoints(trial_id)) <= 2
+    assert api.unused_blobs() == 0
+    wait_for(lambda: worker.runners() == [], "the runner to be gone")
+    return trial
+
+
+def plain(step: Step) -> dict[str, Any]:
+    record = step.record() | {"warnings": list(step.warnings)}
+    return {name: value for name, value in record.items() if name != "seconds"}
+
+
+def endure(house: House, api: Api, uninterrupted: list[Step], dice: random.Random, *, n_faults: int) -> dict[str, Any]:
+    """Faults of any kind at any moment: as it is queued, as its runner begins, as it trains, as another fault heals."""
+    trial_id = api.submit(LONG)
+    reader = Reader(api, trial_id)
+    with faults.slowly(house):
+        for fault in dice.choices(list(FAULTS), k=n_faults):
+            api.until(trial_id, "running", "complete")
+            time.sleep(dice.uniform(0, 1))
+            if api.trial(trial_id)["state"] == "running":
+                fault(house, api, trial_id)
+    trial = expect_trajectory(api, house.worker, trial_id, uninterrupted)
+    reader.expect_steps(LONG)
+    return trial
