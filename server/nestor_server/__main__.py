@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
+from nestor.errors import NestorError
 from nestor_server.serve import serve
 
 if __name__ == "__main__":
-    serve()
+    try:
+        serve()
+    except NestorError as error:
+        sys.exit(str(error))

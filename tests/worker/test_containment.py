@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import threading
@@ -78,6 +79,20 @@ def test_a_runner_that_the_kernel_ends_costs_an_attempt_and_says_why(
         assert (row.restarts, row.preemptions) == (1, 0)
         assert said in events(session, trial.id, EventType.state)[-1]["why"]
     assert not runner.directory.exists()
+
+
+def test_a_runner_that_hangs_costs_an_attempt_and_does_not_hold_its_trial_for_ever(
+    sessions, worker_settings, new_trial, sent
+):
+    trial = new_trial(n_steps=1_000_000)
+    slot = dataclasses.replace(SLOT, silence_seconds=1)
+    lease, runner = claim(sessions, trial.id), SLOT.spawn()
+    os.kill(runner.pid, signal.SIGSTOP)
+    assert supervise(sessions, worker_settings, lease, slot, runner, threading.Event()) is State.queued
+    with sessions() as session:
+        assert session.get_one(Trial, trial.id).restarts == 1
+        assert "said nothing for 1 s" in events(session, trial.id, EventType.state)[-1]["why"]
+    assert not runner.is_alive
 
 
 def test_a_runner_waits_for_each_free_slot_and_a_dead_one_is_replaced():

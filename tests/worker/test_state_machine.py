@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import ClassVar
 
 import pytest
 from hypothesis import settings
@@ -26,16 +27,31 @@ class Life(RuleBasedStateMachine):
     def __init__(self, sessions, ours, new_trial) -> None:
         super().__init__()
         self.sessions, self.settings = sessions, ours
-        self.id = new_trial(n_steps=100).id
-        self.state, self.desired, self.n_steps = State.queued, Desired.run, 100
-        self.step = self.checkpoint = self.attempt = self.restarts = self.preemptions = 0
-        self.lease: Lease | None = None
-        self.lost: list[Lease] = []
-        self.sent: list[Batch] = []  # under this lease
+        self.new_trial = new_trial
+        self.submit()
+
+    seen: ClassVar[set[tuple[State, State]]] = set()  # the changes that any of these lives went through
 
     running = precondition(lambda self: self.state is State.running)
 
     # --- the user ---------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.state is State.cancelled)  # from which nothing leads on
+    @rule()
+    def submit(self) -> None:
+        self.id = self.new_trial(n_steps=100).id
+        self.state, self.desired, self.n_steps = State.queued, Desired.run, 100
+        self.step = self.checkpoint = self.attempt = self.restarts = self.preemptions = 0
+        self.told = 0  # entries of the journal until now, with those that were withdrawn
+        self.lease: Lease | None = None
+        self.lost: list[Lease] = []
+        self.sent: list[Batch] = []  # under this lease
+
+    @rule(data=st.data())
+    def ask_for_what_is_allowed(self, data) -> None:
+        if allowed := moves.allowed(self.state):
+            action = data.draw(st.sampled_from(allowed))
+            self.extend(5) if action == "extend" else self.ask(action)
 
     @rule(action=st.sampled_from(sorted(ACTIONS)))
     def ask(self, action) -> None:
@@ -50,8 +66,10 @@ class Life(RuleBasedStateMachine):
                 return
             lifecycle.request(session, trial, action)
         if self.state is State.running:
+            self.told += self.desired is not desired
             self.desired = desired
         elif self.state in MOVES[name].sources:
+            self.told += 1
             self.state, self.desired = MOVES[name].target, desired
             if action == "retry":
                 self.restarts = self.preemptions = 0
@@ -65,6 +83,7 @@ class Life(RuleBasedStateMachine):
                     lifecycle.extend(session, trial, steps)
                 return
             lifecycle.extend(session, trial, steps)
+        self.told += 1
         self.n_steps = steps + (self.step if self.state is State.complete else self.n_steps)
         self.state, self.desired, self.restarts, self.preemptions = State.queued, Desired.run, 0, 0
 
@@ -76,6 +95,7 @@ class Life(RuleBasedStateMachine):
             lease = lifecycle.claim(session, self.id, "worker")
         assert (lease is not None) == (self.state is State.queued)
         if lease is not None:
+            self.told += 1 + (self.step > self.checkpoint)  # with a rewind
             self.state, self.lease, self.attempt, self.step = State.running, lease, self.attempt + 1, self.checkpoint
             self.sent = []
 
@@ -86,7 +106,7 @@ class Life(RuleBasedStateMachine):
         kept = (Tensors(self.step + n, b"at %d" % (self.step + n)),) if checkpoint else ()
         self.sent.append(Batch(steps=steps, checkpoints=kept, number=len(self.sent) + 1))
         self._write(self.sent[-1])
-        self.step += n
+        self.step, self.told = self.step + n, self.told + n
         if checkpoint:
             self.checkpoint, self.restarts, self.preemptions = self.step, 0, 0
 
@@ -110,6 +130,12 @@ class Life(RuleBasedStateMachine):
             state = GRANTED.get(self.desired, State.queued)
         assert reached is state
         self._end(state)
+
+    @running
+    @rule(action=st.sampled_from(["pause", "pause", "stop", "cancel"]))
+    def ask_and_be_obeyed(self, action) -> None:
+        self.ask(action)
+        self.finish(GRANTED[self.desired])
 
     @running
     @rule(paid_from=st.sampled_from([None, "restarts", "preemptions"]))
@@ -157,6 +183,7 @@ class Life(RuleBasedStateMachine):
     def _end(self, state: State) -> State:
         assert self.lease is not None
         self.lost.append(self.lease)
+        self.told += 1
         self.state, self.lease = state, None
         return state
 
@@ -185,7 +212,7 @@ class Life(RuleBasedStateMachine):
             assert len(kept) <= recording.CHECKPOINTS_KEPT
 
     @invariant()
-    def the_journal_has_no_number_twice_and_tells_legal_moves_with_who_and_why(self) -> None:
+    def the_journal_counts_without_a_gap_and_tells_legal_moves_with_who_and_why(self) -> None:
         with self.sessions() as session:
             events = session.execute(
                 select(Event.seq, Event.data)
@@ -198,7 +225,7 @@ class Life(RuleBasedStateMachine):
                 for seq in session.scalars(select(table.seq).where(table.trial_id == self.id))
             ]
             assert len(set(seqs)) == len(seqs)
-            assert max(seqs, default=0) == session.get_one(Trial, self.id).seq
+            assert max(seqs, default=0) == session.get_one(Trial, self.id).seq == self.told
         before = State.queued
         for _, data in events:
             after = State(data["state"])
@@ -207,6 +234,7 @@ class Life(RuleBasedStateMachine):
             assert "desired" in data or any(
                 before in move.sources and move.target is after for move in moves.MOVES.values()
             )
+            self.seen.add((before, after))
             before = after
 
 
@@ -215,3 +243,29 @@ def test_a_trials_life_follows_the_table_whatever_befalls_it(sessions, worker_se
         lambda: Life(sessions, worker_settings, new_trial),
         settings=settings(max_examples=12, stateful_step_count=25, deadline=None),
     )
+
+
+def test_each_move_of_the_table_is_made(sessions, worker_settings, new_trial):
+    """Chance need not find them all, so here they are one by one, held against the same model."""
+    life = Life(sessions, worker_settings, new_trial)
+    Life.seen.clear()
+    running = lambda *more: [life.claim, *more]
+    ask = lambda action: lambda: life.ask(action)
+    finish = lambda state: lambda: life.finish(state)
+    extend = lambda: life.extend(3)
+    story = [
+        *running(lambda: life.record(2, checkpoint=True), lambda: life.record(1, checkpoint=False)),
+        lambda: life.give_back(None),
+        *running(ask("pause"), finish(State.paused)), ask("resume"), ask("pause"), extend,
+        *running(finish(State.complete)), extend, ask("stop"), extend,
+        *running(finish(State.failed)), ask("retry"), ask("cancel"),
+        life.submit, ask("pause"), ask("cancel"),
+        life.submit, ask("pause"), ask("stop"), extend,
+        *running(ask("cancel"), finish(State.cancelled)),
+    ]  # fmt: skip
+    for happens in story:
+        happens()
+        life.the_row_says_what_the_model_says()
+        life.each_step_is_there_once_and_the_newest_checkpoints_are_kept()
+        life.the_journal_counts_without_a_gap_and_tells_legal_moves_with_who_and_why()
+    assert {(source, move.target) for move in MOVES.values() for source in move.sources} <= Life.seen

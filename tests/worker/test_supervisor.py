@@ -95,6 +95,14 @@ def test_a_worker_has_one_slot_for_each_device_unless_told_otherwise(monkeypatch
     assert Options().slots == ("cpu",)
 
 
+@pytest.mark.parametrize("module", ["nestor_worker", "nestor_server"])
+def test_an_object_store_that_cannot_be_used_is_refused_at_the_start(module: str):
+    environment = os.environ | {"NESTOR_BLOB_URL": "nonsense"}
+    ran = subprocess.run([sys.executable, "-m", module], env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("NESTOR_BLOB_URL must be like file:///srv/nestor or s3://bucket/prefix")
+
+
 @pytest.mark.parametrize("package", ["torch", "nestor_engine", "sklearn"])
 def test_the_supervising_process_never_imports(package: str):
     program = f"import sys, nestor_worker.app, nestor_worker.cli; sys.exit({package!r} in sys.modules)"

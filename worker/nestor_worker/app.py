@@ -74,7 +74,7 @@ def _slots(devices: tuple[str, ...], options: Options) -> list[Slot]:
     threads = options.threads or max(1, cores() // len(devices))
     names = [_me()] if len(devices) == 1 else [f"{_me()}/{i}" for i in range(len(devices))]
     return [
-        Slot(name, device, threads, options.checkpoint_seconds, options.memory_bytes)
+        Slot(name, device, threads, options.checkpoint_seconds, options.memory_bytes, options.silence_seconds)
         for name, device in zip(names, devices, strict=True)
     ]
 

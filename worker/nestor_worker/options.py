@@ -16,6 +16,7 @@ class Options(BaseSettings):
     concurrency: Annotated[int, Field(ge=1)] | None = None  # trials at a time; by default one for each device
     threads: Annotated[int, Field(ge=1)] | None = None  # of one trial; by default its share of the cores
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 5.0  # between two checkpoints of a trial, at least
+    silence_seconds: Annotated[float, Field(gt=0)] = 3600.0  # a runner that says nothing for so long is ended
     memory_bytes: Annotated[int, Field(ge=2**30)] | None = None  # of one trial; beyond it, allocations fail
     standby: bool = True  # keep a runner waiting for each free slot: about 400 MB, and a first step within a second
 

@@ -51,6 +51,7 @@ class Slot:
     threads: int
     checkpoint_seconds: float
     memory_bytes: int | None = None
+    silence_seconds: float = math.inf  # after which a runner is taken to hang
 
     def spawn(self) -> Runner:
         return Runner(threads=self.threads, device=self.device)
@@ -97,6 +98,7 @@ class Attempt:
         self._gathered = Gathering(runner.directory, max_bytes=settings.max_blob_bytes)
         self._flush_at = 0.0
         self._away = False  # the database, when last asked
+        self._hung = ""  # why the runner was ended, when it was for that
 
     def run(self) -> State:
         try:
@@ -107,7 +109,7 @@ class Attempt:
         self._runner.begin()
         try:
             last = self._listen(self._runner)
-            interrupted = self._runner.how_it_ended() if last is None else ""
+            interrupted = "" if last is not None else self._hung or self._runner.how_it_ended()
             self._flush_all()
         except ChannelBroken as error:
             last, interrupted = None, f"its runner said something unintelligible: {error}"
@@ -121,12 +123,16 @@ class Attempt:
     def _listen(self, runner: Runner) -> Ended | Failed | None:
         """Pass on what the runner says until its last word; None when there will be none."""
         patience = math.inf  # until when a runner that was told to stop may take its time
+        heard_at = time.monotonic()
         while True:
             try:
                 message = runner.inbox.get(timeout=FLUSH_SECONDS)
             except queue.Empty:
-                pass
+                if time.monotonic() - heard_at > self._slot.silence_seconds:
+                    self._hung = f"its runner said nothing for {self._slot.silence_seconds:g} s"
+                    return None
             else:
+                heard_at = time.monotonic()
                 if message is None or isinstance(message, Ended | Failed):
                     return message
                 self._gathered.add(message)
