@@ -170,7 +170,7 @@ class Neumann(Schema):
 class ConjugateGradient(Schema):
     kind: Literal["conjugate_gradient"] = "conjugate_gradient"
     steps: Annotated[int, Field(ge=1, le=10_000)] = 10
-    damping: NonNegative = 0.03  # the least, where the curvature's own is lower
+    damping: NonNegative = 0.03  # where the curvature has none of its own
     rtol: NonNegative = 1e-6
 
 
@@ -188,7 +188,7 @@ class PreconditionedCG(Schema):
     kind: Literal["preconditioned_cg"] = "preconditioned_cg"
     steps: Annotated[int, Field(ge=1, le=10_000)] = 4
     preconditioner: Annotated[NystromSketch | KFAC | AdamDiagonal, Tagged, Short] = NystromSketch()
-    damping: NonNegative = 0.03  # the least, where the curvature's own is lower
+    damping: NonNegative = 0.03  # where the curvature has none of its own
     rtol: NonNegative = 1e-6
 
 

@@ -121,12 +121,12 @@ def test_conjugate_gradients_stop_at_negative_curvature_and_say_so(solver: Solve
 
 @pytest.mark.parametrize("solver", [engine.ConjugateGradient(50), engine.PreconditionedCG(50)], ids=repr)
 @pytest.mark.parametrize("own", [0.0, 0.01, 0.2])
-def test_conjugate_gradients_damp_a_system_that_is_damped_less(solver: Solver, own: float):
+def test_conjugate_gradients_damp_a_system_that_has_no_damping_of_its_own(solver: Solver, own: float):
     matrix, b = _system()
     values, vectors = torch.linalg.eigh(matrix)
     operator = Operator(matrix.mv, damping=own, memory={"power": vectors[:, -1].contiguous()})
     solution = solver.solve(operator, b, memory={})
-    damped = matrix + max(own, 0.03) * values[-1] * torch.eye(8, dtype=F64)
+    damped = matrix + (own or 0.03) * values[-1] * torch.eye(8, dtype=F64)
     torch.testing.assert_close(solution.x, torch.linalg.solve(damped, b), rtol=1e-4, atol=1e-5)
 
 

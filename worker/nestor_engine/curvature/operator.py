@@ -83,9 +83,9 @@ class Operator:
         self.products += len(v)
         return torch.vmap(self._product, chunk_size=ROWS)(v)
 
-    def damp(self, least: float) -> None:
-        """Raise the damping to `least`, where it is lower."""
-        self._damping = max(self._damping, least)
+    def damp(self, damping: float) -> None:
+        """Damp an operator that is not damped; what a curvature was given by hand stays."""
+        self._damping = self._damping or damping
 
     def shift(self, like: Tensor) -> float:
         """The multiple of the identity that damping adds, for vectors of the shape of `like`."""

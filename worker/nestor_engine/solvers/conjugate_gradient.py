@@ -22,11 +22,11 @@ class ConjugateGradient(Solver):
 
     Stops at the first direction of negative curvature, where the method has lost its meaning, and
     answers with the iterate before it. On a network's Hessian without damping even the precision of the
-    arithmetic decides the answer, so a curvature with less `damping` is damped by that.
+    arithmetic decides the answer, so a curvature without damping is damped by `damping`.
 
     Args:
         steps: at most so many products, one each.
-        damping: the least that the system is damped, relative to the curvature's norm; 0 leaves it to the curvature.
+        damping: of a curvature that has none of its own, relative to its norm; 0 leaves it without.
         rtol: stop when ‖b − A x‖ ≤ rtol ‖b‖.
 
     [1] Hestenes and Stiefel (1952), Methods of conjugate gradients for solving linear systems.
