@@ -16,7 +16,7 @@ from nestor.schemas import CONFIGURATION, Preset, TrialCreate
 from nestor_engine import Config, Problem, State, Step, optimise, restore, start_from
 from nestor_worker import presets
 from tests.end_to_end import faults
-from tests.end_to_end.api import PRESET, Api, spec_of
+from tests.end_to_end.api import PRESET, Api, spec_of, without_clock
 from tests.end_to_end.faults import FAULTS
 from tests.end_to_end.house import House
 from tests.end_to_end.witness import expect_a_sound_journal, replayed
@@ -90,8 +90,7 @@ def expect_trajectory(api: Api, worker: Worker, trial_id: str, steps: list[Step]
 
 
 def plain(step: Step) -> dict[str, Any]:
-    record = step.record() | {"warnings": list(step.warnings)}
-    return {name: value for name, value in record.items() if name != "seconds"}
+    return without_clock(step.record() | {"warnings": list(step.warnings)})
 
 
 def endure(house: House, api: Api, uninterrupted: list[Step], dice: random.Random, *, n_faults: int) -> dict[str, Any]:
