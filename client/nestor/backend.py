@@ -51,6 +51,7 @@ class Backend(Protocol):
         user_attrs: dict[str, Any],
         *,
         warm_start: WarmStart | None,
+        priority: int,
         watched: bool,
         show_progress_bar: bool,
     ) -> TrialRecord:
@@ -71,6 +72,10 @@ class Backend(Protocol):
 
     def extend(self, trial_id: UUID, steps: int) -> TrialRecord:
         """Have a complete or paused trial take more steps. Raises IllegalTransition."""
+        ...
+
+    def prioritise(self, trial_id: UUID, priority: int) -> TrialRecord:
+        """Let a trial go before those of lower priority. Raises Forbidden."""
         ...
 
     def attempts(self, trial_id: UUID) -> list[Attempt]:

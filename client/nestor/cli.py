@@ -120,6 +120,18 @@ def extend(
         _show_trials([client.extend(trial, steps)], json=json, one=True)
 
 
+@app.command(context_settings={"ignore_unknown_options": True})  # or -5 would be one
+def prioritise(
+    trial: TrialId,
+    priority: Annotated[int, typer.Argument(help="Above 0 takes a token of the scope admin.", min=-1000, max=1000)],
+    server: Server = None,
+    json: Json = False,
+) -> None:
+    """Let a trial go before all those of lower priority; 0 is usual."""
+    with _client(server) as client:
+        _show_trials([client.prioritise(trial, priority)], json=json, one=True)
+
+
 @app.command()
 def attempts(trial: TrialId, server: Server = None, json: Json = False) -> None:
     """List who ran a trial, from when to when, and why each attempt ended."""
@@ -204,12 +216,13 @@ def _show_trials(records: list[TrialRecord], *, json: bool, one: bool = False) -
     if json:
         dumped = [record.model_dump(mode="json") for record in records]
         return _print_json(dumped[0] if one else dumped)
-    heads = ("trial", "id", "state", "step", "best validation loss", "error")
+    heads = ("trial", "id", "state", "priority", "step", "best validation loss", "error")
     rows = []
     for record in records:
         error = (record.error or {}).get("detail", "")
         step = f"{record.step}/{record.n_steps}"
-        rows.append((str(record.number), str(record.id), record.state.value, step, _number(record.best_value), error))
+        known = str(record.number), str(record.id), record.state.value, str(record.priority)
+        rows.append((*known, step, _number(record.best_value), error))
     return _print_table(heads, rows)
 
 

@@ -87,6 +87,7 @@ class Client:
         user_attrs: dict[str, Any],
         *,
         warm_start: schemas.WarmStart | None = None,
+        priority: int = 0,
         watched: bool = False,
         show_progress_bar: bool = True,
     ) -> schemas.Trial:
@@ -104,7 +105,8 @@ class Client:
         )
         dataset = self.create_dataset(schemas.DatasetCreate.model_validate(digests))
         what = schemas.ProgramProblem(program=program.id, dataset=dataset.id)
-        spec = {"problem": what, "warm_start": warm_start, "user_attrs": user_attrs, **describe(config)}
+        besides = {"warm_start": warm_start, "priority": priority, "user_attrs": user_attrs}
+        spec = {"problem": what, **besides, **describe(config)}
         return self.create_trial(study_id, schemas.TrialCreate.model_validate(spec))
 
     def create_trial(self, study_id: UUID, spec: schemas.TrialCreate) -> schemas.Trial:
@@ -122,6 +124,9 @@ class Client:
 
     def extend(self, trial_id: UUID, steps: int) -> schemas.Trial:
         return self._post(f"/trials/{trial_id}/extend", schemas.TrialExtend(steps=steps), schemas.Trial)
+
+    def prioritise(self, trial_id: UUID, priority: int) -> schemas.Trial:
+        return self._post(f"/trials/{trial_id}/priority", schemas.TrialPriority(priority=priority), schemas.Trial)
 
     def attempts(self, trial_id: UUID) -> list[schemas.Attempt]:
         return list(self._get(f"/trials/{trial_id}/attempts", schemas.Attempts).items)

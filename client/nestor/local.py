@@ -24,6 +24,7 @@ from nestor.schemas import (
     StudyCreate,
     TrialCreate,
     TrialExtend,
+    TrialPriority,
     WarmStart,
 )
 from nestor.schemas import Study as StudyRecord
@@ -102,6 +103,7 @@ class Local:
         user_attrs: dict[str, Any],
         *,
         warm_start: WarmStart | None = None,
+        priority: int = 0,
         watched: bool = False,
         show_progress_bar: bool = True,
     ) -> TrialRecord:
@@ -119,7 +121,7 @@ class Local:
         # Nothing crosses a wire, so this id stands for the problem itself.
         here = uuid4()
         what = ProgramProblem(program=here, dataset=here)
-        given = {"problem": what, "warm_start": warm_start, "user_attrs": user_attrs}
+        given = {"problem": what, "warm_start": warm_start, "priority": priority, "user_attrs": user_attrs}
         spec = TrialCreate.model_validate(given | describe(config))
         with self._lock:
             record = TrialRecord(
@@ -129,6 +131,7 @@ class Local:
                 state=State.queued,
                 desired=Desired.run,
                 spec=spec,
+                priority=priority,
                 step=0,
                 n_steps=config.n_steps,
                 value=None,
@@ -161,6 +164,9 @@ class Local:
 
     def extend(self, trial_id: UUID, steps: int) -> TrialRecord:
         return self._run(trial_id).extend(TrialExtend(steps=steps).steps)
+
+    def prioritise(self, trial_id: UUID, priority: int) -> TrialRecord:
+        return self._run(trial_id).prioritise(TrialPriority(priority=priority).priority)
 
     def attempts(self, trial_id: UUID) -> list[Attempt]:
         return list(self._run(trial_id).attempts)

@@ -107,6 +107,11 @@ class Run:
             self._engine = None
             return self._begin_again(n_steps=n_steps)
 
+    def prioritise(self, priority: int) -> TrialRecord:
+        with self._changed:  # kept, and of no effect: nobody waits for anybody here
+            self.record = self.record.model_copy(update={"priority": priority})
+            return self.record
+
     def reached(self, start: WarmStart) -> tuple[WarmStart, nestor_engine.State | dict[str, Tensor]]:
         """What another trial may start from, and `start` with the step that it means."""
         with self._changed:

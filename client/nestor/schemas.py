@@ -33,6 +33,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=MOST_STEPS)]
+Priority = Annotated[int, Field(ge=-1000, le=1000)]  # higher goes first; above 0 takes a token of the scope admin
 
 
 class Schema(BaseModel):
@@ -349,10 +350,12 @@ class TrialCreate(Schema):
     evaluate_every: Count = 10  # outer steps between two evaluations on the test set
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     warm_start: WarmStart | None = None
+    priority: Priority = 0
     user_attrs: dict[str, Any] = {}
 
 
-CONFIGURATION = TrialCreate.model_fields.keys() - {"problem", "warm_start", "user_attrs"}  # nestor_engine.Config's
+# nestor_engine.Config's
+CONFIGURATION = TrialCreate.model_fields.keys() - {"problem", "warm_start", "priority", "user_attrs"}
 
 
 # --- studies and trials ---------------------------------------------------------------------------
@@ -397,12 +400,13 @@ class State(StrEnum):
 
 
 class Desired(StrEnum):
-    """What the user wants of a trial; the worker learns it with each renewal of its lease."""
+    """What is wanted of a trial; the worker learns it with each renewal of its lease."""
 
     run = "run"
     stop = "stop"  # keep the result
     cancel = "cancel"
     pause = "pause"
+    make_way = "make_way"  # the server's wish, not the user's: write a checkpoint and queue again, for others wait
 
 
 Action = Literal["stop", "cancel", "pause", "resume", "retry"]  # what a user asks of a trial in one word
@@ -410,6 +414,10 @@ Action = Literal["stop", "cancel", "pause", "resume", "retry"]  # what a user as
 
 class TrialExtend(Schema):
     steps: Count  # outer steps besides those of before
+
+
+class TrialPriority(Schema):
+    priority: Priority
 
 
 class Attempt(Schema):
@@ -434,6 +442,7 @@ class Trial(Schema):
     state: State
     desired: Desired
     spec: TrialCreate
+    priority: int  # the spec's, unless it was changed since
     step: int  # outer steps recorded
     n_steps: int
     value: float | None  # validation loss at the last recorded step

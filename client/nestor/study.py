@@ -66,6 +66,7 @@ class Study:
         evaluate_every: int = 10,
         seed: int = 0,
         warm_start: Trial | WarmStart | None = None,
+        priority: int = 0,
         wait: bool = True,
         callbacks: Sequence[Callback] = (),
         show_progress_bar: bool = True,
@@ -89,6 +90,8 @@ class Study:
             seed: of batches and of all random draws.
             warm_start: a trial, of any study, whose weights and hyperparameters this one begins with; all else
                 begins anew. `nestor.WarmStart(trial=trial.id, weights=False)` takes its hyperparameters alone.
+            priority: where trials wait for a worker, those of a higher one go first, whosever they are; from -1000
+                to 1000. One above 0 takes a token of the scope admin.
             wait: return at the end; else at once, with a trial to `stream` or `wait` for.
             callbacks: called as callback(study, trial) after each step, which is `trial.last_step`; `study.stop()`
                 ends the trial with what it reached. They need `wait`.
@@ -121,6 +124,7 @@ class Study:
             config,
             attrs,
             warm_start=WarmStart(trial=warm_start.id) if isinstance(warm_start, Trial) else warm_start,
+            priority=priority,
             watched=wait,
             show_progress_bar=show_progress_bar,
         )

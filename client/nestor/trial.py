@@ -185,6 +185,14 @@ class Trial:
         self._record = self._backend.extend(self.id, steps)
         return self
 
+    def prioritise(self, priority: int) -> Trial:
+        """Let it go before trials of lower priority, yours and others': from -1000 to 1000, 0 by default.
+
+        Everybody may step back. A priority above 0 takes a token of the scope admin.
+        """
+        self._record = self._backend.prioritise(self.id, priority)
+        return self
+
     @property
     def attempts(self) -> list[Attempt]:
         """Who ran it, from when to when, and why each attempt ended."""

@@ -125,6 +125,7 @@ class Trial(Base):
     dataset_id: Mapped[UUID | None] = mapped_column(ForeignKey("datasets.id"))
     n_steps: Mapped[int]  # in all; more than the spec's once the trial was extended
     start_blob_id: Mapped[UUID | None] = mapped_column(ForeignKey("blobs.id"), index=True)  # of a warm start
+    priority: Mapped[int] = mapped_column(default=0)
 
     state: Mapped[str] = mapped_column(default=State.queued.value)
     desired: Mapped[str] = mapped_column(default=Desired.run.value)
@@ -139,6 +140,7 @@ class Trial(Base):
     lease_token: Mapped[int] = mapped_column(BigInteger, default=0)  # fences every write of the worker that holds it
     lease_owner: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None]
+    claimed_at: Mapped[datetime | None]  # when this lease, or the last one, began
     attempt: Mapped[int] = mapped_column(default=0)
     answer_by: Mapped[datetime | None]  # when the worker must have done what `desired` says
     batches: Mapped[int] = mapped_column(default=0)  # recorded under this lease, so that none is recorded twice

@@ -25,6 +25,7 @@ class Settings(BaseSettings):
     reap_seconds: Seconds = 3.0  # between two looks for lost leases and unsent messages
     requeue_after_seconds: Seconds = 15.0  # a trial queued for so long gets another message
     answer_seconds: Seconds = 60.0  # a pause, stop or cancel that no worker did for so long is done by the server
+    slice_seconds: Seconds = 300.0  # a trial that has run for so long makes way, if others wait
     max_restarts: Annotated[int, Field(ge=0)] = 3  # of one trial, without a new checkpoint in between
     max_preemptions: Annotated[int, Field(ge=0)] = 20  # the same, when its workers were shut down
 

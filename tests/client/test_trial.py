@@ -182,6 +182,14 @@ def test_a_trial_that_was_stopped_early_is_extended_from_the_step_that_it_reache
     assert trial.extend(2).wait().record.step == reached + 2
 
 
+def test_a_priority_is_kept_and_changed(new_study):
+    trial = new_study().optimize(ridge(), 1, **QUICK, priority=-1)
+    assert (trial.record.priority, trial.spec.priority) == (-1, -1)
+    assert trial.prioritise(-2).record.priority == -2
+    with pytest.raises(ValueError, match="greater than or equal to -1000"):
+        trial.prioritise(-1001)
+
+
 def test_a_failed_trial_is_retried_and_fails_again_for_the_same_reason(new_study):
     trial = new_study().optimize(ridge(), 50, inner=nestor.SGD(1e8, steps=20), show_progress_bar=False, wait=False)
     with pytest.raises(TrialFailed):

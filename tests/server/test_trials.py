@@ -12,7 +12,7 @@ import redis
 from safetensors.numpy import load, save
 from sqlalchemy import func, select
 
-from nestor.schemas import GaussNewton, State
+from nestor.schemas import GaussNewton, Scope, State
 from nestor_server.models import Blob
 from nestor_server.queue import QUEUE
 from nestor_server.services import lifecycle
@@ -35,6 +35,27 @@ def test_a_submitted_trial_is_queued_with_every_default_written_out(http, study)
     assert trial["spec"]["response"]["curvature"] == GaussNewton().model_dump()
     assert (trial["user_attrs"], trial["error"], trial["worker"]) == ({"note": "first"}, None, None)
     assert ok(http.get(f"/trials/{trial['id']}")) == trial
+
+
+def test_a_priority_is_given_at_submission_or_later(http, submit):
+    trial = submit(priority=-5)
+    assert (trial["priority"], trial["spec"]["priority"]) == (-5, -5)
+    etag = http.get(f"/trials/{trial['id']}").headers["ETag"]
+    changed = ok(http.post(f"/trials/{trial['id']}/priority", json={"priority": -7}))
+    assert (changed["priority"], changed["spec"]["priority"]) == (-7, -5)
+    assert http.get(f"/trials/{trial['id']}", headers={"If-None-Match": etag}).status_code == 200
+    problem(http.post(f"/trials/{trial['id']}/priority", json={"priority": 1001}), 422, "validation-failed")
+
+
+def test_only_an_admin_puts_a_trial_before_those_of_others(server, http, study, submit):
+    for refused in (
+        http.post(f"/studies/{study}/trials", json=SPEC | {"priority": 1}),
+        http.post(f"/trials/{submit()['id']}/priority", json={"priority": 1}),
+    ):
+        assert "one below 0 lets others go first" in problem(refused, 403, "forbidden")["detail"]
+    with server.http(server.new_token(scope=Scope.admin)) as admin:
+        at = ok(admin.post("/studies", json={"name": "urgent"}))["id"]
+        assert ok(admin.post(f"/studies/{at}/trials", json=SPEC | {"priority": 1000}))["priority"] == 1000
 
 
 def test_the_short_forms_of_the_manual_are_understood(http, study):

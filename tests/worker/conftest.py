@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from uuid import uuid4
 
 import psycopg
 import pytest
-from sqlalchemy import make_url
+from sqlalchemy import make_url, select
 from sqlalchemy.orm import Session
 
 from nestor.schemas import Desired, State
@@ -55,18 +56,22 @@ def sent(monkeypatch) -> list:
 
 @pytest.fixture
 def new_trial(sessions: Sessions, sent: list) -> Callable[..., Trial]:
-    """A committed trial of a new user, in any state."""
+    """A committed trial of a new user, or of the one named, in any state."""
     del sent
 
-    def make(state: State = State.queued, desired: Desired = Desired.run, **fields) -> Trial:
+    def make(state: State = State.queued, desired: Desired = Desired.run, *, user: str = "", **fields) -> Trial:
         with sessions.begin() as session:
-            user = User(name=f"user-{len(session.query(User.id).all())}")
-            session.add(user)
-            session.flush()
-            study = Study(owner_id=user.id, name="study")
-            session.add(study)
-            session.flush()
-            trial = Trial(study_id=study.id, number=0, **{"spec": SPEC, "n_steps": 10, **fields})
+            name = user or f"user-{uuid4()}"
+            study = session.scalars(select(Study).join(User).where(User.name == name)).one_or_none()
+            if study is None:
+                owner = User(name=name)
+                session.add(owner)
+                session.flush()
+                study = Study(owner_id=owner.id, name="study")
+                session.add(study)
+                session.flush()
+            study.next_number += 1
+            trial = Trial(study_id=study.id, number=study.next_number, **{"spec": SPEC, "n_steps": 10, **fields})
             trial.state, trial.desired = state.value, desired.value
             session.add(trial)
         return trial

@@ -10,12 +10,12 @@ from itertools import product
 from uuid import UUID
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 
 from nestor.errors import IllegalTransition, InvalidInput
 from nestor.schemas import Action, Desired, EventType, State
 from nestor.schemas import Step as StepRecord
-from nestor_server.models import Blob, Checkpoint, Event, Snapshot, Step, Study, Trial
+from nestor_server.models import Blob, Checkpoint, Event, Snapshot, Step, Study, Trial, Worker
 from nestor_server.services import blobs, lifecycle, moves, recording
 from nestor_server.services.lifecycle import LeaseLost
 from nestor_server.services.recording import Batch, Tensors
@@ -201,6 +201,7 @@ def test_reaping_takes_back_only_what_is_expired(sessions, new_trial):
 def test_a_trial_whose_message_was_lost_gets_another_but_not_at_every_look(sessions, new_trial):
     trial = new_trial()
     with sessions.begin() as session:
+        session.add(Worker(id="idle", device="cpu", versions={}))
         assert trial.id not in lifecycle.reap(session)
         long_ago = func.now() - timedelta(hours=1)
         session.execute(update(Trial).where(Trial.id == trial.id).values(sent_at=long_ago))
@@ -208,6 +209,23 @@ def test_a_trial_whose_message_was_lost_gets_another_but_not_at_every_look(sessi
         assert trial.id in lifecycle.reap(session)
     with sessions.begin() as session:
         assert trial.id not in lifecycle.reap(session)
+        session.execute(delete(Worker))
+
+
+def test_messages_are_sent_again_only_for_slots_that_idle(sessions, new_trial):
+    long_ago = func.now() - timedelta(hours=1)
+    busy = new_trial(State.running)
+    with sessions.begin() as session:
+        session.add(Worker(id="gone", device="cpu", versions={}, heartbeat_at=long_ago))
+        session.add(Worker(id="busy", device="cpu", versions={}, trial_id=busy.id))
+    for _ in range(3):
+        new_trial(sent_at=long_ago)
+    with sessions.begin() as session:
+        assert lifecycle.reap(session) == []
+        session.execute(update(Worker).where(Worker.id == "busy").values(trial_id=None))
+    with sessions.begin() as session:
+        assert len(lifecycle.reap(session)) == 1
+        session.execute(delete(Worker))
 
 
 @pytest.mark.parametrize(

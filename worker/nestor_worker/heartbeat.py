@@ -81,6 +81,7 @@ class Presence:
 
     def __init__(self, sessions: Sessions, settings: Settings, slots: Mapping[str, str]) -> None:
         self._sessions, self._settings, self._slots = sessions, settings, slots
+        self._running: dict[str, UUID | None] = dict.fromkeys(slots)
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="presence", daemon=True)
 
@@ -94,6 +95,7 @@ class Presence:
         self._write(lambda session: session.execute(delete(Worker).where(Worker.id.in_(self._slots))))
 
     def runs(self, slot: str, trial_id: UUID | None) -> None:
+        self._running[slot] = trial_id
         self._write(lambda session: session.execute(update(Worker).where(Worker.id == slot).values(trial_id=trial_id)))
 
     def _beat(self) -> None:
@@ -102,9 +104,13 @@ class Presence:
 
     def _tell(self) -> None:
         versions = {name: version(name) for name in ("nestor", "torch")}
-        rows = [{"id": slot, "device": device, "versions": versions} for slot, device in self._slots.items()]
+        rows = [
+            {"id": slot, "device": device, "versions": versions, "trial_id": self._running[slot]}
+            for slot, device in self._slots.items()
+        ]
         new = insert(Worker).values(rows)
-        alive = new.on_conflict_do_update(index_elements=["id"], set_={"heartbeat_at": func.now()})
+        seen = {"heartbeat_at": func.now(), "trial_id": new.excluded.trial_id}  # which an earlier write may have missed
+        alive = new.on_conflict_do_update(index_elements=["id"], set_=seen)
         self._write(lambda session: session.execute(alive))
         self._write(lambda session: session.execute(delete(Worker).where(Worker.heartbeat_at < func.now() - FORGOTTEN)))
 

@@ -122,7 +122,7 @@ class Attempt:
 
     def _listen(self, runner: Runner) -> Ended | Failed | None:
         """Pass on what the runner says until its last word; None when there will be none."""
-        patience = math.inf  # until when a runner that was told to stop may take its time
+        told, patience = False, math.inf  # until when a runner that was told to stop may take its time
         heard_at = time.monotonic()
         while True:
             try:
@@ -144,9 +144,10 @@ class Attempt:
             wish, drained = self._wanted(), self._draining.is_set()
             if wish is Desired.cancel:
                 return None
-            if wish is not Desired.run or drained:
-                if patience == math.inf:
-                    runner.tell(Stop())
+            if (wish is not Desired.run or drained) and not told:
+                runner.tell(Stop())
+                told = True
+            if drained or wish in (Desired.stop, Desired.pause):  # making way is no reason to lose a long step
                 patience = min(patience, time.monotonic() + (DRAIN_SECONDS if drained else STOP_SECONDS))
             if time.monotonic() > patience:
                 log.warning("trial %s: the runner did not stop in time and is ended", self._lease.trial_id)
@@ -166,9 +167,11 @@ class Attempt:
                 return self._finish(State.cancelled, "cancelled, as was asked for")
             case Desired.pause:
                 return self._finish(State.paused, "paused, as was asked for")
-            case Desired.run if self._draining.is_set():
+            case Desired.run | Desired.make_way if self._draining.is_set():
                 return self.give_back("its worker is shutting down", paid_from="preemptions")
-            case Desired.run:
+            case Desired.make_way if last is not None:
+                return self.give_back("its slice of time is over, and others wait", paid_from=None)
+            case Desired.run | Desired.make_way:
                 unwanted: Budget | None = "restarts" if last is None else None
                 return self.give_back(interrupted or "the stop was taken back", paid_from=unwanted)
 

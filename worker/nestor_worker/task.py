@@ -1,4 +1,4 @@
-"""The Celery task: a message says that a trial may be waiting; the database says whether it is."""
+"""The Celery task: a message says that a trial may be waiting; the database says whether one is, and which."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from uuid import UUID
 
 from nestor_server.database import Sessions
 from nestor_server.services import lifecycle
+from nestor_server.services.lifecycle import Lease
 from nestor_server.settings import Settings
 from nestor_worker.heartbeat import Presence
 from nestor_worker.standby import Standby
@@ -36,24 +37,26 @@ class Tasks:
             self._free.put(slot)
 
     def run_trial(self, trial_id: str) -> None:
-        """Claim the trial and see it through; a message for one that is not queued, or not any more, is dropped."""
-        if self._draining.is_set():
-            return  # the reaper sends another message, to a worker that stays
+        """Run one trial after the other as long as any waits; a message that comes when none does is dropped."""
         slot = self._free.get()
         try:
-            with self._sessions.begin() as session:
-                lease = lifecycle.claim(session, UUID(trial_id), slot.name)
-            if lease is None:
-                log.info("trial %s is not queued; its message is dropped", trial_id)
-                return
-            self._presence.runs(slot.name, lease.trial_id)
-            try:
-                runner = self._standby.take(slot)
-                state = supervise(self._sessions, self._settings, lease, slot, runner, self._draining)
-                log.info("trial %s: %s", trial_id, state)
-            finally:
-                self._presence.runs(slot.name, None)
-                if not self._draining.is_set():
-                    self._standby.prepare(slot)
+            # When it is draining, the reaper sends another message, to a worker that stays.
+            while not self._draining.is_set() and (lease := self._claim(UUID(trial_id), slot)):
+                self._run(lease, slot)
         finally:
             self._free.put(slot)
+
+    def _claim(self, trial_id: UUID, slot: Slot) -> Lease | None:
+        with self._sessions.begin() as session:
+            return lifecycle.claim_next(session, trial_id, slot.name)
+
+    def _run(self, lease: Lease, slot: Slot) -> None:
+        self._presence.runs(slot.name, lease.trial_id)
+        try:
+            runner = self._standby.take(slot)
+            state = supervise(self._sessions, self._settings, lease, slot, runner, self._draining)
+            log.info("trial %s: %s", lease.trial_id, state)
+        finally:
+            self._presence.runs(slot.name, None)
+            if not self._draining.is_set():
+                self._standby.prepare(slot)

@@ -9,7 +9,7 @@ const POSSIBLE = {
   running: ["pause", "stop", "cancel"],
   paused: ["resume", "stop", "cancel"],
 };
-const WISHES = { pause: "pausing", stop: "stopping", cancel: "cancelling" };
+const WISHES = { pause: "pausing", stop: "stopping", cancel: "cancelling", make_way: "making way" };
 
 /** @param {any[]} studies @param {string} chosen @param {(id: string) => void} choose */
 export function showStudies(studies, chosen, choose) {

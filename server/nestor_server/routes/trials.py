@@ -84,6 +84,12 @@ def extend(trial_id: UUID, more: schemas.TrialExtend, me: Writer, session: Tx, o
     return once(lambda: Made(trials.extend(session, me, trial_id, more.steps), new=False))
 
 
+@router.post("/trials/{trial_id}/priority")
+def prioritise(trial_id: UUID, new: schemas.TrialPriority, me: Writer, session: Tx) -> schemas.Trial:
+    """Let the trial go before those of lower priority, and after those of higher."""
+    return trials.prioritise(session, me, trial_id, new.priority)
+
+
 @router.get("/trials/{trial_id}/attempts")
 def attempts(trial_id: UUID, me: Reader, session: Tx) -> schemas.Attempts:
     """Who ran the trial, from when to when, and why each attempt ended."""

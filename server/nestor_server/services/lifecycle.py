@@ -19,8 +19,8 @@ from sqlalchemy.orm import Session
 from nestor.errors import IllegalTransition, InvalidInput, PreemptionsSpent, RestartsSpent
 from nestor.schemas import MOST_STEPS, Action, Desired, State
 from nestor_server import queue
-from nestor_server.models import Trial
-from nestor_server.services import moves, rewinding
+from nestor_server.models import Trial, Worker
+from nestor_server.services import moves, rewinding, shares
 from nestor_server.services.moves import ACTIONS, GRANTS, MOVES, REFILLED
 from nestor_server.settings import Settings, settings
 
@@ -118,6 +118,7 @@ def claim(session: Session, trial_id: UUID, owner: str) -> Lease | None:
         lease_token=Trial.lease_token + 1,
         lease_owner=owner,
         lease_expires_at=_from_now(_settings(session).lease_seconds),
+        claimed_at=func.now(),
         batches=0,
         attempt=Trial.attempt + 1,
         started_at=func.coalesce(Trial.started_at, func.now()),
@@ -128,8 +129,16 @@ def claim(session: Session, trial_id: UUID, owner: str) -> Lease | None:
     return Lease(trial_id, row.lease_token, owner, row.lease_expires_at, row.attempt)
 
 
+def claim_next(session: Session, trial_id: UUID, owner: str) -> Lease | None:
+    """Take the queued trial whose turn it is for `owner`, whichever was named by the message; None when none waits.
+
+    The named one serves when all that wait are held by others at this moment, such as by their users.
+    """
+    return claim(session, shares.next_in_line(session) or trial_id, owner)
+
+
 def renew(session: Session, lease: Lease) -> Desired:
-    """Keep the lease for another `lease_seconds`; the answer is what the user wants of the trial.
+    """Keep the lease for another `lease_seconds`; the answer is what is wanted of the trial.
 
     Raises:
         LeaseLost: it is not ours any more.
@@ -175,9 +184,10 @@ def requeue(session: Session, lease: Lease, reason: str, *, paid_from: Budget | 
 def reap(session: Session) -> list[UUID]:
     """Do what is overdue, and return all trials whose message must be sent (again) after the commit.
 
-    Trials whose worker fell silent, or did not do what it was told, are taken back. That a message was sent is no
-    promise that it arrives: a flushed broker forgets it, and a worker that dies between receiving and claiming takes
-    it along.
+    Trials whose worker fell silent, or did not do what it was told, are taken back, and those whose slice is over are
+    told to make way. That a message was sent is no promise that it arrives: a flushed broker forgets it, and a worker
+    that dies between receiving and claiming takes it along. So each slot that idles is called again; more messages
+    than that would only pile up.
     """
     overdue = session.execute(
         select(Trial.id, Trial.desired, Trial.lease_owner, (Trial.lease_expires_at < func.now()).label("silent"))
@@ -192,12 +202,14 @@ def reap(session: Session) -> list[UUID]:
         why = f"its worker ({row.lease_owner}) {did}"
         if _give_up(session, row.id, Desired(row.desired), by="server", why=why, paid_from="restarts") is State.queued:
             requeued.append(row.id)
+    ours = _settings(session)
+    shares.end_slices(session, ours.slice_seconds)
+    idle = select(func.count()).where(Worker.trial_id.is_(None), Worker.heartbeat_at > _from_now(-ours.lease_seconds))
+    waiting = Trial.state == State.queued.value, Trial.sent_at < _from_now(-ours.requeue_after_seconds)
+    called = select(Trial.id).where(*waiting).order_by(Trial.sent_at).limit(idle.scalar_subquery())
     forgotten = session.scalars(
         update(Trial)
-        .where(
-            Trial.state == State.queued.value,
-            Trial.sent_at < func.now() - timedelta(seconds=_settings(session).requeue_after_seconds),
-        )
+        .where(*waiting, Trial.id.in_(called))
         .values(sent_at=func.now())
         .returning(Trial.id)
         .execution_options(synchronize_session=False)
@@ -239,7 +251,7 @@ def _released(session: Session, lease: Lease, wish: Desired, *, why: str, paid_f
 def _give_up(session: Session, trial_id: UUID, wish: Desired, *, by: str, why: str, paid_from: Budget | None) -> State:
     """End an attempt before its time: what the user asked for is granted now, or the trial goes back into the queue."""
     where = Trial.id == trial_id
-    if wish is not Desired.run:
+    if wish in GRANTS:
         action, name = GRANTS[wish]
         moves.apply(session, name, where, by=by, why=f"{action} was asked for; {why}")
         return MOVES[name].target

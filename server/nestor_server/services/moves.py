@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, func, update
+from sqlalchemy import ColumnElement, and_, case, func, update
 from sqlalchemy.orm import Session
 
 from nestor.schemas import Action, Desired, EventType, State
@@ -71,6 +71,7 @@ def apply(session: Session, name: str, where: ColumnElement[bool], *, by: str, w
     """Make one move, if it is legal, and journal it; None when no row was in a state to make it."""
     move = MOVES[name]
     values |= {"answer_by": None}
+    values.setdefault("desired", case((Trial.desired == Desired.make_way.value, "run"), else_=Trial.desired))
     if move.target is not State.running:
         values |= {"lease_owner": None, "lease_expires_at": None}
     if move.target is State.queued:

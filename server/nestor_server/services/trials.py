@@ -8,8 +8,8 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from nestor import schemas
-from nestor.errors import StudyNotFound, TrialNotFound, ValidationFailed
-from nestor.schemas import Action, Desired, ProgramProblem, State
+from nestor.errors import Forbidden, StudyNotFound, TrialNotFound, ValidationFailed
+from nestor.schemas import Action, Desired, ProgramProblem, Scope, State
 from nestor_server import queue
 from nestor_server.models import Study, Trial
 from nestor_server.services import datasets, lifecycle, moves, paging, programs, studies, warm_starts
@@ -22,12 +22,14 @@ def create(session: Session, me: Identity, study_id: UUID, new: schemas.TrialCre
     Raises:
         StudyNotFound, ProgramNotFound, DatasetNotFound, TrialNotFound, CheckpointNotFound, HyperparametersNotFound
         ValidationFailed: nothing says how many outer steps to take.
+        Forbidden: a priority that only an admin may give.
     """
     owner_id, n_steps = me.user_id, new.outer.steps
     if n_steps is None:
         remedy = "Add the number of outer steps, such as 300."
         error = {"field": "outer.steps", "message": "This field is missing", "remedy": remedy}
         raise ValidationFailed(summary=f"outer.steps: This field is missing. {remedy}", errors=[error])
+    _may_give(me, new.priority)
     program_id = dataset_id = None
     if isinstance(new.problem, ProgramProblem):
         program_id = programs.get(session, owner_id, new.problem.program).id
@@ -54,6 +56,7 @@ def create(session: Session, me: Identity, study_id: UUID, new: schemas.TrialCre
         dataset_id=dataset_id,
         start_blob_id=start_blob_id,
         n_steps=n_steps,
+        priority=new.priority,
     )
     session.add(trial)
     session.flush()
@@ -111,6 +114,27 @@ def extend(session: Session, me: Identity, trial_id: UUID, steps: int) -> schema
     return describe(lifecycle.extend(session, find(session, me.user_id, trial_id), steps, by=f"user {me.user}"))
 
 
+def prioritise(session: Session, me: Identity, trial_id: UUID, priority: int) -> schemas.Trial:
+    """
+    Raises:
+        Forbidden: only an admin may give that priority.
+    """
+    trial = find(session, me.user_id, trial_id)
+    _may_give(me, priority)
+    if trial.priority != priority:
+        moves.write(session, Trial.id == trial.id, priority=priority)
+        moves.tell(session, trial.id, State(trial.state), by=f"user {me.user}", why=f"its priority is {priority} now")
+        session.refresh(trial)
+    return describe(trial)
+
+
+def _may_give(me: Identity, priority: int) -> None:
+    """As with `nice`: everybody may step back, and only an admin may step ahead of others."""
+    if priority > 0 and not me.may(Scope.admin):
+        reason = "give a trial a priority above 0, ahead of other users' trials; one below 0 lets others go first"
+        raise Forbidden(reason=reason, scope=Scope.admin.value)
+
+
 def version(trial: schemas.Trial) -> str:
     """What changes whenever a reader could see a difference."""
     return f"{trial.seq}-{trial.state.value}-{trial.desired.value}"
@@ -124,6 +148,7 @@ def describe(trial: Trial) -> schemas.Trial:
         state=State(trial.state),
         desired=Desired(trial.desired),
         spec=schemas.TrialCreate(**trial.spec, user_attrs=trial.user_attrs),
+        priority=trial.priority,
         step=trial.step,
         n_steps=trial.n_steps,
         value=trial.value,

@@ -1,0 +1,33 @@
+"""Give trials priorities and slices of time."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+WISHES = ("run", "stop", "cancel", "pause")
+
+
+def upgrade() -> None:
+    op.add_column("trials", sa.Column("priority", sa.Integer(), nullable=False, server_default="0"))
+    op.alter_column("trials", "priority", server_default=None)  # it was for the trials that are there
+    op.add_column("trials", sa.Column("claimed_at", sa.DateTime(timezone=True), nullable=True))
+    _wishes(*WISHES, "make_way")
+
+
+def downgrade() -> None:
+    op.execute("UPDATE trials SET desired = 'run' WHERE desired = 'make_way'")
+    _wishes(*WISHES)
+    for column in ("claimed_at", "priority"):
+        op.drop_column("trials", column)
+
+
+def _wishes(*words: str) -> None:
+    listed = ", ".join(f"'{word}'" for word in words)
+    op.drop_constraint(op.f("ck_trials_desired"), "trials", type_="check")
+    op.create_check_constraint(op.f("ck_trials_desired"), "trials", f"desired IN ({listed})")

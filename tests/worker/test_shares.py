@@ -1,0 +1,212 @@
+"""Whose turn it is, decided by a real database."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from threading import Barrier
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import func, select, update
+
+from nestor.schemas import Desired, EventType, State
+from nestor_server.models import Trial
+from nestor_server.services import lifecycle, shares
+from tests.worker.test_lifecycle import events
+
+SLICE = 60.0  # seconds
+
+
+@pytest.fixture
+def queue(sessions, new_trial) -> Callable[..., UUID]:
+    """Queue a trial of a user, in a database where nothing else waits or runs."""
+    with sessions.begin() as session:
+        unfinished = Trial.state.in_([State.queued, State.running])
+        session.execute(update(Trial).where(unfinished).values(state=State.cancelled.value))
+    test = uuid4()  # whose users are new, and had no turn yet
+    return lambda user, **fields: new_trial(user=f"{user} of {test}", **fields).id
+
+
+@pytest.fixture
+def claim(sessions) -> Callable[[], UUID | None]:
+    def claim() -> UUID | None:
+        with sessions.begin() as session:
+            lease = lifecycle.claim_next(session, uuid4(), "w")
+        return None if lease is None else lease.trial_id
+
+    return claim
+
+
+def has_run_for(sessions, seconds: float, *trials: UUID) -> None:
+    with sessions.begin() as session:
+        ago = func.now() - timedelta(seconds=seconds)
+        session.execute(update(Trial).where(Trial.id.in_(trials)).values(claimed_at=ago))
+
+
+def told_to_make_way(sessions) -> set[UUID]:
+    with sessions.begin() as session:
+        shares.end_slices(session, SLICE)
+    with sessions() as session:
+        return set(session.scalars(select(Trial.id).where(Trial.desired == Desired.make_way, Trial.state == "running")))
+
+
+def test_the_oldest_goes_first(queue, claim):
+    waiting = [queue("a") for _ in range(3)]
+    assert [claim() for _ in range(4)] == [*waiting, None]
+
+
+def test_a_higher_priority_goes_first_whosever_it_is(queue, claim):
+    low, usual, high = queue("a", priority=-1), queue("a"), queue("a", priority=1)
+    other = queue("b")
+    assert [claim() for _ in range(4)] == [high, other, usual, low]
+
+
+def test_a_user_with_many_trials_does_not_keep_others_waiting(queue, claim):
+    many = [queue("a") for _ in range(5)]
+    few = [queue("b") for _ in range(2)]
+    assert [claim() for _ in range(5)] == [many[0], few[0], many[1], few[1], many[2]]
+
+
+def test_on_one_slot_users_take_turns_whoever_has_more_trials_or_shorter_ones(queue, claim, sessions):
+    owner = {queue("a"): "a" for _ in range(4)} | {queue("b"): "b" for _ in range(4)}
+    turns = []
+    for _ in range(6):
+        trial = claim()
+        turns.append(owner[trial])
+        with sessions.begin() as session:
+            session.execute(update(Trial).where(Trial.id == trial).values(state=State.complete.value))
+    assert turns == ["a", "b", "a", "b", "a", "b"]
+
+
+def test_claims_at_once_take_each_trial_once_and_as_fairly_as_one_after_the_other(queue, sessions):
+    owner = {queue("a"): "a" for _ in range(12)} | {queue("b"): "b" for _ in range(4)}
+    barrier, taken = Barrier(8), []
+
+    def slot(i: int) -> None:
+        barrier.wait()
+        with sessions.begin() as session:
+            lease = lifecycle.claim_next(session, uuid4(), f"w{i}")
+            barrier.wait()  # every transaction is open until all have claimed
+        assert lease is not None
+        taken.append(lease.trial_id)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(slot, range(8)))
+    assert len(set(taken)) == 8
+    assert sorted(owner[trial] for trial in taken) == ["a"] * 4 + ["b"] * 4
+
+
+def test_many_slots_take_many_trials_each_once(queue, sessions):
+    waiting = {queue(user) for user in "abc" for _ in range(10)}
+
+    def slot(i: int) -> list[UUID]:
+        taken = []
+        while True:
+            with sessions.begin() as session:
+                lease = lifecycle.claim_next(session, uuid4(), f"w{i}")
+            if lease is None:
+                return taken
+            taken.append(lease.trial_id)
+
+    with ThreadPoolExecutor(6) as pool:
+        taken = [trial for trials in pool.map(slot, range(6)) for trial in trials]
+    assert len(taken) == len(waiting)
+    assert set(taken) == waiting
+
+
+def test_a_trial_that_is_locked_is_passed_over_and_the_named_one_waited_for(queue, claim, sessions):
+    first, second = queue("a"), queue("a")
+    with sessions.begin() as user:
+        user.get_one(Trial, first, with_for_update={"key_share": True})
+        assert claim() == second
+        with ThreadPoolExecutor(1) as pool, sessions.begin() as session:
+            asked = pool.submit(lifecycle.claim_next, session, first, "w")
+            user.commit()
+            lease = asked.result()
+    assert lease is not None
+    assert lease.trial_id == first
+
+
+def test_a_trial_makes_way_once_its_slice_is_over_and_another_waits(queue, claim, sessions):
+    queue("a")
+    running = claim()
+    has_run_for(sessions, SLICE + 1, running)
+    assert told_to_make_way(sessions) == set()
+    queue("a")
+    has_run_for(sessions, SLICE - 10, running)
+    assert told_to_make_way(sessions) == set()
+    has_run_for(sessions, SLICE + 1, running)
+    assert told_to_make_way(sessions) == {running}
+
+
+def test_only_as_many_make_way_as_wait_and_those_who_have_run_longest(queue, claim, sessions):
+    running = [queue("a") for _ in range(3)]
+    for trial in running:
+        assert claim() == trial
+        has_run_for(sessions, SLICE + 1 + running.index(trial), trial)
+    queue("a")
+    for _ in range(2):  # looking again changes nothing
+        assert told_to_make_way(sessions) == {running[2]}
+
+
+def test_nobody_makes_way_for_a_lower_priority_or_for_a_user_who_has_more(queue, claim, sessions):
+    running = {queue("a", priority=1)}
+    assert {claim()} == running
+    queue("b")
+    has_run_for(sessions, SLICE + 1, *running)
+    assert told_to_make_way(sessions) == set()
+
+    second = queue("c", priority=1)
+    assert claim() == second
+    queue("c", priority=1)  # c has one, and so has a
+    assert told_to_make_way(sessions) == set()
+
+
+def test_whoever_made_way_would_not_be_taken_again_at_once(queue, claim, sessions):
+    """In random mixtures of users and priorities: what is told to make way is what is worth its while."""
+    dice = random.Random(0)
+    for _ in range(5):
+        for user in "abcd":
+            for _ in range(dice.randrange(4)):
+                queue(user, priority=dice.choice([0, 0, 0, 1]))
+        for _ in range(dice.randrange(1, 6)):
+            if (trial := claim()) and dice.random() < 0.7:
+                has_run_for(sessions, SLICE + dice.randrange(1, 100), trial)
+        leaving = told_to_make_way(sessions)
+        with sessions.begin() as session:
+            gone = update(Trial).where(Trial.id.in_(leaving))
+            session.execute(gone.values(state="queued", desired="run", queued_at=func.now() + timedelta(hours=1)))
+        assert leaving.isdisjoint({claim() for _ in leaving})
+
+
+def test_making_way_costs_no_budget_and_is_told_with_its_reason(queue, sessions):
+    trial = queue("a")
+    with sessions.begin() as session:
+        lease = lifecycle.claim_next(session, trial, "w")
+    has_run_for(sessions, SLICE + 1, trial)
+    queue("a")
+    assert told_to_make_way(sessions) == {trial}
+    with sessions.begin() as session:
+        assert lease is not None
+        assert lifecycle.renew(session, lease) is Desired.make_way
+        assert lifecycle.requeue(session, lease, "others wait") is State.queued
+    with sessions() as session:
+        row = session.get_one(Trial, trial)
+        assert (row.restarts, row.preemptions, row.desired) == (0, 0, "run")
+        assert events(session, trial, EventType.state)[-1]["why"] == "others wait"
+
+
+def test_what_a_user_asks_for_goes_before_making_way(queue, sessions):
+    trial = queue("a")
+    with sessions.begin() as session:
+        lease = lifecycle.claim_next(session, trial, "w")
+    has_run_for(sessions, SLICE + 1, trial)
+    queue("a")
+    told_to_make_way(sessions)
+    with sessions.begin() as session:
+        assert lease is not None
+        lifecycle.request(session, session.get_one(Trial, trial), "pause")
+        assert lifecycle.requeue(session, lease, "others wait") is State.paused
