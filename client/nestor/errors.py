@@ -162,6 +162,15 @@ class BlobNotFound(NotFound):
     message = "There is no blob {digest} of yours. Upload it first: POST /api/v1/blobs."
 
 
+class BlobDamaged(NestorError):
+    """What is stored under a digest has another one."""
+
+    message = (
+        "The blob {digest} is damaged: its bytes are others than were stored. "
+        "Look for errors of the disk under the database or the object store, and restore a backup."
+    )
+
+
 class UploadNotFound(NotFound):
     message = "There is no upload {upload!r} in progress. Begin again with POST /api/v1/blobs."
 

@@ -72,8 +72,9 @@ def running_worker(server: Server, **env: Any) -> Iterator[Worker]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("NESTOR_")}
     given = ours.model_dump(exclude_none=True)
     environment |= {f"NESTOR_{name.upper()}": str(value) for name, value in given.items()}
-    environment |= {"NESTOR_THREADS": "1"} | {name: str(value) for name, value in env.items()}
     with tempfile.TemporaryDirectory(prefix="nestor-worker-") as home:
+        environment |= {"NESTOR_THREADS": "1", "NESTOR_CACHE_DIR": str(Path(home, "cache"))}
+        environment |= {name: str(value) for name, value in env.items()}
         log = Path(home, "worker.log")
         with log.open("wb") as file:
             process = subprocess.Popen(

@@ -136,7 +136,8 @@ def test_files_wait_on_the_disk_until_they_are_recorded_and_no_more_checkpoints_
     assert [kept.step for kept in batch.snapshots] == [0, 1, 2, 3, 4]
     assert len(list(tmp_path.iterdir())) == 5 + 2
     gathered.recorded()
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [tmp_path / "checkpoint-4"]
+    assert gathered.checkpoint() == b"4"
 
 
 def test_a_batch_is_no_larger_than_it_must_be(gathered, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ import pytest
 
 from nestor.schemas import EventType, State
 from nestor_server.models import Trial
+from nestor_worker.cache import Cache
 from nestor_worker.process import Runner
 from nestor_worker.standby import Standby
 from nestor_worker.supervisor import Slot, supervise
@@ -19,7 +20,8 @@ from tests.support.server import wait_for
 from tests.support.worker import name
 from tests.worker.test_lifecycle import claim, events
 
-SLOT = Slot("w1", "cpu", threads=1, checkpoint_seconds=60)
+NO_CACHE = Cache(Path("/nowhere"), 0)
+SLOT = Slot("w1", "cpu", threads=1, checkpoint_seconds=60, cache=NO_CACHE)
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ def test_a_trial_that_needs_more_memory_than_it_may_have_fails_with_a_sentence(s
         "inner": {"optimizer": "adam"},
     }
     trial = new_trial(spec=spec | {"outer": {"optimizer": "rmsprop", "steps": 10}})
-    slot = Slot("w1", "cpu", threads=1, checkpoint_seconds=60, memory_bytes=3 * 2**29)
+    slot = Slot("w1", "cpu", threads=1, checkpoint_seconds=60, cache=NO_CACHE, memory_bytes=3 * 2**29)
     lease = claim(sessions, trial.id)
     assert supervise(sessions, worker_settings, lease, slot, slot.spawn(), threading.Event()) is State.failed
     with sessions() as session:

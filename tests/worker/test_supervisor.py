@@ -15,12 +15,14 @@ from nestor.schemas import State
 from nestor_server.models import Dataset, Program, Study, Trial
 from nestor_server.services import lifecycle
 from nestor_worker import workdir
+from nestor_worker.cache import Cache
 from nestor_worker.options import Options, devices
 from nestor_worker.supervisor import Slot, supervise
 from tests.support.server import wait_for
 from tests.worker.test_lifecycle import claim, expire
 
-SLOT = Slot("w1", "cpu", threads=1, checkpoint_seconds=60)
+NO_CACHE = Cache(Path("/nowhere"), 0)
+SLOT = Slot("w1", "cpu", threads=1, checkpoint_seconds=60, cache=NO_CACHE)
 
 
 def workdirs() -> list[Path]:

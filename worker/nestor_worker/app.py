@@ -16,6 +16,7 @@ from nestor_server.queue import RUN_TRIAL, celery_app
 from nestor_server.services import homes
 from nestor_server.settings import Settings
 from nestor_worker import workdir
+from nestor_worker.cache import Cache
 from nestor_worker.heartbeat import Presence
 from nestor_worker.options import Options, cores
 from nestor_worker.standby import Standby
@@ -72,9 +73,10 @@ def serve(settings: Settings, options: Options) -> int:
 def _slots(devices: tuple[str, ...], options: Options) -> list[Slot]:
     # Threads of two trials that compete for one core make both many times slower, not twice.
     threads = options.threads or max(1, cores() // len(devices))
+    cache = Cache(options.cache_dir, options.cache_bytes)
     names = [_me()] if len(devices) == 1 else [f"{_me()}/{i}" for i in range(len(devices))]
     return [
-        Slot(name, device, threads, options.checkpoint_seconds, options.memory_bytes, options.silence_seconds)
+        Slot(name, device, threads, options.checkpoint_seconds, cache, options.memory_bytes, options.silence_seconds)
         for name, device in zip(names, devices, strict=True)
     ]
 

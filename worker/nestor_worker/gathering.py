@@ -24,6 +24,7 @@ class Gathering:
         self._directory, self._max_bytes = directory, max_bytes
         self._entries: deque[Entry] = deque()
         self._batch, self._taken, self._number = Batch(), list[str](), 0
+        self._checkpoint = self._recorded_checkpoint = ""  # the newest that is in a batch, and in a recorded one
 
     @property
     def is_large(self) -> bool:
@@ -69,10 +70,18 @@ class Gathering:
         return self._batch
 
     def recorded(self) -> None:
-        """The batch was recorded: on to the next, and its files can go."""
-        for name in self._taken:
+        """The batch was recorded: on to the next, and its files can go, but for the newest checkpoint."""
+        for name in {*self._taken, self._recorded_checkpoint} - {self._checkpoint, ""}:
             (self._directory / name).unlink(missing_ok=True)
-        self._batch, self._taken = Batch(), []
+        self._batch, self._taken, self._recorded_checkpoint = Batch(), [], self._checkpoint
+
+    def checkpoint(self) -> bytes | None:
+        """The newest that was recorded; None if there was none.
+
+        Raises:
+            ChannelBroken: its file is not what it was.
+        """
+        return self._load(self._recorded_checkpoint) if self._recorded_checkpoint else None
 
     def _next(self) -> Batch:
         steps, snapshots, checkpoints, logs, infos, nbytes = [], [], [], [], None, 0
@@ -85,6 +94,7 @@ class Gathering:
                     nbytes += len(snapshots[-1].data)
                 case Checkpoint(step, file):
                     checkpoints.append(Tensors(step, self._read(file)))
+                    self._checkpoint = file
                     nbytes += len(checkpoints[-1].data)
                 case Log() as said:
                     logs.append(said)
@@ -101,9 +111,12 @@ class Gathering:
             (self._directory / old.file).unlink(missing_ok=True)
 
     def _read(self, name: str) -> bytes:
-        data = channel.read_file(self._directory, name, limit=self._max_bytes)
+        data = self._load(name)
         self._taken.append(name)
         return data
+
+    def _load(self, name: str) -> bytes:
+        return channel.read_file(self._directory, name, limit=self._max_bytes)
 
     def _size(self, name: str) -> int:
         try:

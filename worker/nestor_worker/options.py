@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import glob
 import os
+from pathlib import Path
 from typing import Annotated
 
+import platformdirs
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -18,6 +20,8 @@ class Options(BaseSettings):
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 5.0  # between two checkpoints of a trial, at least
     silence_seconds: Annotated[float, Field(gt=0)] = 3600.0  # a runner that says nothing for so long is ended
     memory_bytes: Annotated[int, Field(ge=2**30)] | None = None  # of one trial; beyond it, allocations fail
+    cache_bytes: Annotated[int, Field(ge=0)] = 16 * 2**30  # of what trials read, kept on the disk for the next time
+    cache_dir: Path = Path(platformdirs.user_cache_dir("nestor"))  # which all workers of a machine may share
     standby: bool = True  # keep a runner waiting for each free slot: about 400 MB, and a first step within a second
 
     @property

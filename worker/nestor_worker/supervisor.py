@@ -13,6 +13,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -27,6 +28,7 @@ from nestor_server.services import lifecycle, recording
 from nestor_server.services.lifecycle import Budget, Lease, LeaseLost
 from nestor_server.settings import Settings
 from nestor_worker import workdir
+from nestor_worker.cache import Cache
 from nestor_worker.channel import ChannelBroken, Ended, Failed, Stop
 from nestor_worker.gathering import Gathering
 from nestor_worker.heartbeat import Heartbeat
@@ -50,6 +52,7 @@ class Slot:
     device: str
     threads: int
     checkpoint_seconds: float
+    cache: Cache
     memory_bytes: int | None = None
     silence_seconds: float = math.inf  # after which a runner is taken to hang
 
@@ -78,6 +81,7 @@ def supervise(
         log.warning("trial %s: the lease was lost; this attempt ends without a trace", lease.trial_id)
         return None
     finally:
+        attempt.keep_checkpoint()
         runner.close()
 
 
@@ -119,6 +123,12 @@ class Attempt:
 
     def give_back(self, reason: str, *, paid_from: Budget | None = "restarts") -> State:
         return self._persist(lambda session: lifecycle.requeue(session, self._lease, reason, paid_from=paid_from))
+
+    def keep_checkpoint(self) -> None:
+        """Have at hand what the trial goes on from, should it come back."""
+        with suppress(ChannelBroken):
+            if (checkpoint := self._gathered.checkpoint()) is not None:
+                self._slot.cache.add(checkpoint)
 
     def _listen(self, runner: Runner) -> Ended | Failed | None:
         """Pass on what the runner says until its last word; None when there will be none."""
@@ -191,6 +201,7 @@ class Attempt:
             session,
             trial,
             self._runner.directory,
+            slot.cache,
             threads=slot.threads,
             checkpoint_seconds=slot.checkpoint_seconds,
             memory_bytes=slot.memory_bytes,

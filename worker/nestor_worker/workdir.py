@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from sqlalchemy.orm import Session
 from nestor.schemas import CONFIGURATION, TrialCreate
 from nestor_server.models import Blob, Checkpoint, Dataset, Program, Study, Trial
 from nestor_server.services import blobs
+from nestor_worker.cache import Cache
 
 SPEC = "spec.json"
 GRAPHS, TENSORS = "graphs.json", "program.safetensors"
@@ -63,6 +65,7 @@ def materialise(
     session: Session,
     trial: Trial,
     directory: Path,
+    cache: Cache,
     *,
     threads: int,
     checkpoint_seconds: float,
@@ -72,6 +75,7 @@ def materialise(
 
     Raises:
         BlobNotFound: a part of the problem is gone.
+        BlobDamaged: the bytes of one are others than they were.
     """
     owner = session.scalars(select(Study.owner_id).where(Study.id == trial.study_id)).one()
     # Read as the schema reads it: jsonb returns the float 1e30 as an integer, which torch does not multiply with.
@@ -98,11 +102,9 @@ def materialise(
     if trial.dataset_id is not None:
         dataset = session.get_one(Dataset, trial.dataset_id)
         digests |= {split_file(split): digest for split, digest in dataset.splits.items() if digest}
-    for name, digest in digests.items():
-        _write(session, directory / name, blobs.find(session, owner, digest))
-
+    files = {name: blobs.find(session, owner, digest) for name, digest in digests.items()}
     if trial.start_blob_id is not None:
-        _write(session, directory / START, session.get_one(Blob, trial.start_blob_id))
+        files[START] = session.get_one(Blob, trial.start_blob_id)
 
     newest = (
         select(Blob)
@@ -112,10 +114,6 @@ def materialise(
         .limit(1)
     )
     if checkpoint := session.scalars(newest).one_or_none():
-        _write(session, directory / CHECKPOINT, checkpoint)
-
-
-def _write(session: Session, path: Path, blob: Blob) -> None:
-    with path.open("wb") as file:
-        for piece in blobs.read(session, blob):
-            file.write(piece)
+        files[CHECKPOINT] = checkpoint
+    for name, blob in files.items():
+        cache.place(blob.digest, directory / name, partial(blobs.read, session, blob))

@@ -158,6 +158,7 @@ class Stack:
             "NESTOR_HOST": address.host,
             "NESTOR_PORT": str(address.port),
             "NESTOR_HOME": str(home.path),
+            "NESTOR_CACHE_DIR": os.environ.get("NESTOR_CACHE_DIR", str(home.path / "cache")),
             "TMPDIR": str(home.scratch()),
             "PYTHONUNBUFFERED": "1",
         }

@@ -1,0 +1,83 @@
+"""More trials than devices: a runner for each device, and slices of time, which change nothing of a trajectory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from sqlalchemy import func, select, update
+
+from nestor.schemas import CONFIGURATION, Preset, TrialCreate
+from nestor_engine import optimise, restore
+from nestor_server import models
+from nestor_worker import presets
+from tests.end_to_end.api import PRESET, Api, spec_of
+from tests.support.server import Server, running_server, wait_for
+from tests.support.services import Services
+from tests.support.worker import Worker, running_worker
+
+BROKER = 8  # a database of Valkey that no other test uses
+SHORT, LONG = 30, 200  # steps
+
+
+@pytest.fixture(scope="module")
+def server(services: Services) -> Iterator[Server]:
+    impatient = {"lease_seconds": 5, "heartbeat_seconds": 0.3, "reap_seconds": 0.2, "requeue_after_seconds": 1.5}
+    with running_server(services, redis_db=BROKER, **impatient) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def worker(server: Server) -> Iterator[Worker]:
+    """With two devices, which torch does not find and so does without."""
+    with running_worker(server, CUDA_VISIBLE_DEVICES="0,1", NESTOR_CHECKPOINT_SECONDS=60) as worker:
+        yield worker
+
+
+def device_of(runner: int) -> str:
+    entries = Path(f"/proc/{runner}/environ").read_bytes().split(b"\0")
+    return dict(entry.decode().split("=", 1) for entry in entries if entry)["CUDA_VISIBLE_DEVICES"]
+
+
+def end_slice(server: Server, trial: str) -> None:
+    """As if it had run for long."""
+    with server.sessions.begin() as session:
+        ago = func.now() - timedelta(seconds=server.settings.slice_seconds + 1)
+        session.execute(update(models.Trial).where(models.Trial.id == UUID(trial)).values(claimed_at=ago))
+
+
+def test_three_trials_take_turns_on_two_devices_and_each_goes_the_way_of_one_that_runs_alone(
+    api: Api, server: Server, worker: Worker
+):
+    spec = TrialCreate.model_validate(spec_of(LONG)).model_dump(mode="json", include=set(CONFIGURATION))
+    problem = presets.build(Preset.model_validate(PRESET), seed=0)
+    alone = list(optimise(problem.bilevel(), problem.data, restore(spec)))
+
+    wait_for(lambda: len(worker.waiting()) == 2, "two runners in waiting", seconds=60)
+    assert {device_of(runner) for runner in worker.waiting()} == {"0", "1"}
+    steps = {api.submit(n): n for n in (SHORT, LONG, SHORT)}
+    first, long, _ = steps
+    wait_for(lambda: [api.trial(trial)["state"] for trial in steps] == ["running", "running", "queued"], "two to run")
+    end_slice(server, long)
+    with server.sessions() as session:
+        slots = session.execute(select(models.Worker.device, models.Worker.trial_id)).all()
+    assert {device for device, _ in slots} == {"0", "1"}
+    assert {str(trial) for _, trial in slots} == {first, long}
+
+    for trial, n in steps.items():
+        told = api.until(trial, "complete", "failed")
+        assert (told["error"], told["restarts"], told["preemptions"]) == (None, 0, 0)
+        api.expect_whole(trial, n)
+        assert [step["val_loss"] for step in api.steps(trial)] == [step.val_loss for step in alone[:n]]
+        assert api.last_checkpoint(trial) == alone[n - 1].state.save()
+        assert api.events(trial, "rewind") == []
+    turns = [(event["state"], event["why"]) for event in api.events(long, "state")]
+    assert [state for state, _ in turns] == ["queued", "running", "queued", "running", "complete"]
+    assert turns[2][1] == "its slice of time is over, and others wait"
+
+    cached = {file.name.removeprefix("sha256-") for file in (worker.log.parent / "cache").iterdir()}
+    assert {hashlib.sha256(api.last_checkpoint(trial)).hexdigest() for trial in steps} <= cached
