@@ -100,6 +100,18 @@ class Config:
                 "steps. Raise the inner optimizer's steps, or unroll fewer."
             )
 
+    def expect_devices(self, n: int) -> None:
+        """Refuse what `n` processes cannot compute together.
+
+        Raises:
+            ConfigInvalid: naming it, and what can be taken instead.
+        """
+        if n > 1 and any(isinstance(part, KFAC) for part in _parts(self.response)):
+            raise ConfigInvalid(
+                reason=f"KFAC draws its factors from whole batches, which {n} devices divide among them. "
+                "Use GaussNewton, or another preconditioner, or one device."
+            )
+
     def outers(self, names: Iterable[str]) -> dict[str, Optimizer]:
         """The outer optimizer of each hyperparameter.
 

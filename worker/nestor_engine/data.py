@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nestor_engine.bilevel import Batch, Tensors
 from nestor_engine.errors import ProblemInvalid
+from nestor_engine.group import ALONE, Group
 from nestor_engine.seeding import derive_seed
 from nestor_engine.tensors import to_safetensors
 
@@ -98,7 +99,7 @@ def _tensor(values: Any) -> Tensor:
 
 
 class Batches:
-    """Batch number k of an endless, reshuffled pass over a split, as a function of (seed, k).
+    """Batch number k of an endless, reshuffled pass over a split, as a function of (seed, k); of it, `share`'s part.
 
     Every epoch is one permutation; its remainder that does not fill a batch is left out, so that
     all batches have one shape. A split smaller than `batch_size` is used whole.
@@ -107,10 +108,11 @@ class Batches:
         seconds: wall time that gathering took so far.
     """
 
-    def __init__(self, columns: Tensors, batch_size: int | None, seed: int) -> None:
+    def __init__(self, columns: Tensors, batch_size: int | None, seed: int, group: Group = ALONE) -> None:
         self._columns = columns
         self._n = size_of(columns)
         self.batch_size = min(batch_size or self._n, self._n)
+        self.share = group.share(self.batch_size)
         self._per_epoch = self._n // self.batch_size
         self._seed = seed
         self._device = next(iter(columns.values())).device
@@ -120,7 +122,8 @@ class Batches:
 
     def __getitem__(self, k: int) -> Batch:
         if self.batch_size == self._n:
-            return {**self._columns, INDEX: self._order}  # the split in its own order: nothing to gather
+            # The split in its own order: nothing to gather.
+            return {name: values[self.share.part] for name, values in (self._columns | {INDEX: self._order}).items()}
         started = time.perf_counter()
         epoch, position = divmod(k, self._per_epoch)
         if epoch != self._epoch:
@@ -128,16 +131,15 @@ class Batches:
             self._order = torch.randperm(self._n, generator=generator).to(self._device)
             self._epoch = epoch
         start = position * self.batch_size
-        index = self._order[start : start + self.batch_size]
+        index = self._order[start : start + self.batch_size][self.share.part]
         batch = {name: values[index] for name, values in self._columns.items()} | {INDEX: index}
         self.seconds += time.perf_counter() - started
         return batch
 
 
-def chunks(columns: Tensors, size: int) -> Iterator[Batch]:
-    """The whole split in order, in batches of at most `size`."""
-    n = size_of(columns)
-    index = torch.arange(n, device=next(iter(columns.values())).device)
-    for start in range(0, n, size):
-        part = slice(start, start + size)
-        yield {name: values[part] for name, values in columns.items()} | {INDEX: index[part]}
+def chunks(columns: Tensors, size: int, part: slice) -> Iterator[Batch]:
+    """A part of the split in order, in batches of at most `size`."""
+    index = torch.arange(size_of(columns), device=next(iter(columns.values())).device)
+    for start in range(part.start, part.stop, size):
+        chunk = slice(start, min(start + size, part.stop))
+        yield {name: values[chunk] for name, values in columns.items()} | {INDEX: index[chunk]}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from nestor_engine.bilevel import Batch, Bilevel, Tensors
 from nestor_engine.data import Batches
 from nestor_engine.flat import Ravel
+from nestor_engine.group import ALONE, Group
 from nestor_engine.optimizers import TRAIN_BATCH, Optimizer
 from nestor_engine.point import twice_differentiable
 from nestor_engine.seeding import derive_seed, randomness
@@ -39,10 +41,19 @@ class Adjoint:
 class InnerLoop:
     """Trains on one split with one optimizer; batches and draws are functions of the seed and the step's number."""
 
-    def __init__(self, bilevel: Bilevel, ravel: Ravel, train: Tensors, optimizer: Optimizer, seed: int) -> None:
-        self.seed = seed
+    def __init__(
+        self,
+        bilevel: Bilevel,
+        ravel: Ravel,
+        train: Tensors,
+        optimizer: Optimizer,
+        seed: int,
+        group: Group = ALONE,
+    ) -> None:
+        self.seed, self.group = seed, group
         self._bilevel, self._ravel, self._optimizer, self._train = bilevel, ravel, optimizer, train
         self._batches = self.batches("train")
+        self.share = self._batches.share
 
     @property
     def source(self) -> Batches:
@@ -51,7 +62,8 @@ class InnerLoop:
 
     def batches(self, purpose: str) -> Batches:
         """An endless pass over the training split for one purpose, in batches of the inner loop's size."""
-        return Batches(self._train, self._optimizer.batch_size or TRAIN_BATCH, derive_seed(self.seed, purpose))
+        size = self._optimizer.batch_size or TRAIN_BATCH
+        return Batches(self._train, size, derive_seed(self.seed, purpose), self.group)
 
     def run(self, state: State, steps: int, *, keep: int = 0) -> tuple[State, float, tuple[InnerStep, ...]]:
         """The state after `steps` inner steps, the loss before the last of them, and where the last `keep` began."""
@@ -65,14 +77,16 @@ class InnerLoop:
             w = w.detach().requires_grad_()
             # With the kernels that it will be taken again with, for each has draws and roundings of its own.
             kernels = twice_differentiable() if taken_again else nullcontext()
-            with randomness(derive_seed(self.seed, "inner", k), w.device), kernels:
+            with self._draws(k, w.device), kernels:
                 loss, buffers = self._loss(w, buffers, state.hparams, self._batches[k])
                 (gradient,) = torch.autograd.grad(loss, w)
+            gradient = self.share.mean(gradient)
             loss, buffers = loss.detach(), {name: buffer.detach() for name, buffer in buffers.items()}
             if k == 0:
                 start = float(gradient.norm())
             (gradient,) = self._optimizer.clip([gradient])
             w, slots = self._optimizer.update(w.detach(), gradient, slots, k)
+        loss, buffers = self.share.mean(loss), self.share.settle(state.buffers, buffers)
         moved = replace(state, weights=w, buffers=buffers, inner=slots, inner_steps=end, inner_gradient_start=start)
         return moved, float(loss), tuple(kept)
 
@@ -88,20 +102,32 @@ class InnerLoop:
         w = step.w.detach().requires_grad_()
         free = {name: value.detach().requires_grad_() for name, value in hparams.items()}
         slots = {name: slot.detach().requires_grad_() for name, slot in step.slots.items()}
-        with randomness(derive_seed(self.seed, "inner", step.k), w.device), twice_differentiable():
+        with self._draws(step.k, w.device), twice_differentiable():
             loss, _ = self._loss(w, step.buffers, free, self._batches[step.k])
-            (gradient,) = torch.autograd.grad(loss, w, create_graph=True)
-        (gradient,) = self._optimizer.clip([gradient])
-        ended, ended_slots = self._optimizer.update(w, gradient, slots, step.k)
+            (ours,) = torch.autograd.grad(loss, w, create_graph=True)
+        gradient = self.share.mean(ours.detach()).requires_grad_()
+        (clipped,) = self._optimizer.clip([gradient])
+        ended, ended_slots = self._optimizer.update(w, clipped, slots, step.k)
 
+        # First through the update, which sees the mean gradient, then through this process's part of that.
         outputs = [ended, *(ended_slots[name] for name in slots)]
         incoming = [after.w, *(after.slots[name] for name in slots)]
-        connected = [(o, a) for o, a in zip(outputs, incoming, strict=True) if o.requires_grad]
-        inputs = [w, *slots.values(), *free.values()]
-        pulled = torch.autograd.grad([o for o, _ in connected], inputs, [a for _, a in connected], allow_unused=True)
-        filled = [torch.zeros_like(at) if p is None else p for at, p in zip(inputs, pulled, strict=True)]
-        before = Adjoint(filled[0], dict(zip(slots, filled[1:], strict=False)))
-        return before, dict(zip(free, filled[1 + len(slots) :], strict=True))
+        by_gradient, by_w, *by_slots = _pulled(outputs, [gradient, w, *slots.values()], incoming)
+        through = [self.share.mean(p) for p in _pulled([ours], [w, *free.values()], [by_gradient])]
+        before = Adjoint(by_w + through[0], dict(zip(slots, by_slots, strict=True)))
+        return before, dict(zip(free, through[1:], strict=True))
+
+    def _draws(self, k: int, device: torch.device) -> AbstractContextManager[None]:
+        return randomness(self.group.seed(derive_seed(self.seed, "inner", k)), device)
 
     def _loss(self, w: Tensor, buffers: Tensors, hparams: Tensors, batch: Batch) -> tuple[Tensor, Tensors]:
         return self._bilevel.train_loss(self._ravel.tree(w), buffers, hparams, batch)
+
+
+def _pulled(outputs: Sequence[Tensor], inputs: Sequence[Tensor], incoming: Sequence[Tensor]) -> list[Tensor]:
+    """Derivatives by `inputs`, where those by `outputs` are `incoming`; zero where they do not meet."""
+    connected = [(o, a) for o, a in zip(outputs, incoming, strict=True) if o.requires_grad]
+    if not connected:
+        return [torch.zeros_like(at) for at in inputs]
+    pulled = torch.autograd.grad([o for o, _ in connected], inputs, [a for _, a in connected], allow_unused=True)
+    return [torch.zeros_like(at) if p is None else p for at, p in zip(inputs, pulled, strict=True)]

@@ -15,6 +15,7 @@ from nestor_engine.config import Config
 from nestor_engine.data import Batches, Data, chunks, size_of
 from nestor_engine.errors import Diverged
 from nestor_engine.flat import Ravel
+from nestor_engine.group import ALONE, Group
 from nestor_engine.inner import InnerLoop
 from nestor_engine.optimizers import INNER_STEPS, Adam, Optimizer
 from nestor_engine.responses import Moment
@@ -28,7 +29,9 @@ TRACING_PAYS = 10.0  # seconds of hypergradients to come, of which a trace saves
 EVALUATION_BATCH = 1024  # examples at a time; no gradients are kept, so this only bounds memory
 
 
-def optimise(bilevel: Bilevel, data: Data, config: Config, state: State | None = None) -> Iterator[Step]:
+def optimise(
+    bilevel: Bilevel, data: Data, config: Config, state: State | None = None, group: Group = ALONE
+) -> Iterator[Step]:
     """Tune hyperparameters inside one training [1, Algorithm 2], yielding after every outer step.
 
     Weights are never initialised again: each outer step starts from those of the step before.
@@ -38,13 +41,16 @@ def optimise(bilevel: Bilevel, data: Data, config: Config, state: State | None =
         data: on the same device.
         config: how to tune.
         state: where to go on; the beginning by default. It is not written to.
+        group: the processes that do this together, each with the same arguments; this one alone by default.
 
     Raises:
+        ConfigInvalid: the group cannot compute that.
         Diverged: a loss or the hypergradient is no longer finite.
         StateInvalid: the state is another problem's.
 
     [1] Lorraine, Vicol and Duvenaud (2020), Optimizing millions of hyperparameters by implicit differentiation.
     """
+    config.expect_devices(group.size)
     ravel = Ravel(bilevel.params)
     if state is None:
         state = State.initial(bilevel, config.inner, config.outer, config.seed)
@@ -52,9 +58,9 @@ def optimise(bilevel: Bilevel, data: Data, config: Config, state: State | None =
     device = state.weights.device
     outers = config.outers(bilevel.hparams)
     trained_as = bilevel if config.autocast is None else bilevel.autocast(getattr(torch, config.autocast))
-    training = InnerLoop(trained_as, ravel, data.train, config.inner, state.seed)
-    curvature_batches = Batches(data.train, config.inner.batch_size, derive_seed(state.seed, "curvature"))
-    val_batches = Batches(data.val, config.outer.batch_size, derive_seed(state.seed, "val"))
+    training = InnerLoop(trained_as, ravel, data.train, config.inner, state.seed, group)
+    curvature_batches = Batches(data.train, config.inner.batch_size, derive_seed(state.seed, "curvature"), group)
+    val_batches = Batches(data.val, config.outer.batch_size, derive_seed(state.seed, "val"), group)
     traces = Traces() if config.trace else None
     gathering = lambda: sum(batches.seconds for batches in (training.source, curvature_batches, val_batches))
 
@@ -70,9 +76,10 @@ def optimise(bilevel: Bilevel, data: Data, config: Config, state: State | None =
         moment = Moment(
             bilevel, ravel, state.weights, state.buffers, state.hparams,
             curvature_batches[number - 1], val_batches[number - 1], training, kept, state.inner, traces,
+            curvature_batches.share, val_batches.share,
         )  # fmt: skip
         memory = dict(state.memory)
-        with randomness(derive_seed(state.seed, "outer", number), device):
+        with randomness(group.seed(derive_seed(state.seed, "outer", number)), device):
             hyper = config.response.hypergradient(moment, memory)
         length = norm(hyper.gradient)
         _finite(hyper.evaluation["loss"], number, "validation loss", "inner optimizer")
@@ -95,10 +102,11 @@ def optimise(bilevel: Bilevel, data: Data, config: Config, state: State | None =
         differentiated = time.perf_counter()
         if config.trace is None and traces is None:
             # Whether a clock says so or not: the bits are the same.
-            traces = Traces() if (differentiated - trained) * (config.n_steps - number) > TRACING_PAYS else None
+            pays = (differentiated - trained) * (config.n_steps - number) > TRACING_PAYS
+            traces = Traces() if group.any([pays])[0] else None
         tested = {}
         if data.test is not None and (number % config.evaluate_every == 0 or number == config.n_steps):
-            tested = evaluate(bilevel, ravel.tree(state.weights), state.buffers, state.hparams, data.test)
+            tested = evaluate(bilevel, ravel.tree(state.weights), state.buffers, state.hparams, data.test, group)
         val_loss = hyper.evaluation.pop("loss")
         yield Step(
             number=number,
@@ -167,15 +175,23 @@ def fit(
 
 
 def evaluate(
-    bilevel: Bilevel, params: PyTree, buffers: Tensors, hparams: Tensors, columns: Tensors
+    bilevel: Bilevel,
+    params: PyTree,
+    buffers: Tensors,
+    hparams: Tensors,
+    columns: Tensors,
+    group: Group = ALONE,
 ) -> dict[str, float]:
     """The validation loss (as `loss`) and the metrics over a whole split: means over its examples."""
+    share = group.share(size_of(columns))
+    n = share.part.stop - share.part.start
     totals: dict[str, float] = {}
     with torch.no_grad():
-        for batch in chunks(columns, EVALUATION_BATCH):
+        for batch in chunks(columns, EVALUATION_BATCH, share.part):
             for name, value in bilevel.evaluate(params, buffers, hparams, batch).items():
                 totals[name] = totals.get(name, 0.0) + float(value) * len(batch["index"])
-    return {name: total / size_of(columns) for name, total in totals.items()}
+    means = {name: torch.tensor(total / n, dtype=torch.float64, device=group.device) for name, total in totals.items()}
+    return {name: float(mean) for name, mean in share.means(means).items()}
 
 
 def _outer_step(

@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from nestor_engine.bilevel import Batch, Bilevel, PyTree, Tensors
 from nestor_engine.errors import ProblemInvalid
 from nestor_engine.flat import Ravel
+from nestor_engine.group import WHOLE, Share
 from nestor_engine.seeding import repeated, upcoming
 from nestor_engine.traces import Linear, Product, Traces
 
@@ -39,6 +40,8 @@ class Point:
         ravel: between w and the parameters.
         hparams: hyperparameters, requiring gradients.
         slots: what the inner optimizer keeps there; empty if none brought the weights.
+        share: which part of a whole batch this process sees. `gradient` and `mixed` are of the whole batch, products and
+            all else are of that part.
     """
 
     def __init__(
@@ -51,8 +54,9 @@ class Point:
         batch: Batch,
         slots: Tensors | None = None,
         traces: Traces | None = None,
+        share: Share = WHOLE,
     ) -> None:
-        self.ravel = ravel
+        self.ravel, self.share = ravel, share
         self.slots = slots or {}
         self.w = w.detach().requires_grad_()
         self.hparams = {name: value.detach().requires_grad_() for name, value in hparams.items()}
@@ -72,14 +76,14 @@ class Point:
         """Whether products come from a trace."""
         return self._linear is not None
 
-    @property
+    @cached_property
     def gradient(self) -> Tensor:
         """∂f/∂w, shape (n,)."""
-        return self._linear.gradient if self._linear is not None else self.slope.detach()
+        return self.share.mean(self._linear.gradient if self._linear is not None else self.slope.detach())
 
     def mixed(self, q: Tensor) -> Tensors:
         """(∂²f/∂λ∂w) q for each hyperparameter; zero where λ does not meet the weights' gradient."""
-        return self._linear.mixed(q) if self._linear is not None else self.kept_mixed(q)
+        return self.share.means(self._linear.mixed(q) if self._linear is not None else self.kept_mixed(q))
 
     # --- for a trace: the point as a function of tensors ---------------------------------------------
 

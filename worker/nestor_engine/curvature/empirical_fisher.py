@@ -38,8 +38,10 @@ class EmpiricalFisher(Curvature):
     def at(self, point: Point, memory: Tensors) -> Operator:
         if self.per == "example":
             return self._by(Point.fisher_product, point, memory)
-        product = point.curved(Point.gradient_product)
-        norm = point.gradient @ point.gradient
+        point.curved(Point.gradient_product)  # whose trace has the gradient, too
+        gradient = point.gradient
+        product = lambda v: gradient * (gradient @ v)
+        norm = gradient @ gradient
 
         def inverse(v: Tensor, shift: float) -> Tensor:
             return (v - product(v) / (norm + shift)) / shift  # Sherman and Morrison; not finite without a shift

@@ -81,7 +81,7 @@ class Operator:
         if not self._batched:
             return torch.stack([self._multiply(row) for row in v])
         self.products += len(v)
-        return torch.vmap(self._product, chunk_size=ROWS)(v)
+        return self._of_all(torch.vmap(self._product, chunk_size=ROWS)(v))
 
     def damp(self, damping: float) -> None:
         """Damp an operator that is not damped; what a curvature was given by hand stays."""
@@ -101,7 +101,11 @@ class Operator:
 
     def _multiply(self, v: Tensor) -> Tensor:
         self.products += 1
-        return self._product(v)
+        return self._of_all(self._product(v))
+
+    def _of_all(self, product: Tensor) -> Tensor:
+        """Of the whole batch, where each of several processes sees a part."""
+        return product if self._point is None else self._point.share.mean(product)
 
     def _curvature_norm(self, like: Tensor) -> float:
         if self._norm is None:

@@ -129,7 +129,8 @@ class _Differences:
         self.hparams = Ravel(named)
         self.taken = 0
         self._moment, self._scale, self._at = moment, scale, self.hparams.vector(named)
-        self._seed, self._batches = moment.inner.seed, moment.inner.batches("hypernetwork")
+        self._seed, self._group = moment.inner.seed, moment.inner.group
+        self._batches = moment.inner.batches("hypernetwork")
 
     def __call__(self, k: int, *, weights: Tensor | None = None, hparams: Tensor | None = None) -> Tensor:
         """How ∂f/∂w changes along a step of the weights (n,) and of the hyperparameters (m,); shape (n,)."""
@@ -143,9 +144,9 @@ class _Differences:
         """∂f/∂w on batch number `k` and with its draws, so that a difference is of one function; shape (n,)."""
         w, moment = w.detach().requires_grad_(), self._moment
         named = self.hparams.tree(self._at if hparams is None else hparams)
-        with randomness(derive_seed(self._seed, "hypernetwork", "draws", k), w.device):
+        with randomness(self._group.seed(derive_seed(self._seed, "hypernetwork", "draws", k)), w.device):
             loss, _ = moment.bilevel.train_loss(moment.ravel.tree(w), moment.buffers, named, self._batches[k])
-            return torch.autograd.grad(loss, w)[0]
+            return self._batches.share.mean(torch.autograd.grad(loss, w)[0])
 
     def normal(self, k: int, *shape: int) -> Tensor:
         """Standard normal numbers, a function of `k`."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nestor_engine.bilevel import Batch, Bilevel, Tensors
 from nestor_engine.flat import Ravel
+from nestor_engine.group import WHOLE, Share
 from nestor_engine.inner import InnerLoop, InnerStep
 from nestor_engine.point import Point
 from nestor_engine.solvers import Solution
@@ -26,6 +27,7 @@ class Moment:
         inner, steps: the inner loop, and where its last steps before this moment began.
         slots: the inner optimizer's.
         traces: the trial's; None while tracing does not pay.
+        train_share, val_share: which part of the whole batches `train` and `val` are.
     """
 
     bilevel: Bilevel
@@ -39,11 +41,14 @@ class Moment:
     steps: tuple[InnerStep, ...] = ()
     slots: Tensors = field(default_factory=dict)
     traces: Traces | None = None
+    train_share: Share = WHOLE
+    val_share: Share = WHOLE
 
     def point(self) -> Point:
         """f and its derivatives at this moment."""
         return Point(
-            self.bilevel, self.ravel, self.w, self.buffers, self.hparams, self.train, self.slots, self.traces
+            self.bilevel, self.ravel, self.w, self.buffers, self.hparams, self.train, self.slots, self.traces,
+            self.train_share,
         )  # fmt: skip
 
     def outer(self) -> Outer:
@@ -54,8 +59,9 @@ class Moment:
         wanted = [w, *hparams.values()]
         slopes = torch.autograd.grad(told["loss"], wanted, allow_unused=True)
         filled = [torch.zeros_like(at) if slope is None else slope for at, slope in zip(wanted, slopes, strict=True)]
-        evaluation = {name: float(value.detach()) for name, value in told.items()}
-        return Outer(evaluation, filled[0], dict(zip(hparams, filled[1:], strict=True)))
+        mean = self.val_share.mean
+        evaluation = {name: float(mean(value.detach())) for name, value in told.items()}
+        return Outer(evaluation, mean(filled[0]), dict(zip(hparams, map(mean, filled[1:]), strict=True)))
 
     def pull_initial(self, a: Tensor) -> Tensors:
         """(∂w_0/∂λ)ᵀ a for each hyperparameter; `a`, of shape (n,), is the derivative by the initial weights."""

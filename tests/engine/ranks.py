@@ -1,0 +1,86 @@
+"""One of several processes that tune together, for test_group: `python -m tests.engine.ranks DIRECTORY RANK SIZE`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from itertools import islice
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn import functional as F
+
+import nestor_engine as engine
+from nestor_engine.group import ALONE, Group
+from nestor_engine.hparams import L2, ExampleWeights
+
+N_STEPS = 4
+
+
+def problem(*layers: nn.Module) -> engine.Problem:
+    """In float64; 61 training and 31 validation examples, which two do not divide evenly."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(61, 4, generator=generator, dtype=torch.float64), torch.arange(61) % 3
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), *layers, nn.Tanh(), nn.Linear(8, 3)).double()
+    loss = lambda outputs, batch: F.cross_entropy(outputs, batch["y"], reduction="none")
+    accuracy = lambda outputs, batch: (outputs.argmax(1) == batch["y"]).float()
+    return engine.Problem(
+        model, [L2(model, per="tensor"), ExampleWeights(61)], loss, loss,
+        metrics={"accuracy": accuracy}, train=(x, y), val=(x[:31], y[:31]), test=(x, y),
+    )  # fmt: skip
+
+
+def config(response: engine.Response, inner: engine.Optimizer | None = None) -> engine.Config:
+    inner = inner or engine.Adam(1e-2, steps=2, batch_size=25, clip_norm=1.0)
+    return engine.Config(n_steps=N_STEPS, inner=inner, response=response, evaluate_every=1, warmup_steps=1)
+
+
+CG = engine.PreconditionedCG(3, engine.NystromSketch(rank=4))
+RESPONSES = {
+    "gauss_newton": engine.Implicit(),
+    "hessian": engine.Implicit(engine.Hessian(0.5), engine.ConjugateGradient(4)),
+    "fisher_of_batches": engine.Implicit(engine.EmpiricalFisher(), engine.Neumann(2)),
+    "fisher_of_examples": engine.Implicit(engine.EmpiricalFisher(per="example"), engine.Nystrom(rank=4)),
+    "sketched": engine.Implicit(engine.GaussNewton(), engine.WarmStarted(CG)),
+    "adam_preconditioned": engine.Implicit(
+        engine.GaussNewton(), engine.PreconditionedCG(2, engine.AdamDiagonal())
+    ),
+    "unrolled": engine.Unrolled(steps=2),
+    "hypernetwork": engine.Hypernetwork(rank=3, steps=2),
+    "direct_only": engine.DirectOnly(),
+}  # fmt: skip
+
+
+def run(response: engine.Response, group: Group = ALONE, *layers: nn.Module) -> list[engine.Step]:
+    posed = problem(*layers)
+    return list(engine.optimise(posed.bilevel(), posed.data, config(response), group=group))
+
+
+def main(directory: Path, rank: int, size: int) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{directory / 'peers'}", rank=rank, world_size=size)
+    group = Group(rank, size)
+    told = {}
+    for name, response in RESPONSES.items():
+        steps = run(response, group)
+        told[name] = [step.record() for step in steps]
+        (directory / f"{name}-{rank}").write_bytes(steps[-1].state.save())
+
+    noisy = nn.BatchNorm1d(8), nn.Dropout(0.2)
+    whole = run(engine.Implicit(), group, *noisy)
+    posed = problem(*noisy)
+    bilevel, settings = posed.bilevel(), config(engine.Implicit())
+    half = next(islice(engine.optimise(bilevel, posed.data, settings, group=group), 1, None))
+    state = engine.State.load(half.state.save())
+    *_, resumed = engine.optimise(bilevel, posed.data, settings, state, group)
+    (directory / f"whole-{rank}").write_bytes(whole[-1].state.save())
+    (directory / f"resumed-{rank}").write_bytes(resumed.state.save())
+    (directory / f"told-{rank}.json").write_text(json.dumps(told))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
