@@ -52,6 +52,7 @@ class Backend(Protocol):
         *,
         warm_start: WarmStart | None,
         priority: int,
+        devices_per_trial: int,
         watched: bool,
         show_progress_bar: bool,
     ) -> TrialRecord:

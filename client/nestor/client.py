@@ -88,6 +88,7 @@ class Client:
         *,
         warm_start: schemas.WarmStart | None = None,
         priority: int = 0,
+        devices_per_trial: int = 1,
         watched: bool = False,
         show_progress_bar: bool = True,
     ) -> schemas.Trial:
@@ -105,8 +106,8 @@ class Client:
         )
         dataset = self.create_dataset(schemas.DatasetCreate.model_validate(digests))
         what = schemas.ProgramProblem(program=program.id, dataset=dataset.id)
-        besides = {"warm_start": warm_start, "priority": priority, "user_attrs": user_attrs}
-        spec = {"problem": what, **besides, **describe(config)}
+        how = {"priority": priority, "devices_per_trial": devices_per_trial, **describe(config)}
+        spec = {"problem": what, "warm_start": warm_start, "user_attrs": user_attrs, **how}
         return self.create_trial(study_id, schemas.TrialCreate.model_validate(spec))
 
     def create_trial(self, study_id: UUID, spec: schemas.TrialCreate) -> schemas.Trial:

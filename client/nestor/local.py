@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
-from nestor.errors import StudyExists, StudyNotFound, TrialNotFound
+from nestor.errors import InvalidInput, StudyExists, StudyNotFound, TrialNotFound
 from nestor.run import Run
 from nestor.schemas import (
     Action,
@@ -104,6 +104,7 @@ class Local:
         *,
         warm_start: WarmStart | None = None,
         priority: int = 0,
+        devices_per_trial: int = 1,
         watched: bool = False,
         show_progress_bar: bool = True,
     ) -> TrialRecord:
@@ -113,6 +114,9 @@ class Local:
         from nestor_engine import describe, start_from
 
         self.study(study_id)
+        if devices_per_trial > 1:
+            remedy = "Leave devices_per_trial=1, or use a server's study."
+            raise InvalidInput(reason=f"In this process a trial runs on one device. {remedy}")
         bilevel = problem.bilevel()
         if warm_start is not None:
             warm_start, reached = self._run(warm_start.trial).reached(warm_start)

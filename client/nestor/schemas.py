@@ -351,11 +351,14 @@ class TrialCreate(Schema):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     warm_start: WarmStart | None = None
     priority: Priority = 0
+    devices_per_trial: Annotated[int, Field(ge=1, le=1024)] = 1  # that each take their part of every batch
     user_attrs: dict[str, Any] = {}
 
 
 # nestor_engine.Config's
-CONFIGURATION = TrialCreate.model_fields.keys() - {"problem", "warm_start", "priority", "user_attrs"}
+CONFIGURATION = TrialCreate.model_fields.keys() - {
+    *("problem", "warm_start", "priority", "devices_per_trial", "user_attrs")
+}
 
 
 # --- studies and trials ---------------------------------------------------------------------------

@@ -67,6 +67,7 @@ class Study:
         seed: int = 0,
         warm_start: Trial | WarmStart | None = None,
         priority: int = 0,
+        devices_per_trial: int = 1,
         wait: bool = True,
         callbacks: Sequence[Callback] = (),
         show_progress_bar: bool = True,
@@ -92,6 +93,7 @@ class Study:
                 begins anew. `nestor.WarmStart(trial=trial.id, weights=False)` takes its hyperparameters alone.
             priority: where trials wait for a worker, those of a higher one go first, whosever they are; from -1000
                 to 1000. One above 0 takes a token of the scope admin.
+            devices_per_trial: devices that train together, each on its part of every batch; of one worker.
             wait: return at the end; else at once, with a trial to `stream` or `wait` for.
             callbacks: called as callback(study, trial) after each step, which is `trial.last_step`; `study.stop()`
                 ends the trial with what it reached. They need `wait`.
@@ -116,6 +118,7 @@ class Study:
             seed=seed,
             **{name: value for name, value in chosen.items() if value is not None},
         )
+        config.expect_devices(devices_per_trial)
         attrs = _plain(user_attrs or {})
         self._check(problem, config)
         record = self._backend.submit(
@@ -125,6 +128,7 @@ class Study:
             attrs,
             warm_start=WarmStart(trial=warm_start.id) if isinstance(warm_start, Trial) else warm_start,
             priority=priority,
+            devices_per_trial=devices_per_trial,
             watched=wait,
             show_progress_bar=show_progress_bar,
         )

@@ -1,4 +1,4 @@
-"""Give trials priorities and slices of time."""
+"""Give trials priorities, slices of time, and several devices."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ WISHES = ("run", "stop", "cancel", "pause")
 
 
 def upgrade() -> None:
-    op.add_column("trials", sa.Column("priority", sa.Integer(), nullable=False, server_default="0"))
-    op.alter_column("trials", "priority", server_default=None)  # it was for the trials that are there
+    for column, value in (("priority", "0"), ("devices", "1")):
+        # The default is for the trials that are there; the application names the value of each new one.
+        op.add_column("trials", sa.Column(column, sa.Integer(), nullable=False, server_default=value))
+        op.alter_column("trials", column, server_default=None)
     op.add_column("trials", sa.Column("claimed_at", sa.DateTime(timezone=True), nullable=True))
     _wishes(*WISHES, "make_way")
 
@@ -23,7 +25,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.execute("UPDATE trials SET desired = 'run' WHERE desired = 'make_way'")
     _wishes(*WISHES)
-    for column in ("claimed_at", "priority"):
+    for column in ("claimed_at", "devices", "priority"):
         op.drop_column("trials", column)
 
 

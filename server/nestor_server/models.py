@@ -126,6 +126,7 @@ class Trial(Base):
     n_steps: Mapped[int]  # in all; more than the spec's once the trial was extended
     start_blob_id: Mapped[UUID | None] = mapped_column(ForeignKey("blobs.id"), index=True)  # of a warm start
     priority: Mapped[int] = mapped_column(default=0)
+    devices: Mapped[int] = mapped_column(default=1)  # the spec's devices_per_trial
 
     state: Mapped[str] = mapped_column(default=State.queued.value)
     desired: Mapped[str] = mapped_column(default=Desired.run.value)

@@ -21,12 +21,12 @@ from tests.support.worker import name
 from tests.worker.test_lifecycle import claim, events
 
 NO_CACHE = Cache(Path("/nowhere"), 0)
-SLOT = Slot("w1", "cpu", threads=1, checkpoint_seconds=60, cache=NO_CACHE)
+SLOT = Slot("w1", ("cpu",), threads=1, checkpoint_seconds=60, cache=NO_CACHE)
 
 
 @pytest.fixture
 def runner():
-    runner = Runner(threads=1, device="cpu")
+    runner = Runner(threads=1, devices=("cpu",))
     yield runner
     runner.close()
 
@@ -50,7 +50,7 @@ def test_a_trial_that_needs_more_memory_than_it_may_have_fails_with_a_sentence(s
         "inner": {"optimizer": "adam"},
     }
     trial = new_trial(spec=spec | {"outer": {"optimizer": "rmsprop", "steps": 10}})
-    slot = Slot("w1", "cpu", threads=1, checkpoint_seconds=60, cache=NO_CACHE, memory_bytes=3 * 2**29)
+    slot = Slot("w1", ("cpu",), threads=1, checkpoint_seconds=60, cache=NO_CACHE, memory_bytes=3 * 2**29)
     lease = claim(sessions, trial.id)
     assert supervise(sessions, worker_settings, lease, slot, slot.spawn(), threading.Event()) is State.failed
     with sessions() as session:

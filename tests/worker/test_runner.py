@@ -35,7 +35,7 @@ def start():
     runners = []
 
     def run(n_steps: int, **fields) -> Runner:
-        runner = Runner(threads=1, device="cpu")
+        runner = Runner(threads=1, devices=("cpu",))
         runners.append(runner)
         write_spec(runner.directory, n_steps, **fields)
         runner.begin()

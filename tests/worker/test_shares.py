@@ -182,6 +182,26 @@ def test_whoever_made_way_would_not_be_taken_again_at_once(queue, claim, session
         assert leaving.isdisjoint({claim() for _ in leaving})
 
 
+def test_a_trial_of_several_devices_is_left_to_a_slot_that_has_them(queue, claim, sessions):
+    pair, single = queue("a", devices=2), queue("a")
+    assert claim() == single
+    with sessions.begin() as session:
+        assert lifecycle.claim_next(session, pair, "one") is None
+        lease = lifecycle.claim_next(session, pair, "two", devices=2)
+    assert lease is not None
+    assert lease.trial_id == pair
+
+
+def test_a_trial_makes_way_for_those_of_as_many_devices_only(queue, claim, sessions):
+    queue("a")
+    running = claim()
+    has_run_for(sessions, SLICE + 1, running)
+    queue("b", devices=2)
+    assert told_to_make_way(sessions) == set()
+    queue("c")
+    assert told_to_make_way(sessions) == {running}
+
+
 def test_making_way_costs_no_budget_and_is_told_with_its_reason(queue, sessions):
     trial = queue("a")
     with sessions.begin() as session:

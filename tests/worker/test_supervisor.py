@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from nestor.errors import InvalidInput
 from nestor.schemas import State
 from nestor_server.models import Dataset, Program, Study, Trial
 from nestor_server.services import lifecycle
@@ -22,7 +23,7 @@ from tests.support.server import wait_for
 from tests.worker.test_lifecycle import claim, expire
 
 NO_CACHE = Cache(Path("/nowhere"), 0)
-SLOT = Slot("w1", "cpu", threads=1, checkpoint_seconds=60, cache=NO_CACHE)
+SLOT = Slot("w1", ("cpu",), threads=1, checkpoint_seconds=60, cache=NO_CACHE)
 
 
 def workdirs() -> list[Path]:
@@ -91,10 +92,14 @@ def test_work_directories_of_killed_workers_are_swept_and_others_stay(monkeypatc
 def test_a_worker_has_one_slot_for_each_device_unless_told_otherwise(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0, 3")
     assert devices() == ("0", "3")
-    assert Options().slots == ("0", "3")
-    assert Options(concurrency=3).slots == ("0", "3", "0")
+    assert Options().slots == (("0",), ("3",))
+    assert Options(concurrency=3).slots == (("0",), ("3",), ("0",))
+    assert Options(devices_per_trial=2).slots == (("0", "3"),)
+    with pytest.raises(InvalidInput, match="NESTOR_DEVICES_PER_TRIAL is 3, but there are 2 devices here"):
+        Options(devices_per_trial=3).slots  # noqa: B018
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert Options().slots == ("cpu",)
+    assert Options().slots == (("cpu",),)
+    assert Options(devices_per_trial=2).slots == (("cpu", "cpu"),)
 
 
 @pytest.mark.parametrize("module", ["nestor_worker", "nestor_server"])

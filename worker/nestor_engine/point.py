@@ -40,8 +40,8 @@ class Point:
         ravel: between w and the parameters.
         hparams: hyperparameters, requiring gradients.
         slots: what the inner optimizer keeps there; empty if none brought the weights.
-        share: which part of a whole batch this process sees. `gradient` and `mixed` are of the whole batch, products and
-            all else are of that part.
+        share: which part of a whole batch this process sees. `gradient` and `mixed` are of the whole batch; products
+            and all else are of that part.
     """
 
     def __init__(

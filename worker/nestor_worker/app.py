@@ -30,11 +30,10 @@ def serve(settings: Settings, options: Options) -> int:
     """Run trials until SIGTERM or SIGINT; those that run then are checkpointed and given back. The exit code."""
     if settings.blob_url is not None:
         homes.open_store(settings.blob_url)  # what cannot be used is refused now, not with the first large checkpoint
-    devices = options.slots
-    slots = _slots(devices, options)
+    slots = _slots(options)
     engine = make_engine(settings, f"nestor-worker {os.getpid()}")
     sessions = make_sessions(engine, settings)
-    presence = Presence(sessions, settings, {slot.name: slot.device for slot in slots})
+    presence = Presence(sessions, settings, {slot.name: ", ".join(slot.devices) for slot in slots})
     draining = threading.Event()
     standby = Standby(enabled=options.standby)
     tasks = Tasks(sessions, settings, slots, standby, presence, draining)
@@ -44,7 +43,7 @@ def serve(settings: Settings, options: Options) -> int:
     # At once, while Celery still waits for its tasks: with plain SIGTERM and threads it comes in time to checkpoint.
     signals.worker_shutting_down.connect(lambda **_: draining.set(), weak=False)
 
-    on = ", ".join(sorted(set(devices)))
+    on = ", ".join(sorted({device for slot in slots for device in slot.devices}))
     ready = f"worker {_me()} is ready: {len(slots)} trial(s) at a time on {on}"
     signals.worker_ready.connect(lambda **_: log.info(ready), weak=False)
     signals.setup_logging.connect(lambda **_: None, weak=False)  # a listener: Celery leaves logging as it is
@@ -70,14 +69,15 @@ def serve(settings: Settings, options: Options) -> int:
     return worker.exitcode or 0
 
 
-def _slots(devices: tuple[str, ...], options: Options) -> list[Slot]:
+def _slots(options: Options) -> list[Slot]:
+    slots = options.slots
     # Threads of two trials that compete for one core make both many times slower, not twice.
-    threads = options.threads or max(1, cores() // len(devices))
+    threads = options.threads or max(1, cores() // (len(slots) * options.devices_per_trial))
     cache = Cache(options.cache_dir, options.cache_bytes)
-    names = [_me()] if len(devices) == 1 else [f"{_me()}/{i}" for i in range(len(devices))]
+    names = [_me()] if len(slots) == 1 else [f"{_me()}/{i}" for i in range(len(slots))]
     return [
-        Slot(name, device, threads, options.checkpoint_seconds, cache, options.memory_bytes, options.silence_seconds)
-        for name, device in zip(names, devices, strict=True)
+        Slot(name, devices, threads, options.checkpoint_seconds, cache, options.memory_bytes, options.silence_seconds)
+        for name, devices in zip(names, slots, strict=True)
     ]
 
 

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+LOST_PEER = 3  # the exit code of a process that ends because another one of its trial did
+
 
 class ChannelBroken(Exception):
     """The other side sent something that is no message."""

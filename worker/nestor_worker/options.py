@@ -11,10 +11,15 @@ import platformdirs
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from nestor.errors import InvalidInput
+
+CPU = ("cpu",)
+
 
 class Options(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="NESTOR_", extra="ignore", frozen=True)
 
+    devices_per_trial: Annotated[int, Field(ge=1)] = 1  # at most; trials that ask for more go to other workers
     concurrency: Annotated[int, Field(ge=1)] | None = None  # trials at a time; by default one for each device
     threads: Annotated[int, Field(ge=1)] | None = None  # of one trial; by default its share of the cores
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 5.0  # between two checkpoints of a trial, at least
@@ -25,11 +30,17 @@ class Options(BaseSettings):
     standby: bool = True  # keep a runner waiting for each free slot: about 400 MB, and a first step within a second
 
     @property
-    def slots(self) -> tuple[str, ...]:
-        """The device of each trial that may run at a time, as CUDA_VISIBLE_DEVICES names it, or "cpu"."""
-        found = devices()
-        n = self.concurrency or len(found)
-        return tuple(found[i % len(found)] for i in range(n))
+    def slots(self) -> tuple[tuple[str, ...], ...]:
+        """The devices of each trial that may run at a time, as CUDA_VISIBLE_DEVICES names them, or "cpu".
+
+        Raises:
+            InvalidInput: this machine has not as many for one trial.
+        """
+        found, per = devices(), self.devices_per_trial
+        if found != CPU and per > len(found):
+            raise InvalidInput(reason=f"NESTOR_DEVICES_PER_TRIAL is {per}, but there are {len(found)} devices here.")
+        n = self.concurrency or max(1, len(found) // per)
+        return tuple(tuple(found[i % len(found)] for i in range(k * per, (k + 1) * per)) for k in range(n))
 
 
 def devices() -> tuple[str, ...]:
@@ -39,7 +50,7 @@ def devices() -> tuple[str, ...]:
         found = sorted(path.removeprefix("/dev/nvidia") for path in glob.glob("/dev/nvidia[0-9]*"))
     else:
         found = [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
-    return tuple(found) or ("cpu",)
+    return tuple(found) or CPU
 
 
 def cores() -> int:

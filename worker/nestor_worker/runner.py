@@ -1,8 +1,9 @@
-"""One trial in a process of its own: `python -m nestor_worker.runner WORKDIR`.
+"""One trial in a process of its own: `python -m nestor_worker.runner WORKDIR RANK`.
 
 It has no credentials and no connection to anything but its supervisor: it reads files, says JSON lines on what was
 its standard output, hears them on its standard input, and dies with its supervisor. It is started before there is a
-trial, loads what every trial needs, and waits for the word to begin.
+trial, loads what every trial needs, and waits for the word to begin. A trial on several devices is as many such
+processes, of which only the first, of rank 0, is heard.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from nestor_worker.trajectory import CannotWrite, Trajectory
 
 if TYPE_CHECKING:
     from nestor_engine import Bilevel, Config, Data
+    from nestor_engine.group import Group
 
 
 class Line:
@@ -52,26 +54,32 @@ class Line:
 
 
 def main() -> None:
-    directory, code = Path(sys.argv[1]), 0
+    directory, rank, code = Path(sys.argv[1]), int(sys.argv[2]), 0
     containment.contain(name="nestor-standby")
     line = Line()
     standby.load(line.begun)
     line.begun.wait()
     containment.rename("nestor-runner")
+    from nestor_engine.group import PeerLost
+
     try:
-        _run(directory, workdir.Spec.read(directory), line)
+        _run(directory, workdir.Spec.read(directory), line, rank)
+    except PeerLost:
+        traceback.print_exc()
+        code = channel.LOST_PEER
     except CannotWrite:
         traceback.print_exc()
         code = 1  # which is no failure of the trial's
     except Exception as error:
         traceback.print_exc()
         line.say(_failure(error))
+        code = 0 if rank == 0 else 1  # what one process alone suffers is not heard otherwise
     # Not sys.exit: threads of libraries must not hold up a process whose work is done and told.
     sys.stderr.flush()
     os._exit(code)
 
 
-def _run(directory: Path, spec: workdir.Spec, line: Line) -> None:
+def _run(directory: Path, spec: workdir.Spec, line: Line, rank: int) -> None:
     import torch
 
     from nestor_engine import State, optimise, restore
@@ -86,13 +94,32 @@ def _run(directory: Path, spec: workdir.Spec, line: Line) -> None:
     path = directory / workdir.CHECKPOINT
     state = State.load(path.read_bytes()).to(device) if path.exists() else None
 
+    group = _join(directory, rank, spec.devices, device)
+    if rank > 0:
+        for _ in optimise(bilevel, data, config, state, group):
+            if group.any([False])[0]:
+                break
+        return
     trajectory = Trajectory(directory, spec, config, line.say, bilevel)
     trajectory.begin(state, device)
-    for step in optimise(bilevel, data, config, state):
+    for step in optimise(bilevel, data, config, state, group):
         trajectory.take(step)
-        if line.stopping.is_set():
+        if group.any([line.stopping.is_set()])[0]:
             break
     trajectory.end(stopped=line.stopping.is_set())
+
+
+def _join(directory: Path, rank: int, size: int, device: str) -> Group:
+    """Meet the other processes of the trial, by a file in the work directory and then over the loopback device."""
+    import torch.distributed as dist
+
+    from nestor_engine.group import ALONE, Group
+
+    if size == 1:
+        return ALONE
+    backend = "nccl" if device == "cuda" else "gloo"
+    dist.init_process_group(backend, init_method=f"file://{directory / 'peers'}", rank=rank, world_size=size)
+    return Group(rank, size, device)
 
 
 def _problem(directory: Path, spec: workdir.Spec, config: Config) -> tuple[Bilevel, Data]:

@@ -41,6 +41,7 @@ T = TypeVar("T")
 FLUSH_SECONDS = 0.25  # between two transactions
 AWAY = (OperationalError, InterfaceError, Unavailable)  # of the database or the object store: it will be back
 STOP_SECONDS = 20.0  # for the step under way and a checkpoint, after which a runner is ended without
+LOST_SECONDS = 5.0  # for the first of several processes to find that another has ended
 DRAIN_SECONDS = 6.0  # the same when the worker is shut down: whoever sent SIGTERM may not wait long
 
 
@@ -49,15 +50,15 @@ class Slot:
     """One of the places where a worker can run a trial."""
 
     name: str  # the lease's owner
-    device: str
-    threads: int
+    devices: tuple[str, ...]  # of one trial
+    threads: int  # for each device
     checkpoint_seconds: float
     cache: Cache
     memory_bytes: int | None = None
     silence_seconds: float = math.inf  # after which a runner is taken to hang
 
     def spawn(self) -> Runner:
-        return Runner(threads=self.threads, device=self.device)
+        return Runner(threads=self.threads, devices=self.devices)
 
 
 def supervise(
@@ -106,11 +107,11 @@ class Attempt:
 
     def run(self) -> State:
         try:
-            self._persist(self._materialise)
+            devices = self._persist(self._materialise)
         except NestorError as error:
             return self._fail(error)
         log.info("trial %s: attempt %d, runner %d", self._lease.trial_id, self._lease.attempt, self._runner.pid)
-        self._runner.begin()
+        self._runner.begin(devices)
         try:
             last = self._listen(self._runner)
             interrupted = "" if last is not None else self._hung or self._runner.how_it_ended()
@@ -159,6 +160,8 @@ class Attempt:
                 told = True
             if drained or wish in (Desired.stop, Desired.pause):  # making way is no reason to lose a long step
                 patience = min(patience, time.monotonic() + (DRAIN_SECONDS if drained else STOP_SECONDS))
+            if runner.has_lost_a_process:
+                patience = min(patience, time.monotonic() + LOST_SECONDS)
             if time.monotonic() > patience:
                 log.warning("trial %s: the runner did not stop in time and is ended", self._lease.trial_id)
                 return None
@@ -194,7 +197,8 @@ class Attempt:
             lambda session: lifecycle.finish(session, self._lease, State.failed, problem, why=problem["detail"])
         )
 
-    def _materialise(self, session: Session) -> None:
+    def _materialise(self, session: Session) -> int:
+        """Write what the runner needs; how many devices it is to use."""
         trial = session.get_one(Trial, self._lease.trial_id)
         slot = self._slot
         workdir.materialise(
@@ -206,6 +210,7 @@ class Attempt:
             checkpoint_seconds=slot.checkpoint_seconds,
             memory_bytes=slot.memory_bytes,
         )
+        return trial.devices
 
     def _flush(self) -> bool:
         """Record one batch of what was gathered; whether that is all. While the database is away, training goes on."""

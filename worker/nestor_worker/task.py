@@ -48,7 +48,7 @@ class Tasks:
 
     def _claim(self, trial_id: UUID, slot: Slot) -> Lease | None:
         with self._sessions.begin() as session:
-            return lifecycle.claim_next(session, trial_id, slot.name)
+            return lifecycle.claim_next(session, trial_id, slot.name, devices=len(slot.devices))
 
     def _run(self, lease: Lease, slot: Slot) -> None:
         self._presence.runs(slot.name, lease.trial_id)

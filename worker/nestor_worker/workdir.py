@@ -55,6 +55,7 @@ class Spec:
     threads: int
     checkpoint_seconds: float
     memory_bytes: int | None = None
+    devices: int = 1
 
     @staticmethod
     def read(directory: Path) -> Spec:
@@ -92,6 +93,7 @@ def materialise(
         threads=threads,
         checkpoint_seconds=checkpoint_seconds,
         memory_bytes=memory_bytes,
+        devices=trial.devices,
     )
     (directory / SPEC).write_text(json.dumps(asdict(spec)))
 

@@ -103,7 +103,7 @@ def extend(session: Session, trial: Trial, steps: int, *, by: str = "user") -> T
 # --- the worker -----------------------------------------------------------------------------------
 
 
-def claim(session: Session, trial_id: UUID, owner: str) -> Lease | None:
+def claim(session: Session, trial_id: UUID, owner: str, *, where: ColumnElement[bool] | None = None) -> Lease | None:
     """Take a queued trial for `owner`; None when someone else was faster or it is not queued any more.
 
     What an earlier attempt recorded past its newest checkpoint will be computed again, so it is withdrawn here, and
@@ -112,7 +112,7 @@ def claim(session: Session, trial_id: UUID, owner: str) -> Lease | None:
     row = moves.apply(
         session,
         "claim",
-        Trial.id == trial_id,
+        Trial.id == trial_id if where is None else and_(Trial.id == trial_id, where),
         by=owner,
         why="a worker is free",
         lease_token=Trial.lease_token + 1,
@@ -129,12 +129,17 @@ def claim(session: Session, trial_id: UUID, owner: str) -> Lease | None:
     return Lease(trial_id, row.lease_token, owner, row.lease_expires_at, row.attempt)
 
 
-def claim_next(session: Session, trial_id: UUID, owner: str) -> Lease | None:
+def claim_next(session: Session, trial_id: UUID, owner: str, *, devices: int = 1) -> Lease | None:
     """Take the queued trial whose turn it is for `owner`, whichever was named by the message; None when none waits.
 
     The named one serves when all that wait are held by others at this moment, such as by their users.
+
+    Args:
+        devices: that `owner` has; a trial that wants more is left to others.
     """
-    return claim(session, shares.next_in_line(session) or trial_id, owner)
+    fits = Trial.devices <= devices
+    trial_id = shares.next_in_line(session, fits) or trial_id
+    return claim(session, trial_id, owner, where=fits)
 
 
 def renew(session: Session, lease: Lease) -> Desired:

@@ -3,7 +3,7 @@
 A free slot takes the trial of the highest priority; among those, one of the user with the fewest running trials; among
 those, of the user whose last turn is longest ago; and of that user's, the one that has waited longest. A running trial
 whose slice is over stands in the same line, behind those of its user that wait, and makes way if it would not be taken
-again: it writes a checkpoint and queues.
+again: it writes a checkpoint and queues. It makes way for trials of as many devices only.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from nestor_server.models import Study, Trial
 QUEUED, RUNNING = Trial.state == State.queued.value, Trial.state == State.running.value
 
 
-def next_in_line(session: Session) -> UUID | None:
-    """The queued trial whose turn it is, locked; None when none waits that nobody else has locked.
+def next_in_line(session: Session, fits: ColumnElement[bool]) -> UUID | None:
+    """The queued trial that fits and whose turn it is, locked; None when none waits that nobody else has locked.
 
     Places are counted as if those before were running already. So claims that are made at once, which skip each
     other's trials and do not see each other's moves, share as fairly as claims one after the other.
     """
-    line = _line(QUEUED)
+    line = _line(and_(QUEUED, fits))
     return session.scalars(
         select(Trial.id)
         .join(line, line.c.id == Trial.id)
@@ -40,9 +40,8 @@ def next_in_line(session: Session) -> UUID | None:
 def end_slices(session: Session, seconds: float) -> None:
     """Tell running trials to make way, so many as wait before them in line."""
     over = and_(RUNNING, Trial.claimed_at < func.now() - timedelta(seconds=seconds))
-    slots = session.scalar(select(func.count()).where(over))
-    if slots:
-        line = _line(or_(QUEUED, over))
+    for devices, slots in session.execute(select(Trial.devices, func.count()).where(over).group_by(Trial.devices)):
+        line = _line(and_(Trial.devices == devices, or_(QUEUED, over)))
         session.execute(
             update(Trial)
             .where(Trial.id.in_(select(line.c.id).where(line.c.place > slots)))

@@ -57,6 +57,7 @@ def create(session: Session, me: Identity, study_id: UUID, new: schemas.TrialCre
         start_blob_id=start_blob_id,
         n_steps=n_steps,
         priority=new.priority,
+        devices=new.devices_per_trial,
     )
     session.add(trial)
     session.flush()
