@@ -35,7 +35,7 @@ def test_a_trace_taken_at_one_point_gives_autograd_s_bits_at_another(name: str, 
     v, q = torch.randn(2, len(w), dtype=w.dtype)
     traced, kept = at(case, w, traces), at(case, w, None)
     by_trace, by_graph = traced.curved(product), kept.curved(product)
-    assert traced.traced, traces.refusals
+    assert traced.traced, list(traces.news())
     assert not kept.traced
     for _ in range(2):
         assert torch.equal(by_trace(v), by_graph(v))

@@ -7,18 +7,13 @@ from collections.abc import Iterator
 from nestor_engine.responses import Hypergradient
 from nestor_engine.solvers import Outcome
 from nestor_engine.summaries import Summary
-from nestor_engine.traces import Traces
 
 SETTLED = 10  # outer steps after which an inner gradient may be expected to have come down
 GROWN = 3.0  # times its start: beyond what fresh batches explain
 
 
 def advice(
-    number: int,
-    hyper: Hypergradient,
-    inner_gradient_ratio: float | None,
-    summaries: dict[str, Summary],
-    traces: Traces | None,
+    number: int, hyper: Hypergradient, inner_gradient_ratio: float | None, summaries: dict[str, Summary]
 ) -> Iterator[tuple[str, str]]:
     """(topic, sentence): of one topic, the first sentence of a trajectory is enough."""
     if hyper.solution and hyper.solution.outcome not in (Outcome.converged, Outcome.truncated):
@@ -29,12 +24,6 @@ def advice(
             f"The training loss's gradient is {inner_gradient_ratio:.1f} times as long as at the start, so the weights "
             "are far from a minimum, which the implicit function theorem assumes. Take more inner steps, a warm-up, "
             "or a smaller inner learning rate.",
-        )
-    if traces is not None and traces.refusals:
-        yield (
-            "traces",
-            "Curvature products run on autograd's kept graph, at about twice the cost, for the training loss cannot be "
-            f"traced ({next(iter(traces.refusals.values()))}). Losses and models that only call torch's functions can.",
         )
     for name, summary in summaries.items():
         if summary.at_bounds == 1.0:

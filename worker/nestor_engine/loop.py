@@ -88,7 +88,7 @@ def optimise(
         hparams, slots = _outer_step(bilevel, state, config.outer, outers, hyper.gradient)
         summaries = summarise(bilevel, state.hparams, hparams, hyper.gradient)
         ratio = _ratio(hyper.inner_gradient_norm, state.inner_gradient_start)
-        told = {t: s for t, s in advice(number, hyper, ratio, summaries, traces) if t not in state.warned}
+        told = {t: s for t, s in advice(number, hyper, ratio, summaries) if t not in state.warned}
         state = replace(
             state,
             hparams=hparams,
@@ -133,7 +133,7 @@ def optimise(
                 "data": gathering() - gathered,
                 "evaluation": time.perf_counter() - differentiated,
             },
-            warnings=tuple(told.values()),
+            warnings=(*told.values(), *(traces.news() if traces else ())),
             state=state,
         )
 

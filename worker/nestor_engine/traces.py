@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -40,15 +40,11 @@ class Linear:
 
 
 class Traces:
-    """Traces each kind of product once, at the first point that asks for it, and checks it there bit by bit.
-
-    Attributes:
-        refusals: kind of product → why it runs on autograd's kept graph.
-    """
+    """Traces each kind of product once, at the first point that asks for it, and checks it there bit by bit."""
 
     def __init__(self) -> None:
         self._splits: dict[object, Split | None] = {}
-        self.refusals: dict[str, str] = {}
+        self._untold: str | None = None  # why products run on autograd's kept graph
 
     def at(self, point: Point, product: Product) -> Linear | None:
         """The products at `point`, or None if they cannot be traced."""
@@ -58,9 +54,18 @@ class Traces:
                 self._splits[key] = _checked(point, product)
             except Exception as error:  # whatever the problem's own functions and torch's tracer raise
                 self._splits[key] = None
-                self.refusals[product.__name__] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+                self._untold = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
         found = self._splits[key]
         return None if found is None else Linear(found, point)
+
+    def news(self) -> Iterator[str]:
+        """What to tell the user, once. Not a part of the state: when it is said depends on a clock."""
+        if self._untold is not None:
+            yield (
+                "Curvature products run on autograd's kept graph, at about twice the cost, for the training loss "
+                f"cannot be traced ({self._untold}). Losses and models that only call torch's functions can."
+            )
+        self._untold = None
 
 
 def _checked(point: Point, product: Product) -> Split:
