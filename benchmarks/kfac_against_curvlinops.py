@@ -1,26 +1,25 @@
-"""Hold KFAC's products against curvlinops, an independent implementation on modules with hooks.
+"""Hold KFAC's products against curvlinops: `python -m benchmarks.kfac_against_curvlinops`.
 
-curvlinops brings nine packages along, so it is not among our requirements. Run it in an environment of its own:
-
-    python -m venv /tmp/curvlinops && /tmp/curvlinops/bin/pip install '.[worker]' 'curvlinops-for-pytorch==3.0.1'
-    /tmp/curvlinops/bin/python benchmarks/kfac_against_curvlinops.py
-
-By design ours differs in what is not compared here: any criterion and any forward function instead of three losses
-and two modules; a diagonal for the other parameters, which curvlinops refuses; the penalty; running averages; and
-random signs, not sampled labels, which serve criteria that are no likelihood.
+It is an independent implementation, on modules with hooks. By design ours differs in what is not compared here: any
+criterion and any forward function instead of three losses and two modules; a diagonal for the other parameters, which
+curvlinops refuses; the penalty; running averages; and random signs, not sampled labels, which serve criteria that are
+no likelihood.
 """
 
 from __future__ import annotations
 
 import torch
-from curvlinops import FisherType, KFACLinearOperator
 from torch import nn
 from torch.nn import functional as F
 
 import nestor_engine as engine
+from benchmarks.installed import install_peers
 from nestor_engine.flat import Ravel
 from nestor_engine.hparams import Custom
 from nestor_engine.point import Point
+
+install_peers()
+from curvlinops import FisherType, KFACLinearOperator  # noqa: E402
 
 LOSSES = {
     "cross-entropy": (nn.CrossEntropyLoss(), lambda n: torch.arange(n) % 3),

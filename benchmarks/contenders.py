@@ -1,0 +1,147 @@
+"""Everything that computes a hypergradient here: Nestor's methods, two textbook ways, and the peers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.func import grad, jvp
+
+import nestor_engine as engine
+from benchmarks import peers
+from benchmarks.models import Case
+from benchmarks.peers import LIBRARIES, free
+from benchmarks.task import Task
+from nestor_engine.curvature import Curvature
+from nestor_engine.flat import Ravel
+from nestor_engine.point import Point
+from nestor_engine.responses import Moment
+
+TERMS = 20  # of the cold series, the slides' own number
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to a hypergradient.
+
+    Attributes:
+        hypergradient: one, all hyperparameters in one vector; the next of a trial, unless `restart` came before.
+        product: makes the multiplication with one vector, at this point; None where it is no part of its own.
+        shorter: the hypergradient without its products, where a product is known by the difference only.
+        period: hypergradients after which its cost repeats.
+    """
+
+    implementation: str
+    curvature: str
+    solver: str
+    hypergradient: Callable[[], Tensor]
+    restart: Callable[[], None] = field(default=lambda: None)
+    product: Callable[[], Callable[[], object]] | None = None
+    shorter: Callable[[], object] | None = None
+    period: int = 1
+
+
+def methods(alpha: float) -> Iterator[tuple[str, str, engine.Implicit, int]]:
+    """(curvature, solver, method, period) of what Nestor offers; the series at the step size that all are given."""
+    series = engine.Neumann(TERMS, alpha=alpha)
+    warm = engine.WarmStarted(engine.Neumann(2))
+    sketched = engine.WarmStarted(engine.PreconditionedCG(2, engine.NystromSketch(rank=50, refresh=10)))
+    by_factors = engine.WarmStarted(engine.PreconditionedCG(2, engine.KFAC()))
+    damped = engine.Hessian(damping=0.03)
+    yield "Hessian", f"Neumann {TERMS}", engine.Implicit(engine.Hessian(), series), 1
+    yield "Hessian", "CG 10", engine.Implicit(damped, engine.ConjugateGradient(10)), 1
+    yield "Hessian", "warm Neumann 2", engine.Implicit(damped, warm), 1
+    yield "Hessian", "identity", engine.Implicit(engine.Hessian(), engine.Identity()), 1
+    yield "Gauss-Newton", f"Neumann {TERMS}", engine.Implicit(engine.GaussNewton(damping=0.0), series), 1
+    yield "Gauss-Newton", "CG 10", engine.Implicit(engine.GaussNewton(), engine.ConjugateGradient(10)), 1
+    yield "Gauss-Newton", "warm Neumann 2", engine.Implicit(engine.GaussNewton(), warm), 1
+    yield "Gauss-Newton", "warm sketched CG 2", engine.Implicit(engine.GaussNewton(), sketched), 10
+    yield "Gauss-Newton", "warm CG 2, KFAC", engine.Implicit(engine.GaussNewton(), by_factors), 1
+    # Of another size than the Hessian, so with a step size of its own.
+    own = engine.Neumann(TERMS)
+    yield "Fisher, per example", f"Neumann {TERMS}", engine.Implicit(engine.EmpiricalFisher(per="example"), own), 1
+    yield "Fisher, per batch", f"Neumann {TERMS}", engine.Implicit(engine.EmpiricalFisher(per="batch"), own), 1
+    yield "KFAC", "closed form", engine.Implicit(engine.KFAC(), engine.Direct()), 1
+
+
+class Nestor:
+    """The engine on one case; what it keeps for a trial is shared by all methods, as in a trial."""
+
+    def __init__(self, case: Case) -> None:
+        problem = case.problem()
+        bilevel = problem.bilevel()
+        self.ravel = Ravel(bilevel.params)
+        index = lambda x: {"index": torch.arange(len(x))}
+        train, val = problem.data.train | index(case.x), problem.data.val | index(case.xv)
+        weights = self.ravel.vector(bilevel.params)
+        self.moment = Moment(bilevel, self.ravel, weights, bilevel.buffers, bilevel.hparams, train, val)
+        self._order = [f"l2.{name}" for name in bilevel.params]
+
+    def point(self) -> Point:
+        m = self.moment
+        return Point(m.bilevel, m.ravel, m.w, m.buffers, m.hparams, m.train, m.slots)
+
+    def hypergradient(self, method: engine.Implicit, memory: dict[str, Tensor]) -> Tensor:
+        gradient = method.hypergradient(self.moment, memory).gradient
+        return torch.cat([gradient[name].reshape(-1) for name in self._order])
+
+    def product(self, curvature: Curvature) -> Callable[[], object]:
+        operator = curvature.at(self.point(), {})
+        v = torch.randn(self.moment.w.shape, dtype=self.moment.w.dtype)
+        return lambda: operator.undamped(v)
+
+    def contenders(self, alpha: float) -> Iterator[Contender]:
+        for curvature, solver, method, period in methods(alpha):
+            memory: dict[str, Tensor] = {}
+            yield Contender(
+                *("Nestor", curvature, solver),
+                lambda method=method, memory=memory: self.hypergradient(method, memory),
+                memory.clear,
+                lambda method=method: self.product(method.curvature),
+                period=period,
+            )
+
+
+def reverse_over_reverse(task: Task, terms: int = TERMS) -> list[Tensor]:
+    """The series on a retained graph, as one writes it by hand."""
+    weights, hparams = free(task.weights), free(task.hparams)
+    v = torch.autograd.grad(task.outer(weights, hparams), weights)
+    slope = torch.autograd.grad(task.inner(weights, hparams), weights, create_graph=True)
+    p = v
+    for _ in range(terms):
+        product = torch.autograd.grad(slope, weights, v, retain_graph=True)
+        v = [a - task.alpha * b for a, b in zip(v, product, strict=True)]
+        p = [a + b for a, b in zip(p, v, strict=True)]
+    return [-task.alpha * m for m in torch.autograd.grad(slope, hparams, p)]
+
+
+def forward_over_reverse(task: Task, terms: int = TERMS) -> list[Tensor]:
+    """The same with `torch.func.jvp(torch.func.grad(f))` for each product."""
+    weights, hparams = tuple(task.weights), tuple(task.hparams)
+    slope = grad(lambda w: task.inner(list(w), list(hparams)))
+    v = grad(lambda w: task.outer(list(w), list(hparams)))(weights)
+    p = v
+    for _ in range(terms):
+        product = jvp(slope, (weights,), (v,))[1]
+        v = tuple(a - task.alpha * b for a, b in zip(v, product, strict=True))
+        p = tuple(a + b for a, b in zip(p, v, strict=True))
+    mixed = lambda w: grad(lambda h: task.inner(list(w), list(h)))(hparams)
+    return [-task.alpha * m for m in jvp(mixed, (weights,), (p,))[1]]
+
+
+def others(task: Task) -> Iterator[Contender]:
+    """The textbook's two ways and the peers, all with the cold series."""
+    ways = {
+        ("reverse over reverse", "Hessian"): reverse_over_reverse,
+        ("torch.func.jvp(grad)", "Hessian"): forward_over_reverse,
+        **{(name, "Hessian"): library for name, library in LIBRARIES.items()},
+        ("curvlinops", "Gauss-Newton"): peers.curvlinops_gauss_newton,
+    }
+    for (name, curvature), way in ways.items():
+        yield Contender(
+            *(name, curvature, f"Neumann {TERMS}"),
+            lambda way=way: torch.cat([m.reshape(-1) for m in way(task, TERMS)]).detach(),
+            shorter=lambda way=way: way(task, 0),
+        )

@@ -1,0 +1,206 @@
+"""What a hypergradient costs: `python -m benchmarks.hypergradient [--json FILE] [--quick] [--cases NAME …]`.
+
+Everything is measured in one process and in turns, on one thread, in processor time, as a ratio to a
+plain training gradient on the same batch that is taken before and after it; medians over the rounds.
+
+    product         of the curvature with a vector, beyond what is done once for all products at a point
+    hypergradient   all of an outer step's derivatives: the outer gradient, the system's solution, and the mixed
+                    term; of a trial under way, so after the first (sketches and the norm's estimate are kept)
+    peak_mb         how far memory rises during a first one
+    error           of a first one on a few of the examples, relative to the same in float64: Nestor's to Nestor's,
+                    the others' to the series written by hand. (That these two agree is what `python -m
+                    benchmarks.agreement` shows. Where the series diverges they need not: Nestor answers with the
+                    iterate of the least residual.)
+
+What is set up once for a whole trial is not counted here; `python -m benchmarks.joint` counts it. The floor
+is arithmetic: see `floors`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.contenders import TERMS, Contender, Nestor, others, reverse_over_reverse
+from benchmarks.measuring import Run, flops, one_thread, peak_mb, seconds
+from benchmarks.models import MODELS, Case, case
+from benchmarks.peers import curvlinops_gauss_newton, free
+from benchmarks.task import Task, task_of
+from nestor_engine import Hessian
+
+ROUNDS = 5
+MOST = 60.0  # processor seconds that one contender may take of them before it is measured no more
+FEW = 4  # examples on which float32 is held against float64
+LEAST = 0.05  # processor seconds of a measurement
+COLUMNS = ("product", "hypergradient", "peak_mb", "error")
+Row = dict[str, Any]
+
+
+def measure(name: str, rounds: int) -> list[Row]:
+    """The rows of one case."""
+    subject, few = case(name), case(name, FEW)
+    alpha = step_size(subject)
+    gradient = training_gradient(task_of(subject, alpha))
+    exact = Exact(few.double(), alpha)
+    rows, runs = list(floors(subject)), []
+    print(f"\n{name}: one training gradient takes {1e3 * seconds(gradient, least=1.0):.1f} ms", file=sys.stderr)
+    for contender, on_few in zip(contenders(subject, alpha), contenders(few, alpha), strict=True):
+        row = empty(name, contender.implementation, contender.curvature, contender.solver)
+        rows.append(row)
+        print(f"  {contender.implementation}, {contender.curvature}, {contender.solver}", file=sys.stderr, flush=True)
+        try:
+            row["error"] = exact.error(on_few)
+            row["peak_mb"] = peak_mb(contender.hypergradient, gradient)
+            contender.hypergradient()
+            runs.append((row, contender))
+        except Exception as failure:  # a peer that cannot: the row says why
+            row["error"] = f"{type(failure).__name__}: {' '.join(str(failure).split())[:160]}"
+    interleaved(runs, gradient, rounds)
+    return rows
+
+
+def contenders(subject: Case, alpha: float) -> Iterator[Contender]:
+    yield from Nestor(subject).contenders(alpha)
+    yield from others(task_of(subject, alpha))
+
+
+def interleaved(runs: list[tuple[Row, Contender]], gradient: Run, rounds: int) -> None:
+    """Fill in `product` and `hypergradient`: each contender in turn, in each round between two training gradients."""
+    ratios: dict[tuple[int, str], list[float]] = {}
+    spent = [0.0] * len(runs)
+
+    def ratio(run: Run, calls: int = 1) -> float:
+        before = seconds(gradient, least=LEAST)
+        took = seconds(lambda: [run() for _ in range(calls)], least=0.0 if calls > 1 else LEAST) / calls
+        return 2 * took / (before + seconds(gradient, least=LEAST))
+
+    for _ in range(rounds):
+        for i, (_, contender) in enumerate(runs):
+            if spent[i] > MOST:
+                continue
+            began = time.process_time()
+            whole = ratio(contender.hypergradient, contender.period)
+            ratios.setdefault((i, "hypergradient"), []).append(whole)
+            if contender.product is not None:
+                run = contender.product()
+                run()  # what is done once at a point
+                ratios.setdefault((i, "product"), []).append(ratio(run))
+            elif contender.shorter is not None:
+                rest = ratio(contender.shorter)
+                ratios.setdefault((i, "product"), []).append((whole - rest) / TERMS)
+            spent[i] += time.process_time() - began
+    for (i, column), values in ratios.items():
+        runs[i][0][column] = statistics.median(values)
+
+
+def training_gradient(task: Task) -> Run:
+    """The unit: one gradient of the training loss, decay included, as a plain loop takes it."""
+
+    def run() -> tuple[Tensor, ...]:
+        weights = free(task.weights)
+        return torch.autograd.grad(task.inner(weights, task.hparams), weights)
+
+    return run
+
+
+def step_size(subject: Case) -> float:
+    """For the series: a little below the inverse of the Hessian's largest |eigenvalue|."""
+    nestor = Nestor(subject)
+    return 0.9 / Hessian().at(nestor.point(), {}).norm(nestor.moment.w)
+
+
+class Exact:
+    """Hypergradients in float64, each taken when it is first asked for."""
+
+    def __init__(self, double: Case, alpha: float) -> None:
+        self._nestor = {(c.curvature, c.solver): c for c in Nestor(double).contenders(alpha)}
+        self._task = task_of(double, alpha)
+        self._series = cache(self._by_hand)
+
+    def error(self, contender: Contender) -> float | None:
+        """Of one that computes in float32, and has not yet; None for one whose draws are others in float64."""
+        if "KFAC" in contender.curvature + contender.solver:
+            return None
+        if contender.implementation == "Nestor":
+            exact = self._nestor[contender.curvature, contender.solver].hypergradient()
+        else:
+            exact = self._series(contender.curvature)
+        size = exact.norm().clamp_min(torch.finfo(exact.dtype).tiny)  # zero where a series grew from its first term on
+        return float((contender.hypergradient().double() - exact).norm() / size)
+
+    def _by_hand(self, curvature: str) -> Tensor:
+        way = {"Hessian": reverse_over_reverse, "Gauss-Newton": curvlinops_gauss_newton}[curvature]
+        return torch.cat([m.reshape(-1) for m in way(self._task, TERMS)])
+
+
+def floors(subject: Case) -> Iterator[Row]:
+    """What a product's matrix products and convolutions come to, of those of a gradient.
+
+    Let C be the operations of a forward pass, and c of those of them whose input is data. A gradient takes C forward,
+    C for the weights' slopes and C − c for the activations'; counted are C and the whole, which gives c. What depends
+    on v in a Hessian product is the derivative of each of these by both of its factors, of which data have none:
+    2C − c, 2C − c and 2C − 2c; in a Gauss–Newton product J v, 2C − c, and Jᵀ u, again 2C − c. Where c is small these
+    are 2 and 4/3 gradients, and on a single layer both are 1.
+    """
+    task = task_of(subject, 0.0)
+    weights = free(task.weights)
+    forward = flops(lambda: task.inner(weights, task.hparams))
+    whole = flops(lambda: torch.autograd.grad(task.inner(weights, task.hparams), weights))
+    data = 3 * forward - whole
+    for curvature, least in (("Hessian", 6 * forward - 4 * data), ("Gauss-Newton", 4 * forward - 2 * data)):
+        yield empty(subject.name, "floor", curvature, "") | {"product": least / whole}
+
+
+def empty(case: str, implementation: str, curvature: str, solver: str) -> Row:
+    named = {"case": case, "implementation": implementation, "curvature": curvature, "solver": solver}
+    return named | dict.fromkeys(COLUMNS)
+
+
+def table(rows: list[Row]) -> str:
+    """In Markdown, one table a case."""
+    lines = []
+    for name in dict.fromkeys(row["case"] for row in rows):
+        lines += [f"\n**{name}**\n", "| | curvature | solver | product | hypergradient | peak, MB | error |"]
+        lines += ["|---|---|---|---|---|---|---|"]
+        for row in rows:
+            if row["case"] == name:
+                values = (number(row["product"]), number(row["hypergradient"]), number(row["peak_mb"], 0))
+                error = row["error"] if isinstance(row["error"], str) else number(row["error"], None)
+                said = (row["implementation"], row["curvature"], row["solver"], *values, error)
+                lines.append("| " + " | ".join(said) + " |")
+    return "\n".join(lines)
+
+
+def number(value: float | None, digits: int | None = 2) -> str:
+    if value is None:
+        return ""
+    return f"{value:.0e}" if digits is None else f"{value:.{digits}f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", type=Path, help="write the rows there, too")
+    parser.add_argument("--quick", action="store_true", help="one round, and the two smallest cases")
+    parser.add_argument("--cases", nargs="+", choices=MODELS, help="only these")
+    options = parser.parse_args()
+    one_thread()
+    rows: list[Row] = []
+    for name in options.cases or (["softmax", "mlp"] if options.quick else MODELS):
+        rows += measure(name, 1 if options.quick else ROUNDS)
+        if options.json:
+            options.json.write_text(json.dumps(rows, indent=1))
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
