@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from nestor_engine import NystromSketch as NystromSketch
     from nestor_engine import PreconditionedCG as PreconditionedCG
     from nestor_engine import Problem as Problem
+    from nestor_engine import Richardson as Richardson
     from nestor_engine import RMSprop as RMSprop
     from nestor_engine import StepDecay as StepDecay
     from nestor_engine import Unrolled as Unrolled
@@ -89,6 +90,7 @@ _ENGINE = (
     "Nystrom",
     "NystromSketch",
     "PreconditionedCG",
+    "Richardson",
     "Problem",
     "RMSprop",
     "SGD",

@@ -193,6 +193,13 @@ class PreconditionedCG(Schema):
     rtol: NonNegative = 1e-6
 
 
+class Richardson(Schema):
+    kind: Literal["richardson"] = "richardson"
+    steps: Annotated[int, Field(ge=1, le=10_000)] = 1
+    rate: Annotated[float, Field(gt=0, le=1)] = 0.2
+    preconditioner: Annotated[NystromSketch | KFAC | AdamDiagonal, Tagged, Short] = NystromSketch(rank=20)
+
+
 class Direct(Schema):
     kind: Literal["direct"] = "direct"
 
@@ -203,7 +210,9 @@ class Nystrom(Schema):
     rho: Positive = 0.01
 
 
-ColdSolver = Annotated[Identity | Neumann | ConjugateGradient | PreconditionedCG | Direct | Nystrom, Tagged, Short]
+ColdSolver = Annotated[
+    Identity | Neumann | ConjugateGradient | PreconditionedCG | Richardson | Direct | Nystrom, Tagged, Short
+]
 
 
 class WarmStarted(Schema):
@@ -212,7 +221,9 @@ class WarmStarted(Schema):
 
 
 Solver = Annotated[
-    Identity | Neumann | ConjugateGradient | PreconditionedCG | Direct | Nystrom | WarmStarted, Tagged, Short
+    Identity | Neumann | ConjugateGradient | PreconditionedCG | Richardson | Direct | Nystrom | WarmStarted,
+    Tagged,
+    Short,
 ]
 
 

@@ -54,6 +54,12 @@ def test_nan_is_never_a_success(solver: Solver, bad: float):
     assert solver.solve(Operator(matrix.mv), b, memory={}).outcome is Outcome.nonfinite
 
 
+def test_a_sketch_of_nan_leaves_it_to_the_solver_to_say_so():
+    matrix, b = _system()
+    solution = engine.PreconditionedCG(3).solve(Operator((matrix * math.nan).mv), b, memory={})
+    assert solution.outcome is Outcome.nonfinite
+
+
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
 def test_a_zero_right_hand_side_has_the_zero_solution(solver: Solver):
     matrix, b = _system()

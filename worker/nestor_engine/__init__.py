@@ -39,6 +39,7 @@ from nestor_engine.solvers import Nystrom as Nystrom
 from nestor_engine.solvers import NystromSketch as NystromSketch
 from nestor_engine.solvers import Outcome as Outcome
 from nestor_engine.solvers import PreconditionedCG as PreconditionedCG
+from nestor_engine.solvers import Richardson as Richardson
 from nestor_engine.solvers import WarmStarted as WarmStarted
 from nestor_engine.state import State as State
 from nestor_engine.state import start_from as start_from

@@ -24,6 +24,7 @@ from nestor_engine.solvers import (
     Nystrom,
     NystromSketch,
     PreconditionedCG,
+    Richardson,
     WarmStarted,
 )
 
@@ -32,7 +33,7 @@ _KINDS = {
     re.sub(r"(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower(): cls
     for cls in (
         *(Hessian, GaussNewton, EmpiricalFisher, KFAC),
-        *(Identity, Neumann, ConjugateGradient, PreconditionedCG, Direct, Nystrom, WarmStarted),
+        *(Identity, Neumann, ConjugateGradient, PreconditionedCG, Richardson, Direct, Nystrom, WarmStarted),
         *(NystromSketch, AdamDiagonal),
         *(Implicit, Unrolled, Hypernetwork, DirectOnly),
         *(Warmup, StepDecay, LinearDecay, CosineDecay),

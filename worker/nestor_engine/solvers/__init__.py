@@ -11,6 +11,7 @@ from nestor_engine.solvers.nystrom import Nystrom as Nystrom
 from nestor_engine.solvers.preconditioners import AdamDiagonal as AdamDiagonal
 from nestor_engine.solvers.preconditioners import NystromSketch as NystromSketch
 from nestor_engine.solvers.preconditioners import Preconditioner as Preconditioner
+from nestor_engine.solvers.richardson import Richardson as Richardson
 from nestor_engine.solvers.solution import Outcome as Outcome
 from nestor_engine.solvers.solution import Solution as Solution
 from nestor_engine.solvers.solution import Solver as Solver

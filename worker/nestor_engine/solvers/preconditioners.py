@@ -31,7 +31,7 @@ class Preconditioner(Protocol):
 class NystromSketch(Preconditioner):
     """A randomised low-rank approximation of the curvature, U Λ Uᵀ, as a preconditioner [1].
 
-        M⁻¹ = (λ_r + μ) U (Λ + μ)⁻¹ Uᵀ + (I − U Uᵀ),
+        M⁻¹ = U (Λ + μ)⁻¹ Uᵀ + (I − U Uᵀ) / (λ_r + μ),
 
     with μ the operator's damping and λ_r the smallest eigenvalue that the sketch holds. It takes
     `rank` products of the undamped curvature, every `refresh` outer steps, and n × rank numbers.
@@ -53,8 +53,11 @@ class NystromSketch(Preconditioner):
             memory |= {"sketch.basis": basis, "sketch.values": values}
         memory["sketch.age"] = torch.tensor(max(age, 0) + 1)
         basis, values, shift = memory["sketch.basis"], memory["sketch.values"], operator.shift(like)
-        gains = (values[-1] + shift) / (values + shift) - 1 if shift or values[-1] > 0 else torch.zeros_like(values)
-        return lambda r: r + basis @ (gains * (basis.T @ r))
+        least = values[-1] + shift
+        if not least > 0:
+            return lambda r: r
+        gains = least / (values + shift) - 1
+        return lambda r: (r + basis @ (gains * (basis.T @ r))) / least
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,251 @@
+"""How good a hypergradient is for its cost, along a training.
+
+    python -m benchmarks.trajectory [--json FILE] [--quick]
+
+A convolutional GELU network of 38,282 weights learns 1,000 of scikit-learn's digits, 30 % of whose labels are wrong,
+while a decay for every weight and a weight for every example are tuned on 400 clean ones, five inner steps to an outer
+one. At every outer step each method computes its hypergradient at the same weights, with a memory of its own, so that
+its warm start, its sketch and its averages are those of a trial that it had driven.
+
+    cosine      with the hypergradient that a tightly converged adjoint gives on the same batch: of the damped
+                Gauss–Newton system on all training data (conjugate gradients to 1e-6), and of the Hessian's with the
+                same damping (MINRES, because it is indefinite); after the first ten outer steps, every fifth
+    cost        of a whole hypergradient, sketches amortised, in plain training gradients on the method's own batch:
+                all 1,000 examples, or mini-batches of 200
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from scipy.sparse.linalg import LinearOperator, minres
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import nestor_engine as engine
+from benchmarks import peers
+from benchmarks.measuring import one_thread, seconds
+from benchmarks.task import Task
+from nestor_engine.bilevel import Batch
+from nestor_engine.curvature import Operator
+from nestor_engine.data import Batches
+from nestor_engine.hparams import L2, ExampleWeights
+from nestor_engine.point import Point
+from nestor_engine.responses import Hypergradient, Moment, Response
+
+N_TRAIN, N_VAL, LABEL_NOISE = 1_000, 400, 0.3
+MINI = 200  # examples of a mini-batch
+SETTLED, EVERY = 10, 5  # cosines are taken after so many outer steps, and every so many
+DAMPING = engine.GaussNewton().damping
+
+
+@dataclass
+class Method:
+    """One row: a way to the hypergradient, and the batch on which the curvature is taken.
+
+    Attributes:
+        ours: of the engine; None for twenty cold terms as Betty computes them.
+        batch: "all", "mini" (a fresh one each step) or "kept" (one for ten steps).
+        spent: processor seconds of each step in those of a gradient on its batch.
+        cosines: with the references, by name.
+    """
+
+    name: str
+    batch: str
+    ours: engine.Implicit | None
+    memory: dict[str, Tensor] = field(default_factory=dict)
+    spent: list[float] = field(default_factory=list)
+    cosines: dict[str, list[float]] = field(default_factory=lambda: {"gauss_newton": [], "hessian": []})
+
+    def row(self) -> dict[str, Any]:
+        told: dict[str, Any] = {"method": self.name, "batch": self.batch, "cost": statistics.mean(self.spent)}
+        for reference, values in self.cosines.items():
+            told[reference] = {"median": statistics.median(values), "worst": min(values)} if values else None
+        return told
+
+
+def methods() -> list[Method]:
+    gn = engine.GaussNewton()
+    warm = lambda solver: engine.Implicit(gn, engine.WarmStarted(solver))
+    sketched = lambda steps, rank: warm(engine.PreconditionedCG(steps, engine.NystromSketch(rank, 10)))
+    rows = []
+    for batch in ("all", "mini"):
+        rows += [
+            Method("peers: Neumann 20, cold", batch, None),
+            Method("identity (T1–T2)", batch, engine.Implicit(gn, engine.Identity())),
+            Method("Neumann 2, warm", batch, warm(engine.Neumann(2))),
+            Method("CG 2, warm", batch, warm(engine.ConjugateGradient(2))),
+            Method("CG 2, warm, sketch of rank 20", batch, sketched(2, 20)),
+            Method("CG 2, warm, sketch of rank 50", batch, sketched(2, 50)),
+            Method("CG 2, warm, KFAC", batch, warm(engine.PreconditionedCG(2, engine.KFAC()))),
+        ]
+    rows.append(Method("CG 2, warm, sketch of rank 20", "kept", sketched(2, 20)))
+    rows.append(Method("Richardson 1, warm, sketch of rank 20", "all", warm(engine.Richardson())))
+    rows.append(Method("Richardson 1, warm, sketch of rank 20", "mini", warm(engine.Richardson())))
+    rows.append(Method("Richardson 2, warm, sketch of rank 20", "mini", warm(engine.Richardson(steps=2))))
+    return rows
+
+
+@dataclass(frozen=True)
+class Watched(Response):
+    """Drives the trial by one method, and lets all others look at the same moments."""
+
+    driver: engine.Implicit
+    rows: list[Method]
+    everything: Batch
+    kept: Batches
+
+    def hypergradient(self, moment: Moment, memory: dict[str, Tensor]) -> Hypergradient:
+        number = int(memory.get("number", 0))
+        memory["number"] = torch.tensor(number + 1)
+        batches = {"all": self.everything, "mini": moment.train, "kept": self.kept[number // 10]}
+        units = {name: seconds(lambda at=at: plain(moment, at), least=0.05) for name, at in batches.items()}
+        exact = {}
+        if number >= SETTLED and number % EVERY == 0:
+            adjoints = references(replace(moment, train=self.everything))
+            exact = {
+                (reference, name): flat(point(replace(moment, train=at)).mixed(q))
+                for reference, q in adjoints.items()
+                for name, at in batches.items()
+            }
+        for row in self.rows:
+            here, got = replace(moment, train=batches[row.batch]), []
+            spent = seconds(lambda row=row, here=here, got=got: got.append(hypergradient(row, here)))
+            row.spent.append(spent / units[row.batch])
+            for reference, values in row.cosines.items():
+                if exact:
+                    values.append(cosine(got[0], -exact[reference, row.batch]))
+        print(f"step {number + 1}", file=sys.stderr, flush=True)
+        return self.driver.hypergradient(moment, memory)
+
+
+def hypergradient(row: Method, moment: Moment) -> Tensor:
+    if row.ours is not None:
+        return flat(row.ours.hypergradient(moment, row.memory).gradient)
+    return torch.cat([part.reshape(-1) for part in peers.betty(task(moment), 20)])
+
+
+def task(moment: Moment) -> Task:
+    """For the peers, with the step size that the curvature's norm asks for."""
+    names, ravel, bilevel = list(moment.hparams), moment.ravel, moment.bilevel
+    shaped = lambda weights: dict(zip(bilevel.params, weights, strict=True))
+    named = lambda hparams: dict(zip(names, hparams, strict=True))
+    alpha = 0.9 / engine.Hessian().at(point(moment), {}).norm(moment.w)
+    return Task(
+        lambda w, h: bilevel.train_loss(shaped(w), moment.buffers, named(h), moment.train)[0],
+        lambda w, h: bilevel.evaluate(shaped(w), moment.buffers, named(h), moment.val)["loss"],
+        list(ravel.tree(moment.w).values()),
+        list(moment.hparams.values()),
+        alpha,
+    )
+
+
+def references(moment: Moment) -> dict[str, Tensor]:
+    """The adjoint of each reference system, tightly converged."""
+    b, at = moment.outer().by_w, point(moment)
+    operator = engine.GaussNewton().at(at, {})
+    q = engine.ConjugateGradient(500, rtol=1e-6).solve(operator, b).x
+    return {"gauss_newton": q, "hessian": solved(engine.Hessian(damping=DAMPING).at(at, {}), b)}
+
+
+def solved(operator: Operator, b: Tensor) -> Tensor:
+    """By MINRES [1]: the system is symmetric, and has negative eigenvalues.
+
+    [1] Paige and Saunders (1975), Solution of sparse indefinite systems of linear equations.
+    """
+    product = lambda v: operator(torch.as_tensor(v).to(b).reshape(-1)).double().numpy()
+    n = b.numel()
+    x, _ = minres(LinearOperator((n, n), matvec=product, dtype="float64"), b.double().numpy(), rtol=1e-5, maxiter=500)
+    return torch.as_tensor(x).to(b)
+
+
+def plain(moment: Moment, batch: Batch) -> tuple[Tensor, ...]:
+    """One training gradient, as a plain loop takes it."""
+    weights = peers.free(list(moment.ravel.tree(moment.w).values()))
+    named = dict(zip(moment.bilevel.params, weights, strict=True))
+    loss, _ = moment.bilevel.train_loss(named, moment.buffers, moment.hparams, batch)
+    return torch.autograd.grad(loss, weights)
+
+
+def point(m: Moment) -> Point:
+    return Point(m.bilevel, m.ravel, m.w, m.buffers, m.hparams, m.train, m.slots)
+
+
+def flat(named: dict[str, Tensor]) -> Tensor:
+    return torch.cat([value.reshape(-1) for value in named.values()])
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    return float(F.cosine_similarity(a.double(), b.double(), dim=0))
+
+
+def problem() -> engine.Problem:
+    images, labels = load_digits(return_X_y=True)
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(len(images), generator=generator)
+    x, y = torch.tensor(images, dtype=torch.float32)[order].view(-1, 1, 8, 8) / 16, torch.tensor(labels)[order]
+    wrong = torch.rand(N_TRAIN, generator=generator) < LABEL_NOISE
+    noisy = torch.where(wrong, (y[:N_TRAIN] + 1) % 10, y[:N_TRAIN])
+    val = slice(N_TRAIN, N_TRAIN + N_VAL)
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        *(nn.Conv2d(1, 16, 3, padding=1), nn.GELU(), nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.GELU()),
+        *(nn.Flatten(), nn.Linear(512, 64), nn.GELU(), nn.Linear(64, 10)),
+    )
+    loss = lambda outputs, batch: F.cross_entropy(outputs, batch["y"], reduction="none")
+    hparams = [L2(net, per="weight", init=-8.0), ExampleWeights(N_TRAIN)]
+    return engine.Problem(net, hparams, loss, loss, train=(x[:N_TRAIN], noisy), val=(x[val], y[val]))
+
+
+def run(n_steps: int) -> list[Method]:
+    stated, rows = problem(), methods()
+    train = stated.data.train
+    driver = engine.Implicit(engine.GaussNewton(), engine.WarmStarted(engine.PreconditionedCG(4)))
+    watched = Watched(driver, rows, train | {"index": torch.arange(N_TRAIN)}, Batches(train, MINI, seed=1))
+    config = engine.Config(
+        n_steps=n_steps,
+        inner=engine.Adam(1e-3, steps=5, batch_size=MINI),
+        outer=engine.RMSprop(1e-2),
+        response=watched,
+        warmup_steps=100,
+    )
+    for _ in engine.optimise(stated.bilevel(), stated.data, config):
+        pass
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    return "\n".join(_lines(rows))
+
+
+def _lines(rows: list[dict[str, Any]]) -> Iterator[str]:
+    yield "| curvature on | method | cosine, median | worst | with the Hessian's, median | worst | cost |"
+    yield "|---|---|---|---|---|---|---|"
+    for row in sorted(rows, key=lambda row: row["batch"]):
+        cells = [f"{row[r][s]:.3f}" for r in ("gauss_newton", "hessian") for s in ("median", "worst")]
+        yield f"| {row['batch']} | {row['method']} | {' | '.join(cells)} | {row['cost']:.1f} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", type=Path, help="write the rows there, too")
+    parser.add_argument("--quick", action="store_true", help="eleven outer steps instead of 120")
+    options = parser.parse_args()
+    one_thread()
+    rows = [row.row() for row in run(SETTLED + 1 if options.quick else 120)]
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1))
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

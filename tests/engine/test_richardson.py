@@ -1,0 +1,92 @@
+"""Richardson's iteration: by its formula, on fresh matrices each step, and where it ends."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import nestor_engine as engine
+from nestor_engine.curvature import Operator
+from nestor_engine.solvers import Outcome
+
+F64 = torch.float64
+N = 6
+WHOLE = engine.NystromSketch(rank=N, refresh=1_000)  # of all directions: an exact inverse, taken once
+
+
+def matrices(count: int, spread: float) -> tuple[Tensor, Tensor]:
+    """Symmetric positive definite matrices, shape (count, N, N), as those of batches are, and a right-hand side."""
+    generator = torch.Generator().manual_seed(0)
+    samples = torch.randn(count, 4 * N, N, dtype=F64, generator=generator)
+    batches = samples.mT @ samples / (4 * N)
+    batches = batches.mean(0) + spread * (batches - batches.mean(0))
+    return batches, torch.randn(N, dtype=F64, generator=generator)
+
+
+def test_the_first_step_is_the_preconditioner_alone():
+    (matrix,), b = matrices(1, 1.0)
+    solution = engine.WarmStarted(engine.Richardson(rate=0.2, preconditioner=WHOLE)).solve(
+        Operator(matrix.mv), b, memory={}
+    )
+    torch.testing.assert_close(solution.x, torch.linalg.solve(matrix, b))
+
+
+def test_each_step_goes_a_part_of_the_way_that_its_own_matrix_asks_for():
+    batches, b = matrices(6, 0.5)
+    solver, memory = engine.WarmStarted(engine.Richardson(steps=2, rate=0.3, preconditioner=WHOLE)), {}
+    x, inverse, rates = torch.zeros_like(b), torch.linalg.inv(batches[0]), iter((1, 1 / 2, 1 / 3, *[0.3] * 9))
+    for matrix in batches:
+        for _ in range(2):
+            residual = ((b - matrix @ x).norm() / b.norm()).item()
+            x = x + next(rates) * inverse @ (b - matrix @ x)
+        operator = Operator(matrix.mv)
+        solution = solver.solve(operator, b, memory=memory)
+        torch.testing.assert_close(solution.x, x)
+        assert solution.residual == pytest.approx(residual)
+        assert solution.outcome is Outcome.truncated
+
+
+def test_on_one_matrix_it_ends_at_the_dense_solution():
+    (matrix,), b = matrices(1, 1.0)
+    solver = engine.Richardson(steps=400, rate=0.5, preconditioner=engine.NystromSketch(rank=3))
+    norm = torch.linalg.matrix_norm(matrix, 2).item()
+    solution = solver.solve(Operator(matrix.mv, damping=0.1, norm=norm), b, memory={})
+    damped = matrix + 0.1 * norm * torch.eye(N, dtype=F64)
+    torch.testing.assert_close(solution.x, torch.linalg.solve(damped, b))
+    assert solution.residual < 1e-9
+
+
+def test_on_fresh_batches_its_mean_is_the_solution_of_all_data_and_that_of_their_solutions_is_not():
+    batches, b = matrices(1_000, 1.0)
+    exact = torch.linalg.solve(batches.mean(0), b)
+    off = lambda x: ((x - exact).norm() / exact.norm()).item()
+    solver, memory, seen = engine.WarmStarted(engine.Richardson(rate=0.05, preconditioner=WHOLE)), {}, []
+    for matrix in batches:
+        seen.append(solver.solve(Operator(matrix.mv), b, memory=memory).x)
+    assert off(torch.stack(seen[100:]).mean(0)) < 0.05
+    assert off(torch.linalg.solve(batches, b.expand(len(batches), N)).mean(0)) > 0.2
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_not_finite_is_no_solution(bad: float):
+    (matrix,), b = matrices(1, 1.0)
+    assert engine.Richardson().solve(Operator(matrix.mv), b * bad).outcome is Outcome.nonfinite
+    solution = engine.Richardson(steps=2).solve(Operator((matrix * bad).mv), b)
+    assert solution.outcome is Outcome.nonfinite
+    assert solution.x.isfinite().all()
+
+
+def test_a_zero_right_hand_side_has_the_zero_solution():
+    (matrix,), b = matrices(1, 1.0)
+    solution = engine.Richardson().solve(Operator(matrix.mv), 0 * b)
+    assert solution.outcome is Outcome.converged
+    assert not solution.x.any()
+
+
+@pytest.mark.parametrize("options", [{"steps": 0}, {"rate": 0.0}, {"rate": 1.5}])
+def test_an_impossible_option_is_refused(options: dict[str, float]):
+    with pytest.raises(engine.errors.ConfigInvalid, match="Richardson"):
+        engine.Richardson(**options)
