@@ -52,9 +52,9 @@ def peak_mb(run: Run, before: Run) -> float | None:
             gc.collect()
             libc.malloc_trim(0)
             Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from here
-            start = _status("VmRSS")
+            start = status("VmRSS")
             run()
-            os.write(writing, f"{(_status('VmHWM') - start) / 1e6}".encode())
+            os.write(writing, f"{(status('VmHWM') - start) / 1e6}".encode())
         os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as told:
@@ -63,7 +63,7 @@ def peak_mb(run: Run, before: Run) -> float | None:
     return float(answer) if answer else None
 
 
-def _status(field: str) -> int:
+def status(field: str) -> int:
     """Bytes."""
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{field}:")]
     return int(line.split()[1]) * 1024

@@ -1,0 +1,143 @@
+"""One outer step, from a thousand hyperparameters to a hundred million.
+
+    python -m benchmarks.scaling [--json FILE] [--quick]
+
+An embedding of tokens, averaged, and a linear layer learn with a decay for every weight; the embedding's width grows.
+So the trial has as many hyperparameters as weights, and its arithmetic is that of its vectors. Each size runs in a
+process of its own, so that its peak of memory is its own.
+
+    seconds         processor time of an outer step with the default method and one inner step, after the first
+    training        processor time of a plain training step of the same model (SGD): the same growth is the aim
+    multiple        peak memory beyond the process's start, in times the weights' bytes
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import nestor_engine as engine
+from benchmarks.measuring import one_thread, status
+from nestor_engine.hparams import L2
+
+SIZES = (10**3, 10**4, 10**5, 10**6, 10**7, 10**8)
+TOKENS, LENGTH, CLASSES, BATCH = 100, 8, 10, 32
+STEPS = 4  # outer steps that are timed; the first, which traces and estimates the norm, is not
+MEMORY_LIMIT = 24 * 1024**3  # bytes
+
+
+class Averaged(nn.Module):
+    """As many weights as wanted, to within a width's."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        width = max(1, (size - CLASSES) // (TOKENS + CLASSES))
+        self.embed, self.out = nn.Embedding(TOKENS, width), nn.Linear(width, CLASSES)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.out(self.embed(tokens).mean(1))
+
+
+def measure(size: int) -> dict[str, Any]:
+    """The row of one size; alone in its process."""
+    one_thread()
+    torch.manual_seed(0)
+    net = Averaged(size)
+    x, y = torch.randint(0, TOKENS, (2 * BATCH, LENGTH)), torch.randint(0, CLASSES, (2 * BATCH,))
+    training = plain(net, x[:BATCH], y[:BATCH])
+    loss = lambda outputs, batch: F.cross_entropy(outputs, batch["y"])
+    weights = sum(p.numel() for p in net.parameters())
+    start = status("VmRSS") - 4 * weights  # without the weights themselves
+    train, val = (x[:BATCH], y[:BATCH]), (x[BATCH:], y[BATCH:])
+    problem = engine.Problem(net, L2(net), loss, loss, train=train, val=val)
+    config = engine.Config(n_steps=STEPS + 1, inner=engine.SGD(0.1, steps=1, batch_size=BATCH))
+    times, began = [], time.process_time()
+    for _ in engine.optimise(problem.bilevel(), problem.data, config):
+        times.append(time.process_time() - began)
+        began = time.process_time()
+    took = statistics.median(times[1:])
+    multiple = (status("VmHWM") - start) / (4 * weights)
+    return {"hyperparameters": weights, "seconds": took, "training": training, "multiple": multiple, "error": None}
+
+
+def plain(net: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Processor seconds of a hand-written training step with a decay for every weight, all equal."""
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, weight_decay=math.exp(-6.0))
+    times = []
+    for _ in range(STEPS + 1):
+        began = time.process_time()
+        optimizer.zero_grad()
+        F.cross_entropy(net(x), y).backward()
+        optimizer.step()
+        times.append(time.process_time() - began)
+    optimizer.zero_grad()
+    return statistics.median(times[1:])
+
+
+def apart(size: int) -> dict[str, Any]:
+    """The row of one size, or the reason why there is none."""
+    command = [sys.executable, "-m", "benchmarks.scaling", "--size", str(size)]
+    limited = ["prlimit", f"--data={MEMORY_LIMIT}", *command] if sys.platform.startswith("linux") else command
+    done = subprocess.run(limited, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return json.loads(done.stdout)
+    reason = (done.stderr.strip().splitlines() or [f"ended by signal {-done.returncode}: out of memory"])[-1]
+    nothing = dict.fromkeys(("seconds", "training", "multiple"))
+    return {"hyperparameters": size, **nothing, "error": reason[:160]}
+
+
+def slope(rows: list[dict[str, Any]], column: str) -> float | None:
+    """d log(column) / d log(hyperparameters), over the sizes beyond a million, where overheads are gone."""
+    points = [
+        (math.log(r["hyperparameters"]), math.log(r[column]))
+        for r in rows
+        if r["error"] is None and r["hyperparameters"] > 9 * 10**5
+    ]
+    return statistics.linear_regression(*zip(*points, strict=True)).slope if len(points) > 1 else None
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    lines = ["| hyperparameters | outer step, s | training step, s | peak memory / weights |", "|---|---|---|---|"]
+    for row in rows:
+        if row["error"]:
+            lines.append(f"| {row['hyperparameters']:,} | {row['error']} | | |")
+        else:
+            cells = (f"{row['seconds']:.4f}", f"{row['training']:.4f}", f"{row['multiple']:.1f}")
+            lines.append(f"| {row['hyperparameters']:,} | {' | '.join(cells)} |")
+    slopes = [slope(rows, column) for column in ("seconds", "training")]
+    if None not in slopes:
+        lines.append(f"\nSlope beyond a million, in logarithms: {slopes[0]:.2f}; of plain training {slopes[1]:.2f}.")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", type=Path, help="write the rows there, too")
+    parser.add_argument("--quick", action="store_true", help="up to a million only")
+    parser.add_argument("--size", type=int, help=argparse.SUPPRESS)  # one row as JSON, in this process
+    options = parser.parse_args()
+    if options.size:
+        print(json.dumps(measure(options.size)))
+        return
+    rows = []
+    for size in SIZES[: 4 if options.quick else None]:
+        rows.append(apart(size))
+        print(rows[-1], file=sys.stderr, flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1))
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
