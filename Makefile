@@ -10,7 +10,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install up demo test check format
+.PHONY: help install up demo data test check format
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -30,7 +30,10 @@ up: $(READY) ## run PostgreSQL, Valkey, API server, dashboard and a worker; Ctrl
 	@$(BIN)/nestor up
 
 demo: $(READY) ## tune a real model through the whole stack and print what came of it
-	@$(BIN)/python examples/demo.py
+	@$(BIN)/python -m examples.demo
+
+data: $(READY) ## fetch the data sets of the examples into a cache
+	@$(BIN)/python -m examples.data
 
 test: $(READY) ## run all tests
 	@.ci/chromium

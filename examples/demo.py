@@ -11,14 +11,10 @@ averaged over seeds that were not used to choose anything here.
 
 from __future__ import annotations
 
-import os
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -29,8 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nestor
+from examples.service import running_service
 from nestor.hparams import L2, ExampleWeights
-from nestor_server.embedded.home import Home, default_home
 
 SEEDS = (10, 11, 12)
 N_TRAIN, N_VAL, LABEL_NOISE = 1_000, 100, 0.45
@@ -48,7 +44,7 @@ def main() -> None:
     torch.set_num_threads(1)
     started = time.monotonic()
     OUTPUT.mkdir(exist_ok=True)
-    with local_server() as server, ProcessPoolExecutor(2, mp_context=get_context("spawn")) as beside:
+    with running_service() as server, ProcessPoolExecutor(2, mp_context=get_context("spawn")) as beside:
         print(f"Nestor runs at {server}")
         rivals = [beside.submit(rival_accuracies, seed) for seed in SEEDS]
         study = nestor.create_study("demo: noisy digits", server=server, load_if_exists=True)
@@ -74,26 +70,6 @@ def main() -> None:
             rows[name] = [accuracies[name] for accuracies in found]
         report(rows, trials, statistics.mean(seconds))
         print(f"All of it took {time.monotonic() - started:.0f} s.")
-
-
-@contextmanager
-def local_server() -> Iterator[str]:
-    """The address of the Nestor that runs on this machine, or of one that runs for as long as we need it."""
-    if running := Home(default_home()).running():
-        yield running["url"]
-        return
-    command = [str(Path(sys.executable).with_name("nestor")), "up", "--port", "0"]
-    # One thread for the trial: the rivals train beside it, and matrices this small gain nothing from two.
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"NESTOR_THREADS": "1"})
-    try:
-        said = iter(process.stdout or ())
-        address = next((line.split()[-1] for line in said if "/#token=" in line), None)
-        if address is None:
-            raise SystemExit(process.wait() or 1)  # it said why on stderr
-        yield address.partition("/#token=")[0]
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def digits(seed: int) -> tuple[Split, Split, Split]:

@@ -1,0 +1,40 @@
+"""The experiments run for real: on a server and a worker of the session's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from examples.paper.__main__ import main
+from tests.support.server import Server
+from tests.support.worker import running_worker
+
+Experiment = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def working_server(services: Any) -> Iterator[Server]:
+    """A server with a worker, for all experiments: on those of other tests trials stay queued."""
+    from tests.support.server import running_server
+
+    with running_server(services, redis_db=7) as server, running_worker(server):
+        yield server
+
+
+@pytest.fixture
+def experiment(working_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
+    """Runs an experiment in its quick form and gives what it wrote: its rows, findings and files."""
+    monkeypatch.setenv("NESTOR_SERVER", working_server.url)
+    monkeypatch.setenv("NESTOR_TOKEN", working_server.token)
+
+    def run(name: str, *options: str) -> dict[str, Any]:
+        written = tmp_path / "rows.json"
+        assert main([name, "--quick", "--json", str(written), "--output", str(tmp_path), *options]) == 0
+        (told,) = json.loads(written.read_text())
+        return told
+
+    return run
