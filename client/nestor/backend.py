@@ -101,6 +101,14 @@ class Backend(Protocol):
         """
         ...
 
+    def checkpoint(self, trial_id: UUID) -> bytes:
+        """All of the trial's state as it was kept last, as safetensors.
+
+        Raises:
+            CheckpointNotFound: nothing was kept yet.
+        """
+        ...
+
     def detach(self, trial: TrialRecord) -> str:
         """The watcher of an unfinished trial leaves; what becomes of the trial, as a sentence for the user."""
         ...

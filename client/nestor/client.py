@@ -154,6 +154,9 @@ class Client:
         path = f"/trials/{trial_id}/hyperparameters.safetensors"
         return self._transport.request("GET", path, params=chosen).content
 
+    def checkpoint(self, trial_id: UUID) -> bytes:
+        return self._transport.request("GET", f"/trials/{trial_id}/checkpoint.safetensors").content
+
     def detach(self, trial: schemas.Trial) -> str:
         return (
             f"Detached from trial {trial.number}, which goes on at {self.server}. Watch it again: "

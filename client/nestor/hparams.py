@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nestor_engine.hparams import InitialisationScale as InitialisationScale
     from nestor_engine.hparams import LabelCorrection as LabelCorrection
     from nestor_engine.hparams import LossReweighting as LossReweighting
+    from nestor_engine.hparams import Submodule as Submodule
     from nestor_engine.hparams import Together as Together
     from nestor_engine.hparams import UNet as UNet
 
@@ -33,6 +34,7 @@ __all__ = [
     "InitialisationScale",
     "LabelCorrection",
     "LossReweighting",
+    "Submodule",
     "Together",
     "UNet",
 ]

@@ -187,6 +187,9 @@ class Local:
     def snapshot(self, trial_id: UUID, step: int | None = None) -> bytes:
         return self._run(trial_id).snapshot(step)
 
+    def checkpoint(self, trial_id: UUID) -> bytes:
+        return self._run(trial_id).checkpoint()
+
     def detach(self, trial: TrialRecord) -> str:
         run = self._run(trial.id)
         handle = f"study.trials[{trial.number}]"

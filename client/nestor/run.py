@@ -168,6 +168,13 @@ class Run:
         # Cloned: tensors that share memory cannot be saved.
         return safetensors.torch.save({name: value.detach().cpu().clone() for name, value in found.items()})
 
+    def checkpoint(self) -> bytes:
+        with self._changed:
+            state = self._state
+        if state is None:
+            raise CheckpointNotFound(trial=str(self.record.id), what="yet")
+        return state.save()
+
     def _begin_again(self, **changes: Any) -> TrialRecord:
         self.cause = None
         self._enter(State.queued, desired=Desired.run, finished_at=None, error=None, **changes)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from nestor import schemas
+from nestor import schemas, weights
 from nestor.backend import Backend
 from nestor.errors import HyperparametersNotFound, TrialFailed
 from nestor.extras import require
@@ -17,6 +17,7 @@ from nestor.values import Values, members
 if TYPE_CHECKING:
     import numpy
     import pandas
+    from torch import nn
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
@@ -221,6 +222,20 @@ class Trial:
     def hparams_steps(self) -> tuple[int, ...]:
         """The steps whose hyperparameters were kept."""
         return self._backend.hyperparameters(self.id).steps
+
+    def load_weights(self, model: nn.Module) -> int:
+        """Put the trained weights and buffers into `model`, the problem's own or one of its architecture.
+
+        They are those of the newest checkpoint; of a finished trial, those of its last step.
+
+        Returns:
+            The step that they are of.
+
+        Raises:
+            CheckpointNotFound: the trial has none yet.
+            InvalidInput: the model has other parameters than the trial's.
+        """
+        return weights.load(self._backend.checkpoint(self.id), model)
 
     def trajectory(self, name: str, *, quantiles: bool = True) -> pandas.DataFrame:
         """How the values under `name` were distributed, at each step that was kept.

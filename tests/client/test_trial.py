@@ -73,6 +73,16 @@ def test_hyperparameters_of_every_step_are_kept(trial):
         trial.hparams_at(99)
 
 
+def test_trained_weights_come_back_into_the_model(trial):
+    torch.manual_seed(1)
+    problem, other = ridge(), torch.nn.Linear(4, 1)
+    assert trial.load_weights(other) == N_STEPS
+    x, y = problem.data.test["x"], problem.data.test["y"]
+    assert squared_error(other(x), {"y": y}).item() == pytest.approx(trial.last_step.test_loss, rel=1e-5)
+    with pytest.raises(InvalidInput, match="trained 5 weights, and 6 of this model"):
+        trial.load_weights(torch.nn.Linear(5, 1))
+
+
 def test_both_places_compute_what_the_engine_computes(trial):
     problem, options = ridge(), {name: value for name, value in QUICK.items() if name != "show_progress_bar"}
     config = nestor.Config(n_steps=N_STEPS, **options)

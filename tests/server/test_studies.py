@@ -96,7 +96,8 @@ def test_nobody_sees_the_studies_of_others(http, stranger, study, submit):
     problem(stranger.patch(f"/studies/{study}", json={"tags": []}), 404, "study-not-found")
     problem(stranger.delete(f"/studies/{study}"), 404, "study-not-found")
     problem(stranger.post(f"/studies/{study}/trials", json=SPEC), 404, "study-not-found")
-    for path in ("", "/steps", "/events", "/hyperparameters", "/hyperparameters/l2", "/hyperparameters.safetensors"):
+    tensors = ("/hyperparameters/l2", "/hyperparameters.safetensors", "/checkpoint.safetensors")
+    for path in ("", "/steps", "/events", "/hyperparameters", *tensors):
         problem(stranger.get(f"/trials/{trial}{path}"), 404, "trial-not-found")
     problem(stranger.post(f"/trials/{trial}/cancel"), 404, "trial-not-found")
     assert ok(stranger.post("/studies", json={"name": "study"}))["id"] != study  # names are each user's own

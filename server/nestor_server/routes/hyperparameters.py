@@ -1,4 +1,4 @@
-"""/trials/{id}/hyperparameters"""
+"""/trials/{id}/hyperparameters and /trials/{id}/checkpoint"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nestor import schemas
 from nestor_server.http import files
 from nestor_server.http.auth import Reader, Tx
 from nestor_server.routes.parameters import StepNumber, TheSessions
-from nestor_server.services import hyperparameters
+from nestor_server.services import hyperparameters, warm_starts
 from nestor_server.services.hyperparameters import Format
 
 router = APIRouter(tags=["hyperparameters"])
@@ -50,3 +50,15 @@ def tensor(
     found = hyperparameters.tensor(session, me.user_id, trial_id, name, step, format)
     etag = hyperparameters.sha256(session, found)
     return files.file(request, sessions, found, etag, name=f"{name}.{format}", immutable=step is not None)
+
+
+@router.get("/trials/{trial_id}/checkpoint.safetensors", response_class=Response)
+@router.head("/trials/{trial_id}/checkpoint.safetensors", include_in_schema=False)
+def checkpoint(
+    trial_id: UUID, request: Request, me: Reader, session: Tx, sessions: TheSessions, step: StepNumber = None
+) -> Response:
+    """All of the trial's state at its newest checkpoint, or at the one before: `weights` is one vector of all trained
+    parameters in the order of the model's, and `buffers/…` are the model's buffers."""
+    found = warm_starts.checkpoint(session, me.user_id, trial_id, step)
+    etag = hyperparameters.sha256(session, found)
+    return files.file(request, sessions, found, etag, name="checkpoint.safetensors", immutable=step is not None)

@@ -1,4 +1,4 @@
-"""What a trial starts from when another one has gone before it."""
+"""What a trial leaves for others to go on from: another trial, or whoever wants its weights."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from nestor.errors import CheckpointNotFound, HyperparametersNotFound
 from nestor.schemas import WarmStart
 from nestor_server.models import Blob, Checkpoint, Snapshot
 from nestor_server.services import trials
+from nestor_server.services.tensor_blobs import Slice
 
 
 def find(session: Session, owner_id: UUID, start: WarmStart) -> tuple[WarmStart, UUID]:
@@ -31,3 +32,15 @@ def find(session: Session, owner_id: UUID, start: WarmStart) -> tuple[WarmStart,
         missing = CheckpointNotFound if start.weights else HyperparametersNotFound
         raise missing(trial=str(trial.id), what="yet" if start.step is None else f"of step {start.step}")
     return start.model_copy(update={"step": found.step}), found.id
+
+
+def checkpoint(session: Session, owner_id: UUID, trial_id: UUID, step: int | None) -> Slice:
+    """The checkpoint at `step`, or the newest one: weights, buffers, hyperparameters and what the optimizers keep.
+
+    Raises:
+        TrialNotFound
+        CheckpointNotFound: there is none, or none any more.
+    """
+    _, blob_id = find(session, owner_id, WarmStart(trial=trial_id, step=step))
+    blob = session.get_one(Blob, blob_id)
+    return Slice(b"", blob, 0, blob.size)
