@@ -24,6 +24,7 @@ from nestor_engine.hparams import (
     InitialisationScale,
     LabelCorrection,
     LossReweighting,
+    Submodule,
     UNet,
 )
 from nestor_engine.responses import Moment
@@ -90,6 +91,7 @@ KINDS: dict[str, Callable[[], engine.Problem]] = {
     "augmentation": lambda: problem(lambda model, x: [Augmentation(Blur().double())]),
     "loss_reweighting": lambda: problem(lambda model, x: [LossReweighting(_mlp(5))]),
     "dropout": lambda: problem(lambda model, x: [Dropout(model, temperature=0.5)], nn.Dropout(0.3), nn.Dropout(0.2)),
+    "submodule": lambda: problem(lambda model, x: [Submodule(model, "0")], nn.Linear(5, 5).requires_grad_(False)),
     "temperature": lambda: problem(lambda model, x: [Tempered()], Warm()),
 }
 
@@ -362,11 +364,25 @@ def test_the_implicit_hypergradient_of_the_start_is_exactly_zero():
         (lambda: Dropout(nn.Sequential(nn.Dropout(0.0), nn.Linear(2, 2))), "strictly between 0 and 1"),
         (lambda: Dropout(nn.Dropout(0.1), temperature=0.0), "must be positive"),
         (lambda: Dropout(nn.Dropout(0.1), per="weight"), "choose 'layer' or 'global'"),
+        (lambda: Submodule(nn.Sequential(nn.Linear(2, 2)), "1"), "no part '1'; its parts are '0'"),
+        (lambda: Submodule(nn.Sequential(nn.ReLU()), "0"), "no parameters to tune"),
+        (lambda: Submodule(nn.Sequential(nn.Linear(2, 2)), "0"), r"model\.0\.requires_grad_\(False\)"),
     ],
 )
 def test_what_cannot_be_is_refused_with_a_remedy(make: Callable[[], object], said: str):
     with pytest.raises(ProblemInvalid, match=said):
         make()
+
+
+def test_a_part_that_is_tuned_may_not_be_trained_as_well():
+    model = nn.Sequential(nn.Linear(5, 5).requires_grad_(False), nn.Linear(5, CLASSES))
+    data = torch.randn(N, 5), Y
+    kind = Submodule(model, "0")
+    for thawed in (model, nn.Sequential(nn.Linear(5, CLASSES))):
+        model[0].requires_grad_(True)
+        stated = engine.Problem(thawed, kind, cross_entropy, cross_entropy, train=data, val=data)
+        with pytest.raises(ProblemInvalid, match="would train it, too|another model"):
+            stated.bilevel()
 
 
 def test_two_kinds_may_not_supply_the_same_tensor():
@@ -379,6 +395,6 @@ def test_two_kinds_may_not_supply_the_same_tensor():
         twice.bilevel()
 
 
-def test_a_kind_may_supply_buffers_only():
-    with pytest.raises(ProblemInvalid, match="no buffer of the model"):
+def test_a_kind_may_supply_what_is_not_trained_only():
+    with pytest.raises(ProblemInvalid, match="neither a buffer nor a frozen parameter of the model"):
         problem(lambda model, x: [Tempered()], nn.Identity()).bilevel()

@@ -93,7 +93,7 @@ class Problem:
         kept = {**dict(self.model.named_buffers()), **frozen}
         supplied = kinds.tensors(kinds.values(kinds.init))
         for name in supplied:
-            _refuse_other_than_buffers(name, training)
+            _refuse_what_is_trained(name, training)
             kept.pop(name, None)
         train_loss, val_loss = _with_hparams(self.train_loss), _with_hparams(self.val_loss)
         metrics = {name: _with_hparams(metric) for name, metric in self.metrics.items()}
@@ -168,11 +168,12 @@ class Problem:
         return export(self)
 
 
-def _refuse_other_than_buffers(name: str, module: nn.Module) -> None:
-    if name not in dict(module.named_buffers(remove_duplicate=False)):
+def _refuse_what_is_trained(name: str, module: nn.Module) -> None:
+    frozen = {parameter for parameter, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    if name not in {buffer for buffer, _ in module.named_buffers(remove_duplicate=False)} | frozen:
         raise ProblemInvalid(
-            reason=f"A kind of hyperparameters supplies {name!r}, which is no buffer of the model. "
-            "Register it with register_buffer, or supply another."
+            reason=f"A kind of hyperparameters supplies {name!r}, which is neither a buffer nor a frozen parameter of "
+            "the model. Register it with register_buffer, freeze it with requires_grad_(False), or supply another."
         )
 
 

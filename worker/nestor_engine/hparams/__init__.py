@@ -18,6 +18,7 @@ from nestor_engine.hparams.hyperparameters import Hyperparameters as Hyperparame
 from nestor_engine.hparams.initialisation_scale import InitialisationScale as InitialisationScale
 from nestor_engine.hparams.label_correction import LabelCorrection as LabelCorrection
 from nestor_engine.hparams.loss_reweighting import LossReweighting as LossReweighting
+from nestor_engine.hparams.submodule import Submodule as Submodule
 from nestor_engine.hparams.together import Together as Together
 from nestor_engine.hparams.together import together as together
 from nestor_engine.hparams.unet import UNet as UNet

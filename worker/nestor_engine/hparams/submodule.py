@@ -1,0 +1,62 @@
+"""The parameters of a part of the model."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from nestor_engine.bilevel import Tensors
+from nestor_engine.errors import ProblemInvalid
+from nestor_engine.hparams.hyperparameters import Hyperparameters
+
+
+class Submodule(Hyperparameters):
+    """The parameters of a part of the model, which the rest answers to: the leader of a Stackelberg game [1].
+
+    The inner problem trains the other parameters, the outer problem these, and both losses see the model's
+    outputs with the part in it: a generator whose discriminator is trained, or a representation [2] whose
+    classifier is. Named `<path>.<parameter>`; they start from the model's values.
+
+    Args:
+        model: the problem's model.
+        path: of the part in the model, such as "generator". Its parameters must not require gradients, so that
+            the inner problem leaves them alone: `model.generator.requires_grad_(False)`.
+
+    Raises:
+        ProblemInvalid: there is no such part, it has no parameters, or the inner problem would train them, too.
+
+    [1] Fiez, Chasnov and Ratliff (2020), Implicit learning dynamics in Stackelberg games.
+    [2] Franceschi et al. (2018), Bilevel programming for hyperparameter optimization and meta-learning.
+    """
+
+    def __init__(self, model: nn.Module, path: str) -> None:
+        self._path = path
+        try:
+            parameters = dict(model.get_submodule(path).named_parameters(path))
+        except AttributeError as error:
+            raise ProblemInvalid(
+                reason=f"Submodule: the model has no part {path!r}; its parts are "
+                f"{', '.join(repr(name) for name, _ in model.named_children())}."
+            ) from error
+        if not parameters:
+            raise ProblemInvalid(reason=f"Submodule: the model's part {path!r} has no parameters to tune.")
+        self._expect_frozen(parameters)
+        self.init = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        self.transforms = {}
+
+    def expect(self, model: nn.Module, train: Tensors) -> None:
+        given = {name: p for name, p in model.named_parameters() if name in self.init}
+        if {name: p.shape for name, p in given.items()} != {name: value.shape for name, value in self.init.items()}:
+            raise ProblemInvalid(
+                reason=f"Submodule({self._path!r}) was made for another model than the problem's. Make it from that."
+            )
+        self._expect_frozen(given)
+
+    def tensors(self, values: Tensors) -> Tensors:
+        return {name: values[name] for name in self.init}
+
+    def _expect_frozen(self, parameters: dict[str, nn.Parameter]) -> None:
+        if trained := [name for name, parameter in parameters.items() if parameter.requires_grad]:
+            raise ProblemInvalid(
+                reason=f"Submodule: {trained[0]!r} requires a gradient, so the inner problem would train it, too. "
+                f"Freeze the part first: model.{self._path}.requires_grad_(False)."
+            )
