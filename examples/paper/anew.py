@@ -1,0 +1,177 @@
+"""Search that trains anew under every proposal, as Bayesian optimisation does, on a budget of training gradients.
+
+The slides: "it's common to re-initialize w after changing λ, but this wastes a lot of computational effort".
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import optuna
+import torch
+from torch import Tensor
+
+import nestor
+from examples.paper.plain import trained
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+Range = tuple[float, float]
+Tensors = dict[str, Tensor]
+RANDOM = "random search"
+SAMPLERS = {
+    "TPE": lambda seed: optuna.samplers.TPESampler(seed=seed),
+    "Gaussian process": lambda seed: optuna.samplers.GPSampler(seed=seed),
+}
+SEARCHES = (RANDOM, *SAMPLERS)
+
+
+@dataclass(frozen=True)
+class Found:
+    """How far a method was after that many training gradients: its choice so far, never chosen by test data."""
+
+    gradients: float
+    val: dict[str, float]
+    test: dict[str, float]
+
+
+def search(
+    problem: nestor.Problem,
+    ranges: dict[str, Range],
+    *,
+    sampler: str,
+    inner: nestor.Adam | nestor.SGD,
+    n_steps: int,
+    budget: int,
+    seed: int,
+    patience: float = math.inf,
+) -> list[Found]:
+    """After every training, the proposal with the lowest validation loss so far.
+
+    Args:
+        ranges: hyperparameter → least and largest value, as optimised; every entry of a tensor is searched.
+        sampler: one of `SEARCHES`.
+        n_steps: training gradients of one training.
+        budget: training gradients of all of them. That the sampler's own work costs none is in its favour.
+        patience: seconds that the sampler may think, in all; after that it is stopped.
+    """
+    init = problem.bilevel().hparams
+    proposer = _Uniform(init, ranges, seed) if sampler == RANDOM else _Optuna(init, ranges, sampler, seed)
+    found: list[Found] = []
+    thought = 0.0
+    for k in range(1, budget // n_steps + 1):
+        began = time.monotonic()
+        proposed = proposer.ask()
+        thought += time.monotonic() - began
+        if thought > patience:
+            break
+        told = trained(problem, inner, n_steps, hparams=init | proposed, seed=seed)
+        proposer.tell(told["val"]["loss"])
+        now = Found(k * n_steps, told["val"], told["test"])
+        if found and found[-1].val["loss"] < now.val["loss"]:
+            now = replace(found[-1], gradients=now.gradients)
+        found.append(now)
+    return found
+
+
+class _Uniform:
+    """Every entry of every tensor, uniformly and independently."""
+
+    def __init__(self, init: Tensors, ranges: dict[str, Range], seed: int) -> None:
+        self._init, self._ranges = init, ranges
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def ask(self) -> Tensors:
+        return {
+            name: torch.empty_like(self._init[name]).uniform_(*bounds, generator=self._generator)
+            for name, bounds in self._ranges.items()
+        }
+
+    def tell(self, value: float) -> None:
+        del value
+
+
+class _Optuna:
+    """Every entry of every tensor as a parameter of an Optuna study."""
+
+    def __init__(self, init: Tensors, ranges: dict[str, Range], sampler: str, seed: int) -> None:
+        self._init, self._ranges = init, ranges
+        self._study = optuna.create_study(sampler=SAMPLERS[sampler](seed))
+        self._space: dict[str, optuna.distributions.BaseDistribution] = {
+            f"{name}[{i}]": optuna.distributions.FloatDistribution(*bounds)
+            for name, bounds in ranges.items()
+            for i in range(init[name].numel())
+        }
+
+    def ask(self) -> Tensors:
+        self._asked = self._study.ask(self._space)
+        values: Tensors = {}
+        for name in self._ranges:
+            like = self._init[name]
+            entries = [self._asked.params[f"{name}[{i}]"] for i in range(like.numel())]
+            values[name] = torch.tensor(entries, dtype=like.dtype).view_as(like)
+        return values
+
+    def tell(self, value: float) -> None:
+        self._study.tell(self._asked, value)
+
+
+@dataclass(frozen=True)
+class Inside:
+    """Tuning inside of one training.
+
+    Attributes:
+        inner_steps: training gradients between two outer steps.
+        products: of second derivatives in an outer step, by docs/methods.md.
+        val: what a gradient of the validation loss costs: its examples, in training batches.
+    """
+
+    response: nestor.Response
+    inner_steps: int
+    products: int
+    val: float
+
+    def price(self, products: int | None = None) -> float:
+        """Of an outer step, in training gradients.
+
+        The graph that second derivatives need and the mixed derivative cost 1 each, a product of second derivatives
+        2; an unrolled step costs 3, for it is taken again, then pulled back.
+        """
+        products = self.products if products is None else products
+        response = 0
+        match self.response:
+            case nestor.Implicit():
+                response = 2 + 2 * products
+            case nestor.Hypernetwork():
+                response = 1 + 2 * products
+            case nestor.Unrolled(steps=steps):
+                response = 3 * steps
+        return self.inner_steps + self.val + response
+
+    def steps(self, budget: float) -> int:
+        """Outer steps that a budget of training gradients allows."""
+        return int(budget / self.price())
+
+    def found(self, trial: nestor.Trial) -> list[Found]:
+        """Where the trial looked at the test data; validation figures are means over the steps since it last did."""
+        told, spent, since = [], 0.0, []
+        for step in trial.steps:
+            spent += self.price(step.products)
+            since.append({"loss": step.val_loss, **step.val_metrics})
+            if step.test_loss is not None:
+                val = {name: sum(s[name] for s in since) / len(since) for name in since[0]}
+                told.append(Found(spent, val, {"loss": step.test_loss, **step.test_metrics}))
+                since = []
+        return told
+
+
+def at(curves: Sequence[list[Found]], part: str, what: str) -> tuple[list[float], list[float]]:
+    """Gradients, and the mean over seeds, of curves of equal grids; shorter ones end where the shortest does."""
+    n = min(map(len, curves))
+    xs = [curves[0][k].gradients for k in range(n)]
+    return xs, [sum(getattr(curve[k], part)[what] for curve in curves) / len(curves) for k in range(n)]
