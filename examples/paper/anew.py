@@ -129,12 +129,15 @@ class Inside:
         inner_steps: training gradients between two outer steps.
         products: of second derivatives in an outer step, by docs/methods.md.
         val: what a gradient of the validation loss costs: its examples, in training batches.
+        warmup: training gradients before the first outer step. Before the weights are near a minimum, their response
+            is mostly that they would have learned more under less decay, and tuning runs off in that direction.
     """
 
     response: nestor.Response
     inner_steps: int
     products: int
     val: float
+    warmup: int = 0
 
     def price(self, products: int | None = None) -> float:
         """Of an outer step, in training gradients.
@@ -155,11 +158,11 @@ class Inside:
 
     def steps(self, budget: float) -> int:
         """Outer steps that a budget of training gradients allows."""
-        return int(budget / self.price())
+        return int((budget - self.warmup) / self.price())
 
     def found(self, trial: nestor.Trial) -> list[Found]:
         """Where the trial looked at the test data; validation figures are means over the steps since it last did."""
-        told, spent, since = [], 0.0, []
+        told, spent, since = [], float(self.warmup), []
         for step in trial.steps:
             spent += self.price(step.products)
             since.append({"loss": step.val_loss, **step.val_metrics})

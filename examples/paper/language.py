@@ -7,7 +7,7 @@ says. The last row trains once more, on training and validation text together, u
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from nestor.hparams import L2, Dropout
 RANGES = {"l2": (-16.0, -5.0), "dropout": (-4.0, 1.0)}  # logarithms of decays, and logits of rates: 2 to 73 %
 DECAY, RATE = -10.5, 0.18  # where tuning starts: the middle of both
 OURS, REFITTED = "IFT (ours)", "IFT, refitted on both (ours)"
+UNTUNED, LONGER, BOTH = "untuned", "untuned, trained as long as ours", "untuned, as long, on both"
 RIVALS = ("random search", "TPE")
 
 
@@ -38,7 +39,7 @@ class Sizes:
     seeds: tuple[int, ...]
 
 
-QUICK = Sizes(2_000, 4_000, 16, 16, 50, 300, (0,))
+QUICK = Sizes(2_000, 4_000, 16, 16, 60, 360, (0,))
 USUAL = Sizes(12_000, 20_000, 32, 96, 400, 4_800, (0, 1, 2))
 FULL = Sizes(2_000_000, 200_000, 128, 512, 20_000, 400_000, tuple(range(5)))
 BATCH, VAL_BATCH = 32, 128
@@ -68,13 +69,16 @@ def run(lab: Lab) -> None:
     sizes = lab.sized(quick=QUICK, usual=USUAL, full=FULL)
     text = shakespeare()
     study = lab.study(f"{sizes.n_train:,} characters")
-    n_steps = INSIDE.steps(sizes.budget)
+    inside = replace(INSIDE, warmup=sizes.training)  # tuning begins where one training anew ends
+    n_steps = inside.steps(sizes.budget)
     found: dict[str, list[list[Found]]] = {name: [] for name in (OURS, *RIVALS)}
-    refitted, plain, learned = [], {"untuned": [], "untuned, on both": []}, []
+    refitted, learned = [], []
+    plain = {UNTUNED: [], LONGER: [], BOTH: []}
     for seed in sizes.seeds:
         problem = _problem(text, sizes, seed)
         trial = study.optimize(
             problem, n_steps=n_steps, inner=INNER, outer=OUTER, response=RESPONSE, seed=seed,
+            warmup_steps=inside.warmup,
             evaluate_every=max(1, n_steps // 25), wait=False, show_progress_bar=False,
         )  # fmt: skip
         for name in RIVALS:  # while the trial runs
@@ -83,12 +87,14 @@ def run(lab: Lab) -> None:
             )
             found[name].append(rival)
         both = _problem(text, sizes, seed, both=True)
-        plain["untuned"].append(trained(problem, INNER, sizes.training, seed=seed)["test"])
-        plain["untuned, on both"].append(trained(both, INNER, sizes.training, seed=seed)["test"])
-        found[OURS].append(INSIDE.found(trial.wait()))
+        as_long = inside.warmup + n_steps * inside.inner_steps  # as the trial trains its weights
+        plain[UNTUNED].append(trained(problem, INNER, sizes.training, seed=seed)["test"])
+        plain[LONGER].append(trained(problem, INNER, as_long, seed=seed)["test"])
+        plain[BOTH].append(trained(both, INNER, as_long, seed=seed)["test"])
+        found[OURS].append(inside.found(trial.wait()))
         values = tuned(trial)
         learned.append(values)
-        refitted.append(trained(both, INNER, n_steps * INSIDE.inner_steps, hparams=values, seed=seed)["test"])
+        refitted.append(trained(both, INNER, as_long, hparams=values, seed=seed)["test"])
     losses = {name: [curve[-1] for curve in curves_] for name, curves_ in found.items()}
     rows = [_row(name, [f.val for f in last], [f.test for f in last]) for name, last in losses.items()]
     rows += [_row(name, None, test) for name, test in plain.items()]
@@ -146,7 +152,10 @@ def _problem(text: str, sizes: Sizes, seed: int, *, both: bool = False) -> nesto
         train = torch.cat([train[0], val[0]]), torch.cat([train[1], val[1]])
     torch.manual_seed(seed)
     model = LanguageModel(len(vocabulary), sizes.hidden)
-    kinds = [L2(model, per="tensor", init=DECAY), Dropout(model)]
+    kinds = [
+        L2(model, per="tensor", init=DECAY).bounded(*RANGES["l2"]),
+        Dropout(model).bounded(*RANGES["dropout"]),
+    ]
     return nestor.Problem(model, kinds, cross_entropy, cross_entropy, train=train, val=val, test=test)
 
 

@@ -25,17 +25,17 @@ from examples.paper.plain import trained
 from nestor import Implicit
 from nestor.hparams import L2
 
-RANGE = (-12.0, -2.0)  # of the logarithms; tuning inside one training starts in their middle
+RANGE = (-12.0, -2.0)  # of the logarithms, for every method; tuning inside one training starts in its middle
 START = sum(RANGE) / 2
+OURS = "IFT (ours)"
 INSIDE = {  # and how many products of second derivatives each outer step takes
     "T1-T2": (Implicit(nestor.Hessian(damping=0.0), nestor.Identity()), 1),
     "unrolled": (nestor.Unrolled(steps=5), 0),
     "hypernetwork": (nestor.Hypernetwork(), 8),
-    "IFT (ours)": (Implicit(nestor.GaussNewton(), nestor.WarmStarted(nestor.Neumann(2))), 5),
+    OURS: (Implicit(nestor.GaussNewton(), nestor.WarmStarted(nestor.Neumann(2))), 5),
 }
 Per = Literal["global", "tensor", "weight"]
 GRANULARITIES: tuple[Per, ...] = ("global", "tensor", "weight")
-UNTUNED, BOTH = "untuned", "untuned, on both"
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def run(lab: Lab) -> None:
         )
         loss = {name: _mean_last(found, "val") for name, found in runs.items() if found}
         best = min((name for name in SEARCHES if name in loss), key=loss.__getitem__)
-        ours = loss["IFT (ours)"]
+        ours = loss[OURS]
         lab.found(
             f"{count:,} hyperparameters: validation loss {ours:.3f} by the IFT, {loss[best]:.3f} by the best search "
             f"that trains anew ({best})."
@@ -89,13 +89,14 @@ def _runs(lab: Lab, images: Images, sizes: Sizes, per: Per, what: str) -> dict[s
     """Method → for each seed, how far it was after how many gradients; no seeds where it found nothing in time."""
     study = lab.study(f"{images.name}, {what}")
     runs: dict[str, list[list[Found]]] = {}
-    for name, (response, products) in INSIDE.items():
-        inside = Inside(response, INNER_STEPS, products, val=sizes.n_val / BATCH)
+    for name, (response, _) in INSIDE.items():
+        inside = _inside(name, sizes)
         n_steps = inside.steps(sizes.budget)
         runs[name] = []
         for seed in sizes.seeds:
             trial = study.optimize(
                 _problem(images, sizes, per, seed), n_steps=n_steps, inner=INNER, outer=OUTER, response=response,
+                warmup_steps=inside.warmup,
                 evaluate_every=max(1, n_steps // 25), seed=seed, user_attrs={"method": name}, show_progress_bar=False,
             )  # fmt: skip
             runs[name].append(inside.found(trial))
@@ -112,6 +113,12 @@ def _runs(lab: Lab, images: Images, sizes: Sizes, per: Per, what: str) -> dict[s
             )  # fmt: skip
         runs[name] = [found for found in anew if found]
     return runs
+
+
+def _inside(name: str, sizes: Sizes) -> Inside:
+    """Each begins to tune where one training anew ends."""
+    response, products = INSIDE[name]
+    return Inside(response, INNER_STEPS, products, val=sizes.n_val / BATCH, warmup=sizes.training)
 
 
 def _row(name: str, runs: list[list[Found]], sizes: Sizes) -> Row:
@@ -132,16 +139,20 @@ def _losses(name: str, val: list[dict[str, float]], test: list[dict[str, float]]
 
 
 def _untuned(images: Images, sizes: Sizes, per: Per) -> list[Row]:
-    """What the validation labels are worth when they are trained on: the rival of whoever tunes on them."""
+    """Plain training: as long as one training anew, and as long as ours; and with the validation labels as well."""
+    ours = _inside(OURS, sizes)
+    as_long = ours.warmup + ours.steps(sizes.budget) * INNER_STEPS
     rows = []
-    for name, both in ((UNTUNED, False), (BOTH, True)):
+    for name, n_steps, both in (
+        ("untuned", sizes.training, False),
+        ("untuned, trained as long as ours", as_long, False),
+        ("untuned, as long, on both", as_long, True),
+    ):
         told = [
-            trained(_problem(images, sizes, per, seed, both=both), INNER, sizes.training, seed=seed)
-            for seed in sizes.seeds
+            trained(_problem(images, sizes, per, seed, both=both), INNER, n_steps, seed=seed) for seed in sizes.seeds
         ]
-        val = [{"loss": float("nan")} if both else t["val"] for t in told]
-        row = _losses(name, val, [t["test"] for t in told])
-        rows.append(row | {"gradients spent": f"{sizes.training:,}"} | ({"validation loss": "seen"} if both else {}))
+        row = _losses(name, [t["val"] for t in told], [t["test"] for t in told]) | {"gradients spent": f"{n_steps:,}"}
+        rows.append(row | ({"validation loss": "trained on"} if both else {}))
     return rows
 
 
@@ -157,7 +168,8 @@ def _problem(images: Images, sizes: Sizes, per: Per, seed: int, *, both: bool = 
     torch.manual_seed(seed)
     model = _deep(images.train[0][0].numel(), sizes.widths, images.classes)
     return nestor.Problem(
-        model, L2(model, per=per, init=START), cross_entropy, cross_entropy, metrics={"accuracy": accuracy},
+        model, L2(model, per=per, init=START).bounded(*RANGE), cross_entropy, cross_entropy,
+        metrics={"accuracy": accuracy},
         train=(x[train], y[train]), val=(x[held], y[held]),
         test=(images.test[0][: sizes.n_test], images.test[1][: sizes.n_test]),
     )  # fmt: skip
