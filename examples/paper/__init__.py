@@ -2,4 +2,7 @@
 
 from __future__ import annotations
 
-EXPERIMENTS = ("overfit", "inverse", "hessian", "distill")
+EXPERIMENTS = (
+    *("overfit", "inverse", "hessian", "distill"),
+    *("augment", "clean", "games", "language", "search"),
+)
