@@ -13,9 +13,10 @@ import pytest
 import torch
 
 import nestor
-from nestor.errors import TrialFailed
+from nestor.errors import InvalidInput, TrialFailed
 from nestor.hparams import L2
 from nestor.schemas import State
+from nestor_engine.errors import ConfigInvalid
 from tests.client.problems import ridge, squared_error
 
 ROOT = Path(__file__).parents[2]
@@ -87,3 +88,13 @@ def test_the_users_random_numbers_are_left_alone():
     study.optimize(problem, 2, **QUICK)
     gc.collect()
     assert torch.rand(1) == expected
+
+
+def test_several_devices_are_for_servers_and_not_for_every_method():
+    study = nestor.create_study()
+    with pytest.raises(InvalidInput, match=r"one device\. Leave devices_per_trial=1, or use a server's study"):
+        study.optimize(ridge(), 1, **QUICK, devices_per_trial=2)
+    kfac = nestor.Implicit(nestor.KFAC(), nestor.Direct())
+    with pytest.raises(ConfigInvalid, match="Use GaussNewton, or another preconditioner, or one device"):
+        study.optimize(ridge(), 1, show_progress_bar=False, response=kfac, devices_per_trial=2)
+    assert study.trials == []

@@ -35,7 +35,9 @@ def problem(*layers: nn.Module) -> engine.Problem:
 
 def config(response: engine.Response, inner: engine.Optimizer | None = None) -> engine.Config:
     inner = inner or engine.Adam(1e-2, steps=2, batch_size=25, clip_norm=1.0)
-    return engine.Config(n_steps=N_STEPS, inner=inner, response=response, evaluate_every=1, warmup_steps=1)
+    traced = isinstance(response, engine.Implicit) and isinstance(response.curvature, engine.GaussNewton)
+    options = {"evaluate_every": 1, "warmup_steps": 1, "trace": traced}
+    return engine.Config(n_steps=N_STEPS, inner=inner, response=response, **options)
 
 
 CG = engine.PreconditionedCG(3, engine.NystromSketch(rank=4))
@@ -48,6 +50,7 @@ RESPONSES = {
     "adam_preconditioned": engine.Implicit(
         engine.GaussNewton(), engine.PreconditionedCG(2, engine.AdamDiagonal())
     ),
+    "richardson": engine.Implicit(engine.GaussNewton(), engine.WarmStarted(engine.Richardson())),
     "unrolled": engine.Unrolled(steps=2),
     "hypernetwork": engine.Hypernetwork(rank=3, steps=2),
     "direct_only": engine.DirectOnly(),

@@ -58,7 +58,8 @@ def step_of(sessions, trial: Trial) -> int:
 def steps(sessions, trial: Trial) -> list[dict]:
     with sessions() as session:
         found = session.scalars(select(Step.data).where(Step.trial_id == trial.id).order_by(Step.number))
-        return [{name: value for name, value in step.items() if name != "seconds"} for step in found]
+        by_the_clock = ("seconds", "traced")
+        return [{name: value for name, value in step.items() if name not in by_the_clock} for step in found]
 
 
 def last_checkpoint(sessions, trial: Trial) -> tuple[int, bytes]:
