@@ -37,6 +37,7 @@ SOLVERS = [
     # Its sketch once lay in memory by columns, which no checkpoint would take.
     engine.WarmStarted(engine.PreconditionedCG(2, engine.NystromSketch(rank=4))),
     engine.WarmStarted(engine.Neumann(2)),
+    engine.WarmStarted(engine.Richardson(1, preconditioner=engine.NystromSketch(rank=4, refresh=2))),
 ]
 RESPONSES = [
     *(engine.Implicit(engine.GaussNewton(), solver) for solver in SOLVERS),

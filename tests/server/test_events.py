@@ -120,7 +120,7 @@ def test_a_long_poll_waits_for_what_comes(http, run):
     timer.start()
     began = time.monotonic()
     page = ok(http.get(f"{run.path}/events", params={"after": at, "wait": 20}, headers=json_please))
-    assert 0.2 < time.monotonic() - began < 3
+    assert 0.2 < time.monotonic() - began < 15  # of the 20 that it would wait for nothing
     assert [(event["type"], event["data"]["number"]) for event in page["items"]] == [("step", 1)]
     assert (page["next_after"], page["ended"]) == (at + 1, False)
     timer.join()

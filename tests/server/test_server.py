@@ -13,6 +13,7 @@ import redis
 from sqlalchemy import text
 
 from nestor.schemas import Scope
+from nestor_server.models import Worker
 from nestor_server.queue import QUEUE
 from tests.server.conftest import SPEC, Run, ok, problem
 from tests.support.server import free_port, running_server, wait_for
@@ -68,7 +69,9 @@ def test_without_its_broker_it_takes_trials_and_calls_a_worker_later(services):
             assert time.monotonic() - began < 5
 
 
-def test_a_message_that_was_lost_is_sent_again(troubled):
+def test_a_message_that_was_lost_is_sent_again_while_a_worker_idles(troubled):
+    with troubled.sessions.begin() as session:
+        session.add(Worker(id="idle:1", device="cpu", versions={}))
     with troubled.http() as http, redis.Redis.from_url(troubled.settings.redis_url) as broker:
         study = ok(http.post("/studies", json={"name": "s"}))["id"]
         ok(http.post(f"/studies/{study}/trials", json=SPEC))

@@ -9,6 +9,7 @@ from torch.utils import _pytree as pytree
 from nestor_engine import Adam, Bilevel, Config, Problem, optimise
 from nestor_engine.bilevel import Batch
 from nestor_engine.hparams import InitialisationScale
+from nestor_engine.point import twice_differentiable
 from nestor_engine.program import export, load
 from tests.engine.program.problems import CLASSES, PROBLEMS, classes, cross_entropy, exported, features
 
@@ -49,7 +50,9 @@ def test_a_loaded_program_computes_the_same_bits_at_any_batch_size(name: str, si
     loaded = load(program.graphs, program.tensors)
     train, val = batch_of(max(size, 2), problem.data.train), batch_of(size, problem.data.val)
 
-    assert same(everything(loaded, train, val), everything(problem.bilevel(), train, val))
+    # A program holds attention as it can be differentiated twice; the fused kernel rounds otherwise on some machines.
+    with twice_differentiable():
+        assert same(everything(loaded, train, val), everything(problem.bilevel(), train, val))
 
 
 @pytest.mark.parametrize("name", ["convolution", "lstm", "transformer", "odd", "augmentation", "every_kind"])
