@@ -132,7 +132,7 @@ class Batches:
             self._epoch = epoch
         start = position * self.batch_size
         index = self._order[start : start + self.batch_size][self.share.part]
-        batch = {name: values[index] for name, values in self._columns.items()} | {INDEX: index}
+        batch = {name: values.index_select(0, index) for name, values in self._columns.items()} | {INDEX: index}
         self.seconds += time.perf_counter() - started
         return batch
 

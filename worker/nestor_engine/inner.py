@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,7 +16,7 @@ from nestor_engine.flat import Ravel
 from nestor_engine.group import ALONE, Group
 from nestor_engine.optimizers import TRAIN_BATCH, Optimizer
 from nestor_engine.point import twice_differentiable
-from nestor_engine.seeding import derive_seed, randomness
+from nestor_engine.seeding import derive_seed, randomness, restored
 from nestor_engine.state import State
 
 
@@ -67,25 +67,27 @@ class InnerLoop:
 
     def run(self, state: State, steps: int, *, keep: int = 0) -> tuple[State, float, tuple[InnerStep, ...]]:
         """The state after `steps` inner steps, the loss before the last of them, and where the last `keep` began."""
-        w, buffers, slots = state.weights, state.buffers, state.inner
+        # Copied once, and moved in place from there on: the state is not ours to write to.
+        w, buffers, slots = state.weights.clone(), state.buffers, _copied(state.inner)
         loss, kept, start = torch.tensor(math.nan), [], state.inner_gradient_start
         end = state.inner_steps + steps
-        for k in range(state.inner_steps, end):
-            taken_again = k >= end - keep
-            if taken_again:
-                kept.append(InnerStep(k, w, buffers, slots))
-            w = w.detach().requires_grad_()
-            # With the kernels that it will be taken again with, for each has draws and roundings of its own.
-            kernels = twice_differentiable() if taken_again else nullcontext()
-            with self._draws(k, w.device), kernels:
-                loss, buffers = self._loss(w, buffers, state.hparams, self._batches[k])
-                (gradient,) = torch.autograd.grad(loss, w)
-            gradient = self.share.mean(gradient)
-            loss, buffers = loss.detach(), {name: buffer.detach() for name, buffer in buffers.items()}
-            if k == 0:
-                start = float(gradient.norm())
-            (gradient,) = self._optimizer.clip([gradient])
-            w, slots = self._optimizer.update(w.detach(), gradient, slots, k)
+        with restored(w.device) as reseed:
+            for k in range(state.inner_steps, end):
+                taken_again = k >= end - keep
+                if taken_again:
+                    kept.append(InnerStep(k, w.clone(), buffers, _copied(slots)))
+                at = w.detach().requires_grad_()
+                reseed(self._draws(k))
+                # With the kernels that it will be taken again with, for each has draws and roundings of its own.
+                with twice_differentiable() if taken_again else nullcontext():
+                    loss, buffers = self._loss(at, buffers, state.hparams, self._batches[k])
+                    (gradient,) = torch.autograd.grad(loss, at)
+                gradient = self.share.mean(gradient)
+                loss, buffers = loss.detach(), {name: buffer.detach() for name, buffer in buffers.items()}
+                if k == 0:
+                    start = float(gradient.norm())
+                (gradient,) = self._optimizer.clip([gradient])
+                self._optimizer.move(w, gradient, slots, k)
         loss, buffers = self.share.mean(loss), self.share.settle(state.buffers, buffers)
         moved = replace(state, weights=w, buffers=buffers, inner=slots, inner_steps=end, inner_gradient_start=start)
         return moved, float(loss), tuple(kept)
@@ -102,7 +104,7 @@ class InnerLoop:
         w = step.w.detach().requires_grad_()
         free = {name: value.detach().requires_grad_() for name, value in hparams.items()}
         slots = {name: slot.detach().requires_grad_() for name, slot in step.slots.items()}
-        with self._draws(step.k, w.device), twice_differentiable():
+        with randomness(self._draws(step.k), w.device), twice_differentiable():
             loss, _ = self._loss(w, step.buffers, free, self._batches[step.k])
             (ours,) = torch.autograd.grad(loss, w, create_graph=True)
         gradient = self.share.mean(ours.detach()).requires_grad_()
@@ -117,11 +119,16 @@ class InnerLoop:
         before = Adjoint(by_w + through[0], dict(zip(slots, by_slots, strict=True)))
         return before, dict(zip(free, through[1:], strict=True))
 
-    def _draws(self, k: int, device: torch.device) -> AbstractContextManager[None]:
-        return randomness(self.group.seed(derive_seed(self.seed, "inner", k)), device)
+    def _draws(self, k: int) -> int:
+        """The seed of what step number `k` draws."""
+        return self.group.seed(derive_seed(self.seed, "inner", k))
 
     def _loss(self, w: Tensor, buffers: Tensors, hparams: Tensors, batch: Batch) -> tuple[Tensor, Tensors]:
         return self._bilevel.train_loss(self._ravel.tree(w), buffers, hparams, batch)
+
+
+def _copied(named: Tensors) -> Tensors:
+    return {name: value.clone() for name, value in named.items()}
 
 
 def _pulled(outputs: Sequence[Tensor], inputs: Sequence[Tensor], incoming: Sequence[Tensor]) -> list[Tensor]:

@@ -1,7 +1,8 @@
 """Optimizers as pure functions on one tensor: weights as a vector, or a hyperparameter of any shape.
 
-`update` never writes into its arguments, so a step can be differentiated and a state can be kept.
-The arithmetic is that of torch.optim, which the tests hold it against.
+`update` never writes into its arguments, so a step can be differentiated and a state can be kept;
+`move` is the same in place, for a loop that owns what it moves. The arithmetic is that of
+torch.optim, which the tests hold it against.
 """
 
 from __future__ import annotations
@@ -69,9 +70,15 @@ class Optimizer(abc.ABC):
     def init(self, x: Tensor) -> Tensors:
         """The slots before the first update of `x`."""
 
-    @abc.abstractmethod
     def update(self, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> tuple[Tensor, Tensors]:
         """The tensor and the slots after update number `k`, from 0, along `grad`, which has the shape of `x`."""
+        x, slots = x.clone(), {name: slot.clone() for name, slot in slots.items()}
+        self.move(x, grad, slots, k)
+        return x, slots
+
+    @abc.abstractmethod
+    def move(self, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> None:
+        """`update` in place. What autograd keeps for a derivative is not written to."""
 
 
 def _decayed(grad: Tensor, x: Tensor, weight_decay: float) -> Tensor:
@@ -80,7 +87,7 @@ def _decayed(grad: Tensor, x: Tensor, weight_decay: float) -> Tensor:
 
 def _root(square: Tensor) -> Tensor:
     """√square with a finite derivative at zero, where there has been no gradient yet."""
-    return square.clamp_min(torch.finfo(square.dtype).tiny).sqrt()
+    return square.clamp_min(torch.finfo(square.dtype).tiny).sqrt_()
 
 
 @dataclass(frozen=True)
@@ -100,13 +107,12 @@ class SGD(Optimizer):
     def init(self, x: Tensor) -> Tensors:
         return {"velocity": torch.zeros_like(x)} if self.momentum else {}
 
-    def update(self, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> tuple[Tensor, Tensors]:
-        grad = _decayed(grad, x, self.weight_decay)
-        if not self.momentum:
-            return x.add(grad, alpha=-self.rate(k)), {}
-        velocity = grad.add(slots["velocity"], alpha=self.momentum)
-        direction = grad.add(velocity, alpha=self.momentum) if self.nesterov else velocity
-        return x.add(direction, alpha=-self.rate(k)), {"velocity": velocity}
+    def move(self, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> None:
+        direction = _decayed(grad, x, self.weight_decay)
+        if self.momentum:
+            velocity = slots["velocity"].mul_(self.momentum).add_(direction)
+            direction = direction.add(velocity, alpha=self.momentum) if self.nesterov else velocity
+        x.add_(direction, alpha=-self.rate(k))
 
 
 @dataclass(frozen=True)
@@ -124,8 +130,8 @@ class Adam(Optimizer):
     def init(self, x: Tensor) -> Tensors:
         return {"mean": torch.zeros_like(x), "square": torch.zeros_like(x)}
 
-    def update(self, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> tuple[Tensor, Tensors]:
-        return _adam(self, x, _decayed(grad, x, self.weight_decay), slots, k)
+    def move(self, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> None:
+        _adam(self, x, _decayed(grad, x, self.weight_decay), slots, k)
 
 
 @dataclass(frozen=True)
@@ -143,17 +149,17 @@ class AdamW(Optimizer):
     def init(self, x: Tensor) -> Tensors:
         return {"mean": torch.zeros_like(x), "square": torch.zeros_like(x)}
 
-    def update(self, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> tuple[Tensor, Tensors]:
-        return _adam(self, x * (1 - self.rate(k) * self.weight_decay), grad, slots, k)
+    def move(self, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> None:
+        _adam(self, x.mul_(1 - self.rate(k) * self.weight_decay), grad, slots, k)
 
 
-def _adam(options: Adam | AdamW, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> tuple[Tensor, Tensors]:
+def _adam(options: Adam | AdamW, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> None:
     beta1, beta2 = options.betas
-    mean = torch.lerp(slots["mean"], grad, 1 - beta1)
-    square = (slots["square"] * beta2).addcmul(grad, grad, value=1 - beta2)
-    scale = (_root(square) / (1 - beta2 ** (k + 1)) ** 0.5).add(options.eps)
+    mean = slots["mean"].lerp_(grad, 1 - beta1)
+    square = slots["square"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+    scale = (_root(square) / (1 - beta2 ** (k + 1)) ** 0.5).add_(options.eps)
     step = -options.rate(k) / (1 - beta1 ** (k + 1))
-    return x.addcdiv(mean, scale, value=step), {"mean": mean, "square": square}
+    x.addcdiv_(mean, scale, value=step)
 
 
 @dataclass(frozen=True)
@@ -173,11 +179,10 @@ class RMSprop(Optimizer):
         slots = {"square": torch.zeros_like(x)}
         return slots | ({"velocity": torch.zeros_like(x)} if self.momentum else {})
 
-    def update(self, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> tuple[Tensor, Tensors]:
+    def move(self, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> None:
         grad = _decayed(grad, x, self.weight_decay)
-        square = (slots["square"] * self.alpha).addcmul(grad, grad, value=1 - self.alpha)
+        square = slots["square"].mul_(self.alpha).addcmul_(grad, grad, value=1 - self.alpha)
         direction = grad / _root(square).add(self.eps)
-        if not self.momentum:
-            return x.add(direction, alpha=-self.rate(k)), {"square": square}
-        velocity = direction.add(slots["velocity"], alpha=self.momentum)
-        return x.add(velocity, alpha=-self.rate(k)), {"square": square, "velocity": velocity}
+        if self.momentum:
+            direction = slots["velocity"].mul_(self.momentum).add_(direction)
+        x.add_(direction, alpha=-self.rate(k))

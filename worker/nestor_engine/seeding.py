@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -19,11 +19,22 @@ def derive_seed(seed: int, *words: str | int) -> int:
 @contextmanager
 def randomness(seed: int, device: torch.device) -> Iterator[None]:
     """Draw from torch's generators as if seeded here, and leave them as they were."""
-    with _restored(device) as generators:
-        # Not torch.manual_seed: it keeps a traceback for every backend that has not started, at every call.
-        for generator in generators:
-            generator.manual_seed(seed)
+    with restored(device) as reseed:
+        reseed(seed)
         yield
+
+
+@contextmanager
+def restored(device: torch.device) -> Iterator[Callable[[int], None]]:
+    """Leave torch's generators as they were; what is given seeds them, as often as one likes at little cost."""
+    with _restored(device) as generators:
+
+        def reseed(seed: int) -> None:
+            # Not torch.manual_seed: it keeps a traceback for every backend that has not started, at every call.
+            for generator in generators:
+                generator.manual_seed(seed)
+
+        yield reseed
 
 
 def upcoming(device: torch.device) -> list[Tensor]:

@@ -17,7 +17,9 @@ Per = Literal["global", "tensor", "weight"]
 
 
 class Decay(OfWeights, abc.ABC):
-    """Adds Σ exp(λ) c(w) to the training loss, for a cost c that each kind of decay has for itself."""
+    """Adds a Σ exp(λ) c(w) to the training loss, for a cost c and a factor a that each kind of decay has for itself."""
+
+    factor = 1.0
 
     @abc.abstractmethod
     def cost(self, w: Tensor) -> Tensor:
@@ -28,7 +30,7 @@ class Decay(OfWeights, abc.ABC):
         if self._per != "weight":
             costs = {name: cost.sum() for name, cost in costs.items()}
         decays = self.of(costs, values)
-        return torch.stack([(decays[name] * cost).sum() for name, cost in costs.items()]).sum()
+        return self.factor * torch.stack([(decays[name] * cost).sum() for name, cost in costs.items()]).sum()
 
 
 class L2(Decay):
@@ -47,8 +49,10 @@ class L2(Decay):
     def __init__(self, model: nn.Module | PyTree, *, per: Per = "weight", init: float = -6.0, name: str = "l2") -> None:
         super().__init__(model, per, init, name)
 
+    factor = 0.5  # of the sum: of every weight it would be another pass over all of them
+
     def cost(self, w: Tensor) -> Tensor:
-        return 0.5 * w * w
+        return w * w
 
 
 class L1(Decay):
