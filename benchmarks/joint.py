@@ -1,0 +1,173 @@
+"""Whole runs: what tuning adds to training, and what the trial's own loop adds to a hand-written one.
+
+    python -m benchmarks.joint [--json FILE] [--quick] [--local]
+
+*Tuned against untuned*: a trial with the default method, at several inner steps to an outer one, against a plain
+training of as many inner steps by the same engine; wall-clock of whole runs, tracing and checkpoints' summaries
+included, each pair in turn.
+
+*The inner loop*: plain training by the engine against a loop written by hand with torch.optim, of the same model,
+optimizer, data and decays, batching included; processor time, in turns. Through the service, what a trial reports as
+its inner steps' seconds, with recording, checkpoints and heartbeats beside it, against the hand-written loop on the
+same machine at the same time; wall-clock. `--local` leaves the service out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import nestor
+import nestor_engine as engine
+from benchmarks.measuring import one_thread
+from benchmarks.models import MODELS
+from examples.service import running_service
+from nestor.hparams import L2
+
+DECAY = -6.0  # logarithm, of each tensor
+BATCHES = {"mlp": 128, "cnn": 64}
+EXAMPLES = 512  # of training and of validation data each
+EVERY = (5, 20, 50, 100)  # inner steps to an outer one
+ROUNDS = 5
+Row = dict[str, Any]
+
+
+class Subject:
+    """A model, data, and the two ways to train it."""
+
+    def __init__(self, name: str) -> None:
+        torch.manual_seed(0)
+        self.name, (self.model, x, _) = name, MODELS[name]()
+        shape = (EXAMPLES, *x.shape[1:])
+        train, val = ((torch.randn(shape), torch.randint(0, 10, (EXAMPLES,))) for _ in range(2))
+        self.train, self.val = train, val
+        self.inner = engine.Adam(1e-3, batch_size=BATCHES[name])
+
+    def problem(self) -> nestor.Problem:
+        loss = lambda outputs, batch: F.cross_entropy(outputs, batch["y"])
+        decays = L2(self.model, per="tensor", init=DECAY)
+        return nestor.Problem(self.model, decays, loss, loss, train=self.train, val=self.val)
+
+    def tuned(self, steps: int, every: int) -> None:
+        stated = self.problem()
+        config = engine.Config(n_steps=steps // every, inner=engine.Adam(1e-3, steps=every, batch_size=self.batch))
+        for _ in engine.optimise(stated.bilevel(), stated.data, config):
+            pass
+
+    def untuned(self, steps: int) -> None:
+        stated = self.problem()
+        engine.fit(stated.bilevel(), stated.data.train, n_steps=steps, inner=self.inner)
+
+    def by_hand(self, steps: int) -> None:
+        model: nn.Module = copy.deepcopy(self.model)
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+        decay, order = math.exp(DECAY), torch.empty(0, dtype=torch.int64)
+        per_epoch = EXAMPLES // self.batch
+        x, y = self.train
+        for k in range(steps):
+            place = k % per_epoch * self.batch
+            if place == 0:
+                order = torch.randperm(EXAMPLES)
+            index = order[place : place + self.batch]
+            squares: list[Tensor] = [(p * p).sum() for p in model.parameters()]
+            loss = F.cross_entropy(model(x[index]), y[index]) + 0.5 * decay * torch.stack(squares).sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    @property
+    def batch(self) -> int:
+        return BATCHES[self.name]
+
+
+def seconds(run: Callable[[], None], clock: Callable[[], float]) -> float:
+    began = clock()
+    run()
+    return clock() - began
+
+
+def tuning(subject: Subject, steps: int, rounds: int, every: tuple[int, ...]) -> list[Row]:
+    rows = []
+    for count in every:
+        length = max(steps, 2 * count) // count * count
+        ratios = []
+        for _ in range(rounds):
+            plain = seconds(lambda length=length: subject.untuned(length), time.perf_counter)
+            tuned = seconds(lambda length=length, count=count: subject.tuned(length, count), time.perf_counter)
+            ratios.append(tuned / plain)
+        what = f"tuned / untuned, {count} inner steps to an outer one"
+        rows.append(row(subject, what, statistics.median(ratios), length))
+    return rows
+
+
+def inner(subject: Subject, steps: int, rounds: int) -> list[Row]:
+    ratios = []
+    for _ in range(rounds):
+        by_hand = seconds(lambda: subject.by_hand(steps), time.process_time)
+        ours = seconds(lambda: subject.untuned(steps), time.process_time)
+        ratios.append(ours / by_hand)
+    return [row(subject, "inner loop / by hand, in this process", statistics.median(ratios), steps)]
+
+
+def through_the_service(subject: Subject, server: str, steps: int) -> list[Row]:
+    """A trial of few outer steps, so that its worker is busy with inner ones; by hand meanwhile would disturb it."""
+    before = seconds(lambda: subject.by_hand(steps), time.perf_counter)
+    study = nestor.create_study("benchmarks: joint", server=server, load_if_exists=True)
+    every = max(1, steps // 4)
+    trial = study.optimize(subject.problem(), n_steps=5, inner=engine.Adam(1e-3, steps=every, batch_size=subject.batch))
+    after = seconds(lambda: subject.by_hand(steps), time.perf_counter)
+    ours = sum(step.seconds["inner"] for step in trial.steps[1:])  # the first waits for kernels to be chosen
+    ratio = ours / (4 * every) * steps / ((before + after) / 2)
+    return [row(subject, "inner loop / by hand, through the service", ratio, 4 * every)]
+
+
+def row(subject: Subject, what: str, ratio: float, steps: int) -> Row:
+    print(f"{subject.name}: {what}: {ratio:.3f}", file=sys.stderr, flush=True)
+    return {"case": subject.name, "what": what, "ratio": ratio, "inner_steps": steps}
+
+
+def table(rows: list[Row]) -> str:
+    lines = ["| model | what | inner steps in all | ratio |", "|---|---|---|---|"]
+    return "\n".join(
+        [*lines, *(f"| {r['case']} | {r['what']} | {r['inner_steps']:,} | {r['ratio']:.2f} |" for r in rows)]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", type=Path, help="write the rows there, too")
+    parser.add_argument("--quick", action="store_true", help="short runs, one round, the multilayer perceptron only")
+    parser.add_argument("--local", action="store_true", help="without the service")
+    options = parser.parse_args()
+    one_thread()
+    rows: list[Row] = []
+    rounds = 1 if options.quick else ROUNDS
+    lengths = {"mlp": 200} if options.quick else {"mlp": 2_000, "cnn": 300}
+    for name, steps in lengths.items():
+        subject = Subject(name)
+        subject.by_hand(5)
+        rows += inner(subject, steps, rounds)
+        rows += tuning(subject, steps, rounds, EVERY[:2] if options.quick else EVERY)
+    if not options.local:
+        with running_service() as server:
+            for name, steps in lengths.items():
+                rows += through_the_service(Subject(name), server, steps)
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1))
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
