@@ -16,8 +16,8 @@ from benchmarks.peers import LIBRARIES, free
 from benchmarks.task import Task
 from nestor_engine.curvature import Curvature
 from nestor_engine.flat import Ravel
-from nestor_engine.point import Point
 from nestor_engine.responses import Moment
+from nestor_engine.traces import Traces
 
 TERMS = 20  # of the cold series, the slides' own number
 
@@ -76,19 +76,17 @@ class Nestor:
         index = lambda x: {"index": torch.arange(len(x))}
         train, val = problem.data.train | index(case.x), problem.data.val | index(case.xv)
         weights = self.ravel.vector(bilevel.params)
-        self.moment = Moment(bilevel, self.ravel, weights, bilevel.buffers, bilevel.hparams, train, val)
+        self.moment = Moment(
+            bilevel, self.ravel, weights, bilevel.buffers, bilevel.hparams, train, val, traces=Traces()
+        )
         self._order = [f"l2.{name}" for name in bilevel.params]
-
-    def point(self) -> Point:
-        m = self.moment
-        return Point(m.bilevel, m.ravel, m.w, m.buffers, m.hparams, m.train, m.slots)
 
     def hypergradient(self, method: engine.Implicit, memory: dict[str, Tensor]) -> Tensor:
         gradient = method.hypergradient(self.moment, memory).gradient
         return torch.cat([gradient[name].reshape(-1) for name in self._order])
 
     def product(self, curvature: Curvature) -> Callable[[], object]:
-        operator = curvature.at(self.point(), {})
+        operator = curvature.at(self.moment.point(), {})
         v = torch.randn(self.moment.w.shape, dtype=self.moment.w.dtype)
         return lambda: operator.undamped(v)
 

@@ -39,7 +39,6 @@ from nestor_engine.bilevel import Batch
 from nestor_engine.curvature import Operator
 from nestor_engine.data import Batches
 from nestor_engine.hparams import L2, ExampleWeights
-from nestor_engine.point import Point
 from nestor_engine.responses import Hypergradient, Moment, Response
 
 N_TRAIN, N_VAL, LABEL_NOISE = 1_000, 400, 0.3
@@ -113,7 +112,7 @@ class Watched(Response):
         if number >= SETTLED and number % EVERY == 0:
             adjoints = references(replace(moment, train=self.everything))
             exact = {
-                (reference, name): flat(point(replace(moment, train=at)).mixed(q))
+                (reference, name): flat(replace(moment, train=at).point().mixed(q))
                 for reference, q in adjoints.items()
                 for name, at in batches.items()
             }
@@ -139,7 +138,7 @@ def task(moment: Moment) -> Task:
     names, ravel, bilevel = list(moment.hparams), moment.ravel, moment.bilevel
     shaped = lambda weights: dict(zip(bilevel.params, weights, strict=True))
     named = lambda hparams: dict(zip(names, hparams, strict=True))
-    alpha = 0.9 / engine.Hessian().at(point(moment), {}).norm(moment.w)
+    alpha = 0.9 / engine.Hessian().at(moment.point(), {}).norm(moment.w)
     return Task(
         lambda w, h: bilevel.train_loss(shaped(w), moment.buffers, named(h), moment.train)[0],
         lambda w, h: bilevel.evaluate(shaped(w), moment.buffers, named(h), moment.val)["loss"],
@@ -151,7 +150,7 @@ def task(moment: Moment) -> Task:
 
 def references(moment: Moment) -> dict[str, Tensor]:
     """The adjoint of each reference system, tightly converged."""
-    b, at = moment.outer().by_w, point(moment)
+    b, at = moment.outer().by_w, moment.point()
     operator = engine.GaussNewton().at(at, {})
     q = engine.ConjugateGradient(500, rtol=1e-6).solve(operator, b).x
     return {"gauss_newton": q, "hessian": solved(engine.Hessian(damping=DAMPING).at(at, {}), b)}
@@ -174,10 +173,6 @@ def plain(moment: Moment, batch: Batch) -> tuple[Tensor, ...]:
     named = dict(zip(moment.bilevel.params, weights, strict=True))
     loss, _ = moment.bilevel.train_loss(named, moment.buffers, moment.hparams, batch)
     return torch.autograd.grad(loss, weights)
-
-
-def point(m: Moment) -> Point:
-    return Point(m.bilevel, m.ravel, m.w, m.buffers, m.hparams, m.train, m.slots)
 
 
 def flat(named: dict[str, Tensor]) -> Tensor:
@@ -217,6 +212,7 @@ def run(n_steps: int) -> list[Method]:
         outer=engine.RMSprop(1e-2),
         response=watched,
         warmup_steps=100,
+        trace=True,
     )
     for _ in engine.optimise(stated.bilevel(), stated.data, config):
         pass
