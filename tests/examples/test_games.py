@@ -18,4 +18,4 @@ def test_who_sees_the_answer_leads_and_who_does_not_is_led(experiment: Experimen
     assert duopoly["none (simultaneous)"]["leader earns"] == pytest.approx(1 / 9, abs=1e-3)
     assert quadratic["IFT, exact"]["at the end"] < 0.01 * quadratic["IFT, exact"]["at the start"]
     assert quadratic["none (simultaneous)"]["at the end"] > 2 * quadratic["none (simultaneous)"]["at the start"]
-    assert len([row for row in told["rows"] if row["table"].startswith("GAN")]) == 3
+    assert "IFT" in {row.get("discriminator's response") for row in told["rows"]}
