@@ -81,8 +81,9 @@ class Lab:
 
 
 def render(rows: Sequence[Row]) -> str:
-    """A table in Markdown, aligned. Ratios are shown as they are; what a row does not have stays empty."""
-    columns = list(dict.fromkeys(column for row in rows for column in row))
+    """A table in Markdown, aligned. What a row does not have stays empty; lists and dicts are for the file alone."""
+    shown = (name for row in rows for name, value in row.items() if not isinstance(value, dict | list))
+    columns = list(dict.fromkeys(shown))
     cells = [columns, *([_shown(row.get(column)) for column in columns] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in cells]

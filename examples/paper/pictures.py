@@ -67,25 +67,25 @@ def pictures(
     figure.savefig(path, dpi=110)
 
 
-def matrices(path: Path, images: Mapping[str, Tensor], *, columns: int = 3, quantile: float = 0.99) -> None:
-    """Matrices by magnitude, in logarithms, red large and blue small; each from its own extremes.
+def matrices(path: Path, images: Mapping[str, Tensor], *, columns: int = 3, decades: float = 4) -> None:
+    """Matrices by the logarithm of their magnitudes, red large and blue small; each has a scale of its own.
 
     Args:
         images: title → a matrix.
-        quantile: of the magnitudes that are not zero; larger ones, and smaller than one minus it, are clipped.
+        decades: below the scale's upper end, the 99 % quantile of what is not zero; less than that is clipped.
     """
     figure, axes = _panels(len(images), columns, width=3.4, height=3.2)
     for ax, (title, matrix) in zip(axes, images.items(), strict=True):
         size = matrix.detach().abs().double()
         seen = size[size > 0]
-        sample = seen[:: max(1, len(seen) // 1_000_000)]  # torch.quantile takes no more than 16 million
-        low, high = torch.quantile(sample, torch.tensor([1 - quantile, quantile]).double())
-        shown = size.clamp(float(low), float(high)).log10()
+        high = float(torch.quantile(seen[:: max(1, len(seen) // 1_000_000)], 0.99))  # it takes 16 million at most
+        shown = size.clamp(high * 10**-decades, high).log10()
         image = ax.imshow(shown.numpy(), cmap="coolwarm", interpolation="nearest")
         ax.set_title(title, fontsize=10)
         ax.set_xticks([])
         ax.set_yticks([])
-        figure.colorbar(image, ax=ax, shrink=0.8, label="log₁₀ of the magnitude" if ax is axes[-1] else "")
+        figure.colorbar(image, ax=ax, shrink=0.8)
+    figure.supxlabel("logarithm (base 10) of the magnitude", fontsize=9)
     figure.savefig(path, dpi=110)
 
 
