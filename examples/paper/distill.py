@@ -84,7 +84,7 @@ def distilled(lab: Lab, study: nestor.Study, images: Images, case: Case, seed: i
         val=(x, y),
         test=images.test,
     )
-    n_steps = lab.sized(quick=80, usual=300, full=2_000)
+    n_steps = lab.sized(quick=60, usual=300, full=2_000)
     trial = study.optimize(
         problem,
         n_steps=n_steps,

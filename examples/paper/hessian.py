@@ -25,8 +25,8 @@ SHOWN = 400  # pixels of a picture, a side
 
 
 def run(lab: Lab) -> None:
-    pooled = lab.sized(quick=4, usual=1, full=1)  # 7×7 pixels, or all 28×28
-    n = lab.sized(quick=500, usual=1_000, full=8_000)
+    pooled = lab.sized(quick=7, usual=1, full=1)  # 4×4 pixels, or all 28×28
+    n = lab.sized(quick=300, usual=1_000, full=8_000)
     point, adjoint = trained(lab, pooled, n)
     size, like = point.w.numel(), point.w.detach()
     hessian = dense(nestor.Hessian().at(point, {}), like)
@@ -96,7 +96,7 @@ def trained(lab: Lab, pooled: int, n: int) -> tuple[Point, Tensor]:
     study = lab.study(images.name)
     trial = study.optimize(
         problem,
-        n_steps=lab.sized(quick=60, usual=100, full=200),
+        n_steps=lab.sized(quick=20, usual=100, full=200),
         inner=INNER,
         outer=nestor.RMSprop(0.05),
         response=nestor.Implicit(nestor.Hessian(), nestor.WarmStarted(nestor.ConjugateGradient(10))),

@@ -32,7 +32,7 @@ class Case:
 def cases(lab: Lab) -> list[Case]:
     """The slides' four. Where there is no GPU, AlexNet and ResNet-18 are as narrow as a million weights allow."""
     wide = lab.sized(quick=(12, 6), usual=(32, 20), full=(64, 64))
-    steps = lab.sized(quick=(30, 20, 30, 18), usual=(300, 300, 200, 40), full=(500, 500, 500, 200))
+    steps = lab.sized(quick=(25, 24, 32, 22), usual=(300, 300, 150, 40), full=(500, 500, 500, 200))
     return [
         Case("linear", softmax_regression, 1e-2, steps[0]),
         Case("MLP", mlp, 1e-3, steps[1]),
@@ -97,7 +97,7 @@ def tuned(lab: Lab, study: nestor.Study, images: Images, case: Case) -> tuple[di
         )
     )
     bilevel = problem.bilevel()
-    plain = nestor.fit(bilevel, problem.data.train, n_steps=lab.sized(quick=50, usual=100, full=1_000), inner=inner)
+    plain = nestor.fit(bilevel, problem.data.train, n_steps=5 * case.n_steps, inner=inner)  # as long as the trial
     untuned = nestor.evaluate(bilevel, plain.params, plain.buffers, bilevel.hparams, problem.data.splits["test"])
     trial.load_weights(model)
     row = {

@@ -38,7 +38,7 @@ def curves(
             ax.set_yscale("log")
     axes[0].set_ylabel(y)
     known = {line.get_label(): line for ax in axes for line in ax.get_lines()}
-    place = {"loc": "outside lower center", "ncols": min(6, len(known)), "fontsize": 9}
+    place = {"loc": "outside lower center", "ncols": min(2 * min(columns, len(panels)), len(known)), "fontsize": 9}
     figure.legend(list(known.values()), [str(name) for name in known], **place)
     figure.savefig(path, dpi=110)
 

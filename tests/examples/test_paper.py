@@ -1,0 +1,51 @@
+"""What the experiments of the slides must show, each run for real in its quick form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.image import imread
+
+from tests.examples.conftest import Experiment
+
+
+def drawn(told: dict) -> None:
+    """Every picture is there and shows something."""
+    assert told["files"]
+    for file in told["files"]:
+        assert imread(Path(file)).std() > 0.01, file
+
+
+def test_a_decay_for_every_weight_fits_training_and_validation_data_whole_and_test_data_not(experiment: Experiment):
+    told = experiment("overfit")
+    assert [row["network"] for row in told["rows"]] == ["linear", "MLP", "AlexNet", "ResNet-18"]
+    for row in told["rows"]:
+        assert row["training"] == row["validation"] == 1.0, row
+        assert row["test"] < 0.9, row
+    drawn(told)
+
+
+def test_more_of_the_inverse_is_nearer_to_the_exact_hypergradient(experiment: Experiment):
+    told = experiment("inverse")
+    cosine = {row["method"]: row["cosine, median"] for row in told["rows"]}
+    assert cosine["identity"] < cosine["Neumann 5"] < cosine["CG 20"] < cosine["direct"]
+    for row in told["rows"]:
+        assert row["agrees with the service to"] < 1e-3, "the points that are compared must be the trial's own"
+        assert row["failed"] is None
+    drawn(told)
+
+
+def test_kfac_is_the_nearest_inverse_of_softmax_regression(experiment: Experiment):
+    told = experiment("hessian")
+    distance = {row["inverse"]: row["relative distance"] for row in told["rows"]}
+    assert min(distance, key=distance.__getitem__) == "KFAC"
+    assert distance["identity"] > distance["Neumann, terms: 5"] > distance["Neumann, terms: 20"]
+    drawn(told)
+
+
+def test_ten_distilled_digits_teach_more_than_ten_real_ones_and_less_than_all(experiment: Experiment):
+    told = experiment("distill")
+    (row,) = told["rows"]
+    accuracy = {name: values[0] for name, values in row["accuracies"].items()}
+    assert accuracy["random examples"] + 0.2 < accuracy["distilled"] < accuracy["all data"]
+    drawn(told)
