@@ -62,36 +62,36 @@ class Neumann(Solver):
             alpha = 1 / max(norm, torch.finfo(b.dtype).tiny)
         x = torch.zeros_like(b) if x0 is None else x0
         v = b if x0 is None else b - operator(x0)
-        first, best, least = v.norm(), x, v.norm()
-        stretch = torch.zeros_like(first)  # the largest α‖A v‖ / ‖v‖ so far, which costs nothing to know
+        first = length = least = v.norm()
+        best = x
+        stretch = torch.zeros_like(first)  # the largest α‖A v‖ / ‖v‖ so far
         for _ in range(self.terms + 1):
             Av = operator(v)
-            if self.alpha == "auto":
+            growth = Av.norm() / length
+            if self.alpha == "auto" and alpha * growth > 1:
                 alpha = _shortened(alpha, v, Av)
-            x = x + alpha * v
-            step = alpha * Av
-            stretch = torch.fmax(stretch, step.norm() / v.norm())
-            v = v - step
+            stretch = torch.fmax(stretch, alpha * growth)
+            # In as few passes over the vectors as there are: on small networks these cost what products do.
+            x = x.add(v, alpha=alpha)
+            v = v.sub(Av, alpha=alpha)
             length = v.norm()
             if length <= least:
                 best, least = x, length
-        if not torch.isfinite(v.norm()) or not torch.isfinite(size):
+        if not torch.isfinite(length) or not torch.isfinite(size):
             outcome = Outcome.nonfinite if not torch.isfinite(first) else Outcome.diverged
         else:
-            outcome = Outcome.diverged if v.norm() > first else Outcome.truncated
+            outcome = Outcome.diverged if length > first else Outcome.truncated
         # A series that grows has an iterate before its last that is nearer to the solution.
-        x, residual = (x, v.norm()) if outcome is Outcome.truncated else (best, least)
+        x, residual = (x, length) if outcome is Outcome.truncated else (best, least)
         alpha_norm = float(stretch) if torch.isfinite(stretch) else None
         return Solution(x, outcome, float(residual / size) if size > 0 else 0.0, alpha, alpha_norm)
 
 
 def _shortened(alpha: float, v: Tensor, Av: Tensor) -> float:
-    """`alpha`, or less where ‖A v‖ > ‖v‖ / alpha shows that it exceeds 1 / λ_max.
+    """Less than `alpha`, which exceeds 1 / λ_max, for ‖A v‖ > ‖v‖ / alpha.
 
-    Then it is the step along v that leaves the least residual, vᵀA v / ‖A v‖², which is never below 1 / λ_max
+    It is the step along v that leaves the least residual, vᵀA v / ‖A v‖², which is never below 1 / λ_max
     for a definite A. Along negative curvature no step is right, and the series diverges, as it says.
     """
-    along, length = v @ Av, Av.norm()
-    if not alpha * length > v.norm() or not along > 0:
-        return alpha
-    return min(alpha, float(along / length**2))
+    along = float(v @ Av)
+    return min(alpha, along / float(Av @ Av)) if along > 0 else alpha
