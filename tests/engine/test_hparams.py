@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -27,6 +28,7 @@ from nestor_engine.hparams import (
     Submodule,
     UNet,
 )
+from nestor_engine.hparams.together import together
 from nestor_engine.responses import Moment
 from nestor_engine.seeding import randomness
 from tests.engine.cases import SEED, Dense, cross_entropy, whole
@@ -397,3 +399,18 @@ def test_two_kinds_may_not_supply_the_same_tensor():
 def test_a_kind_may_supply_what_is_not_trained_only():
     with pytest.raises(ProblemInvalid, match="neither a buffer nor a frozen parameter of the model"):
         problem(lambda model, x: [Tempered()], nn.Identity()).bilevel()
+
+
+def test_values_of_constants_are_computed_once_and_never_out_of_date():
+    kinds = together({"a": torch.zeros(3), "b": torch.ones(2)})
+    kinds.transforms["a"] = "exp"
+    constants = {"a": torch.zeros(3), "b": torch.ones(2)}
+    first = kinds.values(constants)["a"]
+    assert kinds.values(constants)["a"] is first
+    constants["a"].add_(1.0)
+    torch.testing.assert_close(kinds.values(constants)["a"], torch.full((3,), math.e))
+    renamed = {"b": constants["a"], "a": constants["b"]}
+    torch.testing.assert_close(kinds.values(renamed)["a"], torch.full((2,), math.e))
+    free = {"a": torch.zeros(3, requires_grad=True), "b": torch.ones(2)}
+    for _ in range(2):
+        torch.autograd.grad(kinds.values(free)["a"].sum(), free["a"])

@@ -257,3 +257,12 @@ def test_an_epoch_shows_every_example_once_and_depends_on_seed_and_number_alone(
     assert torch.equal(again[7]["x"], batches[7]["x"])  # out of order
     assert torch.equal(again[1]["x"], batches[1]["x"])
     assert derive_seed(1, "a", 2) != derive_seed(1, "a", 3)
+
+
+def test_later_steps_do_not_write_into_the_state_of_an_earlier_one():
+    problem = _problem()
+    steps = engine.optimise(problem.bilevel(), problem.data, _config())
+    first = next(steps).state
+    kept = first.save()
+    assert len(list(steps)) > 1
+    assert first.save() == kept

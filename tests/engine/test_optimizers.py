@@ -61,6 +61,18 @@ def test_an_update_writes_into_none_of_its_arguments(name: str):
     assert all(torch.equal(slots[key], kept[key]) for key in slots)
 
 
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_move_is_an_update_in_place(name: str):
+    ours, _ = PAIRS[name]
+    x, gradient = torch.linspace(-1, 1, 3), torch.linspace(2, 1, 3)
+    slots = ours.init(x)
+    for k in range(3):
+        updated, slots_after = ours.update(x, gradient, slots, k)
+        ours.move(x, gradient, slots, k)
+        assert torch.equal(x, updated)
+        assert all(torch.equal(slots[key], slots_after[key]) for key in slots)
+
+
 SCHEDULES = {
     "step decay": (engine.StepDecay(4, 0.5), lambda o: lr_scheduler.StepLR(o, 4, 0.5)),
     "linear decay": (engine.LinearDecay(10, 0.2), lambda o: lr_scheduler.LinearLR(o, 1.0, 0.2, 10)),
