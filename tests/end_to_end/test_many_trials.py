@@ -21,7 +21,7 @@ from tests.support.services import Services
 from tests.support.worker import Worker, running_worker
 
 BROKER = 8  # a database of Valkey that no other test uses
-SHORT, LONG = 30, 200  # steps
+SHORT, LONG = 60, 400  # steps
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,13 @@ def end_slice(server: Server, trial: str) -> None:
         session.execute(update(models.Trial).where(models.Trial.id == UUID(trial)).values(claimed_at=ago))
 
 
+def told_by_slots(server: Server) -> dict[str, str]:
+    """Device → the trial that its slot says it runs."""
+    with server.sessions() as session:
+        slots = session.execute(select(models.Worker.device, models.Worker.trial_id))
+        return {device: str(trial) for device, trial in slots}
+
+
 def test_three_trials_take_turns_on_two_devices_and_each_goes_the_way_of_one_that_runs_alone(
     api: Api, server: Server, worker: Worker
 ):
@@ -60,13 +67,12 @@ def test_three_trials_take_turns_on_two_devices_and_each_goes_the_way_of_one_tha
     wait_for(lambda: len(worker.waiting()) == 2, "two runners in waiting", seconds=60)
     assert {device_of(runner) for runner in worker.waiting()} == {"0", "1"}
     steps = {api.submit(n): n for n in (SHORT, LONG, SHORT)}
-    first, long, _ = steps
+    _, long, _ = steps
     wait_for(lambda: [api.trial(trial)["state"] for trial in steps] == ["running", "running", "queued"], "two to run")
+    # A slot's own row follows with the next heartbeat, by when a short trial may have ended.
+    wait_for(lambda: long in told_by_slots(server).values(), "the long one's slot to say so")
+    assert told_by_slots(server).keys() == {"0", "1"}
     end_slice(server, long)
-    with server.sessions() as session:
-        slots = session.execute(select(models.Worker.device, models.Worker.trial_id)).all()
-    assert {device for device, _ in slots} == {"0", "1"}
-    assert {str(trial) for _, trial in slots} == {first, long}
 
     for trial, n in steps.items():
         told = api.until(trial, "complete", "failed")
