@@ -49,12 +49,12 @@ Row = dict[str, Any]
 def measure(name: str, rounds: int) -> list[Row]:
     """The rows of one case."""
     subject, few = case(name), case(name, FEW)
-    alpha = step_size(subject)
+    alpha, alpha_on_few = step_size(subject), step_size(few)
     gradient = training_gradient(task_of(subject, alpha))
-    exact = Exact(few.double(), alpha)
+    exact = Exact(few.double(), alpha_on_few)
     rows, runs = list(floors(subject)), []
     print(f"\n{name}: one training gradient takes {1e3 * seconds(gradient, least=1.0):.1f} ms", file=sys.stderr)
-    for contender, on_few in zip(contenders(subject, alpha), contenders(few, alpha), strict=True):
+    for contender, on_few in zip(contenders(subject, alpha), contenders(few, alpha_on_few), strict=True):
         row = empty(name, contender.implementation, contender.curvature, contender.solver)
         rows.append(row)
         print(f"  {contender.implementation}, {contender.curvature}, {contender.solver}", file=sys.stderr, flush=True)
