@@ -502,7 +502,7 @@ class Step(Schema):
     outcome: str | None = None  # of the linear solve, as a word
     residual: float | None = None  # ‖b − A q‖ / ‖b‖
     products: int = 0  # curvature products used
-    traced: bool = False  # whether they came from a trace, at about half the cost and with the same bits
+    traced: bool = False  # whether they came from a trace: the same bits, at less cost
     alpha: float | None = None  # step size of the Neumann series
     alpha_norm: float | None = None  # times the curvature's norm: a series converges below 2
     hyperparameters: dict[str, TensorSummary] = {}

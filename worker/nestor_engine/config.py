@@ -56,8 +56,8 @@ class Config:
             "augmentation" is meant for "augmentation.conv.weight", too.
         autocast: run the inner forward passes in this precision; the hypergradient keeps that of the weights.
         response: how the hypergradient comes about.
-        trace: take curvature products from a graph that is traced once, at about half the cost and with the same
-            bits: True from the first outer step, False never, None once the steps to come make up for the tracing.
+        trace: take curvature products from a graph that is traced once, at less cost and with the same bits: True
+            from the first outer step, False never, None once the steps to come make up for the tracing.
         evaluate_every: outer steps between two evaluations on the test set.
         seed: of batches and of all random draws.
     """

@@ -23,7 +23,7 @@ class Step:
         inner_gradient_norm: ‖∂f/∂w‖ where the hypergradient was taken; the implicit function theorem assumes zero.
         inner_gradient_ratio: the same against the first inner step's.
         outcome, residual, products, alpha: of the adjoint system's solve; None for a response that solves none.
-        traced: whether the products came from a trace; the same bits, at about half the cost.
+        traced: whether the products came from a trace; the same bits, at less cost.
         alpha_norm: α times the estimated norm of the curvature; a series converges below 2.
         hyperparameters: each one's summary.
         seconds: wall time in the inner steps, the hypergradient and the evaluation; and what part of these went into

@@ -62,7 +62,7 @@ class Traces:
         """What to tell the user, once. Not a part of the state: when it is said depends on a clock."""
         if self._untold is not None:
             yield (
-                "Curvature products run on autograd's kept graph, at about twice the cost, for the training loss "
+                "Curvature products run on autograd's kept graph, at a higher cost, for the training loss "
                 f"cannot be traced ({self._untold}). Losses and models that only call torch's functions can."
             )
         self._untold = None
