@@ -23,7 +23,7 @@ from tests.end_to_end.witness import expect_a_sound_journal, replayed
 from tests.support.server import wait_for
 from tests.support.worker import Worker
 
-LONG = 250  # steps, with checkpoints in between
+LONG = 700  # steps, with checkpoints in between
 
 
 def undisturbed(n_steps: int = LONG) -> list[Step]:
