@@ -1,6 +1,6 @@
 """How good a hypergradient is for its cost, along a training.
 
-    python -m benchmarks.trajectory [--json FILE] [--quick]
+    python -m benchmarks.trajectory [--json FILE] [--quick] [--damping NUMBER]
 
 A convolutional GELU network of 38,282 weights learns 1,000 of scikit-learn's digits, 30 % of whose labels are wrong,
 while a decay for every weight and a weight for every example are tuned on 400 clean ones, five inner steps to an outer
@@ -44,7 +44,6 @@ from nestor_engine.responses import Hypergradient, Moment, Response
 N_TRAIN, N_VAL, LABEL_NOISE = 1_000, 400, 0.3
 MINI = 200  # examples of a mini-batch
 SETTLED, EVERY = 10, 5  # cosines are taken after so many outer steps, and every so many
-DAMPING = engine.GaussNewton().damping
 
 
 @dataclass
@@ -72,8 +71,8 @@ class Method:
         return told
 
 
-def methods() -> list[Method]:
-    gn = engine.GaussNewton()
+def methods(damping: float) -> list[Method]:
+    gn = engine.GaussNewton(damping)
     warm = lambda solver: engine.Implicit(gn, engine.WarmStarted(solver))
     sketched = lambda steps, rank: warm(engine.PreconditionedCG(steps, engine.NystromSketch(rank, 10)))
     rows = []
@@ -102,6 +101,7 @@ class Watched(Response):
     rows: list[Method]
     everything: Batch
     kept: Batches
+    damping: float
 
     def hypergradient(self, moment: Moment, memory: dict[str, Tensor]) -> Hypergradient:
         number = int(memory.get("number", 0))
@@ -110,7 +110,7 @@ class Watched(Response):
         units = {name: seconds(lambda at=at: plain(moment, at), least=0.05) for name, at in batches.items()}
         exact = {}
         if number >= SETTLED and number % EVERY == 0:
-            adjoints = references(replace(moment, train=self.everything))
+            adjoints = references(replace(moment, train=self.everything), self.damping)
             exact = {
                 (reference, name): flat(replace(moment, train=at).point().mixed(q))
                 for reference, q in adjoints.items()
@@ -148,12 +148,12 @@ def task(moment: Moment) -> Task:
     )
 
 
-def references(moment: Moment) -> dict[str, Tensor]:
+def references(moment: Moment, damping: float) -> dict[str, Tensor]:
     """The adjoint of each reference system, tightly converged."""
     b, at = moment.outer().by_w, moment.point()
-    operator = engine.GaussNewton().at(at, {})
+    operator = engine.GaussNewton(damping).at(at, {})
     q = engine.ConjugateGradient(500, rtol=1e-6).solve(operator, b).x
-    return {"gauss_newton": q, "hessian": solved(engine.Hessian(damping=DAMPING).at(at, {}), b)}
+    return {"gauss_newton": q, "hessian": solved(engine.Hessian(damping).at(at, {}), b)}
 
 
 def solved(operator: Operator, b: Tensor) -> Tensor:
@@ -201,11 +201,11 @@ def problem() -> engine.Problem:
     return engine.Problem(net, hparams, loss, loss, train=(x[:N_TRAIN], noisy), val=(x[val], y[val]))
 
 
-def run(n_steps: int) -> list[Method]:
-    stated, rows = problem(), methods()
+def run(n_steps: int, damping: float) -> list[Method]:
+    stated, rows = problem(), methods(damping)
     train = stated.data.train
-    driver = engine.Implicit(engine.GaussNewton(), engine.WarmStarted(engine.PreconditionedCG(4)))
-    watched = Watched(driver, rows, train | {"index": torch.arange(N_TRAIN)}, Batches(train, MINI, seed=1))
+    driver = engine.Implicit(engine.GaussNewton(damping), engine.WarmStarted(engine.PreconditionedCG(4)))
+    watched = Watched(driver, rows, train | {"index": torch.arange(N_TRAIN)}, Batches(train, MINI, seed=1), damping)
     config = engine.Config(
         n_steps=n_steps,
         inner=engine.Adam(1e-3, steps=5, batch_size=MINI),
@@ -235,9 +235,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path, help="write the rows there, too")
     parser.add_argument("--quick", action="store_true", help="eleven outer steps instead of 120")
+    default = engine.GaussNewton().damping
+    parser.add_argument("--damping", type=float, default=default, help="of all systems; less of it is harder")
     options = parser.parse_args()
     one_thread()
-    rows = [row.row() for row in run(SETTLED + 1 if options.quick else 120)]
+    rows = [row.row() for row in run(SETTLED + 1 if options.quick else 120, options.damping)]
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
     print(table(rows))

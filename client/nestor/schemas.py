@@ -197,7 +197,7 @@ class Richardson(Schema):
     kind: Literal["richardson"] = "richardson"
     steps: Annotated[int, Field(ge=1, le=10_000)] = 1
     rate: Annotated[float, Field(gt=0, le=1)] = 0.2
-    preconditioner: Annotated[NystromSketch | KFAC | AdamDiagonal, Tagged, Short] = NystromSketch(rank=20)
+    preconditioner: Annotated[NystromSketch | KFAC | AdamDiagonal, Tagged, Short] = NystromSketch(rank=20, refresh=20)
 
 
 class Direct(Schema):

@@ -34,19 +34,37 @@ def test_the_first_step_is_the_preconditioner_alone():
     torch.testing.assert_close(solution.x, torch.linalg.solve(matrix, b))
 
 
-def test_each_step_goes_a_part_of_the_way_that_its_own_matrix_asks_for():
+def test_each_step_goes_a_part_of_the_steepest_descent_s():
     batches, b = matrices(6, 0.5)
     solver, memory = engine.WarmStarted(engine.Richardson(steps=2, rate=0.3, preconditioner=WHOLE)), {}
     x, inverse, rates = torch.zeros_like(b), torch.linalg.inv(batches[0]), iter((1, 1 / 2, 1 / 3, *[0.3] * 9))
-    for matrix in batches:
-        for _ in range(2):
-            residual = ((b - matrix @ x).norm() / b.norm()).item()
-            x = x + next(rates) * inverse @ (b - matrix @ x)
-        operator = Operator(matrix.mv)
-        solution = solver.solve(operator, b, memory=memory)
+    for k, matrix in enumerate(batches):
+        for _ in range(2 if k else 1):  # the first step of the first batch solves it, where its inverse is known
+            z = inverse @ (b - matrix @ x)
+            x = x + next(rates) * (z @ (b - matrix @ x)) / (z @ matrix @ z) * z
+        solution = solver.solve(Operator(matrix.mv), b, memory=memory)
         torch.testing.assert_close(solution.x, x)
-        assert solution.residual == pytest.approx(residual)
+        assert solution.residual == pytest.approx(((b - matrix @ x).norm() / b.norm()).item(), abs=1e-9)
         assert solution.outcome is Outcome.truncated
+        if k == 0:
+            next(rates)
+
+
+def test_a_poor_preconditioner_makes_it_slow_and_not_unstable():
+    (matrix,), b = matrices(1, 1.0)
+    solver = engine.Richardson(steps=1, rate=1.0, preconditioner=engine.NystromSketch(rank=1, refresh=1_000))
+    memory, x, residuals = {}, None, []
+    for _ in range(30):
+        solution = solver.solve(Operator((matrix + 100 * torch.outer(b, b)).mv), b, x, memory)
+        x, energy = solution.x, solution.x @ (matrix + 100 * torch.outer(b, b)) @ solution.x / 2 - b @ solution.x
+        residuals.append(energy.item())
+    assert residuals == sorted(residuals, reverse=True)
+
+
+def test_it_stops_at_negative_curvature_and_says_so():
+    solution = engine.Richardson().solve(Operator((-torch.eye(N, dtype=F64)).mv), torch.ones(N, dtype=F64))
+    assert solution.outcome is Outcome.indefinite
+    assert not solution.x.any()
 
 
 def test_on_one_matrix_it_ends_at_the_dense_solution():
@@ -59,15 +77,16 @@ def test_on_one_matrix_it_ends_at_the_dense_solution():
     assert solution.residual < 1e-9
 
 
-def test_on_fresh_batches_its_mean_is_the_solution_of_all_data_and_that_of_their_solutions_is_not():
+def test_on_fresh_batches_its_mean_is_nearer_to_the_solution_of_all_data_than_that_of_their_solutions():
     batches, b = matrices(1_000, 1.0)
     exact = torch.linalg.solve(batches.mean(0), b)
     off = lambda x: ((x - exact).norm() / exact.norm()).item()
     solver, memory, seen = engine.WarmStarted(engine.Richardson(rate=0.05, preconditioner=WHOLE)), {}, []
     for matrix in batches:
         seen.append(solver.solve(Operator(matrix.mv), b, memory=memory).x)
-    assert off(torch.stack(seen[100:]).mean(0)) < 0.05
-    assert off(torch.linalg.solve(batches, b.expand(len(batches), N)).mean(0)) > 0.2
+    apart = off(torch.linalg.solve(batches, b.expand(len(batches), N)).mean(0))
+    assert off(torch.stack(seen[100:]).mean(0)) < 0.1
+    assert apart > 0.2
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -37,7 +37,7 @@ PRODUCTS = {  # after the first step, which estimates the norm with ten, for the
     "sketched": 4 + 3,
     "kfac_preconditioned": 4 + 3,
     "adam_preconditioned": 4 + 3,
-    "richardson": 1 + 1,
+    "richardson": 2 + 1,
     "nystrom": 20 + 2,
 }
 

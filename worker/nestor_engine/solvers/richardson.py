@@ -16,28 +16,30 @@ from nestor_engine.solvers.solution import Outcome, Solution, Solver
 
 @dataclass(frozen=True)
 class Richardson(Solver):
-    """Stochastic Richardson iteration with a preconditioner: x ← x + η M⁻¹ (b − A x), one product a step [1, 2].
+    """Richardson's iteration with a preconditioner, each step a part of the steepest descent's [1, 2, 3]:
 
-    Solving one mini-batch's system well fits its noise: its inverse is not, even in the mean, that of all data. Steps
-    that are a part of the whole way, each with the curvature of another batch, have the full system's solution as
-    their fixed point, for b − A x is linear in A, and average about 2/η batches around it. So it wants a warm start:
-    `WarmStarted(Richardson())`. Its first 1/η steps are longer, 1/k for the k-th, so that it begins as a mean.
+        z = M⁻¹ (b − A x),   x ← x + η (zᵀ(b − A x) / zᵀA z) z.
 
-    It converges in the mean iff every eigenvalue of M⁻¹A is between 0 and 2/η. The residual is that of x before the
-    last step: it costs nothing, and the batch is one that x has not seen.
+    Solving one mini-batch's system well fits its noise, and its inverse is not, even in the mean, that of all data.
+    Parts of the way, each with another batch, average about 2/η batches, near to the solution of all. So it wants a
+    warm start: `WarmStarted(Richardson())`. Its first 1/η steps are longer, 1/k for the k-th, so that it begins as a
+    mean. No step goes beyond the minimum along z, so that a poor preconditioner makes it slow and not unstable.
+
+    Stops at the first direction of negative curvature, as conjugate gradients do.
 
     Args:
-        steps: products, one each, all on the same batch.
+        steps: on the same batch, one product each, besides one for where a warm start begins.
         rate: η; the smaller, the more is averaged, and the longer the solution lags behind the weights.
-        preconditioner: an approximate inverse M⁻¹, in size, too: η = 1 would be a Newton step if it were exact.
+        preconditioner: an approximate inverse M⁻¹, up to scale; what it leaves out is learned slowly.
 
     [1] Richardson (1911), The approximate arithmetical solution by finite differences of physical problems.
-    [2] Dagréou et al. (2022), A framework for bilevel optimization (SOBA), without a preconditioner.
+    [2] Raydan and Svaiter (2002), Relaxed steepest descent and Cauchy-Barzilai-Borwein method.
+    [3] Dagréou et al. (2022), A framework for bilevel optimization (SOBA), without a preconditioner.
     """
 
     steps: int = 1
     rate: float = 0.2
-    preconditioner: Preconditioner = field(default_factory=lambda: NystromSketch(rank=20, refresh=10))
+    preconditioner: Preconditioner = field(default_factory=lambda: NystromSketch(rank=20, refresh=20))
 
     def __post_init__(self) -> None:
         if self.steps < 1 or not 0 < self.rate <= 1:
@@ -50,13 +52,20 @@ class Richardson(Solver):
             return Solution(b, Outcome.converged if size == 0 else Outcome.nonfinite, float(size))
         apply = self.preconditioner.prepare(operator, b, memory)
         taken = 0 if x0 is None else int(memory.get("richardson.steps", 0))
-        x, residual = torch.zeros_like(b) if x0 is None else x0, 1.0
+        x = torch.zeros_like(b) if x0 is None else x0
+        r = b if x0 is None else b - operator(x0)
+        outcome = Outcome.truncated
         for _ in range(self.steps):
-            r = b if taken == 0 and x0 is None else b - operator(x)
-            residual = float(r.norm() / size)
-            x = x + max(self.rate, 1 / (taken + 1)) * apply(r)
+            z = apply(r)
+            Az = operator(z)
+            slope, curvature = r @ z, z @ Az
+            if not curvature > 0:  # phrased so that NaN stops here too
+                if slope != 0:  # else r is zero, and x the solution
+                    failure = Outcome.indefinite if curvature < 0 else Outcome.singular
+                    outcome = failure if torch.isfinite(curvature) else Outcome.nonfinite
+                break
+            step = max(self.rate, 1 / (taken + 1)) * slope / curvature
+            x, r = x + step * z, r - step * Az
             taken += 1
         memory["richardson.steps"] = torch.tensor(taken)
-        if not torch.isfinite(x).all():
-            return Solution(torch.zeros_like(b), Outcome.nonfinite, residual)
-        return Solution(x, Outcome.truncated, residual)
+        return Solution(x, outcome, float(r.norm() / size))
