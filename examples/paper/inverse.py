@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from nestor.errors import TrialFailed
 from nestor.hparams import L2
 from nestor_engine import Step, optimise
 from nestor_engine.flat import Ravel
+from nestor_engine.point import Point
 from nestor_engine.responses import Moment, Response
 
 N_TRAIN, N_VAL = 200, 200
@@ -39,15 +41,35 @@ METHODS: dict[str, Response] = {
     "hypernetwork": nestor.Hypernetwork(rank=8, steps=5),
     "direct": Implicit(Hessian(), Direct()),
 }
-NAMES = {
-    "cosine with the exact hypergradient": "cosine",
-    "distance from the exact hypergradient, relative to its length": "distance",
-    "validation loss": "loss",
+DRAWN = {
+    "cosine": "cosine with the exact one",
+    "distance": "relative distance",
+    "loss": "validation loss",
 }
 QUICKLY = ("identity", "Neumann 5", "CG 20", "direct")
-NETWORKS: dict[str, tuple[Callable[[], nn.Module], float]] = {  # and the inner learning rate
-    "softmax regression": (lambda: nn.Linear(64, 10), 3e-2),
-    "network": (lambda: nn.Sequential(nn.Linear(64, 8), nn.GELU(), nn.Linear(8, 10)), 1e-2),
+FREELY = ("identity", "Neumann 20", "CG 20", "Gauss–Newton (default)", "unrolled 10", "direct")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A model, and what its decays may become.
+
+    Attributes:
+        lr: of the inner optimizer.
+        floor: of the decays' logarithms. Without one the decays of most weights vanish, the Hessian's small
+            eigenvalues with them, and the exact hypergradient lies along directions that training hardly sees.
+    """
+
+    build: Callable[[], nn.Module]
+    lr: float
+    floor: float
+    methods: tuple[str, ...] = tuple(METHODS)
+
+
+TASKS = {
+    "softmax regression": Task(lambda: nn.Linear(64, 10), 3e-2, -6.0),
+    "network": Task(lambda: nn.Sequential(nn.Linear(64, 8), nn.GELU(), nn.Linear(8, 10)), 1e-2, -6.0),
+    "softmax regression, free decays": Task(lambda: nn.Linear(64, 10), 3e-2, -math.inf, FREELY),
 }
 
 
@@ -62,51 +84,51 @@ class Told:
     test_accuracy: float
     differs: float  # the largest relative difference of the service's validation losses from our own
     failed: str = ""
+    single: float | None = None  # the largest relative distance of a dense solve in single precision
 
 
 def run(lab: Lab) -> None:
-    methods = {name: METHODS[name] for name in (QUICKLY if lab.size == "quick" else METHODS)}
     rows: list[Row] = []
     panels: dict[str, dict[str, dict[str, Curve]]] = {}
-    networks = list(NETWORKS)[: lab.sized(quick=1, usual=2, full=2)]
-    for network in networks:
-        study = lab.study(network)
-        for name, response in methods.items():
-            told = compared(lab, study, network, response, name)
-            rows.append(row_of(network, name, told))
+    for title, task in list(TASKS.items())[: lab.sized(quick=1, usual=3, full=3)]:
+        study = lab.study(title)
+        for name in QUICKLY if lab.size == "quick" else task.methods:
+            told = compared(lab, study, task, METHODS[name], name)
+            rows.append(row_of(title, name, told))
             steps = [float(number) for number in range(1, len(told.val_losses) + 1)]
             at = [float(number) for number in told.at]
             shown = ((at, told.cosines), (at, told.distances), (steps, told.val_losses))
-            for what, curve in zip(NAMES, shown, strict=True):
-                panels.setdefault(what, {}).setdefault(network, {})[name] = curve
-            print(f"{network}, {name}: cosine {rows[-1]['cosine, median']:.2f}", flush=True)
+            for what, curve in zip(DRAWN, shown, strict=True):
+                panels.setdefault(what, {}).setdefault(title, {})[name] = curve
+            print(f"{title}, {name}: cosine {rows[-1]['cosine, median']:.2f}", flush=True)
     lab.table("Inverse approximations against the exact hypergradient (float64), each along its own trial", rows)
     for what, panel in panels.items():
-        log = "" if what.startswith("cosine") else "y"
-        curves(lab.file(f"inverse-{NAMES[what]}.png"), panel, x="outer step", y=what, log=log, columns=2)
-    for network in networks:
-        lab.found(finding(network, [row for row in rows if row["model"] == network]))
+        log = "" if what == "cosine" else "y"
+        curves(lab.file(f"inverse-{what}.png"), panel, x="outer step", y=DRAWN[what], log=log, columns=3)
+    for title in dict.fromkeys(row["model"] for row in rows):
+        lab.found(finding(title, [row for row in rows if row["model"] == title]))
 
 
-def finding(network: str, rows: list[Row]) -> str:
+def finding(title: str, rows: list[Row]) -> str:
     """What the slides say of this, and what was seen."""
-    by_method = {row["method"]: row for row in rows}
-    direct, nearest = by_method["direct"], max(rows, key=lambda row: row["cosine, median"])
+    direct = next(row for row in rows if row["method"] == "direct")
+    nearest = max((row for row in rows if row is not direct), key=lambda row: row["cosine, median"])
     lowest = min(rows, key=lambda row: row["validation loss, last"])
     broke = direct["failed"] or direct["cosine, worst"] < 0.9
     return (
-        f"{network}: the slides saw exact inversion fail eventually from numerical errors; here the dense solve in "
-        f"single precision {'fails, too' if broke else 'does not'}: its worst cosine with the exact hypergradient is "
-        f"{direct['cosine, worst']:.3f}, its largest relative distance {direct['distance, worst']:.1e}. Nearest in the "
-        f"median is {nearest['method']} ({nearest['cosine, median']:.3f}). The lowest validation loss at the end is "
-        f"that of {lowest['method']} ({lowest['validation loss, last']:.3g}); direct has "
+        f"{title}: the slides saw exact inversion fail eventually from numerical errors. Here the dense solve "
+        f"{'fails, too' if broke else 'does not'}: its worst cosine with the exact hypergradient is "
+        f"{direct['cosine, worst']:.3f}, its largest relative distance {direct['distance, worst']:.1e}. Factorised in "
+        f"single precision, the same matrix would be {direct['distance in single precision']:.1e} away. Nearest of the "
+        f"others is {nearest['method']} (median cosine {nearest['cosine, median']:.3f}). The lowest validation loss at "
+        f"the end is that of {lowest['method']} ({lowest['validation loss, last']:.3g}); direct has "
         f"{direct['validation loss, last']:.3g}."
     )
 
 
-def row_of(network: str, method: str, told: Told) -> Row:
+def row_of(title: str, method: str, told: Told) -> Row:
     return {
-        "model": network,
+        "model": title,
         "method": method,
         "cosine, median": statistics.median(told.cosines),
         "cosine, worst": min(told.cosines),
@@ -115,6 +137,7 @@ def row_of(network: str, method: str, told: Told) -> Row:
         "validation loss, last": told.val_losses[-1],
         "test accuracy": told.test_accuracy,
         "failed": told.failed or None,
+        "distance in single precision": told.single,
         "steps": told.at,
         "cosines": told.cosines,
         "distances": told.distances,
@@ -122,13 +145,13 @@ def row_of(network: str, method: str, told: Told) -> Row:
     }
 
 
-def compared(lab: Lab, study: nestor.Study, network: str, response: Response, name: str) -> Told:
+def compared(lab: Lab, study: nestor.Study, task: Task, response: Response, name: str) -> Told:
     """A trial on the service; and its points computed again here, each with the exact hypergradient beside."""
     n_steps = lab.sized(quick=12, usual=150, full=1_000)
     every = lab.sized(quick=4, usual=10, full=20)
-    problem, build = problem_of(network), NETWORKS[network]
+    problem = problem_of(task)
     options = {
-        "inner": nestor.Adam(build[1], steps=INNER_STEPS, batch_size=N_TRAIN),
+        "inner": nestor.Adam(task.lr, steps=INNER_STEPS, batch_size=N_TRAIN),
         "outer": nestor.RMSprop(0.1),
         "response": response,
         "warmup_steps": 200,
@@ -142,49 +165,64 @@ def compared(lab: Lab, study: nestor.Study, network: str, response: Response, na
     except TrialFailed as error:
         trial, failed = study.trials[-1], str(error)
     recorded = trial.steps
-    at, cosines, distances, differences = [], [], [], []
-    for step, ours, exact in points(problem, nestor.Config(n_steps=len(recorded), **options), every):
+    at, cosines, distances, differences, single = [], [], [], [], []
+    for step, before in points(problem, nestor.Config(n_steps=len(recorded), **options), every):
+        exact = exactly(problem, step, before, torch.float64)
+        ours = joined(step.state.previous)
         at.append(step.number)
         cosines.append(float(F.cosine_similarity(ours, exact, dim=0)))
         distances.append(float((ours - exact).norm() / exact.norm()))
+        if name == "direct":
+            single.append(float((exactly(problem, step, before, torch.float32) - exact).norm() / exact.norm()))
         seen = recorded[step.number - 1].val_loss
         differences.append(abs(step.val_loss - seen) / seen)
     last = [step.test_metrics["accuracy"] for step in recorded if step.test_metrics][-1]
     losses = [step.val_loss for step in recorded]
-    return Told(at, cosines, distances, losses, last, max(differences), failed)
+    return Told(at, cosines, distances, losses, last, max(differences), failed, max(single, default=None))
 
 
-def points(problem: nestor.Problem, config: nestor.Config, every: int) -> Iterator[tuple[Step, Tensor, Tensor]]:
-    """Every so many steps: the step, its hypergradient, and the exact one at the same weights and hyperparameters."""
-    bilevel, data = problem.bilevel(), problem.data
-    hparams = bilevel.hparams
-    precise = replace(bilevel, params={name: p.double() for name, p in bilevel.params.items()})
-    as_double = lambda columns: {n: v.double() if v.is_floating_point() else v for n, v in columns.items()}
-    whole = lambda columns: as_double(columns) | {"index": torch.arange(len(columns["y"]))}
-    for step in optimise(bilevel, data, config):
+def points(problem: nestor.Problem, config: nestor.Config, every: int) -> Iterator[tuple[Step, dict[str, Tensor]]]:
+    """Every so many steps: the step, and the hyperparameters that its hypergradient was taken at."""
+    bilevel = problem.bilevel()
+    before = bilevel.hparams
+    for step in optimise(bilevel, problem.data, config):
         if step.number % every == 0:
-            moment = Moment(
-                precise, Ravel(precise.params), step.state.weights.double(), precise.buffers, as_double(hparams),
-                whole(data.train), whole(data.val),
-            )  # fmt: skip
-            exact = METHODS["direct"].hypergradient(moment, {}).gradient
-            names = sorted(exact)
-            joined = lambda named, names=names: torch.cat([named[name].double().reshape(-1) for name in names])
-            yield step, joined(step.state.previous), joined(exact)
-        hparams = step.state.hparams
+            yield step, before
+        before = step.state.hparams
 
 
-def problem_of(network: str) -> nestor.Problem:
+def exactly(problem: nestor.Problem, step: Step, before: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
+    """The hypergradient of the exact inverse at a step's weights, computed in `dtype` throughout."""
+    bilevel, data = problem.bilevel(), problem.data
+    cast = lambda named: {n: v.to(dtype) if v.is_floating_point() else v for n, v in named.items()}
+    whole = lambda columns: cast(columns) | {"index": torch.arange(len(columns["y"]))}
+    bilevel = replace(bilevel, params=cast(bilevel.params))
+    ravel, w, hparams = Ravel(bilevel.params), step.state.weights.to(dtype), cast(before)
+    moment = Moment(bilevel, ravel, w, bilevel.buffers, hparams, whole(data.train), whole(data.val))
+    outer = moment.outer()
+    point = Point(bilevel, ravel, w, bilevel.buffers, hparams, moment.train)
+    hessian = Hessian().at(point, {}).undamped(torch.eye(len(w), dtype=dtype))
+    q = torch.linalg.solve((hessian + hessian.T) / 2, outer.by_w)
+    indirect = point.mixed(q)
+    return joined({name: direct - indirect[name] for name, direct in outer.by_hparams.items()})
+
+
+def joined(named: dict[str, Tensor]) -> Tensor:
+    """One vector of all, in double precision."""
+    return torch.cat([named[name].double().reshape(-1) for name in sorted(named)])
+
+
+def problem_of(task: Task) -> nestor.Problem:
     """Handwritten digits, 8×8, with a decay for every weight."""
     images, labels = load_digits(return_X_y=True)
     x, y = torch.tensor(images, dtype=torch.float32) / 16, torch.tensor(labels)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     part: Callable[[slice], Split] = lambda rows: (x[order[rows]], y[order[rows]])
     torch.manual_seed(0)
-    model = NETWORKS[network][0]()
+    model = task.build()
     return nestor.Problem(
         model,
-        hparams=L2(model, per="weight", init=-4.0),
+        hparams=L2(model, per="weight", init=-4.0).bounded(task.floor, 4.0),
         train_loss=cross_entropy,
         val_loss=cross_entropy,
         metrics={"accuracy": accuracy},
