@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from nestor_engine import Data as Data
     from nestor_engine import Direct as Direct
     from nestor_engine import DirectOnly as DirectOnly
+    from nestor_engine import EarlyStopping as EarlyStopping
     from nestor_engine import EmpiricalFisher as EmpiricalFisher
+    from nestor_engine import Folds as Folds
     from nestor_engine import GaussNewton as GaussNewton
     from nestor_engine import Hessian as Hessian
     from nestor_engine import Hypernetwork as Hypernetwork
@@ -75,6 +77,8 @@ _ENGINE = (
     "Config",
     "ConjugateGradient",
     "CosineDecay",
+    "EarlyStopping",
+    "Folds",
     "Data",
     "Direct",
     "DirectOnly",

@@ -45,4 +45,7 @@ class Bar:
 def summary(step: Step) -> str:
     """The numbers that one looks at first."""
     metrics = (f"{name} {value:.4g}" for name, value in step.val_metrics.items())
-    return ", ".join((f"val {step.val_loss:.4g}", *metrics, f"|hypergradient| {step.hypergradient_norm:.2e}"))
+    held_out = () if step.held_out_loss is None else (f"held out {step.held_out_loss:.4g}",)
+    return ", ".join(
+        (f"val {step.val_loss:.4g}", *held_out, *metrics, f"|hypergradient| {step.hypergradient_norm:.2e}")
+    )

@@ -14,6 +14,7 @@ from nestor.schemas import (
     Action,
     Attempt,
     Desired,
+    EarlyStopping,
     Event,
     EventType,
     HyperparameterInfo,
@@ -103,9 +104,13 @@ class Run:
             if state not in (State.complete, State.paused):
                 raise _illegal(state, "extend")
             n_steps = (record.step if state is State.complete else record.n_steps) + steps
-            self._config = replace(self._config, n_steps=n_steps)
+            self._config, spec = replace(self._config, n_steps=n_steps), record.spec
+            if self._config.stop_early is not None:  # who asks for more steps wants them taken
+                stop_early = replace(self._config.stop_early, least_steps=n_steps)
+                self._config = replace(self._config, stop_early=stop_early)
+                spec = spec.model_copy(update={"stop_early": EarlyStopping(**vars(stop_early))})
             self._engine = None
-            return self._begin_again(n_steps=n_steps)
+            return self._begin_again(n_steps=n_steps, spec=spec)
 
     def prioritise(self, priority: int) -> TrialRecord:
         with self._changed:  # kept, and of no effect: nobody waits for anybody here
@@ -235,13 +240,13 @@ class Run:
     def _take(self, step: nestor_engine.Step) -> None:
         taken = Step.model_validate(step.record())
         best = self.record.best_value
-        better = best is None or taken.val_loss < best
+        better = best is None or taken.value < best
         self._keep(taken.number, step.state.hparams, better=better)
         self._state = step.state
         self.steps.append(taken)
-        changes: dict[str, Any] = {"step": taken.number, "value": taken.val_loss}
+        changes: dict[str, Any] = {"step": taken.number, "value": taken.value}
         if better:
-            changes |= {"best_value": taken.val_loss, "best_step": taken.number}
+            changes |= {"best_value": taken.value, "best_step": taken.number}
         self._tell(EventType.step, taken.model_dump(mode="json"), **changes)
 
     def _keep(self, number: int, hparams: dict[str, Tensor], *, better: bool) -> None:

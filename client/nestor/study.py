@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas
 
     from nestor.client import Client
-    from nestor_engine import Config, Problem
+    from nestor_engine import Config, EarlyStopping, Folds, Problem
     from nestor_engine.optimizers import Optimizer
     from nestor_engine.responses import Response
 
@@ -63,6 +63,8 @@ class Study:
         autocast: Literal["bfloat16"] | None = None,
         trace: bool | None = None,
         warmup_steps: int = 0,
+        folds: Folds | None = None,
+        stop_early: EarlyStopping | None = None,
         evaluate_every: int = 10,
         seed: int = 0,
         warm_start: Trial | WarmStart | None = None,
@@ -87,6 +89,9 @@ class Study:
             autocast: run the inner forward passes in this precision.
             trace: take curvature products from a graph that is traced once; by default as soon as that pays.
             warmup_steps: inner steps before the first outer step.
+            folds: let all examples take turns in steering, as `nestor.Folds(5)`; each fold trains weights of its own.
+            stop_early: hold out a part of the validation data, which steers nothing, and end when its loss no longer
+                improves, as `nestor.EarlyStopping(patience=20)`; the trial's `best_hparams` are those of that loss.
             evaluate_every: outer steps between two evaluations on the test set.
             seed: of batches and of all random draws.
             warm_start: a trial, of any study, whose weights and hyperparameters this one begins with; all else
@@ -114,6 +119,8 @@ class Study:
             autocast=autocast,
             trace=trace,
             warmup_steps=warmup_steps,
+            folds=folds,
+            stop_early=stop_early,
             evaluate_every=evaluate_every,
             seed=seed,
             **{name: value for name, value in chosen.items() if value is not None},
@@ -151,6 +158,11 @@ class Study:
             raise InvalidInput(
                 reason=f"study.optimize takes a nestor.Problem, not {type(problem).__name__!r}: {problem!r}."
             )
+        if config.folds is not None and problem.hparams.by_position:
+            raise InvalidInput(
+                reason="Some hyperparameters have an entry for each training example, and folds make other examples "
+                "training examples from step to step. Leave folds out, or tune other kinds."
+            )
         report = check(problem, batch_size=config.inner.batch_size, ship=self._backend.ships)
         report.raise_errors()
         for finding in report.findings:
@@ -173,7 +185,7 @@ class Study:
 
     @property
     def best_trial(self) -> Trial:
-        """The one that reached the lowest validation loss, finished or not.
+        """The one that reached the lowest validation loss, or held-out loss, finished or not.
 
         Raises:
             TrialNotFinished: no trial has a value yet.
@@ -190,8 +202,8 @@ class Study:
 
     @property
     def best_hparams(self) -> Values:
-        """The best trial's latest hyperparameters: a validation batch's loss is too noisy to pick a step by."""
-        return self.best_trial.hparams
+        """The best trial's `best_hparams`."""
+        return self.best_trial.best_hparams
 
     def trials_dataframe(self) -> pandas.DataFrame:
         """One row a trial; user attributes as columns `user_attrs_<key>`."""

@@ -67,7 +67,7 @@ class Trial:
 
     @property
     def value(self) -> float | None:
-        """The validation loss at the last step."""
+        """The validation loss at the last step; of a trial that holds examples out, the loss on these."""
         return self.record.value
 
     @property
@@ -209,6 +209,14 @@ class Trial:
     def hparams(self) -> Values:
         """The latest that were kept; those of a finished trial are the last step's."""
         return self._values(None)
+
+    @property
+    def best_hparams(self) -> Values:
+        """Those of the lowest loss on held-out examples.
+
+        Without such examples the latest: a validation batch's loss is too noisy to pick a step by.
+        """
+        return self._values(self.best_step if self.spec.stop_early else None)
 
     def hparams_at(self, step: int) -> Values:
         """Those after `step`; 0 has the initial ones.

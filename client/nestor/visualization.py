@@ -23,7 +23,7 @@ BANDS = (  # from, to, share of the values, opacity
 
 
 def plot_optimization_history(study: Study | Trial | Iterable[Trial]) -> Figure:
-    """The validation loss along every trial, and the lowest of each."""
+    """What every trial is judged by, along its steps, and the lowest of each: validation loss, or held-out loss."""
     trials = study.trials if isinstance(study, Study) else [study] if isinstance(study, Trial) else list(study)
     go = _graph_objects("plot_optimization_history")
     figure = go.Figure()
@@ -31,11 +31,11 @@ def plot_optimization_history(study: Study | Trial | Iterable[Trial]) -> Figure:
         steps, name = trial.steps, f"trial {trial.number}"
         if not steps:
             continue
-        best = min(steps, key=lambda step: step.val_loss)
-        curve = {"x": [step.number for step in steps], "y": [step.val_loss for step in steps]}
+        best = min(steps, key=lambda step: step.value)
+        curve = {"x": [step.number for step in steps], "y": [step.value for step in steps]}
         figure.add_scatter(**curve, name=name, mode="lines", legendgroup=name)
         figure.add_scatter(
-            x=[best.number], y=[best.val_loss], name=f"{name}, best", mode="markers", legendgroup=name, showlegend=False
+            x=[best.number], y=[best.value], name=f"{name}, best", mode="markers", legendgroup=name, showlegend=False
         )
     return _titled(figure, "Validation loss", x="outer step", y="validation loss")
 
@@ -58,6 +58,7 @@ def plot_trial(trial: Trial) -> Figure:
 
     draw(1, "training", [step.train_loss for step in steps])
     draw(1, "validation", [step.val_loss for step in steps])
+    draw(1, "held out", [step.held_out_loss for step in steps])
     draw(1, "test", [step.test_loss for step in steps], marked=True)
     for row, metric in enumerate(metrics, start=2):
         draw(row, f"validation {metric}", [step.val_metrics.get(metric) for step in steps])

@@ -125,6 +125,17 @@ def test_a_failed_trial_shows_its_sentence(page, server, token, run):
     expect(page.get_by_text("The loss is not finite at step 3. Lower the rate.")).to_be_visible()
 
 
+def test_held_out_examples_have_a_curve_and_decide_what_is_best(page, server, token, run):
+    page.goto(f"{server.url}/#token={token}")
+    page.get_by_role("button", name="digits").click()
+    steps_drawn(page, 2)
+    assert page.locator("#curve .held-out").count() == 0
+    run.record(3, held_out=0.125)
+    steps_drawn(page, 5)
+    assert page.locator("#curve polyline.held-out[data-steps]").count() == 1
+    expect(page.locator("#numbers")).to_contain_text("Best held-out loss0.125 at step 3")
+
+
 def test_steps_that_are_taken_back_disappear_from_the_curve(page, server, token, run):
     run.checkpoint()
     run.record(10)

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nestor import Problem
-from nestor.hparams import L2
+from nestor.hparams import L2, ExampleWeights
 
 
-def ridge(*, n: int = 40, val_loss: Callable[..., Any] | None = None) -> Problem:
-    """A linear model with a decay for every weight."""
+def ridge(*, n: int = 40, val_loss: Callable[..., Any] | None = None, per_example: bool = False) -> Problem:
+    """A linear model with a decay for every weight, and possibly a weight for every example."""
     generator = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(*shape, generator=generator)
     truth = draw(4, 1)
@@ -27,7 +27,7 @@ def ridge(*, n: int = 40, val_loss: Callable[..., Any] | None = None) -> Problem
     model = nn.Linear(4, 1)
     return Problem(
         model,
-        L2(model, per="weight", init=-2.0),
+        [L2(model, per="weight", init=-2.0), *([ExampleWeights(n)] if per_example else [])],
         squared_error,
         val_loss or squared_error,
         metrics={"mae": lambda outputs, batch: (outputs - batch["y"]).abs().mean()},

@@ -192,6 +192,26 @@ def test_a_trial_that_was_stopped_early_is_extended_from_the_step_that_it_reache
     assert trial.extend(2).wait().record.step == reached + 2
 
 
+def test_early_stopping_ends_a_trial_and_steps_that_are_asked_for_are_taken_all_the_same(new_study):
+    trial = new_study().optimize(ridge(), 500, **QUICK, stop_early=nestor.EarlyStopping(patience=1), wait=False)
+    ended = trial.wait().record
+    assert (ended.state, trial.steps[-1].number) == (State.complete, ended.step)
+    losses = [step.held_out_loss for step in trial.steps]
+    assert (ended.best_value, ended.best_step) == (min(losses), ended.step - 1)
+    assert torch.equal(trial.best_hparams["l2.weight"], trial.hparams_at(ended.best_step)["l2.weight"])
+    extended = trial.extend(4).wait().record
+    assert (extended.step, extended.spec.stop_early.least_steps) == (ended.step + 4, ended.step + 4)
+
+
+def test_folds_take_turns_and_exchange_no_examples_that_have_entries_of_their_own(new_study):
+    study = new_study()
+    trial = study.optimize(ridge(), 4, **QUICK, folds=nestor.Folds(3))
+    assert (trial.spec.folds.count, len(trial.steps)) == (3, 4)
+    problem = ridge(per_example=True)
+    with pytest.raises(InvalidInput, match="an entry for each training example"):
+        study.optimize(problem, 4, **QUICK, folds=nestor.Folds(3))
+
+
 def test_a_priority_is_kept_and_changed(new_study):
     trial = new_study().optimize(ridge(), 1, **QUICK, priority=-1)
     assert (trial.record.priority, trial.spec.priority) == (-1, -1)

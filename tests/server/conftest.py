@@ -72,9 +72,9 @@ class Run:
         assert lease is not None
         self.lease = lease
 
-    def record(self, n: int = 1, **batch: Any) -> None:
+    def record(self, n: int = 1, *, held_out: float | None = None, **batch: Any) -> None:
         """The next `n` steps; step k has the validation loss 1/k."""
-        steps = tuple(step(self.number + 1 + i) for i in range(n))
+        steps = tuple(step(self.number + 1 + i, held_out) for i in range(n))
         self.number += n
         with self.server.sessions.begin() as session:
             recording.record(session, self.lease, recording.Batch(steps=steps, **batch))
@@ -96,11 +96,12 @@ class Run:
             lifecycle.finish(session, self.lease, state, error)
 
 
-def step(number: int) -> Step:
+def step(number: int, held_out: float | None = None) -> Step:
     return Step(
         number=number,
         train_loss=2 / number,
         val_loss=1 / number,
+        held_out_loss=held_out,
         val_metrics={"accuracy": 0.5},
         hypergradient_norm=0.1,
         inner_gradient_norm=0.2,

@@ -59,6 +59,15 @@ def test_every_mistake_is_named_at_once(http, study):
     assert {error["field"] for error in document["errors"]} == {"seeds", "warmup_steps", "inner.lr"}
 
 
+def test_folds_with_hyperparameters_of_single_examples_are_refused(http, study):
+    preset = {"preset": {"hyperparameters": [{"kind": "example_weights"}]}}
+    answer = http.post(f"/studies/{study}/trials", json=SPEC | {"problem": preset, "folds": {"count": 3}})
+    document = problem(answer, 422, "validation-failed")
+    (error,) = document["errors"]
+    assert error["field"] == "folds"
+    assert "example_weights has an entry for each training example" in error["message"]
+
+
 BAD_BODIES = {
     "no json": b'{"name": ',
     "not a number": b'{"name": "s", "user_attrs": {"x": NaN}}',

@@ -413,6 +413,23 @@ def test_without_a_checkpoint_a_trial_begins_again(sessions, new_trial):
         assert events(session, trial.id, EventType.rewind) == [{"step": 0}]
 
 
+def test_a_trial_is_judged_by_held_out_examples_where_there_are_some_also_after_a_rewind(sessions, new_trial):
+    trial = new_trial()
+    lease = claim(sessions, trial.id)
+    judged = lambda number, val_loss, held_out: step(number, val_loss).model_copy(update={"held_out_loss": held_out})
+    steps = (judged(1, 0.5, 0.7), judged(2, 0.4, 0.8), judged(3, 0.3, 0.6))
+    with sessions.begin() as session:
+        recording.record(session, lease, Batch(steps=steps, checkpoints=(Tensors(2, b"at 2"),)))
+    with sessions.begin() as session:
+        row = session.get_one(Trial, trial.id)
+        assert (row.value, row.best_step, row.best_value) == (0.6, 3, 0.6)
+        lifecycle.requeue(session, lease, "killed", paid_from="restarts")
+    claim(sessions, trial.id)
+    with sessions() as session:
+        row = session.get_one(Trial, trial.id)
+        assert (row.value, row.best_step, row.best_value) == (0.8, 1, 0.7)
+
+
 def test_a_first_claim_rewinds_nothing(sessions, new_trial):
     trial = new_trial()
     claim(sessions, trial.id)

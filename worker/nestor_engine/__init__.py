@@ -21,6 +21,8 @@ from nestor_engine.optimizers import SGD as SGD
 from nestor_engine.optimizers import Adam as Adam
 from nestor_engine.optimizers import AdamW as AdamW
 from nestor_engine.optimizers import RMSprop as RMSprop
+from nestor_engine.partition import EarlyStopping as EarlyStopping
+from nestor_engine.partition import Folds as Folds
 from nestor_engine.problem import Problem as Problem
 from nestor_engine.responses import DirectOnly as DirectOnly
 from nestor_engine.responses import Hypernetwork as Hypernetwork

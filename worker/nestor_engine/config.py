@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
+from types import UnionType
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,7 @@ import torch
 from nestor_engine.curvature import KFAC, EmpiricalFisher, GaussNewton, Hessian
 from nestor_engine.errors import ConfigInvalid
 from nestor_engine.optimizers import INNER_STEPS, SGD, TRAIN_BATCH, VAL_BATCH, Adam, AdamW, Optimizer, RMSprop
+from nestor_engine.partition import EarlyStopping, Folds
 from nestor_engine.responses import DirectOnly, Hypernetwork, Implicit, Response, Unrolled
 from nestor_engine.schedules import CosineDecay, LinearDecay, StepDecay, Warmup
 from nestor_engine.solvers import (
@@ -37,6 +39,7 @@ _KINDS = {
         *(NystromSketch, AdamDiagonal),
         *(Implicit, Unrolled, Hypernetwork, DirectOnly),
         *(Warmup, StepDecay, LinearDecay, CosineDecay),
+        *(Folds, EarlyStopping),
     )
 }
 _TAGS: dict[type, tuple[str, str]] = {cls: ("optimizer", tag) for tag, cls in _OPTIMIZERS.items()} | {
@@ -58,6 +61,9 @@ class Config:
         response: how the hypergradient comes about.
         trace: take curvature products from a graph that is traced once, at less cost and with the same bits: True
             from the first outer step, False never, None once the steps to come make up for the tracing.
+        folds: let all examples take turns in steering; None: the validation data alone steers.
+        stop_early: hold out a part of the validation data, and end when its loss no longer improves; None: after
+            `n_steps`.
         evaluate_every: outer steps between two evaluations on the test set.
         seed: of batches and of all random draws.
     """
@@ -70,6 +76,8 @@ class Config:
     response: Response = field(default_factory=Implicit)
     trace: bool | None = None
     warmup_steps: int = 0
+    folds: Folds | None = None
+    stop_early: EarlyStopping | None = None
     evaluate_every: int = 10
     seed: int = 0
 
@@ -101,6 +109,10 @@ class Config:
                 "steps. Raise the inner optimizer's steps, or unroll fewer."
             )
 
+    def has_ended(self, step: int, waited: int) -> bool:
+        """Whether outer step `step` is the last, `waited` steps after the lowest held-out loss."""
+        return step >= self.n_steps or (self.stop_early is not None and self.stop_early.is_due(step, waited))
+
     def expect_devices(self, n: int) -> None:
         """Refuse what `n` processes cannot compute together.
 
@@ -130,10 +142,12 @@ class Config:
         }
 
 
-_PARTS: tuple[tuple[str, type, str], ...] = (
+_PARTS: tuple[tuple[str, type | UnionType, str], ...] = (
     ("inner", Optimizer, "pass one of Nestor's optimizers, such as Adam(1e-3); those of torch.optim hold parameters."),
     ("outer", Optimizer, "pass one of Nestor's optimizers, such as RMSprop(1e-2)."),
     ("response", Response, "pass a response, such as Implicit(GaussNewton(), Neumann(terms=3)) or Unrolled(steps=5)."),
+    ("folds", Folds | None, "pass nestor.Folds(5), or leave it out."),
+    ("stop_early", EarlyStopping | None, "pass nestor.EarlyStopping(patience=20), or leave it out."),
 )
 
 

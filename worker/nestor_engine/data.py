@@ -98,41 +98,67 @@ def _tensor(values: Any) -> Tensor:
     return tensor.to(torch.get_default_dtype()) if tensor.is_floating_point() else tensor
 
 
+@dataclass(frozen=True)
+class View:
+    """Examples of a split, in order: those at `positions`, of shape (n,), or all of them."""
+
+    columns: Tensors
+    positions: Tensor | None = None
+
+    def __len__(self) -> int:
+        return size_of(self.columns) if self.positions is None else len(self.positions)
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.columns.values())).device
+
+    def all(self) -> Batch:
+        """Every example; nothing is gathered for a whole split."""
+        if self.positions is None:
+            return self.columns | {INDEX: torch.arange(len(self), device=self.device)}
+        return self._at(self.positions)
+
+    def take(self, which: Tensor) -> Batch:
+        """The examples that are numbered `which` in this view."""
+        return self._at(which if self.positions is None else self.positions[which])
+
+    def _at(self, index: Tensor) -> Batch:
+        return {name: values.index_select(0, index) for name, values in self.columns.items()} | {INDEX: index}
+
+
 class Batches:
-    """Batch number k of an endless, reshuffled pass over a split, as a function of (seed, k); of it, `share`'s part.
+    """Batch number k of an endless, reshuffled pass over examples, as a function of (seed, k); of it, `share`'s part.
 
     Every epoch is one permutation; its remainder that does not fill a batch is left out, so that
-    all batches have one shape. A split smaller than `batch_size` is used whole.
+    all batches have one shape. What is smaller than `batch_size` is used whole, in its own order.
 
     Attributes:
         seconds: wall time that gathering took so far.
     """
 
-    def __init__(self, columns: Tensors, batch_size: int | None, seed: int, group: Group = ALONE) -> None:
-        self._columns = columns
-        self._n = size_of(columns)
-        self.batch_size = min(batch_size or self._n, self._n)
+    def __init__(self, examples: Tensors | View, batch_size: int | None, seed: int, group: Group = ALONE) -> None:
+        self._view = examples if isinstance(examples, View) else View(examples)
+        n = len(self._view)
+        self.batch_size = min(batch_size or n, n)
         self.share = group.share(self.batch_size)
-        self._per_epoch = self._n // self.batch_size
+        self._whole = self._view.all() if self.batch_size == n else None
+        self._per_epoch = n // self.batch_size
         self._seed = seed
-        self._device = next(iter(columns.values())).device
         self.seconds = 0.0
         self._epoch = -1
-        self._order = torch.arange(self._n, device=self._device)  # (n,), of the current epoch
+        self._order = torch.empty(0, dtype=torch.int64)  # (n,), of the current epoch
 
     def __getitem__(self, k: int) -> Batch:
-        if self.batch_size == self._n:
-            # The split in its own order: nothing to gather.
-            return {name: values[self.share.part] for name, values in (self._columns | {INDEX: self._order}).items()}
+        if self._whole is not None:
+            return {name: values[self.share.part] for name, values in self._whole.items()}
         started = time.perf_counter()
         epoch, position = divmod(k, self._per_epoch)
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(derive_seed(self._seed, "epoch", epoch))
-            self._order = torch.randperm(self._n, generator=generator).to(self._device)
+            self._order = torch.randperm(len(self._view), generator=generator).to(self._view.device)
             self._epoch = epoch
         start = position * self.batch_size
-        index = self._order[start : start + self.batch_size][self.share.part]
-        batch = {name: values.index_select(0, index) for name, values in self._columns.items()} | {INDEX: index}
+        batch = self._view.take(self._order[start : start + self.batch_size][self.share.part])
         self.seconds += time.perf_counter() - started
         return batch
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nestor_engine.bilevel import Batch, Bilevel, Tensors
-from nestor_engine.data import Batches
+from nestor_engine.data import Batches, View
 from nestor_engine.flat import Ravel
 from nestor_engine.group import ALONE, Group
 from nestor_engine.optimizers import TRAIN_BATCH, Optimizer
@@ -45,7 +45,7 @@ class InnerLoop:
         self,
         bilevel: Bilevel,
         ravel: Ravel,
-        train: Tensors,
+        train: Tensors | View,
         optimizer: Optimizer,
         seed: int,
         group: Group = ALONE,

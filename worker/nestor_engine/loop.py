@@ -12,12 +12,14 @@ import torch
 from nestor_engine.advice import advice
 from nestor_engine.bilevel import Bilevel, PyTree, Tensors
 from nestor_engine.config import Config
-from nestor_engine.data import Batches, Data, chunks, size_of
+from nestor_engine.course import Course
+from nestor_engine.data import Data, chunks, size_of
 from nestor_engine.errors import Diverged
 from nestor_engine.flat import Ravel
 from nestor_engine.group import ALONE, Group
 from nestor_engine.inner import InnerLoop
 from nestor_engine.optimizers import INNER_STEPS, Adam, Optimizer
+from nestor_engine.partition import Partition
 from nestor_engine.responses import Moment
 from nestor_engine.seeding import derive_seed, randomness
 from nestor_engine.state import State
@@ -58,25 +60,31 @@ def optimise(
     device = state.weights.device
     outers = config.outers(bilevel.hparams)
     trained_as = bilevel if config.autocast is None else bilevel.autocast(getattr(torch, config.autocast))
-    training = InnerLoop(trained_as, ravel, data.train, config.inner, state.seed, group)
-    curvature_batches = Batches(data.train, config.inner.batch_size, derive_seed(state.seed, "curvature"), group)
-    val_batches = Batches(data.val, config.outer.batch_size, derive_seed(state.seed, "val"), group)
+    partition = Partition(data, config.folds, config.stop_early, state.seed)
+    courses = [
+        Course.of(*partition.views(fold), trained_as, ravel, config, state.seed, group)
+        for fold in range(partition.folds)
+    ]
     traces = Traces() if config.trace else None
-    gathering = lambda: sum(batches.seconds for batches in (training.source, curvature_batches, val_batches))
 
-    if state.inner_steps == 0 and config.warmup_steps:
-        state, *_ = training.run(state, config.warmup_steps)
-    while state.step < config.n_steps:
+    while not config.has_ended(state.step, state.waited):
         number = state.step + 1
-        started, gathered = time.perf_counter(), gathering()
-        state, train_loss, kept = training.run(state, config.inner.steps or INNER_STEPS, keep=config.response.unrolls)
+        if config.folds is not None:
+            state = state.turn(config.folds.turn(number - 1), config.folds.turn(number), bilevel, config.inner)
+        course = courses[config.folds.turn(number) if config.folds else 0]
+        if state.inner_steps == 0 and config.warmup_steps:
+            state, *_ = course.training.run(state, config.warmup_steps)
+        started, gathered = time.perf_counter(), course.seconds
+        state, train_loss, kept = course.training.run(
+            state, config.inner.steps or INNER_STEPS, keep=config.response.unrolls
+        )
         _finite(train_loss, number, "training loss", "inner optimizer")
 
         trained = time.perf_counter()
         moment = Moment(
             bilevel, ravel, state.weights, state.buffers, state.hparams,
-            curvature_batches[number - 1], val_batches[number - 1], training, kept, state.inner, traces,
-            curvature_batches.share, val_batches.share,
+            course.curvature[number - 1], course.val[number - 1], course.training, kept, state.inner, traces,
+            course.curvature.share, course.val.share,
         )  # fmt: skip
         memory = dict(state.memory)
         with randomness(group.seed(derive_seed(state.seed, "outer", number)), device):
@@ -104,15 +112,22 @@ def optimise(
             # Whether a clock says so or not: the bits are the same.
             pays = (differentiated - trained) * (config.n_steps - number) > TRACING_PAYS
             traces = Traces() if group.any([pays])[0] else None
-        tested = {}
-        if data.test is not None and (number % config.evaluate_every == 0 or number == config.n_steps):
-            tested = evaluate(bilevel, ravel.tree(state.weights), state.buffers, state.hparams, data.test, group)
+        at = ravel.tree(state.weights), state.buffers, state.hparams
+        held_out_loss = None
+        if partition.held_out is not None:
+            held_out_loss = evaluate(bilevel, *at, partition.held_out, group)["loss"]
+            _finite(held_out_loss, number, "held-out loss", "inner optimizer")
+            state, held_out_loss = state.judged(held_out_loss, partition.folds)
+        tested, is_last = {}, config.has_ended(number, state.waited)
+        if data.test is not None and (number % config.evaluate_every == 0 or is_last):
+            tested = evaluate(bilevel, *at, data.test, group)
         val_loss = hyper.evaluation.pop("loss")
         yield Step(
             number=number,
             train_loss=train_loss,
             val_loss=val_loss,
             val_metrics=hyper.evaluation,
+            held_out_loss=held_out_loss,
             test_loss=tested.pop("loss", None),
             test_metrics=tested,
             hypergradient_norm=length,
@@ -130,7 +145,7 @@ def optimise(
                 "inner": trained - started,
                 "hypergradient": differentiated - trained,
                 "products": hyper.products_seconds,
-                "data": gathering() - gathered,
+                "data": course.seconds - gathered,
                 "evaluation": time.perf_counter() - differentiated,
             },
             warnings=(*told.values(), *(traces.news() if traces else ())),

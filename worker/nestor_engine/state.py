@@ -7,7 +7,7 @@ state is kept.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 import safetensors
 import safetensors.torch
@@ -21,7 +21,20 @@ from nestor_engine.optimizers import Optimizer
 from nestor_engine.tensors import to_safetensors
 
 FORMAT = 2
-_GROUPS = ("buffers", "hparams", "inner", "memory", "previous")  # the attributes that are named tensors
+_TRAINED = ("buffers", "inner", "memory")  # the attributes that are named tensors: of a training,
+_GROUPS = (*_TRAINED, "hparams", "previous")  # and of a trajectory
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What belongs to one training: of a state's attributes, those that go with its weights."""
+
+    weights: Tensor
+    buffers: Tensors
+    inner: Tensors
+    memory: Tensors = field(default_factory=dict)
+    inner_steps: int = 0
+    inner_gradient_start: float | None = None
 
 
 @dataclass
@@ -36,6 +49,10 @@ class State:
         memory: what the response keeps: the adjoint, the curvature's norm.
         previous: the hypergradient of the step before.
         warned: warnings given already.
+        resting: with folds, fold → its training; without the one whose turn it was last, which this state itself holds.
+        held_out: the last losses on held-out examples, one for each fold.
+        held_out_best: the lowest mean of these.
+        waited: outer steps since then.
     """
 
     weights: Tensor
@@ -50,6 +67,10 @@ class State:
     memory: Tensors = field(default_factory=dict)
     previous: Tensors = field(default_factory=dict)
     warned: list[str] = field(default_factory=list)
+    resting: dict[int, Trained] = field(default_factory=dict)
+    held_out: list[float] = field(default_factory=list)
+    held_out_best: float | None = None
+    waited: int = 0
 
     @staticmethod
     def initial(
@@ -67,6 +88,25 @@ class State:
             seed=seed,
         )
 
+    def turn(self, last: int, fold: int, bilevel: Bilevel, inner: Optimizer) -> State:
+        """The same trajectory with the training of `fold` in place of that of `last`, which rests meanwhile.
+
+        A fold begins at the problem's initial weights, when its turn comes for the first time.
+        """
+        if fold == last:
+            return self
+        begin = lambda: _trained(State.initial(bilevel, inner, inner, self.seed, self.hparams))
+        resting = self.resting | {last: _trained(self)}
+        return replace(self, **vars(resting.pop(fold, None) or begin()), resting=resting)
+
+    def judged(self, loss: float, folds: int) -> tuple[State, float]:
+        """The state after one more loss on held-out examples, and the mean over the last one of each fold."""
+        last = [*self.held_out, loss][-folds:]
+        mean = sum(last) / len(last)
+        if self.held_out_best is None or mean < self.held_out_best:
+            return replace(self, held_out=last, held_out_best=mean, waited=0), mean
+        return replace(self, held_out=last, waited=self.waited + 1), mean
+
     def save(self) -> bytes:
         """As safetensors; the counters travel in the header."""
         tensors: Tensors = {"weights": self.weights}
@@ -74,6 +114,10 @@ class State:
             tensors |= {f"{group}/{name}": value for name, value in getattr(self, group).items()}
         for name, slots in self.outer.items():
             tensors |= {f"outer/{slot}/{name}": value for slot, value in slots.items()}
+        for fold, trained in self.resting.items():
+            tensors[f"resting/{fold}/weights"] = trained.weights
+            for group in _TRAINED:
+                tensors |= {f"resting/{fold}/{group}/{name}": v for name, v in getattr(trained, group).items()}
         counters = {
             "format": FORMAT,
             "seed": self.seed,
@@ -81,6 +125,10 @@ class State:
             "inner_steps": self.inner_steps,
             "inner_gradient_start": self.inner_gradient_start,
             "warned": self.warned,
+            "resting": {fold: [t.inner_steps, t.inner_gradient_start] for fold, t in self.resting.items()},
+            "held_out": self.held_out,
+            "held_out_best": self.held_out_best,
+            "waited": self.waited,
         }
         return to_safetensors(tensors, {"nestor": json.dumps(counters)})
 
@@ -99,10 +147,17 @@ class State:
             counters = json.loads(header["__metadata__"]["nestor"])
             if counters.pop("format") != FORMAT:
                 raise StateInvalid(reason="it was written by another version of Nestor")
-            state = State(tensors.pop("weights"), {}, {}, {}, {}, **counters)
+            resting = {
+                int(fold): Trained(tensors.pop(f"resting/{fold}/weights"), {}, {}, {}, *counted)
+                for fold, counted in counters.pop("resting", {}).items()
+            }
+            state = State(tensors.pop("weights"), {}, {}, {}, {}, **counters, resting=resting)
             for key, value in tensors.items():
                 group, name = key.split("/", 1)
-                if group == "outer":
+                if group == "resting":
+                    fold, group, name = name.split("/", 2)
+                    getattr(resting[int(fold)], group)[name] = value
+                elif group == "outer":
                     slot, name = name.split("/", 1)
                     state.outer.setdefault(name, {})[slot] = value
                 else:
@@ -116,11 +171,12 @@ class State:
     def to(self, device: torch.device | str) -> State:
         """The same state with its tensors on `device`."""
         move = lambda named: {name: value.to(device) for name, value in named.items()}
+        moved = lambda part, groups: {"weights": part.weights.to(device)} | {g: move(getattr(part, g)) for g in groups}
         return replace(
             self,
-            weights=self.weights.to(device),
             outer={name: move(slots) for name, slots in self.outer.items()},
-            **{group: move(getattr(self, group)) for group in _GROUPS},
+            resting={fold: replace(trained, **moved(trained, _TRAINED)) for fold, trained in self.resting.items()},
+            **moved(self, _GROUPS),
         )
 
     def expect(self, bilevel: Bilevel) -> None:
@@ -133,6 +189,10 @@ class State:
         if self.weights.numel() != n:
             raise StateInvalid(reason=f"it holds {self.weights.numel():,} weights and the problem has {n:,}")
         _expect_hparams(self.hparams, bilevel)
+
+
+def _trained(state: State) -> Trained:
+    return Trained(**{f.name: getattr(state, f.name) for f in fields(Trained)})
 
 
 def start_from(bilevel: Bilevel, reached: State | Tensors) -> Bilevel:

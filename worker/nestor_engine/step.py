@@ -18,6 +18,7 @@ class Step:
         number: from 1.
         train_loss: on the last inner batch, before its update; the hyperparameters' terms included.
         val_loss, val_metrics: on this step's validation batch, at the weights that the inner steps reached.
+        held_out_loss: on the held-out examples, which steer nothing; with folds the mean over the last step of each.
         test_loss, test_metrics: on the whole test set, every `evaluate_every` steps and at the last.
         hypergradient_norm, hypergradient_cosine: over all hyperparameters; cosine with the step before.
         inner_gradient_norm: ‖∂f/∂w‖ where the hypergradient was taken; the implicit function theorem assumes zero.
@@ -39,6 +40,7 @@ class Step:
     inner_gradient_norm: float | None
     outcome: str | None
     state: State = field(repr=False)
+    held_out_loss: float | None = None
     test_loss: float | None = None
     val_metrics: dict[str, float] = field(default_factory=dict)
     test_metrics: dict[str, float] = field(default_factory=dict)
@@ -52,6 +54,11 @@ class Step:
     hyperparameters: dict[str, Summary] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+    @property
+    def value(self) -> float:
+        """What the step is judged by: the loss on held-out examples; where there are none, the validation loss."""
+        return self.val_loss if self.held_out_loss is None else self.held_out_loss
 
     def record(self) -> dict[str, Any]:
         """Everything but the state, as plain data. What is not finite is None, and a metric that is not is left out."""

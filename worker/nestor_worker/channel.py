@@ -56,10 +56,11 @@ class Said:
 
 @dataclass(frozen=True)
 class Ended:
-    """Everything was sent and the runner exits: all steps are taken, or it was told to stop."""
+    """Everything was sent and the runner exits: the trial is complete, or it was told to stop."""
 
     step: int
     stopped: bool
+    why: str = ""  # the trial is complete
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ class Snapshots:
         return step % self._every == 0 or step == self._n_steps
 
     def is_best(self, step: int, value: float) -> bool:
-        """Take note of a step's validation loss; whether it is the lowest so far."""
+        """Take note of what a step is judged by; whether it is the lowest so far."""
         if not value < self._best[1]:
             return False
         self._best = (step, value)

@@ -172,7 +172,7 @@ class Attempt:
 
     def _end(self, last: Ended | None, interrupted: str) -> State:
         if last is not None and not last.stopped:
-            return self._finish(State.complete, f"all {last.step} steps are taken")
+            return self._finish(State.complete, last.why)
         match self._persist(lambda session: lifecycle.renew(session, self._lease)):
             case Desired.stop:
                 return self._finish(State.complete, "stopped early, as was asked for")

@@ -71,6 +71,7 @@ class Trajectory:
         bilevel: Bilevel,
     ) -> None:
         self._directory, self._say, self._bilevel = directory, say, bilevel
+        self._n_steps = config.n_steps
         nbytes = sum(value.nbytes for value in bilevel.hparams.values())
         self._snapshots = Snapshots(
             n_steps=config.n_steps, nbytes=nbytes, best_step=spec.best_step, best_value=spec.best_value
@@ -104,7 +105,7 @@ class Trajectory:
         self._say(Stepped(step.record()))
         for warning in step.warnings:
             self._say(Said(step.number, warning, "warning"))
-        if self._snapshots.is_best(step.number, step.val_loss):
+        if self._snapshots.is_best(step.number, step.value):
             self._best = step.state
         if self._snapshots.due(step.number):
             self._if_there_is_room(step.number, lambda: self._snap(step.state, self._snapshots.outlived(step.number)))
@@ -129,7 +130,9 @@ class Trajectory:
                 self._checkpoint(self._state)()
         except OSError as error:
             raise CannotWrite(f"the checkpoint at step {step} could not be written: {error}") from error
-        self._say(Ended(step, stopped))
+        early = step < self._n_steps
+        why = "the held-out loss no longer improves" if early else f"all {step} steps are taken"
+        self._say(Ended(step, stopped, "" if stopped else why))
 
     def _if_there_is_room(self, step: int, write: Callable[[], None]) -> None:
         """A disk that is full is no reason to stop training, but one to say so, once."""

@@ -39,7 +39,9 @@ from nestor.schemas.methods import CosineDecay as CosineDecay
 from nestor.schemas.methods import Curvature as Curvature
 from nestor.schemas.methods import Direct as Direct
 from nestor.schemas.methods import DirectOnly as DirectOnly
+from nestor.schemas.methods import EarlyStopping as EarlyStopping
 from nestor.schemas.methods import EmpiricalFisher as EmpiricalFisher
+from nestor.schemas.methods import Folds as Folds
 from nestor.schemas.methods import GaussNewton as GaussNewton
 from nestor.schemas.methods import Hessian as Hessian
 from nestor.schemas.methods import Hypernetwork as Hypernetwork

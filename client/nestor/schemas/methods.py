@@ -198,3 +198,16 @@ class DirectOnly(Schema):
 
 
 Response = Annotated[Implicit | Unrolled | Hypernetwork | DirectOnly, Tagged, Short]
+
+
+class Folds(Schema):
+    kind: Literal["folds"] = "folds"
+    count: Annotated[int, Field(ge=2, le=1000)] = 5
+    every: Count = 1  # outer steps until the next fold's turn
+
+
+class EarlyStopping(Schema):
+    kind: Literal["early_stopping"] = "early_stopping"
+    patience: Count = 20  # outer steps without a new lowest loss
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.2  # of the validation examples that are held out
+    least_steps: Annotated[int, Field(ge=0)] = 0  # outer steps before which it does not end

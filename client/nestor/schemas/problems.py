@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, cast
 from uuid import UUID
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from nestor.schemas.base import Count, Finite, Positive, Priority, Schema, Short, Tagged
-from nestor.schemas.methods import Adam, Implicit, Optimizer, Response, RMSprop
+from nestor.schemas.methods import Adam, EarlyStopping, Folds, Implicit, Optimizer, Response, RMSprop
 
 
 class L2Preset(Schema):
@@ -112,12 +112,25 @@ class TrialCreate(Schema):
     response: Response = Implicit()
     trace: bool | None = None  # take curvature products from a traced graph; None: once that pays
     warmup_steps: Annotated[int, Field(ge=0)] = 0  # inner steps before the first outer step
+    folds: Folds | None = None  # whose examples steer in turn; None: the validation data alone steers
+    stop_early: EarlyStopping | None = None  # by held-out validation examples; None: after all steps
     evaluate_every: Count = 10  # outer steps between two evaluations on the test set
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     warm_start: WarmStart | None = None
     priority: Priority = 0
     devices_per_trial: Annotated[int, Field(ge=1, le=1024)] = 1  # that each take their part of every batch
     user_attrs: dict[str, Any] = {}
+
+    @field_validator("folds")
+    @classmethod
+    def _keeps_positions(cls, folds: Folds | None, info: ValidationInfo) -> Folds | None:
+        problem = info.data.get("problem")
+        tuned = problem.preset.hyperparameters if isinstance(problem, PresetProblem) else ()
+        if folds and (kinds := {kind.kind for kind in tuned} & {"example_weights", "label_correction"}):
+            raise ValueError(
+                f"{min(kinds)} has an entry for each training example, which folds exchange; leave one out"
+            )
+        return folds
 
 
 # nestor_engine.Config's

@@ -95,7 +95,7 @@ class Trial(Schema):
     priority: int  # the spec's, unless it was changed since
     step: int  # outer steps recorded
     n_steps: int
-    value: float | None  # validation loss at the last recorded step
+    value: float | None  # held-out loss at the last recorded step; validation loss where nothing is held out
     best_value: float | None
     best_step: int | None
     attempt: int  # leases so far
@@ -128,6 +128,7 @@ class Step(Schema):
     number: int  # from 1
     train_loss: float  # on the last inner batch, before its update; hyperparameter terms included
     val_loss: float
+    held_out_loss: float | None = None  # on examples that steer nothing; with folds the mean over each one's last
     test_loss: float | None = None
     val_metrics: dict[str, float] = {}
     test_metrics: dict[str, float] = {}
@@ -144,6 +145,11 @@ class Step(Schema):
     hyperparameters: dict[str, TensorSummary] = {}
     seconds: dict[str, float] = {}  # wall time: inner, hypergradient, evaluation; of these, products and data
     warnings: tuple[str, ...] = ()
+
+    @property
+    def value(self) -> float:
+        """What the step is judged by."""
+        return self.val_loss if self.held_out_loss is None else self.held_out_loss
 
 
 class StepColumns(Schema):

@@ -4,7 +4,7 @@ import { Away, get, Refused, send } from "./api.js";
 import { showStudies, showTrial, showTrials } from "./views.js";
 
 const SOON = 2_000, LATER = 10_000, LONGEST_PAUSE = 30_000; // milliseconds
-const COLUMNS = "number,train_loss,val_loss,test_loss,hypergradient_norm,inner_gradient_norm,residual,outcome,val_metrics";
+const COLUMNS = "number,train_loss,val_loss,held_out_loss,test_loss,hypergradient_norm,inner_gradient_norm,residual,outcome,val_metrics";
 const STEPS_AT_ONCE = 10_000;
 const FINISHED = new Set(["complete", "failed", "cancelled"]);
 

@@ -58,6 +58,7 @@ export function showTrial(trial, columns) {
     curves: [
       { name: "validation", kind: "validation", values: columns.val_loss ?? [] },
       { name: "training", kind: "train", values: columns.train_loss ?? [] },
+      { name: "held out", kind: "held-out", values: columns.held_out_loss ?? [] },
       { name: "test", kind: "test", values: columns.test_loss ?? [] },
     ],
   });
@@ -66,7 +67,8 @@ export function showTrial(trial, columns) {
   const numbers = {
     "Validation loss": short(last("val_loss") ?? NaN),
     "Training loss": short(last("train_loss") ?? NaN),
-    "Best validation loss": trial.best_value === null ? "–" : `${short(trial.best_value)} at step ${trial.best_step}`,
+    ...(last("held_out_loss") == null ? {} : { "Held-out loss": short(last("held_out_loss")) }),
+    [`Best ${last("held_out_loss") == null ? "validation" : "held-out"} loss`]: trial.best_value === null ? "–" : `${short(trial.best_value)} at step ${trial.best_step}`,
     "Hypergradient norm": short(last("hypergradient_norm") ?? NaN),
     "Inner gradient norm": short(last("inner_gradient_norm") ?? NaN),
     "Linear solve": last("outcome") == null ? "–" : `${last("outcome")}, residual ${short(last("residual") ?? NaN)}`,

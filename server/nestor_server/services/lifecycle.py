@@ -81,6 +81,7 @@ def extend(session: Session, trial: Trial, steps: int, *, by: str = "user") -> T
     """Queue a complete or paused trial again, to take `steps` more from the weights that it has.
 
     A complete trial takes them from the step that it reached, a paused one besides those that it has yet to take.
+    Early stopping does not end it before.
 
     Raises:
         IllegalTransition: it is neither complete nor paused.
@@ -92,7 +93,10 @@ def extend(session: Session, trial: Trial, steps: int, *, by: str = "user") -> T
     if n_steps > MOST_STEPS:
         raise InvalidInput(reason=f"That makes {n_steps:,} steps in all; a trial takes at most {MOST_STEPS:,}.")
     why = f"{steps} more steps were asked for"
-    values = {"desired": Desired.run.value, "n_steps": n_steps, **REFILLED}
+    values: dict[str, Any] = {"desired": Desired.run.value, "n_steps": n_steps, **REFILLED}
+    if stopping := trial.spec.get("stop_early"):
+        # Who asks for more steps wants them taken, though the trial had ended before its time.
+        values["spec"] = trial.spec | {"stop_early": stopping | {"least_steps": n_steps}}
     if moves.apply(session, "extend", Trial.id == trial.id, by=by, why=why, **values) is None:
         raise _illegal(state, "extend")
     queue.send_on_commit(session, trial.id)

@@ -127,12 +127,12 @@ def _progress(batch: Batch, trial_id: UUID) -> dict[str, Any]:
     """What the trial's own row says of its steps, kept in the same statement as the fence."""
     values: dict[str, Any] = {}
     if batch.steps:
-        last, best = batch.steps[-1], min(batch.steps, key=lambda step: step.val_loss)
-        better = or_(Trial.best_value.is_(None), Trial.best_value > best.val_loss)
+        last, best = batch.steps[-1], min(batch.steps, key=lambda step: step.value)
+        better = or_(Trial.best_value.is_(None), Trial.best_value > best.value)
         values |= {
             "step": last.number,
-            "value": last.val_loss,
-            "best_value": case((better, best.val_loss), else_=Trial.best_value),
+            "value": last.value,
+            "best_value": case((better, best.value), else_=Trial.best_value),
             "best_step": case((better, best.number), else_=Trial.best_step),
         }
     if batch.hyperparameters is not None:

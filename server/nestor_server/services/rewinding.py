@@ -23,7 +23,8 @@ def rewind(session: Session, trial_id: UUID) -> None:
     if not withdrawn and not blobs:
         return
 
-    loss = Step.data["val_loss"].as_float()
+    # What schemas.Step calls its value, of the rows.
+    loss = func.coalesce(Step.data["held_out_loss"].as_float(), Step.data["val_loss"].as_float())
     best = session.execute(
         select(Step.number, loss).where(Step.trial_id == trial_id).order_by(loss, Step.number).limit(1)
     ).one_or_none()

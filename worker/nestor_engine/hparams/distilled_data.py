@@ -31,6 +31,8 @@ class DistilledData(Hyperparameters):
     [2] Lorraine, Vicol and Duvenaud (2020), Optimizing millions of hyperparameters by implicit differentiation.
     """
 
+    by_position = True
+
     def __init__(self, x: Any, *, column: str = "x", name: str = "distilled_data") -> None:
         x = torch.as_tensor(x)
         if not x.is_floating_point() or not x.ndim:

@@ -23,7 +23,7 @@ class ExampleWeights(Hyperparameters):
         transform: keeps the weights positive; with the sigmoid they stay below one.
     """
 
-    per_example = True
+    per_example = by_position = True
 
     def __init__(self, n: int, *, init: float = 0.0, transform: str = "sigmoid", name: str = "example_weights") -> None:
         if n < 1:

@@ -40,6 +40,7 @@ class Hyperparameters:
     bounds: Mapping[str, tuple[float, float]] = MappingProxyType({})
     remarks: tuple[str, ...] = ()
     per_example = False  # whether `weigh` needs one loss per example
+    by_position = False  # whether there is an entry for each training example
 
     def bounded(self, least: float = -math.inf, largest: float = math.inf) -> Self:
         """The same kind, each of whose entries every outer step projects onto an interval, as optimised.

@@ -33,6 +33,8 @@ class LabelCorrection(Hyperparameters):
         ProblemInvalid: labels that are not one integer in [0, classes) for each example.
     """
 
+    by_position = True
+
     def __init__(
         self,
         labels: Any,

@@ -33,6 +33,7 @@ class Together(Hyperparameters):
                     reason=f"{name!r} has the transform {transform!r}; there are {sorted(TRANSFORMS)}."
                 )
         self.per_example = any(kind.per_example for kind in self.kinds)
+        self.by_position = any(kind.by_position for kind in self.kinds)
         self.remarks = tuple(remark for kind in self.kinds for remark in kind.remarks)
         self._constants: tuple[list[tuple[Tensor, int]], Tensors] = ([], {})
 

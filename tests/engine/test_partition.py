@@ -1,0 +1,186 @@
+"""What is trained on, what steers, and what is held out: folds with weights of their own, and early stopping."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import nestor_engine as engine
+from nestor_engine.data import INDEX, size_of
+from nestor_engine.hparams import L2
+from nestor_engine.partition import Partition
+
+N_TRAIN, N_VAL = 22, 11
+FOLDS = engine.Folds(3)
+HALF = engine.EarlyStopping(patience=3, share=0.5)
+
+
+def _loss(outputs: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    return F.cross_entropy(outputs, batch["y"], reduction="none")
+
+
+def _problem(train_loss=_loss) -> engine.Problem:
+    """Labels at random, so that whatever is learned of them is learned by heart."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 12), nn.GELU(), nn.Linear(12, 3))
+    x, y = torch.randn(N_TRAIN + N_VAL, 6), torch.randint(3, (N_TRAIN + N_VAL,))
+    train, val = slice(N_TRAIN), slice(N_TRAIN, None)
+    return engine.Problem(
+        model, L2(model, per="weight", init=-3.0), train_loss, _loss,
+        train=(x[train], y[train]), val=(x[val], y[val]), test=(x, y),
+    )  # fmt: skip
+
+
+def _config(**options) -> engine.Config:
+    inner = engine.Adam(3e-2, steps=3, batch_size=8)
+    return engine.Config(**{"n_steps": 12, "inner": inner, "outer": engine.Adam(0.3), "trace": False, **options})
+
+
+def _run(config: engine.Config, state: engine.State | None = None) -> list[engine.Step]:
+    problem = _problem()
+    return list(engine.optimise(problem.bilevel(), problem.data, config, state))
+
+
+# --- the division ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stopping", [None, HALF], ids=["all", "half held out"])
+def test_every_example_is_in_one_fold_and_trained_on_by_all_others(stopping):
+    data = _problem().data
+    partition = Partition(data, FOLDS, stopping, seed=1)
+    views = [partition.views(fold) for fold in range(3)]
+    held_out = 0 if partition.held_out is None else size_of(partition.held_out)
+    n = N_TRAIN + N_VAL - held_out
+    assert held_out == (6 if stopping else 0)
+    assert sorted(torch.cat([val.positions for _, val in views]).tolist()) == list(range(n))
+    for train, val in views:
+        assert sorted([*train.positions.tolist(), *val.positions.tolist()]) == list(range(n))
+        assert (len(train), len(val)) == (n * 2 // 3, n // 3)
+
+
+def test_held_out_examples_are_the_validation_data_s_and_steer_nothing():
+    data = _problem().data
+    partition = Partition(data, None, HALF, seed=1)
+    train, val = partition.views(0)
+    assert train.positions is None
+    rows = [tuple(row) for row in [*data.val["x"][val.positions].tolist(), *partition.held_out["x"].tolist()]]
+    assert sorted(rows) == sorted(map(tuple, data.val["x"].tolist()))
+
+
+def test_examples_of_a_view_have_their_positions_as_index():
+    partition = Partition(_problem().data, FOLDS, None, seed=1)
+    train, _ = partition.views(1)
+    batch = train.take(torch.tensor([4, 0]))
+    assert torch.equal(batch[INDEX], train.positions[[4, 0]])
+    assert torch.equal(batch["x"], train.columns["x"][batch[INDEX]])
+
+
+# --- folds ----------------------------------------------------------------------------------------
+
+
+def test_no_fold_s_weights_ever_see_its_examples():
+    seen: list[Tensor] = []
+
+    def watched(outputs: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        seen.append(batch[INDEX])
+        return _loss(outputs, batch)
+
+    problem, config = _problem(watched), _config(folds=engine.Folds(3, every=2))
+    partition = Partition(problem.data, config.folds, None, config.seed)
+    turns = []
+    for step in engine.optimise(problem.bilevel(), problem.data, config):
+        fold = config.folds.turn(step.number)
+        _, val = partition.views(fold)
+        assert not set(torch.cat(seen).tolist()) & set(val.positions.tolist())
+        seen.clear()
+        turns.append(fold)
+    assert turns == [0, 0, 1, 1, 2, 2] * 2
+
+
+def test_a_fold_s_weights_are_those_of_a_training_on_the_other_folds():
+    """Under hyperparameters that do not move, for which the direct gradient of a decay is zero."""
+    problem, config = _problem(), _config(folds=FOLDS, response=engine.DirectOnly(), n_steps=7)
+    *_, last = engine.optimise(problem.bilevel(), problem.data, config)
+    partition = Partition(problem.data, FOLDS, None, config.seed)
+    for fold, trained in {0: last.state, **last.state.resting}.items():
+        view, _ = partition.views(fold)
+        others = {name: values for name, values in view.all().items() if name != INDEX}
+        alone = engine.fit(problem.bilevel(), others, n_steps=trained.inner_steps, inner=config.inner, seed=config.seed)
+        assert torch.equal(trained.weights, torch.cat([p.flatten() for p in alone.params.values()]))
+    assert [last.state.inner_steps, *(t.inner_steps for t in last.state.resting.values())] == [9, 6, 6]
+
+
+def test_each_fold_is_warmed_up_when_its_turn_comes_first():
+    step = _run(_config(folds=FOLDS, warmup_steps=5, n_steps=4))[-1]
+    assert (step.state.inner_steps, [t.inner_steps for t in step.state.resting.values()]) == (11, [8, 8])
+
+
+# --- early stopping -------------------------------------------------------------------------------
+
+
+def test_a_trial_ends_when_the_held_out_loss_no_longer_improves():
+    steps = _run(_config(n_steps=200, stop_early=HALF))
+    losses = [step.held_out_loss for step in steps]
+    best = losses.index(min(losses)) + 1
+    assert len(steps) == best + HALF.patience < 200
+    assert [step.value for step in steps] == losses
+    assert steps[-1].test_loss is not None
+
+
+def test_the_held_out_loss_is_that_of_the_step_s_weights_on_the_held_out_examples():
+    problem, config = _problem(), _config(stop_early=HALF, n_steps=2)
+    *_, step = engine.optimise(problem.bilevel(), problem.data, config)
+    held_out = Partition(problem.data, None, HALF, config.seed).held_out
+    bilevel = problem.bilevel()
+    params = engine.flat.Ravel(bilevel.params).tree(step.state.weights)
+    told = engine.evaluate(bilevel, params, step.state.buffers, step.state.hparams, held_out)
+    assert step.held_out_loss == told["loss"]
+
+
+def test_with_folds_it_is_the_mean_over_the_last_step_of_each():
+    state = _run(_config(n_steps=1))[0].state
+    means = []
+    for loss in (4.0, 2.0, 3.0, 1.0):
+        state, mean = state.judged(loss, folds=2)
+        means.append(mean)
+    assert means == [4.0, 3.0, 2.5, 2.0]
+    assert (state.held_out_best, state.waited) == (2.0, 0)
+
+
+def test_a_trial_that_has_ended_does_not_go_on_unless_more_steps_are_wanted():
+    config = _config(n_steps=200, stop_early=HALF)
+    last = _run(config)[-1]
+    assert _run(config, last.state) == []
+    stopping = engine.EarlyStopping(patience=3, share=0.5, least_steps=last.number + 4)
+    assert len(_run(_config(n_steps=last.number + 4, stop_early=stopping), last.state)) == 4
+
+
+# --- what cannot be divided -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: engine.Folds(1), "count=1"),
+        (lambda: engine.Folds(every=0), "every=0"),
+        (lambda: engine.EarlyStopping(patience=0), "patience=0"),
+        (lambda: engine.EarlyStopping(share=1.0), "between 0 and 1"),
+        (lambda: engine.EarlyStopping(least_steps=-1), "least_steps=-1"),
+        (lambda: _config(folds=5), r"pass nestor\.Folds\(5\)"),
+        (lambda: _config(stop_early=True), r"pass nestor\.EarlyStopping"),
+        (lambda: _run(_config(folds=engine.Folds(40))), "33 examples cannot be divided into 40 folds"),
+        (lambda: _run(_config(stop_early=engine.EarlyStopping(share=0.01))), "Give more validation examples"),
+    ],
+)
+def test_what_cannot_be_divided_is_refused_with_what_to_do(make, said: str):
+    with pytest.raises(engine.errors.EngineError, match=said):
+        make()
+
+
+def test_folds_want_the_same_columns_of_training_and_validation_data():
+    problem = _problem()
+    data = engine.Data.of(problem.data.train | {"extra": torch.ones(N_TRAIN)}, problem.data.val)
+    with pytest.raises(engine.errors.ProblemInvalid, match="Give both the same columns"):
+        next(engine.optimise(problem.bilevel(), data, _config(folds=FOLDS)))
