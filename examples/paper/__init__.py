@@ -4,5 +4,5 @@ from __future__ import annotations
 
 EXPERIMENTS = (
     *("overfit", "inverse", "hessian", "distill"),
-    *("augment", "clean", "games", "language", "search"),
+    *("augment", "clean", "games", "language", "partition", "search"),
 )

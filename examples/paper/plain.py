@@ -41,8 +41,8 @@ def trained(
 
 
 def tuned(trial: nestor.Trial) -> Tensors:
-    """What a trial ended with, as optimised."""
-    return {name: value for name, value in trial.hparams.items() if isinstance(value, Tensor)}
+    """What a trial recommends, as optimised."""
+    return {name: value for name, value in trial.best_hparams.items() if isinstance(value, Tensor)}
 
 
 def evaluated(problem: nestor.Problem, splits: Sequence[str] = HELD_OUT) -> Told:

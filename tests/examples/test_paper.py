@@ -49,3 +49,14 @@ def test_ten_distilled_digits_teach_more_than_ten_real_ones_and_less_than_all(ex
     accuracy = {name: values[0] for name, values in row["accuracies"].items()}
     assert accuracy["random examples"] + 0.2 < accuracy["distilled"] < accuracy["all data"]
     drawn(told)
+
+
+def test_a_decay_for_every_weight_overfits_the_validation_data_unless_examples_take_turns(experiment: Experiment):
+    told = experiment("partition")
+    shares = {row["hyperparameters"]: row for row in told["rows"] if "validation share" in row}
+    gap = lambda row: float(row["test loss"]) - float(row["validation loss"])
+    assert gap(shares[12_730]) > gap(shares[1]) + 0.2
+    remedies = {row["remedy"]: row for row in told["rows"] if "outer steps" in row}
+    assert gap(remedies["folds"]) < gap(remedies["neither"]) - 0.1
+    assert float(remedies["early stopping"]["outer steps"]) < float(remedies["neither"]["outer steps"])
+    drawn(told)
