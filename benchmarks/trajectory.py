@@ -1,6 +1,6 @@
 """How good a hypergradient is for its cost, along a training.
 
-    python -m benchmarks.trajectory [--json FILE] [--quick] [--damping NUMBER]
+    python -m benchmarks.trajectory [--json FILE] [--quick] [--damping NUMBER] [--seed NUMBER]
 
 A convolutional GELU network of 38,282 weights learns 1,000 of scikit-learn's digits, 30 % of whose labels are wrong,
 while a decay for every weight and a weight for every example are tuned on 400 clean ones, five inner steps to an outer
@@ -183,15 +183,15 @@ def cosine(a: Tensor, b: Tensor) -> float:
     return float(F.cosine_similarity(a.double(), b.double(), dim=0))
 
 
-def problem() -> engine.Problem:
+def problem(seed: int) -> engine.Problem:
     images, labels = load_digits(return_X_y=True)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(images), generator=generator)
     x, y = torch.tensor(images, dtype=torch.float32)[order].view(-1, 1, 8, 8) / 16, torch.tensor(labels)[order]
     wrong = torch.rand(N_TRAIN, generator=generator) < LABEL_NOISE
     noisy = torch.where(wrong, (y[:N_TRAIN] + 1) % 10, y[:N_TRAIN])
     val = slice(N_TRAIN, N_TRAIN + N_VAL)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     net = nn.Sequential(
         *(nn.Conv2d(1, 16, 3, padding=1), nn.GELU(), nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.GELU()),
         *(nn.Flatten(), nn.Linear(512, 64), nn.GELU(), nn.Linear(64, 10)),
@@ -201,8 +201,8 @@ def problem() -> engine.Problem:
     return engine.Problem(net, hparams, loss, loss, train=(x[:N_TRAIN], noisy), val=(x[val], y[val]))
 
 
-def run(n_steps: int, damping: float) -> list[Method]:
-    stated, rows = problem(), methods(damping)
+def run(n_steps: int, damping: float, seed: int) -> list[Method]:
+    stated, rows = problem(seed), methods(damping)
     train = stated.data.train
     driver = engine.Implicit(engine.GaussNewton(damping), engine.WarmStarted(engine.PreconditionedCG(4)))
     watched = Watched(driver, rows, train | {"index": torch.arange(N_TRAIN)}, Batches(train, MINI, seed=1), damping)
@@ -213,6 +213,7 @@ def run(n_steps: int, damping: float) -> list[Method]:
         response=watched,
         warmup_steps=100,
         trace=True,
+        seed=seed,
     )
     for _ in engine.optimise(stated.bilevel(), stated.data, config):
         pass
@@ -237,9 +238,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="eleven outer steps instead of 120")
     default = engine.GaussNewton().damping
     parser.add_argument("--damping", type=float, default=default, help="of all systems; less of it is harder")
+    parser.add_argument("--seed", type=int, default=0, help="of data, weights and batches")
     options = parser.parse_args()
     one_thread()
-    rows = [row.row() for row in run(SETTLED + 1 if options.quick else 120, options.damping)]
+    rows = [row.row() for row in run(SETTLED + 1 if options.quick else 120, options.damping, options.seed)]
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
     print(table(rows))

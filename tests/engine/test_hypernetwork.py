@@ -52,7 +52,7 @@ def test_at_a_minimum_it_learns_the_exact_implicit_hypergradient(minimum: Dense)
 
 
 def test_damping_is_that_of_the_implicit_response(minimum: Dense):
-    got, _ = _trained(minimum, engine.Hypernetwork(rank=16, scale=1e-3, steps=40, damping=0.5), 8)
+    got, _ = _trained(minimum, engine.Hypernetwork(rank=16, scale=1e-3, steps=40, damping=0.5), 40)
     hessian = minimum.hessian()
     damped = hessian + 0.5 * torch.linalg.matrix_norm(hessian, 2) * torch.eye(len(hessian))
     exact = _flat(minimum.hypergradient(torch.linalg.inv(damped)))
@@ -94,7 +94,7 @@ def test_a_trajectory_resumes_bitwise(name: str):
     half = engine.State.load(steps[2].state.save())
     *_, resumed = engine.optimise(problem.bilevel(), problem.data, config, half)
     assert resumed.state.save() == steps[-1].state.save()
-    assert steps[-1].products == 5 + 3
+    assert steps[-1].products == 5 + 2  # the norm's estimate is that of the step before
     assert 0 < steps[-1].residual <= 1
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import nestor_engine as engine
 from nestor_engine.curvature import Operator
+from nestor_engine.curvature.operator import NORM_SERVES
 from nestor_engine.solvers import Outcome, Solver
 from nestor_engine.solvers.preconditioners import sketch
 
@@ -295,3 +296,15 @@ def test_a_warm_started_series_on_an_indefinite_operator_never_overflows():
         solution = solver.solve(Operator(matrix.mv), b, memory=memory)
         assert torch.isfinite(solution.x).all()
     assert solution.x.norm() < 1e3 * b.norm()
+
+
+def test_an_estimate_of_the_norm_serves_several_outer_steps_and_is_then_refreshed():
+    matrix, memory, products, norms = torch.diag(torch.tensor([3.0, 1.0, 0.5], dtype=F64)), {}, [], []
+    like = torch.zeros(3, dtype=F64)
+    for k in range(2 * NORM_SERVES + 1):
+        operator = Operator((matrix * (2 if k else 1)).mv, memory=memory)  # twice as steep after the first step
+        norms.append(operator.norm(like))
+        products.append(operator.products)
+    assert products == [10, *[0] * (NORM_SERVES - 1), 1, *[0] * (NORM_SERVES - 1), 1]
+    assert norms[1] == norms[0] == pytest.approx(3, rel=1e-3)
+    assert norms[-1] == pytest.approx(6, rel=1e-3)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 import nestor_engine as engine
 from nestor_engine.curvature import Operator
 from nestor_engine.point import Point
+from nestor_engine.simplify import aten
 from nestor_engine.split import split
 from nestor_engine.traces import Traces
 from tests.engine.cases import CASES, Dense, dense
@@ -68,6 +69,32 @@ def test_the_part_without_the_vector_is_run_once_and_the_rest_does_not_hold_it()
     for _ in range(2):
         assert torch.equal(parts.each[0](*read, v)[0], torch.full((3,), 2.0).exp() * v)
     assert len(read) == 1
+
+
+@pytest.mark.parametrize("product", EVERYWHERE, ids=lambda p: p.__name__)
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_run_for_each_vector_does_nothing_twice(name: str, product):
+    case, traces = dense(name), Traces()
+    at(case, case.w, traces).curved(product)
+    (parts,) = traces._splits.values()
+    for part in parts.each:
+        nodes = [node for node in part.__wrapped__.__self__.graph.nodes if node.op == "call_function"]
+        assert len({(node.target, repr(node.args), repr(node.kwargs)) for node in nodes}) == len(nodes)
+        assert not [node for node in nodes if node.target is aten.zeros_like.default]
+        transposed = {node for node in nodes if node.target is aten.t.default}
+        assert not [node for node in transposed if node.args[0] in transposed]
+
+
+def test_a_graph_that_writes_into_its_values_is_left_as_it_is():
+    def twice(x, v):
+        a = v * x[0]
+        a.add_(1)
+        return [], [a + v * x[0]]
+
+    parts = split(twice, [torch.ones(3)], [torch.ones(3)])
+    v = torch.arange(3.0)
+    read, _ = parts.once(torch.full((3,), 2.0))
+    assert torch.equal(parts.each[0](*read, v)[0], 4 * v + 1)
 
 
 def _problem(train_loss) -> engine.Problem:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from nestor_engine.simplify import dependents, simplify
+
 Group = Sequence[Tensor]
 
 
@@ -55,11 +57,12 @@ def split(function: Callable[..., Sequence[Group]], point: Sequence[Tensor], vec
     # Random draws stay even where nothing reads them: the next ones must be those that autograd would see.
     graph.eliminate_dead_code()
     arguments = [node for node in graph.nodes if node.op == "placeholder"]
+    simplify(graph, arguments[len(point) :])
     outputs = iter(next(node for node in graph.nodes if node.op == "output").args[0])
     groups = [[next(outputs) for _ in range(size)] for size in sizes]
 
     arriving = arguments[len(point) :]
-    reached = _reached(graph, arriving)
+    reached = dependents(graph, arriving)
     needed = [_upstream(group, reached) for group in groups[1:]]
     fixed = [node for node in graph.nodes if node.op != "output" and node not in reached]
     read = [n for n in fixed if any(n in group for group in groups[1:]) or any(n.users.keys() & s for s in needed)]
@@ -71,14 +74,6 @@ def split(function: Callable[..., Sequence[Group]], point: Sequence[Tensor], vec
             for nodes, vector, group in zip(needed, arriving, groups[1:], strict=True)
         ),
     )
-
-
-def _reached(graph: fx.Graph, sources: Iterable[fx.Node]) -> set[fx.Node]:
-    reached = set(sources)
-    for node in graph.nodes:
-        if node.op != "output" and any(argument in reached for argument in node.all_input_nodes):
-            reached.add(node)
-    return reached
 
 
 def _upstream(nodes: Iterable[fx.Node], within: set[fx.Node]) -> set[fx.Node]:

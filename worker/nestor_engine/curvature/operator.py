@@ -16,7 +16,8 @@ from nestor_engine.seeding import derive_seed
 from nestor_engine.traces import Product
 
 ROWS = 16  # vectors that a batched product takes at a time: each needs the memory of one forward pass
-POWER_STEPS = 10  # products that the first estimate of the norm takes; later steps refresh it with one
+POWER_STEPS = 10  # products that the first estimate of the norm takes
+NORM_SERVES = 4  # outer steps until one more product refreshes it
 
 
 class Operator:
@@ -24,7 +25,7 @@ class Operator:
 
     The damping δ is relative to the spectral norm ‖C‖, so that one default serves problems of every
     scale. The norm is known, or estimated by power iteration; then the vector is kept in `memory`
-    from one outer step to the next, so that it costs one product a step after the first.
+    from one outer step to the next, and one product every few steps is enough after the first.
 
     Args:
         point: where C was taken, for who needs to know more than products.
@@ -109,8 +110,9 @@ class Operator:
 
     def _curvature_norm(self, like: Tensor) -> float:
         if self._norm is None:
-            v = self._memory.get("power")
-            steps = 1
+            v, age = self._memory.get("power"), int(self._memory.get("norm.age", 0))
+            length = float(self._memory.get("norm", 0.0))
+            steps = 0 if age % NORM_SERVES and length else 1
             if v is None:
                 generator = torch.Generator().manual_seed(derive_seed(0, "power", like.numel()))
                 v = torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
@@ -121,7 +123,11 @@ class Operator:
                 if not 0 < length < float("inf"):
                     break  # the zero operator, or one that is not finite: nothing to learn from it
                 v = product
-            self._memory["power"] = v
+            self._memory |= {
+                "power": v,
+                "norm": torch.tensor(length, dtype=torch.float64),
+                "norm.age": torch.tensor(age + 1),
+            }
             self._norm = length
         return self._norm
 
