@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import fx
+from torch.utils import _pytree as pytree
 
 aten = torch.ops.aten
 
@@ -15,14 +16,13 @@ def simplify(graph: fx.Graph, sources: Iterable[fx.Node]) -> None:
 
     Three things are found in the second derivatives of nearly every loss. The derivative of p·p multiplies by p twice.
     The zeros that a sum of derivatives begins with are made in the shape of a value that is read for nothing else.
-    And a matrix is transposed to be transposed again.
+    And a matrix is transposed to be transposed again. What reads or shares memory that is written to stays as it is.
     """
     run = dependents(graph, sources)
-    if any(_mutates(node) for node in run):
-        return  # then a node is more than its inputs
+    kept = _kept_as_it_is(run)
     seen: dict[tuple[object, str, str], fx.Node] = {}
     for node in list(graph.nodes):
-        if node not in run or node.op != "call_function":
+        if node not in run or node.op != "call_function" or _memories(node, *node.all_input_nodes) & kept:
             continue
         same = _shortcut(graph, node) or seen.setdefault((node.target, repr(node.args), repr(node.kwargs)), node)
         if same is not node:
@@ -52,7 +52,25 @@ def _shortcut(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     return None
 
 
-def _mutates(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and (
-        node.target._schema.is_mutable or torch.Tag.nondeterministic_seeded in node.target.tags
-    )
+def _kept_as_it_is(nodes: Iterable[fx.Node]) -> set[int]:
+    """The memories that some node writes into, or fills with random draws."""
+    found = set()
+    for node in nodes:
+        if isinstance(node.target, torch._ops.OpOverload):
+            schema = node.target._schema
+            given = [
+                *zip(schema.arguments, node.args, strict=False),
+                *((a, node.kwargs.get(a.name)) for a in schema.arguments),
+            ]
+            found |= _memories(
+                *(value for argument, value in given if argument.alias_info and argument.alias_info.is_write)
+            )
+            if torch.Tag.nondeterministic_seeded in node.target.tags:
+                found |= _memories(node)
+    return found
+
+
+def _memories(*nodes: object) -> set[int]:
+    """The storages of their values, as they were when they were traced."""
+    values = pytree.tree_leaves([node.meta.get("val") for node in nodes if isinstance(node, fx.Node)])
+    return {value.untyped_storage()._cdata for value in values if isinstance(value, torch.Tensor)}
