@@ -6,9 +6,11 @@ The slides: "it's common to re-initialize w after changing λ, but this wastes a
 from __future__ import annotations
 
 import math
+import signal
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import optuna
@@ -66,10 +68,12 @@ def search(
     thought = 0.0
     for k in range(1, budget // n_steps + 1):
         began = time.monotonic()
-        proposed = proposer.ask()
-        thought += time.monotonic() - began
-        if thought > patience:
+        try:
+            with _at_most(patience - thought):
+                proposed = proposer.ask()
+        except TimeoutError:
             break
+        thought += time.monotonic() - began
         told = trained(problem, inner, n_steps, hparams=init | proposed, seed=seed)
         proposer.tell(told["val"]["loss"])
         now = Found(k * n_steps, told["val"], told["test"])
@@ -77,6 +81,29 @@ def search(
             now = replace(found[-1], gradients=now.gradients)
         found.append(now)
     return found
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Interrupt what takes longer, by a signal: a sampler of very many parameters asks nobody in between.
+
+    Raises:
+        TimeoutError: it did.
+    """
+
+    def interrupt(*_: object) -> None:
+        raise TimeoutError
+
+    if math.isinf(seconds):
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 class _Uniform:
@@ -110,10 +137,10 @@ class _Optuna:
 
     def ask(self) -> Tensors:
         self._asked = self._study.ask(self._space)
-        values: Tensors = {}
+        values, params = {}, self._asked.params  # which copies them all
         for name in self._ranges:
             like = self._init[name]
-            entries = [self._asked.params[f"{name}[{i}]"] for i in range(like.numel())]
+            entries = [params[f"{name}[{i}]"] for i in range(like.numel())]
             values[name] = torch.tensor(entries, dtype=like.dtype).view_as(like)
         return values
 
