@@ -135,5 +135,16 @@ def test_a_loss_that_looks_into_its_tensors_runs_on_the_kept_graph_and_says_so_o
     assert said == [warning for warning in steps[0].warnings if "cannot be traced" in warning]
 
 
+def test_an_error_without_a_message_keeps_a_loss_from_the_trace_and_is_named():
+    # A bare `assert` in a model has no first line to quote; looking for one ended the trial instead of falling back.
+    def failing(point: Point, v: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+    case, traces = dense("quadratic"), Traces()
+    assert traces.at(at(case, case.w, traces), failing) is None
+    (warning,) = traces.news()
+    assert "(NotImplementedError)" in warning
+
+
 def test_a_short_run_is_not_traced_by_itself():
     assert not any(step.traced for step in _run(_problem(lambda out, batch: F.cross_entropy(out, batch["y"]))))

@@ -54,7 +54,8 @@ class Traces:
                 self._splits[key] = _checked(point, product)
             except Exception as error:  # whatever the problem's own functions and torch's tracer raise
                 self._splits[key] = None
-                self._untold = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+                first = str(error).strip().splitlines()[:1]  # none of a bare `assert` or `raise NotImplementedError`
+                self._untold = ": ".join([type(error).__name__, *first])
         found = self._splits[key]
         return None if found is None else Linear(found, point)
 
