@@ -125,11 +125,6 @@ class Point:
         """(∂²f/∂w∂w) v, shape (n,), by reverse over reverse."""
         return _pull(self.slope, self.w, v)
 
-    def gradient_product(self, v: Tensor) -> Tensor:
-        """g gᵀ v for g = ∂f/∂w, shape (n,)."""
-        gradient = self.slope.detach()
-        return gradient * (gradient @ v)
-
     def gauss_newton_product(self, v: Tensor) -> Tensor:
         """Jᵀ (∂²ℓ/∂o∂o) J v plus the exact Hessian of the penalty, shape (n,).
 

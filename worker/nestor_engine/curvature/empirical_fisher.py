@@ -38,8 +38,7 @@ class EmpiricalFisher(Curvature):
     def at(self, point: Point, memory: Tensors) -> Operator:
         if self.per == "example":
             return self._by(Point.fisher_product, point, memory)
-        point.curved(Point.gradient_product)  # whose trace has the gradient, too
-        gradient = point.gradient
+        gradient = point.gradient  # of the whole batch, where each of several processes sees a part
         product = lambda v: gradient * (gradient @ v)
         norm = gradient @ gradient
 
