@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from nestor.errors import DigestMismatch
 from nestor_server.settings import Settings
+from nestor_server.settings import settings as from_environment
 
 Sessions = sessionmaker[Session]
 
@@ -35,6 +36,11 @@ def make_engine(settings: Settings, name: str = "nestor") -> Engine:
 def make_sessions(engine: Engine, settings: Settings) -> Sessions:
     """Sessions carry the settings, so that a message sent on commit finds its broker."""
     return sessionmaker(engine, expire_on_commit=False, info={"settings": settings})
+
+
+def settings_of(session: Session) -> Settings:
+    """Those that `session` carries; of a session that was made by hand, the environment's."""
+    return session.info.get("settings") or from_environment()
 
 
 def begin(request: Request) -> Iterator[Session]:

@@ -14,7 +14,8 @@ from kombu.exceptions import OperationalError
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
-from nestor_server.settings import Settings, settings
+from nestor_server.database import settings_of
+from nestor_server.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ def _send_pending(session: Session) -> None:
     if session.in_nested_transaction():  # a savepoint was released; the transaction may still be rolled back
         return
     for trial_id in session.info.pop(_PENDING, ()):
-        send(session.info.get("settings") or settings(), trial_id)
+        send(settings_of(session), trial_id)
 
 
 @event.listens_for(Session, "after_rollback")

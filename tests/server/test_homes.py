@@ -67,7 +67,7 @@ def owner(sessions: Sessions) -> Iterator[UUID]:
     with sessions.begin() as session:
         session.execute(update(UnusedObject).values(since=func.now() - timedelta(days=1)))
         homes.sweep(session)
-    assert keys(homes._settings(session).blob_url or "") == set()
+    assert keys(database.settings_of(session).blob_url or "") == set()
 
 
 def test_large_blobs_lie_in_the_store_and_small_ones_in_the_database(sessions, settings, owner):

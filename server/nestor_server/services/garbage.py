@@ -12,8 +12,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from nestor.schemas import State
+from nestor_server.database import settings_of
 from nestor_server.models import Blob, Checkpoint, Dataset, Program, Snapshot, Study, Trial
-from nestor_server.settings import settings
 
 SPLITS = ("train", "val", "test")
 
@@ -54,8 +54,7 @@ def _unwanted(session: Session) -> ColumnElement[bool]:
 
 
 def _ago(session: Session) -> ColumnElement:
-    ours = session.info.get("settings") or settings()
-    return func.now() - timedelta(days=ours.keep_unused_days)
+    return func.now() - timedelta(days=settings_of(session).keep_unused_days)
 
 
 def _delete(session: Session, unused: Delete) -> None:

@@ -21,8 +21,9 @@ from sqlalchemy import delete, func, insert, select
 from sqlalchemy.orm import Session
 
 from nestor.errors import InvalidInput, MissingExtra, Unavailable
+from nestor_server.database import settings_of
 from nestor_server.models import UnusedObject
-from nestor_server.settings import Settings, settings
+from nestor_server.settings import Settings
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -37,7 +38,7 @@ RETRY = {"max_retries": 3, "retry_timeout": timedelta(seconds=20)}
 
 def is_for(session: Session, size: int) -> bool:
     """Whether a blob of `size` bytes goes to the object store."""
-    ours = _settings(session)
+    ours = settings_of(session)
     return ours.blob_url is not None and size >= ours.large_blob_bytes
 
 
@@ -76,10 +77,10 @@ def sweep(session: Session) -> int:
     Raises:
         Unavailable: the store does not answer, or refuses.
     """
-    if _settings(session).blob_url is None:
+    if settings_of(session).blob_url is None:
         return 0
     store = _store(session)
-    ago = func.now() - timedelta(seconds=_settings(session).object_grace_seconds)
+    ago = func.now() - timedelta(seconds=settings_of(session).object_grace_seconds)
     due = select(UnusedObject.key).where(UnusedObject.since < ago).limit(AT_ONCE).with_for_update(skip_locked=True)
     keys = session.scalars(due).all()
     with _answering():
@@ -124,7 +125,7 @@ def open_store(url: str) -> ObjectStore:
 
 
 def _store(session: Session) -> ObjectStore:
-    url = _settings(session).blob_url
+    url = settings_of(session).blob_url
     if url is None:
         raise Unavailable(part="The object store, for which this process has no NESTOR_BLOB_URL,")
     return open_store(url)
@@ -139,7 +140,3 @@ def _answering() -> Iterator[None]:
     except (BaseError, OSError) as error:
         log.warning("the object store does not answer: %s", str(error).split("\n")[0])
         raise Unavailable(part="The object store") from error
-
-
-def _settings(session: Session) -> Settings:
-    return session.info.get("settings") or settings()

@@ -19,10 +19,10 @@ from sqlalchemy.orm import Session
 from nestor.errors import IllegalTransition, InvalidInput, PreemptionsSpent, RestartsSpent
 from nestor.schemas import MOST_STEPS, Action, Desired, State
 from nestor_server import queue
+from nestor_server.database import settings_of
 from nestor_server.models import Trial, Worker
 from nestor_server.services import moves, rewinding, shares
 from nestor_server.services.moves import ACTIONS, GRANTS, MOVES, REFILLED
-from nestor_server.settings import Settings, settings
 
 Budget = Literal["restarts", "preemptions"]  # what an end that nobody wished for is paid from
 
@@ -63,7 +63,7 @@ def request(session: Session, trial: Trial, action: Action, *, by: str = "user")
         if trial.desired == Desired.cancel and desired is not Desired.cancel:
             raise IllegalTransition(state="being cancelled", action=action, allowed="nothing else")
         if trial.desired != desired:
-            by_then = None if desired is Desired.run else _from_now(_settings(session).answer_seconds)
+            by_then = None if desired is Desired.run else _from_now(settings_of(session).answer_seconds)
             moves.write(session, Trial.id == trial.id, desired=desired.value, answer_by=by_then)
             moves.tell(session, trial.id, state, by=by, why=why, desired=desired)
     elif state in MOVES[name].sources:
@@ -121,7 +121,7 @@ def claim(session: Session, trial_id: UUID, owner: str, *, where: ColumnElement[
         why="a worker is free",
         lease_token=Trial.lease_token + 1,
         lease_owner=owner,
-        lease_expires_at=_from_now(_settings(session).lease_seconds),
+        lease_expires_at=_from_now(settings_of(session).lease_seconds),
         claimed_at=func.now(),
         batches=0,
         attempt=Trial.attempt + 1,
@@ -152,7 +152,7 @@ def renew(session: Session, lease: Lease) -> Desired:
     Raises:
         LeaseLost: it is not ours any more.
     """
-    row = moves.write(session, lease.holds, lease_expires_at=_from_now(_settings(session).lease_seconds))
+    row = moves.write(session, lease.holds, lease_expires_at=_from_now(settings_of(session).lease_seconds))
     if row is None:
         raise LeaseLost(lease)
     return Desired(row.desired)
@@ -211,7 +211,7 @@ def reap(session: Session) -> list[UUID]:
         why = f"its worker ({row.lease_owner}) {did}"
         if _give_up(session, row.id, Desired(row.desired), by="server", why=why, paid_from="restarts") is State.queued:
             requeued.append(row.id)
-    ours = _settings(session)
+    ours = settings_of(session)
     shares.end_slices(session, ours.slice_seconds)
     idle = select(func.count()).where(Worker.trial_id.is_(None), Worker.heartbeat_at > _from_now(-ours.lease_seconds))
     waiting = Trial.state == State.queued.value, Trial.sent_at < _from_now(-ours.requeue_after_seconds)
@@ -227,10 +227,6 @@ def reap(session: Session) -> list[UUID]:
 
 
 # --- how ------------------------------------------------------------------------------------------
-
-
-def _settings(session: Session) -> Settings:
-    return session.info.get("settings") or settings()
 
 
 def _from_now(seconds: float) -> ColumnElement[datetime]:
@@ -266,7 +262,7 @@ def _give_up(session: Session, trial_id: UUID, wish: Desired, *, by: str, why: s
         return MOVES[name].target
     if paid_from is not None:
         row = moves.write(session, where, **{paid_from: getattr(Trial, paid_from) + 1})
-        spent, ours = getattr(row, paid_from), _settings(session)
+        spent, ours = getattr(row, paid_from), settings_of(session)
         most, kind = {
             "restarts": (ours.max_restarts, RestartsSpent),
             "preemptions": (ours.max_preemptions, PreemptionsSpent),
