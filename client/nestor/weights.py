@@ -18,8 +18,9 @@ def load(checkpoint: bytes, model: nn.Module) -> int:
         InvalidInput: the model has other weights or buffers.
     """
     state = engine("nestor_engine.state", what="trial.load_weights").State.load(checkpoint).to("cpu")
-    # One vector, in the order of the parameters that are trained: that of `Problem.bilevel`.
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    from nestor_engine.hparams.weights import trainable
+
+    trained = list(trainable(model).values())  # in whose order the checkpoint has them, as one vector
     sizes = [parameter.numel() for parameter in trained]
     if state.weights.numel() != sum(sizes):
         raise InvalidInput(
