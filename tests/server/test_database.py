@@ -57,6 +57,8 @@ def test_down_and_up_again_ends_where_it_began(url, engine):
 RELEASED = {
     "0001_the_first_tables.py": "17a148cd3a4493d2eba7c28d6225854232707982887fca7603ecf2548b214ec6",
     "0002_extend_retry_and_warm_start.py": "cf6487f5e3a86bd6be55e1ee36e211bb21916ce6b263b753c5f0ff28934b0b36",
+    "0003_a_second_home_for_large_blobs.py": "1b76f29c87da5780721b01998541fceb453cea5e82f471fc6dec3e0521e55a2a",
+    "0004_priorities_and_slices.py": "b0e8cbc6f4043505cc506c28e36d3a1d6fc4ee770941938cf961c2d3f30f7486",
 }
 
 
