@@ -44,6 +44,11 @@ class Text:
     vocabulary: list[str]
 
 
+def together(a: Split, b: Split) -> Split:
+    """The examples of both."""
+    return torch.cat([a[0], b[0]]), torch.cat([a[1], b[1]])
+
+
 def fashion_mnist() -> Images:
     """60,000 and 10,000 articles of clothing, 28×28, grey."""
     return _mnist_like("Fashion-MNIST", FASHION_MNIST.files(), "Run `make data`.")

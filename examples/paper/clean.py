@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import nestor
-from examples.data import Images, Split
+from examples.data import Images, Split, together
 from examples.paper.lab import Lab, percent, spread
+from examples.paper.networks import accuracy, cross_entropy
 from examples.paper.plain import Tensors, trained, tuned
 from nestor.hparams import L2, ExampleWeights
 
@@ -95,7 +95,7 @@ def _accuracies(study: nestor.Study, images: Images, sizes: Sizes, noise: float,
         return [_plainly(sizes, seed, on, val, test, decay=decay) for decay in DECAYS]
 
     right = (train[0][~wrong], train[1][~wrong])
-    both = (torch.cat([train[0], val[0]]), torch.cat([train[1], val[1]]))
+    both = together(train, val)
     told = {UNTUNED: max(grid(train))[1], ORACLE: max(grid(right))[1]}
     told |= {name: max(on_test for _, on_test in grid(on)) for name, on in ((ALONE, val), (BOTH, both))}
     found = tuned(trial.wait())
@@ -130,14 +130,6 @@ def problem(
     return nestor.Problem(
         model, kinds, cross_entropy, cross_entropy, metrics=metrics, train=train, val=val, test=test
     )  # fmt: skip
-
-
-def cross_entropy(outputs: Tensor, batch: dict[str, Tensor]) -> Tensor:
-    return F.cross_entropy(outputs, batch["y"], reduction="none")
-
-
-def accuracy(outputs: Tensor, batch: dict[str, Tensor]) -> Tensor:
-    return (outputs.argmax(1) == batch["y"]).float()
 
 
 def _plainly(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nestor
-from examples.data import Split, shakespeare
+from examples.data import Split, shakespeare, together
 from examples.paper.anew import Found, Inside, at, search
 from examples.paper.lab import Lab, Row, spread
 from examples.paper.pictures import curves
@@ -149,7 +149,7 @@ def _problem(text: str, sizes: Sizes, seed: int, *, both: bool = False) -> nesto
 
     train, val, test = part(0, sizes.n_train), part(1, sizes.n_held), part(2, sizes.n_held)
     if both:
-        train = torch.cat([train[0], val[0]]), torch.cat([train[1], val[1]])
+        train = together(train, val)
     torch.manual_seed(seed)
     model = LanguageModel(len(vocabulary), sizes.hidden)
     kinds = [
