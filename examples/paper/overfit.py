@@ -13,6 +13,7 @@ from examples.data import Images, Split
 from examples.paper.lab import Lab, timed
 from examples.paper.networks import accuracy, alexnet, count, cross_entropy, mlp, resnet18, softmax_regression, tested
 from examples.paper.pictures import curves
+from examples.paper.plain import trained
 from nestor.hparams import L2
 
 EXAMPLES = 50  # of the training and of the validation data, each
@@ -96,9 +97,7 @@ def tuned(lab: Lab, study: nestor.Study, images: Images, case: Case) -> tuple[di
             user_attrs={"network": case.name},
         )
     )
-    bilevel = problem.bilevel()
-    plain = nestor.fit(bilevel, problem.data.train, n_steps=5 * case.n_steps, inner=inner)  # as long as the trial
-    untuned = nestor.evaluate(bilevel, plain.params, plain.buffers, bilevel.hparams, problem.data.splits["test"])
+    untuned = trained(problem, inner, 5 * case.n_steps, splits=("test",))["test"]  # as long as the trial
     trial.load_weights(model)
     row = {
         "data": images.name,
