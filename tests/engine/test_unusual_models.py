@@ -8,20 +8,16 @@ from dataclasses import dataclass
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import nestor_engine as engine
 from nestor_engine.errors import ProblemInvalid
 from nestor_engine.hparams import L2, ExampleWeights
+from tests.engine.cases import cross_entropy
 
 N, CLASSES = 20, 3
 Y = torch.arange(N) % CLASSES
 BATCH = 6  # which leaves a remainder
-
-
-def cross_entropy(outputs: Tensor, batch: dict[str, Tensor]) -> Tensor:
-    return F.cross_entropy(outputs, batch["y"], reduction="none")
 
 
 def stated(model: nn.Module, x: Tensor, loss: Callable[..., Tensor] = cross_entropy) -> engine.Problem:
