@@ -16,19 +16,10 @@ from nestor_engine import optimise, restore
 from nestor_server import models
 from nestor_worker import presets
 from tests.end_to_end.api import PRESET, Api, spec_of
-from tests.support.server import Server, running_server, wait_for
-from tests.support.services import Services
+from tests.support.server import Server, wait_for
 from tests.support.worker import Worker, running_worker
 
-BROKER = 8  # a database of Valkey that no other test uses
 SHORT, LONG = 60, 400  # steps
-
-
-@pytest.fixture(scope="module")
-def server(services: Services) -> Iterator[Server]:
-    impatient = {"lease_seconds": 5, "heartbeat_seconds": 0.3, "reap_seconds": 0.2, "requeue_after_seconds": 1.5}
-    with running_server(services, redis_db=BROKER, **impatient) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
