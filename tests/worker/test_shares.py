@@ -15,6 +15,7 @@ from sqlalchemy import func, select, update
 from nestor.schemas import Desired, EventType, State
 from nestor_server.models import Trial
 from nestor_server.services import lifecycle, shares
+from nestor_server.services.lifecycle import Lease
 from tests.worker.test_lifecycle import events
 
 SLICE = 60.0  # seconds
@@ -38,6 +39,17 @@ def claim(sessions) -> Callable[[], UUID | None]:
         return None if lease is None else lease.trial_id
 
     return claim
+
+
+@pytest.fixture
+def lease(queue, sessions) -> Lease:
+    """Of a trial that has run for longer than its slice."""
+    trial = queue("a")
+    with sessions.begin() as session:
+        lease = lifecycle.claim_next(session, trial, "w")
+    assert lease is not None
+    has_run_for(sessions, SLICE + 1, trial)
+    return lease
 
 
 def has_run_for(sessions, seconds: float, *trials: UUID) -> None:
@@ -130,16 +142,13 @@ def test_a_trial_that_is_locked_is_passed_over_and_the_named_one_waited_for(queu
     assert lease.trial_id == first
 
 
-def test_a_trial_makes_way_once_its_slice_is_over_and_another_waits(queue, claim, sessions):
-    queue("a")
-    running = claim()
-    has_run_for(sessions, SLICE + 1, running)
+def test_a_trial_makes_way_once_its_slice_is_over_and_another_waits(queue, lease, sessions):
     assert told_to_make_way(sessions) == set()
     queue("a")
-    has_run_for(sessions, SLICE - 10, running)
+    has_run_for(sessions, SLICE - 10, lease.trial_id)
     assert told_to_make_way(sessions) == set()
-    has_run_for(sessions, SLICE + 1, running)
-    assert told_to_make_way(sessions) == {running}
+    has_run_for(sessions, SLICE + 1, lease.trial_id)
+    assert told_to_make_way(sessions) == {lease.trial_id}
 
 
 def test_only_as_many_make_way_as_wait_and_those_who_have_run_longest(queue, claim, sessions):
@@ -192,41 +201,28 @@ def test_a_trial_of_several_devices_is_left_to_a_slot_that_has_them(queue, claim
     assert lease.trial_id == pair
 
 
-def test_a_trial_makes_way_for_those_of_as_many_devices_only(queue, claim, sessions):
-    queue("a")
-    running = claim()
-    has_run_for(sessions, SLICE + 1, running)
+def test_a_trial_makes_way_for_those_of_as_many_devices_only(queue, lease, sessions):
     queue("b", devices=2)
     assert told_to_make_way(sessions) == set()
     queue("c")
-    assert told_to_make_way(sessions) == {running}
+    assert told_to_make_way(sessions) == {lease.trial_id}
 
 
-def test_making_way_costs_no_budget_and_is_told_with_its_reason(queue, sessions):
-    trial = queue("a")
-    with sessions.begin() as session:
-        lease = lifecycle.claim_next(session, trial, "w")
-    has_run_for(sessions, SLICE + 1, trial)
+def test_making_way_costs_no_budget_and_is_told_with_its_reason(queue, lease, sessions):
     queue("a")
-    assert told_to_make_way(sessions) == {trial}
+    assert told_to_make_way(sessions) == {lease.trial_id}
     with sessions.begin() as session:
-        assert lease is not None
         assert lifecycle.renew(session, lease) is Desired.make_way
         assert lifecycle.requeue(session, lease, "others wait") is State.queued
     with sessions() as session:
-        row = session.get_one(Trial, trial)
+        row = session.get_one(Trial, lease.trial_id)
         assert (row.restarts, row.preemptions, row.desired) == (0, 0, "run")
-        assert events(session, trial, EventType.state)[-1]["why"] == "others wait"
+        assert events(session, row.id, EventType.state)[-1]["why"] == "others wait"
 
 
-def test_what_a_user_asks_for_goes_before_making_way(queue, sessions):
-    trial = queue("a")
-    with sessions.begin() as session:
-        lease = lifecycle.claim_next(session, trial, "w")
-    has_run_for(sessions, SLICE + 1, trial)
+def test_what_a_user_asks_for_goes_before_making_way(queue, lease, sessions):
     queue("a")
     told_to_make_way(sessions)
     with sessions.begin() as session:
-        assert lease is not None
-        lifecycle.request(session, session.get_one(Trial, trial), "pause")
+        lifecycle.request(session, session.get_one(Trial, lease.trial_id), "pause")
         assert lifecycle.requeue(session, lease, "others wait") is State.paused
