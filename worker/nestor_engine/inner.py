@@ -52,13 +52,8 @@ class InnerLoop:
     ) -> None:
         self.seed, self.group = seed, group
         self._bilevel, self._ravel, self._optimizer, self._train = bilevel, ravel, optimizer, train
-        self._batches = self.batches("train")
-        self.share = self._batches.share
-
-    @property
-    def source(self) -> Batches:
-        """What the inner steps are trained on."""
-        return self._batches
+        self.source = self.batches("train")  # what the inner steps are trained on
+        self.share = self.source.share
 
     def batches(self, purpose: str) -> Batches:
         """An endless pass over the training split for one purpose, in batches of the inner loop's size."""
@@ -80,7 +75,7 @@ class InnerLoop:
                 reseed(self._draws(k))
                 # With the kernels that it will be taken again with, for each has draws and roundings of its own.
                 with twice_differentiable() if taken_again else nullcontext():
-                    loss, buffers = self._loss(at, buffers, state.hparams, self._batches[k])
+                    loss, buffers = self._loss(at, buffers, state.hparams, self.source[k])
                     (gradient,) = torch.autograd.grad(loss, at)
                 gradient = self.share.mean(gradient)
                 loss, buffers = loss.detach(), {name: buffer.detach() for name, buffer in buffers.items()}
@@ -105,7 +100,7 @@ class InnerLoop:
         free = {name: value.detach().requires_grad_() for name, value in hparams.items()}
         slots = {name: slot.detach().requires_grad_() for name, slot in step.slots.items()}
         with randomness(self._draws(step.k), w.device), twice_differentiable():
-            loss, _ = self._loss(w, step.buffers, free, self._batches[step.k])
+            loss, _ = self._loss(w, step.buffers, free, self.source[step.k])
             (ours,) = torch.autograd.grad(loss, w, create_graph=True)
         gradient = self.share.mean(ours.detach()).requires_grad_()
         (clipped,) = self._optimizer.clip([gradient])
