@@ -18,9 +18,6 @@ from nestor_engine.flat import Ravel
 from nestor_engine.hparams import Custom
 from nestor_engine.point import Point
 
-install_peers()
-from curvlinops import FisherType, KFACLinearOperator  # noqa: E402
-
 LOSSES = {
     "cross-entropy": (nn.CrossEntropyLoss(), lambda n: torch.arange(n) % 3),
     "squared error": (nn.MSELoss(), lambda n: torch.randn(n, 3, dtype=torch.float64)),
@@ -32,14 +29,17 @@ MODELS = {
         (2, 5, 5),
     ),
 }
-FISHERS = {"exact": FisherType.TYPE2, "empirical": FisherType.EMPIRICAL}
 
 
 def main() -> None:
+    install_peers()
+    from curvlinops import FisherType, KFACLinearOperator
+
+    fishers = {"exact": FisherType.TYPE2, "empirical": FisherType.EMPIRICAL}
     torch.manual_seed(0)
     for model_name, (make, shape) in MODELS.items():
         for loss_name, (loss, targets) in LOSSES.items():
-            for fisher, theirs in FISHERS.items():
+            for fisher, theirs in fishers.items():
                 model, x, y = make().double(), torch.randn(12, *shape, dtype=torch.float64), targets(12)
                 ours = _ours(model, loss, x, y, fisher)
                 parameters = list(model.parameters())

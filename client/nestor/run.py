@@ -147,7 +147,7 @@ class Run:
                 return
             if not self._take_turn():
                 with self._changed:  # a thread takes the steps
-                    self._changed.wait_for(lambda: len(self._journal) > after, timeout=1.0)  # noqa: B023 the lambda does not outlive this line
+                    self._changed.wait_for(lambda after=after: len(self._journal) > after, timeout=1.0)
 
     def hyperparameters(self) -> Hyperparameters:
         items = tuple(

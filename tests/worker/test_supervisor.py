@@ -96,7 +96,7 @@ def test_a_worker_has_one_slot_for_each_device_unless_told_otherwise(monkeypatch
     assert Options(concurrency=3).slots == (("0",), ("3",), ("0",))
     assert Options(devices_per_trial=2).slots == (("0", "3"),)
     with pytest.raises(InvalidInput, match="NESTOR_DEVICES_PER_TRIAL is 3, but there are 2 devices here"):
-        Options(devices_per_trial=3).slots  # noqa: B018
+        _ = Options(devices_per_trial=3).slots
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert Options().slots == (("cpu",),)
     assert Options(devices_per_trial=2).slots == (("cpu", "cpu"),)
