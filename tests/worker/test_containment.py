@@ -18,7 +18,7 @@ from nestor_worker.standby import Standby
 from nestor_worker.supervisor import Slot, supervise
 from tests.support.server import wait_for
 from tests.support.worker import name
-from tests.worker.test_lifecycle import claim, events
+from tests.worker.trials import claim, events
 
 NO_CACHE = Cache(Path("/nowhere"), 0)
 SLOT = Slot("w1", ("cpu",), threads=1, checkpoint_seconds=60, cache=NO_CACHE)

@@ -15,7 +15,7 @@ from nestor_server.database import plain_url
 from nestor_server.models import Blob, Checkpoint, Event, Program, Snapshot, Step, Study, Trial
 from nestor_server.services import blobs, journal, lifecycle, recording
 from nestor_server.services.recording import Batch, Log, Tensors
-from tests.worker.test_lifecycle import claim, step
+from tests.worker.trials import claim, step
 
 
 def owner(session, trial) -> UUID:

@@ -22,7 +22,7 @@ from nestor_worker.supervisor import Slot, supervise
 from tests.support.server import wait_for
 from tests.support.worker import command
 from tests.worker.conftest import SPEC
-from tests.worker.test_lifecycle import claim, events
+from tests.worker.trials import claim, events
 
 SLOT = Slot("w1", ("cpu", "cpu"), threads=1, checkpoint_seconds=0.2, cache=Cache(Path("/nowhere"), 0))
 STEPS = 120

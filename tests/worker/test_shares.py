@@ -16,7 +16,7 @@ from nestor.schemas import Desired, EventType, State
 from nestor_server.models import Trial
 from nestor_server.services import lifecycle, shares
 from nestor_server.services.lifecycle import Lease
-from tests.worker.test_lifecycle import events
+from tests.worker.trials import events
 
 SLICE = 60.0  # seconds
 

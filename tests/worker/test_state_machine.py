@@ -18,7 +18,7 @@ from nestor_server.services import lifecycle, moves, recording
 from nestor_server.services.lifecycle import Lease, LeaseLost
 from nestor_server.services.moves import ACTIONS, GRANTS, MOVES
 from nestor_server.services.recording import Batch, Tensors
-from tests.worker.test_lifecycle import step
+from tests.worker.trials import step
 
 GRANTED = {Desired.stop: State.complete, Desired.cancel: State.cancelled, Desired.pause: State.paused}
 

@@ -20,7 +20,7 @@ from nestor_worker.cache import Cache
 from nestor_worker.options import Options, devices
 from nestor_worker.supervisor import Slot, supervise
 from tests.support.server import wait_for
-from tests.worker.test_lifecycle import claim, expire
+from tests.worker.trials import claim, expire
 
 NO_CACHE = Cache(Path("/nowhere"), 0)
 SLOT = Slot("w1", ("cpu",), threads=1, checkpoint_seconds=60, cache=NO_CACHE)

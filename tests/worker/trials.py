@@ -1,0 +1,41 @@
+"""What the tests of trials do to them, and look up."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from sqlalchemy import func, select, update
+
+from nestor.schemas import EventType
+from nestor.schemas import Step as StepRecord
+from nestor_server.models import Event, Trial
+from nestor_server.services import lifecycle
+
+
+def step(number: int, val_loss: float = 1.0) -> StepRecord:
+    return StepRecord(
+        number=number,
+        train_loss=1.0,
+        val_loss=val_loss,
+        hypergradient_norm=1.0,
+        inner_gradient_norm=1.0,
+        outcome="truncated",
+    )
+
+
+def events(session, trial_id, type: EventType) -> list[dict]:
+    query = select(Event.data).where(Event.trial_id == trial_id, Event.type == type.value).order_by(Event.seq)
+    return list(session.scalars(query))
+
+
+def expire(sessions, trial_id) -> None:
+    with sessions.begin() as session:
+        ago = func.now() - timedelta(seconds=1)
+        session.execute(update(Trial).where(Trial.id == trial_id).values(lease_expires_at=ago))
+
+
+def claim(sessions, trial_id, owner="w1"):
+    with sessions.begin() as session:
+        lease = lifecycle.claim(session, trial_id, owner)
+    assert lease is not None
+    return lease
