@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from uuid import uuid4
 
 import pytest
 import torch
@@ -210,6 +211,15 @@ def test_folds_take_turns_and_exchange_no_examples_that_have_entries_of_their_ow
     problem = ridge(per_example=True)
     with pytest.raises(InvalidInput, match="an entry for each training example"):
         study.optimize(problem, 4, **QUICK, folds=nestor.Folds(3))
+
+
+def test_the_next_trial_of_a_program_need_not_trace_its_products_again(client, worker):
+    del worker
+    study = nestor.create_study(f"study {uuid4()}", server=client)
+    first = study.optimize(ridge(), 3, **QUICK, trace=True)
+    again = study.optimize(ridge(), 3, **QUICK)  # which alone would be too short for a trace to pay
+    assert [step.traced for step in (*first.steps, *again.steps)] == [True] * 6
+    assert [step.val_loss for step in again.steps] == [step.val_loss for step in first.steps]
 
 
 def test_a_priority_is_kept_and_changed(new_study):

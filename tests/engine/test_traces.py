@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -78,7 +80,7 @@ def test_what_is_run_for_each_vector_does_nothing_twice(name: str, product):
     at(case, case.w, traces).curved(product)
     (parts,) = traces._splits.values()
     for part in parts.each:
-        nodes = [node for node in part.__wrapped__.__self__.graph.nodes if node.op == "call_function"]
+        nodes = [node for node in part.module.graph.nodes if node.op == "call_function"]
         assert len({(node.target, repr(node.args), repr(node.kwargs)) for node in nodes}) == len(nodes)
         assert not [node for node in nodes if node.target is aten.zeros_like.default]
         transposed = {node for node in nodes if node.target is aten.t.default}
@@ -95,6 +97,63 @@ def test_a_graph_that_writes_into_its_values_is_left_as_it_is():
     v = torch.arange(3.0)
     read, _ = parts.once(torch.full((3,), 2.0))
     assert torch.equal(parts.each[0](*read, v)[0], 4 * v + 1)
+
+
+@pytest.mark.parametrize("product", EVERYWHERE, ids=lambda p: p.__name__)
+@pytest.mark.parametrize("name", sorted(CASES.keys() - {"quadratic", "one weight"}))  # whose losses hold constants
+def test_a_trace_that_was_kept_is_not_made_again_and_gives_the_same_bits(name: str, product, monkeypatch):
+    case, traces = dense(name), Traces()
+    at(case, case.w, traces).curved(product)
+    kept = Traces(traces.save())
+    assert kept.are_known
+    monkeypatch.setattr("nestor_engine.traces.split", None)  # no further tracing
+    w = case.w + 0.1 * torch.randn_like(case.w)
+    v, q = torch.randn(2, len(w), dtype=w.dtype)
+    first, again = at(case, w, traces), at(case, w, kept)
+    assert torch.equal(first.curved(product)(v), again.curved(product)(v))
+    assert again.traced, list(kept.news())
+    assert all(torch.equal(first.mixed(q)[name], again.mixed(q)[name]) for name in case.bilevel.hparams)
+    assert kept.save() is None  # there is nothing new
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda kept: b"",
+        lambda kept: b"[1]",
+        lambda kept: kept[:-20],
+        lambda kept: kept.replace(torch.__version__.encode(), b"1.0"),
+        lambda kept: kept.replace(b"aten.mm.default", b"aten.mm.other"),
+        lambda kept: kept.replace(b"aten.mm.default", b"os.system"),
+        lambda kept: kept.replace(b"aten.sub.Tensor", b"aten.add.Tensor"),
+    ],
+    ids=["none", "something else", "cut", "of another torch", "unknown", "no operator", "another function"],
+)
+def test_a_kept_trace_that_is_not_what_it_was_is_made_again(spoil):
+    case, traces = dense("GELU MLP"), Traces()
+    at(case, case.w, traces).curved(Point.hessian_product)
+    spoiled = Traces(spoil(traces.save()))
+    point = at(case, case.w, spoiled)
+    assert torch.equal(point.curved(Point.hessian_product)(case.w), at(case, case.w, None).hessian_product(case.w))
+    assert point.traced
+    assert spoiled.save() is not None
+
+
+def test_a_trace_that_holds_a_constant_is_not_kept():
+    case, traces = dense("quadratic"), Traces()
+    assert at(case, case.w, traces).curved(Point.hessian_product) is not None
+    assert traces.save() is None
+
+
+def test_known_traces_serve_from_the_first_step_and_change_no_bit():
+    problem = _problem(lambda o, b: F.cross_entropy(o, b["y"]))
+    config = engine.Config(n_steps=3, inner=engine.Adam(steps=2, batch_size=16), trace=True)
+    traces = Traces()
+    whole = list(engine.optimise(problem.bilevel(), problem.data, config, known=traces))
+    later = replace(config, trace=None)
+    again = list(engine.optimise(problem.bilevel(), problem.data, later, known=Traces(traces.save())))
+    assert [step.traced for step in again] == [True] * 3
+    assert again[-1].state.save() == whole[-1].state.save()
 
 
 def _problem(train_loss) -> engine.Problem:

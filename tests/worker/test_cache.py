@@ -138,3 +138,10 @@ def test_many_slots_share_one_small_cache_and_each_gets_what_it_asked_for(tmp_pa
         list(pool.map(slot, range(6)))
     for path in kept(tmp_path):
         assert digest_of(path.read_bytes()).removeprefix("sha256:") in path.name
+
+
+def test_what_is_noted_under_a_name_is_found_until_something_else_is(cache):
+    assert cache.noted("traces:of a program") is None
+    for data in (b"first", b"first", b"second"):
+        cache.note("traces:of a program", data)
+        assert cache.noted("traces:of a program") == data

@@ -32,7 +32,12 @@ EVALUATION_BATCH = 1024  # examples at a time; no gradients are kept, so this on
 
 
 def optimise(
-    bilevel: Bilevel, data: Data, config: Config, state: State | None = None, group: Group = ALONE
+    bilevel: Bilevel,
+    data: Data,
+    config: Config,
+    state: State | None = None,
+    group: Group = ALONE,
+    known: Traces | None = None,
 ) -> Iterator[Step]:
     """Tune hyperparameters inside one training [1, Algorithm 2], yielding after every outer step.
 
@@ -44,6 +49,7 @@ def optimise(
         config: how to tune.
         state: where to go on; the beginning by default. It is not written to.
         group: the processes that do this together, each with the same arguments; this one alone by default.
+        known: traces of the same problem, which pay from the first step on, and where new ones are kept.
 
     Raises:
         ConfigInvalid: the group cannot compute that.
@@ -65,7 +71,8 @@ def optimise(
         Course.of(*partition.views(fold), trained_as, ravel, config, state.seed, group)
         for fold in range(partition.folds)
     ]
-    traces = Traces() if config.trace else None
+    known = known or Traces()
+    traces = known if config.trace or (config.trace is None and known.are_known) else None
 
     while not config.has_ended(state.step, state.waited):
         number = state.step + 1
@@ -111,7 +118,7 @@ def optimise(
         if config.trace is None and traces is None:
             # Whether a clock says so or not: the bits are the same.
             pays = (differentiated - trained) * (config.n_steps - number) > TRACING_PAYS
-            traces = Traces() if group.any([pays])[0] else None
+            traces = known if group.any([pays])[0] else None
         at = ravel.tree(state.weights), state.buffers, state.hparams
         held_out_loss = None
         if partition.held_out is not None:

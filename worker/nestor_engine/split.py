@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from nestor_engine.part import Part, part
 from nestor_engine.simplify import dependents, simplify
 
 Group = Sequence[Tensor]
@@ -29,8 +28,8 @@ class Split:
         each: for each vector, (*read, vector) → the outputs that depend on it.
     """
 
-    once: Callable[..., list[list[Tensor]]]
-    each: tuple[Callable[..., list[Tensor]], ...]
+    once: Part
+    each: tuple[Part, ...]
 
 
 def split(function: Callable[..., Sequence[Group]], point: Sequence[Tensor], vectors: Sequence[Tensor]) -> Split:
@@ -68,9 +67,9 @@ def split(function: Callable[..., Sequence[Group]], point: Sequence[Tensor], vec
     read = [n for n in fixed if any(n in group for group in groups[1:]) or any(n.users.keys() & s for s in needed)]
 
     return Split(
-        once=_module(traced, fixed, arguments[: len(point)], [read, groups[0]]),
+        once=part(traced, fixed, arguments[: len(point)], [read, groups[0]]),
         each=tuple(
-            _module(traced, [n for n in graph.nodes if n in nodes], [*read, vector], group)
+            part(traced, [n for n in graph.nodes if n in nodes], [*read, vector], group)
             for nodes, vector, group in zip(needed, arriving, groups[1:], strict=True)
         ),
     )
@@ -84,21 +83,3 @@ def _upstream(nodes: Iterable[fx.Node], within: set[fx.Node]) -> set[fx.Node]:
             found.add(node)
             waiting += node.all_input_nodes
     return found
-
-
-def _module(
-    owner: fx.GraphModule, nodes: Sequence[fx.Node], inputs: Sequence[fx.Node], outputs: list[Any]
-) -> Callable[..., list[Any]]:
-    """`nodes`, in their order, as a function of `inputs`."""
-    made, copies = fx.Graph(), {}
-    for node in inputs:
-        copies[node] = made.placeholder(node.name)
-    for node in nodes:
-        if node not in copies:
-            copies[node] = made.node_copy(node, copies.__getitem__)
-            if node.target is torch.ops.aten.view.default:
-                # The same where a view is possible, which under vmap it need not be.
-                copies[node].target = torch.ops.aten.reshape.default
-    made.output(fx.map_arg(outputs, copies.__getitem__))
-    module = fx.GraphModule(owner, made)
-    return torch.no_grad()(module.forward)

@@ -59,6 +59,21 @@ class Cache:
         """Keep bytes that will be asked for, if there is room."""
         self._keep(self._path(f"sha256:{hashlib.sha256(data).hexdigest()}"), len(data), [data])
 
+    def note(self, name: str, data: bytes) -> None:
+        """Keep bytes under a name that is no digest of theirs: whoever reads them must check them."""
+        if self.noted(name) != data:
+            with suppress(OSError):
+                self._path(name).unlink()
+            self._keep(self._path(name), len(data), [data])
+
+    def noted(self, name: str) -> bytes | None:
+        """What was kept under `name`, if it still is."""
+        with suppress(OSError):
+            data = self._path(name).read_bytes()
+            os.utime(self._path(name))
+            return data
+        return None
+
     def _keep(self, kept: Path, size: int, pieces: Pieces) -> None:
         if size > self._limit or kept.exists():
             return

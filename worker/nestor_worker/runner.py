@@ -8,6 +8,7 @@ processes, of which only the first, of rank 0, is heard.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -83,6 +84,7 @@ def _run(directory: Path, spec: workdir.Spec, line: Line, rank: int) -> None:
     import torch
 
     from nestor_engine import State, optimise, restore
+    from nestor_engine.traces import Traces
 
     containment.limit_memory(spec.memory_bytes)
     torch.set_num_threads(spec.threads)
@@ -94,18 +96,24 @@ def _run(directory: Path, spec: workdir.Spec, line: Line, rank: int) -> None:
     path = directory / workdir.CHECKPOINT
     state = State.load(path.read_bytes()).to(device) if path.exists() else None
 
+    kept = directory / workdir.TRACES
+    traces = Traces(kept.read_bytes() if kept.exists() else b"")
+
     group = _join(directory, rank, spec.devices, device)
     if rank > 0:
-        for _ in optimise(bilevel, data, config, state, group):
+        for _ in optimise(bilevel, data, config, state, group, traces):
             if group.any([False])[0]:
                 break
         return
     trajectory = Trajectory(directory, spec, config, line.say, bilevel)
     trajectory.begin(state, device)
-    for step in optimise(bilevel, data, config, state, group):
+    for step in optimise(bilevel, data, config, state, group, traces):
         trajectory.take(step)
         if group.any([line.stopping.is_set()])[0]:
             break
+    if (made := traces.save()) is not None:
+        with contextlib.suppress(OSError):  # a full disk: then the next trial traces, too
+            channel.write_file(directory, workdir.TRACES, made)
     trajectory.end(stopped=line.stopping.is_set())
 
 

@@ -27,7 +27,7 @@ from nestor_server.models import Trial
 from nestor_server.services import lifecycle, recording
 from nestor_server.services.lifecycle import Budget, Lease, LeaseLost
 from nestor_server.settings import Settings
-from nestor_worker import workdir
+from nestor_worker import channel, workdir
 from nestor_worker.cache import Cache
 from nestor_worker.channel import ChannelBroken, Ended, Failed, Stop
 from nestor_worker.gathering import Gathering
@@ -82,7 +82,7 @@ def supervise(
         log.warning("trial %s: the lease was lost; this attempt ends without a trace", lease.trial_id)
         return None
     finally:
-        attempt.keep_checkpoint()
+        attempt.keep()
         runner.close()
 
 
@@ -101,6 +101,8 @@ class Attempt:
         self.heartbeat = Heartbeat(sessions, settings, lease)
         self._wish = Desired.run  # as last heard from a recording
         self._gathered = Gathering(runner.directory, max_bytes=settings.max_blob_bytes)
+        self._max_bytes = settings.max_blob_bytes
+        self._traces = ""  # their name in the cache
         self._flush_at = 0.0
         self._away = False  # the database, when last asked
         self._hung = ""  # why the runner was ended, when it was for that
@@ -125,11 +127,15 @@ class Attempt:
     def give_back(self, reason: str, *, paid_from: Budget | None = "restarts") -> State:
         return self._persist(lambda session: lifecycle.requeue(session, self._lease, reason, paid_from=paid_from))
 
-    def keep_checkpoint(self) -> None:
-        """Have at hand what the trial goes on from, should it come back."""
+    def keep(self) -> None:
+        """Have at hand what the trial goes on from, should it come back, and what others like it need not trace."""
         with suppress(ChannelBroken):
             if (checkpoint := self._gathered.checkpoint()) is not None:
                 self._slot.cache.add(checkpoint)
+        with suppress(ChannelBroken):
+            if self._traces:
+                traces = channel.read_file(self._runner.directory, workdir.TRACES, limit=self._max_bytes)
+                self._slot.cache.note(self._traces, traces)
 
     def _listen(self, runner: Runner) -> Ended | Failed | None:
         """Pass on what the runner says until its last word; None when there will be none."""
@@ -201,7 +207,7 @@ class Attempt:
         """Write what the runner needs; how many devices it is to use."""
         trial = session.get_one(Trial, self._lease.trial_id)
         slot = self._slot
-        workdir.materialise(
+        spec = workdir.materialise(
             session,
             trial,
             self._runner.directory,
@@ -210,7 +216,8 @@ class Attempt:
             checkpoint_seconds=slot.checkpoint_seconds,
             memory_bytes=slot.memory_bytes,
         )
-        return trial.devices
+        self._traces = spec.traces
+        return spec.devices
 
     def _flush(self) -> bool:
         """Record one batch of what was gathered; whether that is all. While the database is away, training goes on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from nestor_worker.cache import Cache
 SPEC = "spec.json"
 GRAPHS, TENSORS = "graphs.json", "program.safetensors"
 CHECKPOINT = "checkpoint.safetensors"
+TRACES = "traces.json"  # of curvature products, by an earlier trial of the same program, or by this one
 START = "start.safetensors"  # what another trial reached, where this one begins
 SPLITS = ("train", "val", "test")
 
@@ -56,6 +58,7 @@ class Spec:
     checkpoint_seconds: float
     memory_bytes: int | None = None
     devices: int = 1
+    traces: str = ""  # a name for those of trials like this one
 
     @staticmethod
     def read(directory: Path) -> Spec:
@@ -71,8 +74,8 @@ def materialise(
     threads: int,
     checkpoint_seconds: float,
     memory_bytes: int | None = None,
-) -> None:
-    """Write all that the trial's runner needs.
+) -> Spec:
+    """Write all that the trial's runner needs, and say what that is.
 
     Raises:
         BlobNotFound: a part of the problem is gone.
@@ -84,9 +87,14 @@ def materialise(
     config = {name: submitted[name] for name in CONFIGURATION}
     config["outer"]["steps"] = trial.n_steps  # the submission's, unless the trial was extended
     warm = submitted["warm_start"]
+    digests: dict[str, str] = {}
+    if trial.program_id is not None:
+        program = session.get_one(Program, trial.program_id)
+        digests |= {GRAPHS: program.graphs, TENSORS: program.tensors}
+    preset = submitted["problem"].get("preset")
     spec = Spec(
         config=config,
-        preset=submitted["problem"].get("preset"),
+        preset=preset,
         best_step=trial.best_step,
         best_value=trial.best_value,
         warm=None if warm is None else "weights" if warm["weights"] else "hyperparameters",
@@ -94,13 +102,10 @@ def materialise(
         checkpoint_seconds=checkpoint_seconds,
         memory_bytes=memory_bytes,
         devices=trial.devices,
+        traces=_traced_alike(digests.get(GRAPHS) or preset, config),
     )
     (directory / SPEC).write_text(json.dumps(asdict(spec)))
 
-    digests: dict[str, str] = {}
-    if trial.program_id is not None:
-        program = session.get_one(Program, trial.program_id)
-        digests |= {GRAPHS: program.graphs, TENSORS: program.tensors}
     if trial.dataset_id is not None:
         dataset = session.get_one(Dataset, trial.dataset_id)
         digests |= {split_file(split): digest for split, digest in dataset.splits.items() if digest}
@@ -119,3 +124,12 @@ def materialise(
         files[CHECKPOINT] = checkpoint
     for name, blob in files.items():
         cache.place(blob.digest, directory / name, partial(blobs.read, session, blob))
+    if (traces := cache.noted(spec.traces)) is not None:
+        (directory / TRACES).write_bytes(traces)
+    return spec
+
+
+def _traced_alike(problem: str | dict[str, Any], config: dict[str, Any]) -> str:
+    """A name that trials share whose products are likely to have one trace; whether they have, each checks."""
+    told = json.dumps([problem, config["response"], config["inner"]["batch_size"]], sort_keys=True)
+    return f"traces:{hashlib.sha256(told.encode()).hexdigest()}"

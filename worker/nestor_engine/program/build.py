@@ -11,7 +11,7 @@ from torch import fx
 from nestor_engine.bilevel import Tensors
 from nestor_engine.errors import ProblemInvalid
 from nestor_engine.program.graph import Graph, Region
-from nestor_engine.program.values import DEVICE, Ref, Value, leaves
+from nestor_engine.values import DEVICE, Ref, Value, leaves
 
 
 class Function:

@@ -19,9 +19,9 @@ from nestor_engine.data import INDEX, size_of
 from nestor_engine.errors import NotExportable, ProgramRejected
 from nestor_engine.program.load import FORMAT, FUNCTIONS, load, torch_version
 from nestor_engine.program.trace import BATCH, Traced, quiet, trace
-from nestor_engine.program.values import Json, valid_name
 from nestor_engine.program.write import write
 from nestor_engine.tensors import to_safetensors
+from nestor_engine.values import Json, valid_name
 
 if TYPE_CHECKING:
     from nestor_engine.problem import Problem
