@@ -154,7 +154,7 @@ class Inside:
 
     Attributes:
         inner_steps: training gradients between two outer steps.
-        products: of second derivatives in an outer step, by docs/methods.md.
+        products: of second derivatives in an outer step, by docs/methods.md; in the mean.
         val: what a gradient of the validation loss costs: its examples, in training batches.
         warmup: training gradients before the first outer step. Before the weights are near a minimum, their response
             is mostly that they would have learned more under less decay, and tuning runs off in that direction.
@@ -162,11 +162,11 @@ class Inside:
 
     response: nestor.Response
     inner_steps: int
-    products: int
+    products: float
     val: float
     warmup: int = 0
 
-    def price(self, products: int | None = None) -> float:
+    def price(self, products: float | None = None) -> float:
         """Of an outer step, in training gradients.
 
         The graph that second derivatives need and the mixed derivative cost 1 each, a product of second derivatives

@@ -46,7 +46,7 @@ BATCH, VAL_BATCH = 32, 128
 INNER = nestor.Adam(5e-3, steps=10, batch_size=BATCH, clip_norm=1.0)
 OUTER = nestor.Adam(0.1, batch_size=VAL_BATCH)
 RESPONSE = nestor.Implicit(nestor.GaussNewton(), nestor.WarmStarted(nestor.Neumann(2)))
-INSIDE = Inside(RESPONSE, inner_steps=10, products=5, val=VAL_BATCH / BATCH)
+INSIDE = Inside(RESPONSE, inner_steps=10, products=4.25, val=VAL_BATCH / BATCH)
 
 
 class LanguageModel(nn.Module):

@@ -31,8 +31,8 @@ OURS = "IFT (ours)"
 INSIDE = {  # and how many products of second derivatives each outer step takes
     "T1-T2": (Implicit(nestor.Hessian(damping=0.0), nestor.Identity()), 1),
     "unrolled": (nestor.Unrolled(steps=5), 0),
-    "hypernetwork": (nestor.Hypernetwork(), 8),
-    OURS: (Implicit(nestor.GaussNewton(), nestor.WarmStarted(nestor.Neumann(2))), 5),
+    "hypernetwork": (nestor.Hypernetwork(), 7.25),
+    OURS: (Implicit(nestor.GaussNewton(), nestor.WarmStarted(nestor.Neumann(2))), 4.25),
 }
 Per = Literal["global", "tensor", "weight"]
 GRANULARITIES: tuple[Per, ...] = ("global", "tensor", "weight")

@@ -22,23 +22,23 @@ from tests.support.server import Server
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = 3 * 40 + 3
-PRODUCTS = {  # after the first step, which estimates the norm with ten, for the options of docs/methods.md
+PRODUCTS = {  # of the third step, for the options of docs/methods.md: the first estimates the norm with ten
     "exact": WEIGHTS + 1,
     "t1_t2": 1,
-    "hessian": 20 + 2,
-    "gauss_newton": 2 + 3,
+    "hessian": 20 + 1,
+    "gauss_newton": 2 + 2,
     "fisher": 20 + 1,
-    "fisher_by_example": 20 + 2,
-    "hoag": 10 + 3,
+    "fisher_by_example": 20 + 1,
+    "hoag": 10 + 2,
     "kfac": 1,
     "unrolled": 0,
-    "hypernetwork": 5 + 3,
+    "hypernetwork": 5 + 2,
     "direct_only": 0,
-    "sketched": 4 + 3,
-    "kfac_preconditioned": 4 + 3,
-    "adam_preconditioned": 4 + 3,
-    "richardson": 2 + 1,
-    "nystrom": 20 + 2,
+    "sketched": 4 + 2,
+    "kfac_preconditioned": 4 + 2,
+    "adam_preconditioned": 4 + 2,
+    "richardson": 1 + 1,
+    "nystrom": 20 + 1,
 }
 
 
