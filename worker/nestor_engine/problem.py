@@ -144,7 +144,7 @@ class Problem:
         return Bilevel(
             params=params,
             buffers=kept,
-            hparams={name: value.detach().clone() for name, value in kinds.init.items()},
+            hparams={name: value.detach() for name, value in kinds.init.items()},
             transforms=dict(kinds.transforms),
             bounds=dict(kinds.bounds),
             prepare=prepare,

@@ -78,7 +78,7 @@ class Trajectory:
         )
         self._beside = Beside(spec.checkpoint_seconds)
         self._state: State | None = None  # after the last step
-        self._best: State | None = None
+        self._best: tuple[int, dict[str, Tensor]] | None = None  # not its state, which is many times as large
         self._written = 0  # the step of the newest checkpoint
         self._snapped = 0  # the step of the newest snapshot
         self._full = False  # whether the last attempt to write found no room
@@ -106,9 +106,11 @@ class Trajectory:
         for warning in step.warnings:
             self._say(Said(step.number, warning, "warning"))
         if self._snapshots.is_best(step.number, step.value):
-            self._best = step.state
+            self._best = step.number, step.state.hparams
         if self._snapshots.due(step.number):
-            self._if_there_is_room(step.number, lambda: self._snap(step.state, self._snapshots.outlived(step.number)))
+            self._if_there_is_room(
+                step.number, lambda: self._snap(step.number, step.state.hparams, self._snapshots.outlived(step.number))
+            )
             self._snapped = step.number
         if self._beside.is_due:
             # The loop replaces tensors and never writes into them, so what is handed over stays what it is.
@@ -125,7 +127,7 @@ class Trajectory:
         step = 0 if self._state is None else self._state.step
         try:
             if self._state is not None and step > self._snapped:
-                self._snap(self._state, [])
+                self._snap(step, self._state.hparams, [])
             if self._state is not None and step > self._written:
                 self._checkpoint(self._state)()
         except OSError as error:
@@ -152,15 +154,15 @@ class Trajectory:
 
         def write() -> None:
             if number is not None and best is not None:
-                self._snap(best, superfluous)
+                self._snap(*best, superfluous)
             self._say(Checkpoint(state.step, self._file(f"checkpoint-{state.step}", state.save())))
-            self._snapshots.recorded(best if best is None else best.step)
+            self._snapshots.recorded(best and best[0])
             self._written = state.step
 
         return write
 
-    def _snap(self, state: State, replaces: list[int]) -> None:
-        self._say(Snapshot(state.step, self._file(f"snapshot-{state.step}", _saved(state.hparams)), replaces))
+    def _snap(self, step: int, hparams: dict[str, Tensor], replaces: list[int]) -> None:
+        self._say(Snapshot(step, self._file(f"snapshot-{step}", _saved(hparams)), replaces))
 
     def _file(self, name: str, data: bytes) -> str:
         return channel.write_file(self._directory, f"{name}.safetensors", data)

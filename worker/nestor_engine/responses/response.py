@@ -58,7 +58,8 @@ class Moment:
         told = self.bilevel.evaluate(self.ravel.tree(w), self.buffers, hparams, self.val)
         wanted = [w, *hparams.values()]
         slopes = torch.autograd.grad(told["loss"], wanted, allow_unused=True)
-        filled = [torch.zeros_like(at) if slope is None else slope for at, slope in zip(wanted, slopes, strict=True)]
+        # Zeros that take no memory: most hyperparameters have no direct term, and there may be as many as weights.
+        filled = [at.new_zeros(()).expand_as(at) if s is None else s for at, s in zip(wanted, slopes, strict=True)]
         mean = self.val_share.mean
         evaluation = {name: float(mean(value.detach())) for name, value in told.items()}
         return Outer(evaluation, mean(filled[0]), dict(zip(hparams, map(mean, filled[1:]), strict=True)))
