@@ -4,7 +4,7 @@
 
 An embedding of tokens, averaged, and a linear layer learn with a decay for every weight; the embedding's width grows.
 So the trial has as many hyperparameters as weights, and its arithmetic is that of its vectors. Each size runs in a
-process of its own, so that its peak of memory is its own.
+process of its own, with the runner's allocation, so that its peak of memory is its own.
 
     seconds         processor time of an outer step with the default method and one inner step, after the first
     training        processor time of a plain training step of the same model (SGD): the same growth is the aim
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import statistics
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from torch.nn import functional as F
 import nestor_engine as engine
 from benchmarks.measuring import one_thread, status
 from nestor_engine.hparams import L2
+from nestor_worker.process import ALLOCATION
 
 SIZES = (10**3, 10**4, 10**5, 10**6, 10**7, 10**8)
 TOKENS, LENGTH, CLASSES, BATCH = 100, 8, 10, 32
@@ -89,7 +91,9 @@ def apart(size: int) -> dict[str, Any]:
     """The row of one size, or the reason why there is none."""
     command = [sys.executable, "-m", "benchmarks.scaling", "--size", str(size)]
     limited = ["prlimit", f"--data={MEMORY_LIMIT}", *command] if sys.platform.startswith("linux") else command
-    done = subprocess.run(limited, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        limited, cwd=Path(__file__).parents[1], env=os.environ | ALLOCATION, capture_output=True, text=True, check=False
+    )
     if done.returncode == 0:
         return json.loads(done.stdout)
     reason = (done.stderr.strip().splitlines() or [f"ended by signal {-done.returncode}: out of memory"])[-1]
