@@ -63,7 +63,7 @@ def test_a_runner_tells_everything_in_order_and_ends(start):
     runner = start(5)
     heard = hear(runner)
     assert isinstance(heard[0], Started)
-    assert heard[-1] == Ended(5, stopped=False)
+    assert heard[-1] == Ended(5, stopped=False, why="all 5 steps are taken")
     assert [message.record["number"] for message in of(Stepped, heard)] == [1, 2, 3, 4, 5]
     assert [message.step for message in of(Snapshot, heard)] == [0, 1, 2, 3, 4, 5]
     assert [message.step for message in of(Checkpoint, heard)] == [5]
