@@ -247,6 +247,10 @@ def token_cross_entropy(outputs: Tensor, batch: Batch) -> Tensor:
     return F.cross_entropy(outputs.flatten(0, 1), batch["y"].repeat_interleave(outputs.shape[1]))
 
 
+def cross_entropy_of_places(outputs: Tensor, batch: Batch) -> Tensor:
+    return F.cross_entropy(outputs.mT, batch["y"].unsqueeze(1).expand(-1, outputs.shape[1]))
+
+
 def contrastive(outputs: Tensor, batch: Batch) -> Tensor:
     return F.cross_entropy(outputs @ outputs[:2].detach().T, batch["y"] % 2) + outputs.mean(0).square().sum()
 
@@ -257,6 +261,23 @@ CRITERIA: dict[str, tuple[Callable[[Tensor, Batch], Tensor], tuple[int, ...], in
     "cross-entropy of a token": (token_cross_entropy, (5, 4), 3),
     "a loss that couples the batch": (contrastive, (4,), 18),
 }
+
+
+def test_classes_need_not_be_the_last_dimension_of_the_outputs():
+    """Were all places of an example one block, a root of it would take thousands of eigenvectors or be refused."""
+
+    class Turned(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).mT  # (examples, classes, places), as `cross_entropy` has it
+
+    x, y = torch.randn(2, MOST_OUTPUTS // 3 + 1, 4, dtype=F64), torch.arange(2)
+    straight = dense_of(nn.Linear(4, 3), x, y, cross_entropy_of_places)
+    turned = dense_of(Turned(4, 3), x, y, lambda outputs, batch: cross_entropy_of_places(outputs.mT, batch))
+    both = [
+        next(signals(Point(d.bilevel, d.ravel, straight.w, {}, d.bilevel.hparams, d.train), "sampled", seeded))
+        for d, seeded in ((d, torch.Generator().manual_seed(0)) for d in (straight, turned))
+    ]
+    torch.testing.assert_close(both[0][0], both[1][0].mT)
 
 
 @pytest.mark.parametrize("name", CRITERIA)

@@ -100,7 +100,7 @@ def test_a_graph_that_writes_into_its_values_is_left_as_it_is():
 
 
 @pytest.mark.parametrize("product", EVERYWHERE, ids=lambda p: p.__name__)
-@pytest.mark.parametrize("name", sorted(CASES.keys() - {"quadratic", "one weight"}))  # whose losses hold constants
+@pytest.mark.parametrize("name", sorted({*CASES} - {"quadratic", "one weight"}))  # whose losses hold constants
 def test_a_trace_that_was_kept_is_not_made_again_and_gives_the_same_bits(name: str, product, monkeypatch):
     case, traces = dense(name), Traces()
     at(case, case.w, traces).curved(product)

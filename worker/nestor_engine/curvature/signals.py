@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import torch
@@ -58,21 +58,27 @@ def signals(point: Point, fisher: Fisher, generator: torch.Generator) -> Iterato
 
 
 class _Rows:
-    """Outputs as rows of shape (rows, size), cut after their first `cut` dimensions."""
+    """Outputs as rows of shape (rows, size), one for each place along the dimensions `along`, which all share."""
 
-    def __init__(self, outputs: list[Tensor], cut: int) -> None:
-        self._shapes = [o.shape for o in outputs]
-        self.count = math.prod(self._shapes[0][:cut])
-        self.examples = self._shapes[0][0] if cut else 1
-        self._sizes = [math.prod(shape[cut:]) for shape in self._shapes]
+    def __init__(self, outputs: list[Tensor], along: tuple[int, ...]) -> None:
+        self._orders = [(*along, *(d for d in range(o.ndim) if d not in along)) for o in outputs]
+        self._shapes = [o.permute(order).shape for o, order in zip(outputs, self._orders, strict=True)]
+        self.count = math.prod(self._shapes[0][: len(along)])
+        self.examples = self._shapes[0][0] if along else 1
+        self._sizes = [math.prod(shape[len(along) :]) for shape in self._shapes]
         self.size = sum(self._sizes)
 
     def join(self, outputs: list[Tensor]) -> Tensor:
-        return torch.cat([o.reshape(self.count, -1) for o in outputs], 1)
+        ordered = [o.permute(order) for o, order in zip(outputs, self._orders, strict=True)]
+        return torch.cat([o.reshape(self.count, -1) for o in ordered], 1)
 
     def split(self, rows: Tensor) -> list[Tensor]:
-        parts = rows.split(self._sizes, 1)
-        return [part.reshape(shape) for part, shape in zip(parts, self._shapes, strict=True)]
+        parts = zip(rows.split(self._sizes, 1), self._shapes, self._orders, strict=True)
+        return [part.reshape(shape).permute(_inverse(order)) for part, shape, order in parts]
+
+
+def _inverse(order: tuple[int, ...]) -> list[int]:
+    return [order.index(d) for d in range(len(order))]
 
 
 def _blocks(point: Point, at: list[Tensor]) -> tuple[Tensor, _Rows]:
@@ -82,8 +88,8 @@ def _blocks(point: Point, at: list[Tensor]) -> tuple[Tensor, _Rows]:
     of one example or token, a contrastive loss all of a batch.
     """
     probe_source = torch.Generator().manual_seed(0)
-    for cut in range(_common(at), -1, -1):
-        rows = _Rows(at, cut)
+    for along in _divisions(at):
+        rows = _Rows(at, along)
         if rows.size > MOST_OUTPUTS:
             break
         product = lambda v, rows=rows: rows.join(point.criterion_product(rows.split(v)))
@@ -101,10 +107,14 @@ def _blocks(point: Point, at: list[Tensor]) -> tuple[Tensor, _Rows]:
     )
 
 
-def _common(outputs: list[Tensor]) -> int:
-    """How many leading dimensions all outputs share."""
+def _divisions(outputs: list[Tensor]) -> Iterable[tuple[int, ...]]:
+    """Dimensions along which the criterion may not couple, most first: of those that lead all outputs, all; all but
+    one, which need not be the last, for classes are the second of (examples, classes, places); the first few.
+    """
     shapes = [o.shape for o in outputs]
     shared = 0
     while all(len(shape) > shared and shape[shared] == shapes[0][shared] for shape in shapes):
         shared += 1
-    return shared
+    leading = tuple(range(shared))
+    all_but_one = [leading[:k] + leading[k + 1 :] for k in reversed(range(1, shared))]
+    return dict.fromkeys([leading, *all_but_one, *(leading[:k] for k in reversed(range(shared)))])
