@@ -60,6 +60,7 @@ def measure(name: str, rounds: int) -> list[Row]:
         print(f"  {contender.implementation}, {contender.curvature}, {contender.solver}", file=sys.stderr, flush=True)
         try:
             row["error"] = exact.error(on_few)
+            on_few.restart()
             row["peak_mb"] = peak_mb(contender.hypergradient, gradient)
             contender.hypergradient()
             runs.append((row, contender))
@@ -128,15 +129,21 @@ class Exact:
         self._series = cache(self._by_hand)
 
     def error(self, contender: Contender) -> float | None:
-        """Of one that computes in float32, and has not yet; None for one whose draws are others in float64."""
+        """Of one that computes in float32, and has not yet.
+
+        None for one whose draws are others in float64, and where there is nothing to compare: a series that grows from
+        its first term on is answered with zeros.
+        """
         if "KFAC" in contender.curvature + contender.solver:
             return None
         if contender.implementation == "Nestor":
-            exact = self._nestor[contender.curvature, contender.solver].hypergradient()
+            nestor = self._nestor[contender.curvature, contender.solver]
+            exact = nestor.hypergradient()
+            nestor.restart()
         else:
             exact = self._series(contender.curvature)
-        size = exact.norm().clamp_min(torch.finfo(exact.dtype).tiny)  # zero where a series grew from its first term on
-        return float((contender.hypergradient().double() - exact).norm() / size)
+        size = float(exact.norm())
+        return float((contender.hypergradient().double() - exact).norm()) / size if size else None
 
     def _by_hand(self, curvature: str) -> Tensor:
         way = {"Hessian": reverse_over_reverse, "Gauss-Newton": curvlinops_gauss_newton}[curvature]

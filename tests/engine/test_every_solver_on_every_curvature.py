@@ -17,7 +17,7 @@ import nestor_engine as engine
 from nestor_engine.curvature import Curvature, Operator
 from nestor_engine.seeding import derive_seed
 from nestor_engine.solvers import Outcome, Solution, Solver
-from nestor_engine.solvers.preconditioners import sketch
+from nestor_engine.solvers.sketch import sketch
 from tests.engine.cases import CASES, dense, matrix
 
 CURVATURES = [
@@ -127,9 +127,9 @@ def iterate(solver: Solver, given: System, x0: Tensor) -> Tensor:
             apply = preconditioner.prepare(given.operator(), given.b, {})
             return krylov(given, x0, torch.stack([apply(row) for row in eye]), steps)
         case engine.Nystrom(rank=rank, rho=rho):
-            basis, values = sketch(given.operator(), given.b, rank, seed=derive_seed(0, "nystrom"))
+            rows, values = sketch(given.operator(), given.b, rank, seed=derive_seed(0, "nystrom"))
             shift = given.damping * given.norm + rho * values[0].item()
-            return torch.linalg.solve(basis @ torch.diag(values) @ basis.T + shift * torch.eye(n).to(eye), given.b)
+            return torch.linalg.solve(rows.T @ torch.diag(values) @ rows + shift * torch.eye(n).to(eye), given.b)
     raise TypeError(solver)
 
 

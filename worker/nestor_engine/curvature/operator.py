@@ -52,7 +52,7 @@ class Operator:
         self._point = point
         self._norm = norm
         self._inverse = inverse
-        self._batched = batched
+        self.together = ROWS if batched else 1
         self.products = 0
 
     @property
@@ -79,10 +79,10 @@ class Operator:
         """The product without damping; of each row when v has shape (k, n)."""
         if v.ndim == 1:
             return self._multiply(v)
-        if not self._batched:
+        if self.together == 1:
             return torch.stack([self._multiply(row) for row in v])
         self.products += len(v)
-        return self._of_all(torch.vmap(self._product, chunk_size=ROWS)(v))
+        return self._of_all(torch.vmap(self._product, chunk_size=self.together)(v))
 
     def damp(self, damping: float) -> None:
         """Damp an operator that is not damped; what a curvature was given by hand stays."""

@@ -11,13 +11,13 @@ from nestor_engine.bilevel import Tensors
 from nestor_engine.curvature import Operator
 from nestor_engine.errors import ConfigInvalid
 from nestor_engine.seeding import derive_seed
-from nestor_engine.solvers.preconditioners import sketch
+from nestor_engine.solvers.sketch import sketch
 from nestor_engine.solvers.solution import Outcome, Solution, Solver, judged
 
 
 @dataclass(frozen=True)
 class Nystrom(Solver):
-    """(U Λ Uᵀ + ρ I)⁻¹ b with a randomised Nyström sketch [1], by matrix products and no materialised rows.
+    """(Uᵀ Λ U + ρ I)⁻¹ b with a randomised Nyström sketch [1], by matrix products and no materialised rows.
 
     Args:
         rank: products that the sketch takes, every outer step.
@@ -35,10 +35,10 @@ class Nystrom(Solver):
 
     def solve(self, operator: Operator, b: Tensor, x0: Tensor | None = None, memory: Tensors | None = None) -> Solution:
         del x0, memory
-        basis, values = sketch(operator, b, self.rank, seed=derive_seed(0, "nystrom"))
+        rows, values = sketch(operator, b, self.rank, seed=derive_seed(0, "nystrom"))
         shift = operator.shift(b) + self.rho * float(values[0])
         if not shift > 0:
             return judged(operator, b, torch.zeros_like(b), Outcome.singular)
-        inside = basis.T @ b
-        x = (b - basis @ inside) / shift + basis @ (inside / (values + shift))
+        inside = rows @ b
+        x = (b - inside @ rows) / shift + (inside / (values + shift)) @ rows
         return judged(operator, b, x, Outcome.truncated)

@@ -13,6 +13,7 @@ from nestor_engine.bilevel import Tensors
 from nestor_engine.curvature import Operator
 from nestor_engine.errors import ConfigInvalid
 from nestor_engine.seeding import derive_seed
+from nestor_engine.solvers.sketch import sketch
 
 LEAST = (
     1e-3  # of AdamDiagonal's entries, relative to the largest: a weight without gradients may still have a curvature
@@ -29,9 +30,9 @@ class Preconditioner(Protocol):
 
 @dataclass(frozen=True)
 class NystromSketch(Preconditioner):
-    """A randomised low-rank approximation of the curvature, U Λ Uᵀ, as a preconditioner [1].
+    """A randomised low-rank approximation of the curvature, Uᵀ Λ U, as a preconditioner [1].
 
-        M⁻¹ = U (Λ + μ)⁻¹ Uᵀ + (I − U Uᵀ) / (λ_r + μ),
+        M⁻¹ = Uᵀ (Λ + μ)⁻¹ U + (I − Uᵀ U) / (λ_r + μ),
 
     with μ the operator's damping and λ_r the smallest eigenvalue that the sketch holds. It takes
     `rank` products of the undamped curvature, every `refresh` outer steps, and n × rank numbers.
@@ -49,15 +50,16 @@ class NystromSketch(Preconditioner):
     def prepare(self, operator: Operator, like: Tensor, memory: Tensors) -> Callable[[Tensor], Tensor]:
         age = int(memory.get("sketch.age", torch.tensor(-1)))
         if age < 0 or age % self.refresh == 0:
-            basis, values = sketch(operator, like, self.rank, seed=derive_seed(0, "sketch", age))
-            memory |= {"sketch.basis": basis, "sketch.values": values}
+            memory.pop("sketch.rows", None)  # not to hold two
+            rows, values = sketch(operator, like, self.rank, seed=derive_seed(0, "sketch", age))
+            memory |= {"sketch.rows": rows, "sketch.values": values}
         memory["sketch.age"] = torch.tensor(max(age, 0) + 1)
-        basis, values, shift = memory["sketch.basis"], memory["sketch.values"], operator.shift(like)
+        rows, values, shift = memory["sketch.rows"], memory["sketch.values"], operator.shift(like)
         least = values[-1] + shift
         if not least > 0:
             return lambda r: r
         gains = least / (values + shift) - 1
-        return lambda r: (r + basis @ (gains * (basis.T @ r))) / least
+        return lambda r: (r + (gains * (rows @ r)) @ rows) / least
 
 
 @dataclass(frozen=True)
@@ -92,28 +94,3 @@ class AdamDiagonal(Preconditioner):
         relative = (root / root.max().clamp_min(torch.finfo(root.dtype).tiny)).clamp_min(LEAST)
         diagonal = relative * (operator.norm(like) - shift) + shift
         return lambda r: r / diagonal
-
-
-def sketch(operator: Operator, like: Tensor, rank: int, *, seed: int) -> tuple[Tensor, Tensor]:
-    """U of shape (n, rank) and Λ of shape (rank,), descending, with U Λ Uᵀ ≈ the undamped curvature [1, Algorithm 2.1].
-
-    [1] Frangella, Tropp and Udell (2021), Randomized Nyström preconditioning.
-    """
-    n = like.numel()
-    rank = min(rank, n)
-    generator = torch.Generator().manual_seed(seed)
-    test = torch.linalg.qr(torch.randn(n, rank, generator=generator, dtype=torch.float64).to(like)).Q
-    image = operator.undamped(test.T).T  # (n, rank)
-    nudge = torch.finfo(like.dtype).eps * image.norm()  # keeps the core positive definite against rounding
-    image = image + nudge * test
-    core = test.T @ image
-    nothing = like.new_zeros(n, 1), like.new_zeros(1)
-    if not torch.isfinite(core).all():  # LAPACK would raise; whoever takes products of this operator meets it, too
-        return nothing
-    values, vectors = torch.linalg.eigh((core + core.T).double() / 2)
-    keep = values > values.max().clamp_min(0) * torch.finfo(like.dtype).eps * rank
-    if not keep.any():
-        return nothing
-    root = (vectors[:, keep] / values[keep].sqrt()).to(like)
-    left, singular, _ = torch.linalg.svd(image @ root, full_matrices=False)
-    return left.contiguous(), (singular**2 - nudge).clamp_min(0)
