@@ -4,7 +4,8 @@
 
 *Tuned against untuned*: a trial with the default method, at several inner steps to an outer one, against a plain
 training of as many inner steps by the same engine; wall-clock of whole runs, tracing and checkpoints' summaries
-included, each pair in turn.
+included, each pair in turn. By default an outer step reads all 512 validation examples, several times what an inner
+step reads; beside it is what a validation batch as large as the inner one costs.
 
 *The inner loop*: plain training by the engine against a loop written by hand with torch.optim, of the same model,
 optimizer, data and decays, batching included; processor time, in turns. Through the service, what a trial reports as
@@ -16,12 +17,14 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 import math
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +63,9 @@ class Subject:
         decays = L2(self.model, per="tensor", init=DECAY)
         return nestor.Problem(self.model, decays, loss, loss, train=self.train, val=self.val)
 
-    def tuned(self, steps: int, every: int) -> None:
-        stated = self.problem()
-        config = engine.Config(n_steps=steps // every, inner=engine.Adam(1e-3, steps=every, batch_size=self.batch))
+    def tuned(self, steps: int, every: int, outer: engine.RMSprop) -> None:
+        stated, inner = self.problem(), engine.Adam(1e-3, steps=every, batch_size=self.batch)
+        config = engine.Config(n_steps=steps // every, inner=inner, outer=outer)
         for _ in engine.optimise(stated.bilevel(), stated.data, config):
             pass
 
@@ -100,15 +103,13 @@ def seconds(run: Callable[[], None], clock: Callable[[], float]) -> float:
 
 def tuning(subject: Subject, steps: int, rounds: int, every: tuple[int, ...]) -> list[Row]:
     rows = []
-    for count in every:
+    outers = {"": engine.RMSprop(), f", which reads {subject.batch}": engine.RMSprop(batch_size=subject.batch)}
+    for (reads, outer), count in itertools.product(outers.items(), every):
         length = max(steps, 2 * count) // count * count
-        ratios = []
-        for _ in range(rounds):
-            plain = seconds(lambda length=length: subject.untuned(length), time.perf_counter)
-            tuned = seconds(lambda length=length, count=count: subject.tuned(length, count), time.perf_counter)
-            ratios.append(tuned / plain)
-        what = f"tuned / untuned, {count} inner steps to an outer one"
-        rows.append(row(subject, what, statistics.median(ratios), length))
+        tune, train = partial(subject.tuned, length, count, outer), partial(subject.untuned, length)
+        pairs = [(seconds(tune, time.perf_counter), seconds(train, time.perf_counter)) for _ in range(rounds)]
+        what = f"tuned / untuned, {count} inner steps to an outer one{reads}"
+        rows.append(row(subject, what, statistics.median(tuned / plain for tuned, plain in pairs), length))
     return rows
 
 
