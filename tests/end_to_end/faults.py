@@ -63,7 +63,9 @@ def kill_the_runner(house: House, api: Api, trial_id: str) -> None:
 
 def crash_the_runner(house: House, api: Api, trial_id: str) -> None:
     os.kill(runner_of(house.worker), signal.SIGSEGV)
-    wait_for(lambda: "SIGSEGV" in api.events(trial_id, "state")[-1].get("why", ""), "the reason to be told")
+    # In any event: a runner stands by, so that "running" may follow before one has looked.
+    told = lambda: [event for event in api.events(trial_id, "state") if "SIGSEGV" in event.get("why", "")]
+    wait_for(told, "the reason to be told")
 
 
 def kill_the_supervisor(house: House, api: Api, trial_id: str) -> None:
