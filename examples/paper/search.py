@@ -64,14 +64,15 @@ def run(lab: Lab) -> None:
     panels: dict[str, dict[str, Curve]] = {}
     for per in GRANULARITIES:
         count = sum(value.numel() for value in _problem(images, sizes, per, 0).bilevel().hparams.values())
-        runs = _runs(lab, images, sizes, per, f"{count:,} hyperparameters")
+        counted = f"{count:,} hyperparameter{'s' * (count > 1)}"
+        runs = _runs(lab, images, sizes, per, counted)
         for part, title in (("val", "validation"), ("test", "test")):
             panels[f"{count:,}: {title} loss"] = {
                 name: at(found, part, "loss") for name, found in runs.items() if found
             }
         rows = [_row(name, found, sizes) for name, found in runs.items()]
         lab.table(
-            f"{count:,} hyperparameters, {images.name}: {sizes.n_train:,} training and {sizes.n_val:,} validation "
+            f"{counted}, {images.name}: {sizes.n_train:,} training and {sizes.n_val:,} validation "
             f"examples, {sizes.budget:,} training gradients, {len(sizes.seeds)} seeds",
             rows + _untuned(images, sizes, per),
         )
@@ -79,7 +80,7 @@ def run(lab: Lab) -> None:
         best = min((name for name in SEARCHES if name in loss), key=loss.__getitem__)
         ours = loss[OURS]
         lab.found(
-            f"{count:,} hyperparameters: validation loss {ours:.3f} by the IFT, {loss[best]:.3f} by the best search "
+            f"{counted}: validation loss {ours:.3f} by the IFT, {loss[best]:.3f} by the best search "
             f"that trains anew ({best})."
         )
     curves(lab.file("search.png"), panels, x="training gradients", y="loss", columns=2)

@@ -14,7 +14,7 @@ from nestor_engine.bilevel import Batch, Bilevel, Tensors
 from nestor_engine.curvature import Curvature
 from nestor_engine.data import INDEX
 from nestor_engine.flat import Ravel
-from nestor_engine.hparams import L2, ExampleWeights
+from nestor_engine.hparams import L2, Custom, ExampleWeights
 from nestor_engine.point import Point, twice_differentiable
 from nestor_engine.seeding import randomness
 
@@ -23,6 +23,10 @@ SEED = 7
 
 def cross_entropy(outputs: Tensor, batch: Batch) -> Tensor:
     return F.cross_entropy(outputs, batch["y"], reduction="none")
+
+
+def squared(outputs: Tensor, batch: Batch) -> Tensor:
+    return 0.5 * (outputs - F.one_hot(batch["y"], outputs.shape[-1])).square().sum(-1)
 
 
 def _problem(model: nn.Module, x: Tensor, classes: int, n_val: int = 6) -> engine.Problem:
@@ -296,6 +300,13 @@ class Dense:
             )
             for k, (name, v) in enumerate(hparams.items())
         }
+
+
+def dense_of(model: nn.Module, x: Tensor, y: Tensor, loss: Callable[[Tensor, Batch], Tensor] = cross_entropy) -> Dense:
+    """A case without a penalty: the hyperparameter scales the loss by one."""
+    scaled = lambda outputs, batch, hparams: loss(outputs, batch) * hparams["scale"]
+    scale = Custom({"scale": torch.ones((), dtype=torch.float64)})
+    return Dense.of(engine.Problem(model.double(), scale, scaled, scaled, train=(x, y), val=(x, y)))
 
 
 @functools.cache

@@ -10,16 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nestor_engine as engine
-from nestor_engine.bilevel import Batch
 from nestor_engine.curvature import Operator
 from nestor_engine.curvature.layers import Recorder, as_rows
-from nestor_engine.curvature.signals import MOST_OUTPUTS, signals
 from nestor_engine.flat import Ravel
-from nestor_engine.hparams import Custom
 from nestor_engine.point import Point
 from nestor_engine.program import load
 from nestor_engine.seeding import randomness
-from tests.engine.cases import PROBLEMS, SEED, Dense, cross_entropy, posed, softmax_regression
+from tests.engine.cases import PROBLEMS, SEED, Dense, cross_entropy, dense_of, posed, softmax_regression, squared
 from tests.engine.program.problems import exported
 
 pytestmark = pytest.mark.usefixtures("seeded")
@@ -30,13 +27,6 @@ FISHERS = ["sampled", "exact", "empirical"]
 
 def matrix(operator: Operator, n: int) -> Tensor:
     return torch.stack([operator(row) for row in torch.eye(n, dtype=F64)])
-
-
-def dense_of(model: nn.Module, x: Tensor, y: Tensor, loss: Callable[[Tensor, Batch], Tensor] = cross_entropy) -> Dense:
-    """A case without a penalty: the hyperparameter scales the loss by one."""
-    scaled = lambda outputs, batch, hparams: loss(outputs, batch) * hparams["scale"]
-    scale = Custom({"scale": torch.ones((), dtype=F64)})
-    return Dense.of(engine.Problem(model.double(), scale, scaled, scaled, train=(x, y), val=(x, y)))
 
 
 def classified(model: nn.Module, *shape: int, n: int) -> Dense:
@@ -93,10 +83,6 @@ ONE_ROW: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         (2, 3),
     ),
 }
-
-
-def squared(outputs: Tensor, batch: Batch) -> Tensor:
-    return 0.5 * (outputs - F.one_hot(batch["y"], outputs.shape[-1])).square().sum(-1)
 
 
 @pytest.mark.parametrize("name", ONE_ROW)
@@ -240,59 +226,7 @@ def test_a_loaded_program_has_the_factors_of_the_module(name: str):
     torch.testing.assert_close(told[0], told[1])
 
 
-# --- what is sent back from the outputs -----------------------------------------------------------
-
-
-def token_cross_entropy(outputs: Tensor, batch: Batch) -> Tensor:
-    return F.cross_entropy(outputs.flatten(0, 1), batch["y"].repeat_interleave(outputs.shape[1]))
-
-
-def cross_entropy_of_places(outputs: Tensor, batch: Batch) -> Tensor:
-    return F.cross_entropy(outputs.mT, batch["y"].unsqueeze(1).expand(-1, outputs.shape[1]))
-
-
-def contrastive(outputs: Tensor, batch: Batch) -> Tensor:
-    return F.cross_entropy(outputs @ outputs[:2].detach().T, batch["y"] % 2) + outputs.mean(0).square().sum()
-
-
-CRITERIA: dict[str, tuple[Callable[[Tensor, Batch], Tensor], tuple[int, ...], int]] = {
-    "squared error, entry by entry": (squared, (4,), 1),
-    "cross-entropy of an example": (cross_entropy, (4,), 3),
-    "cross-entropy of a token": (token_cross_entropy, (5, 4), 3),
-    "a loss that couples the batch": (contrastive, (4,), 18),
-}
-
-
-def test_classes_need_not_be_the_last_dimension_of_the_outputs():
-    """Were all places of an example one block, a root of it would take thousands of eigenvectors or be refused."""
-
-    class Turned(nn.Linear):
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x).mT  # (examples, classes, places), as `cross_entropy` has it
-
-    x, y = torch.randn(2, MOST_OUTPUTS // 3 + 1, 4, dtype=F64), torch.arange(2)
-    straight = dense_of(nn.Linear(4, 3), x, y, cross_entropy_of_places)
-    turned = dense_of(Turned(4, 3), x, y, lambda outputs, batch: cross_entropy_of_places(outputs.mT, batch))
-    both = [
-        next(signals(Point(d.bilevel, d.ravel, straight.w, {}, d.bilevel.hparams, d.train), "sampled", seeded))
-        for d, seeded in ((d, torch.Generator().manual_seed(0)) for d in (straight, turned))
-    ]
-    torch.testing.assert_close(both[0][0], both[1][0].mT)
-
-
-@pytest.mark.parametrize("name", CRITERIA)
-def test_exact_signals_are_the_columns_of_a_root_of_the_criterion_s_blocks(name: str):
-    loss, shape, size = CRITERIA[name]
-    point = dense_of(nn.Linear(4, 3), torch.randn(6, *shape, dtype=F64), torch.arange(6) % 3, loss).point()
-    sent = [signal for (signal,) in signals(point, "exact", torch.Generator().manual_seed(0))]
-    rows = torch.stack([signal.reshape(-1, size) for signal in sent])  # (signals, rows, size)
-    assert len(sent) == max(sent[0][0].numel(), size)
-    blocks = torch.einsum("kri,krj->rij", rows, rows)
-    (output,) = point.output_slopes[0]
-    expected = torch.stack(
-        [point.criterion_product([e.view_as(output)])[0].flatten() for e in torch.eye(output.numel(), dtype=F64)]
-    )
-    torch.testing.assert_close(torch.block_diag(*blocks), expected)
+# --- the operator ---------------------------------------------------------------------------------
 
 
 def test_a_criterion_that_is_not_convex_is_bent_up():
@@ -301,37 +235,6 @@ def test_a_criterion_that_is_not_convex_is_bent_up():
     )
     least = torch.linalg.eigvalsh(matrix(EXACT.at(dense.point(), {}), 15)).min()
     assert torch.linalg.eigvalsh(dense.gauss_newton()).min() < -0.01 < -1e-12 < least
-
-
-def test_a_criterion_that_couples_too_many_outputs_is_refused():
-    loss = lambda outputs, batch: outputs.sum().square() + 0 * batch["y"].sum()
-    n = MOST_OUTPUTS // 3 + 1
-    dense = dense_of(nn.Linear(4, 3), torch.randn(n, 4, dtype=F64), torch.arange(n) % 3, loss)
-    with pytest.raises(engine.errors.ProblemInvalid, match="empirical"):
-        EXACT.at(dense.point(), {})
-
-
-@pytest.mark.parametrize("name", ["softmax regression", "CNN, BatchNorm in training mode"])
-@pytest.mark.parametrize("fisher", ["sampled", "empirical"])
-def test_random_signs_have_the_diagonal_of_the_curvature_in_the_mean(name: str, fisher: str):
-    """Squares of the whole batch's gradient, where rows cancel but in the mean: here of every leaf, layers or not."""
-    dense = Dense(*posed(name))
-    point, generator = dense.point(), torch.Generator().manual_seed(0)
-    params = {leaf: p.detach().requires_grad_() for leaf, p in dense.ravel.tree(dense.w).items()}
-    outputs, total = point.replay(params), torch.zeros_like(dense.w)
-    for _ in range(200):
-        for signal in signals(point, fisher, generator):
-            slopes = torch.autograd.grad(outputs, list(params.values()), signal, retain_graph=True)
-            total += dense.ravel.vector(slopes).square() / 200
-    whole = dense.gauss_newton() if fisher == "sampled" else dense.fisher("example")
-    penalty = torch.autograd.functional.hessian(
-        lambda w: dense.bilevel.penalty(dense.ravel.tree(w), dense.bilevel.hparams), dense.w
-    )
-    expected = (whole - penalty).diag()
-    assert (total - expected).norm() < 0.15 * expected.norm()
-
-
-# --- the operator ---------------------------------------------------------------------------------
 
 
 # Not the cases without a penalty: six examples of one tensor can have signs that cancel, and then all is zero.

@@ -75,7 +75,7 @@ class Traces:
                 self._splits[key] = self._known(key, point) or self._new(key, point)
             except Exception as error:  # whatever the problem's own functions and torch's tracer raise
                 self._splits[key] = None
-                first = str(error).strip().splitlines()[:1]  # none of a bare `assert` or `raise NotImplementedError`
+                first = str(error).strip().splitlines()[:1]  # none of a bare `assert`
                 self._untold = ": ".join([type(error).__name__, *first])
         found = self._splits[key]
         return None if found is None else Linear(found, point)

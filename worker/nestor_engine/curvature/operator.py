@@ -33,6 +33,10 @@ class Operator:
         inverse: (v, s) ↦ (C + s I)⁻¹ v, where that has a closed form.
         batched: take products with several vectors at once, by `torch.vmap`. On a GPU that is faster, for many small
             kernels wait for Python; on a CPU rows one by one are as fast and the same bits as a product alone.
+
+    Attributes:
+        together: vectors that are multiplied at a time, so that whoever has many can hand over as many at once.
+        products: how many were taken.
     """
 
     def __init__(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -74,11 +74,7 @@ class _Rows:
 
     def split(self, rows: Tensor) -> list[Tensor]:
         parts = zip(rows.split(self._sizes, 1), self._shapes, self._orders, strict=True)
-        return [part.reshape(shape).permute(_inverse(order)) for part, shape, order in parts]
-
-
-def _inverse(order: tuple[int, ...]) -> list[int]:
-    return [order.index(d) for d in range(len(order))]
+        return [part.reshape(shape).permute(*map(order.index, range(len(order)))) for part, shape, order in parts]
 
 
 def _blocks(point: Point, at: list[Tensor]) -> tuple[Tensor, _Rows]:
@@ -88,8 +84,7 @@ def _blocks(point: Point, at: list[Tensor]) -> tuple[Tensor, _Rows]:
     of one example or token, a contrastive loss all of a batch.
     """
     probe_source = torch.Generator().manual_seed(0)
-    for along in _divisions(at):
-        rows = _Rows(at, along)
+    for rows in _divisions(at):
         if rows.size > MOST_OUTPUTS:
             break
         product = lambda v, rows=rows: rows.join(point.criterion_product(rows.split(v)))
@@ -107,14 +102,14 @@ def _blocks(point: Point, at: list[Tensor]) -> tuple[Tensor, _Rows]:
     )
 
 
-def _divisions(outputs: list[Tensor]) -> Iterable[tuple[int, ...]]:
-    """Dimensions along which the criterion may not couple, most first: of those that lead all outputs, all; all but
-    one, which need not be the last, for classes are the second of (examples, classes, places); the first few.
+def _divisions(outputs: list[Tensor]) -> list[_Rows]:
+    """By every choice of dimensions that lead all outputs, examples first, and by none; the smallest rows first.
+
+    Classes need not be the last: they are the second of (examples, classes, places).
     """
     shapes = [o.shape for o in outputs]
     shared = 0
     while all(len(shape) > shared and shape[shared] == shapes[0][shared] for shape in shapes):
         shared += 1
-    leading = tuple(range(shared))
-    all_but_one = [leading[:k] + leading[k + 1 :] for k in reversed(range(1, shared))]
-    return dict.fromkeys([leading, *all_but_one, *(leading[:k] for k in reversed(range(shared)))])
+    choices = [(0, *rest) for k in reversed(range(shared)) for rest in itertools.combinations(range(1, shared), k)]
+    return sorted((_Rows(outputs, along) for along in [*choices, ()]), key=lambda rows: rows.size)

@@ -49,7 +49,7 @@ class NystromSketch(Preconditioner):
 
     def prepare(self, operator: Operator, like: Tensor, memory: Tensors) -> Callable[[Tensor], Tensor]:
         age = int(memory.get("sketch.age", torch.tensor(-1)))
-        if age < 0 or age % self.refresh == 0:
+        if "sketch.rows" not in memory or age % self.refresh == 0:
             memory.pop("sketch.rows", None)  # not to hold two
             rows, values = sketch(operator, like, self.rank, seed=derive_seed(0, "sketch", age))
             memory |= {"sketch.rows": rows, "sketch.values": values}

@@ -57,7 +57,8 @@ def _orthonormal(rows: Tensor) -> tuple[Tensor, Tensor]:
     """C and R, with the columns of Q = Y C orthonormal, but for rounding, and Q R = Y, for Y with these as columns."""
     gram = rows.new_zeros(len(rows), len(rows), dtype=torch.float64)
     for part in rows.split(PLACES, 1):
-        gram += part.double() @ part.double().T
+        exact = part.double()
+        gram += exact @ exact.T
     vectors, squares = _eigen(gram, torch.finfo(gram.dtype).eps)
     return vectors / squares.sqrt(), (vectors * squares.sqrt()).T
 
