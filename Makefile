@@ -10,7 +10,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install up demo data test check format
+.PHONY: help install up demo data test gpu check format
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -38,6 +38,13 @@ data: $(READY) ## fetch the data sets of the examples into a cache
 test: $(READY) ## run all tests
 	@.ci/chromium
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses 2 --dist worksteal
+
+# Where Nestor's dependencies and a torch that sees the GPU are installed already, GPU_PYTHON=python3 uses them.
+GPU_PYTHON ?= $(BIN)/python
+
+gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(READY)) ## on a machine with a GPU: tests, trials and measurements there, into gpu.json
+	@PYTHONPATH=client:server:worker:$$PYTHONPATH NESTOR_TEST_DEVICE=$${NESTOR_TEST_DEVICE:-cuda} \
+		$(GPU_PYTHON) -m benchmarks.gpu --json gpu.json
 
 check: $(READY) ## lint, types, import rules, compose file, Dockerfile
 	@$(BIN)/ruff check

@@ -73,7 +73,7 @@ class Nestor:
         problem = case.problem()
         bilevel = problem.bilevel()
         self.ravel = Ravel(bilevel.params)
-        index = lambda x: {"index": torch.arange(len(x))}
+        index = lambda x: {"index": torch.arange(len(x), device=x.device)}
         train, val = problem.data.train | index(case.x), problem.data.val | index(case.xv)
         weights = self.ravel.vector(bilevel.params)
         self.moment = Moment(
@@ -87,7 +87,7 @@ class Nestor:
 
     def product(self, curvature: Curvature) -> Callable[[], object]:
         operator = curvature.at(self.moment.point(), {})
-        v = torch.randn(self.moment.w.shape, dtype=self.moment.w.dtype)
+        v = torch.randn_like(self.moment.w)
         return lambda: operator.undamped(v)
 
     def contenders(self, alpha: float) -> Iterator[Contender]:

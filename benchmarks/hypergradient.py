@@ -198,12 +198,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path, help="write the rows there, too")
     parser.add_argument("--quick", action="store_true", help="one round, and the two smallest cases")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"{ROUNDS} by default")
     parser.add_argument("--cases", nargs="+", choices=MODELS, help="only these")
     options = parser.parse_args()
     one_thread()
     rows: list[Row] = []
     for name in options.cases or (["softmax", "mlp"] if options.quick else MODELS):
-        rows += measure(name, 1 if options.quick else ROUNDS)
+        rows += measure(name, 1 if options.quick else options.rounds)
         if options.json:
             options.json.write_text(json.dumps(rows, indent=1))
     print(table(rows))

@@ -22,12 +22,15 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nest
 
 
 def install_peers() -> None:
-    """Make the peers importable in this process; they are fetched once, a few seconds long."""
+    """Make the peers importable in this process; they are fetched once, a few seconds long.
+
+    Where there is no network, those that are there already are measured, and the rows of the others say why not.
+    """
     folder = CACHE / f"peers-{sys.version_info.major}.{sys.version_info.minor}"
     stamp = folder / "installed.txt"
     if not stamp.exists() or stamp.read_text().split() != PEERS:
         command = [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--upgrade", "--target", folder]
-        subprocess.run([*command, *PEERS], check=True)
-        stamp.write_text(" ".join(PEERS))
+        if subprocess.run([*command, *PEERS], check=False).returncode == 0:
+            stamp.write_text(" ".join(PEERS))
     if str(folder) not in sys.path:
         sys.path.append(str(folder))  # behind ours, so that nothing of ours is replaced

@@ -23,7 +23,6 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,16 +33,19 @@ from torch.nn import functional as F
 
 import nestor
 import nestor_engine as engine
-from benchmarks.measuring import one_thread
+from benchmarks.measuring import DEVICE, ON_GPU, Run, one_thread, seconds, until
 from benchmarks.models import MODELS
 from examples.service import running_service
 from nestor.hparams import L2
 
 DECAY = -6.0  # logarithm, of each tensor
-BATCHES = {"mlp": 128, "cnn": 64}
+BATCHES = {"mlp": 128, "cnn": 64, "resnet18": 64, "transformer": 64}  # the last two on a GPU only
 EXAMPLES = 512  # of training and of validation data each
-EVERY = (5, 20, 50, 100)  # inner steps to an outer one
-ROUNDS = 5
+EVERY = (5, 20) if ON_GPU else (5, 20, 50, 100)  # inner steps to an outer one
+# Inner steps of a run, by model: of plain training, and of tuning.
+LENGTHS = {"mlp": 5_000, "cnn": 2_000, "resnet18": 300, "transformer": 2_000} if ON_GPU else {"mlp": 2_000, "cnn": 300}
+TUNED_LENGTHS = {"mlp": 1_000, "cnn": 500} if ON_GPU else LENGTHS
+ROUNDS = 3 if ON_GPU else 5
 Row = dict[str, Any]
 
 
@@ -52,10 +54,9 @@ class Subject:
 
     def __init__(self, name: str) -> None:
         torch.manual_seed(0)
-        self.name, (self.model, x, _) = name, MODELS[name]()
-        shape = (EXAMPLES, *x.shape[1:])
-        train, val = ((torch.randn(shape), torch.randint(0, 10, (EXAMPLES,))) for _ in range(2))
-        self.train, self.val = train, val
+        self.name, (model, x, y) = name, MODELS[name](2 * EXAMPLES)
+        self.model, x, y = model.to(DEVICE), x.to(DEVICE), y.to(DEVICE)
+        self.train, self.val = (x[:EXAMPLES], y[:EXAMPLES]), (x[EXAMPLES:], y[EXAMPLES:])
         self.inner = engine.Adam(1e-3, batch_size=BATCHES[name])
 
     def problem(self) -> nestor.Problem:
@@ -65,7 +66,7 @@ class Subject:
 
     def tuned(self, steps: int, every: int, outer: engine.RMSprop) -> None:
         stated, inner = self.problem(), engine.Adam(1e-3, steps=every, batch_size=self.batch)
-        config = engine.Config(n_steps=steps // every, inner=inner, outer=outer)
+        config = engine.Config(n_steps=steps // every, inner=inner, outer=outer, trace=ON_GPU or None)
         for _ in engine.optimise(stated.bilevel(), stated.data, config):
             pass
 
@@ -82,7 +83,7 @@ class Subject:
         for k in range(steps):
             place = k % per_epoch * self.batch
             if place == 0:
-                order = torch.randperm(EXAMPLES)
+                order = torch.randperm(EXAMPLES, device=DEVICE)
             index = order[place : place + self.batch]
             squares: list[Tensor] = [(p * p).sum() for p in model.parameters()]
             loss = F.cross_entropy(model(x[index]), y[index]) + 0.5 * decay * torch.stack(squares).sum()
@@ -95,10 +96,12 @@ class Subject:
         return BATCHES[self.name]
 
 
-def seconds(run: Callable[[], None], clock: Callable[[], float]) -> float:
-    began = clock()
+def wall(run: Run) -> float:
+    """Wall-clock seconds."""
+    began = time.perf_counter()
     run()
-    return clock() - began
+    until()
+    return time.perf_counter() - began
 
 
 def tuning(subject: Subject, steps: int, rounds: int, every: tuple[int, ...]) -> list[Row]:
@@ -107,7 +110,7 @@ def tuning(subject: Subject, steps: int, rounds: int, every: tuple[int, ...]) ->
     for (reads, outer), count in itertools.product(outers.items(), every):
         length = max(steps, 2 * count) // count * count
         tune, train = partial(subject.tuned, length, count, outer), partial(subject.untuned, length)
-        pairs = [(seconds(tune, time.perf_counter), seconds(train, time.perf_counter)) for _ in range(rounds)]
+        pairs = [(wall(tune), wall(train)) for _ in range(rounds)]
         what = f"tuned / untuned, {count} inner steps to an outer one{reads}"
         rows.append(row(subject, what, statistics.median(tuned / plain for tuned, plain in pairs), length))
     return rows
@@ -116,19 +119,19 @@ def tuning(subject: Subject, steps: int, rounds: int, every: tuple[int, ...]) ->
 def inner(subject: Subject, steps: int, rounds: int) -> list[Row]:
     ratios = []
     for _ in range(rounds):
-        by_hand = seconds(lambda: subject.by_hand(steps), time.process_time)
-        ours = seconds(lambda: subject.untuned(steps), time.process_time)
+        by_hand = seconds(lambda: subject.by_hand(steps))
+        ours = seconds(lambda: subject.untuned(steps))
         ratios.append(ours / by_hand)
     return [row(subject, "inner loop / by hand, in this process", statistics.median(ratios), steps)]
 
 
 def through_the_service(subject: Subject, server: str, steps: int) -> list[Row]:
     """A trial of few outer steps, so that its worker is busy with inner ones; by hand meanwhile would disturb it."""
-    before = seconds(lambda: subject.by_hand(steps), time.perf_counter)
+    before = wall(lambda: subject.by_hand(steps))
     study = nestor.create_study("benchmarks: joint", server=server, load_if_exists=True)
     every = max(1, steps // 4)
     trial = study.optimize(subject.problem(), n_steps=5, inner=engine.Adam(1e-3, steps=every, batch_size=subject.batch))
-    after = seconds(lambda: subject.by_hand(steps), time.perf_counter)
+    after = wall(lambda: subject.by_hand(steps))
     ours = sum(step.seconds["inner"] for step in trial.steps[1:])  # the first waits for kernels to be chosen
     ratio = ours / (4 * every) * steps / ((before + after) / 2)
     return [row(subject, "inner loop / by hand, through the service", ratio, 4 * every)]
@@ -155,12 +158,14 @@ def main() -> None:
     one_thread()
     rows: list[Row] = []
     rounds = 1 if options.quick else ROUNDS
-    lengths = {"mlp": 200} if options.quick else {"mlp": 2_000, "cnn": 300}
+    lengths = {"mlp": 200} if options.quick else LENGTHS
     for name, steps in lengths.items():
         subject = Subject(name)
         subject.by_hand(5)
         rows += inner(subject, steps, rounds)
-        rows += tuning(subject, steps, rounds, EVERY[:2] if options.quick else EVERY)
+        if name in TUNED_LENGTHS:
+            length = steps if options.quick else TUNED_LENGTHS[name]
+            rows += tuning(subject, length, rounds, EVERY[:2] if options.quick else EVERY)
     if not options.local:
         with running_service() as server:
             for name, steps in lengths.items():

@@ -1,4 +1,4 @@
-"""Processor time of one thread, the peak of memory, and arithmetic."""
+"""Time, the peak of memory, and arithmetic: on one thread of the CPU in processor time, on a GPU by its own clock."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 Run = Callable[[], object]
+DEVICE = torch.device(os.environ.get("NESTOR_TEST_DEVICE", "cpu"))  # what is measured
+ON_GPU = DEVICE.type == "cuda"
 
 
 def one_thread() -> None:
@@ -22,23 +24,44 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+def until() -> float:
+    """What the clock says once everything that was asked for is done: processor time on the CPU.
+
+    On a GPU wall-clock time, so it contains the time in which kernels wait for Python.
+    """
+    if not ON_GPU:
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def seconds(run: Run, *, least: float = 0.0) -> float:
-    """Processor seconds of one call: the mean over as many calls as fill `least` seconds."""
-    calls, began = 0, time.process_time()
+    """Seconds of one call, by `until`: the mean over as many calls as fill `least` seconds."""
+    calls, began, step = 0, until(), 1
     while True:
-        run()
-        calls += 1
-        took = time.process_time() - began
+        for _ in range(step):
+            run()
+        calls += step
+        took = until() - began
         if took >= least:
             return took / calls
+        step = 2 * step if ON_GPU else 1  # waiting for a GPU after each call would hide that calls overlap
 
 
 def peak_mb(run: Run, before: Run) -> float | None:
-    """How far resident memory rises above its start during `run`, in MB; None where the system does not tell.
+    """How far memory rises above its start during `run`, in MB; None where the system does not tell.
+
+    On a GPU, what torch's allocator hands out.
 
     A forked child measures, so that nothing which this process has allocated and freed can be used again unseen.
     `before` runs first, there: it loads what any computation of the kind loads.
     """
+    if ON_GPU:
+        before()
+        torch.cuda.reset_peak_memory_stats()
+        start = torch.cuda.memory_allocated()
+        run()
+        return (torch.cuda.max_memory_allocated() - start) / 1e6
     if not sys.platform.startswith("linux"):
         return None
     gc.collect()

@@ -1,5 +1,7 @@
 """The models that are measured: data, module and loss, on the input shapes that their kind is known for.
 
+On a GPU the batches are larger, so that they fill it.
+
 Their data are random, because cost does not depend on them, and their weights as initialised. Every
 case has a decay for each weight, so as many hyperparameters as weights.
 """
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nestor_engine as engine
+from benchmarks.measuring import DEVICE, ON_GPU
 from nestor_engine.hparams import L2
 
 DECAY = -6.0  # logarithm of each weight's decay
@@ -41,16 +44,16 @@ class Case:
         return engine.Problem(self.model, decays, loss, loss, train=(self.x, self.y), val=(self.xv, self.yv))
 
 
-def softmax_regression() -> tuple[nn.Module, Tensor, Tensor]:
-    return nn.Linear(784, 10), torch.randn(1000, 784), _labels(1000)
+def softmax_regression(n: int) -> tuple[nn.Module, Tensor, Tensor]:
+    return nn.Linear(784, 10), torch.randn(n, 784), _labels(n)
 
 
-def mlp() -> tuple[nn.Module, Tensor, Tensor]:
+def mlp(n: int) -> tuple[nn.Module, Tensor, Tensor]:
     net = nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
-    return net, torch.randn(256, 784), _labels(256)
+    return net, torch.randn(n, 784), _labels(n)
 
 
-def cnn() -> tuple[nn.Module, Tensor, Tensor]:
+def cnn(n: int) -> tuple[nn.Module, Tensor, Tensor]:
     """Six convolutions with group norm; 270,122 weights."""
     widths = ((3, 32, 2), (32, 32, 1), (32, 64, 2), (64, 64, 1), (64, 128, 2), (128, 112, 1))
     blocks = [
@@ -59,10 +62,10 @@ def cnn() -> tuple[nn.Module, Tensor, Tensor]:
         for layer in (nn.Conv2d(i, o, 3, stride, 1, bias=False), nn.GroupNorm(8, o), nn.ReLU())
     ]
     net = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(112, 10))
-    return net, torch.randn(128, 3, 32, 32), _labels(128)
+    return net, torch.randn(n, 3, 32, 32), _labels(n)
 
 
-def resnet18() -> tuple[nn.Module, Tensor, Tensor]:
+def resnet18(n: int) -> tuple[nn.Module, Tensor, Tensor]:
     """ResNet-18 for images of 32×32: a first convolution of 3×3 and no pooling; with batch norm, 11.2M weights."""
     stages = [
         _Residual(i, o, stride)
@@ -73,22 +76,22 @@ def resnet18() -> tuple[nn.Module, Tensor, Tensor]:
     ]
     stem = (nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU())
     net = nn.Sequential(*stem, *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
-    return net, torch.randn(16, 3, 32, 32), _labels(16)
+    return net, torch.randn(n, 3, 32, 32), _labels(n)
 
 
-def lstm() -> tuple[nn.Module, Tensor, Tensor]:
+def lstm(n: int) -> tuple[nn.Module, Tensor, Tensor]:
     """The next of 64 characters, by one layer of 128 units over 32 steps."""
-    text = torch.randint(0, 64, (64, 33))
+    text = torch.randint(0, 64, (n, 33))
     return _NextCharacter(), text[:, :-1], text[:, 1:]
 
 
-def transformer() -> tuple[nn.Module, Tensor, Tensor]:
+def transformer(n: int) -> tuple[nn.Module, Tensor, Tensor]:
     """The next of 64 characters, by two causal layers of width 128 and four heads over 64 places."""
-    text = torch.randint(0, 64, (32, 65))
+    text = torch.randint(0, 64, (n, 65))
     return _CausalTransformer(), text[:, :-1], text[:, 1:]
 
 
-MODELS: dict[str, Callable[[], tuple[nn.Module, Tensor, Tensor]]] = {
+MODELS: dict[str, Callable[[int], tuple[nn.Module, Tensor, Tensor]]] = {
     "softmax": softmax_regression,
     "mlp": mlp,
     "cnn": cnn,
@@ -96,15 +99,25 @@ MODELS: dict[str, Callable[[], tuple[nn.Module, Tensor, Tensor]]] = {
     "lstm": lstm,
     "transformer": transformer,
 }
+# Examples on the CPU, and on a GPU; half of them train.
+EXAMPLES = {
+    "softmax": (1000, 60_000),
+    "mlp": (256, 8_192),
+    "cnn": (128, 2_048),
+    "resnet18": (16, 256),
+    "lstm": (64, 1_024),
+    "transformer": (32, 256),
+}
 
 
 def case(name: str, size: int | None = None) -> Case:
     """The case of that name; half of its examples train and half validate, or `size` of each half."""
     torch.manual_seed(0)
-    model, x, y = MODELS[name]()
+    model, x, y = MODELS[name](EXAMPLES[name][ON_GPU])
     half = len(x) // 2
     train, val = slice(size or half), slice(half, half + (size or half))
-    return Case(name, model, x[train], y[train], x[val], y[val])
+    x, y = x.to(DEVICE), y.to(DEVICE)
+    return Case(name, model.to(DEVICE), x[train], y[train], x[val], y[val])
 
 
 def _labels(n: int) -> Tensor:

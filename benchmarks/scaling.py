@@ -6,9 +6,11 @@ An embedding of tokens, averaged, and a linear layer learn with a decay for ever
 So the trial has as many hyperparameters as weights, and its arithmetic is that of its vectors. Each size runs in a
 process of its own, with the runner's allocation, so that its peak of memory is its own.
 
-    seconds         processor time of an outer step with the default method and one inner step, after the first
-    training        processor time of a plain training step of the same model (SGD): the same growth is the aim
+    seconds         time of an outer step with the default method and one inner step, after the first
+    training        time of a plain training step of the same model (SGD): the same growth is the aim
     multiple        peak memory beyond the process's start, in times the weights' bytes
+
+Times are processor time on the CPU, and wall-clock time on a GPU (NESTOR_TEST_DEVICE=cuda), up to a billion there.
 """
 
 from __future__ import annotations
@@ -20,7 +22,6 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nestor_engine as engine
-from benchmarks.measuring import one_thread, status
+from benchmarks.measuring import DEVICE, ON_GPU, one_thread, status, until
 from nestor_engine.hparams import L2
 from nestor_worker.process import ALLOCATION
 
-SIZES = (10**3, 10**4, 10**5, 10**6, 10**7, 10**8)
+SIZES = (10**3, 10**4, 10**5, 10**6, 10**7, 10**8, *([3 * 10**8, 10**9] if ON_GPU else []))
 TOKENS, LENGTH, CLASSES, BATCH = 100, 8, 10, 32
 STEPS = 9  # outer steps that are timed; the first, which traces and estimates the norm, is not
 MEMORY_LIMIT = 24 * 1024**3  # bytes
@@ -55,34 +56,40 @@ def measure(size: int) -> dict[str, Any]:
     """The row of one size; alone in its process."""
     one_thread()
     torch.manual_seed(0)
-    net = Averaged(size)
-    x, y = torch.randint(0, TOKENS, (2 * BATCH, LENGTH)), torch.randint(0, CLASSES, (2 * BATCH,))
+    with DEVICE:
+        net = Averaged(size)
+        x, y = torch.randint(0, TOKENS, (2 * BATCH, LENGTH)), torch.randint(0, CLASSES, (2 * BATCH,))
     training = plain(net, x[:BATCH], y[:BATCH])
     loss = lambda outputs, batch: F.cross_entropy(outputs, batch["y"])
     weights = sum(p.numel() for p in net.parameters())
-    start = status("VmRSS") - 4 * weights  # without the weights themselves
+    start = _allocated() - 4 * weights  # without the weights themselves
     train, val = (x[:BATCH], y[:BATCH]), (x[BATCH:], y[BATCH:])
     problem = engine.Problem(net, L2(net), loss, loss, train=train, val=val)
     config = engine.Config(n_steps=STEPS + 1, inner=engine.SGD(0.1, steps=1, batch_size=BATCH))
-    times, began = [], time.process_time()
+    times, began = [], until()
     for _ in engine.optimise(problem.bilevel(), problem.data, config):
-        times.append(time.process_time() - began)
-        began = time.process_time()
+        times.append(until() - began)
+        began = until()
     took = statistics.median(times[1:])
-    multiple = (status("VmHWM") - start) / (4 * weights)
+    peak = torch.cuda.max_memory_allocated() if ON_GPU else status("VmHWM")
+    multiple = (peak - start) / (4 * weights)
     return {"hyperparameters": weights, "seconds": took, "training": training, "multiple": multiple, "error": None}
 
 
+def _allocated() -> int:
+    return torch.cuda.memory_allocated() if ON_GPU else status("VmRSS")
+
+
 def plain(net: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Processor seconds of a hand-written training step with a decay for every weight, all equal."""
+    """Seconds of a hand-written training step with a decay for every weight, all equal."""
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, weight_decay=math.exp(-6.0))
     times = []
     for _ in range(STEPS + 1):
-        began = time.process_time()
+        began = until()
         optimizer.zero_grad()
         F.cross_entropy(net(x), y).backward()
         optimizer.step()
-        times.append(time.process_time() - began)
+        times.append(until() - began)
     optimizer.zero_grad()
     return statistics.median(times[1:])
 
@@ -90,7 +97,7 @@ def plain(net: nn.Module, x: Tensor, y: Tensor) -> float:
 def apart(size: int) -> dict[str, Any]:
     """The row of one size, or the reason why there is none."""
     command = [sys.executable, "-m", "benchmarks.scaling", "--size", str(size)]
-    limited = ["prlimit", f"--data={MEMORY_LIMIT}", *command] if sys.platform.startswith("linux") else command
+    limited = ["prlimit", f"--data={MEMORY_LIMIT}", *command] if sys.platform == "linux" and not ON_GPU else command
     done = subprocess.run(
         limited, cwd=Path(__file__).parents[1], env=os.environ | ALLOCATION, capture_output=True, text=True, check=False
     )

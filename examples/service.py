@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from nestor_server.embedded.home import Home, default_home
 
@@ -21,7 +20,7 @@ def running_service() -> Iterator[str]:
     if running := Home(default_home()).running():
         yield running["url"]
         return
-    command = [str(Path(sys.executable).with_name("nestor")), "up", "--port", "0"]
+    command = [sys.executable, "-m", "nestor", "up", "--port", "0"]
     # One thread for the trial: others train beside it, and matrices as small as the examples' gain nothing from two.
     environment = {"NESTOR_THREADS": "1"} | os.environ
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)

@@ -15,8 +15,9 @@ from nestor_engine.curvature import Curvature
 from nestor_engine.data import INDEX
 from nestor_engine.flat import Ravel
 from nestor_engine.hparams import L2, Custom, ExampleWeights
-from nestor_engine.point import Point, twice_differentiable
+from nestor_engine.point import Point, native_recurrence, twice_differentiable
 from nestor_engine.seeding import randomness
+from tests.engine.device import DEVICE
 
 SEED = 7
 
@@ -112,7 +113,7 @@ def tied() -> engine.Problem:
 
 def ridge() -> tuple[Bilevel, engine.Data]:
     """min ½‖Xw − y‖²/n + ½ Σ exp(λ) w², one λ for each weight; the weights are a nested pytree."""
-    generator = torch.Generator().manual_seed(SEED)
+    generator = torch.Generator(DEVICE).manual_seed(SEED)
     x, xv = (torch.randn(n, 4, dtype=torch.float64, generator=generator) for n in (30, 20))
     truth = torch.tensor([1.0, -2.0, 0.8, 0.5], dtype=torch.float64)
     y, yv = (a @ truth + 0.3 * torch.randn(len(a), dtype=torch.float64, generator=generator) for a in (x, xv))
@@ -197,7 +198,8 @@ def posed(name: str) -> tuple[Bilevel, engine.Data]:
 
 
 def whole(columns: Tensors) -> Batch:
-    return {**columns, INDEX: torch.arange(len(next(iter(columns.values()))))}
+    first = next(iter(columns.values()))
+    return {**columns, INDEX: torch.arange(len(first), device=first.device)}
 
 
 class Dense:
@@ -215,15 +217,16 @@ class Dense:
 
     def point(self) -> Point:
         b = self.bilevel
-        with randomness(SEED, torch.device("cpu")):
+        with randomness(SEED, self.w.device):
             return Point(b, self.ravel, self.w, b.buffers, b.hparams, self.train)
 
     def loss(self, w: Tensor, hparams: Tensors) -> Tensor:
-        with randomness(SEED, torch.device("cpu")), twice_differentiable():
+        with randomness(SEED, self.w.device), twice_differentiable():
             return self.bilevel.train_loss(self.ravel.tree(w), self.bilevel.buffers, hparams, self.train)[0]
 
     def outer(self, w: Tensor, hparams: Tensors) -> Tensor:
-        return self.bilevel.evaluate(self.ravel.tree(w), self.bilevel.buffers, hparams, self.val)["loss"]
+        with native_recurrence():
+            return self.bilevel.evaluate(self.ravel.tree(w), self.bilevel.buffers, hparams, self.val)["loss"]
 
     def hessian(self) -> Tensor:
         return torch.autograd.functional.hessian(lambda w: self.loss(w, self.bilevel.hparams), self.w)
@@ -233,7 +236,7 @@ class Dense:
         batch = b.prepare(b.hparams, self.train)
 
         def outputs(w: Tensor) -> Tensor:
-            with randomness(SEED, torch.device("cpu")), twice_differentiable():
+            with randomness(SEED, self.w.device), twice_differentiable():
                 return b.forward(self.ravel.tree(w), b.buffers, b.hparams, batch)[0].reshape(-1)
 
         at = outputs(self.w)
@@ -252,7 +255,7 @@ class Dense:
         batch = b.prepare(b.hparams, self.train)
 
         def losses(w: Tensor) -> Tensor:
-            with randomness(SEED, torch.device("cpu")), twice_differentiable():
+            with randomness(SEED, self.w.device), twice_differentiable():
                 outputs = b.forward(self.ravel.tree(w), b.buffers, b.hparams, batch)[0]
             each = [{name: column[i : i + 1] for name, column in batch.items()} for i in range(len(outputs))]
             return torch.stack([b.criterion(outputs[i : i + 1], b.hparams, one) for i, one in enumerate(each)])

@@ -15,13 +15,14 @@ from torch.nn import functional as F
 import nestor_engine as engine
 from nestor_engine.group import ALONE, Group
 from nestor_engine.hparams import L2, ExampleWeights
+from tests.engine.device import DEVICE
 
 N_STEPS = 4
 
 
 def problem(*layers: nn.Module) -> engine.Problem:
     """In float64; 61 training and 31 validation examples, which two do not divide evenly."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(DEVICE).manual_seed(0)
     x, y = torch.randn(61, 4, generator=generator, dtype=torch.float64), torch.arange(61) % 3
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), *layers, nn.Tanh(), nn.Linear(8, 3)).double()
@@ -64,6 +65,8 @@ def run(response: engine.Response, group: Group = ALONE, *layers: nn.Module) -> 
 
 def main(directory: Path, rank: int, size: int) -> None:
     torch.set_num_threads(1)
+    if DEVICE.type != "cpu":
+        torch.set_default_device(DEVICE)
     dist.init_process_group("gloo", init_method=f"file://{directory / 'peers'}", rank=rank, world_size=size)
     group = Group(rank, size)
     told = {}

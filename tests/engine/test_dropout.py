@@ -11,6 +11,7 @@ import nestor_engine as engine
 from nestor_engine.hparams import Dropout
 from nestor_engine.seeding import randomness
 from tests.engine.cases import SEED, cross_entropy, whole
+from tests.engine.device import DEVICE
 
 
 class Twice(nn.Module):
@@ -43,7 +44,7 @@ def _mean_output(model: nn.Module, rate: float, shape: tuple[int, ...]) -> Tenso
     x = torch.ones(shape)
     one = lambda outputs, batch: outputs.mean()
     bilevel = engine.Problem(model, kind, one, one, train={"x": x}, val={"x": x}).bilevel()
-    with randomness(SEED, torch.device("cpu")):
+    with randomness(SEED, DEVICE):
         return bilevel.forward(bilevel.params, bilevel.buffers, bilevel.hparams, whole({"x": x}))[0].detach()
 
 

@@ -32,6 +32,7 @@ from nestor_engine.hparams.together import together
 from nestor_engine.responses import Moment
 from nestor_engine.seeding import randomness
 from tests.engine.cases import SEED, Dense, cross_entropy, whole
+from tests.engine.device import DEVICE
 
 F64 = torch.float64
 N, CLASSES = 14, 3
@@ -125,7 +126,7 @@ def test_a_reweighting_by_losses_has_the_hypergradient_of_weights_that_do_not_fo
 def _implicit(dense: Dense, curvature: engine.Hessian, solver: engine.Direct) -> Tensors:
     b = dense.bilevel
     moment = Moment(b, dense.ravel, dense.w, b.buffers, b.hparams, dense.train, dense.val)
-    with randomness(SEED, torch.device("cpu")):
+    with randomness(SEED, DEVICE):
         return engine.Implicit(curvature, solver).hypergradient(moment, {}).gradient
 
 
@@ -187,7 +188,7 @@ def test_a_label_starts_at_its_strength_and_follows_the_example_s_index():
 
 @pytest.mark.parametrize("kind", ["noise", "examples", "means"])
 def test_a_distilled_set_starts_balanced_and_is_a_function_of_its_seed(kind):
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(DEVICE).manual_seed(0)
     y = torch.arange(30) % 3
     x = torch.randn(30, 2, 2, generator=generator) + 10.0 * y.view(-1, 1, 1)
     x0, y0 = DistilledData.start(x, y, per_class=2, kind=kind, seed=1)
@@ -201,9 +202,10 @@ def test_a_distilled_set_starts_balanced_and_is_a_function_of_its_seed(kind):
         torch.testing.assert_close(x0[:2].mean(0), x[y == 0].mean(0))
 
 
+@pytest.mark.cpu
 def test_one_distilled_image_for_each_class_trains_a_classifier():
     """The slides' experiment in small: validation data are stood for by one example of each class."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(DEVICE).manual_seed(0)
     y = torch.arange(150) % 3
     x = torch.randn(150, 6, generator=generator) + 3 * F.one_hot(y, 6)
     torch.manual_seed(SEED)

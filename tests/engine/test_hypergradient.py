@@ -13,6 +13,7 @@ from nestor_engine.flat import Ravel
 from nestor_engine.responses import Moment, Response
 from nestor_engine.seeding import randomness
 from tests.engine.cases import CASES, SEED, Dense, dense, matrix, posed, ridge, ridge_minimiser
+from tests.engine.device import DEVICE
 
 F64 = torch.float64
 
@@ -23,7 +24,7 @@ def _moment(case: Dense) -> Moment:
 
 
 def _hypergradient(case: Dense, response: Response) -> Tensors:
-    with randomness(SEED, torch.device("cpu")):
+    with randomness(SEED, DEVICE):
         return response.hypergradient(_moment(case), {}).gradient
 
 

@@ -17,6 +17,7 @@ from nestor_engine.point import Point
 from nestor_engine.program import load
 from nestor_engine.seeding import randomness
 from tests.engine.cases import PROBLEMS, SEED, Dense, cross_entropy, dense_of, posed, softmax_regression, squared
+from tests.engine.device import DEVICE
 from tests.engine.program.problems import exported
 
 pytestmark = pytest.mark.usefixtures("seeded")
@@ -61,7 +62,7 @@ def test_a_hidden_layer_has_the_factors_of_explicit_jacobians():
     p = torch.softmax(second(hidden), 1).detach()
     inner = torch.diag_embed(p) - p.unsqueeze(2) * p.unsqueeze(1)
     jacobians = second.weight.detach() * (1 - hidden**2).unsqueeze(1)  # (9, 3, 5)
-    output = torch.einsum("nki,nkl,nlj->ij", jacobians, inner, jacobians) / 9
+    output = (torch.einsum("nki,nkl,nlj->ij", jacobians, inner, jacobians) / 9).contiguous()
     expected = torch.block_diag(
         torch.kron(output, inputs.T @ inputs / 9), torch.kron(inner.mean(0), hidden.T @ hidden / 9)
     )
@@ -212,6 +213,7 @@ def test_a_layer_used_twice_sums_over_its_uses():
     torch.testing.assert_close(got, torch.cat([expected[:, :4].flatten(), expected[:, 4]]))
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("name", ["convolution", "transformer"])
 def test_a_loaded_program_has_the_factors_of_the_module(name: str):
     problem, program = exported(name)
@@ -219,7 +221,7 @@ def test_a_loaded_program_has_the_factors_of_the_module(name: str):
     told = []
     for bilevel in (problem.bilevel(), load(program.graphs, program.tensors)):
         ravel, memory = Ravel(bilevel.params), {}
-        with randomness(SEED, torch.device("cpu")):
+        with randomness(SEED, DEVICE):
             point = Point(bilevel, ravel, ravel.vector(bilevel.params), bilevel.buffers, bilevel.hparams, batch)
         engine.KFAC().at(point, memory)
         told.append(memory)

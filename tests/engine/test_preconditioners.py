@@ -73,6 +73,7 @@ def test_with_adam_s_diagonal_four_steps_of_conjugate_gradients_do_more_than_wit
     assert energy_error(engine.PreconditionedCG(4, engine.AdamDiagonal())) < energy_error(engine.ConjugateGradient(4))
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("problem", [badly_scaled, images], ids=lambda make: make.__name__)
 def test_kfac_s_hypergradient_points_nearer_to_gauss_newton_s_than_t1_t2_s(problem):
     """In the mean over four trainings: where few examples are left to be learnt, a single one may go either way."""

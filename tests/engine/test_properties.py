@@ -22,6 +22,7 @@ from nestor_engine.point import Point
 from nestor_engine.responses import Moment
 from nestor_engine.solvers import Outcome, Solver
 from tests.engine.cases import Dense, build, dense, ridge, ridge_minimiser, whole
+from tests.engine.device import DEVICE
 
 F64 = torch.float64
 KINDS = [engine.Hessian(0.3), engine.GaussNewton(), engine.EmpiricalFisher(), engine.EmpiricalFisher(per="example")]
@@ -39,7 +40,7 @@ factors = st.floats(-100, 100)
 
 
 def _draw(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, dtype=F64, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(*shape, dtype=F64, generator=torch.Generator(DEVICE).manual_seed(seed))
 
 
 @functools.cache
@@ -100,7 +101,7 @@ def tensors(draw: st.DrawFn, dtypes: list[torch.dtype] = DTYPES, length: int | N
 
 def _bits(tensor: Tensor) -> tuple[torch.dtype, torch.Size, bytes]:
     # Copied first: a tensor of one dimension and one entry has strides of its own, which no view as bytes takes.
-    flat = tensor.contiguous().clone().reshape(-1)
+    flat = tensor.cpu().contiguous().clone().reshape(-1)
     return tensor.dtype, tensor.shape, flat.view(torch.uint8).numpy().tobytes()
 
 
@@ -203,7 +204,7 @@ def test_a_product_over_a_batch_is_the_mean_of_those_over_its_pieces(
 def test_the_hypergradient_does_not_depend_on_the_order_of_a_batch(seed: int, name: str):
     case = dense(name)
     response = engine.Implicit(engine.GaussNewton(), engine.Neumann(3))
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(DEVICE).manual_seed(seed)
 
     def hypergradient(*, shuffled: bool) -> Tensors:
         batches = []

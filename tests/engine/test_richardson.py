@@ -11,6 +11,7 @@ from torch import Tensor
 import nestor_engine as engine
 from nestor_engine.curvature import Operator
 from nestor_engine.solvers import Outcome
+from tests.engine.device import DEVICE
 
 F64 = torch.float64
 N = 6
@@ -19,7 +20,7 @@ WHOLE = engine.NystromSketch(rank=N, refresh=1_000)  # of all directions: an exa
 
 def matrices(count: int, spread: float) -> tuple[Tensor, Tensor]:
     """Symmetric positive definite matrices, shape (count, N, N), as those of batches are, and a right-hand side."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(DEVICE).manual_seed(0)
     samples = torch.randn(count, 4 * N, N, dtype=F64, generator=generator)
     batches = samples.mT @ samples / (4 * N)
     batches = batches.mean(0) + spread * (batches - batches.mean(0))
@@ -77,6 +78,7 @@ def test_on_one_matrix_it_ends_at_the_dense_solution():
     assert solution.residual < 1e-9
 
 
+@pytest.mark.cpu
 def test_on_fresh_batches_its_mean_is_nearer_to_the_solution_of_all_data_than_that_of_their_solutions():
     batches, b = matrices(1_000, 1.0)
     exact = torch.linalg.solve(batches.mean(0), b)

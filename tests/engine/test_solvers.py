@@ -17,6 +17,7 @@ from nestor_engine.curvature import Operator
 from nestor_engine.curvature.operator import NORM_SERVES
 from nestor_engine.solvers import Outcome, Solver
 from nestor_engine.solvers.sketch import sketch
+from tests.engine.device import DEVICE
 
 F64 = torch.float64
 SOLVERS: dict[str, Solver] = {
@@ -36,7 +37,7 @@ SOLVERS: dict[str, Solver] = {
 
 def _system(n: int = 8, *, seed: int = 0, least: float = 0.1) -> tuple[Tensor, Tensor]:
     """A symmetric matrix with eigenvalues from `least` to 2, and a right-hand side."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(DEVICE).manual_seed(seed)
     basis = torch.linalg.qr(torch.randn(n, n, dtype=F64, generator=generator)).Q
     values = torch.linspace(least, 2.0, n, dtype=F64)
     return basis @ torch.diag(values) @ basis.T, torch.randn(n, dtype=F64, generator=generator)

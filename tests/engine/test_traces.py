@@ -49,9 +49,10 @@ def test_a_trace_taken_at_one_point_gives_autograd_s_bits_at_another(name: str, 
 @pytest.mark.parametrize("name", ["GELU MLP", "CNN, BatchNorm in training mode", "attention and embedding"])
 def test_batched_products_are_those_of_the_rows(name: str):
     case = dense(name)
-    curved = at(case, case.w, Traces()).curved(Point.gauss_newton_product)
+    point = at(case, case.w, Traces())
+    curved = point.curved(Point.gauss_newton_product)
     rows = torch.randn(5, len(case.w), dtype=torch.float64)
-    alone, together = Operator(curved), Operator(curved, batched=True)
+    alone, together = Operator(curved), Operator(curved, batched=point.curved_rows)
     torch.testing.assert_close(together(rows), alone(rows))
     assert together.products == alone.products == 5
 
@@ -78,8 +79,8 @@ def test_the_part_without_the_vector_is_run_once_and_the_rest_does_not_hold_it()
 def test_what_is_run_for_each_vector_does_nothing_twice(name: str, product):
     case, traces = dense(name), Traces()
     at(case, case.w, traces).curved(product)
-    (parts,) = traces._splits.values()
-    for part in parts.each:
+    (traced,) = traces._traced.values()
+    for part in traced.split.each:
         nodes = [node for node in part.module.graph.nodes if node.op == "call_function"]
         assert len({(node.target, repr(node.args), repr(node.kwargs)) for node in nodes}) == len(nodes)
         assert not [node for node in nodes if node.target is aten.zeros_like.default]

@@ -194,6 +194,7 @@ def test_more_steps_than_were_taken_are_refused_with_a_remedy():
         engine.Config(n_steps=2, inner=engine.SGD(0.1, steps=3), response=engine.Unrolled(4))
 
 
+@pytest.mark.cpu
 def test_an_unrolled_trajectory_resumes_bitwise_and_descends():
     problem = build("dropout")
     config = engine.Config(n_steps=8, inner=engine.Adam(0.01, steps=4, batch_size=7), response=engine.Unrolled(3))

@@ -14,6 +14,7 @@ import nestor_engine as engine
 from nestor_engine.errors import ProblemInvalid
 from nestor_engine.hparams import L2, ExampleWeights
 from tests.engine.cases import cross_entropy
+from tests.engine.device import DEVICE
 
 N, CLASSES = 20, 3
 Y = torch.arange(N) % CLASSES
@@ -32,7 +33,7 @@ def linear() -> nn.Linear:
 
 
 def features() -> Tensor:
-    return torch.randn(N, 4, generator=torch.Generator().manual_seed(1))
+    return torch.randn(N, 4, generator=torch.Generator(DEVICE).manual_seed(1))
 
 
 class Around(nn.Module):

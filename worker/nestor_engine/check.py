@@ -47,7 +47,8 @@ class _Check(Findings):
         self._problem.val_loss = self._noting("val_loss", problem.val_loss)
 
     def run(self, *, ship: bool) -> Report:
-        with torch.random.fork_rng(devices=[]):
+        devices = {p.device for p in self._problem.model.parameters() if p.device.type == "cuda"}
+        with torch.random.fork_rng(devices=list(devices)):
             self._data()
             with self._telling("the problem"):
                 bilevel = self._problem.bilevel()

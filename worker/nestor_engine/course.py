@@ -10,25 +10,36 @@ from nestor_engine.data import Batches, View
 from nestor_engine.flat import Ravel
 from nestor_engine.group import Group
 from nestor_engine.inner import InnerLoop
+from nestor_engine.replay import Recorded
+from nestor_engine.responses.response import outer_objective
 from nestor_engine.seeding import derive_seed
 
 
 @dataclass(frozen=True)
 class Course:
-    """A training, and what its hypergradients are taken on."""
+    """A training, and what its hypergradients are taken on; `objective` is that of `bilevel`, as its trial keeps it."""
 
     training: InnerLoop
     curvature: Batches
     val: Batches
+    objective: Recorded
 
     @staticmethod
     def of(
-        train: View, val: View, trained_as: Bilevel, ravel: Ravel, config: Config, seed: int, group: Group
+        train: View,
+        val: View,
+        bilevel: Bilevel,
+        trained_as: Bilevel,
+        ravel: Ravel,
+        config: Config,
+        seed: int,
+        group: Group,
     ) -> Course:
         return Course(
             InnerLoop(trained_as, ravel, train, config.inner, seed, group),
             Batches(train, config.inner.batch_size, derive_seed(seed, "curvature"), group),
             Batches(val, config.outer.batch_size, derive_seed(seed, "val"), group),
+            outer_objective(bilevel, ravel),
         )
 
     @property

@@ -155,7 +155,7 @@ class Batches:
         epoch, position = divmod(k, self._per_epoch)
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(derive_seed(self._seed, "epoch", epoch))
-            self._order = torch.randperm(len(self._view), generator=generator).to(self._view.device)
+            self._order = torch.randperm(len(self._view), generator=generator, device="cpu").to(self._view.device)
             self._epoch = epoch
         start = position * self.batch_size
         batch = self._view.take(self._order[start : start + self.batch_size][self.share.part])

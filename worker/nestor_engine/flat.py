@@ -11,7 +11,11 @@ from nestor_engine.errors import ProblemInvalid
 
 
 class Ravel:
-    """The correspondence between a pytree of tensors and a vector of shape (n,); both ways are differentiable."""
+    """The correspondence between a pytree of tensors and a vector of shape (n,); both ways are differentiable.
+
+    Attributes:
+        device: of the tensors that it was made of.
+    """
 
     def __init__(self, tree: PyTree) -> None:
         leaves, self._spec = pytree.tree_flatten(tree)
@@ -22,6 +26,7 @@ class Ravel:
                 f"these have {sorted(map(str, kinds))}. Convert the model with .float(), or freeze the others with "
                 "requires_grad_(False). For forward passes in half precision there is autocast='bfloat16'."
             )
+        self.device = leaves[0].device
         self._shapes = [leaf.shape for leaf in leaves]
         self._sizes = [leaf.numel() for leaf in leaves]
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nestor_engine.bilevel import Batch, Bilevel, Tensors
+from nestor_engine.point import native_recurrence, twice_differentiable
 
 Slopes = dict[str, Tensor | None]
 
@@ -54,14 +55,15 @@ def missing(bilevel: Bilevel, params: Tensors, hparams: Tensors, train: Batch, v
 
 def _mixed(bilevel: Bilevel, params: Tensors, hparams: Tensors, train: Batch) -> Slopes:
     """(∂²f/∂λ∂w) q for a random q."""
-    loss, _ = bilevel.train_loss(params, bilevel.buffers, hparams, train)
+    with twice_differentiable():
+        loss, _ = bilevel.train_loss(params, bilevel.buffers, hparams, train)
     first = torch.autograd.grad(loss, list(params.values()), create_graph=True, allow_unused=True)
     return _slopes(_dot({str(i): g for i, g in enumerate(first) if g is not None}), hparams)
 
 
 def _direct(bilevel: Bilevel, params: Tensors, hparams: Tensors, val: Batch) -> Slopes:
     """∂g/∂λ; nothing where the validation loss fails, which is told elsewhere."""
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception), native_recurrence():
         return _slopes(bilevel.evaluate(params, bilevel.buffers, hparams, val)["loss"], hparams)
     return dict.fromkeys(hparams)
 

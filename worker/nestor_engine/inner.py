@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,8 +15,11 @@ from nestor_engine.flat import Ravel
 from nestor_engine.group import ALONE, Group
 from nestor_engine.optimizers import TRAIN_BATCH, Optimizer
 from nestor_engine.point import twice_differentiable
+from nestor_engine.replay import Recorded
 from nestor_engine.seeding import derive_seed, randomness, restored
 from nestor_engine.state import State
+
+RECORDING_PAYS = 20  # inner steps after which a GPU's are recorded
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class InnerLoop:
         self._bilevel, self._ravel, self._optimizer, self._train = bilevel, ravel, optimizer, train
         self.source = self.batches("train")  # what the inner steps are trained on
         self.share = self.source.share
+        self._fastest = Recorded(self._gradient, after=RECORDING_PAYS)
 
     def batches(self, purpose: str) -> Batches:
         """An endless pass over the training split for one purpose, in batches of the inner loop's size."""
@@ -68,21 +71,22 @@ class InnerLoop:
         end = state.inner_steps + steps
         with restored(w.device) as reseed:
             for k in range(state.inner_steps, end):
-                taken_again = k >= end - keep
-                if taken_again:
-                    kept.append(InnerStep(k, w.clone(), buffers, _copied(slots)))
-                at = w.detach().requires_grad_()
+                batch = self.source[k]
                 reseed(self._draws(k))
-                # With the kernels that it will be taken again with, for each has draws and roundings of its own.
-                with twice_differentiable() if taken_again else nullcontext():
-                    loss, buffers = self._loss(at, buffers, state.hparams, self.source[k])
-                    (gradient,) = torch.autograd.grad(loss, at)
+                if k >= end - keep:
+                    kept.append(InnerStep(k, w.clone(), buffers, _copied(slots)))
+                    # With the kernels that it will be taken again with, for each has draws and roundings of its own.
+                    with twice_differentiable():
+                        loss, gradient, buffers = self._gradient(w, buffers, state.hparams, batch)
+                else:
+                    loss, gradient, buffers = self._fastest(w, buffers, state.hparams, batch)
                 gradient = self.share.mean(gradient)
-                loss, buffers = loss.detach(), {name: buffer.detach() for name, buffer in buffers.items()}
                 if k == 0:
                     start = float(gradient.norm())
                 (gradient,) = self._optimizer.clip([gradient])
                 self._optimizer.move(w, gradient, slots, k)
+        if self._fastest.is_recorded:  # the next step overwrites its outputs
+            loss, buffers = loss.clone(), _copied(buffers)
         loss, buffers = self.share.mean(loss), self.share.settle(state.buffers, buffers)
         moved = replace(state, weights=w, buffers=buffers, inner=slots, inner_steps=end, inner_gradient_start=start)
         return moved, float(loss), tuple(kept)
@@ -117,6 +121,13 @@ class InnerLoop:
     def _draws(self, k: int) -> int:
         """The seed of what step number `k` draws."""
         return self.group.seed(derive_seed(self.seed, "inner", k))
+
+    def _gradient(self, w: Tensor, buffers: Tensors, hparams: Tensors, batch: Batch) -> tuple[Tensor, Tensor, Tensors]:
+        """The loss, ∂f/∂w, and the buffers afterwards."""
+        at = w.detach().requires_grad_()
+        loss, buffers = self._loss(at, buffers, hparams, batch)
+        (gradient,) = torch.autograd.grad(loss, at)
+        return loss.detach(), gradient, {name: buffer.detach() for name, buffer in buffers.items()}
 
     def _loss(self, w: Tensor, buffers: Tensors, hparams: Tensors, batch: Batch) -> tuple[Tensor, Tensors]:
         return self._bilevel.train_loss(self._ravel.tree(w), buffers, hparams, batch)

@@ -27,7 +27,8 @@ from nestor_engine.step import Step
 from nestor_engine.summaries import cosine, norm, summarise
 from nestor_engine.traces import Traces
 
-TRACING_PAYS = 10.0  # seconds of hypergradients to come, of which a trace saves about half; it takes one to five
+# Seconds of hypergradients to come, of which a trace saves about half, and most on a GPU; it takes one to five.
+TRACING_PAYS = {"cpu": 10.0, "cuda": 4.0}
 EVALUATION_BATCH = 1024  # examples at a time; no gradients are kept, so this only bounds memory
 
 
@@ -47,7 +48,7 @@ def optimise(
         bilevel: the problem, on the device to run on.
         data: on the same device.
         config: how to tune.
-        state: where to go on; the beginning by default. It is not written to.
+        state: where to go on, on any device; the beginning by default. It is not written to.
         group: the processes that do this together, each with the same arguments; this one alone by default.
         known: traces of the same problem, which pay from the first step on, and where new ones are kept.
 
@@ -63,12 +64,13 @@ def optimise(
     if state is None:
         state = State.initial(bilevel, config.inner, config.outer, config.seed)
     state.expect(bilevel)
-    device = state.weights.device
+    device = ravel.device
+    state = state.to(device)
     outers = config.outers(bilevel.hparams)
     trained_as = bilevel if config.autocast is None else bilevel.autocast(getattr(torch, config.autocast))
     partition = Partition(data, config.folds, config.stop_early, state.seed)
     courses = [
-        Course.of(*partition.views(fold), trained_as, ravel, config, state.seed, group)
+        Course.of(*partition.views(fold), bilevel, trained_as, ravel, config, state.seed, group)
         for fold in range(partition.folds)
     ]
     known = known or Traces()
@@ -91,7 +93,7 @@ def optimise(
         moment = Moment(
             bilevel, ravel, state.weights, state.buffers, state.hparams,
             course.curvature[number - 1], course.val[number - 1], course.training, kept, state.inner, traces,
-            course.curvature.share, course.val.share,
+            course.objective, course.curvature.share, course.val.share,
         )  # fmt: skip
         memory = dict(state.memory)
         with randomness(group.seed(derive_seed(state.seed, "outer", number)), device):
@@ -117,7 +119,7 @@ def optimise(
         differentiated = time.perf_counter()
         if config.trace is None and traces is None:
             # Whether a clock says so or not: the bits are the same.
-            pays = (differentiated - trained) * (config.n_steps - number) > TRACING_PAYS
+            pays = (differentiated - trained) * (config.n_steps - number) > TRACING_PAYS[device.type]
             traces = known if group.any([pays])[0] else None
         at = ravel.tree(state.weights), state.buffers, state.hparams
         held_out_loss = None

@@ -139,7 +139,7 @@ def _pooled(train: View, val: View) -> Tensors:
 
 
 def _shuffled(n: int, seed: int) -> Tensor:
-    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed), device="cpu")
 
 
 def _told(columns: Tensors) -> str:

@@ -6,14 +6,18 @@ the same augmentation noise and the same buffers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch._dispatch.python import enable_python_dispatcher
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from nestor_engine.bilevel import Batch, Bilevel, PyTree, Tensors
@@ -24,9 +28,34 @@ from nestor_engine.seeding import repeated, upcoming
 from nestor_engine.traces import Linear, Product, Traces
 
 
-def twice_differentiable() -> AbstractContextManager[object]:
-    """Keep torch from fused attention kernels, which have a first derivative only."""
-    return sdpa_kernel(SDPBackend.MATH)
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Keep torch from kernels that have a first derivative only: fused attention, and cuDNN's recurrent layers."""
+    with sdpa_kernel(SDPBackend.MATH), native_recurrence():
+        yield
+
+
+def native_recurrence() -> AbstractContextManager[object]:
+    """Keep torch from cuDNN's recurrent layers, which have no second derivative, and in evaluation mode no first."""
+    return _NativeRecurrence() if torch.cuda.is_available() else nullcontext()
+
+
+class _NativeRecurrence(TorchFunctionMode):
+    """Runs recurrent layers without cuDNN, and only these: its convolutions are twice differentiable."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # A module calls torch.lstm, a program the operator aten.lstm.input.
+        if getattr(func, "__name__", "").partition(".")[0] not in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
+            return func(*args, **(kwargs or {}))
+        enabled = torch.backends.cudnn.enabled
+        torch.backends.cudnn.enabled = False
+        # A trace holds a layer as its matrix products: its fused cells do not run on tensors without storage.
+        decomposed = enable_python_dispatcher() if get_proxy_mode() is not None else nullcontext()
+        try:
+            with decomposed:
+                return func(*args, **(kwargs or {}))
+        finally:
+            torch.backends.cudnn.enabled = enabled
 
 
 class Point:
@@ -70,6 +99,11 @@ class Point:
         if self._traces is not None:
             self._linear = self._traces.at(self, product)
         return self._linear.product if self._linear is not None else partial(product, self)
+
+    @property
+    def curved_rows(self) -> Callable[[Tensor], Tensor] | None:
+        """The same product of each row of a matrix (k, n), at once; None without a trace."""
+        return None if self._linear is None else self._linear.products
 
     @property
     def traced(self) -> bool:

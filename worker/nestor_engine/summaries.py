@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from nestor_engine.bilevel import Bilevel, Tensors
 
@@ -31,26 +32,33 @@ class Summary:
 
 def summarise(bilevel: Bilevel, before: Tensors, after: Tensors, gradient: Tensors) -> dict[str, Summary]:
     """Each hyperparameter after an outer step."""
-    told = {}
+    measured = {}
     for name, value in after.items():
-        least, largest = torch.aminmax(value)
         low, high = bilevel.bounds.get(name, (-math.inf, math.inf))
         bounded = math.isfinite(low) or math.isfinite(high)
-        told[name] = Summary(
-            min=float(least),
-            max=float(largest),
-            mean=float(value.mean(dtype=torch.float64)),
-            std=float(value.std(correction=0)),
-            gradient_norm=norm({name: gradient[name]}),
-            update_norm=norm({name: value - before[name]}),
-            at_bounds=float(((value <= low) | (value >= high)).double().mean()) if bounded else 0.0,
+        numbers = (
+            *torch.aminmax(value),
+            value.mean(dtype=torch.float64),
+            value.std(correction=0),
+            _length(gradient[name]),
+            _length(value - before[name]),
+            ((value <= low) | (value >= high)).double().mean() if bounded else value.new_zeros(()),
         )
-    return told
+        measured[name] = torch.stack([number.double() for number in numbers])
+    # All in one transfer, for each waits for the device.
+    rows = torch.stack(list(measured.values())).tolist()
+    return {name: Summary(*row) for name, row in zip(measured, rows, strict=True)}
 
 
 def norm(named: Tensors) -> float:
     """The length of all of them as one vector."""
-    return math.hypot(*(float(torch.linalg.vector_norm(value, dtype=torch.float64)) for value in named.values()))
+    if not named:
+        return 0.0
+    return math.hypot(*torch.stack([_length(value) for value in named.values()]).tolist())
+
+
+def _length(value: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(value, dtype=torch.float64)
 
 
 def cosine(a: Tensors, b: Tensors) -> float | None:

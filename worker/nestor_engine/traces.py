@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nestor_engine.bilevel import Tensors
 from nestor_engine.part import Part
+from nestor_engine.replay import recorded, same
 from nestor_engine.split import Split, split
 
 if TYPE_CHECKING:
@@ -28,19 +29,53 @@ class Linear:
         gradient: ∂f/∂w, shape (n,).
     """
 
-    def __init__(self, split: Split, point: Point) -> None:
-        self._product, self._mixed = split.each
+    def __init__(self, traced: Traced, point: Point) -> None:
+        self._traced = traced
         with point.drawing():
-            self._read, (self.gradient,) = split.once(*point.leaves())
+            self._read, (self.gradient,) = traced.once(*point.leaves())
         self._names = list(point.hparams)
 
     def product(self, v: Tensor) -> Tensor:
         """C v, shape (n,)."""
-        return self._product(*self._read, v)[0]
+        return self._traced.product(*self._read, v)[0]
+
+    def products(self, rows: Tensor) -> Tensor:
+        """C v for each row v of shape (n,), all at once; shape (k, n)."""
+        return torch.vmap(lambda v: self._traced.split.each[0](*self._read, v)[0])(rows)
 
     def mixed(self, q: Tensor) -> Tensors:
         """(∂²f/∂λ∂w) q for each hyperparameter."""
-        return dict(zip(self._names, self._mixed(*self._read, q), strict=True))
+        return dict(zip(self._names, self._traced.mixed(*self._read, q), strict=True))
+
+
+class Traced:
+    """A split function, on a GPU as recordings where these are faster."""
+
+    def __init__(self, split: Split) -> None:
+        self.split = split
+        self.once: Callable[..., Any] = split.once
+        self.product: Callable[..., Any]
+        self.mixed: Callable[..., Any]
+        self.product, self.mixed = split.each
+
+    def record(self, point: Point) -> None:
+        """Record the three parts as CUDA graphs, each if that is faster.
+
+        Raises:
+            RuntimeError: a part cannot be recorded.
+        """
+        once, (product, mixed) = self.split.once, self.split.each
+        with point.drawing():
+            recording = recorded(once, point.leaves())
+            if recording is None:
+                return
+            read, _ = recording(*point.leaves())
+        v = _probe(point)
+        in_place = [*read, v]
+        fast = [recorded(part, in_place, pinned=len(read)) for part in (product, mixed)]
+        self.once, own = recording, lambda part: lambda *given: [output.clone() for output in part(*given)]
+        # Solvers keep products, so each call gets its own.
+        self.product, self.mixed = (own(r) if r else part for r, part in zip(fast, (product, mixed), strict=True))
 
 
 class Traces:
@@ -51,7 +86,7 @@ class Traces:
     """
 
     def __init__(self, kept: bytes = b"") -> None:
-        self._splits: dict[object, Split | None] = {}
+        self._traced: dict[object, Traced | None] = {}
         self._untold: str | None = None  # why products run on autograd's kept graph
         self._kept = _readable(kept)
         self._written: dict[str, Any] = {}  # what is new
@@ -70,15 +105,20 @@ class Traces:
     def at(self, point: Point, product: Product) -> Linear | None:
         """The products at `point`, or None if they cannot be traced."""
         key: Key = product, tuple((leaf.shape, leaf.dtype) for leaf in point.leaves())
-        if key not in self._splits:
+        if key not in self._traced:
             try:
-                self._splits[key] = self._known(key, point) or self._new(key, point)
+                found = Traced(self._known(key, point) or self._new(key, point))
             except Exception as error:  # whatever the problem's own functions and torch's tracer raise
-                self._splits[key] = None
+                self._traced[key] = None
                 first = str(error).strip().splitlines()[:1]  # none of a bare `assert`
                 self._untold = ": ".join([type(error).__name__, *first])
-        found = self._splits[key]
-        return None if found is None else Linear(found, point)
+            else:
+                self._traced[key] = found
+                if point.w.is_cuda:
+                    with suppress(RuntimeError):  # then its kernels are launched one by one
+                        found.record(point)
+        traced = self._traced[key]
+        return None if traced is None else Linear(traced, point)
 
     def _known(self, key: Key, point: Point) -> Split | None:
         """One that was kept, if it repeats what autograd computes here."""
@@ -134,10 +174,10 @@ def _compare(split: Split, point: Point, expected: list[Tensor]) -> None:
     Raises:
         ValueError: it computes something else.
     """
-    linear, v = Linear(split, point), _probe(point)
+    linear, v = Linear(Traced(split), point), _probe(point)
     for _ in range(2):  # the second time tells whether the first wrote into what both read
         got = [linear.product(v), *linear.mixed(v).values()]
-        if not all(_same(a, b) for a, b in zip(got, expected, strict=True)):
+        if not all(same(a, b) for a, b in zip(got, expected, strict=True)):
             raise ValueError("the trace does not repeat what autograd computes")
 
 
@@ -157,10 +197,3 @@ def _readable(kept: bytes) -> dict[str, Any]:
         return dict(saved["traces"]) if saved.get("torch") == torch.__version__ else {}
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}
-
-
-def _same(got: Tensor, expected: Tensor) -> bool:
-    """Bit for bit; where kernels add in an order of their own, as on a GPU, to rounding."""
-    if got.device.type == "cpu":
-        return torch.equal(got, expected)
-    return bool((got - expected).norm() <= 1e3 * torch.finfo(got.dtype).eps * expected.norm())

@@ -23,6 +23,8 @@ KEPT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "PYTHONPA
 # Blocks up to 256 MiB are used again instead of being given back to the system and asked for anew, whose page faults
 # cost four to five times the arithmetic on vectors of ten million numbers. Larger ones are too dear to be kept idle.
 ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": str(2**28), "MALLOC_TRIM_THRESHOLD_": str(2**34)}
+# Without a fixed workspace, matrix products on a GPU need not repeat their bits, and a trial would not resume exactly.
+REPEATABLE = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 BACKLOG = 1_000  # messages; a runner that is faster than the database waits
 LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
 
@@ -34,7 +36,7 @@ def environment(directory: Path, *, threads: int, device: str) -> dict[str, str]
     # Threads that spin while they wait take the core from those they wait for: on a busy machine, 15 times slower.
     waiting = {"OMP_WAIT_POLICY": "PASSIVE"}
     apart = {"HOME": str(directory), "TMPDIR": str(directory), "GLOO_SOCKET_IFNAME": LOOPBACK}
-    return {**inherited, **counts, **waiting, **ALLOCATION, **visible, **apart}
+    return {**inherited, **counts, **waiting, **ALLOCATION, **REPEATABLE, **visible, **apart}
 
 
 class Runner:

@@ -89,12 +89,15 @@ def _run(directory: Path, spec: workdir.Spec, line: Line, rank: int) -> None:
     containment.limit_memory(spec.memory_bytes)
     torch.set_num_threads(spec.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":  # for resuming exactly; an operator that cannot repeat its bits is named in the trial's log
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # as without determinism: it costs time
     config = restore(spec.config)
     bilevel, data = _problem(directory, spec, config)
     bilevel = _warm(bilevel, directory, spec)
     bilevel, data = bilevel.to(device), data.to(device)
     path = directory / workdir.CHECKPOINT
-    state = State.load(path.read_bytes()).to(device) if path.exists() else None
+    state = State.load(path.read_bytes()) if path.exists() else None
 
     kept = directory / workdir.TRACES
     traces = Traces(kept.read_bytes() if kept.exists() else b"")

@@ -120,5 +120,5 @@ class KFAC(Curvature):
 
 def _diagonal(point: Point, generator: torch.Generator) -> Tensor:
     """The diagonal of the penalty's Hessian P, shape (n,): z ∘ P z for random signs z, exact where P is diagonal."""
-    z = (2 * torch.randint(2, point.w.shape, generator=generator) - 1).to(point.w)
+    z = (2 * torch.randint(2, point.w.shape, generator=generator, device="cpu") - 1).to(point.w)
     return (z * point.penalty_product(z)).clamp_min(0)

@@ -31,8 +31,8 @@ class Operator:
         point: where C was taken, for who needs to know more than products.
         norm: ‖C‖, where it is known.
         inverse: (v, s) ↦ (C + s I)⁻¹ v, where that has a closed form.
-        batched: take products with several vectors at once, by `torch.vmap`. On a GPU that is faster, for many small
-            kernels wait for Python; on a CPU rows one by one are as fast and the same bits as a product alone.
+        batched: (k, n) ↦ the product of each row, at once. On a GPU that is faster, for larger kernels fill it; on a
+            CPU rows one by one are as fast and the same bits as a product alone.
 
     Attributes:
         together: vectors that are multiplied at a time, so that whoever has many can hand over as many at once.
@@ -48,7 +48,7 @@ class Operator:
         point: Point | None = None,
         norm: float | None = None,
         inverse: Callable[[Tensor, float], Tensor] | None = None,
-        batched: bool = False,
+        batched: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self._product = product
         self._damping = damping
@@ -56,6 +56,7 @@ class Operator:
         self._point = point
         self._norm = norm
         self._inverse = inverse
+        self._batched = batched
         self.together = ROWS if batched else 1
         self.products = 0
 
@@ -83,10 +84,10 @@ class Operator:
         """The product without damping; of each row when v has shape (k, n)."""
         if v.ndim == 1:
             return self._multiply(v)
-        if self.together == 1:
+        if self._batched is None:
             return torch.stack([self._multiply(row) for row in v])
         self.products += len(v)
-        return self._of_all(torch.vmap(self._product, chunk_size=self.together)(v))
+        return self._of_all(torch.cat([self._batched(rows) for rows in v.split(self.together)]))
 
     def damp(self, damping: float) -> None:
         """Damp an operator that is not damped; what a curvature was given by hand stays."""
@@ -119,7 +120,7 @@ class Operator:
             steps = 0 if age % NORM_SERVES and length else 1
             if v is None:
                 generator = torch.Generator().manual_seed(derive_seed(0, "power", like.numel()))
-                v = torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
+                v = torch.randn(like.shape, generator=generator, dtype=torch.float64, device="cpu").to(like)
                 steps = POWER_STEPS
             for _ in range(steps):
                 product = self._multiply(v / v.norm().clamp_min(torch.finfo(v.dtype).tiny))
@@ -158,5 +159,5 @@ class Curvature(abc.ABC):
     def _by(self, product: Product, point: Point, memory: Tensors) -> Operator:
         """The operator whose product is a method of `Point`."""
         curved = point.curved(product)
-        batched = point.traced and point.w.is_cuda
+        batched = point.curved_rows if point.w.is_cuda else None
         return Operator(curved, damping=self.damping, memory=memory, point=point, batched=batched)

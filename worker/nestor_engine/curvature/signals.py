@@ -33,7 +33,7 @@ def signals(point: Point, fisher: Fisher, generator: torch.Generator) -> Iterato
     """
 
     def signs(*shape: int) -> Tensor:
-        return (2 * torch.randint(2, shape, generator=generator) - 1).to(point.w)
+        return (2 * torch.randint(2, shape, generator=generator, device="cpu") - 1).to(point.w)
 
     at, slopes = point.output_slopes
     if fisher == "empirical":
@@ -90,7 +90,7 @@ def _blocks(point: Point, at: list[Tensor]) -> tuple[Tensor, _Rows]:
         product = lambda v, rows=rows: rows.join(point.criterion_product(rows.split(v)))
         eye = torch.eye(rows.size, dtype=at[0].dtype, device=at[0].device)
         blocks = torch.stack([product(unit.expand(rows.count, -1)) for unit in eye], 2)
-        probe = torch.randn(rows.count, rows.size, generator=probe_source).to(at[0])
+        probe = torch.randn(rows.count, rows.size, generator=probe_source, device="cpu").to(at[0])
         whole, parts = product(probe), (blocks @ probe.unsqueeze(2)).squeeze(2)
         tolerance = torch.finfo(at[0].dtype).eps ** 0.5
         # Phrased so that what is not finite counts as uncoupled: it is then reported as that.

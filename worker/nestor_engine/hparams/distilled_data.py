@@ -79,12 +79,12 @@ class DistilledData(Hyperparameters):
             )
         y0 = labels.repeat_interleave(per_class)
         if kind == "noise":
-            noise = torch.randn((len(y0), *x.shape[1:]), generator=generator, dtype=x.dtype)
+            noise = torch.randn((len(y0), *x.shape[1:]), generator=generator, dtype=x.dtype, device="cpu")
             return x.mean() + x.std() * noise.to(x.device), y0
         chosen = []
         for label in labels:
             rows = (y == label).nonzero().squeeze(1)
-            rows = rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
+            rows = rows[torch.randperm(len(rows), generator=generator, device="cpu").to(rows.device)]
             parts = rows.tensor_split(per_class) if kind == "means" else rows[:per_class].split(1)
             chosen += [x[part].mean(0) for part in parts]
         return torch.stack(chosen), y0

@@ -151,7 +151,7 @@ class _Differences:
     def normal(self, k: int, *shape: int) -> Tensor:
         """Standard normal numbers, a function of `k`."""
         generator = torch.Generator().manual_seed(derive_seed(self._seed, "hypernetwork", "normal", k))
-        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(self._at)
+        return torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu").to(self._at)
 
     def directions(self, rank: int) -> Tensor:
         """V, shape (m, min(m, rank)), with orthonormal columns."""

@@ -12,9 +12,26 @@ from nestor_engine.bilevel import Batch, Bilevel, Tensors
 from nestor_engine.flat import Ravel
 from nestor_engine.group import WHOLE, Share
 from nestor_engine.inner import InnerLoop, InnerStep
-from nestor_engine.point import Point
+from nestor_engine.point import Point, native_recurrence
+from nestor_engine.replay import Recorded
 from nestor_engine.solvers import Solution
 from nestor_engine.traces import Traces
+
+RECORDING_PAYS = 5  # outer steps after which a GPU's objective is recorded
+
+
+def outer_objective(bilevel: Bilevel, ravel: Ravel) -> Recorded:
+    """(w, buffers, hparams, batch) ↦ the evaluation, and its loss's gradients by w and each hyperparameter or None."""
+
+    def gradients(w: Tensor, buffers: Tensors, hparams: Tensors, batch: Batch) -> tuple[Tensors, list[Tensor | None]]:
+        w = w.detach().requires_grad_()
+        free = {name: value.detach().requires_grad_() for name, value in hparams.items()}
+        with native_recurrence():
+            told = bilevel.evaluate(ravel.tree(w), buffers, free, batch)
+        slopes = torch.autograd.grad(told["loss"], [w, *free.values()], allow_unused=True)
+        return {name: value.detach() for name, value in told.items()}, list(slopes)
+
+    return Recorded(gradients, after=RECORDING_PAYS)
 
 
 @dataclass(frozen=True)
@@ -27,6 +44,7 @@ class Moment:
         inner, steps: the inner loop, and where its last steps before this moment began.
         slots: the inner optimizer's.
         traces: the trial's; None while tracing does not pay.
+        objective: g and its gradients, as `outer_objective` makes them, kept for a trial; by default made anew.
         train_share, val_share: which part of the whole batches `train` and `val` are.
     """
 
@@ -41,6 +59,7 @@ class Moment:
     steps: tuple[InnerStep, ...] = ()
     slots: Tensors = field(default_factory=dict)
     traces: Traces | None = None
+    objective: Recorded | None = None
     train_share: Share = WHOLE
     val_share: Share = WHOLE
 
@@ -53,16 +72,17 @@ class Moment:
 
     def outer(self) -> Outer:
         """g and its gradients at this moment."""
-        w = self.w.detach().requires_grad_()
-        hparams = {name: value.detach().requires_grad_() for name, value in self.hparams.items()}
-        told = self.bilevel.evaluate(self.ravel.tree(w), self.buffers, hparams, self.val)
-        wanted = [w, *hparams.values()]
-        slopes = torch.autograd.grad(told["loss"], wanted, allow_unused=True)
+        objective = self.objective or outer_objective(self.bilevel, self.ravel)
+        told, slopes = objective(self.w, self.buffers, self.hparams, self.val)
+        wanted = [self.w, *self.hparams.values()]
         # Zeros that take no memory: most hyperparameters have no direct term, and there may be as many as weights.
-        filled = [at.new_zeros(()).expand_as(at) if s is None else s for at, s in zip(wanted, slopes, strict=True)]
+        filled = [
+            at.new_zeros(()).expand_as(at) if slope is None else slope.clone() if objective.is_recorded else slope
+            for at, slope in zip(wanted, slopes, strict=True)
+        ]
         mean = self.val_share.mean
-        evaluation = {name: float(mean(value.detach())) for name, value in told.items()}
-        return Outer(evaluation, mean(filled[0]), dict(zip(hparams, map(mean, filled[1:]), strict=True)))
+        evaluation = {name: float(mean(value)) for name, value in told.items()}
+        return Outer(evaluation, mean(filled[0]), dict(zip(self.hparams, map(mean, filled[1:]), strict=True)))
 
     def pull_initial(self, a: Tensor) -> Tensors:
         """(∂w_0/∂λ)ᵀ a for each hyperparameter; `a`, of shape (n,), is the derivative by the initial weights."""

@@ -50,7 +50,7 @@ def _signs(rank: int, n: int, seed: int) -> Tensor:
     if rank == n:
         return torch.eye(n, dtype=torch.int8)
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 2, (rank, n), generator=generator, dtype=torch.int8).mul_(2).sub_(1)
+    return torch.randint(0, 2, (rank, n), generator=generator, dtype=torch.int8, device="cpu").mul_(2).sub_(1)
 
 
 def _orthonormal(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,128 @@
+"""Tests, trials and measurements on one device: `python -m benchmarks.gpu [PART …] [--quick] [--json FILE]`.
+
+NESTOR_TEST_DEVICE says which: "cuda" on a machine with a GPU, "cpu" to see that the parts themselves work. Each part
+runs in a process of its own and within its limit; together they take ten minutes on one GPU of 2024.
+
+    tests           the engine's tests that hold on any device
+    service         trials through the whole service
+    products        curvature products by four ways
+    hypergradient   all methods and the peers, on six models
+    joint           the inner loop against one written by hand, and what tuning adds
+    scaling         from a thousand hyperparameters to a billion
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.measuring import DEVICE, ON_GPU
+
+ROOT = Path(__file__).parents[2]
+# Part → its module, its arguments, those of --quick, and seconds that it may take.
+MEASURED: dict[str, tuple[str, list[str], list[str], int]] = {
+    "service": ("benchmarks.gpu.service", [], ["--quick"], 120),
+    "products": ("benchmarks.gpu.products", [], ["--quick"], 120),
+    "hypergradient": ("benchmarks.hypergradient", ["--rounds", "3"], ["--quick", "--cases", "softmax"], 200),
+    "joint": ("benchmarks.joint", ["--local"], ["--local", "--quick"], 180),
+    "scaling": ("benchmarks.scaling", [], ["--quick"], 180),
+}
+PARTS = ("tests", *MEASURED)
+TESTS_LIMIT = 300  # seconds
+QUICK_TESTS = "test_derivatives_are_those_of_the_cpu or test_memory_is_free"
+
+
+def engine_tests(*, quick: bool) -> dict[str, Any]:
+    """How the engine's tests ended."""
+    workers = "0" if quick else str(max(1, (os.cpu_count() or 1) - 1))
+    which = ["tests/engine/test_device.py", "-k", QUICK_TESTS] if quick else ["tests/engine", "-m", "not cpu"]
+    options = ["--ignore=tests/engine/program", "-n", workers, "-p", "no:cacheprovider", "-p", "no:logging", "-q"]
+    # Warnings of another torch than the one that is developed on say nothing about the device.
+    done = _python("-m", "pytest", *which, *options, "-W", "default", limit=TESTS_LIMIT)
+    lines = done.stdout.strip().splitlines()
+    failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+    return {"ended": lines[-1] if lines else done.stderr[-500:], "failed": failed, "ok": done.returncode == 0}
+
+
+def measured(part: str, *, quick: bool) -> dict[str, Any]:
+    """The rows of one benchmark, as far as it came."""
+    module, usual, short, limit = MEASURED[part]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "rows.json"
+        done = _python("-m", module, "--json", str(file), *(short if quick else usual), limit=limit)
+        rows = json.loads(file.read_text()) if file.exists() else []
+    print(importlib.import_module(module).table(rows), flush=True)
+    ok = done.returncode == 0
+    return {"rows": rows, "ok": ok} | ({} if ok else {"error": done.stderr.strip()[-2000:]})
+
+
+def _python(*arguments: str, limit: int) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, *arguments]
+    try:
+        return subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=limit
+        )
+    except subprocess.TimeoutExpired as late:
+        said = (late.stderr or b"").decode() if isinstance(late.stderr, bytes) else str(late.stderr or "")
+        return subprocess.CompletedProcess(command, 124, "", f"{said}\nIt took longer than {limit} s.")
+
+
+def about() -> dict[str, Any]:
+    """What the figures belong to."""
+    card = torch.cuda.get_device_name(DEVICE) if ON_GPU else platform.processor() or platform.machine()
+    asked = ["nvidia-smi", "--query-gpu=driver_version,clocks.max.sm,memory.total", "--format=csv,noheader"]
+    driver = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip() if ON_GPU else ""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return {
+        "device": card,
+        "driver, highest clock, memory": driver,
+        "torch": torch.__version__,
+        "commit": commit,
+        "date": date.today().isoformat(),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help="by default all of them")
+    parser.add_argument("--quick", action="store_true", help="a small piece of each part")
+    parser.add_argument("--json", type=Path, help="write everything there, too")
+    options = parser.parse_args()
+    if ON_GPU and not torch.cuda.is_available():
+        print("NESTOR_TEST_DEVICE is cuda, but torch finds no GPU here.", file=sys.stderr)
+        return 1
+    found: dict[str, Any] = {"about": about()}
+    print(json.dumps(found["about"], indent=1), flush=True)
+    for part in options.parts or PARTS:
+        began = time.monotonic()
+        print(f"\n{part}", flush=True)
+        found[part] = engine_tests(quick=options.quick) if part == "tests" else measured(part, quick=options.quick)
+        found[part]["seconds"] = round(time.monotonic() - began)
+        print(f"{part}: {'ok' if found[part]['ok'] else 'FAILED'} after {found[part]['seconds']} s", flush=True)
+        for line in [found[part].get("ended"), *found[part].get("failed", []), found[part].get("error")]:
+            if line:
+                print(line, flush=True)
+        if options.json:
+            options.json.write_text(json.dumps(found, indent=1))
+    return 0 if all(found[part]["ok"] for part in options.parts or PARTS) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+"""Curvature products by four ways, in training gradients: `python -m benchmarks.gpu.products [--json FILE] [--quick]`.
+
+    kept graph      autograd's graph of the gradient, differentiated once more for each vector
+    traced          the traced graph, its kernels launched one by one
+    recorded        the traced graph as one launch (CUDA graph)
+    compiled        the traced graph through torch.compile, with CUDA graphs; its set-up takes `compile_s` seconds
+
+Every model at a batch that fills the card, and at a small one, where launches cost more than arithmetic. `error` is
+the recorded product's distance from the kept graph's, relative to its length.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.contenders import Nestor
+from benchmarks.hypergradient import training_gradient
+from benchmarks.measuring import ON_GPU, Run, one_thread, seconds
+from benchmarks.models import MODELS, Case, case
+from benchmarks.task import task_of
+from nestor_engine.point import Point
+from nestor_engine.replay import Recording
+from nestor_engine.traces import Linear, Traced, Traces
+
+SMALL = 8  # examples
+ROUNDS, LEAST = 5, 0.02  # rounds, and seconds of each measurement
+CURVATURES = {"Hessian": Point.hessian_product, "Gauss-Newton": Point.gauss_newton_product}
+Row = dict[str, Any]
+
+
+def measure(subject: Case, curvature: str, *, compiled: bool) -> Row:
+    """One row: the milliseconds of a training gradient, and products in units of it."""
+    point_method = CURVATURES[curvature]
+    traces, moment = Traces(), Nestor(subject).moment
+    point = moment.point()
+    linear = traces.at(point, point_method)
+    row: Row = {"case": subject.name, "batch": len(subject.x), "curvature": curvature}
+    if linear is None:
+        return row | {"error": next(traces.news())}
+    (found,) = traces._traced.values()
+    assert found is not None
+    plain = Traced(found.split)  # as it was traced
+    v = torch.randn_like(moment.w)
+    kept = moment.point()
+    expected = point_method(kept, v)
+    ways: dict[str, Run] = {"kept graph": lambda: point_method(kept, v), "traced": _bound(plain, point, v)}
+    if ON_GPU:
+        row["recorded by default"] = found.product is not plain.product
+        recording = _recording(plain, point, v)
+        got = recording()[0]
+        row["error"] = float((got - expected).norm() / expected.norm())
+        ways["recorded"] = recording
+    if compiled:
+        began = time.perf_counter()
+        try:
+            ways["compiled"] = _compiled(plain, point, v)
+            row["compile_s"] = time.perf_counter() - began
+        except Exception as failure:  # torch.compile raises what it likes
+            row["compiled"] = f"{type(failure).__name__}: {' '.join(str(failure).split())[:120]}"
+    gradient = training_gradient(task_of(subject, 0.0))
+    gradient()
+    times: dict[str, list[float]] = {}
+    for _ in range(ROUNDS):
+        unit = seconds(gradient, least=LEAST)
+        times.setdefault("gradient_ms", []).append(1e3 * unit)
+        for name, run in ways.items():
+            times.setdefault(name, []).append(seconds(run, least=LEAST) / unit)
+    return row | {name: statistics.median(values) for name, values in times.items()}
+
+
+def _bound(traced: Traced, point: Point, v: Tensor) -> Run:
+    linear = Linear(traced, point)
+    return lambda: linear.product(v)
+
+
+def _recording(traced: Traced, point: Point, v: Tensor) -> Callable[[], list[Tensor]]:
+    with point.drawing():
+        read, _ = traced.split.once(*point.leaves())
+    recording = Recording(traced.split.each[0], [*read, v], pinned=len(read))
+    return lambda: recording(*read, v)
+
+
+def _compiled(traced: Traced, point: Point, v: Tensor) -> Run:
+    with point.drawing():
+        read, _ = traced.split.once(*point.leaves())
+    module = torch.compile(traced.split.each[0].module, mode="reduce-overhead" if ON_GPU else "default")
+
+    @torch.no_grad()
+    def run() -> object:
+        return module(*read, v)
+
+    for _ in range(3):
+        run()
+    return run
+
+
+def table(rows: list[Row]) -> str:
+    ways = ("kept graph", "traced", "recorded", "compiled")
+    head = ("model", "batch", "curvature", "gradient, ms", *ways, "compile, s", "error", "recorded by default")
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for row in rows:
+        numbers = [_shown(row.get(way), ".2f") for way in ways]
+        cells = [row["case"], f"{row['batch']:,}", row["curvature"], _shown(row.get("gradient_ms"), ".3f"), *numbers]
+        cells += [_shown(row.get("compile_s"), ".0f"), _shown(row.get("error"), ".0e")]
+        lines.append(f"| {' | '.join([*cells, {True: 'yes', False: 'no'}.get(row.get('recorded by default'), '')])} |")
+    return "\n".join(lines)
+
+
+def _shown(value: object, form: str) -> str:
+    return "" if value is None else format(value, form) if isinstance(value, float) else str(value)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", type=Path, help="write the rows there, too")
+    parser.add_argument("--quick", action="store_true", help="the multilayer perceptron only, at the small batch")
+    parser.add_argument("--cases", nargs="+", choices=MODELS, default=list(MODELS), help="only these")
+    parser.add_argument("--compile", action="store_true", help="compile, too, which takes up to a minute for each row")
+    options = parser.parse_args()
+    one_thread()
+    warnings.simplefilter("ignore")  # torch.compile's
+    rows: list[Row] = []
+    for name in ["mlp"] if options.quick else options.cases:
+        for size in (SMALL,) if options.quick else (SMALL, None):
+            for curvature in CURVATURES:
+                rows.append(measure(case(name, size), curvature, compiled=options.compile))
+                print(rows[-1], file=sys.stderr, flush=True)
+                if options.json:
+                    options.json.write_text(json.dumps(rows, indent=1))
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

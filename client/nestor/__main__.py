@@ -1,0 +1,7 @@
+"""`python -m nestor` is `nestor`."""
+
+from __future__ import annotations
+
+from nestor.cli import main
+
+main()

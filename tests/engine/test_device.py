@@ -1,0 +1,189 @@
+"""On the device of NESTOR_TEST_DEVICE the engine gives what it gives on the CPU, goes on exactly, and frees memory."""
+
+from __future__ import annotations
+
+import gc
+from itertools import islice
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import nestor_engine as engine
+from nestor_engine import inner
+from nestor_engine.bilevel import Batch, Bilevel
+from nestor_engine.errors import is_out_of_memory
+from nestor_engine.flat import Ravel
+from nestor_engine.hparams import L2, ExampleWeights
+from nestor_engine.point import Point
+from nestor_engine.responses import response
+from nestor_engine.seeding import randomness
+from nestor_engine.traces import Traces
+from tests.engine.cases import CASES, SEED, posed, whole
+from tests.engine.device import DEVICE
+
+PRODUCTS = [Point.hessian_product, Point.gauss_newton_product, Point.fisher_product]
+RESPONSES = {
+    "default": engine.Implicit(),
+    "Hessian, CG": engine.Implicit(engine.Hessian(0.5), engine.ConjugateGradient(4)),
+    "Fisher": engine.Implicit(engine.EmpiricalFisher(), engine.Neumann(2)),
+    "sketched CG": engine.Implicit(
+        engine.GaussNewton(), engine.WarmStarted(engine.PreconditionedCG(2, engine.NystromSketch(rank=4)))
+    ),
+    # Sampled, it depends on the signs of eigenvectors, which are any device's own.
+    "KFAC": engine.Implicit(engine.KFAC(fisher="exact"), engine.Direct()),
+    "Richardson": engine.Implicit(engine.GaussNewton(), engine.WarmStarted(engine.Richardson())),
+    "Nystrom": engine.Implicit(engine.GaussNewton(), engine.Nystrom(rank=4)),
+    "unrolled": engine.Unrolled(2),
+    "hypernetwork": engine.Hypernetwork(rank=3),
+    "direct only": engine.DirectOnly(),
+}
+DTYPES = {torch.float64: 1e-9, torch.float32: 2e-3}  # and how far a device may be from the CPU, relatively
+
+
+def on(device: torch.device | str, name: str, dtype: torch.dtype) -> tuple[Bilevel, engine.Data]:
+    """The case of that name, made on the CPU."""
+    with torch.device("cpu"):
+        bilevel, data = posed(name)
+    to = lambda t: t.to(device, dtype) if t.is_floating_point() else t.to(device)
+    columns = [{k: to(v) for k, v in split.items()} for split in (data.train, data.val)]
+    bilevel = bilevel.to(device)
+    named = lambda tree: torch.utils._pytree.tree_map(to, tree)
+    return (
+        Bilevel(**vars(bilevel) | {part: named(getattr(bilevel, part)) for part in ("params", "buffers", "hparams")}),
+        engine.Data(*columns),
+    )
+
+
+def point(bilevel: Bilevel, data: engine.Data, traces: Traces | None = None) -> Point:
+    ravel = Ravel(bilevel.params)
+    w = ravel.vector(bilevel.params)
+    with randomness(SEED, w.device):
+        return Point(bilevel, ravel, w, bilevel.buffers, bilevel.hparams, whole(data.train), traces=traces)
+
+
+def close(got: Tensor, expected: Tensor, tolerance: float) -> bool:
+    return bool((got.cpu() - expected).norm() <= tolerance * expected.norm().clamp_min(1e-6))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", sorted({*CASES} - {"dropout", "quadratic", "one weight"}))
+def test_derivatives_are_those_of_the_cpu(name: str, dtype: torch.dtype):
+    tolerance = DTYPES[dtype]
+    here, there = point(*on("cpu", name, dtype)), point(*on(DEVICE, name, dtype))
+    assert close(there.gradient, here.gradient, tolerance)
+    v = torch.linspace(-1, 1, len(here.w), dtype=dtype, device="cpu")
+    for product in PRODUCTS[:2]:
+        assert close(product(there, v.to(DEVICE)), product(here, v), tolerance)
+    for hparam, value in here.mixed(v).items():
+        assert close(there.mixed(v.to(DEVICE))[hparam], value, tolerance)
+
+
+@pytest.mark.parametrize("product", PRODUCTS, ids=lambda p: p.__name__)
+@pytest.mark.parametrize("name", ["GELU MLP", "CNN, BatchNorm in training mode", "dropout", "LSTM"])
+def test_traced_products_are_those_of_autograd(name: str, product):
+    bilevel, data = on(DEVICE, name, torch.float64)
+    traces = Traces()
+    for moved in (bilevel, bilevel):  # the second time from what was traced at the first
+        traced, kept = point(moved, data, traces), point(moved, data)
+        v = torch.linspace(-1, 1, len(kept.w), dtype=torch.float64, device=DEVICE)
+        curved = traced.curved(product)
+        first, second = curved(v), curved(2 * v)  # a product is the caller's: the next one does not overwrite it
+        assert traced.traced, list(traces.news())
+        torch.testing.assert_close(first, product(kept, v), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(second, 2 * first, rtol=1e-9, atol=1e-12)
+        rows = torch.stack([v, -v, v])
+        torch.testing.assert_close(traced.curved_rows(rows), torch.stack([first, -first, first]), rtol=1e-9, atol=1e-12)
+        for hparam, value in kept.mixed(v).items():
+            torch.testing.assert_close(traced.mixed(v)[hparam], value, rtol=1e-9, atol=1e-12)
+
+
+def config(response: engine.Response, **parts) -> engine.Config:
+    inner_optimizer = engine.Adam(1e-2, steps=3, batch_size=7)
+    return engine.Config(
+        **{"n_steps": 4, "warmup_steps": 25, "inner": inner_optimizer, "response": response, "trace": True, **parts}
+    )
+
+
+def problem(*layers: nn.Module) -> engine.Problem:
+    """In float64, made on the CPU; its trials run where `tune` puts them."""
+    with torch.device("cpu"):
+        torch.manual_seed(0)
+        x, y = torch.randn(24, 1, 4, 4, dtype=torch.float64), torch.arange(24) % 3
+        model = nn.Sequential(
+            nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.GELU(), nn.Flatten(), *layers, nn.Linear(12, 3)
+        ).double()
+        loss = lambda outputs, batch: F.cross_entropy(outputs, batch["y"], reduction="none")
+        kinds = [L2(model, per="weight", init=-2.0), ExampleWeights(18)]
+        return engine.Problem(model, kinds, loss, loss, train=(x[6:], y[6:]), val=(x[:6], y[:6]), test=(x, y))
+
+
+def tune(posed: engine.Problem, config: engine.Config, device=DEVICE, state: engine.State | None = None):
+    return engine.optimise(posed.bilevel().to(device), posed.data.to(device), config, state)
+
+
+@pytest.mark.parametrize("name", RESPONSES)
+def test_a_trajectory_is_that_of_the_cpu(name: str):
+    here, there = (list(tune(problem(), config(RESPONSES[name]), device)) for device in ("cpu", DEVICE))
+    for ours, theirs in zip(there, here, strict=True):
+        assert ours.val_loss == pytest.approx(theirs.val_loss, rel=1e-5)
+    for hparam, value in here[-1].state.hparams.items():
+        # Weights of examples are float32.
+        torch.testing.assert_close(there[-1].state.hparams[hparam].cpu(), value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", RESPONSES)
+def test_a_trial_goes_on_bit_for_bit(name: str):
+    posed, settings = problem(nn.Dropout(0.2)), config(RESPONSES[name])
+    *_, whole_run = tune(posed, settings)
+    half = next(islice(tune(posed, settings), 1, None))
+    state = engine.State.load(half.state.save())
+    *_, resumed = tune(posed, settings, state=state)
+    assert resumed.state.save() == whole_run.state.save()
+
+
+def test_what_is_recorded_is_what_is_launched_one_by_one(monkeypatch):
+    ends = []
+    for pays in (2, 10**9):
+        for part in (inner, response):
+            monkeypatch.setattr(part, "RECORDING_PAYS", pays)
+        *_, last = tune(problem(nn.Dropout(0.2)), config(engine.Implicit(), autocast="bfloat16"))
+        ends.append(last.state.save())
+    assert ends[0] == ends[1]
+
+
+def test_a_loss_that_waits_for_the_device_is_trained_one_by_one():
+    posed = problem()
+
+    def waits(outputs: Tensor, batch: Batch) -> Tensor:
+        return outputs.square().sum(1) * (1.0 if float(outputs.detach().sum()) > 1e9 else 0.5)
+
+    posed.train_loss = waits
+    steps = list(tune(posed, config(engine.Implicit(), trace=False)))
+    assert steps[-1].train_loss < steps[0].train_loss
+
+
+def test_memory_is_free_after_a_trial():
+    def alive() -> int:
+        gc.collect()
+        return sum(t.numel() for t in gc.get_objects() if type(t) is Tensor and t.device.type == DEVICE.type)
+
+    def trial() -> None:
+        for _ in tune(problem(), config(engine.Implicit())):
+            pass
+
+    trial()  # what is loaded once
+    before, held = alive(), torch.cuda.memory_allocated() if DEVICE.type == "cuda" else 0
+    trial()
+    assert alive() <= before
+    assert (torch.cuda.memory_allocated() if DEVICE.type == "cuda" else 0) <= held
+
+
+def test_too_little_memory_is_told_from_other_errors():
+    posed = problem()
+    posed.train_loss = lambda outputs, batch: outputs.new_ones(2**46).sum() + outputs.sum()
+    with pytest.raises((RuntimeError, MemoryError)) as raised:
+        next(tune(posed, config(engine.Implicit())))
+    assert is_out_of_memory(raised.value)
+    assert list(tune(problem(), config(engine.Implicit())))  # the device is usable afterwards
