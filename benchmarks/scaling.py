@@ -31,7 +31,7 @@ from torch.nn import functional as F
 import nestor_engine as engine
 from benchmarks.measuring import one_thread, status
 from nestor_engine.hparams import L2
-from nestor_worker.process import ALLOCATION
+from nestor_worker.supervisor.runner_process import ALLOCATION
 
 SIZES = (10**3, 10**4, 10**5, 10**6, 10**7, 10**8)
 TOKENS, LENGTH, CLASSES, BATCH = 100, 8, 10, 32

@@ -103,7 +103,7 @@ class Study(Base):
 
 
 class Trial(Base):
-    """A trajectory and its lease. `state` changes in `services.lifecycle` only."""
+    """A trajectory and its lease. `state` changes in `scheduling.leases` only."""
 
     __tablename__ = "trials"
     __table_args__ = (
@@ -206,7 +206,7 @@ class BlobChunk(Base):
 
 
 class UnusedObject(Base):
-    """An object that no chunk refers to: a trigger notes those of deleted chunks, `homes.put` those on their way."""
+    """An object of no chunk: a trigger notes those of deleted chunks, `object_store.put` those on their way."""
 
     __tablename__ = "unused_objects"
 

@@ -10,8 +10,8 @@ from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse
 
 from nestor import schemas
-from nestor_server.events import Streams
 from nestor_server.http.auth import Reader, Tx
+from nestor_server.http.event_stream import Streams
 from nestor_server.routes.parameters import After
 from nestor_server.services import trials
 

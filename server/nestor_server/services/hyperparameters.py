@@ -13,9 +13,10 @@ from nestor import schemas
 from nestor.errors import HyperparametersNotFound, InvalidInput
 from nestor.schemas import HyperparameterInfo
 from nestor_server.models import Blob, Snapshot
-from nestor_server.services import tensor_blobs, trials
-from nestor_server.services.tensor_blobs import Slice
-from nestor_server.services.tensors import Malformed, npy_prefix, safetensors_prefix
+from nestor_server.services import trials
+from nestor_server.storage import tensor_blobs
+from nestor_server.storage.safetensors_header import Malformed, npy_prefix, safetensors_prefix
+from nestor_server.storage.tensor_blobs import Slice
 
 Format = Literal["safetensors", "npy"]
 

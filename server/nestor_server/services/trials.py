@@ -10,9 +10,9 @@ from sqlalchemy.orm import Session
 from nestor import schemas
 from nestor.errors import Forbidden, StudyNotFound, TrialNotFound, ValidationFailed
 from nestor.schemas import Action, Desired, ProgramProblem, Scope, State
-from nestor_server import queue
 from nestor_server.models import Study, Trial
-from nestor_server.services import datasets, lifecycle, moves, paging, programs, studies, warm_starts
+from nestor_server.scheduling import leases, state_machine, task_queue
+from nestor_server.services import datasets, paging, programs, studies, warm_starts
 from nestor_server.services.tokens import Identity
 
 
@@ -61,8 +61,8 @@ def create(session: Session, me: Identity, study_id: UUID, new: schemas.TrialCre
     )
     session.add(trial)
     session.flush()
-    moves.tell(session, trial.id, State.queued, by=f"user {me.user}", why="submitted")
-    queue.send_on_commit(session, trial.id)
+    state_machine.tell(session, trial.id, State.queued, by=f"user {me.user}", why="submitted")
+    task_queue.send_on_commit(session, trial.id)
     session.refresh(trial)
     return describe(trial)
 
@@ -104,7 +104,7 @@ def request(session: Session, me: Identity, trial_id: UUID, action: Action) -> s
     Raises:
         IllegalTransition: not from the trial's present state.
     """
-    return describe(lifecycle.request(session, find(session, me.user_id, trial_id), action, by=f"user {me.user}"))
+    return describe(leases.request(session, find(session, me.user_id, trial_id), action, by=f"user {me.user}"))
 
 
 def extend(session: Session, me: Identity, trial_id: UUID, steps: int) -> schemas.Trial:
@@ -112,7 +112,7 @@ def extend(session: Session, me: Identity, trial_id: UUID, steps: int) -> schema
     Raises:
         IllegalTransition: the trial is neither complete nor paused.
     """
-    return describe(lifecycle.extend(session, find(session, me.user_id, trial_id), steps, by=f"user {me.user}"))
+    return describe(leases.extend(session, find(session, me.user_id, trial_id), steps, by=f"user {me.user}"))
 
 
 def prioritise(session: Session, me: Identity, trial_id: UUID, priority: int) -> schemas.Trial:
@@ -123,8 +123,10 @@ def prioritise(session: Session, me: Identity, trial_id: UUID, priority: int) ->
     trial = find(session, me.user_id, trial_id)
     _may_give(me, priority)
     if trial.priority != priority:
-        moves.write(session, Trial.id == trial.id, priority=priority)
-        moves.tell(session, trial.id, State(trial.state), by=f"user {me.user}", why=f"its priority is {priority} now")
+        state_machine.write(session, Trial.id == trial.id, priority=priority)
+        state_machine.tell(
+            session, trial.id, State(trial.state), by=f"user {me.user}", why=f"its priority is {priority} now"
+        )
         session.refresh(trial)
     return describe(trial)
 

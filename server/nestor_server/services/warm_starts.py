@@ -11,7 +11,7 @@ from nestor.errors import CheckpointNotFound, HyperparametersNotFound
 from nestor.schemas import WarmStart
 from nestor_server.models import Blob, Checkpoint, Snapshot
 from nestor_server.services import trials
-from nestor_server.services.tensor_blobs import Slice
+from nestor_server.storage.tensor_blobs import Slice
 
 
 def find(session: Session, owner_id: UUID, start: WarmStart) -> tuple[WarmStart, UUID]:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nestor_engine import Problem
-from nestor_engine.bilevel import Batch
 from nestor_engine.hparams import (
     L1,
     L2,
@@ -24,6 +23,7 @@ from nestor_engine.hparams import (
     LossReweighting,
     UNet,
 )
+from nestor_engine.objective import Batch
 from nestor_engine.program import Program, export
 
 N, CLASSES = 24, 4

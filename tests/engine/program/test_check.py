@@ -9,7 +9,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from nestor_engine import Problem
-from nestor_engine.check import Report, check
 from nestor_engine.errors import ProblemInvalid
 from nestor_engine.hparams import (
     L2,
@@ -22,6 +21,7 @@ from nestor_engine.hparams import (
     LabelCorrection,
     LossReweighting,
 )
+from nestor_engine.problem.validation.checks import Report, check
 from nestor_engine.program import export
 from tests.engine.program.problems import CLASSES, PROBLEMS, N, classes, cross_entropy, features
 

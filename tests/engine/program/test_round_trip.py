@@ -7,8 +7,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from nestor_engine import Adam, Bilevel, Config, Problem, optimise
-from nestor_engine.bilevel import Batch
 from nestor_engine.hparams import InitialisationScale
+from nestor_engine.objective import Batch
 from nestor_engine.program import export, load
 from tests.engine.program.problems import CLASSES, PROBLEMS, classes, cross_entropy, exported, features
 

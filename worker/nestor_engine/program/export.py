@@ -14,17 +14,17 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from nestor_engine.bilevel import Batch, Bilevel, Tensors
-from nestor_engine.data import INDEX, size_of
+from nestor_engine.data.splits import INDEX, size_of
 from nestor_engine.errors import NotExportable, ProgramRejected
+from nestor_engine.graph_json import Json, valid_name
+from nestor_engine.objective import Batch, Bilevel, Tensors
 from nestor_engine.program.load import FORMAT, FUNCTIONS, load, torch_version
 from nestor_engine.program.trace import BATCH, Traced, quiet, trace
 from nestor_engine.program.write import write
-from nestor_engine.tensors import to_safetensors
-from nestor_engine.values import Json, valid_name
+from nestor_engine.tensors.serialization import to_safetensors
 
 if TYPE_CHECKING:
-    from nestor_engine.problem import Problem
+    from nestor_engine.problem.problem import Problem
 
 # Unlike any size that a model is likely to have, so that no dimension equals the batch's by chance.
 EXAMPLES = 7
