@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -265,8 +265,11 @@ class Worker(Base):
     trial_id: Mapped[UUID | None] = mapped_column(ForeignKey("trials.id", ondelete="SET NULL"))
 
 
+IDEMPOTENCY_WINDOW = timedelta(hours=24)
+
+
 class IdempotencyKey(Base):
-    """A POST that was answered: the same key gets the same answer for a day."""
+    """A POST that was answered: the same key gets the same answer within `IDEMPOTENCY_WINDOW`."""
 
     __tablename__ = "idempotency_keys"
 

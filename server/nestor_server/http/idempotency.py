@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request
@@ -16,10 +15,8 @@ from sqlalchemy.orm import Session
 
 from nestor.errors import IdempotencyConflict
 from nestor_server.http.auth import Tx, Writer
-from nestor_server.models import IdempotencyKey
+from nestor_server.models import IDEMPOTENCY_WINDOW, IdempotencyKey
 from nestor_server.services.tokens import Identity
-
-REMEMBERED = timedelta(hours=24)
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,9 @@ class Maker:
         lock = func.hashtextextended(f"{self.me.token_id} {self.key}", 0)
         self.session.execute(select(func.pg_advisory_xact_lock(lock)))
         mine = (IdempotencyKey.token_id == self.me.token_id, IdempotencyKey.key == self.key)
-        self.session.execute(delete(IdempotencyKey).where(*mine, IdempotencyKey.created_at < func.now() - REMEMBERED))
+        self.session.execute(
+            delete(IdempotencyKey).where(*mine, IdempotencyKey.created_at < func.now() - IDEMPOTENCY_WINDOW)
+        )
         before = self.session.scalars(select(IdempotencyKey).where(*mine)).one_or_none()
         if before is not None:
             if before.request_sha256 != self.request_sha256:

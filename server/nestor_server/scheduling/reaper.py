@@ -11,8 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from nestor.errors import Unavailable
 from nestor_server.database import Sessions
-from nestor_server.http.idempotency import REMEMBERED
-from nestor_server.models import IdempotencyKey
+from nestor_server.models import IDEMPOTENCY_WINDOW, IdempotencyKey
 from nestor_server.scheduling import leases, task_queue
 from nestor_server.settings import Settings
 from nestor_server.storage import garbage_collection, object_store
@@ -54,7 +53,9 @@ class Reaper(threading.Thread):
             for trial_id in leases.reap(session):
                 task_queue.send_on_commit(session, trial_id)
             if tidy:
-                session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < func.now() - REMEMBERED))
+                session.execute(
+                    delete(IdempotencyKey).where(IdempotencyKey.created_at < func.now() - IDEMPOTENCY_WINDOW)
+                )
                 garbage_collection.sweep(session)
 
     def stop(self) -> None:

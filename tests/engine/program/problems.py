@@ -24,7 +24,7 @@ from nestor_engine.hparams import (
     UNet,
 )
 from nestor_engine.objective import Batch
-from nestor_engine.program import Program, export
+from nestor_engine.program import Program
 
 N, CLASSES = 24, 4
 
@@ -209,6 +209,6 @@ def exported(name: str) -> tuple[Problem, Program]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             problem = PROBLEMS[name]()
-            return problem, export(problem)
+            return problem, problem.export()
     finally:
         torch.set_default_dtype(before)

@@ -22,7 +22,6 @@ from nestor_engine.hparams import (
     LossReweighting,
 )
 from nestor_engine.problem.validation.checks import Report, check
-from nestor_engine.program import export
 from tests.engine.program.problems import CLASSES, PROBLEMS, N, classes, cross_entropy, features
 
 
@@ -50,7 +49,6 @@ def test_problems_in_order_pass(name: str):
     problem = PROBLEMS[name]()
     report = check(problem)
     assert report.findings == ()
-    assert report.program == export(problem)
     assert str(report) == "The problem is in order."
 
 

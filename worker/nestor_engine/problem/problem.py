@@ -18,8 +18,8 @@ from nestor_engine.objective import Batch, Bilevel, PyTree, Tensors
 from nestor_engine.problem.meta_copy import skeleton
 
 if TYPE_CHECKING:
-    from nestor_engine.problem.validation.checks import Report
-    from nestor_engine.program import Program
+    from nestor_engine.problem.validation.report import Report
+    from nestor_engine.program.export import Program
 
 Loss = Callable[..., Tensor]  # (outputs, batch) or (outputs, batch, hparams)
 
@@ -157,15 +157,15 @@ class Problem:
 
     def check(self) -> Report:
         """Run one batch through every path, here, and say in the problem's own terms what is wrong."""
-        from nestor_engine.problem.validation.checks import check
+        from nestor_engine.problem.validation.checks import check  # torch.export takes a second to import
 
         return check(self)
 
     def export(self) -> Program:
         """The problem as graphs and tensors, to run where this code is not. See `nestor_engine.program`."""
-        from nestor_engine.program import export
+        from nestor_engine.program.export import export  # torch.export takes a second to import
 
-        return export(self)
+        return export(self.bilevel(), train=self.data.train, val=self.data.val)
 
 
 def _refuse_what_is_trained(name: str, module: nn.Module) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,9 +23,6 @@ from nestor_engine.program.trace import BATCH, Traced, quiet, trace
 from nestor_engine.program.write import write
 from nestor_engine.tensors.serialization import to_safetensors
 
-if TYPE_CHECKING:
-    from nestor_engine.problem.problem import Problem
-
 # Unlike any size that a model is likely to have, so that no dimension equals the batch's by chance.
 EXAMPLES = 7
 
@@ -38,18 +35,16 @@ class Program:
     tensors: bytes
 
 
-def export(problem: Problem) -> Program:
-    """Write a problem's functions and initial values, for any batch size and any device.
+def export(bilevel: Bilevel, *, train: Tensors, val: Tensors) -> Program:
+    """Write the functions and initial values of a problem, for any batch size and any device.
+
+    Args:
+        bilevel: its parameters must be a flat dict.
+        train, val: the columns of the two splits, of which a few examples are read.
 
     Raises:
         NotExportable: a function does something that no graph can hold; the message says which and where.
     """
-    bilevel = problem.bilevel()
-    return export_bilevel(bilevel, train=problem.data.train, val=problem.data.val)
-
-
-def export_bilevel(bilevel: Bilevel, *, train: Tensors, val: Tensors) -> Program:
-    """The same for a `Bilevel` whose parameters are a flat dict; the splits only lend a few examples."""
     for what, names in (
         ("parameter", bilevel.params),
         ("buffer", bilevel.buffers),

@@ -6,14 +6,16 @@ Nothing is raised: what is found is collected, so that one look mends everything
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from nestor_engine.data.splits import INDEX, size_of
+from nestor_engine.data.splits import INDEX, Data, size_of
 from nestor_engine.errors import NotExportable
+from nestor_engine.hparams import Together
 from nestor_engine.objective import Batch, Bilevel, Tensors
 from nestor_engine.problem.validation.report import Finding as Finding
 from nestor_engine.problem.validation.report import Findings as Findings
@@ -23,11 +25,20 @@ from nestor_engine.problem.validation.sensitivity import Missing, missing
 from nestor_engine.program.export import EXAMPLES, export
 from nestor_engine.program.load import load
 
-if TYPE_CHECKING:
-    from nestor_engine.problem.problem import Problem
+
+class Checkable(Protocol):
+    """What a check reads of a `Problem`, which imports this module and so cannot be imported here."""
+
+    hparams: Together
+    train_loss: Callable[..., Tensor]
+    val_loss: Callable[..., Tensor]
+    inputs: tuple[str, ...]
+    data: Data
+
+    def bilevel(self) -> Bilevel: ...
 
 
-def check(problem: Problem, *, batch_size: int | None = None, ship: bool = True) -> Report:
+def check(problem: Checkable, *, batch_size: int | None = None, ship: bool = True) -> Report:
     """Look for mistakes in a problem.
 
     Args:
@@ -38,7 +49,7 @@ def check(problem: Problem, *, batch_size: int | None = None, ship: bool = True)
 
 
 class _Check(Findings):
-    def __init__(self, problem: Problem, batch_size: int | None) -> None:
+    def __init__(self, problem: Checkable, batch_size: int | None) -> None:
         super().__init__()
         self._batch_size = batch_size
         self._original = problem
@@ -194,8 +205,9 @@ class _Check(Findings):
                     )
 
     def _export(self, bilevel: Bilevel) -> None:
+        data = self._original.data
         try:
-            program = self._program = export(self._original)
+            program = export(self._original.bilevel(), train=data.train, val=data.val)
         except NotExportable as error:
             self._error("export", str(error))
             return
@@ -230,7 +242,7 @@ def probe(columns: Tensors, bilevel: Bilevel) -> Batch:
     }
 
 
-def _inputs(problem: Problem, batch: Batch) -> Batch:
+def _inputs(problem: Checkable, batch: Batch) -> Batch:
     return {name: batch[name] for name in problem.inputs}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor
@@ -13,7 +13,6 @@ from torch import Tensor
 from nestor_engine.data.splits import INDEX
 from nestor_engine.errors import EngineError, ProblemInvalid
 from nestor_engine.objective import Batch
-from nestor_engine.program.export import Program
 from nestor_engine.program.failures import place_of_error
 from nestor_engine.program.trace import quiet
 
@@ -34,14 +33,9 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What `check` found; printed, it is one line for each finding.
-
-    Attributes:
-        program: the problem as it was exported for the check, so that nobody needs to trace it twice.
-    """
+    """What `check` found; printed, it is one line for each finding."""
 
     findings: tuple[Finding, ...]
-    program: Program | None = field(default=None, repr=False, compare=False)
 
     @property
     def ok(self) -> bool:
@@ -69,11 +63,10 @@ class Findings:
 
     def __init__(self) -> None:
         self._found: list[Finding] = []
-        self._program: Program | None = None
         self._returned: dict[str, tuple[Any, Batch, Any]] = {}  # loss → what it was last given, and returned
 
     def _report(self) -> Report:
-        return Report(tuple(dict.fromkeys(self._found)), self._program)  # validation and test data repeat each other
+        return Report(tuple(dict.fromkeys(self._found)))  # validation and test data repeat each other
 
     def _noting(self, which: str, loss: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(loss)  # the number of its parameters matters
