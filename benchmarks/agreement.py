@@ -14,8 +14,8 @@ from torch import Tensor
 from benchmarks.peers import LIBRARIES
 from benchmarks.problem import SMALL, TERMS
 from nestor_engine import Bilevel, Hessian, Implicit, Neumann
-from nestor_engine.flat import Ravel
 from nestor_engine.responses import Moment
+from nestor_engine.tensors.ravel import Ravel
 
 TOLERANCE = 1e-6  # relative
 

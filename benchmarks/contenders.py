@@ -14,10 +14,10 @@ from benchmarks import peers
 from benchmarks.models import Case
 from benchmarks.peers import LIBRARIES, free
 from benchmarks.task import Task
+from nestor_engine.autodiff.trace_cache import Traces
 from nestor_engine.curvature import Curvature
-from nestor_engine.flat import Ravel
 from nestor_engine.responses import Moment
-from nestor_engine.traces import Traces
+from nestor_engine.tensors.ravel import Ravel
 
 TERMS = 20  # of the cold series, the slides' own number
 

@@ -19,9 +19,9 @@ from pathlib import Path
 
 from nestor.schemas import Preset
 from nestor_engine import Config, optimise
-from nestor_worker import presets
 from nestor_worker.options import Options
-from nestor_worker.trajectory import Beside, Trajectory
+from nestor_worker.runner import presets
+from nestor_worker.runner.recorder import Beside, Trajectory
 from nestor_worker.workdir import Spec
 from tests.end_to_end import faults
 from tests.end_to_end.api import ENDLESS, PRESET, Api

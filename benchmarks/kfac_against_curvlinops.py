@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 import nestor_engine as engine
 from benchmarks.installed import install_peers
-from nestor_engine.flat import Ravel
+from nestor_engine.autodiff.linearization import Point
 from nestor_engine.hparams import Custom
-from nestor_engine.point import Point
+from nestor_engine.tensors.ravel import Ravel
 
 LOSSES = {
     "cross-entropy": (nn.CrossEntropyLoss(), lambda n: torch.arange(n) % 3),

@@ -32,7 +32,7 @@ from torch.nn import functional as F
 import nestor_engine as engine
 from benchmarks.measuring import DEVICE, ON_GPU, one_thread, status, until
 from nestor_engine.hparams import L2
-from nestor_worker.process import ALLOCATION
+from nestor_worker.supervisor.runner_process import ALLOCATION
 
 SIZES = (10**3, 10**4, 10**5, 10**6, 10**7, 10**8, *([3 * 10**8, 10**9] if ON_GPU else []))
 TOKENS, LENGTH, CLASSES, BATCH = 100, 8, 10, 32

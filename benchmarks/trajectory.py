@@ -35,10 +35,10 @@ import nestor_engine as engine
 from benchmarks import peers
 from benchmarks.measuring import one_thread, seconds
 from benchmarks.task import Task
-from nestor_engine.bilevel import Batch
 from nestor_engine.curvature import Operator
-from nestor_engine.data import Batches
+from nestor_engine.data.splits import Batches
 from nestor_engine.hparams import L2, ExampleWeights
+from nestor_engine.objective import Batch
 from nestor_engine.responses import Hypergradient, Moment, Response
 
 N_TRAIN, N_VAL, LABEL_NOISE = 1_000, 400, 0.3

@@ -29,9 +29,9 @@ from benchmarks.hypergradient import training_gradient
 from benchmarks.measuring import ON_GPU, Run, one_thread, seconds
 from benchmarks.models import MODELS, Case, case
 from benchmarks.task import task_of
-from nestor_engine.point import Point
-from nestor_engine.replay import Recording
-from nestor_engine.traces import Linear, Traced, Traces
+from nestor_engine.autodiff.linearization import Point
+from nestor_engine.autodiff.replay import Recording
+from nestor_engine.autodiff.trace_cache import Linear, Traced, Traces
 
 SMALL = 8  # examples
 ROUNDS, LEAST = 5, 0.02  # rounds, and seconds of each measurement

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from nestor import hparams as hparams
     from nestor import schemas as schemas
     from nestor import visualization as visualization
-    from nestor.client import Client as Client
+    from nestor.remote.client import Client as Client
     from nestor.schemas import WarmStart as WarmStart
     from nestor.study import Study as Study
     from nestor.study import create_study as create_study
@@ -61,7 +61,7 @@ __version__ = "0.1.0"
 
 _MODULES = ("errors", "hparams", "schemas", "visualization")
 _CLIENT = {
-    "Client": "nestor.client",
+    "Client": "nestor.remote.client",
     "Study": "nestor.study",
     "Trial": "nestor.trial",
     "WarmStart": "nestor.schemas",

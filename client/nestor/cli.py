@@ -18,7 +18,7 @@ import typer
 from nestor.errors import NestorError
 
 if TYPE_CHECKING:
-    from nestor.client import Client
+    from nestor.remote.client import Client
     from nestor.schemas import Action
     from nestor.schemas import Trial as TrialRecord
     from nestor.trial import Trial
@@ -171,7 +171,7 @@ def export(
             safetensors.write_bytes(client.snapshot(trial, step))
             written["safetensors"] = str(safetensors)
         if csv is not None:
-            from nestor.tables import write_csv
+            from nestor.results.tables import write_csv
 
             with csv.open("w", newline="", encoding="utf-8") as stream:
                 write_csv(client.steps(trial), stream)
@@ -201,7 +201,7 @@ def _request(trial: UUID, action: Action, server: str | None, *, json: bool) -> 
 
 
 def _client(server: str | None) -> Client:
-    from nestor.client import Client
+    from nestor.remote.client import Client
 
     return Client(server)
 

@@ -13,16 +13,16 @@ from nestor import schemas
 from nestor.backend import Backend
 from nestor.errors import InvalidInput, TrialNotFinished
 from nestor.extras import engine, require
+from nestor.results.values import Values
 from nestor.schemas import WarmStart
 from nestor.trial import Trial, table
-from nestor.values import Values
 
 if TYPE_CHECKING:
     import pandas
 
-    from nestor.client import Client
+    from nestor.remote.client import Client
     from nestor_engine import Config, EarlyStopping, Folds, Problem
-    from nestor_engine.optimizers import Optimizer
+    from nestor_engine.optim.optimizers import Optimizer
     from nestor_engine.responses import Response
 
 Callback = Callable[["Study", Trial], None]
@@ -152,7 +152,7 @@ class Study:
 
     def _check(self, problem: Problem, config: Config) -> None:
         from nestor_engine import Problem
-        from nestor_engine.check import check
+        from nestor_engine.problem.validation.checks import check
 
         if not isinstance(problem, Problem):
             raise InvalidInput(
@@ -285,11 +285,11 @@ def get_all_study_names(*, server: str | Client | None = None, token: str | None
 
 def _backend(server: str | Client | None, token: str | None) -> Backend:
     if server is None:
-        from nestor.local import here
+        from nestor.local.backend import here
 
         return here
     if isinstance(server, str):
-        from nestor.client import Client
+        from nestor.remote.client import Client
 
         return Client(server, token)
     return server

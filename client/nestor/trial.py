@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from nestor import schemas, weights
+from nestor import schemas
 from nestor.backend import Backend
 from nestor.errors import HyperparametersNotFound, TrialFailed
 from nestor.extras import require
+from nestor.results import weights
+from nestor.results.values import Values, members
 from nestor.schemas import Action, Attempt, Event, EventType, State, Step
-from nestor.values import Values, members
 
 if TYPE_CHECKING:
     import numpy
@@ -124,7 +125,7 @@ class Trial:
         Raises:
             TrialFailed: it failed. What it recorded can be read all the same.
         """
-        from nestor.progress import Bar
+        from nestor.results.progress import Bar
 
         with Bar(self.record, show=show_progress_bar) as bar:
             try:

@@ -15,10 +15,10 @@ from examples.paper.lab import Lab, Row
 from examples.paper.networks import accuracy, cross_entropy, softmax_regression
 from examples.paper.pictures import matrices
 from nestor.hparams import L2
+from nestor_engine.autodiff.linearization import Point
 from nestor_engine.curvature import Curvature, Operator
-from nestor_engine.flat import Ravel
-from nestor_engine.point import Point
 from nestor_engine.responses import Moment
+from nestor_engine.tensors.ravel import Ravel
 
 INNER = nestor.Adam(3e-3, steps=20, batch_size=1_000)
 SHOWN = 400  # pixels of a picture, a side

@@ -21,9 +21,9 @@ from nestor import ConjugateGradient, Direct, GaussNewton, Hessian, Identity, Im
 from nestor.errors import TrialFailed
 from nestor.hparams import L2
 from nestor_engine import Step, optimise
-from nestor_engine.flat import Ravel
-from nestor_engine.point import Point
+from nestor_engine.autodiff.linearization import Point
 from nestor_engine.responses import Moment, Response
+from nestor_engine.tensors.ravel import Ravel
 
 N_TRAIN, N_VAL = 200, 200
 INNER_STEPS = 10

@@ -11,19 +11,19 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from nestor_server import database, routes
-from nestor_server.events import Listener, Streams
 from nestor_server.http import problems
+from nestor_server.http.event_stream import Listener, Streams
 from nestor_server.http.middleware import Surroundings
-from nestor_server.reaper import Reaper
-from nestor_server.services import homes
+from nestor_server.scheduling.reaper import Reaper
 from nestor_server.settings import Settings
 from nestor_server.settings import settings as from_environment
+from nestor_server.storage import object_store
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or from_environment()
     if settings.blob_url is not None:
-        homes.open_store(settings.blob_url)  # what cannot be used is refused now, not at the first large upload
+        object_store.open_store(settings.blob_url)  # what cannot be used is refused now, not at the first large upload
     engine = database.make_engine(settings, "nestor-server")
     sessions = database.make_sessions(engine, settings)
     listener = Listener(settings)

@@ -14,8 +14,8 @@ from sqlalchemy import create_engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from nestor import credentials
 from nestor.errors import NestorError
+from nestor.remote import credentials
 from nestor_server import database
 from nestor_server.embedded.access import database_settings
 from nestor_server.embedded.binaries import find_postgres, find_valkey

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -103,7 +103,7 @@ class Study(Base):
 
 
 class Trial(Base):
-    """A trajectory and its lease. `state` changes in `services.lifecycle` only."""
+    """A trajectory and its lease. `state` changes in `scheduling.leases` only."""
 
     __tablename__ = "trials"
     __table_args__ = (
@@ -206,7 +206,7 @@ class BlobChunk(Base):
 
 
 class UnusedObject(Base):
-    """An object that no chunk refers to: a trigger notes those of deleted chunks, `homes.put` those on their way."""
+    """An object of no chunk: a trigger notes those of deleted chunks, `object_store.put` those on their way."""
 
     __tablename__ = "unused_objects"
 
@@ -265,8 +265,11 @@ class Worker(Base):
     trial_id: Mapped[UUID | None] = mapped_column(ForeignKey("trials.id", ondelete="SET NULL"))
 
 
+IDEMPOTENCY_WINDOW = timedelta(hours=24)
+
+
 class IdempotencyKey(Base):
-    """A POST that was answered: the same key gets the same answer for a day."""
+    """A POST that was answered: the same key gets the same answer within `IDEMPOTENCY_WINDOW`."""
 
     __tablename__ = "idempotency_keys"
 

@@ -8,7 +8,7 @@ from types import FrameType
 import uvicorn
 
 from nestor_server.app import create_app
-from nestor_server.events import Listener
+from nestor_server.http.event_stream import Listener
 from nestor_server.settings import settings as from_environment
 
 GRACE = 5  # seconds that requests get to finish

@@ -142,10 +142,10 @@ def test_steps_that_are_taken_back_disappear_from_the_curve(page, server, token,
     page.goto(f"{server.url}/#token={token}")
     page.get_by_role("button", name="digits").click()
     steps_drawn(page, 12)
-    from nestor_server.services import lifecycle
+    from nestor_server.scheduling import leases
 
     with server.sessions.begin() as session:
-        lifecycle.requeue(session, run.lease, "drained", paid_from="preemptions")
+        leases.requeue(session, run.lease, "drained", paid_from="preemptions")
     run.claim()
     run.number = 2
     run.record(1)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from nestor import credentials
-from nestor.client import Client
 from nestor.errors import ClientError, NoToken
+from nestor.remote import credentials
+from nestor.remote.client import Client
 
 
 @pytest.fixture(autouse=True)

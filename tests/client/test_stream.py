@@ -9,9 +9,9 @@ from uuid import uuid4
 import pytest
 
 import nestor
-from nestor import stream
-from nestor.client import Client
 from nestor.errors import PROBLEM_JSON, ServerUnreachable, TrialNotFound, Unavailable
+from nestor.remote import event_stream
+from nestor.remote.client import Client
 from nestor.schemas import Event, State
 from tests.client.cutting import cutting
 from tests.client.problems import ridge
@@ -21,8 +21,8 @@ from tests.support.server import free_port
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(stream, "FIRST_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(stream, "LONGEST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(event_stream, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(event_stream, "LONGEST_PAUSE_SECONDS", 0.05)
 
 
 def event(seq: int, type: str = "log", **data) -> bytes:
@@ -98,7 +98,7 @@ def test_a_server_that_never_answered_is_unreachable_at_once():
 
 
 def test_patience_ends(monkeypatch):
-    monkeypatch.setattr(stream, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(event_stream, "PATIENCE_SECONDS", 0.3)
     began = time.monotonic()
     with scripted(pieces(event(1)), hang_up) as script, pytest.raises(ServerUnreachable):
         follow(script.url)

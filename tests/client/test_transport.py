@@ -9,8 +9,8 @@ from uuid import UUID
 import pytest
 
 from nestor import errors, schemas
-from nestor.client import Client
 from nestor.errors import PROBLEM_JSON, NestorError, ServerUnreachable, StudyExists, Unauthenticated
+from nestor.remote.client import Client
 from tests.client.scripted import answer, hang_up, scripted
 from tests.support.server import free_port
 
@@ -95,7 +95,7 @@ def test_retry_after_is_obeyed(form):
 
 
 def test_a_server_that_stays_busy_says_so_in_its_own_words(monkeypatch):
-    monkeypatch.setattr("nestor.transport.ATTEMPTS", 2)
+    monkeypatch.setattr("nestor.remote.transport.ATTEMPTS", 2)
     with scripted(BUSY) as script, Client(script.url, "token") as client:
         with pytest.raises(errors.Unavailable, match="The database does not answer right now"):
             client.me()

@@ -6,9 +6,9 @@ import os
 
 import pytest
 
-from nestor import uploads
-from nestor.client import Client
 from nestor.errors import BlobNotFound, ServerUnreachable
+from nestor.remote import uploads
+from nestor.remote.client import Client
 from nestor.schemas import CHUNK_BYTES
 from tests.client.cutting import cutting
 

@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 
 from nestor.errors import IllegalTransition, NestorError
 from nestor_server.models import Blob, Checkpoint, Event, Snapshot, Step, Trial
-from nestor_server.services import blobs
+from nestor_server.storage import blobs
 from tests.support.server import Server, wait_for
 
 PRESET = {"model": {"kind": "mlp", "hidden": [8]}, "train_size": 100, "val_size": 50}

@@ -14,7 +14,7 @@ import torch
 from nestor import Client
 from nestor.schemas import CONFIGURATION, Preset, TrialCreate
 from nestor_engine import Config, Problem, State, Step, optimise, restore, start_from
-from nestor_worker import presets
+from nestor_worker.runner import presets
 from tests.end_to_end import faults
 from tests.end_to_end.api import PRESET, Api, spec_of, without_clock
 from tests.end_to_end.faults import FAULTS

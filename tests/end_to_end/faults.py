@@ -13,8 +13,8 @@ from uuid import UUID
 
 import psutil
 
-from nestor_server import queue
 from nestor_server.embedded.process import Child
+from nestor_server.scheduling import task_queue
 from tests.end_to_end.api import Api
 from tests.end_to_end.house import LEASE, House
 from tests.support.server import wait_for
@@ -105,7 +105,7 @@ def kill(child: Child | None) -> None:
 def flush_the_broker_and_ring_again_and_again(house: House, api: Api, trial_id: str) -> None:
     house.flush_broker()
     for _ in range(3):
-        assert queue.send(house.server.settings, UUID(trial_id))
+        assert task_queue.send(house.server.settings, UUID(trial_id))
 
 
 def send_the_database_away(house: House, api: Api, trial_id: str) -> None:

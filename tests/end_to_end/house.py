@@ -19,7 +19,7 @@ from nestor_server.embedded.home import Home
 from nestor_server.embedded.postgres import Postgres
 from nestor_server.embedded.valkey import Valkey
 from nestor_server.models import BlobChunk, UnusedObject
-from nestor_server.queue import QUEUE
+from nestor_server.scheduling.task_queue import QUEUE
 from nestor_worker import workdir
 from tests.end_to_end import witness
 from tests.support.objects import keys

@@ -14,7 +14,7 @@ from sqlalchemy import func, select, update
 from nestor.schemas import CONFIGURATION, Preset, TrialCreate
 from nestor_engine import optimise, restore
 from nestor_server import models
-from nestor_worker import presets
+from nestor_worker.runner import presets
 from tests.end_to_end.api import PRESET, Api, spec_of
 from tests.support.server import Server, wait_for
 from tests.support.worker import Worker, running_worker

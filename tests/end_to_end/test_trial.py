@@ -10,8 +10,8 @@ import pytest
 from nestor.schemas import Preset
 from nestor_engine import Adam, Config, RMSprop, optimise
 from nestor_server.models import Dataset, Program, Study
-from nestor_server.services import blobs
-from nestor_worker import presets
+from nestor_server.storage import blobs
+from nestor_worker.runner import presets
 from tests.end_to_end.api import ENDLESS, PRESET, Api
 from tests.support.server import Server, wait_for
 from tests.support.worker import Worker

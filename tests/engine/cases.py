@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nestor_engine as engine
-from nestor_engine.bilevel import Batch, Bilevel, Tensors
+from nestor_engine.autodiff.linearization import Point, native_recurrence, twice_differentiable
 from nestor_engine.curvature import Curvature
-from nestor_engine.data import INDEX
-from nestor_engine.flat import Ravel
+from nestor_engine.data.splits import INDEX
 from nestor_engine.hparams import L2, Custom, ExampleWeights
-from nestor_engine.point import Point, native_recurrence, twice_differentiable
-from nestor_engine.seeding import randomness
+from nestor_engine.objective import Batch, Bilevel, Tensors
+from nestor_engine.tensors.random import randomness
+from nestor_engine.tensors.ravel import Ravel
 from tests.engine.device import DEVICE
 
 SEED = 7

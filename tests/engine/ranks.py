@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import nestor_engine as engine
-from nestor_engine.group import ALONE, Group
+from nestor_engine.distributed import ALONE, Group
 from nestor_engine.hparams import L2, ExampleWeights
 from tests.engine.device import DEVICE
 

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nestor_engine as engine
-from nestor_engine import inner
-from nestor_engine.bilevel import Batch, Bilevel
+from nestor_engine.autodiff.linearization import Point
+from nestor_engine.autodiff.trace_cache import Traces
 from nestor_engine.errors import is_out_of_memory
-from nestor_engine.flat import Ravel
 from nestor_engine.hparams import L2, ExampleWeights
-from nestor_engine.point import Point
+from nestor_engine.objective import Batch, Bilevel
 from nestor_engine.responses import response
-from nestor_engine.seeding import randomness
-from nestor_engine.traces import Traces
+from nestor_engine.tensors.random import randomness
+from nestor_engine.tensors.ravel import Ravel
+from nestor_engine.training import inner_loop as inner
 from tests.engine.cases import CASES, SEED, posed, whole
 from tests.engine.device import DEVICE
 

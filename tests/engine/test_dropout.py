@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import nestor_engine as engine
 from nestor_engine.hparams import Dropout
-from nestor_engine.seeding import randomness
+from nestor_engine.tensors.random import randomness
 from tests.engine.cases import SEED, cross_entropy, whole
 from tests.engine.device import DEVICE
 

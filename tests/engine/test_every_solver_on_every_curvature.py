@@ -15,9 +15,9 @@ from torch import Tensor
 
 import nestor_engine as engine
 from nestor_engine.curvature import Curvature, Operator
-from nestor_engine.seeding import derive_seed
 from nestor_engine.solvers import Outcome, Solution, Solver
 from nestor_engine.solvers.sketch import sketch
+from nestor_engine.tensors.random import derive_seed
 from tests.engine.cases import CASES, dense, matrix
 
 CURVATURES = [

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nestor_engine as engine
-from nestor_engine.bilevel import Tensors
 from nestor_engine.errors import ProblemInvalid
 from nestor_engine.hparams import (
     L1,
@@ -29,8 +28,9 @@ from nestor_engine.hparams import (
     UNet,
 )
 from nestor_engine.hparams.together import together
+from nestor_engine.objective import Tensors
 from nestor_engine.responses import Moment
-from nestor_engine.seeding import randomness
+from nestor_engine.tensors.random import randomness
 from tests.engine.cases import SEED, Dense, cross_entropy, whole
 from tests.engine.device import DEVICE
 

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 import nestor_engine as engine
-from nestor_engine.bilevel import Bilevel, Tensors
 from nestor_engine.curvature import Curvature
-from nestor_engine.flat import Ravel
+from nestor_engine.objective import Bilevel, Tensors
 from nestor_engine.responses import Moment, Response
-from nestor_engine.seeding import randomness
+from nestor_engine.tensors.random import randomness
+from nestor_engine.tensors.ravel import Ravel
 from tests.engine.cases import CASES, SEED, Dense, dense, matrix, posed, ridge, ridge_minimiser
 from tests.engine.device import DEVICE
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 import nestor_engine as engine
-from nestor_engine.bilevel import Tensors
-from nestor_engine.inner import InnerLoop
+from nestor_engine.objective import Tensors
 from nestor_engine.responses import Hypergradient, Moment
 from nestor_engine.solvers import Outcome
+from nestor_engine.training.inner_loop import InnerLoop
 from tests.engine.cases import Dense, build, posed, quadratic, ridge
 
 WHOLE = engine.SGD(0.1, batch_size=10_000)

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nestor_engine as engine
+from nestor_engine.autodiff.linearization import Point
 from nestor_engine.curvature import Operator
 from nestor_engine.curvature.layers import Recorder, as_rows
-from nestor_engine.flat import Ravel
-from nestor_engine.point import Point
 from nestor_engine.program import load
-from nestor_engine.seeding import randomness
+from nestor_engine.tensors.random import randomness
+from nestor_engine.tensors.ravel import Ravel
 from tests.engine.cases import PROBLEMS, SEED, Dense, cross_entropy, dense_of, posed, softmax_regression, squared
 from tests.engine.device import DEVICE
 from tests.engine.program.problems import exported

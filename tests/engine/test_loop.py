@@ -8,10 +8,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import nestor_engine as engine
-from nestor_engine.data import Batches
+from nestor_engine.data.splits import Batches
 from nestor_engine.hparams import L2, Custom, ExampleWeights
-from nestor_engine.seeding import derive_seed
-from nestor_engine.tensors import to_safetensors
+from nestor_engine.tensors.random import derive_seed
+from nestor_engine.tensors.serialization import to_safetensors
 
 
 def _problem(n: int = 60) -> engine.Problem:

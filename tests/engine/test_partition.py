@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nestor_engine as engine
-from nestor_engine.data import INDEX, size_of
+from nestor_engine.data.folds import Partition
+from nestor_engine.data.splits import INDEX, size_of
 from nestor_engine.hparams import L2
-from nestor_engine.partition import Partition
+from nestor_engine.tensors.ravel import Ravel
 
 N_TRAIN, N_VAL = 22, 11
 FOLDS = engine.Folds(3)
@@ -134,7 +135,7 @@ def test_the_held_out_loss_is_that_of_the_step_s_weights_on_the_held_out_example
     *_, step = engine.optimise(problem.bilevel(), problem.data, config)
     held_out = Partition(problem.data, None, HALF, config.seed).held_out
     bilevel = problem.bilevel()
-    params = engine.flat.Ravel(bilevel.params).tree(step.state.weights)
+    params = Ravel(bilevel.params).tree(step.state.weights)
     told = engine.evaluate(bilevel, params, step.state.buffers, step.state.hparams, held_out)
     assert step.held_out_loss == told["loss"]
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 import nestor_engine as engine
 from nestor_engine.curvature import Operator
-from nestor_engine.flat import Ravel
 from nestor_engine.hparams import L2
 from nestor_engine.responses import Moment
+from nestor_engine.tensors.ravel import Ravel
 from tests.engine.cases import build, cross_entropy, whole
 
 pytestmark = pytest.mark.usefixtures("seeded")

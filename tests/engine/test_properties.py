@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import nestor_engine as engine
-from nestor_engine import loop
-from nestor_engine.bilevel import Tensors
+from nestor_engine.autodiff.linearization import Point
 from nestor_engine.curvature import Curvature, Operator
-from nestor_engine.flat import Ravel
-from nestor_engine.inner import InnerLoop
-from nestor_engine.point import Point
+from nestor_engine.objective import Tensors
 from nestor_engine.responses import Moment
 from nestor_engine.solvers import Outcome, Solver
+from nestor_engine.tensors.ravel import Ravel
+from nestor_engine.training import outer_loop
+from nestor_engine.training.inner_loop import InnerLoop
 from tests.engine.cases import Dense, build, dense, ridge, ridge_minimiser, whole
 from tests.engine.device import DEVICE
 
@@ -174,7 +174,7 @@ def test_an_evaluation_in_pieces_is_that_of_the_whole(size: int, name: str):
     problem.metrics["right"] = lambda outputs, batch: (outputs.argmax(1) == batch["y"]).float()
     b, train = problem.bilevel(), problem.data.train
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "EVALUATION_BATCH", size)
+        patch.setattr(outer_loop, "EVALUATION_BATCH", size)
         pieces = engine.evaluate(b, b.params, b.buffers, b.hparams, train)
     told = b.evaluate(b.params, b.buffers, b.hparams, whole(train))
     assert pieces == pytest.approx({metric: float(value) for metric, value in told.items()}, rel=1e-6)

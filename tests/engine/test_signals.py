@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nestor_engine as engine
-from nestor_engine.bilevel import Batch
 from nestor_engine.curvature.signals import MOST_OUTPUTS, signals
+from nestor_engine.objective import Batch
 from tests.engine.cases import Dense, cross_entropy, dense_of, posed, squared
 
 pytestmark = pytest.mark.usefixtures("seeded")

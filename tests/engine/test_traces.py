@@ -10,11 +10,11 @@ from torch import nn
 from torch.nn import functional as F
 
 import nestor_engine as engine
+from nestor_engine.autodiff.linearization import Point
+from nestor_engine.autodiff.partial_eval import split
+from nestor_engine.autodiff.simplify import aten
+from nestor_engine.autodiff.trace_cache import Traces
 from nestor_engine.curvature import Operator
-from nestor_engine.point import Point
-from nestor_engine.simplify import aten
-from nestor_engine.split import split
-from nestor_engine.traces import Traces
 from tests.engine.cases import CASES, Dense, dense
 
 EVERYWHERE = [Point.hessian_product, Point.gauss_newton_product]
@@ -107,7 +107,7 @@ def test_a_trace_that_was_kept_is_not_made_again_and_gives_the_same_bits(name: s
     at(case, case.w, traces).curved(product)
     kept = Traces(traces.save())
     assert kept.are_known
-    monkeypatch.setattr("nestor_engine.traces.split", None)  # no further tracing
+    monkeypatch.setattr("nestor_engine.autodiff.trace_cache.split", None)  # no further tracing
     w = case.w + 0.1 * torch.randn_like(case.w)
     v, q = torch.randn(2, len(w), dtype=w.dtype)
     first, again = at(case, w, traces), at(case, w, kept)

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 import nestor_engine as engine
-from nestor_engine.bilevel import Tensors
-from nestor_engine.data import Batches
-from nestor_engine.flat import Ravel
+from nestor_engine.autodiff.linearization import twice_differentiable
+from nestor_engine.data.splits import Batches
 from nestor_engine.hparams import InitialisationScale
-from nestor_engine.inner import InnerLoop
-from nestor_engine.point import twice_differentiable
+from nestor_engine.objective import Tensors
 from nestor_engine.responses import Moment, Response
-from nestor_engine.seeding import derive_seed, randomness
-from nestor_engine.state import State
+from nestor_engine.tensors.random import derive_seed, randomness
+from nestor_engine.tensors.ravel import Ravel
+from nestor_engine.training.inner_loop import InnerLoop
+from nestor_engine.training.state import State
 from tests.engine.cases import Dense, build, whole
 
 INNER = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nestor_engine import data
+from nestor_engine.data import splits
 from nestor_engine.program.load import FORMAT, FUNCTIONS, MAX_GRAPHS_BYTES
 from nestor_server.services import datasets, programs
 
@@ -13,4 +13,4 @@ def test_the_server_takes_in_the_programs_that_the_engine_reads():
 
 
 def test_the_server_reserves_the_column_that_the_engine_adds():
-    assert datasets.RESERVED == data.INDEX
+    assert datasets.RESERVED == splits.INDEX

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 import nestor
 import nestor_engine
-from nestor.client import Client
 from nestor.hparams import L2
+from nestor.remote.client import Client
 from nestor.schemas import State
 from tests.support.server import Server
 

@@ -68,7 +68,7 @@ def test_the_search_finds_what_it_looks_for():
 
 
 def test_celery_takes_json_alone():
-    from nestor_server.queue import celery_app
+    from nestor_server.scheduling.task_queue import celery_app
     from nestor_server.settings import Settings
 
     configuration = celery_app(Settings()).conf

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import save
 
 from nestor.schemas import HyperparameterInfo, State, Step
-from nestor_server.services import lifecycle, recording
+from nestor_server.scheduling import leases, recording
 from tests.support.server import Server, running_server
 from tests.support.services import Services
 
@@ -68,7 +68,7 @@ class Run:
 
     def claim(self) -> None:
         with self.server.sessions.begin() as session:
-            lease = lifecycle.claim(session, self.id, "worker")
+            lease = leases.claim(session, self.id, "worker")
         assert lease is not None
         self.lease = lease
 
@@ -93,7 +93,7 @@ class Run:
 
     def finish(self, state: State = State.complete, error: dict[str, Any] | None = None) -> None:
         with self.server.sessions.begin() as session:
-            lifecycle.finish(session, self.lease, state, error)
+            leases.finish(session, self.lease, state, error)
 
 
 def step(number: int, held_out: float | None = None) -> Step:

@@ -15,7 +15,7 @@ import pytest
 from httpx_sse import EventSource
 
 from nestor.schemas import State
-from nestor_server.services import journal
+from nestor_server.scheduling import event_log
 from tests.server.conftest import Run, ok, problem
 
 Seen = tuple[int, str, dict[str, Any]]
@@ -67,7 +67,7 @@ def test_a_stream_that_is_cut_again_and_again_loses_and_repeats_nothing_under_co
     def chatter() -> None:
         while not done.is_set():
             with server.sessions.begin() as session:
-                journal.append(session, run.id, "log", {"text": "hello"})
+                event_log.append(session, run.id, "log", {"text": "hello"})
 
     writers = [threading.Thread(target=worker), *(threading.Thread(target=chatter) for _ in range(2))]
     for writer in writers:
@@ -98,9 +98,9 @@ def test_a_rewind_is_told_before_the_steps_that_replace_the_withdrawn_ones(serve
     assert [data.get("number") for _, kind, data in before if kind == "step"] == [1, 2, 3, 4]
 
     with server.sessions.begin() as session:
-        from nestor_server.services import lifecycle
+        from nestor_server.scheduling import leases
 
-        lifecycle.requeue(session, run.lease, "the worker is drained")
+        leases.requeue(session, run.lease, "the worker is drained")
     run.claim()
     run.number = 2
     run.record(2)

@@ -14,8 +14,9 @@ from nestor.errors import BlobNotFound, InvalidInput, Unavailable
 from nestor_server import database
 from nestor_server.database import Sessions
 from nestor_server.models import Blob, BlobChunk, UnusedObject, User
-from nestor_server.services import blobs, homes, readiness
+from nestor_server.services import readiness
 from nestor_server.settings import Settings
+from nestor_server.storage import blobs, object_store
 from tests.support.objects import keys, settings_of
 from tests.support.server import free_port, new_database
 from tests.support.services import Services
@@ -66,7 +67,7 @@ def owner(sessions: Sessions) -> Iterator[UUID]:
         session.execute(delete(User).where(User.id == user.id))
     with sessions.begin() as session:
         session.execute(update(UnusedObject).values(since=func.now() - timedelta(days=1)))
-        homes.sweep(session)
+        object_store.sweep(session)
     assert keys(database.settings_of(session).blob_url or "") == set()
 
 
@@ -95,13 +96,13 @@ def test_an_object_whose_transaction_was_rolled_back_is_deleted_but_not_while_it
     with sessions() as session:
         blobs.store(session, owner, LARGE)
         with sessions.begin() as other:
-            assert homes.sweep(other) == 0
+            assert object_store.sweep(other) == 0
         session.rollback()
     (key,) = keys(settings.blob_url)
     with sessions.begin() as session:
         session.execute(update(UnusedObject).where(UnusedObject.key == key).values(since=func.now()))
     with sessions.begin() as session:
-        assert homes.sweep(session) == 1
+        assert object_store.sweep(session) == 1
     assert keys(settings.blob_url) == set()
 
 
@@ -112,12 +113,12 @@ def test_the_object_of_a_deleted_blob_stays_for_a_while_and_then_goes(sessions, 
         session.execute(delete(Blob).where(Blob.id == blob.id))
     patient = new_sessions(settings.model_copy(update={"object_grace_seconds": 60}))
     with patient.begin() as session:
-        assert homes.sweep(session) == 0
+        assert object_store.sweep(session) == 0
     with sessions.begin() as session:
-        assert homes.sweep(session) == 1
+        assert object_store.sweep(session) == 1
     assert keys(settings.blob_url) == set()
     with sessions.begin() as session:
-        assert homes.sweep(session) == 0
+        assert object_store.sweep(session) == 0
 
 
 def test_a_sweep_that_was_not_committed_is_swept_again(sessions, owner):
@@ -126,10 +127,10 @@ def test_a_sweep_that_was_not_committed_is_swept_again(sessions, owner):
     with sessions.begin() as session:
         session.execute(delete(Blob).where(Blob.id == blob.id))
     with sessions() as session:
-        assert homes.sweep(session) == 1
+        assert object_store.sweep(session) == 1
         session.rollback()
     with sessions.begin() as session:
-        assert homes.sweep(session) == 1
+        assert object_store.sweep(session) == 1
 
 
 def test_the_same_bytes_stored_again_after_a_deletion_are_another_object(sessions, settings, owner):
@@ -140,14 +141,14 @@ def test_the_same_bytes_stored_again_after_a_deletion_are_another_object(session
     with sessions.begin() as session:
         again = blobs.store(session, owner, LARGE)
     with sessions.begin() as session:
-        assert homes.sweep(session) == 1
+        assert object_store.sweep(session) == 1
         assert blobs.load(session, again) == LARGE
 
 
 def test_a_blob_whose_object_is_gone_is_not_found(sessions, settings, owner):
     with sessions.begin() as session:
         blob = blobs.store(session, owner, LARGE)
-        homes.open_store(settings.blob_url).delete(next(iter(keys(settings.blob_url))))
+        object_store.open_store(settings.blob_url).delete(next(iter(keys(settings.blob_url))))
         with pytest.raises(BlobNotFound):
             blobs.load(session, blob)
 
@@ -164,11 +165,11 @@ def test_a_store_that_does_not_answer_is_unavailable_and_the_server_not_ready(ne
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
-    monkeypatch.setitem(homes.RETRY, "max_retries", 0)
+    monkeypatch.setitem(object_store.RETRY, "max_retries", 0)
     away = settings.model_copy(update={"blob_url": "s3://away/nestor"})
     sessions = new_sessions(away)
     with sessions() as session, pytest.raises(Unavailable, match="object store does not answer"):
-        homes.put(session, UUID(int=0), LARGE)
+        object_store.put(session, UUID(int=0), LARGE)
     checks = readiness.check(sessions, away).checks
     assert checks == {"database": "ok", "migrations": "ok", "broker": "ok", "object store": "does not answer"}
     assert readiness.check(sessions, settings).checks["object store"] == "ok"
@@ -179,4 +180,4 @@ def test_a_store_that_does_not_answer_is_unavailable_and_the_server_not_ready(ne
 @pytest.mark.parametrize("wrong", ["nonsense", "ftp://somewhere/else", "file://relative/path"])
 def test_an_address_that_is_none_is_refused_with_an_example(wrong):
     with pytest.raises(InvalidInput, match="NESTOR_BLOB_URL must be like file:///srv/nestor or s3://bucket/prefix"):
-        homes.check(Settings(blob_url=wrong))
+        object_store.check(Settings(blob_url=wrong))

@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from nestor.schemas import Scope
 from nestor_server.models import Worker
-from nestor_server.queue import QUEUE
+from nestor_server.scheduling.task_queue import QUEUE
 from tests.server.conftest import SPEC, Run, ok, problem
 from tests.support.server import free_port, running_server, wait_for
 

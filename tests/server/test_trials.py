@@ -14,8 +14,8 @@ from sqlalchemy import func, select
 
 from nestor.schemas import GaussNewton, Scope, State
 from nestor_server.models import Blob
-from nestor_server.queue import QUEUE
-from nestor_server.services import lifecycle
+from nestor_server.scheduling import leases
+from nestor_server.scheduling.task_queue import QUEUE
 from tests.server.conftest import SPEC, ok, problem
 
 
@@ -94,12 +94,12 @@ def test_a_message_leaves_after_the_commit_and_none_with_a_refusal(server, http,
 
 
 def test_a_transaction_that_is_rolled_back_sends_nothing(server):
-    from nestor_server import queue
+    from nestor_server.scheduling import task_queue
 
     before = waiting(server)
     with server.sessions() as session:
         session.connection()
-        queue.send_on_commit(session, uuid4())
+        task_queue.send_on_commit(session, uuid4())
         session.rollback()
         session.connection()
         session.commit()
@@ -107,7 +107,7 @@ def test_a_transaction_that_is_rolled_back_sends_nothing(server):
 
     with server.sessions() as session:
         with session.begin_nested():
-            queue.send_on_commit(session, uuid4())
+            task_queue.send_on_commit(session, uuid4())
         assert waiting(server) == before  # the savepoint is released, the transaction still open
         session.commit()
     assert waiting(server) == before + 1
@@ -175,7 +175,7 @@ def test_a_failed_trial_is_retried_and_asking_twice_changes_nothing(http, run):
 
 def test_attempts_are_told_with_who_and_when_and_why(server, http, run):
     with server.sessions.begin() as session:
-        lifecycle.requeue(session, run.lease, "its runner was killed", paid_from="restarts")
+        leases.requeue(session, run.lease, "its runner was killed", paid_from="restarts")
     assert ok(http.get(run.path))["restarts"] == 1
     run.claim()
     first, second = ok(http.get(f"{run.path}/attempts"))["items"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from nestor_server.services import homes
+from nestor_server.storage import object_store
 from tests.support.server import free_port, wait_for
 
 BUCKET = "nestor"
@@ -44,7 +44,7 @@ def running_s3() -> Generator[str]:
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
-        homes.open_store.cache_clear()
+        object_store.open_store.cache_clear()
         process.terminate()
         process.wait(10)
 
@@ -70,5 +70,5 @@ def settings_of(home: str, directory: Path) -> Generator[dict[str, Any]]:
 
 def keys(url: str) -> set[str]:
     """Of all objects in a store."""
-    listed: Iterable[Any] = (item for page in homes.open_store(url).list() for item in page)
+    listed: Iterable[Any] = (item for page in object_store.open_store(url).list() for item in page)
     return {item["path"] for item in listed}

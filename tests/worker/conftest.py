@@ -11,9 +11,9 @@ from sqlalchemy import make_url, select
 from sqlalchemy.orm import Session
 
 from nestor.schemas import Desired, State
-from nestor_server import queue
 from nestor_server.database import Sessions, make_engine, make_sessions, migrate, plain_url
 from nestor_server.models import Study, Trial, User
+from nestor_server.scheduling import task_queue
 from nestor_server.settings import Settings
 
 SPEC = {
@@ -50,7 +50,7 @@ def session(sessions: Sessions) -> Iterator[Session]:
 def sent(monkeypatch) -> list:
     """What was handed to the broker, instead of the broker: nobody here listens."""
     trials: list = []
-    monkeypatch.setattr(queue, "send", lambda settings, trial_id: trials.append(trial_id))
+    monkeypatch.setattr(task_queue, "send", lambda settings, trial_id: trials.append(trial_id))
     return trials
 
 

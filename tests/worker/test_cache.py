@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nestor.errors import BlobDamaged
-from nestor_worker.cache import ABANDONED_SECONDS, Cache
+from nestor_worker.supervisor.blob_cache import ABANDONED_SECONDS, Cache
 
 
 def digest_of(data: bytes) -> str:

@@ -8,7 +8,7 @@ import resource
 
 import pytest
 
-from nestor_worker import channel, gathering
+from nestor_worker import channel
 from nestor_worker.channel import (
     Begin,
     ChannelBroken,
@@ -21,7 +21,8 @@ from nestor_worker.channel import (
     Stepped,
     Stop,
 )
-from nestor_worker.gathering import Gathering
+from nestor_worker.supervisor import buffer
+from nestor_worker.supervisor.buffer import Gathering
 
 MESSAGES = [
     Started([{"name": "l2", "shape": [2], "dtype": "float32", "transform": "exp"}], "cpu", 0),
@@ -141,7 +142,7 @@ def test_files_wait_on_the_disk_until_they_are_recorded_and_no_more_checkpoints_
 
 
 def test_a_batch_is_no_larger_than_it_must_be(gathered, tmp_path, monkeypatch):
-    monkeypatch.setattr(gathering, "LARGE_BYTES", 100)
+    monkeypatch.setattr(buffer, "LARGE_BYTES", 100)
     for step in range(3):
         gathered.add(Snapshot(step, channel.write_file(tmp_path, f"snapshot-{step}", bytes(60))))
     assert gathered.is_large

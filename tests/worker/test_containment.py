@@ -12,10 +12,10 @@ import pytest
 
 from nestor.schemas import EventType, State
 from nestor_server.models import Trial
-from nestor_worker.cache import Cache
-from nestor_worker.process import Runner
-from nestor_worker.standby import Standby
-from nestor_worker.supervisor import Slot, supervise
+from nestor_worker.supervisor.attempt import Slot, supervise
+from nestor_worker.supervisor.blob_cache import Cache
+from nestor_worker.supervisor.prewarmed import Standby
+from nestor_worker.supervisor.runner_process import Runner
 from tests.support.server import wait_for
 from tests.support.worker import name
 from tests.worker.trials import claim, events

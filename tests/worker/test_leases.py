@@ -12,15 +12,15 @@ from sqlalchemy import delete, func, select, update
 
 from nestor.schemas import Desired, EventType, State
 from nestor_server.models import Blob, Snapshot, Step, Trial, Worker
-from nestor_server.services import lifecycle, recording
-from nestor_server.services.lifecycle import LeaseLost
-from nestor_server.services.recording import Batch, Tensors
+from nestor_server.scheduling import leases, recording
+from nestor_server.scheduling.leases import LeaseLost
+from nestor_server.scheduling.recording import Batch, Tensors
 from tests.worker.trials import claim, events, expire, step
 
 
 @pytest.mark.parametrize("state", State, ids=str)
 def test_only_a_queued_trial_can_be_claimed(session, new_trial, state: State):
-    lease = lifecycle.claim(session, new_trial(state).id, "w1")
+    lease = leases.claim(session, new_trial(state).id, "w1")
     assert (lease is not None) == (state is State.queued)
 
 
@@ -28,14 +28,14 @@ def test_only_a_queued_trial_can_be_claimed(session, new_trial, state: State):
 def test_the_lease_ends_with_the_attempt(sessions, session, new_trial, end: State):
     trial = new_trial(desired=Desired.pause if end is State.paused else Desired.run)
     lease = claim(sessions, trial.id)
-    assert lifecycle.finish(session, lease, end, {"code": "x"} if end is State.failed else None, why="so") is end
+    assert leases.finish(session, lease, end, {"code": "x"} if end is State.failed else None, why="so") is end
     row = session.get_one(Trial, trial.id)
     assert (row.state, row.lease_owner, row.lease_expires_at) == (end, None, None)
     assert (row.finished_at is not None) == end.finished
     told = events(session, trial.id, EventType.state)[-1]
     assert (told["state"], told["by"], told["why"], told["attempt"]) == (end, "w1", "so", 1)
     with pytest.raises(LeaseLost):
-        lifecycle.renew(session, lease)
+        leases.renew(session, lease)
 
 
 def test_of_many_claims_exactly_one_wins(sessions, new_trial):
@@ -45,20 +45,20 @@ def test_of_many_claims_exactly_one_wins(sessions, new_trial):
         def attempt(i: int, trial_id=trial.id, barrier=barrier):
             barrier.wait()
             with sessions.begin() as session:
-                return lifecycle.claim(session, trial_id, f"w{i}")
+                return leases.claim(session, trial_id, f"w{i}")
 
         with ThreadPoolExecutor(8) as pool:
-            leases = [lease for lease in pool.map(attempt, range(8)) if lease is not None]
-        assert len(leases) == 1
-        assert leases[0].attempt == 1
+            won = [lease for lease in pool.map(attempt, range(8)) if lease is not None]
+        assert len(won) == 1
+        assert won[0].attempt == 1
 
 
 LATE: dict[str, Callable] = {
-    "renew": lifecycle.renew,
+    "renew": leases.renew,
     "record": lambda session, lease: recording.record(session, lease, Batch(steps=(step(1),))),
-    "complete": lambda session, lease: lifecycle.finish(session, lease, State.complete),
-    "fail": lambda session, lease: lifecycle.finish(session, lease, State.failed, {}),
-    "requeue": lambda session, lease: lifecycle.requeue(session, lease, "late", paid_from="restarts"),
+    "complete": lambda session, lease: leases.finish(session, lease, State.complete),
+    "fail": lambda session, lease: leases.finish(session, lease, State.failed, {}),
+    "requeue": lambda session, lease: leases.requeue(session, lease, "late", paid_from="restarts"),
 }
 
 
@@ -68,7 +68,7 @@ def test_late_writes_of_a_lost_lease_change_nothing(sessions, new_trial, late):
     old = claim(sessions, trial.id, "old")
     expire(sessions, trial.id)
     with sessions.begin() as session:
-        assert trial.id in lifecycle.reap(session)
+        assert trial.id in leases.reap(session)
     new = claim(sessions, trial.id, "new")
 
     with sessions() as session:
@@ -89,7 +89,7 @@ def test_reaping_takes_back_only_what_is_expired(sessions, new_trial):
     claim(sessions, lost.id, "host:7")
     expire(sessions, lost.id)
     with sessions.begin() as session:
-        sent = lifecycle.reap(session)
+        sent = leases.reap(session)
     assert lost.id in sent
     assert held.id not in sent
     with sessions() as session:
@@ -103,13 +103,13 @@ def test_a_trial_whose_message_was_lost_gets_another_but_not_at_every_look(sessi
     trial = new_trial()
     with sessions.begin() as session:
         session.add(Worker(id="idle", device="cpu", versions={}))
-        assert trial.id not in lifecycle.reap(session)
+        assert trial.id not in leases.reap(session)
         long_ago = func.now() - timedelta(hours=1)
         session.execute(update(Trial).where(Trial.id == trial.id).values(sent_at=long_ago))
     with sessions.begin() as session:
-        assert trial.id in lifecycle.reap(session)
+        assert trial.id in leases.reap(session)
     with sessions.begin() as session:
-        assert trial.id not in lifecycle.reap(session)
+        assert trial.id not in leases.reap(session)
         session.execute(delete(Worker))
 
 
@@ -122,10 +122,10 @@ def test_messages_are_sent_again_only_for_slots_that_idle(sessions, new_trial):
     for _ in range(3):
         new_trial(sent_at=long_ago)
     with sessions.begin() as session:
-        assert lifecycle.reap(session) == []
+        assert leases.reap(session) == []
         session.execute(update(Worker).where(Worker.id == "busy").values(trial_id=None))
     with sessions.begin() as session:
-        assert len(lifecycle.reap(session)) == 1
+        assert len(leases.reap(session)) == 1
         session.execute(delete(Worker))
 
 
@@ -134,7 +134,7 @@ def test_the_restart_budget_ends_in_a_sentence_with_the_last_reason(sessions, ne
     for expected in (State.queued, State.queued, State.failed):
         lease = claim(sessions, trial.id)
         with sessions.begin() as session:
-            assert lifecycle.requeue(session, lease, "its runner was killed", paid_from="restarts") is expected
+            assert leases.requeue(session, lease, "its runner was killed", paid_from="restarts") is expected
     with sessions() as session:
         error = session.get_one(Trial, trial.id).error
         assert error is not None
@@ -150,7 +150,7 @@ def test_a_new_checkpoint_refills_the_restart_budget(sessions, new_trial):
         with sessions.begin() as session:
             recording.record(session, lease, Batch(checkpoints=(Tensors(attempt, b"c%d" % attempt),)))
         with sessions.begin() as session:
-            assert lifecycle.requeue(session, lease, "killed", paid_from="restarts") is State.queued
+            assert leases.requeue(session, lease, "killed", paid_from="restarts") is State.queued
 
 
 def test_shutdowns_of_its_workers_have_a_budget_of_their_own(sessions, new_trial):
@@ -159,7 +159,7 @@ def test_shutdowns_of_its_workers_have_a_budget_of_their_own(sessions, new_trial
         lease = claim(sessions, trial.id)
         with sessions.begin() as session:
             reason = "its worker is shutting down"
-            assert lifecycle.requeue(session, lease, reason, paid_from="preemptions") is expected
+            assert leases.requeue(session, lease, reason, paid_from="preemptions") is expected
     with sessions() as session:
         row = session.get_one(Trial, trial.id)
         assert (row.restarts, row.error["code"]) == (0, "preemptions-spent")
@@ -171,7 +171,7 @@ def test_an_end_that_was_wished_for_costs_nothing(sessions, new_trial):
     for _ in range(5):
         lease = claim(sessions, trial.id)
         with sessions.begin() as session:
-            assert lifecycle.requeue(session, lease, "the stop was taken back") is State.queued
+            assert leases.requeue(session, lease, "the stop was taken back") is State.queued
 
 
 def test_a_claim_withdraws_what_lies_past_the_newest_checkpoint(sessions, new_trial):
@@ -188,7 +188,7 @@ def test_a_claim_withdraws_what_lies_past_the_newest_checkpoint(sessions, new_tr
         row = session.get_one(Trial, trial.id)
         assert (row.step, row.value, row.best_step, row.best_value) == (3, 0.5, 3, 0.5)
     with sessions.begin() as session:
-        lifecycle.requeue(session, lease, "killed", paid_from="restarts")
+        leases.requeue(session, lease, "killed", paid_from="restarts")
     claim(sessions, trial.id)
     with sessions() as session:
         row = session.get_one(Trial, trial.id)
@@ -205,7 +205,7 @@ def test_without_a_checkpoint_a_trial_begins_again(sessions, new_trial):
     lease = claim(sessions, trial.id)
     with sessions.begin() as session:
         recording.record(session, lease, Batch(steps=(step(1), step(2)), snapshots=(Tensors(0, b"0"),)))
-        lifecycle.requeue(session, lease, "killed", paid_from="restarts")
+        leases.requeue(session, lease, "killed", paid_from="restarts")
     claim(sessions, trial.id)
     with sessions() as session:
         row = session.get_one(Trial, trial.id)
@@ -223,7 +223,7 @@ def test_a_trial_is_judged_by_held_out_examples_where_there_are_some_also_after_
     with sessions.begin() as session:
         row = session.get_one(Trial, trial.id)
         assert (row.value, row.best_step, row.best_value) == (0.6, 3, 0.6)
-        lifecycle.requeue(session, lease, "killed", paid_from="restarts")
+        leases.requeue(session, lease, "killed", paid_from="restarts")
     claim(sessions, trial.id)
     with sessions() as session:
         row = session.get_one(Trial, trial.id)

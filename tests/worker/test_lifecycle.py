@@ -12,9 +12,10 @@ from sqlalchemy import func, update
 from nestor.errors import IllegalTransition, InvalidInput
 from nestor.schemas import Action, Desired, EventType, State
 from nestor_server.models import Checkpoint, Study, Trial
-from nestor_server.services import blobs, lifecycle, moves, recording
-from nestor_server.services.lifecycle import LeaseLost
-from nestor_server.services.recording import Batch
+from nestor_server.scheduling import leases, recording, state_machine
+from nestor_server.scheduling.leases import LeaseLost
+from nestor_server.scheduling.recording import Batch
+from nestor_server.storage import blobs
 from tests.worker.trials import claim, events, expire, step
 
 ILLEGAL = object()
@@ -39,41 +40,41 @@ ASKED = {  # (state, what the user asks for) → the state after it
 }
 
 
-@pytest.mark.parametrize(("state", "action"), list(product(State, moves.ACTIONS)), ids=str)
+@pytest.mark.parametrize(("state", "action"), list(product(State, state_machine.ACTIONS)), ids=str)
 def test_a_wish_is_granted_refused_or_handed_to_the_worker(session, new_trial, state: State, action: Action):
     trial = session.merge(new_trial(state))
     expected = ASKED.get((state, action), ILLEGAL)
     if expected is ILLEGAL:
         with pytest.raises(IllegalTransition, match=f"A trial that is {state.value} cannot"):
-            lifecycle.request(session, trial, action)
+            leases.request(session, trial, action)
         return
-    after = lifecycle.request(session, trial, action)
+    after = leases.request(session, trial, action)
     assert after.state == expected
-    again = lifecycle.request(session, after, action)
+    again = leases.request(session, after, action)
     assert (again.state, again.seq) == (expected, after.seq)
-    assert after.desired == moves.ACTIONS[action][0] or state is expected
+    assert after.desired == state_machine.ACTIONS[action][0] or state is expected
 
 
 def test_a_refusal_says_what_is_allowed(session, new_trial):
     trial = session.merge(new_trial(State.paused))
-    lifecycle.request(session, trial, "cancel")
+    leases.request(session, trial, "cancel")
     with pytest.raises(IllegalTransition, match="From here it can: nothing"):
-        lifecycle.request(session, trial, "resume")
-    assert moves.allowed(State.paused) == ["resume", "stop", "cancel", "extend"]
-    assert moves.allowed(State.failed) == ["retry"]
-    assert moves.allowed(State.complete) == ["extend"]
+        leases.request(session, trial, "resume")
+    assert state_machine.allowed(State.paused) == ["resume", "stop", "cancel", "extend"]
+    assert state_machine.allowed(State.failed) == ["retry"]
+    assert state_machine.allowed(State.complete) == ["extend"]
 
 
 def test_a_cancellation_cannot_be_taken_back(session, new_trial):
     trial = session.merge(new_trial(State.running))
-    lifecycle.request(session, trial, "cancel")
+    leases.request(session, trial, "cancel")
     with pytest.raises(IllegalTransition, match="being cancelled"):
-        lifecycle.request(session, trial, "resume")
+        leases.request(session, trial, "resume")
 
 
 def test_a_resumed_trial_is_sent_once_it_is_committed(session, new_trial, sent):
     trial = session.merge(new_trial(State.paused))
-    lifecycle.request(session, trial, "resume")
+    leases.request(session, trial, "resume")
     assert sent == []
     session.commit()
     assert sent == [trial.id]
@@ -87,10 +88,10 @@ def test_a_wish_outlives_the_worker_that_did_not_grant_it(sessions, new_trial, w
     trial = new_trial()
     claim(sessions, trial.id)
     with sessions.begin() as session:
-        lifecycle.request(session, session.get_one(Trial, trial.id), wish)
+        leases.request(session, session.get_one(Trial, trial.id), wish)
     expire(sessions, trial.id)
     with sessions.begin() as session:
-        assert trial.id not in lifecycle.reap(session)
+        assert trial.id not in leases.reap(session)
         assert session.get_one(Trial, trial.id).state == state
 
 
@@ -99,10 +100,10 @@ def test_a_pause_that_was_taken_back_in_time_goes_on(sessions, new_trial, sent):
     lease = claim(sessions, trial.id)
     with sessions.begin() as session:
         row = session.get_one(Trial, trial.id)
-        lifecycle.request(session, row, "pause")
-        lifecycle.request(session, row, "resume")
+        leases.request(session, row, "pause")
+        leases.request(session, row, "resume")
     with sessions.begin() as session:
-        assert lifecycle.finish(session, lease, State.paused) is State.queued
+        assert leases.finish(session, lease, State.paused) is State.queued
     assert sent == [trial.id]
 
 
@@ -118,8 +119,8 @@ def test_a_failed_trial_is_retried_from_its_checkpoint_with_fresh_budgets(sessio
     with sessions.begin() as writing:
         recording.record(writing, lease, Batch(steps=(step(1), step(2))))
         writing.add(Checkpoint(trial_id=trial.id, step=1, blob_id=stored(writing, trial)))
-        lifecycle.finish(writing, lease, State.failed, {"code": "diverged"})
-    again = lifecycle.request(session, session.get_one(Trial, trial.id), "retry")
+        leases.finish(writing, lease, State.failed, {"code": "diverged"})
+    again = leases.request(session, session.get_one(Trial, trial.id), "retry")
     assert (again.state, again.error, again.finished_at, again.restarts, again.preemptions) == (
         "queued",
         None,
@@ -141,7 +142,7 @@ def test_a_failed_trial_is_retried_from_its_checkpoint_with_fresh_budgets(sessio
 )
 def test_an_extended_trial_is_queued_for_more_steps(session, new_trial, sent, state, reached, n_steps):
     trial = session.merge(new_trial(state, step=reached, desired=Desired.stop))
-    extended = lifecycle.extend(session, trial, 5)
+    extended = leases.extend(session, trial, 5)
     assert (extended.state, extended.n_steps, extended.desired) == (State.queued, n_steps, Desired.run)
     session.commit()
     assert sent == [trial.id]
@@ -150,12 +151,12 @@ def test_an_extended_trial_is_queued_for_more_steps(session, new_trial, sent, st
 @pytest.mark.parametrize("state", [State.queued, State.running, State.failed, State.cancelled], ids=str)
 def test_only_a_complete_or_a_paused_trial_is_extended(session, new_trial, state: State):
     with pytest.raises(IllegalTransition, match=f"{state.value} cannot extend"):
-        lifecycle.extend(session, session.merge(new_trial(state)), 5)
+        leases.extend(session, session.merge(new_trial(state)), 5)
 
 
 def test_no_trial_is_extended_beyond_what_can_be_counted(session, new_trial):
     with pytest.raises(InvalidInput, match="at most 2,147,483,647"):
-        lifecycle.extend(session, session.merge(new_trial(State.complete, step=10)), 2**31 - 1)
+        leases.extend(session, session.merge(new_trial(State.complete, step=10)), 2**31 - 1)
 
 
 @pytest.mark.parametrize(
@@ -166,21 +167,21 @@ def test_what_a_worker_does_not_do_in_time_the_server_does(sessions, new_trial, 
     trial = new_trial()
     lease = claim(sessions, trial.id)
     with sessions.begin() as session:
-        lifecycle.request(session, session.get_one(Trial, trial.id), wish)
-        lifecycle.reap(session)
-        assert lifecycle.renew(session, lease) == wish
+        leases.request(session, session.get_one(Trial, trial.id), wish)
+        leases.reap(session)
+        assert leases.renew(session, lease) == wish
         ago = func.now() - timedelta(seconds=1)
         session.execute(update(Trial).where(Trial.id == trial.id).values(answer_by=ago))
     with sessions.begin() as session:
-        lifecycle.reap(session)
+        leases.reap(session)
         told = events(session, trial.id, EventType.state)[-1]
         assert (told["state"], told["by"]) == (state, "server")
         assert told["why"] == f"{wish} was asked for; its worker (w1) did not do so in time"
         with pytest.raises(LeaseLost):
-            lifecycle.renew(session, lease)
+            leases.renew(session, lease)
 
 
 def test_a_pause_that_is_taken_back_has_no_deadline(session, new_trial):
     trial = session.merge(new_trial(State.running))
-    assert lifecycle.request(session, trial, "pause").answer_by is not None
-    assert lifecycle.request(session, trial, "resume").answer_by is None
+    assert leases.request(session, trial, "pause").answer_by is not None
+    assert leases.request(session, trial, "resume").answer_by is None

@@ -6,7 +6,7 @@ import torch
 
 from nestor.schemas import Preset
 from nestor_engine import Config, optimise
-from nestor_worker import presets
+from nestor_worker.runner import presets
 
 
 def preset(**fields) -> Preset:

@@ -13,8 +13,9 @@ from sqlalchemy.exc import IntegrityError
 from nestor.schemas import Desired, EventType, HyperparameterInfo
 from nestor_server.database import plain_url
 from nestor_server.models import Blob, Checkpoint, Event, Program, Snapshot, Step, Study, Trial
-from nestor_server.services import blobs, journal, lifecycle, recording
-from nestor_server.services.recording import Batch, Log, Tensors
+from nestor_server.scheduling import event_log, leases, recording
+from nestor_server.scheduling.recording import Batch, Log, Tensors
+from nestor_server.storage import blobs
 from tests.worker.trials import claim, step
 
 
@@ -55,7 +56,7 @@ def test_the_journal_has_no_gap_whoever_writes_and_whatever_is_rolled_back(sessi
 
     def write(i: int) -> None:
         with sessions() as session:
-            journal.append(session, trial.id, EventType.log, {"i": i})
+            event_log.append(session, trial.id, EventType.log, {"i": i})
             session.rollback() if i % 3 == 0 else session.commit()
 
     with ThreadPoolExecutor(8) as pool:
@@ -67,18 +68,18 @@ def test_the_journal_has_no_gap_whoever_writes_and_whatever_is_rolled_back(sessi
 
 def test_taking_several_numbers_returns_the_first(session, new_trial):
     trial = new_trial()
-    assert [journal.take(session, trial.id, 3), journal.take(session, trial.id, 2)] == [1, 4]
-    assert journal.append(session, trial.id, "log", {}) == 6
+    assert [event_log.take(session, trial.id, 3), event_log.take(session, trial.id, 2)] == [1, 4]
+    assert event_log.append(session, trial.id, "log", {}) == 6
 
 
 def test_the_answer_carries_what_the_user_wants(sessions, new_trial):
     trial = new_trial()
     lease = claim(sessions, trial.id)
     with sessions.begin() as session:
-        lifecycle.request(session, session.get_one(Trial, trial.id), "stop")
+        leases.request(session, session.get_one(Trial, trial.id), "stop")
     with sessions.begin() as session:
         assert recording.record(session, lease, Batch(steps=(step(1),))) is Desired.stop
-        assert lifecycle.renew(session, lease) is Desired.stop
+        assert leases.renew(session, lease) is Desired.stop
 
 
 def test_the_best_step_is_the_first_of_the_lowest(sessions, new_trial):
@@ -148,8 +149,8 @@ def test_readers_are_woken_by_the_commit(sessions, new_trial):
     trial = new_trial()
     url = plain_url(sessions.kw["bind"].url.render_as_string(hide_password=False))
     with psycopg.connect(url, autocommit=True) as listener:
-        listener.execute(f"LISTEN {journal.CHANNEL}")
+        listener.execute(f"LISTEN {event_log.CHANNEL}")
         with sessions.begin() as session:
-            journal.append(session, trial.id, "log", {})
+            event_log.append(session, trial.id, "log", {})
         heard = {note.payload for note in listener.notifies(timeout=5, stop_after=1)}
     assert heard == {str(trial.id)}

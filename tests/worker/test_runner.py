@@ -16,11 +16,11 @@ import pytest
 import safetensors.torch
 
 from nestor.schemas import CONFIGURATION, TrialCreate
-from nestor_engine.keeping import RECENT, keeps
-from nestor_worker import process
+from nestor_engine.training.retention import RECENT, keeps
 from nestor_worker.channel import Checkpoint, Ended, Failed, Message, Snapshot, Started, Stepped, Stop
-from nestor_worker.process import Runner
-from nestor_worker.snapshots import Snapshots
+from nestor_worker.runner.snapshot_policy import Snapshots
+from nestor_worker.supervisor import runner_process
+from nestor_worker.supervisor.runner_process import Runner
 from nestor_worker.workdir import Spec
 from tests.worker.conftest import SPEC
 
@@ -83,8 +83,8 @@ def test_its_environment_holds_no_credentials(start, monkeypatch):
     seen = Path(f"/proc/{runner.pid}/environ").read_bytes().decode()
     assert "a-secret-value" not in seen
     names = {entry.split("=", 1)[0] for entry in seen.split("\0") if entry}
-    ours = set(process.environment(Path(), threads=1, device="cpu"))
-    assert names <= {*process.KEPT, *ours}
+    ours = set(runner_process.environment(Path(), threads=1, device="cpu"))
+    assert names <= {*runner_process.KEPT, *ours}
     assert os.getpgid(runner.pid) == runner.pid
 
 
@@ -104,7 +104,7 @@ def test_it_uses_freed_memory_again(tmp_path: Path):
     """An update of ten million numbers once cost 20,000 page faults, which are several times its arithmetic."""
     told = lambda environment: int(subprocess.check_output([sys.executable, "-c", FAULTS], env=environment))
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-    assert 4 * told(process.environment(tmp_path, threads=1, device="cpu")) < told(inherited)
+    assert 4 * told(runner_process.environment(tmp_path, threads=1, device="cpu")) < told(inherited)
 
 
 def test_told_to_stop_it_writes_a_checkpoint_and_ends(start):

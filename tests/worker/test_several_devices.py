@@ -14,11 +14,12 @@ from sqlalchemy import select
 from nestor.schemas import CONFIGURATION, EventType, Preset, State, TrialCreate
 from nestor_engine import optimise, restore
 from nestor_server.models import Blob, Checkpoint, Step, Trial
-from nestor_server.services import blobs, lifecycle
-from nestor_worker import presets
-from nestor_worker.cache import Cache
-from nestor_worker.process import Runner
-from nestor_worker.supervisor import Slot, supervise
+from nestor_server.scheduling import leases
+from nestor_server.storage import blobs
+from nestor_worker.runner import presets
+from nestor_worker.supervisor.attempt import Slot, supervise
+from nestor_worker.supervisor.blob_cache import Cache
+from nestor_worker.supervisor.runner_process import Runner
 from tests.support.server import wait_for
 from tests.support.worker import command
 from tests.worker.conftest import SPEC
@@ -94,7 +95,7 @@ def test_all_of_them_stop_after_the_same_step(sessions, new_trial, attempt):
 
     def pause(runner: Runner) -> None:
         with sessions.begin() as session:
-            lifecycle.request(session, session.get_one(Trial, trial.id), "pause")
+            leases.request(session, session.get_one(Trial, trial.id), "pause")
 
     assert attempt(trial, pause) is State.paused
     assert last_checkpoint(sessions, trial)[0] == step_of(sessions, trial)

@@ -14,8 +14,8 @@ from sqlalchemy import func, select, update
 
 from nestor.schemas import Desired, EventType, State
 from nestor_server.models import Trial
-from nestor_server.services import lifecycle, shares
-from nestor_server.services.lifecycle import Lease
+from nestor_server.scheduling import fair_share, leases
+from nestor_server.scheduling.leases import Lease
 from tests.worker.trials import events
 
 SLICE = 60.0  # seconds
@@ -35,7 +35,7 @@ def queue(sessions, new_trial) -> Callable[..., UUID]:
 def claim(sessions) -> Callable[[], UUID | None]:
     def claim() -> UUID | None:
         with sessions.begin() as session:
-            lease = lifecycle.claim_next(session, uuid4(), "w")
+            lease = leases.claim_next(session, uuid4(), "w")
         return None if lease is None else lease.trial_id
 
     return claim
@@ -46,7 +46,7 @@ def lease(queue, sessions) -> Lease:
     """Of a trial that has run for longer than its slice."""
     trial = queue("a")
     with sessions.begin() as session:
-        lease = lifecycle.claim_next(session, trial, "w")
+        lease = leases.claim_next(session, trial, "w")
     assert lease is not None
     has_run_for(sessions, SLICE + 1, trial)
     return lease
@@ -60,7 +60,7 @@ def has_run_for(sessions, seconds: float, *trials: UUID) -> None:
 
 def told_to_make_way(sessions) -> set[UUID]:
     with sessions.begin() as session:
-        shares.end_slices(session, SLICE)
+        fair_share.end_slices(session, SLICE)
     with sessions() as session:
         return set(session.scalars(select(Trial.id).where(Trial.desired == Desired.make_way, Trial.state == "running")))
 
@@ -100,7 +100,7 @@ def test_claims_at_once_take_each_trial_once_and_as_fairly_as_one_after_the_othe
     def slot(i: int) -> None:
         barrier.wait()
         with sessions.begin() as session:
-            lease = lifecycle.claim_next(session, uuid4(), f"w{i}")
+            lease = leases.claim_next(session, uuid4(), f"w{i}")
             barrier.wait()  # every transaction is open until all have claimed
         assert lease is not None
         taken.append(lease.trial_id)
@@ -118,7 +118,7 @@ def test_many_slots_take_many_trials_each_once(queue, sessions):
         taken = []
         while True:
             with sessions.begin() as session:
-                lease = lifecycle.claim_next(session, uuid4(), f"w{i}")
+                lease = leases.claim_next(session, uuid4(), f"w{i}")
             if lease is None:
                 return taken
             taken.append(lease.trial_id)
@@ -135,7 +135,7 @@ def test_a_trial_that_is_locked_is_passed_over_and_the_named_one_waited_for(queu
         user.get_one(Trial, first, with_for_update={"key_share": True})
         assert claim() == second
         with ThreadPoolExecutor(1) as pool, sessions.begin() as session:
-            asked = pool.submit(lifecycle.claim_next, session, first, "w")
+            asked = pool.submit(leases.claim_next, session, first, "w")
             user.commit()
             lease = asked.result()
     assert lease is not None
@@ -195,8 +195,8 @@ def test_a_trial_of_several_devices_is_left_to_a_slot_that_has_them(queue, claim
     pair, single = queue("a", devices=2), queue("a")
     assert claim() == single
     with sessions.begin() as session:
-        assert lifecycle.claim_next(session, pair, "one") is None
-        lease = lifecycle.claim_next(session, pair, "two", devices=2)
+        assert leases.claim_next(session, pair, "one") is None
+        lease = leases.claim_next(session, pair, "two", devices=2)
     assert lease is not None
     assert lease.trial_id == pair
 
@@ -212,8 +212,8 @@ def test_making_way_costs_no_budget_and_is_told_with_its_reason(queue, lease, se
     queue("a")
     assert told_to_make_way(sessions) == {lease.trial_id}
     with sessions.begin() as session:
-        assert lifecycle.renew(session, lease) is Desired.make_way
-        assert lifecycle.requeue(session, lease, "others wait") is State.queued
+        assert leases.renew(session, lease) is Desired.make_way
+        assert leases.requeue(session, lease, "others wait") is State.queued
     with sessions() as session:
         row = session.get_one(Trial, lease.trial_id)
         assert (row.restarts, row.preemptions, row.desired) == (0, 0, "run")
@@ -224,5 +224,5 @@ def test_what_a_user_asks_for_goes_before_making_way(queue, lease, sessions):
     queue("a")
     told_to_make_way(sessions)
     with sessions.begin() as session:
-        lifecycle.request(session, session.get_one(Trial, lease.trial_id), "pause")
-        assert lifecycle.requeue(session, lease, "others wait") is State.paused
+        leases.request(session, session.get_one(Trial, lease.trial_id), "pause")
+        assert leases.requeue(session, lease, "others wait") is State.paused

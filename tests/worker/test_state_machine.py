@@ -14,10 +14,10 @@ from sqlalchemy import func, select, update
 from nestor.errors import IllegalTransition
 from nestor.schemas import Desired, State
 from nestor_server.models import Checkpoint, Event, Step, Trial
-from nestor_server.services import lifecycle, moves, recording
-from nestor_server.services.lifecycle import Lease, LeaseLost
-from nestor_server.services.moves import ACTIONS, GRANTS, MOVES
-from nestor_server.services.recording import Batch, Tensors
+from nestor_server.scheduling import leases, recording, state_machine
+from nestor_server.scheduling.leases import Lease, LeaseLost
+from nestor_server.scheduling.recording import Batch, Tensors
+from nestor_server.scheduling.state_machine import ACTIONS, GRANTS, MOVES
 from tests.worker.trials import step
 
 GRANTED = {Desired.stop: State.complete, Desired.cancel: State.cancelled, Desired.pause: State.paused}
@@ -49,7 +49,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def ask_for_what_is_allowed(self, data) -> None:
-        if allowed := moves.allowed(self.state):
+        if allowed := state_machine.allowed(self.state):
             action = data.draw(st.sampled_from(allowed))
             self.extend(5) if action == "extend" else self.ask(action)
 
@@ -62,9 +62,9 @@ class Life(RuleBasedStateMachine):
             trial = session.get_one(Trial, self.id)
             if not legal:
                 with pytest.raises(IllegalTransition):
-                    lifecycle.request(session, trial, action)
+                    leases.request(session, trial, action)
                 return
-            lifecycle.request(session, trial, action)
+            leases.request(session, trial, action)
         if self.state is State.running:
             self.told += self.desired is not desired
             self.desired = desired
@@ -80,9 +80,9 @@ class Life(RuleBasedStateMachine):
             trial = session.get_one(Trial, self.id)
             if self.state not in (State.complete, State.paused):
                 with pytest.raises(IllegalTransition):
-                    lifecycle.extend(session, trial, steps)
+                    leases.extend(session, trial, steps)
                 return
-            lifecycle.extend(session, trial, steps)
+            leases.extend(session, trial, steps)
         self.told += 1
         self.n_steps = steps + (self.step if self.state is State.complete else self.n_steps)
         self.state, self.desired, self.restarts, self.preemptions = State.queued, Desired.run, 0, 0
@@ -92,7 +92,7 @@ class Life(RuleBasedStateMachine):
     @rule()
     def claim(self) -> None:
         with self.sessions.begin() as session:
-            lease = lifecycle.claim(session, self.id, "worker")
+            lease = leases.claim(session, self.id, "worker")
         assert (lease is not None) == (self.state is State.queued)
         if lease is not None:
             self.told += 1 + (self.step > self.checkpoint)  # with a rewind
@@ -125,7 +125,7 @@ class Life(RuleBasedStateMachine):
     @rule(state=st.sampled_from([State.complete, State.failed, State.cancelled, State.paused]))
     def finish(self, state) -> None:
         with self.sessions.begin() as session:
-            reached = lifecycle.finish(session, self.lease, state, {"code": "x"} if state is State.failed else None)
+            reached = leases.finish(session, self.lease, state, {"code": "x"} if state is State.failed else None)
         if state is State.paused and self.desired is not Desired.pause:
             state = GRANTED.get(self.desired, State.queued)
         assert reached is state
@@ -141,7 +141,7 @@ class Life(RuleBasedStateMachine):
     @rule(paid_from=st.sampled_from([None, "restarts", "preemptions"]))
     def give_back(self, paid_from) -> None:
         with self.sessions.begin() as session:
-            reached = lifecycle.requeue(session, self.lease, "so", paid_from=paid_from)
+            reached = leases.requeue(session, self.lease, "so", paid_from=paid_from)
         assert reached is self._given_up(paid_from)
 
     @precondition(lambda self: self.lost)
@@ -149,10 +149,10 @@ class Life(RuleBasedStateMachine):
     def write_late(self, data) -> None:
         lease = data.draw(st.sampled_from(self.lost))
         for late in (
-            lifecycle.renew,
+            leases.renew,
             lambda session, lease: recording.record(session, lease, Batch(steps=(step(1),))),
-            lambda session, lease: lifecycle.finish(session, lease, State.complete),
-            lambda session, lease: lifecycle.requeue(session, lease, "late"),
+            lambda session, lease: leases.finish(session, lease, State.complete),
+            lambda session, lease: leases.requeue(session, lease, "late"),
         ):
             with self.sessions.begin() as session, pytest.raises(LeaseLost):
                 late(session, lease)
@@ -168,7 +168,7 @@ class Life(RuleBasedStateMachine):
             if due:
                 ago = func.now() - timedelta(seconds=1)
                 session.execute(update(Trial).where(Trial.id == self.id).values({overdue: ago}))
-            assert (self.id in lifecycle.reap(session)) == (due and self._given_up("restarts") is State.queued)
+            assert (self.id in leases.reap(session)) == (due and self._given_up("restarts") is State.queued)
 
     def _given_up(self, paid_from) -> State:
         if self.desired in GRANTS:
@@ -232,7 +232,7 @@ class Life(RuleBasedStateMachine):
             assert data["by"]
             assert "why" in data
             assert "desired" in data or any(
-                before in move.sources and move.target is after for move in moves.MOVES.values()
+                before in move.sources and move.target is after for move in state_machine.MOVES.values()
             )
             self.seen.add((before, after))
             before = after

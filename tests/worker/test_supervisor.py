@@ -14,11 +14,11 @@ import pytest
 from nestor.errors import InvalidInput
 from nestor.schemas import State
 from nestor_server.models import Dataset, Program, Study, Trial
-from nestor_server.services import lifecycle
+from nestor_server.scheduling import leases
 from nestor_worker import workdir
-from nestor_worker.cache import Cache
 from nestor_worker.options import Options, devices
-from nestor_worker.supervisor import Slot, supervise
+from nestor_worker.supervisor.attempt import Slot, supervise
+from nestor_worker.supervisor.blob_cache import Cache
 from tests.support.server import wait_for
 from tests.worker.trials import claim, expire
 
@@ -67,7 +67,7 @@ def test_a_supervisor_that_lost_its_lease_ends_its_runner_and_writes_nothing(ses
     wait_for(lambda: steps() > 0, "a step", seconds=60)
     expire(sessions, trial.id)
     with sessions.begin() as session:
-        lifecycle.reap(session)
+        leases.reap(session)
     new = claim(sessions, trial.id, "new")
     thread.join(timeout=10)
     assert states == [None]

@@ -10,9 +10,9 @@ import pytest
 
 from nestor.schemas import Preset
 from nestor_engine import Config, State, optimise
-from nestor_worker import presets
 from nestor_worker.channel import Checkpoint, Said, Snapshot
-from nestor_worker.trajectory import SHARE, Beside, CannotWrite, Trajectory
+from nestor_worker.runner import presets
+from nestor_worker.runner.recorder import SHARE, Beside, CannotWrite, Trajectory
 from nestor_worker.workdir import Spec
 
 PRESET = {"model": {"kind": "mlp", "hidden": [8]}, "train_size": 100, "val_size": 50}

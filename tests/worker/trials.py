@@ -9,7 +9,7 @@ from sqlalchemy import func, select, update
 from nestor.schemas import EventType
 from nestor.schemas import Step as StepRecord
 from nestor_server.models import Event, Trial
-from nestor_server.services import lifecycle
+from nestor_server.scheduling import leases
 
 
 def step(number: int, val_loss: float = 1.0) -> StepRecord:
@@ -36,6 +36,6 @@ def expire(sessions, trial_id) -> None:
 
 def claim(sessions, trial_id, owner="w1"):
     with sessions.begin() as session:
-        lease = lifecycle.claim(session, trial_id, owner)
+        lease = leases.claim(session, trial_id, owner)
     assert lease is not None
     return lease

@@ -12,11 +12,11 @@ from typing import Any, Literal
 import torch
 
 from nestor_engine.curvature import KFAC, EmpiricalFisher, GaussNewton, Hessian
+from nestor_engine.data.folds import EarlyStopping, Folds
 from nestor_engine.errors import ConfigInvalid
-from nestor_engine.optimizers import INNER_STEPS, SGD, TRAIN_BATCH, VAL_BATCH, Adam, AdamW, Optimizer, RMSprop
-from nestor_engine.partition import EarlyStopping, Folds
+from nestor_engine.optim.optimizers import INNER_STEPS, SGD, TRAIN_BATCH, VAL_BATCH, Adam, AdamW, Optimizer, RMSprop
+from nestor_engine.optim.schedules import CosineDecay, LinearDecay, StepDecay, Warmup
 from nestor_engine.responses import DirectOnly, Hypernetwork, Implicit, Response, Unrolled
-from nestor_engine.schedules import CosineDecay, LinearDecay, StepDecay, Warmup
 from nestor_engine.solvers import (
     AdamDiagonal,
     ConjugateGradient,

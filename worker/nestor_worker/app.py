@@ -12,16 +12,16 @@ from celery import signals
 from celery.platforms import SecurityWarning
 
 from nestor_server.database import make_engine, make_sessions
-from nestor_server.queue import RUN_TRIAL, celery_app
-from nestor_server.services import homes
+from nestor_server.scheduling.task_queue import RUN_TRIAL, celery_app
 from nestor_server.settings import Settings
+from nestor_server.storage import object_store
 from nestor_worker import workdir
-from nestor_worker.cache import Cache
-from nestor_worker.heartbeat import Presence
 from nestor_worker.options import Options, cores
-from nestor_worker.standby import Standby
-from nestor_worker.supervisor import Slot
-from nestor_worker.task import Tasks
+from nestor_worker.supervisor.attempt import Slot
+from nestor_worker.supervisor.blob_cache import Cache
+from nestor_worker.supervisor.heartbeat import Presence
+from nestor_worker.supervisor.prewarmed import Standby
+from nestor_worker.supervisor.task import Tasks
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,9 @@ log = logging.getLogger(__name__)
 def serve(settings: Settings, options: Options) -> int:
     """Run trials until SIGTERM or SIGINT; those that run then are checkpointed and given back. The exit code."""
     if settings.blob_url is not None:
-        homes.open_store(settings.blob_url)  # what cannot be used is refused now, not with the first large checkpoint
+        object_store.open_store(
+            settings.blob_url
+        )  # what cannot be used is refused now, not with the first large checkpoint
     slots = _slots(options)
     engine = make_engine(settings, f"nestor-worker {os.getpid()}")
     sessions = make_sessions(engine, settings)

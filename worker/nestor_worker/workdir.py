@@ -17,8 +17,8 @@ from sqlalchemy.orm import Session
 
 from nestor.schemas import CONFIGURATION, TrialCreate
 from nestor_server.models import Blob, Checkpoint, Dataset, Program, Study, Trial
-from nestor_server.services import blobs
-from nestor_worker.cache import Cache
+from nestor_server.storage import blobs
+from nestor_worker.supervisor.blob_cache import Cache
 
 SPEC = "spec.json"
 GRAPHS, TENSORS = "graphs.json", "program.safetensors"

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from nestor import credentials
 from nestor.errors import NestorError, Unauthenticated
+from nestor.remote import credentials
 from nestor.schemas import Scope
 from nestor_server.database import make_engine, migrate
 from nestor_server.embedded.errors import DatabaseUnusable, NothingRuns

@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from nestor_server.database import Sessions
-from nestor_server.services.tensor_blobs import Slice
+from nestor_server.storage.tensor_blobs import Slice
 
 IMMUTABLE = "private, max-age=31536000, immutable"
 REVALIDATE = "private, no-cache"

@@ -22,7 +22,7 @@ from nestor.errors import (
     Unavailable,
     ValidationFailed,
 )
-from nestor_server.http import remedies
+from nestor_server.http import validation_errors
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        errors = remedies.explain(request, error)
+        errors = validation_errors.explain(request, error)
         first, more = errors[0], len(errors) - 1
         summary = f"{first['field']}: {first['message']}" if first["field"] else first["message"]
         summary = f"{summary}. {first['remedy']}" + (f" (And {more} more.)" if more else "")

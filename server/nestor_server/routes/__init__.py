@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends
 
 from nestor.schemas import API
 from nestor_server.http import problems
-from nestor_server.http.strict import storable
+from nestor_server.http.storable_json import storable
 from nestor_server.routes import (
     blobs,
     datasets,

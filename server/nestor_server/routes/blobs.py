@@ -13,8 +13,8 @@ from nestor_server.http import files
 from nestor_server.http.auth import Reader, Tx, Writer
 from nestor_server.models import Blob
 from nestor_server.routes.parameters import TheSessions, TheSettings
-from nestor_server.services import blobs
-from nestor_server.services.tensor_blobs import Slice
+from nestor_server.storage import blobs
+from nestor_server.storage.tensor_blobs import Slice
 
 router = APIRouter(prefix="/blobs", tags=["blobs"])
 

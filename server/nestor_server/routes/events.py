@@ -10,10 +10,10 @@ from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse
 
 from nestor import schemas
-from nestor_server.events import Streams
 from nestor_server.http.auth import Reader, Tx
+from nestor_server.http.event_stream import Streams
 from nestor_server.routes.parameters import After
-from nestor_server.services import trials
+from nestor_server.services import trial_queries
 
 router = APIRouter(tags=["trials"])
 
@@ -21,7 +21,7 @@ LONGEST_WAIT = 25  # seconds: proxies tend to give up after 30
 
 
 def _may_read(trial_id: UUID, me: Reader, session: Tx) -> None:
-    trials.find(session, me.user_id, trial_id)
+    trial_queries.find(session, me.user_id, trial_id)
 
 
 @router.get(

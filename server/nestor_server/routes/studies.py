@@ -11,7 +11,7 @@ from nestor import schemas
 from nestor.schemas import API
 from nestor_server.http import files
 from nestor_server.http.auth import Reader, Tx, Writer
-from nestor_server.http.once import Made, Once
+from nestor_server.http.idempotency import Made, Once
 from nestor_server.routes.parameters import Cursor, Limit
 from nestor_server.services import paging, studies
 

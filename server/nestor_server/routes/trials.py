@@ -10,10 +10,10 @@ from nestor import schemas
 from nestor.schemas import API
 from nestor_server.http import files
 from nestor_server.http.auth import Reader, Tx, Writer
-from nestor_server.http.once import Made, Once
+from nestor_server.http.idempotency import Made, Once
 from nestor_server.routes.parameters import Cursor, Limit
 from nestor_server.services import attempts as attempt_list
-from nestor_server.services import paging, trials
+from nestor_server.services import paging, trial_queries, trials
 
 router = APIRouter(tags=["trials"])
 
@@ -34,15 +34,15 @@ def page(
     study_id: UUID, request: Request, me: Reader, session: Tx, cursor: Cursor = None, limit: Limit = paging.DEFAULT
 ) -> Response:
     """The trials of a study, by number."""
-    found = trials.page(session, me.user_id, study_id, cursor=cursor, limit=limit)
+    found = trial_queries.page(session, me.user_id, study_id, cursor=cursor, limit=limit)
     return files.document(request, found)
 
 
 @router.get("/trials/{trial_id}", response_model=schemas.Trial)
 def get(trial_id: UUID, request: Request, me: Reader, session: Tx) -> Response:
     """One trial. Its ETag changes with every step and every change of state, so that polling costs a 304."""
-    trial = trials.get(session, me.user_id, trial_id)
-    return files.document(request, trial, trials.version(trial))
+    trial = trial_queries.get(session, me.user_id, trial_id)
+    return files.document(request, trial, trial_queries.version(trial))
 
 
 @router.post("/trials/{trial_id}/stop")

@@ -10,11 +10,11 @@ from sqlalchemy.orm import Session
 from nestor import schemas
 from nestor.schemas import Attempt, EventType, State
 from nestor_server.models import Event
-from nestor_server.services import trials
+from nestor_server.services import trial_queries
 
 
 def page(session: Session, owner_id: UUID, trial_id: UUID) -> schemas.Attempts:
-    trials.find(session, owner_id, trial_id)
+    trial_queries.find(session, owner_id, trial_id)
     moves = session.execute(
         select(Event.data, Event.created_at)
         .where(Event.trial_id == trial_id, Event.type == EventType.state.value, Event.data.has_key("attempt"))

@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 from nestor import schemas
 from nestor.errors import DatasetInvalid, DatasetNotFound
 from nestor_server.models import Blob, Dataset
-from nestor_server.services import blobs, tensor_blobs
-from nestor_server.services.tensors import Malformed
+from nestor_server.storage import blobs, tensor_blobs
+from nestor_server.storage.safetensors_header import Malformed
 
 RESERVED = "index"  # a batch tells its examples' positions under this name
 

@@ -13,15 +13,16 @@ from nestor import schemas
 from nestor.errors import HyperparametersNotFound, InvalidInput
 from nestor.schemas import HyperparameterInfo
 from nestor_server.models import Blob, Snapshot
-from nestor_server.services import tensor_blobs, trials
-from nestor_server.services.tensor_blobs import Slice
-from nestor_server.services.tensors import Malformed, npy_prefix, safetensors_prefix
+from nestor_server.services import trial_queries
+from nestor_server.storage import tensor_blobs
+from nestor_server.storage.safetensors_header import Malformed, npy_prefix, safetensors_prefix
+from nestor_server.storage.tensor_blobs import Slice
 
 Format = Literal["safetensors", "npy"]
 
 
 def describe(session: Session, owner_id: UUID, trial_id: UUID) -> schemas.Hyperparameters:
-    trial = trials.find(session, owner_id, trial_id)
+    trial = trial_queries.find(session, owner_id, trial_id)
     steps = session.scalars(select(Snapshot.step).where(Snapshot.trial_id == trial_id).order_by(Snapshot.step))
     items = tuple(HyperparameterInfo.model_validate(item) for item in trial.hyperparameters or ())
     return schemas.Hyperparameters(items=items, steps=tuple(steps), seq=trial.seq)
@@ -65,7 +66,7 @@ def sha256(session: Session, file: Slice) -> str:
 
 
 def _blob(session: Session, owner_id: UUID, trial_id: UUID, step: int | None) -> Blob:
-    trials.find(session, owner_id, trial_id)
+    trial_queries.find(session, owner_id, trial_id)
     query = select(Blob).join(Snapshot, Snapshot.blob_id == Blob.id).where(Snapshot.trial_id == trial_id)
     if step is not None:
         query = query.where(Snapshot.step == step)

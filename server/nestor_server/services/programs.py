@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session
 from nestor import schemas
 from nestor.errors import ProgramInvalid, ProgramNotFound
 from nestor_server.models import Blob, Program
-from nestor_server.services import blobs, tensor_blobs
-from nestor_server.services.tensors import Malformed
+from nestor_server.storage import blobs, tensor_blobs
+from nestor_server.storage.safetensors_header import Malformed
 
 MAX_GRAPHS = 16 * 2**20  # bytes
 FORMAT = 1

@@ -11,8 +11,8 @@ from nestor.errors import Unavailable
 from nestor.schemas import Health
 from nestor_server import database
 from nestor_server.database import Sessions
-from nestor_server.services import homes
 from nestor_server.settings import Settings
+from nestor_server.storage import object_store
 
 PATIENCE = 2.0  # seconds
 
@@ -55,5 +55,5 @@ def _broker(settings: Settings) -> str:
 
 
 def _objects(settings: Settings) -> str:
-    homes.check(settings)
+    object_store.check(settings)
     return "ok"

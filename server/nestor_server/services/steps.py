@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from nestor import schemas
 from nestor.errors import InvalidInput
 from nestor_server.models import Step
-from nestor_server.services import trials
+from nestor_server.services import trial_queries
 
 COLUMNS = (*schemas.Step.model_fields, "recorded_at")
 MOST = 100_000
@@ -32,7 +32,7 @@ def columns(
     """
     # Read before the steps: an answer may hold more than its `seq` says, and the next poll then finds
     # nothing new; the other way round it would miss some.
-    seq = trials.find(session, owner_id, trial_id).seq
+    seq = trial_queries.find(session, owner_id, trial_id).seq
     names = list(dict.fromkeys(names or COLUMNS))
     if unknown := [name for name in names if name not in COLUMNS]:
         raise InvalidInput(reason=f"There is no column {unknown[0][:80]!r}. There are: {', '.join(COLUMNS)}.")

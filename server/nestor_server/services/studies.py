@@ -13,7 +13,8 @@ from nestor import schemas
 from nestor.errors import StudyExists, StudyNotFound
 from nestor.schemas import State
 from nestor_server.models import Study, Trial
-from nestor_server.services import lifecycle, paging
+from nestor_server.scheduling import leases
+from nestor_server.services import paging
 
 
 def create(session: Session, owner_id: UUID, new: schemas.StudyCreate) -> tuple[schemas.Study, bool]:
@@ -85,7 +86,7 @@ def delete(session: Session, owner_id: UUID, study_id: UUID, *, by: str = "user"
     session.flush()
     unfinished = [state.value for state in State if not state.finished]
     for trial in session.scalars(select(Trial).where(Trial.study_id == study_id, Trial.state.in_(unfinished))).all():
-        lifecycle.request(session, trial, "cancel", by=by)
+        leases.request(session, trial, "cancel", by=by)
 
 
 def describe(session: Session, found: Sequence[Study]) -> list[schemas.Study]:

@@ -1,19 +1,20 @@
-"""Trials: submitted, listed, and asked to stop, pause or go on."""
+"""Trials: submitted, and asked to stop, pause or go on."""
 
 from __future__ import annotations
 
 from uuid import UUID
 
-from sqlalchemy import select, update
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from nestor import schemas
-from nestor.errors import Forbidden, StudyNotFound, TrialNotFound, ValidationFailed
-from nestor.schemas import Action, Desired, ProgramProblem, Scope, State
-from nestor_server import queue
+from nestor.errors import Forbidden, StudyNotFound, ValidationFailed
+from nestor.schemas import Action, ProgramProblem, Scope, State
 from nestor_server.models import Study, Trial
-from nestor_server.services import datasets, lifecycle, moves, paging, programs, studies, warm_starts
+from nestor_server.scheduling import leases, state_machine, task_queue
+from nestor_server.services import datasets, programs, warm_starts
 from nestor_server.services.tokens import Identity
+from nestor_server.services.trial_queries import describe, find
 
 
 def create(session: Session, me: Identity, study_id: UUID, new: schemas.TrialCreate) -> schemas.Trial:
@@ -61,42 +62,10 @@ def create(session: Session, me: Identity, study_id: UUID, new: schemas.TrialCre
     )
     session.add(trial)
     session.flush()
-    moves.tell(session, trial.id, State.queued, by=f"user {me.user}", why="submitted")
-    queue.send_on_commit(session, trial.id)
+    state_machine.tell(session, trial.id, State.queued, by=f"user {me.user}", why="submitted")
+    task_queue.send_on_commit(session, trial.id)
     session.refresh(trial)
     return describe(trial)
-
-
-def page(
-    session: Session, owner_id: UUID, study_id: UUID, *, cursor: str | None = None, limit: int = paging.DEFAULT
-) -> schemas.TrialPage:
-    """By number."""
-    studies.find(session, owner_id, study_id)
-    query = select(Trial).where(Trial.study_id == study_id)
-    if cursor is not None:
-        query = query.where(Trial.number > paging.decode(cursor, int))
-    found = session.scalars(query.order_by(Trial.number).limit(limit + 1)).all()
-    more = paging.encode(found[limit - 1].number) if len(found) > limit else None
-    return schemas.TrialPage(items=tuple(describe(trial) for trial in found[:limit]), next_cursor=more)
-
-
-def find(session: Session, owner_id: UUID, trial_id: UUID) -> Trial:
-    """
-    Raises:
-        TrialNotFound: there is none, or it is someone else's, or its study was deleted.
-    """
-    trial = session.scalars(
-        select(Trial)
-        .join(Study, Study.id == Trial.study_id)
-        .where(Trial.id == trial_id, Study.owner_id == owner_id, Study.deleted_at.is_(None))
-    ).one_or_none()
-    if trial is None:
-        raise TrialNotFound(trial=str(trial_id))
-    return trial
-
-
-def get(session: Session, owner_id: UUID, trial_id: UUID) -> schemas.Trial:
-    return describe(find(session, owner_id, trial_id))
 
 
 def request(session: Session, me: Identity, trial_id: UUID, action: Action) -> schemas.Trial:
@@ -104,7 +73,7 @@ def request(session: Session, me: Identity, trial_id: UUID, action: Action) -> s
     Raises:
         IllegalTransition: not from the trial's present state.
     """
-    return describe(lifecycle.request(session, find(session, me.user_id, trial_id), action, by=f"user {me.user}"))
+    return describe(leases.request(session, find(session, me.user_id, trial_id), action, by=f"user {me.user}"))
 
 
 def extend(session: Session, me: Identity, trial_id: UUID, steps: int) -> schemas.Trial:
@@ -112,7 +81,7 @@ def extend(session: Session, me: Identity, trial_id: UUID, steps: int) -> schema
     Raises:
         IllegalTransition: the trial is neither complete nor paused.
     """
-    return describe(lifecycle.extend(session, find(session, me.user_id, trial_id), steps, by=f"user {me.user}"))
+    return describe(leases.extend(session, find(session, me.user_id, trial_id), steps, by=f"user {me.user}"))
 
 
 def prioritise(session: Session, me: Identity, trial_id: UUID, priority: int) -> schemas.Trial:
@@ -123,8 +92,10 @@ def prioritise(session: Session, me: Identity, trial_id: UUID, priority: int) ->
     trial = find(session, me.user_id, trial_id)
     _may_give(me, priority)
     if trial.priority != priority:
-        moves.write(session, Trial.id == trial.id, priority=priority)
-        moves.tell(session, trial.id, State(trial.state), by=f"user {me.user}", why=f"its priority is {priority} now")
+        state_machine.write(session, Trial.id == trial.id, priority=priority)
+        state_machine.tell(
+            session, trial.id, State(trial.state), by=f"user {me.user}", why=f"its priority is {priority} now"
+        )
         session.refresh(trial)
     return describe(trial)
 
@@ -134,35 +105,3 @@ def _may_give(me: Identity, priority: int) -> None:
     if priority > 0 and not me.may(Scope.admin):
         reason = "give a trial a priority above 0, ahead of other users' trials; one below 0 lets others go first"
         raise Forbidden(reason=reason, scope=Scope.admin.value)
-
-
-def version(trial: schemas.Trial) -> str:
-    """What changes whenever a reader could see a difference."""
-    return f"{trial.seq}-{trial.state.value}-{trial.desired.value}"
-
-
-def describe(trial: Trial) -> schemas.Trial:
-    return schemas.Trial(
-        id=trial.id,
-        study_id=trial.study_id,
-        number=trial.number,
-        state=State(trial.state),
-        desired=Desired(trial.desired),
-        spec=schemas.TrialCreate(**trial.spec, user_attrs=trial.user_attrs),
-        priority=trial.priority,
-        step=trial.step,
-        n_steps=trial.n_steps,
-        value=trial.value,
-        best_value=trial.best_value,
-        best_step=trial.best_step,
-        attempt=trial.attempt,
-        restarts=trial.restarts,
-        preemptions=trial.preemptions,
-        error=trial.error,
-        user_attrs=trial.user_attrs,
-        worker=trial.lease_owner,
-        seq=trial.seq,
-        created_at=trial.created_at,
-        started_at=trial.started_at,
-        finished_at=trial.finished_at,
-    )

@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 from nestor.errors import CheckpointNotFound, HyperparametersNotFound
 from nestor.schemas import WarmStart
 from nestor_server.models import Blob, Checkpoint, Snapshot
-from nestor_server.services import trials
-from nestor_server.services.tensor_blobs import Slice
+from nestor_server.services import trial_queries
+from nestor_server.storage.tensor_blobs import Slice
 
 
 def find(session: Session, owner_id: UUID, start: WarmStart) -> tuple[WarmStart, UUID]:
@@ -21,7 +21,7 @@ def find(session: Session, owner_id: UUID, start: WarmStart) -> tuple[WarmStart,
         TrialNotFound
         CheckpointNotFound, HyperparametersNotFound: nothing was kept of that step.
     """
-    trial = trials.find(session, owner_id, start.trial)
+    trial = trial_queries.find(session, owner_id, start.trial)
     table = Checkpoint if start.weights else Snapshot
     query = select(table.step, Blob.id).join(Blob, Blob.id == table.blob_id).where(table.trial_id == trial.id)
     if start.step is not None:

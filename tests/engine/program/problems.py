@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nestor_engine import Problem
-from nestor_engine.bilevel import Batch
 from nestor_engine.hparams import (
     L1,
     L2,
@@ -24,7 +23,8 @@ from nestor_engine.hparams import (
     LossReweighting,
     UNet,
 )
-from nestor_engine.program import Program, export
+from nestor_engine.objective import Batch
+from nestor_engine.program import Program
 
 N, CLASSES = 24, 4
 
@@ -209,6 +209,6 @@ def exported(name: str) -> tuple[Problem, Program]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             problem = PROBLEMS[name]()
-            return problem, export(problem)
+            return problem, problem.export()
     finally:
         torch.set_default_dtype(before)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from nestor_engine import Problem
 from nestor_engine.errors import NotExportable
 from nestor_engine.hparams import L2
-from nestor_engine.program import Program, export, load
+from nestor_engine.program import Program, load
 from tests.engine.program.problems import CLASSES, N, classes, cross_entropy, features
 
 
@@ -47,7 +47,7 @@ def problem(function: Any, loss: Any = cross_entropy) -> Problem:
 )
 def test_what_a_graph_cannot_hold_is_told_with_place_and_remedy(function: Any, said: str):
     with pytest.raises(NotExportable) as caught:
-        export(problem(function, lambda out, batch: out.mean()))
+        problem(function, lambda out, batch: out.mean()).export()
     assert str(caught.value).startswith("forward cannot be exported")
     assert said in str(caught.value)
     if "one batch size" not in said and "branch on" not in said:
@@ -56,7 +56,7 @@ def test_what_a_graph_cannot_hold_is_told_with_place_and_remedy(function: Any, s
 
 def test_the_line_that_calls_len_is_found():
     with pytest.raises(NotExportable, match=r"\(test_export.py, line \d+: .*len\(out\)"):
-        export(problem(lambda out: out / len(out)))
+        problem(lambda out: out / len(out)).export()
 
 
 def test_a_loss_that_reads_the_weights_from_outside_is_refused():
@@ -67,7 +67,7 @@ def test_a_loss_that_reads_the_weights_from_outside_is_refused():
 
     data = features(6), classes()
     with pytest.raises(NotExportable, match=r"criterion .* reads the model's parameter '0\.weight' from outside"):
-        export(Problem(model, L2(model), loss, cross_entropy, train=data, val=data))
+        Problem(model, L2(model), loss, cross_entropy, train=data, val=data).export()
 
 
 def test_names_that_cannot_be_shipped_are_refused():
@@ -78,7 +78,7 @@ def test_names_that_cannot_be_shipped_are_refused():
 
     model = nn.Sequential(nn.Linear(6, CLASSES))
     with pytest.raises(NotExportable, match=r"The column"):
-        export(Problem(model, L2(model), loss, loss, train=data, val=data))
+        Problem(model, L2(model), loss, loss, train=data, val=data).export()
 
 
 def test_the_generator_and_the_callers_tensors_are_left_alone():
@@ -86,7 +86,7 @@ def test_the_generator_and_the_callers_tensors_are_left_alone():
     before = torch.random.get_rng_state()
     made = problem(lambda out: F.dropout(out, 0.5))
     after = torch.random.get_rng_state()
-    export(made)
+    made.export()
     assert torch.equal(torch.random.get_rng_state(), after)
     assert not torch.equal(before, after)  # initial weights were drawn
     assert all(p.grad is None for p in made.model.parameters())
@@ -114,7 +114,7 @@ def test_mixed_precision_and_memory_that_was_never_written():
 
 
 def assert_same_loss(made: Problem) -> Program:
-    program = export(made)
+    program = made.export()
     loaded, eager = load(program.graphs, program.tensors), made.bilevel()
     batch = made.data.train | {"index": torch.arange(N)}
     losses = []

@@ -7,9 +7,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from nestor_engine import Adam, Bilevel, Config, Problem, optimise
-from nestor_engine.bilevel import Batch
 from nestor_engine.hparams import InitialisationScale
-from nestor_engine.program import export, load
+from nestor_engine.objective import Batch
+from nestor_engine.program import load
 from tests.engine.program.problems import CLASSES, PROBLEMS, classes, cross_entropy, exported, features
 
 
@@ -99,7 +99,7 @@ def test_a_loaded_program_trains_to_the_same_bits():
 
 def test_the_same_problem_gives_the_same_bytes():
     problem, program = exported("mlp")
-    assert export(problem) == program
+    assert problem.export() == program
 
 
 def test_initial_values_and_transforms_come_back():
@@ -121,7 +121,7 @@ def test_a_program_holds_the_weights_as_its_problem_starts_them():
     model = nn.Linear(6, CLASSES)
     data = features(6), classes()
     problem = Problem(model, InitialisationScale(model, init=0.5), cross_entropy, cross_entropy, train=data, val=data)
-    program = export(problem)
+    program = problem.export()
     loaded, bilevel = load(program.graphs, program.tensors), problem.bilevel()
     assert same(loaded.params, bilevel.initial(bilevel.params, bilevel.hparams))
     assert not same(loaded.params, bilevel.params)

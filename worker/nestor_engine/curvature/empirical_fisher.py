@@ -7,10 +7,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from nestor_engine.bilevel import Tensors
+from nestor_engine.autodiff.linearization import Point
 from nestor_engine.curvature.operator import Curvature, Operator
 from nestor_engine.errors import ConfigInvalid
-from nestor_engine.point import Point
+from nestor_engine.objective import Tensors
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nestor_engine.bilevel import Tensors
+from nestor_engine.autodiff.linearization import Point
 from nestor_engine.curvature.operator import Curvature, Operator
-from nestor_engine.point import Point
+from nestor_engine.objective import Tensors
 
 
 @dataclass(frozen=True)

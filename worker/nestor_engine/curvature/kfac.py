@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from nestor_engine.bilevel import Tensors
+from nestor_engine.autodiff.linearization import Point
 from nestor_engine.curvature.kronecker import Block, Kronecker
 from nestor_engine.curvature.layers import Layer, Recorder, as_rows
 from nestor_engine.curvature.operator import Curvature, Operator
 from nestor_engine.curvature.signals import Fisher, signals
 from nestor_engine.errors import ConfigInvalid
-from nestor_engine.point import Point
-from nestor_engine.seeding import derive_seed
+from nestor_engine.objective import Tensors
+from nestor_engine.tensors.random import derive_seed
 
 
 @dataclass(frozen=True)

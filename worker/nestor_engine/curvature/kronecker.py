@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from nestor_engine.curvature.layers import Layer
-from nestor_engine.flat import Ravel
+from nestor_engine.tensors.ravel import Ravel
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nestor_engine.bilevel import Tensors
+from nestor_engine.autodiff.linearization import Point
+from nestor_engine.autodiff.trace_cache import Product
 from nestor_engine.errors import ConfigInvalid
-from nestor_engine.point import Point
-from nestor_engine.seeding import derive_seed
-from nestor_engine.traces import Product
+from nestor_engine.objective import Tensors
+from nestor_engine.tensors.random import derive_seed
 
 ROWS = 16  # vectors that a batched product takes at a time: each needs the memory of one forward pass
 POWER_STEPS = 10  # products that the first estimate of the norm takes

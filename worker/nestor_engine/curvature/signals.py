@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from nestor_engine.autodiff.linearization import Point, examples_of
 from nestor_engine.errors import ProblemInvalid
-from nestor_engine.point import Point, examples_of
 
 Fisher = Literal["sampled", "exact", "empirical"]
 MOST_OUTPUTS = 2048  # of one example: their second derivatives are a matrix of that side

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from nestor_engine.bilevel import Batch, Tensors
 from nestor_engine.errors import ProblemInvalid
 from nestor_engine.hparams.examples import column_of
 from nestor_engine.hparams.hyperparameters import Hyperparameters
 from nestor_engine.hparams.network import Network
 from nestor_engine.hparams.unet import UNet
+from nestor_engine.objective import Batch, Tensors
 
 
 class Augmentation(Hyperparameters):

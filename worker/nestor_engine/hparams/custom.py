@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from nestor_engine.bilevel import Tensors
 from nestor_engine.hparams.hyperparameters import Hyperparameters
+from nestor_engine.objective import Tensors
 
 
 class Custom(Hyperparameters):

@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from nestor_engine.bilevel import PyTree, Tensors
 from nestor_engine.errors import ProblemInvalid
-from nestor_engine.flat import named_leaves
 from nestor_engine.hparams.weights import OfWeights
+from nestor_engine.objective import PyTree, Tensors
+from nestor_engine.tensors.ravel import named_leaves
 
 Per = Literal["global", "tensor", "weight"]
 

@@ -7,11 +7,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from nestor_engine.bilevel import Batch, Tensors
-from nestor_engine.data import INDEX
+from nestor_engine.data.splits import INDEX
 from nestor_engine.errors import ProblemInvalid
 from nestor_engine.hparams.examples import column_of, expect_examples
 from nestor_engine.hparams.hyperparameters import Hyperparameters
+from nestor_engine.objective import Batch, Tensors
 
 
 class DistilledData(Hyperparameters):

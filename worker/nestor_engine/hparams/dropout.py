@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from nestor_engine.bilevel import Tensors
 from nestor_engine.errors import ProblemInvalid
 from nestor_engine.hparams.hyperparameters import Hyperparameters
+from nestor_engine.objective import Tensors
 
 ELEMENTS = (nn.Dropout,)
 CHANNELS = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)  # which drop whole channels

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from nestor_engine.bilevel import Tensors
-from nestor_engine.data import size_of
+from nestor_engine.data.splits import size_of
 from nestor_engine.errors import ProblemInvalid
+from nestor_engine.objective import Tensors
 
 
 def expect_examples(kind: str, n: int, train: Tensors) -> None:

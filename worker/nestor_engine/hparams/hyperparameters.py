@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nestor_engine.bilevel import Batch, PyTree, Tensors
 from nestor_engine.errors import ProblemInvalid
+from nestor_engine.objective import Batch, PyTree, Tensors
 
 TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda raw: raw,

@@ -7,9 +7,9 @@ from typing import Literal
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from nestor_engine.bilevel import PyTree, Tensors
-from nestor_engine.flat import named_leaves
 from nestor_engine.hparams.weights import OfWeights
+from nestor_engine.objective import PyTree, Tensors
+from nestor_engine.tensors.ravel import named_leaves
 
 
 class InitialisationScale(OfWeights):

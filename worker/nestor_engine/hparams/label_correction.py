@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from nestor_engine.bilevel import Batch, Tensors
-from nestor_engine.data import INDEX
+from nestor_engine.data.splits import INDEX
 from nestor_engine.errors import ProblemInvalid
 from nestor_engine.hparams.examples import column_of, expect_examples
 from nestor_engine.hparams.hyperparameters import Hyperparameters
+from nestor_engine.objective import Batch, Tensors
 
 
 class LabelCorrection(Hyperparameters):

@@ -6,11 +6,11 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from nestor_engine.bilevel import Batch, Tensors
 from nestor_engine.errors import ProblemInvalid
 from nestor_engine.hparams.examples import column_of
 from nestor_engine.hparams.hyperparameters import TRANSFORMS, Hyperparameters
 from nestor_engine.hparams.network import Network
+from nestor_engine.objective import Batch, Tensors
 
 
 class LossReweighting(Hyperparameters):

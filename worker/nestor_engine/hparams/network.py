@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from nestor_engine.bilevel import Tensors
 from nestor_engine.errors import ProblemInvalid
-from nestor_engine.skeleton import skeleton
+from nestor_engine.objective import Tensors
+from nestor_engine.problem.meta_copy import skeleton
 
 
 class Network:

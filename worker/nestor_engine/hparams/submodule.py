@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from nestor_engine.bilevel import Tensors
 from nestor_engine.errors import ProblemInvalid
 from nestor_engine.hparams.hyperparameters import Hyperparameters
+from nestor_engine.objective import Tensors
 
 
 class Submodule(Hyperparameters):

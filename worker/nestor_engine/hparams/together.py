@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from nestor_engine.bilevel import Batch, PyTree, Tensors
 from nestor_engine.errors import ProblemInvalid
 from nestor_engine.hparams.custom import Custom
 from nestor_engine.hparams.hyperparameters import TRANSFORMS, Hyperparameters
+from nestor_engine.objective import Batch, PyTree, Tensors
 
 
 class Together(Hyperparameters):

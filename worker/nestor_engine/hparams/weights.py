@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from nestor_engine.bilevel import PyTree, Tensors
 from nestor_engine.errors import ProblemInvalid
-from nestor_engine.flat import named_leaves
 from nestor_engine.hparams.hyperparameters import Hyperparameters
+from nestor_engine.objective import PyTree, Tensors
+from nestor_engine.tensors.ravel import named_leaves
 
 
 class OfWeights(Hyperparameters):

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from nestor_engine.bilevel import Tensors
 from nestor_engine.errors import ProblemInvalid
+from nestor_engine.graph_json import DEVICE, Ref, Value, leaves
+from nestor_engine.objective import Tensors
 from nestor_engine.program.graph import Graph, Region
-from nestor_engine.values import DEVICE, Ref, Value, leaves
 
 
 class Function:

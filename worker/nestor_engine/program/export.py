@@ -8,23 +8,20 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from nestor_engine.bilevel import Batch, Bilevel, Tensors
-from nestor_engine.data import INDEX, size_of
+from nestor_engine.data.splits import INDEX, size_of
 from nestor_engine.errors import NotExportable, ProgramRejected
+from nestor_engine.graph_json import Json, valid_name
+from nestor_engine.objective import Batch, Bilevel, Tensors
 from nestor_engine.program.load import FORMAT, FUNCTIONS, load, torch_version
 from nestor_engine.program.trace import BATCH, Traced, quiet, trace
 from nestor_engine.program.write import write
-from nestor_engine.tensors import to_safetensors
-from nestor_engine.values import Json, valid_name
-
-if TYPE_CHECKING:
-    from nestor_engine.problem import Problem
+from nestor_engine.tensors.serialization import to_safetensors
 
 # Unlike any size that a model is likely to have, so that no dimension equals the batch's by chance.
 EXAMPLES = 7
@@ -38,18 +35,16 @@ class Program:
     tensors: bytes
 
 
-def export(problem: Problem) -> Program:
-    """Write a problem's functions and initial values, for any batch size and any device.
+def export(bilevel: Bilevel, *, train: Tensors, val: Tensors) -> Program:
+    """Write the functions and initial values of a problem, for any batch size and any device.
+
+    Args:
+        bilevel: its parameters must be a flat dict.
+        train, val: the columns of the two splits, of which a few examples are read.
 
     Raises:
         NotExportable: a function does something that no graph can hold; the message says which and where.
     """
-    bilevel = problem.bilevel()
-    return export_bilevel(bilevel, train=problem.data.train, val=problem.data.val)
-
-
-def export_bilevel(bilevel: Bilevel, *, train: Tensors, val: Tensors) -> Program:
-    """The same for a `Bilevel` whose parameters are a flat dict; the splits only lend a few examples."""
     for what, names in (
         ("parameter", bilevel.params),
         ("buffer", bilevel.buffers),

@@ -14,12 +14,12 @@ from typing import Any, NoReturn
 import safetensors.torch
 import torch
 
-from nestor_engine.bilevel import Bilevel, Tensors
 from nestor_engine.errors import ProgramRejected
+from nestor_engine.graph_json import Budget, Json, Ref, Value, brief, leaves, valid_name
 from nestor_engine.hparams import TRANSFORMS
+from nestor_engine.objective import Bilevel, Tensors
 from nestor_engine.program.build import Function
 from nestor_engine.program.graph import TENSOR, Graph, fields, read
-from nestor_engine.values import Budget, Json, Ref, Value, brief, leaves, valid_name
 
 FORMAT = 1
 FUNCTIONS = ("prepare", "forward", "criterion", "penalty", "evaluate")

@@ -12,10 +12,10 @@ from torch._subclasses import FakeTensor
 from torch.utils import _pytree as pytree
 
 from nestor_engine.errors import NotExportable
+from nestor_engine.graph_json import Json, encode, valid_name
 from nestor_engine.program.failures import NO_SUCH_OPERATOR, place_of
 from nestor_engine.program.operators import GETITEM, SIZES, lookup
 from nestor_engine.program.trace import Traced
-from nestor_engine.values import Json, encode, valid_name
 
 # Memory that was never written is another owner's data; nobody can tell the difference otherwise.
 _WRITTEN = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nestor_engine.bilevel import Tensors
+from nestor_engine.objective import Tensors
 from nestor_engine.responses.response import Hypergradient, Moment, Response
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nestor_engine.bilevel import Tensors
 from nestor_engine.curvature import Operator
 from nestor_engine.errors import ConfigInvalid
-from nestor_engine.flat import Ravel
+from nestor_engine.objective import Tensors
 from nestor_engine.responses.response import Hypergradient, Moment, Response
-from nestor_engine.seeding import derive_seed, randomness
 from nestor_engine.solvers import Outcome, Solution
+from nestor_engine.tensors.random import derive_seed, randomness
+from nestor_engine.tensors.ravel import Ravel
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from nestor_engine.bilevel import Tensors
 from nestor_engine.curvature import Curvature, GaussNewton
 from nestor_engine.errors import ConfigInvalid
+from nestor_engine.objective import Tensors
 from nestor_engine.responses.response import Hypergradient, Moment, Response
 from nestor_engine.solvers import Neumann, Solver, WarmStarted
 

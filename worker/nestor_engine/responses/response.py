@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from nestor_engine.bilevel import Batch, Bilevel, Tensors
-from nestor_engine.flat import Ravel
-from nestor_engine.group import WHOLE, Share
-from nestor_engine.inner import InnerLoop, InnerStep
-from nestor_engine.point import Point, native_recurrence
-from nestor_engine.replay import Recorded
+from nestor_engine.autodiff.linearization import Point, native_recurrence
+from nestor_engine.autodiff.replay import Recorded
+from nestor_engine.autodiff.trace_cache import Traces
+from nestor_engine.distributed import WHOLE, Share
+from nestor_engine.objective import Batch, Bilevel, Tensors
 from nestor_engine.solvers import Solution
-from nestor_engine.traces import Traces
+from nestor_engine.tensors.ravel import Ravel
+from nestor_engine.training.inner_loop import InnerLoop, InnerStep
 
 RECORDING_PAYS = 5  # outer steps after which a GPU's objective is recorded
 

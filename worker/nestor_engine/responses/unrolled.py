@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from nestor_engine.bilevel import Tensors
 from nestor_engine.errors import ConfigInvalid
-from nestor_engine.inner import Adjoint
+from nestor_engine.objective import Tensors
 from nestor_engine.responses.response import Hypergradient, Moment, Response
+from nestor_engine.training.inner_loop import Adjoint
 
 
 @dataclass(frozen=True)

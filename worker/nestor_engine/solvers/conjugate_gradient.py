@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from nestor_engine.bilevel import Tensors
 from nestor_engine.curvature import Operator
 from nestor_engine.errors import ConfigInvalid
+from nestor_engine.objective import Tensors
 from nestor_engine.solvers.preconditioners import NystromSketch, Preconditioner
 from nestor_engine.solvers.solution import Outcome, Solution, Solver
 

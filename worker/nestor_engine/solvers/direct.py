@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nestor_engine.bilevel import Tensors
 from nestor_engine.curvature import Operator
 from nestor_engine.errors import ConfigInvalid
+from nestor_engine.objective import Tensors
 from nestor_engine.solvers.solution import Outcome, Solution, Solver, judged
 
 MOST_WEIGHTS = 20_000  # a matrix of 3 GiB in float64

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from nestor_engine.bilevel import Tensors
 from nestor_engine.curvature import Operator
+from nestor_engine.objective import Tensors
 from nestor_engine.solvers.solution import Outcome, Solution, Solver, judged
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nestor_engine.bilevel import Tensors
 from nestor_engine.curvature import Operator
 from nestor_engine.errors import ConfigInvalid
-from nestor_engine.seeding import derive_seed
+from nestor_engine.objective import Tensors
 from nestor_engine.solvers.sketch import sketch
 from nestor_engine.solvers.solution import Outcome, Solution, Solver, judged
+from nestor_engine.tensors.random import derive_seed
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from nestor_engine.bilevel import Tensors
 from nestor_engine.curvature import Operator
 from nestor_engine.errors import ConfigInvalid
-from nestor_engine.seeding import derive_seed
+from nestor_engine.objective import Tensors
 from nestor_engine.solvers.sketch import sketch
+from nestor_engine.tensors.random import derive_seed
 
 LEAST = (
     1e-3  # of AdamDiagonal's entries, relative to the largest: a weight without gradients may still have a curvature

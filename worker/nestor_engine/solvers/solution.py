@@ -9,8 +9,8 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from nestor_engine.bilevel import Tensors
 from nestor_engine.curvature import Operator
+from nestor_engine.objective import Tensors
 
 
 class Outcome(Enum):

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from nestor_engine.bilevel import Tensors
 from nestor_engine.curvature import Operator
+from nestor_engine.objective import Tensors
 from nestor_engine.solvers.neumann import Neumann
 from nestor_engine.solvers.solution import Outcome, Solution, Solver
 

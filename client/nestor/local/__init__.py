@@ -1,0 +1,1 @@
+"""The backend without a server: trials that run in this process."""

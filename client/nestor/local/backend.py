@@ -1,0 +1,227 @@
+"""The backend without a server: studies that live in this process, and end with it."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+from nestor.errors import InvalidInput, StudyExists, StudyNotFound, TrialNotFound
+from nestor.local.trial_runner import Run
+from nestor.schemas import (
+    Action,
+    Attempt,
+    Desired,
+    Event,
+    Hyperparameters,
+    ProgramProblem,
+    State,
+    Step,
+    StudyCreate,
+    TrialCreate,
+    TrialExtend,
+    TrialPriority,
+    WarmStart,
+)
+from nestor.schemas import Study as StudyRecord
+from nestor.schemas import Trial as TrialRecord
+
+if TYPE_CHECKING:
+    from nestor_engine import Config, Problem
+
+
+class Local:
+    """Studies by id, in memory."""
+
+    ships = False
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._studies: dict[UUID, StudyRecord] = {}
+        self._runs: dict[UUID, Run] = {}
+
+    def __repr__(self) -> str:
+        return "this process"
+
+    # --- studies ----------------------------------------------------------------------------------
+
+    def create_study(self, new: StudyCreate) -> StudyRecord:
+        with self._lock:
+            there = next((study for study in self._studies.values() if study.name == new.name), None)
+            if there is None:
+                now = datetime.now(UTC)
+                kept = new.model_dump(exclude={"load_if_exists"})
+                there = StudyRecord(
+                    id=uuid4(), created_at=now, updated_at=now, trial_counts={}, best_value=None, **kept
+                )
+                self._studies[there.id] = there
+            elif not new.load_if_exists:
+                raise StudyExists(name=new.name)
+        return self.study(there.id)
+
+    def find_study(self, name: str) -> StudyRecord:
+        return self.study(next((study.id for study in self._studies.values() if study.name == name), name))
+
+    def study(self, study_id: UUID | str) -> StudyRecord:
+        found = self._studies.get(study_id) if isinstance(study_id, UUID) else None
+        if found is None:
+            raise StudyNotFound(study=str(study_id))
+        trials = self.trials(found.id)
+        values = [trial.best_value for trial in trials if trial.best_value is not None]
+        counts = Counter(trial.state.value for trial in trials)
+        return found.model_copy(update={"trial_counts": dict(counts), "best_value": min(values, default=None)})
+
+    def studies(self) -> Iterator[StudyRecord]:
+        """Newest first."""
+        return (self.study(study_id) for study_id in reversed(list(self._studies)))
+
+    def set_user_attrs(self, study_id: UUID, changes: dict[str, Any]) -> StudyRecord:
+        with self._lock:
+            before = self.study(study_id)
+            changed = {"user_attrs": before.user_attrs | changes, "updated_at": datetime.now(UTC)}
+            self._studies[study_id] = before.model_copy(update=changed)
+        return self.study(study_id)
+
+    def delete_study(self, study_id: UUID) -> None:
+        for trial in self.trials(self.study(study_id).id):
+            if not trial.state.finished:
+                self.request(trial.id, "cancel")
+            del self._runs[trial.id]
+        del self._studies[study_id]
+
+    # --- trials -----------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        study_id: UUID,
+        problem: Problem,
+        config: Config,
+        user_attrs: dict[str, Any],
+        *,
+        warm_start: WarmStart | None = None,
+        priority: int = 0,
+        devices_per_trial: int = 1,
+        watched: bool = False,
+        show_progress_bar: bool = True,
+    ) -> TrialRecord:
+        del show_progress_bar  # nothing is uploaded
+        from torch.utils import _pytree as pytree
+
+        from nestor_engine import describe, start_from
+
+        self.study(study_id)
+        if devices_per_trial > 1:
+            remedy = "Leave devices_per_trial=1, or use a server's study."
+            raise InvalidInput(reason=f"In this process a trial runs on one device. {remedy}")
+        bilevel = problem.bilevel()
+        if warm_start is not None:
+            warm_start, reached = self._run(warm_start.trial).reached(warm_start)
+            bilevel = start_from(bilevel, reached)
+        device = next(leaf.device for leaf in pytree.tree_leaves(bilevel.params))
+        # Nothing crosses a wire, so this id stands for the problem itself.
+        here = uuid4()
+        what = ProgramProblem(program=here, dataset=here)
+        given = {"problem": what, "warm_start": warm_start, "priority": priority, "user_attrs": user_attrs}
+        spec = TrialCreate.model_validate(given | describe(config))
+        with self._lock:
+            record = TrialRecord(
+                id=uuid4(),
+                study_id=study_id,
+                number=len(self.trials(study_id)),
+                state=State.queued,
+                desired=Desired.run,
+                spec=spec,
+                priority=priority,
+                step=0,
+                n_steps=config.n_steps,
+                value=None,
+                best_value=None,
+                best_step=None,
+                attempt=0,
+                restarts=0,
+                preemptions=0,
+                error=None,
+                user_attrs=user_attrs,
+                worker=None,
+                seq=0,
+                created_at=datetime.now(UTC),
+                started_at=None,
+                finished_at=None,
+            )
+            run = self._runs[record.id] = Run(record, bilevel.to(device), problem.data.to(device), config)
+        if not watched:
+            run.start()
+        return run.record
+
+    def trials(self, study_id: UUID) -> list[TrialRecord]:
+        return [run.record for run in list(self._runs.values()) if run.record.study_id == study_id]
+
+    def trial(self, trial_id: UUID) -> TrialRecord:
+        return self._run(trial_id).record
+
+    def request(self, trial_id: UUID, action: Action) -> TrialRecord:
+        return self._run(trial_id).request(action)
+
+    def extend(self, trial_id: UUID, steps: int) -> TrialRecord:
+        return self._run(trial_id).extend(TrialExtend(steps=steps).steps)
+
+    def prioritise(self, trial_id: UUID, priority: int) -> TrialRecord:
+        return self._run(trial_id).prioritise(TrialPriority(priority=priority).priority)
+
+    def attempts(self, trial_id: UUID) -> list[Attempt]:
+        return list(self._run(trial_id).attempts)
+
+    def events(self, trial_id: UUID, after: int = 0) -> Iterator[Event]:
+        return self._run(trial_id).events(after)
+
+    def steps(self, trial_id: UUID, after: int = 0) -> list[Step]:
+        return self._run(trial_id).steps[after:]  # step n is at n - 1
+
+    def hyperparameters(self, trial_id: UUID) -> Hyperparameters:
+        return self._run(trial_id).hyperparameters()
+
+    def snapshot(self, trial_id: UUID, step: int | None = None) -> bytes:
+        return self._run(trial_id).snapshot(step)
+
+    def checkpoint(self, trial_id: UUID) -> bytes:
+        return self._run(trial_id).checkpoint()
+
+    def detach(self, trial: TrialRecord) -> str:
+        run = self._run(trial.id)
+        handle = f"study.trials[{trial.number}]"
+        if run.record.state.finished:
+            return f"Trial {trial.number} is {run.record.state.value}; {handle} has what it recorded."
+        if run.in_background:
+            return (
+                f"Trial {trial.number} goes on in the background. "
+                f"Watch it again: {handle}.stream(); end it: {handle}.stop()."
+            )
+        at = run.request("pause")
+        return (
+            f"Trial {trial.number} is paused at step {at.step} of {at.n_steps}, and what it recorded is kept. "
+            f"Go on: {handle}.resume(); end it: {handle}.stop()."
+        )
+
+    def cause(self, trial_id: UUID) -> BaseException | None:
+        return self._run(trial_id).cause
+
+    def _run(self, trial_id: UUID) -> Run:
+        run = self._runs.get(trial_id)
+        if run is None:
+            raise TrialNotFound(trial=str(trial_id))
+        return run
+
+    def _end(self) -> None:
+        """Threads must not compute while the interpreter takes torch down; each stops after its present step."""
+        for run in self._runs.values():
+            if run.in_background and not run.record.state.finished:
+                run.request("stop")
+                run.join()
+
+
+here = Local()
+atexit.register(here._end)

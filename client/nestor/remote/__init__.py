@@ -1,0 +1,1 @@
+"""The backend that is a server: HTTP, uploads, event streams and credentials."""

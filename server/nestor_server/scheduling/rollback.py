@@ -1,0 +1,40 @@
+"""Takes back what an attempt recorded past the newest checkpoint: it will be computed again."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.orm import Session
+
+from nestor.schemas import EventType
+from nestor_server.models import Checkpoint, Snapshot, Step, Trial
+from nestor_server.scheduling import event_log
+from nestor_server.storage import garbage_collection
+
+
+def rewind(session: Session, trial_id: UUID) -> None:
+    """Withdraw steps and snapshots past the newest checkpoint, and recompute what the trial's row says of its steps."""
+    newest = select(func.coalesce(func.max(Checkpoint.step), 0)).where(Checkpoint.trial_id == trial_id)
+    step = session.scalars(newest).one()
+    withdrawn = session.execute(delete(Step).where(Step.trial_id == trial_id, Step.number > step)).rowcount  # pyright: ignore[reportAttributeAccessIssue] a DELETE's result is a cursor's
+    snapshots = delete(Snapshot).where(Snapshot.trial_id == trial_id, Snapshot.step > step).returning(Snapshot.blob_id)
+    blobs = session.scalars(snapshots.execution_options(synchronize_session=False)).all()
+    garbage_collection.collect(session, blobs)
+    if not withdrawn and not blobs:
+        return
+
+    # What schemas.Step calls its value, of the rows.
+    loss = func.coalesce(Step.data["held_out_loss"].as_float(), Step.data["val_loss"].as_float())
+    best = session.execute(
+        select(Step.number, loss).where(Step.trial_id == trial_id).order_by(loss, Step.number).limit(1)
+    ).one_or_none()
+    last = session.scalars(select(loss).where(Step.trial_id == trial_id, Step.number == step)).one_or_none()
+    best_step, best_value = best or (None, None)
+    session.execute(
+        update(Trial)
+        .where(Trial.id == trial_id)
+        .values(step=step, value=last, best_step=best_step, best_value=best_value)
+        .execution_options(synchronize_session=False)
+    )
+    event_log.append(session, trial_id, EventType.rewind, {"step": step})

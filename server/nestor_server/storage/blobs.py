@@ -1,0 +1,195 @@
+"""Bytes by their digest, in chunks: uploads that resume, and reads of any range. `object_store` says where they lie."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from uuid import UUID
+
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from nestor.errors import (
+    BlobNotFound,
+    ChunkTooLarge,
+    DigestMismatch,
+    InvalidInput,
+    OffsetMismatch,
+    TooLarge,
+    UploadNotFound,
+)
+from nestor.schemas import CHUNK_BYTES
+from nestor_server.models import Blob, BlobChunk
+from nestor_server.storage import object_store
+
+
+def digest_of(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def announce(session: Session, owner_id: UUID, digest: str, size: int, *, limit: int) -> Blob:
+    """Begin an upload, or find the one that stands at `offset`, or the blob that is already complete.
+
+    In any case its bytes are kept from now on, as long as `NESTOR_KEEP_UNUSED_DAYS` says, for what will refer to them.
+
+    Raises:
+        TooLarge: `size` is above `limit`.
+        InvalidInput: the blob is there already and has another size.
+    """
+    if size > limit:
+        raise TooLarge(what="The upload", limit=limit, setting="NESTOR_MAX_BLOB_BYTES")
+    blob = _begin(session, owner_id, digest, size)
+    blob.wanted_at = func.now()
+    session.flush()
+    return blob
+
+
+def _begin(session: Session, owner_id: UUID, digest: str, size: int) -> Blob:
+    session.execute(
+        insert(Blob).values(owner_id=owner_id, digest=digest, size=size).on_conflict_do_nothing("uq_blobs_owner_digest")
+    )
+    blob = session.scalars(select(Blob).where(Blob.owner_id == owner_id, Blob.digest == digest).with_for_update()).one()
+    if blob.size != size:
+        if blob.complete:
+            raise InvalidInput(reason=f"The blob {digest} is stored already and has {blob.size} bytes, not {size}.")
+        session.execute(delete(BlobChunk).where(BlobChunk.blob_id == blob.id))  # announced anew, so it begins anew
+        blob.size, blob.offset = size, 0
+    if size == 0:
+        _verify(session, blob)
+    session.flush()
+    return blob
+
+
+def upload(session: Session, owner_id: UUID, upload_id: UUID, *, lock: bool = False) -> Blob:
+    """The upload with that id, complete or not.
+
+    Raises:
+        UploadNotFound: there is none, or it is someone else's, or its bytes were discarded.
+    """
+    query = select(Blob).where(Blob.id == upload_id, Blob.owner_id == owner_id)
+    blob = session.scalars(query.with_for_update() if lock else query).one_or_none()
+    if blob is None:
+        raise UploadNotFound(upload=str(upload_id))
+    return blob
+
+
+def append(session: Session, owner_id: UUID, upload_id: UUID, offset: int, data: bytes) -> Blob:
+    """Take the next bytes of an upload; the last ones complete it, once they hash to the announced digest.
+
+    Raises:
+        UploadNotFound, ChunkTooLarge
+        OffsetMismatch: the upload stands elsewhere.
+        InvalidInput: more bytes than announced.
+        DigestMismatch: the bytes are others than announced. All of them are discarded, so this must be committed.
+    """
+    if len(data) > CHUNK_BYTES:
+        raise ChunkTooLarge(limit=CHUNK_BYTES)
+    blob = upload(session, owner_id, upload_id, lock=True)
+    if blob.offset != offset:
+        raise OffsetMismatch(expected=blob.offset, actual=offset)
+    if offset + len(data) > blob.size:
+        raise InvalidInput(reason=f"The upload was announced with {blob.size} bytes; these would make it longer.")
+    if data:
+        _add(session, blob, offset, data)
+        blob.offset, blob.wanted_at = offset + len(data), func.now()
+        session.flush()
+    if blob.offset == blob.size and not blob.complete:
+        _verify(session, blob)
+    return blob
+
+
+def find(session: Session, owner_id: UUID, digest: str) -> Blob:
+    """The complete blob of that digest.
+
+    Raises:
+        BlobNotFound: there is none, or it is someone else's, or its upload is not complete.
+    """
+    blob = session.scalars(
+        select(Blob).where(Blob.owner_id == owner_id, Blob.digest == digest, Blob.complete)
+    ).one_or_none()
+    if blob is None:
+        raise BlobNotFound(digest=digest)
+    return blob
+
+
+def want(session: Session, owner_id: UUID, digest: str) -> Blob:
+    """`find` for what is about to refer to the blob: until that is committed, nobody can delete it.
+
+    Raises:
+        BlobNotFound: as `find`.
+    """
+    # A change to the row, not a lock alone: a deletion that waits for us then looks at the row again.
+    mine = update(Blob).where(Blob.owner_id == owner_id, Blob.digest == digest).values(wanted_at=func.now())
+    session.execute(mine.execution_options(synchronize_session=False))
+    return find(session, owner_id, digest)
+
+
+def read(session: Session, blob: Blob, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+    """The bytes from `start` to before `stop`, in pieces: 4 MiB are in memory, whatever the size.
+
+    Raises:
+        BlobNotFound: it was deleted meanwhile.
+        Unavailable: the object store does not answer.
+    """
+    stop = blob.size if stop is None else min(stop, blob.size)
+    while start < stop:
+        chunk = session.execute(
+            select(BlobChunk.start, BlobChunk.size, BlobChunk.object, BlobChunk.data)
+            .where(BlobChunk.blob_id == blob.id, BlobChunk.start <= start)
+            .order_by(BlobChunk.start.desc())
+            .limit(1)
+        ).one_or_none()
+        piece = b""
+        if chunk is not None and start < chunk.start + chunk.size:
+            begin, end = start - chunk.start, min(stop - chunk.start, chunk.size)
+            if chunk.object is None:
+                piece = chunk.data[begin:end]
+            else:
+                piece = object_store.read(session, chunk.object, begin, min(end, begin + CHUNK_BYTES))
+        if not piece:
+            raise BlobNotFound(digest=blob.digest)  # deleted while it was read
+        yield piece
+        start += len(piece)
+
+
+def load(session: Session, blob: Blob) -> bytes:
+    return b"".join(read(session, blob))
+
+
+def store(session: Session, owner_id: UUID, data: bytes) -> Blob:
+    """Store bytes that are here as a whole; the same bytes twice are one blob.
+
+    Raises:
+        Unavailable: the object store does not answer.
+    """
+    blob = _begin(session, owner_id, digest_of(data), len(data))
+    if not blob.complete:
+        session.execute(delete(BlobChunk).where(BlobChunk.blob_id == blob.id))  # of an upload that was left half-way
+        piece = len(data) if object_store.is_for(session, len(data)) else CHUNK_BYTES
+        for start in range(0, len(data), piece):
+            _add(session, blob, start, data[start : start + piece])
+        blob.offset, blob.complete = len(data), True
+        session.flush()
+    return blob
+
+
+def _add(session: Session, blob: Blob, start: int, data: bytes) -> None:
+    chunk = BlobChunk(blob_id=blob.id, start=start, size=len(data))
+    if object_store.is_for(session, blob.size):
+        chunk.object = object_store.put(session, blob.id, data)
+    else:
+        chunk.data = data
+    session.add(chunk)
+
+
+def _verify(session: Session, blob: Blob) -> None:
+    actual = hashlib.sha256()
+    for piece in read(session, blob):
+        actual.update(piece)
+    announced = blob.digest.removeprefix("sha256:")
+    if actual.hexdigest() != announced:
+        session.delete(blob)
+        session.flush()
+        raise DigestMismatch(expected=announced, actual=actual.hexdigest())
+    blob.complete = True

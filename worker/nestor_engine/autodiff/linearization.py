@@ -1,0 +1,293 @@
+"""One point (w, λ, batch) at which everything of an outer step is differentiated.
+
+The training loss is evaluated once, so all products of one linear system see the same dropout mask,
+the same augmentation noise and the same buffers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._dispatch.python import enable_python_dispatcher
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from nestor_engine.autodiff.trace_cache import Linear, Product, Traces
+from nestor_engine.distributed import WHOLE, Share
+from nestor_engine.errors import ProblemInvalid
+from nestor_engine.objective import Batch, Bilevel, PyTree, Tensors
+from nestor_engine.tensors.random import repeated, upcoming
+from nestor_engine.tensors.ravel import Ravel
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Keep torch from kernels that have a first derivative only: fused attention, and cuDNN's recurrent layers."""
+    with sdpa_kernel(SDPBackend.MATH), native_recurrence():
+        yield
+
+
+def native_recurrence() -> AbstractContextManager[object]:
+    """Keep torch from cuDNN's recurrent layers, which have no second derivative, and in evaluation mode no first."""
+    return _NativeRecurrence() if torch.cuda.is_available() else nullcontext()
+
+
+class _NativeRecurrence(TorchFunctionMode):
+    """Runs recurrent layers without cuDNN, and only these: its convolutions are twice differentiable."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # A module calls torch.lstm, a program the operator aten.lstm.input.
+        if getattr(func, "__name__", "").partition(".")[0] not in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
+            return func(*args, **(kwargs or {}))
+        enabled = torch.backends.cudnn.enabled
+        torch.backends.cudnn.enabled = False
+        # A trace holds a layer as its matrix products: its fused cells do not run on tensors without storage.
+        decomposed = enable_python_dispatcher() if get_proxy_mode() is not None else nullcontext()
+        try:
+            with decomposed:
+                return func(*args, **(kwargs or {}))
+        finally:
+            torch.backends.cudnn.enabled = enabled
+
+
+class Point:
+    """The training loss at one point: first its gradient, then its second derivatives along vectors.
+
+    Nothing is computed before it is asked for. Products come from the trial's traces where these have
+    them, else from autograd's graph of the gradient, which is kept as long as the point; the bits are the same.
+
+    Attributes:
+        w: weights, shape (n,).
+        ravel: between w and the parameters.
+        hparams: hyperparameters, requiring gradients.
+        slots: what the inner optimizer keeps there; empty if none brought the weights.
+        share: which part of a whole batch this process sees. `gradient` and `mixed` are of the whole batch; products
+            and all else are of that part.
+    """
+
+    def __init__(
+        self,
+        bilevel: Bilevel,
+        ravel: Ravel,
+        w: Tensor,
+        buffers: Tensors,
+        hparams: Tensors,
+        batch: Batch,
+        slots: Tensors | None = None,
+        traces: Traces | None = None,
+        share: Share = WHOLE,
+    ) -> None:
+        self.ravel, self.share = ravel, share
+        self.slots = slots or {}
+        self.w = w.detach().requires_grad_()
+        self.hparams = {name: value.detach().requires_grad_() for name, value in hparams.items()}
+        self._bilevel, self._buffers, self._columns = bilevel, buffers, batch
+        self._traces = traces
+        self._linear: Linear | None = None
+        self._draws = upcoming(self.w.device)
+
+    def curved(self, product: Product) -> Callable[[Tensor], Tensor]:
+        """`product`, a method of this class, as a function of its vector."""
+        if self._traces is not None:
+            self._linear = self._traces.at(self, product)
+        return self._linear.product if self._linear is not None else partial(product, self)
+
+    @property
+    def curved_rows(self) -> Callable[[Tensor], Tensor] | None:
+        """The same product of each row of a matrix (k, n), at once; None without a trace."""
+        return None if self._linear is None else self._linear.products
+
+    @property
+    def traced(self) -> bool:
+        """Whether products come from a trace."""
+        return self._linear is not None
+
+    @cached_property
+    def gradient(self) -> Tensor:
+        """∂f/∂w, shape (n,)."""
+        return self.share.mean(self._linear.gradient if self._linear is not None else self.slope.detach())
+
+    def mixed(self, q: Tensor) -> Tensors:
+        """(∂²f/∂λ∂w) q for each hyperparameter; zero where λ does not meet the weights' gradient."""
+        return self.share.means(self._linear.mixed(q) if self._linear is not None else self.kept_mixed(q))
+
+    # --- for a trace: the point as a function of tensors ---------------------------------------------
+
+    def leaves(self) -> list[Tensor]:
+        """All tensors that the training loss reads here."""
+        return pytree.tree_leaves(self._given())
+
+    def with_leaves(self, leaves: Sequence[Tensor]) -> Point:
+        """The same problem at another point."""
+        given = pytree.tree_unflatten(list(leaves), pytree.tree_structure(self._given()))
+        return Point(self._bilevel, self.ravel, *given)
+
+    def drawing(self) -> AbstractContextManager[None]:
+        """Draw what this point draws: one dropout mask, one augmentation, however often it is evaluated."""
+        return repeated(self._draws, self.w.device)
+
+    def _given(self) -> tuple[Tensor, Tensors, Tensors, Batch]:
+        return self.w, self._buffers, self.hparams, self._columns
+
+    # --- on autograd's kept graph --------------------------------------------------------------------
+
+    @cached_property
+    def slope(self) -> Tensor:
+        """∂f/∂w, shape (n,), itself differentiable in w and λ."""
+        return _grad(self._evaluated.criterion + self._evaluated.penalty, self.w, create_graph=True)
+
+    def kept_mixed(self, q: Tensor) -> Tensors:
+        names = list(self.hparams)
+        parts = (
+            torch.autograd.grad(self.slope, [self.hparams[n] for n in names], q, retain_graph=True, allow_unused=True)
+            if self.slope.requires_grad
+            else [None] * len(names)
+        )
+        return {
+            n: torch.zeros_like(self.hparams[n]) if part is None else part for n, part in zip(names, parts, strict=True)
+        }
+
+    def hessian_product(self, v: Tensor) -> Tensor:
+        """(∂²f/∂w∂w) v, shape (n,), by reverse over reverse."""
+        return _pull(self.slope, self.w, v)
+
+    def gauss_newton_product(self, v: Tensor) -> Tensor:
+        """Jᵀ (∂²ℓ/∂o∂o) J v plus the exact Hessian of the penalty, shape (n,).
+
+        J v is had by differentiating u ↦ Jᵀu, which is linear, so no forward mode is needed and
+        every module serves.
+        """
+        return self._pull_outputs(self.criterion_product(self._push(v))) + self.penalty_product(v)
+
+    def fisher_product(self, v: Tensor) -> Tensor:
+        """The mean over examples of g_i g_iᵀ v, with g_i = ∂ℓ_i/∂w, plus the exact Hessian of the penalty.
+
+        The criterion is a mean of ℓ_i, so row i of its slope at the outputs is ∂ℓ_i/∂o_i / B, and
+        g_iᵀ v is had from row i of J v: no gradient of a single example is ever formed.
+        """
+        _, slopes = self.output_slopes
+        size = examples_of(slopes)
+        by_example = lambda o: o.reshape(len(o), -1)  # (B, outputs), of outputs of shape (B,) too
+        rows = [by_example(slope.detach()) for slope in slopes]
+        tangents = [by_example(tangent) for tangent in self._push(v)]
+        along = sum((row * tangent).sum(1, keepdim=True) for row, tangent in zip(rows, tangents, strict=True))
+        pulled = [(size * along * row).view_as(slope) for row, slope in zip(rows, slopes, strict=True)]
+        return self._pull_outputs(pulled) + self.penalty_product(v)
+
+    def criterion_product(self, tangents: Sequence[Tensor]) -> list[Tensor]:
+        """(∂²ℓ/∂o∂o) t for one tangent t of each output's shape; the network itself is not passed."""
+        at, slopes = self.output_slopes
+        pairs = [(s, t) for s, t in zip(slopes, tangents, strict=True) if s.requires_grad]
+        curved = (
+            torch.autograd.grad([s for s, _ in pairs], at, [t for _, t in pairs], retain_graph=True, allow_unused=True)
+            if pairs
+            else [None] * len(at)
+        )
+        return [torch.zeros_like(o) if c is None else c for o, c in zip(at, curved, strict=True)]
+
+    def penalty_product(self, v: Tensor) -> Tensor:
+        """The exact Hessian of the penalty times v, shape (n,)."""
+        return _pull(self._penalty_gradient, self.w, v)
+
+    def replay(self, params: PyTree) -> list[Tensor]:
+        """The outputs that depend on the weights, computed again from `params` with the same draws."""
+        with repeated(self._evaluated.draws, self.w.device):
+            return _differentiable(self._forward(params, self._evaluated.batch))
+
+    @cached_property
+    def _evaluated(self) -> _Evaluated:
+        params = self.ravel.tree(self.w)
+        with self.drawing():
+            batch = self._bilevel.prepare(self.hparams, self._columns)
+            draws = upcoming(self.w.device)
+            outputs = self._forward(params, batch)
+            criterion = self._bilevel.criterion(outputs, self.hparams, batch)
+            return _Evaluated(batch, draws, outputs, criterion, self._bilevel.penalty(params, self.hparams))
+
+    def _forward(self, params: PyTree, batch: Batch) -> PyTree:
+        with twice_differentiable():
+            return self._bilevel.forward(params, self._buffers, self.hparams, batch)[0]
+
+    def _push(self, v: Tensor) -> tuple[Tensor, ...]:
+        """J v, for each output."""
+        _, dual, pulled = self._pullback
+        return torch.autograd.grad(pulled, dual, v, retain_graph=True)
+
+    def _pull_outputs(self, duals: list[Tensor]) -> Tensor:
+        """Jᵀ u, shape (n,)."""
+        return torch.autograd.grad(self._pullback[0], self.w, duals, retain_graph=True)[0]
+
+    @cached_property
+    def _pullback(self) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        outputs = _differentiable(self._evaluated.outputs)
+        dual = [torch.zeros_like(o, requires_grad=True) for o in outputs]
+        (pulled,) = torch.autograd.grad(outputs, self.w, dual, create_graph=True)
+        return outputs, dual, pulled
+
+    @cached_property
+    def output_slopes(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Detached outputs and the criterion's gradient there, differentiable once more."""
+        leaves, spec = pytree.tree_flatten(self._evaluated.outputs)
+        free = [o.detach().requires_grad_() if isinstance(o, Tensor) and o.requires_grad else o for o in leaves]
+        at = _differentiable(free)
+        value = self._bilevel.criterion(pytree.tree_unflatten(free, spec), self.hparams, self._evaluated.batch)
+        slopes = torch.autograd.grad(value, at, create_graph=True, allow_unused=True)
+        return at, [torch.zeros_like(o) if s is None else s for o, s in zip(at, slopes, strict=True)]
+
+    @cached_property
+    def _penalty_gradient(self) -> Tensor:
+        return _grad(self._evaluated.penalty, self.w, create_graph=True)
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    """The training loss in its parts. `draws`: what the forward pass drew, after the batch was prepared."""
+
+    batch: Batch
+    draws: list[Tensor]
+    outputs: PyTree
+    criterion: Tensor
+    penalty: Tensor
+
+
+def examples_of(outputs: list[Tensor]) -> int:
+    """How many examples the outputs have rows for.
+
+    Raises:
+        ProblemInvalid: some outputs have none, so that no part of the loss is an example's own.
+    """
+    rows = {o.shape[:1] for o in outputs}
+    if len(rows) != 1 or not (first := rows.pop()):
+        raise ProblemInvalid(
+            reason="Gradients of single examples need outputs with a row for each example, and the model's have the "
+            f"shapes {', '.join(str(tuple(o.shape)) for o in outputs)}. Use GaussNewton, or "
+            "EmpiricalFisher(per='batch')."
+        )
+    return first[0]
+
+
+def _differentiable(tree: PyTree) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.requires_grad]
+
+
+def _grad(value: Tensor, at: Tensor, *, create_graph: bool = False) -> Tensor:
+    if not value.requires_grad:
+        return torch.zeros_like(at)
+    (slope,) = torch.autograd.grad(value, at, create_graph=create_graph, retain_graph=True, allow_unused=True)
+    return torch.zeros_like(at) if slope is None else slope
+
+
+def _pull(slope: Tensor, at: Tensor, v: Tensor) -> Tensor:
+    """The product of the Jacobian of `slope` with v, for a symmetric Jacobian."""
+    if not slope.requires_grad:
+        return torch.zeros_like(v)
+    (product,) = torch.autograd.grad(slope, at, v, retain_graph=True, allow_unused=True)
+    return torch.zeros_like(v) if product is None else product

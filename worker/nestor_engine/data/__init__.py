@@ -1,0 +1,1 @@
+"""Data as columns, their splits and folds, and batches by number."""

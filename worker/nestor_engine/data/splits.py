@@ -1,0 +1,171 @@
+"""Data as columns, and batches as a pure function of (seed, number): nothing to checkpoint but a counter."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from nestor_engine.distributed import ALONE, Group
+from nestor_engine.errors import ProblemInvalid
+from nestor_engine.objective import Batch, Tensors
+from nestor_engine.tensors.random import derive_seed
+from nestor_engine.tensors.serialization import to_safetensors
+
+INDEX = "index"
+Columns = Any  # a tuple (x, y), or a dict of columns; tensors or arrays
+
+
+@dataclass(frozen=True)
+class Data:
+    """Training, validation and test examples; each split is a dict of equally long columns.
+
+    The test split steers nothing: it is only evaluated.
+    """
+
+    train: Tensors
+    val: Tensors
+    test: Tensors | None = None
+
+    @staticmethod
+    def of(train: Columns, val: Columns, test: Columns | None = None) -> Data:
+        """From tuples, which become the columns `x` and `y`, or from dicts of columns.
+
+        Raises:
+            ProblemInvalid: a split is neither of them, is empty, or has columns of different lengths.
+        """
+        return Data(_columns("train", train), _columns("val", val), None if test is None else _columns("test", test))
+
+    @property
+    def splits(self) -> dict[str, Tensors]:
+        return {"train": self.train, "val": self.val} | ({} if self.test is None else {"test": self.test})
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Examples in each split."""
+        return {name: size_of(columns) for name, columns in self.splits.items()}
+
+    def to(self, device: torch.device | str) -> Data:
+        return Data(**{s: {k: v.to(device) for k, v in columns.items()} for s, columns in self.splits.items()})
+
+    def save(self) -> dict[str, bytes]:
+        """Each split as safetensors."""
+        return {split: to_safetensors(columns) for split, columns in self.splits.items()}
+
+    @staticmethod
+    def load(blobs: dict[str, bytes]) -> Data:
+        return Data.of(**{split: safetensors.torch.load(blob) for split, blob in blobs.items()})
+
+
+def size_of(columns: Tensors) -> int:
+    return len(next(iter(columns.values())))
+
+
+def _columns(split: str, given: Columns) -> Tensors:
+    if not isinstance(given, dict) and not (isinstance(given, list | tuple) and len(given) == 2):
+        raise ProblemInvalid(
+            reason=f"The {split} split is {_kind(given)}. Pass a tuple (x, y), or a dict of columns by name."
+        )
+    named = given if isinstance(given, dict) else dict(zip(("x", "y"), given, strict=True))
+    columns = {name: _tensor(values) for name, values in named.items()}
+    lengths = {name: len(values) if values.ndim else None for name, values in columns.items()}
+    if not columns or None in lengths.values() or len(set(lengths.values())) != 1:
+        raise ProblemInvalid(
+            reason=f"The columns of the {split} split must be equally long; their lengths are {lengths}."
+        )
+    if 0 in lengths.values():
+        raise ProblemInvalid(reason=f"The {split} split is empty. Give it at least one example.")
+    if INDEX in columns:
+        raise ProblemInvalid(reason=f"{INDEX!r} is the reserved name of an example's position; rename that column.")
+    return columns
+
+
+def _kind(given: Any) -> str:
+    name = f"a {type(given).__name__}"
+    return f"{name} of {len(given)}" if isinstance(given, list | tuple) else name
+
+
+def _tensor(values: Any) -> Tensor:
+    if isinstance(values, Tensor):
+        return values.detach()
+    tensor = torch.as_tensor(values)
+    # Arrays are float64 by habit, tensors by intention: only the former follow torch's default.
+    return tensor.to(torch.get_default_dtype()) if tensor.is_floating_point() else tensor
+
+
+@dataclass(frozen=True)
+class View:
+    """Examples of a split, in order: those at `positions`, of shape (n,), or all of them."""
+
+    columns: Tensors
+    positions: Tensor | None = None
+
+    def __len__(self) -> int:
+        return size_of(self.columns) if self.positions is None else len(self.positions)
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.columns.values())).device
+
+    def all(self) -> Batch:
+        """Every example; nothing is gathered for a whole split."""
+        if self.positions is None:
+            return self.columns | {INDEX: torch.arange(len(self), device=self.device)}
+        return self._at(self.positions)
+
+    def take(self, which: Tensor) -> Batch:
+        """The examples that are numbered `which` in this view."""
+        return self._at(which if self.positions is None else self.positions[which])
+
+    def _at(self, index: Tensor) -> Batch:
+        return {name: values.index_select(0, index) for name, values in self.columns.items()} | {INDEX: index}
+
+
+class Batches:
+    """Batch number k of an endless, reshuffled pass over examples, as a function of (seed, k); of it, `share`'s part.
+
+    Every epoch is one permutation; its remainder that does not fill a batch is left out, so that
+    all batches have one shape. What is smaller than `batch_size` is used whole, in its own order.
+
+    Attributes:
+        seconds: wall time that gathering took so far.
+    """
+
+    def __init__(self, examples: Tensors | View, batch_size: int | None, seed: int, group: Group = ALONE) -> None:
+        self._view = examples if isinstance(examples, View) else View(examples)
+        n = len(self._view)
+        self.batch_size = min(batch_size or n, n)
+        self.share = group.share(self.batch_size)
+        self._whole = self._view.all() if self.batch_size == n else None
+        self._per_epoch = n // self.batch_size
+        self._seed = seed
+        self.seconds = 0.0
+        self._epoch = -1
+        self._order = torch.empty(0, dtype=torch.int64)  # (n,), of the current epoch
+
+    def __getitem__(self, k: int) -> Batch:
+        if self._whole is not None:
+            return {name: values[self.share.part] for name, values in self._whole.items()}
+        started = time.perf_counter()
+        epoch, position = divmod(k, self._per_epoch)
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(derive_seed(self._seed, "epoch", epoch))
+            self._order = torch.randperm(len(self._view), generator=generator, device="cpu").to(self._view.device)
+            self._epoch = epoch
+        start = position * self.batch_size
+        batch = self._view.take(self._order[start : start + self.batch_size][self.share.part])
+        self.seconds += time.perf_counter() - started
+        return batch
+
+
+def chunks(columns: Tensors, size: int, part: slice) -> Iterator[Batch]:
+    """A part of the split in order, in batches of at most `size`."""
+    index = torch.arange(size_of(columns), device=next(iter(columns.values())).device)
+    for start in range(part.start, part.stop, size):
+        chunk = slice(start, min(start + size, part.stop))
+        yield {name: values[chunk] for name, values in columns.items()} | {INDEX: index[chunk]}

@@ -1,0 +1,1 @@
+"""The problem as its author writes it, and its validation."""

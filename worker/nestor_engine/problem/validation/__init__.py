@@ -1,0 +1,1 @@
+"""Checks that run a problem once and say what is wrong with it."""

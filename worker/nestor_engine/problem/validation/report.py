@@ -1,0 +1,169 @@
+"""What a check found, in sentences: findings, their report, and the words for shapes and usual remedies."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from nestor_engine.data.splits import INDEX
+from nestor_engine.errors import EngineError, ProblemInvalid
+from nestor_engine.objective import Batch
+from nestor_engine.program.failures import place_of_error
+from nestor_engine.program.trace import quiet
+
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing to mend (an error) or to know (a warning), with its remedy."""
+
+    severity: Severity
+    where: str
+    sentence: str
+
+    def __str__(self) -> str:
+        return f"{self.severity}: {self.where}: {self.sentence}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check` found; printed, it is one line for each finding."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether the problem can be trained as it is; warnings do not count."""
+        return not self.errors
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.severity == "error")
+
+    def raise_errors(self) -> None:
+        """
+        Raises:
+            ProblemInvalid: listing all errors, if there is any.
+        """
+        if not self.ok:
+            raise ProblemInvalid(reason="\n".join(f"{error.where}: {error.sentence}" for error in self.errors))
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.findings)) or "The problem is in order."
+
+
+class Findings:
+    """Collects findings while an author's code runs."""
+
+    def __init__(self) -> None:
+        self._found: list[Finding] = []
+        self._returned: dict[str, tuple[Any, Batch, Any]] = {}  # loss → what it was last given, and returned
+
+    def _report(self) -> Report:
+        return Report(tuple(dict.fromkeys(self._found)))  # validation and test data repeat each other
+
+    def _noting(self, which: str, loss: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(loss)  # the number of its parameters matters
+        def noting(outputs: Any, batch: Batch, *rest: Any, **named: Any) -> Any:
+            self._returned.pop(which, None)
+            result = loss(outputs, batch, *rest, **named)
+            self._returned[which] = outputs, batch, result
+            return result
+
+        return noting
+
+    def _error(self, where: str, sentence: str) -> None:
+        self._found.append(Finding("error", where, sentence))
+
+    def _warning(self, where: str, sentence: str) -> None:
+        self._found.append(Finding("warning", where, sentence))
+
+    @contextlib.contextmanager
+    def _telling(self, where: str, *, loss: str | None = None, note: str = "", **given: Any) -> Iterator[None]:
+        """Turn what the author's code raises into a finding that shows what the code was given.
+
+        What `loss` returned, if anything, explains a failure better than the failure does; `note` says
+        what the author may not know of what was given.
+        """
+        try:
+            with quiet():
+                yield
+        except EngineError as error:
+            self._error(where, str(error))
+        except Exception as error:
+            if loss is not None and not self._returned_well(loss):
+                return
+            first = str(error).strip().split("\n")[0].rstrip(".")
+            shown = "; ".join(f"{name} {shapes(value)}" for name, value in given.items())
+            self._error(
+                f"{where}{place_of_error(error.__traceback__)}",
+                f"{type(error).__name__}: {first}. {note}{remedy(first, given)}"
+                + (f"It was given {shown}." if shown else ""),
+            )
+
+    def _returned_well(self, which: str) -> bool:
+        """Whether a loss returned a finite scalar, or one finite number for each example; nothing is well, too."""
+        if which not in self._returned:
+            return True
+        outputs, batch, result = self._returned.pop(which)
+        n = len(batch[INDEX])
+        if not isinstance(result, Tensor) or not result.is_floating_point():
+            got = f"a {result.dtype} tensor" if isinstance(result, Tensor) else f"a {type(result).__name__}"
+            self._error(which, f"It returned {got}. Return a floating-point tensor (no .item() or float()).")
+        elif result.shape not in ((), (n,)):
+            self._error(
+                which,
+                f"It returned shape {tuple(result.shape)} for a batch of {n}, outputs {shapes(outputs)}. Return a "
+                "scalar, or one loss per example, shape (B,).",
+            )
+        elif not result.isfinite().all():
+            self._error(
+                which, "It is NaN or infinite on initial weights. Look for log(0), 0/0 or too large an initial λ."
+            )
+        else:
+            return True
+        return False
+
+
+def shapes(value: Any) -> str:
+    """Shapes and dtypes of a tree of tensors, briefly."""
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {shapes(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(shapes, value)) + "]"
+    return type(value).__name__
+
+
+def remedy(message: str, given: dict[str, Any]) -> str:
+    """What usually helps, for the failures that everybody meets."""
+    lowered = message.lower()
+    if "out of bounds" in lowered or "out of range" in lowered:
+        ranges = ", ".join(
+            f"{name!r} runs from {int(values.min())} to {int(values.max())}"
+            for name, values in given.get("batch", {}).items()
+            if name != INDEX and not values.is_floating_point() and values.numel()
+        )
+        outputs = given.get("outputs")
+        classes = (
+            f" and the model returns {outputs.shape[1]} classes"
+            if isinstance(outputs, Tensor) and outputs.ndim > 1
+            else ""
+        )
+        said = f"Of the batch's integers, {ranges}{classes}. " if ranges else ""
+        return said + "Labels and tokens must be counted from 0 and stay below the number of classes or embeddings. "
+    if "device meta" in lowered:
+        return (
+            "A part of the model runs outside of the model's own call, where it has no weights: again in the backward "
+            "pass, as torch.utils.checkpoint has it, or in a loss. Run every part once, inside of forward. "
+        )
+    if "expected scalar type" in lowered or "dtype" in lowered:
+        return "Convert the column to the type that the function expects, for example with .float() or .long(). "
+    return ""

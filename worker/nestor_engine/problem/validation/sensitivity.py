@@ -1,0 +1,82 @@
+"""Which hyperparameters reach nothing that a hypergradient is made of."""
+
+from __future__ import annotations
+
+import contextlib
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+from nestor_engine.autodiff.linearization import native_recurrence, twice_differentiable
+from nestor_engine.objective import Batch, Bilevel, Tensors
+
+Slopes = dict[str, Tensor | None]
+
+
+class Missing(Enum):
+    """Why a hypergradient is zero. The value is the sentence that the user reads."""
+
+    influence = (
+        "It does not change the training loss's gradient with respect to any parameter, nor the validation "
+        "loss, so its hypergradient is zero. Use it in train_loss, or leave it out."
+    )
+    response = (
+        "It changes the weights that training starts from and nothing else. A minimum does not depend on its start, so "
+        "the implicit hypergradient is exactly zero, and a warm-started run begins once: it keeps its value, unless "
+        "Unrolled goes back to the very first inner step. `fit` starts from the weights that it gives."
+    )
+    slope = "Its hypergradient is exactly zero on the first batch."
+
+
+def missing(bilevel: Bilevel, params: Tensors, hparams: Tensors, train: Batch, val: Batch) -> dict[str, Missing]:
+    """The hyperparameters whose hypergradient is zero whatever the solver, each with the reason.
+
+    Args:
+        params, hparams: requiring gradients.
+    """
+    found: dict[str, Missing] = {}
+    mixed, direct = _mixed(bilevel, params, hparams, train), _direct(bilevel, params, hparams, val)
+    start = _slopes(_dot(bilevel.initial(params, hparams)), hparams)
+    for name in hparams:
+        slopes = [slope for slope in (mixed[name], direct[name]) if slope is not None]
+        if not slopes:
+            found[name] = Missing.influence if start[name] is None else Missing.response
+        elif not any(slope.any() for slope in slopes):
+            found[name] = Missing.slope
+    if Missing.slope in found.values():
+        # Behind a layer that starts at zero everything has a slope of zero, but only there.
+        nudged = {n: (h + 0.01 * torch.randn_like(h)).detach().requires_grad_() for n, h in hparams.items()}
+        with contextlib.suppress(Exception):  # the author's functions need not stand it
+            mixed = _mixed(bilevel, params, nudged, train)
+            found = {n: why for n, why in found.items() if why is not Missing.slope or not _any(mixed[n])}
+    return found
+
+
+def _mixed(bilevel: Bilevel, params: Tensors, hparams: Tensors, train: Batch) -> Slopes:
+    """(∂²f/∂λ∂w) q for a random q."""
+    with twice_differentiable():
+        loss, _ = bilevel.train_loss(params, bilevel.buffers, hparams, train)
+    first = torch.autograd.grad(loss, list(params.values()), create_graph=True, allow_unused=True)
+    return _slopes(_dot({str(i): g for i, g in enumerate(first) if g is not None}), hparams)
+
+
+def _direct(bilevel: Bilevel, params: Tensors, hparams: Tensors, val: Batch) -> Slopes:
+    """∂g/∂λ; nothing where the validation loss fails, which is told elsewhere."""
+    with contextlib.suppress(Exception), native_recurrence():
+        return _slopes(bilevel.evaluate(params, bilevel.buffers, hparams, val)["loss"], hparams)
+    return dict.fromkeys(hparams)
+
+
+def _dot(tensors: Tensors) -> Tensor:
+    return torch.stack([(t * torch.randn_like(t)).sum() for t in tensors.values()]).sum()
+
+
+def _slopes(value: Tensor, hparams: Tensors) -> Slopes:
+    if not value.requires_grad:
+        return dict.fromkeys(hparams)
+    return dict(zip(hparams, torch.autograd.grad(value, list(hparams.values()), allow_unused=True), strict=True))
+
+
+def _any(slope: Tensor | None) -> bool:
+    return slope is not None and bool(slope.any())

@@ -1,0 +1,50 @@
+"""Parameters as one vector: solvers and optimizers see shape (n,), models see their own pytree."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from nestor_engine.errors import ProblemInvalid
+from nestor_engine.objective import PyTree, Tensors
+
+
+class Ravel:
+    """The correspondence between a pytree of tensors and a vector of shape (n,); both ways are differentiable.
+
+    Attributes:
+        device: of the tensors that it was made of.
+    """
+
+    def __init__(self, tree: PyTree) -> None:
+        leaves, self._spec = pytree.tree_flatten(tree)
+        kinds = {leaf.dtype for leaf in leaves}
+        if len(kinds) != 1 or not kinds <= {torch.float32, torch.float64}:
+            raise ProblemInvalid(
+                reason="All trained parameters must be float32, or all float64; "
+                f"these have {sorted(map(str, kinds))}. Convert the model with .float(), or freeze the others with "
+                "requires_grad_(False). For forward passes in half precision there is autocast='bfloat16'."
+            )
+        self.device = leaves[0].device
+        self._shapes = [leaf.shape for leaf in leaves]
+        self._sizes = [leaf.numel() for leaf in leaves]
+
+    @property
+    def numel(self) -> int:
+        return sum(self._sizes)
+
+    def vector(self, tree: PyTree) -> Tensor:
+        return torch.cat([leaf.reshape(-1) for leaf in pytree.tree_leaves(tree)])
+
+    def tree(self, vector: Tensor) -> PyTree:
+        parts = vector.split(self._sizes)
+        return pytree.tree_unflatten([p.view(s) for p, s in zip(parts, self._shapes, strict=True)], self._spec)
+
+
+def named_leaves(tree: PyTree) -> Tensors:
+    """The tensors of a pytree by name; a flat dict keeps its keys, deeper paths are joined by dots."""
+    named = {}
+    for path, leaf in pytree.tree_flatten_with_path(tree)[0]:
+        named[".".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path)] = leaf
+    return named

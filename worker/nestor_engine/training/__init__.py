@@ -1,0 +1,1 @@
+"""The outer loop, the inner loop, and what they carry and report."""

@@ -1,0 +1,69 @@
+"""Named tensors in numbers: lengths, angles, and what becomes of each from one step to the next."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nestor_engine.objective import Bilevel, Tensors
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One hyperparameter at one step, its entries as optimised.
+
+    Attributes:
+        std: with the number of entries as divisor.
+        gradient_norm, update_norm: Euclidean lengths of its hypergradient, and of what the outer step added to it.
+        at_bounds: share of the entries that lie at a bound.
+    """
+
+    min: float
+    max: float
+    mean: float
+    std: float
+    gradient_norm: float
+    update_norm: float
+    at_bounds: float = 0.0
+
+
+def summarise(bilevel: Bilevel, before: Tensors, after: Tensors, gradient: Tensors) -> dict[str, Summary]:
+    """Each hyperparameter after an outer step."""
+    measured = {}
+    for name, value in after.items():
+        low, high = bilevel.bounds.get(name, (-math.inf, math.inf))
+        bounded = math.isfinite(low) or math.isfinite(high)
+        numbers = (
+            *torch.aminmax(value),
+            value.mean(dtype=torch.float64),
+            value.std(correction=0),
+            _length(gradient[name]),
+            _length(value - before[name]),
+            ((value <= low) | (value >= high)).double().mean() if bounded else value.new_zeros(()),
+        )
+        measured[name] = torch.stack([number.double() for number in numbers])
+    # All in one transfer, for each waits for the device.
+    rows = torch.stack(list(measured.values())).tolist()
+    return {name: Summary(*row) for name, row in zip(measured, rows, strict=True)}
+
+
+def norm(named: Tensors) -> float:
+    """The length of all of them as one vector."""
+    if not named:
+        return 0.0
+    return math.hypot(*torch.stack([_length(value) for value in named.values()]).tolist())
+
+
+def _length(value: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(value, dtype=torch.float64)
+
+
+def cosine(a: Tensors, b: Tensors) -> float | None:
+    """Of the angle between them as vectors; None where one is zero, or there is none."""
+    lengths = norm(a) * norm(b)
+    if not lengths > 0:
+        return None
+    return float(sum((a[name] * b[name]).sum(dtype=torch.float64) for name in a)) / lengths

@@ -1,0 +1,95 @@
+"""Problems that the worker builds by itself from a line of JSON."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nestor.schemas import ExampleWeightsPreset, L1Preset, L2Preset, LabelCorrectionPreset, Preset
+from nestor_engine import Problem
+from nestor_engine.hparams import L1, L2, ExampleWeights, Hyperparameters, LabelCorrection
+from nestor_engine.objective import Batch
+from nestor_engine.tensors.random import derive_seed
+
+CLASSES = 10
+PIXELS = 64
+
+
+def build(preset: Preset, *, seed: int) -> Problem:
+    """The problem that `preset` describes; split, noise and initial weights are functions of `seed`."""
+    x, y = _digits()
+    order = torch.randperm(len(x), generator=_generator(seed, "split"))
+    train, val, test = order.tensor_split([preset.train_size, preset.train_size + preset.val_size])
+    model = _mlp(preset.model.hidden, seed)
+    labels = _mislabelled(y[train], preset.label_noise, seed)
+    return Problem(
+        model,
+        [_kind(kind, model, labels) for kind in preset.hyperparameters],
+        _losses,
+        _loss,
+        metrics={"accuracy": _accuracy},
+        train=(x[train], labels),
+        val=(x[val], y[val]),
+        test=(x[test], y[test]),
+    )
+
+
+@lru_cache(maxsize=1)
+def _digits() -> tuple[Tensor, Tensor]:
+    """1,797 handwritten digits of 8×8 pixels: x (n, 64) in [0, 1], y (n,)."""
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    return torch.from_numpy((pixels / 16).astype(np.float32)), torch.from_numpy(labels.astype(np.int64))
+
+
+def _mlp(hidden: tuple[int, ...], seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "model"))
+        widths = (PIXELS, *hidden)
+        layers: list[nn.Module] = []
+        for i in range(len(hidden)):
+            layers += [nn.Linear(widths[i], widths[i + 1]), nn.ReLU()]
+        return nn.Sequential(*layers, nn.Linear(widths[-1], CLASSES))
+
+
+def _kind(
+    kind: L2Preset | L1Preset | ExampleWeightsPreset | LabelCorrectionPreset, model: nn.Module, labels: Tensor
+) -> Hyperparameters:
+    match kind:
+        case L2Preset():
+            return L2(model, per=kind.per, init=kind.init)
+        case L1Preset():
+            return L1(model, per=kind.per, init=kind.init)
+        case ExampleWeightsPreset():
+            return ExampleWeights(len(labels), init=kind.init)
+        case LabelCorrectionPreset():
+            return LabelCorrection(labels, CLASSES, strength=kind.strength)
+
+
+def _mislabelled(y: Tensor, share: float, seed: int) -> Tensor:
+    """`y` with that share of its labels moved to the next class."""
+    wrong = torch.randperm(len(y), generator=_generator(seed, "noise"))[: round(share * len(y))]
+    noisy = y.clone()
+    noisy[wrong] = (y[wrong] + 1) % CLASSES
+    return noisy
+
+
+def _generator(seed: int, purpose: str) -> torch.Generator:
+    return torch.Generator().manual_seed(derive_seed(seed, purpose))
+
+
+def _losses(outputs: Tensor, batch: Batch) -> Tensor:
+    return F.cross_entropy(outputs, batch["y"], reduction="none")
+
+
+def _loss(outputs: Tensor, batch: Batch) -> Tensor:
+    return F.cross_entropy(outputs, batch["y"])
+
+
+def _accuracy(outputs: Tensor, batch: Batch) -> Tensor:
+    return (outputs.argmax(1) == batch["y"]).float().mean()

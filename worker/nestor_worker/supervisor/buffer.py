@@ -1,0 +1,125 @@
+"""The runner's messages on their way to a transaction; while the database is away, its files wait on the disk."""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from nestor.schemas import HyperparameterInfo, Step
+from nestor_server.scheduling.recording import CHECKPOINTS_KEPT, Batch, Log, Tensors
+from nestor_worker import channel
+from nestor_worker.channel import ChannelBroken, Checkpoint, Message, Said, Snapshot, Started, Stepped
+
+LARGE_BYTES = 64 * 2**20  # of tensors in one transaction, or little more
+
+Entry = Step | Snapshot | Checkpoint | Log | tuple[HyperparameterInfo, ...]
+
+
+class Gathering:
+    """Collects messages, checked, and gives them out as batches: the same one until it is recorded."""
+
+    def __init__(self, directory: Path, *, max_bytes: int) -> None:
+        self._directory, self._max_bytes = directory, max_bytes
+        self._entries: deque[Entry] = deque()
+        self._batch, self._taken, self._number = Batch(), list[str](), 0
+        self._checkpoint = self._recorded_checkpoint = ""  # the newest that is in a batch, and in a recorded one
+
+    @property
+    def is_large(self) -> bool:
+        files = (entry.file for entry in self._entries if isinstance(entry, Snapshot | Checkpoint))
+        return sum(self._size(file) for file in files) >= LARGE_BYTES
+
+    def add(self, message: Message) -> None:
+        """Take one message.
+
+        Raises:
+            ChannelBroken: it is not what a runner says.
+        """
+        try:
+            match message:
+                case Stepped(record):
+                    self._entries.append(Step.model_validate(record))
+                case Snapshot(file=file):
+                    channel.check_name(file)
+                    self._entries.append(message)
+                case Checkpoint(file=file):
+                    channel.check_name(file)
+                    self._entries.append(message)
+                    self._forget_old_checkpoints()
+                case Said(step, text, level):
+                    self._entries.append(Log(step, text, level))
+                case Started(hyperparameters, device, step):
+                    self._entries.append(tuple(HyperparameterInfo.model_validate(info) for info in hyperparameters))
+                    where = "from the beginning" if step == 0 else f"on from step {step}"
+                    self._entries.append(Log(step, f"runs on {device}, {where}"))
+                case _:
+                    raise ChannelBroken(f"a runner does not say {type(message).__name__}")
+        except ValidationError as error:
+            raise ChannelBroken(str(error)) from error
+
+    def batch(self) -> Batch:
+        """What is to be recorded next. It does not change until it is: its commit may have gone unheard.
+
+        Raises:
+            ChannelBroken: a file that a message named cannot be read.
+        """
+        if not self._batch and self._entries:
+            self._batch = self._next()
+        return self._batch
+
+    def recorded(self) -> None:
+        """The batch was recorded: on to the next, and its files can go, but for the newest checkpoint."""
+        for name in {*self._taken, self._recorded_checkpoint} - {self._checkpoint, ""}:
+            (self._directory / name).unlink(missing_ok=True)
+        self._batch, self._taken, self._recorded_checkpoint = Batch(), [], self._checkpoint
+
+    def checkpoint(self) -> bytes | None:
+        """The newest that was recorded; None if there was none.
+
+        Raises:
+            ChannelBroken: its file is not what it was.
+        """
+        return self._load(self._recorded_checkpoint) if self._recorded_checkpoint else None
+
+    def _next(self) -> Batch:
+        steps, snapshots, checkpoints, logs, infos, nbytes = [], [], [], [], None, 0
+        while self._entries and nbytes < LARGE_BYTES:
+            match self._entries.popleft():
+                case Step() as step:
+                    steps.append(step)
+                case Snapshot(step, file, replaces):
+                    snapshots.append(Tensors(step, self._read(file), tuple(replaces)))
+                    nbytes += len(snapshots[-1].data)
+                case Checkpoint(step, file):
+                    checkpoints.append(Tensors(step, self._read(file)))
+                    self._checkpoint = file
+                    nbytes += len(checkpoints[-1].data)
+                case Log() as said:
+                    logs.append(said)
+                case described:
+                    infos = described
+        self._number += 1
+        return Batch(tuple(steps), tuple(snapshots), tuple(checkpoints), tuple(logs), infos, self._number)
+
+    def _forget_old_checkpoints(self) -> None:
+        """No more wait here than would be kept there: a database that is away must not fill the disk."""
+        waiting = [entry for entry in self._entries if isinstance(entry, Checkpoint)]
+        for old in waiting[:-CHECKPOINTS_KEPT]:
+            self._entries.remove(old)
+            (self._directory / old.file).unlink(missing_ok=True)
+
+    def _read(self, name: str) -> bytes:
+        data = self._load(name)
+        self._taken.append(name)
+        return data
+
+    def _load(self, name: str) -> bytes:
+        return channel.read_file(self._directory, name, limit=self._max_bytes)
+
+    def _size(self, name: str) -> int:
+        try:
+            return (self._directory / name).lstat().st_size
+        except OSError:
+            return 0  # reading it says what is wrong

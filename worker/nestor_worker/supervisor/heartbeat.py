@@ -1,0 +1,122 @@
+"""Threads that keep the database informed that someone is alive: a lease's owner, and the worker itself."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from importlib.metadata import version
+from types import TracebackType
+from typing import Self
+from uuid import UUID
+
+from sqlalchemy import delete, func, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from nestor.schemas import Desired
+from nestor_server.database import Sessions
+from nestor_server.models import Worker
+from nestor_server.scheduling import leases
+from nestor_server.scheduling.leases import Lease, LeaseLost
+from nestor_server.settings import Settings
+
+log = logging.getLogger(__name__)
+
+FORGOTTEN = timedelta(days=1)  # after which the row of a worker that was killed is removed
+
+
+class Heartbeat:
+    """Renews one lease for as long as the block lasts, and holds what the answer was.
+
+    It has a thread of its own, so that neither a large checkpoint on its way to the database nor a slow step costs
+    the lease. A database that is away is asked again until the lease has run out.
+    """
+
+    def __init__(self, sessions: Sessions, settings: Settings, lease: Lease) -> None:
+        self._sessions, self._settings, self._lease = sessions, settings, lease
+        self._ending = threading.Event()
+        self._held_until = time.monotonic() + settings.lease_seconds
+        self._thread = threading.Thread(target=self._beat, name=f"lease-{lease.trial_id}", daemon=True)
+        self.wish = Desired.run
+        self.lost = threading.Event()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ending.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        pause = self._settings.heartbeat_seconds
+        while not self._ending.wait(pause):
+            asked = time.monotonic()
+            try:
+                with self._sessions.begin() as session:
+                    self.wish = leases.renew(session, self._lease)
+            except LeaseLost:
+                self.lost.set()
+                return
+            except DBAPIError as error:
+                if time.monotonic() > self._held_until:
+                    self.lost.set()
+                    return
+                log.warning("the lease of trial %s could not be renewed: %s", self._lease.trial_id, error)
+                pause = min(self._settings.heartbeat_seconds, random.uniform(0.2, 1.0))
+            else:
+                self._held_until = asked + self._settings.lease_seconds
+                pause = self._settings.heartbeat_seconds
+
+
+class Presence:
+    """The rows in `workers`, one for each slot: what it is, and what it runs."""
+
+    def __init__(self, sessions: Sessions, settings: Settings, slots: Mapping[str, str]) -> None:
+        self._sessions, self._settings, self._slots = sessions, settings, slots
+        self._running: dict[str, UUID | None] = dict.fromkeys(slots)
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="presence", daemon=True)
+
+    def start(self) -> None:
+        self._tell()
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._ending.set()
+        self._thread.join(timeout=5)
+        self._write(lambda session: session.execute(delete(Worker).where(Worker.id.in_(self._slots))))
+
+    def runs(self, slot: str, trial_id: UUID | None) -> None:
+        self._running[slot] = trial_id
+        self._write(lambda session: session.execute(update(Worker).where(Worker.id == slot).values(trial_id=trial_id)))
+
+    def _beat(self) -> None:
+        while not self._ending.wait(self._settings.heartbeat_seconds):
+            self._tell()
+
+    def _tell(self) -> None:
+        versions = {name: version(name) for name in ("nestor", "torch")}
+        rows = [
+            {"id": slot, "device": device, "versions": versions, "trial_id": self._running[slot]}
+            for slot, device in self._slots.items()
+        ]
+        new = insert(Worker).values(rows)
+        seen = {"heartbeat_at": func.now(), "trial_id": new.excluded.trial_id}  # which an earlier write may have missed
+        alive = new.on_conflict_do_update(index_elements=["id"], set_=seen)
+        self._write(lambda session: session.execute(alive))
+        self._write(lambda session: session.execute(delete(Worker).where(Worker.heartbeat_at < func.now() - FORGOTTEN)))
+
+    def _write(self, what: Callable[[Session], object]) -> None:
+        try:
+            with self._sessions.begin() as session:
+                what(session)
+        except DBAPIError as error:
+            log.warning("the database does not take this worker's heartbeat: %s", error)

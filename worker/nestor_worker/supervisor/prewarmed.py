@@ -1,0 +1,57 @@
+"""A runner in waiting for each slot, with all loaded that takes seconds, so that a trial's first step does not."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from nestor_worker.supervisor.runner_process import Runner
+
+if TYPE_CHECKING:
+    from nestor_worker.supervisor.attempt import Slot
+
+
+class Standby:
+    """Spawns runners before they are needed, one a slot, where `enabled`."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        self._enabled = enabled
+        self._waiting: dict[str, Runner] = {}
+
+    def prepare(self, slot: Slot) -> None:
+        """Spawn the next runner of a slot that has become free."""
+        if self._enabled:
+            self._waiting[slot.name] = slot.spawn()
+
+    def take(self, slot: Slot) -> Runner:
+        """The runner that waits, or a new one."""
+        runner = self._waiting.pop(slot.name, None)
+        if runner is not None and not runner.is_alive:
+            runner.close()
+            runner = None
+        return runner or slot.spawn()
+
+    def close(self) -> None:
+        while self._waiting:
+            self._waiting.popitem()[1].close()
+
+
+def load(begun: threading.Event) -> None:
+    """In the runner: import what trials need and, while there is none, go through all of it once.
+
+    torch loads much of what differentiation needs when that is first asked for.
+    """
+    import torch
+
+    from nestor.schemas import MLPPreset, Preset
+    from nestor_engine import Config, optimise, program
+    from nestor_worker.runner import presets
+
+    del program
+    torch.set_num_threads(1)
+    if begun.is_set():
+        return
+    problem = presets.build(Preset(model=MLPPreset(hidden=(1,)), train_size=10, val_size=10), seed=0)
+    for _ in optimise(problem.bilevel(), problem.data, Config(n_steps=2, evaluate_every=1)):
+        if begun.is_set():
+            return

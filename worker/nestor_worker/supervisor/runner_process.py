@@ -1,0 +1,160 @@
+"""A runner as its supervisor sees it: spawned without credentials, heard through a pipe, ended with its descendants.
+
+It is spawned before it is needed: until `begin`, it loads what every trial needs and waits. On several devices it is
+one process for each, of which the first speaks for all, and all end together.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from nestor_worker import channel, workdir
+
+# What a runner may know of the worker's environment. Everything else could hold a password.
+KEPT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV")
+# Blocks up to 256 MiB are used again instead of being given back to the system and asked for anew, whose page faults
+# cost four to five times the arithmetic on vectors of ten million numbers. Larger ones are too dear to be kept idle.
+ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": str(2**28), "MALLOC_TRIM_THRESHOLD_": str(2**34)}
+# Without a fixed workspace, matrix products on a GPU need not repeat their bits, and a trial would not resume exactly.
+REPEATABLE = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+BACKLOG = 1_000  # messages; a runner that is faster than the database waits
+LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
+
+
+def environment(directory: Path, *, threads: int, device: str) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if name in KEPT}
+    counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    visible = {"CUDA_VISIBLE_DEVICES": "" if device == "cpu" else device}
+    # Threads that spin while they wait take the core from those they wait for: on a busy machine, 15 times slower.
+    waiting = {"OMP_WAIT_POLICY": "PASSIVE"}
+    apart = {"HOME": str(directory), "TMPDIR": str(directory), "GLOO_SOCKET_IFNAME": LOOPBACK}
+    return {**inherited, **counts, **waiting, **ALLOCATION, **REPEATABLE, **visible, **apart}
+
+
+class Runner:
+    """The processes and their work directory, and what they say in `inbox`; None there means that no more will come."""
+
+    def __init__(self, *, threads: int, devices: tuple[str, ...]) -> None:
+        self._home = tempfile.TemporaryDirectory(prefix=workdir.prefix(os.getpid()), ignore_cleanup_errors=True)
+        self.directory = directory = Path(self._home.name)
+        self.inbox: queue.Queue[channel.Message | None] = queue.Queue(BACKLOG)
+        self._broken: str | None = None
+        self._closed = False
+        self._processes = [
+            _spawn(directory, rank, environment(directory, threads=threads, device=device))
+            for rank, device in enumerate(devices)
+        ]
+        self._process = self._processes[0]
+        self.pid = self._process.pid
+        self._reader = threading.Thread(target=self._read, name=f"runner-{self.pid}", daemon=True)
+        self._reader.start()
+
+    @property
+    def is_alive(self) -> bool:
+        return all(process.poll() is None for process in self._processes)
+
+    @property
+    def has_lost_a_process(self) -> bool:
+        """Whether one of those that do not speak has ended as it should not."""
+        return any(process.poll() for process in self._processes[1:])
+
+    def begin(self, devices: int = 1) -> None:
+        """Run the trial that the work directory holds by now, on the first so many devices."""
+        for process in self._processes[devices:]:
+            _end(process)
+        del self._processes[devices:]
+        for process in self._processes:
+            _tell(process, channel.Begin())
+
+    def tell(self, message: channel.Message) -> None:
+        _tell(self._process, message)
+
+    def close(self) -> None:
+        """End it, if it has not ended, and everything that it started, and remove its work directory."""
+        self._closed = True
+        for process in self._processes:
+            _end(process)
+        while self._reader.is_alive():  # it may be waiting for room in the inbox
+            with suppress(queue.Empty):
+                self.inbox.get(timeout=0.05)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._home.cleanup()
+
+    def how_it_ended(self) -> str:
+        """Why a runner that said no last word is gone, as the end of a sentence."""
+        if self._broken is not None:
+            return f"its runner said something unintelligible: {self._broken}"
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=1)
+        codes = [process.poll() for process in self._processes]
+        # Of several, the one that began it; the others end because they lost it.
+        rank = next((rank for rank, code in enumerate(codes) if code not in (None, 0, channel.LOST_PEER)), 0)
+        code, which = codes[rank], "its runner"
+        if len(codes) > 1:
+            which += f" (process {rank + 1} of {len(codes)})"
+        if code is None:
+            return f"{which} did not stop in time"
+        if code == -signal.SIGKILL:
+            return f"{which} was killed (SIGKILL); when nobody did that by hand, the machine ran out of memory"
+        if code < 0:
+            return f"{which} was ended by signal {signal.Signals(-code).name}{self._last_words(rank)}"
+        return f"{which} ended with exit code {code}{self._last_words(rank)}"
+
+    def _last_words(self, rank: int) -> str:
+        lines = (self.directory / _log(rank)).read_bytes()[-2_000:].decode(errors="replace").split("\n")
+        said = [line.strip() for line in lines if line.strip()]
+        return f", after writing: {said[-1][:300]}" if said else ""
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        try:
+            for message in channel.messages(self._process.stdout):
+                if self._closed:
+                    break
+                self.inbox.put(message)
+        except channel.ChannelBroken as error:
+            self._broken = str(error)
+        self.inbox.put(None)
+
+
+def _log(rank: int) -> str:
+    return f"runner-{rank}.log"
+
+
+def _spawn(directory: Path, rank: int, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    with (directory / _log(rank)).open("wb") as log:
+        return subprocess.Popen(
+            # -P: a file in the work directory is never imported.
+            [sys.executable, "-P", "-m", "nestor_worker.runner.main", str(directory), str(rank)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE if rank == 0 else subprocess.DEVNULL,
+            stderr=log,
+            cwd=directory,
+            env=environment,
+            start_new_session=True,
+        )
+
+
+def _tell(process: subprocess.Popen[bytes], message: channel.Message) -> None:
+    assert process.stdin is not None
+    with suppress(BrokenPipeError):  # it has ended, and its inbox says how
+        process.stdin.write(channel.encode(message))
+        process.stdin.flush()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    with suppress(BrokenPipeError):
+        if process.stdin is not None:
+            process.stdin.close()
