@@ -3,7 +3,7 @@
     kept graph      autograd's graph of the gradient, differentiated once more for each vector
     traced          the traced graph, its kernels launched one by one
     recorded        the traced graph as one launch (CUDA graph)
-    compiled        the traced graph through torch.compile, with CUDA graphs; its set-up takes `compile_s` seconds
+    compiled        the traced graph through torch.compile, with --compile; its set-up takes `compile_s` seconds
 
 Every model at a batch that fills the card, and at a small one, where launches cost more than arithmetic. `error` is
 the recorded product's distance from the kept graph's, relative to its length.
@@ -94,7 +94,7 @@ def _recording(traced: Traced, point: Point, v: Tensor) -> Callable[[], list[Ten
 def _compiled(traced: Traced, point: Point, v: Tensor) -> Run:
     with point.drawing():
         read, _ = traced.split.once(*point.leaves())
-    module = torch.compile(traced.split.each[0].module, mode="reduce-overhead" if ON_GPU else "default")
+    module = torch.compile(traced.split.each[0].module)
 
     @torch.no_grad()
     def run() -> object:

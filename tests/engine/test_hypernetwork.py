@@ -51,6 +51,7 @@ def test_at_a_minimum_it_learns_the_exact_implicit_hypergradient(minimum: Dense)
     assert got.solution.residual < 1e-3
 
 
+@pytest.mark.cpu
 def test_damping_is_that_of_the_implicit_response(minimum: Dense):
     got, _ = _trained(minimum, engine.Hypernetwork(rank=16, scale=1e-3, steps=40, damping=0.5), 40)
     hessian = minimum.hessian()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import nestor_engine as engine
-from nestor_engine.autodiff.linearization import twice_differentiable
+from nestor_engine.autodiff.linearization import native_recurrence, twice_differentiable
 from nestor_engine.data.splits import Batches
 from nestor_engine.hparams import InitialisationScale
 from nestor_engine.objective import Tensors
@@ -58,7 +58,8 @@ def _through_all_steps_at_once(problem: engine.Problem, trained: tuple) -> Tenso
         (gradient,) = torch.autograd.grad(loss, w, create_graph=True)
         w, slots = inner.update(w, *inner.clip([gradient]), slots, step.k)
     torch.testing.assert_close(w.detach(), state.weights)
-    value = bilevel.evaluate(ravel.tree(w), state.buffers, hparams, whole(problem.data.val))["loss"]
+    with native_recurrence():
+        value = bilevel.evaluate(ravel.tree(w), state.buffers, hparams, whole(problem.data.val))["loss"]
     return dict(zip(hparams, torch.autograd.grad(value, list(hparams.values())), strict=True))
 
 

@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from nestor_engine.autodiff.replay import without_cudnn
 from nestor_engine.autodiff.trace_cache import Linear, Product, Traces
 from nestor_engine.distributed import WHOLE, Share
 from nestor_engine.errors import ProblemInvalid
@@ -47,15 +48,10 @@ class _NativeRecurrence(TorchFunctionMode):
         # A module calls torch.lstm, a program the operator aten.lstm.input.
         if getattr(func, "__name__", "").partition(".")[0] not in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
             return func(*args, **(kwargs or {}))
-        enabled = torch.backends.cudnn.enabled
-        torch.backends.cudnn.enabled = False
         # A trace holds a layer as its matrix products: its fused cells do not run on tensors without storage.
         decomposed = enable_python_dispatcher() if get_proxy_mode() is not None else nullcontext()
-        try:
-            with decomposed:
-                return func(*args, **(kwargs or {}))
-        finally:
-            torch.backends.cudnn.enabled = enabled
+        with without_cudnn(), decomposed:
+            return func(*args, **(kwargs or {}))
 
 
 class Point:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nestor_engine.autodiff.partial_eval import Split, split
-from nestor_engine.autodiff.replay import recorded, same
+from nestor_engine.autodiff.replay import recorded, same, without_cudnn
 from nestor_engine.autodiff.subgraph import Part
 from nestor_engine.objective import Tensors
 
@@ -133,7 +133,14 @@ class Traces:
         return found
 
     def _new(self, key: Key, point: Point) -> Split:
-        made = _traced(point, key[0])
+        try:
+            made = _traced(point, key[0])
+        except RuntimeError:
+            if not point.w.is_cuda:
+                raise
+            # Recurrent modules lay out their weights for cuDNN at every call, which needs their memory.
+            with without_cudnn():
+                made = _traced(point, key[0])
         with suppress(TypeError):  # what holds a constant is traced by every trial
             self._written[_name(key)] = [one.written() for one in (made.once, *made.each)]
         return made
