@@ -7,7 +7,6 @@ On another processor roundings may differ; on the one that wrote it, NESTOR_PINN
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,32 +17,10 @@ from torch.nn import functional as F
 
 import nestor_engine as engine
 from nestor_engine import hparams as kinds
+from tests.engine.pins import Trajectory, expect, trajectory
 
 PINNED = Path(__file__).with_name("pinned_trajectories.json")
-BITWISE = os.environ.get("NESTOR_PINNED_BITWISE") == "1"
 N, N_VAL, FEATURES, CLASSES, STEPS = 15, 9, 3, 3, 5
-Trajectory = dict[str, list[str]]  # what is pinned of it → its numbers, in hexadecimal
-
-
-def trajectory(problem: engine.Problem, config: engine.Config) -> Trajectory:
-    """The one place that says how a trajectory is made and read."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # batch norm adds up in as many parts as there are threads
-    try:
-        steps = list(engine.optimise(problem.bilevel(), problem.data, config))
-    finally:
-        torch.set_num_threads(threads)
-    last = steps[-1]
-    numbers = {
-        "val_loss": [step.val_loss for step in steps],
-        "hypergradient_norm": [step.hypergradient_norm for step in steps],
-        **{name: value.flatten().tolist() for name, value in sorted(last.state.hparams.items())},
-    }
-    if last.held_out_loss is not None:
-        numbers["held_out_loss"] = [step.held_out_loss for step in steps]
-    if last.test_loss is not None:
-        numbers["test_loss"] = [last.test_loss]
-    return {name: [float.hex(x) for x in row] for name, row in numbers.items()}
 
 
 def problem(make: Callable[[nn.Module], list[kinds.Hyperparameters]], model: nn.Module | None = None) -> engine.Problem:
@@ -218,26 +195,19 @@ def pinned() -> dict[str, Trajectory]:
     return json.loads(PINNED.read_text())
 
 
-def assert_pinned(name: str, trace: bool | None = None) -> None:
-    found, expected = CASES[name](trace), pinned()[name]
-    assert found.keys() == expected.keys()
-    if BITWISE:
-        assert found == expected
+def expect_pinned(name: str, trace: bool | None = None) -> None:
     # KFAC takes the root of the softmax's curvature, which has an eigenvalue zero: a root of rounding errors.
-    close = 1e-6 if "KFAC" in name else 1e-9
-    for key, row in expected.items():
-        numbers = [float.fromhex(x) for x in found[key]]
-        assert numbers == pytest.approx([float.fromhex(x) for x in row], rel=close, abs=1e-15), key
+    expect(CASES[name](trace), pinned()[name], close=1e-6 if "KFAC" in name else 1e-9)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_trajectory_is_the_pinned_one(name: str):
-    assert_pinned(name)
+    expect_pinned(name)
 
 
 @pytest.mark.parametrize("name", TRACED)
 def test_a_trajectory_whose_products_are_traced_is_the_pinned_one(name: str):
-    assert_pinned(name, trace=True)
+    expect_pinned(name, trace=True)
 
 
 def test_nothing_is_pinned_that_no_case_makes():
