@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Protocol
 
 import pytest
 import torch
@@ -13,17 +14,25 @@ BITWISE = os.environ.get("NESTOR_PINNED_BITWISE") == "1"  # on the processor tha
 Trajectory = dict[str, list[str]]  # what is pinned of it → its numbers, in hexadecimal
 
 
-def trajectory(problem: engine.Problem, config: engine.Config, checkpoint: bytes | None = None) -> Trajectory:
+class Posed(Protocol):
+    """A problem, as its author wrote it or as it was shipped."""
+
+    data: engine.Data
+
+    def bilevel(self) -> engine.Bilevel: ...
+
+
+def trajectory(problem: Posed, config: engine.Config, checkpoint: bytes | None = None) -> Trajectory:
     """From the beginning, or from a checkpoint."""
     return _written(_steps(problem, config, checkpoint))
 
 
-def interrupted(problem: engine.Problem, config: engine.Config, step: int) -> bytes:
+def interrupted(problem: Posed, config: engine.Config, step: int) -> bytes:
     """The checkpoint after a step."""
     return _steps(problem, config, None)[step - 1].state.save()
 
 
-def _steps(problem: engine.Problem, config: engine.Config, checkpoint: bytes | None) -> list[engine.Step]:
+def _steps(problem: Posed, config: engine.Config, checkpoint: bytes | None) -> list[engine.Step]:
     state = None if checkpoint is None else engine.State.load(checkpoint)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # batch norm adds up in as many parts as there are threads
