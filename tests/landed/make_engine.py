@@ -1,8 +1,8 @@
 """Wrote the checkpoints and programs of this folder, in the version of commit 975f0e6: never write them anew.
 
-git worktree add ../landed 975f0e6
+git worktree add ../landed 975f0e6 && make -C ../landed install
 cp -r tests/landed ../landed/tests/ && cp tests/engine/pins.py ../landed/tests/engine/
-cd ../landed && PYTHONPATH=client:server:worker:. python -m tests.landed.make_engine
+cd ../landed && .venv/bin/python -m tests.landed.make_engine
 """
 
 from __future__ import annotations
