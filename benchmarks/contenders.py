@@ -11,6 +11,7 @@ from torch.func import grad, jvp
 
 import nestor_engine as engine
 from benchmarks import peers
+from benchmarks.installed import install_peers
 from benchmarks.models import Case
 from benchmarks.peers import LIBRARIES, free
 from benchmarks.task import Task
@@ -131,6 +132,7 @@ def forward_over_reverse(task: Task, terms: int = TERMS) -> list[Tensor]:
 
 def others(task: Task) -> Iterator[Contender]:
     """The textbook's two ways and the peers, all with the cold series."""
+    install_peers()
     ways = {
         ("reverse over reverse", "Hessian"): reverse_over_reverse,
         ("torch.func.jvp(grad)", "Hessian"): forward_over_reverse,

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.contenders import TERMS, Contender, Nestor, others, reverse_over_reverse
+from benchmarks.installed import install_peers
 from benchmarks.measuring import Run, flops, one_thread, peak_mb, seconds
 from benchmarks.models import MODELS, Case, case
 from benchmarks.peers import curvlinops_gauss_newton, free
@@ -202,6 +203,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", choices=MODELS, help="only these")
     options = parser.parse_args()
     one_thread()
+    install_peers()
     rows: list[Row] = []
     for name in options.cases or (["softmax", "mlp"] if options.quick else MODELS):
         rows += measure(name, 1 if options.quick else options.rounds)

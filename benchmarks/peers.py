@@ -10,10 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.installed import install_peers
 from benchmarks.task import Task
 
-install_peers()
 warnings.simplefilter("ignore")  # theirs, about functorch and pkg_resources
 
 

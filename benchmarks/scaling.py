@@ -136,13 +136,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path, help="write the rows there, too")
     parser.add_argument("--quick", action="store_true", help="up to a million only")
+    parser.add_argument("--most", type=int, default=SIZES[-1], help="hyperparameters; by default all sizes")
     parser.add_argument("--size", type=int, help=argparse.SUPPRESS)  # one row as JSON, in this process
     options = parser.parse_args()
     if options.size:
         print(json.dumps(measure(options.size)))
         return
     rows = []
-    for size in SIZES[: 4 if options.quick else None]:
+    for size in (size for size in SIZES[: 4 if options.quick else None] if size <= options.most):
         rows.append(apart(size))
         print(rows[-1], file=sys.stderr, flush=True)
     if options.json:

@@ -33,6 +33,7 @@ from torch.nn import functional as F
 
 import nestor_engine as engine
 from benchmarks import peers
+from benchmarks.installed import install_peers
 from benchmarks.measuring import one_thread, seconds
 from benchmarks.task import Task
 from nestor_engine.curvature import Operator
@@ -241,6 +242,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of data, weights and batches")
     options = parser.parse_args()
     one_thread()
+    install_peers()
     rows = [row.row() for row in run(SETTLED + 1 if options.quick else 120, options.damping, options.seed)]
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))

@@ -37,11 +37,11 @@ MEASURED: dict[str, tuple[str, list[str], list[str], int]] = {
     "products": ("benchmarks.gpu.products", [], ["--quick"], 120),
     "hypergradient": ("benchmarks.hypergradient", ["--rounds", "3"], ["--quick", "--cases", "softmax"], 200),
     "joint": ("benchmarks.joint", ["--local"], ["--local", "--quick"], 180),
-    "scaling": ("benchmarks.scaling", [], ["--quick"], 180),
+    "scaling": ("benchmarks.scaling", [], ["--most", "1000"], 180),
 }
 PARTS = ("tests", *MEASURED)
 TESTS_LIMIT = 300  # seconds
-QUICK_TESTS = "test_derivatives_are_those_of_the_cpu or test_memory_is_free"
+QUICK_TESTS = "(test_derivatives and MLP) or test_too_little"
 
 
 def engine_tests(*, quick: bool) -> dict[str, Any]:

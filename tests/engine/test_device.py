@@ -38,6 +38,10 @@ RESPONSES = {
     "hypernetwork": engine.Hypernetwork(rank=3),
     "direct only": engine.DirectOnly(),
 }
+# On the CPU other tests hold this for every case; here a few show that these tests work.
+if DEVICE.type == "cpu":
+    RESPONSES = {name: RESPONSES[name] for name in ("default", "unrolled")}
+TRACED = ["GELU MLP", "CNN, BatchNorm in training mode", "dropout", "LSTM"][: 1 if DEVICE.type == "cpu" else None]
 DTYPES = {torch.float64: 1e-9, torch.float32: 2e-3}  # and how far a device may be from the CPU, relatively
 
 
@@ -80,7 +84,7 @@ def test_derivatives_are_those_of_the_cpu(name: str, dtype: torch.dtype):
 
 
 @pytest.mark.parametrize("product", PRODUCTS, ids=lambda p: p.__name__)
-@pytest.mark.parametrize("name", ["GELU MLP", "CNN, BatchNorm in training mode", "dropout", "LSTM"])
+@pytest.mark.parametrize("name", TRACED)
 def test_traced_products_are_those_of_autograd(name: str, product):
     bilevel, data = on(DEVICE, name, torch.float64)
     traces = Traces()

@@ -1,0 +1,44 @@
+"""What `make gpu` runs on a GPU also runs here, in its shortest form and on the CPU, so that it cannot rot."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def home() -> Iterator[str]:
+    """A directory that PostgreSQL's account may enter, which pytest's own is not."""
+    with tempfile.TemporaryDirectory(prefix="nestor-test-", ignore_cleanup_errors=True) as directory:
+        Path(directory).chmod(0o755)
+        yield directory
+
+
+@pytest.mark.parametrize("part", ["tests", "service", "products", "scaling"])
+def test_every_part_runs_on_the_cpu(part: str, home: str, tmp_path: Path):
+    """But for `hypergradient`, which fetches the peers, and `joint`, which is long in its shortest form."""
+    found = tmp_path / "gpu.json"
+    command = [sys.executable, "-m", "benchmarks.gpu", part, "--quick", "--json", str(found)]
+    environment = os.environ | {"NESTOR_TEST_DEVICE": "cpu", "NESTOR_HOME": home}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads(found.read_text())
+    assert told["about"]["torch"]
+    assert told[part]["ok"]
+    if part == "tests":
+        assert "passed" in told[part]["ended"]
+    else:
+        assert told[part]["rows"]
+    if part == "service":
+        values = {row["what"]: row["value"] for row in told[part]["rows"]}
+        assert values["five steps on the worker against in this process, difference"] < 1e-4
+        assert [value for what, value in values.items() if what.startswith("paused")] == [0.0]
