@@ -233,16 +233,18 @@ class Trial:
         return self._backend.hyperparameters(self.id).steps
 
     def load_weights(self, model: nn.Module) -> int:
-        """Put the trained weights and buffers into `model`, the problem's own or one of its architecture.
+        """Copy the trained weights and buffers into `model` by name: the problem's own, or one of its architecture.
 
-        They are those of the newest checkpoint; of a finished trial, those of its last step.
+        They are those of the newest checkpoint; of a finished trial, those of its last step. The model is not
+        changed if they do not fit. Checkpoints of Nestor's earlier versions (format 2) do not name the weights,
+        which are then copied in the order of the model's parameters.
 
         Returns:
             The step that they are of.
 
         Raises:
             CheckpointNotFound: the trial has none yet.
-            InvalidInput: the model has other parameters than the trial's.
+            InvalidInput: the model has other parameters or buffers than the trial's; the first is named.
         """
         return weights.load(self._backend.checkpoint(self.id), model)
 

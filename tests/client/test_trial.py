@@ -80,7 +80,7 @@ def test_trained_weights_come_back_into_the_model(trial):
     assert trial.load_weights(other) == N_STEPS
     x, y = problem.data.test["x"], problem.data.test["y"]
     assert squared_error(other(x), {"y": y}).item() == pytest.approx(trial.last_step.test_loss, rel=1e-5)
-    with pytest.raises(InvalidInput, match="trained 5 weights, and 6 of this model"):
+    with pytest.raises(InvalidInput, match=r"'weight' has the shape \(1, 4\), and in the model it has \(1, 5\)"):
         trial.load_weights(torch.nn.Linear(5, 1))
 
 
@@ -254,6 +254,11 @@ def test_a_warm_started_trial_begins_with_what_another_reached(finished, trial, 
     tuned = study.optimize(ridge(), 1, **QUICK, warm_start=start)
     assert torch.equal(tuned.hparams_at(0)["l2.bias"], trial.hparams_at(5)["l2.bias"])
     assert tuned.steps[0].val_loss > warm.steps[0].val_loss
+    model, splits = torch.nn.Linear(4, 1), {name: ridge().data.splits[name] for name in ("train", "val")}
+    other = nestor.Problem(model, nestor.hparams.L2(model, per="global"), squared_error, squared_error, **splits)
+    for reached in (trial, start):
+        with pytest.raises(InvalidInput, match="hyperparameter 'l2'"):
+            study.optimize(other, 1, **QUICK, warm_start=reached)
     with pytest.raises(CheckpointNotFound, match="has no checkpoint of step 1"):
         study.optimize(ridge(), 1, **QUICK, warm_start=nestor.WarmStart(trial=trial.id, step=1))
 

@@ -110,11 +110,12 @@ def _all_bits(named: Tensors) -> dict[str, tuple[torch.dtype, torch.Size, bytes]
 
 
 groups = st.dictionaries(names, tensors(), max_size=3)
+undotted = st.dictionaries(names.filter(lambda name: "." not in name), tensors(), max_size=3)
 
 
 @given(
     weights=tensors([torch.float32, F64]), buffers=groups, hparams=groups, inner=groups, memory=groups,
-    slots=groups, counters=st.tuples(st.integers(0, 2**63 - 1), st.integers(0, 2**40), st.integers(0, 2**40)),
+    slots=undotted, counters=st.tuples(st.integers(0, 2**63 - 1), st.integers(0, 2**40), st.integers(0, 2**40)),
     warned=st.lists(st.text(st.characters(codec="utf-8")), max_size=3),
 )  # fmt: skip
 @settings(max_examples=50)

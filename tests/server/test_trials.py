@@ -14,9 +14,10 @@ from sqlalchemy import func, select
 
 from nestor.schemas import GaussNewton, Scope, State
 from nestor_server.models import Blob
-from nestor_server.scheduling import leases
+from nestor_server.scheduling import leases, recording
 from nestor_server.scheduling.task_queue import QUEUE
 from tests.server.conftest import SPEC, ok, problem
+from tests.server.test_problems_by_upload import GRAPHS, TENSORS, columns, upload_dataset, upload_program
 
 
 def waiting(server) -> int:
@@ -225,6 +226,53 @@ def test_a_warm_start_names_its_step_and_keeps_its_bytes(server, http, run, subm
         404, "checkpoint-not-found",
     )  # fmt: skip
     assert "weights=False" in document["detail"]
+
+
+def checkpoint_of(run, hidden: int, **others: np.ndarray) -> None:
+    shapes = {"0.weight": (hidden, 64), "0.bias": (hidden,), "2.weight": (10, hidden), "2.bias": (10,)}
+    parameters = {f"params.{name}": np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    run.record(0, checkpoints=(recording.Tensors(run.number, save(parameters | others)),))
+
+
+def test_a_warm_start_from_another_architecture_is_refused_at_submission(http, run, study):
+    def started(hidden: int):
+        of = {"preset": {"model": {"kind": "mlp", "hidden": [hidden]}}}
+        return http.post(f"/studies/{study}/trials", json=SPEC | {"problem": of, "warm_start": {"trial": str(run.id)}})
+
+    checkpoint_of(run, 8)
+    assert ok(started(8))["state"] == "queued"
+    told = problem(started(16), 422, "invalid-input")["detail"]
+    assert "the parameter '0.weight' has the shape (8, 64) in the trial and (16, 64) in the problem" in told
+    assert "Start from a trial of the same problem" in told
+    run.record(1)
+    checkpoint_of(run, 8, **{"buffers.1.running_mean": np.zeros(8, np.float32)})
+    assert "the problem has no buffer '1.running_mean'" in problem(started(8), 422, "invalid-input")["detail"]
+    assert len(ok(http.get(f"/studies/{study}/trials"))["items"]) == 2
+
+
+def test_a_warm_start_of_a_program_compares_all_that_has_a_name(http, run, study):
+    dataset = ok(upload_dataset(http, save(columns()), save(columns())))["id"]
+    program = ok(upload_program(http, GRAPHS, save(TENSORS)))["id"]
+    spec = SPEC | {"problem": {"program": program, "dataset": dataset}}
+    w, l2 = TENSORS["params.w"], TENSORS["hparams.l2"]
+
+    def started(weights: bool = True):
+        start = {"trial": str(run.id), "weights": weights}
+        return http.post(f"/studies/{study}/trials", json=spec | {"warm_start": start})
+
+    def checkpoint(**tensors: np.ndarray) -> None:
+        run.record(1, checkpoints=(recording.Tensors(run.number + 1, save(tensors)),))
+
+    checkpoint(**{"params.w": w, "hparams.l2": l2, "inner.mean": w.ravel()})
+    ok(started())
+    checkpoint(**{"params.other": w, "hparams.l2": l2})
+    assert "the trial has no parameter 'w'" in problem(started(), 422, "invalid-input")["detail"]
+    checkpoint(**{"params.w": w, "hparams.l2": np.zeros(2, np.float32)})
+    assert "the hyperparameter 'l2' has the shape (2,)" in problem(started(), 422, "invalid-input")["detail"]
+    checkpoint(**{"weights": w.ravel(), "hparams/l2": l2})  # format 2, which the runner compares
+    ok(started())
+    run.snapshot(run.number, {"l1": np.zeros(1, np.float32)})
+    assert "the trial has no hyperparameter 'l2'" in problem(started(False), 422, "invalid-input")["detail"]
 
 
 def test_a_warm_start_from_nothing_or_from_a_strangers_trial_is_refused(server, http, stranger, run, study, submit):

@@ -6,6 +6,8 @@ import torch
 
 from nestor.schemas import Preset
 from nestor_engine import Config, optimise
+from nestor_engine.tensors.layout import shapes_of
+from nestor_server.services import architectures
 from nestor_worker.runner import presets
 
 
@@ -63,3 +65,10 @@ def test_every_kind_of_hyperparameter_can_be_tuned_together():
     steps = list(optimise(bilevel, problem.data, Config(n_steps=2)))
     assert [step.number for step in steps] == [1, 2]
     assert not same(steps[-1].state.hparams, bilevel.hparams)
+
+
+def test_the_server_knows_what_a_preset_trains():
+    deep = preset(model={"kind": "mlp", "hidden": [8, 5]})
+    bilevel = presets.build(deep, seed=0).bilevel()
+    built = {"params": shapes_of(bilevel.params), "buffers": shapes_of(bilevel.buffers)}
+    assert architectures.of_preset(deep) == built

@@ -39,6 +39,10 @@ class StateInvalid(EngineError):
     message = "The checkpoint does not belong to this problem: {reason}. Start from a checkpoint of the same problem."
 
 
+class CheckpointFormatUnknown(StateInvalid):
+    message = "The checkpoint has format {version}; this version of Nestor reads formats 2 to {known}. {remedy}"
+
+
 class Diverged(EngineError):
     """A number that must be finite is not."""
 

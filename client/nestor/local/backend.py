@@ -112,6 +112,7 @@ class Local:
         from torch.utils import _pytree as pytree
 
         from nestor_engine import describe, start_from
+        from nestor_engine.errors import StateInvalid
 
         self.study(study_id)
         if devices_per_trial > 1:
@@ -120,7 +121,10 @@ class Local:
         bilevel = problem.bilevel()
         if warm_start is not None:
             warm_start, reached = self._run(warm_start.trial).reached(warm_start)
-            bilevel = start_from(bilevel, reached)
+            try:
+                bilevel = start_from(bilevel, reached)
+            except StateInvalid as error:
+                raise InvalidInput(reason=str(error)) from error
         device = next(leaf.device for leaf in pytree.tree_leaves(bilevel.params))
         # Nothing crosses a wire, so this id stands for the problem itself.
         here = uuid4()

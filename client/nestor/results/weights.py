@@ -12,31 +12,42 @@ if TYPE_CHECKING:
 
 
 def load(checkpoint: bytes, model: nn.Module) -> int:
-    """Write the weights and buffers of `checkpoint` into `model`, whole or not at all, and give its step.
+    """Copy the weights and buffers of `checkpoint` into `model` by name, whole or not at all, and give its step.
+
+    A checkpoint of format 2 does not name the weights: they are taken by position, in the order of the model's
+    parameters, and their number, the buffers' names and the buffers' shapes are all that is compared. A buffer or
+    frozen parameter of the model that the checkpoint lacks stays as it is: hyperparameters may have supplied it.
 
     Raises:
-        InvalidInput: the model has other weights or buffers.
+        InvalidInput: a tensor is missing, unexpected or of another shape, naming the first; or the bytes are no
+            checkpoint that this version reads.
     """
-    state = engine("nestor_engine.training.state", what="trial.load_weights").State.load(checkpoint).to("cpu")
+    state_class = engine("nestor_engine.training.state", what="trial.load_weights").State
+    from nestor_engine.errors import StateInvalid
     from nestor_engine.hparams.weights import trainable
+    from nestor_engine.tensors.layout import difference, shapes_of
 
-    trained = list(trainable(model).values())  # in whose order the checkpoint has them, as one vector
-    sizes = [parameter.numel() for parameter in trained]
-    if state.weights.numel() != sum(sizes):
-        raise InvalidInput(
-            reason=f"The trial trained {state.weights.numel():,} weights, and {sum(sizes):,} of this model require "
-            "gradients. Pass the model that the problem was made with, or one that is built in the same way."
-        )
-    kept = dict(model.named_buffers()) | dict(model.named_parameters())  # parameters that are not trained count as kept
-    buffers = {name: value for name, value in state.buffers.items() if name in kept}
-    for name, value in buffers.items():
-        if kept[name].shape != value.shape:
-            raise InvalidInput(
-                reason=f"The trial's buffer {name!r} has the shape {tuple(value.shape)}, and this model's "
-                f"{tuple(kept[name].shape)}. Pass the model that the problem was made with."
-            )
-    for parameter, part in zip(trained, state.weights.split(sizes), strict=True):
-        parameter.detach().copy_(part.view_as(parameter))
-    for name, value in buffers.items():
-        kept[name].detach().copy_(value)
+    trained = trainable(model)
+    try:
+        state = state_class.load(checkpoint).to("cpu")
+    except StateInvalid as error:
+        raise InvalidInput(reason=str(error)) from error
+    n = sum(parameter.numel() for parameter in trained.values())
+    if state.layout is None and state.weights.numel() != n:
+        raise _other_model(f"it holds {state.weights.numel():,} weights, and {n:,} of this model require gradients")
+    # Whether a parameter is frozen is the model's affair: the checkpoint has it either way.
+    held = {**state.with_layout(trained).params, **state.buffers}
+    kept = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    wanted = {name: value for name, value in kept.items() if name in trained or name in held}
+    if reason := difference("tensor", shapes_of(held), shapes_of(wanted), "model"):
+        raise _other_model(reason)
+    for name, value in held.items():
+        wanted[name].detach().copy_(value)
     return state.step
+
+
+def _other_model(reason: str) -> InvalidInput:
+    return InvalidInput(
+        reason=f"The trial's checkpoint does not fit this model: {reason}. "
+        "Pass the model that the problem was made with, or one that is built in the same way."
+    )

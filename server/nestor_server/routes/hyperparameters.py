@@ -57,8 +57,9 @@ def tensor(
 def checkpoint(
     trial_id: UUID, request: Request, me: Reader, session: Tx, sessions: TheSessions, step: StepNumber = None
 ) -> Response:
-    """All of the trial's state at its newest checkpoint, or at the one before: `weights` is one vector of all trained
-    parameters in the order of the model's, and `buffers/…` are the model's buffers."""
+    """All of the trial's state at its newest checkpoint, or at the one before. Trained parameters, buffers and
+    hyperparameters have their names: `params.<name>`, `buffers.<name>`, `hparams.<name>`. The rest is what a worker
+    needs to continue exactly."""
     found = warm_starts.checkpoint(session, me.user_id, trial_id, step)
     etag = hyperparameters.sha256(session, found)
     return files.file(request, sessions, found, etag, name="checkpoint.safetensors", immutable=step is not None)

@@ -23,6 +23,7 @@ def create(session: Session, me: Identity, study_id: UUID, new: schemas.TrialCre
     Raises:
         StudyNotFound, ProgramNotFound, DatasetNotFound, TrialNotFound, CheckpointNotFound, HyperparametersNotFound
         ValidationFailed: nothing says how many outer steps to take.
+        InvalidInput: the warm start is of another architecture.
         Forbidden: a priority that only an admin may give.
     """
     owner_id, n_steps = me.user_id, new.outer.steps
@@ -38,6 +39,7 @@ def create(session: Session, me: Identity, study_id: UUID, new: schemas.TrialCre
     start_blob_id = None
     if new.warm_start is not None:
         start, start_blob_id = warm_starts.find(session, owner_id, new.warm_start)
+        warm_starts.expect(session, owner_id, start, start_blob_id, new.problem)
         new = new.model_copy(update={"warm_start": start})
     number = session.scalars(
         update(Study)

@@ -7,10 +7,13 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from nestor.errors import CheckpointNotFound, HyperparametersNotFound
-from nestor.schemas import WarmStart
+from nestor.errors import CheckpointNotFound, HyperparametersNotFound, InvalidInput
+from nestor.schemas import ProgramProblem, WarmStart
+from nestor.schemas.problems import AnyProblem
 from nestor_server.models import Blob, Checkpoint, Snapshot
-from nestor_server.services import trial_queries
+from nestor_server.services import architectures, programs, trial_queries
+from nestor_server.storage import blobs, tensor_blobs
+from nestor_server.storage.safetensors_header import Malformed
 from nestor_server.storage.tensor_blobs import Slice
 
 
@@ -32,6 +35,30 @@ def find(session: Session, owner_id: UUID, start: WarmStart) -> tuple[WarmStart,
         missing = CheckpointNotFound if start.weights else HyperparametersNotFound
         raise missing(trial=str(trial.id), what="yet" if start.step is None else f"of step {start.step}")
     return start.model_copy(update={"step": found.step}), found.id
+
+
+def expect(session: Session, owner_id: UUID, start: WarmStart, blob_id: UUID, problem: AnyProblem) -> None:
+    """Refuse to start `problem` from the tensors of another one.
+
+    What does not name its tensors is left to the runner: a checkpoint of format 2, a preset's hyperparameters.
+
+    Raises:
+        InvalidInput: naming the first difference.
+    """
+    try:
+        held = architectures.of_start(tensor_blobs.header(session, session.get_one(Blob, blob_id)), start)
+    except Malformed:
+        return
+    if isinstance(problem, ProgramProblem):
+        program = programs.get(session, owner_id, problem.program)
+        wanted = architectures.of_program(tensor_blobs.header(session, blobs.find(session, owner_id, program.tensors)))
+    else:
+        wanted = architectures.of_preset(problem.preset)
+    if reason := architectures.difference(held, wanted):
+        raise InvalidInput(
+            reason=f"Trial {start.trial} has another architecture than this problem: {reason}. "
+            "Start from a trial of the same problem, or omit warm_start."
+        )
 
 
 def checkpoint(session: Session, owner_id: UUID, trial_id: UUID, step: int | None) -> Slice:

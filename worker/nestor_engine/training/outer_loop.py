@@ -63,9 +63,8 @@ def optimise(
     ravel = Ravel(bilevel.params)
     if state is None:
         state = State.initial(bilevel, config.inner, config.outer, config.seed)
-    state.expect(bilevel)
     device = ravel.device
-    state = state.to(device)
+    state = state.expect(bilevel).to(device)
     outers = config.outers(bilevel.hparams)
     trained_as = bilevel if config.autocast is None else bilevel.autocast(getattr(torch, config.autocast))
     partition = Partition(data, config.folds, config.stop_early, state.seed)

@@ -1,0 +1,56 @@
+"""Names and shapes of what a problem trains and tunes, read from what is stored, and compared."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from nestor.schemas import Preset, WarmStart
+from nestor_server.storage.safetensors_header import Header
+
+Shapes = dict[str, tuple[int, ...]]
+Architecture = dict[str, Shapes]  # for each group whose names are known
+
+GROUPS = {"params": "parameter", "buffers": "buffer", "hparams": "hyperparameter"}
+PIXELS, CLASSES = 64, 10  # of the digits, which every preset learns
+
+
+def of_program(header: Header) -> Architecture:
+    return {group: _group(header, group) for group in GROUPS}
+
+
+def of_start(header: Header, start: WarmStart) -> Architecture:
+    """What a checkpoint names, which is nothing in format 2; a snapshot is all hyperparameters."""
+    if not start.weights:
+        return {"hparams": {name: tensor.shape for name, tensor in header.tensors.items()}}
+    return of_program(header) if _group(header, "params") else {}
+
+
+def of_preset(preset: Preset) -> Architecture:
+    """Linear layers with an activation after each but the last, numbered together."""
+    parameters: Shapes = {}
+    for i, (before, after) in enumerate(pairwise((PIXELS, *preset.model.hidden, CLASSES))):
+        parameters |= {f"{2 * i}.weight": (after, before), f"{2 * i}.bias": (after,)}
+    return {"params": parameters, "buffers": {}}
+
+
+def difference(held: Architecture, wanted: Architecture) -> str | None:
+    """The first one in the groups that both know."""
+    for group, kind in GROUPS.items():
+        if group in held and group in wanted and (reason := _difference(kind, held[group], wanted[group])):
+            return reason
+    return None
+
+
+def _difference(kind: str, held: Shapes, wanted: Shapes) -> str | None:
+    for name, shape in wanted.items():
+        if name not in held:
+            return f"the trial has no {kind} {name[:80]!r}"
+        if held[name] != shape:
+            return f"the {kind} {name[:80]!r} has the shape {held[name]} in the trial and {shape} in the problem"
+    unexpected = [name for name in held if name not in wanted]
+    return f"the problem has no {kind} {unexpected[0][:80]!r}" if unexpected else None
+
+
+def _group(header: Header, group: str) -> Shapes:
+    prefix = f"{group}."
+    return {name.removeprefix(prefix): t.shape for name, t in header.tensors.items() if name.startswith(prefix)}

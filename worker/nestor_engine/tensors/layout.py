@@ -1,0 +1,70 @@
+"""What a vector of parameters holds: their names and shapes, in its order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from nestor_engine.errors import ProblemInvalid
+from nestor_engine.objective import PyTree, Tensors
+from nestor_engine.tensors.ravel import named_leaves
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Layout:
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    @staticmethod
+    def of(params: PyTree) -> Layout:
+        """The layout of `Ravel(params)`.
+
+        Raises:
+            ProblemInvalid: two parameters have the same name.
+        """
+        named = named_leaves(params)
+        if len(named) != len(pytree.tree_leaves(params)):
+            raise ProblemInvalid(reason="Two of the trained parameters have the same name. Rename one of them.")
+        return Layout(tuple(named), tuple(shapes_of(named).values()))
+
+    @property
+    def numel(self) -> int:
+        return sum(torch.Size(shape).numel() for shape in self.shapes)
+
+    def split(self, vector: Tensor) -> Tensors:
+        """The parameters that `vector` holds, by name, as views."""
+        parts = vector.split([torch.Size(shape).numel() for shape in self.shapes])
+        return {name: part.view(shape) for name, part, shape in zip(self.names, parts, self.shapes, strict=True)}
+
+    def vector(self, named: Tensors) -> Tensor:
+        """The parameters as one vector of shape (n,), whatever the order of `named`.
+
+        Raises:
+            ValueError: they have other names or shapes.
+        """
+        if reason := difference("parameter", shapes_of(named), dict(zip(self.names, self.shapes, strict=True))):
+            raise ValueError(reason)
+        return torch.cat([named[name].reshape(-1) for name in self.names])
+
+
+def shapes_of(named: Tensors) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in named.items()}
+
+
+def difference(kind: str, held: Shapes, wanted: Shapes, whose: str = "problem") -> str | None:
+    """What is missing, of another shape, or unexpected in a checkpoint, whichever comes first; None if nothing is."""
+    for name, shape in wanted.items():
+        if name not in held:
+            return f"it lacks the {kind} {name!r} of the {whose}"
+        if held[name] != shape:
+            return f"its {kind} {name!r} has the shape {held[name]}, and in the {whose} it has {shape}"
+    for name in held:
+        if name not in wanted:
+            return f"it holds a {kind} {name!r}, which the {whose} does not have"
+    return None
