@@ -226,7 +226,7 @@ def test_a_priority_is_kept_and_changed(new_study):
     trial = new_study().optimize(ridge(), 1, **QUICK, priority=-1)
     assert (trial.record.priority, trial.spec.priority) == (-1, -1)
     assert trial.prioritise(-2).record.priority == -2
-    with pytest.raises(ValueError, match="greater than or equal to -1000"):
+    with pytest.raises(InvalidInput, match="priority=-1001: it must be at least -1000 and at most 1000"):
         trial.prioritise(-1001)
 
 
