@@ -54,7 +54,7 @@ class Config:
     """Algorithm 2 of the slides: `warmup_steps` inner steps, then `n_steps` times N inner steps and an outer one.
 
     Attributes:
-        n_steps: outer steps in all.
+        n_steps: outer steps in all; `outer` must name no other number of steps.
         inner: trains the weights; its `steps` is N, by default 5, on batches of 128.
         outer: moves the hyperparameters along the hypergradient, taken on at most 1,000 validation examples.
         outer_lr: learning rates in place of `outer.lr`, by hyperparameter, or by the first parts of its name:
@@ -106,6 +106,11 @@ class Config:
         for name, lr in self.outer_lr.items():
             if not (isinstance(lr, Real) and float(lr) > 0):
                 raise ConfigInvalid(reason=f"outer_lr[{name!r}]={lr!r}: the learning rate must be positive.")
+        if self.outer.steps not in (None, self.n_steps):  # the form for wires carries n_steps there
+            raise ConfigInvalid(
+                reason=f"outer={self.outer!r}: its steps={self.outer.steps} contradicts n_steps={self.n_steps}. "
+                "n_steps is the number of outer steps. Leave steps out of the outer optimizer."
+            )
         # What was left open is filled in here, once, so that a config always says all of it.
         filled = (
             ("inner", {"steps": self.inner.steps or INNER_STEPS, "batch_size": self.inner.batch_size or TRAIN_BATCH}),

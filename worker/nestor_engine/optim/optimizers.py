@@ -32,7 +32,8 @@ class Optimizer(abc.ABC):
         lr: learning rate.
         schedule: a factor on the learning rate, by the number of the update; none by default.
         clip_norm: gradients longer than this, over all tensors, are shortened to it.
-        steps: inner: updates between two outer steps (Algorithm 2's N), 5 by default; outer: outer steps in all.
+        steps: inner: updates between two outer steps (Algorithm 2's N), 5 by default; outer: leave it out,
+            because the config's n_steps counts outer steps.
         batch_size: examples in a batch; by default 128 training examples, and at most 1,000 validation examples.
     """
 
