@@ -15,6 +15,7 @@ from nestor.schemas import Trial as TrialRecord
 
 if TYPE_CHECKING:
     from nestor_engine import Config, Problem
+    from nestor_engine.program.export import Program
 
 
 class Backend(Protocol):
@@ -50,11 +51,13 @@ class Backend(Protocol):
         config: Config,
         spec: TrialCreate,
         *,
+        program: Program | None,
         watched: bool,
         show_progress_bar: bool,
     ) -> TrialRecord:
         """Begin a trial of a problem that was checked, with `spec`, whose problem the backend fills in.
 
+        `program`: the problem's export, if the check made one.
         `watched`: the caller goes on to read its events, to the end.
         """
         ...

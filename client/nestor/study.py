@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nestor.remote.client import Client
     from nestor_engine import Config, EarlyStopping, Folds, Problem
     from nestor_engine.optim.optimizers import Optimizer
+    from nestor_engine.program.export import Program
     from nestor_engine.responses import Response
 
 Callback = Callable[["Study", Trial], None]
@@ -134,8 +135,10 @@ class Study:
             user_attrs=_plain(user_attrs),
         )
         config.expect_devices(spec.devices_per_trial)
-        self._check(problem, config)
-        record = self._backend.submit(self.id, problem, config, spec, watched=wait, show_progress_bar=show_progress_bar)
+        program = self._check(problem, config)
+        record = self._backend.submit(
+            self.id, problem, config, spec, program=program, watched=wait, show_progress_bar=show_progress_bar
+        )
         trial = Trial(self._backend, record)
         if wait:
             self._watch(trial, callbacks, show_progress_bar)
@@ -147,7 +150,8 @@ class Study:
             if not trial.state.finished:
                 trial.stop()
 
-    def _check(self, problem: Problem, config: Config) -> None:
+    def _check(self, problem: Problem, config: Config) -> Program | None:
+        """The exported problem, where it leaves this process."""
         from nestor_engine import Problem
         from nestor_engine.problem.validation.checks import check
 
@@ -164,6 +168,7 @@ class Study:
         report.raise_errors()
         for finding in report.findings:
             warnings.warn(f"{finding.where}: {finding.sentence}", stacklevel=3)  # at the call of optimize
+        return report.program
 
     def _watch(self, trial: Trial, callbacks: Sequence[Callback], show_progress_bar: bool) -> None:
         bound = [lambda trial, callback=callback: callback(self, trial) for callback in callbacks]

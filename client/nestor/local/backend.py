@@ -32,6 +32,7 @@ from nestor.schemas import Trial as TrialRecord
 
 if TYPE_CHECKING:
     from nestor_engine import Config, Problem
+    from nestor_engine.program.export import Program
 
 
 class Local:
@@ -102,10 +103,11 @@ class Local:
         config: Config,
         spec: TrialCreate,
         *,
+        program: Program | None = None,
         watched: bool = False,
         show_progress_bar: bool = True,
     ) -> TrialRecord:
-        del show_progress_bar  # nothing is uploaded
+        del program, show_progress_bar  # nothing is uploaded
         from torch.utils import _pytree as pytree
 
         from nestor_engine import start_from

@@ -16,6 +16,7 @@ from nestor.schemas import Action
 
 if TYPE_CHECKING:
     from nestor_engine import Config, Problem
+    from nestor_engine.program.export import Program
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -87,22 +88,23 @@ class Client:
         config: Config,
         spec: schemas.TrialCreate,
         *,
+        program: Program | None = None,
         watched: bool = False,
         show_progress_bar: bool = True,
     ) -> schemas.Trial:
         del watched  # the server runs a trial whether or not anyone looks
         del config  # the spec says it all
-        exported = problem.export()
+        exported = problem.export() if program is None else program
         blobs = {"graphs": exported.graphs, "tensors": exported.tensors, **problem.data.save()}
         digests = {
             name: self.upload(data, what=f"upload {name}", show_progress_bar=show_progress_bar)
             for name, data in blobs.items()
         }
-        program = self.create_program(
+        shipped = self.create_program(
             schemas.ProgramCreate(graphs=digests.pop("graphs"), tensors=digests.pop("tensors"))
         )
         dataset = self.create_dataset(schemas.DatasetCreate.model_validate(digests))
-        what = schemas.ProgramProblem(program=program.id, dataset=dataset.id)
+        what = schemas.ProgramProblem(program=shipped.id, dataset=dataset.id)
         return self.create_trial(study_id, spec.model_copy(update={"problem": what}))
 
     def create_trial(self, study_id: UUID, spec: schemas.TrialCreate) -> schemas.Trial:
