@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
-from nestor.schemas import Action, Attempt, Event, Hyperparameters, Step, StudyCreate, WarmStart
+from nestor.schemas import Action, Attempt, Event, Hyperparameters, Step, StudyCreate, TrialCreate
 from nestor.schemas import Study as StudyRecord
 from nestor.schemas import Trial as TrialRecord
 
 if TYPE_CHECKING:
     from nestor_engine import Config, Problem
+    from nestor_engine.program.export import Program
 
 
 class Backend(Protocol):
@@ -48,15 +49,17 @@ class Backend(Protocol):
         study_id: UUID,
         problem: Problem,
         config: Config,
-        user_attrs: dict[str, Any],
+        spec: TrialCreate,
         *,
-        warm_start: WarmStart | None,
-        priority: int,
-        devices_per_trial: int,
+        program: Program | None,
         watched: bool,
         show_progress_bar: bool,
     ) -> TrialRecord:
-        """Begin a trial of a problem that was checked. `watched`: the caller goes on to read its events, to the end."""
+        """Begin a trial of a problem that was checked, with `spec`, whose problem the backend fills in.
+
+        `program`: the problem's export, if the check made one.
+        `watched`: the caller goes on to read its events, to the end.
+        """
         ...
 
     def trials(self, study_id: UUID) -> list[TrialRecord]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nestor.remote.client import Client
     from nestor_engine import Config, EarlyStopping, Folds, Problem
     from nestor_engine.optim.optimizers import Optimizer
+    from nestor_engine.program.export import Program
     from nestor_engine.responses import Response
 
 Callback = Callable[["Study", Trial], None]
@@ -105,6 +106,7 @@ class Study:
             user_attrs: kept with the trial; anything that JSON can hold.
 
         Raises:
+            ConfigInvalid, InvalidInput: an argument is outside of its range; the sentence says which.
             ProblemInvalid: the problem cannot be tuned as it stands; nothing was begun.
             TrialFailed: the trial failed; `study.trials` has it, with all that it recorded.
         """
@@ -115,7 +117,7 @@ class Study:
         chosen = {"inner": inner, "outer": outer, "response": response}
         config = engine(what="study.optimize").Config(
             n_steps=n_steps,
-            outer_lr=dict(outer_lr or {}),
+            outer_lr={} if outer_lr is None else outer_lr,
             autocast=autocast,
             trace=trace,
             warmup_steps=warmup_steps,
@@ -125,19 +127,17 @@ class Study:
             seed=seed,
             **{name: value for name, value in chosen.items() if value is not None},
         )
-        config.expect_devices(devices_per_trial)
-        attrs = _plain(user_attrs or {})
-        self._check(problem, config)
-        record = self._backend.submit(
-            self.id,
-            problem,
+        spec = _spec(
             config,
-            attrs,
             warm_start=WarmStart(trial=warm_start.id) if isinstance(warm_start, Trial) else warm_start,
             priority=priority,
             devices_per_trial=devices_per_trial,
-            watched=wait,
-            show_progress_bar=show_progress_bar,
+            user_attrs=_plain(user_attrs),
+        )
+        config.expect_devices(spec.devices_per_trial)
+        program = self._check(problem, config)
+        record = self._backend.submit(
+            self.id, problem, config, spec, program=program, watched=wait, show_progress_bar=show_progress_bar
         )
         trial = Trial(self._backend, record)
         if wait:
@@ -150,7 +150,8 @@ class Study:
             if not trial.state.finished:
                 trial.stop()
 
-    def _check(self, problem: Problem, config: Config) -> None:
+    def _check(self, problem: Problem, config: Config) -> Program | None:
+        """The exported problem, where it leaves this process."""
         from nestor_engine import Problem
         from nestor_engine.problem.validation.checks import check
 
@@ -167,6 +168,7 @@ class Study:
         report.raise_errors()
         for finding in report.findings:
             warnings.warn(f"{finding.where}: {finding.sentence}", stacklevel=3)  # at the call of optimize
+        return report.program
 
     def _watch(self, trial: Trial, callbacks: Sequence[Callback], show_progress_bar: bool) -> None:
         bound = [lambda trial, callback=callback: callback(self, trial) for callback in callbacks]
@@ -255,13 +257,17 @@ def create_study(
         load_if_exists: continue the study of that name, if there is one.
 
     Raises:
+        InvalidInput: an argument is outside of its range; the sentence says which.
         StudyExists: there is one of that name.
     """
-    new = schemas.StudyCreate(
-        name=f"study-{uuid4().hex[:8]}" if name is None else name,
-        load_if_exists=load_if_exists,
-        user_attrs=_plain(user_attrs or {}),
-        tags=tuple(tags),
+    new = schemas.build(
+        schemas.StudyCreate,
+        {
+            "name": f"study-{uuid4().hex[:8]}" if name is None else name,
+            "load_if_exists": load_if_exists,
+            "user_attrs": _plain(user_attrs),
+            "tags": tags,
+        },
     )
     backend = _backend(server, token)
     return Study(backend, backend.create_study(new))
@@ -295,10 +301,23 @@ def _backend(server: str | Client | None, token: str | None) -> Backend:
     return server
 
 
-def _plain(attrs: Mapping[str, Any]) -> dict[str, Any]:
+def _spec(config: Config, **options: Any) -> schemas.TrialCreate:
+    """What is asked for, in every range that a server checks; the backend fills in the problem.
+
+    Raises:
+        InvalidInput: an option is outside of its range.
+    """
+    from nestor_engine import describe
+
+    to_come = schemas.ProgramProblem(program=UUID(int=0), dataset=UUID(int=0))
+    values = {"problem": to_come, **options, **describe(config)}
+    return schemas.build(schemas.TrialCreate, values, names={"outer.steps": "n_steps"})
+
+
+def _plain(attrs: Mapping[str, Any] | None) -> dict[str, Any]:
     """What JSON makes of `attrs`, so that both backends give back the same."""
     try:
-        return json.loads(json.dumps(dict(attrs), allow_nan=False))
+        return json.loads(json.dumps({} if attrs is None else dict(attrs), allow_nan=False))
     except (TypeError, ValueError) as error:
         reason = f"User attributes must be what JSON can hold: {error}. Convert them first."
         raise InvalidInput(reason=reason) from error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -226,7 +228,7 @@ def test_a_priority_is_kept_and_changed(new_study):
     trial = new_study().optimize(ridge(), 1, **QUICK, priority=-1)
     assert (trial.record.priority, trial.spec.priority) == (-1, -1)
     assert trial.prioritise(-2).record.priority == -2
-    with pytest.raises(ValueError, match="greater than or equal to -1000"):
+    with pytest.raises(InvalidInput, match="priority=-1001: it must be at least -1000 and at most 1000"):
         trial.prioritise(-1001)
 
 
@@ -302,3 +304,33 @@ def test_what_is_no_problem_is_refused_by_name(new_study):
 def test_callbacks_need_waiting(new_study):
     with pytest.raises(InvalidInput, match="Callbacks are called while optimize waits"):
         new_study().optimize(ridge(), N_STEPS, wait=False, callbacks=[print])
+
+
+@pytest.fixture
+def exports(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Grows with every problem that is traced for its export."""
+    export, calls = importlib.import_module("nestor_engine.program.export"), list[str]()
+    traced = export._trace_all
+
+    def counting(*given: Any) -> Any:
+        calls.append("export")
+        return traced(*given)
+
+    monkeypatch.setattr(export, "_trace_all", counting)
+    return calls
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_a_submission_to_a_server_exports_the_problem_once(client, worker, exports, wait: bool):
+    del worker
+    study, problem = nestor.create_study(f"study {uuid4()}", server=client), ridge()
+    trial = study.optimize(problem, 1, **QUICK, wait=wait)
+    assert exports == ["export"]
+    assert trial.wait().state is State.complete
+    assert problem.check().ok
+    assert len(exports) == 2
+
+
+def test_a_submission_in_this_process_exports_nothing(exports):
+    nestor.create_study().optimize(ridge(), 1, **QUICK)
+    assert exports == []

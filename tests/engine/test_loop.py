@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -267,3 +269,11 @@ def test_later_steps_do_not_write_into_the_state_of_an_earlier_one():
     kept = first.save()
     assert len(list(steps)) > 1
     assert first.save() == kept
+
+
+def test_the_outer_optimizer_names_no_other_number_of_outer_steps():
+    outer = engine.Adam(0.1, batch_size=7)
+    same = engine.Config(n_steps=2, outer=dataclasses.replace(outer, steps=2))
+    assert same == engine.Config(n_steps=2, outer=outer) == engine.restore(engine.describe(same))
+    with pytest.raises(engine.errors.ConfigInvalid, match="steps=50 contradicts n_steps=2"):
+        engine.Config(n_steps=2, outer=dataclasses.replace(outer, steps=50))

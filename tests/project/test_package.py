@@ -67,6 +67,8 @@ def test_a_wheel_holds_all_four_packages_the_migrations_and_the_dashboard(tmp_pa
         sources("client") | sources("server") | sources("worker") | sources("migrations", "nestor_server/migrations/")
     )
     assert "nestor_server/dashboard/index.html" in wanted
+    packages = ("nestor", "nestor_server", "nestor_engine", "nestor_worker")
+    assert {f"{package}/py.typed" for package in packages} <= held  # or type checkers ignore our annotations
     assert wanted <= held
 
 

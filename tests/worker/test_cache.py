@@ -7,10 +7,12 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from nestor.errors import BlobDamaged
+from nestor_worker import workdir
 from nestor_worker.supervisor.blob_cache import ABANDONED_SECONDS, Cache
 
 
@@ -145,3 +147,11 @@ def test_what_is_noted_under_a_name_is_found_until_something_else_is(cache):
     for data in (b"first", b"first", b"second"):
         cache.note("traces:of a program", data)
         assert cache.noted("traces:of a program") == data
+
+
+def test_a_kept_trace_has_its_owner_in_its_name():
+    mine, yours = uuid4(), uuid4()
+    config = {"response": {"kind": "implicit"}, "inner": {"batch_size": 8}}
+    name = workdir._traced_alike(mine, "sha256:a program", config)
+    assert name == workdir._traced_alike(mine, "sha256:a program", config)
+    assert name != workdir._traced_alike(yours, "sha256:a program", config)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from numbers import Real
 from types import UnionType
 from typing import Any, Literal
 
@@ -52,7 +54,7 @@ class Config:
     """Algorithm 2 of the slides: `warmup_steps` inner steps, then `n_steps` times N inner steps and an outer one.
 
     Attributes:
-        n_steps: outer steps in all.
+        n_steps: outer steps in all; `outer` must name no other number of steps.
         inner: trains the weights; its `steps` is N, by default 5, on batches of 128.
         outer: moves the hyperparameters along the hypergradient, taken on at most 1,000 validation examples.
         outer_lr: learning rates in place of `outer.lr`, by hyperparameter, or by the first parts of its name:
@@ -83,16 +85,32 @@ class Config:
 
     def __post_init__(self) -> None:
         for name, least in (("n_steps", 1), ("warmup_steps", 0), ("evaluate_every", 1)):
-            if getattr(self, name) < least:
-                raise ConfigInvalid(reason=f"{name}={getattr(self, name)}: it must be at least {least}.")
+            try:
+                count = operator.index(getattr(self, name))
+            except TypeError:
+                reason = f"{name}={getattr(self, name)!r}: it must be a whole number, at least {least}."
+                raise ConfigInvalid(reason=reason) from None
+            if count < least:
+                raise ConfigInvalid(reason=f"{name}={count}: it must be at least {least}.")
+            object.__setattr__(self, name, count)
         for name, kind, remedy in _PARTS:
             if not isinstance(given := getattr(self, name), kind):
                 raise ConfigInvalid(reason=f"{name}={given!r}: {remedy}")
         if self.autocast not in (None, "bfloat16"):
             raise ConfigInvalid(reason=f"autocast={self.autocast!r}: choose 'bfloat16', or leave it out.")
+        if not isinstance(self.outer_lr, Mapping):
+            raise ConfigInvalid(
+                reason=f"outer_lr={self.outer_lr!r}: pass learning rates by hyperparameter, such as {{'l2': 0.1}}."
+            )
+        object.__setattr__(self, "outer_lr", dict(self.outer_lr))
         for name, lr in self.outer_lr.items():
-            if not lr > 0:
-                raise ConfigInvalid(reason=f"outer_lr[{name!r}]={lr}: the learning rate must be positive.")
+            if not (isinstance(lr, Real) and float(lr) > 0):
+                raise ConfigInvalid(reason=f"outer_lr[{name!r}]={lr!r}: the learning rate must be positive.")
+        if self.outer.steps not in (None, self.n_steps):  # the form for wires carries n_steps there
+            raise ConfigInvalid(
+                reason=f"outer={self.outer!r}: its steps={self.outer.steps} contradicts n_steps={self.n_steps}. "
+                "n_steps is the number of outer steps. Leave steps out of the outer optimizer."
+            )
         # What was left open is filled in here, once, so that a config always says all of it.
         filled = (
             ("inner", {"steps": self.inner.steps or INNER_STEPS, "batch_size": self.inner.batch_size or TRAIN_BATCH}),

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+from uuid import UUID
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -102,7 +103,7 @@ def materialise(
         checkpoint_seconds=checkpoint_seconds,
         memory_bytes=memory_bytes,
         devices=trial.devices,
-        traces=_traced_alike(digests.get(GRAPHS) or preset, config),
+        traces=_traced_alike(owner, digests.get(GRAPHS) or preset, config),
     )
     (directory / SPEC).write_text(json.dumps(asdict(spec)))
 
@@ -129,7 +130,10 @@ def materialise(
     return spec
 
 
-def _traced_alike(problem: str | dict[str, Any], config: dict[str, Any]) -> str:
-    """A name that trials share whose products are likely to have one trace; whether they have, each checks."""
-    told = json.dumps([problem, config["response"], config["inner"]["batch_size"]], sort_keys=True)
+def _traced_alike(owner: UUID, problem: str | dict[str, Any], config: dict[str, Any]) -> str:
+    """A name that one user's trials share if their products are likely to have one trace; each trial checks.
+
+    The owner is a part of it: what one user's runner wrote is never read for another's trial.
+    """
+    told = json.dumps([str(owner), problem, config["response"], config["inner"]["batch_size"]], sort_keys=True)
     return f"traces:{hashlib.sha256(told.encode()).hexdigest()}"

@@ -25,13 +25,14 @@ from nestor.schemas import (
     TrialCreate,
     TrialExtend,
     TrialPriority,
-    WarmStart,
+    build,
 )
 from nestor.schemas import Study as StudyRecord
 from nestor.schemas import Trial as TrialRecord
 
 if TYPE_CHECKING:
     from nestor_engine import Config, Problem
+    from nestor_engine.program.export import Program
 
 
 class Local:
@@ -100,25 +101,24 @@ class Local:
         study_id: UUID,
         problem: Problem,
         config: Config,
-        user_attrs: dict[str, Any],
+        spec: TrialCreate,
         *,
-        warm_start: WarmStart | None = None,
-        priority: int = 0,
-        devices_per_trial: int = 1,
+        program: Program | None = None,
         watched: bool = False,
         show_progress_bar: bool = True,
     ) -> TrialRecord:
-        del show_progress_bar  # nothing is uploaded
+        del program, show_progress_bar  # nothing is uploaded
         from torch.utils import _pytree as pytree
 
-        from nestor_engine import describe, start_from
+        from nestor_engine import start_from
         from nestor_engine.errors import StateInvalid
 
         self.study(study_id)
-        if devices_per_trial > 1:
+        if spec.devices_per_trial > 1:
             remedy = "Leave devices_per_trial=1, or use a server's study."
             raise InvalidInput(reason=f"In this process a trial runs on one device. {remedy}")
         bilevel = problem.bilevel()
+        warm_start = spec.warm_start
         if warm_start is not None:
             warm_start, reached = self._run(warm_start.trial).reached(warm_start)
             try:
@@ -129,8 +129,7 @@ class Local:
         # Nothing crosses a wire, so this id stands for the problem itself.
         here = uuid4()
         what = ProgramProblem(program=here, dataset=here)
-        given = {"problem": what, "warm_start": warm_start, "priority": priority, "user_attrs": user_attrs}
-        spec = TrialCreate.model_validate(given | describe(config))
+        spec = spec.model_copy(update={"problem": what, "warm_start": warm_start})
         with self._lock:
             record = TrialRecord(
                 id=uuid4(),
@@ -139,7 +138,7 @@ class Local:
                 state=State.queued,
                 desired=Desired.run,
                 spec=spec,
-                priority=priority,
+                priority=spec.priority,
                 step=0,
                 n_steps=config.n_steps,
                 value=None,
@@ -149,7 +148,7 @@ class Local:
                 restarts=0,
                 preemptions=0,
                 error=None,
-                user_attrs=user_attrs,
+                user_attrs=spec.user_attrs,
                 worker=None,
                 seq=0,
                 created_at=datetime.now(UTC),
@@ -171,10 +170,10 @@ class Local:
         return self._run(trial_id).request(action)
 
     def extend(self, trial_id: UUID, steps: int) -> TrialRecord:
-        return self._run(trial_id).extend(TrialExtend(steps=steps).steps)
+        return self._run(trial_id).extend(build(TrialExtend, {"steps": steps}).steps)
 
     def prioritise(self, trial_id: UUID, priority: int) -> TrialRecord:
-        return self._run(trial_id).prioritise(TrialPriority(priority=priority).priority)
+        return self._run(trial_id).prioritise(build(TrialPriority, {"priority": priority}).priority)
 
     def attempts(self, trial_id: UUID) -> list[Attempt]:
         return list(self._run(trial_id).attempts)

@@ -9,8 +9,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from nestor.errors import CheckpointNotFound, HyperparametersNotFound, IllegalTransition
+from nestor.errors import CheckpointNotFound, HyperparametersNotFound, IllegalTransition, InvalidInput
 from nestor.schemas import (
+    MOST_STEPS,
     Action,
     Attempt,
     Desired,
@@ -104,7 +105,10 @@ class Run:
             if state not in (State.complete, State.paused):
                 raise _illegal(state, "extend")
             n_steps = (record.step if state is State.complete else record.n_steps) + steps
-            self._config, spec = replace(self._config, n_steps=n_steps), record.spec
+            if n_steps > MOST_STEPS:
+                raise InvalidInput(reason=f"That makes {n_steps:,} steps in all; a trial takes at most {MOST_STEPS:,}.")
+            outer, spec = replace(self._config.outer, steps=n_steps), record.spec
+            self._config = replace(self._config, n_steps=n_steps, outer=outer)
             if self._config.stop_early is not None:  # who asks for more steps wants them taken
                 stop_early = replace(self._config.stop_early, least_steps=n_steps)
                 self._config = replace(self._config, stop_early=stop_early)

@@ -16,6 +16,7 @@ from nestor.schemas import Action
 
 if TYPE_CHECKING:
     from nestor_engine import Config, Problem
+    from nestor_engine.program.export import Program
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -70,7 +71,7 @@ class Client:
         return self._pages("/studies", schemas.StudyPage)
 
     def set_user_attrs(self, study_id: UUID, changes: dict[str, Any]) -> schemas.Study:
-        patch = schemas.StudyPatch(user_attrs=self.study(study_id).user_attrs | changes)
+        patch = schemas.build(schemas.StudyPatch, {"user_attrs": self.study(study_id).user_attrs | changes})
         body = patch.model_dump(mode="json", exclude_unset=True)
         answer = self._transport.request("PATCH", f"/studies/{study_id}", json=body)
         return schemas.Study.model_validate_json(answer.content)
@@ -85,31 +86,26 @@ class Client:
         study_id: UUID,
         problem: Problem,
         config: Config,
-        user_attrs: dict[str, Any],
+        spec: schemas.TrialCreate,
         *,
-        warm_start: schemas.WarmStart | None = None,
-        priority: int = 0,
-        devices_per_trial: int = 1,
+        program: Program | None = None,
         watched: bool = False,
         show_progress_bar: bool = True,
     ) -> schemas.Trial:
         del watched  # the server runs a trial whether or not anyone looks
-        from nestor_engine import describe
-
-        exported = problem.export()
+        del config  # the spec says it all
+        exported = problem.export() if program is None else program
         blobs = {"graphs": exported.graphs, "tensors": exported.tensors, **problem.data.save()}
         digests = {
             name: self.upload(data, what=f"upload {name}", show_progress_bar=show_progress_bar)
             for name, data in blobs.items()
         }
-        program = self.create_program(
+        shipped = self.create_program(
             schemas.ProgramCreate(graphs=digests.pop("graphs"), tensors=digests.pop("tensors"))
         )
         dataset = self.create_dataset(schemas.DatasetCreate.model_validate(digests))
-        what = schemas.ProgramProblem(program=program.id, dataset=dataset.id)
-        how = {"priority": priority, "devices_per_trial": devices_per_trial, **describe(config)}
-        spec = {"problem": what, "warm_start": warm_start, "user_attrs": user_attrs, **how}
-        return self.create_trial(study_id, schemas.TrialCreate.model_validate(spec))
+        what = schemas.ProgramProblem(program=shipped.id, dataset=dataset.id)
+        return self.create_trial(study_id, spec.model_copy(update={"problem": what}))
 
     def create_trial(self, study_id: UUID, spec: schemas.TrialCreate) -> schemas.Trial:
         """Submit a tuning job; `submit` writes the spec for a `nestor.Problem`."""
@@ -125,10 +121,13 @@ class Client:
         return self._post(f"/trials/{trial_id}/{action}", None, schemas.Trial)
 
     def extend(self, trial_id: UUID, steps: int) -> schemas.Trial:
-        return self._post(f"/trials/{trial_id}/extend", schemas.TrialExtend(steps=steps), schemas.Trial)
+        return self._post(
+            f"/trials/{trial_id}/extend", schemas.build(schemas.TrialExtend, {"steps": steps}), schemas.Trial
+        )
 
     def prioritise(self, trial_id: UUID, priority: int) -> schemas.Trial:
-        return self._post(f"/trials/{trial_id}/priority", schemas.TrialPriority(priority=priority), schemas.Trial)
+        new = schemas.build(schemas.TrialPriority, {"priority": priority})
+        return self._post(f"/trials/{trial_id}/priority", new, schemas.Trial)
 
     def attempts(self, trial_id: UUID) -> list[schemas.Attempt]:
         return list(self._get(f"/trials/{trial_id}/attempts", schemas.Attempts).items)

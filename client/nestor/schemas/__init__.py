@@ -104,3 +104,4 @@ from nestor.schemas.uploads import DatasetCreate as DatasetCreate
 from nestor.schemas.uploads import Program as Program
 from nestor.schemas.uploads import ProgramCreate as ProgramCreate
 from nestor.schemas.uploads import Upload as Upload
+from nestor.schemas.validation import build as build

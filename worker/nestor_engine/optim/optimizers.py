@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass, field
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -31,7 +32,8 @@ class Optimizer(abc.ABC):
         lr: learning rate.
         schedule: a factor on the learning rate, by the number of the update; none by default.
         clip_norm: gradients longer than this, over all tensors, are shortened to it.
-        steps: inner: updates between two outer steps (Algorithm 2's N), 5 by default; outer: outer steps in all.
+        steps: inner: updates between two outer steps (Algorithm 2's N), 5 by default; outer: leave it out,
+            because the config's n_steps counts outer steps.
         batch_size: examples in a batch; by default 128 training examples, and at most 1,000 validation examples.
     """
 
@@ -43,16 +45,16 @@ class Optimizer(abc.ABC):
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        if not self.lr > 0:
-            raise ConfigInvalid(reason=f"{name}(lr={self.lr}): the learning rate must be positive.")
+        if not (isinstance(self.lr, Real) and float(self.lr) > 0):
+            raise ConfigInvalid(reason=f"{name}(lr={self.lr!r}): the learning rate must be positive.")
         if self.schedule is not None and not isinstance(self.schedule, Schedule):
             raise ConfigInvalid(
                 reason=f"{name}(schedule={self.schedule!r}): pass one of Nestor's schedules, such as "
                 "CosineDecay(steps=1000); those of torch.optim change a rate that nobody could resume."
             )
         for option in ("clip_norm", "steps", "batch_size"):
-            if (value := getattr(self, option)) is not None and not value > 0:
-                raise ConfigInvalid(reason=f"{name}({option}={value}): it must be positive.")
+            if (value := getattr(self, option)) is not None and not (isinstance(value, Real) and float(value) > 0):
+                raise ConfigInvalid(reason=f"{name}({option}={value!r}): it must be positive.")
 
     def rate(self, k: int) -> float:
         """The learning rate of update number `k`."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -22,7 +23,7 @@ from nestor_engine.problem.validation.report import Findings as Findings
 from nestor_engine.problem.validation.report import Report as Report
 from nestor_engine.problem.validation.report import shapes
 from nestor_engine.problem.validation.sensitivity import Missing, missing
-from nestor_engine.program.export import EXAMPLES, export
+from nestor_engine.program.export import EXAMPLES, Program, export
 from nestor_engine.program.load import load
 
 
@@ -53,6 +54,7 @@ class _Check(Findings):
         super().__init__()
         self._batch_size = batch_size
         self._original = problem
+        self._program: Program | None = None
         self._problem = copy.copy(problem)
         self._problem.train_loss = self._noting("train_loss", problem.train_loss)
         self._problem.val_loss = self._noting("val_loss", problem.val_loss)
@@ -72,7 +74,7 @@ class _Check(Findings):
                     self._validation(bilevel)
                 if ship and self._report().ok:
                     self._export(bilevel)
-        return self._report()
+        return replace(self._report(), program=self._program)
 
     def _data(self) -> None:
         data = self._problem.data
@@ -208,7 +210,7 @@ class _Check(Findings):
     def _export(self, bilevel: Bilevel) -> None:
         data = self._original.data
         try:
-            program = export(self._original.bilevel(), train=data.train, val=data.val)
+            program = self._program = export(self._original.bilevel(), train=data.train, val=data.val)
         except NotExportable as error:
             self._error("export", str(error))
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from nestor_engine.data.splits import INDEX
 from nestor_engine.errors import EngineError, ProblemInvalid
 from nestor_engine.objective import Batch
+from nestor_engine.program.export import Program
 from nestor_engine.program.failures import place_of_error
 from nestor_engine.program.trace import quiet
 
@@ -36,6 +37,7 @@ class Report:
     """What `check` found; printed, it is one line for each finding."""
 
     findings: tuple[Finding, ...]
+    program: Program | None = field(default=None, repr=False, compare=False)  # the export that was checked, if any
 
     @property
     def ok(self) -> bool:
