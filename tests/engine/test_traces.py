@@ -14,8 +14,11 @@ from nestor_engine.autodiff.linearization import Point
 from nestor_engine.autodiff.partial_eval import split
 from nestor_engine.autodiff.replay import same
 from nestor_engine.autodiff.simplify import aten
+from nestor_engine.autodiff.subgraph import Part
 from nestor_engine.autodiff.trace_cache import Traces
 from nestor_engine.curvature import Operator
+from nestor_engine.errors import ProgramRejected
+from nestor_engine.operators import DERIVATIVES, of_trace
 from tests.engine.cases import CASES, Dense, dense
 
 EVERYWHERE = [Point.hessian_product, Point.gauss_newton_product]
@@ -209,3 +212,28 @@ def test_an_error_without_a_message_keeps_a_loss_from_the_trace_and_is_named():
 
 def test_a_short_run_is_not_traced_by_itself():
     assert not any(step.traced for step in _run(_problem(lambda out, batch: F.cross_entropy(out, batch["y"]))))
+
+
+FORBIDDEN = """
+    aten.from_file.default aten.save.default aten.set_.source_Tensor aten.resize_.default aten.as_strided.default
+    aten.item.default aten.empty.memory_format aten.manual_seed.default aten._print.default aten.record_stream.default
+    aten.add.out aten.empty_like.out aten.convolution_backward.out aten.gelu_backward.grad_input
+    aten.mm os.system operator.attrgetter
+""".split()
+
+
+@pytest.mark.parametrize("name", FORBIDDEN)
+def test_a_kept_trace_calls_only_what_a_trace_may_hold(name: str):
+    """Once it called any operator: a document with `from_file` read a file."""
+    written = {"inputs": 1, "nodes": [[name, [{"ref": 0}], {"dict": []}]], "outputs": [{"ref": 1}]}
+    with pytest.raises(ProgramRejected, match="no operator that a trace may hold"):
+        Part.read(written, torch.device("cpu"))
+
+
+def test_every_operator_of_a_derivative_exists_and_writes_into_no_argument():
+    for base in DERIVATIVES:
+        overloads = getattr(torch.ops.aten, base).overloads()
+        assert any(of_trace(f"aten.{base}.{overload}") for overload in overloads), base
+        for overload in overloads:
+            target = of_trace(f"aten.{base}.{overload}")
+            assert target is None or not target._schema.is_mutable

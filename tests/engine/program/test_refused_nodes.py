@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from nestor_engine import operators as allowed
 from nestor_engine.program import load
-from nestor_engine.program import operators as allowed
 from tests.engine.program.conftest import Document, document, rejected, tensors
 
 

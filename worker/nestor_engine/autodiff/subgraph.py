@@ -12,6 +12,7 @@ from torch import Tensor, fx
 
 from nestor_engine.errors import ProgramRejected
 from nestor_engine.graph_json import DEVICE, Budget, Json, Ref, decode, encode
+from nestor_engine.operators import of_trace
 
 MOST = 1_000_000  # nodes of a graph that is read, and a tenth of its values
 _NAME = re.compile(r"aten\.(\w{1,64})\.(\w{1,64})", re.ASCII)
@@ -98,7 +99,6 @@ def _named(target: Callable[..., Any] | str) -> str:
 def _target(name: str) -> Callable[..., Any]:
     if name == "getitem":
         return operator.getitem
-    if not (found := _NAME.fullmatch(name)):
-        raise ProgramRejected(reason=f"{name!r} is no operator of torch's.")
-    overloads = getattr(torch.ops.aten, found[1])
-    return getattr(overloads, found[2])
+    if (found := of_trace(name)) is None:
+        raise ProgramRejected(reason=f"{name!r} is no operator that a trace may hold.")
+    return found

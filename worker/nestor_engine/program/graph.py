@@ -21,7 +21,7 @@ import torch
 
 from nestor_engine.errors import ProgramRejected
 from nestor_engine.graph_json import DEVICE, Budget, Json, Ref, Value, brief, decode, leaves
-from nestor_engine.program.operators import EINSUM, GETITEM, SIZES, WORDS, Argument, Operator, lookup
+from nestor_engine.operators import EINSUM, GETITEM, SIZES, WORDS, Argument, Operator, lookup
 
 MAX_REGIONS = 8
 

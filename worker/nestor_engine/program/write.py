@@ -13,8 +13,8 @@ from torch.utils import _pytree as pytree
 
 from nestor_engine.errors import NotExportable
 from nestor_engine.graph_json import Json, encode, valid_name
+from nestor_engine.operators import GETITEM, SIZES, lookup
 from nestor_engine.program.failures import NO_SUCH_OPERATOR, place_of
-from nestor_engine.program.operators import GETITEM, SIZES, lookup
 from nestor_engine.program.trace import Traced
 
 # Memory that was never written is another owner's data; nobody can tell the difference otherwise.

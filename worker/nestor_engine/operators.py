@@ -1,4 +1,4 @@
-"""The operators a program may call, by name: arithmetic on tensors and on sizes, and nothing else.
+"""The operators a program or a kept trace may call, by name: arithmetic on tensors and on sizes, and nothing else.
 
 The list says what is allowed rather than what is not, because torch gains operators with every
 version. Left out on purpose, among others: what opens files (`from_file`, `save`), what gives a
@@ -203,3 +203,26 @@ def lookup(name: str) -> Operator | None:
         for argument in schema.arguments
     )
     return Operator(name, target, arguments, returns)
+
+
+# What derivatives are made of, besides what programs may hold. A trace that is kept on a disk holds them, too.
+DERIVATIVES = _words("""
+    _adaptive_avg_pool2d _adaptive_avg_pool2d_backward _log_softmax _log_softmax_backward_data _softmax_backward_data
+    convolution_backward embedding_dense_backward gelu_backward native_batch_norm_backward native_group_norm_backward
+    native_layer_norm_backward nll_loss_forward nll_loss_backward nll_loss2d_forward nll_loss2d_backward
+    select_backward sigmoid_backward slice_backward tanh_backward threshold_backward
+""")
+# Dropout's backward allocates so, and fills it at once.
+ALLOCATIONS = frozenset({"aten.empty_like.default"})
+
+
+def of_trace(name: str) -> Callable[..., Any] | None:
+    """The operator of that name, or None when there is none or no trace may hold it."""
+    if (operator := lookup(name)) is not None:
+        return operator.target
+    match = _NAME.fullmatch(name)
+    if match is None or not (match[1] in DERIVATIVES or name in ALLOCATIONS):
+        return None
+    packet = getattr(torch.ops.aten, match[1])
+    target = getattr(packet, match[2]) if match[2] in packet.overloads() else None
+    return None if target is None or target._schema.is_mutable else target
