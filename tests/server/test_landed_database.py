@@ -30,7 +30,6 @@ IMPATIENT = {"reap_seconds": 0.3, "requeue_after_seconds": 1.5}
 ENDED = ("complete", "failed", "cancelled")
 BROKER = 9  # a database of Valkey that no other test uses
 
-pytestmark = pytest.mark.slow
 
 
 @contextmanager
