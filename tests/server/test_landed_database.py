@@ -31,7 +31,6 @@ ENDED = ("complete", "failed", "cancelled")
 BROKER = 9  # a database of Valkey that no other test uses
 
 
-
 @contextmanager
 def opened(services: Services, redis_db: int) -> Iterator[Server]:
     redis_url = services.redis_url.rpartition("/")[0] + f"/{redis_db}"
