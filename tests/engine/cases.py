@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nestor_engine as engine
-from nestor_engine.autodiff.linearization import Point, native_recurrence, twice_differentiable
+from nestor_engine.autodiff.kernels import native_recurrence, twice_differentiable
+from nestor_engine.autodiff.linearization import Point
 from nestor_engine.curvature import Curvature
 from nestor_engine.data.splits import INDEX
 from nestor_engine.hparams import L2, Custom, ExampleWeights

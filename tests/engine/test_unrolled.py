@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import nestor_engine as engine
-from nestor_engine.autodiff.linearization import native_recurrence, twice_differentiable
+from nestor_engine.autodiff.kernels import native_recurrence, twice_differentiable
 from nestor_engine.data.splits import Batches
 from nestor_engine.hparams import InitialisationScale
 from nestor_engine.objective import Tensors

@@ -39,7 +39,7 @@ def restore(url: str) -> None:
         connection.execute(gzip.decompress(DATABASE.read_bytes()))
 
 
-def told(client: Client, trial_id: str) -> dict[str, Any]:
+def recorded(client: Client, trial_id: str) -> dict[str, Any]:
     """A trial as plain data: how it stands, all of its steps, and the hyperparameters that were kept last."""
     from nestor import Trial
 

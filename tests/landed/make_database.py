@@ -1,6 +1,6 @@
 """Wrote the database of this folder, in the version of commit 975f0e6: never write it anew. See `make_engine`.
 
-A real server and a real worker leave trials in every state; what they went on to is told by resuming them there.
+A real server and a real worker leave trials in every state; what they went on to is recorded by resuming them there.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nestor.schemas import Scope
 from nestor_server.database import migrate, plain_url
 from nestor_server.embedded.binaries import find_postgres
 from nestor_server.models import Checkpoint
-from tests.landed import DATABASE, LEFT, told, weights_of
+from tests.landed import DATABASE, LEFT, recorded, weights_of
 from tests.landed.problems import PROBLEMS
 from tests.support.server import Server, new_database, serving, wait_for
 from tests.support.services import running_services
@@ -180,7 +180,7 @@ if __name__ == "__main__":
             DATABASE.write_bytes(gzip.compress(dump(url), mtime=0))
             server.start()
             with Client(server.url, landed.token) as client:
-                all_told = lambda: {label: told(client, trial_id) for label, trial_id in landed.trials.items()}
+                all_told = lambda: {label: recorded(client, trial_id) for label, trial_id in landed.trials.items()}
                 before, weights = all_told(), weights_of(client, landed.trials["program"])
                 go_on(landed)
                 after = all_told()

@@ -78,8 +78,8 @@ def make_program(name: str) -> dict[str, Any]:
     return {"config": engine.describe(config), "trajectory": trajectory(problem, config)}
 
 
-def write(path: Path, told: dict[str, Any]) -> None:
-    rows = [f"{json.dumps(name)}: {json.dumps(row)}" for name, row in told.items()]
+def write(path: Path, recorded: dict[str, Any]) -> None:
+    rows = [f"{json.dumps(name)}: {json.dumps(row)}" for name, row in recorded.items()]
     path.write_text("{\n" + ",\n".join(rows) + "\n}\n")
 
 

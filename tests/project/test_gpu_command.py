@@ -31,14 +31,14 @@ def test_every_part_runs_on_the_cpu(part: str, home: str, tmp_path: Path):
     environment = os.environ | {"NESTOR_TEST_DEVICE": "cpu", "NESTOR_HOME": home}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    told = json.loads(found.read_text())
-    assert told["about"]["torch"]
-    assert told[part]["ok"]
+    report = json.loads(found.read_text())
+    assert report["about"]["torch"]
+    assert report[part]["ok"]
     if part == "tests":
-        assert "passed" in told[part]["ended"]
+        assert "passed" in report[part]["ended"]
     else:
-        assert told[part]["rows"]
+        assert report[part]["rows"]
     if part == "service":
-        values = {row["what"]: row["value"] for row in told[part]["rows"]}
+        values = {row["what"]: row["value"] for row in report[part]["rows"]}
         assert values["five steps on the worker against in this process, difference"] < 1e-4
         assert [value for what, value in values.items() if what.startswith("paused")] == [0.0]

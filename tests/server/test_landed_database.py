@@ -16,7 +16,7 @@ from nestor_engine.program.load import torch_version
 from nestor_server import database
 from nestor_server.settings import Settings
 from tests.engine.pins import BITWISE
-from tests.landed import LEFT, restore, told, weights_of
+from tests.landed import LEFT, recorded, restore, weights_of
 from tests.landed.problems import PROBLEMS
 from tests.server.conftest import ok
 from tests.support.server import Server, new_database, serving, wait_for
@@ -90,7 +90,7 @@ def test_its_studies_are_listed_to_their_owner(at_rest: Client):
 
 @pytest.mark.parametrize("label", TRIALS)
 def test_a_trial_is_read_as_it_was_left(at_rest: Client, label: str):
-    found, left = told(at_rest, TRIALS[label]), LANDED["before"][label]
+    found, left = recorded(at_rest, TRIALS[label]), LANDED["before"][label]
     if label == "running":  # its worker is gone, which the server sees at once
         assert found["state"] in ("running", "queued")
         found["state"] = "running"
@@ -141,9 +141,9 @@ def test_trials_go_on_as_they_would_have_there_and_others_start_where_they_ended
         went_on = [label for label in TRIALS if same_torch or label != "program paused"]
         until_all_ended([TRIALS[label] for label in went_on])
         for label in went_on:
-            expect(told(client, TRIALS[label]), LANDED["after"][label], label)
+            expect(recorded(client, TRIALS[label]), LANDED["after"][label], label)
         for label, trial_id in anew.items():
-            expect(told(client, trial_id), LANDED["before"][label], f"{label} anew")
+            expect(recorded(client, trial_id), LANDED["before"][label], f"{label} anew")
 
 
 def expect(found: dict[str, Any], landed: dict[str, Any], label: str) -> None:

@@ -241,9 +241,9 @@ def test_a_warm_start_from_another_architecture_is_refused_at_submission(http, r
 
     checkpoint_of(run, 8)
     assert ok(started(8))["state"] == "queued"
-    told = problem(started(16), 422, "invalid-input")["detail"]
-    assert "the parameter '0.weight' has the shape (8, 64) in the trial and (16, 64) in the problem" in told
-    assert "Start from a trial of the same problem" in told
+    detail = problem(started(16), 422, "invalid-input")["detail"]
+    assert "the parameter '0.weight' has the shape (8, 64) in the trial and (16, 64) in the problem" in detail
+    assert "Start from a trial of the same problem" in detail
     run.record(1)
     checkpoint_of(run, 8, **{"buffers.1.running_mean": np.zeros(8, np.float32)})
     assert "the problem has no buffer '1.running_mean'" in problem(started(8), 422, "invalid-input")["detail"]

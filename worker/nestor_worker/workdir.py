@@ -135,5 +135,5 @@ def _traced_alike(owner: UUID, problem: str | dict[str, Any], config: dict[str, 
 
     The owner is a part of it: what one user's runner wrote is never read for another's trial.
     """
-    told = json.dumps([str(owner), problem, config["response"], config["inner"]["batch_size"]], sort_keys=True)
-    return f"traces:{hashlib.sha256(told.encode()).hexdigest()}"
+    key = json.dumps([str(owner), problem, config["response"], config["inner"]["batch_size"]], sort_keys=True)
+    return f"traces:{hashlib.sha256(key.encode()).hexdigest()}"

@@ -35,9 +35,9 @@ def test_a_program_of_an_earlier_version_trains_as_it_did_there(name: str):
 
 @pytest.mark.parametrize("name", SHIPS)
 def test_its_checkpoint_goes_on_as_it_would_have_there(name: str):
-    told = json.loads(CONTINUED.read_text())[name]
-    found = trajectory(shipped(name), engine.restore(told["config"]), checkpoint_of(name).read_bytes())
-    expect(found, told["continued"], close=closeness(name))
+    recorded = json.loads(CONTINUED.read_text())[name]
+    found = trajectory(shipped(name), engine.restore(recorded["config"]), checkpoint_of(name).read_bytes())
+    expect(found, recorded["continued"], close=closeness(name))
 
 
 def closeness(name: str) -> float:

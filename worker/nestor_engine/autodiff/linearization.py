@@ -6,52 +6,22 @@ the same augmentation noise and the same buffers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch._dispatch.python import enable_python_dispatcher
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from nestor_engine.autodiff.replay import without_cudnn
+from nestor_engine.autodiff.kernels import twice_differentiable
 from nestor_engine.autodiff.trace_cache import Linear, Product, Traces
 from nestor_engine.distributed import WHOLE, Share
 from nestor_engine.errors import ProblemInvalid
 from nestor_engine.objective import Batch, Bilevel, PyTree, Tensors
 from nestor_engine.tensors.random import repeated, upcoming
 from nestor_engine.tensors.ravel import Ravel
-
-
-@contextmanager
-def twice_differentiable() -> Iterator[None]:
-    """Keep torch from kernels that have a first derivative only: fused attention, and cuDNN's recurrent layers."""
-    with sdpa_kernel(SDPBackend.MATH), native_recurrence():
-        yield
-
-
-def native_recurrence() -> AbstractContextManager[object]:
-    """Keep torch from cuDNN's recurrent layers, which have no second derivative, and in evaluation mode no first."""
-    return _NativeRecurrence() if torch.cuda.is_available() else nullcontext()
-
-
-class _NativeRecurrence(TorchFunctionMode):
-    """Runs recurrent layers without cuDNN, and only these: its convolutions are twice differentiable."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        # A module calls torch.lstm, a program the operator aten.lstm.input.
-        if getattr(func, "__name__", "").partition(".")[0] not in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
-            return func(*args, **(kwargs or {}))
-        # A trace holds a layer as its matrix products: its fused cells do not run on tensors without storage.
-        decomposed = enable_python_dispatcher() if get_proxy_mode() is not None else nullcontext()
-        with without_cudnn(), decomposed:
-            return func(*args, **(kwargs or {}))
 
 
 class Point:
@@ -158,8 +128,8 @@ class Point:
     def gauss_newton_product(self, v: Tensor) -> Tensor:
         """Jᵀ (∂²ℓ/∂o∂o) J v plus the exact Hessian of the penalty, shape (n,).
 
-        J v is had by differentiating u ↦ Jᵀu, which is linear, so no forward mode is needed and
-        every module serves.
+        J v is computed by differentiating u ↦ Jᵀu, which is linear. So no forward mode is needed, and
+        every module can be used.
         """
         return self._pull_outputs(self.criterion_product(self._push(v))) + self.penalty_product(v)
 
@@ -167,7 +137,7 @@ class Point:
         """The mean over examples of g_i g_iᵀ v, with g_i = ∂ℓ_i/∂w, plus the exact Hessian of the penalty.
 
         The criterion is a mean of ℓ_i, so row i of its slope at the outputs is ∂ℓ_i/∂o_i / B, and
-        g_iᵀ v is had from row i of J v: no gradient of a single example is ever formed.
+        g_iᵀ v is computed from row i of J v: no gradient of a single example is ever formed.
         """
         _, slopes = self.output_slopes
         size = examples_of(slopes)

@@ -7,8 +7,8 @@ launches all of them at once. The kernels are the same, so the bits are the same
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -19,17 +19,6 @@ from torch.utils import _pytree as pytree
 WARM_UP = 3  # calls before a recording: the first ones choose kernels and allocate workspaces
 ROUNDS = 5  # calls whose median time decides
 GAIN = 0.95  # a recording is used if it takes less than this part of the time; it also holds memory
-
-
-@contextmanager
-def without_cudnn() -> Iterator[None]:
-    """Run torch's own kernels in place of cuDNN's."""
-    enabled = torch.backends.cudnn.enabled
-    torch.backends.cudnn.enabled = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.enabled = enabled
 
 
 class Recording:

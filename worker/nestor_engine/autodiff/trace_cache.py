@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from nestor_engine.autodiff.kernels import without_cudnn
 from nestor_engine.autodiff.partial_eval import Split, split
-from nestor_engine.autodiff.replay import recorded, same, without_cudnn
+from nestor_engine.autodiff.replay import recorded, same
 from nestor_engine.autodiff.subgraph import Part
 from nestor_engine.objective import Tensors
 

@@ -14,7 +14,7 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from nestor_engine.autodiff.linearization import twice_differentiable
+from nestor_engine.autodiff.kernels import twice_differentiable
 from nestor_engine.program.failures import Watch, explain
 
 BATCH = torch.export.Dim("batch")

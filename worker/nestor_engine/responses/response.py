@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from nestor_engine.autodiff.linearization import Point, native_recurrence
+from nestor_engine.autodiff.kernels import native_recurrence
+from nestor_engine.autodiff.linearization import Point
 from nestor_engine.autodiff.replay import Recorded
 from nestor_engine.autodiff.trace_cache import Traces
 from nestor_engine.distributed import WHOLE, Share
@@ -27,9 +28,9 @@ def outer_objective(bilevel: Bilevel, ravel: Ravel) -> Recorded:
         w = w.detach().requires_grad_()
         free = {name: value.detach().requires_grad_() for name, value in hparams.items()}
         with native_recurrence():
-            told = bilevel.evaluate(ravel.tree(w), buffers, free, batch)
-        slopes = torch.autograd.grad(told["loss"], [w, *free.values()], allow_unused=True)
-        return {name: value.detach() for name, value in told.items()}, list(slopes)
+            metrics = bilevel.evaluate(ravel.tree(w), buffers, free, batch)
+        slopes = torch.autograd.grad(metrics["loss"], [w, *free.values()], allow_unused=True)
+        return {name: value.detach() for name, value in metrics.items()}, list(slopes)
 
     return Recorded(gradients, after=RECORDING_PAYS)
 
@@ -73,7 +74,7 @@ class Moment:
     def outer(self) -> Outer:
         """g and its gradients at this moment."""
         objective = self.objective or outer_objective(self.bilevel, self.ravel)
-        told, slopes = objective(self.w, self.buffers, self.hparams, self.val)
+        metrics, slopes = objective(self.w, self.buffers, self.hparams, self.val)
         wanted = [self.w, *self.hparams.values()]
         # Zeros that take no memory: most hyperparameters have no direct term, and there may be as many as weights.
         filled = [
@@ -81,7 +82,7 @@ class Moment:
             for at, slope in zip(wanted, slopes, strict=True)
         ]
         mean = self.val_share.mean
-        evaluation = {name: float(mean(value)) for name, value in told.items()}
+        evaluation = {name: float(mean(value)) for name, value in metrics.items()}
         return Outer(evaluation, mean(filled[0]), dict(zip(self.hparams, map(mean, filled[1:]), strict=True)))
 
     def pull_initial(self, a: Tensor) -> Tensors:

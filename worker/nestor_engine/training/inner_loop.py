@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from nestor_engine.autodiff.linearization import twice_differentiable
+from nestor_engine.autodiff.kernels import twice_differentiable
 from nestor_engine.autodiff.replay import Recorded
 from nestor_engine.data.splits import Batches, View
 from nestor_engine.distributed import ALONE, Group

@@ -8,7 +8,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from nestor_engine.autodiff.linearization import native_recurrence, twice_differentiable
+from nestor_engine.autodiff.kernels import native_recurrence, twice_differentiable
 from nestor_engine.objective import Batch, Bilevel, Tensors
 
 Slopes = dict[str, Tensor | None]
