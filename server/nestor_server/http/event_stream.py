@@ -24,8 +24,8 @@ from starlette.concurrency import run_in_threadpool
 from nestor.schemas import Event, EventPage, EventType
 from nestor_server.database import Sessions, plain_url
 from nestor_server.scheduling.event_log import CHANNEL
-from nestor_server.services import events
-from nestor_server.services.events import Page
+from nestor_server.services.records import events
+from nestor_server.services.records.events import Page
 from nestor_server.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Response
 from nestor import schemas
 from nestor_server.http.auth import Tx, Writer
 from nestor_server.http.idempotency import Made, Once
-from nestor_server.services import datasets
+from nestor_server.services.problems import datasets
 
 router = APIRouter(prefix="/datasets", tags=["problems"])
 

@@ -13,7 +13,7 @@ from nestor import schemas
 from nestor_server.http.auth import Reader, Tx
 from nestor_server.http.event_stream import Streams
 from nestor_server.routes.parameters import After
-from nestor_server.services import trial_queries
+from nestor_server.services.trials import queries as trial_queries
 
 router = APIRouter(tags=["trials"])
 

@@ -10,8 +10,9 @@ from nestor import schemas
 from nestor_server.http import files
 from nestor_server.http.auth import Reader, Tx
 from nestor_server.routes.parameters import StepNumber, TheSessions
-from nestor_server.services import hyperparameters, warm_starts
-from nestor_server.services.hyperparameters import Format
+from nestor_server.services.records import hyperparameters
+from nestor_server.services.records.hyperparameters import Format
+from nestor_server.services.trials import warm_starts
 
 router = APIRouter(tags=["hyperparameters"])
 

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Response
 from nestor import schemas
 from nestor_server.http.auth import Tx, Writer
 from nestor_server.http.idempotency import Made, Once
-from nestor_server.services import programs
+from nestor_server.services.problems import programs
 
 router = APIRouter(prefix="/programs", tags=["problems"])
 

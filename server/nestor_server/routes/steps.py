@@ -11,7 +11,7 @@ from nestor import schemas
 from nestor_server.http import files
 from nestor_server.http.auth import Reader, Tx
 from nestor_server.routes.parameters import After
-from nestor_server.services import steps
+from nestor_server.services.records import steps
 
 router = APIRouter(tags=["trials"])
 

@@ -12,9 +12,10 @@ from nestor.errors import Forbidden, StudyNotFound, ValidationFailed
 from nestor.schemas import Action, ProgramProblem, Scope, State
 from nestor_server.models import Study, Trial
 from nestor_server.scheduling import leases, state_machine, task_queue
-from nestor_server.services import datasets, programs, warm_starts
+from nestor_server.services.problems import datasets, programs
 from nestor_server.services.tokens import Identity
-from nestor_server.services.trial_queries import describe, find
+from nestor_server.services.trials import warm_starts
+from nestor_server.services.trials.queries import describe, find
 
 
 def create(session: Session, me: Identity, study_id: UUID, new: schemas.TrialCreate) -> schemas.Trial:

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from nestor import schemas
 from nestor.errors import InvalidInput
 from nestor_server.models import Step
-from nestor_server.services import trial_queries
+from nestor_server.services.trials import queries as trial_queries
 
 COLUMNS = (*schemas.Step.model_fields, "recorded_at")
 MOST = 100_000

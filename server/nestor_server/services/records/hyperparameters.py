@@ -13,7 +13,7 @@ from nestor import schemas
 from nestor.errors import HyperparametersNotFound, InvalidInput
 from nestor.schemas import HyperparameterInfo
 from nestor_server.models import Blob, Snapshot
-from nestor_server.services import trial_queries
+from nestor_server.services.trials import queries as trial_queries
 from nestor_server.storage import tensor_blobs
 from nestor_server.storage.safetensors_header import Malformed, npy_prefix, safetensors_prefix
 from nestor_server.storage.tensor_blobs import Slice
