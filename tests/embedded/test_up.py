@@ -61,7 +61,7 @@ def test_its_secrets_are_readable_by_their_owner_alone_and_on_no_command_line(up
 def test_a_second_one_on_the_same_home_says_where_the_first_is(up: Up):
     second = run(up.home, "up", "--port", "0")
     assert second.returncode == 1
-    assert f"runs already on {up.home}, at {up.url}" in _plain(second.stderr)
+    assert f"already runs on {up.home}, at {up.url}" in _plain(second.stderr)
     assert up.ask("GET", "/readyz").status_code == 200
 
 
