@@ -1,4 +1,4 @@
-"""/programs"""
+"""/programs and /datasets: what a trial works on, made of uploaded blobs"""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ from fastapi import APIRouter, Response
 
 from nestor import schemas
 from nestor_server.http.auth import Tx, Writer
-from nestor_server.http.idempotency import Made, Once
-from nestor_server.services.problems import programs
+from nestor_server.http.idempotency import Idempotent, PostResult
+from nestor_server.services.problems import datasets, programs
 
-router = APIRouter(prefix="/programs", tags=["problems"])
+router = APIRouter(tags=["problems"])
 
 
-@router.post("", status_code=201, response_model=schemas.Program)
-def create(new: schemas.ProgramCreate, me: Writer, session: Tx, once: Once) -> Response:
+@router.post("/programs", status_code=201, response_model=schemas.Program)
+def create_program(new: schemas.ProgramCreate, caller: Writer, session: Tx, respond: Idempotent) -> Response:
     """A program from uploaded graphs and tensors."""
-    return once(lambda: Made(programs.create(session, me.user_id, new)))
+    return respond(lambda: PostResult(programs.create(session, caller.user_id, new)))
+
+
+@router.post("/datasets", status_code=201, response_model=schemas.Dataset)
+def create_dataset(new: schemas.DatasetCreate, caller: Writer, session: Tx, respond: Idempotent) -> Response:
+    """A data set from uploaded splits."""
+    return respond(lambda: PostResult(datasets.create(session, caller.user_id, new)))

@@ -20,15 +20,15 @@ router = APIRouter(tags=["trials"])
 def columns(
     trial_id: UUID,
     request: Request,
-    me: Reader,
+    caller: Reader,
     session: Tx,
     after: After = 0,
     columns: Annotated[
         str | None, Query(max_length=2_000, description="names, separated by commas; all by default")
     ] = None,
-    limit: Annotated[int, Query(ge=1, le=steps.MOST)] = 10_000,
+    limit: Annotated[int, Query(ge=1, le=steps.MAX_LIMIT)] = 10_000,
 ) -> Response:
     """Steps as columns: those whose number is above `after`."""
     names = [name.strip() for name in columns.split(",")] if columns else None
-    read = steps.columns(session, me.user_id, trial_id, names=names, after=after, limit=limit)
-    return files.document(request, read, str(read.seq))
+    read = steps.columns(session, caller.user_id, trial_id, names=names, after=after, limit=limit)
+    return files.json_response(request, read, str(read.seq))

@@ -10,7 +10,7 @@ from nestor import schemas
 from nestor.schemas import API
 from nestor_server.http import files
 from nestor_server.http.auth import Reader, Tx, Writer
-from nestor_server.http.idempotency import Made, Once
+from nestor_server.http.idempotency import Idempotent, PostResult
 from nestor_server.routes.parameters import Cursor, Limit
 from nestor_server.services import paging
 from nestor_server.services.trials import actions, attempts, queries
@@ -19,78 +19,83 @@ router = APIRouter(tags=["trials"])
 
 
 @router.post("/studies/{study_id}/trials", status_code=201, response_model=schemas.Trial)
-def create(study_id: UUID, new: schemas.TrialCreate, me: Writer, session: Tx, once: Once) -> Response:
+def create(study_id: UUID, new: schemas.TrialCreate, caller: Writer, session: Tx, respond: Idempotent) -> Response:
     """Submit a tuning job."""
 
-    def make() -> Made:
-        trial = actions.create(session, me, study_id, new)
-        return Made(trial, f"{API}/trials/{trial.id}")
+    def create() -> PostResult:
+        trial = actions.create(session, caller, study_id, new)
+        return PostResult(trial, f"{API}/trials/{trial.id}")
 
-    return once(make)
+    return respond(create)
 
 
 @router.get("/studies/{study_id}/trials", response_model=schemas.TrialPage)
 def page(
-    study_id: UUID, request: Request, me: Reader, session: Tx, cursor: Cursor = None, limit: Limit = paging.DEFAULT
+    study_id: UUID,
+    request: Request,
+    caller: Reader,
+    session: Tx,
+    cursor: Cursor = None,
+    limit: Limit = paging.DEFAULT_LIMIT,
 ) -> Response:
     """The trials of a study, by number."""
-    found = queries.page(session, me.user_id, study_id, cursor=cursor, limit=limit)
-    return files.document(request, found)
+    found = queries.page(session, caller.user_id, study_id, cursor=cursor, limit=limit)
+    return files.json_response(request, found)
 
 
 @router.get("/trials/{trial_id}", response_model=schemas.Trial)
-def get(trial_id: UUID, request: Request, me: Reader, session: Tx) -> Response:
+def get(trial_id: UUID, request: Request, caller: Reader, session: Tx) -> Response:
     """One trial. Its ETag changes with every step and every change of state, so that polling costs a 304."""
-    trial = queries.get(session, me.user_id, trial_id)
-    return files.document(request, trial, queries.version(trial))
+    trial = queries.get(session, caller.user_id, trial_id)
+    return files.json_response(request, trial, queries.version(trial))
 
 
 @router.post("/trials/{trial_id}/stop")
-def stop(trial_id: UUID, me: Writer, session: Tx) -> schemas.Trial:
+def stop(trial_id: UUID, caller: Writer, session: Tx) -> schemas.Trial:
     """End the trial and keep its result."""
-    return actions.request(session, me, trial_id, "stop")
+    return actions.request(session, caller, trial_id, "stop")
 
 
 @router.post("/trials/{trial_id}/cancel")
-def cancel(trial_id: UUID, me: Writer, session: Tx) -> schemas.Trial:
+def cancel(trial_id: UUID, caller: Writer, session: Tx) -> schemas.Trial:
     """End the trial; what was recorded stays."""
-    return actions.request(session, me, trial_id, "cancel")
+    return actions.request(session, caller, trial_id, "cancel")
 
 
 @router.post("/trials/{trial_id}/pause")
-def pause(trial_id: UUID, me: Writer, session: Tx) -> schemas.Trial:
+def pause(trial_id: UUID, caller: Writer, session: Tx) -> schemas.Trial:
     """Free the device; `resume` goes on from the same place."""
-    return actions.request(session, me, trial_id, "pause")
+    return actions.request(session, caller, trial_id, "pause")
 
 
 @router.post("/trials/{trial_id}/resume")
-def resume(trial_id: UUID, me: Writer, session: Tx) -> schemas.Trial:
+def resume(trial_id: UUID, caller: Writer, session: Tx) -> schemas.Trial:
     """Queue a paused trial again."""
-    return actions.request(session, me, trial_id, "resume")
+    return actions.request(session, caller, trial_id, "resume")
 
 
 @router.post("/trials/{trial_id}/retry")
-def retry(trial_id: UUID, me: Writer, session: Tx) -> schemas.Trial:
+def retry(trial_id: UUID, caller: Writer, session: Tx) -> schemas.Trial:
     """Queue a failed trial again, from its newest checkpoint and with fresh budgets."""
-    return actions.request(session, me, trial_id, "retry")
+    return actions.request(session, caller, trial_id, "retry")
 
 
 @router.post("/trials/{trial_id}/extend", response_model=schemas.Trial)
-def extend(trial_id: UUID, more: schemas.TrialExtend, me: Writer, session: Tx, once: Once) -> Response:
+def extend(trial_id: UUID, more: schemas.TrialExtend, caller: Writer, session: Tx, respond: Idempotent) -> Response:
     """Take more steps, from the weights that a complete or paused trial has.
 
     Sent again under the same Idempotency-Key, it extends once.
     """
-    return once(lambda: Made(actions.extend(session, me, trial_id, more.steps), new=False))
+    return respond(lambda: PostResult(actions.extend(session, caller, trial_id, more.steps), created=False))
 
 
 @router.post("/trials/{trial_id}/priority")
-def prioritise(trial_id: UUID, new: schemas.TrialPriority, me: Writer, session: Tx) -> schemas.Trial:
+def prioritise(trial_id: UUID, new: schemas.TrialPriority, caller: Writer, session: Tx) -> schemas.Trial:
     """Let the trial go before those of lower priority, and after those of higher."""
-    return actions.prioritise(session, me, trial_id, new.priority)
+    return actions.prioritise(session, caller, trial_id, new.priority)
 
 
 @router.get("/trials/{trial_id}/attempts")
-def list_attempts(trial_id: UUID, me: Reader, session: Tx) -> schemas.Attempts:
+def list_attempts(trial_id: UUID, caller: Reader, session: Tx) -> schemas.Attempts:
     """Who ran the trial, from when to when, and why each attempt ended."""
-    return attempts.page(session, me.user_id, trial_id)
+    return attempts.page(session, caller.user_id, trial_id)
