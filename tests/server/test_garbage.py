@@ -49,7 +49,7 @@ def grow_old(session, owner: UUID) -> None:
 
 def sweep(server) -> None:
     with server.sessions.begin() as session:
-        garbage_collection.sweep(session)
+        garbage_collection.purge_expired(session)
 
 
 def test_what_was_uploaded_for_nothing_goes_after_a_while_whole_or_half(server, owner, left):
@@ -81,7 +81,7 @@ def test_bytes_that_a_client_has_just_found_here_outlive_the_checkpoint_that_hel
         blob = blobs.store(session, owner, b"of a checkpoint")
         assert blobs.announce(session, owner, blob.digest, blob.size, limit=ROOM).complete
     with server.sessions.begin() as session:
-        garbage_collection.collect(session, [blob.id])
+        garbage_collection.delete_unreferenced(session, [blob.id])
     assert left() == {blob.digest}
 
 
@@ -89,7 +89,7 @@ def test_bytes_that_no_client_has_asked_for_go_with_their_last_use(server, owner
     with server.sessions.begin() as session:
         blob = blobs.store(session, owner, b"of a checkpoint")
     with server.sessions.begin() as session:
-        garbage_collection.collect(session, [blob.id])
+        garbage_collection.delete_unreferenced(session, [blob.id])
     assert left() == set()
 
 
