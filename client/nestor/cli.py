@@ -249,7 +249,7 @@ def _print_table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
         table.add_column(head, no_wrap=head == "id", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # as Text, because rich takes brackets in a name for markup
-    # A pipe has no width of its own.
+    # A pipe has no width.
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 

@@ -30,10 +30,10 @@ def snapshot(
     trial_id: UUID, request: Request, caller: Reader, session: Tx, sessions: AppSessions, step: StepNumber = None
 ) -> Response:
     """All hyperparameters at one step."""
-    found = hyperparameters.snapshot(session, caller.user_id, trial_id, step)
-    etag = hyperparameters.sha256(session, found)
+    content = hyperparameters.snapshot(session, caller.user_id, trial_id, step)
+    etag = hyperparameters.sha256(session, content)
     return files.file_response(
-        request, sessions, found, etag, name="hyperparameters.safetensors", immutable=step is not None
+        request, sessions, content, etag, name="hyperparameters.safetensors", immutable=step is not None
     )
 
 
@@ -50,9 +50,9 @@ def tensor(
     format: Format = "safetensors",
 ) -> Response:
     """One hyperparameter at one step, as a file of its own."""
-    found = hyperparameters.tensor(session, caller.user_id, trial_id, name, step, format)
-    etag = hyperparameters.sha256(session, found)
-    return files.file_response(request, sessions, found, etag, name=f"{name}.{format}", immutable=step is not None)
+    content = hyperparameters.tensor(session, caller.user_id, trial_id, name, step, format)
+    etag = hyperparameters.sha256(session, content)
+    return files.file_response(request, sessions, content, etag, name=f"{name}.{format}", immutable=step is not None)
 
 
 @router.get("/trials/{trial_id}/checkpoint.safetensors", response_class=Response)
@@ -60,11 +60,13 @@ def tensor(
 def checkpoint(
     trial_id: UUID, request: Request, caller: Reader, session: Tx, sessions: AppSessions, step: StepNumber = None
 ) -> Response:
-    """All of the trial's state at its newest checkpoint, or at the one before. Trained parameters, buffers and
-    hyperparameters have their names: `params.<name>`, `buffers.<name>`, `hparams.<name>`. The rest is what a worker
-    needs to continue exactly."""
-    found = warm_starts.checkpoint(session, caller.user_id, trial_id, step)
-    etag = hyperparameters.sha256(session, found)
+    """The complete state of a trial at one of its newest two checkpoints, by default the newest.
+
+    Trained parameters, buffers and hyperparameters are named `params.<name>`, `buffers.<name>` and `hparams.<name>`.
+    The other tensors are what a worker needs to continue exactly.
+    """
+    content = warm_starts.checkpoint(session, caller.user_id, trial_id, step)
+    etag = hyperparameters.sha256(session, content)
     return files.file_response(
-        request, sessions, found, etag, name="checkpoint.safetensors", immutable=step is not None
+        request, sessions, content, etag, name="checkpoint.safetensors", immutable=step is not None
     )

@@ -24,11 +24,11 @@ def columns(
     session: Tx,
     after: After = 0,
     columns: Annotated[
-        str | None, Query(max_length=2_000, description="names, separated by commas; all by default")
+        str | None, Query(max_length=2_000, description="names separated by commas; default: all columns")
     ] = None,
     limit: Annotated[int, Query(ge=1, le=steps.MAX_LIMIT)] = 10_000,
 ) -> Response:
-    """Steps as columns: those whose number is above `after`."""
+    """The steps whose number is above `after`, as columns."""
     names = [name.strip() for name in columns.split(",")] if columns else None
-    read = steps.columns(session, caller.user_id, trial_id, names=names, after=after, limit=limit)
-    return files.json_response(request, read, str(read.seq))
+    result = steps.columns(session, caller.user_id, trial_id, names=names, after=after, limit=limit)
+    return files.json_response(request, result, str(result.seq))

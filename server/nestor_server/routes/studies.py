@@ -20,7 +20,7 @@ router = APIRouter(prefix="/studies", tags=["studies"])
 
 @router.post("", status_code=201, response_model=schemas.Study)
 def create(new: schemas.StudyCreate, caller: Writer, session: Tx, respond: Idempotent) -> Response:
-    """Create a study; 200 and the one that is there with `load_if_exists`."""
+    """Create a study. With `load_if_exists`, 200 and the existing study of that name."""
 
     def create() -> PostResult:
         study, is_new = studies.create(session, caller.user_id, new)
@@ -56,5 +56,5 @@ def change(study_id: UUID, patch: schemas.StudyPatch, caller: Writer, session: T
 
 @router.delete("/{study_id}", status_code=204)
 def delete(study_id: UUID, caller: Writer, session: Tx) -> None:
-    """Put a study away, and cancel what still runs in it."""
+    """Delete a study and cancel its unfinished trials. Its name is free again."""
     studies.delete(session, caller.user_id, study_id, by=f"user {caller.user}")

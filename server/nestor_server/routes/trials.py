@@ -20,7 +20,7 @@ router = APIRouter(tags=["trials"])
 
 @router.post("/studies/{study_id}/trials", status_code=201, response_model=schemas.Trial)
 def create(study_id: UUID, new: schemas.TrialCreate, caller: Writer, session: Tx, respond: Idempotent) -> Response:
-    """Submit a tuning job."""
+    """Queue a trial: one tuning run of a problem."""
 
     def create() -> PostResult:
         trial = actions.create(session, caller, study_id, new)
@@ -39,13 +39,13 @@ def page(
     limit: Limit = paging.DEFAULT_LIMIT,
 ) -> Response:
     """The trials of a study, by number."""
-    found = queries.page(session, caller.user_id, study_id, cursor=cursor, limit=limit)
-    return files.json_response(request, found)
+    content = queries.page(session, caller.user_id, study_id, cursor=cursor, limit=limit)
+    return files.json_response(request, content)
 
 
 @router.get("/trials/{trial_id}", response_model=schemas.Trial)
 def get(trial_id: UUID, request: Request, caller: Reader, session: Tx) -> Response:
-    """One trial. Its ETag changes with every step and every change of state, so that polling costs a 304."""
+    """One trial. Its ETag changes with each step and each change of state, so polling mostly gets a 304."""
     trial = queries.get(session, caller.user_id, trial_id)
     return files.json_response(request, trial, queries.version(trial))
 
@@ -58,13 +58,13 @@ def stop(trial_id: UUID, caller: Writer, session: Tx) -> schemas.Trial:
 
 @router.post("/trials/{trial_id}/cancel")
 def cancel(trial_id: UUID, caller: Writer, session: Tx) -> schemas.Trial:
-    """End the trial; what was recorded stays."""
+    """End the trial as cancelled; its records stay."""
     return actions.request(session, caller, trial_id, "cancel")
 
 
 @router.post("/trials/{trial_id}/pause")
 def pause(trial_id: UUID, caller: Writer, session: Tx) -> schemas.Trial:
-    """Free the device; `resume` goes on from the same place."""
+    """Write a checkpoint and free the device; `resume` continues from there."""
     return actions.request(session, caller, trial_id, "pause")
 
 
@@ -82,20 +82,20 @@ def retry(trial_id: UUID, caller: Writer, session: Tx) -> schemas.Trial:
 
 @router.post("/trials/{trial_id}/extend", response_model=schemas.Trial)
 def extend(trial_id: UUID, more: schemas.TrialExtend, caller: Writer, session: Tx, respond: Idempotent) -> Response:
-    """Take more steps, from the weights that a complete or paused trial has.
+    """Queue a complete or paused trial for more steps, from its current weights.
 
-    Sent again under the same Idempotency-Key, it extends once.
+    A repeated request with the same Idempotency-Key has no further effect.
     """
     return respond(lambda: PostResult(actions.extend(session, caller, trial_id, more.steps), created=False))
 
 
 @router.post("/trials/{trial_id}/priority")
 def prioritise(trial_id: UUID, new: schemas.TrialPriority, caller: Writer, session: Tx) -> schemas.Trial:
-    """Let the trial go before those of lower priority, and after those of higher."""
+    """Let the trial run before those of lower priority, and after those of higher."""
     return actions.prioritise(session, caller, trial_id, new.priority)
 
 
 @router.get("/trials/{trial_id}/attempts")
 def list_attempts(trial_id: UUID, caller: Reader, session: Tx) -> schemas.Attempts:
-    """Who ran the trial, from when to when, and why each attempt ended."""
+    """The attempts at the trial: worker, start, end, and why each ended."""
     return attempts.page(session, caller.user_id, trial_id)

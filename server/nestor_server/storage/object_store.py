@@ -42,8 +42,8 @@ RETRY: RetryConfig = {"max_retries": 3, "retry_timeout": timedelta(seconds=20)}
 
 def is_for(session: Session, size: int) -> bool:
     """Whether a blob of `size` bytes goes to the object store."""
-    ours = settings_of(session)
-    return ours.blob_url is not None and size >= ours.large_blob_bytes
+    settings = settings_of(session)
+    return settings.blob_url is not None and size >= settings.large_blob_bytes
 
 
 def put(session: Session, blob_id: UUID, data: bytes) -> str:
