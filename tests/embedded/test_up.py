@@ -72,7 +72,7 @@ def test_a_port_that_is_taken_is_said_before_anything_starts(home: Path):
         port = taken.getsockname()[1]
         refused = run(home, "up", "--port", str(port))
     assert refused.returncode == 1
-    assert f"Port {port} on 127.0.0.1 is taken" in _plain(refused.stderr)
+    assert f"Port {port} on 127.0.0.1 is used" in _plain(refused.stderr)
     assert not (home / "postgres").exists()
 
 
