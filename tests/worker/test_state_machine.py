@@ -238,7 +238,7 @@ class Life(RuleBasedStateMachine):
             before = after
 
 
-def test_a_trials_life_follows_the_table_whatever_befalls_it(sessions, worker_settings, new_trial):
+def test_a_trials_states_follow_the_transition_table_under_any_actions(sessions, worker_settings, new_trial):
     run_state_machine_as_test(
         lambda: Life(sessions, worker_settings, new_trial),
         settings=settings(max_examples=12, stateful_step_count=25, deadline=None),
