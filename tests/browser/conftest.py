@@ -22,8 +22,8 @@ def browser() -> Iterator[Browser]:
     path = os.environ.get("NESTOR_TEST_CHROMIUM") or next((path for path in installed if path), None)
     if path is None:
         pytest.fail(
-            "No browser was found. Install Chromium (Debian: apt-get install chromium), set NESTOR_TEST_CHROMIUM to the "
-            "path of one, or leave these tests out with --ignore=tests/browser."
+            "No browser was found. Install Chromium (Debian: apt-get install chromium), set NESTOR_TEST_CHROMIUM to "
+            "its path, or leave these tests out with --ignore=tests/browser."
         )
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
