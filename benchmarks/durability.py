@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+from examples.provenance import caption
 from nestor.schemas import Preset
 from nestor_engine import Config, optimise
 from nestor_worker.options import Options
@@ -153,10 +154,10 @@ def soak(cluster: TestCluster, api: Api, rounds: int) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write the result to this file, too")
-    parser.add_argument("--soak", type=int, metavar="N", help="N trials under five random faults each, instead")
+    parser.add_argument("--json", type=Path, help="also write the result to this file")
+    parser.add_argument("--soak", type=int, metavar="N", help="instead inject five random faults into each of N trials")
     given = parser.parse_args()
-    result: dict[str, object] = {"load": os.getloadavg()[0]}
+    result: dict[str, object] = {"measured": caption("benchmarks.durability"), "load": os.getloadavg()[0]}
     if not given.soak:
         result["checkpoints, % of processor time"] = overheads()
     with ExitStack() as stack:

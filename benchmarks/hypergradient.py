@@ -37,6 +37,7 @@ from benchmarks.measuring import Run, flops, one_thread, peak_mb, seconds
 from benchmarks.models import MODELS, Case, case
 from benchmarks.peers import curvlinops_gauss_newton, free
 from benchmarks.task import Task, task_of
+from examples.provenance import caption
 from nestor_engine import Hessian
 
 ROUNDS = 5
@@ -197,7 +198,7 @@ def number(value: float | None, digits: int | None = 2) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the rows there, too")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
     parser.add_argument("--quick", action="store_true", help="one round, and the two smallest cases")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"{ROUNDS} by default")
     parser.add_argument("--cases", nargs="+", choices=MODELS, help="only these")
@@ -209,7 +210,7 @@ def main() -> None:
         rows += measure(name, 1 if options.quick else options.rounds)
         if options.json:
             options.json.write_text(json.dumps(rows, indent=1))
-    print(table(rows))
+    print(f"{caption('benchmarks.hypergradient')}\n\n{table(rows)}")
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ import nestor
 import nestor_engine as engine
 from benchmarks.measuring import DEVICE, ON_GPU, Run, one_thread, seconds, until
 from benchmarks.models import MODELS
+from examples.provenance import caption
 from examples.service import running_service
 from nestor.hparams import L2
 
@@ -151,7 +152,7 @@ def table(rows: list[Row]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the rows there, too")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
     parser.add_argument("--quick", action="store_true", help="short runs, one round, the multilayer perceptron only")
     parser.add_argument("--local", action="store_true", help="without the service")
     options = parser.parse_args()
@@ -172,7 +173,7 @@ def main() -> None:
                 rows += through_the_service(Subject(name), server, steps)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
-    print(table(rows))
+    print(f"{caption('benchmarks.joint')}\n\n{table(rows)}")
 
 
 if __name__ == "__main__":

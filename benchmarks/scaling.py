@@ -31,6 +31,7 @@ from torch.nn import functional as F
 
 import nestor_engine as engine
 from benchmarks.measuring import DEVICE, ON_GPU, one_thread, status, until
+from examples.provenance import caption
 from nestor_engine.hparams import L2
 from nestor_worker.supervisor.runner_process import ALLOCATION
 
@@ -134,7 +135,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the rows there, too")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
     parser.add_argument("--quick", action="store_true", help="up to a million only")
     parser.add_argument("--most", type=int, default=SIZES[-1], help="hyperparameters; by default all sizes")
     parser.add_argument("--size", type=int, help=argparse.SUPPRESS)  # one row as JSON, in this process
@@ -148,7 +149,7 @@ def main() -> None:
         print(rows[-1], file=sys.stderr, flush=True)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
-    print(table(rows))
+    print(f"{caption('benchmarks.scaling')}\n\n{table(rows)}")
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from benchmarks import peers
 from benchmarks.installed import install_peers
 from benchmarks.measuring import one_thread, seconds
 from benchmarks.task import Task
+from examples.provenance import caption
 from nestor_engine.curvature import Operator
 from nestor_engine.data.splits import Batches
 from nestor_engine.hparams import L2, ExampleWeights
@@ -235,7 +236,7 @@ def _lines(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the rows there, too")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
     parser.add_argument("--quick", action="store_true", help="eleven outer steps instead of 120")
     default = engine.GaussNewton().damping
     parser.add_argument("--damping", type=float, default=default, help="of all systems; less of it is harder")
@@ -246,7 +247,7 @@ def main() -> None:
     rows = [row.row() for row in run(SETTLED + 1 if options.quick else 120, options.damping, options.seed)]
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
-    print(table(rows))
+    print(f"{caption('benchmarks.trajectory')}\n\n{table(rows)}")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from benchmarks.hypergradient import training_gradient
 from benchmarks.measuring import ON_GPU, Run, one_thread, seconds
 from benchmarks.models import MODELS, Case, case
 from benchmarks.task import task_of
+from examples.provenance import caption
 from nestor_engine.autodiff.linearization import Point
 from nestor_engine.autodiff.replay import Recording
 from nestor_engine.autodiff.trace_cache import Linear, Traced, Traces
@@ -123,7 +124,7 @@ def _shown(value: object, form: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the rows there, too")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
     parser.add_argument("--quick", action="store_true", help="the multilayer perceptron only, at the small batch")
     parser.add_argument("--cases", nargs="+", choices=MODELS, default=list(MODELS), help="only these")
     parser.add_argument("--compile", action="store_true", help="compile, too, which takes up to a minute for each row")
@@ -138,7 +139,7 @@ def main() -> None:
                 print(rows[-1], file=sys.stderr, flush=True)
                 if options.json:
                     options.json.write_text(json.dumps(rows, indent=1))
-    print(table(rows))
+    print(f"{caption('benchmarks.gpu.products')}\n\n{table(rows)}")
 
 
 if __name__ == "__main__":

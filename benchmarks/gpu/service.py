@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 import nestor
 from benchmarks.measuring import DEVICE
+from examples.provenance import caption
 from examples.service import running_service
 from nestor.hparams import L2, ExampleWeights
 
@@ -92,7 +93,7 @@ def table(rows: list[Row]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the rows there, too")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
     parser.add_argument("--quick", action="store_true", help="trials of twenty steps")
     options = parser.parse_args()
     if DEVICE.type == "cpu":
@@ -102,7 +103,7 @@ def main() -> None:
         rows = run(server, 20 if options.quick else N_STEPS)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
-    print(table(rows))
+    print(f"{caption('benchmarks.gpu.service')}\n\n{table(rows)}")
     sys.stdout.flush()
 
 
