@@ -16,6 +16,9 @@ from torch.nn import functional as F
 
 import nestor
 import nestor_engine
+from benchmarks import document
+from examples.paper import EXPERIMENTS
+from examples.provenance import caption
 from nestor.hparams import L2
 from nestor.remote.client import Client
 from nestor.schemas import State
@@ -23,6 +26,10 @@ from nestor_engine.responses import Response
 from tests.support.server import Server
 
 ROOT = Path(__file__).parents[2]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 WEIGHTS = 3 * 40 + 3
 
 
@@ -31,9 +38,9 @@ def _shell(example: Example) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def _run(document: str) -> Document:
+def _run(page: str) -> Document:
     parsers = [SkipParser(), PythonCodeBlockParser(), CodeBlockParser("bash", _shell)]
-    parsed = Sybil(parsers).parse(ROOT / document)
+    parsed = Sybil(parsers).parse(ROOT / page)
     for example in parsed.examples():
         example.evaluate()
     return parsed
@@ -61,11 +68,11 @@ def _products() -> dict[str, int]:
 
 
 def test_every_method_of_the_table_tunes_something_with_the_products_of_the_table():
-    document = _run("docs/methods.md")
-    named, table = document.namespace, _products()
+    page = _run("docs/methods.md")
+    named, table = page.namespace, _products()
     responses = {name for name, value in named.items() if isinstance(value, Response)}
     assert responses == table.keys()
-    sections = re.findall(r"^### (\w+)$", document.text, re.MULTILINE)
+    sections = re.findall(r"^### (\w+)$", page.text, re.MULTILINE)
     assert sorted(sections) == sorted(table)
     torch.manual_seed(0)
     model, x = nn.Linear(40, 3), torch.randn(60, 40)
@@ -91,3 +98,69 @@ def test_every_documented_kind_of_hyperparameters_can_be_tuned():
         before = problem.bilevel().hparams
         *_, last = nestor_engine.optimise(problem.bilevel(), problem.data, nestor.Config(n_steps=2))
         assert [name for name, value in before.items() if torch.equal(last.state.hparams[name], value)] == []
+
+
+# --- what the pages name ---------------------------------------------------------------------------
+
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+PACKAGES = ("client/nestor", "server/nestor_server", "worker/nestor_engine", "worker/nestor_worker")
+
+
+def test_every_path_on_the_architecture_page_exists():
+    named = re.findall(r"`((?:client|server|worker|tests|docs|migrations|examples|benchmarks)/[\w./-]*)`", ARCHITECTURE)
+    assert len(named) > 40
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_the_architecture_page_names_every_folder_of_the_packages():
+    folders = {
+        f"{package}/{folder.name}/"
+        for package in PACKAGES
+        for folder in (ROOT / package).iterdir()
+        if any(path.is_file() and path.suffix != ".pyc" for path in folder.rglob("*"))
+        if folder.name != "__pycache__"
+    }
+    assert sorted(folder for folder in folders if f"`{folder}`" not in ARCHITECTURE) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_to_a_file_and_a_heading(page: Path):
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", page.read_text()):
+        found = (page.parent / target).resolve() if target else page
+        assert found.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", found.read_text(), re.MULTILINE)
+            assert anchor in {_anchor(heading) for heading in headings}, f"{target}#{anchor}"
+
+
+def _anchor(heading: str) -> str:
+    """The anchor that GitHub makes of a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def test_the_index_lists_every_page():
+    index = (ROOT / "docs" / "README.md").read_text()
+    listed = {(ROOT / "docs" / target).resolve() for target in re.findall(r"\]\(([^)#]+)\)", index)}
+    assert listed == set(PAGES) - {ROOT / "docs" / "README.md"}
+
+
+def test_every_table_of_measurements_names_its_commit():
+    """Each names "commit 0123abc", or says that the commit is not recorded."""
+    performance, reproduction = ((ROOT / "docs" / f"{name}.md").read_text() for name in ("performance", "reproduction"))
+    captions = [
+        *(re.findall(rf"<!-- {name} -->\n\n(.*?)\n\n", performance, re.DOTALL)[0] for name in document.NAMES),
+        performance.split("## On a GPU\n\n")[1].split("\n\n")[0],
+        *re.findall(r"^`python -m examples\.paper \w+`.*?\n\n", reproduction, re.MULTILINE | re.DOTALL),
+    ]
+    assert len(captions) == len(document.NAMES) + 1 + len(EXPERIMENTS)
+    assert [text for text in captions if not re.search(r"[Cc]ommits? (\w{7}\b|not recorded)", text)] == []
+
+
+def test_a_new_table_is_written_with_its_commit(tmp_path: Path):
+    (tmp_path / "scaling.json").write_text("[]")
+    (tmp_path / "scaling.caption.txt").write_text(caption("benchmarks.scaling", ["--quick"]))
+    text = document.document("before\n<!-- scaling -->\n\nold\n\n<!-- end -->\nafter", tmp_path)
+    stamp = r"`python -m benchmarks\.scaling --quick`; \d{4}-\d\d-\d\d; commit (\w{7,}|not recorded).*; .*, torch .*\."
+    table = r"\| hyperparameters \|.*"
+    expected = rf"before\n<!-- scaling -->\n\n{stamp}\n\n{table}\n\n<!-- end -->\nafter"
+    assert re.fullmatch(expected, text, re.DOTALL)
