@@ -2,7 +2,7 @@
 
 On a GPU the batches are larger, so that they fill it.
 
-Their data are random, because cost does not depend on them, and their weights as initialised. Every
+Their data are random, because cost does not depend on them, and their weights as initialized. Every
 case has a decay for each weight, so as many hyperparameters as weights.
 """
 

@@ -10,7 +10,7 @@ its warm start, its sketch and its averages are those of a trial that it had dri
     cosine      with the hypergradient that a tightly converged adjoint gives on the same batch: of the damped
                 Gauss–Newton system on all training data (conjugate gradients to 1e-6), and of the Hessian's with the
                 same damping (MINRES, because it is indefinite); after the first ten outer steps, every fifth
-    cost        of a whole hypergradient after the first ten, sketches amortised, in plain training gradients on the
+    cost        of a whole hypergradient after the first ten, sketches amortized, in plain training gradients on the
                 method's own batch: all 1,000 examples, or mini-batches of 200. Tracing, once a trial, is not in it
 """
 

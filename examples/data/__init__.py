@@ -50,7 +50,7 @@ def together(a: Split, b: Split) -> Split:
 
 
 def fashion_mnist() -> Images:
-    """60,000 and 10,000 articles of clothing, 28×28, grey."""
+    """60,000 and 10,000 articles of clothing, 28×28, gray."""
     return _mnist_like("Fashion-MNIST", FASHION_MNIST.files(), "Run `make data`.")
 
 
@@ -74,7 +74,7 @@ def mnist(where: Path | None = None) -> Images:
 
 
 def cifar10(where: Path | None = None) -> Images:
-    """50,000 and 10,000 colour pictures, 32×32, from the binary version in `where` (the folder `cifar-10`)."""
+    """50,000 and 10,000 color pictures, 32×32, from the binary version in `where` (the folder `cifar-10`)."""
     train = [f"data_batch_{number}.bin" for number in range(1, 6)]
     return _cifar("CIFAR-10", where or folder("cifar-10"), train, ["test_batch.bin"], label_bytes=1, classes=10)
 

@@ -42,7 +42,7 @@ def read_idx(file: Path) -> Tensor:
 
 
 def read_cifar(files: list[Path], *, label_bytes: int) -> tuple[Tensor, Tensor]:
-    """CIFAR's binary version [1]: for each picture its labels, a byte each, the finest last, then 3,072 of colours.
+    """CIFAR's binary version [1]: for each picture its labels, a byte each, the finest last, then 3,072 of colors.
 
     Returns:
         Pictures of shape (n, 3, 32, 32), uint8, and labels of shape (n,).

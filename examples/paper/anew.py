@@ -1,4 +1,4 @@
-"""Search that trains anew under every proposal, as Bayesian optimisation does, on a budget of training gradients.
+"""Search that trains anew under every proposal, as Bayesian optimization does, on a budget of training gradients.
 
 The slides: "it's common to re-initialize w after changing λ, but this wastes a lot of computational effort".
 """
@@ -56,10 +56,10 @@ def search(
     """After every training, the proposal with the lowest validation loss so far.
 
     Args:
-        ranges: hyperparameter → least and largest value, as optimised; every entry of a tensor is searched.
+        ranges: hyperparameter → least and largest value, as optimized; every entry of a tensor is searched.
         sampler: one of `SEARCHES`.
         n_steps: training gradients of one training.
-        budget: training gradients of all of them. That the sampler's own work costs none is in its favour.
+        budget: training gradients of all of them. That the sampler's own work costs none is in its favor.
         patience: seconds that the sampler may think, in all; after that it is stopped.
     """
     init = problem.bilevel().hparams

@@ -280,12 +280,12 @@ def ring() -> Real:
     """Eight Gaussians on a ring of radius 2, as in Metz et al. (2017), Unrolled generative adversarial networks."""
     deviation, n = 0.05, 10_000
     angles = torch.arange(8) * (2 * math.pi / 8)
-    centres = 2 * torch.stack([angles.cos(), angles.sin()], 1)
+    centers = 2 * torch.stack([angles.cos(), angles.sin()], 1)
     generator = torch.Generator().manual_seed(0)
-    x = centres[torch.randint(8, (n,), generator=generator)] + deviation * torch.randn(n, 2, generator=generator)
+    x = centers[torch.randint(8, (n,), generator=generator)] + deviation * torch.randn(n, 2, generator=generator)
 
     def modes(samples: Tensor) -> Tensor:
-        distance, nearest = torch.cdist(samples, centres).min(1)
+        distance, nearest = torch.cdist(samples, centers).min(1)
         return torch.where(distance < 4 * deviation, nearest, -1)
 
     def drawn(samples: Tensor) -> Tensor:

@@ -155,5 +155,5 @@ def by_class(point: Point) -> Tensor:
 
 
 def small(matrix: Tensor) -> Tensor:
-    """Magnitudes, each the largest of its neighbourhood, so that a thin diagonal is seen."""
+    """Magnitudes, each the largest of its neighborhood, so that a thin diagonal is seen."""
     return F.adaptive_max_pool2d(matrix.abs()[None, None], min(SHOWN, len(matrix)))[0, 0]

@@ -118,7 +118,7 @@ def finding(title: str, rows: list[Row]) -> str:
     return (
         f"{title}: the slides saw exact inversion fail eventually from numerical errors. Here the dense solve "
         f"{'fails, too' if broke else 'does not'}: its worst cosine with the exact hypergradient is "
-        f"{direct['cosine, worst']:.3f}, its largest relative distance {direct['distance, worst']:.1e}. Factorised in "
+        f"{direct['cosine, worst']:.3f}, its largest relative distance {direct['distance, worst']:.1e}. Factorized in "
         f"single precision, the same matrix would be {direct['distance in single precision']:.1e} away. Nearest of the "
         f"others is {nearest['method']} (median cosine {nearest['cosine, median']:.3f}). The lowest validation loss at "
         f"the end is that of {lowest['method']} ({lowest['validation loss, last']:.3g}); direct has "

@@ -1,6 +1,6 @@
 """A character LSTM on Shakespeare: dropout rates and a decay for each tensor, tuned inside one training.
 
-Nine hyperparameters, two rates of dropout and seven decays, on little text, so that regularisation matters. Random
+Nine hyperparameters, two rates of dropout and seven decays, on little text, so that regularization matters. Random
 search and TPE train anew under every proposal, at equal compute, counted in training gradients as `examples.paper.anew`
 says. The last row trains once more, on training and validation text together, under the tuned values.
 """

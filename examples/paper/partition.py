@@ -2,9 +2,9 @@
 
 The slides ask: "How should training / validation / testing partitions be constructed when we have many
 hyperparameters? When does it just overfit the validation set?" First, weight decays of three granularities are tuned
-on different shares of the same labelled examples. Then, at the finest, the remedies that Nestor has: validation folds
+on different shares of the same labeled examples. Then, at the finest, the remedies that Nestor has: validation folds
 that take turns, with weights of their own inside one trial, and early stopping on held-out examples. At the end of each
-stands what it was all for: a training on all labelled examples under the tuned values.
+stands what it was all for: a training on all labeled examples under the tuned values.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ REMEDIES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Sizes:
-    labelled: int  # examples in all, for training and validation
+    labeled: int  # examples in all, for training and validation
     n_test: int
     width: int
     n_steps: int  # outer ones
-    shares: tuple[float, ...]  # of the labelled examples that validate
+    shares: tuple[float, ...]  # of the labeled examples that validate
     decays: tuple[float, ...]  # logarithms that the rival chooses from
     seeds: tuple[int, ...]
 
@@ -66,7 +66,7 @@ class Reached:
     val: float
     test: float
     test_accuracy: float
-    again: dict[str, float]  # test loss and accuracy after a training on all labelled examples
+    again: dict[str, float]  # test loss and accuracy after a training on all labeled examples
     steps: int
 
 
@@ -79,7 +79,7 @@ def run(lab: Lab) -> None:
 
 def divided(lab: Lab, images: Images, sizes: Sizes) -> None:
     """Validation and test loss against the number of hyperparameters and the validation share."""
-    study = lab.study(f"{images.name}, {sizes.labelled:,} labelled examples, shares")
+    study = lab.study(f"{images.name}, {sizes.labeled:,} labeled examples, shares")
     rows: list[Row] = []
     panels: dict[str, dict[str, Curve]] = {}
     mean: dict[tuple[Per, float], tuple[float, float]] = {}
@@ -95,7 +95,7 @@ def divided(lab: Lab, images: Images, sizes: Sizes) -> None:
             "test loss": (sizes.shares, [test for _, test in told]),
         }
     lab.table(
-        f"{images.name}, {sizes.labelled:,} labelled examples, {sizes.n_steps} outer steps, {len(sizes.seeds)} seeds",
+        f"{images.name}, {sizes.labeled:,} labeled examples, {sizes.n_steps} outer steps, {len(sizes.seeds)} seeds",
         rows,
     )
     curves(lab.file("partition.png"), panels, x="share that validates", y="loss", columns=3)
@@ -109,7 +109,7 @@ def divided(lab: Lab, images: Images, sizes: Sizes) -> None:
 
 def remedied(lab: Lab, images: Images, sizes: Sizes) -> None:
     """What folds and early stopping gain with a decay for each weight, and what one decay reaches untuned."""
-    study = lab.study(f"{images.name}, {sizes.labelled:,} labelled examples, remedies")
+    study = lab.study(f"{images.name}, {sizes.labeled:,} labeled examples, remedies")
     rows = []
     reached: dict[str, list[Reached]] = {}
     for name, options in REMEDIES.items():
@@ -127,7 +127,7 @@ def remedied(lab: Lab, images: Images, sizes: Sizes) -> None:
         },
     ]
     lab.table(
-        f"A decay for each weight, {SHARE:.0%} of {sizes.labelled:,} examples validate, {len(sizes.seeds)} seeds",
+        f"A decay for each weight, {SHARE:.0%} of {sizes.labeled:,} examples validate, {len(sizes.seeds)} seeds",
         rows,
     )
     test = {name: _mean([r.test for r in runs]) for name, runs in reached.items()}
@@ -149,7 +149,7 @@ def tuned(
     remedy: str = "",
     **options: Any,
 ) -> Reached:
-    """A trial; and a training on all labelled examples, as long as the trial, under the values that it recommends."""
+    """A trial; and a training on all labeled examples, as long as the trial, under the values that it recommends."""
     trial = study.optimize(
         _problem(images, sizes, per, share, seed), n_steps=sizes.n_steps, inner=INNER, outer=OUTER, warmup_steps=WARMUP,
         evaluate_every=5, seed=seed, show_progress_bar=False, **options,
@@ -170,7 +170,7 @@ def tuned(
 
 
 def on_all(images: Images, sizes: Sizes, per: Per, hparams: Tensors, seed: int) -> dict[str, float]:
-    """On test data, after a training on all labelled examples under these hyperparameters."""
+    """On test data, after a training on all labeled examples under these hyperparameters."""
     problem = _problem(images, sizes, per, SHARE, seed, train_on_all=True)
     n_steps = WARMUP + sizes.n_steps * INNER_STEPS
     return trained(problem, INNER, n_steps, hparams=hparams, seed=seed, splits=("test",))["test"]
@@ -191,8 +191,8 @@ def by_grid(images: Images, sizes: Sizes, seed: int, *, best_by: str) -> dict[st
 def _problem(
     images: Images, sizes: Sizes, per: Per, share: float, seed: int, *, train_on_all: bool = False
 ) -> nestor.Problem:
-    chosen = torch.randperm(len(images.train[0]), generator=torch.Generator().manual_seed(seed))[: sizes.labelled]
-    n_val = round(share * sizes.labelled)
+    chosen = torch.randperm(len(images.train[0]), generator=torch.Generator().manual_seed(seed))[: sizes.labeled]
+    n_val = round(share * sizes.labeled)
     val, train = chosen[:n_val], chosen if train_on_all else chosen[n_val:]
     x, y = images.train
     torch.manual_seed(seed)

@@ -29,7 +29,7 @@ def trained(
 
     Args:
         n_steps: inner steps; the optimizer's own `steps` do not matter.
-        hparams: as optimised; the problem's initial ones by default.
+        hparams: as optimized; the problem's initial ones by default.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     bilevel, data = problem.bilevel().to(device), problem.data.to(device)
@@ -41,7 +41,7 @@ def trained(
 
 
 def tuned(trial: nestor.Trial) -> Tensors:
-    """What a trial recommends, as optimised."""
+    """What a trial recommends, as optimized."""
     return {name: value for name, value in trial.best_hparams.items() if isinstance(value, Tensor)}
 
 

@@ -98,7 +98,7 @@ def test_a_running_trial_is_left_paused_resumed_and_cancelled(shell, server, tok
         assert "cannot stop" in shell("stop", trial.id, code=1)
 
 
-def test_failures_are_one_sentence_and_exit_1(shell, trial):
+def test_failures_print_one_message_and_exit_1(shell, trial):
     unknown = "00000000-0000-0000-0000-000000000000"
     for words, sentence in (
         (("trials", "nowhere"), "There is no study 'nowhere' of yours."),
@@ -123,7 +123,7 @@ def test_mistyped_commands_exit_2(shell, trial):
     assert "--safetensors FILE" in shell("export", trial.id, code=2)
 
 
-def test_versions_are_told(shell, server):
+def test_versions_are_printed(shell, server):
     assert json.loads(shell("version", "--json", "--server", server.url)) == {"nestor": "0.1.0", "server": "0.1.0"}
     assert shell("version") == "nestor 0.1.0\n"
 

@@ -46,7 +46,7 @@ def test_the_server_written_last_is_the_default(file, monkeypatch):
     assert credentials.find_server() == "http://third:3"
 
 
-def test_what_is_no_address_is_refused_with_an_example():
+def test_an_invalid_server_address_is_refused_with_an_example():
     with pytest.raises(ClientError, match="'ftp://x' is not a server's address; write it like http"):
         credentials.find_server("ftp://x")
 

@@ -38,7 +38,7 @@ def up() -> Iterator[Up]:
         yield up
 
 
-def test_it_prints_an_address_and_a_token_that_let_one_in(up: Up):
+def test_it_prints_an_address_and_a_token_that_log_in(up: Up):
     assert up.ask("GET", "/readyz").status_code == 200
     assert up.ask("GET", "/api/v1/studies").json()["items"] == []
     assert saved_token(up.home, up.url) == up.token
@@ -58,14 +58,14 @@ def test_its_secrets_are_readable_by_their_owner_alone_and_on_no_command_line(up
     assert not any(file.read_text() in commands for file in secrets)
 
 
-def test_a_second_one_on_the_same_home_says_where_the_first_is(up: Up):
+def test_a_second_one_in_the_same_directory_reports_where_the_first_is(up: Up):
     second = run(up.home, "up", "--port", "0")
     assert second.returncode == 1
     assert f"runs already on {up.home}, at {up.url}" in _plain(second.stderr)
     assert up.ask("GET", "/readyz").status_code == 200
 
 
-def test_a_port_that_is_taken_is_said_before_anything_starts(home: Path):
+def test_a_port_in_use_is_reported_before_anything_starts(home: Path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -76,7 +76,7 @@ def test_a_port_that_is_taken_is_said_before_anything_starts(home: Path):
     assert not (home / "postgres").exists()
 
 
-def test_a_token_made_beside_it_opens_it(up: Up):
+def test_a_token_created_next_to_it_works(up: Up):
     made = run(up.home, "token", "create", "--user", "ada", "--scope", "read")
     assert made.returncode == 0, made.stderr
     ada = {"Authorization": f"Bearer {made.stdout.strip()}"}
@@ -145,7 +145,7 @@ def test_given_addresses_replace_the_embedded_parts(home: Path, services: Servic
         assert up.ask("GET", "/api/v1/studies").status_code == 200
 
 
-def test_a_database_that_does_not_answer_is_said_with_its_setting(home: Path, services: Services):
+def test_a_database_that_does_not_answer_is_reported_with_its_setting(home: Path, services: Services):
     url = "postgresql://nestor:wrong@127.0.0.1:1/nowhere"
     refused = run(home, "up", "--port", "0", NESTOR_DATABASE_URL=url, NESTOR_REDIS_URL=services.redis_url)
     assert refused.returncode == 1
@@ -154,7 +154,7 @@ def test_a_database_that_does_not_answer_is_said_with_its_setting(home: Path, se
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="as a normal user PostgreSQL runs as oneself")
-def test_a_home_that_postgres_cannot_reach_is_refused_and_not_opened_up(tmp_path: Path):
+def test_a_directory_that_postgres_cannot_reach_is_refused_and_keeps_its_permissions(tmp_path: Path):
     tmp_path.chmod(0o700)
     refused = run(tmp_path / "home", "up", "--port", "0")
     assert refused.returncode == 1

@@ -48,7 +48,7 @@ def told_by_slots(server: Server) -> dict[str, str]:
         return {device: str(trial) for device, trial in slots}
 
 
-def test_three_trials_take_turns_on_two_devices_and_each_goes_the_way_of_one_that_runs_alone(
+def test_three_trials_share_two_devices_and_each_has_the_trajectory_of_one_that_runs_alone(
     api: Api, server: Server, worker: Worker
 ):
     spec = TrialCreate.model_validate(spec_of(LONG)).model_dump(mode="json", include=set(CONFIGURATION))

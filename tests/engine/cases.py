@@ -138,7 +138,7 @@ def ridge() -> tuple[Bilevel, engine.Data]:
     return bilevel, engine.Data.of(train=(x, y), val=(xv, yv))
 
 
-def ridge_minimiser(data: engine.Data, decay: Tensor) -> Tensor:
+def ridge_minimizer(data: engine.Data, decay: Tensor) -> Tensor:
     x, y = data.train["x"], data.train["y"]
     return torch.linalg.solve(x.T @ x / len(x) + torch.diag(decay.exp()), x.T @ y / len(x))
 
@@ -265,7 +265,7 @@ class Dense:
         penalty = functional.hessian(lambda w: b.penalty(self.ravel.tree(w), b.hparams), self.w)
         return gradients.T @ gradients / len(gradients) + penalty
 
-    def minimiser(self, hparams: Tensors) -> Tensor:
+    def minimizer(self, hparams: Tensors) -> Tensor:
         """w*(λ), by Newton's method from the present weights."""
         w = self.w
         for _ in range(20):
@@ -282,7 +282,7 @@ class Dense:
         values = []
         for shift in (step, -step):
             shifted = {name: value + shift * direction[name] for name, value in self.bilevel.hparams.items()}
-            values.append(float(self.outer(self.minimiser(shifted), shifted)))
+            values.append(float(self.outer(self.minimizer(shifted), shifted)))
         return (values[0] - values[1]) / (2 * step)
 
     def hypergradient(self, inverse: Tensor) -> Tensors:

@@ -102,7 +102,7 @@ KINDS: dict[str, Callable[[], engine.Problem]] = {
 @pytest.mark.parametrize("name", KINDS)
 def test_the_hypergradient_is_the_slope_of_the_objective_after_training_again(name: str):
     dense = Dense.of(KINDS[name]())
-    dense.w = dense.minimiser(dense.bilevel.hparams)
+    dense.w = dense.minimizer(dense.bilevel.hparams)
 
     got = _implicit(dense, engine.Hessian(), engine.Direct())
 

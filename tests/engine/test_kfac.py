@@ -147,7 +147,7 @@ def test_attention_is_read_by_the_products_that_it_is_made_of():
     }
 
 
-def test_what_is_no_layer_s_alone_has_the_diagonal():
+def test_parameters_of_no_single_layer_use_the_diagonal():
     class Odd(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -231,7 +231,7 @@ def test_a_loaded_program_has_the_factors_of_the_module(name: str):
 # --- the operator ---------------------------------------------------------------------------------
 
 
-def test_a_criterion_that_is_not_convex_is_bent_up():
+def test_negative_curvature_of_a_criterion_is_set_to_zero():
     dense = dense_of(
         nn.Linear(4, 3), torch.randn(6, 4, dtype=F64), torch.arange(6) % 3, lambda o, _: torch.cos(o).sum(1)
     )
@@ -276,7 +276,7 @@ def test_parameters_outside_of_layers_have_their_own_penalty_and_layers_its_mean
     torch.testing.assert_close(told[1] - told[0], torch.diag(scale * ((decay[2] + 1).exp() - decay[2].exp())))
 
 
-def test_without_damping_a_singular_curvature_is_said_to_be_singular():
+def test_without_damping_a_singular_curvature_is_reported_as_singular():
     dense = dense_of(nn.Linear(4, 3), torch.zeros(6, 4, dtype=F64), torch.arange(6) % 3)  # no weight is felt
     solution = engine.Direct().solve(EXACT.at(dense.point(), {}), torch.ones_like(dense.w))
     assert solution.outcome is engine.Outcome.singular

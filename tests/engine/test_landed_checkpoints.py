@@ -16,14 +16,14 @@ TOLD: dict[str, dict[str, Any]] = json.loads(CONTINUED.read_text())
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_a_checkpoint_of_an_earlier_version_goes_on_as_it_would_have_there(name: str):
+def test_a_checkpoint_of_an_earlier_version_continues_as_in_that_version(name: str):
     config, checkpoint = engine.restore(TOLD[name]["config"]), checkpoint_of(name).read_bytes()
     found = trajectory(PROBLEMS[name](), config, checkpoint)
     expect(found, TOLD[name]["continued"], close=closeness(name))
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_it_goes_on_the_same_once_it_has_been_written_again(name: str):
+def test_it_continues_the_same_after_it_was_saved_again(name: str):
     config, checkpoint = engine.restore(TOLD[name]["config"]), checkpoint_of(name).read_bytes()
     again = engine.State.load(checkpoint).save()
     expect(trajectory(PROBLEMS[name](), config, again), TOLD[name]["continued"], close=closeness(name))

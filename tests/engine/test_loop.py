@@ -82,7 +82,7 @@ def test_every_step_reports_what_it_did():
         assert 0 < s.seconds["products"] < s.seconds["hypergradient"]
 
 
-def test_every_step_summarises_each_hyperparameter():
+def test_every_step_summarizes_each_hyperparameter():
     problem = _problem()
     first, second, *_ = engine.optimise(problem.bilevel(), problem.data, _config())
     assert set(second.hyperparameters) == set(problem.bilevel().hparams)
@@ -97,7 +97,7 @@ def test_every_step_summarises_each_hyperparameter():
     assert second.hypergradient_norm == pytest.approx(whole)
 
 
-def test_the_inner_gradient_is_told_against_its_start_also_after_a_resume():
+def test_the_inner_gradient_is_relative_to_its_start_also_after_a_resume():
     problem = _problem()
     steps = list(engine.optimise(problem.bilevel(), problem.data, _config()))
     start = steps[0].state.inner_gradient_start
@@ -107,7 +107,7 @@ def test_the_inner_gradient_is_told_against_its_start_also_after_a_resume():
     assert resumed.inner_gradient_ratio == steps[3].inner_gradient_ratio
 
 
-def test_hyperparameters_are_projected_onto_their_bounds_and_it_is_said_once():
+def test_hyperparameters_are_projected_onto_their_bounds_with_one_warning():
     problem = _problem()
     kinds = [ExampleWeights(60).bounded(-1e-4, 1e-4), L2(problem.model, per="weight").bounded(largest=-6.0)]
     problem = engine.Problem(

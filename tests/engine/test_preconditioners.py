@@ -76,7 +76,7 @@ def test_with_adam_s_diagonal_four_steps_of_conjugate_gradients_do_more_than_wit
 @pytest.mark.cpu
 @pytest.mark.parametrize("problem", [badly_scaled, images], ids=lambda make: make.__name__)
 def test_kfac_s_hypergradient_points_nearer_to_gauss_newton_s_than_t1_t2_s(problem):
-    """In the mean over four trainings: where few examples are left to be learnt, a single one may go either way."""
+    """In the mean over four trainings: where few examples are left to be learned, a single one may go either way."""
 
     def cosines(seed: int) -> Tensor:
         torch.manual_seed(seed)
@@ -140,6 +140,6 @@ def test_adam_s_diagonal_needs_an_inner_optimizer_that_keeps_squares(wrap):
 
 
 @pytest.mark.parametrize("preconditioner", [engine.KFAC(), engine.AdamDiagonal()], ids=repr)
-def test_a_bare_matrix_is_no_system_for_a_preconditioner_that_reads_the_loss(preconditioner):
+def test_a_preconditioner_that_reads_the_loss_refuses_a_bare_matrix(preconditioner):
     with pytest.raises(engine.errors.ConfigInvalid, match="NystromSketch"):
         engine.PreconditionedCG(2, preconditioner).solve(Operator(lambda v: v), torch.ones(3, dtype=F64))

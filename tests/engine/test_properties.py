@@ -21,7 +21,7 @@ from nestor_engine.solvers import Outcome, Solver
 from nestor_engine.tensors.ravel import Ravel
 from nestor_engine.training import outer_loop
 from nestor_engine.training.inner_loop import InnerLoop
-from tests.engine.cases import Dense, build, dense, ridge, ridge_minimiser, whole
+from tests.engine.cases import Dense, build, dense, ridge, ridge_minimizer, whole
 from tests.engine.device import DEVICE
 
 F64 = torch.float64
@@ -228,7 +228,7 @@ def test_the_hypergradient_does_not_depend_on_the_order_of_a_batch(seed: int, na
 def test_the_series_of_i_terms_is_i_plus_one_steps_of_sgd_from_the_minimum(terms: int, alpha: float):
     bilevel, data = ridge()
     case = Dense(bilevel, data)
-    case.w = ridge_minimiser(data, bilevel.hparams["decay"])
+    case.w = ridge_minimizer(data, bilevel.hparams["decay"])
     sgd = engine.SGD(alpha, batch_size=len(data.train["x"]))
     training = InnerLoop(bilevel, Ravel(bilevel.params), data.train, sgd, seed=0)
     start = engine.State.initial(bilevel, sgd, sgd)

@@ -58,7 +58,7 @@ def test_nan_is_never_a_success(solver: Solver, bad: float):
     assert solver.solve(Operator(matrix.mv), b, memory={}).outcome is Outcome.nonfinite
 
 
-def test_a_sketch_of_nan_leaves_it_to_the_solver_to_say_so():
+def test_a_sketch_of_nan_is_reported_by_the_solver():
     matrix, b = _system()
     solution = engine.PreconditionedCG(3).solve(Operator((matrix * math.nan).mv), b, memory={})
     assert solution.outcome is Outcome.nonfinite
@@ -234,7 +234,7 @@ def test_a_singular_operator_is_not_inverted():
 )
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_the_zero_operator_is_singular_and_answered_with_zeros(solver: Solver, dtype: torch.dtype):
-    """A step of 1 / tiny once answered 1e38, labelled as a series that was cut as asked."""
+    """A step of 1 / tiny once answered 1e38, labeled as a series that was cut as asked."""
     solution = solver.solve(Operator(lambda v: 0 * v), torch.ones(3, dtype=dtype), memory={})
     assert solution.x.count_nonzero() == 0
     assert solution.outcome is Outcome.singular
@@ -297,7 +297,7 @@ def test_a_warm_start_goes_on_where_the_last_solve_ended():
     assert residuals[-1] < 1e-3 < residuals[0]
 
 
-def test_a_warm_start_forgets_an_adjoint_that_leads_astray():
+def test_a_warm_start_drops_a_bad_adjoint():
     matrix, b = _system()
     memory = {"adjoint": -100 * b}
     solution = engine.WarmStarted(engine.Neumann(2)).solve(Operator(matrix.mv), b, memory=memory)
@@ -323,7 +323,7 @@ def test_a_cold_start_that_ends_badly_is_not_repeated():
     assert products[0] == products[1]
 
 
-def test_of_a_warm_and_a_cold_start_with_residuals_above_one_the_nearer_is_kept():
+def test_if_warm_and_cold_residuals_exceed_one_the_smaller_is_kept():
     """Conjugate gradients lower the error, not the residual: a warm start was given up although it was the better."""
     matrix, b = _ill_conditioned()
     solver, memory = engine.WarmStarted(engine.ConjugateGradient(2, damping=0.0)), {}

@@ -80,7 +80,7 @@ def test_the_part_without_the_vector_is_run_once_and_the_rest_does_not_hold_it()
 
 @pytest.mark.parametrize("product", EVERYWHERE, ids=lambda p: p.__name__)
 @pytest.mark.parametrize("name", CASES)
-def test_what_is_run_for_each_vector_does_nothing_twice(name: str, product):
+def test_the_part_that_runs_for_each_vector_repeats_no_work(name: str, product):
     case, traces = dense(name), Traces()
     at(case, case.w, traces).curved(product)
     (traced,) = traces._traced.values()
@@ -150,7 +150,7 @@ def test_a_trace_that_holds_a_constant_is_not_kept():
     assert traces.save() is None
 
 
-def test_known_traces_serve_from_the_first_step_and_change_no_bit():
+def test_stored_traces_are_used_from_the_first_step_and_change_no_bit():
     problem = _problem(lambda o, b: F.cross_entropy(o, b["y"]))
     config = engine.Config(n_steps=3, inner=engine.Adam(steps=2, batch_size=16), trace=True)
     traces = Traces()
@@ -199,7 +199,7 @@ def test_a_loss_that_looks_into_its_tensors_runs_on_the_kept_graph_and_says_so_o
     assert said == [warning for warning in steps[0].warnings if "cannot be traced" in warning]
 
 
-def test_an_error_without_a_message_keeps_a_loss_from_the_trace_and_is_named():
+def test_an_error_without_a_message_prevents_tracing_and_is_named():
     # A bare `assert` in a model has no first line to quote; looking for one ended the trial instead of falling back.
     def failing(point: Point, v: torch.Tensor) -> torch.Tensor:
         raise RuntimeError

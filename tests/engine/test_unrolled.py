@@ -129,7 +129,7 @@ def test_unrolling_i_steps_of_sgd_from_a_minimum_is_the_neumann_series(steps: in
     """The slides' theorem: from w* the i unrolled steps sum to the i-term series, with α the learning rate."""
     problem = build("softmax regression")
     dense, alpha = Dense.of(problem), 0.3
-    dense.w = dense.minimiser(dense.bilevel.hparams)
+    dense.w = dense.minimizer(dense.bilevel.hparams)
     problem = _with_weights(problem, dense)
     trained = _trained(problem, engine.SGD(alpha), steps, keep=steps, batch=10_000)
 

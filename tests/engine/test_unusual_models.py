@@ -177,7 +177,9 @@ class Checkpointed(nn.Module):
     ],
     ids=["outputs that hold no tensor", "weights in half precision", "a part that runs in the backward pass"],
 )
-def test_what_cannot_be_trained_is_told_with_a_remedy(model: Callable[[], nn.Module], dtype: torch.dtype, said: str):
+def test_a_problem_that_cannot_be_trained_is_reported_with_a_remedy(
+    model: Callable[[], nn.Module], dtype: torch.dtype, said: str
+):
     loss = lambda outputs, batch: cross_entropy(getattr(outputs, "logits", outputs), batch)
     problem = engine.Problem(
         model(), {"unread": torch.zeros(())}, loss, loss, train=(features().to(dtype), Y), val=(features().to(dtype), Y)

@@ -7,7 +7,7 @@ import pytest
 from tests.examples.conftest import Experiment
 
 
-def test_who_sees_the_answer_leads_and_who_does_not_is_led(experiment: Experiment):
+def test_a_leader_that_sees_the_response_reaches_stackelbergs_equilibrium(experiment: Experiment):
     told = experiment("games")
 
     table = lambda start: {row["response"]: row for row in told["rows"] if row["table"].startswith(start)}

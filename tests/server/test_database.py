@@ -38,7 +38,7 @@ def differences(engine) -> list:
         return compare_metadata(context, Base.metadata)
 
 
-def test_migrations_make_the_tables_that_the_models_describe(url, engine):
+def test_migrations_create_the_tables_that_the_models_describe(url, engine):
     database.migrate(url)
     assert differences(engine) == []
 

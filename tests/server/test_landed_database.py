@@ -60,7 +60,7 @@ def begin_warm(client: Client) -> str:
     return str(study.optimize(PROBLEMS["adam in float32"](), 2, **how, warm_start=start, wait=False).id)
 
 
-def test_it_is_brought_up_to_this_version(services: Services):
+def test_it_is_migrated_to_this_version(services: Services):
     with new_database(services) as url:
         restore(url)
         assert revision(url) == "0004"
@@ -111,11 +111,11 @@ def test_what_is_kept_beside_the_numbers_is_read(at_rest: Client):
     assert "Step 1:" in failure["detail"]
 
 
-def test_trained_weights_come_home(at_rest: Client):
+def test_trained_weights_can_be_loaded(at_rest: Client):
     assert weights_of(at_rest, TRIALS["program"]) == pytest.approx(LANDED["weights"], rel=1e-6)
 
 
-def test_trials_go_on_as_they_would_have_there_and_others_start_where_they_ended(services: Services):
+def test_trials_continue_as_in_that_version_and_others_start_where_they_ended(services: Services):
     """One test, because each trial costs a start of its runner: two processes would share many between them."""
     with (
         opened(services, BROKER + 1) as server,

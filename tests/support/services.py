@@ -34,7 +34,7 @@ def fresh_home() -> Generator[Path]:
 
 @contextmanager
 def running_services() -> Generator[Services]:
-    """Call it from the main thread: the servers are signalled when the thread that started them ends."""
+    """Call it from the main thread: the servers are signaled when the thread that started them ends."""
     with ExitStack() as stack:
         home = Home(stack.enter_context(fresh_home()))
         home.acquire()

@@ -245,7 +245,7 @@ def test_a_trials_states_follow_the_transition_table_under_any_actions(sessions,
     )
 
 
-def test_each_move_of_the_table_is_made(sessions, worker_settings, new_trial):
+def test_each_transition_of_the_table_occurs(sessions, worker_settings, new_trial):
     """Chance need not find them all, so here they are one by one, held against the same model."""
     life = Life(sessions, worker_settings, new_trial)
     Life.seen.clear()

@@ -53,7 +53,7 @@ def no_room():
     return Full()
 
 
-def test_a_checkpoint_holds_the_step_at_which_it_was_due_however_far_training_has_gone_since(tmp_path):
+def test_a_checkpoint_holds_the_step_at_which_it_was_due_even_if_training_has_continued(tmp_path):
     told = Told(tmp_path, checkpoint_seconds=1e-9)
     told.take(5)
     told.trajectory.end(stopped=True)
@@ -72,7 +72,7 @@ def test_checkpoints_do_not_hold_up_the_training():
     beside.finish()
 
 
-def test_the_dearer_checkpoints_are_the_fewer_there_are():
+def test_the_more_a_checkpoint_costs_the_fewer_are_written():
     beside = Beside(1e-9)
 
     def dear() -> None:
@@ -85,14 +85,14 @@ def test_the_dearer_checkpoints_are_the_fewer_there_are():
     assert not beside.is_due
 
 
-def test_what_fails_beside_the_training_fails_the_trial():
+def test_a_failure_in_the_background_fails_the_trial():
     beside = Beside(1e-9)
     beside.start(lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         beside.finish()
 
 
-def test_a_full_disk_costs_snapshots_and_checkpoints_but_not_the_training(tmp_path, no_room):
+def test_a_full_disk_prevents_snapshots_and_checkpoints_but_training_continues(tmp_path, no_room):
     told = Told(tmp_path, checkpoint_seconds=1e-9)
     told.take()
     told.trajectory._beside.finish()
@@ -110,7 +110,7 @@ def test_a_full_disk_costs_snapshots_and_checkpoints_but_not_the_training(tmp_pa
     assert told.of(Checkpoint)[-1].step == told.of(Snapshot)[-1].step == 5
 
 
-def test_a_trial_that_cannot_be_kept_at_its_end_is_not_called_finished(tmp_path, no_room):
+def test_a_trial_whose_last_checkpoint_cannot_be_written_is_not_finished(tmp_path, no_room):
     told = Told(tmp_path, checkpoint_seconds=60)
     told.take(2)
     with no_room, pytest.raises(CannotWrite, match="checkpoint at step 2"):

@@ -45,7 +45,7 @@ def told(report: Report) -> str:
 
 
 @pytest.mark.parametrize("name", ["mlp", "augmentation"])
-def test_problems_in_order_pass(name: str):
+def test_valid_problems_pass(name: str):
     problem = PROBLEMS[name]()
     report = check(problem)
     assert report.findings == ()
@@ -71,13 +71,13 @@ def test_labels_beyond_the_classes_are_named():
     assert "'y' runs from 0 to 9 and the model returns 4 classes" in text
 
 
-def test_a_shape_that_does_not_fit_is_told_with_the_shapes():
+def test_a_shape_that_does_not_fit_is_reported_with_the_shapes():
     text = told(check(problem(train=(features(5), classes()))))
     assert "model, in training mode (in '0' (Linear)" in text
     assert "x: (9, 5) float32" in text
 
 
-def test_targets_of_the_wrong_type_are_told_for_both_losses():
+def test_targets_of_the_wrong_type_are_reported_for_both_losses():
     text = told(check(problem(train=(features(6), classes().int()), val=(features(6), classes().int()))))
     assert "train_loss" in text
     assert "val_loss" in text
@@ -120,7 +120,7 @@ def test_example_weights_with_a_loss_that_is_a_mean_already():
     assert "Weights per example need one loss per example" in told(check(problem(hparams=ExampleWeights(N))))
 
 
-def test_a_hyperparameter_that_reaches_nothing_is_named():
+def test_a_hyperparameter_without_effect_is_named():
     hparams = Custom({"used": torch.zeros(()), "forgotten": torch.zeros(())})
 
     def loss(out, batch, values):
@@ -131,7 +131,7 @@ def test_a_hyperparameter_that_reaches_nothing_is_named():
     assert "'used'" not in text
 
 
-def test_a_hyperparameter_of_the_validation_loss_alone_is_in_order():
+def test_a_hyperparameter_of_the_validation_loss_alone_is_valid():
     hparams = Custom({"temperature": torch.zeros(())})
 
     def loss(out, batch, values):
@@ -209,7 +209,7 @@ def test_dropout_inside_of_a_recurrent_layer_is_a_warning():
     assert "does not tune the dropout=0.4 inside of 'cell' (GRU)" in finding.sentence
 
 
-def test_a_parameter_that_reaches_nothing_is_a_warning():
+def test_a_parameter_without_effect_is_a_warning():
     class Partly(nn.Module):
         def __init__(self) -> None:
             super().__init__()

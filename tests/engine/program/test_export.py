@@ -45,7 +45,7 @@ def problem(function: Any, loss: Any = cross_entropy) -> Problem:
     ],
     ids=["if", "item", "numpy", "len", "view", "batch size", "vmap", "slice"],
 )
-def test_what_a_graph_cannot_hold_is_told_with_place_and_remedy(function: Any, said: str):
+def test_an_unsupported_operation_is_reported_with_place_and_remedy(function: Any, said: str):
     with pytest.raises(NotExportable) as caught:
         problem(function, lambda out, batch: out.mean()).export()
     assert str(caught.value).startswith("forward cannot be exported")

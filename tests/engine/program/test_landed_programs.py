@@ -34,7 +34,7 @@ def test_a_program_of_an_earlier_version_trains_as_it_did_there(name: str):
 
 
 @pytest.mark.parametrize("name", SHIPS)
-def test_its_checkpoint_goes_on_as_it_would_have_there(name: str):
+def test_its_checkpoint_continues_as_in_that_version(name: str):
     recorded = json.loads(CONTINUED.read_text())[name]
     found = trajectory(shipped(name), engine.restore(recorded["config"]), checkpoint_of(name).read_bytes())
     expect(found, recorded["continued"], close=closeness(name))
