@@ -1,4 +1,4 @@
-"""The page as its users see it."""
+"""The dashboard as its users see it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands, as a script calls them: their output, their sentences, their exit codes."""
+"""The commands as a script calls them: output, error messages, exit codes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Shell:
         )  # fmt: skip
 
     def __call__(self, *words: object, code: int = 0) -> str:
-        """Standard output when the command succeeds, standard error when it is to fail with `code`."""
+        """Run a command and check its exit code; return stdout on success and stderr otherwise."""
         with self.popen(*words) as process:
             out, error = process.communicate(timeout=60)
         assert process.returncode == code, error

@@ -1,4 +1,4 @@
-"""Which server is meant, and which token it gets."""
+"""Which server the client uses, and with which token."""
 
 from __future__ import annotations
 

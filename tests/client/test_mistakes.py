@@ -1,4 +1,4 @@
-"""Arguments that cannot be used are refused in one sentence, in both places, before anything is sent."""
+"""Both backends refuse invalid arguments with one error message, before anything is sent."""
 
 from __future__ import annotations
 

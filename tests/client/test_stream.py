@@ -1,4 +1,4 @@
-"""The event stream over connections that break at every place where they can."""
+"""The event stream over connections that break at every possible place."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_the_stream_ends_with_end():
 
 @pytest.mark.parametrize("at", range(0, len(WHOLE), 7))
 def test_a_cut_anywhere_loses_and_repeats_nothing(at):
-    """Byte by byte: what was whole before the cut is not asked for again, what was not comes whole."""
+    """Cut at each byte: complete events are not requested again, and incomplete ones arrive complete."""
     whole_before = [n for n in ALL if len(b"".join((event(1), event(2), event(3), END)[:n])) <= at]
     last = max(whole_before, default=0)
     rest = b"".join((event(1), event(2), event(3), END)[last:])
@@ -79,7 +79,7 @@ def test_it_starts_at_the_given_position():
 
 
 def test_an_end_without_news_still_ends():
-    """`end` may carry the number of the last entry: who has seen all of them must be told all the same."""
+    """`end` may have the number of the last entry. A reader that has seen all entries must still get it."""
     with scripted(pieces(END)) as script:
         assert [e.type for e in follow(script.url, after=4)] == ["end"]
 
@@ -106,7 +106,7 @@ def test_it_gives_up_after_a_time_limit(monkeypatch):
 
 
 def test_a_real_stream_that_is_cut_repeatedly_is_complete(finished_on_server, server, token):
-    """Every connection to the real server is cut a little later than the one before, until one lasts."""
+    """Every connection to the real server is cut a little later than the one before, until one survives."""
     trial = finished_on_server.trial
     with Client(server.url, token) as client:
         whole = list(client.events(trial.id))

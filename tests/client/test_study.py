@@ -1,4 +1,4 @@
-"""Studies, in both places."""
+"""Studies, on both backends."""
 
 from __future__ import annotations
 

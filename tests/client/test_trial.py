@@ -1,4 +1,4 @@
-"""Trials from submission to result, in both places."""
+"""Trials from submission to result, on both backends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A checkpoint's tensors land in a module by name, whole or not at all."""
+"""A checkpoint's tensors are copied into a module by name, all of them or none."""
 
 from __future__ import annotations
 

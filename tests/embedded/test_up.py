@@ -1,4 +1,4 @@
-"""`nestor up`, as whoever types it meets it."""
+"""`nestor up`, as a user sees it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def home() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def up() -> Iterator[Up]:
-    """One that several tests look at, and none may stop."""
+    """One that several tests read; none may stop it."""
     with fresh_home() as path, running_up(path / "home") as up:
         yield up
 
@@ -111,7 +111,7 @@ def test_a_kill_leaves_no_orphans_and_the_next_start_finds_data_and_token(home: 
         everything = killed.family()
         killed.signal(signal.SIGKILL)
         assert ended(everything, 8), [process for process in everything if process.is_running()]
-    # The demo and `nestor doctor` once took the file that a killed Nestor leaves behind for a running one.
+    # Regression: the demo and `nestor doctor` mistook the file of a killed Nestor for a running one.
     assert (home / "server.json").exists()
     assert Home(home).running() is None
 
@@ -163,7 +163,7 @@ def test_a_directory_that_postgres_cannot_reach_is_refused_and_keeps_its_permiss
     assert run(tmp_path / "home", "doctor").returncode == 1
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="whoever runs this is a normal user already")
+@pytest.mark.skipif(os.geteuid() != 0, reason="the tests already run as a normal user")
 def test_a_normal_user_can_run_it_too():
     with fresh_home() as path:
         python, environment = _python_for_everyone(path)
@@ -178,7 +178,7 @@ def test_a_normal_user_can_run_it_too():
 
 
 def _python_for_everyone(scratch: Path) -> tuple[str, dict[str, str]]:
-    """This environment for a user who may not enter the home of the one that made it: with a copied interpreter."""
+    """This environment with a copied interpreter, for a user without access to its owner's home directory."""
     if reachable(Path(sys.executable)):
         return sys.executable, {}
     packages = [path for path in sys.path if path and Path(path).is_dir() and reachable(Path(path))]

@@ -64,7 +64,7 @@ def test_training_that_diverges_fails_with_an_error_message(api: Api, worker: Wo
 
 
 def ship(server: Server, api: Api, graphs: bytes, tensors: bytes, splits: dict[str, bytes]) -> dict[str, str]:
-    """A problem as its uploads leave it, past the server's own checks."""
+    """A problem in the database, without the server's checks."""
     with server.sessions.begin() as session:
         owner = session.get_one(Study, UUID(api.study)).owner_id
         store = lambda data: blobs.store(session, owner, data).digest

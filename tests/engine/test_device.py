@@ -1,4 +1,4 @@
-"""On the device of NESTOR_TEST_DEVICE the engine gives what it gives on the CPU, goes on exactly, and frees memory."""
+"""On the device of NESTOR_TEST_DEVICE, the engine agrees with the CPU, resumes exactly, and frees memory."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ RESPONSES = {
     "hypernetwork": engine.Hypernetwork(rank=3),
     "direct only": engine.DirectOnly(),
 }
-# On the CPU other tests hold this for every case; here a few show that these tests work.
+# On the CPU, other tests check every case; a few cases here show that these tests work.
 if DEVICE.type == "cpu":
     RESPONSES = {name: RESPONSES[name] for name in ("default", "unrolled")}
 TRACED = ["GELU MLP", "CNN, BatchNorm in training mode", "dropout", "LSTM"][: 1 if DEVICE.type == "cpu" else None]

@@ -1,4 +1,4 @@
-"""Two real processes on one trajectory: what one computes alone, to rounding, and bit for bit the same in both."""
+"""Two real processes compute one trajectory: that of one process up to rounding, and the same bits in both."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_two_processes_compute_the_trajectory_of_one(together: Path, name: str):
 
 
 def numbers(record: dict[str, Any]) -> dict[str, Any]:
-    """What a step tells, metrics included, without words."""
+    """The numbers of a step, with metrics and without warnings."""
     flat = {**record, **{f"{split} {k}": v for split in ("val", "test") for k, v in record[f"{split}_metrics"].items()}}
     return {name: value for name, value in flat.items() if isinstance(value, int | float)}
 

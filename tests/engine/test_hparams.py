@@ -1,4 +1,4 @@
-"""Every kind of hyperparameters does to the training what it says, and its hypergradient is dF/dλ."""
+"""Every kind of hyperparameters changes training as documented, and its hypergradient is dF/dλ."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def test_a_distilled_set_starts_balanced_and_is_a_function_of_its_seed(kind):
 
 @pytest.mark.cpu
 def test_one_distilled_image_for_each_class_trains_a_classifier():
-    """The slides' experiment in small: validation data are stood for by one example of each class."""
+    """A small form of the slides' experiment: one example per class represents the validation data."""
     generator = torch.Generator(DEVICE).manual_seed(0)
     y = torch.arange(150) % 3
     x = torch.randn(150, 6, generator=generator) + 3 * F.one_hot(y, 6)

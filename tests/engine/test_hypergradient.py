@@ -1,4 +1,4 @@
-"""The hypergradient is dF/dλ: against dense solves, closed forms, and training again."""
+"""The hypergradient is dF/dλ: compared with dense solves, closed forms, and retraining."""
 
 from __future__ import annotations
 

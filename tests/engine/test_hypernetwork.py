@@ -1,4 +1,4 @@
-"""A trained response: exact where the implicit function theorem is, resumable, and honest about what it leaves."""
+"""A trained response is exact where the implicit function theorem is, resumes, and reports its residual."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kronecker factors are those of dense constructions, invert exactly, and bring solves nearer to Gauss–Newton's."""
+"""Kronecker factors equal dense constructions, invert exactly, and improve solves with Gauss–Newton."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ ONE_ROW: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 @pytest.mark.parametrize("name", ONE_ROW)
 @pytest.mark.parametrize("loss", [cross_entropy, squared])
 def test_for_a_single_example_every_block_is_gauss_newton_s(name: str, loss):
-    """Also for a criterion that couples no two outputs: what it sends back still meets in the layers below."""
+    """Also for a criterion that does not couple outputs: its signals still interact in the layers below."""
     make, shape = ONE_ROW[name]
     dense = dense_of(make(), torch.randn(1, *shape, dtype=F64), torch.tensor([1]), loss)
     got, expected = matrix(EXACT.at(dense.point(), {}), len(dense.w)), dense.gauss_newton()
@@ -180,7 +180,7 @@ def test_a_matrix_kept_as_inputs_by_outputs_has_the_block_of_its_transpose():
 
 
 def test_an_activation_in_place_does_not_change_what_the_layer_below_it_is_sent():
-    """Its gradient must be taken before the activation, though the tensor is the same object after it."""
+    """Its gradient must be taken before the in-place activation, although the tensor is the same object."""
     x, y = torch.randn(8, 4, dtype=F64), torch.arange(8) % 3
     first, second = nn.Linear(4, 5), nn.Linear(5, 3)
     apart, inplace = (
@@ -239,7 +239,7 @@ def test_negative_curvature_of_a_criterion_is_set_to_zero():
     assert torch.linalg.eigvalsh(dense.gauss_newton()).min() < -0.01 < -1e-12 < least
 
 
-# Not the cases without a penalty: six examples of one tensor can have signs that cancel, and then all is zero.
+# Without the cases that have no penalty: the signs of six examples can cancel, and then everything is zero.
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_the_inverse_undoes_the_product_on_every_case(name: str):
     dense = Dense(*posed(name))

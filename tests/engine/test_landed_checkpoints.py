@@ -30,7 +30,7 @@ def test_it_continues_the_same_after_it_was_saved_again(name: str):
 
 
 def closeness(name: str) -> float:
-    """How near another processor comes: KFAC takes the root of an eigenvalue that is zero but for rounding."""
+    """The tolerance for another processor: KFAC takes the root of an eigenvalue that is zero up to rounding."""
     return 1e-3 if "float32" in name else 1e-6 if "kfac" in name else 1e-9
 
 

@@ -1,4 +1,4 @@
-"""The loop: warm-started, deterministic, resumable bit for bit, and honest when it diverges."""
+"""The outer loop is warm-started, deterministic and resumable bit for bit, and it reports divergence."""
 
 from __future__ import annotations
 

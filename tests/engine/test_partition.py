@@ -1,4 +1,4 @@
-"""What is trained on, what steers, and what is held out: folds with weights of their own, and early stopping."""
+"""Which examples train, validate and are held out: folds with their own weights, and early stopping."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _loss(outputs: Tensor, batch: dict[str, Tensor]) -> Tensor:
 
 
 def _problem(train_loss=_loss) -> engine.Problem:
-    """Labels at random, so that whatever is learned of them is learned by heart."""
+    """Random labels, which a model can only memorize."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 12), nn.GELU(), nn.Linear(12, 3))
     x, y = torch.randn(N_TRAIN + N_VAL, 6), torch.randint(3, (N_TRAIN + N_VAL,))
@@ -101,7 +101,7 @@ def test_no_fold_s_weights_ever_see_its_examples():
 
 
 def test_a_fold_s_weights_are_those_of_a_training_on_the_other_folds():
-    """Under hyperparameters that do not move, for which the direct gradient of a decay is zero."""
+    """Under constant hyperparameters: the direct gradient of a decay is zero."""
     problem, config = _problem(), _config(folds=FOLDS, response=engine.DirectOnly(), n_steps=7)
     *_, last = engine.optimise(problem.bilevel(), problem.data, config)
     partition = Partition(problem.data, FOLDS, None, config.seed)

@@ -1,4 +1,4 @@
-"""Trajectories are what they were when pinned_trajectories.json was written, whatever has been renamed since.
+"""Trajectories equal those of pinned_trajectories.json, regardless of renamed code.
 
 `python -m tests.engine.test_pinned_trajectories` writes that file anew, for a change of the arithmetic that is meant.
 On another processor roundings may differ; on the one that wrote it, NESTOR_PINNED_BITWISE=1 asks for every bit.

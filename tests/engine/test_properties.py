@@ -1,4 +1,4 @@
-"""What holds for every input, on inputs that hypothesis draws."""
+"""Properties of every input, on inputs that hypothesis draws."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_damped_products_are_linear_and_symmetric(curvature: Curvature, name: st
 @given(seed=seeds, n=st.integers(1, 8), exponent=st.floats(-4, 4), negative=st.booleans())
 @settings(max_examples=15)
 def test_the_residual_is_the_residual(solver: Solver, warm: bool, seed: int, n: int, exponent: float, negative: bool):
-    """On systems of any scale, well and ill conditioned, definite and not; a warm start meets a system that moved."""
+    """On systems of any scale and conditioning, definite or not; the system changes before a warm start."""
     basis = torch.linalg.qr(_draw(n, n, seed=seed)).Q
     values = 10**exponent * torch.logspace(-3, 0, n, dtype=F64)
     values[0] *= -1 if negative else 1
@@ -138,7 +138,7 @@ def test_a_saved_state_comes_back_bit_for_bit(weights, buffers, hparams, inner, 
 
 
 def test_hyperparameters_come_back_in_the_order_they_had():
-    """The file has an order of its own, another in every process; a sum over tensors rounds by it."""
+    """The order of tensors in a file differs between processes, and a sum over tensors depends on it."""
     bilevel = build("GELU MLP").bilevel()
     some = dict.fromkeys("zyxwvutsrqponm", torch.zeros(2))
     state = engine.State.initial(

@@ -1,4 +1,4 @@
-"""Richardson's iteration: by its formula, on fresh matrices each step, and where it ends."""
+"""Richardson's iteration: its formula, fresh matrices in each step, and its limit."""
 
 from __future__ import annotations
 

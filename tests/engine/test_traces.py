@@ -1,4 +1,4 @@
-"""A trace gives the bits that autograd gives, and where there can be none, autograd's graph is used and it is said."""
+"""A trace gives the same bits as autograd. Without a trace, the engine uses autograd's graph and reports it."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def test_a_loss_that_looks_into_its_tensors_runs_on_the_kept_graph_and_says_so_o
 
 
 def test_an_error_without_a_message_prevents_tracing_and_is_named():
-    # A bare `assert` in a model has no first line to quote; looking for one ended the trial instead of falling back.
+    # Regression: a bare `assert` in a model has no message to quote, and the trial failed instead of using autograd.
     def failing(point: Point, v: torch.Tensor) -> torch.Tensor:
         raise RuntimeError
 
@@ -224,7 +224,7 @@ FORBIDDEN = """
 
 @pytest.mark.parametrize("name", FORBIDDEN)
 def test_a_kept_trace_calls_only_what_a_trace_may_hold(name: str):
-    """Once it called any operator: a document with `from_file` read a file."""
+    """Regression: a document could call any operator; one with `from_file` read a file."""
     written = {"inputs": 1, "nodes": [[name, [{"ref": 0}], {"dict": []}]], "outputs": [{"ref": 1}]}
     with pytest.raises(ProgramRejected, match="no operator that a trace may hold"):
         Part.read(written, torch.device("cpu"))

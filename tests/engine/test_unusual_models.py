@@ -1,4 +1,4 @@
-"""Models and losses as people also write them: the trajectory is that of the plain form, or a sentence says why not."""
+"""Unusual models and losses: their trajectory equals that of the plain form, or an error explains why not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data sets are what their formats say, and a missing or broken one tells its remedy."""
+"""Data sets are read as their formats say, and a missing or broken one is reported with a remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the slides' question about games comes to, through the service."""
+"""The slides' question about games, answered through the service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Server and engine share no code, so what both must know is held together here."""
+"""Server and engine share no code, so this compares what both must know."""
 
 from __future__ import annotations
 

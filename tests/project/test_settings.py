@@ -1,4 +1,4 @@
-"""What an operator can set is what docs/operations.md says."""
+"""docs/operations.md lists all settings."""
 
 from __future__ import annotations
 

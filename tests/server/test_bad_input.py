@@ -1,4 +1,4 @@
-"""What enters by HTTP and must not: each refused with its place and its remedy, and nothing half-written."""
+"""Invalid HTTP input is refused with its place and a remedy, and writes nothing."""
 
 from __future__ import annotations
 

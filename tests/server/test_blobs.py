@@ -1,4 +1,4 @@
-"""Blobs: uploads that resume, digests that are verified, ranges; the same wherever the bytes lie."""
+"""Blobs: resumed uploads, verified digests and ranges, in each kind of storage."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.services import Services
 
 @pytest.fixture(scope="module", params=["database", "directory", "s3"])
 def server(request, services: Services, tmp_path_factory) -> Iterator[Server]:
-    """One for each home of the bytes."""
+    """One server for each kind of storage."""
     with (
         settings_of(request.param, tmp_path_factory.mktemp("objects")) as home,
         running_server(services, redis_db=3, max_blob_bytes=32 * 2**20, **home) as server,
@@ -42,7 +42,7 @@ def patch(http: httpx.Client, upload: str, offset: int, data: bytes) -> httpx.Re
 
 
 def put(http: httpx.Client, data: bytes) -> str:
-    """Upload it as a whole; its digest."""
+    """Upload it in one piece; return its digest."""
     upload = ok(announce(http, data))
     offset = upload["offset"]
     while upload["id"] is not None and offset < len(data):

@@ -1,4 +1,4 @@
-"""What is collected, and what is not because someone may need it."""
+"""What garbage collection deletes, and what it keeps."""
 
 from __future__ import annotations
 

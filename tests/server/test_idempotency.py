@@ -1,4 +1,4 @@
-"""A POST that is sent again under the same key happens once."""
+"""A POST that is repeated under the same key has one effect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Large blobs in an object store: they last exactly if their transaction does, and go when nothing needs them."""
+"""Large blobs in an object store exist exactly if their transaction committed, and are deleted when unused."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def sessions(new_sessions, settings: Settings) -> Sessions:
 
 @pytest.fixture
 def owner(sessions: Sessions) -> Iterator[UUID]:
-    """A user; with whom, at the end, everything goes."""
+    """A user, who is deleted with everything at the end."""
     with sessions.begin() as session:
         user = User(name=os.urandom(4).hex())
         session.add(user)

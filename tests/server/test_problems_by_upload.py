@@ -1,4 +1,4 @@
-"""Programs and data sets: what is refused at the door, and that a trial uses one's own only."""
+"""Programs and data sets: what the server refuses, and that trials use only those of their owner."""
 
 from __future__ import annotations
 

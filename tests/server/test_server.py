@@ -1,4 +1,4 @@
-"""The server as a process: what it tells of its parts, and how it does without them."""
+"""The server as a process: how it reports its services, and works without some of them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_page_may_load_nothing_from_elsewhere(server):
 
 @pytest.fixture
 def troubled(services):
-    """A server that lives in trouble: it and its database are treated badly."""
+    """A server for tests that break it or its database."""
     with running_server(
         services, redis_db=4, reap_seconds=0.2, requeue_after_seconds=0.5, stream_poll_seconds=0.5
     ) as server:
@@ -92,7 +92,7 @@ def test_a_trial_whose_worker_stopped_its_heartbeat_is_queued_again(troubled):
 
 
 def test_a_database_outage_is_a_503_that_may_be_retried(troubled):
-    """Nobody may connect, and those who are connected are cut off; then all is well again, by itself."""
+    """The database refuses and cuts connections; the server recovers by itself."""
     from sqlalchemy import create_engine, make_url
 
     url = make_url(troubled.settings.database_url)

@@ -1,4 +1,4 @@
-"""Studies: what users name, list, describe and put away."""
+"""Studies: created, listed, described and deleted."""
 
 from __future__ import annotations
 

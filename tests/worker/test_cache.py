@@ -1,4 +1,4 @@
-"""What a worker keeps on its disk, and what it believes of it."""
+"""The worker's disk cache, and how it verifies files."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_partial_files_of_killed_workers_are_removed(cache, tmp_path):
 
 
 def test_many_slots_share_one_small_cache_and_each_gets_what_it_asked_for(tmp_path):
-    """Eight blobs where three have room: files come, go and are read at once, from caches of their own."""
+    """Eight blobs in a cache for three: several caches write, evict and read files concurrently."""
     blobs = [bytes([i]) * 30 for i in range(8)]
 
     def slot(i: int) -> None:

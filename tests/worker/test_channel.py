@@ -1,4 +1,4 @@
-"""What goes over the line between supervisor and runner arrives as it was said, or is refused."""
+"""Messages between supervisor and runner arrive unchanged, or are refused."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def gathered(tmp_path) -> Gathering:
 
 
 def test_a_batch_stays_the_same_until_it_is_recorded(gathered, tmp_path):
-    """Its commit may have gone unheard: were it another one under the same number, what is new would be lost."""
+    """Its commit may have succeeded unnoticed. Another batch under the same number would lose its new messages."""
     gathered.add(Said(1, "first"))
     first = gathered.batch()
     gathered.add(Said(2, "second"))

@@ -1,4 +1,4 @@
-"""What a runner cannot do, and what becomes of a trial that tries."""
+"""What a runner cannot do, and what happens to a trial that tries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One worker has a trial at a time, and what ends its attempt is counted and told, against a real database."""
+"""One worker has a trial at a time, and the end of an attempt is counted and recorded, on a real database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user may ask of a trial in each state, and when it comes to pass, against a real database."""
+"""What a user may request in each state of a trial, and when it takes effect, on a real database."""
 
 from __future__ import annotations
 
@@ -81,14 +81,14 @@ def test_a_resumed_trial_is_sent_once_it_is_committed(session, new_trial, sent):
 
 
 @pytest.mark.parametrize(
-    ("wish", "state"),
+    ("action", "state"),
     [("stop", State.complete), ("cancel", State.cancelled), ("pause", State.paused)],
 )
-def test_a_request_survives_the_worker_that_did_not_carry_it_out(sessions, new_trial, wish: Action, state: State):
+def test_a_request_survives_the_worker_that_did_not_carry_it_out(sessions, new_trial, action: Action, state: State):
     trial = new_trial()
     claim(sessions, trial.id)
     with sessions.begin() as session:
-        leases.request(session, session.get_one(Trial, trial.id), wish)
+        leases.request(session, session.get_one(Trial, trial.id), action)
     expire(sessions, trial.id)
     with sessions.begin() as session:
         assert trial.id not in leases.reap(session)
@@ -160,23 +160,23 @@ def test_no_trial_is_extended_beyond_the_largest_step_number(session, new_trial)
 
 
 @pytest.mark.parametrize(
-    ("wish", "state"), [("stop", State.complete), ("cancel", State.cancelled), ("pause", State.paused)]
+    ("action", "state"), [("stop", State.complete), ("cancel", State.cancelled), ("pause", State.paused)]
 )
-def test_the_server_carries_out_a_request_that_the_worker_misses(sessions, new_trial, wish: Action, state: State):
-    """Its lease is renewed all the time, as that of a worker whose heart beats and whose head hangs."""
+def test_the_server_carries_out_a_request_that_the_worker_misses(sessions, new_trial, action: Action, state: State):
+    """Its lease is renewed all the time, like that of a worker with a heartbeat whose runner hangs."""
     trial = new_trial()
     lease = claim(sessions, trial.id)
     with sessions.begin() as session:
-        leases.request(session, session.get_one(Trial, trial.id), wish)
+        leases.request(session, session.get_one(Trial, trial.id), action)
         leases.reap(session)
-        assert leases.renew(session, lease) == wish
+        assert leases.renew(session, lease) == action
         ago = func.now() - timedelta(seconds=1)
         session.execute(update(Trial).where(Trial.id == trial.id).values(answer_by=ago))
     with sessions.begin() as session:
         leases.reap(session)
         told = events(session, trial.id, EventType.state)[-1]
         assert (told["state"], told["by"]) == (state, "server")
-        assert told["why"] == f"{wish} was asked for; its worker (w1) did not do so in time"
+        assert told["why"] == f"{action} was asked for; its worker (w1) did not do so in time"
         with pytest.raises(LeaseLost):
             leases.renew(session, lease)
 

@@ -1,4 +1,4 @@
-"""What a worker reports, as it stands in the database afterwards."""
+"""What the database contains after a worker's report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The runner's process: what it knows, what it says, and how it ends."""
+"""The runner's process: what it knows, what it sends, and how it ends."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ print(faults() - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="what is set is glibc's")
 def test_it_uses_freed_memory_again(tmp_path: Path):
-    """An update of ten million numbers once cost 20,000 page faults, which are several times its arithmetic."""
+    """Regression: an update of ten million numbers cost 20,000 page faults, several times its arithmetic."""
     told = lambda environment: int(subprocess.check_output([sys.executable, "-c", FAULTS], env=environment))
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     assert 4 * told(runner_process.environment(tmp_path, threads=1, device="cpu")) < told(inherited)
@@ -120,7 +120,7 @@ def test_on_a_stop_message_it_writes_a_checkpoint_and_exits(start):
 def test_it_dies_with_its_supervisor(start):
     runner = start(100_000)
     hear(runner, until=Stepped)
-    runner._process.stdin.close()  # what the kernel does for a supervisor that was killed
+    runner._process.stdin.close()  # the kernel does this for a killed supervisor
     runner._process.wait(timeout=5)
 
 

@@ -31,7 +31,7 @@ STEPS = 120
 
 @pytest.fixture
 def attempt(sessions, worker_settings) -> Callable[..., State | None]:
-    """Run a trial to the end of an attempt; once it has taken a step, something may happen."""
+    """Run a trial to the end of an attempt; call a function after its first step."""
 
     def attempt(trial: Trial, happens: Callable[[Runner], None] | None = None) -> State | None:
         lease, runner = claim(sessions, trial.id), SLOT.spawn()

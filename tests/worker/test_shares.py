@@ -1,4 +1,4 @@
-"""Whose turn it is, decided by a real database."""
+"""Which trial is next, decided by a real database."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def claim(sessions) -> Callable[[], UUID | None]:
 
 @pytest.fixture
 def lease(queue, sessions) -> Lease:
-    """Of a trial that has run for longer than its slice."""
+    """The lease of a trial that has run for longer than its slice."""
     trial = queue("a")
     with sessions.begin() as session:
         lease = leases.claim_next(session, trial, "w")
@@ -175,7 +175,7 @@ def test_no_trial_is_preempted_for_a_lower_priority_or_for_a_user_with_more_tria
 
 
 def test_a_preempted_trial_is_not_claimed_again_at_once(queue, claim, sessions):
-    """In random mixtures of users and priorities: what is told to make way is what is worth its while."""
+    """For random users and priorities, a trial is preempted exactly if another one should run instead."""
     dice = random.Random(0)
     for _ in range(5):
         for user in "abcd":

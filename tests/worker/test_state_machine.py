@@ -1,4 +1,4 @@
-"""Any order of what users, workers and the server may do to a trial, held against a model of a few lines."""
+"""Any sequence of actions of users, workers and the server on a trial, compared with a small model."""
 
 from __future__ import annotations
 
@@ -246,7 +246,7 @@ def test_a_trials_states_follow_the_transition_table_under_any_actions(sessions,
 
 
 def test_each_transition_of_the_table_occurs(sessions, worker_settings, new_trial):
-    """Chance need not find them all, so here they are one by one, held against the same model."""
+    """Random sequences need not reach all transitions, so this tries them one by one on the same model."""
     life = Life(sessions, worker_settings, new_trial)
     Life.seen.clear()
     running = lambda *more: [life.claim, *more]

@@ -1,4 +1,4 @@
-"""What is kept of a trial while it trains: beside it, seldom enough, and never half."""
+"""Snapshots and checkpoints during training: in the background, rarely enough, and never partial."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PRESET = {"model": {"kind": "mlp", "hidden": [8]}, "train_size": 100, "val_size"
 
 
 class Told:
-    """A trajectory of a small problem, and what it says."""
+    """A trajectory of a small problem, and its messages."""
 
     def __init__(self, directory, *, checkpoint_seconds: float) -> None:
         problem = presets.build(Preset.model_validate(PRESET), seed=0)
@@ -40,7 +40,7 @@ class Told:
 
 @pytest.fixture
 def no_room():
-    """A disk that takes no file of more than a few bytes, as long as it is entered."""
+    """Within this context, no file can grow beyond a few bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     class Full:

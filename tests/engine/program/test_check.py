@@ -26,7 +26,7 @@ from tests.engine.program.problems import CLASSES, PROBLEMS, N, classes, cross_e
 
 
 def problem(model: nn.Module | None = None, **changes: Any) -> Problem:
-    """A problem in order, except for what is changed."""
+    """A valid problem, except for the given changes."""
     model = model or nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, CLASSES))
     given: dict[str, Any] = {
         "hparams": L2(model),

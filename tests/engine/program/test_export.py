@@ -15,7 +15,7 @@ from tests.engine.program.problems import CLASSES, N, classes, cross_entropy, fe
 
 
 class Wrapped(nn.Module):
-    """A linear layer inside, and a function on top that makes trouble."""
+    """A linear layer, and a function on top that cannot be exported."""
 
     def __init__(self, function: Any) -> None:
         super().__init__()

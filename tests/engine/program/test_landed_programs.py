@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(torch_version() != TORCH, reason=f"these program
 
 
 def shipped(name: str) -> Any:
-    """The problem as a worker puts it together from what was uploaded."""
+    """The problem as a worker builds it from the uploads."""
     files = {file.stem: file.read_bytes() for file in program_of(name).iterdir()}
     program = files.pop("graphs"), files.pop("tensors")
     return SimpleNamespace(bilevel=lambda: load(*program), data=engine.Data.load(files))
