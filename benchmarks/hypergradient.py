@@ -185,8 +185,8 @@ def table(rows: list[Row]) -> str:
             if row["case"] == name:
                 values = (number(row["product"]), number(row["hypergradient"]), number(row["peak_mb"], 0))
                 error = row["error"] if isinstance(row["error"], str) else number(row["error"], None)
-                said = (row["implementation"], row["curvature"], row["solver"], *values, error)
-                lines.append("| " + " | ".join(said) + " |")
+                cells = (row["implementation"], row["curvature"], row["solver"], *values, error)
+                lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -49,7 +49,7 @@ def seconds(run: Run, *, least: float = 0.0) -> float:
 
 
 def peak_mb(run: Run, before: Run) -> float | None:
-    """How far memory rises above its start during `run`, in MB; None where the system does not tell.
+    """How far memory rises above its start during `run`, in MB; None if the system does not report it.
 
     On a GPU, what torch's allocator hands out.
 
@@ -80,8 +80,8 @@ def peak_mb(run: Run, before: Run) -> float | None:
             os.write(writing, f"{(status('VmHWM') - start) / 1e6}".encode())
         os._exit(0)
     os.close(writing)
-    with os.fdopen(reading) as told:
-        answer = told.read()
+    with os.fdopen(reading) as pipe:
+        answer = pipe.read()
     os.waitpid(child, 0)
     return float(answer) if answer else None
 

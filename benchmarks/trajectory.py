@@ -67,10 +67,14 @@ class Method:
     cosines: dict[str, list[float]] = field(default_factory=lambda: {"gauss_newton": [], "hessian": []})
 
     def row(self) -> dict[str, Any]:
-        told: dict[str, Any] = {"method": self.name, "batch": self.batch, "cost": statistics.mean(self.spent[SETTLED:])}
+        summary: dict[str, Any] = {
+            "method": self.name,
+            "batch": self.batch,
+            "cost": statistics.mean(self.spent[SETTLED:]),
+        }
         for reference, values in self.cosines.items():
-            told[reference] = {"median": statistics.median(values), "worst": min(values)} if values else None
-        return told
+            summary[reference] = {"median": statistics.median(values), "worst": min(values)} if values else None
+        return summary
 
 
 def methods(damping: float) -> list[Method]:

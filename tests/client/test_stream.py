@@ -123,7 +123,7 @@ def test_a_reader_does_not_notice_a_restart_of_the_server(server, client, worker
     seen += [next(steps).number for _ in range(3)]
     server.stop()
     server.start()
-    trial.cancel()  # what comes after is what this server, and not the one before, has to tell
+    trial.cancel()  # later events come from the new server
     seen += [step.number for step in steps]
     assert trial.state is State.cancelled
     assert seen == list(range(1, len(seen) + 1))

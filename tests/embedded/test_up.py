@@ -46,7 +46,7 @@ def test_it_prints_an_address_and_a_token_that_log_in(up: Up):
 
 def test_it_says_where_every_log_is(up: Up):
     for part in ("postgres", "valkey", "server", "worker"):
-        assert part in up.said
+        assert part in up.output
         assert (up.home / "logs" / f"{part}.log").stat().st_size > 0
 
 
@@ -92,7 +92,7 @@ def test_the_doctor_finds_nothing_wrong_with_it(up: Up):
 
 def test_a_server_that_dies_is_started_again(up: Up):
     up.child("nestor_server").kill()
-    wait_for(lambda: "The server ended with signal SIGKILL" in up.said, 5)
+    wait_for(lambda: "The server ended with signal SIGKILL" in up.output, 5)
 
     def answers() -> bool:
         try:
@@ -130,8 +130,8 @@ def test_when_postgres_dies_everything_stops_and_says_so(home: Path):
         up.child("postgres").kill()
         assert up.wait(40) == 1
         assert ended(everything, 8)
-        assert "postgres ended with signal SIGKILL" in up.said
-        assert str(home / "logs" / "postgres.log") in _plain(up.said)
+        assert "postgres ended with signal SIGKILL" in up.output
+        assert str(home / "logs" / "postgres.log") in _plain(up.output)
 
 
 def test_given_addresses_replace_the_embedded_parts(home: Path, services: Services):

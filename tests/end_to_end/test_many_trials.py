@@ -66,8 +66,8 @@ def test_three_trials_share_two_devices_and_each_has_the_trajectory_of_one_that_
     end_slice(server, long)
 
     for trial, n in steps.items():
-        told = api.until(trial, "complete", "failed")
-        assert (told["error"], told["restarts"], told["preemptions"]) == (None, 0, 0)
+        record = api.until(trial, "complete", "failed")
+        assert (record["error"], record["restarts"], record["preemptions"]) == (None, 0, 0)
         api.expect_whole(trial, n)
         assert [step["val_loss"] for step in api.steps(trial)] == [step.val_loss for step in alone[:n]]
         assert api.last_checkpoint(trial) == alone[n - 1].state.save()

@@ -50,8 +50,8 @@ def test_two_processes_compute_the_trajectory_of_one(together: Path, name: str):
     torch.testing.assert_close(state.weights, reached.weights, rtol=1e-7, atol=1e-9)
     # Weights of examples are float32.
     torch.testing.assert_close(state.hparams, reached.hparams, rtol=1e-5, atol=1e-7)
-    told = json.loads((together / "told-0.json").read_text())[name]
-    for ours, theirs in zip(told, [step.record() for step in alone], strict=True):
+    records = json.loads((together / "records-0.json").read_text())[name]
+    for ours, theirs in zip(records, [step.record() for step in alone], strict=True):
         for field in ("seconds", "hyperparameters"):
             del ours[field], theirs[field]
         assert numbers(ours) == pytest.approx(numbers(theirs), rel=1e-5, abs=1e-7)

@@ -281,7 +281,7 @@ def test_the_implicit_hypergradient_of_the_start_is_exactly_zero():
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda: L1(nn.Linear(2, 2), epsilon=0.0), "kink at zero"),
         (lambda: L2(nn.Identity()), "without trainable weights"),
@@ -303,8 +303,8 @@ def test_the_implicit_hypergradient_of_the_start_is_exactly_zero():
         (lambda: Submodule(nn.Sequential(nn.Linear(2, 2)), "0"), r"model\.0\.requires_grad_\(False\)"),
     ],
 )
-def test_what_cannot_be_is_refused_with_a_remedy(make: Callable[[], object], said: str):
-    with pytest.raises(ProblemInvalid, match=said):
+def test_what_cannot_be_is_refused_with_a_remedy(make: Callable[[], object], message: str):
+    with pytest.raises(ProblemInvalid, match=message):
         make()
 
 
@@ -313,8 +313,8 @@ def test_a_part_that_is_tuned_may_not_be_trained_as_well():
     other = nn.Sequential(nn.Linear(5, CLASSES))
     kind, data = Submodule(model, "0"), (torch.randn(N, 5), Y)
     model[0].requires_grad_(True)
-    for given, said in ((model, "would train it, too"), (other, "made for another model")):
-        with pytest.raises(ProblemInvalid, match=said):
+    for given, message in ((model, "would train it, too"), (other, "made for another model")):
+        with pytest.raises(ProblemInvalid, match=message):
             engine.Problem(given, kind, cross_entropy, cross_entropy, train=data, val=data).bilevel()
 
 

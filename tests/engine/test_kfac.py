@@ -218,14 +218,14 @@ def test_a_layer_used_twice_sums_over_its_uses():
 def test_a_loaded_program_has_the_factors_of_the_module(name: str):
     problem, program = exported(name)
     batch = {column: values[:6] for column, values in problem.data.train.items()} | {"index": torch.arange(6)}
-    told = []
+    results = []
     for bilevel in (problem.bilevel(), load(program.graphs, program.tensors)):
         ravel, memory = Ravel(bilevel.params), {}
         with randomness(SEED, DEVICE):
             point = Point(bilevel, ravel, ravel.vector(bilevel.params), bilevel.buffers, bilevel.hparams, batch)
         engine.KFAC().at(point, memory)
-        told.append(memory)
-    torch.testing.assert_close(told[0], told[1])
+        results.append(memory)
+    torch.testing.assert_close(results[0], results[1])
 
 
 # --- the operator ---------------------------------------------------------------------------------
@@ -267,13 +267,13 @@ def test_it_is_symmetric_and_positive_definite_with_the_norm_it_tells(name: str)
 def test_parameters_outside_of_layers_have_their_own_penalty_and_layers_its_mean():
     dense = Dense(*posed("CNN, BatchNorm in training mode"))
     decay = dense.bilevel.hparams["l2"]
-    told = []
+    results = []
     for shift in (0.0, 1.0):  # of the norm's scale, whose curvature must move by as much, and nothing else's
         dense.bilevel.hparams["l2"] = torch.where(torch.arange(len(decay)) == 2, decay + shift, decay)
-        told.append(matrix(EXACT.at(dense.point(), {}), len(dense.w)))
+        results.append(matrix(EXACT.at(dense.point(), {}), len(dense.w)))
     names = list(dense.bilevel.params)
     scale = torch.cat([torch.full((p.numel(),), float(n == names[2])) for n, p in dense.bilevel.params.items()]).to(F64)
-    torch.testing.assert_close(told[1] - told[0], torch.diag(scale * ((decay[2] + 1).exp() - decay[2].exp())))
+    torch.testing.assert_close(results[1] - results[0], torch.diag(scale * ((decay[2] + 1).exp() - decay[2].exp())))
 
 
 def test_without_damping_a_singular_curvature_is_reported_as_singular():

@@ -86,13 +86,13 @@ def test_every_step_summarizes_each_hyperparameter():
     problem = _problem()
     first, second, *_ = engine.optimise(problem.bilevel(), problem.data, _config())
     assert set(second.hyperparameters) == set(problem.bilevel().hparams)
-    told, value = second.hyperparameters["example_weights"], second.state.hparams["example_weights"]
-    assert (told.min, told.max) == (value.min().item(), value.max().item())
-    assert told.mean == pytest.approx(value.mean().item(), abs=1e-6)
-    assert told.std == pytest.approx(value.std(correction=0).item(), abs=1e-6)
+    summary, value = second.hyperparameters["example_weights"], second.state.hparams["example_weights"]
+    assert (summary.min, summary.max) == (value.min().item(), value.max().item())
+    assert summary.mean == pytest.approx(value.mean().item(), abs=1e-6)
+    assert summary.std == pytest.approx(value.std(correction=0).item(), abs=1e-6)
     moved = value - first.state.hparams["example_weights"]
-    assert told.update_norm == pytest.approx(moved.norm().item(), rel=1e-5)
-    assert told.gradient_norm == pytest.approx(second.state.previous["example_weights"].norm().item(), rel=1e-5)
+    assert summary.update_norm == pytest.approx(moved.norm().item(), rel=1e-5)
+    assert summary.gradient_norm == pytest.approx(second.state.previous["example_weights"].norm().item(), rel=1e-5)
     whole = sum(s.gradient_norm**2 for s in second.hyperparameters.values()) ** 0.5
     assert second.hypergradient_norm == pytest.approx(whole)
 
@@ -115,12 +115,12 @@ def test_hyperparameters_are_projected_onto_their_bounds_with_one_warning():
         train=problem.data.train, val=problem.data.val,
     )  # fmt: skip
     steps = list(engine.optimise(problem.bilevel(), problem.data, _config(outer=engine.RMSprop(0.05), n_steps=8)))
-    told = steps[-1].hyperparameters
-    weights = told["example_weights"]
+    summaries = steps[-1].hyperparameters
+    weights = summaries["example_weights"]
     assert (weights.min, weights.max) == (pytest.approx(-1e-4), pytest.approx(1e-4))
     assert weights.at_bounds == 1.0
-    assert told["l2.0.weight"].max <= -6.0
-    assert told["l2.0.weight"].min < -6.0
+    assert summaries["l2.0.weight"].max <= -6.0
+    assert summaries["l2.0.weight"].min < -6.0
     warnings = [w for s in steps for w in s.warnings if "'example_weights' lies at a bound" in w]
     assert len(warnings) == 1
 

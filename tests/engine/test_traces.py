@@ -194,9 +194,9 @@ def test_a_loss_that_looks_into_its_tensors_runs_on_the_kept_graph_and_says_so_o
 
     steps = _run(_problem(looking), trace=True)
     assert not any(step.traced for step in steps)
-    said = [warning for step in steps for warning in step.warnings if "cannot be traced" in warning]
-    assert len(said) == 1
-    assert said == [warning for warning in steps[0].warnings if "cannot be traced" in warning]
+    reported = [warning for step in steps for warning in step.warnings if "cannot be traced" in warning]
+    assert len(reported) == 1
+    assert reported == [warning for warning in steps[0].warnings if "cannot be traced" in warning]
 
 
 def test_an_error_without_a_message_prevents_tracing_and_is_named():

@@ -34,7 +34,7 @@ def experiment(working_server: Server, tmp_path: Path, monkeypatch: pytest.Monke
     def run(name: str, *options: str) -> dict[str, Any]:
         written = tmp_path / "rows.json"
         assert main([name, "--quick", "--json", str(written), "--output", str(tmp_path), *options]) == 0
-        (told,) = json.loads(written.read_text())
-        return told
+        (result,) = json.loads(written.read_text())
+        return result
 
     return run

@@ -65,7 +65,7 @@ def test_cifar_with_the_wrong_number_of_bytes_or_classes_is_refused(tmp_path: Pa
     with pytest.raises(DataMissing, match="label 10, but CIFAR-10 has 10 classes"):
         cifar10(tmp_path)
     (tmp_path / "data_batch_1.bin").write_bytes(bytes(100))
-    with pytest.raises(DataMissing, match="not whole pictures"):
+    with pytest.raises(DataMissing, match="not a multiple of the 3,073 bytes of an image"):
         cifar10(tmp_path)
 
 

@@ -27,13 +27,13 @@ class Up:
         self.home = home
         self._process = process
         self._output = output
-        wait_for(lambda: ADDRESS.search(self.said) or process.poll() is not None, START_SECONDS, lambda: self.said)
-        found = ADDRESS.search(self.said)
-        assert found, f"it did not come up:\n{self.said}"
+        wait_for(lambda: ADDRESS.search(self.output) or process.poll() is not None, START_SECONDS, lambda: self.output)
+        found = ADDRESS.search(self.output)
+        assert found, f"it did not come up:\n{self.output}"
         self.url, self.token = found[1], found[2]
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         return self._output.read_text()
 
     @property

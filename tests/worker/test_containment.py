@@ -60,9 +60,9 @@ def test_a_trial_over_its_memory_limit_fails_with_an_error_message(sessions, wor
         assert "Try a smaller model" in error["detail"]
 
 
-@pytest.mark.parametrize(("number", "said"), [(signal.SIGKILL, "ran out of memory"), (signal.SIGSEGV, "SIGSEGV")])
+@pytest.mark.parametrize(("number", "reason"), [(signal.SIGKILL, "ran out of memory"), (signal.SIGSEGV, "SIGSEGV")])
 def test_a_runner_that_the_kernel_kills_ends_its_attempt_with_the_reason(
-    sessions, worker_settings, new_trial, sent, number, said
+    sessions, worker_settings, new_trial, sent, number, reason
 ):
     trial = new_trial(n_steps=1_000_000)
     lease, runner = claim(sessions, trial.id), SLOT.spawn()
@@ -79,7 +79,7 @@ def test_a_runner_that_the_kernel_kills_ends_its_attempt_with_the_reason(
     with sessions() as session:
         row = session.get_one(Trial, trial.id)
         assert (row.restarts, row.preemptions) == (1, 0)
-        assert said in events(session, trial.id, EventType.state)[-1]["why"]
+        assert reason in events(session, trial.id, EventType.state)[-1]["why"]
     assert not runner.directory.exists()
 
 

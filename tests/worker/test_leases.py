@@ -32,8 +32,8 @@ def test_the_lease_ends_with_the_attempt(sessions, session, new_trial, end: Stat
     row = session.get_one(Trial, trial.id)
     assert (row.state, row.lease_owner, row.lease_expires_at) == (end, None, None)
     assert (row.finished_at is not None) == end.finished
-    told = events(session, trial.id, EventType.state)[-1]
-    assert (told["state"], told["by"], told["why"], told["attempt"]) == (end, "w1", "so", 1)
+    event = events(session, trial.id, EventType.state)[-1]
+    assert (event["state"], event["by"], event["why"], event["attempt"]) == (end, "w1", "so", 1)
     with pytest.raises(LeaseLost):
         leases.renew(session, lease)
 
@@ -94,9 +94,9 @@ def test_reaping_takes_back_only_what_is_expired(sessions, new_trial):
     assert held.id not in sent
     with sessions() as session:
         assert session.get_one(Trial, held.id).state == State.running
-        told = events(session, lost.id, EventType.state)[-1]
-        assert (told["state"], told["by"]) == (State.queued, "server")
-        assert "host:7" in told["why"]
+        event = events(session, lost.id, EventType.state)[-1]
+        assert (event["state"], event["by"]) == (State.queued, "server")
+        assert "host:7" in event["why"]
 
 
 def test_a_trial_whose_message_was_lost_gets_another_but_not_at_every_sweep(sessions, new_trial):

@@ -174,9 +174,9 @@ def test_the_server_carries_out_a_request_that_the_worker_misses(sessions, new_t
         session.execute(update(Trial).where(Trial.id == trial.id).values(answer_by=ago))
     with sessions.begin() as session:
         leases.reap(session)
-        told = events(session, trial.id, EventType.state)[-1]
-        assert (told["state"], told["by"]) == (state, "server")
-        assert told["why"] == f"{action} was asked for; its worker (w1) did not do so in time"
+        event = events(session, trial.id, EventType.state)[-1]
+        assert (event["state"], event["by"]) == (state, "server")
+        assert event["why"] == f"{action} was asked for; its worker (w1) did not do so in time"
         with pytest.raises(LeaseLost):
             leases.renew(session, lease)
 

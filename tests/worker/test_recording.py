@@ -47,8 +47,8 @@ def test_a_batch_is_journaled_in_the_order_of_its_events(sessions, new_trial):
         entries += [
             (s.seq, "step", {"step": s.number}) for s in session.scalars(select(Step).where(Step.trial_id == trial.id))
         ]
-        told = [(type, data["step"]) for _, type, data in sorted(entries, key=lambda e: e[0]) if type != "state"]
-        assert told == [("snapshot", 0), ("step", 1), ("log", 1), ("step", 2), ("snapshot", 2)]
+        ordered = [(type, data["step"]) for _, type, data in sorted(entries, key=lambda e: e[0]) if type != "state"]
+        assert ordered == [("snapshot", 0), ("step", 1), ("log", 1), ("step", 2), ("snapshot", 2)]
 
 
 def test_the_journal_has_no_gap_with_concurrent_writers_and_rollbacks(sessions, new_trial):

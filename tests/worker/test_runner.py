@@ -102,9 +102,9 @@ print(faults() - before)
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="what is set is glibc's")
 def test_it_uses_freed_memory_again(tmp_path: Path):
     """Regression: an update of ten million numbers cost 20,000 page faults, several times its arithmetic."""
-    told = lambda environment: int(subprocess.check_output([sys.executable, "-c", FAULTS], env=environment))
+    page_faults = lambda environment: int(subprocess.check_output([sys.executable, "-c", FAULTS], env=environment))
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-    assert 4 * told(runner_process.environment(tmp_path, threads=1, device="cpu")) < told(inherited)
+    assert 4 * page_faults(runner_process.environment(tmp_path, threads=1, device="cpu")) < page_faults(inherited)
 
 
 def test_on_a_stop_message_it_writes_a_checkpoint_and_exits(start):
