@@ -1,7 +1,7 @@
-"""Trials through the whole service on the device: `python -m benchmarks.gpu.service [--json FILE]`.
+"""Trials through the service on the device: `python -m benchmarks.gpu.service [--json FILE]`.
 
-Two at a time on one device, each compared with the same trial in this process; and one that is paused and resumed,
-which must end as the one that was not. `difference` is the largest of any hyperparameter.
+Two trials run at a time on one device. A short trial is compared with the same trial in this process. A trial that is
+paused and resumed must end like one without a pause. `difference` is the largest difference of any hyperparameter.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Row = dict[str, Any]
 
 
 def problem() -> nestor.Problem:
-    """A convolutional network with batch norm and dropout, made on the CPU as a client makes it."""
+    """A convolutional network with batch norm and dropout, created on the CPU as a client does."""
     torch.manual_seed(0)
     x, y = torch.randn(600, 1, 8, 8), torch.arange(600) % 10
     x = x + y.view(-1, 1, 1, 1) / 5
@@ -42,7 +42,7 @@ def problem() -> nestor.Problem:
 
 
 def run(server: str, n_steps: int) -> list[Row]:
-    """A row for each comparison."""
+    """One row per comparison."""
     study = nestor.create_study("benchmarks: gpu", server=server, load_if_exists=True)
     options = {"inner": nestor.Adam(1e-3, steps=5, batch_size=50), "wait": False}
     began = time.perf_counter()
@@ -62,7 +62,7 @@ def run(server: str, n_steps: int) -> list[Row]:
     at = paused.last_step
     resumed = paused.resume().wait() or paused
 
-    # Few steps: rounding grows from step to step, and the two do not share kernels.
+    # Few steps, because rounding errors grow and the two use different kernels.
     there, here = (
         nestor.create_study("benchmarks: gpu, briefly", server=address, load_if_exists=True).optimize(
             problem(), n_steps=5, seed=0, **options

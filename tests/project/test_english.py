@@ -34,7 +34,7 @@ WRONG = {
     r"befall(s|en)?|befell|spoil(s|ed)?|overheard|riddle": "inject_fault, corrupt, captured_log, error",
     r"houses?|doors?|witness(es)?|bells?": "TestCluster, TcpProxy, audit_trigger, message",
     r"wish(es|ed)?|mend(s|ed)?|who(so)?(ever|sever)": "request, fix, a user who",
-    r"for want of|of yours|of ours|(is|are) (?-i:none)|is had by|ma(ke|kes|de) way|rid of|in vain": "say it directly",
+    r"for want of|of yours|(is|are) (?-i:none)|is had by|ma(ke|kes|de) way|rid of|in vain": "say it directly",
     r"dearer|hitherto|thereof|whence|hence|thus|nought": "say it directly",
 }
 WORDS = {re.compile(rf"(?<![a-z])({words})(?![a-z])", re.IGNORECASE): advice for words, advice in WRONG.items()}
