@@ -1,7 +1,7 @@
 """Compare Neumann hypergradients with those of other libraries: `python -m benchmarks.agreement`.
 
-Exits with 1 if a hypergradient differs by more than 1e-6 of its length in float32. curvlinops is not included: it needs a
-module and does not support hyperparameters.
+Exits with 1 if a hypergradient differs by more than 1e-6 of its length in float32. curvlinops is not included: it
+needs a module and does not support hyperparameters.
 """
 
 from __future__ import annotations

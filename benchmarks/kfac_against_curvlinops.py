@@ -1,9 +1,9 @@
 """Compare the products of KFAC with those of curvlinops: `python -m benchmarks.kfac_against_curvlinops`.
 
-curvlinops is an independent implementation for modules with hooks. Nestor differs by design in points that are not
-compared: any criterion and forward function instead of three losses and two modules; a diagonal for other parameters, which
-curvlinops does not support; the penalty; running averages; and random signs instead of sampled labels, which also work
-for criteria that are not likelihoods.
+curvlinops is an independent implementation for modules with hooks. Nestor differs by design in what this does not
+compare: any criterion and forward function instead of three losses and two modules; a diagonal for other parameters,
+which curvlinops does not support; the penalty; running averages; and random signs instead of sampled labels, which also
+work for criteria that are not likelihoods.
 """
 
 from __future__ import annotations

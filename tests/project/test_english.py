@@ -72,7 +72,7 @@ def violations(text: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("file", _files(), ids=lambda file: file.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("file", list(_files()), ids=lambda file: file.relative_to(ROOT).as_posix())
 def test_a_file_uses_american_spelling_and_standard_terms(file: Path):
     assert violations(_text(file)) == []
 
