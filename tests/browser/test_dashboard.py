@@ -58,7 +58,7 @@ def test_without_a_token_the_page_asks_for_one_and_says_when_it_is_wrong(page, s
     page.goto(server.url)
     page.get_by_label("Token").fill("nst_wrong")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("alert").filter(has_text="not known here")).to_be_visible()
+    expect(page.get_by_role("alert").filter(has_text="this token is unknown")).to_be_visible()
 
     page.get_by_label("Token").fill(token)
     page.keyboard.press("Enter")

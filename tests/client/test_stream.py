@@ -22,7 +22,7 @@ from tests.support.server import free_port
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(event_stream, "FIRST_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(event_stream, "LONGEST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(event_stream, "MAX_PAUSE_SECONDS", 0.05)
 
 
 def event(seq: int, type: str = "log", **data) -> bytes:
@@ -98,7 +98,7 @@ def test_a_server_that_never_answered_is_unreachable_at_once():
 
 
 def test_it_gives_up_after_a_time_limit(monkeypatch):
-    monkeypatch.setattr(event_stream, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(event_stream, "GIVE_UP_SECONDS", 0.3)
     began = time.monotonic()
     with scripted(pieces(event(1)), hang_up) as script, pytest.raises(ServerUnreachable):
         follow(script.url)

@@ -51,7 +51,7 @@ def test_an_upload_that_gets_nowhere_gives_up(server, token):
     with cutting(server.url, sent=(MEGABYTE,) * 30) as proxy, Client(proxy.url, token) as client:
         with pytest.raises(ServerUnreachable):
             client.upload(os.urandom(CHUNK_BYTES))
-        assert proxy.cut == uploads.BARREN_ATTEMPTS + 1
+        assert proxy.cut == uploads.MAX_STALLED_ATTEMPTS + 1
 
 
 def test_a_large_upload_shows_a_bar_and_a_small_one_does_not(client, monkeypatch, capfd):

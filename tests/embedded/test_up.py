@@ -61,7 +61,7 @@ def test_its_secrets_are_readable_by_their_owner_alone_and_on_no_command_line(up
 def test_a_second_one_in_the_same_directory_reports_where_the_first_is(up: Up):
     second = run(up.home, "up", "--port", "0")
     assert second.returncode == 1
-    assert f"runs already on {up.home}, at {up.url}" in _plain(second.stderr)
+    assert f"already runs on {up.home}, at {up.url}" in _plain(second.stderr)
     assert up.ask("GET", "/readyz").status_code == 200
 
 
@@ -72,7 +72,7 @@ def test_a_port_in_use_is_reported_before_anything_starts(home: Path):
         port = taken.getsockname()[1]
         refused = run(home, "up", "--port", str(port))
     assert refused.returncode == 1
-    assert f"Port {port} on 127.0.0.1 is taken" in _plain(refused.stderr)
+    assert f"Port {port} on 127.0.0.1 is used" in _plain(refused.stderr)
     assert not (home / "postgres").exists()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nestor_engine.data import splits
 from nestor_engine.program.load import FORMAT, FUNCTIONS, MAX_GRAPHS_BYTES
-from nestor_server.services import datasets, programs
+from nestor_server.services.problems import datasets, programs
 
 
 def test_the_server_accepts_the_programs_that_the_engine_reads():

@@ -49,7 +49,7 @@ def grow_old(session, owner: UUID) -> None:
 
 def sweep(server) -> None:
     with server.sessions.begin() as session:
-        garbage_collection.sweep(session)
+        garbage_collection.purge_expired(session)
 
 
 def test_unused_uploads_are_deleted_after_a_while_complete_or_not(server, owner, left):
@@ -81,7 +81,7 @@ def test_a_blob_that_a_client_has_just_found_survives_its_checkpoint(server, own
         blob = blobs.store(session, owner, b"of a checkpoint")
         assert blobs.announce(session, owner, blob.digest, blob.size, limit=ROOM).complete
     with server.sessions.begin() as session:
-        garbage_collection.collect(session, [blob.id])
+        garbage_collection.delete_unreferenced(session, [blob.id])
     assert left() == {blob.digest}
 
 
@@ -89,7 +89,7 @@ def test_a_blob_that_no_client_has_requested_is_deleted_with_its_last_reference(
     with server.sessions.begin() as session:
         blob = blobs.store(session, owner, b"of a checkpoint")
     with server.sessions.begin() as session:
-        garbage_collection.collect(session, [blob.id])
+        garbage_collection.delete_unreferenced(session, [blob.id])
     assert left() == set()
 
 

@@ -67,7 +67,7 @@ def owner(sessions: Sessions) -> Iterator[UUID]:
         session.execute(delete(User).where(User.id == user.id))
     with sessions.begin() as session:
         session.execute(update(UnusedObject).values(since=func.now() - timedelta(days=1)))
-        object_store.sweep(session)
+        object_store.delete_unused(session)
     assert keys(database.settings_of(session).blob_url or "") == set()
 
 
@@ -94,13 +94,13 @@ def test_an_object_of_a_rolled_back_transaction_is_deleted_but_not_while_it_may_
     with sessions() as session:
         blobs.store(session, owner, LARGE)
         with sessions.begin() as other:
-            assert object_store.sweep(other) == 0
+            assert object_store.delete_unused(other) == 0
         session.rollback()
     (key,) = keys(settings.blob_url)
     with sessions.begin() as session:
         session.execute(update(UnusedObject).where(UnusedObject.key == key).values(since=func.now()))
     with sessions.begin() as session:
-        assert object_store.sweep(session) == 1
+        assert object_store.delete_unused(session) == 1
     assert keys(settings.blob_url) == set()
 
 
@@ -111,12 +111,12 @@ def test_the_object_of_a_deleted_blob_is_deleted_after_the_grace_period(sessions
         session.execute(delete(Blob).where(Blob.id == blob.id))
     patient = new_sessions(settings.model_copy(update={"object_grace_seconds": 60}))
     with patient.begin() as session:
-        assert object_store.sweep(session) == 0
+        assert object_store.delete_unused(session) == 0
     with sessions.begin() as session:
-        assert object_store.sweep(session) == 1
+        assert object_store.delete_unused(session) == 1
     assert keys(settings.blob_url) == set()
     with sessions.begin() as session:
-        assert object_store.sweep(session) == 0
+        assert object_store.delete_unused(session) == 0
 
 
 def test_a_sweep_that_was_not_committed_is_swept_again(sessions, owner):
@@ -125,10 +125,10 @@ def test_a_sweep_that_was_not_committed_is_swept_again(sessions, owner):
     with sessions.begin() as session:
         session.execute(delete(Blob).where(Blob.id == blob.id))
     with sessions() as session:
-        assert object_store.sweep(session) == 1
+        assert object_store.delete_unused(session) == 1
         session.rollback()
     with sessions.begin() as session:
-        assert object_store.sweep(session) == 1
+        assert object_store.delete_unused(session) == 1
 
 
 def test_the_same_bytes_stored_again_after_a_deletion_are_another_object(sessions, settings, owner):
@@ -139,7 +139,7 @@ def test_the_same_bytes_stored_again_after_a_deletion_are_another_object(session
     with sessions.begin() as session:
         again = blobs.store(session, owner, LARGE)
     with sessions.begin() as session:
-        assert object_store.sweep(session) == 1
+        assert object_store.delete_unused(session) == 1
         assert blobs.load(session, again) == LARGE
 
 
