@@ -1,4 +1,4 @@
-"""Which server is meant, and which token it gets."""
+"""Which server the client uses, and with which token."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_the_server_written_last_is_the_default(file, monkeypatch):
     assert credentials.find_server() == "http://third:3"
 
 
-def test_what_is_no_address_is_refused_with_an_example():
+def test_an_invalid_server_address_is_refused_with_an_example():
     with pytest.raises(ClientError, match=r"'ftp://x' is not the address of a server\. Write it like http"):
         credentials.find_server("ftp://x")
 

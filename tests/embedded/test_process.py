@@ -1,4 +1,4 @@
-"""Children do not outlive whoever started them, and a pid is not trusted by its number alone."""
+"""Child processes do not outlive their parent, and a pid alone does not identify a process."""
 
 from __future__ import annotations
 
