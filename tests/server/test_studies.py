@@ -56,7 +56,7 @@ def test_a_list_is_filtered_by_exact_name(http):
 
 def test_a_cursor_of_ones_own_making_is_refused(http):
     for cursor in ("!!", "bm9wZQ", "W10", "e"):
-        problem(http.get("/studies", params={"cursor": cursor}), 422, "invalid-input")
+        problem(http.get("/studies", params={"cursor": cursor}), 422, "cursor-invalid")
 
 
 def test_a_study_tells_how_its_trials_stand(http, study, submit, server):

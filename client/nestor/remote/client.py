@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from pydantic import BaseModel
 
 from nestor import schemas
-from nestor.errors import StudyNotFound
+from nestor.errors import OptionTypeWrong, StudyNotFound, shown
 from nestor.remote import credentials, event_stream, uploads
-from nestor.remote.transport import Transport
+from nestor.remote.transport import Model, Transport, read
 from nestor.schemas import Action
 
 if TYPE_CHECKING:
     from nestor_engine import Config, Problem
     from nestor_engine.program.export import Program
-
-Model = TypeVar("Model", bound=BaseModel)
 
 STEPS_A_PAGE = 10_000
 
@@ -74,7 +72,7 @@ class Client:
         patch = schemas.build(schemas.StudyPatch, {"user_attrs": self.study(study_id).user_attrs | changes})
         body = patch.model_dump(mode="json", exclude_unset=True)
         answer = self._transport.request("PATCH", f"/studies/{study_id}", json=body)
-        return schemas.Study.model_validate_json(answer.content)
+        return read(schemas.Study, answer)
 
     def delete_study(self, study_id: UUID) -> None:
         self._transport.request("DELETE", f"/studies/{study_id}")
@@ -103,7 +101,7 @@ class Client:
         shipped = self.create_program(
             schemas.ProgramCreate(graphs=digests.pop("graphs"), tensors=digests.pop("tensors"))
         )
-        dataset = self.create_dataset(schemas.DatasetCreate.model_validate(digests))
+        dataset = self.create_dataset(schemas.DatasetCreate(**digests))
         what = schemas.ProgramProblem(program=shipped.id, dataset=dataset.id)
         return self.create_trial(study_id, spec.model_copy(update={"problem": what}))
 
@@ -141,7 +139,7 @@ class Client:
             asked = {"after": after, "columns": ",".join(names), "limit": STEPS_A_PAGE}
             columns = self._get(f"/trials/{trial_id}/steps", schemas.StepColumns, **asked).columns
             rows = list(zip(*(columns[name] for name in names), strict=True))
-            found += [schemas.Step.model_validate(dict(zip(names, row, strict=True))) for row in rows]
+            found += [schemas.Step(**dict(zip(names, row, strict=True))) for row in rows]
             if len(rows) < STEPS_A_PAGE:
                 return found
             after = found[-1].number
@@ -196,11 +194,13 @@ class Client:
     # --- how --------------------------------------------------------------------------------------
 
     def _get(self, path: str, model: type[Model], **params: Any) -> Model:
-        return model.model_validate_json(self._transport.request("GET", path, params=params).content)
+        return read(model, self._transport.request("GET", path, params=params))
 
     def _post(self, path: str, body: BaseModel | None, model: type[Model]) -> Model:
+        if body is not None and not isinstance(body, BaseModel):  # pyright: ignore[reportUnnecessaryIsInstance] of a user
+            raise OptionTypeWrong(option=shown(body), rule="pass a value of nestor.schemas")
         sent = None if body is None else body.model_dump(mode="json")
-        return model.model_validate_json(self._transport.request("POST", path, json=sent).content)
+        return read(model, self._transport.request("POST", path, json=sent))
 
     def _pages(self, path: str, model: Any) -> Iterator[Any]:
         cursor = None

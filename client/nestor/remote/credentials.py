@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import platformdirs
 
-from nestor.errors import ClientError, NoToken
+from nestor.errors import AddressInvalid, CredentialsUnreadable, NoToken
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"  # where `nestor up` listens
 
@@ -23,12 +23,18 @@ def path() -> Path:
 def find_server(server: str | None = None) -> str:
     """`server`, or NESTOR_SERVER, or the server whose token was written last, or the default address."""
     found = server or os.environ.get("NESTOR_SERVER") or next(reversed(_saved()), DEFAULT_SERVER)
+    if not isinstance(found, str):  # pyright: ignore[reportUnnecessaryIsInstance] of a user
+        raise AddressInvalid(server=found)
     address = found.strip().rstrip("/")
     if "://" not in address:
         address = f"http://{address}"
-    parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ClientError(reason=f"{found!r} is not a server's address; write it like {DEFAULT_SERVER}.")
+    try:
+        parts = urlsplit(address)
+        usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+    except ValueError:  # brackets that do not close, or a port that is no number
+        usable = False
+    if not usable:
+        raise AddressInvalid(server=found)
     return address
 
 
@@ -66,9 +72,9 @@ def _saved() -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise ClientError(reason=f"The credentials file {file} cannot be read ({error}). Mend or delete it.") from error
+        raise CredentialsUnreadable(file=str(file), reason=error) from error
     if not isinstance(saved, dict) or not all(isinstance(token, str) for token in saved.values()):
-        raise ClientError(reason=f"The credentials file {file} must map addresses to tokens. Mend or delete it.")
+        raise CredentialsUnreadable(file=str(file), reason="it must map addresses to tokens")
     return saved
 
 

@@ -12,7 +12,7 @@ from uuid import UUID
 import httpx
 from httpx_sse import EventSource, ServerSentEvent
 
-from nestor.errors import ServerUnreachable
+from nestor.errors import AnswerUnreadable, SchemaInvalid, ServerUnreachable
 from nestor.remote.transport import Busy, Transport, reason_of
 from nestor.schemas import Event, EventType
 
@@ -72,7 +72,10 @@ def _connection(transport: Transport, trial_id: UUID, after: int) -> Iterator[Ev
 def _event(sent: ServerSentEvent) -> Event | None:
     if not sent.data:  # a comment that keeps the connection open
         return None
-    return Event(seq=int(sent.id), type=EventType(sent.event), data=json.loads(sent.data))
+    try:
+        return Event(seq=int(sent.id), type=EventType(sent.event), data=json.loads(sent.data))
+    except (ValueError, SchemaInvalid) as error:
+        raise AnswerUnreadable(server="the server", path="/events", reason=error) from error
 
 
 class _Pauses:

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 
-from nestor.errors import CrossSite, Forbidden, Unauthenticated
+from nestor.errors import CrossSite, Forbidden, TokenMissing
 from nestor.schemas import Scope
 from nestor_server.database import begin
 from nestor_server.services import tokens
@@ -32,13 +32,13 @@ def credentials(request: Request) -> str:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme:
         if scheme.lower() != "bearer" or not token.strip():
-            raise Unauthenticated(reason="the Authorization header holds something else")
+            raise TokenMissing(reason="the Authorization header holds something else")
         return token.strip()
     if cookie := request.cookies.get(COOKIE):
         if request.method not in ("GET", "HEAD"):
             same_site(request)
         return cookie
-    raise Unauthenticated(reason="it came with none")
+    raise TokenMissing(reason="it came with none")
 
 
 def same_site(request: Request) -> None:

@@ -14,13 +14,15 @@ from starlette.exceptions import HTTPException
 
 from nestor.errors import (
     PROBLEM_JSON,
-    InvalidInput,
+    BodyUnreadable,
     MethodNotAllowed,
     NestorError,
     NotFound,
+    SchemaInvalid,
     Unauthenticated,
     Unavailable,
     ValidationFailed,
+    ValueNotStorable,
 )
 from nestor_server.http import validation_errors
 
@@ -62,12 +64,12 @@ def response(error: NestorError, request_id: str | None, headers: dict[str, str]
 def translate(error: Exception) -> NestorError | None:
     """The error as the user may see it; None for one that only our log may see."""
     match error:
+        case SchemaInvalid():
+            return None  # FastAPI reads requests; here it was an answer of ours that did not hold
         case NestorError():
             return error
         case exc.DataError():
-            return InvalidInput(
-                reason="A value is too large, or cannot be stored as text. Send a smaller or plainer one."
-            )
+            return ValueNotStorable()
         case exc.OperationalError() | exc.InterfaceError() | exc.TimeoutError():
             return Unavailable(part="The database")
         case exc.DBAPIError(connection_invalidated=True):
@@ -107,5 +109,5 @@ def install(app: FastAPI) -> None:
                 method=request.method, path=request.url.path, allowed=headers.get("Allow") or "other methods"
             )
         else:
-            known = InvalidInput(reason=f"{error.detail.rstrip('.')}. Send a JSON document, encoded as UTF-8.")
+            known = BodyUnreadable(reason=str(error.detail).rstrip("."))
         return response(known, request.state.request_id, headers)

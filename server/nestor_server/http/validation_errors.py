@@ -8,8 +8,9 @@ from typing import Any
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 
+from nestor.errors import shown
 from nestor.schemas import API
-from nestor.schemas.validation import shown, walk
+from nestor.schemas.validation import walk
 
 
 def explain(request: Request, error: RequestValidationError) -> list[dict[str, Any]]:

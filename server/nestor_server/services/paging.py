@@ -7,7 +7,7 @@ import binascii
 import json
 from typing import Any
 
-from nestor.errors import InvalidInput
+from nestor.errors import CursorInvalid
 
 DEFAULT = 100
 MOST = 1_000
@@ -28,4 +28,4 @@ def decode(cursor: str, kind: type) -> Any:
             raise ValueError(key)
         return kind(key)
     except (ValueError, TypeError, binascii.Error):
-        raise InvalidInput(reason="That cursor is none of this list. Begin without one.") from None
+        raise CursorInvalid() from None

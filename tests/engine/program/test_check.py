@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from nestor.errors import ProblemInvalid
 from nestor_engine import Problem
-from nestor_engine.errors import ProblemInvalid
 from nestor_engine.hparams import (
     L2,
     Augmentation,

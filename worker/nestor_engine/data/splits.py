@@ -11,8 +11,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from nestor.errors import ColumnReserved, DataLengthsDiffer, SplitEmpty, SplitInvalid
 from nestor_engine.distributed import ALONE, Group
-from nestor_engine.errors import ProblemInvalid
 from nestor_engine.objective import Batch, Tensors
 from nestor_engine.tensors.random import derive_seed
 from nestor_engine.tensors.serialization import to_safetensors
@@ -68,20 +68,16 @@ def size_of(columns: Tensors) -> int:
 
 def _columns(split: str, given: Columns) -> Tensors:
     if not isinstance(given, dict) and not (isinstance(given, list | tuple) and len(given) == 2):
-        raise ProblemInvalid(
-            reason=f"The {split} split is {_kind(given)}. Pass a tuple (x, y), or a dict of columns by name."
-        )
+        raise SplitInvalid(split=split, given=_kind(given))
     named = given if isinstance(given, dict) else dict(zip(("x", "y"), given, strict=True))
     columns = {name: _tensor(values) for name, values in named.items()}
     lengths = {name: len(values) if values.ndim else None for name, values in columns.items()}
     if not columns or None in lengths.values() or len(set(lengths.values())) != 1:
-        raise ProblemInvalid(
-            reason=f"The columns of the {split} split must be equally long; their lengths are {lengths}."
-        )
+        raise DataLengthsDiffer(split=split, lengths=lengths)
     if 0 in lengths.values():
-        raise ProblemInvalid(reason=f"The {split} split is empty. Give it at least one example.")
+        raise SplitEmpty(split=split)
     if INDEX in columns:
-        raise ProblemInvalid(reason=f"{INDEX!r} is the reserved name of an example's position; rename that column.")
+        raise ColumnReserved(split=split, column=INDEX)
     return columns
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nestor_engine.errors import ProblemInvalid
+from nestor.errors import InitialValuesOutOfBounds
 from nestor_engine.objective import Batch, PyTree, Tensors
 
 TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -51,10 +51,7 @@ class Hyperparameters:
         for name, value in self.init.items():
             low, high = float(value.min()), float(value.max())
             if not least <= low <= high <= largest:
-                raise ProblemInvalid(
-                    reason=f"The initial values of {name!r} run from {low:g} to {high:g} and do not lie between "
-                    f"{least:g} and {largest:g}. Bounds are in the units of the initial values, before the transform."
-                )
+                raise InitialValuesOutOfBounds(name=name, low=low, high=high, least=least, largest=largest)
         kind = copy.copy(self)
         kind.bounds = dict.fromkeys(self.init, (least, largest))
         return kind
