@@ -22,12 +22,14 @@ name, and is raised again as the same class in the client; the HTTP status belon
 
 from __future__ import annotations
 
+from nestor.errors.arguments import *
 from nestor.errors.base import PROBLEM_JSON as PROBLEM_JSON
 from nestor.errors.base import NestorError as NestorError
 from nestor.errors.base import shortened as shortened
 from nestor.errors.base import shown as shown
 from nestor.errors.client import *
 from nestor.errors.data import *
+from nestor.errors.findings import *
 from nestor.errors.options import *
 from nestor.errors.problems import *
 from nestor.errors.programs import *

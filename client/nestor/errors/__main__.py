@@ -29,7 +29,19 @@ except nestor.errors.StudyNotFound as error:
 Except a class to handle every kind of it: `NotFound` also catches `StudyNotFound`.
 """
 
-_ORDER = ("base", "requests", "resources", "options", "problems", "data", "programs", "trials", "client")
+_ORDER = (
+    "base",
+    "requests",
+    "resources",
+    "arguments",
+    "options",
+    "problems",
+    "data",
+    "programs",
+    "findings",
+    "trials",
+    "client",
+)
 
 
 def page() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nestor.errors.base import NestorError
+from nestor.errors.requests import InvalidInput
 
 
 class ClientError(NestorError):
@@ -66,6 +67,16 @@ class TrialNotFinished(ClientError):
 
     message = "Study {study!r} has no trial with a recorded value yet."
     remedy = "Run one with study.optimize(problem, n_steps=…)."
+
+
+class HparamNotFound(InvalidInput, KeyError):
+    """A trial has no hyperparameter of that name."""
+
+    message = "There is no hyperparameter {name!r}; there are: {hparams}."
+    remedy = "Name one of them, or the first parts of a name."
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)  # a KeyError shows its sentence in quotation marks
 
 
 class MissingExtra(ClientError):

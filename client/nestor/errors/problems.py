@@ -9,26 +9,6 @@ class ProblemInvalid(InvalidInput):
     """The problem cannot be trained as it was stated."""
 
 
-class ProblemArgumentInvalid(ProblemInvalid):
-    """An argument of `Problem` or of a kind of hyperparameters has the wrong type."""
-
-    message = "{owner}: {argument} is {given}."
-    remedy = "Pass {expected}."
-
-
-class CheckFailed(ProblemInvalid):
-    """`check` found mistakes; `context["errors"]` has a `code`, a `where` and a `message` for each."""
-
-    message = "{findings}"
-
-
-class FunctionFailed(ProblemInvalid):
-    """The problem's own code raised an error, which is the `__cause__`."""
-
-    message = "{function} failed{where}: {error}."
-    remedy = "Run problem.check(), which shows what it was given."
-
-
 # --- the model ------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import platformdirs
 
-from nestor.errors import AddressInvalid, CredentialsUnreadable, NoToken
+from nestor.errors import AddressInvalid, CredentialsUnreadable, NoToken, OptionTypeWrong
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"  # where `nestor up` listens
 
@@ -50,6 +50,8 @@ def find_token(server: str, token: str | None = None) -> str:
         found = next((saved for url, saved in _saved().items() if _origin(url) == wanted), None)
     if not found:
         raise NoToken(server=server)
+    if not isinstance(found, str):  # pyright: ignore[reportUnnecessaryIsInstance] of a user
+        raise OptionTypeWrong(option="token", rule="it must be a string")
     return found.strip()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from nestor.errors import HparamNotFound
 from nestor.extras import engine, require
 
 if TYPE_CHECKING:
@@ -61,9 +62,9 @@ def members(named: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The entry called `name`, or those that begin with `name` and a dot.
 
     Raises:
-        KeyError: neither.
+        HparamNotFound: neither.
     """
     found = {name: named[name]} if name in named else {k: v for k, v in named.items() if k.startswith(f"{name}.")}
     if not found:
-        raise KeyError(f"There is no hyperparameter {name!r}; there are: {', '.join(named)}.")
+        raise HparamNotFound(name=name, hparams=list(named))
     return found

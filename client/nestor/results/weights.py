@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nestor.errors import CheckpointMismatch
+from nestor.errors import ArgumentInvalid, CheckpointMismatch, shown
 from nestor.extras import engine
 
 if TYPE_CHECKING:
@@ -23,9 +23,13 @@ def load(checkpoint: bytes, model: nn.Module) -> int:
         StateInvalid: the bytes are no checkpoint that this version reads.
     """
     state_class = engine("nestor_engine.training.state", what="trial.load_weights").State
+    from torch.nn import Module
+
     from nestor_engine.hparams.weights import trainable
     from nestor_engine.tensors.layout import difference, shapes_of
 
+    if not isinstance(model, Module):
+        raise ArgumentInvalid(owner="load_weights", argument="model", given=shown(model), expected="a torch.nn.Module")
     trained = trainable(model)
     state = state_class.load(checkpoint).to("cpu")
     n = sum(parameter.numel() for parameter in trained.values())

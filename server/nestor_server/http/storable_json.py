@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import Request
 
-from nestor.errors import ValidationFailed
+from nestor.errors import ValidationFailed, shortened
 
 DEEPEST = 64  # levels; what is deeper cannot be written out again
 
@@ -58,6 +58,6 @@ def _encodes(text: str) -> bool:
 
 
 def _refuse(field: str, message: str, remedy: str) -> None:
-    field = field.encode("utf-8", "replace").decode().replace("\0", "\\0")
+    field = shortened(field.replace("\0", "\\0"), 200)
     error = {"field": field, "message": message, "remedy": remedy}
     raise ValidationFailed(summary=f"{field}: {message}. {remedy}", errors=[error])

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 
-from nestor.errors import shown
+from nestor.errors import shortened, shown
 from nestor.schemas import API
 from nestor.schemas.validation import walk
 
@@ -34,7 +34,7 @@ def _explain(request: Request, error: dict[str, Any]) -> dict[str, Any]:
     if not path:
         return _entry(field, "The body is not a JSON object", "Send one, with Content-Type: application/json.")
     if kind == "extra_forbidden":
-        near = difflib.get_close_matches(str(path[-1]), fields, n=1)
+        near = difflib.get_close_matches(shortened(str(path[-1])), fields, n=1)
         hint = f"Did you mean {near[0]!r}? " if near else ""
         listed = ", ".join(fields) or f"see /openapi.json and {API}"
         return _entry(field, "There is no such field", f"{hint}Possible here: {listed}.")
@@ -44,7 +44,7 @@ def _explain(request: Request, error: dict[str, Any]) -> dict[str, Any]:
 
 
 def _entry(field: str, message: str, remedy: str) -> dict[str, Any]:
-    return {"field": field, "message": message, "remedy": remedy}
+    return {"field": shortened(field, 200), "message": message, "remedy": remedy}
 
 
 def _body_model(request: Request) -> Any:

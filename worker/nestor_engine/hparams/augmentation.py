@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from nestor.errors import AugmentationAmbiguous, ColumnUnusable, NetworkOutputInvalid
+from nestor.errors import AugmentationAmbiguous, ColumnUnusable, NetworkOutputInvalid, OptionOutOfRange
 from nestor_engine.hparams.examples import column_of
 from nestor_engine.hparams.hyperparameters import Hyperparameters
 from nestor_engine.hparams.network import Network
@@ -44,6 +44,8 @@ class Augmentation(Hyperparameters):
     ) -> None:
         if (network is None) == (channels is None):
             raise AugmentationAmbiguous()
+        if noise < 1 or (channels is not None and channels < 1):
+            raise OptionOutOfRange(option=f"Augmentation({channels=}, {noise=})", rule="both must be at least 1")
         self._network = Network("Augmentation", network or UNet(channels or 1, noise=noise), name)
         self._channels, self._noise, self._column = channels, noise, column
         self.init = self._network.init

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nestor.errors import InitialValuesOutOfBounds
+from nestor.errors import InitialValuesOutOfBounds, arguments_of
 from nestor_engine.objective import Batch, PyTree, Tensors
 
 TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -42,6 +42,12 @@ class Hyperparameters:
     per_example = False  # whether `weigh` needs one loss per example
     by_position = False  # whether there is an entry for each training example
 
+    def __init_subclass__(cls) -> None:
+        # A user's own kind fails as its author wrote it.
+        if "__init__" in vars(cls) and cls.__module__.startswith("nestor_engine."):
+            cls.__init__ = arguments_of(cls.__name__)(cls.__init__)
+
+    @arguments_of("bounded")
     def bounded(self, least: float = -math.inf, largest: float = math.inf) -> Self:
         """The same kind, each of whose entries every outer step projects onto an interval, as optimised.
 

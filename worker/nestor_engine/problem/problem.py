@@ -11,15 +11,22 @@ from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from nestor.errors import (
+    ArgumentInvalid,
     ColumnNotFound,
+    FunctionFailed,
     HparamsMissing,
     LossNotPerExample,
     MetricNameReserved,
     ModelHasNoParameters,
     ModelOutputInvalid,
+    NestorError,
+    OutOfMemory,
     TensorNotReplaceable,
+    arguments_of,
+    shown,
 )
 from nestor_engine.data.splits import Columns, Data
+from nestor_engine.errors import is_out_of_memory
 from nestor_engine.hparams import Hyperparameters, together
 from nestor_engine.hparams.weights import trainable
 from nestor_engine.objective import Batch, Bilevel, PyTree, Tensors
@@ -48,6 +55,7 @@ class Problem:
     transformed values.
     """
 
+    @arguments_of("Problem")
     def __init__(
         self,
         model: nn.Module,
@@ -61,6 +69,9 @@ class Problem:
         metrics: dict[str, Loss] | None = None,
         inputs: str | Sequence[str] = "x",
     ) -> None:
+        _expect("model", model, isinstance(model, nn.Module), "a torch.nn.Module")
+        for name, function in {"train_loss": train_loss, "val_loss": val_loss, **(metrics or {})}.items():
+            _expect(name, function, callable(function), "a function of outputs and batch")
         self.model = model
         self.hparams = together(hparams)
         self.train_loss, self.val_loss = train_loss, val_loss
@@ -160,10 +171,30 @@ class Problem:
         return check(self)
 
     def export(self) -> Program:
-        """The problem as graphs and tensors, to run where this code is not. See `nestor_engine.program`."""
-        from nestor_engine.program.export import export  # torch.export takes a second to import
+        """The problem as graphs and tensors, to run where this code is not. See `nestor_engine.program`.
 
-        return export(self.bilevel(), train=self.data.train, val=self.data.val)
+        Raises:
+            NotExportable: a function does something that no graph can hold.
+            FunctionFailed: a function raised an error, which is the `__cause__`.
+        """
+        from nestor_engine.program.export import export  # torch.export takes a second to import
+        from nestor_engine.program.failures import place_of_error
+
+        bilevel = self.bilevel()
+        try:
+            return export(bilevel, train=self.data.train, val=self.data.val)
+        except NestorError:
+            raise
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise OutOfMemory() from error
+            where, sentence = place_of_error(error.__traceback__), f"{type(error).__name__}: {error}".split("\n")[0]
+            raise FunctionFailed(function="The model or a loss", where=where, error=sentence.rstrip(".")) from error
+
+
+def _expect(argument: str, given: object, fits: bool, expected: str) -> None:
+    if not fits:
+        raise ArgumentInvalid(owner="Problem", argument=argument, given=shown(given), expected=expected)
 
 
 def _refuse_what_is_trained(name: str, module: nn.Module) -> None:
