@@ -115,7 +115,7 @@ def test_a_body_that_is_too_large_is_refused_whether_it_says_its_length_or_not(h
 
 
 HUGE = "x" * 10_000_000
-LONG = "y" * 30_000  # a longer URL is refused before it is read
+LONG = "y" * 8_000  # a URL of 64 KB is refused before it is read
 
 
 def test_no_answer_repeats_what_it_was_sent(server, http, study):
@@ -137,7 +137,7 @@ def test_no_answer_repeats_what_it_was_sent(server, http, study):
                     asked += 1
                     assert len(response.content) < 20_000, (method, path)
                     assert max(map(len, response.headers.values())) < 2_000, (method, path)
-                    assert response.json()["code"], (method, path)
+                    assert method == "head" or response.json()["code"], (method, path)
     assert asked > 40
 
 
@@ -155,7 +155,7 @@ def test_ten_megabytes_are_echoed_in_a_line(http, body):
     document = problem(http.post("/studies", json=body, timeout=60.0), 422, "validation-failed")
     assert len(document["detail"]) < 1_500
     assert max(len(text) for error in document["errors"] for text in error.values()) < 1_500
-    assert "…" in document["detail"]
+    assert "…" in str(document["errors"])
 
 
 def test_an_unknown_path_and_a_wrong_method_are_problems_too(server, http):

@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from nestor import schemas
-from nestor.errors import OptionTypeWrong, StudyNotFound, shown
+from nestor.errors import OptionTypeWrong, StudyNotFound, arguments_of, shown
 from nestor.remote import credentials, event_stream, uploads
 from nestor.remote.transport import Model, Transport, read
 from nestor.schemas import Action
@@ -155,6 +155,7 @@ class Client:
     def checkpoint(self, trial_id: UUID) -> bytes:
         return self._transport.request("GET", f"/trials/{trial_id}/checkpoint.safetensors").content
 
+    @arguments_of("detach")
     def detach(self, trial: schemas.Trial) -> str:
         return (
             f"Detached from trial {trial.number}, which goes on at {self.server}. Watch it again: "

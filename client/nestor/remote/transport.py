@@ -98,10 +98,13 @@ class Transport:
             Busy, httpx.TransportError: another try may succeed.
             NestorError: it will not.
         """
-        with self._http.stream("GET", path, **options) as response:
-            if response.is_error:
-                response.read()
-            yield self._accept(response)
+        try:
+            with self._http.stream("GET", path, **options) as response:
+                if response.is_error:
+                    response.read()
+                yield self._accept(response)
+        except httpx.InvalidURL as error:
+            raise RequestNotSent(reason=error) from error
 
     @contextmanager
     def translated(self) -> Iterator[None]:
