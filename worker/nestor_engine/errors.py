@@ -7,14 +7,8 @@ from nestor.errors import ConfigInvalid as ConfigInvalid
 from nestor.errors import Diverged as Diverged
 from nestor.errors import NotExportable as NotExportable
 from nestor.errors import ProblemInvalid as ProblemInvalid
-from nestor.errors import ProgramInvalid
+from nestor.errors import ProgramRejected as ProgramRejected
 from nestor.errors import StateInvalid as StateInvalid
-
-
-class ProgramRejected(ProgramInvalid):
-    """The engine refuses a program or a trace."""
-
-    message = "The program was refused: {reason}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

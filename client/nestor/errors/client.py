@@ -46,7 +46,7 @@ class CredentialsUnreadable(ClientError):
     """The credentials file is damaged."""
 
     message = "The credentials file {file} cannot be read: {reason}."
-    remedy = "Correct or delete it."
+    remedy = "Fix or delete it."
 
 
 class NoToken(ClientError):

@@ -40,6 +40,12 @@ class ProgramNotFinite(ProgramInvalid):
     remedy = "Export it again from finite weights."
 
 
+class ProgramRejected(ProgramInvalid):
+    """The engine refuses a program or a trace."""
+
+    message = "The program was refused: {reason}"
+
+
 class StateInvalid(InvalidInput):
     """A checkpoint does not belong to the problem."""
 

@@ -20,6 +20,7 @@ from nestor.errors import (
     shortened,
     shown,
 )
+from nestor.schemas.base import Json
 from nestor_server.models import Blob, Program
 from nestor_server.storage import blobs, tensor_blobs
 from nestor_server.storage.safetensors_header import Malformed
@@ -60,7 +61,7 @@ def _check_graphs(session: Session, blob: Blob) -> tuple[str, dict[str, Any]]:
     if blob.size > MAX_GRAPHS:
         raise ProgramTooLarge(size=blob.size, limit=MAX_GRAPHS)
     try:
-        document = json.loads(blobs.load(session, blob))
+        document: Json = json.loads(blobs.load(session, blob))
     except (ValueError, RecursionError):
         raise ProgramInvalid(reason="its graphs are not JSON") from None
     match document:
