@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nestor_engine as engine
-from nestor_engine.errors import CheckpointFormatUnknown, StateInvalid
+from nestor.errors import CheckpointFormatUnknown, StateInvalid
 from nestor_engine.hparams import L2
 from nestor_engine.objective import Tensors
 from nestor_engine.tensors.serialization import to_safetensors

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import nestor_engine as engine
+from nestor.errors import ConfigInvalid
 from nestor_engine.distributed import Group
-from nestor_engine.errors import ConfigInvalid
 from tests.engine.ranks import N_STEPS, RESPONSES, problem, run
 
 ROOT = Path(__file__).parents[2]

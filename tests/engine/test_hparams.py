@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nestor_engine as engine
-from nestor_engine.errors import ProblemInvalid
+from nestor import errors
+from nestor.errors import NestorError, ProblemInvalid
 from nestor_engine.hparams import (
     L1,
     L2,
@@ -281,30 +282,54 @@ def test_the_implicit_hypergradient_of_the_start_is_exactly_zero():
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("make", "message", "kind"),
     [
-        (lambda: L1(nn.Linear(2, 2), epsilon=0.0), "kink at zero"),
-        (lambda: L2(nn.Identity()), "without trainable weights"),
-        (lambda: InitialisationScale(nn.Linear(2, 2), per="weight"), "choose one of"),
-        (lambda: LabelCorrection(torch.tensor([0, 3]), 3), "the labels run from 0 to 3"),
-        (lambda: LabelCorrection(torch.rand(4, 3), 3), r"pass labels.argmax\(1\)"),
-        (lambda: DistilledData(torch.arange(4)), "tokens have none"),
-        (lambda: DistilledData.start(torch.rand(3, 2), torch.tensor([0, 0, 1]), per_class=2, kind="means"), "Class 1"),
-        (lambda: DistilledData.start(torch.rand(3, 2), torch.arange(3), kind="zeros"), "choose 'noise'"),
-        (lambda: Augmentation(), "one of them"),
-        (lambda: Augmentation(nn.Identity()), "no parameter"),
-        (lambda: LossReweighting(nn.Linear(1, 1), positive="identity"), "choose 'sigmoid'"),
-        (lambda: Dropout(nn.Linear(2, 2)), "found no nn.Dropout"),
-        (lambda: Dropout(nn.Sequential(nn.Dropout(0.0), nn.Linear(2, 2))), "strictly between 0 and 1"),
-        (lambda: Dropout(nn.Dropout(0.1), temperature=0.0), "must be positive"),
-        (lambda: Dropout(nn.Dropout(0.1), per="weight"), "choose 'layer' or 'global'"),
-        (lambda: Submodule(nn.Sequential(nn.Linear(2, 2)), "1"), "no part '1'; its parts are '0'"),
-        (lambda: Submodule(nn.Sequential(nn.ReLU()), "0"), "no parameters to tune"),
-        (lambda: Submodule(nn.Sequential(nn.Linear(2, 2)), "0"), r"model\.0\.requires_grad_\(False\)"),
+        (lambda: L1(nn.Linear(2, 2), epsilon=0.0), "kink at zero", errors.OptionOutOfRange),
+        (lambda: L2(nn.Identity()), "no parameter that requires a gradient", errors.ModelHasNoParameters),
+        (lambda: InitialisationScale(nn.Linear(2, 2), per="weight"), "choose one of", errors.ChoiceUnknown),
+        (lambda: LabelCorrection(torch.tensor([0, 3]), 3), "the labels run from 0 to 3", errors.LabelsOutOfRange),
+        (lambda: LabelCorrection(torch.rand(4, 3), 3), r"pass labels.argmax\(1\)", errors.ColumnUnusable),
+        (lambda: DistilledData(torch.arange(4)), "tokens have none", errors.ColumnUnusable),
+        (
+            lambda: DistilledData.start(torch.rand(3, 2), torch.tensor([0, 0, 1]), per_class=2, kind="means"),
+            "examples of class 1, and there are 1",
+            errors.TooFewExamples,
+        ),
+        (
+            lambda: DistilledData.start(torch.rand(3, 2), torch.arange(3), kind="zeros"),
+            "choose one of 'noise'",
+            errors.ChoiceUnknown,
+        ),
+        (lambda: Augmentation(), "Pass one of them", errors.AugmentationAmbiguous),
+        (lambda: Augmentation(nn.Identity()), "no parameters to tune", errors.NothingToTune),
+        (
+            lambda: LossReweighting(nn.Linear(1, 1), positive="identity"),
+            "choose one of 'sigmoid'",
+            errors.ChoiceUnknown,
+        ),
+        (lambda: Dropout(nn.Linear(2, 2)), "found no nn.Dropout", errors.DropoutNotFound),
+        (
+            lambda: Dropout(nn.Sequential(nn.Dropout(0.0), nn.Linear(2, 2))),
+            "strictly between 0 and 1",
+            errors.DropoutRateOutOfRange,
+        ),
+        (lambda: Dropout(nn.Dropout(0.1), temperature=0.0), "must be positive", errors.OptionOutOfRange),
+        (lambda: Dropout(nn.Dropout(0.1), per="weight"), "choose one of 'layer', 'global'", errors.ChoiceUnknown),
+        (
+            lambda: Submodule(nn.Sequential(nn.Linear(2, 2)), "1"),
+            "no part '1'; its parts are '0'",
+            errors.SubmoduleNotFound,
+        ),
+        (lambda: Submodule(nn.Sequential(nn.ReLU()), "0"), "no parameters to tune", errors.NothingToTune),
+        (
+            lambda: Submodule(nn.Sequential(nn.Linear(2, 2)), "0"),
+            r"model\.0\.requires_grad_\(False\)",
+            errors.SubmoduleNotFrozen,
+        ),
     ],
 )
-def test_what_cannot_be_is_refused_with_a_remedy(make: Callable[[], object], message: str):
-    with pytest.raises(ProblemInvalid, match=message):
+def test_what_cannot_be_is_refused_with_a_remedy(make: Callable[[], object], message: str, kind: type[NestorError]):
+    with pytest.raises(kind, match=message):
         make()
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nestor_engine as engine
+from nestor.errors import NestorError
 from nestor_engine.data.folds import Partition
 from nestor_engine.data.splits import INDEX, size_of
 from nestor_engine.hparams import L2
@@ -171,12 +172,12 @@ def test_a_trial_that_has_ended_does_not_go_on_unless_more_steps_are_wanted():
         (lambda: engine.EarlyStopping(least_steps=-1), "least_steps=-1"),
         (lambda: _config(folds=5), r"pass nestor\.Folds\(5\)"),
         (lambda: _config(stop_early=True), r"pass nestor\.EarlyStopping"),
-        (lambda: _run(_config(folds=engine.Folds(40))), "33 examples cannot be divided into 40 folds"),
+        (lambda: _run(_config(folds=engine.Folds(40))), r"Folds\(40\) needs at least 40 examples, and there are 33"),
         (lambda: _run(_config(stop_early=engine.EarlyStopping(share=0.01))), "Give more validation examples"),
     ],
 )
 def test_what_cannot_be_divided_is_refused_with_what_to_do(make, message: str):
-    with pytest.raises(engine.errors.EngineError, match=message):
+    with pytest.raises(NestorError, match=message):
         make()
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import nestor_engine as engine
-from nestor_engine.errors import ProblemInvalid
+from nestor.errors import ProblemInvalid
 from nestor_engine.hparams import L2, ExampleWeights
 from tests.engine.cases import cross_entropy
 from tests.engine.device import DEVICE

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from nestor.errors import CheckpointNotFound, HyperparametersNotFound, IllegalTransition, InvalidInput
+from nestor.errors import CheckpointNotFound, HyperparametersNotFound, IllegalTransition, InvalidInput, NestorError
 from nestor.schemas import (
     MOST_STEPS,
     Action,
@@ -300,9 +300,9 @@ def _illegal(state: State, action: str) -> IllegalTransition:
 
 def _described(error: Exception) -> tuple[str, str]:
     """(code, sentence), as a worker would tell it."""
-    from nestor_engine.errors import EngineError, is_out_of_memory
+    from nestor_engine.errors import is_out_of_memory
 
-    if isinstance(error, EngineError):
+    if isinstance(error, NestorError):
         return error.code(), str(error)
     if is_out_of_memory(error):
         detail = "The device ran out of memory. Try a smaller model, smaller batches, or a larger device."

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from nestor.errors import ExampleGradientsUnavailable
 from nestor_engine.autodiff.kernels import twice_differentiable
 from nestor_engine.autodiff.trace_cache import Linear, Product, Traces
 from nestor_engine.distributed import WHOLE, Share
-from nestor_engine.errors import ProblemInvalid
 from nestor_engine.objective import Batch, Bilevel, PyTree, Tensors
 from nestor_engine.tensors.random import repeated, upcoming
 from nestor_engine.tensors.ravel import Ravel
@@ -232,11 +232,7 @@ def examples_of(outputs: list[Tensor]) -> int:
     """
     rows = {o.shape[:1] for o in outputs}
     if len(rows) != 1 or not (first := rows.pop()):
-        raise ProblemInvalid(
-            reason="Gradients of single examples need outputs with a row for each example, and the model's have the "
-            f"shapes {', '.join(str(tuple(o.shape)) for o in outputs)}. Use GaussNewton, or "
-            "EmpiricalFisher(per='batch')."
-        )
+        raise ExampleGradientsUnavailable(shapes=", ".join(str(tuple(o.shape)) for o in outputs))
     return first[0]
 
 

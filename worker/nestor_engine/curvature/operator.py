@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nestor.errors import ConfigInvalid, PreconditionerUnavailable
 from nestor_engine.autodiff.linearization import Point
 from nestor_engine.autodiff.trace_cache import Product
-from nestor_engine.errors import ConfigInvalid
 from nestor_engine.objective import Tensors
 from nestor_engine.tensors.random import derive_seed
 
@@ -68,10 +68,7 @@ class Operator:
             ConfigInvalid: the operator is a bare matrix.
         """
         if self._point is None:
-            raise ConfigInvalid(
-                reason="This preconditioner reads the training loss, and the operator is not that of a curvature. "
-                "Use NystromSketch, which needs products only."
-            )
+            raise PreconditionerUnavailable()
         return self._point
 
     def __call__(self, v: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from nestor.errors import OutputsCoupled
 from nestor_engine.autodiff.linearization import Point, examples_of
-from nestor_engine.errors import ProblemInvalid
 
 Fisher = Literal["sampled", "exact", "empirical"]
 MOST_OUTPUTS = 2048  # of one example: their second derivatives are a matrix of that side
@@ -96,10 +96,7 @@ def _blocks(point: Point, at: list[Tensor]) -> tuple[Tensor, _Rows]:
         # Phrased so that what is not finite counts as uncoupled: it is then reported as that.
         if not (whole - parts).norm() > tolerance * whole.norm():
             return blocks, rows
-    raise ProblemInvalid(
-        reason=f"The training loss couples more than {MOST_OUTPUTS:,} outputs of the model, too many for KFAC to "
-        "take their second derivatives one by one. Use KFAC(fisher='empirical'), or GaussNewton."
-    )
+    raise OutputsCoupled(limit=MOST_OUTPUTS)
 
 
 def _divisions(outputs: list[Tensor]) -> list[_Rows]:

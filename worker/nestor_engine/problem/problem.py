@@ -10,8 +10,23 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
+from nestor.errors import (
+    ArgumentInvalid,
+    ColumnNotFound,
+    FunctionFailed,
+    HparamsMissing,
+    LossNotPerExample,
+    MetricNameReserved,
+    ModelHasNoParameters,
+    ModelOutputInvalid,
+    NestorError,
+    OutOfMemory,
+    TensorNotReplaceable,
+    arguments_of,
+    shown,
+)
 from nestor_engine.data.splits import Columns, Data
-from nestor_engine.errors import ProblemInvalid
+from nestor_engine.errors import is_out_of_memory
 from nestor_engine.hparams import Hyperparameters, together
 from nestor_engine.hparams.weights import trainable
 from nestor_engine.objective import Batch, Bilevel, PyTree, Tensors
@@ -40,6 +55,7 @@ class Problem:
     transformed values.
     """
 
+    @arguments_of("Problem")
     def __init__(
         self,
         model: nn.Module,
@@ -53,19 +69,21 @@ class Problem:
         metrics: dict[str, Loss] | None = None,
         inputs: str | Sequence[str] = "x",
     ) -> None:
+        _expect("model", model, isinstance(model, nn.Module), "a torch.nn.Module")
+        for name, function in {"train_loss": train_loss, "val_loss": val_loss, **(metrics or {})}.items():
+            _expect(name, function, callable(function), "a function of outputs and batch")
         self.model = model
         self.hparams = together(hparams)
         self.train_loss, self.val_loss = train_loss, val_loss
         self.metrics = dict(metrics or {})
         if "loss" in self.metrics:
-            raise ProblemInvalid(reason="A metric may not be named 'loss': that is the validation loss. Rename it.")
+            raise MetricNameReserved(name="loss")
         self.inputs = (inputs,) if isinstance(inputs, str) else tuple(inputs)
         self.data = Data.of(train=train, val=val, test=test)
         for split, columns in self.data.splits.items():
             if missing := [name for name in self.inputs if name not in columns]:
-                raise ProblemInvalid(
-                    reason=f"The {split} split has no column {missing[0]!r}; it has {sorted(columns)}. "
-                    "Name the model's inputs with inputs=…."
+                raise ColumnNotFound(
+                    reader="The model", column=missing[0], split=split, columns=sorted(columns), argument="inputs"
                 )
 
     def bilevel(self) -> Bilevel:
@@ -78,12 +96,10 @@ class Problem:
         params = {name: p.detach() for name, p in trainable(self.model).items()}
         frozen = {name: p.detach() for name, p in self.model.named_parameters() if name not in params}
         if not params:
-            raise ProblemInvalid(
-                reason="The model has no parameter that requires a gradient, so there is nothing to train."
-            )
+            raise ModelHasNoParameters(owner="The model")
         kinds = self.hparams
         if not kinds.init:
-            raise ProblemInvalid(reason="There is no hyperparameter to tune. Pass hparams=…, for example L2(model).")
+            raise HparamsMissing()
         kinds.expect(self.model, self.data.train)
         # A part that its author put into evaluation mode stays there, such as a frozen BatchNorm.
         training = skeleton(self.model) if self.model.training else skeleton(self.model).train()
@@ -114,21 +130,14 @@ class Problem:
             updated = {name: b if name in frozen else b.clone() for name, b in buffers.items()}
             outputs = run(training, params, updated, hparams, batch)
             if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(outputs)):
-                raise ProblemInvalid(
-                    reason=f"The model returned a {type(outputs).__name__}, in which no tensor can be found. Return a "
-                    "tensor, or a tuple, list or dict of tensors."
-                )
+                raise ModelOutputInvalid(type=type(outputs).__name__)
             return outputs, updated
 
         def criterion(outputs: PyTree, hparams: Tensors, batch: Batch) -> Tensor:
             values = kinds.values(hparams)
             losses = train_loss(outputs, batch, values)
             if kinds.per_example and (losses.ndim != 1 or losses.shape[0] != batch["index"].shape[0]):
-                raise ProblemInvalid(
-                    reason="Weights per example need one loss per example, but train_loss returned shape "
-                    f"{tuple(losses.shape)} for a batch of {len(batch['index'])}. "
-                    "Return shape (B,), for example with reduction='none'."
-                )
+                raise LossNotPerExample(shape=tuple(losses.shape), batch=len(batch["index"]))
             return kinds.weigh(losses, values, batch).mean()
 
         def penalty(params: PyTree, hparams: Tensors) -> Tensor:
@@ -162,19 +171,36 @@ class Problem:
         return check(self)
 
     def export(self) -> Program:
-        """The problem as graphs and tensors, to run where this code is not. See `nestor_engine.program`."""
-        from nestor_engine.program.export import export  # torch.export takes a second to import
+        """The problem as graphs and tensors, to run where this code is not. See `nestor_engine.program`.
 
-        return export(self.bilevel(), train=self.data.train, val=self.data.val)
+        Raises:
+            NotExportable: a function does something that no graph can hold.
+            FunctionFailed: a function raised an error, which is the `__cause__`.
+        """
+        from nestor_engine.program.export import export  # torch.export takes a second to import
+        from nestor_engine.program.failures import place_of_error
+
+        bilevel = self.bilevel()
+        try:
+            return export(bilevel, train=self.data.train, val=self.data.val)
+        except NestorError:
+            raise
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise OutOfMemory() from error
+            where, sentence = place_of_error(error.__traceback__), f"{type(error).__name__}: {error}".split("\n")[0]
+            raise FunctionFailed(function="The model or a loss", where=where, error=sentence.rstrip(".")) from error
+
+
+def _expect(argument: str, given: object, fits: bool, expected: str) -> None:
+    if not fits:
+        raise ArgumentInvalid(owner="Problem", argument=argument, given=shown(given), expected=expected)
 
 
 def _refuse_what_is_trained(name: str, module: nn.Module) -> None:
     frozen = {parameter for parameter, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
     if name not in {buffer for buffer, _ in module.named_buffers(remove_duplicate=False)} | frozen:
-        raise ProblemInvalid(
-            reason=f"A kind of hyperparameters supplies {name!r}, which is neither a buffer nor a frozen parameter of "
-            "the model. Register it with register_buffer, freeze it with requires_grad_(False), or supply another."
-        )
+        raise TensorNotReplaceable(name=name)
 
 
 def _with_hparams(function: Loss) -> Loss:

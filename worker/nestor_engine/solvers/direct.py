@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nestor.errors import MatrixTooLarge
 from nestor_engine.curvature import Operator
-from nestor_engine.errors import ConfigInvalid
 from nestor_engine.objective import Tensors
 from nestor_engine.solvers.solution import Outcome, Solution, Solver, judged
 
@@ -38,10 +38,7 @@ class Direct(Solver):
 def _dense_solve(operator: Operator, b: Tensor) -> Tensor:
     n = b.numel()
     if n > MOST_WEIGHTS:
-        raise ConfigInvalid(
-            reason=f"Direct() would build a matrix of {n:,} × {n:,}; it is for at most {MOST_WEIGHTS:,} weights. "
-            "Use ConjugateGradient or PreconditionedCG."
-        )
+        raise MatrixTooLarge(n=n, limit=MOST_WEIGHTS)
     matrix = operator(torch.eye(n, dtype=b.dtype, device=b.device)).double()
     x, failed = torch.linalg.solve_ex((matrix + matrix.T) / 2, b.double())
     return x.to(b) if not failed else torch.full_like(b, torch.nan)

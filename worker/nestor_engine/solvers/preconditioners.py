@@ -9,8 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from nestor.errors import ConfigInvalid, SquaredGradientsMissing
 from nestor_engine.curvature import Operator
-from nestor_engine.errors import ConfigInvalid
 from nestor_engine.objective import Tensors
 from nestor_engine.solvers.sketch import sketch
 from nestor_engine.tensors.random import derive_seed
@@ -81,10 +81,7 @@ class AdamDiagonal(Preconditioner):
             ConfigInvalid: the optimizer keeps no such thing.
         """
         if "square" not in slots:
-            raise ConfigInvalid(
-                reason="AdamDiagonal() reads squared gradients, which the inner optimizer does not keep. "
-                "Use Adam, AdamW or RMSprop as the inner optimizer, or NystromSketch() as the preconditioner."
-            )
+            raise SquaredGradientsMissing()
         return slots["square"]
 
     def prepare(self, operator: Operator, like: Tensor, memory: Tensors) -> Callable[[Tensor], Tensor]:

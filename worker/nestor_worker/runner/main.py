@@ -164,26 +164,14 @@ def _warm(bilevel: Bilevel, directory: Path, spec: workdir.Spec) -> Bilevel:
 
 def _failure(error: Exception) -> Failed:
     """The sentence that the user reads."""
-    from nestor_engine.errors import EngineError, is_out_of_memory
+    from nestor.errors import NestorError, OutOfMemory, ProblemFailed
+    from nestor_engine.errors import is_out_of_memory
 
-    if isinstance(error, EngineError):
-        name = type(error).__name__
-        return Failed(error.code(), " ".join(_words(name)), str(error))
-    if is_out_of_memory(error):
-        detail = "The device ran out of memory. Try a smaller model, smaller batches, or a larger device."
-        return Failed("out-of-memory", "Out Of Memory", detail)
-    cause = f"{type(error).__name__}: {error}"
-    return Failed(
-        "problem-failed",
-        "Problem Failed",
-        f"The problem's own functions failed with {cause}. Run problem.check() where the problem was written.",
-    )
-
-
-def _words(name: str) -> list[str]:
-    import re
-
-    return re.findall(r"[A-Z][a-z]*", name)
+    if not isinstance(error, NestorError):
+        cause = f"{type(error).__name__}: {error}"
+        error = OutOfMemory() if is_out_of_memory(error) else ProblemFailed(reason=cause)
+    told = error.problem()
+    return Failed(told["code"], told["title"], told["detail"], told["context"])
 
 
 if __name__ == "__main__":
