@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from nestor.schemas import Preset
-from nestor_engine import Config, optimise
+from nestor_engine import Config, optimize
 from nestor_worker.options import Options
 from nestor_worker.runner import presets
 from nestor_worker.runner.recorder import Beside, Trajectory
@@ -68,7 +68,7 @@ def overheads() -> dict[str, dict[str, float]]:
             trajectory._beside = metered = Metered(seconds)
             trajectory.begin(None, "cpu")
             until, began = time.monotonic() + OVERHEAD_SECONDS, time.process_time()
-            for step in optimise(problem.bilevel(), problem.data, config):
+            for step in optimize(problem.bilevel(), problem.data, config):
                 trajectory.take(step)
                 if time.monotonic() > until:
                     break

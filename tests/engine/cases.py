@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import nestor_engine as engine
 from nestor_engine.autodiff.kernels import native_recurrence, twice_differentiable
-from nestor_engine.autodiff.linearization import Point
+from nestor_engine.autodiff.linearization import Linearization
 from nestor_engine.curvature import Curvature
 from nestor_engine.data.splits import INDEX
 from nestor_engine.hparams import L2, Custom, ExampleWeights
@@ -216,10 +216,10 @@ class Dense:
     def of(problem: engine.Problem) -> Dense:
         return Dense(problem.bilevel(), problem.data)
 
-    def point(self) -> Point:
+    def linearization(self) -> Linearization:
         b = self.bilevel
         with randomness(SEED, self.w.device):
-            return Point(b, self.ravel, self.w, b.buffers, b.hparams, self.train)
+            return Linearization(b, self.ravel, self.w, b.buffers, b.hparams, self.train)
 
     def loss(self, w: Tensor, hparams: Tensors) -> Tensor:
         with randomness(SEED, self.w.device), twice_differentiable():
@@ -331,5 +331,5 @@ def matrix(name: str, curvature: Curvature) -> Tensor:
             return dense(name).fisher(per)
         case engine.KFAC():
             # Its own products: test_kfac holds them to closed forms, and to curvlinops in benchmarks.
-            return curvature.at(dense(name).point(), {})(torch.eye(len(dense(name).w), dtype=torch.float64))
+            return curvature.operator(dense(name).linearization())(torch.eye(len(dense(name).w), dtype=torch.float64))
     raise TypeError(curvature)

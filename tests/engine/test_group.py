@@ -89,4 +89,4 @@ def test_what_cannot_be_divided_is_refused_with_a_sentence():
     ):
         config = engine.Config(n_steps=1, response=response)
         with pytest.raises(ConfigInvalid, match="which 2 devices divide among them"):
-            next(engine.optimise(posed.bilevel(), posed.data, config, group=two))
+            next(engine.optimize(posed.bilevel(), posed.data, config, group=two))

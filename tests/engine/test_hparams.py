@@ -29,7 +29,7 @@ from nestor_engine.hparams import (
 )
 from nestor_engine.hparams.together import together
 from nestor_engine.objective import Tensors
-from nestor_engine.responses import Moment
+from nestor_engine.responses import OuterStepContext
 from nestor_engine.tensors.random import randomness
 from tests.engine.cases import SEED, Dense, cross_entropy, whole
 from tests.engine.device import DEVICE
@@ -124,10 +124,9 @@ def test_a_reweighting_by_losses_has_the_hypergradient_of_weights_that_do_not_fo
 
 
 def _implicit(dense: Dense, curvature: engine.Hessian, solver: engine.Direct) -> Tensors:
-    b = dense.bilevel
-    moment = Moment(b, dense.ravel, dense.w, b.buffers, b.hparams, dense.train, dense.val)
+    context = OuterStepContext.at(dense.bilevel, dense.w, dense.train, dense.val)
     with randomness(SEED, DEVICE):
-        return engine.Implicit(curvature, solver).hypergradient(moment, {}).gradient
+        return engine.Implicit(curvature, solver).hypergradient_at(context).gradient
 
 
 def test_all_kinds_compose_and_a_trajectory_resumes_bitwise():
@@ -141,10 +140,10 @@ def test_all_kinds_compose_and_a_trajectory_resumes_bitwise():
     ]
     stated = engine.Problem(model, kinds, cross_entropy, cross_entropy, train=(x, Y), val=(x, Y))
     config = engine.Config(n_steps=2, inner=engine.Adam(1e-2, steps=1, batch_size=7), outer=engine.Adam(0.01))
-    steps = list(engine.optimise(stated.bilevel(), stated.data, config))
+    steps = list(engine.optimize(stated.bilevel(), stated.data, config))
     first = engine.State.load(steps[0].state.save())
 
-    *_, resumed = engine.optimise(stated.bilevel(), stated.data, config, first)
+    *_, resumed = engine.optimize(stated.bilevel(), stated.data, config, first)
 
     assert resumed.state.save() == steps[-1].state.save()
     still = {n for n, value in stated.bilevel().hparams.items() if torch.equal(value, steps[-1].state.hparams[n])}
@@ -222,7 +221,7 @@ def test_one_distilled_image_for_each_class_trains_a_classifier():
         fitted = engine.fit(bilevel, train=stated.data.train, n_steps=75, inner=engine.SGD(0.3), hparams=hparams)
         return engine.evaluate(bilevel, fitted.params, fitted.buffers, hparams, stated.data.val)["accuracy"]
 
-    *_, last = engine.optimise(bilevel, stated.data, config)
+    *_, last = engine.optimize(bilevel, stated.data, config)
 
     assert refitted(bilevel.hparams) < 0.6
     assert refitted(last.state.hparams) > 0.9

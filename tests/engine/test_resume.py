@@ -94,12 +94,12 @@ def as_recorded(step: engine.Step) -> dict:
 def test_a_trajectory_that_is_interrupted_after_every_step_is_bitwise_the_uninterrupted_one(name: str):
     config = CONFIGS[name]
     stated = problem(config)
-    whole = list(engine.optimise(stated.bilevel(), stated.data, config))
+    whole = list(engine.optimize(stated.bilevel(), stated.data, config))
     state = None
     for expected in whole:
         again = problem(config)  # in another process, and with whatever it drew before
         torch.manual_seed(999 + expected.number)
-        step = next(engine.optimise(again.bilevel(), again.data, config, state))
+        step = next(engine.optimize(again.bilevel(), again.data, config, state))
         assert as_recorded(step) == as_recorded(expected)
         assert step.state.save() == expected.state.save()
         state = engine.State.load(step.state.save())

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
-from nestor_engine import Adam, Bilevel, Config, Problem, optimise
+from nestor_engine import Adam, Bilevel, Config, Problem, optimize
 from nestor_engine.hparams import InitialisationScale
 from nestor_engine.objective import Batch
 from nestor_engine.program import load
@@ -91,7 +91,7 @@ def test_a_loaded_program_trains_to_the_same_bits():
     problem, program = exported("convolution")
     config = Config(n_steps=3, inner=Adam(steps=2, batch_size=8))
     ends = [
-        list(optimise(bilevel, problem.data, config))[-1].state.save()
+        list(optimize(bilevel, problem.data, config))[-1].state.save()
         for bilevel in (problem.bilevel(), load(program.graphs, program.tensors))
     ]
     assert ends[0] == ends[1]
