@@ -149,7 +149,7 @@ def hypergradient(row: Method, context: OuterStepContext) -> Tensor:
 
 def task(context: OuterStepContext) -> Task:
     """For the peers, with the step size that the curvature's norm asks for."""
-    names, ravel, bilevel = list(context.hparams), context.ravel, context.bilevel
+    names, ravel, bilevel = list(context.hparams), context.ravel, context.bilevel.untransformed()
     shaped = lambda weights: dict(zip(bilevel.params, weights, strict=True))
     named = lambda hparams: dict(zip(names, hparams, strict=True))
     alpha = 0.9 / engine.Hessian().operator(context.linearization()).norm(context.w)

@@ -208,6 +208,7 @@ class Dense:
 
     def __init__(self, bilevel: Bilevel, data: engine.Data) -> None:
         self.bilevel = bilevel
+        self.functions = bilevel.untransformed()
         self.ravel = Ravel(bilevel.params)
         self.w = self.ravel.vector(bilevel.params)
         self.train, self.val = whole(data.train), whole(data.val)
@@ -227,13 +228,13 @@ class Dense:
 
     def outer(self, w: Tensor, hparams: Tensors) -> Tensor:
         with native_recurrence():
-            return self.bilevel.evaluate(self.ravel.tree(w), self.bilevel.buffers, hparams, self.val)["loss"]
+            return self.functions.evaluate(self.ravel.tree(w), self.bilevel.buffers, hparams, self.val)["loss"]
 
     def hessian(self) -> Tensor:
         return torch.autograd.functional.hessian(lambda w: self.loss(w, self.bilevel.hparams), self.w)
 
     def gauss_newton(self) -> Tensor:
-        b, functional = self.bilevel, torch.autograd.functional
+        b, functional = self.functions, torch.autograd.functional
         batch = b.prepare(b.hparams, self.train)
 
         def outputs(w: Tensor) -> Tensor:
@@ -249,7 +250,7 @@ class Dense:
 
     def fisher(self, per: str) -> Tensor:
         """The empirical Fisher matrix from explicit gradients, of the whole loss or of each example's."""
-        b, functional = self.bilevel, torch.autograd.functional
+        b, functional = self.functions, torch.autograd.functional
         if per == "batch":
             gradient = functional.jacobian(lambda w: self.loss(w, b.hparams), self.w)
             return torch.outer(gradient, gradient)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from nestor_engine.errors import ProblemInvalid
 from nestor_engine.hparams import (
     L1,
     L2,
+    TRANSFORMS,
     Augmentation,
     Custom,
     DistilledData,
@@ -27,7 +28,6 @@ from nestor_engine.hparams import (
     Submodule,
     UNet,
 )
-from nestor_engine.hparams.together import together
 from nestor_engine.objective import Tensors
 from nestor_engine.responses import OuterStepContext
 from nestor_engine.tensors.random import randomness
@@ -332,16 +332,22 @@ def test_a_kind_may_supply_what_is_not_trained_only():
         problem(lambda model, x: [Tempered()], nn.Identity()).bilevel()
 
 
-def test_values_of_constants_are_computed_once_and_never_out_of_date():
-    kinds = together({"a": torch.zeros(3), "b": torch.ones(2)})
-    kinds.transforms["a"] = "exp"
-    constants = {"a": torch.zeros(3), "b": torch.ones(2)}
-    first = kinds.values(constants)["a"]
-    assert kinds.values(constants)["a"] is first
-    constants["a"].add_(1.0)
-    torch.testing.assert_close(kinds.values(constants)["a"], torch.full((3,), math.e))
-    renamed = {"b": constants["a"], "a": constants["b"]}
-    torch.testing.assert_close(kinds.values(renamed)["a"], torch.full((2,), math.e))
-    free = {"a": torch.zeros(3, requires_grad=True), "b": torch.ones(2)}
-    for _ in range(2):
-        torch.autograd.grad(kinds.values(free)["a"].sum(), free["a"])
+def test_transforms_are_applied_once_for_each_evaluation():
+    """There may be as many hyperparameters as weights, and many evaluations in an outer step."""
+    posed = problem(lambda model, x: [L2(model), ExampleWeights(len(x))])
+    bilevel, calls = posed.bilevel(), []
+
+    def values(hparams: Tensors) -> Tensors:
+        calls.append(hparams)
+        return bilevel.values(hparams)
+
+    counted = replace(bilevel, values=values)
+    inner, outer = engine.SGD(0.1, steps=5), engine.SGD(0.1)
+    steps = engine.optimize(counted, posed.data, engine.Config(n_steps=2, inner=inner, outer=outer, warmup_steps=3))
+    next(steps)
+    # For the initial weights, the warm-up, five inner steps, the validation loss and all products at one point.
+    assert len(calls) == 5
+    next(steps)
+    assert len(calls) == 5 + 3
+    for hparam, transform in posed.hparams.transforms.items():
+        assert torch.equal(bilevel.values(bilevel.hparams)[hparam], TRANSFORMS[transform](bilevel.hparams[hparam]))

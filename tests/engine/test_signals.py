@@ -86,7 +86,7 @@ def test_random_signs_have_the_diagonal_of_the_curvature_in_the_mean(name: str, 
             total += dense.ravel.vector(slopes).square() / 200
     whole = dense.gauss_newton() if fisher == "sampled" else dense.fisher("example")
     penalty = torch.autograd.functional.hessian(
-        lambda w: dense.bilevel.penalty(dense.ravel.tree(w), dense.bilevel.hparams), dense.w
+        lambda w: dense.functions.penalty(dense.ravel.tree(w), dense.bilevel.hparams), dense.w
     )
     expected = (whole - penalty).diag()
     assert (total - expected).norm() < 0.15 * expected.norm()

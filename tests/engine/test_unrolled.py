@@ -57,10 +57,10 @@ def _through_all_steps_at_once(problem: engine.Problem, trained: tuple) -> Tenso
         with randomness(derive_seed(3, "inner", step.k), w.device), twice_differentiable():
             loss, buffers = bilevel.train_loss(ravel.tree(w), buffers, hparams, batches[step.k])
         (gradient,) = torch.autograd.grad(loss, w, create_graph=True)
-        w, optimizer_state = inner.update(w, *inner.clip([gradient]), optimizer_state, step.k)
+        w, optimizer_state = inner.step(w, *inner.clip([gradient]), optimizer_state, step.k)
     torch.testing.assert_close(w.detach(), fold.weights)
     with native_recurrence():
-        value = bilevel.evaluate(ravel.tree(w), fold.buffers, hparams, whole(problem.data.val))["loss"]
+        value = bilevel.evaluate(ravel.tree(w), fold.buffers, bilevel.values(hparams), whole(problem.data.val))["loss"]
     return dict(zip(hparams, torch.autograd.grad(value, list(hparams.values())), strict=True))
 
 
@@ -178,7 +178,8 @@ def test_unrolling_from_the_very_first_step_sees_the_scale_of_the_initial_weight
             problem.hparams.init["initialisation_scale"] = scale
             bilevel, *_, fold, _ = _trained(problem, inner, steps=4, keep=0)
             params = Ravel(bilevel.params).tree(fold.weights)
-            values.append(bilevel.evaluate(params, fold.buffers, bilevel.hparams, whole(problem.data.val))["loss"])
+            hparams = bilevel.values(bilevel.hparams)
+            values.append(bilevel.evaluate(params, fold.buffers, hparams, whole(problem.data.val))["loss"])
         slope = float(values[0] - values[1]) / 2e-5
         assert got[tensor].item() == pytest.approx(slope, rel=1e-5)
     assert not late.any()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -46,9 +46,8 @@ class Traceable(Protocol):
     w: Tensor
     hparams: Tensors
 
-    @property
-    def slope(self) -> Tensor:
-        """∂f/∂w, shape (n,), itself differentiable in w and λ."""
+    def kept_gradient(self) -> Tensor:
+        """∂f/∂w, shape (n,), by autograd, which keeps its graph."""
         ...
 
     def kept_mixed(self, q: Tensor) -> Tensors:
@@ -59,7 +58,7 @@ class Traceable(Protocol):
         """All tensors that the training loss reads here."""
         ...
 
-    def with_leaves(self, leaves: Sequence[Tensor]) -> Self:
+    def with_leaves(self, leaves: Sequence[Tensor]) -> Traceable:
         """The same problem at another point."""
         ...
 

@@ -114,6 +114,9 @@ class Linearization:
         """∂f/∂w, shape (n,), itself differentiable in w and λ."""
         return _grad(self._evaluated.criterion + self._evaluated.penalty, self.w, create_graph=True)
 
+    def kept_gradient(self) -> Tensor:
+        return self.slope.detach()
+
     def kept_mixed(self, q: Tensor) -> Tensors:
         names = list(self.hparams)
         parts = (
@@ -173,18 +176,22 @@ class Linearization:
             return _differentiable(self._forward(params, self._evaluated.batch))
 
     @cached_property
+    def _values(self) -> Tensors:
+        return self._bilevel.values(self.hparams)
+
+    @cached_property
     def _evaluated(self) -> _Evaluated:
         params = self.ravel.tree(self.w)
         with self.drawing():
-            batch = self._bilevel.prepare(self.hparams, self._columns)
+            batch = self._bilevel.prepare(self._values, self._columns)
             draws = upcoming(self.w.device)
             outputs = self._forward(params, batch)
-            criterion = self._bilevel.criterion(outputs, self.hparams, batch)
-            return _Evaluated(batch, draws, outputs, criterion, self._bilevel.penalty(params, self.hparams))
+            criterion = self._bilevel.criterion(outputs, self._values, batch)
+            return _Evaluated(batch, draws, outputs, criterion, self._bilevel.penalty(params, self._values))
 
     def _forward(self, params: PyTree, batch: Batch) -> PyTree:
         with twice_differentiable():
-            return self._bilevel.forward(params, self._buffers, self.hparams, batch)[0]
+            return self._bilevel.forward(params, self._buffers, self._values, batch)[0]
 
     def _push(self, v: Tensor) -> tuple[Tensor, ...]:
         """J v, for each output."""
@@ -208,7 +215,7 @@ class Linearization:
         leaves, spec = pytree.tree_flatten(self._evaluated.outputs)
         free = [o.detach().requires_grad_() if isinstance(o, Tensor) and o.requires_grad else o for o in leaves]
         at = _differentiable(free)
-        value = self._bilevel.criterion(pytree.tree_unflatten(free, spec), self.hparams, self._evaluated.batch)
+        value = self._bilevel.criterion(pytree.tree_unflatten(free, spec), self._values, self._evaluated.batch)
         slopes = torch.autograd.grad(value, at, create_graph=True, allow_unused=True)
         return at, [torch.zeros_like(o) if s is None else s for o, s in zip(at, slopes, strict=True)]
 
@@ -226,7 +233,7 @@ class _Autograd:
 
     @property
     def gradient(self) -> Tensor:
-        return self.at.slope.detach()
+        return self.at.kept_gradient()
 
     def product(self, v: Tensor) -> Tensor:
         return self.curvature(self.at, v)

@@ -159,7 +159,7 @@ def _traced(linearization: Traceable, product: Product) -> Split:
         here = linearization.with_leaves(leaves)
         # First the mixed product: it and the other share what comes before, whichever is asked for first.
         mixed = here.kept_mixed(q)
-        return [[here.slope.detach()], [product(here, v)], list(mixed.values())]
+        return [[here.kept_gradient()], [product(here, v)], list(mixed.values())]
 
     v = _probe(linearization)
     with linearization.drawing():

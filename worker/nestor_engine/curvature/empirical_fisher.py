@@ -39,7 +39,10 @@ class EmpiricalFisher(ProductCurvature):
         if self.per == "example":
             return self._by(Linearization.fisher_product, linearization, state)
         gradient = linearization.gradient  # of the whole batch, where each of several processes sees a part
-        product = lambda v: gradient * (gradient @ v)
+
+        def product(v: Tensor) -> Tensor:
+            return gradient * (gradient @ v)
+
         norm = gradient @ gradient
 
         def inverse(v: Tensor, shift: float) -> Tensor:

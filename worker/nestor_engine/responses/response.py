@@ -32,7 +32,7 @@ def outer_objective(bilevel: Bilevel, ravel: Ravel) -> Recorded:
         w = w.detach().requires_grad_()
         free = {name: value.detach().requires_grad_() for name, value in hparams.items()}
         with native_recurrence():
-            metrics = bilevel.evaluate(ravel.tree(w), buffers, free, batch)
+            metrics = bilevel.evaluate(ravel.tree(w), buffers, bilevel.values(free), batch)
         slopes = torch.autograd.grad(metrics["loss"], [w, *free.values()], allow_unused=True)
         return {name: value.detach() for name, value in metrics.items()}, list(slopes)
 
@@ -134,7 +134,7 @@ class OuterStepContext:
     def pull_initial(self, a: Tensor) -> Tensors:
         """(∂w_0/∂λ)ᵀ a for each hyperparameter; `a`, of shape (n,), is the derivative by the initial weights."""
         hparams = {name: value.detach().requires_grad_() for name, value in self.hparams.items()}
-        w = self.ravel.vector(self.bilevel.initial(self.bilevel.params, hparams))
+        w = self.ravel.vector(self.bilevel.initial(self.bilevel.params, self.bilevel.values(hparams)))
         nothing = (None,) * len(hparams)
         slopes = torch.autograd.grad(w, list(hparams.values()), a, allow_unused=True) if w.requires_grad else nothing
         return {n: torch.zeros_like(h) if s is None else s for (n, h), s in zip(hparams.items(), slopes, strict=True)}

@@ -19,13 +19,18 @@ def evaluate(
     columns: Tensors,
     group: Group = ALONE,
 ) -> dict[str, float]:
-    """The validation loss (as `loss`) and the metrics over a whole split: means over its examples."""
+    """The validation loss (as `loss`) and the metrics over a whole split: means over its examples.
+
+    Args:
+        hparams: before their transforms.
+    """
     share = group.share(size_of(columns))
     n = share.part.stop - share.part.start
     totals: dict[str, float] = {}
     with torch.no_grad():
+        values = bilevel.values(hparams)
         for batch in chunks(columns, EVALUATION_BATCH, share.part):
-            for name, value in bilevel.evaluate(params, buffers, hparams, batch).items():
-                totals[name] = totals.get(name, 0.0) + float(value) * len(batch["index"])
+            for name, mean in bilevel.evaluate(params, buffers, values, batch).items():
+                totals[name] = totals.get(name, 0.0) + float(mean) * len(batch["index"])
     means = {name: torch.tensor(total / n, dtype=torch.float64, device=group.device) for name, total in totals.items()}
     return {name: float(mean) for name, mean in share.means(means).items()}

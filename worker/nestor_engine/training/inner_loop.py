@@ -78,8 +78,9 @@ class InnerLoop:
         """The fold after `n_steps` inner steps, the loss before the last of them, and where the last `keep` began."""
         # Copied once, and updated in place from there on: the given state is not written to.
         w, buffers, optimizer_state = fold.weights.clone(), fold.buffers, _copied(fold.optimizer_state)
-        loss, kept, start = torch.tensor(math.nan), [], fold.inner_gradient_start
-        end = fold.inner_steps + n_steps
+        loss, start = torch.tensor(math.nan), fold.inner_gradient_start
+        kept: list[InnerStep] = []
+        end, values = fold.inner_steps + n_steps, self._bilevel.values(hparams)
         with restored(w.device) as reseed:
             for k in range(fold.inner_steps, end):
                 batch = self.source[k]
@@ -88,14 +89,14 @@ class InnerLoop:
                     kept.append(InnerStep(k, w.clone(), buffers, _copied(optimizer_state)))
                     # With the kernels that it will be taken again with, for each has draws and roundings of its own.
                     with twice_differentiable():
-                        loss, gradient, buffers = self._gradient(w, buffers, hparams, batch)
+                        loss, gradient, buffers = self._gradient(w, buffers, values, batch)
                 else:
-                    loss, gradient, buffers = self._fastest(w, buffers, hparams, batch)
+                    loss, gradient, buffers = self._fastest(w, buffers, values, batch)
                 gradient = self.share.mean(gradient)
                 if k == 0:
                     start = float(gradient.norm())
                 (gradient,) = self._optimizer.clip([gradient])
-                self._optimizer.move(w, gradient, optimizer_state, k)
+                self._optimizer.step_(w, gradient, optimizer_state, k)
         if self._fastest.is_recorded:  # the next step overwrites its outputs
             loss, buffers = loss.clone(), _copied(buffers)
         loss, buffers = self.share.mean(loss), self.share.settle(fold.buffers, buffers)
@@ -122,11 +123,11 @@ class InnerLoop:
         free = {name: value.detach().requires_grad_() for name, value in hparams.items()}
         state = {name: value.detach().requires_grad_() for name, value in step.optimizer_state.items()}
         with randomness(self._draws(step.k), w.device), twice_differentiable():
-            loss, _ = self._loss(w, step.buffers, free, self.source[step.k])
+            loss, _ = self._loss(w, step.buffers, self._bilevel.values(free), self.source[step.k])
             (ours,) = torch.autograd.grad(loss, w, create_graph=True)
         gradient = self.share.mean(ours.detach()).requires_grad_()
         (clipped,) = self._optimizer.clip([gradient])
-        ended, ended_state = self._optimizer.update(w, clipped, state, step.k)
+        ended, ended_state = self._optimizer.step(w, clipped, state, step.k)
 
         # First through the update, which sees the mean gradient, then through this process's part of that.
         outputs = [ended, *(ended_state[name] for name in state)]
@@ -140,15 +141,15 @@ class InnerLoop:
         """The seed of what step number `k` draws."""
         return self.group.seed(derive_seed(self.seed, "inner", k))
 
-    def _gradient(self, w: Tensor, buffers: Tensors, hparams: Tensors, batch: Batch) -> tuple[Tensor, Tensor, Tensors]:
+    def _gradient(self, w: Tensor, buffers: Tensors, values: Tensors, batch: Batch) -> tuple[Tensor, Tensor, Tensors]:
         """The loss, ∂f/∂w, and the buffers afterwards."""
         at = w.detach().requires_grad_()
-        loss, buffers = self._loss(at, buffers, hparams, batch)
+        loss, buffers = self._loss(at, buffers, values, batch)
         (gradient,) = torch.autograd.grad(loss, at)
         return loss.detach(), gradient, {name: buffer.detach() for name, buffer in buffers.items()}
 
-    def _loss(self, w: Tensor, buffers: Tensors, hparams: Tensors, batch: Batch) -> tuple[Tensor, Tensors]:
-        return self._bilevel.train_loss(self._ravel.tree(w), buffers, hparams, batch)
+    def _loss(self, w: Tensor, buffers: Tensors, values: Tensors, batch: Batch) -> tuple[Tensor, Tensors]:
+        return self._bilevel.train_loss_at(self._ravel.tree(w), buffers, values, batch)
 
 
 def _copied(named: Tensors) -> Tensors:

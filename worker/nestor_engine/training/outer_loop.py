@@ -267,7 +267,7 @@ class _OuterLoop:
         hparams: Tensors = {}
         optimizer_state: dict[str, Tensors] = {}
         for name, value in state.hparams.items():
-            moved, optimizer_state[name] = self._outers[name].update(
+            moved, optimizer_state[name] = self._outers[name].step(
                 value, clipped[name], state.outer_optimizer_state[name], state.step
             )
             bounds = self._bilevel.bounds.get(name)

@@ -46,7 +46,7 @@ class FoldState:
     @staticmethod
     def initial(bilevel: Bilevel, inner: Optimizer, hparams: Tensors) -> FoldState:
         """Before the first inner step, under `hparams`."""
-        weights = Ravel(bilevel.params).vector(bilevel.initial(bilevel.params, hparams)).detach()
+        weights = Ravel(bilevel.params).vector(bilevel.initial(bilevel.params, bilevel.values(hparams))).detach()
         return FoldState(weights, dict(bilevel.buffers), inner.init(weights))
 
     def to(self, device: torch.device | str) -> FoldState:
@@ -238,8 +238,13 @@ def start_from(bilevel: Bilevel, reached: State | Tensors) -> Bilevel:
     reached = reached.with_layout(bilevel.params)
     _expect_names(reached, bilevel)
     params = Ravel(bilevel.params).tree(Layout.of(bilevel.params).vector(reached.params))
-    as_reached = lambda params, hparams: params  # these weights have been initialized
-    return replace(bilevel, params=params, buffers=reached.buffers, hparams=reached.hparams, initial=as_reached)
+    return replace(bilevel, params=params, buffers=reached.buffers, hparams=reached.hparams, initial=_as_reached)
+
+
+def _as_reached(params: PyTree, values: Tensors) -> PyTree:
+    """These weights have been initialized."""
+    del values
+    return params
 
 
 def _expect_names(state: State, bilevel: Bilevel) -> None:
