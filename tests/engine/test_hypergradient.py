@@ -1,4 +1,4 @@
-"""The hypergradient is dF/dλ: against dense solves, closed forms, and training again."""
+"""The hypergradient is dF/dλ: compared with dense solves, closed forms, and retraining."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nestor_engine.curvature import Curvature
 from nestor_engine.objective import Bilevel, Tensors
 from nestor_engine.responses import OuterStepContext, Response
 from nestor_engine.tensors.random import randomness
-from tests.engine.cases import CASES, SEED, Dense, dense, matrix, posed, ridge, ridge_minimiser
+from tests.engine.cases import CASES, SEED, Dense, dense, matrix, posed, ridge, ridge_minimizer
 from tests.engine.device import DEVICE
 
 F64 = torch.float64
@@ -55,7 +55,7 @@ def test_a_long_series_reaches_the_exact_implicit_hypergradient():
 def test_ridge_regression_has_the_closed_form_hypergradient(curvature):
     bilevel, data = ridge()
     decay = bilevel.hparams["decay"].clone().requires_grad_()
-    w = ridge_minimiser(data, decay)
+    w = ridge_minimizer(data, decay)
     (0.5 * (data.val["x"] @ w - data.val["y"]).square().mean()).backward()  # through the closed form
 
     batches = [{**split, "index": torch.arange(len(split["x"]))} for split in (data.train, data.val)]
@@ -70,7 +70,7 @@ def test_ridge_regression_has_the_closed_form_hypergradient(curvature):
 def test_the_hypergradient_is_the_slope_of_the_objective_after_training_again():
     """Softmax regression with example weights, trained to its minimum by Newton's method for every shifted λ."""
     case = Dense(*posed("softmax regression"))
-    case.w = case.minimiser(case.bilevel.hparams)
+    case.w = case.minimizer(case.bilevel.hparams)
 
     got = _hypergradient(case, engine.Implicit(engine.Hessian(), engine.Neumann(2_000)))
 
@@ -92,7 +92,7 @@ def test_a_validation_loss_that_reads_the_hyperparameter_contributes_its_direct_
         }
     )
     batches = [{**split, "index": torch.arange(len(split["x"]))} for split in (data.train, data.val)]
-    w = ridge_minimiser(data, decay)
+    w = ridge_minimizer(data, decay)
     args = (w, *batches)
     response = engine.Implicit(engine.Hessian(), engine.Neumann(50))
 
@@ -120,7 +120,7 @@ def test_ridge_decays_are_tuned_to_the_minimum_of_the_validation_loss(response: 
     *_, last = engine.optimize(bilevel, data, config)
 
     def validation(decay: Tensor) -> Tensor:
-        w = ridge_minimiser(data, decay)
+        w = ridge_minimizer(data, decay)
         return 0.5 * (data.val["x"] @ w - data.val["y"]).square().mean()
 
     decay = bilevel.hparams["decay"].clone().requires_grad_()
