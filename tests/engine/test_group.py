@@ -89,4 +89,4 @@ def test_a_method_that_cannot_be_distributed_is_refused_with_an_error_message():
     ):
         config = engine.Config(n_steps=1, response=response)
         with pytest.raises(ConfigInvalid, match="which 2 devices divide among them"):
-            next(engine.optimise(posed.bilevel(), posed.data, config, group=two))
+            next(engine.optimize(posed.bilevel(), posed.data, config, group=two))

@@ -235,10 +235,10 @@ class Run:
         return True
 
     def _trajectory(self) -> Iterator[nestor_engine.Step]:
-        from nestor_engine import optimise
+        from nestor_engine import optimize
 
         if self._engine is None:
-            self._engine = optimise(self._bilevel, self._data, self._config, self._state)
+            self._engine = optimize(self._bilevel, self._data, self._config, self._state)
         return self._engine
 
     def _take(self, step: nestor_engine.Step) -> None:

@@ -31,19 +31,10 @@ class Together(Hyperparameters):
         self.per_example = any(kind.per_example for kind in self.kinds)
         self.by_position = any(kind.by_position for kind in self.kinds)
         self.remarks = tuple(remark for kind in self.kinds for remark in kind.remarks)
-        self._constants: tuple[list[tuple[Tensor, int]], Tensors] = ([], {})
 
     def values(self, hparams: Tensors) -> Tensors:
-        """The transformed hyperparameters. Those of constants are kept, for inner steps ask for them again."""
-        seen, values = self._constants
-        if list(values) == list(hparams) and all(
-            raw is kept and raw._version == version for raw, (kept, version) in zip(hparams.values(), seen, strict=True)
-        ):
-            return dict(values)
-        values = {name: TRANSFORMS[self.transforms[name]](raw) for name, raw in hparams.items()}
-        if all(type(raw) is Tensor and not raw.requires_grad for raw in hparams.values()):
-            self._constants = [(raw, raw._version) for raw in hparams.values()], dict(values)
-        return values
+        """The transformed hyperparameters."""
+        return {name: TRANSFORMS[self.transforms[name]](raw) for name, raw in hparams.items()}
 
     def expect(self, model: nn.Module, train: Tensors) -> None:
         for kind in self.kinds:

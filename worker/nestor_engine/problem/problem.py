@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
-from torch.func import functional_call
-from torch.utils import _pytree as pytree
+from torch import nn
 
 from nestor.errors import (
     ArgumentInvalid,
     ColumnNotFound,
     FunctionFailed,
     HparamsMissing,
-    LossNotPerExample,
     MetricNameReserved,
     ModelHasNoParameters,
-    ModelOutputInvalid,
     NestorError,
     OutOfMemory,
     TensorNotReplaceable,
@@ -29,14 +25,13 @@ from nestor_engine.data.splits import Columns, Data
 from nestor_engine.errors import is_out_of_memory
 from nestor_engine.hparams import Hyperparameters, together
 from nestor_engine.hparams.weights import trainable
-from nestor_engine.objective import Batch, Bilevel, PyTree, Tensors
+from nestor_engine.objective import Bilevel, Tensors
+from nestor_engine.problem.eager import EagerFunctions, Loss
 from nestor_engine.problem.meta_copy import skeleton
 
 if TYPE_CHECKING:
     from nestor_engine.problem.validation.report import Report
     from nestor_engine.program.export import Program
-
-Loss = Callable[..., Tensor]  # (outputs, batch) or (outputs, batch, hparams)
 
 
 class Problem:
@@ -46,7 +41,7 @@ class Problem:
         model: trained from its present weights; parameters that do not require gradients stay as they are.
         hparams: a kind from `nestor.hparams`, several, or a dict of tensors that the losses read.
         train_loss: (outputs, batch) or (outputs, batch, hparams) → a scalar, or one loss per example, shape (B,).
-        val_loss: the same for the validation loss that is minimised over hyperparameters; a mean over examples.
+        val_loss: the same for the validation loss that is minimized over hyperparameters; a mean over examples.
         metrics: name → function like `val_loss`; reported for validation and test data.
         train, val, test: tuples (x, y), or dicts of columns. The test split steers nothing.
         inputs: the column, or columns, that the model is called with.
@@ -111,57 +106,30 @@ class Problem:
         for name in supplied:
             _refuse_what_is_trained(name, training)
             kept.pop(name, None)
-        train_loss, val_loss = _with_hparams(self.train_loss), _with_hparams(self.val_loss)
-        metrics = {name: _with_hparams(metric) for name, metric in self.metrics.items()}
-
-        def run(module: nn.Module, params: PyTree, buffers: Tensors, hparams: Tensors, batch: Batch) -> PyTree:
-            if supplied:
-                buffers = buffers | kinds.tensors(kinds.values(hparams))
-            return functional_call(module, (params, buffers), tuple(batch[name] for name in self.inputs))
-
-        def initial(params: PyTree, hparams: Tensors) -> PyTree:
-            return kinds.initial(params, kinds.values(hparams))
-
-        def prepare(hparams: Tensors, batch: Batch) -> Batch:
-            return kinds.prepare(kinds.values(hparams), batch)
-
-        def forward(params: PyTree, buffers: Tensors, hparams: Tensors, batch: Batch) -> tuple[PyTree, Tensors]:
-            # The module writes its running statistics into these, so they must not be the caller's.
-            updated = {name: b if name in frozen else b.clone() for name, b in buffers.items()}
-            outputs = run(training, params, updated, hparams, batch)
-            if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(outputs)):
-                raise ModelOutputInvalid(type=type(outputs).__name__)
-            return outputs, updated
-
-        def criterion(outputs: PyTree, hparams: Tensors, batch: Batch) -> Tensor:
-            values = kinds.values(hparams)
-            losses = train_loss(outputs, batch, values)
-            if kinds.per_example and (losses.ndim != 1 or losses.shape[0] != batch["index"].shape[0]):
-                raise LossNotPerExample(shape=tuple(losses.shape), batch=len(batch["index"]))
-            return kinds.weigh(losses, values, batch).mean()
-
-        def penalty(params: PyTree, hparams: Tensors) -> Tensor:
-            term = kinds.penalty(params, kinds.values(hparams))
-            return next(iter(params.values())).new_zeros(()) if term is None else term
-
-        def evaluate(params: PyTree, buffers: Tensors, hparams: Tensors, batch: Batch) -> Tensors:
-            outputs = run(evaluating, params, buffers, hparams, batch)
-            values = kinds.values(hparams)
-            told = {name: metric(outputs, batch, values).detach().float().mean() for name, metric in metrics.items()}
-            return {"loss": val_loss(outputs, batch, values).mean(), **told}
-
+        functions = EagerFunctions(
+            training=training,
+            evaluating=evaluating,
+            inputs=self.inputs,
+            kinds=kinds,
+            supplies=bool(supplied),
+            frozen=frozenset(frozen),
+            train_loss=_with_hparams(self.train_loss),
+            val_loss=_with_hparams(self.val_loss),
+            metrics={name: _with_hparams(metric) for name, metric in self.metrics.items()},
+        )
         return Bilevel(
             params=params,
             buffers=kept,
             hparams={name: value.detach() for name, value in kinds.init.items()},
             transforms=dict(kinds.transforms),
             bounds=dict(kinds.bounds),
-            prepare=prepare,
-            forward=forward,
-            criterion=criterion,
-            penalty=penalty,
-            evaluate=evaluate,
-            initial=initial,
+            prepare=kinds.prepare,
+            forward=functions.forward,
+            criterion=functions.criterion,
+            penalty=functions.penalty,
+            evaluate=functions.evaluate,
+            initial=kinds.initial,
+            values=kinds.values,
         )
 
     def check(self) -> Report:

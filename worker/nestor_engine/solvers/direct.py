@@ -9,14 +9,15 @@ from torch import Tensor
 
 from nestor.errors import MatrixTooLarge
 from nestor_engine.curvature import Operator
-from nestor_engine.objective import Tensors
-from nestor_engine.solvers.solution import Outcome, Solution, Solver, judged
+from nestor_engine.solvers.solution import Outcome, Solution
+from nestor_engine.solvers.solver import StatelessSolver, with_residual
+from nestor_engine.tensors.part_state import NoState
 
 MOST_WEIGHTS = 20_000  # a matrix of 3 GiB in float64
 
 
 @dataclass(frozen=True)
-class Direct(Solver):
+class Direct(StatelessSolver):
     """Builds the matrix, one product a row, and factorises it: the exact implicit function theorem [1].
 
     A curvature whose inverse is known in closed form, such as KFAC, needs neither and is not limited in size.
@@ -24,15 +25,17 @@ class Direct(Solver):
     [1] Bengio (2000), Gradient-based optimization of hyperparameters.
     """
 
-    def solve(self, operator: Operator, b: Tensor, x0: Tensor | None = None, memory: Tensors | None = None) -> Solution:
-        del x0, memory
+    def solve(
+        self, operator: Operator, b: Tensor, state: NoState, x0: Tensor | None = None
+    ) -> tuple[Solution, NoState]:
+        del x0
         x = operator.inverse(b)
         if x is None:
             x = _dense_solve(operator, b)
         if not torch.isfinite(x).all():
             finite = torch.isfinite(b).all() and torch.isfinite(operator(b)).all()
-            return Solution(torch.zeros_like(b), Outcome.singular if finite else Outcome.nonfinite, 1.0)
-        return judged(operator, b, x, Outcome.converged)
+            return Solution(torch.zeros_like(b), Outcome.singular if finite else Outcome.nonfinite, 1.0), state
+        return with_residual(operator, b, x, Outcome.converged), state
 
 
 def _dense_solve(operator: Operator, b: Tensor) -> Tensor:

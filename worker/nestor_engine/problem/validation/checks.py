@@ -65,7 +65,7 @@ class _Check(Findings):
         with torch.random.fork_rng(devices=devices):
             self._data()
             with self._telling("the problem"):
-                bilevel = self._problem.bilevel()
+                bilevel = self._problem.bilevel().untransformed()
                 for remark in self._problem.hparams.remarks:
                     self._warning("hyperparameters", remark)
                 self._state(bilevel)
