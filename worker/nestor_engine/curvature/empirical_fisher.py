@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 from torch import Tensor
 
+from nestor import options
 from nestor_engine.autodiff.linearization import Point
 from nestor_engine.curvature.operator import Curvature, Operator
-from nestor_engine.errors import ConfigInvalid
 from nestor_engine.objective import Tensors
 
 
-@dataclass(frozen=True)
-class EmpiricalFisher(Curvature):
+class EmpiricalFisher(options.EmpiricalFisher, Curvature):
     """Outer products of gradients, which the slides call Gauss–Newton [1].
 
     With `per="batch"` the slides' own: g gᵀ for the gradient g = ∂f/∂w of the whole batch, of rank
@@ -26,14 +22,6 @@ class EmpiricalFisher(Curvature):
     [1] Lorraine, Vicol and Duvenaud (2020), Optimizing millions of hyperparameters by implicit differentiation.
     [2] Kunstner, Balles and Hennig (2019), Limitations of the empirical Fisher approximation.
     """
-
-    damping: float = 0.03
-    per: Literal["batch", "example"] = "batch"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.per not in ("batch", "example"):
-            raise ConfigInvalid(reason=f"EmpiricalFisher(per={self.per!r}): choose 'batch' or 'example'.")
 
     def at(self, point: Point, memory: Tensors) -> Operator:
         if self.per == "example":

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from nestor import options
 from nestor_engine.autodiff.linearization import Point
 from nestor_engine.curvature.operator import Curvature, Operator
 from nestor_engine.objective import Tensors
 
 
-@dataclass(frozen=True)
-class GaussNewton(Curvature):
+class GaussNewton(options.GaussNewton, Curvature):
     """Jᵀ (∂²ℓ/∂o∂o) J with J = ∂o/∂w, plus the exact Hessian of what reads the weights directly [1].
 
     Positive semidefinite when the criterion is convex in the outputs and the penalty in the weights.
 
     [1] Schraudolph (2002), Fast curvature matrix-vector products for second-order gradient descent.
     """
-
-    damping: float = 0.03
 
     def at(self, point: Point, memory: Tensors) -> Operator:
         return self._by(Point.gauss_newton_product, point, memory)

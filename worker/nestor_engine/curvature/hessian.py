@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from nestor import options
 from nestor_engine.autodiff.linearization import Point
 from nestor_engine.curvature.operator import Curvature, Operator
 from nestor_engine.objective import Tensors
 
 
-@dataclass(frozen=True)
-class Hessian(Curvature):
+class Hessian(options.Hessian, Curvature):
     """∂²f/∂w∂w, exact. On a network it is indefinite: without damping a series of its powers may diverge."""
-
-    damping: float = 0.0
 
     def at(self, point: Point, memory: Tensors) -> Operator:
         return self._by(Point.hessian_product, point, memory)

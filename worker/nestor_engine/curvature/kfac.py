@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from nestor import options
 from nestor_engine.autodiff.linearization import Point
 from nestor_engine.curvature.kronecker import Block, Kronecker
 from nestor_engine.curvature.layers import Layer, Recorder, as_rows
 from nestor_engine.curvature.operator import Curvature, Operator
-from nestor_engine.curvature.signals import Fisher, signals
-from nestor_engine.errors import ConfigInvalid
+from nestor_engine.curvature.signals import signals
 from nestor_engine.objective import Tensors
 from nestor_engine.tensors.random import derive_seed
 
 
-@dataclass(frozen=True)
-class KFAC(Curvature):
+class KFAC(options.KFAC, Curvature):
     """Gauss–Newton with a Kronecker product for every layer, and an inverse in closed form [1, 2].
 
     For a layer with inputs a and gradients g by its outputs, the block of its weights is
@@ -46,17 +44,6 @@ class KFAC(Curvature):
     [2] Grosse and Martens (2016), A Kronecker-factored approximate Fisher matrix for convolution layers.
     [3] Eschenhagen et al. (2023), Kronecker-factored approximate curvature for modern neural network architectures.
     """
-
-    damping: float = 0.03
-    decay: float = 0.95
-    fisher: Fisher = "sampled"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.decay < 1:
-            raise ConfigInvalid(reason=f"KFAC(decay={self.decay}): the decay must be at least 0 and below 1.")
-        if self.fisher not in ("sampled", "exact", "empirical"):
-            raise ConfigInvalid(reason=f"KFAC(fisher={self.fisher!r}): choose 'sampled', 'exact' or 'empirical'.")
 
     def at(self, point: Point, memory: Tensors) -> Operator:
         matrix = self._matrix(point, memory, "kfac")

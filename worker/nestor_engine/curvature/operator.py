@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from nestor import options
 from nestor_engine.autodiff.linearization import Point
 from nestor_engine.autodiff.trace_cache import Product
 from nestor_engine.errors import ConfigInvalid
+from nestor_engine.implementations import Implementation
 from nestor_engine.objective import Tensors
 from nestor_engine.tensors.random import derive_seed
 
@@ -137,20 +138,8 @@ class Operator:
         return self._norm
 
 
-@dataclass(frozen=True)
-class Curvature(abc.ABC):
-    """Which second derivatives of the training loss are taken.
-
-    Args:
-        damping: added multiple of the identity, relative to the operator's norm. It says how far the
-            response may reach into flat directions: a statistical choice, not a numerical one.
-    """
-
-    damping: float
-
-    def __post_init__(self) -> None:
-        if not self.damping >= 0:
-            raise ConfigInvalid(reason=f"{type(self).__name__}(damping={self.damping}): damping may not be negative.")
+class Curvature(options.Curvature, Implementation, abc.ABC):
+    """Which second derivatives of the training loss are taken."""
 
     @abc.abstractmethod
     def at(self, point: Point, memory: Tensors) -> Operator:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from nestor import options
 from nestor_engine.objective import Tensors
 from nestor_engine.responses.response import Hypergradient, Moment, Response
 
 
-@dataclass(frozen=True)
-class DirectOnly(Response):
+class DirectOnly(options.DirectOnly, Response):
     """∂g/∂λ alone, as if the weights did not answer [1].
 
     For most hyperparameters it is zero: hyperparameter optimisation is a game of pure response. It is

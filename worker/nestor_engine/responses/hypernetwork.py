@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
+from nestor import options
 from nestor_engine.curvature import Operator
-from nestor_engine.errors import ConfigInvalid
 from nestor_engine.objective import Tensors
 from nestor_engine.responses.response import Hypergradient, Moment, Response
 from nestor_engine.solvers import Outcome, Solution
@@ -16,8 +14,7 @@ from nestor_engine.tensors.random import derive_seed, randomness
 from nestor_engine.tensors.ravel import Ravel
 
 
-@dataclass(frozen=True)
-class Hypernetwork(Response):
+class Hypernetwork(options.Hypernetwork, Response):
     """A self-tuning network in weight space [1]: best responses ŵ(λ + ε) = w + U Vᵀε, and U is trained.
 
     U has shape (n, r); V, of shape (m, r), stays as it is: the identity if there are at most `rank`
@@ -49,19 +46,6 @@ class Hypernetwork(Response):
     [1] MacKay et al. (2019), Self-tuning networks: bilevel optimization using structured best-response functions.
     [2] Bae and Grosse (2020), Delta-STN: efficient bilevel optimization using structured response Jacobians.
     """
-
-    rank: int = 8
-    scale: float = 0.1
-    steps: int = 5
-    lr: float = 1.0
-    damping: float = 0.03
-
-    def __post_init__(self) -> None:
-        if self.rank < 1 or self.steps < 1 or not self.scale > 0 or not 0 < self.lr < 2 or not self.damping >= 0:
-            raise ConfigInvalid(
-                reason=f"{self}: rank and steps must be at least 1, scale positive, lr between 0 and 2, "
-                "and damping may not be negative."
-            )
 
     def hypergradient(self, moment: Moment, memory: Tensors) -> Hypergradient:
         around = _Differences(moment, self.scale)

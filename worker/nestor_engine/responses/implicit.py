@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from nestor_engine.curvature import Curvature, GaussNewton
-from nestor_engine.errors import ConfigInvalid
+from nestor import options
+from nestor_engine.curvature import Curvature
 from nestor_engine.objective import Tensors
 from nestor_engine.responses.response import Hypergradient, Moment, Response
-from nestor_engine.solvers import Neumann, Solver, WarmStarted
+from nestor_engine.solvers import Solver
 
 
-@dataclass(frozen=True)
-class Implicit(Response):
+class Implicit(options.Implicit, Response):
     """The implicit function theorem [1].
 
     Let w*(λ) minimise f(·, λ). Differentiating its stationarity ∂f/∂w(w*(λ), λ) = 0 by λ gives
@@ -30,14 +29,9 @@ class Implicit(Response):
     [1] Lorraine, Vicol and Duvenaud (2020), Optimizing millions of hyperparameters by implicit differentiation.
     """
 
-    curvature: Curvature = field(default_factory=GaussNewton)
-    solver: Solver = field(default_factory=lambda: WarmStarted(Neumann()))
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.curvature, Curvature) or not isinstance(self.solver, Solver):
-            raise ConfigInvalid(
-                reason=f"{self}: pass a curvature, then a solver, such as Implicit(GaussNewton(), Neumann(terms=3))."
-            )
+    if TYPE_CHECKING:
+        curvature: Curvature
+        solver: Solver
 
     def hypergradient(self, moment: Moment, memory: Tensors) -> Hypergradient:
         outer = moment.outer()

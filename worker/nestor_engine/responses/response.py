@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from nestor import options
 from nestor_engine.autodiff.kernels import native_recurrence
 from nestor_engine.autodiff.linearization import Point
 from nestor_engine.autodiff.replay import Recorded
 from nestor_engine.autodiff.trace_cache import Traces
 from nestor_engine.distributed import WHOLE, Share
+from nestor_engine.implementations import Implementation
 from nestor_engine.objective import Batch, Bilevel, Tensors
 from nestor_engine.solvers import Solution
 from nestor_engine.tensors.ravel import Ravel
@@ -132,14 +134,8 @@ class Hypergradient:
     products_seconds: float = 0.0
 
 
-@dataclass(frozen=True)
-class Response(abc.ABC):
+class Response(options.Response, Implementation, abc.ABC):
     """A way to the hypergradient."""
-
-    @property
-    def unrolls(self) -> int:
-        """How many inner steps before the moment it wants to see again."""
-        return 0
 
     @abc.abstractmethod
     def hypergradient(self, moment: Moment, memory: Tensors) -> Hypergradient:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from nestor import options
 from nestor_engine.curvature import Operator
-from nestor_engine.errors import ConfigInvalid
 from nestor_engine.objective import Tensors
-from nestor_engine.solvers.preconditioners import NystromSketch, Preconditioner
+from nestor_engine.solvers.preconditioners import Preconditioner
 from nestor_engine.solvers.solution import Outcome, Solution, Solver
 
 
-@dataclass(frozen=True)
-class ConjugateGradient(Solver):
+class ConjugateGradient(options.ConjugateGradient, Solver):
     """Conjugate gradients [1]; with a warm start, the solver of HOAG [2].
 
     Stops at the first direction of negative curvature, where the method has lost its meaning, and
@@ -33,21 +32,13 @@ class ConjugateGradient(Solver):
     [2] Pedregosa (2016), Hyperparameter optimization with approximate gradient.
     """
 
-    steps: int = 10
-    damping: float = 0.03
-    rtol: float = 1e-6
-
-    def __post_init__(self) -> None:
-        _check(self)
-
     def solve(self, operator: Operator, b: Tensor, x0: Tensor | None = None, memory: Tensors | None = None) -> Solution:
         del memory
         operator.damp(self.damping)
         return _conjugate(operator, b, x0, lambda r: r, self.steps, self.rtol)
 
 
-@dataclass(frozen=True)
-class PreconditionedCG(Solver):
+class PreconditionedCG(options.PreconditionedCG, Solver):
     """Conjugate gradients on a system that a preconditioner has made rounder.
 
     Args:
@@ -57,23 +48,13 @@ class PreconditionedCG(Solver):
         rtol: stop when ‖b − A x‖ ≤ rtol ‖b‖.
     """
 
-    steps: int = 4
-    preconditioner: Preconditioner = field(default_factory=NystromSketch)
-    damping: float = 0.03
-    rtol: float = 1e-6
-
-    def __post_init__(self) -> None:
-        _check(self)
+    if TYPE_CHECKING:
+        preconditioner: Preconditioner
 
     def solve(self, operator: Operator, b: Tensor, x0: Tensor | None = None, memory: Tensors | None = None) -> Solution:
         operator.damp(self.damping)
         apply = self.preconditioner.prepare(operator, b, {} if memory is None else memory)
         return _conjugate(operator, b, x0, apply, self.steps, self.rtol)
-
-
-def _check(solver: ConjugateGradient | PreconditionedCG) -> None:
-    if solver.steps < 1 or not solver.rtol >= 0 or not solver.damping >= 0:
-        raise ConfigInvalid(reason=f"{solver}: steps must be at least 1; damping and rtol may not be negative.")
 
 
 def _conjugate(

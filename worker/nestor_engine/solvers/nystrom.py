@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
+from nestor import options
 from nestor_engine.curvature import Operator
-from nestor_engine.errors import ConfigInvalid
 from nestor_engine.objective import Tensors
 from nestor_engine.solvers.sketch import sketch
 from nestor_engine.solvers.solution import Outcome, Solution, Solver, judged
 from nestor_engine.tensors.random import derive_seed
 
 
-@dataclass(frozen=True)
-class Nystrom(Solver):
+class Nystrom(options.Nystrom, Solver):
     """(Uᵀ Λ U + ρ I)⁻¹ b with a randomised Nyström sketch [1], by matrix products and no materialised rows.
 
     Args:
@@ -25,13 +22,6 @@ class Nystrom(Solver):
 
     [1] Hataya and Yamada (2023), Nyström method for accurate and scalable implicit differentiation.
     """
-
-    rank: int = 20
-    rho: float = 0.01
-
-    def __post_init__(self) -> None:
-        if self.rank < 1 or not self.rho > 0:
-            raise ConfigInvalid(reason=f"{self}: rank must be at least 1 and rho positive.")
 
     def solve(self, operator: Operator, b: Tensor, x0: Tensor | None = None, memory: Tensors | None = None) -> Solution:
         del x0, memory

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from nestor import options
 from nestor_engine.curvature import Operator
-from nestor_engine.errors import ConfigInvalid
+from nestor_engine.implementations import Implementation
 from nestor_engine.objective import Tensors
 from nestor_engine.solvers.sketch import sketch
 from nestor_engine.tensors.random import derive_seed
@@ -28,8 +28,7 @@ class Preconditioner(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class NystromSketch(Preconditioner):
+class NystromSketch(options.NystromSketch, Implementation):
     """A randomised low-rank approximation of the curvature, Uᵀ Λ U, as a preconditioner [1].
 
         M⁻¹ = Uᵀ (Λ + μ)⁻¹ U + (I − Uᵀ U) / (λ_r + μ),
@@ -39,13 +38,6 @@ class NystromSketch(Preconditioner):
 
     [1] Frangella, Tropp and Udell (2021), Randomized Nyström preconditioning.
     """
-
-    rank: int = 50
-    refresh: int = 10
-
-    def __post_init__(self) -> None:
-        if self.rank < 1 or self.refresh < 1:
-            raise ConfigInvalid(reason=f"{self}: rank and refresh must be at least 1.")
 
     def prepare(self, operator: Operator, like: Tensor, memory: Tensors) -> Callable[[Tensor], Tensor]:
         age = int(memory.get("sketch.age", torch.tensor(-1)))
@@ -62,8 +54,7 @@ class NystromSketch(Preconditioner):
         return lambda r: (r + (gains * (rows @ r)) @ rows) / least
 
 
-@dataclass(frozen=True)
-class AdamDiagonal(Preconditioner):
+class AdamDiagonal(options.AdamDiagonal, Implementation):
     """The root of the inner optimizer's running mean of squared gradients, at no product but that of the norm.
 
         M = ‖C‖ √s / max √s + μ,      s the slot `square` of Adam, AdamW or RMSprop, μ the operator's damping.
@@ -74,22 +65,9 @@ class AdamDiagonal(Preconditioner):
     [1] Kingma and Ba (2015), Adam: a method for stochastic optimization.
     """
 
-    def squares(self, slots: Tensors) -> Tensor:
-        """What it reads of an inner optimizer's slots, shape (n,).
-
-        Raises:
-            ConfigInvalid: the optimizer keeps no such thing.
-        """
-        if "square" not in slots:
-            raise ConfigInvalid(
-                reason="AdamDiagonal() reads squared gradients, which the inner optimizer does not keep. "
-                "Use Adam, AdamW or RMSprop as the inner optimizer, or NystromSketch() as the preconditioner."
-            )
-        return slots["square"]
-
     def prepare(self, operator: Operator, like: Tensor, memory: Tensors) -> Callable[[Tensor], Tensor]:
         del memory
-        root = self.squares(operator.point.slots).sqrt()
+        root = operator.point.slots["square"].sqrt()  # `Config` checks that the optimizer keeps it
         shift = operator.shift(like)
         relative = (root / root.max().clamp_min(torch.finfo(root.dtype).tiny)).clamp_min(LEAST)
         diagonal = relative * (operator.norm(like) - shift) + shift

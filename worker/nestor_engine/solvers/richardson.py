@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from nestor import options
 from nestor_engine.curvature import Operator
-from nestor_engine.errors import ConfigInvalid
 from nestor_engine.objective import Tensors
-from nestor_engine.solvers.preconditioners import NystromSketch, Preconditioner
+from nestor_engine.solvers.preconditioners import Preconditioner
 from nestor_engine.solvers.solution import Outcome, Solution, Solver
 
 
-@dataclass(frozen=True)
-class Richardson(Solver):
+class Richardson(options.Richardson, Solver):
     """Richardson's iteration with a preconditioner, each step a part of the steepest descent's [1, 2, 3]:
 
         z = M⁻¹ (b − A x),   x ← x + η (zᵀ(b − A x) / zᵀA z) z.
@@ -37,13 +36,8 @@ class Richardson(Solver):
     [3] Dagréou et al. (2022), A framework for bilevel optimization (SOBA), without a preconditioner.
     """
 
-    steps: int = 1
-    rate: float = 0.2
-    preconditioner: Preconditioner = field(default_factory=lambda: NystromSketch(rank=20, refresh=20))
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or not 0 < self.rate <= 1:
-            raise ConfigInvalid(reason=f"{self}: steps must be at least 1, and rate above 0 and at most 1.")
+    if TYPE_CHECKING:
+        preconditioner: Preconditioner
 
     def solve(self, operator: Operator, b: Tensor, x0: Tensor | None = None, memory: Tensors | None = None) -> Solution:
         memory = {} if memory is None else memory

@@ -9,7 +9,9 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+from nestor import options
 from nestor_engine.curvature import Operator
+from nestor_engine.implementations import Implementation
 from nestor_engine.objective import Tensors
 
 
@@ -49,7 +51,7 @@ class Solution:
     alpha_norm: float | None = None
 
 
-class Solver(abc.ABC):
+class Solver(options.Solver, Implementation, abc.ABC):
     """Approximates A⁻¹ b."""
 
     @abc.abstractmethod

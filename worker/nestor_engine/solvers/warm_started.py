@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from nestor import options
 from nestor_engine.curvature import Operator
 from nestor_engine.objective import Tensors
-from nestor_engine.solvers.neumann import Neumann
 from nestor_engine.solvers.solution import Outcome, Solution, Solver
 
 FAILED = (Outcome.diverged, Outcome.nonfinite)
 
 
-@dataclass(frozen=True)
-class WarmStarted(Solver):
+class WarmStarted(options.WarmStarted, Solver):
     """Starts from the solution of the outer step before [1, 2]; the weights move little between two of them.
 
     A start that fails, or that ends farther from solving the system than zero is, is tried again from
@@ -26,7 +25,8 @@ class WarmStarted(Solver):
     [2] Dagréou et al. (2022), A framework for bilevel optimization (SOBA).
     """
 
-    solver: Solver = field(default_factory=Neumann)
+    if TYPE_CHECKING:
+        solver: Solver
 
     def solve(self, operator: Operator, b: Tensor, x0: Tensor | None = None, memory: Tensors | None = None) -> Solution:
         memory = {} if memory is None else memory

@@ -9,14 +9,16 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from nestor import options
 from nestor_engine.autodiff.trace_cache import Traces
 from nestor_engine.config import Config
 from nestor_engine.data.folds import Partition
 from nestor_engine.data.splits import Data, chunks, size_of
 from nestor_engine.distributed import ALONE, Group
 from nestor_engine.errors import Diverged
+from nestor_engine.implementations import implementation
 from nestor_engine.objective import Bilevel, PyTree, Tensors
-from nestor_engine.optim.optimizers import INNER_STEPS, Adam, Optimizer
+from nestor_engine.optim.optimizers import Optimizer
 from nestor_engine.responses import Moment
 from nestor_engine.tensors.random import derive_seed, randomness
 from nestor_engine.tensors.ravel import Ravel
@@ -35,7 +37,7 @@ EVALUATION_BATCH = 1024  # examples at a time; no gradients are kept, so this on
 def optimise(
     bilevel: Bilevel,
     data: Data,
-    config: Config,
+    config: options.Config,
     state: State | None = None,
     group: Group = ALONE,
     known: Traces | None = None,
@@ -59,7 +61,8 @@ def optimise(
 
     [1] Lorraine, Vicol and Duvenaud (2020), Optimizing millions of hyperparameters by implicit differentiation.
     """
-    config.expect_devices(group.size)
+    config = Config.of(config)
+    config.check_devices(group.size)
     ravel = Ravel(bilevel.params)
     if state is None:
         state = State.initial(bilevel, config.inner, config.outer, config.seed)
@@ -67,7 +70,7 @@ def optimise(
     state = state.expect(bilevel).to(device)
     outers = config.outers(bilevel.hparams)
     trained_as = bilevel if config.autocast is None else bilevel.autocast(getattr(torch, config.autocast))
-    partition = Partition(data, config.folds, config.stop_early, state.seed)
+    partition = Partition(data, config.folds, config.early_stopping, state.seed)
     courses = [
         Course.of(*partition.views(fold), bilevel, trained_as, ravel, config, state.seed, group)
         for fold in range(partition.folds)
@@ -78,14 +81,14 @@ def optimise(
     while not config.has_ended(state.step, state.waited):
         number = state.step + 1
         if config.folds is not None:
-            state = state.turn(config.folds.turn(number - 1), config.folds.turn(number), bilevel, config.inner)
-        course = courses[config.folds.turn(number) if config.folds else 0]
+            state = state.turn(
+                config.folds.active_fold(number - 1), config.folds.active_fold(number), bilevel, config.inner
+            )
+        course = courses[config.folds.active_fold(number) if config.folds else 0]
         if state.inner_steps == 0 and config.warmup_steps:
             state, *_ = course.training.run(state, config.warmup_steps)
         started, gathered = time.perf_counter(), course.seconds
-        state, train_loss, kept = course.training.run(
-            state, config.inner.steps or INNER_STEPS, keep=config.response.unrolls
-        )
+        state, train_loss, kept = course.training.run(state, config.inner_steps, keep=config.response.unrolls)
         _finite(train_loss, number, "training loss", "inner optimizer")
 
         trained = time.perf_counter()
@@ -175,7 +178,8 @@ def fit(
     train: Tensors,
     *,
     n_steps: int,
-    inner: Optimizer | None = None,
+    inner: options.Optimizer | None = None,
+    batch_size: int = 128,
     hparams: Tensors | None = None,
     seed: int = 0,
 ) -> Fitted:
@@ -184,15 +188,17 @@ def fit(
     Args:
         train: columns to train on; not necessarily those that were tuned on.
         n_steps: inner steps.
+        inner: the optimizer of the weights; `nestor.Adam()` by default.
+        batch_size: training examples in a batch.
         hparams: as optimised; the problem's initial ones by default.
 
     Raises:
         Diverged: the training loss is no longer finite.
     """
-    inner = inner or Adam()
+    optimizer: Optimizer = implementation(options.Adam() if inner is None else inner)
     ravel = Ravel(bilevel.params)
-    state = State.initial(bilevel, inner, inner, seed, hparams)
-    state, loss, _ = InnerLoop(bilevel, ravel, train, inner, seed).run(state, n_steps)
+    state = State.initial(bilevel, optimizer, optimizer, seed, hparams)
+    state, loss, _ = InnerLoop(bilevel, ravel, train, optimizer, seed, batch_size=batch_size).run(state, n_steps)
     _finite(loss, n_steps, "training loss", "optimizer")
     return Fitted(ravel.tree(state.weights), state.buffers, loss)
 

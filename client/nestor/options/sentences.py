@@ -1,19 +1,17 @@
-"""Builds schemas from what a user wrote, and says in one sentence which field is wrong and what it may hold."""
+"""Says in one sentence which field of an option or a schema is wrong, and what it may hold."""
 
 from __future__ import annotations
 
 import types
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from nestor.errors import InvalidInput
-
 SHOWN = 80  # characters of a wrong value
-Model = TypeVar("Model", bound=BaseModel)
 
 _KINDS = {
     "int": "a whole number",
@@ -25,32 +23,39 @@ _KINDS = {
     "dict": "a dictionary",
     "uuid": "a UUID",
 }
+ABSENT = ("extra_forbidden", "unexpected_keyword_argument")  # pydantic's words for a field that there is not
 _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
-def build(model: type[Model], values: Mapping[str, Any], *, names: Mapping[str, str] | None = None) -> Model:
-    """A `model` of `values`, which a user gave.
+@dataclass(frozen=True)
+class Place:
+    """Where an error lies.
+
+    Attributes:
+        path: the location without the names of alternatives.
+        siblings: the fields that the last part of it could be.
+        annotations: what the field may hold.
+        moved: what to write in place of a former field; None for others.
+    """
+
+    path: list[Any]
+    siblings: list[str]
+    annotations: list[Any]
+    moved: str | None
+
+
+def explain(model: Any, error: ValidationError, *, within: str = "") -> str:
+    """What is wrong, one sentence for each field.
 
     Args:
-        names: what the user calls a field, where that differs from the schema: {"outer.steps": "n_steps"}.
-
-    Raises:
-        InvalidInput: naming each wrong field, its value and what it may hold.
+        model: the schema or option that was to be made.
+        within: the name of the option that the user wrote: `Neumann(terms=-1): …` in place of `terms=-1: …`.
     """
-    try:
-        return model.model_validate(dict(values))
-    except ValidationError as error:
-        raise InvalidInput(reason=explain(model, error, names=names)) from None
-
-
-def explain(model: type[BaseModel], error: ValidationError, *, names: Mapping[str, str] | None = None) -> str:
-    """What is wrong, one sentence for each field."""
     sentences: dict[str, str] = {}
     for one in error.errors(include_url=False):
-        path, _, found = walk(model, list(one["loc"]))
-        field = ".".join(map(str, path))
-        field = (names or {}).get(field, field)
-        sentences.setdefault(field, _sentence(field, one, found))  # a union reports each alternative
+        place = walk(model, list(one["loc"]))
+        field = ".".join(map(str, place.path))
+        sentences.setdefault(field, _sentence(field, one, place, within))  # a union reports each alternative
     return " ".join(sentences.values())
 
 
@@ -60,15 +65,18 @@ def shown(value: Any) -> str:
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
 
 
-def _sentence(field: str, error: ErrorDetails, annotations: list[Any]) -> str:
-    if error["type"] == "extra_forbidden":
-        return f"{field}: there is no such option."
-    if error["type"] == "missing":
+def _sentence(field: str, error: ErrorDetails, place: Place, within: str) -> str:
+    if error["type"] in ABSENT:
+        start = f"{within}({field}={shown(error['input'])})" if within else field
+        return f"{start}: {place.moved or 'there is no such option'}."
+    if error["type"] in ("missing", "missing_argument"):
         return f"{field} is missing."
     if error["loc"][-1:] == ("[key]",):
         return f"{field}: the name {shown(error['input'])} must be a string."
-    start = f"{field}={shown(error['input'])}: " if field else ""
-    return f"{start}{_expected(error, annotations)}."
+    start = f"{field}={shown(error['input'])}" if field else ""
+    if within:
+        start = f"{within}({start})" if start else within
+    return f"{start}{': ' if start else ''}{_expected(error, place.annotations)}."
 
 
 def _expected(error: ErrorDetails, annotations: list[Any]) -> str:
@@ -87,22 +95,27 @@ def _expected(error: ErrorDetails, annotations: list[Any]) -> str:
         return f"it must be {error.get('ctx', {}).get('expected', 'one of the words that are allowed')}"
     if kind in _KINDS:
         return f"it must be {_KINDS[kind]}{f', {bounds}' if bounds else ''}{choice}"
-    if error["type"] == "model_type":
+    if error["type"] == "union_tag_invalid":
+        return f"it must be one of {error.get('ctx', {}).get('expected_tags')}"
+    if error["type"] in ("union_tag_not_found", "option_type"):
+        return error["msg"].rstrip(".")
+    if error["type"] in ("model_type", "dataclass_type"):
         return f"it must be a {error.get('ctx', {}).get('class_name', 'dictionary')}"
     message = error["msg"].removeprefix("Value error, ").rstrip(".")
     return message.replace("Input should", "it should", 1)
 
 
-def walk(annotation: Any, loc: list[Any]) -> tuple[list[Any], list[str], list[Any]]:
-    """The location without the names of alternatives, the fields that its last part could be, and its annotations.
+def walk(annotation: Any, loc: list[Any]) -> Place:
+    """Follow the location of an error from what was to be made.
 
     pydantic names the alternative of a union inside the location: ("inner", "adam", "lr") for `inner.lr`.
     """
     here, path, siblings = [annotation], list[Any](), list[str]()
+    moved: str | None = None
     for part in loc:
         models = [model for one in here for model in _models(one)]
         named = [model for model in models if part == model.__name__ or part in _tags(model)]
-        known = [_annotation(model.model_fields[part]) for model in models if part in model.model_fields]
+        known = [_annotation(_fields(model)[part]) for model in models if part in _fields(model)]
         if isinstance(part, str) and not known and named:
             here = list[Any](named)
             continue
@@ -110,11 +123,16 @@ def walk(annotation: Any, loc: list[Any]) -> tuple[list[Any], list[str], list[An
         if isinstance(part, str) and not known and not models and not items:
             continue  # the alternative of a union without models: a number, or a word
         path.append(part)
-        siblings = sorted({name for model in models for name in model.model_fields})
+        siblings = sorted({name for model in models for name in _fields(model)})
+        moved = next((model.moved[part] for model in models if part in getattr(model, "moved", {})), None)
         here = known if known or models else items
         if not isinstance(part, str):
             here = items
-    return path, siblings, here
+    return Place(path, siblings, here, moved)
+
+
+def _fields(model: Any) -> Mapping[Any, FieldInfo]:
+    return model.__pydantic_fields__
 
 
 def _annotation(field: FieldInfo) -> Any:
@@ -133,10 +151,12 @@ def _inside(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if origin in (Union, types.UnionType) else ()
 
 
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The models that a value of this annotation may be."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
+def _models(annotation: Any) -> Iterator[Any]:
+    """The schemas and options that a value of this annotation may be."""
+    if isinstance(annotation, type):
+        if issubclass(annotation, BaseModel) or getattr(annotation, "tag", ""):
+            yield annotation
+        yield from cast("dict[str, Any]", getattr(annotation, "members", {})).values()  # of a family of options
     inside = get_args(annotation) if get_origin(annotation) in (tuple, list) else _inside(annotation)
     for one in inside:
         yield from _models(one)
@@ -172,11 +192,11 @@ def _words(annotation: Any) -> Iterator[Any]:
         yield from _words(one)
 
 
-def _tags(model: type[BaseModel]) -> set[Any]:
+def _tags(model: Any) -> set[Any]:
     """The words by which a model is chosen: those of its literal fields."""
     return {
         word
-        for field in model.model_fields.values()
+        for field in _fields(model).values()
         if get_origin(field.annotation) is Literal
         for word in get_args(field.annotation)
     }
