@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationInfo, field_validator
 
@@ -15,7 +15,9 @@ from nestor.options.evaluation import EarlyStopping, Folds
 from nestor.options.optimizers import Adam, Optimizer, RMSprop
 from nestor.options.preconditioners import Preconditioner
 from nestor.options.responses import Implicit, Response
+from nestor.options.sentences import shown
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 _MOVED = MappingProxyType({"stop_early": "it is called early_stopping"})
 
 
@@ -128,6 +130,35 @@ class Config(ConfigFields, CrossChecks):
     `nestor.Study.optimize` takes the same options as keywords. `outer_lr={"augmentation": 0.1}` is meant for
     "augmentation.conv.weight", too.
     """
+
+
+def merged(config: Config | None, given: Mapping[str, Any]) -> Config:
+    """A configuration from one value and from keywords beside it.
+
+    Raises:
+        ConfigInvalid: an option is given in both, or has a value that cannot work.
+    """
+    if config is None:
+        return Config(**given)
+    if not isinstance(config, Config):  # pyright: ignore[reportUnnecessaryIsInstance] a user passed it
+        raise ConfigInvalid(reason=f"config={shown(config)}: pass nestor.Config(n_steps=300, …).")
+    chosen = {name: getattr(config, name) for name in config.model_fields_set}
+    if twice := sorted(chosen.keys() & given.keys()):
+        raise ConfigInvalid(
+            reason=f"{twice[0]} is given twice: {shown(chosen[twice[0]])} in config, and {shown(given[twice[0]])} beside "
+            "it. Leave one of them out."
+        )
+    return Config(**chosen, **given)
+
+
+def documented(function: Function) -> Function:
+    """Tell what the options mean in the docstring of a function that takes them as keywords."""
+    lines = [f"{name}: {field.description}." for name, field in Config.model_fields.items()]
+    paragraphs = "\n".join(f"            {line}" for line in lines)
+    function.__doc__ = (function.__doc__ or "").replace(
+        "        Raises:", f"        Options:\n{paragraphs}\n\n        Raises:", 1
+    )
+    return function
 
 
 def needs_one_device(response: Response, n: int) -> str | None:

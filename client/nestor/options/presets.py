@@ -55,17 +55,12 @@ class ExampleWeightsPreset(HyperparameterPreset):
     init: Annotated[Real, about("initial value, before the sigmoid")] = 0.0
 
 
-@family
-class ModelPreset(Option):
-    """An architecture."""
+@option
+class MLPPreset(Option):
+    """A multilayer perceptron with rectified linear units."""
 
     is_public: ClassVar[bool] = False
     expected: ClassVar[str] = "a model, such as MLPPreset()"
-
-
-@option
-class MLPPreset(ModelPreset):
-    """A multilayer perceptron with rectified linear units."""
 
     hidden: Annotated[
         tuple[Annotated[Whole, Field(ge=1, le=16_384)], ...],
