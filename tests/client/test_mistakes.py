@@ -72,7 +72,7 @@ OPTIONS = {
     "missing option": (lambda: {"warm_start": nestor.WarmStart()}, "trial is missing"),
     "betas": (lambda: {"inner": nestor.Adam(betas=(0.9, 1.5))}, "inner.betas.1=1.5: it must be at least 0 and below 1"),
     "momentum": (lambda: {"inner": nestor.SGD(momentum=1.0)}, "inner.momentum=1.0: it must be at least 0 and below 1"),
-    "inner steps": (lambda: {"inner": nestor.Adam(steps=2**31)}, "inner.steps=2147483648: it must be at least 1"),
+    "inner steps": (lambda: {"inner": nestor.Adam(), "inner_steps": 2**31}, "inner.steps=2147483648: it must be at least 1"),
     "outer steps": (
         lambda: {"n_steps": 2, "outer": nestor.Adam(0.1, steps=50)},
         "its steps=50 contradicts n_steps=2. n_steps is the number of outer steps. Leave steps out",

@@ -233,7 +233,7 @@ def test_a_priority_is_kept_and_changed(new_study):
 
 
 def test_a_failed_trial_is_retried_and_fails_again_for_the_same_reason(new_study):
-    trial = new_study().optimize(ridge(), 50, inner=nestor.SGD(1e8, steps=20), show_progress_bar=False, wait=False)
+    trial = new_study().optimize(ridge(), 50, inner=nestor.SGD(1e8), inner_steps=20, show_progress_bar=False, wait=False)
     with pytest.raises(TrialFailed):
         trial.wait()
     assert trial.retry().error is None
@@ -277,7 +277,7 @@ def test_study_stop_outside_of_a_callback_ends_all_its_trials(new_study):
 def test_a_training_that_diverges_fails_with_the_step_and_a_remedy(new_study):
     study = new_study()
     with pytest.raises(TrialFailed, match=r"Trial 0 failed: Step \d+: .* not finite.* Try a smaller learning rate"):
-        study.optimize(ridge(), 50, inner=nestor.SGD(1e8, steps=20), show_progress_bar=False)
+        study.optimize(ridge(), 50, inner=nestor.SGD(1e8), inner_steps=20, show_progress_bar=False)
     (trial,) = study.trials
     assert trial.state is State.failed
     assert "Try a smaller learning rate" in trial.error

@@ -82,7 +82,7 @@ def test_a_shipped_program_goes_the_same_way_as_the_problem_here(api: Api, serve
     trial_id = api.submit(3, problem=ship(server, api, program.graphs, program.tensors, problem.data.save()))
     trial = api.until(trial_id, "complete", "failed")
     assert trial["error"] is None
-    config = Config(n_steps=3, inner=Adam(steps=1), outer=RMSprop())
+    config = Config(n_steps=3, inner=Adam(), inner_steps=1, outer=RMSprop())
     *_, last = optimise(problem.bilevel(), problem.data, config)
     assert trial["value"] == pytest.approx(last.val_loss, rel=1e-4)
 

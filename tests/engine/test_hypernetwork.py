@@ -15,13 +15,11 @@ from nestor_engine.solvers import Outcome
 from nestor_engine.training.inner_loop import InnerLoop
 from tests.engine.cases import Dense, build, posed, quadratic, ridge
 
-WHOLE = engine.SGD(0.1, batch_size=10_000)
-
 
 def _trained(dense: Dense, response: engine.Hypernetwork, outer_steps: int) -> tuple[Hypergradient, Tensors]:
     """The hypergradient after some outer steps at weights and hyperparameters that stay where they are."""
     b, memory = dense.bilevel, {}
-    loop = InnerLoop(b, dense.ravel, dense.train, WHOLE, seed=3)
+    loop = InnerLoop(b, dense.ravel, dense.train, engine.SGD(0.1), seed=3, batch_size=10_000)
     moment = Moment(b, dense.ravel, dense.w, b.buffers, b.hparams, dense.train, dense.val, loop)
     for _ in range(outer_steps - 1):
         response.hypergradient(moment, memory)
@@ -89,7 +87,7 @@ def test_dropout_draws_the_same_mask_on_both_sides_of_a_difference():
 def test_a_trajectory_resumes_bitwise(name: str):
     problem = build(name)
     config = engine.Config(
-        n_steps=6, inner=engine.Adam(0.01, steps=2, batch_size=5), response=engine.Hypernetwork(rank=3)
+        n_steps=6, inner=engine.Adam(0.01), inner_steps=2, batch_size=5, response=engine.Hypernetwork(rank=3)
     )
     steps = list(engine.optimise(problem.bilevel(), problem.data, config))
     half = engine.State.load(steps[2].state.save())

@@ -229,8 +229,8 @@ def test_the_series_of_i_terms_is_i_plus_one_steps_of_sgd_from_the_minimum(terms
     bilevel, data = ridge()
     case = Dense(bilevel, data)
     case.w = ridge_minimiser(data, bilevel.hparams["decay"])
-    sgd = engine.SGD(alpha, batch_size=len(data.train["x"]))
-    training = InnerLoop(bilevel, Ravel(bilevel.params), data.train, sgd, seed=0)
+    sgd = engine.SGD(alpha)
+    training = InnerLoop(bilevel, Ravel(bilevel.params), data.train, sgd, seed=0, batch_size=len(data.train["x"]))
     start = engine.State.initial(bilevel, sgd, sgd)
     start.weights = case.w
     ended, _, kept = training.run(start, terms + 1, keep=terms + 1)

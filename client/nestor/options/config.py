@@ -145,8 +145,8 @@ def merged(config: Config | None, given: Mapping[str, Any]) -> Config:
     chosen = {name: getattr(config, name) for name in config.model_fields_set}
     if twice := sorted(chosen.keys() & given.keys()):
         raise ConfigInvalid(
-            reason=f"{twice[0]} is given twice: {shown(chosen[twice[0]])} in config, and {shown(given[twice[0]])} beside "
-            "it. Leave one of them out."
+            reason=f"{twice[0]} is given twice: {shown(chosen[twice[0]])} in config, and {shown(given[twice[0]])} as a "
+            "keyword. Leave one of them out."
         )
     return Config(**chosen, **given)
 

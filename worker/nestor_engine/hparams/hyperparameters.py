@@ -59,7 +59,7 @@ class Hyperparameters:
         kind.bounds = dict.fromkeys(self.init, (least, largest))
         return kind
 
-    def expect(self, model: nn.Module, train: Tensors) -> None:
+    def validate(self, model: nn.Module, train: Tensors) -> None:
         """Refuse a model, or columns of training data, that these hyperparameters were not made for.
 
         Raises:

@@ -47,7 +47,7 @@ class LossReweighting(Hyperparameters):
         self.init = self._network.init
         self.transforms = {}
 
-    def expect(self, model: nn.Module, train: Tensors) -> None:
+    def validate(self, model: nn.Module, train: Tensors) -> None:
         if self._reads != "loss":
             column_of("LossReweighting", self._reads, train)
 
