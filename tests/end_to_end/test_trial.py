@@ -55,7 +55,7 @@ def test_pause_resume_stop_and_cancel_do_what_they_say(api: Api, worker: Worker)
 
 
 def test_a_training_that_diverges_fails_with_a_sentence(api: Api, worker: Worker):
-    trial_id = api.submit(50, inner={"optimizer": "sgd", "lr": 1e30, "steps": 5})
+    trial_id = api.submit(50, inner={"optimizer": "sgd", "lr": 1e30}, inner_steps=5)
     error = api.until(trial_id, "failed", "complete")["error"]
     assert error["code"] == "diverged"
     assert "Step 1:" in error["detail"]

@@ -12,7 +12,6 @@ from nestor.options.config import Config as Config
 from nestor.options.curvatures import *  # noqa: F403
 from nestor.options.evaluation import *  # noqa: F403
 from nestor.options.optimizers import *  # noqa: F403
-from nestor.options.preconditioners import *  # noqa: F403
 from nestor.options.presets import *  # noqa: F403
 from nestor.options.responses import *  # noqa: F403
 from nestor.options.schedules import *  # noqa: F403

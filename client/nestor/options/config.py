@@ -13,9 +13,9 @@ from nestor.errors import ConfigInvalid
 from nestor.options.base import MAX_STEPS, Count, Option, Positive, Value, Whole, about
 from nestor.options.evaluation import EarlyStopping, Folds
 from nestor.options.optimizers import Adam, Optimizer, RMSprop
-from nestor.options.preconditioners import Preconditioner
 from nestor.options.responses import Implicit, Response
 from nestor.options.sentences import shown
+from nestor.options.solvers import Preconditioner
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _MOVED = MappingProxyType({"stop_early": "it is called early_stopping"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, ClassVar, Literal
 
 from nestor.options.base import Momentum, NonNegative, Option, about, family, option
-from nestor.options.preconditioners import Preconditioner
+from nestor.options.solvers import Preconditioner
 
 _DAMPING = about("added multiple of the identity, relative to the curvature's norm")
 

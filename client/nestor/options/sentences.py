@@ -24,7 +24,7 @@ _KINDS = {
     "uuid": "a UUID",
 }
 ABSENT = ("extra_forbidden", "unexpected_keyword_argument")  # pydantic's words for a field that there is not
-_BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,10 @@ def _sentence(field: str, error: ErrorDetails, place: Place, within: str) -> str
 def _expected(error: ErrorDetails, annotations: list[Any]) -> str:
     kind = error["type"].split("_")[0]
     limits: dict[str, Any] = {}
-    for name, limit in _limits(annotations):
+    for name, limit in limits_of(annotations):
         limits.setdefault(name, limit)
-    bounds = " and ".join(f"{word} {limits[name]}" for name, word in _BOUNDS.items() if name in limits)
-    words = [word for one in annotations for word in _words(one)]
+    bounds = " and ".join(f"{word} {limits[name]}" for name, word in BOUNDS.items() if name in limits)
+    words = [word for one in annotations for word in words_of(one)]
     choice = "".join(f", or {word!r}" for word in words)
     if error["type"] in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
         return f"it must be {bounds}{choice}"
@@ -115,7 +115,7 @@ def walk(annotation: Any, loc: list[Any]) -> Place:
     for part in loc:
         models = [model for one in here for model in _models(one)]
         named = [model for model in models if part == model.__name__ or part in _tags(model)]
-        known = [_annotation(_fields(model)[part]) for model in models if part in _fields(model)]
+        known = [annotation_of(_fields(model)[part]) for model in models if part in _fields(model)]
         if isinstance(part, str) and not known and named:
             here = list[Any](named)
             continue
@@ -135,7 +135,7 @@ def _fields(model: Any) -> Mapping[Any, FieldInfo]:
     return model.__pydantic_fields__
 
 
-def _annotation(field: FieldInfo) -> Any:
+def annotation_of(field: FieldInfo) -> Any:
     """A field's annotation with its limits, which pydantic keeps apart."""
     annotation: Any = field.annotation
     for one in field.metadata:
@@ -143,12 +143,19 @@ def _annotation(field: FieldInfo) -> Any:
     return annotation
 
 
-def _inside(annotation: Any) -> tuple[Any, ...]:
+def alternatives(annotation: Any) -> tuple[Any, ...]:
     """The alternatives of a union, or what an `Annotated` is made for."""
     origin = get_origin(annotation)
     if origin is Annotated:
         return get_args(annotation)[:1]
     return get_args(annotation) if origin in (Union, types.UnionType) else ()
+
+
+def plain_type(annotation: Any) -> Any:
+    """What an `Annotated` is made for."""
+    while get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    return annotation
 
 
 def _models(annotation: Any) -> Iterator[Any]:
@@ -157,7 +164,7 @@ def _models(annotation: Any) -> Iterator[Any]:
         if issubclass(annotation, BaseModel) or getattr(annotation, "tag", ""):
             yield annotation
         yield from cast("dict[str, Any]", getattr(annotation, "members", {})).values()  # of a family of options
-    inside = get_args(annotation) if get_origin(annotation) in (tuple, list) else _inside(annotation)
+    inside = get_args(annotation) if get_origin(annotation) in (tuple, list) else alternatives(annotation)
     for one in inside:
         yield from _models(one)
 
@@ -169,27 +176,27 @@ def _items(annotation: Any) -> Iterator[Any]:
         yield from (one for one in get_args(annotation) if one is not Ellipsis)
     elif origin is dict:
         yield get_args(annotation)[1]
-    for one in _inside(annotation):
+    for one in alternatives(annotation):
         yield from _items(one)
 
 
-def _limits(annotations: list[Any]) -> Iterator[tuple[str, Any]]:
+def limits_of(annotations: list[Any]) -> Iterator[tuple[str, Any]]:
     for annotation in annotations:
         if get_origin(annotation) is Annotated:
             for one in get_args(annotation)[1:]:
                 for limit in cast(list[Any], getattr(one, "metadata", None) or [one]):
-                    for name in (*_BOUNDS, "min_length", "max_length"):
+                    for name in (*BOUNDS, "min_length", "max_length"):
                         if (value := getattr(limit, name, None)) is not None:
                             yield name, value
-        yield from _limits(list(_inside(annotation)))
+        yield from limits_of(list(alternatives(annotation)))
 
 
-def _words(annotation: Any) -> Iterator[Any]:
+def words_of(annotation: Any) -> Iterator[Any]:
     """The words that a value may be instead of a number."""
     if get_origin(annotation) is Literal:
         yield from get_args(annotation)
-    for one in _inside(annotation):
-        yield from _words(one)
+    for one in alternatives(annotation):
+        yield from words_of(one)
 
 
 def _tags(model: Any) -> set[Any]:
