@@ -60,10 +60,12 @@ def __getattr__(name: str) -> Any:
         from nestor.options import public_names
 
         return sorted(["__version__", *_MODULES, *_CLIENT, *_ENGINE, *public_names()])
-    elif name[:1].isupper() and name in (options := importlib.import_module("nestor.options")).public_names():
-        value = getattr(options, name)
     else:
-        raise AttributeError(f"module 'nestor' has no attribute {name!r}")
+        from nestor.options import public_option
+
+        value = public_option(name)
+        if value is None:
+            raise AttributeError(f"module 'nestor' has no attribute {name!r}")
     globals()[name] = value  # the next look-up does not come here
     return value
 

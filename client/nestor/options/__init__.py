@@ -21,3 +21,11 @@ from nestor.options.solvers import *  # noqa: F403
 def public_names() -> list[str]:
     """The options that are names of `nestor`."""
     return ["Config", *(name for name, cls in OPTIONS.items() if cls.is_public)]
+
+
+def public_option(name: str) -> type[Option] | type[Config] | None:
+    """The option that `nestor` has under a name; None if there is none."""
+    if name == "Config":
+        return Config
+    found = OPTIONS.get(name)
+    return found if found is not None and found.is_public else None

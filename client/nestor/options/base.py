@@ -124,7 +124,9 @@ class Option:
     @classmethod
     def families(cls) -> list[type[Option]]:
         """The families that this option belongs to."""
-        return [base for base in cls.__mro__ if issubclass(base, Option) and cls in base.members.values()]
+        return [
+            base for base in cls.__mro__ if issubclass(base, Option) and not base.tag and cls in base.members.values()
+        ]
 
     @classmethod
     def _adapter(cls) -> TypeAdapter[Any]:
