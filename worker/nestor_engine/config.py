@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ConfigDict, field_validator
 
@@ -21,9 +21,9 @@ class Config(options.Config):
     model_config = ConfigDict(validate_default=True)
 
     if TYPE_CHECKING:
-        inner: Optimizer
-        outer: Optimizer
-        response: Response
+        inner: Optimizer = cast(Any, None)
+        outer: Optimizer = cast(Any, None)
+        response: Response = cast(Any, None)
 
     @field_validator("inner", "outer", "response")
     @classmethod

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import operator
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, Union, cast, dataclass_transform
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, cast, dataclass_transform
 
 import pydantic.dataclasses
 from pydantic import (
@@ -124,17 +125,19 @@ class Option:
     @classmethod
     def families(cls) -> list[type[Option]]:
         """The families that this option belongs to."""
-        return [
-            base for base in cls.__mro__ if issubclass(base, Option) and not base.tag and cls in base.members.values()
-        ]
+        families = (base for base in cls.__mro__ if issubclass(base, Option) and not base.tag)
+        return [family for family in families if cls in family.members.values()]
 
     @classmethod
     def _adapter(cls) -> TypeAdapter[Any]:
         """Validates what has a tag, as one of this family's options."""
         members = tuple(cls.members.values())
         if cls not in _ADAPTERS or _ADAPTERS[cls][0] != members:
-            chosen = Field(discriminator=cls.tag_key) if len(members) > 1 else Field()
-            _ADAPTERS[cls] = members, TypeAdapter(Annotated[Union[members], chosen])  # noqa: UP007
+            union: Callable[[Any, Any], Any] = lambda one, other: one | other
+            chosen: Any = functools.reduce(union, members)
+            if len(members) > 1:
+                chosen = Annotated[chosen, Field(discriminator=cls.tag_key)]
+            _ADAPTERS[cls] = members, TypeAdapter(chosen)
         return _ADAPTERS[cls][1]
 
     @classmethod
@@ -186,11 +189,14 @@ def snake_case(name: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A number of NumPy, torch or another library as one of Python's; anything else as it is."""
-    if isinstance(value, tuple | list):
-        return tuple(plain(item) for item in cast(tuple[Any, ...], value))
-    if isinstance(value, bool | int | float | str):
+    """Numbers of NumPy, torch and other libraries as those of Python; anything else as it is."""
+    if isinstance(value, bool | str):
         return value
+    if isinstance(value, tuple | list):
+        items = [plain(item) for item in cast("list[Any]", value)]
+        return items if isinstance(value, list) else tuple(items)
+    if isinstance(value, Mapping):
+        return {name: plain(item) for name, item in cast("Mapping[Any, Any]", value).items()}
     for convert in (operator.index, float):
         with contextlib.suppress(TypeError, ValueError, RuntimeError):
             return convert(value)
@@ -208,7 +214,7 @@ def option(cls: Class) -> Class:
     """Declare an option: register it under its tag with its families, and validate what it is made of."""
     families = [base for base in cls.__mro__[1:] if issubclass(base, Option) and base is not Option]
     cls.tag = cls.tag or snake_case(cls.__name__.removesuffix("Preset"))
-    cls.__annotations__[cls.tag_key] = Annotated[Literal[cls.tag], Field(description="chooses this option")]  # pyright: ignore
+    cls.__annotations__[cls.tag_key] = Annotated[Literal[cls.tag], Field(description="chooses this option")]
     setattr(cls, cls.tag_key, Field(default=cls.tag, kw_only=True, repr=False))
     declared = pydantic.dataclasses.dataclass(frozen=True, eq=False, config=_FORBID)(cls)
     assert declared is cls

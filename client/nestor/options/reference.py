@@ -27,6 +27,7 @@ it.
 """
 
 
+WORDS: dict[Any, str] = {int: "whole number", float: "number", bool: "true or false", str: "text"}
 ORDER = ("Response", "Curvature", "Solver", "Preconditioner", "Optimizer", "Schedule")
 
 
@@ -113,7 +114,7 @@ def _values(annotation: Any) -> str:
     if isinstance(inner, type) and issubclass(inner, Option):
         name = inner.__name__ if inner.tag else _widest(inner).__name__
         return f"[{name}](#{name.lower()})"
-    name = {int: "whole number", float: "number", bool: "true or false", str: "text"}.get(inner, str(inner))
+    name = WORDS[inner]
     limits = dict[str, Any](reversed(list(limits_of([annotation]))))
     bounds = " and ".join(f"{word} {limits[key]:,}" for key, word in BOUNDS.items() if key in limits)
     return f"{name}, {bounds}" if bounds else name

@@ -161,9 +161,10 @@ def plain_type(annotation: Any) -> Any:
 def _models(annotation: Any) -> Iterator[Any]:
     """The schemas and options that a value of this annotation may be."""
     if isinstance(annotation, type):
-        if issubclass(annotation, BaseModel) or getattr(annotation, "tag", ""):
-            yield annotation
-        yield from cast("dict[str, Any]", getattr(annotation, "members", {})).values()  # of a family of options
+        kind = cast(type[Any], annotation)
+        if issubclass(kind, BaseModel) or getattr(kind, "tag", ""):
+            yield kind
+        yield from cast("dict[str, Any]", getattr(kind, "members", {})).values()  # of a family of options
     inside = get_args(annotation) if get_origin(annotation) in (tuple, list) else alternatives(annotation)
     for one in inside:
         yield from _models(one)
