@@ -1,4 +1,4 @@
-"""Hyperparameter optimisation by implicit differentiation: millions of hyperparameters, one training.
+"""Hyperparameter optimization by implicit differentiation: millions of hyperparameters, one training.
 
 Everything here is loaded when it is first used, so that `import nestor` costs next to nothing and
 needs no torch; what a problem is made of comes from `nestor_engine`, which does.

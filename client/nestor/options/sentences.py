@@ -99,7 +99,10 @@ def _expected(error: ErrorDetails, annotations: list[Any]) -> str:
         return f"it must be one of {error.get('ctx', {}).get('expected_tags')}"
     if error["type"] in ("union_tag_not_found", "option_type"):
         return error["msg"].rstrip(".")
-    if error["type"] in ("model_type", "dataclass_type"):
+    if error["type"] == "dataclass_type":
+        models = [model for one in annotations for model in _models(one)]
+        return " or ".join(f"pass {model.expected}" for model in models)
+    if error["type"] == "model_type":
         return f"it must be a {error.get('ctx', {}).get('class_name', 'dictionary')}"
     message = error["msg"].removeprefix("Value error, ").rstrip(".")
     return message.replace("Input should", "it should", 1)

@@ -111,7 +111,7 @@ class Trial(Schema):
 
 
 class TensorSummary(Schema):
-    """One hyperparameter at one step, its entries as optimised."""
+    """One hyperparameter at one step, its entries as optimized."""
 
     min: float
     max: float
