@@ -34,7 +34,7 @@ OPTIONS = {
     ),
     "terms of a warm start": (
         lambda: {"response": {"implicit": {"solver": {"warm_started": {"solver": {"neumann": {"terms": 20_000}}}}}}},
-        r"Neumann\(terms=20000\): it must be at least 0 and at most 10000",
+        "response.solver.solver.terms=20000: it must be at least 0 and at most 10000",
     ),
     "alpha": (
         lambda: {"response": nestor.Implicit(solver=nestor.Neumann(alpha=float("inf")))},

@@ -116,7 +116,8 @@ class CrossChecks(BaseModel):
                 "or unroll fewer"
             )
         for part in response.parts():
-            if isinstance(part, Preconditioner) and part.needs_squares and inner and not inner.keeps_squares:
+            needed = part.needs_optimizer_state if isinstance(part, Preconditioner) else frozenset[str]()
+            if inner is not None and not needed <= inner.keeps_state:
                 raise ValueError(
                     f"{type(part).__name__} reads squared gradients, which the inner optimizer does not keep; use "
                     "Adam, AdamW or RMSprop as the inner optimizer, or NystromSketch as the preconditioner"

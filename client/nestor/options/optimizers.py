@@ -34,7 +34,7 @@ class Optimizer(Option):
         "one of Nestor's optimizers, such as Adam(1e-3) or RMSprop(1e-2); those of torch.optim hold parameters"
     )
     moved: ClassVar[Mapping[str, str]] = _MOVED
-    keeps_squares: ClassVar[bool] = False  # whether its state has a running mean of squared gradients
+    keeps_state: ClassVar[frozenset[str]] = frozenset()  # tensors of its state that others may read
 
     lr: Annotated[Positive, _LR]
     _: KW_ONLY
@@ -65,7 +65,7 @@ class Adam(Optimizer):
     [1] Kingma and Ba (2015), Adam: a method for stochastic optimization.
     """
 
-    keeps_squares: ClassVar[bool] = True
+    keeps_state: ClassVar[frozenset[str]] = frozenset({"square"})  # a running mean of squared gradients
 
     lr: Annotated[Positive, _LR] = 1e-3
     betas: Annotated[tuple[Momentum, Momentum], _BETAS] = (0.9, 0.999)
@@ -81,7 +81,7 @@ class AdamW(Optimizer):
     """
 
     tag: ClassVar[str] = "adamw"
-    keeps_squares: ClassVar[bool] = True
+    keeps_state: ClassVar[frozenset[str]] = frozenset({"square"})  # a running mean of squared gradients
 
     lr: Annotated[Positive, _LR] = 1e-3
     betas: Annotated[tuple[Momentum, Momentum], _BETAS] = (0.9, 0.999)
@@ -98,7 +98,7 @@ class RMSprop(Optimizer):
     [1] Tieleman and Hinton (2012), Lecture 6.5.
     """
 
-    keeps_squares: ClassVar[bool] = True
+    keeps_state: ClassVar[frozenset[str]] = frozenset({"square"})  # a running mean of squared gradients
 
     lr: Annotated[Positive, _LR] = 1e-2
     alpha: Annotated[Momentum, about("decay of the running mean of squared gradients")] = 0.99

@@ -15,7 +15,7 @@ class Preconditioner(Option):
     """An approximate inverse of the curvature, symmetric and positive definite."""
 
     expected: ClassVar[str] = "a preconditioner, such as NystromSketch(rank=20)"
-    needs_squares: ClassVar[bool] = False  # whether it reads the inner optimizer's mean of squared gradients
+    needs_optimizer_state: ClassVar[frozenset[str]] = frozenset()  # the tensors of it that it reads
 
 
 @option
@@ -36,7 +36,7 @@ class AdamDiagonal(Preconditioner):
     Needs an inner optimizer that keeps such a mean: Adam, AdamW or RMSprop.
     """
 
-    needs_squares: ClassVar[bool] = True
+    needs_optimizer_state: ClassVar[frozenset[str]] = frozenset({"square"})
 
 
 @family

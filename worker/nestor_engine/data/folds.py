@@ -75,8 +75,8 @@ def _pooled(train: View, val: View) -> Tensors:
     form = lambda columns: {name: (values.shape[1:], values.dtype) for name, values in columns.items()}
     if form(first) != form(second):
         raise ProblemInvalid(
-            reason=f"Folds exchange training and validation examples, but their columns differ: {_told(first)}, and "
-            f"{_told(second)}. Give both the same columns, or tune without folds."
+            reason=f"Folds exchange training and validation examples, but their columns differ: {_described(first)}, and "
+            f"{_described(second)}. Give both the same columns, or tune without folds."
         )
     rest = val.all()
     return {name: torch.cat([values, rest[name]]) for name, values in first.items()}
@@ -86,5 +86,5 @@ def _shuffled(n: int, seed: int) -> Tensor:
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed), device="cpu")
 
 
-def _told(columns: Tensors) -> str:
+def _described(columns: Tensors) -> str:
     return ", ".join(f"{name} {tuple(values.shape[1:])} {values.dtype}" for name, values in columns.items())

@@ -79,9 +79,9 @@ def _kind(kind: HyperparameterPreset, model: nn.Module, labels: Tensor) -> Hyper
             raise ConfigInvalid(reason=f"This worker does not know the hyperparameters {kind.tag!r}.")
 
 
-def _mislabelled(y: Tensor, share: float, seed: int) -> Tensor:
-    """`y` with that share of its labels moved to the next class."""
-    wrong = torch.randperm(len(y), generator=_generator(seed, "noise"))[: round(share * len(y))]
+def _mislabelled(y: Tensor, fraction: float, seed: int) -> Tensor:
+    """`y` with that fraction of its labels moved to the next class."""
+    wrong = torch.randperm(len(y), generator=_generator(seed, "noise"))[: round(fraction * len(y))]
     noisy = y.clone()
     noisy[wrong] = (y[wrong] + 1) % CLASSES
     return noisy
