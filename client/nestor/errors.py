@@ -84,6 +84,10 @@ class ValidationFailed(InvalidInput):
     message = "{summary}"
 
 
+class ConfigInvalid(InvalidInput):
+    """An option has a value that cannot work."""
+
+
 class DigestMismatch(InvalidInput):
     """An upload arrived with other bytes than announced."""
 

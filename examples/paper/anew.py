@@ -48,6 +48,7 @@ def search(
     *,
     sampler: str,
     inner: nestor.Adam | nestor.SGD,
+    batch_size: int,
     n_steps: int,
     budget: int,
     seed: int,
@@ -58,6 +59,7 @@ def search(
     Args:
         ranges: hyperparameter → least and largest value, as optimised; every entry of a tensor is searched.
         sampler: one of `SEARCHES`.
+        batch_size: training examples in a batch.
         n_steps: training gradients of one training.
         budget: training gradients of all of them. That the sampler's own work costs none is in its favour.
         patience: seconds that the sampler may think, in all; after that it is stopped.
@@ -74,7 +76,7 @@ def search(
         except TimeoutError:
             break
         thought += time.monotonic() - began
-        told = trained(problem, inner, n_steps, hparams=init | proposed, seed=seed)
+        told = trained(problem, inner, n_steps, batch_size=batch_size, hparams=init | proposed, seed=seed)
         proposer.tell(told["val"]["loss"])
         now = Found(k * n_steps, told["val"], told["test"])
         if found and found[-1].val["loss"] < now.val["loss"]:

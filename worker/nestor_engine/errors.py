@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar
 
+from nestor.errors import ConfigInvalid as ConfigInvalid
+
 
 class EngineError(Exception):
     """The root of the engine's errors; `message` is a template over the keywords it is raised with."""
@@ -29,10 +31,6 @@ class NotExportable(ProblemInvalid):
     """A function of the problem does something that no graph can hold."""
 
     message = "{function} cannot be exported{where}: {reason} {remedy}"
-
-
-class ConfigInvalid(EngineError):
-    """An option has a value that cannot work."""
 
 
 class StateInvalid(EngineError):

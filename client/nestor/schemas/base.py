@@ -1,21 +1,19 @@
-"""What all schemas share: constants of the interface, constrained types, and how a choice is written."""
+"""What all schemas share: constants of the interface, and constrained types."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, cast
+from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from nestor.options.base import MAX_STEPS as MOST_STEPS
 
 API = "/api/v1"
-MOST_STEPS = 2**31 - 1  # of a trial
 CHUNK_BYTES = 4 * 1024 * 1024  # an upload travels, and a blob is stored, in pieces of this size
 
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True)]
 TensorName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]{0,199}$")]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 Priority = Annotated[int, Field(ge=-1000, le=1000)]  # higher goes first; above 0 takes a token of the scope admin
 
@@ -24,18 +22,3 @@ class Schema(BaseModel):
     """What all schemas share: unknown fields are errors, instances are values."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def _by_kind(value: Any) -> Any:
-    """Let a choice be written short: "hessian" and {"neumann": {"terms": 3}} for {"kind": "neumann", "terms": 3}."""
-    if isinstance(value, str):
-        return {"kind": value}
-    if isinstance(value, dict) and len(cast(dict[Any, Any], value)) == 1 and "kind" not in value:
-        ((kind, options),) = cast(dict[Any, Any], value).items()
-        if isinstance(options, dict):
-            return {"kind": kind, **cast(dict[Any, Any], options)}
-    return cast(Any, value)
-
-
-Tagged = Field(discriminator="kind")
-Short = BeforeValidator(_by_kind)

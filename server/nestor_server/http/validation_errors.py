@@ -8,8 +8,8 @@ from typing import Any
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 
+from nestor.options.sentences import ABSENT, Place, shown, walk
 from nestor.schemas import API
-from nestor.schemas.validation import shown, walk
 
 
 def explain(request: Request, error: RequestValidationError) -> list[dict[str, Any]]:
@@ -26,16 +26,16 @@ def _explain(request: Request, error: dict[str, Any]) -> dict[str, Any]:
     if kind == "json_invalid":
         detail = error.get("ctx", {}).get("error", "")
         return _entry("", f"The body is not JSON: {detail} (at character {path[0]})", "Send one JSON document.")
-    fields: list[str] = []
-    if where == "body":
-        path, fields, _ = walk(_body_model(request), path)
-    field = ".".join(str(part) for part in path)
-    if not path:
+    place = walk(_body_model(request), path) if where == "body" else Place(path, [], [], None)
+    field = ".".join(str(part) for part in place.path)
+    if not place.path:
         return _entry(field, "The body is not a JSON object", "Send one, with Content-Type: application/json.")
-    if kind == "extra_forbidden":
-        near = difflib.get_close_matches(str(path[-1]), fields, n=1)
+    if kind in ABSENT and place.moved:
+        return _entry(field, "There is no such field any more", f"{place.moved[0].upper()}{place.moved[1:]}.")
+    if kind in ABSENT:
+        near = difflib.get_close_matches(str(place.path[-1]), place.siblings, n=1)
         hint = f"Did you mean {near[0]!r}? " if near else ""
-        listed = ", ".join(fields) or f"see /openapi.json and {API}"
+        listed = ", ".join(place.siblings) or f"see /openapi.json and {API}"
         return _entry(field, "There is no such field", f"{hint}Possible here: {listed}.")
     if kind == "missing":
         return _entry(field, "This field is missing", "Add it.")

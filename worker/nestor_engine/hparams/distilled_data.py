@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nestor_engine.data.splits import INDEX
 from nestor_engine.errors import ProblemInvalid
-from nestor_engine.hparams.examples import column_of, expect_examples
+from nestor_engine.hparams.examples import column_of, validate_examples
 from nestor_engine.hparams.hyperparameters import Hyperparameters
 from nestor_engine.objective import Batch, Tensors
 
@@ -89,9 +89,9 @@ class DistilledData(Hyperparameters):
             chosen += [x[part].mean(0) for part in parts]
         return torch.stack(chosen), y0
 
-    def expect(self, model: nn.Module, train: Tensors) -> None:
+    def validate(self, model: nn.Module, train: Tensors) -> None:
         initial, column = self.init[self._name], column_of("DistilledData", self._column, train)
-        expect_examples("DistilledData", len(initial), train)
+        validate_examples("DistilledData", len(initial), train)
         if column.shape != initial.shape or column.dtype != initial.dtype:
             raise ProblemInvalid(
                 reason=f"DistilledData was given {initial.dtype} of shape {tuple(initial.shape)}, but the training "

@@ -101,7 +101,7 @@ class Dropout(Hyperparameters):
             if isinstance(module, nn.RNNBase | nn.MultiheadAttention) and module.dropout
         )
 
-    def expect(self, model: nn.Module, train: Tensors) -> None:
+    def validate(self, model: nn.Module, train: Tensors) -> None:
         if tuple(_layers(model)) != self._paths:
             raise ProblemInvalid(reason="Dropout was made for another model than the problem's. Make it from that one.")
 

@@ -47,16 +47,16 @@ class LossReweighting(Hyperparameters):
         self.init = self._network.init
         self.transforms = {}
 
-    def expect(self, model: nn.Module, train: Tensors) -> None:
+    def validate(self, model: nn.Module, train: Tensors) -> None:
         if self._reads != "loss":
             column_of("LossReweighting", self._reads, train)
 
     def weigh(self, losses: Tensor, values: Tensors, batch: Batch) -> Tensor:
         read = losses.detach().unsqueeze(1) if self._reads == "loss" else batch[self._reads]
-        told = self._network(values, read)
-        if told.shape[1:] not in ((), (1,)):
+        output = self._network(values, read)
+        if output.shape[1:] not in ((), (1,)):
             raise ProblemInvalid(
-                reason=f"LossReweighting: its network returned shape {tuple(told.shape)} for {losses.shape[0]} "
+                reason=f"LossReweighting: its network returned shape {tuple(output.shape)} for {losses.shape[0]} "
                 "examples. Return one number for each, shape (B,) or (B, 1)."
             )
-        return losses * self._positive(told.flatten())
+        return losses * self._positive(output.flatten())

@@ -10,7 +10,7 @@ from torch import nn
 
 from nestor_engine.data.splits import Columns, Data
 from nestor_engine.errors import ProblemInvalid
-from nestor_engine.hparams import Hyperparameters, together
+from nestor_engine.hparams import Hyperparameters, compose
 from nestor_engine.hparams.weights import trainable
 from nestor_engine.objective import Bilevel, Tensors
 from nestor_engine.problem.eager import EagerFunctions, Loss
@@ -51,7 +51,7 @@ class Problem:
         inputs: str | Sequence[str] = "x",
     ) -> None:
         self.model = model
-        self.hparams = together(hparams)
+        self.hparams = compose(hparams)
         self.train_loss, self.val_loss = train_loss, val_loss
         self.metrics = dict(metrics or {})
         if "loss" in self.metrics:
@@ -81,7 +81,7 @@ class Problem:
         kinds = self.hparams
         if not kinds.init:
             raise ProblemInvalid(reason="There is no hyperparameter to tune. Pass hparams=…, for example L2(model).")
-        kinds.expect(self.model, self.data.train)
+        kinds.validate(self.model, self.data.train)
         # A part that its author put into evaluation mode stays there, such as a frozen BatchNorm.
         training = skeleton(self.model) if self.model.training else skeleton(self.model).train()
         evaluating = skeleton(self.model).eval()

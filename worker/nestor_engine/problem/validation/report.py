@@ -11,7 +11,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from nestor_engine.data.splits import INDEX
-from nestor_engine.errors import EngineError, ProblemInvalid
+from nestor_engine.errors import ConfigInvalid, EngineError, ProblemInvalid
 from nestor_engine.objective import Batch
 from nestor_engine.program.export import Program
 from nestor_engine.program.failures import place_of_error
@@ -96,7 +96,7 @@ class Findings:
         try:
             with quiet():
                 yield
-        except EngineError as error:
+        except (EngineError, ConfigInvalid) as error:
             self._error(where, str(error))
         except Exception as error:
             if loss is not None and not self._returned_well(loss):
