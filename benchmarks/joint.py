@@ -58,22 +58,25 @@ class Subject:
         self.name, (model, x, y) = name, MODELS[name](2 * EXAMPLES)
         self.model, x, y = model.to(DEVICE), x.to(DEVICE), y.to(DEVICE)
         self.train, self.val = (x[:EXAMPLES], y[:EXAMPLES]), (x[EXAMPLES:], y[EXAMPLES:])
-        self.inner = engine.Adam(1e-3, batch_size=BATCHES[name])
+        self.inner = engine.Adam(1e-3)
 
     def problem(self) -> nestor.Problem:
         loss = lambda outputs, batch: F.cross_entropy(outputs, batch["y"])
         decays = L2(self.model, per="tensor", init=DECAY)
         return nestor.Problem(self.model, decays, loss, loss, train=self.train, val=self.val)
 
-    def tuned(self, steps: int, every: int, outer: engine.RMSprop) -> None:
-        stated, inner = self.problem(), engine.Adam(1e-3, steps=every, batch_size=self.batch)
-        config = engine.Config(n_steps=steps // every, inner=inner, outer=outer, trace=ON_GPU or None)
+    def tuned(self, steps: int, every: int, val_batch_size: int) -> None:
+        stated = self.problem()
+        config = engine.Config(
+            n_steps=steps // every, inner_steps=every, batch_size=self.batch, val_batch_size=val_batch_size,
+            inner=self.inner, trace=ON_GPU or None,
+        )  # fmt: skip
         for _ in engine.optimize(stated.bilevel(), stated.data, config):
             pass
 
     def untuned(self, steps: int) -> None:
         stated = self.problem()
-        engine.fit(stated.bilevel(), stated.data.train, n_steps=steps, inner=self.inner)
+        engine.fit(stated.bilevel(), stated.data.train, n_steps=steps, inner=self.inner, batch_size=self.batch)
 
     def by_hand(self, steps: int) -> None:
         model: nn.Module = copy.deepcopy(self.model)
@@ -107,10 +110,10 @@ def wall(run: Run) -> float:
 
 def tuning(subject: Subject, steps: int, rounds: int, every: tuple[int, ...]) -> list[Row]:
     rows = []
-    outers = {"": engine.RMSprop(), f", which reads {subject.batch}": engine.RMSprop(batch_size=subject.batch)}
-    for (reads, outer), count in itertools.product(outers.items(), every):
+    reading = {"": 1000, f", which reads {subject.batch}": subject.batch}  # validation examples
+    for (reads, val_batch), count in itertools.product(reading.items(), every):
         length = max(steps, 2 * count) // count * count
-        tune, train = partial(subject.tuned, length, count, outer), partial(subject.untuned, length)
+        tune, train = partial(subject.tuned, length, count, val_batch), partial(subject.untuned, length)
         pairs = [(wall(tune), wall(train)) for _ in range(rounds)]
         what = f"tuned / untuned, {count} inner steps to an outer one{reads}"
         rows.append(row(subject, what, statistics.median(tuned / plain for tuned, plain in pairs), length))
@@ -131,7 +134,9 @@ def through_the_service(subject: Subject, server: str, steps: int) -> list[Row]:
     before = wall(lambda: subject.by_hand(steps))
     study = nestor.create_study("benchmarks: joint", server=server, load_if_exists=True)
     every = max(1, steps // 4)
-    trial = study.optimize(subject.problem(), n_steps=5, inner=engine.Adam(1e-3, steps=every, batch_size=subject.batch))
+    trial = study.optimize(
+        subject.problem(), n_steps=5, inner=subject.inner, inner_steps=every, batch_size=subject.batch
+    )
     after = wall(lambda: subject.by_hand(steps))
     ours = sum(step.seconds["inner"] for step in trial.steps[1:])  # the first step waits for the choice of kernels
     ratio = ours / (4 * every) * steps / ((before + after) / 2)

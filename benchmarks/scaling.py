@@ -66,7 +66,7 @@ def measure(size: int) -> dict[str, Any]:
     start = _allocated() - 4 * weights  # without the weights themselves
     train, val = (x[:BATCH], y[:BATCH]), (x[BATCH:], y[BATCH:])
     problem = engine.Problem(net, L2(net), loss, loss, train=train, val=val)
-    config = engine.Config(n_steps=STEPS + 1, inner=engine.SGD(0.1, steps=1, batch_size=BATCH))
+    config = engine.Config(n_steps=STEPS + 1, inner=engine.SGD(0.1), inner_steps=1, batch_size=BATCH)
     times, began = [], until()
     for _ in engine.optimize(problem.bilevel(), problem.data, config):
         times.append(until() - began)

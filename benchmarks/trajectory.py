@@ -227,7 +227,9 @@ def run(n_steps: int, damping: float, seed: int) -> list[Method]:
     watched = Watched(driver, rows, train | {"index": torch.arange(N_TRAIN)}, Batches(train, MINI, seed=1), damping)
     config = engine.Config(
         n_steps=n_steps,
-        inner=engine.Adam(1e-3, steps=5, batch_size=MINI),
+        inner=engine.Adam(1e-3),
+        inner_steps=5,
+        batch_size=MINI,
         outer=engine.RMSprop(1e-2),
         response=watched,
         warmup_steps=100,

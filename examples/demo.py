@@ -33,7 +33,7 @@ N_STEPS = 300  # outer steps, of five inner ones each
 DECAYS = (-9.0, -4.5, -3.0)  # logarithms; the grid of the baselines
 MILD_DECAYS = DECAYS[:2]  # the largest is never the best on training data with clean labels
 INITIAL_DECAY = -4.5
-INNER = nestor.Adam(1e-3, steps=5, batch_size=128)
+INNER, INNER_STEPS, BATCH = nestor.Adam(1e-3), 5, 128
 OUTPUT = Path("demo-output")
 
 Split = tuple[Tensor, Tensor]
@@ -55,6 +55,8 @@ def main() -> None:
                 problem(seed, train, val, test),
                 n_steps=N_STEPS,
                 inner=INNER,
+                inner_steps=INNER_STEPS,
+                batch_size=BATCH,
                 outer=nestor.Adam(0.1),
                 response=nestor.Implicit(nestor.GaussNewton(), nestor.WarmStarted(nestor.Neumann(2))),
                 evaluate_every=10,
@@ -117,7 +119,9 @@ def trained_accuracies(
     stated = problem(seed, train, val, test, decay)
     bilevel, data = stated.bilevel(), stated.data
     hparams = hparams or bilevel.hparams
-    fitted = nestor.fit(bilevel, data.train, n_steps=5 * N_STEPS, inner=INNER, hparams=hparams, seed=seed)
+    fitted = nestor.fit(
+        bilevel, data.train, n_steps=INNER_STEPS * N_STEPS, inner=INNER, batch_size=BATCH, hparams=hparams, seed=seed
+    )
     evaluations = [
         nestor.evaluate(bilevel, fitted.params, fitted.buffers, hparams, s) for s in (data.val, data.splits["test"])
     ]

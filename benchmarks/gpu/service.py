@@ -44,7 +44,7 @@ def problem() -> nestor.Problem:
 def run(server: str, n_steps: int) -> list[Row]:
     """One row per comparison."""
     study = nestor.create_study("benchmarks: gpu", server=server, load_if_exists=True)
-    options = {"inner": nestor.Adam(1e-3, steps=5, batch_size=50), "wait": False}
+    options = {"inner": nestor.Adam(1e-3), "inner_steps": 5, "batch_size": 50, "wait": False}
     began = time.perf_counter()
     trials = [study.optimize(problem(), n_steps=n_steps, seed=seed, **options) for seed in (0, 1)]
     for trial in trials:

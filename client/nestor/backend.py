@@ -14,7 +14,8 @@ from nestor.schemas import Study as StudyRecord
 from nestor.schemas import Trial as TrialRecord
 
 if TYPE_CHECKING:
-    from nestor_engine import Config, Problem
+    from nestor.options import Config
+    from nestor_engine import Problem
     from nestor_engine.program.export import Program
 
 

@@ -12,7 +12,8 @@ from uuid import UUID, uuid4
 from nestor import schemas
 from nestor.backend import Backend
 from nestor.errors import InvalidInput, OptionTypeWrong, TrialNotFinished, shown
-from nestor.extras import engine, require
+from nestor.extras import require
+from nestor.options.config import Config, documented, merged
 from nestor.results.values import Values
 from nestor.schemas import WarmStart
 from nestor.trial import Trial, table
@@ -20,11 +21,10 @@ from nestor.trial import Trial, table
 if TYPE_CHECKING:
     import pandas
 
+    from nestor.options import EarlyStopping, Folds, Optimizer, Response
     from nestor.remote.client import Client
-    from nestor_engine import Config, EarlyStopping, Folds, Problem
-    from nestor_engine.optim.optimizers import Optimizer
+    from nestor_engine import Problem
     from nestor_engine.program.export import Program
-    from nestor_engine.responses import Response
 
 Callback = Callable[["Study", Trial], None]
 
@@ -52,22 +52,27 @@ class Study:
 
     # --- running ----------------------------------------------------------------------------------
 
+    @documented
     def optimize(
         self,
         problem: Problem,
-        n_steps: int,
+        n_steps: int | None = None,
         *,
+        config: Config | None = None,
+        inner_steps: int | None = None,
+        batch_size: int | None = None,
+        val_batch_size: int | None = None,
         inner: Optimizer | None = None,
         outer: Optimizer | None = None,
-        response: Response | None = None,
         outer_lr: Mapping[str, float] | None = None,
         autocast: Literal["bfloat16"] | None = None,
+        response: Response | None = None,
         trace: bool | None = None,
-        warmup_steps: int = 0,
+        warmup_steps: int | None = None,
         folds: Folds | None = None,
-        stop_early: EarlyStopping | None = None,
-        evaluate_every: int = 10,
-        seed: int = 0,
+        early_stopping: EarlyStopping | None = None,
+        evaluate_every: int | None = None,
+        seed: int | None = None,
         warm_start: Trial | WarmStart | None = None,
         priority: int = 0,
         devices_per_trial: int = 1,
@@ -82,19 +87,8 @@ class Study:
         process Ctrl-C pauses the trial, and `wait=False` runs it in a background thread.
 
         Args:
-            n_steps: outer steps, each one update of the hyperparameters.
-            inner: trains the weights; its `steps` are those between two outer steps. Default: `nestor.Adam()`.
-            outer: moves the hyperparameters. Default: `nestor.RMSprop()`.
-            response: how the hypergradient comes about. Default: `nestor.Implicit()`.
-            outer_lr: learning rates in place of the outer optimizer's, by hyperparameter, or by its name's first parts.
-            autocast: run the inner forward passes in this precision.
-            trace: take curvature products from a graph that is traced once; by default as soon as that pays.
-            warmup_steps: inner steps before the first outer step.
-            folds: let all examples take turns in steering, as `nestor.Folds(5)`; each fold trains weights of its own.
-            stop_early: hold out a part of the validation data, which steers nothing, and end when its loss no longer
-                improves, as `nestor.EarlyStopping(patience=20)`; the trial's `best_hparams` are those of that loss.
-            evaluate_every: outer steps between two evaluations on the test set.
-            seed: of batches and of all random draws.
+            config: how to tune, as one value. The keywords from `n_steps` to `seed` are its fields: an option may be
+                given in one of the two places, and has the default of `nestor.Config` if it is given in neither.
             warm_start: a trial, of any study, whose weights and hyperparameters this one begins with; all else
                 begins anew. `nestor.WarmStart(trial=trial.id, weights=False)` takes its hyperparameters alone.
             priority: where trials wait for a worker, those of a higher one go first, whosever they are; from -1000
@@ -114,19 +108,24 @@ class Study:
             raise InvalidInput(
                 reason="Callbacks are called while optimize waits. Leave wait=True, or loop over trial.stream()."
             )
-        chosen = {"inner": inner, "outer": outer, "response": response}
-        config = engine(what="study.optimize").Config(
-            n_steps=n_steps,
-            outer_lr={} if outer_lr is None else outer_lr,
-            autocast=autocast,
-            trace=trace,
-            warmup_steps=warmup_steps,
-            folds=folds,
-            stop_early=stop_early,
-            evaluate_every=evaluate_every,
-            seed=seed,
-            **{name: value for name, value in chosen.items() if value is not None},
-        )
+        options = {
+            "n_steps": n_steps,
+            "inner_steps": inner_steps,
+            "batch_size": batch_size,
+            "val_batch_size": val_batch_size,
+            "inner": inner,
+            "outer": outer,
+            "outer_lr": outer_lr,
+            "autocast": autocast,
+            "response": response,
+            "trace": trace,
+            "warmup_steps": warmup_steps,
+            "folds": folds,
+            "early_stopping": early_stopping,
+            "evaluate_every": evaluate_every,
+            "seed": seed,
+        }
+        config = merged(config, {name: value for name, value in options.items() if value is not None})
         spec = _spec(
             config,
             warm_start=WarmStart(trial=warm_start.id) if isinstance(warm_start, Trial) else warm_start,
@@ -134,7 +133,6 @@ class Study:
             devices_per_trial=devices_per_trial,
             user_attrs=_plain(user_attrs),
         )
-        config.expect_devices(spec.devices_per_trial)
         program = self._check(problem, config)
         record = self._backend.submit(
             self.id, problem, config, spec, program=program, watched=wait, show_progress_bar=show_progress_bar
@@ -164,7 +162,7 @@ class Study:
                 reason="Some hyperparameters have an entry for each training example, and folds make other examples "
                 "training examples from step to step. Leave folds out, or tune other kinds."
             )
-        report = check(problem, batch_size=config.inner.batch_size, ship=self._backend.ships)
+        report = check(problem, batch_size=config.batch_size, ship=self._backend.ships)
         report.raise_errors()
         for finding in report.findings:
             warnings.warn(f"{finding.where}: {finding.sentence}", stacklevel=3)  # at the call of optimize
@@ -309,11 +307,8 @@ def _spec(config: Config, **options: Any) -> schemas.TrialCreate:
     Raises:
         InvalidInput: an option is outside of its range.
     """
-    from nestor_engine import describe
-
     to_come = schemas.ProgramProblem(program=UUID(int=0), dataset=UUID(int=0))
-    values = {"problem": to_come, **options, **describe(config)}
-    return schemas.build(schemas.TrialCreate, values, names={"outer.steps": "n_steps"})
+    return schemas.build(schemas.TrialCreate, {"problem": to_come, **options, **dict(config)})
 
 
 def _plain(attrs: Mapping[str, Any] | None) -> dict[str, Any]:

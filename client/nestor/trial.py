@@ -42,7 +42,7 @@ class Trial:
         return self._record.number
 
     @property
-    def spec(self) -> schemas.TrialCreate:
+    def spec(self) -> schemas.TrialSpec:
         """How it tunes."""
         return self._record.spec
 
@@ -217,7 +217,7 @@ class Trial:
 
         Without such examples the latest: a validation batch's loss is too noisy to pick a step by.
         """
-        return self._values(self.best_step if self.spec.stop_early else None)
+        return self._values(self.best_step if self.spec.early_stopping else None)
 
     def hparams_at(self, step: int) -> Values:
         """Those after `step`; 0 has the initial ones.

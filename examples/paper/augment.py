@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,8 +48,10 @@ class Sizes:
 QUICK = Sizes(200, 200, 500, 4, 4, 8, (0,))
 USUAL = Sizes(1_000, 500, 4_000, 8, 4, 50, tuple(range(10)))
 FULL = Sizes(45_000, 5_000, 10_000, 64, 16, 6_000, tuple(range(10)))
-INNER = nestor.SGD(0.05, momentum=0.9, steps=10, batch_size=64)
-OUTER = nestor.Adam(3e-3, batch_size=200)
+INNER, INNER_STEPS, BATCH = nestor.SGD(0.05, momentum=0.9), 10, 64
+OPTIONS: dict[str, Any] = {
+    "inner": INNER, "inner_steps": INNER_STEPS, "batch_size": BATCH, "outer": nestor.Adam(3e-3), "val_batch_size": 200,
+}  # fmt: skip
 SPLITS = ("train", "val", "test")
 
 
@@ -78,7 +81,7 @@ def run(lab: Lab) -> None:
     for seed in sizes.seeds:
         waiting = {
             name: study.optimize(
-                _problem(images, sizes, seed, learned=True), n_steps=sizes.n_steps, inner=INNER, outer=OUTER,
+                _problem(images, sizes, seed, learned=True), n_steps=sizes.n_steps, **OPTIONS,
                 response=response, evaluate_every=sizes.n_steps, seed=seed, user_attrs={"augmentation": name},
                 wait=False, show_progress_bar=False,
             )
@@ -88,7 +91,9 @@ def run(lab: Lab) -> None:
             (NONE, False, False), (STANDARD, True, False), (NONE + BOTH, False, True), (STANDARD + BOTH, True, True)
         ):  # fmt: skip
             problem = _problem(images, sizes, seed, standard=standard, both=both)
-            reached.setdefault(name, []).append(trained(problem, INNER, 10 * sizes.n_steps, seed=seed, splits=SPLITS))
+            n_steps = INNER_STEPS * sizes.n_steps
+            metrics = trained(problem, INNER, n_steps, batch_size=BATCH, seed=seed, splits=SPLITS)
+            reached.setdefault(name, []).append(metrics)
         for name, trial in waiting.items():
             problem = _problem(images, sizes, seed, learned=True)
             trial.wait().load_weights(problem.model)
@@ -159,11 +164,13 @@ def _costs(images: Images, sizes: Sizes) -> dict[str, float]:
         for name, standard in ((NONE, False), (STANDARD, True)):
             problem = _problem(images, sizes, 0, standard=standard)
             began = time.process_time()
-            nestor.fit(problem.bilevel(), problem.data.train, n_steps=10 * steps, inner=INNER)
+            nestor.fit(
+                problem.bilevel(), problem.data.train, n_steps=INNER_STEPS * steps, inner=INNER, batch_size=BATCH
+            )
             seconds[name] = seconds.get(name, 0.0) + time.process_time() - began
         for name, response in LEARNED.items():
             problem = _problem(images, sizes, 0, learned=True)
-            config = nestor.Config(n_steps=steps + 1, inner=INNER, outer=OUTER, response=response, evaluate_every=99)
+            config = nestor.Config(n_steps=steps + 1, **OPTIONS, response=response, evaluate_every=99)
             running = optimize(problem.bilevel(), problem.data, config)
             next(running)  # the first outer step also estimates the curvature's norm
             began = time.process_time()

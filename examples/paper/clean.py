@@ -46,7 +46,7 @@ QUICK = Sizes(1_000, 100, 40, 32, (0,), (0.7,))
 USUAL = Sizes(5_000, 200, 200, 100, (0, 1, 2), (0.3, 0.5, 0.7))
 FULL = Sizes(50_000, 1_000, 4_000, 512, tuple(range(10)), (0.3, 0.5, 0.7))
 
-INNER = nestor.Adam(1e-3, steps=5, batch_size=100)
+INNER, INNER_STEPS, BATCH = nestor.Adam(1e-3), 5, 100
 OUTER = nestor.Adam(0.1)
 RESPONSE = nestor.Implicit(nestor.GaussNewton(damping=0.1), nestor.WarmStarted(nestor.Neumann(2)))
 
@@ -87,7 +87,8 @@ def _row(lab: Lab, images: Images, sizes: Sizes, noise: float) -> dict:
 def _accuracies(study: nestor.Study, images: Images, sizes: Sizes, noise: float, seed: int) -> dict[str, float]:
     train, val, test, wrong = corrupted(images, sizes, noise, seed)
     trial = study.optimize(
-        problem(sizes, seed, train, val, test), n_steps=sizes.n_steps, inner=INNER, outer=OUTER, response=RESPONSE,
+        problem(sizes, seed, train, val, test), n_steps=sizes.n_steps, inner=INNER,
+        inner_steps=INNER_STEPS, batch_size=BATCH, outer=OUTER, response=RESPONSE,
         evaluate_every=20, seed=seed, wait=False, show_progress_bar=False,
     )  # fmt: skip
 
@@ -144,7 +145,7 @@ def _plainly(
 ) -> tuple[float, float]:
     """Validation and test accuracy of one plain training, of as many inner steps as a trial takes."""
     stated = problem(sizes, seed, train, val, test, decay)
-    metrics = trained(stated, INNER, 5 * sizes.n_steps, hparams=hparams, seed=seed)
+    metrics = trained(stated, INNER, INNER_STEPS * sizes.n_steps, batch_size=BATCH, hparams=hparams, seed=seed)
     return metrics["val"]["accuracy"], metrics["test"]["accuracy"]
 
 

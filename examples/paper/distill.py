@@ -16,7 +16,7 @@ from examples.paper.networks import accuracy, cross_entropy, softmax_regression,
 from examples.paper.pictures import pictures
 from nestor.hparams import L2, DistilledData, Hyperparameters, LabelCorrection
 
-INNER = nestor.SGD(0.05, momentum=0.9, steps=20)
+INNER = nestor.SGD(0.05, momentum=0.9)
 # A logarithm, and the least that tuning may make of it. With less decay ten examples have no minimum that training
 # reaches: the distilled set then suits the weights of this one run, which remember what they saw, and no new ones.
 DECAY = -3.0
@@ -89,7 +89,9 @@ def distilled(lab: Lab, study: nestor.Study, images: Images, case: Case, seed: i
         problem,
         n_steps=n_steps,
         inner=INNER,
-        outer=nestor.Adam(0.04, batch_size=2_000, schedule=nestor.CosineDecay(n_steps)),
+        inner_steps=20,
+        outer=nestor.Adam(0.04, schedule=nestor.CosineDecay(n_steps)),
+        val_batch_size=2_000,
         response=nestor.Implicit(nestor.Hessian(), nestor.WarmStarted(nestor.ConjugateGradient(20))),
         warmup_steps=100,
         evaluate_every=n_steps // 10,
@@ -100,7 +102,7 @@ def distilled(lab: Lab, study: nestor.Study, images: Images, case: Case, seed: i
     tuned = {name: torch.as_tensor(value) for name, value in trial.hparams.items()}
     steps = lab.sized(quick=200, usual=500, full=2_000)
 
-    def baseline(train: Split, batch: int | None = None) -> float:
+    def baseline(train: Split, batch: int = 128) -> float:
         return max(
             from_scratch(images, train, [L2(model, per="global", init=decay)], seed=seed, n_steps=steps, batch=batch)
             for decay in DECAYS
@@ -124,15 +126,14 @@ def from_scratch(
     seed: int,
     n_steps: int,
     hparams: Any = None,
-    batch: int | None = None,
+    batch: int = 128,
 ) -> float:
     """Test accuracy of new weights, which no step of the distillation has seen, trained on `train` alone."""
     torch.manual_seed(seed + 1_000)
     model = softmax_regression(images.train[0].shape[1:], images.classes)
     problem = nestor.Problem(model, kinds, cross_entropy, cross_entropy, train=train, val=train, test=images.test)
     bilevel, data = problem.bilevel(), problem.data
-    inner = nestor.SGD(INNER.lr, momentum=INNER.momentum, batch_size=batch)
-    fitted = nestor.fit(bilevel, data.train, n_steps=n_steps, inner=inner, hparams=hparams, seed=seed)
+    fitted = nestor.fit(bilevel, data.train, n_steps=n_steps, inner=INNER, batch_size=batch, hparams=hparams, seed=seed)
     model.load_state_dict(fitted.params)
     return tested(model, images.test)
 

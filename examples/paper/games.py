@@ -91,6 +91,7 @@ def play(
     response: nestor.Response,
     metrics: dict[str, Callable[[Tensor, Tensor], Tensor]],
     inner: nestor.SGD,
+    inner_steps: int,
     outer: nestor.SGD,
 ) -> nestor.Trial:
     """A game of two losses, functions of (follower's move, leader's move), each lowered by its player."""
@@ -101,8 +102,9 @@ def play(
         metrics={name: of_moves(metric) for name, metric in metrics.items()},
     )  # fmt: skip
     return study.optimize(
-        problem, n_steps=n_steps, inner=inner, outer=outer, response=response, show_progress_bar=False
-    )
+        problem, n_steps=n_steps, inner=inner, inner_steps=inner_steps, outer=outer, response=response,
+        show_progress_bar=False,
+    )  # fmt: skip
 
 
 def duopoly(lab: Lab, sizes: Sizes) -> None:
@@ -120,7 +122,7 @@ def duopoly(lab: Lab, sizes: Sizes) -> None:
             study, lambda w, lead: -profit(w, lead), lambda w, lead: -profit(lead, w),
             n_follower=1, start=torch.zeros(1), n_steps=sizes.game_steps, response=SMALL_GAMES[name],
             metrics={"sold": lambda w, lead: lead.sum(), "answer": lambda w, lead: w.sum()},
-            inner=nestor.SGD(0.2, steps=5), outer=nestor.SGD(0.1),
+            inner=nestor.SGD(0.2), inner_steps=5, outer=nestor.SGD(0.1),
         )  # fmt: skip
         last = trial.steps[-1]
         sold, answer = last.val_metrics["sold"], last.val_metrics["answer"]
@@ -150,7 +152,7 @@ def quadratic(lab: Lab, sizes: Sizes) -> None:
             lambda w, lead: 0.5 * (w - aim).square().sum() - 0.5 * c * (lead - e).square().sum(),
             n_follower=n, start=torch.zeros(m), n_steps=sizes.game_steps, response=SMALL_GAMES[name],
             metrics={"distance": lambda w, lead: torch.linalg.vector_norm(lead - e)},
-            inner=nestor.SGD(0.2, steps=1), outer=nestor.SGD(0.1),
+            inner=nestor.SGD(0.2), inner_steps=1, outer=nestor.SGD(0.1),
         )  # fmt: skip
         away = [step.val_metrics["distance"] for step in trial.steps]
         rows.append(
@@ -259,8 +261,11 @@ def _trained(study: nestor.Study, real: Real, sizes: Sizes, response: nestor.Res
     return study.optimize(
         problem,
         n_steps=sizes.gan_steps,
-        inner=nestor.Adam(1e-3, betas=(0.5, 0.999), steps=5, batch_size=sizes.batch),
-        outer=nestor.Adam(1e-3, betas=(0.5, 0.999), batch_size=sizes.batch),
+        inner=nestor.Adam(1e-3, betas=(0.5, 0.999)),
+        inner_steps=5,
+        batch_size=sizes.batch,
+        outer=nestor.Adam(1e-3, betas=(0.5, 0.999)),
+        val_batch_size=sizes.batch,
         response=response,
         seed=seed,
         show_progress_bar=False,

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import nestor
+import nestor_engine as engine
 from examples.data import Split, mnist_digits
 from examples.paper.lab import Lab, Row
 from examples.paper.networks import accuracy, cross_entropy, softmax_regression
@@ -20,7 +21,6 @@ from nestor_engine.curvature import Curvature, Operator
 from nestor_engine.responses import OuterStepContext
 from nestor_engine.tensors.ravel import Ravel
 
-INNER = nestor.Adam(3e-3, steps=20, batch_size=1_000)
 SHOWN = 400  # pixels of a picture, a side
 
 
@@ -29,9 +29,9 @@ def run(lab: Lab) -> None:
     n = lab.sized(quick=300, usual=1_000, full=8_000)
     point, adjoint = trained(lab, pooled, n)
     size, like = point.w.numel(), point.w.detach()
-    hessian = dense(nestor.Hessian().operator(point), like)
-    kfac = nestor.KFAC(damping=0.0, decay=0.0, fisher="exact").operator(point)
-    fisher = dense(nestor.EmpiricalFisher(damping=0.0, per="example").operator(point), like)
+    hessian = dense(engine.Hessian().operator(point), like)
+    kfac = engine.KFAC(damping=0.0, decay=0.0, fisher="exact").operator(point)
+    fisher = dense(engine.EmpiricalFisher(damping=0.0, per="example").operator(point), like)
     values, vectors = torch.linalg.eigh(hessian.double() if size < 2_000 else hessian)
     exact = torch.cholesky_inverse(torch.linalg.cholesky(hessian.double())).float()
     largest = float(values[-1])
@@ -97,7 +97,9 @@ def trained(lab: Lab, pooled: int, n: int) -> tuple[Linearization, Tensor]:
     trial = study.optimize(
         problem,
         n_steps=lab.sized(quick=20, usual=100, full=200),
-        inner=INNER,
+        inner=nestor.Adam(3e-3),
+        inner_steps=20,
+        batch_size=1_000,
         outer=nestor.RMSprop(0.05),
         response=nestor.Implicit(nestor.Hessian(), nestor.WarmStarted(nestor.ConjugateGradient(10))),
         show_progress_bar=False,

@@ -149,7 +149,9 @@ def compared(lab: Lab, study: nestor.Study, task: Task, response: Response, name
     every = lab.sized(quick=4, usual=10, full=20)
     problem = problem_of(task)
     options = {
-        "inner": nestor.Adam(task.lr, steps=INNER_STEPS, batch_size=N_TRAIN),
+        "inner": nestor.Adam(task.lr),
+        "inner_steps": INNER_STEPS,
+        "batch_size": N_TRAIN,
         "outer": nestor.RMSprop(0.1),
         "response": response,
         "warmup_steps": 200,

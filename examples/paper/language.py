@@ -43,10 +43,10 @@ QUICK = Sizes(2_000, 4_000, 16, 16, 60, 360, (0,))
 USUAL = Sizes(12_000, 20_000, 32, 96, 400, 4_800, (0, 1, 2))
 FULL = Sizes(2_000_000, 200_000, 128, 512, 20_000, 400_000, tuple(range(5)))
 BATCH, VAL_BATCH = 32, 128
-INNER = nestor.Adam(5e-3, steps=10, batch_size=BATCH, clip_norm=1.0)
-OUTER = nestor.Adam(0.1, batch_size=VAL_BATCH)
+INNER, INNER_STEPS = nestor.Adam(5e-3, clip_norm=1.0), 10
+OUTER = nestor.Adam(0.1)
 RESPONSE = nestor.Implicit(nestor.GaussNewton(), nestor.WarmStarted(nestor.Neumann(2)))
-INSIDE = Inside(RESPONSE, inner_steps=10, products=4.25, val=VAL_BATCH / BATCH)
+INSIDE = Inside(RESPONSE, inner_steps=INNER_STEPS, products=4.25, val=VAL_BATCH / BATCH)
 
 
 class LanguageModel(nn.Module):
@@ -77,24 +77,32 @@ def run(lab: Lab) -> None:
     for seed in sizes.seeds:
         problem = _problem(text, sizes, seed)
         trial = study.optimize(
-            problem, n_steps=n_steps, inner=INNER, outer=OUTER, response=RESPONSE, seed=seed,
+            problem, n_steps=n_steps, inner=INNER, inner_steps=INNER_STEPS, batch_size=BATCH, outer=OUTER,
+            val_batch_size=VAL_BATCH, response=RESPONSE, seed=seed,
             warmup_steps=inside.warmup,
             evaluate_every=max(1, n_steps // 25), wait=False, show_progress_bar=False,
         )  # fmt: skip
         for name in BASELINES:  # while the trial runs
             baseline = search(
-                problem, RANGES, sampler=name, inner=INNER, n_steps=sizes.training, budget=sizes.budget, seed=seed
+                problem,
+                RANGES,
+                sampler=name,
+                inner=INNER,
+                batch_size=BATCH,
+                n_steps=sizes.training,
+                budget=sizes.budget,
+                seed=seed,
             )
             found[name].append(baseline)
         both = _problem(text, sizes, seed, both=True)
         as_long = inside.warmup + n_steps * inside.inner_steps  # as long as the trial trains its weights
-        plain[UNTUNED].append(trained(problem, INNER, sizes.training, seed=seed)["test"])
-        plain[LONGER].append(trained(problem, INNER, as_long, seed=seed)["test"])
-        plain[BOTH].append(trained(both, INNER, as_long, seed=seed)["test"])
+        plain[UNTUNED].append(trained(problem, INNER, sizes.training, batch_size=BATCH, seed=seed)["test"])
+        plain[LONGER].append(trained(problem, INNER, as_long, batch_size=BATCH, seed=seed)["test"])
+        plain[BOTH].append(trained(both, INNER, as_long, batch_size=BATCH, seed=seed)["test"])
         found[OURS].append(inside.found(trial.wait()))
         values = tuned(trial)
         learned.append(values)
-        refitted.append(trained(both, INNER, as_long, hparams=values, seed=seed)["test"])
+        refitted.append(trained(both, INNER, as_long, batch_size=BATCH, hparams=values, seed=seed)["test"])
     losses = {name: [curve[-1] for curve in curves_] for name, curves_ in found.items()}
     rows = [_row(name, [f.val for f in last], [f.test for f in last]) for name, last in losses.items()]
     rows += [_row(name, None, test) for name, test in plain.items()]

@@ -87,12 +87,14 @@ def tuned(lab: Lab, study: nestor.Study, images: Images, case: Case) -> tuple[di
         val=val,
         test=test,
     )
-    inner = nestor.Adam(case.lr, steps=5, batch_size=EXAMPLES, clip_norm=1.0)
+    inner = nestor.Adam(case.lr, clip_norm=1.0)
     trial, seconds = timed(
         lambda: study.optimize(
             problem,
             n_steps=case.n_steps,
             inner=inner,
+            inner_steps=5,
+            batch_size=EXAMPLES,
             outer=nestor.RMSprop(0.2),
             response=nestor.Implicit(nestor.Hessian(), nestor.Identity()),
             evaluate_every=max(1, case.n_steps // 20),
@@ -100,7 +102,8 @@ def tuned(lab: Lab, study: nestor.Study, images: Images, case: Case) -> tuple[di
             user_attrs={"network": case.name},
         )
     )
-    untuned = trained(problem, inner, 5 * case.n_steps, splits=("test",))["test"]  # for as long as the trial
+    as_long = 5 * case.n_steps  # as the trial
+    untuned = trained(problem, inner, as_long, batch_size=EXAMPLES, splits=("test",))["test"]
     trial.load_weights(model)
     row = {
         "data": images.name,

@@ -29,11 +29,11 @@ GRANULARITIES: tuple[Per, ...] = ("global", "tensor", "weight")
 START, BOUNDS = -7.0, (-12.0, 0.0)
 REMEDIES: dict[str, dict[str, Any]] = {
     "neither": {},
-    "early stopping": {"stop_early": nestor.EarlyStopping(patience=20, share=0.5)},
+    "early stopping": {"early_stopping": nestor.EarlyStopping(patience=20, fraction=0.5)},
     "folds": {"folds": nestor.Folds(5)},
     "folds and early stopping": {
         "folds": nestor.Folds(5),
-        "stop_early": nestor.EarlyStopping(patience=20, share=0.5),
+        "early_stopping": nestor.EarlyStopping(patience=20, fraction=0.5),
     },
 }
 
@@ -53,8 +53,7 @@ QUICK = Sizes(200, 500, 16, 30, (0.2,), (-7.0, -4.0), (0,))
 USUAL = Sizes(500, 4_000, 64, 150, (0.1, 0.2, 0.5, 0.8), (-8.0, -7.0, -6.0, -5.0, -4.0, -3.0), (0, 1, 2, 3, 4))
 FULL = Sizes(50_000, 10_000, 512, 2_000, (0.02, 0.1, 0.2, 0.5, 0.8), (-10.0, -8.0, -6.0, -5.0, -4.0), tuple(range(10)))
 SHARE = 0.2  # validation fraction in the comparison of the remedies
-INNER_STEPS = 10
-INNER = nestor.Adam(1e-3, steps=INNER_STEPS, batch_size=100)
+INNER, INNER_STEPS, BATCH = nestor.Adam(1e-3), 10, 100
 OUTER = nestor.Adam(0.1)
 WARMUP = 200  # inner steps
 
@@ -151,13 +150,14 @@ def tuned(
 ) -> Reached:
     """A trial, and then training on all labeled examples for as long, with its best values."""
     trial = study.optimize(
-        _problem(images, sizes, per, share, seed), n_steps=sizes.n_steps, inner=INNER, outer=OUTER, warmup_steps=WARMUP,
+        _problem(images, sizes, per, share, seed), n_steps=sizes.n_steps, inner=INNER,
+        inner_steps=INNER_STEPS, batch_size=BATCH, outer=OUTER, warmup_steps=WARMUP,
         evaluate_every=5, seed=seed, show_progress_bar=False, **options,
         user_attrs={"per": per, "validation share": share, "remedy": remedy},
     )  # fmt: skip
     steps = trial.steps
     folds = options["folds"].count if "folds" in options else 1
-    best = trial.best_step if "stop_early" in options else None
+    best = trial.best_step if "early_stopping" in options else None
     tested = [step for step in steps if step.test_loss is not None]
     at = min(tested, key=lambda step: abs(step.number - best)) if best else tested[-1]
     return Reached(
@@ -173,7 +173,7 @@ def on_all(images: Images, sizes: Sizes, per: Per, hparams: Tensors, seed: int) 
     """Metrics on test data after training on all labeled examples with these hyperparameters."""
     problem = _problem(images, sizes, per, SHARE, seed, train_on_all=True)
     n_steps = WARMUP + sizes.n_steps * INNER_STEPS
-    return trained(problem, INNER, n_steps, hparams=hparams, seed=seed, splits=("test",))["test"]
+    return trained(problem, INNER, n_steps, batch_size=BATCH, hparams=hparams, seed=seed, splits=("test",))["test"]
 
 
 def by_grid(images: Images, sizes: Sizes, seed: int, *, best_by: str) -> dict[str, float]:
@@ -186,7 +186,8 @@ def by_grid(images: Images, sizes: Sizes, seed: int, *, best_by: str) -> dict[st
         return min(
             (on_all(images, sizes, "global", decay, seed) for decay in grid), key=lambda metrics: metrics["loss"]
         )
-    validated = lambda decay: trained(problem, INNER, n_steps, hparams=decay, seed=seed, splits=("val",))["val"]["loss"]
+    of = lambda decay: trained(problem, INNER, n_steps, batch_size=BATCH, hparams=decay, seed=seed, splits=("val",))
+    validated = lambda decay: of(decay)["val"]["loss"]
     return on_all(images, sizes, "global", min(grid, key=validated), seed)
 
 

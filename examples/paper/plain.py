@@ -19,6 +19,7 @@ def trained(
     inner: nestor.Adam | nestor.SGD,
     n_steps: int,
     *,
+    batch_size: int = 128,
     hparams: Tensors | None = None,
     seed: int = 0,
     splits: Sequence[str] = HELD_OUT,
@@ -28,13 +29,16 @@ def trained(
     It runs in this process, on its GPU if it has one, and costs `n_steps` training gradients.
 
     Args:
-        n_steps: inner steps; the optimizer's own `steps` do not matter.
+        n_steps: inner steps.
+        batch_size: training examples in a batch.
         hparams: as optimized; the problem's initial ones by default.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     bilevel, data = problem.bilevel().to(device), problem.data.to(device)
     fixed = {name: value.to(device) for name, value in (hparams or bilevel.hparams).items()}
-    fitted = nestor.fit(bilevel, data.train, n_steps=n_steps, inner=inner, hparams=fixed, seed=seed)
+    fitted = nestor.fit(
+        bilevel, data.train, n_steps=n_steps, inner=inner, batch_size=batch_size, hparams=fixed, seed=seed
+    )
     return {
         split: nestor.evaluate(bilevel, fitted.params, fitted.buffers, fixed, data.splits[split]) for split in splits
     }

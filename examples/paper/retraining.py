@@ -48,6 +48,7 @@ def search(
     *,
     sampler: str,
     inner: nestor.Adam | nestor.SGD,
+    batch_size: int,
     n_steps: int,
     budget: int,
     seed: int,
@@ -58,6 +59,7 @@ def search(
     Args:
         ranges: hyperparameter → least and largest value, as optimized; every entry of a tensor is searched.
         sampler: one of `SEARCHES`.
+        batch_size: training examples in a batch.
         n_steps: training gradients of one training run.
         budget: training gradients of all runs. The sampler's own work is free, which favors the searches.
         patience: total seconds for the sampler's own work; after that it is stopped.
@@ -74,7 +76,7 @@ def search(
         except TimeoutError:
             break
         thinking += time.monotonic() - began
-        metrics = trained(problem, inner, n_steps, hparams=init | proposed, seed=seed)
+        metrics = trained(problem, inner, n_steps, batch_size=batch_size, hparams=init | proposed, seed=seed)
         proposer.tell(metrics["val"]["loss"])
         now = Found(k * n_steps, metrics["val"], metrics["test"])
         if found and found[-1].val["loss"] < now.val["loss"]:

@@ -53,8 +53,7 @@ class Sizes:
 QUICK = Sizes(100, 200, 500, (8, 8, 8, 8), 150, 900, 2.0, (0,))
 USUAL = Sizes(200, 500, 2_000, (120, 60, 40, 20), 300, 4_500, 20.0, (0, 1, 2))
 FULL = Sizes(10_000, 10_000, 10_000, (120, 60, 40, 20), 5_000, 250_000, 600.0, tuple(range(10)))
-INNER_STEPS, BATCH = 5, 100
-INNER = nestor.Adam(1e-3, steps=INNER_STEPS, batch_size=BATCH)
+INNER, INNER_STEPS, BATCH = nestor.Adam(1e-3), 5, 100
 OUTER = nestor.Adam(0.2)
 
 
@@ -96,7 +95,8 @@ def _runs(lab: Lab, images: Images, sizes: Sizes, per: Per, what: str) -> dict[s
         runs[name] = []
         for seed in sizes.seeds:
             trial = study.optimize(
-                _problem(images, sizes, per, seed), n_steps=n_steps, inner=INNER, outer=OUTER, response=response,
+                _problem(images, sizes, per, seed), n_steps=n_steps, inner=INNER, inner_steps=INNER_STEPS,
+                batch_size=BATCH, outer=OUTER, response=response,
                 warmup_steps=inside.warmup,
                 evaluate_every=max(1, n_steps // 25), seed=seed, user_attrs={"method": name}, show_progress_bar=False,
             )  # fmt: skip
@@ -108,7 +108,8 @@ def _runs(lab: Lab, images: Images, sizes: Sizes, per: Per, what: str) -> dict[s
             ranges = dict.fromkeys(problem.bilevel().hparams, RANGE)
             curves_of_seeds.append(
                 search(
-                    problem, ranges, sampler=name, inner=INNER, n_steps=sizes.training, budget=sizes.budget, seed=seed,
+                    problem, ranges, sampler=name, inner=INNER, batch_size=BATCH, n_steps=sizes.training,
+                    budget=sizes.budget, seed=seed,
                     patience=sizes.patience,
                 )
             )  # fmt: skip
@@ -150,7 +151,8 @@ def _untuned(images: Images, sizes: Sizes, per: Per) -> list[Row]:
         ("untuned, as long, on both", as_long, True),
     ):
         metrics = [
-            trained(_problem(images, sizes, per, seed, both=both), INNER, n_steps, seed=seed) for seed in sizes.seeds
+            trained(_problem(images, sizes, per, seed, both=both), INNER, n_steps, batch_size=BATCH, seed=seed)
+            for seed in sizes.seeds
         ]
         row = _losses(name, [t["val"] for t in metrics], [t["test"] for t in metrics]) | {
             "gradients spent": f"{n_steps:,}"

@@ -127,7 +127,7 @@ class Trial(Base):
     id: Mapped[UUID] = _key()
     study_id: Mapped[UUID] = mapped_column(ForeignKey("studies.id", ondelete="CASCADE"))
     number: Mapped[int]
-    spec: Mapped[dict[str, Any]]  # schemas.TrialCreate
+    spec: Mapped[dict[str, Any]]  # schemas.TrialSpec
     user_attrs: Mapped[dict[str, Any]] = mapped_column(default=dict)
     program_id: Mapped[UUID | None] = mapped_column(ForeignKey("programs.id"))
     dataset_id: Mapped[UUID | None] = mapped_column(ForeignKey("datasets.id"))

@@ -12,7 +12,7 @@ from nestor.schemas import State
 from tests.server.conftest import Run
 from tests.support.server import Server
 
-SPEC = {"problem": {"preset": {}}, "outer": {"optimizer": "rmsprop", "steps": 200}}
+SPEC = {"problem": {"preset": {}}, "n_steps": 200}
 CURVE = "#curve polyline.validation[data-steps]"
 
 

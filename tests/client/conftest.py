@@ -17,7 +17,8 @@ from tests.support.worker import Worker, running_worker
 
 N_STEPS = 12
 QUICK: dict[str, Any] = {
-    "inner": nestor.Adam(0.05, steps=3),
+    "inner": nestor.Adam(0.05),
+    "inner_steps": 3,
     "outer": nestor.RMSprop(0.05),
     "show_progress_bar": False,
 }

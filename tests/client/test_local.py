@@ -19,7 +19,7 @@ from nestor.schemas import State
 from tests.client.problems import ridge, squared_error
 
 ROOT = Path(__file__).parents[2]
-QUICK = {"inner": nestor.Adam(0.05, steps=1), "show_progress_bar": False}
+QUICK = {"inner": nestor.Adam(0.05), "inner_steps": 1, "show_progress_bar": False}
 
 
 def test_the_problem_runs_in_the_users_thread_and_in_another_when_not_waited_for():

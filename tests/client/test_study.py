@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from uuid import uuid4
 
 import pytest
 
 import nestor
+from nestor import Study
 from nestor.errors import InvalidInput, StudyExists, StudyNotFound, TrialNotFinished
+from tests.client.problems import ridge
 
 
 @pytest.fixture
@@ -68,3 +71,23 @@ def test_a_study_without_trials_has_no_best_one(place, name):
 def test_notebooks_show_names_as_text(place):
     study = nestor.create_study(f"<b>{uuid4()}", server=place)
     assert "&lt;b&gt;" in study._repr_html_()
+
+
+def test_a_configuration_is_one_value_or_keywords_or_some_of_both(place, name):
+    study = nestor.create_study(name, server=place)
+    inner, response = nestor.SGD(0.2), nestor.Implicit(solver=nestor.Neumann(3))
+    config = nestor.Config(n_steps=2, inner=inner, batch_size=7)
+    study.optimize(ridge(), config=config, response=response, seed=3, wait=False)
+    study.optimize(ridge(), 2, inner=inner, batch_size=7, response=response, seed=3, wait=False)
+    options = [{field: getattr(trial.spec, field) for field in nestor.Config.model_fields} for trial in study.trials]
+    assert options[0] == options[1] == dict(config) | {"response": response, "seed": 3}
+
+
+def test_the_keywords_of_optimize_are_the_fields_of_a_configuration():
+    signature = inspect.signature(Study.optimize).parameters
+    names = list(signature)
+    assert names[2] == "n_steps"
+    assert names[names.index("config") + 1 : names.index("warm_start")] == list(nestor.Config.model_fields)[1:]
+    for name, field in nestor.Config.model_fields.items():
+        assert signature[name].default is None  # an option that is not given is the configuration's
+        assert f"{name}: {field.description}." in Study.optimize.__doc__

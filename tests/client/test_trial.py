@@ -40,7 +40,7 @@ def test_a_finished_trial_says_how_it_went(finished, trial):
     assert trial.user_attrs == {"k": [1]}
     assert trial.value == trial.steps[-1].val_loss == trial.last_step.val_loss
     assert trial.best_value == min(step.val_loss for step in trial.steps) == trial.steps[trial.best_step - 1].val_loss
-    assert trial.spec.outer.steps == N_STEPS
+    assert trial.spec.n_steps == N_STEPS
     assert trial.spec.inner.lr == 0.05
     assert finished.study.best_trial.id == trial.id
     assert finished.study.best_value == trial.best_value
@@ -196,14 +196,14 @@ def test_a_trial_that_was_stopped_early_is_extended_from_the_step_that_it_reache
 
 
 def test_early_stopping_ends_a_trial_and_steps_that_are_asked_for_are_taken_all_the_same(new_study):
-    trial = new_study().optimize(ridge(), 500, **QUICK, stop_early=nestor.EarlyStopping(patience=1), wait=False)
+    trial = new_study().optimize(ridge(), 500, **QUICK, early_stopping=nestor.EarlyStopping(patience=1), wait=False)
     ended = trial.wait().record
     assert (ended.state, trial.steps[-1].number) == (State.complete, ended.step)
     losses = [step.held_out_loss for step in trial.steps]
     assert (ended.best_value, ended.best_step) == (min(losses), ended.step - 1)
     assert torch.equal(trial.best_hparams["l2.weight"], trial.hparams_at(ended.best_step)["l2.weight"])
     extended = trial.extend(4).wait().record
-    assert (extended.step, extended.spec.stop_early.least_steps) == (ended.step + 4, ended.step + 4)
+    assert (extended.step, extended.spec.early_stopping.min_steps) == (ended.step + 4, ended.step + 4)
 
 
 def test_folds_take_turns_and_exchange_no_examples_that_have_entries_of_their_own(new_study):
@@ -233,7 +233,8 @@ def test_a_priority_is_kept_and_changed(new_study):
 
 
 def test_a_failed_trial_is_retried_and_fails_again_for_the_same_reason(new_study):
-    trial = new_study().optimize(ridge(), 50, inner=nestor.SGD(1e8, steps=20), show_progress_bar=False, wait=False)
+    diverging = {"inner": nestor.SGD(1e8), "inner_steps": 20}
+    trial = new_study().optimize(ridge(), 50, **diverging, show_progress_bar=False, wait=False)
     with pytest.raises(TrialFailed):
         trial.wait()
     assert trial.retry().error is None
@@ -277,7 +278,7 @@ def test_study_stop_outside_of_a_callback_ends_all_its_trials(new_study):
 def test_a_training_that_diverges_fails_with_the_step_and_a_remedy(new_study):
     study = new_study()
     with pytest.raises(TrialFailed, match=r"Trial 0 failed: Step \d+: .* not finite.* Try a smaller learning rate"):
-        study.optimize(ridge(), 50, inner=nestor.SGD(1e8, steps=20), show_progress_bar=False)
+        study.optimize(ridge(), 50, inner=nestor.SGD(1e8), inner_steps=20, show_progress_bar=False)
     (trial,) = study.trials
     assert trial.state is State.failed
     assert "Try a smaller learning rate" in trial.error

@@ -22,7 +22,7 @@ from tests.support.services import Services, fresh_home
 from tests.support.up import Up, credentials, ended, run, running_up, saved_token, wait_for
 
 NOBODY = 65534
-ENDLESS = {"problem": {"preset": {}}, "outer": {"optimizer": "rmsprop", "steps": 100_000}}
+ENDLESS = {"problem": {"preset": {}}, "n_steps": 100_000}
 
 
 @pytest.fixture

@@ -129,6 +129,6 @@ def without_clock(step: dict[str, Any]) -> dict[str, Any]:
 def spec_of(n_steps: int) -> dict[str, Any]:
     return {
         "problem": {"preset": PRESET},
-        "inner": {"optimizer": "adam", "steps": 1},
-        "outer": {"optimizer": "rmsprop", "steps": n_steps},
+        "n_steps": n_steps,
+        "inner_steps": 1,
     }

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from nestor import Client
-from nestor.schemas import CONFIGURATION, Preset, TrialCreate
-from nestor_engine import Config, Problem, State, Step, optimize, restore, start_from
+from nestor.schemas import Preset, TrialCreate
+from nestor_engine import Config, Problem, State, Step, optimize, start_from
 from nestor_worker.runner import presets
 from tests.end_to_end import faults
 from tests.end_to_end.api import PRESET, Api, spec_of, without_clock
@@ -41,8 +41,8 @@ def warm_started_steps(state: State, n_steps: int) -> list[Step]:
 
 
 def setting(n_steps: int) -> tuple[Config, Problem]:
-    spec = TrialCreate.model_validate(spec_of(n_steps)).model_dump(mode="json", include=set(CONFIGURATION))
-    return restore(spec), presets.build(Preset.model_validate(PRESET), seed=0)
+    spec = TrialCreate.model_validate(spec_of(n_steps)).model_dump(mode="json", include=set(Config.model_fields))
+    return Config(**spec), presets.build(Preset.model_validate(PRESET), seed=0)
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from uuid import UUID
 import pytest
 from sqlalchemy import func, select, update
 
-from nestor.schemas import CONFIGURATION, Preset, TrialCreate
-from nestor_engine import optimize, restore
+from nestor.schemas import Preset, TrialCreate
+from nestor_engine import Config, optimize
 from nestor_server import models
 from nestor_worker.runner import presets
 from tests.end_to_end.api import PRESET, Api, spec_of
@@ -51,9 +51,9 @@ def told_by_slots(server: Server) -> dict[str, str]:
 def test_three_trials_share_two_devices_and_each_has_the_trajectory_of_one_that_runs_alone(
     api: Api, server: Server, worker: Worker
 ):
-    spec = TrialCreate.model_validate(spec_of(LONG)).model_dump(mode="json", include=set(CONFIGURATION))
+    spec = TrialCreate.model_validate(spec_of(LONG)).model_dump(mode="json", include=set(Config.model_fields))
     problem = presets.build(Preset.model_validate(PRESET), seed=0)
-    alone = list(optimize(problem.bilevel(), problem.data, restore(spec)))
+    alone = list(optimize(problem.bilevel(), problem.data, Config(**spec)))
 
     wait_for(lambda: len(worker.waiting()) == 2, "two runners in waiting", seconds=60)
     assert {device_of(runner) for runner in worker.waiting()} == {"0", "1"}

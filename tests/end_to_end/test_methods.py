@@ -27,7 +27,7 @@ METHODS = [
     "direct_only",
 ]
 INNER = {
-    "optimizer": "adamw", "lr": 1e-3, "steps": 3, "batch_size": 20, "clip_norm": 1.0,
+    "optimizer": "adamw", "lr": 1e-3, "clip_norm": 1.0,
     "schedule": {"cosine_decay": {"steps": 10, "warmup": 2}},
 }  # fmt: skip
 HYPERPARAMETERS = ["l2", {"kind": "l1", "per": "global"}, "example_weights"]
@@ -40,6 +40,8 @@ def test_every_method_runs_through_the_service(api: Api, worker: Worker):
             problem={"preset": {**PRESET, "hyperparameters": HYPERPARAMETERS}},
             response=method,
             inner=INNER,
+            inner_steps=3,
+            batch_size=20,
             outer_lr={"l1": 0.1},
             autocast="bfloat16",
         )

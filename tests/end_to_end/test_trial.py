@@ -54,8 +54,8 @@ def test_pause_resume_stop_and_cancel_do_what_they_say(api: Api, worker: Worker)
     assert cancelled["finished_at"] is not None
 
 
-def test_training_that_diverges_fails_with_an_error_message(api: Api, worker: Worker):
-    trial_id = api.submit(50, inner={"optimizer": "sgd", "lr": 1e30, "steps": 5})
+def test_a_training_that_diverges_fails_with_a_sentence(api: Api, worker: Worker):
+    trial_id = api.submit(50, inner={"optimizer": "sgd", "lr": 1e30}, inner_steps=5)
     error = api.until(trial_id, "failed", "complete")["error"]
     assert error["code"] == "diverged"
     assert "Step 1:" in error["detail"]
@@ -82,7 +82,7 @@ def test_an_uploaded_program_has_the_trajectory_of_the_local_problem(api: Api, s
     trial_id = api.submit(3, problem=ship(server, api, program.graphs, program.tensors, problem.data.save()))
     trial = api.until(trial_id, "complete", "failed")
     assert trial["error"] is None
-    config = Config(n_steps=3, inner=Adam(steps=1), outer=RMSprop())
+    config = Config(n_steps=3, inner=Adam(), inner_steps=1, outer=RMSprop())
     *_, last = optimize(problem.bilevel(), problem.data, config)
     assert trial["value"] == pytest.approx(last.val_loss, rel=1e-4)
 

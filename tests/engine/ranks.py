@@ -35,10 +35,10 @@ def problem(*layers: nn.Module) -> engine.Problem:
 
 
 def config(response: engine.Response, inner: engine.Optimizer | None = None) -> engine.Config:
-    inner = inner or engine.Adam(1e-2, steps=2, batch_size=25, clip_norm=1.0)
+    inner = inner or engine.Adam(1e-2, clip_norm=1.0)
     traced = isinstance(response, engine.Implicit) and isinstance(response.curvature, engine.GaussNewton)
     options = {"evaluate_every": 1, "warmup_steps": 1, "trace": traced}
-    return engine.Config(n_steps=N_STEPS, inner=inner, response=response, **options)
+    return engine.Config(n_steps=N_STEPS, inner=inner, inner_steps=2, batch_size=25, response=response, **options)
 
 
 CG = engine.PreconditionedCG(3, engine.NystromSketch(rank=4))

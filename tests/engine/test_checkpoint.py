@@ -56,11 +56,11 @@ def seeded(make, *args, **options) -> nn.Module:
 
 
 def config(**parts) -> engine.Config:
-    inner, outer = engine.Adam(1e-2, steps=2, batch_size=5), engine.Adam(0.05)
-    return engine.Config(**{"n_steps": 4, "inner": inner, "outer": outer, "warmup_steps": 1, **parts})
+    trained = {"inner": engine.Adam(1e-2), "inner_steps": 2, "batch_size": 5, "warmup_steps": 1}
+    return engine.Config(**{"n_steps": 4, **trained, "outer": engine.Adam(0.05), **parts})
 
 
-FOLDS = {"folds": engine.Folds(2), "stop_early": engine.EarlyStopping(share=0.3)}
+FOLDS = {"folds": engine.Folds(2), "early_stopping": engine.EarlyStopping(fraction=0.3)}
 
 
 def states(stated: engine.Problem, config: engine.Config, state: engine.State | None = None) -> list[engine.State]:

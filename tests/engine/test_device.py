@@ -103,10 +103,8 @@ def test_traced_products_are_those_of_autograd(name: str, product):
 
 
 def config(response: engine.Response, **parts) -> engine.Config:
-    inner_optimizer = engine.Adam(1e-2, steps=3, batch_size=7)
-    return engine.Config(
-        **{"n_steps": 4, "warmup_steps": 25, "inner": inner_optimizer, "response": response, "trace": True, **parts}
-    )
+    trained = {"inner": engine.Adam(1e-2), "inner_steps": 3, "batch_size": 7, "warmup_steps": 25}
+    return engine.Config(**{"n_steps": 4, **trained, "response": response, "trace": True, **parts})
 
 
 def problem(*layers: nn.Module) -> engine.Problem:

@@ -23,7 +23,7 @@ from nestor_engine.hparams import (
     Dropout,
     ExampleWeights,
     Hyperparameters,
-    InitialisationScale,
+    InitializationScale,
     LabelCorrection,
     LossReweighting,
     Submodule,
@@ -136,11 +136,11 @@ def test_all_kinds_compose_and_a_trajectory_resumes_bitwise():
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.GELU(), nn.Dropout2d(0.2), nn.Flatten(), nn.Linear(36, CLASSES))
     kinds = [
         *(L2(model, per="tensor"), L1(model, per="global"), DistilledData(x), Augmentation(UNet(1, width=4, depth=1))),
-        *(LabelCorrection(Y, CLASSES), ExampleWeights(N), Dropout(model), InitialisationScale(model)),
+        *(LabelCorrection(Y, CLASSES), ExampleWeights(N), Dropout(model), InitializationScale(model)),
         *(LossReweighting(nn.Linear(1, 1), reads="loss"), Custom({"unread": torch.zeros(())})),
     ]
     stated = engine.Problem(model, kinds, cross_entropy, cross_entropy, train=(x, Y), val=(x, Y))
-    config = engine.Config(n_steps=2, inner=engine.Adam(1e-2, steps=1, batch_size=7), outer=engine.Adam(0.01))
+    config = engine.Config(n_steps=2, inner=engine.Adam(1e-2), inner_steps=1, batch_size=7, outer=engine.Adam(0.01))
     steps = list(engine.optimize(stated.bilevel(), stated.data, config))
     first = engine.State.load(steps[0].state.save())
 
@@ -148,7 +148,7 @@ def test_all_kinds_compose_and_a_trajectory_resumes_bitwise():
 
     assert resumed.state.save() == steps[-1].state.save()
     still = {n for n, value in stated.bilevel().hparams.items() if torch.equal(value, steps[-1].state.hparams[n])}
-    assert still == {"initialisation_scale", "unread"}
+    assert still == {"initialization_scale", "unread"}
 
 
 # --- L1 and L2 --------------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ def test_decays_of_every_granularity_add_the_same_penalty_when_equal(per):
 
 def test_hyperparameters_of_weights_take_the_dtype_of_the_model():
     model = nn.Sequential(nn.Dropout(0.5), nn.Linear(3, 2)).double()
-    for kind in (L1(model), L2(model, per="global"), Dropout(model), InitialisationScale(model)):
+    for kind in (L1(model), L2(model, per="global"), Dropout(model), InitializationScale(model)):
         assert {value.dtype for value in kind.init.values()} == {F64}
 
 
@@ -215,7 +215,7 @@ def test_one_distilled_image_for_each_class_trains_a_classifier():
     accuracy = lambda outputs, batch: (outputs.argmax(1) == batch["y"]).float()
     kinds = [DistilledData(train[0]), L2(model, per="global", init=-4.0)]
     stated = engine.Problem(model, kinds, mean, mean, train=train, val=(x, y), metrics={"accuracy": accuracy})
-    config = engine.Config(n_steps=60, inner=engine.SGD(0.3, steps=3), outer=engine.Adam(0.1))
+    config = engine.Config(n_steps=60, inner=engine.SGD(0.3), inner_steps=3, outer=engine.Adam(0.1))
     bilevel = stated.bilevel()
 
     def refitted(hparams: Tensors) -> float:
@@ -263,9 +263,9 @@ def test_a_network_in_evaluation_mode_may_hold_batch_norm():
 
 
 def test_a_refit_starts_from_the_scaled_weights():
-    stated = problem(lambda model, x: [InitialisationScale(model)])
+    stated = problem(lambda model, x: [InitializationScale(model)])
     bilevel = stated.bilevel()
-    hparams = bilevel.hparams | {"initialisation_scale": torch.tensor([1.0, 0.0], dtype=F64)}
+    hparams = bilevel.hparams | {"initialization_scale": torch.tensor([1.0, 0.0], dtype=F64)}
     fitted = engine.fit(bilevel, stated.data.train, n_steps=1, inner=engine.SGD(1e-12), hparams=hparams)
     expected = torch.e * bilevel.params["0.weight"]
     torch.testing.assert_close(fitted.params["0.weight"], expected)
@@ -273,8 +273,8 @@ def test_a_refit_starts_from_the_scaled_weights():
 
 
 def test_the_implicit_hypergradient_of_the_start_is_exactly_zero():
-    dense = Dense.of(problem(lambda model, x: [InitialisationScale(model, per="global")]))
-    assert _implicit(dense, engine.Hessian(), engine.Direct())["initialisation_scale"] == 0
+    dense = Dense.of(problem(lambda model, x: [InitializationScale(model, per="global")]))
+    assert _implicit(dense, engine.Hessian(), engine.Direct())["initialization_scale"] == 0
 
 
 # --- refusals -----------------------------------------------------------------------------------------
@@ -285,7 +285,7 @@ def test_the_implicit_hypergradient_of_the_start_is_exactly_zero():
     [
         (lambda: L1(nn.Linear(2, 2), epsilon=0.0), "kink at zero", errors.OptionOutOfRange),
         (lambda: L2(nn.Identity()), "no parameter that requires a gradient", errors.ModelHasNoParameters),
-        (lambda: InitialisationScale(nn.Linear(2, 2), per="weight"), "choose one of", errors.ChoiceUnknown),
+        (lambda: InitializationScale(nn.Linear(2, 2), per="weight"), "choose one of", errors.ChoiceUnknown),
         (lambda: LabelCorrection(torch.tensor([0, 3]), 3), "the labels run from 0 to 3", errors.LabelsOutOfRange),
         (lambda: LabelCorrection(torch.rand(4, 3), 3), r"pass labels.argmax\(1\)", errors.ColumnUnusable),
         (lambda: DistilledData(torch.arange(4)), "tokens have none", errors.ColumnUnusable),
@@ -367,8 +367,9 @@ def test_transforms_are_applied_once_for_each_evaluation():
         return bilevel.values(hparams)
 
     counted = replace(bilevel, values=values)
-    inner, outer = engine.SGD(0.1, steps=5), engine.SGD(0.1)
-    steps = engine.optimize(counted, posed.data, engine.Config(n_steps=2, inner=inner, outer=outer, warmup_steps=3))
+    sgd = engine.SGD(0.1)
+    config = engine.Config(n_steps=2, inner=sgd, inner_steps=5, outer=sgd, warmup_steps=3)
+    steps = engine.optimize(counted, posed.data, config)
     next(steps)
     # For the initial weights, the warm-up, five inner steps, the validation loss and all products at one point.
     assert len(calls) == 5

@@ -113,7 +113,8 @@ def test_ridge_decays_are_tuned_to_the_minimum_of_the_validation_loss(response: 
     bilevel, data = ridge()
     config = engine.Config(
         n_steps=150,
-        inner=engine.SGD(0.5, steps=5),
+        inner=engine.SGD(0.5),
+        inner_steps=5,
         outer=engine.Adam(0.1),
         response=response,
     )

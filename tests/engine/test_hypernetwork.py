@@ -16,12 +16,10 @@ from nestor_engine.solvers import Outcome
 from nestor_engine.training.inner_loop import InnerLoop
 from tests.engine.cases import Dense, build, posed, quadratic, ridge
 
-WHOLE = engine.SGD(0.1, batch_size=10_000)
-
 
 def _trained(dense: Dense, response: engine.Hypernetwork, outer_steps: int) -> tuple[Hypergradient, HypernetworkState]:
     """The hypergradient after some outer steps at weights and hyperparameters that stay where they are."""
-    loop = InnerLoop(dense.bilevel, dense.ravel, dense.train, WHOLE, seed=3)
+    loop = InnerLoop(dense.bilevel, dense.ravel, dense.train, engine.SGD(0.1), seed=3, batch_size=10_000)
     context = OuterStepContext.at(dense.bilevel, dense.w, dense.train, dense.val, inner_loop=loop)
     state = response.init()
     for _ in range(outer_steps - 1):
@@ -90,7 +88,7 @@ def test_dropout_draws_the_same_mask_on_both_sides_of_a_difference():
 def test_a_trajectory_resumes_bitwise(name: str):
     problem = build(name)
     config = engine.Config(
-        n_steps=6, inner=engine.Adam(0.01, steps=2, batch_size=5), response=engine.Hypernetwork(rank=3)
+        n_steps=6, inner=engine.Adam(0.01), inner_steps=2, batch_size=5, response=engine.Hypernetwork(rank=3)
     )
     steps = list(engine.optimize(problem.bilevel(), problem.data, config))
     half = engine.State.load(steps[2].state.save())
@@ -142,5 +140,5 @@ def test_a_non_finite_response_is_reported_and_dropped():
 
 @pytest.mark.parametrize("option", [{"rank": 0}, {"steps": 0}, {"scale": 0.0}, {"lr": 2.0}, {"damping": -1.0}])
 def test_options_that_cannot_work_are_refused(option: dict[str, float]):
-    with pytest.raises(engine.errors.ConfigInvalid, match="must be at least 1"):
+    with pytest.raises(engine.errors.ConfigInvalid, match=rf"Hypernetwork\({next(iter(option))}=.*: it must be"):
         engine.Hypernetwork(**option)

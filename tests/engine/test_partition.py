@@ -16,7 +16,7 @@ from nestor_engine.tensors.ravel import Ravel
 
 N_TRAIN, N_VAL = 22, 11
 FOLDS = engine.Folds(3)
-HALF = engine.EarlyStopping(patience=3, share=0.5)
+HALF = engine.EarlyStopping(patience=3, fraction=0.5)
 
 
 def _loss(outputs: Tensor, batch: dict[str, Tensor]) -> Tensor:
@@ -36,8 +36,8 @@ def _problem(train_loss=_loss) -> engine.Problem:
 
 
 def _config(**options) -> engine.Config:
-    inner = engine.Adam(3e-2, steps=3, batch_size=8)
-    return engine.Config(**{"n_steps": 12, "inner": inner, "outer": engine.Adam(0.3), "trace": False, **options})
+    trained = {"inner": engine.Adam(3e-2), "inner_steps": 3, "batch_size": 8}
+    return engine.Config(**{"n_steps": 12, **trained, "outer": engine.Adam(0.3), "trace": False, **options})
 
 
 def _run(config: engine.Config, state: engine.State | None = None) -> list[engine.Step]:
@@ -93,7 +93,7 @@ def test_no_fold_s_weights_ever_see_its_examples():
     partition = Partition(problem.data, config.folds, None, config.seed)
     turns = []
     for step in engine.optimize(problem.bilevel(), problem.data, config):
-        fold = config.folds.turn(step.number)
+        fold = config.folds.active_fold(step.number)
         _, val = partition.views(fold)
         assert not set(torch.cat(seen).tolist()) & set(val.positions.tolist())
         seen.clear()
@@ -109,7 +109,9 @@ def test_a_fold_s_weights_are_those_of_a_training_on_the_other_folds():
     for fold, trained in enumerate(last.state.folds):
         view, _ = partition.views(fold)
         others = {name: values for name, values in view.all().items() if name != INDEX}
-        alone = engine.fit(problem.bilevel(), others, n_steps=trained.inner_steps, inner=config.inner, seed=config.seed)
+        alone = engine.fit(
+            problem.bilevel(), others, n_steps=trained.inner_steps, inner=config.inner, batch_size=8, seed=config.seed
+        )
         assert torch.equal(trained.weights, torch.cat([p.flatten() for p in alone.params.values()]))
     assert [fold.inner_steps for fold in last.state.folds] == [9, 6, 6]
 
@@ -123,7 +125,7 @@ def test_each_fold_is_warmed_up_when_its_turn_comes_first():
 
 
 def test_a_trial_ends_when_the_held_out_loss_no_longer_improves():
-    steps = _run(_config(n_steps=200, stop_early=HALF))
+    steps = _run(_config(n_steps=200, early_stopping=HALF))
     losses = [step.held_out_loss for step in steps]
     best = losses.index(min(losses)) + 1
     assert len(steps) == best + HALF.patience < 200
@@ -132,7 +134,7 @@ def test_a_trial_ends_when_the_held_out_loss_no_longer_improves():
 
 
 def test_the_held_out_loss_is_that_of_the_step_s_weights_on_the_held_out_examples():
-    problem, config = _problem(), _config(stop_early=HALF, n_steps=2)
+    problem, config = _problem(), _config(early_stopping=HALF, n_steps=2)
     *_, step = engine.optimize(problem.bilevel(), problem.data, config)
     held_out = Partition(problem.data, None, HALF, config.seed).held_out
     bilevel = problem.bilevel()
@@ -152,11 +154,11 @@ def test_with_folds_it_is_the_mean_over_the_last_step_of_each():
 
 
 def test_a_trial_that_has_ended_does_not_go_on_unless_more_steps_are_wanted():
-    config = _config(n_steps=200, stop_early=HALF)
+    config = _config(n_steps=200, early_stopping=HALF)
     last = _run(config)[-1]
     assert _run(config, last.state) == []
-    stopping = engine.EarlyStopping(patience=3, share=0.5, least_steps=last.number + 4)
-    assert len(_run(_config(n_steps=last.number + 4, stop_early=stopping), last.state)) == 4
+    stopping = engine.EarlyStopping(patience=3, fraction=0.5, min_steps=last.number + 4)
+    assert len(_run(_config(n_steps=last.number + 4, early_stopping=stopping), last.state)) == 4
 
 
 # --- what cannot be divided -----------------------------------------------------------------------
@@ -168,12 +170,12 @@ def test_a_trial_that_has_ended_does_not_go_on_unless_more_steps_are_wanted():
         (lambda: engine.Folds(1), "count=1"),
         (lambda: engine.Folds(every=0), "every=0"),
         (lambda: engine.EarlyStopping(patience=0), "patience=0"),
-        (lambda: engine.EarlyStopping(share=1.0), "between 0 and 1"),
-        (lambda: engine.EarlyStopping(least_steps=-1), "least_steps=-1"),
+        (lambda: engine.EarlyStopping(fraction=1.0), "fraction=1.0.: it must be above 0 and below 1"),
+        (lambda: engine.EarlyStopping(min_steps=-1), "min_steps=-1"),
         (lambda: _config(folds=5), r"pass nestor\.Folds\(5\)"),
-        (lambda: _config(stop_early=True), r"pass nestor\.EarlyStopping"),
+        (lambda: _config(early_stopping=True), r"pass nestor\.EarlyStopping"),
         (lambda: _run(_config(folds=engine.Folds(40))), r"Folds\(40\) needs at least 40 examples, and there are 33"),
-        (lambda: _run(_config(stop_early=engine.EarlyStopping(share=0.01))), "Give more validation examples"),
+        (lambda: _run(_config(early_stopping=engine.EarlyStopping(fraction=0.01))), "Give more validation examples"),
     ],
 )
 def test_what_cannot_be_divided_is_refused_with_what_to_do(make, message: str):

@@ -62,10 +62,9 @@ def decay(model: nn.Module) -> kinds.L2:
 
 
 def config(inner: engine.SGD | engine.Adam | engine.AdamW | engine.RMSprop | None = None, **parts) -> engine.Config:
-    inner = inner or engine.Adam(2e-2)
-    inner = type(inner)(**{**vars(inner), "steps": 3, "batch_size": 7})
-    parts = {"n_steps": STEPS, "warmup_steps": 2, "outer": engine.RMSprop(0.05, batch_size=6), **parts}
-    return engine.Config(inner=inner, evaluate_every=100, seed=3, **parts)
+    trained = {"inner": inner or engine.Adam(2e-2), "inner_steps": 3, "batch_size": 7, "warmup_steps": 2}
+    steered = {} if "outer" in parts else {"outer": engine.RMSprop(0.05), "val_batch_size": 6}
+    return engine.Config(**{"n_steps": STEPS, **trained, **steered, "evaluate_every": 100, "seed": 3, **parts})
 
 
 INNER = {
@@ -113,7 +112,7 @@ CONFIGS = {
     "folds that take two steps each": {"folds": engine.Folds(2, every=2), "n_steps": 7},
     "folds and early stopping": {
         "folds": engine.Folds(2),
-        "stop_early": engine.EarlyStopping(share=0.34),
+        "early_stopping": engine.EarlyStopping(fraction=0.34),
         "n_steps": 5,
     },
     "folds of KFAC": {
@@ -123,7 +122,7 @@ CONFIGS = {
     },
     "early stopping": {
         "inner": engine.Adam(0.3),
-        "stop_early": engine.EarlyStopping(patience=2, share=0.34, least_steps=3),
+        "early_stopping": engine.EarlyStopping(patience=2, fraction=0.34, min_steps=3),
         "n_steps": 12,
     },
     "outer learning rates": {"outer_lr": {"l2": 0.3, "example_weights": 0.1}},

@@ -42,9 +42,12 @@ def images(n: int = 300) -> engine.Problem:
     return engine.Problem(model, decay, cross_entropy, cross_entropy, train=(x, y), val=val)
 
 
-def trained(problem: engine.Problem, inner: engine.Adam) -> tuple[OuterStepContext, Tensor]:
-    """The linearization after training, and the right-hand side there."""
-    config = engine.Config(n_steps=1, inner=inner, outer=engine.SGD(1e-12), response=engine.DirectOnly())
+def trained(problem: engine.Problem, inner_steps: int, batch_size: int) -> tuple[OuterStepContext, Tensor]:
+    """Where an outer step would be taken after training, and the right-hand side there."""
+    config = engine.Config(
+        n_steps=1, inner=engine.Adam(1e-2), inner_steps=inner_steps, batch_size=batch_size, outer=engine.SGD(1e-12),
+        response=engine.DirectOnly(),
+    )  # fmt: skip
     bilevel = problem.bilevel()
     (step,) = engine.optimize(bilevel, problem.data, config)
     train, val = whole(problem.data.train), whole(problem.data.val)
@@ -57,8 +60,8 @@ def trained(problem: engine.Problem, inner: engine.Adam) -> tuple[OuterStepConte
 
 
 def energy_error(solver: engine.PreconditionedCG | engine.ConjugateGradient) -> float:
-    """The error that conjugate gradients minimize: ‖x − A⁻¹b‖ in the norm of A, relative to that of A⁻¹b."""
-    context, b = trained(badly_scaled(), engine.Adam(1e-2, steps=50, batch_size=32))
+    """What conjugate gradients make small, ‖x − A⁻¹b‖ in the norm of A, relative to that of A⁻¹b."""
+    context, b = trained(badly_scaled(), 50, batch_size=32)
     linearization = context.linearization()
     operator = lambda: engine.GaussNewton(1e-4).operator(linearization)
     exact = engine.Direct().solution(operator(), b).x
@@ -81,7 +84,7 @@ def test_kfac_s_hypergradient_points_nearer_to_gauss_newton_s_than_t1_t2_s(probl
 
     def cosines(seed: int) -> Tensor:
         torch.manual_seed(seed)
-        context, _ = trained(problem(), engine.Adam(1e-2, steps=300, batch_size=64))
+        context, _ = trained(problem(), 300, batch_size=64)
         exact, kfac, t1_t2 = (
             engine.Implicit(curvature, solver).hypergradient_at(context).gradient
             for curvature, solver in (
@@ -98,7 +101,7 @@ def test_kfac_s_hypergradient_points_nearer_to_gauss_newton_s_than_t1_t2_s(probl
 
 
 def test_adam_s_diagonal_is_scaled_to_the_curvature_and_damped_as_it_is():
-    context, _ = trained(badly_scaled(), engine.Adam(1e-2, steps=5, batch_size=60))
+    context, _ = trained(badly_scaled(), 5, batch_size=60)
     operator = engine.GaussNewton(0.1).operator(context.linearization())
     root = context.optimizer_state["square"].sqrt()
     norm, shift = operator.norm(context.w), operator.shift(context.w)
@@ -122,8 +125,7 @@ RESPONSES = {
 @pytest.mark.parametrize("name", RESPONSES)
 def test_a_trajectory_resumes_bitwise(name: str):
     problem = build("CNN, BatchNorm in training mode")
-    inner = engine.Adam(1e-2, steps=2, batch_size=8)
-    config = engine.Config(n_steps=4, inner=inner, response=RESPONSES[name])
+    config = engine.Config(n_steps=4, inner=engine.Adam(1e-2), inner_steps=2, batch_size=8, response=RESPONSES[name])
     *_, whole = engine.optimize(problem.bilevel(), problem.data, config)
     half = next(islice(engine.optimize(problem.bilevel(), problem.data, config), 1, None))
     *_, resumed = engine.optimize(problem.bilevel(), problem.data, config, engine.State.load(half.state.save()))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+import json
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nestor_engine as engine
-from nestor_engine import config as configs
+from nestor import options
 from nestor_engine.hparams import L2, Augmentation, Dropout, ExampleWeights
 
 N, CLASSES, STEPS = 24, 3, 3
@@ -53,16 +52,15 @@ RESPONSES = [
 
 
 def config(**parts) -> engine.Config:
-    inner = parts.pop("inner", engine.Adam(1e-2))
-    inner = inner.__class__(**{**vars(inner), "steps": 2, "batch_size": 7})
-    return engine.Config(**{"n_steps": STEPS, "warmup_steps": 1, "evaluate_every": 2, "inner": inner, **parts})
+    trained = {"inner": engine.Adam(1e-2), "inner_steps": 2, "batch_size": 7}
+    return engine.Config(**{"n_steps": STEPS, "warmup_steps": 1, "evaluate_every": 2, **trained, **parts})
 
 
 CONFIGS = {
     **{f"{inner}, {outer}": config(inner=inner, outer=outer) for inner in INNER for outer in OUTER},
     **{str(response): config(response=response) for response in RESPONSES},
     "bfloat16": config(autocast="bfloat16"),
-    "folds": config(folds=engine.Folds(2), stop_early=engine.EarlyStopping(share=0.3), n_steps=6),
+    "folds": config(folds=engine.Folds(2), early_stopping=engine.EarlyStopping(fraction=0.3), n_steps=6),
 }
 
 
@@ -109,21 +107,13 @@ def test_a_trajectory_that_is_interrupted_after_every_step_is_bitwise_the_uninte
 
 
 def test_every_optimizer_schedule_curvature_solver_and_response_is_among_them():
-    used = {type(part) for config in CONFIGS.values() for part in parts_of(config)}
-    used |= {type(config.outer) for config in CONFIGS.values()}
-    assert set(configs._TAGS) <= used
-    assert {type(config.outer) for config in CONFIGS.values()} == set(configs._OPTIMIZERS.values())
-    assert {type(config.inner) for config in CONFIGS.values()} == set(configs._OPTIMIZERS.values())
-
-
-def parts_of(value: object) -> Iterator[object]:
-    """`value` and the dataclasses that it is made of."""
-    if is_dataclass(value):
-        yield value
-        for field in fields(value):
-            yield from parts_of(getattr(value, field.name))
+    chosen = [value for config in CONFIGS.values() for _, value in config if isinstance(value, options.Option)]
+    used = {part.tag for option in chosen for part in option.parts()}
+    assert {cls.tag for cls in options.OPTIONS.values() if cls.is_public} <= used
+    assert {config.outer.tag for config in CONFIGS.values()} == set(options.Optimizer.members)
+    assert {config.inner.tag for config in CONFIGS.values()} == set(options.Optimizer.members)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_config_survives_its_description(name: str):
-    assert engine.restore(engine.describe(CONFIGS[name])) == CONFIGS[name]
+def test_a_config_survives_its_way_over_a_wire(name: str):
+    assert engine.Config(**json.loads(CONFIGS[name].model_dump_json())) == CONFIGS[name]

@@ -153,7 +153,7 @@ def test_a_trace_that_holds_a_constant_is_not_kept():
 
 def test_stored_traces_are_used_from_the_first_step_and_change_no_bit():
     problem = _problem(lambda o, b: F.cross_entropy(o, b["y"]))
-    config = engine.Config(n_steps=3, inner=engine.Adam(steps=2, batch_size=16), trace=True)
+    config = engine.Config(n_steps=3, inner=engine.Adam(), inner_steps=2, batch_size=16, trace=True)
     traces = TraceCache()
     whole = list(engine.optimize(problem.bilevel(), problem.data, config, trace_cache=traces))
     later = replace(config, trace=None)
@@ -177,7 +177,7 @@ def _problem(train_loss) -> engine.Problem:
 
 
 def _run(problem: engine.Problem, **options) -> list[engine.Step]:
-    config = engine.Config(n_steps=4, inner=engine.Adam(1e-2, steps=2, batch_size=10), **options)
+    config = engine.Config(n_steps=4, inner=engine.Adam(1e-2), inner_steps=2, batch_size=10, **options)
     return list(engine.optimize(problem.bilevel(), problem.data, config))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 import nestor_engine as engine
 from nestor_engine.autodiff.kernels import native_recurrence, twice_differentiable
 from nestor_engine.data.splits import Batches
-from nestor_engine.hparams import InitialisationScale
+from nestor_engine.hparams import InitializationScale
 from nestor_engine.objective import Tensors
 from nestor_engine.responses import OuterStepContext, Response
 from nestor_engine.tensors.random import derive_seed, randomness
@@ -31,8 +31,7 @@ INNER = [
 
 def _trained(problem: engine.Problem, inner: engine.SGD, steps: int, keep: int, batch: int = 7) -> tuple:
     bilevel = problem.bilevel()
-    inner = type(inner)(**{**vars(inner), "batch_size": batch})
-    loop = InnerLoop(bilevel, Ravel(bilevel.params), problem.data.train, inner, seed=3)
+    loop = InnerLoop(bilevel, Ravel(bilevel.params), problem.data.train, inner, seed=3, batch_size=batch)
     start = FoldState.initial(bilevel, inner, bilevel.hparams)
     fold, _, kept = loop.run(start, bilevel.hparams, steps, keep=keep)
     return bilevel, inner, loop, fold, kept
@@ -49,8 +48,8 @@ def _hypergradient(problem: engine.Problem, response: Response, trained: tuple) 
 
 def _through_all_steps_at_once(problem: engine.Problem, trained: tuple) -> Tensors:
     """The hypergradient from one graph of all kept steps."""
-    bilevel, inner, _, fold, kept = trained
-    ravel, batches = Ravel(bilevel.params), Batches(problem.data.train, inner.batch_size, derive_seed(3, "train"))
+    bilevel, inner, loop, fold, kept = trained
+    ravel, batches = Ravel(bilevel.params), Batches(problem.data.train, loop.batch_size, derive_seed(3, "train"))
     hparams = {n: v.clone().requires_grad_() for n, v in bilevel.hparams.items()}
     w, buffers, optimizer_state = kept[0].w.detach().requires_grad_(), kept[0].buffers, kept[0].optimizer_state
     for step in kept:
@@ -160,22 +159,22 @@ def test_unrolling_from_the_very_first_step_sees_the_scale_of_the_initial_weight
     model = build("GELU MLP").model
     problem = build("GELU MLP")
     problem = engine.Problem(
-        model, InitialisationScale(model, init=0.2), problem.train_loss, problem.val_loss,
+        model, InitializationScale(model, init=0.2), problem.train_loss, problem.val_loss,
         train=problem.data.train, val=problem.data.val,
     )  # fmt: skip
     inner = engine.Adam(0.02)
     whole_run = _trained(problem, inner, steps=4, keep=4)
     late_run = _trained(problem, inner, steps=4, keep=3)
 
-    got = _hypergradient(problem, engine.Unrolled(4), whole_run)["initialisation_scale"]
-    late = _hypergradient(problem, engine.Unrolled(3), late_run)["initialisation_scale"]
+    got = _hypergradient(problem, engine.Unrolled(4), whole_run)["initialization_scale"]
+    late = _hypergradient(problem, engine.Unrolled(3), late_run)["initialization_scale"]
 
     for tensor in range(4):
         values = []
         for shift in (1e-5, -1e-5):
             scale = torch.full((4,), 0.2, dtype=torch.float64)
             scale[tensor] += shift
-            problem.hparams.init["initialisation_scale"] = scale
+            problem.hparams.init["initialization_scale"] = scale
             bilevel, *_, fold, _ = _trained(problem, inner, steps=4, keep=0)
             params = Ravel(bilevel.params).tree(fold.weights)
             hparams = bilevel.values(bilevel.hparams)
@@ -193,14 +192,14 @@ def test_a_hyperparameter_that_validation_does_not_read_has_no_direct_gradient()
 
 
 def test_more_steps_than_were_taken_are_refused_with_a_remedy():
-    with pytest.raises(engine.errors.ConfigInvalid, match="Raise the inner optimizer's steps"):
-        engine.Config(n_steps=2, inner=engine.SGD(0.1, steps=3), response=engine.Unrolled(4))
+    with pytest.raises(engine.errors.ConfigInvalid, match="raise inner_steps, or unroll fewer"):
+        engine.Config(n_steps=2, inner=engine.SGD(0.1), inner_steps=3, response=engine.Unrolled(4))
 
 
 @pytest.mark.cpu
 def test_an_unrolled_trajectory_resumes_bitwise_and_descends():
     problem = build("dropout")
-    config = engine.Config(n_steps=8, inner=engine.Adam(0.01, steps=4, batch_size=7), response=engine.Unrolled(3))
+    config = engine.Config(n_steps=8, inner=engine.Adam(0.01), inner_steps=4, batch_size=7, response=engine.Unrolled(3))
     steps = list(engine.optimize(problem.bilevel(), problem.data, config))
     resumed = list(engine.optimize(problem.bilevel(), problem.data, config, engine.State.load(steps[3].state.save())))
     assert resumed[-1].state.save() == steps[-1].state.save()

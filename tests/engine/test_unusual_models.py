@@ -116,7 +116,7 @@ RESPONSES = [engine.Implicit(), engine.Unrolled(2)]
 @pytest.mark.parametrize("name", FORMS)
 def test_a_form_that_says_the_same_has_the_same_trajectory(name: str, response):
     config = engine.Config(
-        n_steps=3, inner=engine.Adam(1e-2, steps=4, batch_size=BATCH), outer=engine.SGD(0.5), response=response
+        n_steps=3, inner=engine.Adam(1e-2), inner_steps=4, batch_size=BATCH, outer=engine.SGD(0.5), response=response
     )
     unusual, usual = (
         list(engine.optimize(problem.bilevel(), problem.data, config))[-1]
@@ -130,7 +130,7 @@ def test_a_form_that_says_the_same_has_the_same_trajectory(name: str, response):
 
 @pytest.mark.parametrize("size", [1, N, 10 * N])
 def test_batches_of_one_and_of_everything_are_trained_on(size: int):
-    config = engine.Config(n_steps=2, inner=engine.Adam(1e-2, steps=3, batch_size=size))
+    config = engine.Config(n_steps=2, inner=engine.Adam(1e-2), inner_steps=3, batch_size=size)
     *_, last = engine.optimize(plain().bilevel(), plain().data, config)
     assert last.hypergradient_norm > 0
 
@@ -146,7 +146,7 @@ def test_gradients_of_examples_need_a_row_of_outputs_for_each(curvature):
             engine.optimize(
                 problem.bilevel(),
                 problem.data,
-                engine.Config(n_steps=1, inner=engine.SGD(batch_size=BATCH), response=response),
+                engine.Config(n_steps=1, inner=engine.SGD(), batch_size=BATCH, response=response),
             )
         )
 

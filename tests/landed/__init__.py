@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import psycopg
+from alembic.script import ScriptDirectory
 
-from nestor_server.database import plain_url
+from nestor.options import Config
+from nestor_server.database import alembic_config, plain_url
 
 if TYPE_CHECKING:
     from nestor import Client
@@ -33,6 +35,13 @@ def checkpoint_of(name: str, folder: Path = CHECKPOINTS) -> Path:
 def program_of(name: str) -> Path:
     """The directory of its files: `graphs.json`, `tensors.safetensors`, and a file for each split."""
     return PROGRAMS / name.replace(" ", "-")
+
+
+def config_of(described: dict[str, Any]) -> Config:
+    """A configuration as version 975f0e6 described it, read as the migration of its database reads it."""
+    scripts = ScriptDirectory.from_config(alembic_config(""))
+    revision = scripts.get_revision("0005")
+    return Config(**revision.module.upgraded(described, described["outer"]["steps"]))
 
 
 def restore(url: str) -> None:

@@ -17,7 +17,7 @@ from tests.support.server import Server, running_server
 from tests.support.services import Services
 
 BROKER = 3  # a database of Valkey without a worker, so that messages can be counted
-SPEC = {"problem": {"preset": {}}, "outer": {"optimizer": "rmsprop", "steps": 1000}}
+SPEC = {"problem": {"preset": {}}, "n_steps": 1000}
 
 
 @pytest.fixture(scope="session")

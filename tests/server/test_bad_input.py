@@ -12,10 +12,6 @@ JSON = {"Content-Type": "application/json"}
 PRESET = SPEC["problem"]
 
 
-def steps(**options):
-    return {"outer": {"optimizer": "rmsprop", "steps": 10, **options}}
-
-
 BAD_SPECS = {
     "a misspelt field": ({"iner": {"optimizer": "adam"}}, "iner", "'inner'"),
     "a misspelt option": ({"inner": {"optimizer": "adam", "lrr": 1}}, "inner.lrr", "'lr'"),
@@ -28,9 +24,26 @@ BAD_SPECS = {
     "no problem": ({"problem": {}}, "problem", "preset"),
     "half a program": ({"problem": {"program": "018f0000-0000-7000-8000-000000000000"}}, "problem.dataset", "Add"),
     "a negative rate": ({"inner": {"optimizer": "sgd", "lr": -1}}, "inner.lr", "-1"),
-    "no steps at all": (steps(steps=0), "outer.steps", "0"),
-    "absurdly many steps": (steps(steps=10**15), "outer.steps", "1000000000000000"),
-    "a text for a number": (steps(lr="fast"), "outer.lr", "'fast'"),
+    "no steps at all": ({"n_steps": 0}, "n_steps", "0"),
+    "absurdly many steps": ({"n_steps": 10**15}, "n_steps", "1000000000000000"),
+    "a text for a number": ({"outer": {"optimizer": "rmsprop", "lr": "fast"}}, "outer.lr", "'fast'"),
+    "inner steps where they were": ({"inner": {"optimizer": "adam", "steps": 3}}, "inner.steps", "inner_steps"),
+    "outer steps where they were": ({"outer": {"optimizer": "rmsprop", "steps": 3}}, "outer.steps", "n_steps"),
+    "a batch size where it was": ({"inner": {"optimizer": "adam", "batch_size": 3}}, "inner.batch_size", "batch_size"),
+    "early stopping by its former name": ({"stop_early": {"patience": 3}}, "stop_early", "early_stopping"),
+    "a former option of early stopping": ({"early_stopping": {"share": 0.2}}, "early_stopping.share", "fraction"),
+    "more steps back than there are": ({"response": {"unrolled": {"steps": 9}}}, "response", "raise inner_steps"),
+    "squares that are not kept": (
+        {
+            "inner": {"optimizer": "sgd"},
+            "response": {"implicit": {"solver": {"preconditioned_cg": {"preconditioner": "adam_diagonal"}}}},
+        },
+        "response", "the inner optimizer does not keep",
+    ),
+    "Nesterov without momentum": ({"inner": {"optimizer": "sgd", "nesterov": True}}, "inner", "needs momentum"),
+    "KFAC on two devices": (
+        {"devices_per_trial": 2, "response": {"implicit": {"curvature": "kfac"}}}, "devices_per_trial", "whole batches"
+    ),
     "too many digits": ({"problem": {"preset": {"train_size": 1500, "val_size": 700}}}, "problem.preset", "1,700"),
     "a kind named twice": ({"problem": {"preset": {"hyperparameters": ["l2", "l2"]}}}, "problem.preset", "once"),
     "a layer of no units": ({"problem": {"preset": {"model": {"hidden": [0]}}}}, "problem.preset.model.hidden.0", "0"),
@@ -50,7 +63,7 @@ def test_a_bad_trial_is_refused_with_the_field_and_what_it_may_be(http, study, c
 
 def test_a_missing_number_of_steps_is_named(http, study):
     document = problem(http.post(f"/studies/{study}/trials", json={"problem": PRESET}), 422, "validation-failed")
-    assert document["errors"][0]["field"] == "outer.steps"
+    assert document["errors"][0]["field"] == "n_steps"
 
 
 def test_every_mistake_is_named_at_once(http, study):

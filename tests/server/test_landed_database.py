@@ -53,8 +53,11 @@ def begin_warm(client: Client) -> str:
     study = nestor.load_study("by program", server=client)
     start = next(trial for trial in study.trials if str(trial.id) == TRIALS["program"])
     how: dict[str, Any] = {
-        "inner": nestor.Adam(0.02, steps=3, batch_size=7),
-        "outer": nestor.RMSprop(0.05, batch_size=6),
+        "inner": nestor.Adam(0.02),
+        "inner_steps": 3,
+        "batch_size": 7,
+        "outer": nestor.RMSprop(0.05),
+        "val_batch_size": 6,
         "evaluate_every": 3,
     }
     return str(study.optimize(PROBLEMS["adam in float32"](), 2, **how, warm_start=start, wait=False).id)

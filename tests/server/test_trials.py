@@ -12,7 +12,7 @@ import redis
 from safetensors.numpy import load, save
 from sqlalchemy import func, select
 
-from nestor.schemas import GaussNewton, Scope, State
+from nestor.schemas import Scope, State
 from nestor_server.models import Blob
 from nestor_server.scheduling import leases, recording
 from nestor_server.scheduling.task_queue import QUEUE
@@ -33,7 +33,7 @@ def test_a_submitted_trial_is_queued_with_every_default_written_out(http, study)
     assert (response.status_code, response.headers["Location"]) == (201, f"/api/v1/trials/{trial['id']}")
     assert (trial["number"], trial["state"], trial["step"], trial["n_steps"]) == (0, "queued", 0, 1000)
     assert trial["spec"]["inner"]["lr"] == 1e-3
-    assert trial["spec"]["response"]["curvature"] == GaussNewton().model_dump()
+    assert trial["spec"]["response"]["curvature"] == {"kind": "gauss_newton", "damping": 0.03}
     assert (trial["user_attrs"], trial["error"], trial["worker"]) == ({"note": "first"}, None, None)
     assert ok(http.get(f"/trials/{trial['id']}")) == trial
 

@@ -18,8 +18,8 @@ from nestor_server.settings import Settings
 
 SPEC = {
     "problem": {"preset": {"model": {"kind": "mlp", "hidden": [8]}, "train_size": 100, "val_size": 50}},
-    "inner": {"optimizer": "adam", "steps": 1},
-    "outer": {"optimizer": "rmsprop", "steps": 10},
+    "n_steps": 10,
+    "inner_steps": 1,
 }
 
 

@@ -151,7 +151,7 @@ def test_a_named_entry_is_found_until_it_is_replaced(cache):
 
 def test_a_kept_trace_has_its_owner_in_its_name():
     mine, yours = uuid4(), uuid4()
-    config = {"response": {"kind": "implicit"}, "inner": {"batch_size": 8}}
+    config = {"response": {"kind": "implicit"}, "batch_size": 8}
     name = workdir._traced_alike(mine, "sha256:a program", config)
     assert name == workdir._traced_alike(mine, "sha256:a program", config)
     assert name != workdir._traced_alike(yours, "sha256:a program", config)

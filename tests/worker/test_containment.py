@@ -49,7 +49,7 @@ def test_a_trial_over_its_memory_limit_fails_with_an_error_message(sessions, wor
         "problem": {"preset": {"model": {"kind": "mlp", "hidden": [16_384, 16_384]}}},
         "inner": {"optimizer": "adam"},
     }
-    trial = new_trial(spec=spec | {"outer": {"optimizer": "rmsprop", "steps": 10}})
+    trial = new_trial(spec=spec | {"n_steps": 10})
     slot = Slot("w1", ("cpu",), threads=1, checkpoint_seconds=60, cache=NO_CACHE, memory_bytes=3 * 2**29)
     lease = claim(sessions, trial.id)
     assert supervise(sessions, worker_settings, lease, slot, slot.spawn(), threading.Event()) is State.failed

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 
-from nestor.schemas import CONFIGURATION, TrialCreate
+from nestor.options import Config
+from nestor.schemas import TrialCreate
 from nestor_engine.training.retention import RECENT, keeps
 from nestor_worker.channel import Checkpoint, Ended, Failed, Message, Snapshot, Started, Stepped, Stop
 from nestor_worker.runner.snapshot_policy import Snapshots
@@ -26,8 +27,8 @@ from tests.worker.conftest import SPEC
 
 
 def write_spec(directory: Path, n_steps: int, **fields) -> None:
-    config = TrialCreate.model_validate(SPEC).model_dump(mode="json", include=set(CONFIGURATION))
-    config["outer"]["steps"] = n_steps
+    config = TrialCreate.model_validate(SPEC).model_dump(mode="json", include=set(Config.model_fields))
+    config["n_steps"] = n_steps
     preset = {"model": {"kind": "mlp", "hidden": [8]}, "train_size": 100, "val_size": 50}
     spec = Spec(config, preset, best_step=None, best_value=None, warm=None, threads=1, checkpoint_seconds=60)
     (directory / "spec.json").write_text(json.dumps(dataclasses.asdict(spec) | fields))

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from nestor.schemas import CONFIGURATION, EventType, Preset, State, TrialCreate
-from nestor_engine import optimize, restore
+from nestor.schemas import EventType, Preset, State, TrialCreate
+from nestor_engine import Config, optimize
 from nestor_server.models import Blob, Checkpoint, Step, Trial
 from nestor_server.scheduling import leases
 from nestor_server.storage import blobs
@@ -73,10 +73,10 @@ def last_checkpoint(sessions, trial: Trial) -> tuple[int, bytes]:
 def test_two_devices_compute_the_trajectory_of_one_and_an_interruption_changes_no_bit(sessions, new_trial, attempt):
     whole, interrupted = (new_trial(devices=2, n_steps=STEPS) for _ in range(2))
     assert attempt(whole) is State.complete
-    spec = TrialCreate.model_validate(SPEC).model_dump(mode="json", include=set(CONFIGURATION))
-    spec["outer"]["steps"] = STEPS
+    spec = TrialCreate.model_validate(SPEC).model_dump(mode="json", include=set(Config.model_fields))
+    spec["n_steps"] = STEPS
     problem = presets.build(Preset.model_validate(SPEC["problem"]["preset"]), seed=0)
-    alone = [step.val_loss for step in optimize(problem.bilevel(), problem.data, restore(spec))]
+    alone = [step.val_loss for step in optimize(problem.bilevel(), problem.data, Config(**spec))]
     assert [step["val_loss"] for step in steps(sessions, whole)] == pytest.approx(alone, rel=1e-3)
 
     kill_the_second = lambda runner: os.kill(runner._processes[1].pid, signal.SIGKILL)

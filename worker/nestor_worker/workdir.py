@@ -16,7 +16,8 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from nestor.schemas import CONFIGURATION, TrialCreate
+from nestor.options import Config
+from nestor.schemas import TrialSpec
 from nestor_server.models import Blob, Checkpoint, Dataset, Program, Study, Trial
 from nestor_server.storage import blobs
 from nestor_worker.supervisor.blob_cache import Cache
@@ -50,7 +51,7 @@ def split_file(split: str) -> str:
 class Spec:
     """What the runner is to do."""
 
-    config: dict[str, Any]  # as nestor_engine.config describes it
+    config: dict[str, Any]  # nestor.Config
     preset: dict[str, Any] | None  # schemas.Preset; None: a program and its data are in the directory
     best_step: int | None  # of the steps so far
     best_value: float | None
@@ -84,9 +85,9 @@ def materialise(
     """
     owner = session.scalars(select(Study.owner_id).where(Study.id == trial.study_id)).one()
     # Read as the schema reads it: jsonb returns the float 1e30 as an integer, which torch does not multiply with.
-    submitted = TrialCreate.model_validate(trial.spec).model_dump(mode="json")
-    config = {name: submitted[name] for name in CONFIGURATION}
-    config["outer"]["steps"] = trial.n_steps  # the submission's, unless the trial was extended
+    submitted = TrialSpec.model_validate(trial.spec).model_dump(mode="json")
+    config = {name: submitted[name] for name in Config.model_fields}
+    config["n_steps"] = trial.n_steps  # the submission's, unless the trial was extended
     warm = submitted["warm_start"]
     digests: dict[str, str] = {}
     if trial.program_id is not None:
@@ -135,5 +136,5 @@ def _traced_alike(owner: UUID, problem: str | dict[str, Any], config: dict[str, 
 
     The owner is a part of it: what one user's runner wrote is never read for another's trial.
     """
-    key = json.dumps([str(owner), problem, config["response"], config["inner"]["batch_size"]], sort_keys=True)
+    key = json.dumps([str(owner), problem, config["response"], config["batch_size"]], sort_keys=True)
     return f"traces:{hashlib.sha256(key.encode()).hexdigest()}"

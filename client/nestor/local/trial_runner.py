@@ -15,7 +15,6 @@ from nestor.schemas import (
     Action,
     Attempt,
     Desired,
-    EarlyStopping,
     Event,
     EventType,
     HyperparameterInfo,
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     import nestor_engine
+    from nestor.options import Config
 
 _WISHES: dict[Action, tuple[Desired, State]] = {
     "stop": (Desired.stop, State.complete),
@@ -53,7 +53,7 @@ class Run:
         record: TrialRecord,
         bilevel: nestor_engine.Bilevel,
         data: nestor_engine.Data,
-        config: nestor_engine.Config,
+        config: Config,
     ) -> None:
         self.record, self.cause = record, None
         self.steps: list[Step] = []
@@ -107,12 +107,11 @@ class Run:
             n_steps = (record.step if state is State.complete else record.n_steps) + steps
             if n_steps > MOST_STEPS:
                 raise InvalidInput(reason=f"That makes {n_steps:,} steps in all; a trial takes at most {MOST_STEPS:,}.")
-            outer, spec = replace(self._config.outer, steps=n_steps), record.spec
-            self._config = replace(self._config, n_steps=n_steps, outer=outer)
-            if self._config.stop_early is not None:  # who asks for more steps wants them taken
-                stop_early = replace(self._config.stop_early, least_steps=n_steps)
-                self._config = replace(self._config, stop_early=stop_early)
-                spec = spec.model_copy(update={"stop_early": EarlyStopping(**vars(stop_early))})
+            spec, changes = record.spec, dict[str, Any](n_steps=n_steps)
+            if self._config.early_stopping is not None:  # who asks for more steps wants them taken
+                changes["early_stopping"] = replace(self._config.early_stopping, min_steps=n_steps)
+                spec = spec.model_copy(update={"early_stopping": changes["early_stopping"]})
+            self._config = self._config.model_copy(update=changes)
             self._engine = None
             return self._begin_again(n_steps=n_steps, spec=spec)
 

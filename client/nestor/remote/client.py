@@ -15,7 +15,8 @@ from nestor.remote.transport import Model, Transport, read
 from nestor.schemas import Action
 
 if TYPE_CHECKING:
-    from nestor_engine import Config, Problem
+    from nestor.options import Config
+    from nestor_engine import Problem
     from nestor_engine.program.export import Program
 
 Item = TypeVar("Item", covariant=True)

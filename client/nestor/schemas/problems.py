@@ -7,47 +7,24 @@ from uuid import UUID
 
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
-from nestor.schemas.base import Count, Finite, Positive, Priority, Schema, Short, Tagged
-from nestor.schemas.methods import Adam, EarlyStopping, Folds, Implicit, Optimizer, Response, RMSprop
-
-
-class L2Preset(Schema):
-    kind: Literal["l2"] = "l2"
-    per: Literal["global", "tensor", "weight"] = "weight"
-    init: Finite = -6.0  # log of the decay
-
-
-class L1Preset(Schema):
-    kind: Literal["l1"] = "l1"
-    per: Literal["global", "tensor", "weight"] = "weight"
-    init: Finite = -6.0  # log of the decay
-
-
-class LabelCorrectionPreset(Schema):
-    kind: Literal["label_correction"] = "label_correction"
-    strength: Annotated[float, Field(gt=0, le=50)] = 4.0  # initial logit of the label that was given
-
-
-class ExampleWeightsPreset(Schema):
-    kind: Literal["example_weights"] = "example_weights"
-    init: Finite = 0.0  # before the transform
-
-
-class MLPPreset(Schema):
-    kind: Literal["mlp"] = "mlp"
-    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=16_384)], ...], Field(min_length=1, max_length=16)] = (128,)
+from nestor.options.base import Fraction, Value, Whole, about
+from nestor.options.config import ConfigFields, CrossChecks, needs_one_device
+from nestor.options.evaluation import Folds
+from nestor.options.presets import HyperparameterPreset, L2Preset, MLPPreset
+from nestor.schemas.base import Priority, Schema
 
 
 class Preset(Schema):
     """A problem that the worker builds by itself: no code and no data cross the wire."""
 
-    model: MLPPreset = MLPPreset()
-    dataset: Literal["digits"] = "digits"
-    train_size: Annotated[int, Field(ge=10, le=1_500)] = 1_000
-    val_size: Annotated[int, Field(ge=10, le=700)] = 300
-    label_noise: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of training labels that are moved to the next class
+    model: Annotated[MLPPreset, about("the architecture")] = MLPPreset()
+    dataset: Annotated[Literal["digits"], about("1,797 handwritten digits of 8×8 pixels")] = "digits"
+    train_size: Annotated[Whole, about("training examples", ge=10, le=1_500)] = 1_000
+    val_size: Annotated[Whole, about("validation examples", ge=10, le=700)] = 300
+    label_noise: Annotated[Fraction, about("fraction of training labels that are moved to the next class")] = 0.0
     hyperparameters: Annotated[
-        tuple[Annotated[L2Preset | L1Preset | ExampleWeightsPreset | LabelCorrectionPreset, Tagged, Short], ...],
+        tuple[HyperparameterPreset, ...],
+        about("the kinds of hyperparameters, each once"),
         Field(min_length=1, max_length=4),
     ] = (L2Preset(),)
 
@@ -57,7 +34,7 @@ class Preset(Schema):
             raise ValueError(
                 "digits has 1,797 examples: train_size + val_size may be at most 1,700, the rest is the test set"
             )
-        kinds = [h.kind for h in self.hyperparameters]
+        kinds = [kind.tag for kind in self.hyperparameters]
         if len(set(kinds)) != len(kinds):
             raise ValueError("each kind of hyperparameter may be named once")
         return self
@@ -90,50 +67,54 @@ AnyProblem = Annotated[
 ]
 
 
-class WarmStart(Schema):
+class WarmStart(Value):
     """Begin with what a trial has reached, instead of at the problem's initial values.
 
     Steps, optimizers, batches and random draws begin anew: to go on with a trial itself, extend it.
     """
 
-    trial: UUID  # of yours, in any study
-    step: Annotated[int, Field(ge=0)] | None = None  # by default the newest that was kept
-    weights: bool = True  # and buffers, from a checkpoint; else only the hyperparameters, from a snapshot
+    trial: Annotated[UUID, about("one of yours, in any study")]
+    step: Annotated[
+        Annotated[int, Field(ge=0)] | None, about("whose state is taken; null: the newest that was kept")
+    ] = None
+    weights: Annotated[
+        bool, about("take weights and buffers, from a checkpoint; false: hyperparameters alone, from a snapshot")
+    ] = True
 
 
-class TrialCreate(Schema):
-    """The submission of a tuning job."""
+class _OfProblem(Value):
+    """What comes before a configuration, so that the configuration's checks can read it."""
 
     problem: AnyProblem
-    inner: Optimizer = Adam()
-    outer: Optimizer = RMSprop()
-    outer_lr: dict[str, Positive] = {}  # hyperparameter, or the first parts of its name → learning rate of its own
-    autocast: Literal["bfloat16"] | None = None  # precision of the inner forward passes
-    response: Response = Implicit()
-    trace: bool | None = None  # take curvature products from a traced graph; None: once that pays
-    warmup_steps: Annotated[int, Field(ge=0)] = 0  # inner steps before the first outer step
-    folds: Folds | None = None  # whose examples steer in turn; None: the validation data alone steers
-    stop_early: EarlyStopping | None = None  # by held-out validation examples; None: after all steps
-    evaluate_every: Count = 10  # outer steps between two evaluations on the test set
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    warm_start: WarmStart | None = None
+
+
+class TrialSpec(ConfigFields, _OfProblem):
+    """A tuning job as it was submitted and is stored."""
+
+    warm_start: Annotated[WarmStart | None, about("begin with what another trial reached")] = None
     priority: Priority = 0
-    devices_per_trial: Annotated[int, Field(ge=1, le=1024)] = 1  # that each take their part of every batch
-    user_attrs: dict[str, Any] = {}
+    devices_per_trial: Annotated[
+        int, Field(ge=1, le=1024), about("devices that each take their part of every batch")
+    ] = 1
+    user_attrs: Annotated[dict[str, Any], about("kept with the trial")] = {}
+
+
+class TrialCreate(TrialSpec, CrossChecks):
+    """The submission of a tuning job."""
 
     @field_validator("folds")
     @classmethod
     def _keeps_positions(cls, folds: Folds | None, info: ValidationInfo) -> Folds | None:
         problem = info.data.get("problem")
         tuned = problem.preset.hyperparameters if isinstance(problem, PresetProblem) else ()
-        if folds and (kinds := {kind.kind for kind in tuned} & {"example_weights", "label_correction"}):
-            raise ValueError(
-                f"{min(kinds)} has an entry for each training example, which folds exchange; leave one out"
-            )
+        if folds and (kinds := sorted(kind.tag for kind in tuned if kind.by_position)):
+            raise ValueError(f"{kinds[0]} has an entry for each training example, which folds exchange; leave one out")
         return folds
 
-
-# nestor_engine.Config's
-CONFIGURATION = TrialCreate.model_fields.keys() - {
-    *("problem", "warm_start", "priority", "devices_per_trial", "user_attrs")
-}
+    @field_validator("devices_per_trial")
+    @classmethod
+    def _fits_the_devices(cls, devices: int, info: ValidationInfo) -> int:
+        response = info.data.get("response")
+        if response is not None and (reason := needs_one_device(response, devices)):
+            raise ValueError(reason)
+        return devices

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 from nestor.schemas.base import Count, Name, Priority, Schema
-from nestor.schemas.problems import TrialCreate
+from nestor.schemas.problems import TrialSpec
 
 
 class StudyCreate(Schema):
@@ -91,7 +91,7 @@ class Trial(Schema):
     number: int  # unique in its study, from 0
     state: State
     desired: Desired
-    spec: TrialCreate
+    spec: TrialSpec
     priority: int  # the spec's, unless it was changed since
     step: int  # outer steps recorded
     n_steps: int
@@ -111,7 +111,7 @@ class Trial(Schema):
 
 
 class TensorSummary(Schema):
-    """One hyperparameter at one step, its entries as optimised."""
+    """One hyperparameter at one step, its entries as optimized."""
 
     min: float
     max: float

@@ -9,8 +9,8 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 
 from nestor.errors import shortened, shown
+from nestor.options.sentences import ABSENT, Place, walk
 from nestor.schemas import API
-from nestor.schemas.validation import walk
 
 
 def explain(request: Request, error: RequestValidationError) -> list[dict[str, Any]]:
@@ -27,16 +27,17 @@ def _explain(request: Request, error: dict[str, Any]) -> dict[str, Any]:
     if kind == "json_invalid":
         detail = error.get("ctx", {}).get("error", "")
         return _entry("", f"The body is not JSON: {detail} (at character {path[0]})", "Send one JSON document.")
-    fields: list[str] = []
-    if where == "body":
-        path, fields, _ = walk(_body_model(request), path)
-    field = ".".join(str(part) for part in path)
-    if not path:
+    place = walk(_body_model(request), path) if where == "body" else Place(path, [], [], None)
+    field = ".".join(str(part) for part in place.path)
+    if not place.path:
         return _entry(field, "The body is not a JSON object", "Send an object, with Content-Type: application/json.")
-    if kind == "extra_forbidden":
-        similar = difflib.get_close_matches(shortened(str(path[-1])), fields, n=1)
+    if kind in ABSENT and place.moved:
+        return _entry(field, "This field no longer exists", f"{place.moved[0].upper()}{place.moved[1:]}.")
+    if kind in ABSENT:
+        similar = difflib.get_close_matches(shortened(str(place.path[-1])), place.siblings, n=1)
         hint = f"Did you mean {similar[0]!r}? " if similar else ""
-        allowed = f"Allowed fields: {', '.join(fields)}." if fields else f"/openapi.json lists the fields of {API}."
+        listed = ", ".join(place.siblings)
+        allowed = f"Allowed fields: {listed}." if listed else f"/openapi.json lists the fields of {API}."
         return _entry(field, "This field is unknown", f"{hint}{allowed}")
     if kind == "missing":
         return _entry(field, "This field is missing", "Add it.")

@@ -93,9 +93,9 @@ def extend(session: Session, trial: Trial, steps: int, *, by: str = "user") -> T
         raise TooManySteps(n_steps=n_steps, limit=MOST_STEPS)
     why = f"{steps} more steps were asked for"
     values: dict[str, Any] = {"desired": Desired.run.value, "n_steps": n_steps, **REFILLED}
-    if stopping := trial.spec.get("stop_early"):
+    if stopping := trial.spec.get("early_stopping"):
         # Who asks for more steps wants them taken, though the trial had ended before its time.
-        values["spec"] = trial.spec | {"stop_early": stopping | {"least_steps": n_steps}}
+        values["spec"] = trial.spec | {"early_stopping": stopping | {"min_steps": n_steps}}
     if state_machine.apply(session, "extend", Trial.id == trial.id, by=by, why=why, **values) is None:
         raise _illegal(state, "extend")
     task_queue.send_on_commit(session, trial.id)

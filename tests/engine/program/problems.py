@@ -18,7 +18,7 @@ from nestor_engine.hparams import (
     Dropout,
     ExampleWeights,
     Hyperparameters,
-    InitialisationScale,
+    InitializationScale,
     LabelCorrection,
     LossReweighting,
     UNet,
@@ -190,7 +190,7 @@ def every_kind() -> Problem:
     kinds = [
         *(L1(net), L2(net, per="global"), DistilledData(x), Augmentation(drawn, noise=2)),
         *(LabelCorrection(y, CLASSES), ExampleWeights(N), LossReweighting(nn.Linear(1, 1), reads="loss")),
-        *(Dropout(net), InitialisationScale(net)),
+        *(Dropout(net), InitializationScale(net)),
     ]
     return Problem(net, kinds, losses, cross_entropy, train=(x, y), val=(features(1, 5, 5, seed=1), y))
 

@@ -17,7 +17,7 @@ from nestor_engine.hparams import (
     DistilledData,
     Dropout,
     ExampleWeights,
-    InitialisationScale,
+    InitializationScale,
     LabelCorrection,
     LossReweighting,
 )
@@ -166,7 +166,7 @@ class Joined(nn.Module):
         (LossReweighting(nn.Linear(6, 1), reads="z"), "reads the column 'z'"),
         (LossReweighting(nn.Linear(6, 2)), "turned shape (9, 6) into (9, 2). It must return one number"),
         (Dropout(nn.Sequential(nn.Dropout(0.1), nn.Linear(6, CLASSES))), "made for another model"),
-        (InitialisationScale(nn.Linear(6, CLASSES)), "made for another model"),
+        (InitializationScale(nn.Linear(6, CLASSES)), "made for another model"),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -185,7 +185,7 @@ def test_a_loss_that_takes_no_class_probabilities():
 
 def test_the_scale_of_initial_weights_is_a_warning():
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, CLASSES))
-    (finding,) = check(problem(model, hparams=InitialisationScale(model)), ship=False).findings
+    (finding,) = check(problem(model, hparams=InitializationScale(model)), ship=False).findings
     assert finding.severity == "warning"
     assert "changes the weights that training starts from and nothing else" in finding.sentence
 

@@ -12,7 +12,7 @@ import nestor_engine as engine
 from nestor_engine.program import load
 from nestor_engine.program.load import torch_version
 from tests.engine.pins import expect, trajectory
-from tests.landed import CONTINUED, SHIPPED, checkpoint_of, program_of
+from tests.landed import CONTINUED, SHIPPED, checkpoint_of, config_of, program_of
 
 SHIPS: dict[str, dict[str, Any]] = json.loads(SHIPPED.read_text())
 TORCH = "2.13"  # a program is bound to its version
@@ -29,14 +29,14 @@ def shipped(name: str) -> Any:
 
 @pytest.mark.parametrize("name", SHIPS)
 def test_a_program_of_an_earlier_version_trains_as_it_did_there(name: str):
-    config = engine.restore(SHIPS[name]["config"])
+    config = config_of(SHIPS[name]["config"])
     expect(trajectory(shipped(name), config), SHIPS[name]["trajectory"], close=closeness(name))
 
 
 @pytest.mark.parametrize("name", SHIPS)
 def test_its_checkpoint_continues_as_in_that_version(name: str):
     recorded = json.loads(CONTINUED.read_text())[name]
-    found = trajectory(shipped(name), engine.restore(recorded["config"]), checkpoint_of(name).read_bytes())
+    found = trajectory(shipped(name), config_of(recorded["config"]), checkpoint_of(name).read_bytes())
     expect(found, recorded["continued"], close=closeness(name))
 
 

@@ -7,7 +7,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from nestor_engine import Adam, Bilevel, Config, Problem, optimize
-from nestor_engine.hparams import InitialisationScale
+from nestor_engine.hparams import InitializationScale
 from nestor_engine.objective import Batch
 from nestor_engine.program import load
 from tests.engine.program.problems import CLASSES, PROBLEMS, classes, cross_entropy, exported, features
@@ -90,7 +90,7 @@ def test_a_loaded_program_differentiates_twice_like_the_problem(name: str):
 
 def test_a_loaded_program_trains_to_the_same_bits():
     problem, program = exported("convolution")
-    config = Config(n_steps=3, inner=Adam(steps=2, batch_size=8))
+    config = Config(n_steps=3, inner=Adam(), inner_steps=2, batch_size=8)
     ends = [
         list(optimize(bilevel, problem.data, config))[-1].state.save()
         for bilevel in (problem.bilevel(), load(program.graphs, program.tensors))
@@ -121,7 +121,7 @@ def test_a_program_holds_the_weights_as_its_problem_starts_them():
     """The graphs do not contain the initialization, so the weights must contain the initial scales."""
     model = nn.Linear(6, CLASSES)
     data = features(6), classes()
-    problem = Problem(model, InitialisationScale(model, init=0.5), cross_entropy, cross_entropy, train=data, val=data)
+    problem = Problem(model, InitializationScale(model, init=0.5), cross_entropy, cross_entropy, train=data, val=data)
     program = problem.export()
     loaded, bilevel = load(program.graphs, program.tensors), problem.bilevel()
     assert same(loaded.params, bilevel.initial(bilevel.params, bilevel.values(bilevel.hparams)))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from nestor_engine.curvature.curvature import Curvature as Curvature
-from nestor_engine.curvature.empirical_fisher import EmpiricalFisher as EmpiricalFisher
-from nestor_engine.curvature.gauss_newton import GaussNewton as GaussNewton
-from nestor_engine.curvature.hessian import Hessian as Hessian
-from nestor_engine.curvature.kfac import KFAC as KFAC
 from nestor_engine.curvature.operator import NormState as NormState
 from nestor_engine.curvature.operator import Operator as Operator
+from nestor_engine.implementations import implementation_named
+
+
+def __getattr__(name: str) -> Any:
+    return implementation_named(__name__, name)

@@ -3,37 +3,20 @@
 from __future__ import annotations
 
 import abc
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from nestor import options
 from nestor_engine.autodiff.derivatives import Product
 from nestor_engine.autodiff.linearization import Linearization
 from nestor_engine.curvature.operator import NormState, Operator
-from nestor_engine.errors import ConfigInvalid
+from nestor_engine.implementations import Implementation
 from nestor_engine.tensors.part_state import PartState
 
 S = TypeVar("S", bound=PartState)
 
 
-@dataclass(frozen=True)
-class Curvature(abc.ABC, Generic[S]):
-    """Which second derivatives of the training loss are taken.
-
-    Args:
-        damping: added multiple of the identity, relative to the operator's norm. It says how far the
-            response may reach into flat directions: a statistical choice, not a numerical one.
-    """
-
-    damping: float
-
-    def __post_init__(self) -> None:
-        if not self.damping >= 0:
-            raise ConfigInvalid(reason=f"{type(self).__name__}(damping={self.damping}): damping may not be negative.")
-
-    @property
-    def supports_sharding(self) -> bool:
-        """Whether several processes can compute it together, each on its part of a batch."""
-        return True
+class Curvature(options.Curvature, Implementation, abc.ABC, Generic[S]):
+    """Which second derivatives of the training loss are taken."""
 
     @abc.abstractmethod
     def init(self) -> S:
@@ -53,7 +36,6 @@ class Curvature(abc.ABC, Generic[S]):
         return self.at(linearization, self.init())[0]
 
 
-@dataclass(frozen=True)
 class ProductCurvature(Curvature[NormState]):
     """A curvature known by its products, whose norm is estimated."""
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 from torch import Tensor
 
+from nestor import options
 from nestor_engine.autodiff.linearization import Linearization
 from nestor_engine.curvature.curvature import ProductCurvature
 from nestor_engine.curvature.operator import NormState, Operator
-from nestor_engine.errors import ConfigInvalid
 
 
-@dataclass(frozen=True)
-class EmpiricalFisher(ProductCurvature):
+class EmpiricalFisher(options.EmpiricalFisher, ProductCurvature):
     """Outer products of gradients, which the slides call Gauss–Newton [1].
 
     With `per="batch"` the slides' own: g gᵀ for the gradient g = ∂f/∂w of the whole batch, of rank
@@ -26,14 +22,6 @@ class EmpiricalFisher(ProductCurvature):
     [1] Lorraine, Vicol and Duvenaud (2020), Optimizing millions of hyperparameters by implicit differentiation.
     [2] Kunstner, Balles and Hennig (2019), Limitations of the empirical Fisher approximation.
     """
-
-    damping: float = 0.03
-    per: Literal["batch", "example"] = "batch"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.per not in ("batch", "example"):
-            raise ConfigInvalid(reason=f"EmpiricalFisher(per={self.per!r}): choose 'batch' or 'example'.")
 
     def at(self, linearization: Linearization, state: NormState) -> tuple[Operator, NormState]:
         if self.per == "example":

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from nestor import options
 from nestor_engine.autodiff.linearization import Linearization
 from nestor_engine.curvature.curvature import Curvature
 from nestor_engine.curvature.kronecker import Block, Kronecker
 from nestor_engine.curvature.layers import Layer, Recorder, as_rows
 from nestor_engine.curvature.operator import Operator
 from nestor_engine.curvature.preconditioner import Preconditioner
-from nestor_engine.curvature.signals import Fisher, signals
-from nestor_engine.errors import ConfigInvalid
+from nestor_engine.curvature.signals import signals
 from nestor_engine.objective import Tensors
 from nestor_engine.tensors.part_state import PartState, kept_as
 from nestor_engine.tensors.random import derive_seed
@@ -48,8 +48,7 @@ class KFACPreconditionerState(KFACState):
 Role = Literal["kfac", "preconditioner"]  # for independent random signs where both occur
 
 
-@dataclass(frozen=True)
-class KFAC(Curvature[KFACState]):
+class KFAC(options.KFAC, Curvature[KFACState]):
     """Gauss–Newton with a Kronecker product for every layer, and an inverse in closed form [1, 2].
 
     For a layer with inputs a and gradients g by its outputs, the block of its weights is
@@ -75,21 +74,6 @@ class KFAC(Curvature[KFACState]):
     [2] Grosse and Martens (2016), A Kronecker-factored approximate Fisher matrix for convolution layers.
     [3] Eschenhagen et al. (2023), Kronecker-factored approximate curvature for modern neural network architectures.
     """
-
-    damping: float = 0.03
-    decay: float = 0.95
-    fisher: Fisher = "sampled"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.decay < 1:
-            raise ConfigInvalid(reason=f"KFAC(decay={self.decay}): the decay must be at least 0 and below 1.")
-        if self.fisher not in ("sampled", "exact", "empirical"):
-            raise ConfigInvalid(reason=f"KFAC(fisher={self.fisher!r}): choose 'sampled', 'exact' or 'empirical'.")
-
-    @property
-    def supports_sharding(self) -> bool:
-        return False  # its factors are drawn from whole batches
 
     def init(self) -> KFACState:
         return KFACState()
@@ -162,10 +146,6 @@ class KFACPreconditioner(Preconditioner[KFACPreconditionerState]):
     """The inverse of `kfac` with the system's damping, or with its own if the system has none."""
 
     kfac: KFAC
-
-    @property
-    def supports_sharding(self) -> bool:
-        return self.kfac.supports_sharding
 
     def init(self) -> KFACPreconditionerState:
         return KFACPreconditionerState()

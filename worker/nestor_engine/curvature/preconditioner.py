@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from torch import Tensor
@@ -15,19 +14,8 @@ from nestor_engine.tensors.part_state import PartState
 S = TypeVar("S", bound=PartState)
 
 
-@dataclass(frozen=True)
 class Preconditioner(abc.ABC, Generic[S]):
     """Prepares r ↦ M⁻¹ r with M ≈ A, symmetric and positive definite, and keeps what serves the next outer step."""
-
-    @property
-    def supports_sharding(self) -> bool:
-        """Whether several processes can compute it together, each on its part of a batch."""
-        return True
-
-    @property
-    def needs_optimizer_state(self) -> frozenset[str]:
-        """Which tensors of the inner optimizer's state it reads."""
-        return frozenset()
 
     @abc.abstractmethod
     def init(self) -> S:

@@ -7,70 +7,14 @@ nothing say so (`EarlyStopping`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from nestor.errors import ConfigInvalid, HoldOutEmpty, SplitsDiffer, TooFewExamples
+from nestor.errors import HoldOutEmpty, SplitsDiffer, TooFewExamples
+from nestor.options import EarlyStopping, Folds
 from nestor_engine.data.splits import Data, View, size_of
 from nestor_engine.objective import Tensors
 from nestor_engine.tensors.random import derive_seed
-
-
-@dataclass(frozen=True)
-class Folds:
-    """Cross-validation inside one training: training and validation examples are pooled and divided anew.
-
-    Each of `count` equal parts has weights of its own, which are trained on the other parts and never see it; the
-    hyperparameters are common to all. An outer step is one part's: its weights take their inner steps, and the
-    hypergradient is that of its loss. Then it is the next part's turn. So an outer step costs what it does without
-    folds, each part's weights take a `count`-th of the inner steps, and weights, buffers and slots are kept `count`
-    times. Weights that went from part to part instead would have learned each part before they are judged by it.
-
-    Attributes:
-        count: parts, at least 2.
-        every: outer steps until the next part's turn.
-    """
-
-    count: int = 5
-    every: int = 1
-
-    def __post_init__(self) -> None:
-        for name, least in (("count", 2), ("every", 1)):
-            if getattr(self, name) < least:
-                raise ConfigInvalid(reason=f"Folds({name}={getattr(self, name)}): it must be at least {least}.")
-
-    def turn(self, number: int) -> int:
-        """Whose turn outer step `number` is; from 0. Before the first step it is the first one's."""
-        return max(0, number - 1) // self.every % self.count
-
-
-@dataclass(frozen=True)
-class EarlyStopping:
-    """End the tuning when the loss on held-out validation examples, which steer nothing, no longer improves.
-
-    Attributes:
-        patience: outer steps without a new lowest loss after which it ends.
-        share: of the validation examples that are held out, drawn by the seed.
-        least_steps: outer steps before which it does not end.
-    """
-
-    patience: int = 20
-    share: float = 0.2
-    least_steps: int = 0
-
-    def __post_init__(self) -> None:
-        if self.patience < 1:
-            raise ConfigInvalid(reason=f"EarlyStopping(patience={self.patience}): it must be at least 1.")
-        if not 0 < self.share < 1:
-            raise ConfigInvalid(reason=f"EarlyStopping(share={self.share}): it must lie between 0 and 1.")
-        if self.least_steps < 0:
-            raise ConfigInvalid(reason=f"EarlyStopping(least_steps={self.least_steps}): it must be at least 0.")
-
-    def is_due(self, step: int, waited: int) -> bool:
-        """Whether to end after outer step `step`, `waited` steps after the lowest loss."""
-        return waited >= self.patience and step >= self.least_steps
 
 
 class Partition:
@@ -89,7 +33,7 @@ class Partition:
         self._train, self._val = View(data.train), View(data.val)
         self.held_out: Tensors | None = None
         if stopping is not None:
-            held, steering = _divided(data.val, stopping.share, derive_seed(seed, "held out"))
+            held, steering = _divided(data.val, stopping.fraction, derive_seed(seed, "held out"))
             self.held_out = {name: values[held] for name, values in data.val.items()}
             self._val = View(data.val, steering)
         self.folds = 1
@@ -112,12 +56,12 @@ class Partition:
         return View(self._pool, others), View(self._pool, self._order[part])
 
 
-def _divided(columns: Tensors, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """The positions of a share of the examples, and of the others; each in order."""
+def _divided(columns: Tensors, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """The positions of a fraction of the examples, and of the others; each in order."""
     n = size_of(columns)
-    taken = round(share * n)
+    taken = round(fraction * n)
     if not 0 < taken < n:
-        raise HoldOutEmpty(option=f"EarlyStopping(share={share:g})", n=n, taken=taken)
+        raise HoldOutEmpty(option=f"EarlyStopping(fraction={fraction:g})", n=n, taken=taken)
     order = _shuffled(n, seed).to(next(iter(columns.values())).device)
     return order[:taken].sort().values, order[taken:].sort().values
 
@@ -127,7 +71,7 @@ def _pooled(train: View, val: View) -> Tensors:
     first, second = train.columns, val.columns
     form = lambda columns: {name: (values.shape[1:], values.dtype) for name, values in columns.items()}
     if form(first) != form(second):
-        raise SplitsDiffer(train=_told(first), val=_told(second))
+        raise SplitsDiffer(train=_described(first), val=_described(second))
     rest = val.all()
     return {name: torch.cat([values, rest[name]]) for name, values in first.items()}
 
@@ -136,5 +80,5 @@ def _shuffled(n: int, seed: int) -> Tensor:
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed), device="cpu")
 
 
-def _told(columns: Tensors) -> str:
+def _described(columns: Tensors) -> str:
     return ", ".join(f"{name} {tuple(values.shape[1:])} {values.dtype}" for name, values in columns.items())

@@ -51,7 +51,7 @@ class Augmentation(Hyperparameters):
         self.init = self._network.init
         self.transforms = {}
 
-    def expect(self, model: nn.Module, train: Tensors) -> None:
+    def validate(self, model: nn.Module, train: Tensors) -> None:
         x = column_of("Augmentation", self._column, train)
         if self._channels is not None and (x.ndim != 4 or x.shape[1] != self._channels):
             raise ColumnUnusable(

@@ -12,7 +12,7 @@ class Custom(Hyperparameters):
     """Any named tensors; the user's own losses read them as their third argument.
 
     Args:
-        tensors: name → initial value, as optimised.
+        tensors: name → initial value, as optimized.
         transforms: name → transform; the losses see the transformed value.
     """
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nestor.errors import ChoiceUnknown, ColumnUnusable, TooFewExamples
 from nestor_engine.data.splits import INDEX
-from nestor_engine.hparams.examples import column_of, expect_examples
+from nestor_engine.hparams.examples import column_of, validate_examples
 from nestor_engine.hparams.hyperparameters import Hyperparameters
 from nestor_engine.objective import Batch, Tensors
 
@@ -94,9 +94,9 @@ class DistilledData(Hyperparameters):
             chosen += [x[part].mean(0) for part in parts]
         return torch.stack(chosen), y0
 
-    def expect(self, model: nn.Module, train: Tensors) -> None:
+    def validate(self, model: nn.Module, train: Tensors) -> None:
         initial, column = self.init[self._name], column_of("DistilledData", self._column, train)
-        expect_examples("DistilledData", len(initial), train)
+        validate_examples("DistilledData", len(initial), train)
         if column.shape != initial.shape or column.dtype != initial.dtype:
             raise ColumnUnusable(
                 kind="DistilledData",

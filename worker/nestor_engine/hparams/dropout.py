@@ -95,7 +95,7 @@ class Dropout(Hyperparameters):
             if isinstance(module, nn.RNNBase | nn.MultiheadAttention) and module.dropout
         )
 
-    def expect(self, model: nn.Module, train: Tensors) -> None:
+    def validate(self, model: nn.Module, train: Tensors) -> None:
         if tuple(_layers(model)) != self._paths:
             raise MadeForAnotherModel(kind="Dropout")
 

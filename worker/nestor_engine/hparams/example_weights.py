@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from nestor.errors import OptionOutOfRange
 from nestor_engine.data.splits import INDEX
-from nestor_engine.hparams.examples import expect_examples
+from nestor_engine.hparams.examples import validate_examples
 from nestor_engine.hparams.hyperparameters import Hyperparameters
 from nestor_engine.objective import Batch, Tensors
 
@@ -32,8 +32,8 @@ class ExampleWeights(Hyperparameters):
         self.init = {name: torch.full((n,), float(init))}
         self.transforms = {name: transform}
 
-    def expect(self, model: nn.Module, train: Tensors) -> None:
-        expect_examples("ExampleWeights", self._n, train)
+    def validate(self, model: nn.Module, train: Tensors) -> None:
+        validate_examples("ExampleWeights", self._n, train)
 
     def weigh(self, losses: Tensor, values: Tensors, batch: Batch) -> Tensor:
         return losses * values[self._name][batch[INDEX]]

@@ -9,7 +9,7 @@ from nestor_engine.data.splits import size_of
 from nestor_engine.objective import Tensors
 
 
-def expect_examples(kind: str, n: int, train: Tensors) -> None:
+def validate_examples(kind: str, n: int, train: Tensors) -> None:
     """
     Raises:
         ProblemInvalid: the training split has another number of examples.

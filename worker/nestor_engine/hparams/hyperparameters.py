@@ -29,9 +29,9 @@ class Hyperparameters:
     In every hook `values` are the transformed hyperparameters, those of other kinds included.
 
     Attributes:
-        init: name → initial value, as optimised.
+        init: name → initial value, as optimized.
         transforms: name → one of `TRANSFORMS`; names left out are used as they are.
-        bounds: name → (least, largest) value, as optimised; names left out have none.
+        bounds: name → (least, largest) value, as optimized; names left out have none.
         remarks: what the author should know about this problem; `check` tells them as warnings.
     """
 
@@ -49,7 +49,7 @@ class Hyperparameters:
 
     @arguments_of("bounded")
     def bounded(self, least: float = -math.inf, largest: float = math.inf) -> Self:
-        """The same kind, each of whose entries every outer step projects onto an interval, as optimised.
+        """The same kind, each of whose entries every outer step projects onto an interval, as optimized.
 
         Raises:
             ProblemInvalid: there is nothing between the bounds, or an initial value is outside.
@@ -62,7 +62,7 @@ class Hyperparameters:
         kind.bounds = dict.fromkeys(self.init, (least, largest))
         return kind
 
-    def expect(self, model: nn.Module, train: Tensors) -> None:
+    def validate(self, model: nn.Module, train: Tensors) -> None:
         """Refuse a model, or columns of training data, that these hyperparameters were not made for.
 
         Raises:

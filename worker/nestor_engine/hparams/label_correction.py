@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from nestor.errors import ColumnUnusable, LabelsOutOfRange
 from nestor_engine.data.splits import INDEX
-from nestor_engine.hparams.examples import column_of, expect_examples
+from nestor_engine.hparams.examples import column_of, validate_examples
 from nestor_engine.hparams.hyperparameters import Hyperparameters
 from nestor_engine.objective import Batch, Tensors
 
@@ -62,9 +62,9 @@ class LabelCorrection(Hyperparameters):
         self.init = {name: strength * F.one_hot(labels.long(), classes).to(dtype or torch.get_default_dtype())}
         self.transforms = {}
 
-    def expect(self, model: nn.Module, train: Tensors) -> None:
+    def validate(self, model: nn.Module, train: Tensors) -> None:
         column_of("LabelCorrection", self._column, train)
-        expect_examples("LabelCorrection", self._n, train)
+        validate_examples("LabelCorrection", self._n, train)
 
     def prepare(self, values: Tensors, batch: Batch) -> Batch:
         return batch | {self._column: values[self._name][batch[INDEX]].softmax(1)}

@@ -47,18 +47,18 @@ class LossReweighting(Hyperparameters):
         self.init = self._network.init
         self.transforms = {}
 
-    def expect(self, model: nn.Module, train: Tensors) -> None:
+    def validate(self, model: nn.Module, train: Tensors) -> None:
         if self._reads != "loss":
             column_of("LossReweighting", self._reads, train)
 
     def weigh(self, losses: Tensor, values: Tensors, batch: Batch) -> Tensor:
         read = losses.detach().unsqueeze(1) if self._reads == "loss" else batch[self._reads]
-        told = self._network(values, read)
-        if told.shape[1:] not in ((), (1,)):
+        output = self._network(values, read)
+        if output.shape[1:] not in ((), (1,)):
             raise NetworkOutputInvalid(
                 kind="LossReweighting",
                 inputs=tuple(read.shape),
-                outputs=tuple(told.shape),
+                outputs=tuple(output.shape),
                 expected="one number for each example, shape (B,) or (B, 1)",
             )
-        return losses * self._positive(told.flatten())
+        return losses * self._positive(output.flatten())

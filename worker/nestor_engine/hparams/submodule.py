@@ -40,7 +40,7 @@ class Submodule(Hyperparameters):
         self.init = {name: parameter.detach().clone() for name, parameter in parameters.items()}
         self.transforms = {}
 
-    def expect(self, model: nn.Module, train: Tensors) -> None:
+    def validate(self, model: nn.Module, train: Tensors) -> None:
         given = {name: p for name, p in model.named_parameters() if name in self.init}
         if {name: p.shape for name, p in given.items()} != {name: value.shape for name, value in self.init.items()}:
             raise MadeForAnotherModel(kind=f"Submodule({self._path!r})")

@@ -37,7 +37,7 @@ class OfWeights(Hyperparameters):
             self.init = {name: full(() if per == "global" else (len(weights),))}
         self.transforms = dict.fromkeys(self.init, "exp")
 
-    def expect(self, model: nn.Module, train: Tensors) -> None:
+    def validate(self, model: nn.Module, train: Tensors) -> None:
         if {name: w.shape for name, w in trainable(model).items()} != self._shapes:
             raise MadeForAnotherModel(kind=type(self).__name__)
 

@@ -10,7 +10,7 @@ from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from nestor.errors import LossNotPerExample, ModelOutputInvalid
-from nestor_engine.hparams import Together
+from nestor_engine.hparams import CompositeHyperparameters
 from nestor_engine.objective import Batch, PyTree, Tensors
 
 Loss = Callable[..., Tensor]  # (outputs, batch) or (outputs, batch, hparams)
@@ -31,7 +31,7 @@ class EagerFunctions:
     training: nn.Module
     evaluating: nn.Module
     inputs: tuple[str, ...]
-    kinds: Together
+    kinds: CompositeHyperparameters
     supplies: bool
     frozen: frozenset[str]
     train_loss: Loss

@@ -23,7 +23,7 @@ from nestor.errors import (
 )
 from nestor_engine.data.splits import Columns, Data
 from nestor_engine.errors import is_out_of_memory
-from nestor_engine.hparams import Hyperparameters, together
+from nestor_engine.hparams import Hyperparameters, compose
 from nestor_engine.hparams.weights import trainable
 from nestor_engine.objective import Bilevel, Tensors
 from nestor_engine.problem.eager import EagerFunctions, Loss
@@ -68,7 +68,7 @@ class Problem:
         for name, function in {"train_loss": train_loss, "val_loss": val_loss, **(metrics or {})}.items():
             _expect(name, function, callable(function), "a function of outputs and batch")
         self.model = model
-        self.hparams = together(hparams)
+        self.hparams = compose(hparams)
         self.train_loss, self.val_loss = train_loss, val_loss
         self.metrics = dict(metrics or {})
         if "loss" in self.metrics:
@@ -95,7 +95,7 @@ class Problem:
         kinds = self.hparams
         if not kinds.init:
             raise HparamsMissing()
-        kinds.expect(self.model, self.data.train)
+        kinds.validate(self.model, self.data.train)
         # A part that its author put into evaluation mode stays there, such as a frozen BatchNorm.
         training = skeleton(self.model) if self.model.training else skeleton(self.model).train()
         evaluating = skeleton(self.model).eval()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from nestor_engine.responses.direct_only import DirectOnly as DirectOnly
-from nestor_engine.responses.hypernetwork import Hypernetwork as Hypernetwork
-from nestor_engine.responses.implicit import Implicit as Implicit
+from typing import Any
+
+from nestor_engine.implementations import implementation_named
 from nestor_engine.responses.response import Hypergradient as Hypergradient
 from nestor_engine.responses.response import OuterStepContext as OuterStepContext
 from nestor_engine.responses.response import Response as Response
-from nestor_engine.responses.unrolled import Unrolled as Unrolled
+
+
+def __getattr__(name: str) -> Any:
+    return implementation_named(__name__, name)

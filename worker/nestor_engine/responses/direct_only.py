@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from nestor import options
 from nestor_engine.responses.response import Hypergradient, OuterStepContext, StatelessResponse
 from nestor_engine.tensors.part_state import NoState
 
 
-@dataclass(frozen=True)
-class DirectOnly(StatelessResponse):
+class DirectOnly(options.DirectOnly, StatelessResponse):
     """∂g/∂λ alone, as if the weights did not answer [1].
 
     For most hyperparameters it is zero: hyperparameter optimization is a game of pure response. It is

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from nestor import options
 from nestor_engine.curvature import NormState, Operator
-from nestor_engine.errors import ConfigInvalid
 from nestor_engine.responses.response import Hypergradient, OuterStepContext, Response
 from nestor_engine.solvers import Outcome, Solution
 from nestor_engine.tensors.part_state import PartState, kept_as
@@ -33,8 +33,7 @@ class HypernetworkState(PartState):
     norm: NormState = field(default_factory=NormState)
 
 
-@dataclass(frozen=True)
-class Hypernetwork(Response[HypernetworkState]):
+class Hypernetwork(options.Hypernetwork, Response[HypernetworkState]):
     """A self-tuning network in weight space [1]: best responses ŵ(λ + ε) = w + U Vᵀε, and U is trained.
 
     U has shape (n, r); V, of shape (m, r), stays as it is: the identity if there are at most `rank`
@@ -66,19 +65,6 @@ class Hypernetwork(Response[HypernetworkState]):
     [1] MacKay et al. (2019), Self-tuning networks: bilevel optimization using structured best-response functions.
     [2] Bae and Grosse (2020), Delta-STN: efficient bilevel optimization using structured response Jacobians.
     """
-
-    rank: int = 8
-    scale: float = 0.1
-    steps: int = 5
-    lr: float = 1.0
-    damping: float = 0.03
-
-    def __post_init__(self) -> None:
-        if self.rank < 1 or self.steps < 1 or not self.scale > 0 or not 0 < self.lr < 2 or not self.damping >= 0:
-            raise ConfigInvalid(
-                reason=f"{self}: rank and steps must be at least 1, scale positive, lr between 0 and 2, "
-                "and damping may not be negative."
-            )
 
     def init(self) -> HypernetworkState:
         return HypernetworkState()

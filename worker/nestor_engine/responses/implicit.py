@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from nestor_engine.curvature import Curvature, GaussNewton
-from nestor_engine.errors import ConfigInvalid
+from nestor import options
+from nestor_engine.curvature import Curvature
 from nestor_engine.responses.response import Hypergradient, OuterStepContext, Response
-from nestor_engine.solvers import Neumann, Solver, WarmStarted
+from nestor_engine.solvers import Solver
 from nestor_engine.tensors.part_state import NoState, PartState
 
 
@@ -20,8 +21,7 @@ class ImplicitState(PartState):
     solver: PartState = field(default_factory=NoState)
 
 
-@dataclass(frozen=True)
-class Implicit(Response[ImplicitState]):
+class Implicit(options.Implicit, Response[ImplicitState]):
     """The implicit function theorem [1].
 
     Let w*(λ) minimize f(·, λ). Differentiating its stationarity ∂f/∂w(w*(λ), λ) = 0 by λ gives
@@ -38,22 +38,9 @@ class Implicit(Response[ImplicitState]):
     [1] Lorraine, Vicol and Duvenaud (2020), Optimizing millions of hyperparameters by implicit differentiation.
     """
 
-    curvature: Curvature = field(default_factory=GaussNewton)
-    solver: Solver = field(default_factory=lambda: WarmStarted(Neumann()))
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.curvature, Curvature) or not isinstance(self.solver, Solver):
-            raise ConfigInvalid(
-                reason=f"{self}: pass a curvature, then a solver, such as Implicit(GaussNewton(), Neumann(terms=3))."
-            )
-
-    @property
-    def supports_sharding(self) -> bool:
-        return self.curvature.supports_sharding and self.solver.supports_sharding
-
-    @property
-    def needs_optimizer_state(self) -> frozenset[str]:
-        return self.solver.needs_optimizer_state
+    if TYPE_CHECKING:
+        curvature: Curvature[Any]
+        solver: Solver[Any]
 
     def init(self) -> ImplicitState:
         return ImplicitState(self.curvature.init(), self.solver.init())

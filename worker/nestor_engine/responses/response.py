@@ -10,11 +10,13 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from nestor import options
 from nestor_engine.autodiff.kernels import native_recurrence
 from nestor_engine.autodiff.linearization import Linearization
 from nestor_engine.autodiff.replay import Recorded
 from nestor_engine.autodiff.trace_cache import TraceCache
 from nestor_engine.distributed import WHOLE, Share
+from nestor_engine.implementations import Implementation
 from nestor_engine.objective import Batch, Bilevel, Tensors
 from nestor_engine.optim.optimizers import SGD
 from nestor_engine.solvers import Solution
@@ -181,24 +183,8 @@ class Hypergradient:
 S = TypeVar("S", bound=PartState)
 
 
-@dataclass(frozen=True)
-class Response(abc.ABC, Generic[S]):
+class Response(options.Response, Implementation, abc.ABC, Generic[S]):
     """A way to the hypergradient."""
-
-    @property
-    def unrolls(self) -> int:
-        """How many inner steps before the outer step it needs to see again."""
-        return 0
-
-    @property
-    def supports_sharding(self) -> bool:
-        """Whether several processes can compute it together, each on its part of a batch."""
-        return True
-
-    @property
-    def needs_optimizer_state(self) -> frozenset[str]:
-        """Which tensors of the inner optimizer's state it reads."""
-        return frozenset()
 
     @abc.abstractmethod
     def init(self) -> S:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
-from nestor_engine.errors import ConfigInvalid
+from nestor import options
 from nestor_engine.responses.response import Hypergradient, OuterStepContext, StatelessResponse
 from nestor_engine.tensors.part_state import NoState
 from nestor_engine.training.inner_loop import Adjoint
 
 
-@dataclass(frozen=True)
-class Unrolled(StatelessResponse):
+class Unrolled(options.Unrolled, StatelessResponse):
     """Reverse mode through the last inner steps, of any of our optimizers [1, 2, truncated as in 3].
 
     With w_{t+1} = opt(w_t, ∂f/∂w(w_t, λ)) the adjoint runs backwards from a_T = ∂g/∂w,
@@ -33,16 +30,6 @@ class Unrolled(StatelessResponse):
     [2] Maclaurin, Duvenaud and Adams (2015), Gradient-based hyperparameter optimization through reversible learning.
     [3] Shaban et al. (2019), Truncated back-propagation for bilevel optimization.
     """
-
-    steps: int = 5
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ConfigInvalid(reason=f"Unrolled(steps={self.steps}): unroll at least one step, or use DirectOnly.")
-
-    @property
-    def unrolls(self) -> int:
-        return self.steps
 
     def hypergradient(self, context: OuterStepContext, state: NoState) -> tuple[Hypergradient, NoState]:
         outer = context.outer()

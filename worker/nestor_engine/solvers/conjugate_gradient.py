@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from nestor import options
 from nestor_engine.curvature import Operator
 from nestor_engine.curvature.preconditioner import Preconditions
-from nestor_engine.errors import ConfigInvalid
-from nestor_engine.solvers.preconditioners import NystromSketch
 from nestor_engine.solvers.solution import Outcome, Solution
 from nestor_engine.solvers.solver import Solver, StatelessSolver
 from nestor_engine.tensors.part_state import NoState, PartState
 
 
-@dataclass(frozen=True)
-class ConjugateGradient(StatelessSolver):
+class ConjugateGradient(options.ConjugateGradient, StatelessSolver):
     """Conjugate gradients [1]; with a warm start, the solver of HOAG [2].
 
     Stops at the first direction of negative curvature, where the method has lost its meaning, and
@@ -35,21 +33,13 @@ class ConjugateGradient(StatelessSolver):
     [2] Pedregosa (2016), Hyperparameter optimization with approximate gradient.
     """
 
-    steps: int = 10
-    damping: float = 0.03
-    rtol: float = 1e-6
-
-    def __post_init__(self) -> None:
-        _check(self)
-
     def solve(
         self, operator: Operator, b: Tensor, state: NoState, x0: Tensor | None = None
     ) -> tuple[Solution, NoState]:
         return _conjugate(operator.damped(self.damping), b, x0, lambda r: r, self.steps, self.rtol), state
 
 
-@dataclass(frozen=True)
-class PreconditionedCG(Solver[PartState]):
+class PreconditionedCG(options.PreconditionedCG, Solver[PartState]):
     """Conjugate gradients on a system that a preconditioner has made rounder. Its state is the preconditioner's.
 
     Args:
@@ -59,21 +49,8 @@ class PreconditionedCG(Solver[PartState]):
         rtol: stop when ‖b − A x‖ ≤ rtol ‖b‖.
     """
 
-    steps: int = 4
-    preconditioner: Preconditions = field(default_factory=NystromSketch)
-    damping: float = 0.03
-    rtol: float = 1e-6
-
-    def __post_init__(self) -> None:
-        _check(self)
-
-    @property
-    def supports_sharding(self) -> bool:
-        return self.preconditioner.as_preconditioner().supports_sharding
-
-    @property
-    def needs_optimizer_state(self) -> frozenset[str]:
-        return self.preconditioner.as_preconditioner().needs_optimizer_state
+    if TYPE_CHECKING:
+        preconditioner: Preconditions
 
     def init(self) -> PartState:
         return self.preconditioner.as_preconditioner().init()
@@ -84,11 +61,6 @@ class PreconditionedCG(Solver[PartState]):
         operator = operator.damped(self.damping)
         apply, state = self.preconditioner.as_preconditioner().prepare(operator, b, state)
         return _conjugate(operator, b, x0, apply, self.steps, self.rtol), state
-
-
-def _check(solver: ConjugateGradient | PreconditionedCG) -> None:
-    if solver.steps < 1 or not solver.rtol >= 0 or not solver.damping >= 0:
-        raise ConfigInvalid(reason=f"{solver}: steps must be at least 1; damping and rtol may not be negative.")
 
 
 def _conjugate(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
+from nestor import options
 from nestor.errors import MatrixTooLarge
 from nestor_engine.curvature import Operator
 from nestor_engine.solvers.solution import Outcome, Solution
@@ -16,8 +15,7 @@ from nestor_engine.tensors.part_state import NoState
 MOST_WEIGHTS = 20_000  # a matrix of 3 GiB in float64
 
 
-@dataclass(frozen=True)
-class Direct(StatelessSolver):
+class Direct(options.Direct, StatelessSolver):
     """Builds the matrix, one product a row, and factorises it: the exact implicit function theorem [1].
 
     A curvature whose inverse is known in closed form, such as KFAC, needs neither and is not limited in size.

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
+from nestor import options
 from nestor_engine.curvature import Operator
 from nestor_engine.solvers.solution import Outcome, Solution
 from nestor_engine.solvers.solver import StatelessSolver, with_residual
 from nestor_engine.tensors.part_state import NoState
 
 
-@dataclass(frozen=True)
-class Identity(StatelessSolver):
+class Identity(options.Identity, StatelessSolver):
     """A⁻¹ ≈ I: T1–T2 [1], the first term of the series.
 
     [1] Luketina et al. (2016), Scalable gradient-based tuning of continuous regularization hyperparameters.

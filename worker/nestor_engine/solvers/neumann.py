@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from nestor import options
 from nestor_engine.curvature import Operator
-from nestor_engine.errors import ConfigInvalid
 from nestor_engine.solvers.solution import Outcome, Solution
 from nestor_engine.solvers.solver import StatelessSolver
 from nestor_engine.tensors.part_state import NoState
 
 
-@dataclass(frozen=True)
-class Neumann(StatelessSolver):
+class Neumann(options.Neumann, StatelessSolver):
     """The truncated Neumann series of the inverse [1, Algorithm 1], with its signs put right.
 
     For a step size α, A = (I − (I − αA)) / α, so the geometric series gives
@@ -42,15 +39,6 @@ class Neumann(StatelessSolver):
 
     [1] Lorraine, Vicol and Duvenaud (2020), Optimizing millions of hyperparameters by implicit differentiation.
     """
-
-    terms: int = 2
-    alpha: float | Literal["auto"] = "auto"
-
-    def __post_init__(self) -> None:
-        if self.terms < 0:
-            raise ConfigInvalid(reason=f"Neumann(terms={self.terms}): the number of terms may not be negative.")
-        if self.alpha != "auto" and not self.alpha > 0:
-            raise ConfigInvalid(reason=f"Neumann(alpha={self.alpha}): the step size must be positive, or 'auto'.")
 
     def solve(
         self, operator: Operator, b: Tensor, state: NoState, x0: Tensor | None = None

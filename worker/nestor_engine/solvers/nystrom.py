@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
+from nestor import options
 from nestor_engine.curvature import Operator
-from nestor_engine.errors import ConfigInvalid
 from nestor_engine.solvers.sketch import sketch
 from nestor_engine.solvers.solution import Outcome, Solution
 from nestor_engine.solvers.solver import StatelessSolver, with_residual
@@ -16,8 +14,7 @@ from nestor_engine.tensors.part_state import NoState
 from nestor_engine.tensors.random import derive_seed
 
 
-@dataclass(frozen=True)
-class Nystrom(StatelessSolver):
+class Nystrom(options.Nystrom, StatelessSolver):
     """(Uᵀ Λ U + ρ I)⁻¹ b with a randomised Nyström sketch [1], by matrix products and no materialised rows.
 
     Args:
@@ -26,13 +23,6 @@ class Nystrom(StatelessSolver):
 
     [1] Hataya and Yamada (2023), Nyström method for accurate and scalable implicit differentiation.
     """
-
-    rank: int = 20
-    rho: float = 0.01
-
-    def __post_init__(self) -> None:
-        if self.rank < 1 or not self.rho > 0:
-            raise ConfigInvalid(reason=f"{self}: rank must be at least 1 and rho positive.")
 
     def solve(
         self, operator: Operator, b: Tensor, state: NoState, x0: Tensor | None = None

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from nestor import options
 from nestor_engine.curvature import Operator
 from nestor_engine.curvature.preconditioner import Preconditions
-from nestor_engine.errors import ConfigInvalid
-from nestor_engine.solvers.preconditioners import NystromSketch
 from nestor_engine.solvers.solution import Outcome, Solution
 from nestor_engine.solvers.solver import Solver
 from nestor_engine.tensors.part_state import NoState, PartState, kept_as
@@ -29,8 +29,7 @@ class RichardsonState(PartState):
     steps: int = field(default=0, metadata=kept_as("richardson.steps"))
 
 
-@dataclass(frozen=True)
-class Richardson(Solver[RichardsonState]):
+class Richardson(options.Richardson, Solver[RichardsonState]):
     """Richardson's iteration with a preconditioner, each step a part of the steepest descent's [1, 2, 3]:
 
         z = M⁻¹ (b − A x),   x ← x + η (zᵀ(b − A x) / zᵀA z) z.
@@ -52,21 +51,8 @@ class Richardson(Solver[RichardsonState]):
     [3] Dagréou et al. (2022), A framework for bilevel optimization (SOBA), without a preconditioner.
     """
 
-    steps: int = 1
-    rate: float = 0.2
-    preconditioner: Preconditions = field(default_factory=lambda: NystromSketch(rank=20, refresh=20))
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or not 0 < self.rate <= 1:
-            raise ConfigInvalid(reason=f"{self}: steps must be at least 1, and rate above 0 and at most 1.")
-
-    @property
-    def supports_sharding(self) -> bool:
-        return self.preconditioner.as_preconditioner().supports_sharding
-
-    @property
-    def needs_optimizer_state(self) -> frozenset[str]:
-        return self.preconditioner.as_preconditioner().needs_optimizer_state
+    if TYPE_CHECKING:
+        preconditioner: Preconditions
 
     def init(self) -> RichardsonState:
         return RichardsonState(self.preconditioner.as_preconditioner().init())

@@ -8,25 +8,17 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from nestor import options
 from nestor_engine.curvature import Operator
+from nestor_engine.implementations import Implementation
 from nestor_engine.solvers.solution import Outcome, Solution
 from nestor_engine.tensors.part_state import NoState, PartState
 
 S = TypeVar("S", bound=PartState)
 
 
-class Solver(abc.ABC, Generic[S]):
+class Solver(options.Solver, Implementation, abc.ABC, Generic[S]):
     """Approximates A⁻¹ b."""
-
-    @property
-    def supports_sharding(self) -> bool:
-        """Whether several processes can solve together, each on its part of a batch."""
-        return True
-
-    @property
-    def needs_optimizer_state(self) -> frozenset[str]:
-        """Which tensors of the inner optimizer's state it reads."""
-        return frozenset()
 
     @abc.abstractmethod
     def init(self) -> S:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from nestor import options
 from nestor_engine.curvature import Operator
-from nestor_engine.solvers.neumann import Neumann
 from nestor_engine.solvers.solution import Outcome, Solution
 from nestor_engine.solvers.solver import Solver
 from nestor_engine.tensors.part_state import NoState, PartState, kept_as
@@ -29,8 +30,7 @@ class WarmStartedState(PartState):
     adjoint: Tensor | None = field(default=None, metadata=kept_as("adjoint"))
 
 
-@dataclass(frozen=True)
-class WarmStarted(Solver[WarmStartedState]):
+class WarmStarted(options.WarmStarted, Solver[WarmStartedState]):
     """Starts from the solution of the outer step before [1, 2]; the weights move little between two of them.
 
     A start that fails, or that ends farther from solving the system than zero is, is tried again from
@@ -40,15 +40,8 @@ class WarmStarted(Solver[WarmStartedState]):
     [2] Dagréou et al. (2022), A framework for bilevel optimization (SOBA).
     """
 
-    solver: Solver = field(default_factory=Neumann)
-
-    @property
-    def supports_sharding(self) -> bool:
-        return self.solver.supports_sharding
-
-    @property
-    def needs_optimizer_state(self) -> frozenset[str]:
-        return self.solver.needs_optimizer_state
+    if TYPE_CHECKING:
+        solver: Solver[Any]
 
     def init(self) -> WarmStartedState:
         return WarmStartedState(self.solver.init())

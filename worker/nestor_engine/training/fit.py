@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nestor import options
+from nestor_engine.implementations import implementation
 from nestor_engine.objective import Bilevel, PyTree, Tensors
-from nestor_engine.optim.optimizers import Adam, Optimizer
+from nestor_engine.optim.optimizers import Optimizer
 from nestor_engine.tensors.ravel import Ravel
 from nestor_engine.training.inner_loop import InnerLoop
 from nestor_engine.training.metrics import expect_finite
@@ -26,7 +28,8 @@ def fit(
     train: Tensors,
     *,
     n_steps: int,
-    inner: Optimizer | None = None,
+    inner: options.Optimizer | None = None,
+    batch_size: int = 128,
     hparams: Tensors | None = None,
     seed: int = 0,
 ) -> Fitted:
@@ -35,14 +38,17 @@ def fit(
     Args:
         train: columns to train on; not necessarily those that were tuned on.
         n_steps: inner steps.
+        inner: the optimizer of the weights; `nestor.Adam()` by default.
+        batch_size: training examples in a batch.
         hparams: before their transforms; the problem's initial ones by default.
 
     Raises:
         Diverged: the training loss is no longer finite.
     """
-    inner = inner or Adam()
+    optimizer: Optimizer = implementation(options.Adam() if inner is None else inner)
     ravel = Ravel(bilevel.params)
-    state = State.initial(bilevel, inner, inner, seed, hparams)
-    fold, loss, _ = InnerLoop(bilevel, ravel, train, inner, seed).run(state.active_fold, state.hparams, n_steps)
+    state = State.initial(bilevel, optimizer, optimizer, seed, hparams)
+    loop = InnerLoop(bilevel, ravel, train, optimizer, seed, batch_size=batch_size)
+    fold, loss, _ = loop.run(state.active_fold, state.hparams, n_steps)
     expect_finite(loss, n_steps, "training loss", "optimizer")
     return Fitted(ravel.tree(fold.weights), fold.buffers, loss)

@@ -32,9 +32,9 @@ class FoldData:
         """
         train, val = views
         return FoldData(
-            InnerLoop(trained_as, ravel, train, config.inner, seed, group),
-            Batches(train, config.inner.batch_size, derive_seed(seed, "curvature"), group),
-            Batches(val, config.outer.batch_size, derive_seed(seed, "val"), group),
+            InnerLoop(trained_as, ravel, train, config.inner, seed, group, batch_size=config.batch_size),
+            Batches(train, config.batch_size, derive_seed(seed, "curvature"), group),
+            Batches(val, config.val_batch_size, derive_seed(seed, "val"), group),
         )
 
     @property

@@ -15,7 +15,7 @@ from nestor_engine.autodiff.replay import Recorded
 from nestor_engine.data.splits import Batches, View
 from nestor_engine.distributed import ALONE, Group, Share
 from nestor_engine.objective import Batch, Bilevel, Tensors
-from nestor_engine.optim.optimizers import TRAIN_BATCH, Optimizer
+from nestor_engine.optim.optimizers import Optimizer
 from nestor_engine.tensors.random import derive_seed, randomness, restored
 from nestor_engine.tensors.ravel import Ravel
 from nestor_engine.training.state import FoldState
@@ -52,8 +52,10 @@ class InnerLoop:
         optimizer: Optimizer,
         seed: int,
         group: Group = ALONE,
+        *,
+        batch_size: int = 128,
     ) -> None:
-        self.seed, self.group = seed, group
+        self.seed, self.group, self.batch_size = seed, group, batch_size
         self._bilevel, self._ravel, self._optimizer, self._train = bilevel, ravel, optimizer, train
         self._fastest = Recorded(self._gradient, after=RECORDING_PAYS)
 
@@ -69,8 +71,7 @@ class InnerLoop:
 
     def batches(self, purpose: str) -> Batches:
         """An endless pass over the training split for one purpose, in batches of the inner loop's size."""
-        size = self._optimizer.batch_size or TRAIN_BATCH
-        return Batches(self._train, size, derive_seed(self.seed, purpose), self.group)
+        return Batches(self._train, self.batch_size, derive_seed(self.seed, purpose), self.group)
 
     def run(
         self, fold: FoldState, hparams: Tensors, n_steps: int, *, keep: int = 0

@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from nestor import options
 from nestor_engine.autodiff.trace_cache import TraceCache
 from nestor_engine.config import Config
 from nestor_engine.data.folds import Partition
 from nestor_engine.data.splits import Data
 from nestor_engine.distributed import ALONE, Group
 from nestor_engine.objective import Bilevel, Tensors
-from nestor_engine.optim.optimizers import INNER_STEPS
 from nestor_engine.responses import Hypergradient, OuterStepContext
 from nestor_engine.responses.response import outer_objective
 from nestor_engine.tensors.part_state import from_tensors, to_tensors
@@ -36,7 +36,7 @@ TRACING_PAYS = {"cpu": 10.0, "cuda": 4.0}
 def optimize(
     bilevel: Bilevel,
     data: Data,
-    config: Config,
+    config: options.Config,
     state: State | None = None,
     group: Group = ALONE,
     trace_cache: TraceCache | None = None,
@@ -60,7 +60,8 @@ def optimize(
 
     [1] Lorraine, Vicol and Duvenaud (2020), Optimizing millions of hyperparameters by implicit differentiation.
     """
-    config.expect_devices(group.size)
+    config = Config.of(config)
+    config.check_devices(group.size)
     if state is None:
         state = State.initial(bilevel, config.inner, config.outer, config.seed)
     loop = _OuterLoop(bilevel, data, config, state.seed, group, trace_cache or TraceCache())
@@ -121,7 +122,7 @@ class _OuterLoop:
         self._ravel = Ravel(bilevel.params)
         self.device = self._ravel.device
         trained_as = bilevel if config.autocast is None else bilevel.autocast(getattr(torch, config.autocast))
-        self._partition = Partition(data, config.folds, config.stop_early, seed)
+        self._partition = Partition(data, config.folds, config.early_stopping, seed)
         self._folds = [
             FoldData.of(self._partition.views(fold), trained_as, self._ravel, config, seed, group)
             for fold in range(self._partition.folds)
@@ -133,7 +134,7 @@ class _OuterLoop:
     def activate_fold(self, state: State) -> State:
         """Make the fold active whose turn the next outer step is."""
         folds = self._config.folds
-        number = folds.turn(state.step + 1) if folds else 0
+        number = folds.active_fold(state.step + 1) if folds else 0
         return state.activate_fold(number, self._bilevel, self._config.inner)
 
     def train_weights(self, state: State) -> tuple[State, _Training]:
@@ -142,8 +143,9 @@ class _OuterLoop:
         if fold.inner_steps == 0 and config.warmup_steps:
             fold, *_ = data.inner_loop.run(fold, state.hparams, config.warmup_steps)
         started, data_seconds = time.perf_counter(), data.seconds
-        n_steps = config.inner.steps or INNER_STEPS
-        fold, loss, last_steps = data.inner_loop.run(fold, state.hparams, n_steps, keep=config.response.unrolls)
+        fold, loss, last_steps = data.inner_loop.run(
+            fold, state.hparams, config.inner_steps, keep=config.response.unrolls
+        )
         expect_finite(loss, state.step + 1, "training loss", "inner optimizer")
         training = _Training(loss, last_steps, data_seconds, started, time.perf_counter())
         return state.with_active_fold(fold), training

@@ -85,7 +85,7 @@ def main() -> None:
 def _run(directory: Path, spec: workdir.Spec, line: Line, rank: int) -> None:
     import torch
 
-    from nestor_engine import State, optimize, restore
+    from nestor_engine import Config, State, optimize
     from nestor_engine.autodiff.trace_cache import TraceCache
 
     sandbox.limit_memory(spec.memory_bytes)
@@ -94,7 +94,7 @@ def _run(directory: Path, spec: workdir.Spec, line: Line, rank: int) -> None:
     if device == "cuda":  # for resuming exactly; an operator that cannot repeat its bits is named in the trial's log
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch._C._set_deterministic_fill_uninitialized_memory(False)  # which costs time, and nothing here reads it
-    config = restore(spec.config)
+    config = Config(**spec.config)
     bilevel, data = _problem(directory, spec, config)
     bilevel = _warm(bilevel, directory, spec)
     bilevel, data = bilevel.to(device), data.to(device)

@@ -9,8 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nestor.schemas import ExampleWeightsPreset, L1Preset, L2Preset, LabelCorrectionPreset, Preset
+from nestor.options.presets import (
+    ExampleWeightsPreset,
+    HyperparameterPreset,
+    L1Preset,
+    L2Preset,
+    LabelCorrectionPreset,
+)
+from nestor.schemas import Preset
 from nestor_engine import Problem
+from nestor_engine.errors import ConfigInvalid
 from nestor_engine.hparams import L1, L2, ExampleWeights, Hyperparameters, LabelCorrection
 from nestor_engine.objective import Batch
 from nestor_engine.tensors.random import derive_seed
@@ -57,9 +65,7 @@ def _mlp(hidden: tuple[int, ...], seed: int) -> nn.Module:
         return nn.Sequential(*layers, nn.Linear(widths[-1], CLASSES))
 
 
-def _kind(
-    kind: L2Preset | L1Preset | ExampleWeightsPreset | LabelCorrectionPreset, model: nn.Module, labels: Tensor
-) -> Hyperparameters:
+def _kind(kind: HyperparameterPreset, model: nn.Module, labels: Tensor) -> Hyperparameters:
     match kind:
         case L2Preset():
             return L2(model, per=kind.per, init=kind.init)
@@ -69,11 +75,13 @@ def _kind(
             return ExampleWeights(len(labels), init=kind.init)
         case LabelCorrectionPreset():
             return LabelCorrection(labels, CLASSES, strength=kind.strength)
+        case _:
+            raise ConfigInvalid(reason=f"This worker does not know the hyperparameters {kind.tag!r}.")
 
 
-def _mislabelled(y: Tensor, share: float, seed: int) -> Tensor:
-    """`y` with that share of its labels moved to the next class."""
-    wrong = torch.randperm(len(y), generator=_generator(seed, "noise"))[: round(share * len(y))]
+def _mislabelled(y: Tensor, fraction: float, seed: int) -> Tensor:
+    """`y` with that fraction of its labels moved to the next class."""
+    wrong = torch.randperm(len(y), generator=_generator(seed, "noise"))[: round(fraction * len(y))]
     noisy = y.clone()
     noisy[wrong] = (y[wrong] + 1) % CLASSES
     return noisy

@@ -43,7 +43,8 @@ def load(begun: threading.Event) -> None:
     """
     import torch
 
-    from nestor.schemas import MLPPreset, Preset
+    from nestor.options import MLPPreset
+    from nestor.schemas import Preset
     from nestor_engine import Config, optimize, program
     from nestor_worker.runner import presets
 

@@ -8,7 +8,7 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from nestor import schemas
-from nestor.errors import Forbidden, StudyNotFound, ValidationFailed
+from nestor.errors import Forbidden, StudyNotFound
 from nestor.schemas import Action, ProgramProblem, Scope, State
 from nestor_server.models import Study, Trial
 from nestor_server.scheduling import leases, state_machine, task_queue
@@ -23,15 +23,10 @@ def create(session: Session, me: Caller, study_id: UUID, new: schemas.TrialCreat
 
     Raises:
         StudyNotFound, ProgramNotFound, DatasetNotFound, TrialNotFound, CheckpointNotFound, HyperparametersNotFound
-        ValidationFailed: nothing says how many outer steps to take.
         InvalidInput: the warm start is of another architecture.
         Forbidden: a priority that only an admin may give.
     """
-    owner_id, n_steps = me.user_id, new.outer.steps
-    if n_steps is None:
-        remedy = "Add the number of outer steps, such as 300."
-        error = {"field": "outer.steps", "message": "This field is missing", "remedy": remedy}
-        raise ValidationFailed(summary=f"outer.steps: This field is missing. {remedy}", errors=[error])
+    owner_id = me.user_id
     _may_give(me, new.priority)
     program_id = dataset_id = None
     if isinstance(new.problem, ProgramProblem):
@@ -59,7 +54,7 @@ def create(session: Session, me: Caller, study_id: UUID, new: schemas.TrialCreat
         program_id=program_id,
         dataset_id=dataset_id,
         start_blob_id=start_blob_id,
-        n_steps=n_steps,
+        n_steps=new.n_steps,
         priority=new.priority,
         devices=new.devices_per_trial,
     )

@@ -58,7 +58,7 @@ def describe(trial: Trial) -> schemas.Trial:
         number=trial.number,
         state=State(trial.state),
         desired=Desired(trial.desired),
-        spec=schemas.TrialCreate(**trial.spec, user_attrs=trial.user_attrs),
+        spec=schemas.TrialSpec(**trial.spec, user_attrs=trial.user_attrs),
         priority=trial.priority,
         step=trial.step,
         n_steps=trial.n_steps,

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from nestor import errors
 from nestor_engine.data.splits import INDEX, Data, size_of
 from nestor_engine.errors import NotExportable
-from nestor_engine.hparams import Together
+from nestor_engine.hparams import CompositeHyperparameters
 from nestor_engine.objective import Batch, Bilevel, Tensors
 from nestor_engine.problem.validation.report import Finding as Finding
 from nestor_engine.problem.validation.report import Findings as Findings
@@ -31,7 +31,7 @@ from nestor_engine.program.load import load
 class Checkable(Protocol):
     """What a check reads of a `Problem`, which imports this module and so cannot be imported here."""
 
-    hparams: Together
+    hparams: CompositeHyperparameters
     train_loss: Callable[..., Tensor]
     val_loss: Callable[..., Tensor]
     inputs: tuple[str, ...]

@@ -12,7 +12,7 @@ from nestor_engine.hparams.hyperparameters import TRANSFORMS, Hyperparameters
 from nestor_engine.objective import Batch, PyTree, Tensors
 
 
-class Together(Hyperparameters):
+class CompositeHyperparameters(Hyperparameters):
     """Several kinds at once, in their order; their names must differ."""
 
     def __init__(self, kinds: Sequence[Hyperparameters]) -> None:
@@ -36,9 +36,9 @@ class Together(Hyperparameters):
         """The transformed hyperparameters."""
         return {name: TRANSFORMS[self.transforms[name]](raw) for name, raw in hparams.items()}
 
-    def expect(self, model: nn.Module, train: Tensors) -> None:
+    def validate(self, model: nn.Module, train: Tensors) -> None:
         for kind in self.kinds:
-            kind.expect(model, train)
+            kind.validate(model, train)
 
     def adapt(self, module: nn.Module) -> None:
         for kind in self.kinds:
@@ -73,12 +73,12 @@ class Together(Hyperparameters):
         return sum(terms[1:], start=terms[0]) if terms else None
 
 
-def together(hparams: Hyperparameters | Sequence[Hyperparameters] | Tensors) -> Together:
+def compose(hparams: Hyperparameters | Sequence[Hyperparameters] | Tensors) -> CompositeHyperparameters:
     """One object from what a user may pass: a kind, several kinds, or a dict of tensors."""
-    if isinstance(hparams, Together):
+    if isinstance(hparams, CompositeHyperparameters):
         return hparams
     if isinstance(hparams, Hyperparameters):
-        return Together([hparams])
+        return CompositeHyperparameters([hparams])
     if isinstance(hparams, dict):
-        return Together([Custom(hparams)])
-    return Together(list(hparams))
+        return CompositeHyperparameters([Custom(hparams)])
+    return CompositeHyperparameters(list(hparams))

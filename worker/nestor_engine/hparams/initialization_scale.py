@@ -12,7 +12,7 @@ from nestor_engine.objective import PyTree, Tensors
 from nestor_engine.tensors.ravel import named_leaves
 
 
-class InitialisationScale(OfWeights):
+class InitializationScale(OfWeights):
     """The initial weights are multiplied by exp(λ): what the implicit function theorem cannot see.
 
     A minimum does not depend on where the training began, so the implicit hypergradient is exactly zero,
@@ -21,7 +21,7 @@ class InitialisationScale(OfWeights):
     So a run does not tune them; a loop of runs of one outer step each does, at the price of
     training anew each time. A refit (`fit`) starts from scaled weights.
 
-    Named `initialisation_scale`, of shape (number of tensors,) or ().
+    Named `initialization_scale`, of shape (number of tensors,) or ().
 
     Args:
         model: the problem's model.
@@ -37,7 +37,7 @@ class InitialisationScale(OfWeights):
         *,
         per: Literal["global", "tensor"] = "tensor",
         init: float = 0.0,
-        name: str = "initialisation_scale",
+        name: str = "initialization_scale",
     ) -> None:
         super().__init__(model, per, init, name)
 

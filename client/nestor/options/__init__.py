@@ -1,0 +1,31 @@
+"""How to tune: every option once, with its default, range, unit and meaning, without torch.
+
+A class here is what a user writes, what crosses the wire, and what `docs/options.md` lists. `nestor_engine` adds the
+code that computes it. A new solver is a class in `solvers.py` and a file in `nestor_engine/solvers`.
+"""
+
+from __future__ import annotations
+
+from nestor.options.base import OPTIONS as OPTIONS
+from nestor.options.base import Option as Option
+from nestor.options.config import Config as Config
+from nestor.options.curvatures import *  # noqa: F403
+from nestor.options.evaluation import *  # noqa: F403
+from nestor.options.optimizers import *  # noqa: F403
+from nestor.options.presets import *  # noqa: F403
+from nestor.options.responses import *  # noqa: F403
+from nestor.options.schedules import *  # noqa: F403
+from nestor.options.solvers import *  # noqa: F403
+
+
+def public_names() -> list[str]:
+    """The options that are names of `nestor`."""
+    return ["Config", *(name for name, cls in OPTIONS.items() if cls.is_public)]
+
+
+def public_option(name: str) -> type[Option] | type[Config] | None:
+    """The option that `nestor` has under a name; None if there is none."""
+    if name == "Config":
+        return Config
+    found = OPTIONS.get(name)
+    return found if found is not None and found.is_public else None

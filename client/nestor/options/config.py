@@ -1,0 +1,173 @@
+"""How to tune, as one value."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import BaseModel, ValidationInfo, field_validator
+
+from nestor.errors import ConfigInvalid
+from nestor.options.base import MAX_STEPS, Count, Option, Positive, Value, Whole, about
+from nestor.options.evaluation import EarlyStopping, Folds
+from nestor.options.optimizers import Adam, Optimizer, RMSprop
+from nestor.options.responses import Implicit, Response
+from nestor.options.sentences import shown
+from nestor.options.solvers import Preconditioner
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+_MOVED = MappingProxyType({"stop_early": "it is called early_stopping"})
+
+
+class ConfigFields(Value):
+    """The fields of a configuration, as they are stored: not checked against one another."""
+
+    moved: ClassVar[Mapping[str, str]] = _MOVED
+
+    n_steps: Annotated[Count, about("outer steps in all, each one update of the hyperparameters", unit="outer steps")]
+    inner_steps: Annotated[Count, about("inner steps between two outer steps", unit="inner steps")] = 5
+    batch_size: Annotated[Count, about("training examples in a batch", unit="examples")] = 128
+    val_batch_size: Annotated[
+        Count, about("at most so many validation examples steer one outer step", unit="examples")
+    ] = 1000
+    inner: Annotated[Optimizer, about("trains the weights")] = Adam()
+    outer: Annotated[Optimizer, about("moves the hyperparameters along the hypergradient")] = RMSprop()
+    outer_lr: Annotated[
+        dict[str, Positive],
+        about("learning rates in place of the outer optimizer's, by hyperparameter or by its name's first parts"),
+    ] = {}
+    autocast: Annotated[
+        Literal["bfloat16"] | None,
+        about("precision of the inner forward passes; the hypergradient keeps that of the weights"),
+    ] = None
+    response: Annotated[Response, about("how the hypergradient comes about")] = Implicit()
+    trace: Annotated[
+        bool | None,
+        about("take curvature products from a graph that is traced once, with the same bits; null: as soon as it pays"),
+    ] = None
+    warmup_steps: Annotated[
+        Whole, about("inner steps before the first outer step", unit="inner steps", ge=0, le=MAX_STEPS)
+    ] = 0
+    folds: Annotated[
+        Folds | None, about("let all examples take turns in steering; null: the validation data alone steers")
+    ] = None
+    early_stopping: Annotated[
+        EarlyStopping | None,
+        about("hold out validation examples, and end when their loss no longer improves; null: after n_steps"),
+    ] = None
+    evaluate_every: Annotated[
+        Count, about("outer steps between two evaluations on the test set", unit="outer steps")
+    ] = 10
+    seed: Annotated[Whole, about("of batches and of all random draws", ge=0, lt=2**63)] = 0
+
+    def has_ended(self, step: int, steps_since_best: int) -> bool:
+        """Whether outer step `step` is the last, so many steps after the lowest held-out loss."""
+        stopping = self.early_stopping
+        return step >= self.n_steps or (stopping is not None and stopping.is_due(step, steps_since_best))
+
+    def outers(self, names: Iterable[str]) -> dict[str, Any]:
+        """The outer optimizer of each hyperparameter.
+
+        Raises:
+            ConfigInvalid: `outer_lr` names none of them.
+        """
+        meant = {name: [key for key in self.outer_lr if name == key or name.startswith(f"{key}.")] for name in names}
+        if unknown := sorted(set(self.outer_lr).difference(*meant.values())):
+            raise ConfigInvalid(
+                reason=f"outer_lr names {unknown[0]!r}, but the hyperparameters are {', '.join(map(repr, meant))}."
+            )
+        return {
+            name: dataclasses.replace(self.outer, lr=self.outer_lr[max(keys, key=len)]) if keys else self.outer
+            for name, keys in meant.items()
+        }
+
+    def check_devices(self, n: int) -> None:
+        """Refuse what `n` processes cannot compute together.
+
+        Raises:
+            ConfigInvalid: naming it, and what can be taken instead.
+        """
+        if reason := needs_one_device(self.response, n):
+            raise ConfigInvalid(reason=f"{reason}.")
+
+
+class CrossChecks(BaseModel):
+    """What the fields of a configuration say together, for `Config` and for a submission."""
+
+    @field_validator("inner", "outer", "response", "folds", "early_stopping", check_fields=False)
+    @classmethod
+    def _check_parts(cls, value: Option | None) -> Option | None:
+        for part in value.parts() if value is not None else ():
+            try:
+                part.check()
+            except ValueError as error:
+                raise ValueError(f"{type(part).__name__}: {error}") from None
+        return value
+
+    @field_validator("response", check_fields=False)
+    @classmethod
+    def _fits_the_inner_loop(cls, response: Response, info: ValidationInfo) -> Response:
+        inner, inner_steps = info.data.get("inner"), info.data.get("inner_steps")
+        if inner_steps is not None and response.unrolls > inner_steps:
+            raise ValueError(
+                f"it goes back further than the {inner_steps} inner steps between two outer steps; raise inner_steps, "
+                "or unroll fewer"
+            )
+        for part in response.parts():
+            needed = part.needs_optimizer_state if isinstance(part, Preconditioner) else frozenset[str]()
+            if inner is not None and not needed <= inner.keeps_state:
+                raise ValueError(
+                    f"{type(part).__name__} reads squared gradients, which the inner optimizer does not keep; use "
+                    "Adam, AdamW or RMSprop as the inner optimizer, or NystromSketch as the preconditioner"
+                )
+        return response
+
+
+class Config(ConfigFields, CrossChecks):
+    """Algorithm 2 of the slides: `warmup_steps` inner steps, then `n_steps` times `inner_steps` and an outer step.
+
+    `nestor.Study.optimize` takes the same options as keywords. `outer_lr={"augmentation": 0.1}` is meant for
+    "augmentation.conv.weight", too.
+    """
+
+
+def merged(config: Config | None, given: Mapping[str, Any]) -> Config:
+    """A configuration from one value and from keywords beside it.
+
+    Raises:
+        ConfigInvalid: an option is given in both, or has a value that cannot work.
+    """
+    if config is None:
+        return Config(**given)
+    if not isinstance(config, Config):  # pyright: ignore[reportUnnecessaryIsInstance] a user passed it
+        raise ConfigInvalid(reason=f"config={shown(config)}: pass nestor.Config(n_steps=300, …).")
+    chosen = {name: getattr(config, name) for name in config.model_fields_set}
+    if twice := sorted(chosen.keys() & given.keys()):
+        raise ConfigInvalid(
+            reason=f"{twice[0]} is given twice: {shown(chosen[twice[0]])} in config, and {shown(given[twice[0]])} as a "
+            "keyword. Leave one of them out."
+        )
+    return Config(**chosen, **given)
+
+
+def documented(function: Function) -> Function:
+    """Tell what the options mean in the docstring of a function that takes them as keywords."""
+    lines = [f"{name}: {field.description}." for name, field in Config.model_fields.items()]
+    paragraphs = "\n".join(f"            {line}" for line in lines)
+    function.__doc__ = (function.__doc__ or "").replace(
+        "        Raises:", f"        Options:\n{paragraphs}\n\n        Raises:", 1
+    )
+    return function
+
+
+def needs_one_device(response: Response, n: int) -> str | None:
+    """Why `n` devices cannot compute `response` together; None if they can."""
+    part = next((part for part in response.parts() if not part.supports_sharding), None)
+    if n == 1 or part is None:
+        return None
+    return (
+        f"{type(part).__name__} needs whole batches, which {n} devices divide among them; use GaussNewton, or another "
+        "preconditioner, or one device"
+    )

@@ -1,0 +1,83 @@
+"""From an option, which says how to tune, to the object that computes it.
+
+An option is implemented by a class that inherits from it and from the family's interface here:
+`class Neumann(options.Neumann, Solver)`. Defining that class registers it; its file need not be named anywhere else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+from typing import Any, TypeVar, cast
+
+from nestor.options import OPTIONS, Option
+from nestor_engine.errors import ConfigInvalid
+
+_PACKAGES = ("optim", "curvature", "solvers", "responses")  # whose modules hold implementations
+_IMPLEMENTATIONS: dict[type[Option], type[Option]] = {}
+
+Class = TypeVar("Class")
+
+
+class Implementation(Option):
+    """The base of what computes an option; the options inside of it are implementations, too."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for base in cls.__bases__:
+            if OPTIONS.get(base.__name__) is base:
+                _IMPLEMENTATIONS[cast(type[Option], base)] = cls
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(cast(Any, self)):
+            if isinstance(part := getattr(self, field.name), Option):
+                object.__setattr__(self, field.name, implementation(part))
+
+
+def implementation(option: Option) -> Any:
+    """What computes `option`, and the options inside of it; an implementation is returned as it is.
+
+    Raises:
+        ConfigInvalid: this version has no code for it.
+    """
+    if isinstance(option, Implementation):
+        return option
+    cls = implementation_of(type(option))
+    return cls(**{field.name: getattr(option, field.name) for field in dataclasses.fields(cast(Any, option))})
+
+
+def implementation_of(declared: type[Option]) -> type[Any]:
+    """The class that computes options of the class `declared`.
+
+    Raises:
+        ConfigInvalid: this version has no code for it.
+    """
+    if declared not in _IMPLEMENTATIONS:
+        _discover()
+    if declared not in _IMPLEMENTATIONS:
+        raise ConfigInvalid(reason=f"nestor_engine has no implementation of {declared.__name__}.")
+    return _IMPLEMENTATIONS[declared]
+
+
+def implementation_named(module: str, name: str) -> type[Any]:
+    """For `__getattr__` of a package: the class that computes the option of that name.
+
+    Raises:
+        AttributeError: there is none.
+    """
+    if (declared := OPTIONS.get(name)) is not None:
+        if not declared.families():
+            return declared  # Folds and EarlyStopping are rules, which need no code of the engine
+        _discover()
+        if declared in _IMPLEMENTATIONS:
+            return _IMPLEMENTATIONS[declared]
+    raise AttributeError(f"module {module!r} has no attribute {name!r}")
+
+
+def _discover() -> None:
+    """Import every module that may hold an implementation."""
+    for package in _PACKAGES:
+        home = importlib.import_module(f"nestor_engine.{package}")
+        for module in pkgutil.iter_modules(home.__path__, f"{home.__name__}."):
+            importlib.import_module(module.name)
