@@ -130,7 +130,7 @@ def inverse(operator: Operator, like: Tensor) -> Tensor:
 def agreement(point: Linearization, like: Tensor) -> float:
     """The largest relative difference of products with the Hessian and with Gauss–Newton, of five random vectors."""
     of: Callable[[Curvature], Operator] = lambda curvature: curvature.operator(point)
-    hessian, gauss_newton = of(nestor.Hessian()), of(nestor.GaussNewton(damping=0.0))
+    hessian, gauss_newton = of(engine.Hessian()), of(engine.GaussNewton(damping=0.0))
     vectors = torch.randn(5, like.numel(), generator=torch.Generator().manual_seed(0))
     differences = [(hessian(v) - gauss_newton(v)).norm() / hessian(v).norm() for v in vectors]
     return float(torch.stack(differences).max())

@@ -20,8 +20,10 @@ from examples.paper.pictures import Curve, curves
 from nestor import ConjugateGradient, Direct, GaussNewton, Hessian, Identity, Implicit, Neumann, WarmStarted
 from nestor.errors import TrialFailed
 from nestor.hparams import L2
+from nestor.options import Response
 from nestor_engine import Step, optimize
-from nestor_engine.responses import OuterStepContext, Response
+from nestor_engine.curvature.hessian import Hessian as HessianOperator
+from nestor_engine.responses import OuterStepContext
 
 N_TRAIN, N_VAL = 200, 200
 INNER_STEPS = 10
@@ -200,7 +202,7 @@ def exactly(problem: nestor.Problem, step: Step, before: dict[str, Tensor], dtyp
     w = step.state.weights.to(dtype)
     context = OuterStepContext.at(bilevel, w, whole(data.train), whole(data.val), hparams=cast(before))
     outer, linearization = context.outer(), context.linearization()
-    hessian = Hessian().operator(linearization).undamped(torch.eye(len(w), dtype=dtype))
+    hessian = HessianOperator().operator(linearization).undamped(torch.eye(len(w), dtype=dtype))
     q = torch.linalg.solve((hessian + hessian.T) / 2, outer.by_w)
     indirect = linearization.mixed(q)
     return joined({name: direct - indirect[name] for name, direct in outer.by_hparams.items()})
