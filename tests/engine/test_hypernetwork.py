@@ -121,7 +121,7 @@ def test_a_module_without_second_derivatives_is_served():
     *_, last = engine.optimize(once, data, config)
     assert last.hypergradient_norm > 0
     with pytest.raises(RuntimeError, match=r"does not require grad|not have been used"):
-        list(engine.optimize(once, data, replace(config, response=engine.Implicit())))
+        list(engine.optimize(once, data, config.model_copy(update={"response": engine.Implicit()})))
 
 
 def test_at_a_saddle_the_response_does_not_grow_without_bound():

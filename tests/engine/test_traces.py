@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import nn
@@ -156,7 +154,7 @@ def test_stored_traces_are_used_from_the_first_step_and_change_no_bit():
     config = engine.Config(n_steps=3, inner=engine.Adam(), inner_steps=2, batch_size=16, trace=True)
     traces = TraceCache()
     whole = list(engine.optimize(problem.bilevel(), problem.data, config, trace_cache=traces))
-    later = replace(config, trace=None)
+    later = config.model_copy(update={"trace": None})
     again = list(engine.optimize(problem.bilevel(), problem.data, later, trace_cache=TraceCache(traces.save())))
     assert [step.traced for step in again] == [True] * 3
     assert again[-1].state.save() == whole[-1].state.save()

@@ -71,7 +71,7 @@ def _pooled(train: View, val: View) -> Tensors:
     first, second = train.columns, val.columns
     form = lambda columns: {name: (values.shape[1:], values.dtype) for name, values in columns.items()}
     if form(first) != form(second):
-        raise SplitsDiffer(train=_described(first), val=_described(second))
+        raise SplitsDiffer(train=_columns_of(first), val=_described(second))
     rest = val.all()
     return {name: torch.cat([values, rest[name]]) for name, values in first.items()}
 
@@ -80,5 +80,5 @@ def _shuffled(n: int, seed: int) -> Tensor:
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed), device="cpu")
 
 
-def _described(columns: Tensors) -> str:
+def _columns_of(columns: Tensors) -> str:
     return ", ".join(f"{name} {tuple(values.shape[1:])} {values.dtype}" for name, values in columns.items())
