@@ -65,7 +65,8 @@ try:
 except nestor.errors.MissingExtra as error:
     print(error)
 """
-    assert python(code, without="torch") == f"{name} needs torch, which is not installed. Install it: pip install 'nestor[worker]'."
+    printed = python(code, without="torch")
+    assert printed == f"{name} needs torch, which is not installed. Install it: pip install 'nestor[worker]'."
 
 
 def test_without_plotly_the_extra_to_install_is_named():
@@ -76,4 +77,5 @@ try:
 except nestor.errors.MissingExtra as error:
     print(error)
 """
-    assert "needs plotly, which is not installed. Install it: pip install 'nestor[viz]'" in python(code, without="plotly")
+    printed = python(code, without="plotly")
+    assert "needs plotly, which is not installed. Install it: pip install 'nestor[viz]'" in printed

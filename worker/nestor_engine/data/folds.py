@@ -71,7 +71,7 @@ def _pooled(train: View, val: View) -> Tensors:
     first, second = train.columns, val.columns
     form = lambda columns: {name: (values.shape[1:], values.dtype) for name, values in columns.items()}
     if form(first) != form(second):
-        raise SplitsDiffer(train=_columns_of(first), val=_described(second))
+        raise SplitsDiffer(train=_columns_of(first), val=_columns_of(second))
     rest = val.all()
     return {name: torch.cat([values, rest[name]]) for name, values in first.items()}
 
