@@ -121,7 +121,7 @@ def extend(
 
 
 @app.command(context_settings={"ignore_unknown_options": True})  # or -5 would be one
-def prioritise(
+def prioritize(
     trial: TrialId,
     priority: Annotated[int, typer.Argument(help="Above 0 takes a token of the scope admin.", min=-1000, max=1000)],
     server: Server = None,
@@ -129,7 +129,7 @@ def prioritise(
 ) -> None:
     """Let a trial go before all those of lower priority; 0 is usual."""
     with _client(server) as client:
-        _show_trials([client.prioritise(trial, priority)], json=json, one=True)
+        _show_trials([client.prioritize(trial, priority)], json=json, one=True)
 
 
 @app.command()
@@ -216,13 +216,13 @@ def _show_trials(records: list[TrialRecord], *, json: bool, one: bool = False) -
     if json:
         dumped = [record.model_dump(mode="json") for record in records]
         return _print_json(dumped[0] if one else dumped)
-    heads = ("trial", "id", "state", "priority", "step", "best validation loss", "error")
+    heads = ("trial", "id", "state", "priority", "step", "best validation loss", "error", "can")
     rows = []
     for record in records:
         error = (record.error or {}).get("detail", "")
         step = f"{record.step}/{record.n_steps}"
         known = str(record.number), str(record.id), record.state.value, str(record.priority)
-        rows.append((*known, step, _number(record.best_value), error))
+        rows.append((*known, step, _number(record.best_value), error, ", ".join(record.allowed_actions)))
     return _print_table(heads, rows)
 
 

@@ -227,9 +227,9 @@ def test_the_next_trial_of_a_program_need_not_trace_its_products_again(client, w
 def test_a_priority_is_kept_and_changed(new_study):
     trial = new_study().optimize(ridge(), 1, **QUICK, priority=-1)
     assert (trial.record.priority, trial.spec.priority) == (-1, -1)
-    assert trial.prioritise(-2).record.priority == -2
+    assert trial.prioritize(-2).record.priority == -2
     with pytest.raises(InvalidInput, match="priority=-1001: it must be at least -1000 and at most 1000"):
-        trial.prioritise(-1001)
+        trial.prioritize(-1001)
 
 
 def test_a_failed_trial_is_retried_and_fails_again_for_the_same_reason(new_study):

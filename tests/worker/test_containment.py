@@ -93,7 +93,7 @@ def test_a_runner_that_hangs_costs_an_attempt_and_does_not_hold_its_trial_for_ev
     assert supervise(sessions, worker_settings, lease, slot, runner, threading.Event()) is State.queued
     with sessions() as session:
         assert session.get_one(Trial, trial.id).restarts == 1
-        assert "said nothing for 1 s" in events(session, trial.id, EventType.state)[-1]["why"]
+        assert "sent nothing for 1 s" in events(session, trial.id, EventType.state)[-1]["why"]
     assert not runner.is_alive
 
 

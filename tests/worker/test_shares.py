@@ -58,11 +58,11 @@ def has_run_for(sessions, seconds: float, *trials: UUID) -> None:
         session.execute(update(Trial).where(Trial.id.in_(trials)).values(claimed_at=ago))
 
 
-def told_to_make_way(sessions) -> set[UUID]:
+def preempted(sessions) -> set[UUID]:
     with sessions.begin() as session:
-        fair_share.end_slices(session, SLICE)
+        fair_share.preempt(session, SLICE)
     with sessions() as session:
-        return set(session.scalars(select(Trial.id).where(Trial.desired == Desired.make_way, Trial.state == "running")))
+        return set(session.scalars(select(Trial.id).where(Trial.desired == Desired.preempt, Trial.state == "running")))
 
 
 def test_the_oldest_goes_first(queue, claim):
@@ -142,40 +142,40 @@ def test_a_trial_that_is_locked_is_passed_over_and_the_named_one_waited_for(queu
     assert lease.trial_id == first
 
 
-def test_a_trial_makes_way_once_its_slice_is_over_and_another_waits(queue, lease, sessions):
-    assert told_to_make_way(sessions) == set()
+def test_a_trial_is_preempted_once_its_slice_is_over_and_another_waits(queue, lease, sessions):
+    assert preempted(sessions) == set()
     queue("a")
     has_run_for(sessions, SLICE - 10, lease.trial_id)
-    assert told_to_make_way(sessions) == set()
+    assert preempted(sessions) == set()
     has_run_for(sessions, SLICE + 1, lease.trial_id)
-    assert told_to_make_way(sessions) == {lease.trial_id}
+    assert preempted(sessions) == {lease.trial_id}
 
 
-def test_only_as_many_make_way_as_wait_and_those_who_have_run_longest(queue, claim, sessions):
+def test_only_as_many_are_preempted_as_wait_and_those_who_have_run_longest(queue, claim, sessions):
     running = [queue("a") for _ in range(3)]
     for trial in running:
         assert claim() == trial
         has_run_for(sessions, SLICE + 1 + running.index(trial), trial)
     queue("a")
     for _ in range(2):  # looking again changes nothing
-        assert told_to_make_way(sessions) == {running[2]}
+        assert preempted(sessions) == {running[2]}
 
 
-def test_nobody_makes_way_for_a_lower_priority_or_for_a_user_who_has_more(queue, claim, sessions):
+def test_nobody_is_preempted_for_a_lower_priority_or_for_a_user_who_has_more(queue, claim, sessions):
     running = {queue("a", priority=1)}
     assert {claim()} == running
     queue("b")
     has_run_for(sessions, SLICE + 1, *running)
-    assert told_to_make_way(sessions) == set()
+    assert preempted(sessions) == set()
 
     second = queue("c", priority=1)
     assert claim() == second
     queue("c", priority=1)  # c has one, and so has a
-    assert told_to_make_way(sessions) == set()
+    assert preempted(sessions) == set()
 
 
-def test_whoever_made_way_would_not_be_taken_again_at_once(queue, claim, sessions):
-    """In random mixtures of users and priorities: what is told to make way is what is worth its while."""
+def test_whoever_was_preempted_would_not_be_taken_again_at_once(queue, claim, sessions):
+    """In random mixtures of users and priorities: a preemption always lets another trial run."""
     dice = random.Random(0)
     for _ in range(5):
         for user in "abcd":
@@ -184,7 +184,7 @@ def test_whoever_made_way_would_not_be_taken_again_at_once(queue, claim, session
         for _ in range(dice.randrange(1, 6)):
             if (trial := claim()) and dice.random() < 0.7:
                 has_run_for(sessions, SLICE + dice.randrange(1, 100), trial)
-        leaving = told_to_make_way(sessions)
+        leaving = preempted(sessions)
         with sessions.begin() as session:
             gone = update(Trial).where(Trial.id.in_(leaving))
             session.execute(gone.values(state="queued", desired="run", queued_at=func.now() + timedelta(hours=1)))
@@ -201,18 +201,18 @@ def test_a_trial_of_several_devices_is_left_to_a_slot_that_has_them(queue, claim
     assert lease.trial_id == pair
 
 
-def test_a_trial_makes_way_for_those_of_as_many_devices_only(queue, lease, sessions):
+def test_a_trial_is_preempted_for_those_of_as_many_devices_only(queue, lease, sessions):
     queue("b", devices=2)
-    assert told_to_make_way(sessions) == set()
+    assert preempted(sessions) == set()
     queue("c")
-    assert told_to_make_way(sessions) == {lease.trial_id}
+    assert preempted(sessions) == {lease.trial_id}
 
 
-def test_making_way_costs_no_budget_and_is_told_with_its_reason(queue, lease, sessions):
+def test_preemption_costs_no_budget_and_is_told_with_its_reason(queue, lease, sessions):
     queue("a")
-    assert told_to_make_way(sessions) == {lease.trial_id}
+    assert preempted(sessions) == {lease.trial_id}
     with sessions.begin() as session:
-        assert leases.renew(session, lease) is Desired.make_way
+        assert leases.renew(session, lease) is Desired.preempt
         assert leases.requeue(session, lease, "others wait") is State.queued
     with sessions() as session:
         row = session.get_one(Trial, lease.trial_id)
@@ -220,9 +220,9 @@ def test_making_way_costs_no_budget_and_is_told_with_its_reason(queue, lease, se
         assert events(session, row.id, EventType.state)[-1]["why"] == "others wait"
 
 
-def test_what_a_user_asks_for_goes_before_making_way(queue, lease, sessions):
+def test_what_a_user_asks_for_goes_before_preemption(queue, lease, sessions):
     queue("a")
-    told_to_make_way(sessions)
+    preempted(sessions)
     with sessions.begin() as session:
         leases.request(session, session.get_one(Trial, lease.trial_id), "pause")
         assert leases.requeue(session, lease, "others wait") is State.paused

@@ -56,6 +56,13 @@ class ProgramRejected(EngineError):
     message = "The program was refused: {reason}"
 
 
+def code_of(error: BaseException) -> str | None:
+    """The code of an error that the engine explains: its own, or "out-of-memory". None: of somebody else's code."""
+    if isinstance(error, EngineError):
+        return error.code()
+    return "out-of-memory" if is_out_of_memory(error) else None
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out: for devices torch has an error of its own, for the CPU's memory a plain RuntimeError."""
     import torch

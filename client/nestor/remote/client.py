@@ -125,7 +125,7 @@ class Client:
             f"/trials/{trial_id}/extend", schemas.build(schemas.TrialExtend, {"steps": steps}), schemas.Trial
         )
 
-    def prioritise(self, trial_id: UUID, priority: int) -> schemas.Trial:
+    def prioritize(self, trial_id: UUID, priority: int) -> schemas.Trial:
         new = schemas.build(schemas.TrialPriority, {"priority": priority})
         return self._post(f"/trials/{trial_id}/priority", new, schemas.Trial)
 

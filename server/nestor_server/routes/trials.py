@@ -85,9 +85,9 @@ def extend(trial_id: UUID, more: schemas.TrialExtend, me: Writer, session: Tx, o
 
 
 @router.post("/trials/{trial_id}/priority")
-def prioritise(trial_id: UUID, new: schemas.TrialPriority, me: Writer, session: Tx) -> schemas.Trial:
+def prioritize(trial_id: UUID, new: schemas.TrialPriority, me: Writer, session: Tx) -> schemas.Trial:
     """Let the trial go before those of lower priority, and after those of higher."""
-    return trials.prioritise(session, me, trial_id, new.priority)
+    return trials.prioritize(session, me, trial_id, new.priority)
 
 
 @router.get("/trials/{trial_id}/attempts")
