@@ -96,21 +96,18 @@ def respond(state: State, desired: Desired, action: UserAction) -> Transition | 
     Raises:
         IllegalTransition: the action is not possible now; the error lists those that are.
     """
-    meaning = MEANINGS[action]
+    meaning, allowed = MEANINGS[action], allowed_actions(state, desired)
+    if action in allowed:
+        return meaning.desired if state is State.running else meaning.transition
     if state is State.running and desired is Desired.cancel and action != "cancel":
         raise IllegalTransition(state="being cancelled", action=action, allowed="nothing else")
-    if state is State.running and meaning.desired is not None:
-        return None if meaning.desired is _desired_by_user(desired) else meaning.desired
-    if state in meaning.transition.sources:
-        return meaning.transition
-    if state is meaning.transition.target and meaning.desired is not None:
+    if meaning.desired is not None and state in (State.running, meaning.transition.target):
         return None
-    allowed = ", ".join(allowed_actions(state, desired)) or "nothing"
-    raise IllegalTransition(state=state.value, action=action, allowed=allowed)
+    raise IllegalTransition(state=state.value, action=action, allowed=", ".join(allowed) or "nothing")
 
 
 def allowed_actions(state: State, desired: Desired) -> tuple[UserAction, ...]:
-    """The actions that would change something now. `respond` also accepts a repetition, which changes nothing."""
+    """The actions that would change something now: `respond` refuses the others, or does nothing."""
     return tuple(action for action in MEANINGS if _is_allowed(state, desired, action))
 
 

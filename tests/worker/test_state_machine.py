@@ -68,8 +68,9 @@ class Life(RuleBasedStateMachine):
                 return
             leases.request(session, trial, action)
         if self.state is State.running:
-            self.told += self.desired is not desired
-            self.desired = desired
+            if action != "retry" and self.desired is not desired:  # it runs again already
+                self.told += 1
+                self.desired = desired
         elif self.state in transition.sources:
             self.told += 1
             self.state, self.desired = transition.target, desired
