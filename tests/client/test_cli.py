@@ -57,6 +57,7 @@ def test_studies_and_trials_are_listed(shell, trial):
     (listed,) = json.loads(shell("trials", STUDY, "--json"))
     assert (listed["id"], listed["step"]) == (str(trial.id), N_STEPS)
     assert str(trial.id) in shell("trials", STUDY)
+    assert shell("trials", STUDY).split()[-1] == "extend"  # what can be asked of it
 
 
 def test_a_trial_is_watched_to_its_end(shell, trial):

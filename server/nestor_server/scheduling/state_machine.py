@@ -19,7 +19,7 @@ FRESH_BUDGETS = {"restarts": 0, "preemptions": 0}
 
 def apply(
     session: Session, transition: Transition, where: ColumnElement[bool], *, by: str, why: str, **values: Any
-) -> Row[Any] | None:
+) -> Row[*tuple[Any, ...]] | None:
     """Make one transition, if it is legal, and record it; None when no row was in a state to make it."""
     target = transition.target
     values |= {"answer_by": None, **lifecycle.changes_on_entry(target, func.now())}
@@ -34,7 +34,7 @@ def apply(
     return row
 
 
-def write(session: Session, where: ColumnElement[bool], **values: Any) -> Row[Any] | None:
+def write(session: Session, where: ColumnElement[bool], **values: Any) -> Row[*tuple[Any, ...]] | None:
     """Update the one trial for which `where` holds; None when there is none. Whoever changes a state uses `apply`."""
     return session.execute(
         update(Trial)

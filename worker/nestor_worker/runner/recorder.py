@@ -110,8 +110,6 @@ class Trajectory:
         """Report one step, and write what is due with it."""
         self._state = step.state
         self._send(Stepped(step.record()))
-        for warning in step.warnings:
-            self._send(LogLine(step.number, warning, "warning"))
         if self._snapshots.is_best(step.number, step.value):
             self._best = step.number, step.state.hparams
         if self._snapshots.due(step.number):
@@ -119,6 +117,8 @@ class Trajectory:
                 step.number, lambda: self._snap(step.number, step.state.hparams, self._snapshots.evicted(step.number))
             )
             self._snapped = step.number
+        for warning in step.warnings:
+            self._send(LogLine(step.number, warning, "warning"))
         if self._checkpointer.is_due:
             # The loop replaces tensors and never writes into them, so what is handed over stays what it is.
             write = self._checkpoint(step.state)
