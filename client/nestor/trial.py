@@ -304,8 +304,14 @@ def _distribution(named: dict[str, numpy.ndarray], quantiles: tuple[float, ...])
     import numpy as np
 
     values = np.concatenate([array.ravel() for array in named.values()]).astype(np.float64)
-    told = {"count": values.size, "min": values.min(), "max": values.max(), "mean": values.mean(), "std": values.std()}
-    return told | {f"{q:.0%}": value for q, value in zip(quantiles, np.quantile(values, quantiles), strict=True)}
+    summary = {
+        "count": values.size,
+        "min": values.min(),
+        "max": values.max(),
+        "mean": values.mean(),
+        "std": values.std(),
+    }
+    return summary | {f"{q:.0%}": value for q, value in zip(quantiles, np.quantile(values, quantiles), strict=True)}
 
 
 def table(records: list[schemas.Trial]) -> str:
