@@ -51,13 +51,13 @@ def test_an_action_is_answered_by_a_transition_a_desired_state_nothing_or_a_refu
         assert answer == (meaning.desired if state is State.running else meaning.transition)
         assert state is State.running or state in meaning.transition.sources
         return
-    cancelling = (state, desired) == (State.running, Desired.cancel)
-    repeats = action == "cancel" if cancelling else state in (State.running, meaning.transition.target)
+    canceling = (state, desired) == (State.running, Desired.cancel)
+    repeats = action == "cancel" if canceling else state in (State.running, meaning.transition.target)
     if repeats and action != "extend":
         assert lifecycle.respond(state, desired, action) is None
         return
-    being = "being cancelled" if cancelling else state.value
-    words = "nothing else" if cancelling else ", ".join(allowed) or "nothing"
+    being = "being cancelled" if canceling else state.value
+    words = "nothing else" if canceling else ", ".join(allowed) or "nothing"
     with pytest.raises(IllegalTransition) as refused:
         lifecycle.respond(state, desired, action)
     assert str(refused.value) == f"A trial that is {being} cannot {action}. From here it can: {words}."

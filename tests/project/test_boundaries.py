@@ -1,13 +1,13 @@
-"""Server and engine share no code, so what both must know is held together here."""
+"""Server and engine share no code, so this compares what both must know."""
 
 from __future__ import annotations
 
 from nestor_engine.data import splits
 from nestor_engine.program.load import FORMAT, FUNCTIONS, MAX_GRAPHS_BYTES
-from nestor_server.services import datasets, programs
+from nestor_server.services.problems import datasets, programs
 
 
-def test_the_server_takes_in_the_programs_that_the_engine_reads():
+def test_the_server_accepts_the_programs_that_the_engine_reads():
     assert (programs.FORMAT, programs.MAX_GRAPHS) == (FORMAT, MAX_GRAPHS_BYTES)
     assert set(FUNCTIONS) == programs.GRAPHS
 

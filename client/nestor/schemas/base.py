@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, TypeAlias, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 API = "/api/v1"
 MOST_STEPS = 2**31 - 1  # of a trial
 CHUNK_BYTES = 4 * 1024 * 1024  # an upload travels, and a blob is stored, in pieces of this size
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"  # a document that json.loads returns
 
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True)]

@@ -37,7 +37,7 @@ class Reaper(threading.Thread):
                 self.run_once(collect_garbage=n % COLLECT_EVERY == 0)
                 n += 1
                 with suppress(Unavailable), self._sessions.begin() as session:  # until the next run
-                    object_store.sweep(session)
+                    object_store.delete_unused(session)
                 if unavailable:
                     log.info("the database answers again")
                 unavailable = False
@@ -59,7 +59,7 @@ class Reaper(threading.Thread):
                 session.execute(
                     delete(IdempotencyKey).where(IdempotencyKey.created_at < func.now() - IDEMPOTENCY_WINDOW)
                 )
-                garbage_collection.sweep(session)
+                garbage_collection.purge_expired(session)
 
     def stop(self) -> None:
         """Return once the thread has ended, or after 10 seconds."""

@@ -1,4 +1,4 @@
-"""Reads safetensors by hand: what a file holds and whether its numbers are finite, without torch and without trust."""
+"""Reads safetensors from untrusted files without torch: their tensors, and whether the numbers are finite."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+from nestor.schemas.base import Json
 
 MAX_HEADER = 16 * 2**20  # bytes
 ITEM_BYTES = {
@@ -24,11 +27,13 @@ NUMPY = {
 
 
 class Malformed(ValueError):
-    """Not the safetensors format; the text says where."""
+    """Not the safetensors format. The text is the reason, without a full stop."""
 
 
 @dataclass(frozen=True)
 class Tensor:
+    """Where a tensor lies in its file. `dtype` is a key of `ITEM_BYTES`."""
+
     name: str
     dtype: str
     shape: tuple[int, ...]
@@ -38,35 +43,37 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Header:
+    """The tensors of a file by name. They fill it without gap or overlap."""
+
     tensors: dict[str, Tensor]
     start: int  # of the data
 
     @staticmethod
     def length(first: bytes) -> int:
-        """How many bytes the header has in all, from the file's first eight.
+        """The size of the whole header in bytes, from the first eight bytes of the file.
 
         Raises:
-            Malformed
+            Malformed: there are fewer than eight bytes, or the size is above `MAX_HEADER`.
         """
         if len(first) < 8:
             raise Malformed("it is shorter than the eight bytes that every safetensors file begins with")
         length = int.from_bytes(first[:8], "little")
         if length > MAX_HEADER:
-            raise Malformed(f"its header is announced with {length} bytes, which no such file needs")
+            raise Malformed(f"its header is announced with {length} bytes, which is above the limit of {MAX_HEADER}")
         return 8 + length
 
     @staticmethod
     def parse(data: bytes, size: int) -> Header:
-        """The header at the beginning of `data`, of a file of `size` bytes.
+        """The header at the beginning of `data`, which is the beginning of a file of `size` bytes.
 
         Raises:
-            Malformed: anything but tensors of known types that fill the file without gap or overlap.
+            Malformed: the file does not consist of tensors of known types without gap or overlap.
         """
         start = Header.length(data)
         if len(data) < start:
             raise Malformed("its header is cut off")
         try:
-            entries = json.loads(data[8:start])
+            entries: Json = json.loads(data[8:start])
         except (ValueError, RecursionError):
             raise Malformed("its header is not JSON") from None
         if not isinstance(entries, dict):
@@ -83,7 +90,7 @@ class Header:
         return Header(tensors, start)
 
 
-def _tensor(name: str, entry: Any, start: int) -> Tensor:
+def _tensor(name: str, entry: Json, start: int) -> Tensor:
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)]} if len(entry) == 3:
             pass
@@ -91,32 +98,33 @@ def _tensor(name: str, entry: Any, start: int) -> Tensor:
             raise Malformed(f"the entry of {name!r} is not a dtype, a shape and two offsets")
     if dtype not in ITEM_BYTES:
         raise Malformed(f"{name!r} has the type {dtype}; known are {', '.join(ITEM_BYTES)}")
-    if not all(type(n) is int and n >= 0 for n in shape):
+    sizes = tuple(n for n in shape if type(n) is int and n >= 0)
+    if len(sizes) != len(shape):
         raise Malformed(f"{name!r} has the shape {shape}")
-    if begin < 0 or end - begin != math.prod(shape) * ITEM_BYTES[dtype]:
-        raise Malformed(f"{name!r} has {end - begin} bytes, which its shape {shape} of {dtype} does not need")
-    return Tensor(name, dtype, tuple(shape), start + begin, start + end)
+    if begin < 0 or end - begin != math.prod(sizes) * ITEM_BYTES[dtype]:
+        raise Malformed(f"{name!r} has {end - begin} bytes, which does not match its shape {shape} of {dtype}")
+    return Tensor(name, dtype, sizes, start + begin, start + end)
 
 
 def finite(tensor: Tensor, pieces: Iterable[bytes], *, or_infinite: bool = False) -> bool:
-    """Whether none of the tensor's numbers is NaN or, unless `or_infinite`, infinite.
+    """Whether no number of the tensor is NaN or, unless `or_infinite`, infinite.
 
-    `pieces` are the tensor's bytes, cut anywhere.
+    `pieces` are the bytes of the tensor, split anywhere.
     """
     if not tensor.dtype.startswith(("F", "BF")):
         return True
-    bad = np.isnan if or_infinite else lambda numbers: ~np.isfinite(numbers)
-    return not any(bad(_numbers(tensor.dtype, piece)).any() for piece in _whole(pieces, ITEM_BYTES[tensor.dtype]))
+    arrays = (_numbers(tensor.dtype, piece) for piece in _whole(pieces, ITEM_BYTES[tensor.dtype]))
+    return not any(bool(np.isnan(a).any() if or_infinite else (~np.isfinite(a)).any()) for a in arrays)
 
 
-def _numbers(dtype: str, data: bytes) -> np.ndarray:
+def _numbers(dtype: str, data: bytes) -> NDArray[Any]:
     if dtype == "BF16":  # numpy has no such type; it is the upper half of a float32
         return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
     return np.frombuffer(data, NUMPY[dtype])
 
 
 def _whole(pieces: Iterable[bytes], item: int) -> Iterator[bytes]:
-    """The same bytes, cut between items."""
+    """The same bytes, split between items."""
     rest = b""
     for piece in pieces:
         piece = rest + piece
@@ -126,7 +134,7 @@ def _whole(pieces: Iterable[bytes], item: int) -> Iterator[bytes]:
 
 
 def safetensors_prefix(tensor: Tensor) -> bytes:
-    """What comes before the bytes of a file that holds this tensor alone."""
+    """The bytes before the data in a safetensors file of this tensor alone."""
     entry = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [0, tensor.end - tensor.begin]}
     header = json.dumps({tensor.name: entry}).encode()
     header += b" " * (-len(header) % 8)  # so that the data is aligned
@@ -137,7 +145,7 @@ def npy_prefix(tensor: Tensor) -> bytes:
     """The header of an .npy file (format 1.0).
 
     Raises:
-        Malformed: numpy has no such type.
+        Malformed: numpy has no such data type.
     """
     if tensor.dtype not in NUMPY:
         raise Malformed(f"numpy has no {tensor.dtype}")

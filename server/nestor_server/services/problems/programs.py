@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from nestor import schemas
 from nestor.errors import ProgramInvalid, ProgramNotFound
+from nestor.schemas.base import Json
 from nestor_server.models import Blob, Program
 from nestor_server.storage import blobs, tensor_blobs
 from nestor_server.storage.safetensors_header import Malformed
@@ -52,7 +53,7 @@ def _check_graphs(session: Session, blob: Blob) -> tuple[str, dict[str, Any]]:
     if blob.size > MAX_GRAPHS:
         raise ProgramInvalid(reason=f"its graphs have {blob.size} bytes; {MAX_GRAPHS} are the most")
     try:
-        document = json.loads(blobs.load(session, blob))
+        document: Json = json.loads(blobs.load(session, blob))
     except (ValueError, RecursionError):
         raise ProgramInvalid(reason="its graphs are not JSON") from None
     match document:

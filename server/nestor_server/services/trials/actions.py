@@ -12,12 +12,13 @@ from nestor.errors import Forbidden, StudyNotFound, ValidationFailed
 from nestor.schemas import Action, ProgramProblem, Scope, State
 from nestor_server.models import Study, Trial
 from nestor_server.scheduling import leases, state_machine, task_queue
-from nestor_server.services import datasets, programs, warm_starts
-from nestor_server.services.tokens import Identity
-from nestor_server.services.trial_queries import describe, find
+from nestor_server.services.problems import datasets, programs
+from nestor_server.services.tokens import Caller
+from nestor_server.services.trials import warm_starts
+from nestor_server.services.trials.queries import describe, find
 
 
-def create(session: Session, me: Identity, study_id: UUID, new: schemas.TrialCreate) -> schemas.Trial:
+def create(session: Session, me: Caller, study_id: UUID, new: schemas.TrialCreate) -> schemas.Trial:
     """Submit a tuning job: it is queued, and a worker is called once this is committed.
 
     Raises:
@@ -70,7 +71,7 @@ def create(session: Session, me: Identity, study_id: UUID, new: schemas.TrialCre
     return describe(trial)
 
 
-def request(session: Session, me: Identity, trial_id: UUID, action: Action) -> schemas.Trial:
+def request(session: Session, me: Caller, trial_id: UUID, action: Action) -> schemas.Trial:
     """Ask for an action: done at once if no worker has the trial, otherwise by its worker, soon.
 
     Raises:
@@ -80,18 +81,17 @@ def request(session: Session, me: Identity, trial_id: UUID, action: Action) -> s
     return describe(leases.request(session, find(session, me.user_id, trial_id), action, by=f"user {me.user}"))
 
 
-def extend(session: Session, me: Identity, trial_id: UUID, steps: int) -> schemas.Trial:
+def extend(session: Session, me: Caller, trial_id: UUID, steps: int) -> schemas.Trial:
     """Queue a complete or paused trial again, for `steps` more.
 
     Raises:
         TrialNotFound
         IllegalTransition: the trial is neither complete nor paused.
-        InvalidInput: more steps in all than a trial can count.
     """
     return describe(leases.extend(session, find(session, me.user_id, trial_id), steps, by=f"user {me.user}"))
 
 
-def prioritize(session: Session, me: Identity, trial_id: UUID, priority: int) -> schemas.Trial:
+def prioritize(session: Session, me: Caller, trial_id: UUID, priority: int) -> schemas.Trial:
     """Change the trial's place among those that wait, and whether it yields to them.
 
     Raises:
@@ -108,7 +108,7 @@ def prioritize(session: Session, me: Identity, trial_id: UUID, priority: int) ->
     return describe(trial)
 
 
-def _check_priority(me: Identity, priority: int) -> None:
+def _check_priority(me: Caller, priority: int) -> None:
     """As with `nice`: everybody may lower a priority, and only an admin may raise it above 0."""
     if priority > 0 and not me.may(Scope.admin):
         reason = "give a trial a priority above 0, ahead of other users' trials; one below 0 lets others go first"
