@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypeVar, cast
 
-from nestor.errors import IllegalTransition, InvalidInput, TrialError
+from nestor.errors import IllegalTransition, TooManySteps, TrialError
 from nestor.schemas import MOST_STEPS, Action, Attempt, Desired, State
 
 T = TypeVar("T")
@@ -182,11 +182,11 @@ def steps_after_extension(state: State, step: int, n_steps: int, more: int) -> i
     """All the steps of a trial that is to take `more`: a complete one counts them from `step`, where it ended.
 
     Raises:
-        InvalidInput: more steps in all than a trial can count.
+        TooManySteps: more than a trial can count.
     """
     extended = (step if state is State.complete else n_steps) + more
     if extended > MOST_STEPS:
-        raise InvalidInput(reason=f"That makes {extended:,} steps in all; a trial takes at most {MOST_STEPS:,}.")
+        raise TooManySteps(n_steps=extended, limit=MOST_STEPS)
     return extended
 
 

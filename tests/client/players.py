@@ -178,7 +178,7 @@ class OnServer(Player):
         self._lease, self._buffer = lease, RecordBuffer(self._directory, max_bytes=2**20)
         spec = Spec({}, None, *best, None, threads=1, checkpoint_seconds=60)
         problem, how = ridge(), config(n_steps)
-        self._steps = nestor_engine.optimise(problem.bilevel(), problem.data, how, self._state)
+        self._steps = nestor_engine.optimize(problem.bilevel(), problem.data, how, self._state)
         self._trajectory = Trajectory(self._directory, spec, how, self._send, problem.bilevel())
         self._trajectory.begin(self._state, "cpu")
         self._flush()

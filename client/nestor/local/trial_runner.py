@@ -243,10 +243,10 @@ class LocalTrial:
         return True
 
     def _trajectory(self) -> Iterator[nestor_engine.Step]:
-        from nestor_engine import optimise
+        from nestor_engine import optimize
 
         if self._engine is None:
-            self._engine = optimise(self._bilevel, self._data, self._config, self._state)
+            self._engine = optimize(self._bilevel, self._data, self._config, self._state)
         return self._engine
 
     def _claim(self) -> None:

@@ -58,6 +58,7 @@ def export(bilevel: Bilevel, *, train: Tensors, val: Tensors) -> Program:
                 reason="its name holds quotes or characters that cannot be printed, or is too long.",
                 remedy="Rename it.",
             )
+    bilevel = bilevel.untransformed()  # a program's graphs apply the transforms themselves
     traced = _trace_all(bilevel, few(train), few(val))
     weights = {t.untyped_storage().data_ptr(): name for name, t in bilevel.params.items()}
     constants: Tensors = {}

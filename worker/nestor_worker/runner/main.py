@@ -88,8 +88,8 @@ def main() -> None:
 def _run(directory: Path, spec: workdir.Spec, supervisor: Connection, rank: int) -> None:
     import torch
 
-    from nestor_engine import State, optimise, restore
-    from nestor_engine.autodiff.trace_cache import Traces
+    from nestor_engine import State, optimize, restore
+    from nestor_engine.autodiff.trace_cache import TraceCache
 
     sandbox.limit_memory(spec.memory_bytes)
     torch.set_num_threads(spec.threads)
@@ -105,17 +105,17 @@ def _run(directory: Path, spec: workdir.Spec, supervisor: Connection, rank: int)
     state = State.load(path.read_bytes()) if path.exists() else None
 
     kept = directory / workdir.TRACES
-    traces = Traces(kept.read_bytes() if kept.exists() else b"")
+    traces = TraceCache(kept.read_bytes() if kept.exists() else b"")
 
     group = _join(directory, rank, spec.devices, device)
     if rank > 0:
-        for _ in optimise(bilevel, data, config, state, group, traces):
+        for _ in optimize(bilevel, data, config, state, group, traces):
             if group.any([False])[0]:
                 break
         return
     trajectory = Trajectory(directory, spec, config, supervisor.send, bilevel)
     trajectory.begin(state, device)
-    for step in optimise(bilevel, data, config, state, group, traces):
+    for step in optimize(bilevel, data, config, state, group, traces):
         trajectory.take(step)
         if group.any([supervisor.stopping.is_set()])[0]:
             break

@@ -11,7 +11,15 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from nestor import schemas
-from nestor.errors import ProgramInvalid, ProgramNotFound
+from nestor.errors import (
+    ProgramFormatUnknown,
+    ProgramInvalid,
+    ProgramNotFinite,
+    ProgramNotFound,
+    ProgramTooLarge,
+    shortened,
+    shown,
+)
 from nestor.schemas.base import Json
 from nestor_server.models import Blob, Program
 from nestor_server.storage import blobs, tensor_blobs
@@ -51,20 +59,20 @@ def get(session: Session, owner_id: UUID, program_id: UUID) -> Program:
 
 def _check_graphs(session: Session, blob: Blob) -> tuple[str, dict[str, Any]]:
     if blob.size > MAX_GRAPHS:
-        raise ProgramInvalid(reason=f"its graphs have {blob.size} bytes; {MAX_GRAPHS} are the most")
+        raise ProgramTooLarge(size=blob.size, limit=MAX_GRAPHS)
     try:
         document: Json = json.loads(blobs.load(session, blob))
     except (ValueError, RecursionError):
         raise ProgramInvalid(reason="its graphs are not JSON") from None
     match document:
         case {"format": int(version)} if version != FORMAT:
-            raise ProgramInvalid(reason=f"its format is {version}, and this server reads {FORMAT}")
+            raise ProgramFormatUnknown(version=version, known=FORMAT)
         case {"format": int(), "torch": str(torch), "hparams": dict(hparams), "graphs": dict(graphs)}:
             pass
         case _:
             raise ProgramInvalid(reason="its graphs lack one of `format`, `torch`, `hparams` and `graphs`")
     if not re.fullmatch(r"\d{1,4}\.\d{1,4}", torch):
-        raise ProgramInvalid(reason=f"its torch version is {torch[:40]!r}, not one like '2.13'")
+        raise ProgramInvalid(reason=f"its torch version is {shown(torch)}, not one like '2.13'")
     if graphs.keys() != GRAPHS:
         raise ProgramInvalid(reason=f"its graphs must be {', '.join(sorted(GRAPHS))}")
     if not hparams:
@@ -79,12 +87,12 @@ def _check_tensors(session: Session, blob: Blob, hparams: dict[str, Any]) -> Non
         raise ProgramInvalid(reason=f"its tensors are not safetensors: {error}") from None
     for name, tensor in header.tensors.items():
         if not name.startswith(ROOTS):
-            raise ProgramInvalid(reason=f"its tensor {name[:80]!r} begins with none of {', '.join(ROOTS)}")
+            raise ProgramInvalid(reason=f"its tensor {shown(name)} begins with none of {', '.join(ROOTS)}")
         # A buffer or a constant may hold −inf: that is how attention masks are written.
         mask = name.startswith(("buffers.", "constants."))
         if not tensor_blobs.finite(session, blob, tensor, or_infinite=mask):
-            raise ProgramInvalid(reason=f"its tensor {name[:80]!r} holds NaN{'' if mask else ' or infinite numbers'}")
+            raise ProgramNotFinite(tensor=name)
     stored = {name.removeprefix("hparams.") for name in header.tensors if name.startswith("hparams.")}
     if stored != hparams.keys():
         odd = ", ".join(sorted(stored ^ hparams.keys()))[:200]
-        raise ProgramInvalid(reason=f"its graphs and its tensors name different hyperparameters: {odd}")
+        raise ProgramInvalid(reason=f"its graphs and its tensors name different hyperparameters: {shortened(odd, 200)}")
