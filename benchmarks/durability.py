@@ -22,7 +22,7 @@ from nestor.schemas import Preset
 from nestor_engine import Config, optimize
 from nestor_worker.options import Options
 from nestor_worker.runner import presets
-from nestor_worker.runner.recorder import Beside, Trajectory
+from nestor_worker.runner.recorder import BackgroundCheckpointer, Trajectory
 from nestor_worker.workdir import Spec
 from tests.end_to_end import faults
 from tests.end_to_end.api import ENDLESS, PRESET, Api
@@ -45,7 +45,7 @@ RECOVERIES = (
 )
 
 
-class Metered(Beside):
+class Metered(BackgroundCheckpointer):
     """Sums the processor time of its jobs."""
 
     spent, jobs = 0.0, 0
@@ -66,7 +66,7 @@ def overheads() -> dict[str, dict[str, float]]:
         with tempfile.TemporaryDirectory() as directory:
             spec = Spec({}, None, None, None, None, threads=1, checkpoint_seconds=seconds)
             trajectory = Trajectory(Path(directory), spec, config, lambda line: None, problem.bilevel())
-            trajectory._beside = metered = Metered(seconds)
+            trajectory._checkpointer = metered = Metered(seconds)
             trajectory.begin(None, "cpu")
             until, began = time.monotonic() + OVERHEAD_SECONDS, time.process_time()
             for step in optimize(problem.bilevel(), problem.data, config):

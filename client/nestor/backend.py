@@ -1,6 +1,7 @@
 """What `Study` and `Trial` ask of the place where they live: a server (`Client`) or this process (`Local`).
 
-Both answer with the wire's schemas and fail with the wire's errors, and one test suite holds for both.
+Both answer with the wire's schemas, fail with the wire's errors, follow `nestor.lifecycle` and record the same events.
+One test suite holds for both.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 
 class Backend(Protocol):
+    """A place where studies and their trials live."""
+
     @property
     def ships(self) -> bool:
         """Whether problems leave this process, and so must be exportable."""
@@ -37,13 +40,17 @@ class Backend(Protocol):
         """Raises StudyNotFound."""
         ...
 
-    def studies(self) -> Iterator[StudyRecord]: ...
+    def studies(self) -> Iterator[StudyRecord]:
+        """Newest first."""
+        ...
 
     def set_user_attrs(self, study_id: UUID, changes: dict[str, Any]) -> StudyRecord:
         """Set some user attributes and leave the others."""
         ...
 
-    def delete_study(self, study_id: UUID) -> None: ...
+    def delete_study(self, study_id: UUID) -> None:
+        """Delete a study, and cancel what still runs in it. Raises StudyNotFound."""
+        ...
 
     def submit(
         self,
@@ -79,7 +86,7 @@ class Backend(Protocol):
         """Have a complete or paused trial take more steps. Raises IllegalTransition."""
         ...
 
-    def prioritise(self, trial_id: UUID, priority: int) -> TrialRecord:
+    def prioritize(self, trial_id: UUID, priority: int) -> TrialRecord:
         """Let a trial go before those of lower priority. Raises Forbidden."""
         ...
 
@@ -88,14 +95,16 @@ class Backend(Protocol):
         ...
 
     def events(self, trial_id: UUID, after: int = 0) -> Iterator[Event]:
-        """The journal behind entry `after`, each entry once and in order, as it grows; `end` is the last."""
+        """The events behind number `after`, each once and in order, as they come; `end` is the last."""
         ...
 
     def steps(self, trial_id: UUID, after: int = 0) -> list[Step]:
         """The recorded steps whose number is above `after`."""
         ...
 
-    def hyperparameters(self, trial_id: UUID) -> Hyperparameters: ...
+    def hyperparameters(self, trial_id: UUID) -> Hyperparameters:
+        """What is tuned, and the steps that have a snapshot."""
+        ...
 
     def snapshot(self, trial_id: UUID, step: int | None = None) -> bytes:
         """All hyperparameters at `step`, by default the latest that was kept, as safetensors.

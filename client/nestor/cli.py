@@ -124,7 +124,7 @@ def extend(
 
 
 @app.command(context_settings={"ignore_unknown_options": True})  # otherwise -5 would be an option
-def prioritise(
+def prioritize(
     trial: TrialId,
     priority: Annotated[int, typer.Argument(help="A priority above 0 requires an admin token.", min=-1000, max=1000)],
     server: ServerOption = None,
@@ -132,7 +132,7 @@ def prioritise(
 ) -> None:
     """Let a trial run before all trials of lower priority. The default is 0."""
     with _client(server) as client:
-        _show_trials([client.prioritise(trial, priority)], json=json, one=True)
+        _show_trials([client.prioritize(trial, priority)], json=json, one=True)
 
 
 @app.command()
@@ -219,13 +219,13 @@ def _show_trials(records: list[TrialRecord], *, json: bool, one: bool = False) -
     if json:
         dumped = [record.model_dump(mode="json") for record in records]
         return _print_json(dumped[0] if one else dumped)
-    heads = ("trial", "id", "state", "priority", "step", "best validation loss", "error")
+    heads = ("trial", "id", "state", "priority", "step", "best validation loss", "error", "can")
     rows: list[tuple[str, ...]] = []
     for record in records:
         error = (record.error or {}).get("detail", "")
         step = f"{record.step}/{record.n_steps}"
         known = str(record.number), str(record.id), record.state.value, str(record.priority)
-        rows.append((*known, step, _number(record.best_value), error))
+        rows.append((*known, step, _number(record.best_value), error, ", ".join(record.allowed_actions)))
     return _print_table(heads, rows)
 
 

@@ -145,7 +145,7 @@ class Study:
     def stop(self) -> None:
         """In a callback: end its trial after this step. Elsewhere: end all trials that are not finished."""
         for trial in self.trials if self._watched is None else [self._watched]:
-            if not trial.state.finished:
+            if "stop" in trial.allowed_actions:
                 trial.stop()
 
     def _check(self, problem: Problem, config: Config) -> Program | None:

@@ -35,10 +35,12 @@ class Trial:
 
     @property
     def id(self) -> UUID:
+        """Unique among all trials."""
         return self._record.id
 
     @property
     def number(self) -> int:
+        """Unique in its study, from 0."""
         return self._record.number
 
     @property
@@ -48,17 +50,25 @@ class Trial:
 
     @property
     def user_attrs(self) -> dict[str, Any]:
+        """What its user attached to it."""
         return dict(self._record.user_attrs)
 
     @property
     def record(self) -> schemas.Trial:
+        """All of it, as of now."""
         if not self._record.state.finished:
             self.refresh()
         return self._record
 
     @property
     def state(self) -> State:
+        """queued, running, paused, complete, failed or cancelled."""
         return self.record.state
+
+    @property
+    def allowed_actions(self) -> tuple[str, ...]:
+        """What can be asked of it now: "stop", "cancel", "pause", "resume", "retry", "extend"."""
+        return self.record.allowed_actions
 
     @property
     def error(self) -> str | None:
@@ -73,10 +83,12 @@ class Trial:
 
     @property
     def best_value(self) -> float | None:
+        """The lowest `value` of any step."""
         return self.record.best_value
 
     @property
     def best_step(self) -> int | None:
+        """The first step that has `best_value`."""
         return self.record.best_step
 
     @property
@@ -93,6 +105,7 @@ class Trial:
         return self._last_step
 
     def refresh(self) -> Trial:
+        """Ask for the record anew."""
         self._record = self._backend.trial(self.id)
         return self
 
@@ -169,6 +182,7 @@ class Trial:
         return self._request("pause")
 
     def resume(self) -> Trial:
+        """Go on after a pause; while it still runs, take the pause or the stop back."""
         return self._request("resume")
 
     def retry(self) -> Trial:
@@ -187,12 +201,12 @@ class Trial:
         self._record = self._backend.extend(self.id, steps)
         return self
 
-    def prioritise(self, priority: int) -> Trial:
+    def prioritize(self, priority: int) -> Trial:
         """Let it go before trials of lower priority, yours and others': from -1000 to 1000, 0 by default.
 
         Everybody may step back. A priority above 0 takes a token of the scope admin.
         """
-        self._record = self._backend.prioritise(self.id, priority)
+        self._record = self._backend.prioritize(self.id, priority)
         return self
 
     @property
@@ -290,8 +304,14 @@ def _distribution(named: dict[str, numpy.ndarray], quantiles: tuple[float, ...])
     import numpy as np
 
     values = np.concatenate([array.ravel() for array in named.values()]).astype(np.float64)
-    told = {"count": values.size, "min": values.min(), "max": values.max(), "mean": values.mean(), "std": values.std()}
-    return told | {f"{q:.0%}": value for q, value in zip(quantiles, np.quantile(values, quantiles), strict=True)}
+    summary = {
+        "count": values.size,
+        "min": values.min(),
+        "max": values.max(),
+        "mean": values.mean(),
+        "std": values.std(),
+    }
+    return summary | {f"{q:.0%}": value for q, value in zip(quantiles, np.quantile(values, quantiles), strict=True)}
 
 
 def table(records: list[schemas.Trial]) -> str:

@@ -118,6 +118,33 @@ def test_canceling_is_confirmed_first(page, server, token, run, api):
     expect(page.locator("#trial-state")).to_have_text("running, canceling")
 
 
+def test_a_trial_has_buttons_for_what_is_allowed_and_is_retried_and_extended(page, server, token, run, api):
+    def buttons(*names: str) -> None:
+        enabled = page.locator("[data-action]:enabled")
+        expect(enabled).to_have_text(list(names), timeout=15_000)  # the page looks every ten seconds
+        shown = {button.get_attribute("data-action") for button in enabled.all()}
+        assert shown == set(api.get(run.path).json()["allowed_actions"])
+
+    page.goto(f"{server.url}/#token={token}")
+    page.get_by_role("button", name="digits").click()
+    buttons("Pause", "Stop and keep the result", "Cancel")
+    page.get_by_role("button", name="Pause").click()
+    buttons("Resume", "Stop and keep the result", "Cancel")
+    run.finish(State.failed, {"code": "diverged", "detail": "The loss is not finite at step 3. Lower the rate."})
+    buttons("Retry")
+    page.get_by_role("button", name="Retry").click()
+    expect(page.locator("#trial-state")).to_have_text("queued", timeout=8_000)
+    expect(page.locator("#trial-error")).to_be_hidden()
+    run.claim()
+    run.finish()
+    buttons("Extend")
+    page.get_by_label("steps").fill("7")
+    page.get_by_role("button", name="Extend").click()
+    expect(page.locator("#trial-state")).to_have_text("queued", timeout=8_000)
+    assert api.get(run.path).json()["n_steps"] == api.get(run.path).json()["step"] + 7
+    buttons("Pause", "Stop and keep the result", "Cancel")
+
+
 def test_a_failed_trial_shows_its_error(page, server, token, run):
     run.finish(State.failed, {"code": "diverged", "detail": "The loss is not finite at step 3. Lower the rate."})
     page.goto(f"{server.url}/#token={token}")

@@ -57,6 +57,7 @@ def test_studies_and_trials_are_listed(shell, trial):
     (listed,) = json.loads(shell("trials", STUDY, "--json"))
     assert (listed["id"], listed["step"]) == (str(trial.id), N_STEPS)
     assert str(trial.id) in shell("trials", STUDY)
+    assert shell("trials", STUDY).split()[-1] == "extend"  # what can be asked of it
 
 
 def test_a_trial_is_watched_to_its_end(shell, trial):
@@ -91,8 +92,8 @@ def test_a_running_trial_is_left_paused_resumed_and_cancelled(shell, server, tok
 
         assert json.loads(shell("pause", trial.id, "--json"))["desired"] == "pause"
         assert json.loads(shell("resume", trial.id, "--json"))["desired"] == "run"
-        assert json.loads(shell("prioritise", trial.id, -5, "--json"))["priority"] == -5
-        assert "ahead of other users' trials" in shell("prioritise", trial.id, 5, code=1)
+        assert json.loads(shell("prioritize", trial.id, -5, "--json"))["priority"] == -5
+        assert "ahead of other users' trials" in shell("prioritize", trial.id, 5, code=1)
         assert json.loads(shell("cancel", trial.id, "--json"))["id"] == str(trial.id)
         assert trial.wait().state is State.cancelled
         assert "cannot stop" in shell("stop", trial.id, code=1)

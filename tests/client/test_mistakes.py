@@ -126,7 +126,7 @@ OPTIONS = {
 CHANGES: dict[str, tuple[Callable[[Trial], object], str]] = {
     "extend by nothing": (lambda trial: trial.extend(0), "steps=0: it must be at least 1 and at most 2147483647"),
     "extend in words": (lambda trial: trial.extend("a"), "steps='a': it must be a whole number"),  # pyright: ignore
-    "prioritise": (lambda trial: trial.prioritise(5000), "priority=5000: it must be at least -1000 and at most 1000"),
+    "prioritize": (lambda trial: trial.prioritize(5000), "priority=5000: it must be at least -1000 and at most 1000"),
 }
 
 

@@ -48,6 +48,38 @@ def test_a_finished_trial_says_how_it_went(finished, trial):
     assert "complete" in trial._repr_html_()
 
 
+def test_all_that_happens_is_recorded_in_its_order_with_who_and_why(trial):
+    events = list(trial.events())
+    expected: list[tuple[str, Any]] = [("state", "queued"), ("state", "running"), ("snapshot", 0), ("log", 0)]
+    for step in trial.steps:
+        expected += [("step", step.number), ("snapshot", step.number), *[("log", step.number)] * len(step.warnings)]
+    expected += [("state", "complete"), ("end", "complete")]
+    about = {"state": "state", "end": "state", "step": "number", "snapshot": "step", "log": "step"}
+    assert [(event.type.value, event.data[about[event.type]]) for event in events] == expected
+    assert [event.seq for event in events[:-1]] == list(range(1, len(events)))
+    assert all(("at" in event.data) == (event.type not in ("step", "end")) for event in events)
+
+    submitted, claimed, completed = (event.data for event in events if event.type == "state")
+    assert (submitted["why"], submitted["by"].split()[0]) == ("submitted", "user")
+    assert (claimed["why"], claimed["attempt"]) == ("a worker is free", 1)
+    assert (completed["why"], completed["by"]) == (f"all {N_STEPS} steps are taken", claimed["by"])
+    begun = events[3].data
+    assert begun["level"] == "info"
+    assert begun["text"].startswith("runs on ")
+    assert begun["text"].endswith(", from the beginning")
+    (attempt,) = trial.attempts
+    assert (attempt.worker, attempt.state, attempt.why) == (claimed["by"], State.complete, completed["why"])
+
+
+def test_a_trial_says_what_can_be_asked_of_it(new_study, trial):
+    assert trial.allowed_actions == ("extend",)
+    running = new_study().optimize(ridge(), **ENDLESS)
+    next(running.stream())
+    assert running.allowed_actions == ("stop", "cancel", "pause")
+    running.cancel()
+    assert running.wait().allowed_actions == ()
+
+
 def test_a_bar_shows_where_a_trial_stands(trial, capfd):
     trial.wait(show_progress_bar=True)
     shown = capfd.readouterr().err
@@ -227,9 +259,9 @@ def test_the_next_trial_of_a_program_need_not_trace_its_products_again(client, w
 def test_a_priority_is_kept_and_changed(new_study):
     trial = new_study().optimize(ridge(), 1, **QUICK, priority=-1)
     assert (trial.record.priority, trial.spec.priority) == (-1, -1)
-    assert trial.prioritise(-2).record.priority == -2
+    assert trial.prioritize(-2).record.priority == -2
     with pytest.raises(InvalidInput, match="priority=-1001: it must be at least -1000 and at most 1000"):
-        trial.prioritise(-1001)
+        trial.prioritize(-1001)
 
 
 def test_a_failed_trial_is_retried_and_fails_again_for_the_same_reason(new_study):

@@ -80,6 +80,26 @@ def test_a_database_of_the_first_revision_is_brought_up_to_date_with_its_trials(
     assert tuple(kept) == (trial, 0, 0, None)
 
 
+def test_a_trial_that_is_asked_to_yield_is_still_asked_after_the_word_for_it_has_changed(url, engine):
+    database.migrate(url, "0004")
+    user, study = uuid4(), uuid4()
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO users (id, name) VALUES (:id, 'u')"), {"id": user})
+        insert(connection, "studies", id=study, owner_id=user, name="s", direction="minimize")
+        for number, desired in enumerate(("make_way", "pause")):
+            row = {"spec": "{}", "n_steps": 1, "state": "running", "desired": desired}
+            insert(connection, "trials", id=uuid4(), study_id=study, number=number, **row)
+
+    def desired() -> list[str]:
+        with engine.connect() as connection:
+            return list(connection.execute(text("SELECT desired FROM trials ORDER BY number")).scalars())
+
+    database.migrate(url, "0006")
+    assert desired() == ["preempt", "pause"]
+    command.downgrade(database.alembic_config(url), "0005")
+    assert desired() == ["make_way", "pause"]
+
+
 def insert(connection, table: str, **values) -> None:
     """A row with a value of the right type for every required column."""
     for column in inspect(connection).get_columns(table):

@@ -15,23 +15,23 @@ from nestor_worker.channel import (
     Checkpoint,
     Ended,
     Failed,
-    Said,
+    LogLine,
     Snapshot,
     Started,
     Stepped,
     Stop,
 )
 from nestor_worker.supervisor import buffer
-from nestor_worker.supervisor.buffer import Gathering
+from nestor_worker.supervisor.buffer import RecordBuffer
 
 MESSAGES = [
     Started([{"name": "l2", "shape": [2], "dtype": "float32", "transform": "exp"}], "cpu", 0),
     Stepped({"number": 1, "val_loss": 0.1}),
     Snapshot(3, "snapshot-3.safetensors", [2]),
     Checkpoint(3, "checkpoint-3.safetensors"),
-    Said(3, "two\nlines and λ", "warning"),
+    LogLine(3, "two\nlines and λ", "warning"),
     Ended(3, True),
-    Failed("diverged", "Diverged", "Step 3: …"),
+    Failed("diverged", "Step 3: …"),
     Begin(),
     Stop(),
 ]
@@ -94,14 +94,14 @@ def test_a_runner_cannot_have_other_files_read(tmp_path):
 
 @pytest.mark.parametrize("message", [Stepped({"number": 1}), Stop(), Snapshot(1, "../a")], ids=str)
 def test_a_forbidden_message_of_a_runner_reaches_no_transaction(tmp_path, message):
-    gathered = Gathering(tmp_path, max_bytes=100)
+    gathered = RecordBuffer(tmp_path, max_bytes=100)
     with pytest.raises(ChannelBroken):
         gathered.add(message)
     assert not gathered.batch()
 
 
 def test_a_missing_file_reaches_no_transaction(tmp_path):
-    gathered = Gathering(tmp_path, max_bytes=100)
+    gathered = RecordBuffer(tmp_path, max_bytes=100)
     gathered.add(Snapshot(1, "absent"))
     with pytest.raises(ChannelBroken):
         gathered.batch()
@@ -109,15 +109,15 @@ def test_a_missing_file_reaches_no_transaction(tmp_path):
 
 
 @pytest.fixture
-def gathered(tmp_path) -> Gathering:
-    return Gathering(tmp_path, max_bytes=2**30)
+def gathered(tmp_path) -> RecordBuffer:
+    return RecordBuffer(tmp_path, max_bytes=2**30)
 
 
 def test_a_batch_stays_the_same_until_it_is_recorded(gathered, tmp_path):
     """Its commit may have succeeded unnoticed. Another batch under the same number would lose its new messages."""
-    gathered.add(Said(1, "first"))
+    gathered.add(LogLine(1, "first"))
     first = gathered.batch()
-    gathered.add(Said(2, "second"))
+    gathered.add(LogLine(2, "second"))
     assert gathered.batch() is first
     gathered.recorded()
     second = gathered.batch()

@@ -91,7 +91,7 @@ def test_a_hanging_runner_ends_its_attempt_and_releases_the_trial(sessions, work
     assert supervise(sessions, worker_settings, lease, slot, runner, threading.Event()) is State.queued
     with sessions() as session:
         assert session.get_one(Trial, trial.id).restarts == 1
-        assert "said nothing for 1 s" in events(session, trial.id, EventType.state)[-1]["why"]
+        assert "sent nothing for 1 s" in events(session, trial.id, EventType.state)[-1]["why"]
     assert not runner.is_alive
 
 

@@ -68,7 +68,7 @@ def test_late_writes_of_a_lost_lease_change_nothing(sessions, new_trial, late):
     old = claim(sessions, trial.id, "old")
     expire(sessions, trial.id)
     with sessions.begin() as session:
-        assert trial.id in leases.reap(session)
+        assert trial.id in leases.sweep_expired(session)
     new = claim(sessions, trial.id, "new")
 
     with sessions() as session:
@@ -89,7 +89,7 @@ def test_reaping_takes_back_only_what_is_expired(sessions, new_trial):
     claim(sessions, lost.id, "host:7")
     expire(sessions, lost.id)
     with sessions.begin() as session:
-        sent = leases.reap(session)
+        sent = leases.sweep_expired(session)
     assert lost.id in sent
     assert held.id not in sent
     with sessions() as session:
@@ -103,13 +103,13 @@ def test_a_trial_whose_message_was_lost_gets_another_but_not_at_every_sweep(sess
     trial = new_trial()
     with sessions.begin() as session:
         session.add(Worker(id="idle", device="cpu", versions={}))
-        assert trial.id not in leases.reap(session)
+        assert trial.id not in leases.sweep_expired(session)
         long_ago = func.now() - timedelta(hours=1)
         session.execute(update(Trial).where(Trial.id == trial.id).values(sent_at=long_ago))
     with sessions.begin() as session:
-        assert trial.id in leases.reap(session)
+        assert trial.id in leases.sweep_expired(session)
     with sessions.begin() as session:
-        assert trial.id not in leases.reap(session)
+        assert trial.id not in leases.sweep_expired(session)
         session.execute(delete(Worker))
 
 
@@ -122,10 +122,10 @@ def test_messages_are_sent_again_only_for_slots_that_idle(sessions, new_trial):
     for _ in range(3):
         new_trial(sent_at=long_ago)
     with sessions.begin() as session:
-        assert leases.reap(session) == []
+        assert leases.sweep_expired(session) == []
         session.execute(update(Worker).where(Worker.id == "busy").values(trial_id=None))
     with sessions.begin() as session:
-        assert len(leases.reap(session)) == 1
+        assert len(leases.sweep_expired(session)) == 1
         session.execute(delete(Worker))
 
 

@@ -9,10 +9,11 @@ from uuid import UUID
 import pytest
 from sqlalchemy import func, update
 
+from nestor import lifecycle
 from nestor.errors import IllegalTransition, InvalidInput
 from nestor.schemas import Action, Desired, EventType, State
 from nestor_server.models import Checkpoint, Study, Trial
-from nestor_server.scheduling import leases, recording, state_machine
+from nestor_server.scheduling import leases, recording
 from nestor_server.scheduling.leases import LeaseLost
 from nestor_server.scheduling.recording import Batch
 from nestor_server.storage import blobs
@@ -40,7 +41,7 @@ ASKED = {  # (state, what the user asks for) → the state after it
 }
 
 
-@pytest.mark.parametrize(("state", "action"), list(product(State, state_machine.ACTIONS)), ids=str)
+@pytest.mark.parametrize(("state", "action"), list(product(State, sorted({action for _, action in ASKED}))), ids=str)
 def test_a_request_is_carried_out_refused_or_passed_to_the_worker(session, new_trial, state: State, action: Action):
     trial = session.merge(new_trial(state))
     expected = ASKED.get((state, action), ILLEGAL)
@@ -52,7 +53,7 @@ def test_a_request_is_carried_out_refused_or_passed_to_the_worker(session, new_t
     assert after.state == expected
     again = leases.request(session, after, action)
     assert (again.state, again.seq) == (expected, after.seq)
-    assert after.desired == state_machine.ACTIONS[action][0] or state is expected
+    assert after.desired == lifecycle.MEANINGS[action].desired or state is expected
 
 
 def test_a_refusal_says_what_is_allowed(session, new_trial):
@@ -60,9 +61,6 @@ def test_a_refusal_says_what_is_allowed(session, new_trial):
     leases.request(session, trial, "cancel")
     with pytest.raises(IllegalTransition, match="From here it can: nothing"):
         leases.request(session, trial, "resume")
-    assert state_machine.allowed(State.paused) == ["resume", "stop", "cancel", "extend"]
-    assert state_machine.allowed(State.failed) == ["retry"]
-    assert state_machine.allowed(State.complete) == ["extend"]
 
 
 def test_a_cancellation_cannot_be_withdrawn(session, new_trial):
@@ -91,7 +89,7 @@ def test_a_request_survives_the_worker_that_did_not_carry_it_out(sessions, new_t
         leases.request(session, session.get_one(Trial, trial.id), action)
     expire(sessions, trial.id)
     with sessions.begin() as session:
-        assert trial.id not in leases.reap(session)
+        assert trial.id not in leases.sweep_expired(session)
         assert session.get_one(Trial, trial.id).state == state
 
 
@@ -168,12 +166,12 @@ def test_the_server_carries_out_a_request_that_the_worker_misses(sessions, new_t
     lease = claim(sessions, trial.id)
     with sessions.begin() as session:
         leases.request(session, session.get_one(Trial, trial.id), action)
-        leases.reap(session)
+        leases.sweep_expired(session)
         assert leases.renew(session, lease) == action
         ago = func.now() - timedelta(seconds=1)
         session.execute(update(Trial).where(Trial.id == trial.id).values(answer_by=ago))
     with sessions.begin() as session:
-        leases.reap(session)
+        leases.sweep_expired(session)
         event = events(session, trial.id, EventType.state)[-1]
         assert (event["state"], event["by"]) == (state, "server")
         assert event["why"] == f"{action} was asked for; its worker (w1) did not do so in time"

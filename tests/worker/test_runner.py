@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 
+from nestor.lifecycle import RECENT, is_retained
 from nestor.options import Config
 from nestor.schemas import TrialCreate
-from nestor_engine.training.retention import RECENT, keeps
 from nestor_worker.channel import Checkpoint, Ended, Failed, Message, Snapshot, Started, Stepped, Stop
 from nestor_worker.runner.snapshot_policy import Snapshots
 from nestor_worker.supervisor import runner_process
@@ -111,7 +111,7 @@ def test_it_uses_freed_memory_again(tmp_path: Path):
 def test_on_a_stop_message_it_writes_a_checkpoint_and_exits(start):
     runner = start(100_000)
     heard = hear(runner, until=Stepped)
-    runner.tell(Stop())
+    runner.send(Stop())
     heard += hear(runner)
     assert heard[-1] == Ended(of(Stepped, heard)[-1].record["number"], stopped=True)
     reached = of(Stepped, heard)[-1].record["number"]
@@ -184,9 +184,9 @@ def test_with_every_doubling_of_their_age_half_as_many_snapshots_are_kept(every:
     policy.is_best(1001 * every, 0.1)
     kept = {0}
     for step in range(every, every * 5_000 + 1, every):
-        kept = kept - set(policy.outlived(step)) | {step}
+        kept = kept - set(policy.evicted(step)) | {step}
     newest = every * 5_000
-    assert kept == {0, 1001 * every} | {step for step in range(every, newest + 1) if keeps(step, newest, every)}
+    assert kept == {0, 1001 * every} | {step for step in range(every, newest + 1) if is_retained(step, newest, every)}
     ages = [(newest - step) // every for step in kept]
     assert sum(age < RECENT for age in ages) == RECENT
     for oldest in (2 * RECENT, 4 * RECENT, 8 * RECENT):

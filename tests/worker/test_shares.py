@@ -58,11 +58,11 @@ def has_run_for(sessions, seconds: float, *trials: UUID) -> None:
         session.execute(update(Trial).where(Trial.id.in_(trials)).values(claimed_at=ago))
 
 
-def told_to_make_way(sessions) -> set[UUID]:
+def preempted(sessions) -> set[UUID]:
     with sessions.begin() as session:
-        fair_share.end_slices(session, SLICE)
+        fair_share.preempt(session, SLICE)
     with sessions() as session:
-        return set(session.scalars(select(Trial.id).where(Trial.desired == Desired.make_way, Trial.state == "running")))
+        return set(session.scalars(select(Trial.id).where(Trial.desired == Desired.preempt, Trial.state == "running")))
 
 
 def test_the_oldest_goes_first(queue, claim):
@@ -143,12 +143,12 @@ def test_a_locked_trial_is_skipped_but_a_claim_waits_for_the_trial_that_it_names
 
 
 def test_a_trial_is_preempted_once_its_slice_is_over_and_another_waits(queue, lease, sessions):
-    assert told_to_make_way(sessions) == set()
+    assert preempted(sessions) == set()
     queue("a")
     has_run_for(sessions, SLICE - 10, lease.trial_id)
-    assert told_to_make_way(sessions) == set()
+    assert preempted(sessions) == set()
     has_run_for(sessions, SLICE + 1, lease.trial_id)
-    assert told_to_make_way(sessions) == {lease.trial_id}
+    assert preempted(sessions) == {lease.trial_id}
 
 
 def test_only_as_many_trials_are_preempted_as_wait_and_the_longest_running_first(queue, claim, sessions):
@@ -158,7 +158,7 @@ def test_only_as_many_trials_are_preempted_as_wait_and_the_longest_running_first
         has_run_for(sessions, SLICE + 1 + running.index(trial), trial)
     queue("a")
     for _ in range(2):  # looking again changes nothing
-        assert told_to_make_way(sessions) == {running[2]}
+        assert preempted(sessions) == {running[2]}
 
 
 def test_no_trial_is_preempted_for_a_lower_priority_or_for_a_user_with_more_trials(queue, claim, sessions):
@@ -166,12 +166,12 @@ def test_no_trial_is_preempted_for_a_lower_priority_or_for_a_user_with_more_tria
     assert {claim()} == running
     queue("b")
     has_run_for(sessions, SLICE + 1, *running)
-    assert told_to_make_way(sessions) == set()
+    assert preempted(sessions) == set()
 
     second = queue("c", priority=1)
     assert claim() == second
     queue("c", priority=1)  # c has one, and so has a
-    assert told_to_make_way(sessions) == set()
+    assert preempted(sessions) == set()
 
 
 def test_a_preempted_trial_is_not_claimed_again_at_once(queue, claim, sessions):
@@ -184,7 +184,7 @@ def test_a_preempted_trial_is_not_claimed_again_at_once(queue, claim, sessions):
         for _ in range(dice.randrange(1, 6)):
             if (trial := claim()) and dice.random() < 0.7:
                 has_run_for(sessions, SLICE + dice.randrange(1, 100), trial)
-        leaving = told_to_make_way(sessions)
+        leaving = preempted(sessions)
         with sessions.begin() as session:
             gone = update(Trial).where(Trial.id.in_(leaving))
             session.execute(gone.values(state="queued", desired="run", queued_at=func.now() + timedelta(hours=1)))
@@ -203,16 +203,16 @@ def test_a_trial_of_several_devices_waits_for_a_slot_that_has_them(queue, claim,
 
 def test_a_trial_is_preempted_only_for_trials_with_as_many_devices(queue, lease, sessions):
     queue("b", devices=2)
-    assert told_to_make_way(sessions) == set()
+    assert preempted(sessions) == set()
     queue("c")
-    assert told_to_make_way(sessions) == {lease.trial_id}
+    assert preempted(sessions) == {lease.trial_id}
 
 
 def test_preemption_uses_no_budget_and_records_its_reason(queue, lease, sessions):
     queue("a")
-    assert told_to_make_way(sessions) == {lease.trial_id}
+    assert preempted(sessions) == {lease.trial_id}
     with sessions.begin() as session:
-        assert leases.renew(session, lease) is Desired.make_way
+        assert leases.renew(session, lease) is Desired.preempt
         assert leases.requeue(session, lease, "others wait") is State.queued
     with sessions() as session:
         row = session.get_one(Trial, lease.trial_id)
@@ -222,7 +222,7 @@ def test_preemption_uses_no_budget_and_records_its_reason(queue, lease, sessions
 
 def test_a_users_request_takes_precedence_over_preemption(queue, lease, sessions):
     queue("a")
-    told_to_make_way(sessions)
+    preempted(sessions)
     with sessions.begin() as session:
         leases.request(session, session.get_one(Trial, lease.trial_id), "pause")
         assert leases.requeue(session, lease, "others wait") is State.paused

@@ -11,15 +11,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from sqlalchemy import func, select, update
 
+from nestor import lifecycle
 from nestor.errors import IllegalTransition
+from nestor.lifecycle import MEANINGS, OBEDIENCE, TRANSITIONS
 from nestor.schemas import Desired, State
 from nestor_server.models import Checkpoint, Event, Step, Trial
-from nestor_server.scheduling import leases, recording, state_machine
+from nestor_server.scheduling import leases, recording
 from nestor_server.scheduling.leases import Lease, LeaseLost
 from nestor_server.scheduling.recording import Batch, Tensors
-from nestor_server.scheduling.state_machine import ACTIONS, GRANTS, MOVES
 from tests.worker.trials import step
 
+ASKED = set(MEANINGS) - {"extend"}
 GRANTED = {Desired.stop: State.complete, Desired.cancel: State.cancelled, Desired.pause: State.paused}
 
 
@@ -49,15 +51,15 @@ class Life(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def ask_for_what_is_allowed(self, data) -> None:
-        if allowed := state_machine.allowed(self.state):
+        if allowed := lifecycle.allowed_actions(self.state, self.desired):
             action = data.draw(st.sampled_from(allowed))
             self.extend(5) if action == "extend" else self.ask(action)
 
-    @rule(action=st.sampled_from(sorted(ACTIONS)))
+    @rule(action=st.sampled_from(sorted(ASKED)))
     def ask(self, action) -> None:
-        desired, name = ACTIONS[action]
+        desired, transition = MEANINGS[action].desired, MEANINGS[action].transition
         taken_back = self.state is State.running and self.desired is Desired.cancel and action != "cancel"
-        legal = self.state in (State.running, MOVES[name].target, *MOVES[name].sources) and not taken_back
+        legal = self.state in (State.running, transition.target, *transition.sources) and not taken_back
         with self.sessions.begin() as session:
             trial = session.get_one(Trial, self.id)
             if not legal:
@@ -66,11 +68,12 @@ class Life(RuleBasedStateMachine):
                 return
             leases.request(session, trial, action)
         if self.state is State.running:
-            self.n_entries += self.desired is not desired
-            self.desired = desired
-        elif self.state in MOVES[name].sources:
+            if action != "retry" and self.desired is not desired:  # it runs again already
+                self.n_entries += 1
+                self.desired = desired
+        elif self.state in transition.sources:
             self.n_entries += 1
-            self.state, self.desired = MOVES[name].target, desired
+            self.state, self.desired = transition.target, desired
             if action == "retry":
                 self.restarts = self.preemptions = 0
 
@@ -168,10 +171,10 @@ class Life(RuleBasedStateMachine):
             if due:
                 ago = func.now() - timedelta(seconds=1)
                 session.execute(update(Trial).where(Trial.id == self.id).values({overdue: ago}))
-            assert (self.id in leases.reap(session)) == (due and self._given_up("restarts") is State.queued)
+            assert (self.id in leases.sweep_expired(session)) == (due and self._given_up("restarts") is State.queued)
 
     def _given_up(self, paid_from) -> State:
-        if self.desired in GRANTS:
+        if self.desired in OBEDIENCE:
             return self._end(GRANTED[self.desired])
         if paid_from is not None:
             spent = getattr(self, paid_from) + 1
@@ -232,7 +235,7 @@ class Life(RuleBasedStateMachine):
             assert data["by"]
             assert "why" in data
             assert "desired" in data or any(
-                before in move.sources and move.target is after for move in state_machine.MOVES.values()
+                before in transition.sources and transition.target is after for transition in TRANSITIONS
             )
             self.seen.add((before, after))
             before = after
@@ -268,4 +271,4 @@ def test_each_transition_of_the_table_occurs(sessions, worker_settings, new_tria
         life.the_row_says_what_the_model_says()
         life.each_step_is_there_once_and_the_newest_checkpoints_are_kept()
         life.the_journal_counts_without_a_gap_and_tells_legal_moves_with_who_and_why()
-    assert {(source, move.target) for move in MOVES.values() for source in move.sources} <= Life.seen
+    assert {(source, transition.target) for transition in TRANSITIONS for source in transition.sources} <= Life.seen

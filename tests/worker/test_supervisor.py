@@ -67,7 +67,7 @@ def test_a_supervisor_that_lost_its_lease_ends_its_runner_and_writes_nothing(ses
     wait_for(lambda: steps() > 0, "a step", seconds=60)
     expire(sessions, trial.id)
     with sessions.begin() as session:
-        leases.reap(session)
+        leases.sweep_expired(session)
     new = claim(sessions, trial.id, "new")
     thread.join(timeout=10)
     assert states == [None]

@@ -10,9 +10,9 @@ import pytest
 
 from nestor.schemas import Preset
 from nestor_engine import Config, State, optimize
-from nestor_worker.channel import Checkpoint, Said, Snapshot
+from nestor_worker.channel import Checkpoint, LogLine, Snapshot
 from nestor_worker.runner import presets
-from nestor_worker.runner.recorder import SHARE, Beside, CannotWrite, Trajectory
+from nestor_worker.runner.recorder import MAX_CHECKPOINT_DUTY_CYCLE, BackgroundCheckpointer, CannotWrite, Trajectory
 from nestor_worker.workdir import Spec
 
 PRESET = {"model": {"kind": "mlp", "hidden": [8]}, "train_size": 100, "val_size": 50}
@@ -64,46 +64,46 @@ def test_a_checkpoint_holds_the_step_at_which_it_was_due_even_if_training_has_co
 
 
 def test_checkpoints_do_not_hold_up_the_training():
-    beside, go_on = Beside(1e-9), threading.Event()
-    assert beside.is_due
-    beside.start(go_on.wait)
-    assert not beside.is_due  # one at a time
+    checkpointer, go_on = BackgroundCheckpointer(1e-9), threading.Event()
+    assert checkpointer.is_due
+    checkpointer.start(go_on.wait)
+    assert not checkpointer.is_due  # one at a time
     go_on.set()
-    beside.finish()
+    checkpointer.finish()
 
 
 def test_the_more_a_checkpoint_costs_the_fewer_are_written():
-    beside = Beside(1e-9)
+    checkpointer = BackgroundCheckpointer(1e-9)
 
     def dear() -> None:
         while time.thread_time() < 0.05:
             pass
 
-    beside.start(dear)
-    beside.finish()
-    assert beside._due_at - time.monotonic() > 0.05 / SHARE - 1
-    assert not beside.is_due
+    checkpointer.start(dear)
+    checkpointer.finish()
+    assert checkpointer._due_at - time.monotonic() > 0.05 / MAX_CHECKPOINT_DUTY_CYCLE - 1
+    assert not checkpointer.is_due
 
 
 def test_a_failure_in_the_background_fails_the_trial():
-    beside = Beside(1e-9)
-    beside.start(lambda: 1 / 0)
+    checkpointer = BackgroundCheckpointer(1e-9)
+    checkpointer.start(lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        beside.finish()
+        checkpointer.finish()
 
 
 def test_a_full_disk_prevents_snapshots_and_checkpoints_but_training_continues(tmp_path, no_room):
     recorded = RecordedTrajectory(tmp_path, checkpoint_seconds=1e-9)
     recorded.take()
-    recorded.trajectory._beside.finish()
+    recorded.trajectory._checkpointer.finish()
     before = sorted(path.name for path in tmp_path.iterdir())
     kept = len(recorded.of(Checkpoint))
     with no_room:
         recorded.take(3)
-        recorded.trajectory._beside.finish()
+        recorded.trajectory._checkpointer.finish()
     assert sorted(path.name for path in tmp_path.iterdir()) == before
     assert len(recorded.of(Checkpoint)) == kept
-    (warning,) = recorded.of(Said)
+    (warning,) = recorded.of(LogLine)
     assert "make room on the worker's disk" in warning.text
     recorded.take()
     recorded.trajectory.end(stopped=True)

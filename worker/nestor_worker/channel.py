@@ -1,4 +1,4 @@
-"""What supervisor and runner say to each other: one JSON object a line, one frozen dataclass a message.
+"""The messages between supervisor and runner: one JSON object a line, one frozen dataclass a message.
 
 Tensors do not travel here. They are files in the work directory, complete before they are named.
 """
@@ -16,7 +16,7 @@ LOST_PEER = 3  # the exit code of a process that ends because another one of its
 
 
 class ChannelBroken(Exception):
-    """The other side sent something that is no message."""
+    """The other side sent something that is not a message."""
 
 
 # --- runner → supervisor --------------------------------------------------------------------------
@@ -24,18 +24,24 @@ class ChannelBroken(Exception):
 
 @dataclass(frozen=True)
 class Started:
+    """The training begins."""
+
     hyperparameters: list[dict[str, Any]]  # schemas.HyperparameterInfo
     device: str
-    step: int  # where it goes on; 0 is the beginning
+    step: int  # the last step that was taken before; 0 is the beginning
 
 
 @dataclass(frozen=True)
 class Stepped:
+    """One outer step was taken."""
+
     record: dict[str, Any]  # schemas.Step
 
 
 @dataclass(frozen=True)
 class Snapshot:
+    """The hyperparameters of one step were written to `file`."""
+
     step: int
     file: str
     replaces: list[int] = field(default_factory=list)  # steps of earlier snapshots that this one makes superfluous
@@ -43,12 +49,16 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Checkpoint:
+    """All that is needed to go on from one step was written to `file`."""
+
     step: int
     file: str
 
 
 @dataclass(frozen=True)
-class Said:
+class LogLine:
+    """A line for the trial's log."""
+
     step: int
     text: str
     level: str = "info"
@@ -65,10 +75,9 @@ class Ended:
 
 @dataclass(frozen=True)
 class Failed:
-    """The trial cannot go on, and would fail again the same way."""
+    """The trial cannot go on, and would fail again the same way: the parts of a problem document."""
 
     code: str
-    title: str
     detail: str
     context: dict[str, Any] = field(default_factory=dict)
 
@@ -86,13 +95,14 @@ class Stop:
     """Write a checkpoint and end."""
 
 
-Message = Started | Stepped | Snapshot | Checkpoint | Said | Ended | Failed | Begin | Stop
+Message = Started | Stepped | Snapshot | Checkpoint | LogLine | Ended | Failed | Begin | Stop
 _KINDS: dict[str, type[Message]] = {
-    cls.__name__.lower(): cls for cls in (Started, Stepped, Snapshot, Checkpoint, Said, Ended, Failed, Begin, Stop)
+    cls.__name__.lower(): cls for cls in (Started, Stepped, Snapshot, Checkpoint, LogLine, Ended, Failed, Begin, Stop)
 }
 
 
 def encode(message: Message) -> bytes:
+    """The message as one line. Raises ValueError on a number that JSON does not have."""
     return json.dumps({"do": type(message).__name__.lower(), **asdict(message)}, allow_nan=False).encode() + b"\n"
 
 
@@ -100,7 +110,7 @@ def decode(line: bytes) -> Message:
     """The message in one line.
 
     Raises:
-        ChannelBroken: it is none.
+        ChannelBroken: it does not hold one.
     """
     try:
         fields = json.loads(line)
@@ -110,28 +120,29 @@ def decode(line: bytes) -> Message:
 
 
 def messages(stream: IO[bytes]) -> Iterator[Message]:
-    """Every complete line until the other side is gone; a last line that its death cut off is not one."""
+    """Every complete line until the other side is gone; a last line that was cut off is ignored."""
     for line in stream:
         if line.endswith(b"\n"):
             yield decode(line)
 
 
 def write_file(directory: Path, name: str, data: bytes) -> str:
-    """Write a file that is whole from the moment it has its name."""
+    """Write a file that is complete from the moment it has its name."""
     part = directory / f"{name}.part"
     try:
         part.write_bytes(data)
         part.replace(directory / name)
     except OSError:
-        part.unlink(missing_ok=True)  # where space is short, what is useless must not take it
+        part.unlink(missing_ok=True)  # where space is short, a useless file must not take it
         raise
     return name
 
 
 def check_name(name: str) -> None:
-    """
+    """Check that `name` is a plain file name.
+
     Raises:
-        ChannelBroken: `name` leads out of the work directory.
+        ChannelBroken: it leads out of the work directory.
     """
     if Path(name).name != name:
         raise ChannelBroken(f"{name!r} is not the name of a file in the work directory")

@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
+from nestor import lifecycle
 from nestor.errors import InvalidInput, StudyExists, StudyNotFound, TrialNotFound
-from nestor.local.trial_runner import Run
+from nestor.local.trial_runner import LocalTrial
 from nestor.schemas import (
     Action,
     Attempt,
@@ -37,14 +38,14 @@ if TYPE_CHECKING:
 
 
 class Local:
-    """Studies by id, in memory."""
+    """Studies and trials by id, in memory. The methods are those of `nestor.backend.Backend`."""
 
     ships = False
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._studies: dict[UUID, StudyRecord] = {}
-        self._runs: dict[UUID, Run] = {}
+        self._trials: dict[UUID, LocalTrial] = {}
 
     def __repr__(self) -> str:
         return "this process"
@@ -92,7 +93,7 @@ class Local:
         for trial in self.trials(self.study(study_id).id):
             if not trial.state.finished:
                 self.request(trial.id, "cancel")
-            del self._runs[trial.id]
+            del self._trials[trial.id]
         del self._studies[study_id]
 
     # --- trials -----------------------------------------------------------------------------------
@@ -121,7 +122,7 @@ class Local:
         bilevel = problem.bilevel()
         warm_start = spec.warm_start
         if warm_start is not None:
-            warm_start, reached = self._run(warm_start.trial).reached(warm_start)
+            warm_start, reached = self._trial(warm_start.trial).reached(warm_start)
             try:
                 bilevel = start_from(bilevel, reached)
             except StateInvalid as error:
@@ -138,6 +139,7 @@ class Local:
                 number=len(self.trials(study_id)),
                 state=State.queued,
                 desired=Desired.run,
+                allowed_actions=lifecycle.allowed_actions(State.queued, Desired.run),
                 spec=spec,
                 priority=spec.priority,
                 step=0,
@@ -156,75 +158,80 @@ class Local:
                 started_at=None,
                 finished_at=None,
             )
-            run = self._runs[record.id] = Run(record, bilevel.to(device), problem.data.to(device), config)
+            trial = self._trials[record.id] = LocalTrial(
+                record, bilevel.to(device), problem.data.to(device), config, device=device.type
+            )
         if not watched:
-            run.start()
-        return run.record
+            trial.start()
+        return trial.record
 
     def trials(self, study_id: UUID) -> list[TrialRecord]:
-        return [run.record for run in list(self._runs.values()) if run.record.study_id == study_id]
+        return [trial.record for trial in list(self._trials.values()) if trial.record.study_id == study_id]
 
     def trial(self, trial_id: UUID) -> TrialRecord:
-        return self._run(trial_id).record
+        return self._trial(trial_id).record
 
     def request(self, trial_id: UUID, action: Action) -> TrialRecord:
-        return self._run(trial_id).request(action)
+        return self._trial(trial_id).request(action)
 
     def extend(self, trial_id: UUID, steps: int) -> TrialRecord:
-        return self._run(trial_id).extend(build(TrialExtend, {"steps": steps}).steps)
+        return self._trial(trial_id).extend(build(TrialExtend, {"steps": steps}).steps)
 
-    def prioritise(self, trial_id: UUID, priority: int) -> TrialRecord:
-        return self._run(trial_id).prioritise(build(TrialPriority, {"priority": priority}).priority)
+    def prioritize(self, trial_id: UUID, priority: int) -> TrialRecord:
+        return self._trial(trial_id).prioritize(build(TrialPriority, {"priority": priority}).priority)
 
     def attempts(self, trial_id: UUID) -> list[Attempt]:
-        return list(self._run(trial_id).attempts)
+        return list(self._trial(trial_id).attempts)
 
     def events(self, trial_id: UUID, after: int = 0) -> Iterator[Event]:
-        return self._run(trial_id).events(after)
+        return self._trial(trial_id).events(after)
 
     def steps(self, trial_id: UUID, after: int = 0) -> list[Step]:
-        return self._run(trial_id).steps[after:]  # step n is at n - 1
+        return self._trial(trial_id).steps[after:]  # step n is at n - 1
 
     def hyperparameters(self, trial_id: UUID) -> Hyperparameters:
-        return self._run(trial_id).hyperparameters()
+        return self._trial(trial_id).hyperparameters()
 
     def snapshot(self, trial_id: UUID, step: int | None = None) -> bytes:
-        return self._run(trial_id).snapshot(step)
+        return self._trial(trial_id).snapshot(step)
 
     def checkpoint(self, trial_id: UUID) -> bytes:
-        return self._run(trial_id).checkpoint()
+        return self._trial(trial_id).checkpoint()
 
     def detach(self, trial: TrialRecord) -> str:
-        run = self._run(trial.id)
+        left = self._trial(trial.id)
         handle = f"study.trials[{trial.number}]"
-        if run.record.state.finished:
-            return f"Trial {trial.number} is {run.record.state.value}; {handle} has what it recorded."
-        if run.in_background:
+        if left.in_background and not left.record.state.finished:
             return (
                 f"Trial {trial.number} goes on in the background. "
                 f"Watch it again: {handle}.stream(); end it: {handle}.stop()."
             )
-        at = run.request("pause")
+        at = left.record
+        if not at.state.finished:
+            at = left.request("cancel" if at.desired is Desired.cancel else "pause")
+        if at.state.finished:
+            return f"Trial {trial.number} is {at.state.value}; {handle} has what it recorded."
         return (
             f"Trial {trial.number} is paused at step {at.step} of {at.n_steps}, and what it recorded is kept. "
             f"Go on: {handle}.resume(); end it: {handle}.stop()."
         )
 
     def cause(self, trial_id: UUID) -> BaseException | None:
-        return self._run(trial_id).cause
+        return self._trial(trial_id).cause
 
-    def _run(self, trial_id: UUID) -> Run:
-        run = self._runs.get(trial_id)
-        if run is None:
+    def _trial(self, trial_id: UUID) -> LocalTrial:
+        trial = self._trials.get(trial_id)
+        if trial is None:
             raise TrialNotFound(trial=str(trial_id))
-        return run
+        return trial
 
     def _end(self) -> None:
         """Threads must not compute while the interpreter takes torch down; each stops after its present step."""
-        for run in self._runs.values():
-            if run.in_background and not run.record.state.finished:
-                run.request("stop")
-                run.join()
+        for trial in self._trials.values():
+            if trial.in_background:
+                if "stop" in trial.record.allowed_actions:
+                    trial.request("stop")
+                trial.join()
 
 
 here = Local()

@@ -1,17 +1,17 @@
-"""One trial in this process: the engine's generator, the journal of what it yields, and what its user wants of it."""
+"""One trial in this process: the engine's generator, the events of what it yields, and what its user asks of it."""
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from nestor.errors import CheckpointNotFound, HyperparametersNotFound, IllegalTransition, InvalidInput, NestorError
+from nestor import lifecycle
+from nestor.errors import CheckpointNotFound, HyperparametersNotFound
+from nestor.lifecycle import Transition
 from nestor.schemas import (
-    MOST_STEPS,
     Action,
     Attempt,
     Desired,
@@ -31,20 +31,13 @@ if TYPE_CHECKING:
     import nestor_engine
     from nestor.options import Config
 
-_WISHES: dict[Action, tuple[Desired, State]] = {
-    "stop": (Desired.stop, State.complete),
-    "cancel": (Desired.cancel, State.cancelled),
-    "pause": (Desired.pause, State.paused),
-    "resume": (Desired.run, State.running),
-    "retry": (Desired.run, State.running),
-}
-_ALLOWED = {State.complete: "extend", State.failed: "retry"}
+USER, WORKER = "user", "this process"  # who changes a trial, as its events say
 
 
-class Run:
-    """A trial and its trajectory.
+class LocalTrial:
+    """A trial, which this process runs as a worker would: by `nestor.lifecycle`, with the same events.
 
-    Without a thread of its own a run stands still until someone reads its events: the reader takes
+    Without a thread of its own a trial stands still until someone reads its events: the reader takes
     the steps, so that the problem's functions run in the user's thread, where debuggers look.
     """
 
@@ -54,23 +47,33 @@ class Run:
         bilevel: nestor_engine.Bilevel,
         data: nestor_engine.Data,
         config: Config,
+        *,
+        device: str,
     ) -> None:
         self.record, self.cause = record, None
         self.steps: list[Step] = []
-        self.attempts: list[Attempt] = []
-        self._bilevel, self._data, self._config = bilevel, data, config
+        self._bilevel, self._data, self._config, self._device = bilevel, data, config, device
         self._changed = threading.Condition()  # guards all of this
-        self._journal: list[Event] = []
-        self._snapshots: dict[int, dict[str, Tensor]] = {0: dict(bilevel.hparams)}
+        self._log: list[Event] = []
+        self._snapshots: dict[int, dict[str, Tensor]] = {}
+        self._reported = set[int]()  # the steps whose snapshots were reported although none was due
         self._engine: Iterator[nestor_engine.Step] | None = None
         self._state: nestor_engine.State | None = None  # after the last step
         self._driving = threading.Lock()  # held by whoever takes a step
         self._thread: threading.Thread | None = None
-        self._enter(State.queued)
+        self._append_state(by=USER, why=lifecycle.WHY_SUBMITTED)
 
     @property
     def in_background(self) -> bool:
+        """Whether a thread of its own takes the steps."""
         return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def attempts(self) -> list[Attempt]:
+        """In order of their numbers."""
+        with self._changed:
+            changes = [event.data for event in self._log if event.type is EventType.state]
+        return lifecycle.attempts((data, datetime.fromisoformat(data["at"])) for data in changes)
 
     def start(self) -> None:
         """Go on in a thread of its own."""
@@ -78,67 +81,73 @@ class Run:
         self._thread.start()
 
     def join(self) -> None:
+        """Wait for the thread, if there is one."""
         if self._thread is not None:
             self._thread.join()
 
+    # --- the user ---------------------------------------------------------------------------------
+
     def request(self, action: Action) -> TrialRecord:
-        desired, target = _WISHES[action]
+        """Ask for `action`, which is done before the next step. Raises IllegalTransition."""
         with self._changed:
-            state = self.record.state
-            legal = not state.finished
-            if state is State.failed and action == "retry":
-                return self._begin_again()
-            if not legal and state is not target:
-                raise _illegal(state, action)
-            if legal:
-                self.record = self.record.model_copy(update={"desired": desired})
-            if legal and state is State.paused and desired is not Desired.pause:
-                self._enter(State.queued)
-                if desired is Desired.run:
-                    self.start()
-        self._take_turn(wishes_only=True)
+            why = lifecycle.why_asked(action)
+            match lifecycle.respond(self.record.state, self.record.desired, action):
+                case Transition() as transition:
+                    desired = lifecycle.MEANINGS[action].desired or Desired.run
+                    self._apply(transition, by=USER, why=why, desired=desired)
+                case Desired() as desired:
+                    self._append_state(by=USER, why=why, record={"desired": desired}, desired=desired.value)
+                case None:
+                    pass
+        if self.record.desired in lifecycle.OBEDIENCE:
+            self._take_turn(obey_only=True)
         return self.record
 
     def extend(self, steps: int) -> TrialRecord:
+        """Take `steps` more. Raises IllegalTransition, InvalidInput."""
         with self._changed:
             state, record = self.record.state, self.record
-            if state not in (State.complete, State.paused):
-                raise _illegal(state, "extend")
-            n_steps = (record.step if state is State.complete else record.n_steps) + steps
-            if n_steps > MOST_STEPS:
-                raise InvalidInput(reason=f"That makes {n_steps:,} steps in all; a trial takes at most {MOST_STEPS:,}.")
-            spec, changes = record.spec, dict[str, Any](n_steps=n_steps)
-            if self._config.early_stopping is not None:  # who asks for more steps wants them taken
-                changes["early_stopping"] = replace(self._config.early_stopping, min_steps=n_steps)
-                spec = spec.model_copy(update={"early_stopping": changes["early_stopping"]})
-            self._config = self._config.model_copy(update=changes)
+            lifecycle.respond(state, record.desired, "extend")
+            n_steps, spec = lifecycle.steps_after_extension(state, record.step, record.n_steps, steps), record.spec
+            update: dict[str, Any] = {"n_steps": n_steps}
+            if self._config.early_stopping is not None:  # a user who asks for more steps wants them taken
+                update["early_stopping"] = replace(self._config.early_stopping, min_steps=n_steps)
+                spec = spec.model_copy(update={"early_stopping": update["early_stopping"]})
+            self._config = self._config.model_copy(update=update)
             self._engine = None
-            return self._begin_again(n_steps=n_steps, spec=spec)
-
-    def prioritise(self, priority: int) -> TrialRecord:
-        with self._changed:  # kept, and of no effect: nobody waits for anybody here
-            self.record = self.record.model_copy(update={"priority": priority})
+            changes = {"desired": Desired.run, "n_steps": n_steps, "spec": spec}
+            self._apply(lifecycle.EXTEND, by=USER, why=lifecycle.why_extended(steps), **changes)
             return self.record
+
+    def prioritize(self, priority: int) -> TrialRecord:
+        """Record the priority, which has no effect: no trial waits for another in this process."""
+        with self._changed:
+            if priority != self.record.priority:
+                self._append_state(by=USER, why=lifecycle.why_prioritized(priority), record={"priority": priority})
+            return self.record
+
+    # --- what was recorded ------------------------------------------------------------------------
 
     def reached(self, start: WarmStart) -> tuple[WarmStart, nestor_engine.State | dict[str, Tensor]]:
         """What another trial may start from, and `start` with the step that it means."""
         with self._changed:
             if not start.weights:
-                step = max(self._snapshots) if start.step is None else start.step
+                step = max(self._snapshots, default=0) if start.step is None else start.step
                 found = self._snapshots.get(step)
             else:
                 step = self.record.step if start.step is None else start.step
                 found = self._state if self._state is not None and self._state.step == step else None
         if found is None:
             missing = CheckpointNotFound if start.weights else HyperparametersNotFound
-            raise missing(trial=str(self.record.id), what=f"of step {step}")
+            what = "yet" if start.step is None else f"of step {step}"
+            raise missing(trial=str(self.record.id), what=what)
         return start.model_copy(update={"step": step}), found
 
     def events(self, after: int = 0) -> Iterator[Event]:
-        """The journal behind `after`. It also ends, without `end`, where a pause leaves nobody who would go on."""
+        """The events behind `after`. They also end, without `end`, where a pause leaves nobody who would go on."""
         while True:
             with self._changed:
-                fresh, state = self._journal[after:], self.record.state
+                fresh, state = self._log[after:], self.record.state
             yield from fresh
             after += len(fresh)
             if fresh:
@@ -150,9 +159,10 @@ class Run:
                 return
             if not self._take_turn():
                 with self._changed:  # a thread takes the steps
-                    self._changed.wait_for(lambda after=after: len(self._journal) > after, timeout=1.0)
+                    self._changed.wait_for(lambda after=after: len(self._log) > after, timeout=1.0)
 
     def hyperparameters(self) -> Hyperparameters:
+        """Each hyperparameter's shape, and the steps that have a snapshot; nothing before the first attempt."""
         items = tuple(
             HyperparameterInfo(
                 name=name,
@@ -166,28 +176,25 @@ class Run:
             return Hyperparameters(items=items, steps=tuple(sorted(self._snapshots)), seq=self.record.seq)
 
     def snapshot(self, step: int | None) -> bytes:
+        """The hyperparameters at `step`, or the newest ones, as safetensors. Raises HyperparametersNotFound."""
         import safetensors.torch
 
         with self._changed:
-            at = max(self._snapshots) if step is None else step
+            at = max(self._snapshots, default=0) if step is None else step
             found = self._snapshots.get(at)
         if found is None:
-            raise HyperparametersNotFound(trial=str(self.record.id), what=f"of step {step}")
+            what = "yet" if step is None else f"of step {step}"
+            raise HyperparametersNotFound(trial=str(self.record.id), what=what)
         # Cloned: tensors that share memory cannot be saved.
         return safetensors.torch.save({name: value.detach().cpu().clone() for name, value in found.items()})
 
     def checkpoint(self) -> bytes:
+        """The state after the last step, as safetensors. Raises CheckpointNotFound."""
         with self._changed:
             state = self._state
         if state is None:
             raise CheckpointNotFound(trial=str(self.record.id), what="yet")
         return state.save()
-
-    def _begin_again(self, **changes: Any) -> TrialRecord:
-        self.cause = None
-        self._enter(State.queued, desired=Desired.run, finished_at=None, error=None, **changes)
-        self.start()
-        return self.record
 
     # --- one turn after the other -----------------------------------------------------------------
 
@@ -196,28 +203,29 @@ class Run:
             while self._advance():
                 pass
 
-    def _take_turn(self, *, wishes_only: bool = False) -> bool:
+    def _take_turn(self, *, obey_only: bool = False) -> bool:
         """Take a step, unless someone else is taking them; whether it was us."""
         if not self._driving.acquire(blocking=False):
             return False
         try:
-            if not wishes_only or self.record.desired is not Desired.run:
+            if not obey_only or self.record.desired is not Desired.run:
                 self._advance()
             return True
         finally:
             self._driving.release()
 
     def _advance(self) -> bool:
-        """Grant the user's wish or take one step; whether there is more to do."""
+        """Obey the desired state, begin an attempt, or take one step; whether there is more to do."""
         with self._changed:
-            if self.record.state.finished or self.record.state is State.paused:
+            state, desired = self.record.state, self.record.desired
+            if state is State.queued:
+                self._claim()
+            elif state is not State.running:
                 return False
-            for desired, state in _WISHES.values():
-                if self.record.desired is desired is not Desired.run:
-                    self._enter(state)
-                    return False
-            if self.record.state is State.queued:
-                self._enter(State.running)
+            elif desired in lifecycle.OBEDIENCE:
+                obedience = lifecycle.OBEDIENCE[desired]
+                self._end(obedience.transition, obedience.why)
+                return False
         try:
             step = next(self._trajectory(), None)
         except Exception as error:
@@ -228,7 +236,7 @@ class Run:
             raise
         with self._changed:
             if step is None:
-                self._enter(State.complete)
+                self._end(lifecycle.COMPLETE, lifecycle.why_complete(self.record.step, self.record.n_steps))
                 return False
             self._take(step)
         return True
@@ -240,71 +248,100 @@ class Run:
             self._engine = optimize(self._bilevel, self._data, self._config, self._state)
         return self._engine
 
+    def _claim(self) -> None:
+        """Begin an attempt, from the last step."""
+        number, first = self.record.attempt + 1, self.record.step
+        started_at = self.record.started_at or datetime.now(UTC)
+        self._apply(lifecycle.CLAIM, by=WORKER, why=lifecycle.WHY_CLAIMED, attempt=number, started_at=started_at)
+        if first == 0:
+            self._snapshots[0] = dict(self._bilevel.hparams)
+            self._append(EventType.snapshot, {"step": 0})
+        self._append_log(first, lifecycle.where_it_starts(self._device, first))
+
     def _take(self, step: nestor_engine.Step) -> None:
         taken = Step.model_validate(step.record())
-        best = self.record.best_value
-        better = best is None or taken.value < best
+        changes: dict[str, Any] = {"step": taken.number, "value": taken.value}
+        better = lifecycle.is_better(taken.value, self.record.best_value)
         self._keep(taken.number, step.state.hparams, better=better)
         self._state = step.state
         self.steps.append(taken)
-        changes: dict[str, Any] = {"step": taken.number, "value": taken.value}
         if better:
             changes |= {"best_value": taken.value, "best_step": taken.number}
-        self._tell(EventType.step, taken.model_dump(mode="json"), **changes)
+        self._append(EventType.step, taken.model_dump(mode="json"), **changes)
+        if self._is_due(taken.number):
+            self._append(EventType.snapshot, {"step": taken.number})
+        for warning in taken.warnings:
+            self._append_log(taken.number, warning, "warning")
 
     def _keep(self, number: int, hparams: dict[str, Tensor], *, better: bool) -> None:
-        from nestor_engine.training.retention import keeps, outlived, snapshot_interval
-
-        every = snapshot_interval(sum(value.nbytes for value in hparams.values()), self._config.n_steps)
+        """Keep a snapshot of the newest step, and drop those that are kept no longer: memory takes each at once."""
+        every = self._snapshot_interval
         best = number if better else self.record.best_step
         # The last two were kept for a reason that may not hold any more.
-        for step in (*outlived(number, every), self.record.step, self.record.best_step):
-            if step is not None and step != best and not keeps(step, number, every):
+        for step in (*lifecycle.evicted_steps(number, every), self.record.step, self.record.best_step):
+            if step is not None and step != best and not lifecycle.is_retained(step, number, every):
                 self._snapshots.pop(step, None)
         self._snapshots[number] = hparams  # the engine replaces tensors and never writes into them
 
+    def _is_due(self, step: int) -> bool:
+        return lifecycle.is_due(step, self._config.n_steps, self._snapshot_interval)
+
+    @property
+    def _snapshot_interval(self) -> int:
+        nbytes = sum(value.nbytes for value in self._bilevel.hparams.values())
+        return lifecycle.snapshot_interval(nbytes, self._config.n_steps)
+
     def _fail(self, error: Exception) -> None:
-        self.cause = error
-        code, detail = _described(error)
-        title = code.replace("-", " ").title()
-        problem = {"type": "about:blank", "title": title, "status": 500, "detail": detail, "code": code}
-        with self._changed:
-            self._enter(State.failed, error=problem)
+        from nestor_engine.errors import is_out_of_memory
 
-    def _enter(self, state: State, **changes: Any) -> None:
-        now = datetime.now(UTC)
-        if state is State.running:
-            changes |= {"started_at": self.record.started_at or now, "attempt": self.record.attempt + 1}
-            self.attempts.append(Attempt(number=changes["attempt"], worker=None, started_at=now))
-        elif self.record.state is State.running:
-            why = (changes.get("error") or {}).get("detail")
-            ended = {"ended_at": now, "state": state, "why": why}
-            self.attempts[-1] = self.attempts[-1].model_copy(update=ended)
-        if state.finished:
-            changes["finished_at"] = now
-            self._engine = None
-        self._tell(EventType.state, {"state": state.value, "at": now.isoformat()}, state=state, **changes)
-
-    def _tell(self, kind: EventType, data: dict[str, Any], **changes: Any) -> None:
+        problem = lifecycle.failure(error, out_of_memory=is_out_of_memory(error)).problem()
         with self._changed:
-            seq = len(self._journal) + 1
-            self._journal.append(Event(seq=seq, type=kind, data=data))
-            self.record = self.record.model_copy(update={"seq": seq, **changes})
+            self.cause = error
+            self._apply(lifecycle.FAIL, by=WORKER, why=problem["detail"], error=problem)
+
+    def _end(self, transition: Transition, why: str) -> None:
+        """End the attempt, and report the snapshots of its best and its last step."""
+        for step in sorted({self.record.best_step or 0, self.record.step} - self._reported):
+            if not self._is_due(step):
+                self._reported.add(step)
+                self._append(EventType.snapshot, {"step": step})
+        self._apply(transition, by=WORKER, why=why)
+
+    # --- events -----------------------------------------------------------------------------------
+
+    def _apply(self, transition: Transition, *, by: str, why: str, **changes: Any) -> None:
+        """Make a transition, and go on in the background where it queues the trial again."""
+        target = transition.target
+        with self._changed:
+            assert self.record.state in transition.sources
+            changes = {**lifecycle.changes_on_entry(target, datetime.now(UTC)), **changes}
+            changes |= {"state": target, "worker": WORKER if target is State.running else None}
+            attempt, error = changes.get("attempt", self.record.attempt), changes.get("error")
+            self._append_state(by=by, why=why, record=changes, attempt=attempt, error=error)
+            if target.finished:
+                self._engine = None
+            if target is State.queued:
+                self.cause = None
+                self.start()
+
+    def _append_state(self, *, by: str, why: str, record: dict[str, Any] | None = None, **details: Any) -> None:
+        """Record who changed what about the trial, and why; details that are None are left out."""
+        changes = record or {}
+        state = changes.get("state", self.record.state)
+        known = {key: value for key, value in details.items() if value is not None}
+        self._append(EventType.state, {"state": state.value, "by": by, "why": why, **known}, **changes)
+
+    def _append_log(self, step: int, text: str, level: str = "info") -> None:
+        self._append(EventType.log, {"step": step, "level": level, "text": text})
+
+    def _append(self, kind: EventType, data: dict[str, Any], **changes: Any) -> None:
+        """Record one event, with the changes of the trial's record that it reports."""
+        with self._changed:
+            seq = len(self._log) + 1
+            if kind is not EventType.step:
+                data = {**data, "at": datetime.now(UTC).isoformat()}
+            self._log.append(Event(seq=seq, type=kind, data=data))
+            record = self.record.model_copy(update={"seq": seq, **changes})
+            allowed = lifecycle.allowed_actions(record.state, record.desired)
+            self.record = record.model_copy(update={"allowed_actions": allowed})
             self._changed.notify_all()
-
-
-def _illegal(state: State, action: str) -> IllegalTransition:
-    return IllegalTransition(state=state.value, action=action, allowed=_ALLOWED.get(state, "nothing"))
-
-
-def _described(error: Exception) -> tuple[str, str]:
-    """(code, sentence), as a worker would tell it."""
-    from nestor_engine.errors import is_out_of_memory
-
-    if isinstance(error, NestorError):
-        return error.code(), str(error)
-    if is_out_of_memory(error):
-        detail = "The device ran out of memory. Try a smaller model, smaller batches, or a larger device."
-        return "out-of-memory", detail
-    name = re.sub(r"^builtins\.", "", f"{type(error).__module__}.{type(error).__qualname__}")
-    return "problem-failed", f"The problem's own functions failed with {name}: {error}"

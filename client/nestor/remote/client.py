@@ -207,7 +207,7 @@ class Client:
             f"/trials/{trial_id}/extend", schemas.build(schemas.TrialExtend, {"steps": steps}), schemas.Trial
         )
 
-    def prioritise(self, trial_id: UUID, priority: int) -> schemas.Trial:
+    def prioritize(self, trial_id: UUID, priority: int) -> schemas.Trial:
         """Let a trial run before those of lower priority, from -1000 to 1000.
 
         Raises:

@@ -50,13 +50,13 @@ class State(StrEnum):
 
 
 class Desired(StrEnum):
-    """What is wanted of a trial; the worker learns it with each renewal of its lease."""
+    """What a worker is to do with the trial that it holds; it learns so with each renewal of its lease."""
 
     run = "run"
     stop = "stop"  # keep the result
     cancel = "cancel"
     pause = "pause"
-    make_way = "make_way"  # the server's wish, not the user's: write a checkpoint and queue again, for others wait
+    preempt = "preempt"  # asked by the server, not by a user: write a checkpoint and queue again, for others wait
 
 
 Action = Literal["stop", "cancel", "pause", "resume", "retry"]  # what a user asks of a trial in one word
@@ -91,6 +91,7 @@ class Trial(Schema):
     number: int  # unique in its study, from 0
     state: State
     desired: Desired
+    allowed_actions: tuple[str, ...]  # that would change something now
     spec: TrialSpec
     priority: int  # the spec's, unless it was changed since
     step: int  # outer steps recorded

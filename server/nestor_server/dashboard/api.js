@@ -2,7 +2,7 @@
 
 const API = "api/v1";
 
-/** The server said no; `problem` is its problem document. */
+/** The server refused; `problem` is its problem document. */
 export class Refused extends Error {
   /** @param {number} status @param {{detail?: string, code?: string}} problem */
   constructor(status, problem) {
@@ -13,7 +13,7 @@ export class Refused extends Error {
 }
 
 /** The server did not answer, or a part that it needs did not. */
-export class Away extends Error {}
+export class Unavailable extends Error {}
 
 /** @type {Map<string, {etag: string, body: any}>} */
 const known = new Map();
@@ -50,10 +50,10 @@ async function call(path, options) {
     // no-store: the ETags above are the only cache, so that `fresh` means what it says.
     response = await fetch(`${API}${path}`, { ...options, cache: "no-store", signal: AbortSignal.timeout(15_000) });
   } catch {
-    throw new Away("The server does not answer.");
+    throw new Unavailable("The server does not answer.");
   }
   if (response.ok || response.status === 304) return response;
   const problem = await response.json().catch(() => ({}));
-  if (response.status >= 500) throw new Away(problem.detail ?? "The server does not answer.");
+  if (response.status >= 500) throw new Unavailable(problem.detail ?? "The server does not answer.");
   throw new Refused(response.status, problem);
 }

@@ -1,12 +1,11 @@
 /** The page: who is logged in, which study and trial are chosen, and when to look again. */
 
-import { Away, get, Refused, send } from "./api.js";
+import { get, Refused, send, Unavailable } from "./api.js";
 import { showStudies, showTrial, showTrials } from "./views.js";
 
 const SOON = 2_000, LATER = 10_000, LONGEST_PAUSE = 30_000; // milliseconds
 const COLUMNS = "number,train_loss,val_loss,held_out_loss,test_loss,hypergradient_norm,inner_gradient_norm,residual,outcome,val_metrics";
 const STEPS_AT_ONCE = 10_000;
-const FINISHED = new Set(["complete", "failed", "cancelled"]);
 
 /** @param {string} id @returns {any} */
 const find = (id) => document.getElementById(id);
@@ -39,7 +38,7 @@ async function look() {
   } catch (error) {
     if (error instanceof Refused && error.status === 401) return logIn();
     if (error instanceof Refused && error.status === 404) return choose({ study: "", trial: "" });
-    if (!(error instanceof Away)) throw error;
+    if (!(error instanceof Unavailable)) throw error;
     staleSince ??= new Date();
     pause = Math.min(SOON * 2 ** failures++, LONGEST_PAUSE);
   } finally {
@@ -81,7 +80,7 @@ async function readLists() {
 /** The chosen trial; one that is finished is not asked for again. */
 async function readTrial() {
   const before = trials.find((one) => one.id === chosen.trial);
-  const final = FINISHED.has(before?.state) && steps.trial === before.id && steps.after === before.step;
+  const final = before?.finished_at && steps.trial === before.id && steps.after === before.step;
   const trial = final ? before : (await get(`/trials/${chosen.trial}`)).body;
   if (steps.trial !== trial.id || steps.attempt !== trial.attempt) {
     // Another attempt may have taken steps back: read them anew.
@@ -125,12 +124,15 @@ for (const button of document.querySelectorAll("[data-action]")) {
 /** @param {string} action */
 async function act(action) {
   if (action === "cancel" && !confirm("Cancel this trial? What was recorded stays; it cannot go on.")) return;
-  await guarded(() => send("POST", `/trials/${chosen.trial}/${action}`));
+  const field = find("more-steps");
+  if (action === "extend" && !field.reportValidity()) return;
+  const content = action === "extend" ? { steps: field.valueAsNumber } : undefined;
+  await guarded(() => send("POST", `/trials/${chosen.trial}/${action}`, content));
   listsDue = 0;
   look();
 }
 
-/** Do it, and show what the server has against it. @param {() => Promise<any>} what */
+/** Do it, and show the server's reason if it refuses. @param {() => Promise<any>} what */
 async function guarded(what) {
   const problem = find("problem");
   problem.hidden = true;

@@ -4,12 +4,8 @@ import { draw, short } from "./chart.js";
 
 /** @param {string} id @returns {any} */
 const find = (id) => document.getElementById(id);
-const POSSIBLE = {
-  queued: ["pause", "stop", "cancel"],
-  running: ["pause", "stop", "cancel"],
-  paused: ["resume", "stop", "cancel"],
-};
-const WISHES = { pause: "pausing", stop: "stopping", cancel: "cancelling", make_way: "making way" };
+/** What a running trial is about to do, by its desired state. */
+const PENDING = { pause: "pausing", stop: "stopping", cancel: "canceling", preempt: "being preempted" };
 
 /** @param {any[]} studies @param {string} chosen @param {(id: string) => void} choose */
 export function showStudies(studies, chosen, choose) {
@@ -41,9 +37,9 @@ export function showTrial(trial, columns) {
   mark.dataset.state = trial.state;
   for (const element of document.querySelectorAll("[data-action]")) {
     const action = /** @type {HTMLButtonElement} */ (element);
-    const possible = POSSIBLE[/** @type {keyof typeof POSSIBLE} */ (trial.state)] ?? [];
-    action.disabled = !possible.includes(action.dataset.action ?? "");
+    action.disabled = !trial.allowed_actions.includes(action.dataset.action ?? "");
   }
+  find("more-steps").disabled = !trial.allowed_actions.includes("extend");
   find("trial-error").hidden = !trial.error;
   find("trial-error").textContent = trial.error?.detail ?? "";
   find("trial-steps").textContent = `Step ${trial.step} of ${trial.n_steps}`;
@@ -118,8 +114,8 @@ function rows(id, items, chosen, choose, cells) {
 
 /** @param {any} trial */
 function stateText(trial) {
-  const wish = WISHES[/** @type {keyof typeof WISHES} */ (trial.desired)];
-  return trial.state === "running" && wish ? `running, ${wish}` : trial.state;
+  const pending = PENDING[/** @type {keyof typeof PENDING} */ (trial.desired)];
+  return trial.state === "running" && pending ? `running, ${pending}` : trial.state;
 }
 
 /** @param {any} trial */

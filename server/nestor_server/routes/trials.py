@@ -90,9 +90,9 @@ def extend(trial_id: UUID, more: schemas.TrialExtend, caller: Writer, session: T
 
 
 @router.post("/trials/{trial_id}/priority")
-def prioritise(trial_id: UUID, new: schemas.TrialPriority, caller: Writer, session: Tx) -> schemas.Trial:
+def prioritize(trial_id: UUID, new: schemas.TrialPriority, caller: Writer, session: Tx) -> schemas.Trial:
     """Let the trial run before those of lower priority, and after those of higher."""
-    return actions.prioritise(session, caller, trial_id, new.priority)
+    return actions.prioritize(session, caller, trial_id, new.priority)
 
 
 @router.get("/trials/{trial_id}/attempts")

@@ -1,1 +1,1 @@
-"""A trial's life: its states, its leases, its event log, and whose turn it is."""
+"""Who runs which trial: transitions of state, leases, the event log, and fair shares."""

@@ -1,7 +1,7 @@
-"""A trial's journal: one gap-free sequence over its steps and events, so that who resumes after n misses nothing.
+"""A trial's event log: one gap-free sequence of steps and events; whoever resumes after number n misses nothing.
 
 A bigserial would not do: transactions commit in another order than they draw numbers, and a reader who has seen
-12 would never learn of the 11 that committed after it. Here the number comes from the trial's own row, whose lock
+12 would miss the 11 that committed after it. Here the number comes from the trial's own row, whose lock
 is held until the commit, so numbers become visible in order, and a rollback gives them back.
 """
 

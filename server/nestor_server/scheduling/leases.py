@@ -1,9 +1,9 @@
-"""A trial's life: the only functions that change a trial's state, each by a move of the table in `state_machine`.
+"""Who has a trial: the only functions that change a trial's state, each by a transition of `nestor.lifecycle`.
 
-A running trial belongs to the worker that holds its lease: the user's wish is written into `desired`, the worker
-reads it with each renewal and each recording, and makes the move itself. Everything the worker writes carries the
-lease's token; a token that no longer matches changes nothing and raises `LeaseLost`. A lease that is not renewed and
-a wish that is not answered have a deadline each, at which the server makes the move instead.
+A running trial belongs to the worker that holds its lease. What the user asks for is written into `desired`; the
+worker reads it with each renewal and each recording, and makes the transition itself. Everything the worker writes
+carries the lease's token; a token that no longer matches changes nothing and raises `LeaseLost`. A lease that is not
+renewed and a desired state that is not obeyed each have a deadline, at which the server makes the transition instead.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from nestor.errors import IllegalTransition, PreemptionsSpent, RestartsSpent, TooManySteps
-from nestor.schemas import MOST_STEPS, Action, Desired, State
+from nestor import lifecycle
+from nestor.errors import PreemptionsSpent, RestartsSpent
+from nestor.lifecycle import Transition
+from nestor.schemas import Action, Desired, State
 from nestor_server.database import settings_of
 from nestor_server.models import Trial, Worker
 from nestor_server.scheduling import fair_share, rollback, state_machine, task_queue
-from nestor_server.scheduling.state_machine import ACTIONS, GRANTS, MOVES, REFILLED
+from nestor_server.scheduling.state_machine import FRESH_BUDGETS
 
-Budget = Literal["restarts", "preemptions"]  # what an end that nobody wished for is paid from
+Budget = Literal["restarts", "preemptions"]  # what pays for an end that nobody asked for
 
 
 class LeaseLost(Exception):
@@ -32,6 +34,8 @@ class LeaseLost(Exception):
 
 @dataclass(frozen=True)
 class Lease:
+    """The right of `owner` to run a trial until `expires_at`."""
+
     trial_id: UUID
     token: int
     owner: str
@@ -56,22 +60,20 @@ def request(session: Session, trial: Trial, action: Action, *, by: str = "user")
         IllegalTransition: not from the trial's present state; the error says what is allowed.
     """
     session.refresh(trial, with_for_update={"key_share": True})
-    state, (desired, name) = State(trial.state), ACTIONS[action]
-    why = f"{action} was asked for"
-    if state is State.running:
-        if trial.desired == Desired.cancel and desired is not Desired.cancel:
-            raise IllegalTransition(state="being cancelled", action=action, allowed="nothing else")
-        if trial.desired != desired:
-            by_then = None if desired is Desired.run else _from_now(settings_of(session).answer_seconds)
-            state_machine.write(session, Trial.id == trial.id, desired=desired.value, answer_by=by_then)
-            state_machine.tell(session, trial.id, state, by=by, why=why, desired=desired)
-    elif state in MOVES[name].sources:
-        fresh = REFILLED if action == "retry" else {}
-        state_machine.apply(session, name, Trial.id == trial.id, by=by, why=why, desired=desired.value, **fresh)
-        if MOVES[name].target is State.queued:
-            task_queue.send_on_commit(session, trial.id)
-    elif state is not MOVES[name].target:
-        raise _illegal(state, action)
+    state, why = State(trial.state), lifecycle.why_asked(action)
+    match lifecycle.respond(state, Desired(trial.desired), action):
+        case Transition() as transition:
+            values: dict[str, Any] = dict(FRESH_BUDGETS) if transition is lifecycle.RETRY else {}
+            values["desired"] = (lifecycle.MEANINGS[action].desired or Desired.run).value
+            state_machine.apply(session, transition, Trial.id == trial.id, by=by, why=why, **values)
+            if transition.target is State.queued:
+                task_queue.send_on_commit(session, trial.id)
+        case Desired() as desired:
+            deadline = None if desired is Desired.run else _from_now(settings_of(session).answer_seconds)
+            state_machine.write(session, Trial.id == trial.id, desired=desired.value, answer_by=deadline)
+            state_machine.append_event(session, trial.id, state, by=by, why=why, desired=desired.value)
+        case None:
+            pass
     session.refresh(trial)
     return trial
 
@@ -88,16 +90,14 @@ def extend(session: Session, trial: Trial, steps: int, *, by: str = "user") -> T
     """
     session.refresh(trial, with_for_update={"key_share": True})
     state = State(trial.state)
-    n_steps = (trial.step if state is State.complete else trial.n_steps) + steps
-    if n_steps > MOST_STEPS:
-        raise TooManySteps(n_steps=n_steps, limit=MOST_STEPS)
-    why = f"{steps} more steps were asked for"
-    values: dict[str, Any] = {"desired": Desired.run.value, "n_steps": n_steps, **REFILLED}
+    lifecycle.respond(state, Desired(trial.desired), "extend")
+    n_steps = lifecycle.steps_after_extension(state, trial.step, trial.n_steps, steps)
+    values: dict[str, Any] = {"desired": Desired.run.value, "n_steps": n_steps, **FRESH_BUDGETS}
     if stopping := trial.spec.get("early_stopping"):
-        # Who asks for more steps wants them taken, though the trial had ended before its time.
+        # A user who asks for more steps wants them taken, although the trial ended early.
         values["spec"] = trial.spec | {"early_stopping": stopping | {"min_steps": n_steps}}
-    if state_machine.apply(session, "extend", Trial.id == trial.id, by=by, why=why, **values) is None:
-        raise _illegal(state, "extend")
+    why = lifecycle.why_extended(steps)
+    state_machine.apply(session, lifecycle.EXTEND, Trial.id == trial.id, by=by, why=why, **values)
     task_queue.send_on_commit(session, trial.id)
     session.refresh(trial)
     return trial
@@ -110,14 +110,14 @@ def claim(session: Session, trial_id: UUID, owner: str, *, where: ColumnElement[
     """Take a queued trial for `owner`; None when someone else was faster or it is not queued any more.
 
     What an earlier attempt recorded past its newest checkpoint will be computed again, so it is withdrawn here, and
-    the journal says so, before anything new is written.
+    the event log says so, before anything new is written.
     """
     row = state_machine.apply(
         session,
-        "claim",
+        lifecycle.CLAIM,
         Trial.id == trial_id if where is None else and_(Trial.id == trial_id, where),
         by=owner,
-        why="a worker is free",
+        why=lifecycle.WHY_CLAIMED,
         lease_token=Trial.lease_token + 1,
         lease_owner=owner,
         lease_expires_at=_from_now(settings_of(session).lease_seconds),
@@ -128,25 +128,25 @@ def claim(session: Session, trial_id: UUID, owner: str, *, where: ColumnElement[
     )
     if row is None:
         return None
-    rollback.rewind(session, trial_id)
+    rollback.roll_back(session, trial_id)
     return Lease(trial_id, row.lease_token, owner, row.lease_expires_at, row.attempt)
 
 
 def claim_next(session: Session, trial_id: UUID, owner: str, *, devices: int = 1) -> Lease | None:
     """Take the queued trial whose turn it is for `owner`, whichever was named by the message; None when none waits.
 
-    The named one serves when all that wait are held by others at this moment, such as by their users.
+    The named one is taken when all that wait are locked by others at this moment, such as by their users.
 
     Args:
         devices: that `owner` has; a trial that wants more is left to others.
     """
     fits = Trial.devices <= devices
-    trial_id = fair_share.next_in_line(session, fits) or trial_id
+    trial_id = fair_share.next_trial(session, fits) or trial_id
     return claim(session, trial_id, owner, where=fits)
 
 
 def renew(session: Session, lease: Lease) -> Desired:
-    """Keep the lease for another `lease_seconds`; the answer is what is wanted of the trial.
+    """Keep the lease for another `lease_seconds`; the answer is the desired state of the trial.
 
     Raises:
         LeaseLost: it is not ours any more.
@@ -167,35 +167,35 @@ def finish(
     Raises:
         LeaseLost: it is not ours any more.
     """
-    wish = _held(session, lease)
-    if state is State.paused and wish is not Desired.pause:
-        return _released(session, lease, wish, why="the pause was taken back")
-    name = next(name for name, move in MOVES.items() if move.target is state)
-    state_machine.apply(session, name, lease.holds, by=lease.owner, why=why, error=error)
+    desired = _lock(session, lease)
+    if state is State.paused and desired is not Desired.pause:
+        return _release(session, lease, desired, why="the pause was taken back")
+    transition = lifecycle.transition_to(state)
+    state_machine.apply(session, transition, lease.holds, by=lease.owner, why=why, error=error)
     return state
 
 
 def requeue(session: Session, lease: Lease, reason: str, *, paid_from: Budget | None = None) -> State:
     """Give the trial back unfinished, to go on elsewhere from its newest checkpoint.
 
-    What nobody wished for is paid from a budget; when that is spent the trial fails, naming `reason`.
+    An end that nobody asked for is paid from a budget; when that is spent the trial fails, naming `reason`.
 
     Raises:
         LeaseLost: it is not ours any more.
     """
-    return _released(session, lease, _held(session, lease), why=reason, paid_from=paid_from)
+    return _release(session, lease, _lock(session, lease), why=reason, paid_from=paid_from)
 
 
 # --- the reaper -----------------------------------------------------------------------------------
 
 
-def reap(session: Session) -> list[UUID]:
+def sweep_expired(session: Session) -> list[UUID]:
     """Do what is overdue, and return all trials whose message must be sent (again) after the commit.
 
-    Trials whose worker fell silent, or did not do what it was told, are taken back, and those whose slice is over are
-    told to make way. That a message was sent is no promise that it arrives: a flushed broker forgets it, and a worker
-    that dies between receiving and claiming takes it along. So each slot that idles is called again; more messages
-    than that would only pile up.
+    Trials whose worker stopped renewing its lease, or did not do what was asked for, are taken back, and those whose
+    slice is over are preempted. That a message was sent is no promise that it arrives: a flushed broker forgets it,
+    and a worker that dies between receiving and claiming takes it along. So each idle slot is called again; more
+    messages than that would only pile up.
     """
     overdue = session.execute(
         select(Trial.id, Trial.desired, Trial.lease_owner, (Trial.lease_expires_at < func.now()).label("silent"))
@@ -211,7 +211,7 @@ def reap(session: Session) -> list[UUID]:
         if _give_up(session, row.id, Desired(row.desired), by="server", why=why, paid_from="restarts") is State.queued:
             requeued.append(row.id)
     ours = settings_of(session)
-    fair_share.end_slices(session, ours.slice_seconds)
+    fair_share.preempt(session, ours.slice_seconds)
     idle = select(func.count()).where(Worker.trial_id.is_(None), Worker.heartbeat_at > _from_now(-ours.lease_seconds))
     waiting = Trial.state == State.queued.value, Trial.sent_at < _from_now(-ours.requeue_after_seconds)
     called = select(Trial.id).where(*waiting).order_by(Trial.sent_at).limit(idle.scalar_subquery())
@@ -232,14 +232,8 @@ def _from_now(seconds: float) -> ColumnElement[datetime]:
     return func.now() + timedelta(seconds=seconds)
 
 
-def _illegal(state: State, action: str) -> IllegalTransition:
-    return IllegalTransition(
-        state=state.value, action=action, allowed=", ".join(state_machine.allowed(state)) or "nothing"
-    )
-
-
-def _held(session: Session, lease: Lease) -> Desired:
-    """Lock the trial under the lease, so that what the user wants cannot change until the move is made."""
+def _lock(session: Session, lease: Lease) -> Desired:
+    """Lock the trial under the lease, so that the desired state cannot change until the transition is made."""
     query = select(Trial.desired).where(lease.holds).with_for_update(key_share=True)
     desired = session.scalars(query).one_or_none()
     if desired is None:
@@ -247,20 +241,22 @@ def _held(session: Session, lease: Lease) -> Desired:
     return Desired(desired)
 
 
-def _released(session: Session, lease: Lease, wish: Desired, *, why: str, paid_from: Budget | None = None) -> State:
-    state = _give_up(session, lease.trial_id, wish, by=lease.owner, why=why, paid_from=paid_from)
+def _release(session: Session, lease: Lease, desired: Desired, *, why: str, paid_from: Budget | None = None) -> State:
+    state = _give_up(session, lease.trial_id, desired, by=lease.owner, why=why, paid_from=paid_from)
     if state is State.queued:
         task_queue.send_on_commit(session, lease.trial_id)
     return state
 
 
-def _give_up(session: Session, trial_id: UUID, wish: Desired, *, by: str, why: str, paid_from: Budget | None) -> State:
-    """End an attempt before its time: what the user asked for is granted now, or the trial goes back into the queue."""
+def _give_up(
+    session: Session, trial_id: UUID, desired: Desired, *, by: str, why: str, paid_from: Budget | None
+) -> State:
+    """End an attempt before its time: in the state that the user asked for, or in the queue."""
     where = Trial.id == trial_id
-    if wish in GRANTS:
-        action, name = GRANTS[wish]
-        state_machine.apply(session, name, where, by=by, why=f"{action} was asked for; {why}")
-        return MOVES[name].target
+    if desired in lifecycle.OBEDIENCE:
+        transition = lifecycle.OBEDIENCE[desired].transition
+        state_machine.apply(session, transition, where, by=by, why=f"{lifecycle.why_asked(desired)}; {why}")
+        return transition.target
     if paid_from is not None:
         row = state_machine.write(session, where, **{paid_from: getattr(Trial, paid_from) + 1})
         spent, ours = getattr(row, paid_from), settings_of(session)
@@ -269,7 +265,8 @@ def _give_up(session: Session, trial_id: UUID, wish: Desired, *, by: str, why: s
             "preemptions": (ours.max_preemptions, PreemptionsSpent),
         }[paid_from]
         if spent > most:
-            state_machine.apply(session, "fail", where, by=by, why=why, error=kind(count=spent, reason=why).problem())
+            error = kind(count=spent, reason=why).problem()
+            state_machine.apply(session, lifecycle.FAIL, where, by=by, why=why, error=error)
             return State.failed
-    state_machine.apply(session, "requeue", where, by=by, why=why)
+    state_machine.apply(session, lifecycle.REQUEUE, where, by=by, why=why)
     return State.queued

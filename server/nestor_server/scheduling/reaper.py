@@ -1,4 +1,4 @@
-"""Looks every few seconds for what nobody else will: lost leases, lost messages, and what may be forgotten."""
+"""A thread that looks every few seconds for expired leases, lost messages, and what can be deleted."""
 
 from __future__ import annotations
 
@@ -19,45 +19,49 @@ from nestor_server.storage import garbage_collection, object_store
 log = logging.getLogger(__name__)
 
 LOCK = 0x6E65_7265_6170  # of all servers on one database, one looks at a time
-TIDY_EVERY = 100  # looks
+COLLECT_EVERY = 100  # runs
 
 
 class Reaper(threading.Thread):
+    """Runs until `stop`; while the database does not answer, it goes on trying."""
+
     def __init__(self, sessions: Sessions, settings: Settings) -> None:
         super().__init__(name="reaper", daemon=True)
         self._sessions, self._seconds = sessions, settings.reap_seconds
         self._stopped = threading.Event()
 
     def run(self) -> None:
-        away, looks = False, 0
+        unavailable, n = False, 0
         while not self._stopped.wait(self._seconds):
             try:
-                self.look(tidy=looks % TIDY_EVERY == 0)
-                looks += 1
-                with suppress(Unavailable), self._sessions.begin() as session:  # it will answer one day
+                self.run_once(collect_garbage=n % COLLECT_EVERY == 0)
+                n += 1
+                with suppress(Unavailable), self._sessions.begin() as session:  # until the next run
                     object_store.delete_unused(session)
-                if away:
-                    log.info("the database is back")
-                away = False
+                if unavailable:
+                    log.info("the database answers again")
+                unavailable = False
             except SQLAlchemyError as error:
-                if not away:
-                    log.warning("the database is away: %s", error)
-                away = True
+                if not unavailable:
+                    log.warning("the database does not answer: %s", error)
+                unavailable = True
             except Exception:
-                log.exception("a look failed; the next one follows in %s s", self._seconds)
+                log.exception("a run failed; the next one follows in %s s", self._seconds)
 
-    def look(self, *, tidy: bool = False) -> None:
+    def run_once(self, *, collect_garbage: bool = False) -> None:
+        """Take back expired leases and send messages again, unless another server is doing so."""
         with self._sessions.begin() as session:
             if not session.scalar(select(func.pg_try_advisory_xact_lock(LOCK))):
                 return
-            for trial_id in leases.reap(session):
+            for trial_id in leases.sweep_expired(session):
                 task_queue.send_on_commit(session, trial_id)
-            if tidy:
+            if collect_garbage:
                 session.execute(
                     delete(IdempotencyKey).where(IdempotencyKey.created_at < func.now() - IDEMPOTENCY_WINDOW)
                 )
                 garbage_collection.purge_expired(session)
 
     def stop(self) -> None:
+        """Return once the thread has ended, or after 10 seconds."""
         self._stopped.set()
         self.join(timeout=10)

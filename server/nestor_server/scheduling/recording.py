@@ -18,7 +18,7 @@ from nestor.schemas import Step as StepRecord
 from nestor_server.models import Checkpoint, Event, Snapshot, Step, Study, Trial
 from nestor_server.scheduling import event_log
 from nestor_server.scheduling.leases import Lease, LeaseLost
-from nestor_server.scheduling.state_machine import REFILLED
+from nestor_server.scheduling.state_machine import FRESH_BUDGETS
 from nestor_server.storage import blobs, garbage_collection
 
 CHECKPOINTS_KEPT = 2  # the one before the newest, too: the newest could have been written by a failing machine
@@ -56,7 +56,7 @@ class Batch:
 
 
 def record(session: Session, lease: Lease, batch: Batch) -> Desired:
-    """Write `batch`, all of it or nothing, and once; the answer is what the user wants of the trial.
+    """Write `batch`, all of it or nothing, and once; the answer is the desired state of the trial.
 
     Raises:
         LeaseLost: the trial is someone else's by now, and nothing was written.
@@ -108,7 +108,7 @@ def _recorded(session: Session, lease: Lease) -> Desired:
 
 
 def _entries(batch: Batch) -> list[StepRecord | Tensors | Log]:
-    """What is journalled, in the order in which it happened: a step, then its snapshot, then what was said of it."""
+    """What is recorded, in the order in which it happened: a step, then its snapshot, then its log lines."""
     ranked: list[tuple[int, int, StepRecord | Tensors | Log]] = [
         *((step.number, 0, step) for step in batch.steps),
         *((snapshot.step, 1, snapshot) for snapshot in batch.snapshots),
@@ -131,6 +131,7 @@ def _progress(batch: Batch, trial_id: UUID) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if batch.steps:
         last, best = batch.steps[-1], min(batch.steps, key=lambda step: step.value)
+        # lifecycle.is_better, in SQL.
         better = or_(Trial.best_value.is_(None), Trial.best_value > best.value)
         values |= {
             "step": last.number,
@@ -143,7 +144,7 @@ def _progress(batch: Batch, trial_id: UUID) -> dict[str, Any]:
     if batch.checkpoints:
         newest = select(func.coalesce(func.max(Checkpoint.step), -1)).where(Checkpoint.trial_id == trial_id)
         gained = batch.checkpoints[-1].step > newest.scalar_subquery()
-        values |= {name: case((gained, 0), else_=getattr(Trial, name)) for name in REFILLED}
+        values |= {name: case((gained, 0), else_=getattr(Trial, name)) for name in FRESH_BUDGETS}
     return values
 
 

@@ -1,4 +1,4 @@
-"""Takes back what an attempt recorded past the newest checkpoint: it will be computed again."""
+"""Withdraws what an attempt recorded past the newest checkpoint: it will be computed again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nestor_server.scheduling import event_log
 from nestor_server.storage import garbage_collection
 
 
-def rewind(session: Session, trial_id: UUID) -> None:
+def roll_back(session: Session, trial_id: UUID) -> None:
     """Withdraw steps and snapshots past the newest checkpoint, and recompute what the trial's row says of its steps."""
     newest = select(func.coalesce(func.max(Checkpoint.step), 0)).where(Checkpoint.trial_id == trial_id)
     step = session.scalars(newest).one()
@@ -25,7 +25,7 @@ def rewind(session: Session, trial_id: UUID) -> None:
     if not withdrawn and not blobs:
         return
 
-    # What schemas.Step calls its value, of the rows.
+    # schemas.Step.value, of the rows; the first of equal ones is the best, as in lifecycle.is_better.
     loss = func.coalesce(Step.data["held_out_loss"].as_float(), Step.data["val_loss"].as_float())
     best = session.execute(
         select(Step.number, loss).where(Step.trial_id == trial_id).order_by(loss, Step.number).limit(1)

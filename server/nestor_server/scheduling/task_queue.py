@@ -1,6 +1,6 @@
-"""The bell that Celery rings: a message names a trial and carries nothing else.
+"""Messages to workers, sent by Celery: each names a trial that waits, and carries nothing else.
 
-It may be lost, doubled or late without harm: Postgres knows what is queued, and the reaper rings again.
+One may be lost, doubled or late without harm: Postgres knows what is queued, and the reaper sends another.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ def _app(redis_url: str) -> Celery:
             "interval_step": 0,
         },
         worker_hijack_root_logger=False,
-        task_publish_retry=False,  # a request must not wait for a broker that is away
+        task_publish_retry=False,  # a request must not wait for a broker that does not answer
     )
     return app
 
 
 def send(settings: Settings, trial_id: UUID) -> bool:
-    """Ring now; False when the broker does not answer, which the reaper makes good."""
+    """Send now; False when the broker does not answer. The reaper will then send another."""
     try:
         celery_app(settings).send_task(RUN_TRIAL, kwargs={"trial_id": str(trial_id)}, ignore_result=True)
     except (OperationalError, OSError) as error:
@@ -66,7 +66,7 @@ def send(settings: Settings, trial_id: UUID) -> bool:
 
 
 def send_on_commit(session: Session, trial_id: UUID) -> None:
-    """Ring once the transaction is committed; a worker must not look for a trial that is not there yet."""
+    """Send once the transaction is committed; a worker must not look for a trial that is not there yet."""
     session.info.setdefault(_PENDING, []).append(trial_id)
 
 

@@ -1,9 +1,9 @@
 """One trial in a process of its own: `python -m nestor_worker.runner.main WORKDIR RANK`.
 
-It has no credentials and no connection to anything but its supervisor: it reads files, says JSON lines on what was
-its standard output, hears them on its standard input, and dies with its supervisor. It is started before there is a
-trial, loads what every trial needs, and waits for the word to begin. A trial on several devices is as many such
-processes, of which only the first, of rank 0, is heard.
+It has no credentials and no connection to anything but its supervisor: it reads files, sends JSON lines on what was
+its standard output, receives them on its standard input, and dies with its supervisor. It is started before there is
+a trial, loads what every trial needs, and waits for `Begin`. A trial on several devices is as many such processes, of
+which only the first, of rank 0, sends messages.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from nestor import lifecycle
 from nestor_worker import channel, workdir
 from nestor_worker.channel import Failed
 from nestor_worker.runner import sandbox
@@ -27,21 +28,22 @@ if TYPE_CHECKING:
     from nestor_engine.distributed import Group
 
 
-class Line:
+class Connection:
     """The runner's end of the channel."""
 
     def __init__(self) -> None:
-        # What a library prints must not be taken for a message: from here on, standard output is standard error.
+        # What a library prints must not be read as a message: from here on, standard output is standard error.
         self._out: BinaryIO = os.fdopen(os.dup(1), "wb", buffering=0)
         os.dup2(2, 1)
-        self._saying = threading.Lock()  # checkpoints are written beside the training
+        self._sending = threading.Lock()  # checkpoints are written in the background
         self.begun, self.stopping = threading.Event(), threading.Event()
         threading.Thread(target=self._listen, name="supervisor", daemon=True).start()
 
-    def say(self, message: channel.Message) -> None:
+    def send(self, message: channel.Message) -> None:
+        """Write one message; safe to call from several threads."""
         # A pipe takes large lines in several pieces, and an unbuffered write may return early.
         rest = memoryview(channel.encode(message))
-        with self._saying:
+        with self._sending:
             while rest:
                 rest = rest[self._out.write(rest) :]
 
@@ -57,32 +59,33 @@ class Line:
 
 
 def main() -> None:
+    """Wait for a trial, run it, and exit: 0, LOST_PEER, or 1 where the trial is not to blame."""
     directory, rank, code = Path(sys.argv[1]), int(sys.argv[2]), 0
     sandbox.contain(name="nestor-standby")
-    line = Line()
-    prewarmed.load(line.begun)
-    line.begun.wait()
+    supervisor = Connection()
+    prewarmed.load(supervisor.begun)
+    supervisor.begun.wait()
     sandbox.rename("nestor-runner")
     from nestor_engine.distributed import PeerLost
 
     try:
-        _run(directory, workdir.Spec.read(directory), line, rank)
+        _run(directory, workdir.Spec.read(directory), supervisor, rank)
     except PeerLost:
         traceback.print_exc()
         code = channel.LOST_PEER
     except CannotWrite:
         traceback.print_exc()
-        code = 1  # which is no failure of the trial's
+        code = 1  # the trial did not fail
     except Exception as error:
         traceback.print_exc()
-        line.say(_failure(error))
-        code = 0 if rank == 0 else 1  # what one process alone suffers is not heard otherwise
-    # Not sys.exit: threads of libraries must not hold up a process whose work is done and told.
+        supervisor.send(_failure(error))
+        code = 0 if rank == 0 else 1  # the supervisor reads the messages of rank 0 only
+    # Not sys.exit: threads of libraries must not hold up a process whose work is done and reported.
     sys.stderr.flush()
     os._exit(code)
 
 
-def _run(directory: Path, spec: workdir.Spec, line: Line, rank: int) -> None:
+def _run(directory: Path, spec: workdir.Spec, supervisor: Connection, rank: int) -> None:
     import torch
 
     from nestor_engine import Config, State, optimize
@@ -110,16 +113,16 @@ def _run(directory: Path, spec: workdir.Spec, line: Line, rank: int) -> None:
             if group.any([False])[0]:
                 break
         return
-    trajectory = Trajectory(directory, spec, config, line.say, bilevel)
+    trajectory = Trajectory(directory, spec, config, supervisor.send, bilevel)
     trajectory.begin(state, device)
     for step in optimize(bilevel, data, config, state, group, traces):
         trajectory.take(step)
-        if group.any([line.stopping.is_set()])[0]:
+        if group.any([supervisor.stopping.is_set()])[0]:
             break
     if (made := traces.save()) is not None:
         with contextlib.suppress(OSError):  # a full disk: then the next trial traces, too
             channel.write_file(directory, workdir.TRACES, made)
-    trajectory.end(stopped=line.stopping.is_set())
+    trajectory.end(stopped=supervisor.stopping.is_set())
 
 
 def _join(directory: Path, rank: int, size: int, device: str) -> Group:
@@ -163,15 +166,11 @@ def _warm(bilevel: Bilevel, directory: Path, spec: workdir.Spec) -> Bilevel:
 
 
 def _failure(error: Exception) -> Failed:
-    """The sentence that the user reads."""
-    from nestor.errors import NestorError, OutOfMemory, ProblemFailed
+    """Why the trial fails, with the sentence that the user reads."""
     from nestor_engine.errors import is_out_of_memory
 
-    if not isinstance(error, NestorError):
-        cause = f"{type(error).__name__}: {error}"
-        error = OutOfMemory() if is_out_of_memory(error) else ProblemFailed(reason=cause)
-    told = error.problem()
-    return Failed(told["code"], told["title"], told["detail"], told["context"])
+    problem = lifecycle.failure(error, out_of_memory=is_out_of_memory(error)).problem()
+    return Failed(problem["code"], problem["detail"], problem["context"])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The runner's messages on their way to a transaction; while the database is away, its files wait on the disk."""
+"""The runner's messages on their way to a transaction; files wait on the disk while the database does not answer."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from nestor import lifecycle
 from nestor.schemas import HyperparameterInfo, Step
 from nestor_server.scheduling.recording import CHECKPOINTS_KEPT, Batch, Log, Tensors
 from nestor_worker import channel
-from nestor_worker.channel import ChannelBroken, Checkpoint, Message, Said, Snapshot, Started, Stepped
+from nestor_worker.channel import ChannelBroken, Checkpoint, LogLine, Message, Snapshot, Started, Stepped
 
 LARGE_BYTES = 64 * 2**20  # of tensors in one transaction, or little more
 
 Entry = Step | Snapshot | Checkpoint | Log | tuple[HyperparameterInfo, ...]
 
 
-class Gathering:
+class RecordBuffer:
     """Collects messages, checked, and gives them out as batches: the same one until it is recorded."""
 
     def __init__(self, directory: Path, *, max_bytes: int) -> None:
@@ -35,7 +36,7 @@ class Gathering:
         """Take one message.
 
         Raises:
-            ChannelBroken: it is not what a runner says.
+            ChannelBroken: it is not one that a runner may send.
         """
         try:
             match message:
@@ -48,19 +49,18 @@ class Gathering:
                     channel.check_name(file)
                     self._entries.append(message)
                     self._forget_old_checkpoints()
-                case Said(step, text, level):
+                case LogLine(step, text, level):
                     self._entries.append(Log(step, text, level))
                 case Started(hyperparameters, device, step):
                     self._entries.append(tuple(HyperparameterInfo.model_validate(info) for info in hyperparameters))
-                    where = "from the beginning" if step == 0 else f"on from step {step}"
-                    self._entries.append(Log(step, f"runs on {device}, {where}"))
+                    self._entries.append(Log(step, lifecycle.where_it_starts(device, step)))
                 case _:
-                    raise ChannelBroken(f"a runner does not say {type(message).__name__}")
+                    raise ChannelBroken(f"a runner must not send {type(message).__name__}")
         except ValidationError as error:
             raise ChannelBroken(str(error)) from error
 
     def batch(self) -> Batch:
-        """What is to be recorded next. It does not change until it is: its commit may have gone unheard.
+        """What is to be recorded next. It does not change until it is: the answer to its commit may have been lost.
 
         Raises:
             ChannelBroken: a file that a message named cannot be read.
@@ -96,15 +96,15 @@ class Gathering:
                     checkpoints.append(Tensors(step, self._read(file)))
                     self._checkpoint = file
                     nbytes += len(checkpoints[-1].data)
-                case Log() as said:
-                    logs.append(said)
+                case Log() as log:
+                    logs.append(log)
                 case described:
                     infos = described
         self._number += 1
         return Batch(tuple(steps), tuple(snapshots), tuple(checkpoints), tuple(logs), infos, self._number)
 
     def _forget_old_checkpoints(self) -> None:
-        """No more wait here than would be kept there: a database that is away must not fill the disk."""
+        """No more wait here than would be kept there: a database that does not answer must not fill the disk."""
         waiting = [entry for entry in self._entries if isinstance(entry, Checkpoint)]
         for old in waiting[:-CHECKPOINTS_KEPT]:
             self._entries.remove(old)

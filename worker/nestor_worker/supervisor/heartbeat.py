@@ -1,4 +1,4 @@
-"""Threads that keep the database informed that someone is alive: a lease's owner, and the worker itself."""
+"""Threads that show in the database who is alive: the owner of a lease, and the worker itself."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ FORGOTTEN = timedelta(days=1)  # after which the row of a worker that was killed
 
 
 class Heartbeat:
-    """Renews one lease for as long as the block lasts, and holds what the answer was.
+    """Renews one lease for as long as the block lasts; `desired` is the state that was last asked for.
 
     It has a thread of its own, so that neither a large checkpoint on its way to the database nor a slow step costs
-    the lease. A database that is away is asked again until the lease has run out.
+    the lease. A database that does not answer is asked again until the lease has run out.
     """
 
     def __init__(self, sessions: Sessions, settings: Settings, lease: Lease) -> None:
@@ -42,7 +42,7 @@ class Heartbeat:
         self._ending = threading.Event()
         self._held_until = time.monotonic() + settings.lease_seconds
         self._thread = threading.Thread(target=self._beat, name=f"lease-{lease.trial_id}", daemon=True)
-        self.wish = Desired.run
+        self.desired = Desired.run
         self.lost = threading.Event()
 
     def __enter__(self) -> Self:
@@ -61,7 +61,7 @@ class Heartbeat:
             asked = time.monotonic()
             try:
                 with self._sessions.begin() as session:
-                    self.wish = leases.renew(session, self._lease)
+                    self.desired = leases.renew(session, self._lease)
             except LeaseLost:
                 self.lost.set()
                 return
@@ -86,23 +86,26 @@ class Presence:
         self._thread = threading.Thread(target=self._beat, name="presence", daemon=True)
 
     def start(self) -> None:
-        self._tell()
+        """Show the worker now, and then at each heartbeat."""
+        self._show()
         self._thread.start()
 
     def stop(self) -> None:
+        """Remove the worker's rows."""
         self._ending.set()
         self._thread.join(timeout=5)
         self._write(lambda session: session.execute(delete(Worker).where(Worker.id.in_(self._slots))))
 
     def runs(self, slot: str, trial_id: UUID | None) -> None:
+        """Show what `slot` runs; None: it is idle."""
         self._running[slot] = trial_id
         self._write(lambda session: session.execute(update(Worker).where(Worker.id == slot).values(trial_id=trial_id)))
 
     def _beat(self) -> None:
         while not self._ending.wait(self._settings.heartbeat_seconds):
-            self._tell()
+            self._show()
 
-    def _tell(self) -> None:
+    def _show(self) -> None:
         versions = {name: version(name) for name in ("nestor", "torch")}
         rows = [
             {"id": slot, "device": device, "versions": versions, "trial_id": self._running[slot]}

@@ -1,7 +1,7 @@
-"""A runner as its supervisor sees it: spawned without credentials, heard through a pipe, ended with its descendants.
+"""A runner as its supervisor sees it: spawned without credentials, read through a pipe, ended with its descendants.
 
 It is spawned before it is needed: until `begin`, it loads what every trial needs and waits. On several devices it is
-one process for each, of which the first speaks for all, and all end together.
+one process for each, of which the first sends messages for all, and all end together.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from nestor_worker import channel, workdir
 # What a runner may know of the worker's environment. Everything else could hold a password.
 KEPT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV")
 # Blocks up to 256 MiB are used again instead of being given back to the system and asked for anew, whose page faults
-# cost four to five times the arithmetic on vectors of ten million numbers. Larger ones are too dear to be kept idle.
+# cost four to five times the arithmetic on vectors of ten million numbers. Larger ones are too large to be kept idle.
 ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": str(2**28), "MALLOC_TRIM_THRESHOLD_": str(2**34)}
 # Without a fixed workspace, matrix products on a GPU need not repeat their bits, and a trial would not resume exactly.
 REPEATABLE = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
@@ -30,6 +30,7 @@ LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
 
 
 def environment(directory: Path, *, threads: int, device: str) -> dict[str, str]:
+    """The environment of one process of a runner, which uses `device`."""
     inherited = {name: value for name, value in os.environ.items() if name in KEPT}
     counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
     visible = {"CUDA_VISIBLE_DEVICES": "" if device == "cpu" else device}
@@ -40,7 +41,7 @@ def environment(directory: Path, *, threads: int, device: str) -> dict[str, str]
 
 
 class Runner:
-    """The processes and their work directory, and what they say in `inbox`; None there means that no more will come."""
+    """The processes, their work directory, and their messages in `inbox`, where None means that no more will come."""
 
     def __init__(self, *, threads: int, devices: tuple[str, ...]) -> None:
         self._home = tempfile.TemporaryDirectory(prefix=workdir.prefix(os.getpid()), ignore_cleanup_errors=True)
@@ -59,11 +60,12 @@ class Runner:
 
     @property
     def is_alive(self) -> bool:
+        """Whether all of its processes run."""
         return all(process.poll() is None for process in self._processes)
 
     @property
     def has_lost_a_process(self) -> bool:
-        """Whether one of those that do not speak has ended as it should not."""
+        """Whether one of those that send no messages has failed."""
         return any(process.poll() for process in self._processes[1:])
 
     def begin(self, devices: int = 1) -> None:
@@ -72,10 +74,11 @@ class Runner:
             _end(process)
         del self._processes[devices:]
         for process in self._processes:
-            _tell(process, channel.Begin())
+            _send(process, channel.Begin())
 
-    def tell(self, message: channel.Message) -> None:
-        _tell(self._process, message)
+    def send(self, message: channel.Message) -> None:
+        """Send one message to the first process, which acts on it for all."""
+        _send(self._process, message)
 
     def close(self) -> None:
         """End it, if it has not ended, and everything that it started, and remove its work directory."""
@@ -90,9 +93,9 @@ class Runner:
         self._home.cleanup()
 
     def how_it_ended(self) -> str:
-        """Why a runner that said no last word is gone, as the end of a sentence."""
+        """Why a runner that sent neither `Ended` nor `Failed` is gone, as the end of a sentence."""
         if self._broken is not None:
-            return f"its runner said something unintelligible: {self._broken}"
+            return f"its runner sent something unintelligible: {self._broken}"
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=1)
         codes = [process.poll() for process in self._processes]
@@ -111,8 +114,8 @@ class Runner:
 
     def _last_words(self, rank: int) -> str:
         lines = (self.directory / _log(rank)).read_bytes()[-2_000:].decode(errors="replace").split("\n")
-        said = [line.strip() for line in lines if line.strip()]
-        return f", after writing: {said[-1][:300]}" if said else ""
+        written = [line.strip() for line in lines if line.strip()]
+        return f", after writing: {written[-1][:300]}" if written else ""
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -144,7 +147,7 @@ def _spawn(directory: Path, rank: int, environment: dict[str, str]) -> subproces
         )
 
 
-def _tell(process: subprocess.Popen[bytes], message: channel.Message) -> None:
+def _send(process: subprocess.Popen[bytes], message: channel.Message) -> None:
     assert process.stdin is not None
     with suppress(BrokenPipeError):  # it has ended, and its inbox says how
         process.stdin.write(channel.encode(message))

@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from nestor import schemas
+from nestor import lifecycle, schemas
 from nestor.errors import Forbidden, StudyNotFound
 from nestor.schemas import Action, ProgramProblem, Scope, State
 from nestor_server.models import Study, Trial
@@ -27,7 +27,7 @@ def create(session: Session, me: Caller, study_id: UUID, new: schemas.TrialCreat
         Forbidden: a priority that only an admin may give.
     """
     owner_id = me.user_id
-    _may_give(me, new.priority)
+    _check_priority(me, new.priority)
     program_id = dataset_id = None
     if isinstance(new.problem, ProgramProblem):
         program_id = programs.get(session, owner_id, new.problem.program).id
@@ -60,46 +60,51 @@ def create(session: Session, me: Caller, study_id: UUID, new: schemas.TrialCreat
     )
     session.add(trial)
     session.flush()
-    state_machine.tell(session, trial.id, State.queued, by=f"user {me.user}", why="submitted")
+    state_machine.append_event(session, trial.id, State.queued, by=f"user {me.user}", why=lifecycle.WHY_SUBMITTED)
     task_queue.send_on_commit(session, trial.id)
     session.refresh(trial)
     return describe(trial)
 
 
 def request(session: Session, me: Caller, trial_id: UUID, action: Action) -> schemas.Trial:
-    """
+    """Ask for an action: done at once if no worker has the trial, otherwise by its worker, soon.
+
     Raises:
+        TrialNotFound
         IllegalTransition: not from the trial's present state.
     """
     return describe(leases.request(session, find(session, me.user_id, trial_id), action, by=f"user {me.user}"))
 
 
 def extend(session: Session, me: Caller, trial_id: UUID, steps: int) -> schemas.Trial:
-    """
+    """Queue a complete or paused trial again, for `steps` more.
+
     Raises:
+        TrialNotFound
         IllegalTransition: the trial is neither complete nor paused.
     """
     return describe(leases.extend(session, find(session, me.user_id, trial_id), steps, by=f"user {me.user}"))
 
 
-def prioritise(session: Session, me: Caller, trial_id: UUID, priority: int) -> schemas.Trial:
-    """
+def prioritize(session: Session, me: Caller, trial_id: UUID, priority: int) -> schemas.Trial:
+    """Change the trial's place among those that wait, and whether it yields to them.
+
     Raises:
+        TrialNotFound
         Forbidden: only an admin may give that priority.
     """
     trial = find(session, me.user_id, trial_id)
-    _may_give(me, priority)
+    _check_priority(me, priority)
     if trial.priority != priority:
         state_machine.write(session, Trial.id == trial.id, priority=priority)
-        state_machine.tell(
-            session, trial.id, State(trial.state), by=f"user {me.user}", why=f"its priority is {priority} now"
-        )
+        why = lifecycle.why_prioritized(priority)
+        state_machine.append_event(session, trial.id, State(trial.state), by=f"user {me.user}", why=why)
         session.refresh(trial)
     return describe(trial)
 
 
-def _may_give(me: Caller, priority: int) -> None:
-    """As with `nice`: everybody may step back, and only an admin may step ahead of others."""
+def _check_priority(me: Caller, priority: int) -> None:
+    """As with `nice`: everybody may lower a priority, and only an admin may raise it above 0."""
     if priority > 0 and not me.may(Scope.admin):
         reason = "give a trial a priority above 0, ahead of other users' trials; one below 0 lets others go first"
         raise Forbidden(reason=reason, scope=Scope.admin.value)

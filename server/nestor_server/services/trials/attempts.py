@@ -1,4 +1,4 @@
-"""A trial's attempts, as its journal tells them: every lease began with one move and ended with another."""
+"""A trial's attempts, read from its event log."""
 
 from __future__ import annotations
 
@@ -7,24 +7,18 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from nestor import schemas
-from nestor.schemas import Attempt, EventType, State
+from nestor import lifecycle, schemas
+from nestor.schemas import EventType
 from nestor_server.models import Event
 from nestor_server.services.trials import queries as trial_queries
 
 
 def page(session: Session, owner_id: UUID, trial_id: UUID) -> schemas.Attempts:
+    """In order of their numbers. Raises TrialNotFound."""
     trial_queries.find(session, owner_id, trial_id)
-    moves = session.execute(
+    changes = session.execute(
         select(Event.data, Event.created_at)
-        .where(Event.trial_id == trial_id, Event.type == EventType.state.value, Event.data.has_key("attempt"))
+        .where(Event.trial_id == trial_id, Event.type == EventType.state.value)
         .order_by(Event.seq)
     )
-    found: list[Attempt] = []
-    for data, at in moves:
-        if data["state"] == State.running:
-            found.append(Attempt(number=data["attempt"], worker=data["by"], started_at=at))
-        elif found and found[-1].ended_at is None:  # else a move of a trial that nobody had
-            ended = {"ended_at": at, "state": State(data["state"]), "why": data["why"]}
-            found[-1] = found[-1].model_copy(update=ended)
-    return schemas.Attempts(items=tuple(found))
+    return schemas.Attempts(items=tuple(lifecycle.attempts((data, at) for data, at in changes)))

@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from nestor import schemas
+from nestor import lifecycle, schemas
 from nestor.errors import TrialNotFound
 from nestor.schemas import Desired, State
 from nestor_server.models import Study, Trial
@@ -17,7 +17,7 @@ from nestor_server.services import paging, studies
 def page(
     session: Session, owner_id: UUID, study_id: UUID, *, cursor: str | None = None, limit: int = paging.DEFAULT_LIMIT
 ) -> schemas.TrialPage:
-    """By number."""
+    """The trials of a study, by number. Raises StudyNotFound."""
     studies.find(session, owner_id, study_id)
     query = select(Trial).where(Trial.study_id == study_id)
     if cursor is not None:
@@ -28,7 +28,8 @@ def page(
 
 
 def find(session: Session, owner_id: UUID, trial_id: UUID) -> Trial:
-    """
+    """The trial's row.
+
     Raises:
         TrialNotFound: there is none, or it is someone else's, or its study was deleted.
     """
@@ -43,6 +44,7 @@ def find(session: Session, owner_id: UUID, trial_id: UUID) -> Trial:
 
 
 def get(session: Session, owner_id: UUID, trial_id: UUID) -> schemas.Trial:
+    """The trial as the wire shows it. Raises TrialNotFound."""
     return describe(find(session, owner_id, trial_id))
 
 
@@ -52,12 +54,15 @@ def version(trial: schemas.Trial) -> str:
 
 
 def describe(trial: Trial) -> schemas.Trial:
+    """The row as the wire shows it."""
+    state, desired = State(trial.state), Desired(trial.desired)
     return schemas.Trial(
         id=trial.id,
         study_id=trial.study_id,
         number=trial.number,
-        state=State(trial.state),
-        desired=Desired(trial.desired),
+        state=state,
+        desired=desired,
+        allowed_actions=lifecycle.allowed_actions(state, desired),
         spec=schemas.TrialSpec(**trial.spec, user_attrs=trial.user_attrs),
         priority=trial.priority,
         step=trial.step,
