@@ -9,15 +9,15 @@ from sqlalchemy.orm import Session
 
 from nestor import schemas
 from nestor.errors import DatasetInvalid, DatasetNotFound
+from nestor.program_format import INDEX
 from nestor_server.models import Blob, Dataset
 from nestor_server.storage import blobs, tensor_blobs
 from nestor_server.storage.safetensors_header import Malformed
 
-RESERVED = "index"  # a batch tells its examples' positions under this name
-
 
 def create(session: Session, owner_id: UUID, new: schemas.DatasetCreate) -> schemas.Dataset:
-    """
+    """Record a data set whose splits were uploaded.
+
     Raises:
         BlobNotFound: a digest is not of a complete blob of this owner.
         DatasetInvalid: a split is empty, uneven, not finite, or not safetensors.
@@ -33,6 +33,11 @@ def create(session: Session, owner_id: UUID, new: schemas.DatasetCreate) -> sche
 
 
 def get(session: Session, owner_id: UUID, dataset_id: UUID) -> Dataset:
+    """The data set of this owner, locked against deletion until the transaction ends.
+
+    Raises:
+        DatasetNotFound: there is none, or it is someone else's.
+    """
     query = select(Dataset).where(Dataset.id == dataset_id, Dataset.owner_id == owner_id)
     dataset = session.scalars(query.with_for_update(read=True, key_share=True)).one_or_none()  # or a sweep takes it
     if dataset is None:
@@ -50,9 +55,9 @@ def _examples(session: Session, split: str, blob: Blob) -> int:
         ) from None
     if not columns:
         raise DatasetInvalid(reason=f"the {split} split has no columns. Give it at least one, such as 'x'.")
-    if RESERVED in columns:
+    if INDEX in columns:
         raise DatasetInvalid(
-            reason=f"the {split} split has a column {RESERVED!r}, the name of an example's position. Rename it."
+            reason=f"the {split} split has a column {INDEX!r}, the name of an example's position. Rename it."
         )
     lengths = {name: column.shape[0] if column.shape else None for name, column in columns.items()}
     if len(set(lengths.values())) != 1 or None in lengths.values():

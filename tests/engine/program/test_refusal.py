@@ -18,9 +18,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nestor_engine.errors import ProgramRejected
 from nestor_engine.program import load
-from tests.engine.program.conftest import Document, document, rejected, tensors
+from tests.engine.program.conftest import REFUSALS, Document, document, rejected, tensors
 from tests.engine.program.problems import exported
 
 
@@ -242,7 +241,7 @@ def test_a_changed_program_is_loaded_or_refused_and_nothing_else(chance: random.
             del target[last]
         else:
             target[last] = value
-    with contextlib.suppress(ProgramRejected):
+    with contextlib.suppress(*REFUSALS):
         load(json.dumps(changed).encode("utf-8", "surrogatepass"), tensors())
 
 
@@ -253,5 +252,5 @@ def test_changed_bytes_are_loaded_or_refused_and_nothing_else(data: st.DataObjec
     for blob, reach in ((graphs, len(graphs)), (values, 600)):
         for _ in range(data.draw(st.integers(0, 3))):
             blob[data.draw(st.integers(0, reach - 1))] = data.draw(st.integers(0, 255))
-    with contextlib.suppress(ProgramRejected):
+    with contextlib.suppress(*REFUSALS):
         load(bytes(graphs), bytes(values))

@@ -11,13 +11,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from nestor.program_format import INDEX as INDEX
 from nestor_engine.distributed import ALONE, Group
 from nestor_engine.errors import ProblemInvalid
 from nestor_engine.objective import Batch, Tensors
 from nestor_engine.tensors.random import derive_seed
 from nestor_engine.tensors.serialization import to_safetensors
 
-INDEX = "index"
 Columns = Any  # a tuple (x, y), or a dict of columns; tensors or arrays
 
 

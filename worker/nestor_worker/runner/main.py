@@ -16,6 +16,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from nestor.program_format import GRAPHS_FILE, SPLITS, TENSORS_FILE, split_file
 from nestor_worker import channel, workdir
 from nestor_worker.channel import Failed
 from nestor_worker.runner import sandbox
@@ -146,8 +147,8 @@ def _problem(directory: Path, spec: workdir.Spec, config: Config) -> tuple[Bilev
     from nestor_engine import Data
     from nestor_engine.program import load
 
-    files = {split: directory / workdir.split_file(split) for split in workdir.SPLITS}
-    bilevel = load((directory / workdir.GRAPHS).read_bytes(), (directory / workdir.TENSORS).read_bytes())
+    files = {split: directory / split_file(split) for split in SPLITS}
+    bilevel = load((directory / GRAPHS_FILE).read_bytes(), (directory / TENSORS_FILE).read_bytes())
     return bilevel, Data.load({split: path.read_bytes() for split, path in files.items() if path.exists()})
 
 
@@ -164,9 +165,10 @@ def _warm(bilevel: Bilevel, directory: Path, spec: workdir.Spec) -> Bilevel:
 
 def _failure(error: Exception) -> Failed:
     """The sentence that the user reads."""
+    from nestor.errors import NestorError
     from nestor_engine.errors import EngineError, is_out_of_memory
 
-    if isinstance(error, EngineError):
+    if isinstance(error, EngineError | NestorError):
         name = type(error).__name__
         return Failed(error.code(), " ".join(_words(name)), str(error))
     if is_out_of_memory(error):
