@@ -89,7 +89,7 @@ def brief(value: object) -> str:
 
 
 def _is_deep(json: Json) -> bool:
-    """Whether it has more than `MAX_JSON_LEVELS`. The parser's own bound is higher, and depends on the caller's stack."""
+    """Whether it has more than `MAX_JSON_LEVELS`; the parser's own bound depends on the caller's stack."""
     layer = [json]
     for _ in range(MAX_JSON_LEVELS):
         inner: list[Json] = []
