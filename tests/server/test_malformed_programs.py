@@ -150,6 +150,13 @@ def test_the_program_that_is_spoiled_here_is_taken_by_both(http):
     assert set(load(good, TENSORS_FILE).params) == {"w"}
 
 
+def test_both_pass_over_what_a_writer_of_safetensors_says_of_itself(http):
+    good = json.dumps(document(torch_version())).encode()
+    tensors = save(TENSORS, metadata={"format": "np"})
+    assert http.post("/programs", json={"graphs": put(http, good), "tensors": put(http, tensors)}).status_code == 201
+    assert set(load(good, tensors).params) == {"w"}
+
+
 @pytest.fixture(scope="module")
 def uploader(server) -> Iterator[tuple[Any, str]]:
     """A client, and the digest of the tensors."""

@@ -203,5 +203,5 @@ def _outline(tree: GraphValue) -> object:
     if isinstance(tree, dict):
         return {key: _outline(inner) for key, inner in tree.items()}
     if isinstance(tree, list | tuple):
-        return type(tree)(_outline(inner) for inner in tree)
+        return type(tree), [_outline(inner) for inner in tree]
     return Ref if isinstance(tree, Ref) else (type(tree), tree)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
-from typing import NoReturn, TypeAlias
+from collections.abc import Iterable, Sized
+from typing import NoReturn, TypeAlias, cast
 
 from nestor.errors import ProgramInvalid
 from nestor.program_format.limits import MAX_JSON_LEVELS
@@ -81,10 +81,10 @@ def brief(value: object) -> str:
     """`value` for a message, however long it is. Characters that cannot be printed are escaped."""
     if isinstance(value, str):
         text = repr(value[:61])
-    elif isinstance(value, list | dict) and len(value) > 20:
-        text = f"a {type(value).__name__} of {len(value):,} entries"
+    elif isinstance(value, list | dict) and (entries := len(cast("Sized", value))) > 20:
+        text = f"a {'list' if isinstance(value, list) else 'dict'} of {entries:,} entries"
     else:
-        text = repr(value)
+        text = repr(cast("object", value))
     return text if len(text) <= 60 else text[:57] + "…"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Delete, String, cast, delete, exists, func, or_
@@ -52,7 +52,7 @@ def _unwanted(session: Session) -> ColumnElement[bool]:
     return or_(Blob.wanted_at.is_(None), Blob.wanted_at < _ago(session))
 
 
-def _ago(session: Session) -> ColumnElement:
+def _ago(session: Session) -> ColumnElement[datetime]:
     return func.now() - timedelta(days=settings_of(session).keep_unused_days)
 
 

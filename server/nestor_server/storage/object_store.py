@@ -9,7 +9,7 @@ nothing is deleted that this database did not write. An object is never written 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import lru_cache
@@ -117,7 +117,7 @@ def open_store(url: str) -> ObjectStore:
     try:
         if url.startswith("file:"):
             return from_url(url, mkdir=True)
-        return from_url(url, client_options=CLIENT, retry_config=RETRY)  # pyright: ignore[reportCallIssue, reportArgumentType] one overload for each scheme
+        return from_url(url, client_options=CLIENT, retry_config=RETRY)  # pyright: ignore[reportCallIssue, reportArgumentType, reportUnknownVariableType] one overload for each scheme
     except (BaseError, ValueError, OSError) as error:
         reason = str(error).split("\n")[0]
         sentence = f"NESTOR_BLOB_URL must be like file:///srv/nestor or s3://bucket/prefix: {reason}."
@@ -132,7 +132,7 @@ def _store(session: Session) -> ObjectStore:
 
 
 @contextmanager
-def _answering() -> Iterator[None]:
+def _answering() -> Generator[None]:
     from obstore.exceptions import BaseError
 
     try:

@@ -6,11 +6,13 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-MAX_HEADER = 16 * 2**20  # bytes
+from nestor.errors import ProgramInvalid
+from nestor.program_format import MAX_HEADER_BYTES, MAX_VALUES, Json, brief, parse_json
+
+MAX_DIMENSIONS = 16
 ITEM_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2,
     "I64": 8, "I32": 4, "I16": 2, "I8": 1,
@@ -51,7 +53,7 @@ class Header:
         if len(first) < 8:
             raise Malformed("it is shorter than the eight bytes that every safetensors file begins with")
         length = int.from_bytes(first[:8], "little")
-        if length > MAX_HEADER:
+        if length > MAX_HEADER_BYTES:
             raise Malformed(f"its header is announced with {length} bytes, which no such file needs")
         return 8 + length
 
@@ -66,9 +68,9 @@ class Header:
         if len(data) < start:
             raise Malformed("its header is cut off")
         try:
-            entries = json.loads(data[8:start])
-        except (ValueError, RecursionError):
-            raise Malformed("its header is not JSON") from None
+            entries = parse_json(data[8:start], what="its header", max_bytes=MAX_HEADER_BYTES, max_values=MAX_VALUES)
+        except ProgramInvalid as error:
+            raise Malformed(str(error.context["reason"])) from None
         if not isinstance(entries, dict):
             raise Malformed("its header is not a JSON object")
         entries.pop("__metadata__", None)
@@ -76,26 +78,30 @@ class Header:
         at = start
         for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.begin, tensor.end)):
             if tensor.begin != at:
-                raise Malformed(f"the bytes of {tensor.name!r} do not follow those before them")
+                raise Malformed(f"the bytes of {brief(tensor.name)} do not follow those before them")
             at = tensor.end
         if at != size:
             raise Malformed(f"its tensors end at byte {at}, but the file has {size}")
         return Header(tensors, start)
 
 
-def _tensor(name: str, entry: Any, start: int) -> Tensor:
+def _tensor(name: str, entry: Json, start: int) -> Tensor:
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)]} if len(entry) == 3:
             pass
         case _:
-            raise Malformed(f"the entry of {name!r} is not a dtype, a shape and two offsets")
+            raise Malformed(f"the entry of {brief(name)} is not a dtype, a shape and two offsets")
     if dtype not in ITEM_BYTES:
-        raise Malformed(f"{name!r} has the type {dtype}; known are {', '.join(ITEM_BYTES)}")
-    if not all(type(n) is int and n >= 0 for n in shape):
-        raise Malformed(f"{name!r} has the shape {shape}")
-    if begin < 0 or end - begin != math.prod(shape) * ITEM_BYTES[dtype]:
-        raise Malformed(f"{name!r} has {end - begin} bytes, which its shape {shape} of {dtype} does not need")
-    return Tensor(name, dtype, tuple(shape), start + begin, start + end)
+        raise Malformed(f"{brief(name)} has the type {brief(dtype)}; known are {', '.join(ITEM_BYTES)}")
+    sizes = tuple(n for n in shape if type(n) is int and n >= 0)
+    # A product of many large numbers takes hours, so dimensions are counted before.
+    if len(sizes) != len(shape) or len(sizes) > MAX_DIMENSIONS:
+        raise Malformed(f"{brief(name)} has the shape {brief(shape)}; at most {MAX_DIMENSIONS} sizes are possible")
+    if begin < 0 or end - begin != math.prod(sizes) * ITEM_BYTES[dtype]:
+        raise Malformed(
+            f"{brief(name)} has {end - begin} bytes, which its shape {brief(shape)} of {dtype} does not need"
+        )
+    return Tensor(name, dtype, sizes, start + begin, start + end)
 
 
 def finite(tensor: Tensor, pieces: Iterable[bytes], *, or_infinite: bool = False) -> bool:
@@ -105,8 +111,11 @@ def finite(tensor: Tensor, pieces: Iterable[bytes], *, or_infinite: bool = False
     """
     if not tensor.dtype.startswith(("F", "BF")):
         return True
-    bad = np.isnan if or_infinite else lambda numbers: ~np.isfinite(numbers)
-    return not any(bad(_numbers(tensor.dtype, piece)).any() for piece in _whole(pieces, ITEM_BYTES[tensor.dtype]))
+    for piece in _whole(pieces, ITEM_BYTES[tensor.dtype]):
+        numbers = _numbers(tensor.dtype, piece)
+        if np.isnan(numbers).any() if or_infinite else not np.isfinite(numbers).all():
+            return False
+    return True
 
 
 def _numbers(dtype: str, data: bytes) -> np.ndarray:

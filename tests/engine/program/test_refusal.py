@@ -226,9 +226,10 @@ JUNK = st.one_of(
     st.sampled_from([REF, {"tuple": []}, {"dict": [["x", REF]]}, {"dtype": "int8"}, {"float": "nan"}, [], {}, [[]]]),
     st.sampled_from(["aten.add_.Tensor", "aten.sym_size.int", "operator.getitem", "aten.lstm.input", "operator.add"]),
 )
+CHECKS: Any = list(HealthCheck)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=CHECKS)
 @given(st.randoms(use_true_random=False), st.lists(JUNK, min_size=1, max_size=4))
 def test_a_changed_program_is_loaded_or_refused_and_nothing_else(chance: random.Random, junk: list[Any]):
     changed = copy.deepcopy(document())
@@ -245,7 +246,7 @@ def test_a_changed_program_is_loaded_or_refused_and_nothing_else(chance: random.
         load(json.dumps(changed).encode("utf-8", "surrogatepass"), tensors())
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=CHECKS)
 @given(st.data())
 def test_changed_bytes_are_loaded_or_refused_and_nothing_else(data: st.DataObject):
     graphs, values = bytearray(exported("odd")[1].graphs), bytearray(tensors())

@@ -128,8 +128,7 @@ def _divided(columns: Tensors, share: float, seed: int) -> tuple[Tensor, Tensor]
 def _pooled(train: View, val: View) -> Tensors:
     """Training examples, and behind them those of the validation data."""
     first, second = train.columns, val.columns
-    form = lambda columns: {name: (values.shape[1:], values.dtype) for name, values in columns.items()}
-    if form(first) != form(second):
+    if _form(first) != _form(second):
         raise ProblemInvalid(
             reason=f"Folds exchange training and validation examples, but their columns differ: {_told(first)}, and "
             f"{_told(second)}. Give both the same columns, or tune without folds."
@@ -144,3 +143,8 @@ def _shuffled(n: int, seed: int) -> Tensor:
 
 def _told(columns: Tensors) -> str:
     return ", ".join(f"{name} {tuple(values.shape[1:])} {values.dtype}" for name, values in columns.items())
+
+
+def _form(columns: Tensors) -> dict[str, object]:
+    """What two sets of columns must share to be pooled."""
+    return {name: (values.shape[1:], values.dtype) for name, values in columns.items()}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import safetensors.torch
 import torch
@@ -67,11 +67,11 @@ def size_of(columns: Tensors) -> int:
 
 
 def _columns(split: str, given: Columns) -> Tensors:
-    if not isinstance(given, dict) and not (isinstance(given, list | tuple) and len(given) == 2):
-        raise ProblemInvalid(
-            reason=f"The {split} split is {_kind(given)}. Pass a tuple (x, y), or a dict of columns by name."
-        )
-    named = given if isinstance(given, dict) else dict(zip(("x", "y"), given, strict=True))
+    pair = list(cast("list[Any] | tuple[Any, ...]", given)) if isinstance(given, list | tuple) else []
+    if not isinstance(given, dict) and len(pair) != 2:
+        kind = _kind(cast("object", given))
+        raise ProblemInvalid(reason=f"The {split} split is {kind}. Pass a tuple (x, y), or a dict of columns by name.")
+    named = cast("dict[str, Any]", given) if isinstance(given, dict) else dict(zip(("x", "y"), pair, strict=True))
     columns = {name: _tensor(values) for name, values in named.items()}
     lengths = {name: len(values) if values.ndim else None for name, values in columns.items()}
     if not columns or None in lengths.values() or len(set(lengths.values())) != 1:
@@ -85,9 +85,9 @@ def _columns(split: str, given: Columns) -> Tensors:
     return columns
 
 
-def _kind(given: Any) -> str:
+def _kind(given: object) -> str:
     name = f"a {type(given).__name__}"
-    return f"{name} of {len(given)}" if isinstance(given, list | tuple) else name
+    return f"{name} of {len(cast('Sized', given))}" if isinstance(given, list | tuple) else name
 
 
 def _tensor(values: Any) -> Tensor:

@@ -15,9 +15,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch._ops import HigherOrderOperator as HigherOrderOperator  # torch exports neither
+from torch._ops import OpOverload as OpOverload
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -124,6 +126,7 @@ ALLOWED = frozenset(
 SIZES_OF_TENSORS = frozenset({"aten.sym_size.int", "aten.sym_numel.default", "aten.sym_stride.int"})
 
 # Arithmetic on sizes, which are numbers by the time that a graph runs: name → (function, arity).
+_torch: Any = torch  # which does not type its functions of sizes
 SIZES: dict[str, tuple[Callable[..., Any], int]] = {
     **{
         f"operator.{name}": (getattr(operator, name), 2)
@@ -133,12 +136,12 @@ SIZES: dict[str, tuple[Callable[..., Any], int]] = {
     "math.ceil": (math.ceil, 1),
     "math.floor": (math.floor, 1),
     "math.trunc": (math.trunc, 1),
-    "torch.sym_float": (torch.sym_float, 1),
-    "torch.sym_int": (torch.sym_int, 1),
-    "torch.sym_ite": (torch.sym_ite, 3),
-    "torch.sym_max": (torch.sym_max, 2),
-    "torch.sym_min": (torch.sym_min, 2),
-    "torch.sym_not": (torch.sym_not, 1),
+    "torch.sym_float": (_torch.sym_float, 1),
+    "torch.sym_int": (_torch.sym_int, 1),
+    "torch.sym_ite": (_torch.sym_ite, 3),
+    "torch.sym_max": (_torch.sym_max, 2),
+    "torch.sym_min": (_torch.sym_min, 2),
+    "torch.sym_not": (_torch.sym_not, 1),
 }
 GETITEM = "operator.getitem"
 
@@ -170,7 +173,7 @@ class AtenOperator:
     """An allowed operator with what torch's schema says of it; a curvature's `Operator` is another thing."""
 
     name: str
-    target: torch._ops.OpOverload[..., Any]
+    target: OpOverload[..., Any]
     arguments: tuple[OperatorArgument, ...]
     returns: tuple[str, ...]
 
@@ -188,7 +191,7 @@ def lookup(name: str) -> AtenOperator | None:
     returns = operator.returns
     if not returns or not (name in SIZES_OF_TENSORS or {"Tensor", "List[Tensor]"}.issuperset(returns)):
         return None
-    return None if any(argument.is_out for argument in operator.target._schema.arguments) else operator
+    return None if any(argument.is_out for argument in _schema_of(operator.target).arguments) else operator
 
 
 # What derivatives are made of, besides what programs may hold. A trace that is kept on a disk holds them, too.
@@ -211,7 +214,11 @@ def of_trace(name: str) -> AtenOperator | None:
     if match is None or not (match[1] in DERIVATIVES or name in ALLOCATIONS):
         return None
     operator = _operator(name)
-    return None if operator is None or operator.target._schema.is_mutable else operator
+    return None if operator is None or _schema_of(operator.target).is_mutable else operator
+
+
+def _schema_of(target: OpOverload[..., Any]) -> torch.FunctionSchema:
+    return target._schema  # pyright: ignore[reportPrivateUsage] torch shows it nowhere else
 
 
 def _operator(name: str) -> AtenOperator | None:
@@ -221,7 +228,7 @@ def _operator(name: str) -> AtenOperator | None:
     if packet is None or overload not in packet.overloads():
         return None
     target = getattr(packet, overload)
-    schema = target._schema
+    schema = _schema_of(target)
     arguments = tuple(
         OperatorArgument(
             name=argument.name,
@@ -230,6 +237,6 @@ def _operator(name: str) -> AtenOperator | None:
             keyword_only=argument.kwarg_only,
             repeats=argument.N is not None,
         )
-        for argument in schema.arguments
+        for argument in cast("list[Any]", schema.arguments)  # whose annotations leave out N
     )
     return AtenOperator(name, target, arguments, tuple(str(returned.real_type) for returned in schema.returns))

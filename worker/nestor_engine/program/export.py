@@ -3,6 +3,9 @@
 Nothing of torch's own archive format is used: reading one executes what its writer wants.
 """
 
+# pyright: reportUnknownMemberType=false
+# (torch types neither fork_rng and manual_seed nor Tensor.split)
+
 from __future__ import annotations
 
 import math

@@ -86,7 +86,7 @@ def _keys(tensors: bytes) -> list[str]:
     )
     if not isinstance(header, dict):
         raise ProgramRejected(reason="its tensors have no header.")
-    return list(header)
+    return [key for key in header if key != "__metadata__"]
 
 
 def _read_tensors(tensors: bytes, names: TensorNames) -> dict[str, Tensors]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from nestor.program_format import Call, Graph, GraphValue, Ref, Region, valid_name
 from nestor_engine.errors import NotExportable
-from nestor_engine.graphs.operators import GETITEM, SIZES, lookup
+from nestor_engine.graphs.operators import GETITEM, SIZES, HigherOrderOperator, OpOverload, lookup
 from nestor_engine.graphs.values import graph_value
 from nestor_engine.program.failures import NO_SUCH_OPERATOR, place_of
 from nestor_engine.program.trace import Traced
@@ -108,13 +108,14 @@ class _Writer:
         return tuple(written)
 
     def _node(self, node: fx.Node) -> Call | Region:
-        if isinstance(node.target, torch._ops.HigherOrderOperator):
+        if isinstance(node.target, HigherOrderOperator):
             return self._region(node, node.target.name())
         args, kwargs = list(node.args), dict(node.kwargs)
-        if isinstance(node.target, torch._ops.OpOverload):
-            name = _WRITTEN.get(str(node.target), str(node.target))
+        target = str(node.target)
+        if isinstance(node.target, OpOverload):
+            name = _WRITTEN.get(target, target)
             kwargs.pop("pin_memory", None)  # about the host's memory, not about values
-            if name != str(node.target):
+            if name != target:
                 kwargs.pop("memory_format", None)
             if lookup(name) is None:
                 raise self._refused(node, name)
@@ -181,8 +182,10 @@ def _tree(spec: pytree.TreeSpec, leaves: Iterator[Any]) -> Any:
     children = [_tree(child, leaves) for child in spec.children()]
     if spec.type is list:
         return children
-    if isinstance(spec.type, type) and issubclass(spec.type, dict) and isinstance(spec.context, list):
-        keys = spec.context if len(spec.context) == len(children) else spec.context[-1]
+    context: Any = spec.context
+    if isinstance(spec.type, type) and issubclass(spec.type, dict) and isinstance(context, list):
+        listed = cast("list[Any]", context)
+        keys: list[object] = listed if len(listed) == len(children) else listed[-1]
         if all(valid_name(key) for key in keys):
             return dict(zip(keys, children, strict=True))
     return tuple(children)
