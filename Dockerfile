@@ -29,7 +29,7 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=30s \
 ENTRYPOINT ["nestor"]
 CMD ["server"]
 
-# The worker, with torch. It alone needs a GPU, if there is one.
+# The worker, with torch. Only the worker uses a GPU.
 FROM base AS worker
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
@@ -38,7 +38,7 @@ RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
     && python -m pip install --quiet --no-cache-dir --constraint /constraints/dev.txt \
        --extra-index-url "${TORCH_INDEX}" "${wheel}[worker,objects]"
 USER 10001
-# SIGTERM lets running trials checkpoint and go back to the queue.
+# On SIGTERM, running trials write a checkpoint and return to the queue.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["nestor"]
 CMD ["worker"]

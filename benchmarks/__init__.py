@@ -1,3 +1,3 @@
-"""Measurements that are run by hand, each as `python -m benchmarks.<name>` from the repository's root."""
+"""Benchmarks to run by hand, each as `python -m benchmarks.<name>` from the repository's root."""
 
 from __future__ import annotations

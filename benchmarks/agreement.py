@@ -1,7 +1,7 @@
-"""Whether other libraries compute the same Neumann hypergradients: `python -m benchmarks.agreement`.
+"""Compare Neumann hypergradients with those of other libraries: `python -m benchmarks.agreement`.
 
-Exits with 1 where a hypergradient differs by more than 1e-6 of its length, in float32. curvlinops is not asked: it
-wants a module and has no place for hyperparameters.
+Exits with 1 if a hypergradient differs by more than 1e-6 of its length in float32. curvlinops is not included: it
+needs a module and does not support hyperparameters.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def flat(gradient: list[Tensor]) -> Tensor:
 
 
 def main() -> int:
-    """Print the table, and answer with the process's exit code."""
+    """Print the table and return the exit code."""
     differences = []
     print(f"{'relative difference to Nestor, float32':40}", *(f"{terms:>4} terms" for terms in TERMS))
     for library, hypergradient in LIBRARIES.items():
@@ -58,7 +58,7 @@ def main() -> int:
             row.append(float((flat(hypergradient(SMALL, terms)) - mine).norm() / mine.norm()))
         differences += row
         print(f"{library:40}", *(f"{difference:10.1e}" for difference in row))
-    agreed = all(difference <= TOLERANCE for difference in differences)  # phrased so that NaN disagrees
+    agreed = all(difference <= TOLERANCE for difference in differences)  # NaN counts as disagreement
     print(f"largest: {max(differences):.1e}; {'agreed' if agreed else 'NOT agreed'} to {TOLERANCE:.0e}")
     return 0 if agreed else 1
 

@@ -1,4 +1,4 @@
-"""Everything that computes a hypergradient here: Nestor's methods, two textbook ways, and the peers."""
+"""All contenders that compute a hypergradient: Nestor's methods, two textbook methods, and the peers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nestor_engine.curvature import Curvature
 from nestor_engine.responses import Moment
 from nestor_engine.tensors.ravel import Ravel
 
-TERMS = 20  # of the cold series, the slides' own number
+TERMS = 20  # of the cold series, as in the slides
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Contender:
 
     Attributes:
         hypergradient: one, all hyperparameters in one vector; the next of a trial, unless `restart` came before.
-        product: makes the multiplication with one vector, at this point; None where it is no part of its own.
-        shorter: the hypergradient without its products, where a product is known by the difference only.
+        product: returns the multiplication with one vector at this point; None if it is not a separate part.
+        shorter: the hypergradient without its products, if the cost of a product is only known as a difference.
         period: hypergradients after which its cost repeats.
     """
 
@@ -45,7 +45,7 @@ class Contender:
 
 
 def methods(alpha: float) -> Iterator[tuple[str, str, engine.Implicit, int]]:
-    """(curvature, solver, method, period) of what Nestor offers; the series at the step size that all are given."""
+    """(curvature, solver, method, period) of Nestor's methods; the series has the same step size as the peers."""
     series = engine.Neumann(TERMS, alpha=alpha)
     warm = engine.WarmStarted(engine.Neumann(2))
     sketched = engine.WarmStarted(engine.PreconditionedCG(2, engine.NystromSketch(rank=50, refresh=10)))
@@ -60,7 +60,7 @@ def methods(alpha: float) -> Iterator[tuple[str, str, engine.Implicit, int]]:
     yield "Gauss-Newton", "warm Neumann 2", engine.Implicit(engine.GaussNewton(), warm), 1
     yield "Gauss-Newton", "warm sketched CG 2", engine.Implicit(engine.GaussNewton(), sketched), 10
     yield "Gauss-Newton", "warm CG 2, KFAC", engine.Implicit(engine.GaussNewton(), by_factors), 1
-    # Of another size than the Hessian, so with a step size of its own.
+    # Its norm differs from that of the Hessian, so it has its own step size.
     own = engine.Neumann(TERMS)
     yield "Fisher, per example", f"Neumann {TERMS}", engine.Implicit(engine.EmpiricalFisher(per="example"), own), 1
     yield "Fisher, per batch", f"Neumann {TERMS}", engine.Implicit(engine.EmpiricalFisher(per="batch"), own), 1
@@ -68,7 +68,7 @@ def methods(alpha: float) -> Iterator[tuple[str, str, engine.Implicit, int]]:
 
 
 class Nestor:
-    """The engine on one case; what it keeps for a trial is shared by all methods, as in a trial."""
+    """The engine on one case. All methods share its traces, as in a trial."""
 
     def __init__(self, case: Case) -> None:
         problem = case.problem()
@@ -104,7 +104,7 @@ class Nestor:
 
 
 def reverse_over_reverse(task: Task, terms: int = TERMS) -> list[Tensor]:
-    """The series on a retained graph, as one writes it by hand."""
+    """The series on a retained graph, written by hand."""
     weights, hparams = free(task.weights), free(task.hparams)
     v = torch.autograd.grad(task.outer(weights, hparams), weights)
     slope = torch.autograd.grad(task.inner(weights, hparams), weights, create_graph=True)
@@ -131,7 +131,7 @@ def forward_over_reverse(task: Task, terms: int = TERMS) -> list[Tensor]:
 
 
 def others(task: Task) -> Iterator[Contender]:
-    """The textbook's two ways and the peers, all with the cold series."""
+    """The two textbook methods and the peers, all with the cold series."""
     install_peers()
     ways = {
         ("reverse over reverse", "Hessian"): reverse_over_reverse,

@@ -1,8 +1,8 @@
-"""What it costs to survive: `python -m benchmarks.durability [--json FILE]` breaks each part of Nestor, with a clock.
+"""Measure the cost of durability: `python -m benchmarks.durability [--json FILE]` injects each fault once.
 
-It measures what checkpoints cost, how soon a first step comes on a worker that has just begun or that waits, how soon a
-trial goes on after each fault, and how long a worker takes to leave. `--soak N` instead has N trials endure faults of
-any kind at any moment, and holds each against its undisturbed trajectory, bit for bit.
+It measures the cost of checkpoints, the time from submission to the first step on a cold and a standby runner, the
+recovery time after each fault, and the time that a worker takes to shut down. `--soak N` instead injects random faults
+into N trials, and compares each trajectory with the uninterrupted one, bit for bit.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+from examples.provenance import caption
 from nestor.schemas import Preset
 from nestor_engine import Config, optimise
 from nestor_worker.options import Options
@@ -25,8 +26,8 @@ from nestor_worker.runner.recorder import Beside, Trajectory
 from nestor_worker.workdir import Spec
 from tests.end_to_end import faults
 from tests.end_to_end.api import ENDLESS, PRESET, Api
-from tests.end_to_end.expected import endure, undisturbed
-from tests.end_to_end.house import House
+from tests.end_to_end.cluster import TestCluster
+from tests.end_to_end.expected import inject_faults, uninterrupted_steps
 from tests.support.server import wait_for
 from tests.support.worker import running_worker
 
@@ -39,13 +40,13 @@ RECOVERIES = (
     faults.kill_the_server,
     faults.kill_postgres,
     faults.kill_valkey,
-    faults.send_the_database_away,
+    faults.disconnect_the_database,
     faults.stall_the_worker_past_its_lease,
 )
 
 
 class Metered(Beside):
-    """Tells the processor time of its jobs."""
+    """Sums the processor time of its jobs."""
 
     spent, jobs = 0.0, 0
 
@@ -56,7 +57,7 @@ class Metered(Beside):
 
 
 def overheads() -> dict[str, dict[str, float]]:
-    """Of models of several sizes: what checkpoints take of the processor time of a training, in percent."""
+    """The share of training's processor time that checkpoints take, in percent, for models of several sizes."""
     found = {}
     for width in WIDTHS:
         preset = Preset.model_validate(PRESET | {"model": {"kind": "mlp", "hidden": [width]}})
@@ -64,7 +65,7 @@ def overheads() -> dict[str, dict[str, float]]:
         seconds = Options().checkpoint_seconds
         with tempfile.TemporaryDirectory() as directory:
             spec = Spec({}, None, None, None, None, threads=1, checkpoint_seconds=seconds)
-            trajectory = Trajectory(Path(directory), spec, config, lambda said: None, problem.bilevel())
+            trajectory = Trajectory(Path(directory), spec, config, lambda line: None, problem.bilevel())
             trajectory._beside = metered = Metered(seconds)
             trajectory.begin(None, "cpu")
             until, began = time.monotonic() + OVERHEAD_SECONDS, time.process_time()
@@ -79,55 +80,55 @@ def overheads() -> dict[str, dict[str, float]]:
     return found
 
 
-def first_steps(house: House, api: Api) -> dict[str, float]:
-    """From the submission to the first recorded step, on a worker without and with a runner in waiting."""
-    house.worker.stop()
+def first_steps(cluster: TestCluster, api: Api) -> dict[str, float]:
+    """Seconds from submission to the first recorded step, on a worker without and with a standby runner."""
+    cluster.worker.stop()
     times = {}
     for name, standby in (("cold", "false"), ("warm", "true")):
-        with running_worker(house.server, NESTOR_STANDBY=standby) as worker:
+        with running_worker(cluster.server, NESTOR_STANDBY=standby) as worker:
             if standby == "true":
-                wait_for(worker.waiting, "a runner in waiting", seconds=60)
-                time.sleep(10)  # it goes through a trial of its own before it has loaded all
+                wait_for(worker.waiting, "a standby runner", seconds=60)
+                time.sleep(10)  # a standby runner trains a trial of its own to load everything
             began, trial_id = time.monotonic(), api.submit(ENDLESS)
             until_step(api, trial_id, past=0)
             times[name] = time.monotonic() - began
             end(api, trial_id)
-    house.worker = house.new_worker()
+    cluster.worker = cluster.new_worker()
     return times
 
 
-def recoveries(house: House, api: Api) -> dict[str, float]:
-    """From the beginning of each fault until the trial is further than it had been."""
+def recoveries(cluster: TestCluster, api: Api) -> dict[str, float]:
+    """Seconds from each fault until the trial has passed the step that it had reached before."""
     times = {}
     for fault in RECOVERIES:
         trial_id = api.submit(ENDLESS)
         before, began = api.until_a_new_checkpoint(trial_id), time.monotonic()
-        fault(house, api, trial_id)
+        fault(cluster, api, trial_id)
         reached = before["step"]
         if not faults.FAULTS[fault]:
             api.until_another_attempt(trial_id, before["attempt"])
-            reached = api.trial(trial_id)["step"]  # the claim took it back to the checkpoint; what follows is new
+            reached = api.trial(trial_id)["step"]  # the new attempt began at the checkpoint
         until_step(api, trial_id, past=reached)
         times[fault.__name__] = time.monotonic() - began
         end(api, trial_id)
     return times
 
 
-def leaving(house: House, api: Api) -> float:
-    """From SIGTERM to the exit of a worker with a running trial."""
+def drain(cluster: TestCluster, api: Api) -> float:
+    """Seconds from SIGTERM to the exit of a worker with a running trial."""
     trial_id = api.submit(ENDLESS)
     until_step(api, trial_id, past=5)
     began = time.monotonic()
-    house.worker.stop()
+    cluster.worker.stop()
     took = time.monotonic() - began
     api.ask(trial_id, "cancel")
     return took
 
 
-def backup(house: House) -> float:
-    """Dump the database, copy the objects, restore both, and have a server ready on them."""
+def backup(cluster: TestCluster) -> float:
+    """Seconds to dump the database, copy the objects, restore both, and start a server on them."""
     began = time.monotonic()
-    with house.restored_from_a_backup():
+    with cluster.restored_from_a_backup():
         return time.monotonic() - began
 
 
@@ -140,36 +141,36 @@ def end(api: Api, trial_id: str) -> None:
     api.until(trial_id, "cancelled")
 
 
-def soak(house: House, api: Api, rounds: int) -> dict[str, object]:
-    """Faults of any kind at any moment, a trial for each seed; the first that is not as it must be ends it."""
-    steps, attempts, began = undisturbed(), 0, time.monotonic()
+def soak(cluster: TestCluster, api: Api, rounds: int) -> dict[str, object]:
+    """Inject random faults at random moments into one trial per seed; fail at the first deviation."""
+    steps, attempts, began = uninterrupted_steps(), 0, time.monotonic()
     for seed in range(rounds):
-        trial = endure(house, api, steps, random.Random(seed), n_faults=5)
+        trial = inject_faults(cluster, api, steps, random.Random(seed), n_faults=5)
         attempts += trial["attempt"]
         print(f"seed {seed}: {trial['attempt']} attempts, bit for bit", flush=True)
-    house.expect_nothing_left()
+    cluster.expect_no_leftovers()
     return {"trials": rounds, "faults": 5 * rounds, "attempts": attempts, "seconds": time.monotonic() - began}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write the result to this file, too")
-    parser.add_argument("--soak", type=int, metavar="N", help="N trials under five random faults each, instead")
+    parser.add_argument("--json", type=Path, help="also write the result to this file")
+    parser.add_argument("--soak", type=int, metavar="N", help="instead inject five random faults into each of N trials")
     given = parser.parse_args()
-    result: dict[str, object] = {"load": os.getloadavg()[0]}
+    result: dict[str, object] = {"measured": caption("benchmarks.durability"), "load": os.getloadavg()[0]}
     if not given.soak:
         result["checkpoints, % of processor time"] = overheads()
     with ExitStack() as stack:
-        house = House(stack)
-        with house.server.http(house.server.new_token()) as http:
-            api = Api(http, house.server)
+        cluster = TestCluster(stack)
+        with cluster.server.http(cluster.server.new_token()) as http:
+            api = Api(http, cluster.server)
             if given.soak:
-                result["soak"] = soak(house, api, given.soak)
+                result["soak"] = soak(cluster, api, given.soak)
             else:
-                result["submission to first step, s"] = first_steps(house, api)
-                result["recovery, s"] = recoveries(house, api)
-                result["backup and restore, s"] = backup(house)
-                result["drain, s"] = leaving(house, api)
+                result["submission to first step, s"] = first_steps(cluster, api)
+                result["recovery, s"] = recoveries(cluster, api)
+                result["backup and restore, s"] = backup(cluster)
+                result["drain, s"] = drain(cluster, api)
     text = json.dumps(result, indent=2)
     if given.json:
         given.json.write_text(text + "\n")

@@ -1,19 +1,18 @@
-"""What a hypergradient costs: `python -m benchmarks.hypergradient [--json FILE] [--quick] [--cases NAME …]`.
+"""The cost of a hypergradient: `python -m benchmarks.hypergradient [--json FILE] [--quick] [--cases NAME …]`.
 
-Everything is measured in one process and in turns, on one thread, in processor time, as a ratio to a
-plain training gradient on the same batch that is taken before and after it; medians over the rounds.
+All methods run in one process on one thread and alternate. Costs are processor times relative to a plain training
+gradient on the same batch, which is measured before and after each method; medians over the rounds.
 
-    product         of the curvature with a vector, beyond what is done once for all products at a point
-    hypergradient   all of an outer step's derivatives: the outer gradient, the system's solution, and the mixed
-                    term; of a trial under way, so after the first (sketches and the norm's estimate are kept)
-    peak_mb         how far memory rises during a first one
-    error           of a first one on a few of the examples, relative to the same in float64: Nestor's to Nestor's,
-                    the others' to the series written by hand. (That these two agree is what `python -m
-                    benchmarks.agreement` shows. Where the series diverges they need not: Nestor answers with the
-                    iterate of the least residual.)
+    product         a curvature product, without the work that all products at one point share
+    hypergradient   all derivatives of an outer step: the outer gradient, the solution of the system, and the mixed
+                    term. It is not the first of its trial, so sketches and the estimate of the norm exist
+    peak_mb         the increase of memory during a first hypergradient
+    error           of a first hypergradient on a few examples, relative to float64: Nestor's to Nestor's, the others'
+                    to the hand-written series. (`python -m benchmarks.agreement` shows that these two agree. If the
+                    series diverges they may differ: Nestor returns the iterate with the smallest residual.)
 
-What is set up once for a whole trial is not counted here; `python -m benchmarks.joint` counts it. The floor
-is arithmetic: see `floors`.
+One-time setup of a trial is not included; `python -m benchmarks.joint` includes it. The floor counts arithmetic: see
+`floors`.
 """
 
 from __future__ import annotations
@@ -37,11 +36,12 @@ from benchmarks.measuring import Run, flops, one_thread, peak_mb, seconds
 from benchmarks.models import MODELS, Case, case
 from benchmarks.peers import curvlinops_gauss_newton, free
 from benchmarks.task import Task, task_of
+from examples.provenance import caption
 from nestor_engine import Hessian
 
 ROUNDS = 5
-MOST = 60.0  # processor seconds that one contender may take of them before it is measured no more
-FEW = 4  # examples on which float32 is held against float64
+MOST = 60.0  # processor seconds per contender, after which it is not measured any more
+FEW = 4  # examples for the comparison of float32 with float64
 LEAST = 0.05  # processor seconds of a measurement
 COLUMNS = ("product", "hypergradient", "peak_mb", "error")
 Row = dict[str, Any]
@@ -65,7 +65,7 @@ def measure(name: str, rounds: int) -> list[Row]:
             row["peak_mb"] = peak_mb(contender.hypergradient, gradient)
             contender.hypergradient()
             runs.append((row, contender))
-        except Exception as failure:  # a peer that cannot: the row says why
+        except Exception as failure:  # the row has the reason
             row["error"] = f"{type(failure).__name__}: {' '.join(str(failure).split())[:160]}"
     interleaved(runs, gradient, rounds)
     return rows
@@ -77,7 +77,7 @@ def contenders(subject: Case, alpha: float) -> Iterator[Contender]:
 
 
 def interleaved(runs: list[tuple[Row, Contender]], gradient: Run, rounds: int) -> None:
-    """Fill in `product` and `hypergradient`: each contender in turn, in each round between two training gradients."""
+    """Fill in `product` and `hypergradient`: contenders alternate, each between two training gradients."""
     ratios: dict[tuple[int, str], list[float]] = {}
     spent = [0.0] * len(runs)
 
@@ -95,7 +95,7 @@ def interleaved(runs: list[tuple[Row, Contender]], gradient: Run, rounds: int) -
             ratios.setdefault((i, "hypergradient"), []).append(whole)
             if contender.product is not None:
                 run = contender.product()
-                run()  # what is done once at a point
+                run()  # the work that is done once per point
                 ratios.setdefault((i, "product"), []).append(ratio(run))
             elif contender.shorter is not None:
                 rest = ratio(contender.shorter)
@@ -106,7 +106,7 @@ def interleaved(runs: list[tuple[Row, Contender]], gradient: Run, rounds: int) -
 
 
 def training_gradient(task: Task) -> Run:
-    """The unit: one gradient of the training loss, decay included, as a plain loop takes it."""
+    """The unit: one gradient of the training loss with decay, as in a plain loop."""
 
     def run() -> tuple[Tensor, ...]:
         weights = free(task.weights)
@@ -116,13 +116,13 @@ def training_gradient(task: Task) -> Run:
 
 
 def step_size(subject: Case) -> float:
-    """For the series: a little below the inverse of the Hessian's largest |eigenvalue|."""
+    """The step size of the series: slightly below the inverse of the Hessian's largest |eigenvalue|."""
     nestor = Nestor(subject)
     return 0.9 / Hessian().at(nestor.moment.point(), {}).norm(nestor.moment.w)
 
 
 class Exact:
-    """Hypergradients in float64, each taken when it is first asked for."""
+    """Hypergradients in float64, computed on first use."""
 
     def __init__(self, double: Case, alpha: float) -> None:
         self._nestor = {(c.curvature, c.solver): c for c in Nestor(double).contenders(alpha)}
@@ -130,10 +130,10 @@ class Exact:
         self._series = cache(self._by_hand)
 
     def error(self, contender: Contender) -> float | None:
-        """Of one that computes in float32, and has not yet.
+        """The relative error of a contender in float32 that has not run yet.
 
-        None for one whose draws are others in float64, and where there is nothing to compare: a series that grows from
-        its first term on is answered with zeros.
+        None if its random draws differ in float64, or if the exact answer is zero: a series that grows from its first
+        term on returns zeros.
         """
         if "KFAC" in contender.curvature + contender.solver:
             return None
@@ -152,7 +152,7 @@ class Exact:
 
 
 def floors(subject: Case) -> Iterator[Row]:
-    """What a product's matrix products and convolutions come to, of those of a gradient.
+    """The matrix products and convolutions of a curvature product, relative to those of a gradient.
 
     Let C be the operations of a forward pass, and c of those of them whose input is data. A gradient takes C forward,
     C for the weights' slopes and C − c for the activations'; counted are C and the whole, which gives c. What depends
@@ -175,7 +175,7 @@ def empty(case: str, implementation: str, curvature: str, solver: str) -> Row:
 
 
 def table(rows: list[Row]) -> str:
-    """In Markdown, one table a case."""
+    """The rows in Markdown, one table per case."""
     lines = []
     for name in dict.fromkeys(row["case"] for row in rows):
         lines += [f"\n**{name}**\n", "| | curvature | solver | product | hypergradient | peak, MB | error |"]
@@ -184,8 +184,8 @@ def table(rows: list[Row]) -> str:
             if row["case"] == name:
                 values = (number(row["product"]), number(row["hypergradient"]), number(row["peak_mb"], 0))
                 error = row["error"] if isinstance(row["error"], str) else number(row["error"], None)
-                said = (row["implementation"], row["curvature"], row["solver"], *values, error)
-                lines.append("| " + " | ".join(said) + " |")
+                cells = (row["implementation"], row["curvature"], row["solver"], *values, error)
+                lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -197,8 +197,8 @@ def number(value: float | None, digits: int | None = 2) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the rows there, too")
-    parser.add_argument("--quick", action="store_true", help="one round, and the two smallest cases")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    parser.add_argument("--quick", action="store_true", help="one round of the two smallest cases")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"{ROUNDS} by default")
     parser.add_argument("--cases", nargs="+", choices=MODELS, help="only these")
     options = parser.parse_args()
@@ -209,7 +209,7 @@ def main() -> None:
         rows += measure(name, 1 if options.quick else options.rounds)
         if options.json:
             options.json.write_text(json.dumps(rows, indent=1))
-    print(table(rows))
+    print(f"{caption('benchmarks.hypergradient')}\n\n{table(rows)}")
 
 
 if __name__ == "__main__":

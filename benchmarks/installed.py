@@ -1,4 +1,4 @@
-"""Other libraries, in a folder of their own that only the benchmarks see: nothing of it enters .venv."""
+"""Install peer libraries into a separate folder that only the benchmarks use, not into .venv."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-# Without their dependencies, which are here already, not needed, or named: betty's are written in a form that pip
-# refuses, curvlinops' and boat's ask for torchvision, and with it for another torch, which no code that we run reads.
+# Without their dependencies, which are installed already, not needed, or listed here. The requirements of betty are
+# invalid for pip. Those of curvlinops and boat include torchvision, which would replace torch and is not used here.
 PEERS = """
 betty-ml==0.1.1
 torchopt==0.7.3 optree==0.17.0 graphviz==0.21
@@ -22,9 +22,9 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nest
 
 
 def install_peers() -> None:
-    """Make the peers importable in this process; they are fetched once, a few seconds long.
+    """Make the peers importable in this process. They are downloaded once, which takes a few seconds.
 
-    Where there is no network, those that are there already are measured, and the rows of the others say why not.
+    Without a network, only installed peers are measured. The rows of the others have the reason.
     """
     folder = CACHE / f"peers-{sys.version_info.major}.{sys.version_info.minor}"
     stamp = folder / "installed.txt"
@@ -33,4 +33,4 @@ def install_peers() -> None:
         if subprocess.run([*command, *PEERS], check=False).returncode == 0:
             stamp.write_text(" ".join(PEERS))
     if str(folder) not in sys.path:
-        sys.path.append(str(folder))  # behind ours, so that nothing of ours is replaced
+        sys.path.append(str(folder))  # last, so that it replaces no installed package

@@ -1,16 +1,16 @@
-"""Whole runs: what tuning adds to training, and what the trial's own loop adds to a hand-written one.
+"""Whole runs: the cost of tuning relative to training, and of the inner loop relative to a hand-written loop.
 
     python -m benchmarks.joint [--json FILE] [--quick] [--local]
 
-*Tuned against untuned*: a trial with the default method, at several inner steps to an outer one, against a plain
-training of as many inner steps by the same engine; wall-clock of whole runs, tracing and checkpoints' summaries
-included, each pair in turn. By default an outer step reads all 512 validation examples, several times what an inner
-step reads; beside it is what a validation batch as large as the inner one costs.
+*Tuned against untuned*: a trial with the default method, for several numbers of inner steps per outer step, against
+plain training by the engine with as many inner steps. The times are wall-clock times of whole runs, including tracing.
+The runs of a pair alternate. By default an outer step reads all 512 validation examples, several times as many as an
+inner step. Other rows use a validation batch as large as the inner batch.
 
-*The inner loop*: plain training by the engine against a loop written by hand with torch.optim, of the same model,
-optimizer, data and decays, batching included; processor time, in turns. Through the service, what a trial reports as
-its inner steps' seconds, with recording, checkpoints and heartbeats beside it, against the hand-written loop on the
-same machine at the same time; wall-clock. `--local` leaves the service out.
+*The inner loop*: plain training by the engine against a hand-written loop with torch.optim, with the same model,
+optimizer, data, decays and batching; processor time, alternating. Through the service, it is the time that a trial
+reports for its inner steps, with recording, checkpoints and heartbeats, against the hand-written loop on the same
+machine; wall-clock time. `--local` omits the service.
 """
 
 from __future__ import annotations
@@ -35,14 +35,15 @@ import nestor
 import nestor_engine as engine
 from benchmarks.measuring import DEVICE, ON_GPU, Run, one_thread, seconds, until
 from benchmarks.models import MODELS
+from examples.provenance import caption
 from examples.service import running_service
 from nestor.hparams import L2
 
 DECAY = -6.0  # logarithm, of each tensor
-BATCHES = {"mlp": 128, "cnn": 64, "resnet18": 64, "transformer": 64}  # the last two on a GPU only
-EXAMPLES = 512  # of training and of validation data each
-EVERY = (5, 20) if ON_GPU else (5, 20, 50, 100)  # inner steps to an outer one
-# Inner steps of a run, by model: of plain training, and of tuning.
+BATCHES = {"mlp": 128, "cnn": 64, "resnet18": 64, "transformer": 64}  # the last two only on a GPU
+EXAMPLES = 512  # of the training and the validation data each
+EVERY = (5, 20) if ON_GPU else (5, 20, 50, 100)  # inner steps per outer step
+# Inner steps of a run by model, for plain training and for tuning.
 LENGTHS = {"mlp": 5_000, "cnn": 2_000, "resnet18": 300, "transformer": 2_000} if ON_GPU else {"mlp": 2_000, "cnn": 300}
 TUNED_LENGTHS = {"mlp": 1_000, "cnn": 500} if ON_GPU else LENGTHS
 ROUNDS = 3 if ON_GPU else 5
@@ -126,13 +127,13 @@ def inner(subject: Subject, steps: int, rounds: int) -> list[Row]:
 
 
 def through_the_service(subject: Subject, server: str, steps: int) -> list[Row]:
-    """A trial of few outer steps, so that its worker is busy with inner ones; by hand meanwhile would disturb it."""
+    """A trial of few outer steps, so that inner steps dominate. The hand-written loop runs before and after it."""
     before = wall(lambda: subject.by_hand(steps))
     study = nestor.create_study("benchmarks: joint", server=server, load_if_exists=True)
     every = max(1, steps // 4)
     trial = study.optimize(subject.problem(), n_steps=5, inner=engine.Adam(1e-3, steps=every, batch_size=subject.batch))
     after = wall(lambda: subject.by_hand(steps))
-    ours = sum(step.seconds["inner"] for step in trial.steps[1:])  # the first waits for kernels to be chosen
+    ours = sum(step.seconds["inner"] for step in trial.steps[1:])  # the first step waits for the choice of kernels
     ratio = ours / (4 * every) * steps / ((before + after) / 2)
     return [row(subject, "inner loop / by hand, through the service", ratio, 4 * every)]
 
@@ -151,8 +152,8 @@ def table(rows: list[Row]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the rows there, too")
-    parser.add_argument("--quick", action="store_true", help="short runs, one round, the multilayer perceptron only")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    parser.add_argument("--quick", action="store_true", help="short runs and one round of the multilayer perceptron")
     parser.add_argument("--local", action="store_true", help="without the service")
     options = parser.parse_args()
     one_thread()
@@ -172,7 +173,7 @@ def main() -> None:
                 rows += through_the_service(Subject(name), server, steps)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
-    print(table(rows))
+    print(f"{caption('benchmarks.joint')}\n\n{table(rows)}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Hold KFAC's products against curvlinops: `python -m benchmarks.kfac_against_curvlinops`.
+"""Compare the products of KFAC with those of curvlinops: `python -m benchmarks.kfac_against_curvlinops`.
 
-It is an independent implementation, on modules with hooks. By design ours differs in what is not compared here: any
-criterion and any forward function instead of three losses and two modules; a diagonal for the other parameters, which
-curvlinops refuses; the penalty; running averages; and random signs, not sampled labels, which serve criteria that are
-no likelihood.
+curvlinops is an independent implementation for modules with hooks. Nestor differs by design in what this does not
+compare: any criterion and forward function instead of three losses and two modules; a diagonal for other parameters,
+which curvlinops does not support; the penalty; running averages; and random signs instead of sampled labels, which also
+work for criteria that are not likelihoods.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> None:
                     model, loss, parameters, [(x, y)], fisher_type=theirs, separate_weight_and_bias=False
                 )
                 v = torch.randn(sum(p.numel() for p in parameters), dtype=torch.float64)
-                # curvlinops takes a mean over outputs out of the squared gradient, where ours is of the loss as it is.
+                # curvlinops divides the squared gradient by the number of outputs; Nestor uses the loss unchanged.
                 scale = 3 if loss_name == "squared error" and fisher == "empirical" else 1
                 difference = float((scale * ours(v) - other @ v).norm() / (other @ v).norm())
                 print(f"{model_name:4} {loss_name:14} {fisher:10} relative difference {difference:.1e}")

@@ -1,4 +1,4 @@
-"""Time, the peak of memory, and arithmetic: on one thread of the CPU in processor time, on a GPU by its own clock."""
+"""Measure time, peak memory and arithmetic: processor time of one CPU thread, or wall-clock time of a GPU."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 Run = Callable[[], object]
-DEVICE = torch.device(os.environ.get("NESTOR_TEST_DEVICE", "cpu"))  # what is measured
+DEVICE = torch.device(os.environ.get("NESTOR_TEST_DEVICE", "cpu"))  # the measured device
 ON_GPU = DEVICE.type == "cuda"
 
 
 def one_thread() -> None:
-    """What is compared runs on one thread, so that processor time is what it took."""
+    """Use one thread, so that processor time is the time that a computation took."""
     torch.set_num_threads(1)
 
 
 def until() -> float:
-    """What the clock says once everything that was asked for is done: processor time on the CPU.
+    """The time after all pending work: processor time on a CPU.
 
-    On a GPU wall-clock time, so it contains the time in which kernels wait for Python.
+    On a GPU it is wall-clock time, which includes the time in which kernels wait for Python.
     """
     if not ON_GPU:
         return time.process_time()
@@ -36,7 +36,7 @@ def until() -> float:
 
 
 def seconds(run: Run, *, least: float = 0.0) -> float:
-    """Seconds of one call, by `until`: the mean over as many calls as fill `least` seconds."""
+    """Seconds of one call: the mean over as many calls as fill `least` seconds."""
     calls, began, step = 0, until(), 1
     while True:
         for _ in range(step):
@@ -45,16 +45,16 @@ def seconds(run: Run, *, least: float = 0.0) -> float:
         took = until() - began
         if took >= least:
             return took / calls
-        step = 2 * step if ON_GPU else 1  # waiting for a GPU after each call would hide that calls overlap
+        step = 2 * step if ON_GPU else 1  # synchronizing after each call would prevent calls from overlapping
 
 
 def peak_mb(run: Run, before: Run) -> float | None:
-    """How far memory rises above its start during `run`, in MB; None where the system does not tell.
+    """How far memory rises above its start during `run`, in MB; None if the system does not report it.
 
-    On a GPU, what torch's allocator hands out.
+    On a GPU, it is the memory that torch's allocator hands out.
 
-    A forked child measures, so that nothing which this process has allocated and freed can be used again unseen.
-    `before` runs first, there: it loads what any computation of the kind loads.
+    A forked child measures, so that freed memory of this process cannot be reused unnoticed. `before` runs first in the
+    child and loads what any such computation loads.
     """
     if ON_GPU:
         before()
@@ -80,8 +80,8 @@ def peak_mb(run: Run, before: Run) -> float | None:
             os.write(writing, f"{(status('VmHWM') - start) / 1e6}".encode())
         os._exit(0)
     os.close(writing)
-    with os.fdopen(reading) as told:
-        answer = told.read()
+    with os.fdopen(reading) as pipe:
+        answer = pipe.read()
     os.waitpid(child, 0)
     return float(answer) if answer else None
 
@@ -93,7 +93,7 @@ def status(field: str) -> int:
 
 
 def flops(run: Run) -> int:
-    """Floating-point operations of matrix products and convolutions, which are nearly all."""
+    """Floating-point operations of matrix products and convolutions, which are almost all operations."""
     with FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops()

@@ -1,9 +1,7 @@
-"""The models that are measured: data, module and loss, on the input shapes that their kind is known for.
+"""The measured models: data, module and loss, with typical input shapes.
 
-On a GPU the batches are larger, so that they fill it.
-
-Their data are random, because cost does not depend on them, and their weights as initialised. Every
-case has a decay for each weight, so as many hyperparameters as weights.
+On a GPU the batches are larger, so that they fill it. The data are random, because the cost does not depend on them.
+The weights are those of the initialization. Every case has a decay for each weight.
 """
 
 from __future__ import annotations

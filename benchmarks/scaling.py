@@ -2,15 +2,15 @@
 
     python -m benchmarks.scaling [--json FILE] [--quick]
 
-An embedding of tokens, averaged, and a linear layer learn with a decay for every weight; the embedding's width grows.
-So the trial has as many hyperparameters as weights, and its arithmetic is that of its vectors. Each size runs in a
-process of its own, with the runner's allocation, so that its peak of memory is its own.
+The model averages an embedding of tokens and applies a linear layer, with a decay for every weight. The width of the
+embedding grows. So there are as many hyperparameters as weights, and vector operations are most of the cost. Each size
+runs in its own process with the runner's allocator settings, so that its peak memory is its own.
 
     seconds         time of an outer step with the default method and one inner step, after the first
-    training        time of a plain training step of the same model (SGD): the same growth is the aim
-    multiple        peak memory beyond the process's start, in times the weights' bytes
+    training        time of a plain training step of the same model (SGD); the target is the same growth
+    multiple        peak memory above the start of the process, as a multiple of the weights' bytes
 
-Times are processor time on the CPU, and wall-clock time on a GPU (NESTOR_TEST_DEVICE=cuda), up to a billion there.
+Times are processor time on a CPU, and wall-clock time on a GPU (NESTOR_TEST_DEVICE=cuda; up to a billion there).
 """
 
 from __future__ import annotations
@@ -31,17 +31,18 @@ from torch.nn import functional as F
 
 import nestor_engine as engine
 from benchmarks.measuring import DEVICE, ON_GPU, one_thread, status, until
+from examples.provenance import caption
 from nestor_engine.hparams import L2
 from nestor_worker.supervisor.runner_process import ALLOCATION
 
 SIZES = (10**3, 10**4, 10**5, 10**6, 10**7, 10**8, *([3 * 10**8, 10**9] if ON_GPU else []))
 TOKENS, LENGTH, CLASSES, BATCH = 100, 8, 10, 32
-STEPS = 9  # outer steps that are timed; the first, which traces and estimates the norm, is not
+STEPS = 9  # timed outer steps; the first step traces and estimates the norm, and is not timed
 MEMORY_LIMIT = 24 * 1024**3  # bytes
 
 
 class Averaged(nn.Module):
-    """As many weights as wanted, to within a width's."""
+    """A model with about `size` weights."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -53,7 +54,7 @@ class Averaged(nn.Module):
 
 
 def measure(size: int) -> dict[str, Any]:
-    """The row of one size; alone in its process."""
+    """The row of one size, for a process of its own."""
     one_thread()
     torch.manual_seed(0)
     with DEVICE:
@@ -81,7 +82,7 @@ def _allocated() -> int:
 
 
 def plain(net: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Seconds of a hand-written training step with a decay for every weight, all equal."""
+    """Seconds of a hand-written training step with the same decay for every weight."""
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, weight_decay=math.exp(-6.0))
     times = []
     for _ in range(STEPS + 1):
@@ -95,7 +96,7 @@ def plain(net: nn.Module, x: Tensor, y: Tensor) -> float:
 
 
 def apart(size: int) -> dict[str, Any]:
-    """The row of one size, or the reason why there is none."""
+    """The row of one size from its own process, or the reason of its failure."""
     command = [sys.executable, "-m", "benchmarks.scaling", "--size", str(size)]
     limited = ["prlimit", f"--data={MEMORY_LIMIT}", *command] if sys.platform == "linux" and not ON_GPU else command
     done = subprocess.run(
@@ -109,7 +110,7 @@ def apart(size: int) -> dict[str, Any]:
 
 
 def slope(rows: list[dict[str, Any]], column: str) -> float | None:
-    """d log(column) / d log(hyperparameters), over the sizes beyond a million, where overheads are gone."""
+    """d log(column) / d log(hyperparameters) from a million on, where overhead is negligible."""
     points = [
         (math.log(r["hyperparameters"]), math.log(r[column]))
         for r in rows
@@ -134,9 +135,9 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the rows there, too")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
     parser.add_argument("--quick", action="store_true", help="up to a million only")
-    parser.add_argument("--most", type=int, default=SIZES[-1], help="hyperparameters; by default all sizes")
+    parser.add_argument("--most", type=int, default=SIZES[-1], help="largest size; all by default")
     parser.add_argument("--size", type=int, help=argparse.SUPPRESS)  # one row as JSON, in this process
     options = parser.parse_args()
     if options.size:
@@ -148,7 +149,7 @@ def main() -> None:
         print(rows[-1], file=sys.stderr, flush=True)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
-    print(table(rows))
+    print(f"{caption('benchmarks.scaling')}\n\n{table(rows)}")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
-"""How good a hypergradient is for its cost, along a training.
+"""The quality of hypergradients for their cost along a training run.
 
     python -m benchmarks.trajectory [--json FILE] [--quick] [--damping NUMBER] [--seed NUMBER]
 
-A convolutional GELU network of 38,282 weights learns 1,000 of scikit-learn's digits, 30 % of whose labels are wrong,
-while a decay for every weight and a weight for every example are tuned on 400 clean ones, five inner steps to an outer
-one. At every outer step each method computes its hypergradient at the same weights, with a memory of its own, so that
-its warm start, its sketch and its averages are those of a trial that it had driven.
+A convolutional GELU network of 38,282 weights learns 1,000 digits of scikit-learn, 30 % of which have wrong labels. A
+decay for every weight and a weight for every example are tuned on 400 clean digits, with five inner steps per outer
+step. At every outer step each method computes its hypergradient at the same weights. Each has its own solver state, so
+its warm start, its sketch and its averages are those of a trial of its own.
 
-    cosine      with the hypergradient that a tightly converged adjoint gives on the same batch: of the damped
-                Gauss–Newton system on all training data (conjugate gradients to 1e-6), and of the Hessian's with the
-                same damping (MINRES, because it is indefinite); after the first ten outer steps, every fifth
-    cost        of a whole hypergradient after the first ten, sketches amortised, in plain training gradients on the
-                method's own batch: all 1,000 examples, or mini-batches of 200. Tracing, once a trial, is not in it
+    cosine      with an accurate hypergradient: of the damped Gauss–Newton system on all training data (conjugate
+                gradients to 1e-6), and of the Hessian with the same damping (MINRES, because it is indefinite); every
+                fifth outer step after the first ten
+    cost        of a complete hypergradient after the first ten, sketches amortized, in plain training gradients on the
+                method's own batch: all 1,000 examples, or mini-batches of 200. Tracing is not included
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from benchmarks import peers
 from benchmarks.installed import install_peers
 from benchmarks.measuring import one_thread, seconds
 from benchmarks.task import Task
+from examples.provenance import caption
 from nestor_engine.curvature import Operator
 from nestor_engine.data.splits import Batches
 from nestor_engine.hparams import L2, ExampleWeights
@@ -44,7 +45,7 @@ from nestor_engine.responses import Hypergradient, Moment, Response
 
 N_TRAIN, N_VAL, LABEL_NOISE = 1_000, 400, 0.3
 MINI = 200  # examples of a mini-batch
-SETTLED, EVERY = 10, 5  # cosines are taken after so many outer steps, and every so many
+SETTLED, EVERY = 10, 5  # outer steps before the first cosine, and between two cosines
 
 
 @dataclass
@@ -66,10 +67,14 @@ class Method:
     cosines: dict[str, list[float]] = field(default_factory=lambda: {"gauss_newton": [], "hessian": []})
 
     def row(self) -> dict[str, Any]:
-        told: dict[str, Any] = {"method": self.name, "batch": self.batch, "cost": statistics.mean(self.spent[SETTLED:])}
+        summary: dict[str, Any] = {
+            "method": self.name,
+            "batch": self.batch,
+            "cost": statistics.mean(self.spent[SETTLED:]),
+        }
         for reference, values in self.cosines.items():
-            told[reference] = {"median": statistics.median(values), "worst": min(values)} if values else None
-        return told
+            summary[reference] = {"median": statistics.median(values), "worst": min(values)} if values else None
+        return summary
 
 
 def methods(damping: float) -> list[Method]:
@@ -96,7 +101,7 @@ def methods(damping: float) -> list[Method]:
 
 @dataclass(frozen=True)
 class Watched(Response):
-    """Drives the trial by one method, and lets all others look at the same moments."""
+    """Drives the trial with one method, and computes all others at the same states."""
 
     driver: engine.Implicit
     rows: list[Method]
@@ -235,7 +240,7 @@ def _lines(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the rows there, too")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
     parser.add_argument("--quick", action="store_true", help="eleven outer steps instead of 120")
     default = engine.GaussNewton().damping
     parser.add_argument("--damping", type=float, default=default, help="of all systems; less of it is harder")
@@ -246,7 +251,7 @@ def main() -> None:
     rows = [row.row() for row in run(SETTLED + 1 if options.quick else 120, options.damping, options.seed)]
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
-    print(table(rows))
+    print(f"{caption('benchmarks.trajectory')}\n\n{table(rows)}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
-"""A real tuning job on real data, through every part of Nestor, against the rivals that it has to beat.
+"""A real tuning job on real data, through the complete service, compared with its baselines.
 
     make demo
 
-Handwritten digits, 1,000 training examples of which 45 % carry the next digit's label, and 100 clean
-validation examples. One weight for each training example and one decay for each tensor are tuned by
-gradient inside one training; then the network is trained once more on training and validation data
-together under the tuned values. All figures are accuracies on test data that steered nothing,
-averaged over seeds that were not used to choose anything here.
+The data are handwritten digits: 1,000 training examples, of which 45 % have the label of the next digit, and 100 clean
+validation examples. One weight for each training example and one decay for each tensor are tuned by gradient inside one
+training run. Then the network trains once more on training and validation data together, with the tuned values. All
+figures are accuracies on test data that steer nothing, averaged over seeds that no choice was made on.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ from nestor.hparams import L2, ExampleWeights
 SEEDS = (10, 11, 12)
 N_TRAIN, N_VAL, LABEL_NOISE = 1_000, 100, 0.45
 N_STEPS = 300  # outer steps, of five inner ones each
-DECAYS = (-9.0, -4.5, -3.0)  # logarithms; the rivals' grid
-MILD_DECAYS = DECAYS[:2]  # the largest is never the best where clean labels are in the training data
+DECAYS = (-9.0, -4.5, -3.0)  # logarithms; the grid of the baselines
+MILD_DECAYS = DECAYS[:2]  # the largest is never the best on training data with clean labels
 INITIAL_DECAY = -4.5
 INNER = nestor.Adam(1e-3, steps=5, batch_size=128)
 OUTPUT = Path("demo-output")
@@ -44,9 +43,9 @@ def main() -> None:
     torch.set_num_threads(1)
     started = time.monotonic()
     OUTPUT.mkdir(exist_ok=True)
-    with running_service() as server, ProcessPoolExecutor(2, mp_context=get_context("spawn")) as beside:
+    with running_service() as server, ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         print(f"Nestor runs at {server}")
-        rivals = [beside.submit(rival_accuracies, seed) for seed in SEEDS]
+        baselines = [pool.submit(baseline_accuracies, seed) for seed in SEEDS]
         study = nestor.create_study("demo: noisy digits", server=server, load_if_exists=True)
         trials, tuned, seconds = [], [], []
         for seed in SEEDS:
@@ -66,14 +65,14 @@ def main() -> None:
             tuned.append(refitted_accuracy(seed, train, val, test, trial.hparams))
         rows = {"tuned, then refitted on all": tuned}
         rows["tuned, as the trial left it"] = [trial.last_step.test_metrics["accuracy"] for trial in trials]
-        for name in (found := [future.result() for future in rivals])[0]:
+        for name in (found := [future.result() for future in baselines])[0]:
             rows[name] = [accuracies[name] for accuracies in found]
         report(rows, trials, statistics.mean(seconds))
-        print(f"All of it took {time.monotonic() - started:.0f} s.")
+        print(f"The demo took {time.monotonic() - started:.0f} s.")
 
 
 def digits(seed: int) -> tuple[Split, Split, Split]:
-    """Training data with wrong labels, clean validation data, and all other digits as test data."""
+    """Training data with wrong labels, clean validation data, and the other digits as test data."""
     images, labels = load_digits(return_X_y=True)
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(images), generator=generator)
@@ -107,33 +106,33 @@ def problem(seed: int, train: Split, val: Split, test: Split, decay: float = INI
     )
 
 
-def together(a: Split, b: Split) -> Split:
+def concatenate(a: Split, b: Split) -> Split:
     return torch.cat([a[0], b[0]]), torch.cat([a[1], b[1]])
 
 
 def trained_accuracies(
     seed: int, train: Split, val: Split, test: Split, *, decay: float = INITIAL_DECAY, hparams: dict | None = None
 ) -> tuple[float, float]:
-    """Validation and test accuracy of one plain training, of as many inner steps as a trial takes."""
+    """Validation and test accuracy of plain training with as many inner steps as a trial."""
     stated = problem(seed, train, val, test, decay)
     bilevel, data = stated.bilevel(), stated.data
     hparams = hparams or bilevel.hparams
     fitted = nestor.fit(bilevel, data.train, n_steps=5 * N_STEPS, inner=INNER, hparams=hparams, seed=seed)
-    told = [
+    evaluations = [
         nestor.evaluate(bilevel, fitted.params, fitted.buffers, hparams, s) for s in (data.val, data.splits["test"])
     ]
-    return told[0]["accuracy"], told[1]["accuracy"]
+    return evaluations[0]["accuracy"], evaluations[1]["accuracy"]
 
 
 def refitted_accuracy(seed: int, train: Split, val: Split, test: Split, tuned: Mapping[str, Any]) -> float:
-    """One last training on everything; validation examples count as much as the best training example."""
+    """Final training on all data. Validation examples get the largest weight of a training example."""
     weights = tuned["example_weights"]
     hparams = {"l2": tuned["l2"], "example_weights": torch.cat([weights, weights.max().expand(len(val[0]))])}
-    return trained_accuracies(seed, together(train, val), val, test, hparams=hparams)[1]
+    return trained_accuracies(seed, concatenate(train, val), val, test, hparams=hparams)[1]
 
 
-def rival_accuracies(seed: int) -> dict[str, float]:
-    """Test accuracy of each rival. The last two get the decay that is best on the test data itself."""
+def baseline_accuracies(seed: int) -> dict[str, float]:
+    """Test accuracy of each baseline. The last two use the decay that is best on the test data."""
     torch.set_num_threads(1)
     train, val, test = digits(seed)
 
@@ -145,7 +144,7 @@ def rival_accuracies(seed: int) -> dict[str, float]:
         "untuned": noisy[DECAYS.index(INITIAL_DECAY)][1],
         "grid": max(noisy)[1],
         "validation data alone": max(on_test for _, on_test in grid(val, MILD_DECAYS)),
-        "both together": max(on_test for _, on_test in grid(together(train, val), MILD_DECAYS)),
+        "both together": max(on_test for _, on_test in grid(concatenate(train, val), MILD_DECAYS)),
     }
 
 
@@ -158,7 +157,7 @@ def report(rows: dict[str, list[float]], trials: list[nestor.Trial], seconds: fl
         print(f"{name:32}{statistics.mean(values):8.1%}" + "".join(f"{value:10.1%}" for value in values))
     mean = {name: f"{100 * statistics.mean(values):.1f} %" for name, values in rows.items()}
     count = sum(value.size for value in trials[0].hparams.numpy().values())
-    print(f"\nThe trajectories are drawn in {plot}.\n")
+    print(f"\nThe trajectories are plotted in {plot}.\n")
     print(
         f"test accuracy {mean['tuned, then refitted on all']} tuned · "
         f"{mean['untuned']} untuned · {mean['grid']} grid · "

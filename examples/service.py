@@ -1,4 +1,4 @@
-"""The Nestor that the examples run on: one that is there, or one that is started for as long as they need it."""
+"""The service that the examples use: a running one, or one that is started for them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nestor_server.embedded.home import Home, default_home
 
 @contextmanager
 def running_service() -> Iterator[str]:
-    """The address of NESTOR_SERVER, of the Nestor that runs on this machine, or of one that runs meanwhile."""
+    """The address of NESTOR_SERVER, of the service on this machine, or of a temporary one."""
     if chosen := os.environ.get("NESTOR_SERVER"):
         yield chosen
         return
@@ -21,14 +21,14 @@ def running_service() -> Iterator[str]:
         yield running["url"]
         return
     command = [sys.executable, "-m", "nestor", "up", "--port", "0"]
-    # One thread for the trial: others train beside it, and matrices as small as the examples' gain nothing from two.
+    # One thread for the trial: other processes train at the same time, and small matrices do not gain from two.
     environment = {"NESTOR_THREADS": "1"} | os.environ
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     try:
-        said = iter(process.stdout or ())
-        address = next((line.split()[-1] for line in said if "/#token=" in line), None)
+        lines = iter(process.stdout or ())
+        address = next((line.split()[-1] for line in lines if "/#token=" in line), None)
         if address is None:
-            raise SystemExit(process.wait() or 1)  # it said why on stderr
+            raise SystemExit(process.wait() or 1)  # the reason is on stderr
         yield address.partition("/#token=")[0]
     finally:
         process.terminate()

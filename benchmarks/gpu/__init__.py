@@ -1,1 +1,1 @@
-"""What only a GPU shows: `python -m benchmarks.gpu`."""
+"""Benchmarks that need a GPU: `python -m benchmarks.gpu`."""

@@ -1,13 +1,13 @@
-"""Tests, trials and measurements on one device: `python -m benchmarks.gpu [PART …] [--quick] [--json FILE]`.
+"""Tests, trials and benchmarks on one device: `python -m benchmarks.gpu [PART …] [--quick] [--json FILE]`.
 
-NESTOR_TEST_DEVICE says which: "cuda" on a machine with a GPU, "cpu" to see that the parts themselves work. Each part
-runs in a process of its own and within its limit; together they take ten minutes on one GPU of 2024.
+NESTOR_TEST_DEVICE names the device: "cuda" on a machine with a GPU, "cpu" to check that the parts run. Each part has
+its own process and time limit. Together they take ten minutes on one GPU of 2024.
 
-    tests           the engine's tests that hold on any device
-    service         trials through the whole service
-    products        curvature products by four ways
-    hypergradient   all methods and the peers, on six models
-    joint           the inner loop against one written by hand, and what tuning adds
+    tests           the engine's tests that run on any device
+    service         trials through the service
+    products        curvature products computed in four ways
+    hypergradient   all methods and peer libraries on six models
+    joint           the inner loop against a hand-written one, and the cost of tuning
     scaling         from a thousand hyperparameters to a billion
 """
 
@@ -29,9 +29,9 @@ from typing import Any
 import torch
 
 from benchmarks.measuring import DEVICE, ON_GPU
+from examples.provenance import ROOT, commit
 
-ROOT = Path(__file__).parents[2]
-# Part → its module, its arguments, those of --quick, and seconds that it may take.
+# Part → module, arguments, arguments of --quick, time limit in seconds.
 MEASURED: dict[str, tuple[str, list[str], list[str], int]] = {
     "service": ("benchmarks.gpu.service", [], ["--quick"], 120),
     "products": ("benchmarks.gpu.products", [], ["--quick"], 120),
@@ -45,11 +45,11 @@ QUICK_TESTS = "(test_derivatives and MLP) or test_too_little"
 
 
 def engine_tests(*, quick: bool) -> dict[str, Any]:
-    """How the engine's tests ended."""
+    """Run the engine's tests; return their summary and failures."""
     workers = "0" if quick else str(max(1, (os.cpu_count() or 1) - 1))
     which = ["tests/engine/test_device.py", "-k", QUICK_TESTS] if quick else ["tests/engine", "-m", "not cpu"]
     options = ["--ignore=tests/engine/program", "-n", workers, "-p", "no:cacheprovider", "-p", "no:logging", "-q"]
-    # Warnings of another torch than the one that is developed on say nothing about the device.
+    # Another version of torch may warn; that says nothing about the device.
     done = _python("-m", "pytest", *which, *options, "-W", "default", limit=TESTS_LIMIT)
     lines = done.stdout.strip().splitlines()
     failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
@@ -57,7 +57,7 @@ def engine_tests(*, quick: bool) -> dict[str, Any]:
 
 
 def measured(part: str, *, quick: bool) -> dict[str, Any]:
-    """The rows of one benchmark, as far as it came."""
+    """The rows of one benchmark, up to its time limit."""
     module, usual, short, limit = MEASURED[part]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.json"
@@ -76,23 +76,20 @@ def _python(*arguments: str, limit: int) -> subprocess.CompletedProcess[str]:
             command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=limit
         )
     except subprocess.TimeoutExpired as late:
-        said = (late.stderr or b"").decode() if isinstance(late.stderr, bytes) else str(late.stderr or "")
-        return subprocess.CompletedProcess(command, 124, "", f"{said}\nIt took longer than {limit} s.")
+        output = (late.stderr or b"").decode() if isinstance(late.stderr, bytes) else str(late.stderr or "")
+        return subprocess.CompletedProcess(command, 124, "", f"{output}\nTime limit of {limit} s exceeded.")
 
 
 def about() -> dict[str, Any]:
-    """What the figures belong to."""
+    """The device, torch, commit and date of this run."""
     card = torch.cuda.get_device_name(DEVICE) if ON_GPU else platform.processor() or platform.machine()
     asked = ["nvidia-smi", "--query-gpu=driver_version,clocks.max.sm,memory.total", "--format=csv,noheader"]
     driver = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip() if ON_GPU else ""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    ).stdout.strip()
     return {
         "device": card,
         "driver, highest clock, memory": driver,
         "torch": torch.__version__,
-        "commit": commit,
+        "commit": commit(),
         "date": date.today().isoformat(),
     }
 
@@ -101,12 +98,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parts", nargs="*", metavar="PART", help="by default all of them")
-    parser.add_argument("--quick", action="store_true", help="a small piece of each part")
-    parser.add_argument("--json", type=Path, help="write everything there, too")
+    parser.add_argument("parts", nargs="*", metavar="PART", help="parts to run; all by default")
+    parser.add_argument("--quick", action="store_true", help="run a small piece of each part")
+    parser.add_argument("--json", type=Path, help="also write all results to this file")
     options = parser.parse_args()
     if ON_GPU and not torch.cuda.is_available():
-        print("NESTOR_TEST_DEVICE is cuda, but torch finds no GPU here.", file=sys.stderr)
+        print("NESTOR_TEST_DEVICE is cuda, but torch finds no GPU.", file=sys.stderr)
         return 1
     found: dict[str, Any] = {"about": about()}
     print(json.dumps(found["about"], indent=1), flush=True)

@@ -1,12 +1,12 @@
-"""Curvature products by four ways, in training gradients: `python -m benchmarks.gpu.products [--json FILE] [--quick]`.
+"""Curvature products in four ways, in training gradients: `python -m benchmarks.gpu.products [--json FILE] [--quick]`.
 
     kept graph      autograd's graph of the gradient, differentiated once more for each vector
     traced          the traced graph, its kernels launched one by one
     recorded        the traced graph as one launch (CUDA graph)
-    compiled        the traced graph through torch.compile, with --compile; its set-up takes `compile_s` seconds
+    compiled        the traced graph with torch.compile, with --compile; compilation takes `compile_s` seconds
 
-Every model at a batch that fills the card, and at a small one, where launches cost more than arithmetic. `error` is
-the recorded product's distance from the kept graph's, relative to its length.
+Each model has a batch that fills the GPU, and a small batch, where launches cost more than arithmetic. `error` is the
+relative distance of the recorded product from that of the kept graph.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from benchmarks.hypergradient import training_gradient
 from benchmarks.measuring import ON_GPU, Run, one_thread, seconds
 from benchmarks.models import MODELS, Case, case
 from benchmarks.task import task_of
+from examples.provenance import caption
 from nestor_engine.autodiff.linearization import Point
 from nestor_engine.autodiff.replay import Recording
 from nestor_engine.autodiff.trace_cache import Linear, Traced, Traces
@@ -66,7 +67,7 @@ def measure(subject: Case, curvature: str, *, compiled: bool) -> Row:
         try:
             ways["compiled"] = _compiled(plain, point, v)
             row["compile_s"] = time.perf_counter() - began
-        except Exception as failure:  # torch.compile raises what it likes
+        except Exception as failure:  # torch.compile raises many kinds of errors
             row["compiled"] = f"{type(failure).__name__}: {' '.join(str(failure).split())[:120]}"
     gradient = training_gradient(task_of(subject, 0.0))
     gradient()
@@ -123,10 +124,10 @@ def _shown(value: object, form: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the rows there, too")
-    parser.add_argument("--quick", action="store_true", help="the multilayer perceptron only, at the small batch")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    parser.add_argument("--quick", action="store_true", help="only the multilayer perceptron with the small batch")
     parser.add_argument("--cases", nargs="+", choices=MODELS, default=list(MODELS), help="only these")
-    parser.add_argument("--compile", action="store_true", help="compile, too, which takes up to a minute for each row")
+    parser.add_argument("--compile", action="store_true", help="also compile, which takes up to a minute per row")
     options = parser.parse_args()
     one_thread()
     warnings.simplefilter("ignore")  # torch.compile's
@@ -138,7 +139,7 @@ def main() -> None:
                 print(rows[-1], file=sys.stderr, flush=True)
                 if options.json:
                     options.json.write_text(json.dumps(rows, indent=1))
-    print(table(rows))
+    print(f"{caption('benchmarks.gpu.products')}\n\n{table(rows)}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Trials through the whole service on the device: `python -m benchmarks.gpu.service [--json FILE]`.
+"""Trials through the service on the device: `python -m benchmarks.gpu.service [--json FILE]`.
 
-Two at a time on one device, each compared with the same trial in this process; and one that is paused and resumed,
-which must end as the one that was not. `difference` is the largest of any hyperparameter.
+Two trials run at a time on one device. A short trial is compared with the same trial in this process. A trial that is
+paused and resumed must end like one without a pause. `difference` is the largest difference of any hyperparameter.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 import nestor
 from benchmarks.measuring import DEVICE
+from examples.provenance import caption
 from examples.service import running_service
 from nestor.hparams import L2, ExampleWeights
 
@@ -28,7 +29,7 @@ Row = dict[str, Any]
 
 
 def problem() -> nestor.Problem:
-    """A convolutional network with batch norm and dropout, made on the CPU as a client makes it."""
+    """A convolutional network with batch norm and dropout, created on the CPU as a client does."""
     torch.manual_seed(0)
     x, y = torch.randn(600, 1, 8, 8), torch.arange(600) % 10
     x = x + y.view(-1, 1, 1, 1) / 5
@@ -41,7 +42,7 @@ def problem() -> nestor.Problem:
 
 
 def run(server: str, n_steps: int) -> list[Row]:
-    """A row for each comparison."""
+    """One row per comparison."""
     study = nestor.create_study("benchmarks: gpu", server=server, load_if_exists=True)
     options = {"inner": nestor.Adam(1e-3, steps=5, batch_size=50), "wait": False}
     began = time.perf_counter()
@@ -61,7 +62,7 @@ def run(server: str, n_steps: int) -> list[Row]:
     at = paused.last_step
     resumed = paused.resume().wait() or paused
 
-    # Few steps: rounding grows from step to step, and the two do not share kernels.
+    # Few steps, because rounding errors grow and the two use different kernels.
     there, here = (
         nestor.create_study("benchmarks: gpu, briefly", server=address, load_if_exists=True).optimize(
             problem(), n_steps=5, seed=0, **options
@@ -92,7 +93,7 @@ def table(rows: list[Row]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the rows there, too")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
     parser.add_argument("--quick", action="store_true", help="trials of twenty steps")
     options = parser.parse_args()
     if DEVICE.type == "cpu":
@@ -102,7 +103,7 @@ def main() -> None:
         rows = run(server, 20 if options.quick else N_STEPS)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
-    print(table(rows))
+    print(f"{caption('benchmarks.gpu.service')}\n\n{table(rows)}")
     sys.stdout.flush()
 
 

@@ -1,7 +1,7 @@
-"""The `nestor` command: studies and trials of a server, and whatever the installed packages add.
+"""The `nestor` command: studies and trials of a server, and the commands of other installed packages.
 
-Data goes to standard output, one JSON document with --json; a failure is one sentence on standard
-error and exit status 1, a mistyped command status 2, and Ctrl-C 130.
+Results go to standard output, as one JSON document with --json. Errors are one sentence on standard error. The exit
+status is 1 after an error, 2 after a mistyped command, and 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 import typer
@@ -25,25 +25,28 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="nestor",
-    help="Tune millions of hyperparameters inside one training.",
+    help="Tune millions of hyperparameters while a model trains once.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 
-Server = Annotated[str | None, typer.Option(help="Address. Default: NESTOR_SERVER, else the one last used here.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")]
+ServerOption = Annotated[
+    str | None,
+    typer.Option("--server", help="Address. Default: NESTOR_SERVER, else the server whose token was saved last."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")]
 TrialId = Annotated[UUID, typer.Argument(help="The trial's id, as `nestor trials STUDY` shows it.", metavar="TRIAL")]
 
 
 @app.command()
-def studies(server: Server = None, json: Json = False) -> None:
+def studies(server: ServerOption = None, json: JsonOption = False) -> None:
     """List your studies, newest first."""
     with _client(server) as client:
         found = list(client.studies())
     if json:
         return _print_json([study.model_dump(mode="json") for study in found])
     heads = ("study", "trials", "best validation loss", "last change")
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for study in found:
         counts = ", ".join(f"{count} {state}" for state, count in study.trial_counts.items())
         rows.append((study.name, counts or "none", _number(study.best_value), f"{study.updated_at:%Y-%m-%d %H:%M}"))
@@ -53,8 +56,8 @@ def studies(server: Server = None, json: Json = False) -> None:
 @app.command()
 def trials(
     study: Annotated[str, typer.Argument(help="The study's name.", metavar="STUDY")],
-    server: Server = None,
-    json: Json = False,
+    server: ServerOption = None,
+    json: JsonOption = False,
 ) -> None:
     """List the trials of a study."""
     with _client(server) as client:
@@ -62,8 +65,8 @@ def trials(
 
 
 @app.command()
-def watch(trial: TrialId, server: Server = None, json: Json = False) -> None:
-    """Follow a trial to its end; with --json, one line for each step. Ctrl-C leaves it running."""
+def watch(trial: TrialId, server: ServerOption = None, json: JsonOption = False) -> None:
+    """Follow a trial until it ends; with --json, print one line per step. Ctrl-C leaves it running."""
     with _client(server) as client:
         watched = _trial(client, trial)
         try:
@@ -79,31 +82,31 @@ def watch(trial: TrialId, server: Server = None, json: Json = False) -> None:
 
 
 @app.command()
-def stop(trial: TrialId, server: Server = None, json: Json = False) -> None:
+def stop(trial: TrialId, server: ServerOption = None, json: JsonOption = False) -> None:
     """End a trial and keep its result."""
     _request(trial, "stop", server, json=json)
 
 
 @app.command()
-def cancel(trial: TrialId, server: Server = None, json: Json = False) -> None:
-    """End a trial; what it recorded stays readable."""
+def cancel(trial: TrialId, server: ServerOption = None, json: JsonOption = False) -> None:
+    """End a trial as cancelled; its records stay readable."""
     _request(trial, "cancel", server, json=json)
 
 
 @app.command()
-def pause(trial: TrialId, server: Server = None, json: Json = False) -> None:
-    """Free the device; `nestor resume` goes on from the same place."""
+def pause(trial: TrialId, server: ServerOption = None, json: JsonOption = False) -> None:
+    """Write a checkpoint and free the device; `nestor resume` continues from there."""
     _request(trial, "pause", server, json=json)
 
 
 @app.command()
-def resume(trial: TrialId, server: Server = None, json: Json = False) -> None:
+def resume(trial: TrialId, server: ServerOption = None, json: JsonOption = False) -> None:
     """Queue a paused trial again."""
     _request(trial, "resume", server, json=json)
 
 
 @app.command()
-def retry(trial: TrialId, server: Server = None, json: Json = False) -> None:
+def retry(trial: TrialId, server: ServerOption = None, json: JsonOption = False) -> None:
     """Queue a failed trial again, from its newest checkpoint."""
     _request(trial, "retry", server, json=json)
 
@@ -111,30 +114,30 @@ def retry(trial: TrialId, server: Server = None, json: Json = False) -> None:
 @app.command()
 def extend(
     trial: TrialId,
-    steps: Annotated[int, typer.Argument(help="How many more.", min=1)],
-    server: Server = None,
-    json: Json = False,
+    steps: Annotated[int, typer.Argument(help="Number of additional outer steps.", min=1)],
+    server: ServerOption = None,
+    json: JsonOption = False,
 ) -> None:
-    """Have a complete or paused trial take more steps, from the weights that it has."""
+    """Queue a complete or paused trial for more steps, from its current weights."""
     with _client(server) as client:
         _show_trials([client.extend(trial, steps)], json=json, one=True)
 
 
-@app.command(context_settings={"ignore_unknown_options": True})  # or -5 would be one
+@app.command(context_settings={"ignore_unknown_options": True})  # otherwise -5 would be an option
 def prioritise(
     trial: TrialId,
-    priority: Annotated[int, typer.Argument(help="Above 0 takes a token of the scope admin.", min=-1000, max=1000)],
-    server: Server = None,
-    json: Json = False,
+    priority: Annotated[int, typer.Argument(help="A priority above 0 requires an admin token.", min=-1000, max=1000)],
+    server: ServerOption = None,
+    json: JsonOption = False,
 ) -> None:
-    """Let a trial go before all those of lower priority; 0 is usual."""
+    """Let a trial run before all trials of lower priority. The default is 0."""
     with _client(server) as client:
         _show_trials([client.prioritise(trial, priority)], json=json, one=True)
 
 
 @app.command()
-def attempts(trial: TrialId, server: Server = None, json: Json = False) -> None:
-    """List who ran a trial, from when to when, and why each attempt ended."""
+def attempts(trial: TrialId, server: ServerOption = None, json: JsonOption = False) -> None:
+    """List the attempts at a trial: worker, start, end, and why each ended."""
     with _client(server) as client:
         found = client.attempts(trial)
     if json:
@@ -156,15 +159,15 @@ def attempts(trial: TrialId, server: Server = None, json: Json = False) -> None:
 @app.command()
 def export(
     trial: TrialId,
-    safetensors: Annotated[Path | None, typer.Option(help="Write the hyperparameters to this file.")] = None,
-    csv: Annotated[Path | None, typer.Option(help="Write the steps to this file.")] = None,
-    step: Annotated[int | None, typer.Option(help="Hyperparameters of this step. Default: the latest.", min=0)] = None,
-    server: Server = None,
-    json: Json = False,
+    safetensors: Annotated[Path | None, typer.Option(help="File to write the hyperparameters to.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="File to write the steps to.")] = None,
+    step: Annotated[int | None, typer.Option(help="Step of the hyperparameters. Default: the latest.", min=0)] = None,
+    server: ServerOption = None,
+    json: JsonOption = False,
 ) -> None:
-    """Save what a trial found: --safetensors FILE, --csv FILE, or both."""
+    """Save the hyperparameters or the steps of a trial: --safetensors FILE, --csv FILE, or both."""
     if safetensors is None and csv is None:
-        raise typer.BadParameter("Say what to write: --safetensors FILE, --csv FILE, or both.")
+        raise typer.BadParameter("Pass --safetensors FILE, --csv FILE, or both.")
     written: dict[str, str] = {}
     with _client(server) as client:
         if safetensors is not None:
@@ -182,8 +185,8 @@ def export(
 
 
 @app.command()
-def version(server: Server = None, json: Json = False) -> None:
-    """The version installed here and, with --server, the server's."""
+def version(server: ServerOption = None, json: JsonOption = False) -> None:
+    """Print the installed version and, with --server, that of the server."""
     from nestor import __version__
 
     found = {"nestor": __version__}
@@ -217,7 +220,7 @@ def _show_trials(records: list[TrialRecord], *, json: bool, one: bool = False) -
         dumped = [record.model_dump(mode="json") for record in records]
         return _print_json(dumped[0] if one else dumped)
     heads = ("trial", "id", "state", "priority", "step", "best validation loss", "error")
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for record in records:
         error = (record.error or {}).get("detail", "")
         step = f"{record.step}/{record.n_steps}"
@@ -230,7 +233,7 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.6g}"
 
 
-def _print_json(document: Any) -> None:
+def _print_json(document: object) -> None:
     import json
 
     print(json.dumps(document, indent=2, ensure_ascii=False))
@@ -245,14 +248,14 @@ def _print_table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     for head in heads:
         table.add_column(head, no_wrap=head == "id", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))  # as Text: a name with brackets is no markup
-    # A pipe has no width to fit into.
+        table.add_row(*(Text(cell) for cell in row))  # as Text, because rich takes brackets in a name for markup
+    # A pipe has no width.
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def _add_commands() -> dict[str, str]:
-    """Merge the commands of the installed packages; which package's could not be loaded, and why."""
-    missing = {}
+    """Add the commands of the installed packages. Returns package → reason for those that could not be loaded."""
+    missing: dict[str, str] = {}
     for found in entry_points(group="nestor.commands"):
         try:
             app.add_typer(found.load())
@@ -262,11 +265,12 @@ def _add_commands() -> dict[str, str]:
 
 
 def main() -> None:
+    """The entry point of `nestor` and `python -m nestor`."""
     missing = _add_commands()
     sys.exit(_run(app, missing))
 
 
-def _run(command: Callable[[], Any], missing: dict[str, str]) -> int:
+def _run(command: Callable[[], object], missing: dict[str, str]) -> int:
     try:
         command()
     except SystemExit as end:

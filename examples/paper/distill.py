@@ -36,7 +36,7 @@ CASES = (Case("1 a class"), Case("1 a class, soft labels", soft=True), Case("5 a
 
 
 @dataclass(frozen=True)
-class Told:
+class Result:
     """Test accuracies of one seed, and the distilled pictures."""
 
     accuracies: dict[str, float]
@@ -50,9 +50,9 @@ def run(lab: Lab) -> None:
     for images in lab.images(most=1 if lab.size == "quick" else None):
         study, drawn = lab.study(images.name), {}
         for case in CASES[:1] if lab.size == "quick" else CASES:
-            told = [distilled(lab, study, images, case, seed) for seed in seeds]
-            rows.append(row_of(images, case, told))
-            drawn[case.name] = told[0].pictures
+            results = [distilled(lab, study, images, case, seed) for seed in seeds]
+            rows.append(row_of(images, case, results))
+            drawn[case.name] = results[0].pictures
             print(f"{images.name}, {case.name}: {rows[-1]['distilled']}", flush=True)
         pictures(lab.file(f"distill-{images.name.lower().replace(' ', '-')}.png"), drawn)
     lab.table("Test accuracy of softmax regression that is trained from scratch on a few examples", rows)
@@ -63,7 +63,7 @@ def run(lab: Lab) -> None:
         )
 
 
-def distilled(lab: Lab, study: nestor.Study, images: Images, case: Case, seed: int) -> Told:
+def distilled(lab: Lab, study: nestor.Study, images: Images, case: Case, seed: int) -> Result:
     """Distil; then train anew on the result, and on what one would take otherwise."""
     used = lab.sized(quick=2_000, usual=6_000, full=len(images.train[0]))
     x, y = images.train[0][:used], images.train[1][:used]
@@ -100,7 +100,7 @@ def distilled(lab: Lab, study: nestor.Study, images: Images, case: Case, seed: i
     tuned = {name: torch.as_tensor(value) for name, value in trial.hparams.items()}
     steps = lab.sized(quick=200, usual=500, full=2_000)
 
-    def rival(train: Split, batch: int | None = None) -> float:
+    def baseline(train: Split, batch: int | None = None) -> float:
         return max(
             from_scratch(images, train, [L2(model, per="global", init=decay)], seed=seed, n_steps=steps, batch=batch)
             for decay in DECAYS
@@ -109,11 +109,11 @@ def distilled(lab: Lab, study: nestor.Study, images: Images, case: Case, seed: i
     start = lambda kind: DistilledData.start(x, y, per_class=case.per_class, kind=kind, seed=seed)
     accuracies = {
         "distilled": from_scratch(images, (x0, y0), kinds, seed=seed, n_steps=steps, hparams=tuned),
-        "random examples": rival(start("examples")),
-        "class means": rival(start("means")),
-        "all data": rival((x, y), batch=500),
+        "random examples": baseline(start("examples")),
+        "class means": baseline(start("means")),
+        "all data": baseline((x, y), batch=500),
     }
-    return Told(accuracies, sum(value.numel() for value in tuned.values()), tuned["distilled_data"])
+    return Result(accuracies, sum(value.numel() for value in tuned.values()), tuned["distilled_data"])
 
 
 def from_scratch(
@@ -137,14 +137,14 @@ def from_scratch(
     return tested(model, images.test)
 
 
-def row_of(images: Images, case: Case, told: Sequence[Told]) -> Row:
+def row_of(images: Images, case: Case, results: Sequence[Result]) -> Row:
     """One row of the table: means and deviations over seeds, and the figures that they are of."""
-    names = list(told[0].accuracies)
-    figures = {name: [one.accuracies[name] for one in told] for name in names}
+    names = list(results[0].accuracies)
+    figures = {name: [one.accuracies[name] for one in results] for name in names}
     return {
         "data": images.name,
         "examples": case.name,
-        "hyperparameters": told[0].hyperparameters,
+        "hyperparameters": results[0].hyperparameters,
         **{name: percent(values) for name, values in figures.items()},
         "slides": "shown, without a figure" if case.name == CASES[0].name else None,
         "accuracies": figures,

@@ -1,8 +1,8 @@
-"""Stackelberg games and GANs: a leader whose follower answers, and what it costs to ignore the answer.
+"""Stackelberg games and GANs: a leader with a follower, and the cost of ignoring the follower's response.
 
 The follower is the trained module, the leader the hyperparameters. Two games have equilibria that are known in closed
 form; two GANs, on a ring of Gaussians and on handwritten digits, have a discriminator that follows its generator.
-Simultaneous gradient descent is the response `DirectOnly`: it takes the leader's gradient as if nobody answered.
+Simultaneous gradient descent is the response `DirectOnly`: it uses the leader's gradient without a response.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def run(lab: Lab) -> None:
 
 
 class Follower(nn.Module):
-    """A player's move, a vector of shape (n,); the data only say how often to tell it: (B, 1) → (B, n)."""
+    """A player's move, a vector of shape (n,); the data only set the batch size: (B, 1) → (B, n)."""
 
     def __init__(self, n: int) -> None:
         super().__init__()
@@ -108,8 +108,8 @@ def play(
 def duopoly(lab: Lab, sizes: Sizes) -> None:
     """Two firms choose quantities λ and w at the price 1 − λ − w, and one of them chooses first [1].
 
-    Who leads sells 1/2 and earns 1/8. Who ignores the other's answer ends at Cournot's equilibrium, sells 1/3 and
-    earns 1/9. The follower answers −1/2; T1–T2 takes its curvature, 2, for 1, and so its answer for −1.
+    A leader sells 1/2 and earns 1/8. A player that ignores the response ends at Cournot's equilibrium, sells 1/3 and
+    earns 1/9. The follower's response is −1/2. T1–T2 uses 1 for its curvature, which is 2, and so −1 for the response.
 
     [1] von Stackelberg (1934), Marktform und Gleichgewicht.
     """
@@ -131,7 +131,7 @@ def duopoly(lab: Lab, sizes: Sizes) -> None:
 def quadratic(lab: Lab, sizes: Sizes) -> None:
     """f(w, λ) = wᵀAw/2 − wᵀBλ and g(w, λ) = ‖w − Re‖²/2 − c‖λ − e‖²/2 with R = A⁻¹B and 0 < c < σ_min(R)².
 
-    Once the follower answers w = Rλ, the leader's loss is (λ − e)ᵀ(RᵀR − cI)(λ − e)/2, strictly convex with its
+    If the follower plays w = Rλ, the leader's loss is (λ − e)ᵀ(RᵀR − cI)(λ − e)/2, strictly convex with its
     minimum at e: the only equilibrium. But ∂g/∂λ = −c (λ − e) by itself points away from e, wherever the follower is.
     """
     generator = torch.Generator().manual_seed(0)
@@ -169,7 +169,7 @@ def quadratic(lab: Lab, sizes: Sizes) -> None:
 
 @dataclass(frozen=True)
 class Real:
-    """What a generator should learn.
+    """The data that a generator should learn.
 
     Attributes:
         x: examples, shape (n, dimensions).
@@ -280,12 +280,12 @@ def ring() -> Real:
     """Eight Gaussians on a ring of radius 2, as in Metz et al. (2017), Unrolled generative adversarial networks."""
     deviation, n = 0.05, 10_000
     angles = torch.arange(8) * (2 * math.pi / 8)
-    centres = 2 * torch.stack([angles.cos(), angles.sin()], 1)
+    centers = 2 * torch.stack([angles.cos(), angles.sin()], 1)
     generator = torch.Generator().manual_seed(0)
-    x = centres[torch.randint(8, (n,), generator=generator)] + deviation * torch.randn(n, 2, generator=generator)
+    x = centers[torch.randint(8, (n,), generator=generator)] + deviation * torch.randn(n, 2, generator=generator)
 
     def modes(samples: Tensor) -> Tensor:
-        distance, nearest = torch.cdist(samples, centres).min(1)
+        distance, nearest = torch.cdist(samples, centers).min(1)
         return torch.where(distance < 4 * deviation, nearest, -1)
 
     def drawn(samples: Tensor) -> Tensor:
@@ -314,8 +314,8 @@ def digits() -> Real:
 
     def modes(samples: Tensor) -> Tensor:
         with torch.no_grad():
-            sure, said = classifier(samples).softmax(1).max(1)
-        return torch.where(sure > 0.9, said, -1)
+            sure, predicted = classifier(samples).softmax(1).max(1)
+        return torch.where(sure > 0.9, predicted, -1)
 
     return Real("digits", x, 10, modes, lambda samples: samples[:20].reshape(-1, 1, 8, 8))
 

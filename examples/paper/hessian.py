@@ -1,4 +1,4 @@
-"""Look at the second derivatives of softmax regression, 7,850 × 7,850, and at their inverses (the slides' Figure 2)."""
+"""The second derivatives of softmax regression, 7,850 × 7,850, and their inverses (the slides' Figure 2)."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def run(lab: Lab) -> None:
     gradient = float(point.gradient.detach().norm())
     lab.found(
         f"The Hessian of softmax regression on {n:,} digits has eigenvalues from {float(values[0]):.2g} to "
-        f"{largest:.2g}. Gauss–Newton is the same matrix, for the model is linear in its weights: their products "
+        f"{largest:.2g}. Gauss–Newton is the same matrix, because the model is linear in its weights: their products "
         f"differ by {gauss_newton:.0e}. "
         f"The gradient's norm there is {gradient:.1e}."
     )
@@ -136,7 +136,7 @@ def agreement(point: Point, like: Tensor) -> float:
 
 
 def compared(name: str, x: Tensor, exact: Tensor, adjoint: Tensor) -> Row:
-    """How near an approximation is: as a matrix, and where it is used, multiplied by ∂g/∂w."""
+    """The error of an approximation: of the matrix, and of its product with ∂g/∂w."""
     q, ours = exact @ adjoint, x @ adjoint
     return {
         "inverse": name,
@@ -155,5 +155,5 @@ def by_class(point: Point) -> Tensor:
 
 
 def small(matrix: Tensor) -> Tensor:
-    """Magnitudes, each the largest of its neighbourhood, so that a thin diagonal is seen."""
+    """Magnitudes, each the largest of its neighborhood, so that a thin diagonal stays visible."""
     return F.adaptive_max_pool2d(matrix.abs()[None, None], min(SHOWN, len(matrix)))[0, 0]

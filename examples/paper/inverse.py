@@ -1,4 +1,4 @@
-"""Compare inverse approximations during tuning, with the exact hypergradient beside (the slides' Figure 5)."""
+"""Compare inverse approximations with the exact hypergradient during tuning (the slides' Figure 5)."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ FREELY = ("identity", "Neumann 20", "CG 20", "Gauss–Newton (default)", "unroll
 
 @dataclass(frozen=True)
 class Task:
-    """A model, and what its decays may become.
+    """A model, and the bounds of its decays.
 
     Attributes:
         lr: of the inner optimizer.
@@ -74,8 +74,8 @@ TASKS = {
 
 
 @dataclass(frozen=True)
-class Told:
-    """How far a method's hypergradients were from the exact ones, at some of its steps, and how it fared."""
+class Comparison:
+    """How far a method's hypergradients were from the exact ones at some steps, and its final results."""
 
     at: list[int]
     cosines: list[float]
@@ -93,11 +93,11 @@ def run(lab: Lab) -> None:
     for title, task in list(TASKS.items())[: lab.sized(quick=1, usual=3, full=3)]:
         study = lab.study(title)
         for name in QUICKLY if lab.size == "quick" else task.methods:
-            told = compared(lab, study, task, METHODS[name], name)
-            rows.append(row_of(title, name, told))
-            steps = [float(number) for number in range(1, len(told.val_losses) + 1)]
-            at = [float(number) for number in told.at]
-            shown = ((at, told.cosines), (at, told.distances), (steps, told.val_losses))
+            comparison = compared(lab, study, task, METHODS[name], name)
+            rows.append(row_of(title, name, comparison))
+            steps = [float(number) for number in range(1, len(comparison.val_losses) + 1)]
+            at = [float(number) for number in comparison.at]
+            shown = ((at, comparison.cosines), (at, comparison.distances), (steps, comparison.val_losses))
             for what, curve in zip(DRAWN, shown, strict=True):
                 panels.setdefault(what, {}).setdefault(title, {})[name] = curve
             print(f"{title}, {name}: cosine {rows[-1]['cosine, median']:.2f}", flush=True)
@@ -110,43 +110,43 @@ def run(lab: Lab) -> None:
 
 
 def finding(title: str, rows: list[Row]) -> str:
-    """What the slides say of this, and what was seen."""
+    """Compare the result with the claim of the slides."""
     direct = next(row for row in rows if row["method"] == "direct")
     nearest = max((row for row in rows if row is not direct), key=lambda row: row["cosine, median"])
     lowest = min(rows, key=lambda row: row["validation loss, last"])
     broke = direct["failed"] or direct["cosine, worst"] < 0.9
     return (
-        f"{title}: the slides saw exact inversion fail eventually from numerical errors. Here the dense solve "
-        f"{'fails, too' if broke else 'does not'}: its worst cosine with the exact hypergradient is "
-        f"{direct['cosine, worst']:.3f}, its largest relative distance {direct['distance, worst']:.1e}. Factorised in "
-        f"single precision, the same matrix would be {direct['distance in single precision']:.1e} away. Nearest of the "
-        f"others is {nearest['method']} (median cosine {nearest['cosine, median']:.3f}). The lowest validation loss at "
-        f"the end is that of {lowest['method']} ({lowest['validation loss, last']:.3g}); direct has "
+        f"{title}: in the slides, exact inversion eventually fails from numerical errors. Here the dense solve "
+        f"{'fails, too' if broke else 'does not fail'}: its worst cosine with the exact hypergradient is "
+        f"{direct['cosine, worst']:.3f}, its largest relative distance {direct['distance, worst']:.1e}. Factorized in "
+        f"single precision, the same matrix would be {direct['distance in single precision']:.1e} away. The closest "
+        f"other method is {nearest['method']} (median cosine {nearest['cosine, median']:.3f}). The lowest final "
+        f"validation loss is that of {lowest['method']} ({lowest['validation loss, last']:.3g}); direct has "
         f"{direct['validation loss, last']:.3g}."
     )
 
 
-def row_of(title: str, method: str, told: Told) -> Row:
+def row_of(title: str, method: str, comparison: Comparison) -> Row:
     return {
         "model": title,
         "method": method,
-        "cosine, median": statistics.median(told.cosines),
-        "cosine, worst": min(told.cosines),
-        "distance, median": statistics.median(told.distances),
-        "distance, worst": max(told.distances),
-        "validation loss, last": told.val_losses[-1],
-        "test accuracy": told.test_accuracy,
-        "failed": told.failed or None,
-        "distance in single precision": told.single,
-        "steps": told.at,
-        "cosines": told.cosines,
-        "distances": told.distances,
-        "agrees with the service to": told.differs,
+        "cosine, median": statistics.median(comparison.cosines),
+        "cosine, worst": min(comparison.cosines),
+        "distance, median": statistics.median(comparison.distances),
+        "distance, worst": max(comparison.distances),
+        "validation loss, last": comparison.val_losses[-1],
+        "test accuracy": comparison.test_accuracy,
+        "failed": comparison.failed or None,
+        "distance in single precision": comparison.single,
+        "steps": comparison.at,
+        "cosines": comparison.cosines,
+        "distances": comparison.distances,
+        "agrees with the service to": comparison.differs,
     }
 
 
-def compared(lab: Lab, study: nestor.Study, task: Task, response: Response, name: str) -> Told:
-    """A trial on the service; and its points computed again here, each with the exact hypergradient beside."""
+def compared(lab: Lab, study: nestor.Study, task: Task, response: Response, name: str) -> Comparison:
+    """Run a trial on the service, recompute its states here, and compare with the exact hypergradient at each."""
     n_steps = lab.sized(quick=12, usual=150, full=1_000)
     every = lab.sized(quick=4, usual=10, full=20)
     problem = problem_of(task)
@@ -178,11 +178,11 @@ def compared(lab: Lab, study: nestor.Study, task: Task, response: Response, name
         differences.append(abs(step.val_loss - seen) / seen)
     last = [step.test_metrics["accuracy"] for step in recorded if step.test_metrics][-1]
     losses = [step.val_loss for step in recorded]
-    return Told(at, cosines, distances, losses, last, max(differences), failed, max(single, default=None))
+    return Comparison(at, cosines, distances, losses, last, max(differences), failed, max(single, default=None))
 
 
 def points(problem: nestor.Problem, config: nestor.Config, every: int) -> Iterator[tuple[Step, dict[str, Tensor]]]:
-    """Every so many steps: the step, and the hyperparameters that its hypergradient was taken at."""
+    """Step numbers at regular intervals, with the hyperparameters at which the hypergradient was taken."""
     bilevel = problem.bilevel()
     before = bilevel.hparams
     for step in optimise(bilevel, problem.data, config):
@@ -192,7 +192,7 @@ def points(problem: nestor.Problem, config: nestor.Config, every: int) -> Iterat
 
 
 def exactly(problem: nestor.Problem, step: Step, before: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
-    """The hypergradient of the exact inverse at a step's weights, computed in `dtype` throughout."""
+    """The hypergradient of the exact inverse at the weights of a step, computed in `dtype`."""
     bilevel, data = problem.bilevel(), problem.data
     cast = lambda named: {n: v.to(dtype) if v.is_floating_point() else v for n, v in named.items()}
     whole = lambda columns: cast(columns) | {"index": torch.arange(len(columns["y"]))}
@@ -208,7 +208,7 @@ def exactly(problem: nestor.Problem, step: Step, before: dict[str, Tensor], dtyp
 
 
 def joined(named: dict[str, Tensor]) -> Tensor:
-    """One vector of all, in double precision."""
+    """All tensors as one vector in double precision."""
     return torch.cat([named[name].double().reshape(-1) for name in sorted(named)])
 
 

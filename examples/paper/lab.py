@@ -1,4 +1,4 @@
-"""What an experiment works with: a service, a size, and a place for its tables, pictures and curves."""
+"""The context of an experiment: a service, a size, and a place for its tables, pictures and curves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Size = Literal["quick", "usual", "full"]
 Row = dict[str, Any]
 T = TypeVar("T")
 
-OURS = ("mnist-digits", "fashion-mnist")  # those that come in packages
+OURS = ("mnist-digits", "fashion-mnist")  # those that are available as packages
 
 
 @dataclass
@@ -29,8 +29,8 @@ class Lab:
         server: the address of the service that its trials run on.
         size: "quick" for tests, "usual" for two cores without a GPU, "full" for the slides' sizes on a GPU.
         output: the directory of its pictures and curves.
-        wanted: names of image data sets; by default those that come in packages, and CIFAR where it is there.
-        rows: of all tables that were printed, each with its table's title.
+        wanted: names of image data sets; by default those that are packages, and CIFAR if it is present.
+        rows: all rows of all tables, each with the title of its table.
         files: pictures and curves that were drawn.
         findings: sentences.
     """
@@ -72,7 +72,7 @@ class Lab:
         self.findings.append(sentence)
 
     def file(self, name: str) -> Path:
-        """Where a picture or curves of that name go."""
+        """The path of a picture or of curves with this name."""
         self.output.mkdir(parents=True, exist_ok=True)
         path = self.output / name
         self.files.append(str(path))
@@ -81,7 +81,7 @@ class Lab:
 
 
 def render(rows: Sequence[Row]) -> str:
-    """A table in Markdown, aligned. What a row does not have stays empty; lists and dicts are for the file alone."""
+    """A table in Markdown, aligned. Missing values stay empty. Lists and dicts go only to the JSON file."""
     shown = (name for row in rows for name, value in row.items() if not isinstance(value, dict | list))
     columns = list(dict.fromkeys(shown))
     cells = [columns, *([_shown(row.get(column)) for column in columns] for row in rows)]
@@ -106,7 +106,7 @@ def spread(values: Iterable[float]) -> str:
 
 
 def timed(work: Callable[[], T]) -> tuple[T, float]:
-    """What `work` returns, and how many seconds it took."""
+    """The result of `work`, and its duration in seconds."""
     began = time.monotonic()
     return work(), time.monotonic() - began
 

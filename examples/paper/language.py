@@ -1,8 +1,8 @@
-"""A character LSTM on Shakespeare: dropout rates and a decay for each tensor, tuned inside one training.
+"""A character LSTM on Shakespeare: dropout rates and a decay for each tensor, tuned inside one training run.
 
-Nine hyperparameters, two rates of dropout and seven decays, on little text, so that regularisation matters. Random
-search and TPE train anew under every proposal, at equal compute, counted in training gradients as `examples.paper.anew`
-says. The last row trains once more, on training and validation text together, under the tuned values.
+Two dropout rates and seven decays are tuned on little text, so that regularization matters. Random search and TPE
+retrain for every proposal, at equal compute, counted in training gradients (see `examples.paper.retraining`). The last
+row trains once more on training and validation text together, with the tuned values.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nestor
-from examples.data import Split, shakespeare, together
-from examples.paper.anew import Found, Inside, at, search
+from examples.data import Split, concatenate, shakespeare
 from examples.paper.lab import Lab, Row, spread
 from examples.paper.pictures import curves
 from examples.paper.plain import trained, tuned
+from examples.paper.retraining import Found, Inside, at, search
 from nestor.hparams import L2, Dropout
 
 RANGES = {"l2": (-16.0, -5.0), "dropout": (-4.0, 1.0)}  # logarithms of decays, and logits of rates: 2 to 73 %
 DECAY, RATE = -10.5, 0.18  # where tuning starts: the middle of both
 OURS, REFITTED = "IFT (ours)", "IFT, refitted on both (ours)"
 UNTUNED, LONGER, BOTH = "untuned", "untuned, trained as long as ours", "untuned, as long, on both"
-RIVALS = ("random search", "TPE")
+BASELINES = ("random search", "TPE")
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Sizes:
     n_held: int  # of validation, and of test text
     length: int  # characters of a sequence
     hidden: int
-    training: int  # gradients of one training anew
-    budget: int  # gradients in all
+    training: int  # gradients of one training run of a search
+    budget: int  # total gradients
     seeds: tuple[int, ...]
 
 
@@ -58,20 +58,20 @@ class LanguageModel(nn.Module):
         self.before = nn.Dropout(RATE)
         self.lstm = nn.LSTM(hidden // 2, hidden, batch_first=True)
         self.after = nn.Dropout(RATE)
-        self.tell = nn.Linear(hidden, vocabulary)
+        self.output = nn.Linear(hidden, vocabulary)
 
     def forward(self, x: Tensor) -> Tensor:
         states, _ = self.lstm(self.before(self.embed(x)))
-        return self.tell(self.after(states))
+        return self.output(self.after(states))
 
 
 def run(lab: Lab) -> None:
     sizes = lab.sized(quick=QUICK, usual=USUAL, full=FULL)
     text = shakespeare()
     study = lab.study(f"{sizes.n_train:,} characters")
-    inside = replace(INSIDE, warmup=sizes.training)  # tuning begins where one training anew ends
+    inside = replace(INSIDE, warmup=sizes.training)  # tuning starts where one training run of a search ends
     n_steps = inside.steps(sizes.budget)
-    found: dict[str, list[list[Found]]] = {name: [] for name in (OURS, *RIVALS)}
+    found: dict[str, list[list[Found]]] = {name: [] for name in (OURS, *BASELINES)}
     refitted, learned = [], []
     plain = {UNTUNED: [], LONGER: [], BOTH: []}
     for seed in sizes.seeds:
@@ -81,13 +81,13 @@ def run(lab: Lab) -> None:
             warmup_steps=inside.warmup,
             evaluate_every=max(1, n_steps // 25), wait=False, show_progress_bar=False,
         )  # fmt: skip
-        for name in RIVALS:  # while the trial runs
-            rival = search(
+        for name in BASELINES:  # while the trial runs
+            baseline = search(
                 problem, RANGES, sampler=name, inner=INNER, n_steps=sizes.training, budget=sizes.budget, seed=seed
             )
-            found[name].append(rival)
+            found[name].append(baseline)
         both = _problem(text, sizes, seed, both=True)
-        as_long = inside.warmup + n_steps * inside.inner_steps  # as the trial trains its weights
+        as_long = inside.warmup + n_steps * inside.inner_steps  # as long as the trial trains its weights
         plain[UNTUNED].append(trained(problem, INNER, sizes.training, seed=seed)["test"])
         plain[LONGER].append(trained(problem, INNER, as_long, seed=seed)["test"])
         plain[BOTH].append(trained(both, INNER, as_long, seed=seed)["test"])
@@ -122,21 +122,21 @@ def run(lab: Lab) -> None:
     curves(lab.file("language.png"), panels, x="training gradients", y="cross-entropy", columns=2)
     ours, best = (
         sum(f.val["loss"] for f in losses[name]) / len(losses[name])
-        for name in (OURS, min(RIVALS, key=lambda name: sum(f.val["loss"] for f in losses[name])))
+        for name in (OURS, min(BASELINES, key=lambda name: sum(f.val["loss"] for f in losses[name])))
     )
-    lab.found(f"Validation cross-entropy {ours:.3f} by the IFT, {best:.3f} by the better search that trains anew.")
+    lab.found(f"Validation cross-entropy {ours:.3f} by the IFT, {best:.3f} by the better search that retrains.")
 
 
 def _row(name: str, val: list[dict[str, float]] | None, test: list[dict[str, float]]) -> Row:
     return {
         "method": name,
-        "validation": spread(told["loss"] for told in val) if val else None,
-        "test": spread(told["loss"] for told in test),
+        "validation": spread(metrics["loss"] for metrics in val) if val else None,
+        "test": spread(metrics["loss"] for metrics in test),
     }
 
 
 def _problem(text: str, sizes: Sizes, seed: int, *, both: bool = False) -> nestor.Problem:
-    """Training text from a place that the seed chooses, validation and test text from two others."""
+    """Training text from a position that the seed chooses; validation and test text from two other positions."""
     vocabulary = sorted(set(text))
     starts = torch.randint(
         len(text) // 3 - sizes.n_train - sizes.n_held, (3,), generator=torch.Generator().manual_seed(seed)
@@ -149,7 +149,7 @@ def _problem(text: str, sizes: Sizes, seed: int, *, both: bool = False) -> nesto
 
     train, val, test = part(0, sizes.n_train), part(1, sizes.n_held), part(2, sizes.n_held)
     if both:
-        train = together(train, val)
+        train = concatenate(train, val)
     torch.manual_seed(seed)
     model = LanguageModel(len(vocabulary), sizes.hidden)
     kinds = [

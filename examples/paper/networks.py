@@ -1,4 +1,4 @@
-"""The slides' networks, with a width to choose, and what they are trained and measured by."""
+"""The networks of the slides with a variable width, and their loss and metrics."""
 
 from __future__ import annotations
 
@@ -39,12 +39,13 @@ def alexnet(shape: torch.Size, classes: int, *, width: int = 64) -> nn.Module:
     )
     for layer in network:
         if isinstance(layer, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # or its eight layers begin very slowly
+            # With the default initialization, its eight layers learn very slowly at first.
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     return network
 
 
 class Residual(nn.Module):
-    """Two convolutions and what they were given."""
+    """Two convolutions with a residual connection."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()

@@ -17,12 +17,15 @@ from examples.paper.plain import trained
 from nestor.hparams import L2
 
 EXAMPLES = 50  # of the training and of the validation data, each
-BOUNDS = (-16.0, 0.0)  # of a decay's logarithm: a weight is free, or gone; larger decays make training leap
+BOUNDS = (
+    -16.0,
+    0.0,
+)  # of a decay's logarithm: from no effect to a weight of zero; beyond, training is unstable
 
 
 @dataclass(frozen=True)
 class Case:
-    """A network, and how long it takes to fit."""
+    """A network and its number of steps."""
 
     name: str
     network: Callable[[torch.Size, int], nn.Module]
@@ -31,7 +34,7 @@ class Case:
 
 
 def cases(lab: Lab) -> list[Case]:
-    """The slides' four. Where there is no GPU, AlexNet and ResNet-18 are as narrow as a million weights allow."""
+    """The four networks of the slides. Without a GPU, AlexNet and ResNet-18 are reduced to a million weights."""
     wide = lab.sized(quick=(12, 6), usual=(32, 20), full=(64, 64))
     steps = lab.sized(quick=(20, 18, 24, 32), usual=(400, 400, 280, 40), full=(500, 500, 500, 200))
     return [
@@ -70,7 +73,7 @@ def run(lab: Lab) -> None:
 
 
 def tuned(lab: Lab, study: nestor.Study, images: Images, case: Case) -> tuple[dict, nestor.Trial]:
-    """One network, tuned; and the same one trained as long without."""
+    """One network, tuned, and the same network trained for as long without tuning."""
     train, val, test = splits(images, seed=0, test_size=lab.sized(quick=500, usual=2_000, full=10_000))
     torch.manual_seed(0)
     model = case.network(images.train[0].shape[1:], images.classes)
@@ -97,7 +100,7 @@ def tuned(lab: Lab, study: nestor.Study, images: Images, case: Case) -> tuple[di
             user_attrs={"network": case.name},
         )
     )
-    untuned = trained(problem, inner, 5 * case.n_steps, splits=("test",))["test"]  # as long as the trial
+    untuned = trained(problem, inner, 5 * case.n_steps, splits=("test",))["test"]  # for as long as the trial
     trial.load_weights(model)
     row = {
         "data": images.name,

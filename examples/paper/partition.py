@@ -2,9 +2,9 @@
 
 The slides ask: "How should training / validation / testing partitions be constructed when we have many
 hyperparameters? When does it just overfit the validation set?" First, weight decays of three granularities are tuned
-on different shares of the same labelled examples. Then, at the finest, the remedies that Nestor has: validation folds
-that take turns, with weights of their own inside one trial, and early stopping on held-out examples. At the end of each
-stands what it was all for: a training on all labelled examples under the tuned values.
+on different fractions of the same labeled examples. Then, with the finest decays, it compares two remedies: validation
+folds with their own weights inside one trial, and early stopping on held-out examples. Each trial ends with training on
+all labeled examples with the tuned values.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ REMEDIES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Sizes:
-    labelled: int  # examples in all, for training and validation
+    labeled: int  # training and validation examples together
     n_test: int
     width: int
     n_steps: int  # outer ones
-    shares: tuple[float, ...]  # of the labelled examples that validate
-    decays: tuple[float, ...]  # logarithms that the rival chooses from
+    shares: tuple[float, ...]  # of the labeled examples that validate
+    decays: tuple[float, ...]  # logarithms that the baseline chooses from
     seeds: tuple[int, ...]
 
 
 QUICK = Sizes(200, 500, 16, 30, (0.2,), (-7.0, -4.0), (0,))
 USUAL = Sizes(500, 4_000, 64, 150, (0.1, 0.2, 0.5, 0.8), (-8.0, -7.0, -6.0, -5.0, -4.0, -3.0), (0, 1, 2, 3, 4))
 FULL = Sizes(50_000, 10_000, 512, 2_000, (0.02, 0.1, 0.2, 0.5, 0.8), (-10.0, -8.0, -6.0, -5.0, -4.0), tuple(range(10)))
-SHARE = 0.2  # that validates where the remedies are compared
+SHARE = 0.2  # validation fraction in the comparison of the remedies
 INNER_STEPS = 10
 INNER = nestor.Adam(1e-3, steps=INNER_STEPS, batch_size=100)
 OUTER = nestor.Adam(0.1)
@@ -61,25 +61,25 @@ WARMUP = 200  # inner steps
 
 @dataclass(frozen=True)
 class Reached:
-    """Where a trial ended: on its validation examples, on test data, and what is made of its hyperparameters."""
+    """The results of a trial: on validation and test data, and after training again with its hyperparameters."""
 
     val: float
     test: float
     test_accuracy: float
-    again: dict[str, float]  # test loss and accuracy after a training on all labelled examples
+    again: dict[str, float]  # test loss and accuracy after training on all labeled examples
     steps: int
 
 
 def run(lab: Lab) -> None:
     sizes = lab.sized(quick=QUICK, usual=USUAL, full=FULL)
-    images = (lab.images() if lab.wanted else lab.images()[1:])[0]  # Fashion-MNIST, unless another is wanted
+    images = (lab.images() if lab.wanted else lab.images()[1:])[0]  # Fashion-MNIST, unless --data names another
     divided(lab, images, sizes)
     remedied(lab, images, sizes)
 
 
 def divided(lab: Lab, images: Images, sizes: Sizes) -> None:
     """Validation and test loss against the number of hyperparameters and the validation share."""
-    study = lab.study(f"{images.name}, {sizes.labelled:,} labelled examples, shares")
+    study = lab.study(f"{images.name}, {sizes.labeled:,} labeled examples, shares")
     rows: list[Row] = []
     panels: dict[str, dict[str, Curve]] = {}
     mean: dict[tuple[Per, float], tuple[float, float]] = {}
@@ -87,15 +87,15 @@ def divided(lab: Lab, images: Images, sizes: Sizes) -> None:
         count = sum(value.numel() for value in _problem(images, sizes, per, SHARE, 0).bilevel().hparams.values())
         for share in sizes.shares:
             runs = [tuned(study, images, sizes, per, share, seed) for seed in sizes.seeds]
-            rows.append({"hyperparameters": count, "validation share": f"{share:.0%}", **_told(runs)})
+            rows.append({"hyperparameters": count, "validation share": f"{share:.0%}", **_summary(runs)})
             mean[per, share] = _mean([r.val for r in runs]), _mean([r.test for r in runs])
-        told = [mean[per, share] for share in sizes.shares]
+        metrics = [mean[per, share] for share in sizes.shares]
         panels[f"{count:,} hyperparameters"] = {
-            "validation loss": (sizes.shares, [val for val, _ in told]),
-            "test loss": (sizes.shares, [test for _, test in told]),
+            "validation loss": (sizes.shares, [val for val, _ in metrics]),
+            "test loss": (sizes.shares, [test for _, test in metrics]),
         }
     lab.table(
-        f"{images.name}, {sizes.labelled:,} labelled examples, {sizes.n_steps} outer steps, {len(sizes.seeds)} seeds",
+        f"{images.name}, {sizes.labeled:,} labeled examples, {sizes.n_steps} outer steps, {len(sizes.seeds)} seeds",
         rows,
     )
     curves(lab.file("partition.png"), panels, x="share that validates", y="loss", columns=3)
@@ -108,14 +108,14 @@ def divided(lab: Lab, images: Images, sizes: Sizes) -> None:
 
 
 def remedied(lab: Lab, images: Images, sizes: Sizes) -> None:
-    """What folds and early stopping gain with a decay for each weight, and what one decay reaches untuned."""
-    study = lab.study(f"{images.name}, {sizes.labelled:,} labelled examples, remedies")
+    """What folds and early stopping gain with a decay for each weight, against one untuned decay."""
+    study = lab.study(f"{images.name}, {sizes.labeled:,} labeled examples, remedies")
     rows = []
     reached: dict[str, list[Reached]] = {}
     for name, options in REMEDIES.items():
         runs = [tuned(study, images, sizes, "weight", SHARE, seed, remedy=name, **options) for seed in sizes.seeds]
         reached[name] = runs
-        rows.append({"remedy": name, **_told(runs), "outer steps": spread(r.steps for r in runs)})
+        rows.append({"remedy": name, **_summary(runs), "outer steps": spread(r.steps for r in runs)})
     rows += [
         {
             "remedy": "*none: one decay for all, chosen on the validation data*",
@@ -127,7 +127,7 @@ def remedied(lab: Lab, images: Images, sizes: Sizes) -> None:
         },
     ]
     lab.table(
-        f"A decay for each weight, {SHARE:.0%} of {sizes.labelled:,} examples validate, {len(sizes.seeds)} seeds",
+        f"A decay for each weight, {SHARE:.0%} of {sizes.labeled:,} examples validate, {len(sizes.seeds)} seeds",
         rows,
     )
     test = {name: _mean([r.test for r in runs]) for name, runs in reached.items()}
@@ -149,7 +149,7 @@ def tuned(
     remedy: str = "",
     **options: Any,
 ) -> Reached:
-    """A trial; and a training on all labelled examples, as long as the trial, under the values that it recommends."""
+    """A trial, and then training on all labeled examples for as long, with its best values."""
     trial = study.optimize(
         _problem(images, sizes, per, share, seed), n_steps=sizes.n_steps, inner=INNER, outer=OUTER, warmup_steps=WARMUP,
         evaluate_every=5, seed=seed, show_progress_bar=False, **options,
@@ -170,20 +170,22 @@ def tuned(
 
 
 def on_all(images: Images, sizes: Sizes, per: Per, hparams: Tensors, seed: int) -> dict[str, float]:
-    """On test data, after a training on all labelled examples under these hyperparameters."""
+    """Metrics on test data after training on all labeled examples with these hyperparameters."""
     problem = _problem(images, sizes, per, SHARE, seed, train_on_all=True)
     n_steps = WARMUP + sizes.n_steps * INNER_STEPS
     return trained(problem, INNER, n_steps, hparams=hparams, seed=seed, splits=("test",))["test"]
 
 
 def by_grid(images: Images, sizes: Sizes, seed: int, *, best_by: str) -> dict[str, float]:
-    """The same, under the one decay that was best on the validation data or on the test data."""
+    """The same with the one decay that is best on the validation data or on the test data."""
     n_steps = WARMUP + sizes.n_steps * INNER_STEPS
     problem = _problem(images, sizes, "global", SHARE, seed)
     (name,) = problem.bilevel().hparams
     grid = [{name: torch.tensor(decay)} for decay in sizes.decays]
     if best_by == "test":
-        return min((on_all(images, sizes, "global", decay, seed) for decay in grid), key=lambda told: told["loss"])
+        return min(
+            (on_all(images, sizes, "global", decay, seed) for decay in grid), key=lambda metrics: metrics["loss"]
+        )
     validated = lambda decay: trained(problem, INNER, n_steps, hparams=decay, seed=seed, splits=("val",))["val"]["loss"]
     return on_all(images, sizes, "global", min(grid, key=validated), seed)
 
@@ -191,8 +193,8 @@ def by_grid(images: Images, sizes: Sizes, seed: int, *, best_by: str) -> dict[st
 def _problem(
     images: Images, sizes: Sizes, per: Per, share: float, seed: int, *, train_on_all: bool = False
 ) -> nestor.Problem:
-    chosen = torch.randperm(len(images.train[0]), generator=torch.Generator().manual_seed(seed))[: sizes.labelled]
-    n_val = round(share * sizes.labelled)
+    chosen = torch.randperm(len(images.train[0]), generator=torch.Generator().manual_seed(seed))[: sizes.labeled]
+    n_val = round(share * sizes.labeled)
     val, train = chosen[:n_val], chosen if train_on_all else chosen[n_val:]
     x, y = images.train
     torch.manual_seed(seed)
@@ -207,7 +209,7 @@ def _problem(
     )  # fmt: skip
 
 
-def _told(runs: list[Reached]) -> Row:
+def _summary(runs: list[Reached]) -> Row:
     return {
         "validation loss": spread(r.val for r in runs),
         "test loss": spread(r.test for r in runs),
@@ -216,10 +218,10 @@ def _told(runs: list[Reached]) -> Row:
     }
 
 
-def _again(told: list[dict[str, float]]) -> Row:
+def _again(metrics: list[dict[str, float]]) -> Row:
     return {
-        "test loss, trained on all": spread(t["loss"] for t in told),
-        "accuracy, trained on all": percent(t["accuracy"] for t in told),
+        "test loss, trained on all": spread(t["loss"] for t in metrics),
+        "accuracy, trained on all": percent(t["accuracy"] for t in metrics),
     }
 
 

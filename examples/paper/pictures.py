@@ -22,7 +22,7 @@ def curves(
     log: Literal["", "x", "y", "xy"] = "",
     columns: int = 4,
 ) -> None:
-    """Curves with names, in panels with titles; a curve has the same colour in every panel."""
+    """Curves with names, in panels with titles; a curve has the same color in every panel."""
     figure, axes = _panels(len(panels), columns, width=3.6, height=2.9, sharex=False)
     names = list(dict.fromkeys(name for panel in panels.values() for name in panel))
     for ax, (title, panel) in zip(axes, panels.items(), strict=True):

@@ -1,4 +1,4 @@
-"""Plain training under fixed hyperparameters: what rivals do, and the last training under tuned values."""
+"""Plain training with fixed hyperparameters: the baselines, and final training with tuned values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 import nestor
 
 Tensors = dict[str, Tensor]
-Told = dict[str, dict[str, float]]  # split → validation loss (as `loss`) and metrics
+Metrics = dict[str, dict[str, float]]  # split → validation loss (as `loss`) and metrics
 HELD_OUT = ("val", "test")
 
 
@@ -22,14 +22,14 @@ def trained(
     hparams: Tensors | None = None,
     seed: int = 0,
     splits: Sequence[str] = HELD_OUT,
-) -> Told:
-    """How good the model is after training from its initial weights.
+) -> Metrics:
+    """Metrics of the model after training from its initial weights.
 
     It runs in this process, on its GPU if it has one, and costs `n_steps` training gradients.
 
     Args:
         n_steps: inner steps; the optimizer's own `steps` do not matter.
-        hparams: as optimised; the problem's initial ones by default.
+        hparams: as optimized; the problem's initial ones by default.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     bilevel, data = problem.bilevel().to(device), problem.data.to(device)
@@ -41,12 +41,12 @@ def trained(
 
 
 def tuned(trial: nestor.Trial) -> Tensors:
-    """What a trial recommends, as optimised."""
+    """The hyperparameters of a trial, before their transforms."""
     return {name: value for name, value in trial.best_hparams.items() if isinstance(value, Tensor)}
 
 
-def evaluated(problem: nestor.Problem, splits: Sequence[str] = HELD_OUT) -> Told:
-    """How good the model is with the weights that it has."""
+def evaluated(problem: nestor.Problem, splits: Sequence[str] = HELD_OUT) -> Metrics:
+    """Metrics of the model with its current weights."""
     bilevel = problem.bilevel()
     return {
         split: nestor.evaluate(bilevel, bilevel.params, bilevel.buffers, bilevel.hparams, problem.data.splits[split])

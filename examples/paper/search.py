@@ -1,9 +1,9 @@
-"""Searches that train anew against tuning inside one training, at equal compute: 1, 10 and 105,000 hyperparameters.
+"""Searches that retrain against tuning inside one training run, at equal compute: 1, 10, 105,000 hyperparameters.
 
 One network, and one decay for all of its weights, for each tensor, or for each weight. Random search, the
-tree-structured Parzen estimator and a Gaussian process (Optuna's) train it anew under every proposal; the others tune
-inside of a single training, by the hypernetwork, unrolling, T1–T2 and the implicit function theorem. Compute is counted
-in training gradients; see `examples.paper.anew`.
+tree-structured Parzen estimator and a Gaussian process (Optuna's) retrain it for every proposal. The others tune inside
+one training run, with the hypernetwork, unrolling, T1–T2 and the implicit function theorem. Compute is counted
+in training gradients; see `examples.paper.retraining`.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from torch import nn
 
 import nestor
 from examples.data import Images
-from examples.paper.anew import SEARCHES, Found, Inside, at, search
 from examples.paper.lab import Lab, Row, percent, spread
 from examples.paper.networks import accuracy, cross_entropy
 from examples.paper.pictures import Curve, curves
 from examples.paper.plain import trained
+from examples.paper.retraining import SEARCHES, Found, Inside, at, search
 from nestor import Implicit
 from nestor.hparams import L2
 
-RANGE = (-12.0, -2.0)  # of the logarithms, for every method; tuning inside one training starts in its middle
+RANGE = (-12.0, -2.0)  # of the logarithms, for every method; tuning inside one run starts in its middle
 START = sum(RANGE) / 2
 OURS = "IFT (ours)"
-INSIDE = {  # and how many products of second derivatives each outer step takes
+INSIDE = {  # response, curvature products per outer step
     "T1-T2": (Implicit(nestor.Hessian(damping=0.0), nestor.Identity()), 1),
     "unrolled": (nestor.Unrolled(steps=5), 0),
     "hypernetwork": (nestor.Hypernetwork(), 7.25),
@@ -44,9 +44,9 @@ class Sizes:
     n_val: int
     n_test: int
     widths: tuple[int, ...]
-    training: int  # gradients of one training anew
-    budget: int  # gradients in all
-    patience: float  # seconds that a sampler may think
+    training: int  # gradients of one training run of a search
+    budget: int  # total gradients
+    patience: float  # seconds for the sampler's own work
     seeds: tuple[int, ...]
 
 
@@ -60,7 +60,7 @@ OUTER = nestor.Adam(0.2)
 
 def run(lab: Lab) -> None:
     sizes = lab.sized(quick=QUICK, usual=USUAL, full=FULL)
-    images = (lab.images() if lab.wanted else lab.images()[1:])[0]  # Fashion-MNIST, unless another is wanted
+    images = (lab.images() if lab.wanted else lab.images()[1:])[0]  # Fashion-MNIST, unless --data names another
     panels: dict[str, dict[str, Curve]] = {}
     for per in GRANULARITIES:
         count = sum(value.numel() for value in _problem(images, sizes, per, 0).bilevel().hparams.values())
@@ -81,13 +81,13 @@ def run(lab: Lab) -> None:
         ours = loss[OURS]
         lab.found(
             f"{counted}: validation loss {ours:.3f} by the IFT, {loss[best]:.3f} by the best search "
-            f"that trains anew ({best})."
+            f"that retrains ({best})."
         )
     curves(lab.file("search.png"), panels, x="training gradients", y="loss", columns=2)
 
 
 def _runs(lab: Lab, images: Images, sizes: Sizes, per: Per, what: str) -> dict[str, list[list[Found]]]:
-    """Method → for each seed, how far it was after how many gradients; no seeds where it found nothing in time."""
+    """Method → its curve for each seed; no curves if it found nothing in time."""
     study = lab.study(f"{images.name}, {what}")
     runs: dict[str, list[list[Found]]] = {}
     for name, (response, _) in INSIDE.items():
@@ -102,22 +102,22 @@ def _runs(lab: Lab, images: Images, sizes: Sizes, per: Per, what: str) -> dict[s
             )  # fmt: skip
             runs[name].append(inside.found(trial))
     for name in SEARCHES:
-        anew = []
+        curves_of_seeds = []
         for seed in sizes.seeds:
             problem = _problem(images, sizes, per, seed)
             ranges = dict.fromkeys(problem.bilevel().hparams, RANGE)
-            anew.append(
+            curves_of_seeds.append(
                 search(
                     problem, ranges, sampler=name, inner=INNER, n_steps=sizes.training, budget=sizes.budget, seed=seed,
                     patience=sizes.patience,
                 )
             )  # fmt: skip
-        runs[name] = [found for found in anew if found]
+        runs[name] = [found for found in curves_of_seeds if found]
     return runs
 
 
 def _inside(name: str, sizes: Sizes) -> Inside:
-    """Each begins to tune where one training anew ends."""
+    """Each starts to tune where one training run of a search ends."""
     response, products = INSIDE[name]
     return Inside(response, INNER_STEPS, products, val=sizes.n_val / BATCH, warmup=sizes.training)
 
@@ -133,14 +133,14 @@ def _row(name: str, runs: list[list[Found]], sizes: Sizes) -> Row:
 def _losses(name: str, val: list[dict[str, float]], test: list[dict[str, float]]) -> Row:
     return {
         "method": name,
-        "validation loss": spread(told["loss"] for told in val),
-        "test loss": spread(told["loss"] for told in test),
-        "test accuracy": percent(told["accuracy"] for told in test),
+        "validation loss": spread(metrics["loss"] for metrics in val),
+        "test loss": spread(metrics["loss"] for metrics in test),
+        "test accuracy": percent(metrics["accuracy"] for metrics in test),
     }
 
 
 def _untuned(images: Images, sizes: Sizes, per: Per) -> list[Row]:
-    """Plain training: as long as one training anew, and as long as ours; and with the validation labels as well."""
+    """Plain training: as long as one run of a search, as long as ours, and with the validation labels, too."""
     ours = _inside(OURS, sizes)
     as_long = ours.warmup + ours.steps(sizes.budget) * INNER_STEPS
     rows = []
@@ -149,10 +149,12 @@ def _untuned(images: Images, sizes: Sizes, per: Per) -> list[Row]:
         ("untuned, trained as long as ours", as_long, False),
         ("untuned, as long, on both", as_long, True),
     ):
-        told = [
+        metrics = [
             trained(_problem(images, sizes, per, seed, both=both), INNER, n_steps, seed=seed) for seed in sizes.seeds
         ]
-        row = _losses(name, [t["val"] for t in told], [t["test"] for t in told]) | {"gradients spent": f"{n_steps:,}"}
+        row = _losses(name, [t["val"] for t in metrics], [t["test"] for t in metrics]) | {
+            "gradients spent": f"{n_steps:,}"
+        }
         rows.append(row | ({"validation loss": "trained on"} if both else {}))
     return rows
 

@@ -1,0 +1,1 @@
+"""The API server: REST interface, dashboard, scheduling of trials, and the commands that operate them."""

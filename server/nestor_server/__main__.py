@@ -1,4 +1,4 @@
-"""`python -m nestor_server`: the API server as its settings say."""
+"""`python -m nestor_server`: run the API server, configured by the environment."""
 
 from __future__ import annotations
 

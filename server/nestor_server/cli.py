@@ -1,4 +1,4 @@
-"""What an operator types: `nestor up`, `server`, `migrate`, `token`, `doctor`."""
+"""The commands of operators: `nestor up`, `server`, `migrate`, `token`, `doctor`."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ import typer
 from nestor.errors import MissingExtra, NestorError
 from nestor.schemas import Scope
 
-# Found by its entry point in the group nestor.commands, and loaded with every `nestor …`:
-# everything heavier is imported inside the commands.
+# The entry point group nestor.commands lists this module, so every `nestor …` loads it.
+# Slow imports are therefore inside the commands.
 
 app = typer.Typer(no_args_is_help=True)
-token_app = typer.Typer(help="Tokens: who may use a server.", no_args_is_help=True)
+token_app = typer.Typer(help="Tokens, which let users into a server.", no_args_is_help=True)
 app.add_typer(token_app, name="token")
 
 HomeOption = Annotated[
     Path | None,
     typer.Option(
         "--home",
-        help="Where data, logs and secrets are kept. Default: NESTOR_HOME, else /var/lib/nestor for root, "
+        help="Directory of data, logs and secrets. Default: NESTOR_HOME, else /var/lib/nestor for root, "
         "else the user's data directory.",
     ),
 ]
 
 
 @contextmanager
-def _errors_in_a_sentence() -> Generator[None]:
+def _report_errors() -> Generator[None]:
+    """Print a `NestorError` as its sentence and exit with status 1."""
     try:
         yield
     except NestorError as error:
@@ -42,19 +43,19 @@ def _errors_in_a_sentence() -> Generator[None]:
 @app.command()
 def up(
     home: HomeOption = None,
-    port: Annotated[int, typer.Option(help="0 takes any port that is free.", min=0, max=65_535)] = 8000,
+    port: Annotated[int, typer.Option(help="0 chooses any free port.", min=0, max=65_535)] = 8000,
     host: Annotated[
-        str, typer.Option(help="Which address to listen on. 0.0.0.0 lets other machines in; they need a token too.")
+        str, typer.Option(help="Address to listen on. With 0.0.0.0 other machines can connect; they need a token too.")
     ] = "127.0.0.1",
 ) -> None:
     """Run everything on this machine: PostgreSQL, Valkey, API server, dashboard and one worker.
 
-    NESTOR_DATABASE_URL and NESTOR_REDIS_URL, each by itself, replace the PostgreSQL and the Valkey that it would start.
+    If NESTOR_DATABASE_URL or NESTOR_REDIS_URL is set, that server is used instead of an own PostgreSQL or Valkey.
     """
-    with _errors_in_a_sentence():
+    with _report_errors():
         _need("sqlalchemy", "nestor up", extra="embedded")
         _need("torch", "nestor up (its worker)", extra="worker")
-        from nestor_server.embedded.access import remember
+        from nestor_server.embedded.access import save_credentials
         from nestor_server.embedded.home import default_home
         from nestor_server.embedded.stack import Stack, Stopped, stop_on_signals
 
@@ -64,14 +65,14 @@ def up(
                 _say(f"Nestor is up: {stack.url}/#token={stack.token}")
                 _say(f"  data  {stack.home.path}")
                 _say(f"  logs  {stack.home.log('{' + ','.join(stack.names) + '}')}")
-                if unwritten := remember(stack.url, stack.token):
-                    _say(f"  The token could not be written for clients ({unwritten}); pass it as NESTOR_TOKEN.")
-                _say("Ctrl-C stops all of it.")
+                if reason := save_credentials(stack.url, stack.token):
+                    _say(f"  The token could not be saved for clients ({reason}); pass it as NESTOR_TOKEN.")
+                _say("Press Ctrl-C to stop.")
                 try:
                     stack.watch()
                 except Stopped:
                     _say("Stopping: worker, server, databases.")
-        except Stopped:  # before everything was up
+        except Stopped:  # during startup
             pass
         _say("Stopped.")
 
@@ -81,8 +82,8 @@ def server(
     port: Annotated[int | None, typer.Option(help="Default: NESTOR_PORT, else 8000.", min=0, max=65_535)] = None,
     host: Annotated[str | None, typer.Option(help="Default: NESTOR_HOST, else 127.0.0.1.")] = None,
 ) -> None:
-    """Run the API server alone, on NESTOR_DATABASE_URL and NESTOR_REDIS_URL."""
-    with _errors_in_a_sentence():
+    """Run only the API server, with NESTOR_DATABASE_URL and NESTOR_REDIS_URL."""
+    with _report_errors():
         _need("sqlalchemy", "nestor server", extra="server")
         from nestor_server.serve import serve
 
@@ -91,27 +92,29 @@ def server(
 
 @app.command()
 def migrate(home: HomeOption = None) -> None:
-    """Bring the database up to date: NESTOR_DATABASE_URL's, else that of the `nestor up` which runs here."""
-    with _errors_in_a_sentence():
+    """Upgrade the schema of a database: NESTOR_DATABASE_URL, else that of the running `nestor up`."""
+    with _report_errors():
         _need("sqlalchemy", "nestor migrate", extra="server")
         from nestor_server import database
-        from nestor_server.embedded.access import database_settings, in_a_sentence
+        from nestor_server.embedded.access import database_settings, describe_database_errors
 
-        with in_a_sentence():
+        with describe_database_errors():
             database.migrate(database_settings(home).database_url)
         _say(f"The database is at revision {database.head()}.")
 
 
 @token_app.command("create")
 def create_token(
-    user: Annotated[str, typer.Option(help="Whose studies it opens; made if there is no such user.")] = "local",
-    scope: Annotated[Scope, typer.Option(help="What it may do.")] = Scope.write,
-    name: Annotated[str, typer.Option(help="What it is for.")] = "token",
-    expires_in_days: Annotated[float | None, typer.Option(help="Never by default.", min=0.0)] = None,
+    user: Annotated[str, typer.Option(help="The user it belongs to; created if there is none of that name.")] = "local",
+    scope: Annotated[
+        Scope, typer.Option(help="What it allows; write includes read, admin includes write.")
+    ] = Scope.write,
+    name: Annotated[str, typer.Option(help="A name that says what it is for.")] = "token",
+    expires_in_days: Annotated[float | None, typer.Option(help="Default: it never expires.", min=0.0)] = None,
     home: HomeOption = None,
 ) -> None:
-    """Make a token and print it, this once: the database holds its hash alone."""
-    with _errors_in_a_sentence():
+    """Create a token and print it. It cannot be shown again: the database stores only its hash."""
+    with _report_errors():
         _need("sqlalchemy", "nestor token create", extra="server")
         from nestor_server.embedded.access import create_token, database_settings
 
@@ -120,18 +123,18 @@ def create_token(
 
 @app.command()
 def doctor(home: HomeOption = None) -> None:
-    """Say what is wrong with this installation, and how to mend it."""
-    with _errors_in_a_sentence():
+    """Check this installation, and say how to fix what is wrong."""
+    with _report_errors():
         _need("sqlalchemy", "nestor doctor", extra="server")
         from nestor_server.doctor import examine
         from nestor_server.embedded.home import default_home
 
-        findings = list(examine(home or default_home()))
-    for finding in findings:
-        _say(f"{'ok ' if finding.fine else 'BAD'}  {finding.what}")
-        if finding.remedy:
-            _say(f"     → {finding.remedy}")
-    if not all(finding.fine for finding in findings):
+        results = list(examine(home or default_home()))
+    for result in results:
+        _say(f"{'ok ' if result.ok else 'BAD'}  {result.message}")
+        if result.remedy:
+            _say(f"     → {result.remedy}")
+    if not all(result.ok for result in results):
         raise typer.Exit(1)
 
 
@@ -143,7 +146,7 @@ def _need(module: str, what: str, *, extra: str) -> None:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)  # at once, into a pipe too
+    print(line, flush=True)  # flush: pipes are buffered
 
 
 if __name__ == "__main__":

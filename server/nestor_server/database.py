@@ -1,9 +1,9 @@
-"""Sessions on Postgres, one transaction a request, and the migrations that bring a database up to date."""
+"""Sessions on Postgres, one transaction per request, and the migrations of the schema."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from alembic import command
@@ -14,7 +14,6 @@ from fastapi import Request
 from sqlalchemy import Engine, create_engine, make_url
 from sqlalchemy.orm import Session, sessionmaker
 
-from nestor.errors import DigestMismatch
 from nestor_server.settings import Settings
 from nestor_server.settings import settings as from_environment
 
@@ -22,7 +21,7 @@ Sessions = sessionmaker[Session]
 
 
 def make_engine(settings: Settings, name: str = "nestor") -> Engine:
-    """`name` is what PostgreSQL's own views and logs show of these connections, up to its 63rd byte."""
+    """An engine on `settings.database_url`. PostgreSQL's views and logs show `name`, up to its 63rd byte."""
     return create_engine(
         settings.database_url,
         pool_size=10,
@@ -34,39 +33,36 @@ def make_engine(settings: Settings, name: str = "nestor") -> Engine:
 
 
 def make_sessions(engine: Engine, settings: Settings) -> Sessions:
-    """Sessions carry the settings, so that a message sent on commit finds its broker."""
+    """A factory of sessions. They carry the settings, so that messages sent on commit find their broker."""
     return sessionmaker(engine, expire_on_commit=False, info={"settings": settings})
 
 
 def settings_of(session: Session) -> Settings:
-    """Those that `session` carries; of a session that was made by hand, the environment's."""
+    """The settings that `session` carries, or those of the environment if it was made without `make_sessions`."""
     return session.info.get("settings") or from_environment()
 
 
-def begin(request: Request) -> Iterator[Session]:
-    """One transaction a request; see `auth.Tx` for when it is committed."""
-    with request.app.state.sessions() as session:
-        try:
-            yield session
-        except DigestMismatch:
-            session.commit()  # the one refusal that changes something: the wrong bytes are gone
-            raise
-        session.commit()
+def transaction(request: Request) -> Generator[Session]:
+    """The transaction of a request: committed when its route returns, rolled back when its route raises."""
+    sessions: Sessions = request.app.state.sessions
+    with sessions.begin() as session:
+        yield session
 
 
 # --- migrations -----------------------------------------------------------------------------------
 
 
-_MIGRATING = threading.Lock()  # Alembic keeps what it works on in a module
+_MIGRATING = threading.Lock()  # Alembic keeps its state in module variables
 
 
 def migrations() -> Path:
-    """Inside the package when installed from a wheel, at the top of the repository in a checkout."""
+    """The folder of migrations: inside an installed package, or at the top of the repository in a checkout."""
     installed = Path(__file__).parent / "migrations"
     return installed if installed.is_dir() else Path(__file__).parents[2] / "migrations"
 
 
 def alembic_config(url: str) -> Config:
+    """What Alembic's commands need to work on the database at `url`."""
     config = Config()
     config.set_main_option("script_location", str(migrations()).replace("%", "%%"))
     config.attributes["url"] = url
@@ -74,7 +70,7 @@ def alembic_config(url: str) -> Config:
 
 
 def migrate(url: str, revision: str = "head") -> None:
-    """Bring the database at `url` to `revision`. Two processes may do so at once: one waits for the other."""
+    """Upgrade the database at `url` to `revision`. Concurrent calls, from any process, wait for each other."""
     with _MIGRATING:
         command.upgrade(alembic_config(url), revision)
 
@@ -85,10 +81,10 @@ def head() -> str | None:
 
 
 def revision(session: Session) -> str | None:
-    """The revision that the database is at; None when it was never migrated."""
+    """The revision of the database; None if it was never migrated."""
     return MigrationContext.configure(session.connection()).get_current_revision()
 
 
 def plain_url(url: str) -> str:
-    """The address as psycopg itself reads it."""
+    """SQLAlchemy's address of a database as psycopg reads it."""
     return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)

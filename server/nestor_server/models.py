@@ -1,4 +1,4 @@
-"""The tables. Postgres is Nestor's only memory: what is not here did not happen."""
+"""The tables. All state of Nestor is in Postgres; brokers and processes may lose theirs at any time."""
 
 from __future__ import annotations
 
@@ -38,12 +38,14 @@ NAMING = {
 
 
 def _one_of(column: str, words: type[State] | type[Desired] | type[Scope]) -> CheckConstraint:
-    """The column holds one of an enumeration's words. Text with a check migrates more easily than an enum type."""
+    """Restrict a column to the values of an enumeration. Text with a check migrates more easily than an enum type."""
     listed = ", ".join(f"'{word.value}'" for word in words)
     return CheckConstraint(f"{column} IN ({listed})", name=column)
 
 
 class Base(DeclarativeBase):
+    """The base of all tables: names of constraints and indexes, and column types for Python types."""
+
     metadata = MetaData(naming_convention=NAMING)
     type_annotation_map: ClassVar = {
         datetime: DateTime(timezone=True),
@@ -62,6 +64,8 @@ def _now() -> Mapped[datetime]:
 
 
 class User(Base):
+    """An owner of studies, blobs, programs and data sets."""
+
     __tablename__ = "users"
 
     id: Mapped[UUID] = _key()
@@ -70,6 +74,8 @@ class User(Base):
 
 
 class Token(Base):
+    """A bearer token of a user, valid until it expires or is revoked."""
+
     __tablename__ = "tokens"
     __table_args__ = (_one_of("scope", Scope),)
 
@@ -84,6 +90,8 @@ class Token(Base):
 
 
 class Study(Base):
+    """A group of trials. A deleted study stays until the reaper purges it."""
+
     __tablename__ = "studies"
     __table_args__ = (
         # A deleted study's name is free again.
@@ -110,7 +118,7 @@ class Trial(Base):
         UniqueConstraint("study_id", "number", name="uq_trials_study_number"),
         _one_of("state", State),
         _one_of("desired", Desired),
-        # What the reaper looks for, every few seconds.
+        # The reaper reads this index every few seconds.
         Index(
             "ix_trials_unfinished", "state", "lease_expires_at", postgresql_where=text("state IN ('queued', 'running')")
         ),
@@ -123,14 +131,14 @@ class Trial(Base):
     user_attrs: Mapped[dict[str, Any]] = mapped_column(default=dict)
     program_id: Mapped[UUID | None] = mapped_column(ForeignKey("programs.id"))
     dataset_id: Mapped[UUID | None] = mapped_column(ForeignKey("datasets.id"))
-    n_steps: Mapped[int]  # in all; more than the spec's once the trial was extended
-    start_blob_id: Mapped[UUID | None] = mapped_column(ForeignKey("blobs.id"), index=True)  # of a warm start
+    n_steps: Mapped[int]  # total; above the spec's if the trial was extended
+    start_blob_id: Mapped[UUID | None] = mapped_column(ForeignKey("blobs.id"), index=True)  # the warm start's tensors
     priority: Mapped[int] = mapped_column(default=0)
     devices: Mapped[int] = mapped_column(default=1)  # the spec's devices_per_trial
 
     state: Mapped[str] = mapped_column(default=State.queued.value)
     desired: Mapped[str] = mapped_column(default=Desired.run.value)
-    seq: Mapped[int] = mapped_column(BigInteger, default=0)  # the last one given to a step or an event of this trial
+    seq: Mapped[int] = mapped_column(BigInteger, default=0)  # the last number given to a step or an event of this trial
     step: Mapped[int] = mapped_column(default=0)
     value: Mapped[float | None] = mapped_column(Float)
     best_value: Mapped[float | None] = mapped_column(Float)
@@ -138,24 +146,28 @@ class Trial(Base):
     error: Mapped[dict[str, Any] | None]  # problem+json
     hyperparameters: Mapped[list[dict[str, Any]] | None] = mapped_column(JSONB)  # [schemas.HyperparameterInfo]
 
-    lease_token: Mapped[int] = mapped_column(BigInteger, default=0)  # fences every write of the worker that holds it
+    lease_token: Mapped[int] = mapped_column(
+        BigInteger, default=0
+    )  # the fencing token: every write of the worker must match it
     lease_owner: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None]
-    claimed_at: Mapped[datetime | None]  # when this lease, or the last one, began
+    claimed_at: Mapped[datetime | None]  # start of the current or the last lease
     attempt: Mapped[int] = mapped_column(default=0)
-    answer_by: Mapped[datetime | None]  # when the worker must have done what `desired` says
-    batches: Mapped[int] = mapped_column(default=0)  # recorded under this lease, so that none is recorded twice
-    restarts: Mapped[int] = mapped_column(default=0)  # involuntary ends since the last new checkpoint
-    preemptions: Mapped[int] = mapped_column(default=0)  # shutdowns of its worker since then
+    answer_by: Mapped[datetime | None]  # deadline for the worker to reach `desired`
+    batches: Mapped[int] = mapped_column(default=0)  # recorded under this lease, which makes repeated batches harmless
+    restarts: Mapped[int] = mapped_column(default=0)  # lost leases since the newest checkpoint
+    preemptions: Mapped[int] = mapped_column(default=0)  # shutdowns of its worker since the newest checkpoint
 
     created_at: Mapped[datetime] = _now()
     queued_at: Mapped[datetime] = _now()
-    sent_at: Mapped[datetime] = _now()  # when the last message left for it
+    sent_at: Mapped[datetime] = _now()  # when the last message to the workers was sent
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
 
 
 class Step(Base):
+    """One recorded outer step of a trial."""
+
     __tablename__ = "steps"
     __table_args__ = (Index("uq_steps_trial_seq", "trial_id", "seq", unique=True),)
 
@@ -167,17 +179,19 @@ class Step(Base):
 
 
 class Event(Base):
+    """An entry of a trial's event log. Steps have numbers from the same sequence and a table of their own."""
+
     __tablename__ = "events"
 
     trial_id: Mapped[UUID] = mapped_column(ForeignKey("trials.id", ondelete="CASCADE"), primary_key=True)
     seq: Mapped[int] = mapped_column(BigInteger, primary_key=True)
-    type: Mapped[str]  # schemas.EventType, but for `step`, which has its own table
+    type: Mapped[str]  # schemas.EventType, except `step`
     data: Mapped[dict[str, Any]]
     created_at: Mapped[datetime] = _now()
 
 
 class Blob(Base):
-    """Bytes by their SHA-256, of one owner: sharing between owners would tell strangers what exists."""
+    """Bytes of one owner by their SHA-256. Sharing blobs between owners would reveal which bytes others have."""
 
     __tablename__ = "blobs"
     __table_args__ = (UniqueConstraint("owner_id", "digest", name="uq_blobs_owner_digest"),)
@@ -187,13 +201,13 @@ class Blob(Base):
     digest: Mapped[str] = mapped_column(String(71))  # "sha256:" and 64 hexadecimal digits
     size: Mapped[int] = mapped_column(BigInteger)
     offset: Mapped[int] = mapped_column(BigInteger, default=0)  # bytes received
-    complete: Mapped[bool] = mapped_column(default=False)  # all bytes are here and hash to the digest
+    complete: Mapped[bool] = mapped_column(default=False)  # all bytes were received and hash to the digest
     created_at: Mapped[datetime] = _now()
-    wanted_at: Mapped[datetime | None]  # when a client last announced or named it: it is about to refer to it
+    wanted_at: Mapped[datetime | None]  # last use by a client that may be about to refer to it
 
 
 class BlobChunk(Base):
-    """Some of a blob's bytes: here, or in the object store under the key `object`."""
+    """A part of a blob: in `data`, or in the object store under the key `object`."""
 
     __tablename__ = "blob_chunks"
     __table_args__ = (CheckConstraint("(data IS NULL) <> (object IS NULL)", name="one_home"),)
@@ -201,12 +215,14 @@ class BlobChunk(Base):
     blob_id: Mapped[UUID] = mapped_column(ForeignKey("blobs.id", ondelete="CASCADE"), primary_key=True)
     start: Mapped[int] = mapped_column(BigInteger, primary_key=True)  # byte offset in the blob
     size: Mapped[int] = mapped_column(BigInteger)
-    data: Mapped[bytes | None] = mapped_column(LargeBinary)  # STORAGE EXTERNAL: floats do not compress
+    data: Mapped[bytes | None] = mapped_column(
+        LargeBinary
+    )  # STORAGE EXTERNAL, without compression: floats do not compress
     object: Mapped[str | None]
 
 
 class UnusedObject(Base):
-    """An object of no chunk: a trigger notes those of deleted chunks, `object_store.put` those on their way."""
+    """An object without a chunk. A trigger adds those of deleted chunks, `object_store.put` those being written."""
 
     __tablename__ = "unused_objects"
 
@@ -215,6 +231,8 @@ class UnusedObject(Base):
 
 
 class Program(Base):
+    """An exported problem: two blobs of its owner."""
+
     __tablename__ = "programs"
 
     id: Mapped[UUID] = _key()
@@ -226,6 +244,8 @@ class Program(Base):
 
 
 class Dataset(Base):
+    """Uploaded splits: one blob each."""
+
     __tablename__ = "datasets"
 
     id: Mapped[UUID] = _key()
@@ -246,7 +266,7 @@ class Snapshot(Base):
 
 
 class Checkpoint(Base):
-    """Everything needed to go on from one step; the newest two are kept."""
+    """Everything needed to continue exactly from one step. The newest two are kept."""
 
     __tablename__ = "checkpoints"
 
@@ -256,9 +276,11 @@ class Checkpoint(Base):
 
 
 class Worker(Base):
+    """A worker process and its last heartbeat."""
+
     __tablename__ = "workers"
 
-    id: Mapped[str] = mapped_column(primary_key=True)  # host:pid, unique among the living
+    id: Mapped[str] = mapped_column(primary_key=True)  # host:pid, unique among running workers
     device: Mapped[str]
     versions: Mapped[dict[str, Any]]
     heartbeat_at: Mapped[datetime] = _now()
@@ -269,7 +291,7 @@ IDEMPOTENCY_WINDOW = timedelta(hours=24)
 
 
 class IdempotencyKey(Base):
-    """A POST that was answered: the same key gets the same answer within `IDEMPOTENCY_WINDOW`."""
+    """The response to a POST, which is sent again for the same key within `IDEMPOTENCY_WINDOW`."""
 
     __tablename__ = "idempotency_keys"
 

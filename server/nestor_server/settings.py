@@ -1,4 +1,4 @@
-"""What an operator can set, each from an environment variable that begins with NESTOR_."""
+"""Settings for operators, each read from an environment variable that begins with NESTOR_."""
 
 from __future__ import annotations
 
@@ -12,42 +12,48 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Settings(BaseSettings):
+    """`NESTOR_DATABASE_URL` sets `database_url`, and so on. Units are in the names."""
+
     model_config = SettingsConfigDict(env_prefix="NESTOR_", extra="ignore", frozen=True)
 
     database_url: str = "postgresql+psycopg://localhost:5432/nestor"
-    redis_url: str = "redis://localhost:6379/0"  # the broker; nothing is lost with it
+    redis_url: str = "redis://localhost:6379/0"  # the broker; no data is lost with it
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8000
 
-    lease_seconds: Seconds = 30.0  # a worker that is silent for so long has lost its trial
+    lease_seconds: Seconds = 30.0  # a worker without a heartbeat for this long loses its trial
     heartbeat_seconds: Seconds = 10.0
-    reap_seconds: Seconds = 3.0  # between two looks for lost leases and unsent messages
-    requeue_after_seconds: Seconds = 15.0  # a trial queued for so long gets another message
-    answer_seconds: Seconds = 60.0  # a pause, stop or cancel that no worker did for so long is done by the server
-    slice_seconds: Seconds = 300.0  # a trial that has run for so long makes way, if others wait
-    max_restarts: Annotated[int, Field(ge=0)] = 3  # of one trial, without a new checkpoint in between
-    max_preemptions: Annotated[int, Field(ge=0)] = 20  # the same, when its workers were shut down
+    reap_seconds: Seconds = 3.0  # between two checks for expired leases and lost messages
+    requeue_after_seconds: Seconds = 15.0  # a trial queued for this long gets another message
+    answer_seconds: Seconds = (
+        60.0  # the server itself executes a pause, stop or cancel that no worker did within this time
+    )
+    slice_seconds: Seconds = 300.0  # a trial that has run for this long is preempted if others wait
+    max_restarts: Annotated[int, Field(ge=0)] = 3  # of one trial, between two new checkpoints
+    max_preemptions: Annotated[int, Field(ge=0)] = 20  # the same, for shutdowns of its workers
 
     max_blob_bytes: Annotated[int, Field(gt=0)] = 8 * 2**30
     blob_url: str | None = None  # where large blobs go instead of the database: file:///…, s3://bucket/prefix, …
-    large_blob_bytes: Annotated[int, Field(ge=1)] = 2**20  # from which size on
-    object_grace_seconds: Annotated[float, Field(ge=0)] = 60.0  # between the end of an object's use and its deletion
-    keep_unused_days: Annotated[float, Field(ge=0)] = 30.0  # deleted studies, and what was uploaded for no trial
+    large_blob_bytes: Annotated[int, Field(ge=1)] = 2**20  # the smallest blob in the object store
+    object_grace_seconds: Annotated[float, Field(ge=0)] = 60.0  # between an object's last use and its deletion
+    keep_unused_days: Annotated[float, Field(ge=0)] = (
+        30.0  # retention of deleted studies, and of uploads that no trial uses
+    )
     max_json_bytes: Annotated[int, Field(gt=0)] = 16 * 2**20
-    stream_poll_seconds: Seconds = 3.0  # how late an event may be when its notification was lost
-    stream_ping_seconds: Seconds = 15.0  # between two comments on a quiet stream
+    stream_poll_seconds: Seconds = 3.0  # how late an event is if its notification is lost
+    stream_ping_seconds: Seconds = 15.0  # between two comments on an idle stream
 
     @field_validator("blob_url")
     @classmethod
-    def _or_none(cls, url: str | None) -> str | None:
-        """A variable that is set to nothing, as in a compose file, is not set."""
+    def _empty_is_none(cls, url: str | None) -> str | None:
+        """Treat an empty variable, as in a compose file, as unset."""
         return url or None
 
     @field_validator("database_url")
     @classmethod
-    def _by_psycopg(cls, url: str) -> str:
-        """Operators write postgresql:// or postgres://; SQLAlchemy would look for another driver."""
+    def _with_psycopg(cls, url: str) -> str:
+        """Operators write postgresql:// or postgres://, for which SQLAlchemy would load another driver."""
         scheme, separator, rest = url.partition("://")
         if scheme in ("postgres", "postgresql"):
             scheme = "postgresql+psycopg"
@@ -58,4 +64,5 @@ class Settings(BaseSettings):
 
 @lru_cache(maxsize=1)
 def settings() -> Settings:
+    """The settings of the environment, read once per process."""
     return Settings()

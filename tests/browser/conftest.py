@@ -1,4 +1,4 @@
-"""A real browser on a real server."""
+"""A real browser for the tests of the dashboard."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
+NAMES = ("chromium", "chromium-browser", "google-chrome")  # as in .ci/chromium
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --disable-dev-shm-usage"
@@ -17,11 +18,12 @@ FLAGS = (
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    path = os.environ.get("NESTOR_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    installed = (shutil.which(name) for name in NAMES)
+    path = os.environ.get("NESTOR_TEST_CHROMIUM") or next((path for path in installed if path), None)
     if path is None:
         pytest.fail(
-            "There is no browser to test the dashboard with: install Chromium (Debian: apt-get install chromium), name "
-            "one in NESTOR_TEST_CHROMIUM, or leave these tests out with -m 'not browser'."
+            "No browser was found. Install Chromium (Debian: apt-get install chromium), set NESTOR_TEST_CHROMIUM to "
+            "its path, or leave these tests out with --ignore=tests/browser."
         )
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
@@ -37,7 +39,7 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 
 @pytest.fixture
 def page(context: BrowserContext) -> Iterator[Page]:
-    """A page on which every error that nobody caught fails the test."""
+    """A page that fails the test on any uncaught error."""
     page = context.new_page()
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))

@@ -1,4 +1,4 @@
-"""The page as its users see it."""
+"""The dashboard as its users see it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_without_a_token_the_page_asks_for_one_and_says_when_it_is_wrong(page, s
     page.goto(server.url)
     page.get_by_label("Token").fill("nst_wrong")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("alert").filter(has_text="not known here")).to_be_visible()
+    expect(page.get_by_role("alert").filter(has_text="this token is unknown")).to_be_visible()
 
     page.get_by_label("Token").fill(token)
     page.keyboard.press("Enter")
@@ -107,7 +107,7 @@ def test_the_stop_button_asks_the_trial_to_stop_and_the_page_shows_its_end(page,
     expect(page.get_by_role("button", name="Stop and keep the result")).to_be_disabled()
 
 
-def test_cancelling_is_confirmed_first(page, server, token, run, api):
+def test_canceling_is_confirmed_first(page, server, token, run, api):
     page.goto(f"{server.url}/#token={token}")
     page.get_by_role("button", name="digits").click()
     page.once("dialog", lambda dialog: dialog.dismiss())
@@ -115,10 +115,10 @@ def test_cancelling_is_confirmed_first(page, server, token, run, api):
     assert api.get(run.path).json()["desired"] == "run"
     page.once("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="Cancel").click()
-    expect(page.locator("#trial-state")).to_have_text("running, cancelling")
+    expect(page.locator("#trial-state")).to_have_text("running, canceling")
 
 
-def test_a_failed_trial_shows_its_sentence(page, server, token, run):
+def test_a_failed_trial_shows_its_error(page, server, token, run):
     run.finish(State.failed, {"code": "diverged", "detail": "The loss is not finite at step 3. Lower the rate."})
     page.goto(f"{server.url}/#token={token}")
     page.get_by_role("button", name="digits").click()
@@ -136,7 +136,7 @@ def test_held_out_examples_have_a_curve_and_decide_what_is_best(page, server, to
     expect(page.locator("#numbers")).to_contain_text("Best held-out loss0.125 at step 3")
 
 
-def test_steps_that_are_taken_back_disappear_from_the_curve(page, server, token, run):
+def test_rolled_back_steps_disappear_from_the_curve(page, server, token, run):
     run.checkpoint()
     run.record(10)
     page.goto(f"{server.url}/#token={token}")
@@ -159,7 +159,7 @@ def test_what_users_write_is_text_and_never_markup(page, server, token, api):
     assert page.locator("main img, main b").count() == 0
 
 
-def test_a_server_that_does_not_answer_is_told_and_so_is_its_return(page, server, token, run):
+def test_an_outage_of_the_server_and_its_end_are_shown(page, server, token, run):
     page.goto(f"{server.url}/#token={token}")
     page.get_by_role("button", name="digits").click()
     steps_drawn(page, 2)
@@ -178,7 +178,7 @@ def test_a_server_that_does_not_answer_is_told_and_so_is_its_return(page, server
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_has_both_colour_schemes(page, server, token, run, scheme):
+def test_the_page_has_both_color_schemes(page, server, token, run, scheme):
     page.emulate_media(color_scheme=scheme)
     page.goto(f"{server.url}/#token={token}")
     page.get_by_role("button", name="digits").click()

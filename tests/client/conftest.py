@@ -1,4 +1,4 @@
-"""Where studies live: in this process, or on a server with a worker. What is promised holds for both."""
+"""Fixtures for both backends: this process, and a server with a worker."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ QUICK: dict[str, Any] = {
     "outer": nestor.RMSprop(0.05),
     "show_progress_bar": False,
 }
-BROKER = 5  # a database of Valkey that no other test uses: a foreign worker would take our messages
+BROKER = 5  # a database of Valkey that no other test uses, so that no other worker takes these messages
 
 
 @pytest.fixture(scope="package")
@@ -38,7 +38,7 @@ def worker(server: Server) -> Iterator[Worker]:
 
 @pytest.fixture(scope="package")
 def token(server: Server) -> str:
-    """Of a user of this package's own."""
+    """A token of a new user for this folder."""
     return server.new_token()
 
 
@@ -53,13 +53,13 @@ NewStudy = Callable[..., Study]
 
 @pytest.fixture(scope="package", params=["in process", "on a server"])
 def place(request: pytest.FixtureRequest) -> Client | None:
-    """What `server=` is given; nothing runs there."""
+    """The argument `server=` of a backend without a worker."""
     return None if request.param == "in process" else request.getfixturevalue("client")
 
 
 @pytest.fixture(scope="package")
 def new_study(place: Client | None, request: pytest.FixtureRequest) -> NewStudy:
-    """Create studies in a place where trials run."""
+    """Create studies on a backend that runs trials."""
     if place is not None:
         request.getfixturevalue("worker")
 
@@ -70,7 +70,7 @@ def new_study(place: Client | None, request: pytest.FixtureRequest) -> NewStudy:
 
 
 class Finished:
-    """A trial that ran to its end under eyes, for all the tests that only read."""
+    """A complete trial, for all tests that only read it."""
 
     def __init__(self, study: Study) -> None:
         self.study = study

@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a real server, that cuts connections after so many bytes."""
+"""A TCP proxy in front of a real server that cuts connections after a given number of bytes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Cutting:
 
 @contextmanager
 def cutting(server: str, *, sent: tuple[int, ...] = (), received: tuple[int, ...] = ()) -> Iterator[Cutting]:
-    """Connections beyond those that are to be cut pass unharmed."""
+    """Further connections are not cut."""
     target = (urlsplit(server).hostname or "", urlsplit(server).port or 80)
     listener = socket.create_server(("127.0.0.1", 0))
     proxy = Cutting(f"http://127.0.0.1:{listener.getsockname()[1]}", list(sent), list(received))

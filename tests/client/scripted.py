@@ -1,4 +1,4 @@
-"""A small real HTTP server that answers as it is told: late, wrongly, or not to the end."""
+"""A small real HTTP server with scripted responses: late, wrong, or incomplete."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def answer(
 
 
 def hang_up(handler: BaseHTTPRequestHandler) -> None:
-    """Close the connection without a word."""
+    """Close the connection without a response."""
     del handler
 
 

@@ -1,4 +1,4 @@
-"""The commands, as a script calls them: their output, their sentences, their exit codes."""
+"""The commands as a script calls them: output, error messages, exit codes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Shell:
         )  # fmt: skip
 
     def __call__(self, *words: object, code: int = 0) -> str:
-        """Standard output when the command succeeds, standard error when it is to fail with `code`."""
+        """Run a command and check its exit code; return stdout on success and stderr otherwise."""
         with self.popen(*words) as process:
             out, error = process.communicate(timeout=60)
         assert process.returncode == code, error
@@ -98,7 +98,7 @@ def test_a_running_trial_is_left_paused_resumed_and_cancelled(shell, server, tok
         assert "cannot stop" in shell("stop", trial.id, code=1)
 
 
-def test_failures_are_one_sentence_and_exit_1(shell, trial):
+def test_failures_print_one_message_and_exit_1(shell, trial):
     unknown = "00000000-0000-0000-0000-000000000000"
     for words, sentence in (
         (("trials", "nowhere"), "There is no study 'nowhere' of yours."),
@@ -123,7 +123,7 @@ def test_mistyped_commands_exit_2(shell, trial):
     assert "--safetensors FILE" in shell("export", trial.id, code=2)
 
 
-def test_versions_are_told(shell, server):
+def test_versions_are_printed(shell, server):
     assert json.loads(shell("version", "--json", "--server", server.url)) == {"nestor": "0.1.0", "server": "0.1.0"}
     assert shell("version") == "nestor 0.1.0\n"
 

@@ -1,6 +1,8 @@
-"""Which server is meant, and which token it gets."""
+"""Which server the client uses, and with which token."""
 
 from __future__ import annotations
+
+import traceback
 
 import pytest
 
@@ -46,13 +48,21 @@ def test_the_server_written_last_is_the_default(file, monkeypatch):
     assert credentials.find_server() == "http://third:3"
 
 
-def test_what_is_no_address_is_refused_with_an_example():
-    with pytest.raises(ClientError, match="'ftp://x' is not a server's address; write it like http"):
+def test_an_invalid_server_address_is_refused_with_an_example():
+    with pytest.raises(ClientError, match=r"'ftp://x' is not the address of a server\. Write it like http"):
         credentials.find_server("ftp://x")
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"http://x": 1}'])
 def test_a_broken_file_is_named(file, content):
     file.write_text(content)
-    with pytest.raises(ClientError, match=r"credentials\.json .*Mend or delete it"):
+    with pytest.raises(ClientError, match=r"credentials\.json .*Fix or delete it"):
         credentials.find_token("http://x")
+
+
+def test_the_error_of_a_broken_file_quotes_no_token(file):
+    file.write_text('{"http://x": "nst_secret", "http://y": 1}')
+    with pytest.raises(ClientError) as refused:
+        credentials.find_token("http://x")
+    shown = "".join(traceback.format_exception(refused.value))
+    assert "nst_secret" not in shown

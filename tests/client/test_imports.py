@@ -1,4 +1,4 @@
-"""What `import nestor` gives, and what it does not cost."""
+"""What `import nestor` provides, and what it does not load."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_type_checkers_see_the_same_names_as_the_interpreter(module):
 
 
 def test_every_part_of_a_configuration_can_be_written_with_nestor_alone():
-    """What the wire knows by a tag and the engine as a class is a name of `nestor`."""
+    """Every class with a tag on the wire is a name of `nestor`."""
     tagged = {
         name
         for name, schema in vars(schemas).items()

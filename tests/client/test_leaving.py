@@ -18,13 +18,13 @@ import sys
 import nestor
 from tests.client.problems import ridge
 
-def tell(study, trial):
+def announce(study, trial):
     sys.stdout.write(f"{{trial.last_step.number}}\\n")  # in one piece: Ctrl-C may come between a print and its newline
     sys.stdout.flush()
 
 study = nestor.create_study("interrupted", server={server!r}, load_if_exists=True)
 try:
-    study.optimize(ridge(), 100_000, callbacks=[tell], show_progress_bar=False)
+    study.optimize(ridge(), 100_000, callbacks=[announce], show_progress_bar=False)
 finally:
     trial = study.trials[-1]
     print("left", trial.state.value, len(trial.steps) > 0, flush=True)

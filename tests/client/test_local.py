@@ -1,4 +1,4 @@
-"""What only the in-process place has: the user's own thread, and exceptions with their traceback."""
+"""What only the in-process backend has: the user's own thread, and exceptions with their traceback."""
 
 from __future__ import annotations
 

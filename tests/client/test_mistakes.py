@@ -1,4 +1,4 @@
-"""Arguments that cannot be used are refused in one sentence, in both places, before anything is sent."""
+"""Both backends refuse invalid arguments with one error message, before anything is sent."""
 
 from __future__ import annotations
 
@@ -111,18 +111,18 @@ def _refuses(call: Callable[[], object], sentence: str) -> None:
 
 
 @pytest.mark.parametrize(("options", "sentence"), NEW_STUDY.values(), ids=NEW_STUDY.keys())
-def test_a_study_that_cannot_be_is_refused(place, options, sentence):
+def test_an_invalid_study_is_refused(place, options, sentence):
     _refuses(lambda: nestor.create_study(**{"name": f"study {uuid4()}", "server": place} | options), sentence)
 
 
 @pytest.mark.parametrize(("options", "sentence"), OPTIONS.values(), ids=OPTIONS.keys())
-def test_a_trial_that_cannot_be_is_refused_and_not_begun(study, options, sentence):
+def test_an_invalid_trial_is_refused_and_not_started(study, options, sentence):
     _refuses(lambda: study.optimize(ridge(), **{"n_steps": 1} | options()), sentence)
     assert all(trial.spec.outer.steps == 1 and not trial.spec.warm_start for trial in study.trials)
 
 
 @pytest.mark.parametrize(("change", "sentence"), CHANGES.values(), ids=CHANGES.keys())
-def test_a_change_that_cannot_be_is_refused(trial, change, sentence):
+def test_an_invalid_change_is_refused(trial, change, sentence):
     _refuses(lambda: change(trial), sentence)
 
 

@@ -1,4 +1,4 @@
-"""The event stream over connections that break at every place where they can."""
+"""The event stream over connections that break at every possible place."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.server import free_port
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(event_stream, "FIRST_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(event_stream, "LONGEST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(event_stream, "MAX_PAUSE_SECONDS", 0.05)
 
 
 def event(seq: int, type: str = "log", **data) -> bytes:
@@ -47,7 +47,7 @@ def test_the_stream_ends_with_end():
 
 @pytest.mark.parametrize("at", range(0, len(WHOLE), 7))
 def test_a_cut_anywhere_loses_and_repeats_nothing(at):
-    """Byte by byte: what was whole before the cut is not asked for again, what was not comes whole."""
+    """Cut at each byte: complete events are not requested again, and incomplete ones arrive complete."""
     whole_before = [n for n in ALL if len(b"".join((event(1), event(2), event(3), END)[:n])) <= at]
     last = max(whole_before, default=0)
     rest = b"".join((event(1), event(2), event(3), END)[last:])
@@ -67,19 +67,19 @@ def test_it_goes_on_after_refused_connections_busy_servers_and_silent_ends():
         assert [e.seq for e in follow(script.url)] == ALL
 
 
-def test_a_comment_is_no_event():
+def test_a_comment_is_not_an_event():
     with scripted(pieces(b": ping\n\n", event(1), b": ping\n\n", event(2), event(3), b":\n\n", END)) as script:
         assert [e.data["n"] for e in follow(script.url)] == ALL
 
 
-def test_it_begins_where_it_is_told_to():
+def test_it_starts_at_the_given_position():
     with scripted(pieces(event(3), END)) as script:
         assert [e.seq for e in follow(script.url, after=2)] == [3, 4]
         assert script.requests[0].headers["last-event-id"] == "2"
 
 
 def test_an_end_without_news_still_ends():
-    """`end` may carry the number of the last entry: who has seen all of them must be told all the same."""
+    """`end` may have the number of the last entry. A reader that has seen all entries must still get it."""
     with scripted(pieces(END)) as script:
         assert [e.type for e in follow(script.url, after=4)] == ["end"]
 
@@ -97,16 +97,16 @@ def test_a_server_that_never_answered_is_unreachable_at_once():
         follow(f"http://127.0.0.1:{free_port()}")
 
 
-def test_patience_ends(monkeypatch):
-    monkeypatch.setattr(event_stream, "PATIENCE_SECONDS", 0.3)
+def test_it_gives_up_after_a_time_limit(monkeypatch):
+    monkeypatch.setattr(event_stream, "GIVE_UP_SECONDS", 0.3)
     began = time.monotonic()
     with scripted(pieces(event(1)), hang_up) as script, pytest.raises(ServerUnreachable):
         follow(script.url)
     assert 0.3 <= time.monotonic() - began < 5
 
 
-def test_a_real_stream_that_is_cut_again_and_again_is_whole(finished_on_server, server, token):
-    """Every connection to the real server is cut a little later than the one before, until one lasts."""
+def test_a_real_stream_that_is_cut_repeatedly_is_complete(finished_on_server, server, token):
+    """Every connection to the real server is cut a little later than the one before, until one survives."""
     trial = finished_on_server.trial
     with Client(server.url, token) as client:
         whole = list(client.events(trial.id))
@@ -116,14 +116,14 @@ def test_a_real_stream_that_is_cut_again_and_again_is_whole(finished_on_server, 
     assert [event.seq for event in whole[:-1]] == list(range(1, len(whole)))
 
 
-def test_who_watches_does_not_notice_that_the_server_is_restarted(server, client, worker):
+def test_a_reader_does_not_notice_a_restart_of_the_server(server, client, worker):
     study = nestor.create_study("watched over a restart", server=client)
     trial = study.optimize(ridge(), 1_000_000, wait=False, show_progress_bar=False)
     seen, steps = [], trial.stream()
     seen += [next(steps).number for _ in range(3)]
     server.stop()
     server.start()
-    trial.cancel()  # what comes after is what this server, and not the one before, has to tell
+    trial.cancel()  # later events come from the new server
     seen += [step.number for step in steps]
     assert trial.state is State.cancelled
     assert seen == list(range(1, len(seen) + 1))

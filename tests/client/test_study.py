@@ -1,4 +1,4 @@
-"""Studies, in both places."""
+"""Studies, on both backends."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_user_attributes_are_set_one_by_one(place, name):
 
 
 @pytest.mark.parametrize("value", [float("nan"), object()], ids=["nan", "object"])
-def test_what_json_cannot_hold_is_no_user_attribute(place, name, value):
+def test_a_value_that_json_cannot_represent_is_refused_as_a_user_attribute(place, name, value):
     study = nestor.create_study(name, server=place)
     with pytest.raises(InvalidInput, match="User attributes must be what JSON can hold"):
         study.set_user_attr("a", value)

@@ -24,7 +24,7 @@ def problem(error: NestorError, **headers: str):
 BUSY = problem(errors.Unavailable(part="The database"))
 
 
-def test_nobody_at_the_address_is_told_at_once_with_the_remedy():
+def test_an_unreachable_address_is_reported_at_once_with_a_remedy():
     url = f"http://127.0.0.1:{free_port()}"
     began = time.monotonic()
     with Client(url, "token") as client, pytest.raises(ServerUnreachable, match=f"{url}.*Start one with `nestor up`"):
@@ -32,7 +32,7 @@ def test_nobody_at_the_address_is_told_at_once_with_the_remedy():
     assert time.monotonic() - began < 1
 
 
-def test_an_error_comes_out_as_the_class_that_went_in():
+def test_an_error_is_raised_as_the_class_that_the_server_raised():
     with scripted(problem(StudyExists(name="digits"))) as script, Client(script.url, "token") as client:
         with pytest.raises(StudyExists, match="already have a study named 'digits'") as caught:
             client.create_study(schemas.StudyCreate(name="digits"))
@@ -50,7 +50,7 @@ def test_an_error_of_a_newer_server_keeps_its_sentence():
         client.me()
 
 
-def test_a_page_that_is_not_ours_is_quoted():
+def test_a_response_of_another_server_is_quoted():
     page = answer(404, b"<h1>nginx</h1>\n<p>more", type="text/html")
     with (
         scripted(page) as script,
@@ -85,7 +85,7 @@ def test_a_refusal_is_not_repeated():
 
 
 @pytest.mark.parametrize("form", ["seconds", "date"])
-def test_retry_after_is_obeyed(form):
+def test_retry_after_is_respected(form):
     value = "1.2" if form == "seconds" else email.utils.formatdate(time.time() + 3, usegmt=True)
     busy = problem(errors.Unavailable(part="The database"), retry_after=value)
     with scripted(busy, answer(200, ME)) as script, Client(script.url, "token") as client:
@@ -94,7 +94,7 @@ def test_retry_after_is_obeyed(form):
         assert 1.1 < time.monotonic() - began < 3.5
 
 
-def test_a_server_that_stays_busy_says_so_in_its_own_words(monkeypatch):
+def test_a_server_that_stays_busy_raises_its_own_error(monkeypatch):
     monkeypatch.setattr("nestor.remote.transport.ATTEMPTS", 2)
     with scripted(BUSY) as script, Client(script.url, "token") as client:
         with pytest.raises(errors.Unavailable, match="The database does not answer right now"):

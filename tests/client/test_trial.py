@@ -1,4 +1,4 @@
-"""Trials from submission to result, in both places."""
+"""Trials from submission to result, on both backends."""
 
 from __future__ import annotations
 
@@ -286,7 +286,7 @@ def test_a_training_that_diverges_fails_with_the_step_and_a_remedy(new_study):
         list(trial.stream())
 
 
-def test_a_problem_with_a_mistake_is_refused_before_anything_begins(new_study):
+def test_a_problem_with_a_mistake_is_refused_before_anything_starts(new_study):
     study = new_study()
     problem = ridge(val_loss=lambda outputs, batch: squared_error(outputs, batch).item())
     with pytest.raises(nestor.ProblemInvalid, match="val_loss"):
@@ -294,14 +294,14 @@ def test_a_problem_with_a_mistake_is_refused_before_anything_begins(new_study):
     assert study.trials == []
 
 
-def test_what_is_no_problem_is_refused_by_name(new_study):
+def test_an_argument_that_is_not_a_problem_is_refused_by_name(new_study):
     study = new_study()
     with pytest.raises(InvalidInput, match=r"takes a nestor\.Problem, not 'Linear'"):
         study.optimize(torch.nn.Linear(1, 1), N_STEPS, **QUICK)
     assert study.trials == []
 
 
-def test_callbacks_need_waiting(new_study):
+def test_callbacks_require_wait(new_study):
     with pytest.raises(InvalidInput, match="Callbacks are called while optimize waits"):
         new_study().optimize(ridge(), N_STEPS, wait=False, callbacks=[print])
 

@@ -16,7 +16,7 @@ MEGABYTE = 1024 * 1024
 
 
 @pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES, 2 * CHUNK_BYTES + 5])
-def test_what_goes_up_comes_down(client, size):
+def test_an_upload_can_be_downloaded(client, size):
     data = os.urandom(size)
     assert client.download(client.upload(data)) == data
 
@@ -39,7 +39,7 @@ def test_an_upload_that_is_cut_goes_on_where_it_stood(server, token):
     assert proxy.cut == 3
 
 
-def test_an_answer_that_is_lost_costs_no_byte(server, token):
+def test_a_lost_response_costs_no_byte(server, token):
     """The chunk arrived, its answer did not: the client asks where the upload stands."""
     data = os.urandom(2 * CHUNK_BYTES)
     with cutting(server.url, received=(700,)) as proxy, Client(proxy.url, token) as client:
@@ -51,7 +51,7 @@ def test_an_upload_that_gets_nowhere_gives_up(server, token):
     with cutting(server.url, sent=(MEGABYTE,) * 30) as proxy, Client(proxy.url, token) as client:
         with pytest.raises(ServerUnreachable):
             client.upload(os.urandom(CHUNK_BYTES))
-        assert proxy.cut == uploads.BARREN_ATTEMPTS + 1
+        assert proxy.cut == uploads.MAX_STALLED_ATTEMPTS + 1
 
 
 def test_a_large_upload_shows_a_bar_and_a_small_one_does_not(client, monkeypatch, capfd):
@@ -65,7 +65,7 @@ def test_a_large_upload_shows_a_bar_and_a_small_one_does_not(client, monkeypatch
     assert "quiet" not in shown
 
 
-def test_bytes_of_others_are_not_there(client, server):
+def test_blobs_of_other_users_are_not_found(client, server):
     digest = client.upload(b"mine")
     with Client(server.url, server.new_token()) as other, pytest.raises(BlobNotFound):
         other.download(digest)

@@ -1,4 +1,4 @@
-"""A checkpoint's tensors land in a module by name, whole or not at all."""
+"""A checkpoint's tensors are copied into a module by name, all of them or none."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_of_format_2_weights_are_taken_by_position_and_counted():
         weights.load(in_format_2(state), normed(running=False))
 
 
-def test_bytes_that_are_no_checkpoint_are_refused_with_a_sentence():
+def test_an_invalid_checkpoint_is_refused_with_an_error_message():
     with pytest.raises(InvalidInput, match="cannot be read"):
         weights.load(b"not a checkpoint", UpDown())
     assert issubclass(engine.errors.CheckpointFormatUnknown, engine.errors.StateInvalid)

@@ -1,4 +1,4 @@
-"""Children do not outlive whoever started them, and a pid is not trusted by its number alone."""
+"""Child processes do not outlive their parent, and a pid alone does not identify a process."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_child_that_ignores_its_signal_is_killed(tmp_path: Path):
     child.start()
     wait_for(lambda: (tmp_path / "part.log").read_text(), 10)
     pid = child.pid
-    child.stop(patience=0.2)
+    child.stop(timeout=0.2)
     assert not alive(pid)
 
 
@@ -67,7 +67,8 @@ def test_starting_from_another_thread_is_refused(tmp_path: Path):
 
 
 def test_the_watchdog_of_other_systems_signals_when_its_owner_is_gone(sleeper: subprocess.Popen[bytes]):
-    owner = f"import os; from nestor_server.embedded.process import watch; watch({sleeper.pid}, 15); os._exit(0)"
+    imports = "import os; from nestor_server.embedded.process import start_watchdog"
+    owner = f"{imports}; start_watchdog({sleeper.pid}, 15); os._exit(0)"
     subprocess.run([sys.executable, "-c", owner], check=True)
     assert sleeper.wait(10) == -signal.SIGTERM
 

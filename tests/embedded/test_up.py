@@ -1,4 +1,4 @@
-"""`nestor up`, as whoever types it meets it."""
+"""`nestor up`, as a user sees it."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def home() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def up() -> Iterator[Up]:
-    """One that several tests look at, and none may stop."""
+    """One that several tests read; none may stop it."""
     with fresh_home() as path, running_up(path / "home") as up:
         yield up
 
 
-def test_it_prints_an_address_and_a_token_that_let_one_in(up: Up):
+def test_it_prints_an_address_and_a_token_that_log_in(up: Up):
     assert up.ask("GET", "/readyz").status_code == 200
     assert up.ask("GET", "/api/v1/studies").json()["items"] == []
     assert saved_token(up.home, up.url) == up.token
@@ -46,7 +46,7 @@ def test_it_prints_an_address_and_a_token_that_let_one_in(up: Up):
 
 def test_it_says_where_every_log_is(up: Up):
     for part in ("postgres", "valkey", "server", "worker"):
-        assert part in up.said
+        assert part in up.output
         assert (up.home / "logs" / f"{part}.log").stat().st_size > 0
 
 
@@ -58,25 +58,25 @@ def test_its_secrets_are_readable_by_their_owner_alone_and_on_no_command_line(up
     assert not any(file.read_text() in commands for file in secrets)
 
 
-def test_a_second_one_on_the_same_home_says_where_the_first_is(up: Up):
+def test_a_second_one_in_the_same_directory_reports_where_the_first_is(up: Up):
     second = run(up.home, "up", "--port", "0")
     assert second.returncode == 1
-    assert f"runs already on {up.home}, at {up.url}" in _plain(second.stderr)
+    assert f"already runs on {up.home}, at {up.url}" in _plain(second.stderr)
     assert up.ask("GET", "/readyz").status_code == 200
 
 
-def test_a_port_that_is_taken_is_said_before_anything_starts(home: Path):
+def test_a_port_in_use_is_reported_before_anything_starts(home: Path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         refused = run(home, "up", "--port", str(port))
     assert refused.returncode == 1
-    assert f"Port {port} on 127.0.0.1 is taken" in _plain(refused.stderr)
+    assert f"Port {port} on 127.0.0.1 is used" in _plain(refused.stderr)
     assert not (home / "postgres").exists()
 
 
-def test_a_token_made_beside_it_opens_it(up: Up):
+def test_a_token_created_next_to_it_works(up: Up):
     made = run(up.home, "token", "create", "--user", "ada", "--scope", "read")
     assert made.returncode == 0, made.stderr
     ada = {"Authorization": f"Bearer {made.stdout.strip()}"}
@@ -92,7 +92,7 @@ def test_the_doctor_finds_nothing_wrong_with_it(up: Up):
 
 def test_a_server_that_dies_is_started_again(up: Up):
     up.child("nestor_server").kill()
-    wait_for(lambda: "The server ended with signal SIGKILL" in up.said, 5)
+    wait_for(lambda: "The server ended with signal SIGKILL" in up.output, 5)
 
     def answers() -> bool:
         try:
@@ -111,7 +111,7 @@ def test_a_kill_leaves_no_orphans_and_the_next_start_finds_data_and_token(home: 
         everything = killed.family()
         killed.signal(signal.SIGKILL)
         assert ended(everything, 8), [process for process in everything if process.is_running()]
-    # The demo and `nestor doctor` once took the file that a killed Nestor leaves behind for a running one.
+    # Regression: the demo and `nestor doctor` mistook the file of a killed Nestor for a running one.
     assert (home / "server.json").exists()
     assert Home(home).running() is None
 
@@ -130,8 +130,8 @@ def test_when_postgres_dies_everything_stops_and_says_so(home: Path):
         up.child("postgres").kill()
         assert up.wait(40) == 1
         assert ended(everything, 8)
-        assert "postgres ended with signal SIGKILL" in up.said
-        assert str(home / "logs" / "postgres.log") in _plain(up.said)
+        assert "postgres ended with signal SIGKILL" in up.output
+        assert str(home / "logs" / "postgres.log") in _plain(up.output)
 
 
 def test_given_addresses_replace_the_embedded_parts(home: Path, services: Services):
@@ -145,7 +145,7 @@ def test_given_addresses_replace_the_embedded_parts(home: Path, services: Servic
         assert up.ask("GET", "/api/v1/studies").status_code == 200
 
 
-def test_a_database_that_does_not_answer_is_said_with_its_setting(home: Path, services: Services):
+def test_a_database_that_does_not_answer_is_reported_with_its_setting(home: Path, services: Services):
     url = "postgresql://nestor:wrong@127.0.0.1:1/nowhere"
     refused = run(home, "up", "--port", "0", NESTOR_DATABASE_URL=url, NESTOR_REDIS_URL=services.redis_url)
     assert refused.returncode == 1
@@ -154,7 +154,7 @@ def test_a_database_that_does_not_answer_is_said_with_its_setting(home: Path, se
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="as a normal user PostgreSQL runs as oneself")
-def test_a_home_that_postgres_cannot_reach_is_refused_and_not_opened_up(tmp_path: Path):
+def test_a_directory_that_postgres_cannot_reach_is_refused_and_keeps_its_permissions(tmp_path: Path):
     tmp_path.chmod(0o700)
     refused = run(tmp_path / "home", "up", "--port", "0")
     assert refused.returncode == 1
@@ -163,7 +163,7 @@ def test_a_home_that_postgres_cannot_reach_is_refused_and_not_opened_up(tmp_path
     assert run(tmp_path / "home", "doctor").returncode == 1
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="whoever runs this is a normal user already")
+@pytest.mark.skipif(os.geteuid() != 0, reason="the tests already run as a normal user")
 def test_a_normal_user_can_run_it_too():
     with fresh_home() as path:
         python, environment = _python_for_everyone(path)
@@ -178,7 +178,7 @@ def test_a_normal_user_can_run_it_too():
 
 
 def _python_for_everyone(scratch: Path) -> tuple[str, dict[str, str]]:
-    """This environment for a user who may not enter the home of the one that made it: with a copied interpreter."""
+    """This environment with a copied interpreter, for a user without access to its owner's home directory."""
     if reachable(Path(sys.executable)):
         return sys.executable, {}
     packages = [path for path in sys.path if path and Path(path).is_dir() and reachable(Path(path))]

@@ -1,4 +1,4 @@
-"""The few requests that these tests make, and what they look up behind the server's back."""
+"""The requests that these tests make, and what they read from the database directly."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ENDLESS = 1_000_000
 
 
 class Api:
-    """The few requests that these tests make."""
+    """REST requests of one user, and database queries about that user's trials."""
 
     def __init__(self, http: httpx.Client, server: Server) -> None:
         self._http, self.server = http, server
@@ -40,11 +40,11 @@ class Api:
     def ask(self, trial_id: str, what: str, body: Any = None) -> dict[str, Any]:
         return self._post(f"/trials/{trial_id}/{what}", body)
 
-    def wish(self, trial_id: str, what: str, *, refused: bool = False) -> bool:
-        """Ask for what may come too late; whether it did not.
+    def request(self, trial_id: str, what: str, *, refused: bool = False) -> bool:
+        """Request a state change that may come too late; return whether it was accepted.
 
         Raises:
-            IllegalTransition: it came too late, and `refused` says that it must.
+            IllegalTransition: The request came too late, and `refused` expects that.
         """
         answer = self._http.post(f"/trials/{trial_id}/{what}")
         if answer.is_success:
@@ -60,11 +60,11 @@ class Api:
         return self.trial(trial_id)
 
     def until_a_new_checkpoint(self, trial_id: str) -> dict[str, Any]:
-        """The trial, running, once it has a checkpoint that it has not now."""
+        """The running trial, after its next checkpoint."""
         past = self.checkpoints(trial_id)[-1:]
         wait_for(lambda: self.checkpoints(trial_id)[-1:] > past, f"a checkpoint past {past}", seconds=60)
         trial = self.trial(trial_id)
-        assert trial["state"] == "running", "it ended before the fault: have it take more steps, or more slowly"
+        assert trial["state"] == "running", "the trial ended before the fault: give it more steps, or slow it down"
         return trial
 
     def until_another_attempt(self, trial_id: str, attempt: int) -> None:
@@ -81,7 +81,7 @@ class Api:
         )
 
     def expect_whole(self, trial_id: str, n_steps: int) -> None:
-        """Each step once, the journal without a gap, initial and last hyperparameters kept."""
+        """Each step exists once, no sequence number repeats, and the first and last snapshots are kept."""
         trial = UUID(trial_id)
         assert self._read(select(Step.number).where(Step.trial_id == trial).order_by(Step.number)) == list(
             range(1, n_steps + 1)
@@ -92,7 +92,7 @@ class Api:
         assert {0, n_steps} <= set(snapshots)
 
     def steps(self, trial_id: str) -> list[dict[str, Any]]:
-        """All that was recorded of each step, but for what a clock decides."""
+        """The records of all steps, without what depends on a clock."""
         found = self._read(select(Step.data).where(Step.trial_id == UUID(trial_id)).order_by(Step.number))
         return [without_clock(step) for step in found]
 
@@ -104,7 +104,7 @@ class Api:
             return blobs.load(session, session.scalars(newest.limit(1)).one())
 
     def unused_blobs(self) -> int:
-        """How many there are that nothing refers to."""
+        """The number of blobs that nothing refers to."""
         used = [select(column) for column in (Snapshot.blob_id, Checkpoint.blob_id, Trial.start_blob_id)]
         named = used[0].union(*used[1:]).subquery()
         return self._read(
@@ -122,7 +122,7 @@ class Api:
 
 
 def without_clock(step: dict[str, Any]) -> dict[str, Any]:
-    """`step` but for how long it took, and whether tracing had paid by then: it does not change the numbers."""
+    """`step` without its duration and without `traced`, which depends on timing and does not change numbers."""
     return {name: value for name, value in step.items() if name not in ("seconds", "traced")}
 
 

@@ -1,4 +1,4 @@
-"""A server and a worker of this folder's own, which lose patience with each other sooner than real ones."""
+"""A server and a worker for this folder, with shorter timeouts than the defaults."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.server import Server, running_server
 from tests.support.services import Services
 from tests.support.worker import Worker, running_worker
 
-BROKER = 7  # a database of Valkey that no other test uses: a foreign worker would take our messages
+BROKER = 7  # a database of Valkey that no other test uses, so that no other worker takes these messages
 
 
 @pytest.fixture(scope="module")
@@ -33,5 +33,5 @@ def api(server: Server) -> Iterator[Api]:
         api = Api(http, server)
         yield api
         for trial in http.get(f"/studies/{api.study}/trials").json()["items"]:
-            if trial["finished_at"] is None:  # of a test that failed: it would take the next one's worker
+            if trial["finished_at"] is None:  # trials of a failed test would occupy the worker of the next one
                 api.ask(trial["id"], "cancel")

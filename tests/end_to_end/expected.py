@@ -1,4 +1,4 @@
-"""What a trial must come to, whatever befalls it: the trajectory that the engine computes undisturbed, bit for bit."""
+"""The expected result of a trial under faults: the engine's uninterrupted trajectory, bit for bit."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from nestor_engine import Config, Problem, State, Step, optimise, restore, start
 from nestor_worker.runner import presets
 from tests.end_to_end import faults
 from tests.end_to_end.api import PRESET, Api, spec_of, without_clock
+from tests.end_to_end.audit_trigger import expect_consistent_journal, replayed
+from tests.end_to_end.cluster import TestCluster
 from tests.end_to_end.faults import FAULTS
-from tests.end_to_end.house import House
-from tests.end_to_end.witness import expect_a_sound_journal, replayed
 from tests.support.server import wait_for
 from tests.support.worker import Worker
 
 LONG = 700  # steps, with checkpoints in between
 
 
-def undisturbed(n_steps: int = LONG) -> list[Step]:
+def uninterrupted_steps(n_steps: int = LONG) -> list[Step]:
     """The trajectory of `spec_of(n_steps)`, by the engine alone."""
     config, problem = setting(n_steps)
     with one_thread():
         return list(optimise(problem.bilevel(), problem.data, config))
 
 
-def started(state: State, n_steps: int) -> list[Step]:
-    """The trajectory of a trial that was warm-started from `state`."""
+def warm_started_steps(state: State, n_steps: int) -> list[Step]:
+    """The trajectory of a trial that was warm-warm_started_steps from `state`."""
     config, problem = setting(n_steps)
     with one_thread():
         return list(optimise(start_from(problem.bilevel(), State.load(state.save())), problem.data, config))
@@ -54,7 +54,7 @@ def one_thread() -> Iterator[None]:
 
 
 class Reader:
-    """Follows a trial's events from its beginning, through whatever happens to the server."""
+    """Follows a trial's events from the beginning, across server restarts."""
 
     def __init__(self, api: Api, trial_id: str) -> None:
         self._seen: list[tuple[str, int]] = []
@@ -76,13 +76,13 @@ class Reader:
 
 
 def expect_trajectory(api: Api, worker: Worker, trial_id: str, steps: list[Step]) -> dict[str, Any]:
-    """The trial is complete, with these steps bit for bit, and nothing of it is left over; its record."""
+    """Assert that the trial completed with exactly `steps` and left nothing behind; return its record."""
     trial = api.until(trial_id, "complete", "failed")
     assert trial["error"] is None
     api.expect_whole(trial_id, len(steps))
     assert api.steps(trial_id) == [plain(step) for step in steps]
     assert api.last_checkpoint(trial_id) == steps[-1].state.save()
-    expect_a_sound_journal(api.server, trial_id, len(steps))
+    expect_consistent_journal(api.server, trial_id, len(steps))
     assert len(api.checkpoints(trial_id)) <= 2
     assert api.unused_blobs() == 0
     wait_for(lambda: worker.runners() == [], "the runner to be gone")
@@ -93,16 +93,18 @@ def plain(step: Step) -> dict[str, Any]:
     return without_clock(step.record() | {"warnings": list(step.warnings)})
 
 
-def endure(house: House, api: Api, uninterrupted: list[Step], dice: random.Random, *, n_faults: int) -> dict[str, Any]:
-    """Faults of any kind at any moment: as it is queued, as its runner begins, as it trains, as another fault heals."""
+def inject_faults(
+    cluster: TestCluster, api: Api, uninterrupted: list[Step], dice: random.Random, *, n_faults: int
+) -> dict[str, Any]:
+    """Inject random faults at random moments: while the trial is queued, starting, training or recovering."""
     trial_id = api.submit(LONG)
     reader = Reader(api, trial_id)
-    with faults.slowly(house):
+    with faults.slow_runners(cluster):
         for fault in dice.choices(list(FAULTS), k=n_faults):
             api.until(trial_id, "running", "complete")
             time.sleep(dice.uniform(0, 1))
             if api.trial(trial_id)["state"] == "running":
-                fault(house, api, trial_id)
-    trial = expect_trajectory(api, house.worker, trial_id, uninterrupted)
+                fault(cluster, api, trial_id)
+    trial = expect_trajectory(api, cluster.worker, trial_id, uninterrupted)
     reader.expect_steps(LONG)
     return trial

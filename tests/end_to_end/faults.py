@@ -1,4 +1,4 @@
-"""The ways to break a house while a trial runs in it."""
+"""Faults to inject into a cluster while a trial runs in it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import psutil
 from nestor_server.embedded.process import Child
 from nestor_server.scheduling import task_queue
 from tests.end_to_end.api import Api
-from tests.end_to_end.house import LEASE, House
+from tests.end_to_end.cluster import LEASE, TestCluster
 from tests.support.server import wait_for
 from tests.support.worker import Worker, command
 
@@ -26,22 +26,22 @@ def runner_of(worker: Worker) -> int:
     return worker.runners()[0]
 
 
-SHARE = 0.15  # of the time, that a slow runner may use a processor
-CREDIT, DEBT = 0.3, 0.1  # seconds of it: for its first step; at most to be waited for
+CPU_FRACTION = 0.15  # of the time, a slowed runner may use a processor
+CREDIT, DEBT = 0.3, 0.1  # processor seconds: free for a runner's first step; the most it may owe
 
 
 @contextmanager
-def slowly(house: House) -> Iterator[None]:
-    """Have runners stand still most of the time, so that a short trial outlasts many faults."""
+def slow_runners(cluster: TestCluster) -> Iterator[None]:
+    """Stop runners most of the time, so that a short trial outlasts many faults."""
     done, first_seen = threading.Event(), dict[int, tuple[float, float]]()
 
     def hold() -> None:
         while not done.wait(0.02):
             with suppress(OSError, psutil.Error):  # the worker is gone, or this runner is
-                for pid in house.worker.runners():
+                for pid in cluster.worker.runners():
                     now, used = time.monotonic(), sum(psutil.Process(pid).cpu_times()[:2])
                     began, before = first_seen.setdefault(pid, (now, used))
-                    ahead = used - before - CREDIT - SHARE * (now - began)
+                    ahead = used - before - CREDIT - CPU_FRACTION * (now - began)
                     first_seen[pid] = (began, before + max(0, ahead - DEBT))
                     os.kill(pid, signal.SIGSTOP if ahead > 0 else signal.SIGCONT)
         for pid in first_seen:
@@ -57,44 +57,44 @@ def slowly(house: House) -> Iterator[None]:
         holding.join()
 
 
-def kill_the_runner(house: House, api: Api, trial_id: str) -> None:
-    os.kill(runner_of(house.worker), signal.SIGKILL)
+def kill_the_runner(cluster: TestCluster, api: Api, trial_id: str) -> None:
+    os.kill(runner_of(cluster.worker), signal.SIGKILL)
 
 
-def crash_the_runner(house: House, api: Api, trial_id: str) -> None:
-    os.kill(runner_of(house.worker), signal.SIGSEGV)
-    # In any event: a runner stands by, so that "running" may follow before one has looked.
-    told = lambda: [event for event in api.events(trial_id, "state") if "SIGSEGV" in event.get("why", "")]
-    wait_for(told, "the reason to be told")
+def crash_the_runner(cluster: TestCluster, api: Api, trial_id: str) -> None:
+    os.kill(runner_of(cluster.worker), signal.SIGSEGV)
+    # Search all events: a standby runner may have made the trial "running" again before this looks.
+    reported = lambda: [event for event in api.events(trial_id, "state") if "SIGSEGV" in event.get("why", "")]
+    wait_for(reported, "the reason to be reported")
 
 
-def kill_the_supervisor(house: House, api: Api, trial_id: str) -> None:
-    family = [runner_of(house.worker), *house.worker.waiting()]
-    house.worker.kill()
-    wait_for(lambda: not any(command(pid) for pid in family), "its runners to follow", seconds=5)
-    house.worker = house.new_worker()
+def kill_the_supervisor(cluster: TestCluster, api: Api, trial_id: str) -> None:
+    runners = [runner_of(cluster.worker), *cluster.worker.waiting()]
+    cluster.worker.kill()
+    wait_for(lambda: not any(command(pid) for pid in runners), "its runners to follow", seconds=5)
+    cluster.worker = cluster.new_worker()
 
 
-def kill_the_whole_worker(house: House, api: Api, trial_id: str) -> None:
-    for pid in (runner_of(house.worker), *house.worker.waiting()):
+def kill_the_whole_worker(cluster: TestCluster, api: Api, trial_id: str) -> None:
+    for pid in (runner_of(cluster.worker), *cluster.worker.waiting()):
         os.kill(pid, signal.SIGKILL)
-    house.worker.kill()
-    house.worker = house.new_worker()
+    cluster.worker.kill()
+    cluster.worker = cluster.new_worker()
 
 
-def kill_the_server(house: House, api: Api, trial_id: str) -> None:
-    house.server.stop(signal.SIGKILL)
-    house.server.start()
+def kill_the_server(cluster: TestCluster, api: Api, trial_id: str) -> None:
+    cluster.server.stop(signal.SIGKILL)
+    cluster.server.start()
 
 
-def kill_postgres(house: House, api: Api, trial_id: str) -> None:
-    kill(house.postgres._child)
-    house.restart_postgres()
+def kill_postgres(cluster: TestCluster, api: Api, trial_id: str) -> None:
+    kill(cluster.postgres._child)
+    cluster.restart_postgres()
 
 
-def kill_valkey(house: House, api: Api, trial_id: str) -> None:
-    kill(house.valkey._child)
-    house.restart_valkey()
+def kill_valkey(cluster: TestCluster, api: Api, trial_id: str) -> None:
+    kill(cluster.valkey._child)
+    cluster.restart_valkey()
 
 
 def kill(child: Child | None) -> None:
@@ -102,60 +102,60 @@ def kill(child: Child | None) -> None:
     os.kill(child.pid, signal.SIGKILL)
 
 
-def flush_the_broker_and_ring_again_and_again(house: House, api: Api, trial_id: str) -> None:
-    house.flush_broker()
+def flush_the_broker_and_resend_messages(cluster: TestCluster, api: Api, trial_id: str) -> None:
+    cluster.flush_broker()
     for _ in range(3):
-        assert task_queue.send(house.server.settings, UUID(trial_id))
+        assert task_queue.send(cluster.server.settings, UUID(trial_id))
 
 
-def send_the_database_away(house: House, api: Api, trial_id: str) -> None:
-    house.database.shut()
+def disconnect_the_database(cluster: TestCluster, api: Api, trial_id: str) -> None:
+    cluster.database.block()
     time.sleep(LEASE / 2)
-    house.database.open()
+    cluster.database.unblock()
 
 
-def stall_the_worker_past_its_lease(house: House, api: Api, trial_id: str) -> None:
-    house.worker.process.send_signal(signal.SIGSTOP)
+def stall_the_worker_past_its_lease(cluster: TestCluster, api: Api, trial_id: str) -> None:
+    cluster.worker.process.send_signal(signal.SIGSTOP)
     try:
         wait_for(lambda: api.trial(trial_id)["state"] != "running", "the lease to be lost", seconds=30)
     finally:
-        house.worker.process.send_signal(signal.SIGCONT)
+        cluster.worker.process.send_signal(signal.SIGCONT)
 
 
-def fill_the_disk(house: House, api: Api, trial_id: str) -> None:
-    runner = runner_of(house.worker)
+def fill_the_disk(cluster: TestCluster, api: Api, trial_id: str) -> None:
+    runner = runner_of(cluster.worker)
     before = resource.prlimit(runner, resource.RLIMIT_FSIZE)
     resource.prlimit(runner, resource.RLIMIT_FSIZE, (10, before[1]))
 
-    def complained() -> bool:
+    def warned() -> bool:
         return any("make room" in event["text"] for event in api.events(trial_id, "log"))
 
-    wait_for(lambda: complained() or not command(runner), "a complaint", seconds=30)
+    wait_for(lambda: warned() or not command(runner), "a warning", seconds=30)
     if command(runner):
         resource.prlimit(runner, resource.RLIMIT_FSIZE, before)
 
 
-def drain_the_worker(house: House, api: Api, trial_id: str) -> None:
-    assert house.worker.stop() == 0
+def drain_the_worker(cluster: TestCluster, api: Api, trial_id: str) -> None:
+    assert cluster.worker.stop() == 0
     assert "shutting down" in api.events(trial_id, "state")[-1]["why"]
     assert api.trial(trial_id)["step"] == max(api.checkpoints(trial_id), default=0)
-    house.worker = house.new_worker()
+    cluster.worker = cluster.new_worker()
 
 
-def have_two_workers_race(house: House, api: Api, trial_id: str) -> None:
-    """Each of several claims is one that both go for at once."""
-    first, second = house.worker, house.new_worker()
+def have_two_workers_race(cluster: TestCluster, api: Api, trial_id: str) -> None:
+    """Two workers compete for each of several claims."""
+    first, second = cluster.worker, cluster.new_worker()
     for _ in range(2):
-        api.wish(trial_id, "pause")
+        api.request(trial_id, "pause")
         api.until(trial_id, "paused", "complete")
-        api.wish(trial_id, "resume")
+        api.request(trial_id, "resume")
     api.until(trial_id, "running", "complete")
     first.stop()
-    house.worker = second
+    cluster.worker = second
 
 
-Fault = Callable[[House, Api, str], None]
-FAULTS: dict[Fault, bool] = {  # whether the attempt goes on through it
+Fault = Callable[[TestCluster, Api, str], None]
+FAULTS: dict[Fault, bool] = {  # whether the attempt survives it
     kill_the_runner: False,
     crash_the_runner: False,
     kill_the_supervisor: False,
@@ -163,8 +163,8 @@ FAULTS: dict[Fault, bool] = {  # whether the attempt goes on through it
     kill_the_server: True,
     kill_postgres: True,
     kill_valkey: True,
-    flush_the_broker_and_ring_again_and_again: True,
-    send_the_database_away: True,
+    flush_the_broker_and_resend_messages: True,
+    disconnect_the_database: True,
     stall_the_worker_past_its_lease: False,
     fill_the_disk: True,
     drain_the_worker: False,

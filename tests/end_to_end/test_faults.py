@@ -1,8 +1,7 @@
-"""Whatever fails under a trial, its trajectory is bit for bit that of a run that nothing befell.
+"""Whatever fails under a trial, its trajectory equals that of an uninterrupted run, bit for bit.
 
-Throughout, checkpoints lie in an object store, every message is delivered twice, a reader follows the trial, and a
-witness in the database notes what is written. `python -m benchmarks.durability --soak 50` goes on with faults of any
-kind in any order.
+In all tests, checkpoints go to an object store, every message is delivered twice, a reader follows the trial, and a
+database trigger audits what is written. `python -m benchmarks.durability --soak 50` continues with random faults.
 """
 
 from __future__ import annotations
@@ -23,89 +22,103 @@ from nestor.errors import IllegalTransition
 from nestor_engine import Step
 from tests.end_to_end import faults
 from tests.end_to_end.api import Api
-from tests.end_to_end.expected import LONG, Reader, endure, expect_trajectory, plain, started, undisturbed
+from tests.end_to_end.audit_trigger import expect_consistent_journal
+from tests.end_to_end.cluster import TestCluster
+from tests.end_to_end.expected import (
+    LONG,
+    Reader,
+    expect_trajectory,
+    inject_faults,
+    plain,
+    uninterrupted_steps,
+    warm_started_steps,
+)
 from tests.end_to_end.faults import FAULTS, Fault
-from tests.end_to_end.house import House
-from tests.end_to_end.witness import expect_a_sound_journal
 from tests.support.server import Server, wait_for
 from tests.support.worker import running_worker
 
 
 @pytest.fixture(scope="module")
-def house() -> Iterator[House]:
+def cluster() -> Iterator[TestCluster]:
     with ExitStack() as stack:
-        house = House(stack)
-        yield house
-        house.expect_nothing_left()
+        cluster = TestCluster(stack)
+        yield cluster
+        cluster.expect_no_leftovers()
 
 
 @pytest.fixture(scope="module")
-def server(house: House) -> Server:
-    return house.server
+def server(cluster: TestCluster) -> Server:
+    return cluster.server
 
 
 @pytest.fixture(scope="module")
 def uninterrupted() -> list[Step]:
-    return undisturbed()
+    return uninterrupted_steps()
 
 
 # --- faults ---------------------------------------------------------------------------------------
 
 
-LIVES = {  # what befalls one trial after the other
+FAULT_SEQUENCES = {  # the faults of one trial, in order
     "the machines around the worker": [faults.kill_the_server, faults.kill_postgres, faults.kill_valkey],
-    "what it writes to": [faults.flush_the_broker_and_ring_again_and_again, faults.send_the_database_away,
+    "what it writes to": [faults.flush_the_broker_and_resend_messages, faults.disconnect_the_database,
                           faults.fill_the_disk],
     "its processes": [faults.kill_the_runner, faults.kill_the_supervisor, faults.crash_the_runner,
                       faults.kill_the_whole_worker],
-    "its place": [faults.drain_the_worker, faults.stall_the_worker_past_its_lease, faults.have_two_workers_race],
+    "its worker": [faults.drain_the_worker, faults.stall_the_worker_past_its_lease, faults.have_two_workers_race],
 }  # fmt: skip
 
 
-def test_every_fault_is_in_a_life():
-    assert sorted(map(repr, FAULTS)) == sorted(repr(fault) for life in LIVES.values() for fault in life)
+def test_every_fault_is_in_a_sequence():
+    assert sorted(map(repr, FAULTS)) == sorted(
+        repr(fault) for sequence in FAULT_SEQUENCES.values() for fault in sequence
+    )
 
 
-@pytest.mark.parametrize("life", LIVES.values(), ids=LIVES.keys())
-def test_a_trial_goes_on_as_if_nothing_had_happened(house: House, api: Api, uninterrupted, life: list[Fault]):
+@pytest.mark.parametrize("sequence", FAULT_SEQUENCES.values(), ids=FAULT_SEQUENCES.keys())
+def test_a_trial_continues_after_faults_with_the_same_trajectory(
+    cluster: TestCluster, api: Api, uninterrupted, sequence: list[Fault]
+):
     trial_id = api.submit(LONG)
     reader = Reader(api, trial_id)
-    with faults.slowly(house):
-        for fault in life:
+    with faults.slow_runners(cluster):
+        for fault in sequence:
             before = api.until_a_new_checkpoint(trial_id)
-            fault(house, api, trial_id)
+            fault(cluster, api, trial_id)
             after = api.until(trial_id, "running", "complete")
             if FAULTS[fault]:
                 assert after["attempt"] == before["attempt"]
             else:
                 api.until_another_attempt(trial_id, before["attempt"])
-    expect_trajectory(api, house.worker, trial_id, uninterrupted)
+    expect_trajectory(api, cluster.worker, trial_id, uninterrupted)
     reader.expect_steps(LONG)
 
 
-def test_faults_of_any_kind_in_any_order(house: House, api: Api, uninterrupted, round_number: int):
-    endure(house, api, uninterrupted, random.Random(round_number), n_faults=3)
+def test_faults_of_any_kind_in_any_order(cluster: TestCluster, api: Api, uninterrupted, round_number: int):
+    inject_faults(cluster, api, uninterrupted, random.Random(round_number), n_faults=3)
 
 
-def test_a_backup_of_a_running_trial_is_restored_and_goes_on_from_its_checkpoint(house: House, api: Api, uninterrupted):
+def test_a_backup_of_a_running_trial_is_restored_and_goes_on_from_its_checkpoint(
+    cluster: TestCluster, api: Api, uninterrupted
+):
     trial_id = api.submit(LONG)
-    with faults.slowly(house):
+    with faults.slow_runners(cluster):
         api.until_a_new_checkpoint(trial_id)
-        with house.restored_from_a_backup() as server:
+        with cluster.restored_from_a_backup() as server:
             api.ask(trial_id, "cancel")
             with server.http(api.token) as http, running_worker(server, NESTOR_CHECKPOINT_SECONDS=0.1) as worker:
                 assert expect_trajectory(Api(http, server), worker, trial_id, uninterrupted)["attempt"] == 2
 
 
-# --- wishes ---------------------------------------------------------------------------------------
+# --- requests ---------------------------------------------------------------------------------------
 
 
-def test_wishes_are_granted_at_every_phase_however_often_and_by_however_many_they_are_asked(
-    house: House, api: Api, uninterrupted
+def test_requests_take_effect_in_every_phase_when_repeated_and_when_concurrent(
+    cluster: TestCluster, api: Api, uninterrupted
 ):
     trial_id = api.submit(LONG)
     reader = Reader(api, trial_id)
-    with faults.slowly(house):
+    with faults.slow_runners(cluster):
         for phase in ("queued", "running", "trained"):
             if phase != "queued":
                 api.until(trial_id, "running")
@@ -118,88 +131,88 @@ def test_wishes_are_granted_at_every_phase_however_often_and_by_however_many_the
             for _ in range(2):
                 api.ask(trial_id, "resume")
         with ThreadPoolExecutor(4) as crowd:
-            assert all(crowd.map(lambda wish: api.wish(trial_id, wish), [*["pause", "resume"] * 10, "resume"]))
+            assert all(crowd.map(lambda action: api.request(trial_id, action), [*["pause", "resume"] * 10, "resume"]))
     while api.until(trial_id, "paused", "complete", "running")["state"] != "complete":
-        api.wish(trial_id, "resume")
+        api.request(trial_id, "resume")
         time.sleep(0.1)
-    expect_trajectory(api, house.worker, trial_id, uninterrupted)
+    expect_trajectory(api, cluster.worker, trial_id, uninterrupted)
     reader.expect_steps(LONG)
     before = api.trial(trial_id)
     assert api.ask(trial_id, "stop") == before
-    for wish in ("pause", "resume", "cancel", "retry"):
+    for action in ("pause", "resume", "cancel", "retry"):
         with pytest.raises(IllegalTransition):
-            api.wish(trial_id, wish, refused=True)
+            api.request(trial_id, action, refused=True)
     assert api.trial(trial_id) == before
 
 
-def test_a_trial_that_is_stopped_and_extended_is_the_one_that_was_not_and_another_starts_where_it_stopped(
-    house: House, api: Api, uninterrupted
+def test_extending_a_stopped_trial_equals_one_that_never_stopped_and_a_warm_start_begins_where_it_stopped(
+    cluster: TestCluster, api: Api, uninterrupted
 ):
-    """Runners are killed in between."""
+    """A runner is killed in each of the two trials."""
     trial_id = api.submit(LONG)
-    with faults.slowly(house):
+    with faults.slow_runners(cluster):
         api.until_a_new_checkpoint(trial_id)
         with ThreadPoolExecutor(4) as crowd:
-            assert all(crowd.map(lambda wish: api.wish(trial_id, wish), ["stop"] * 4))
+            assert all(crowd.map(lambda action: api.request(trial_id, action), ["stop"] * 4))
         stopped = api.until(trial_id, "complete")["step"]
     assert 0 < stopped < LONG
     assert api.steps(trial_id) == [plain(step) for step in uninterrupted[:stopped]]
 
-    expected = started(uninterrupted[stopped - 1].state, 60)
+    expected = warm_started_steps(uninterrupted[stopped - 1].state, 60)
     warm = api.submit(60, study=api.new_study(), warm_start={"trial": trial_id, "step": stopped})
-    faults.kill_the_runner(house, api, warm)
-    assert expect_trajectory(api, house.worker, warm, expected)["attempt"] == 2
+    faults.kill_the_runner(cluster, api, warm)
+    assert expect_trajectory(api, cluster.worker, warm, expected)["attempt"] == 2
 
     api.ask(trial_id, "extend", {"steps": LONG - stopped})
-    faults.kill_the_runner(house, api, trial_id)
-    assert expect_trajectory(api, house.worker, trial_id, uninterrupted)["attempt"] == 3
+    faults.kill_the_runner(cluster, api, trial_id)
+    assert expect_trajectory(api, cluster.worker, trial_id, uninterrupted)["attempt"] == 3
 
 
-def test_whoever_asks_at_once_for_different_ends_one_of_them_comes_and_what_is_recorded_is_true(
-    house: House, api: Api, uninterrupted, round_number: int
+def test_of_concurrent_conflicting_requests_one_wins_and_the_record_is_consistent(
+    cluster: TestCluster, api: Api, uninterrupted, round_number: int
 ):
     trial_id = api.submit(LONG)
     reader = Reader(api, trial_id)
-    wishes = ["pause", "resume", "stop", "cancel"] * 3
-    random.Random(round_number).shuffle(wishes)
-    with faults.slowly(house), ThreadPoolExecutor(4) as crowd:
+    actions = ["pause", "resume", "stop", "cancel"] * 3
+    random.Random(round_number).shuffle(actions)
+    with faults.slow_runners(cluster), ThreadPoolExecutor(4) as crowd:
         api.until_a_new_checkpoint(trial_id)
-        list(crowd.map(lambda wish: api.wish(trial_id, wish), wishes))
+        list(crowd.map(lambda action: api.request(trial_id, action), actions))
         trial = api.until(trial_id, "cancelled", "complete", seconds=30)
     assert trial["desired"] == {"cancelled": "cancel", "complete": "stop"}[trial["state"]]
     assert api.steps(trial_id) == [plain(step) for step in islice(uninterrupted, trial["step"])]
-    expect_a_sound_journal(house.server, trial_id, trial["step"])
+    expect_consistent_journal(cluster.server, trial_id, trial["step"])
     reader.expect_steps(trial["step"])
     assert api.unused_blobs() == 0
-    wait_for(lambda: house.worker.runners() == [], "the runner to be gone")
+    wait_for(lambda: cluster.worker.runners() == [], "the runner to be gone")
 
 
-def test_a_runner_has_a_group_of_its_own_and_no_secret(house: House):
-    wait_for(house.worker.waiting, "a runner in waiting", seconds=60)
-    runner = house.worker.waiting()[0]
-    assert os.getpgid(runner) == os.getsid(runner) == runner != os.getpgid(house.worker.pid)
+def test_a_runner_has_its_own_process_group_and_no_secrets(cluster: TestCluster):
+    wait_for(cluster.worker.waiting, "a runner in waiting", seconds=60)
+    runner = cluster.worker.waiting()[0]
+    assert os.getpgid(runner) == os.getsid(runner) == runner != os.getpgid(cluster.worker.pid)
     environment = Path(f"/proc/{runner}/environ").read_bytes()
     assert b"OMP_NUM_THREADS=1" in environment
-    for secret in ("NESTOR_", "AWS_", "TOKEN", house.server.settings.database_url, house.server.settings.redis_url):
+    for secret in ("NESTOR_", "AWS_", "TOKEN", cluster.server.settings.database_url, cluster.server.settings.redis_url):
         assert secret.encode() not in environment
 
 
-# --- patience: last, for its worker is another one --------------------------------------------
+# --- a longer lease: last, because it replaces the worker --------------------------------------------
 
 
-def test_a_database_that_is_away_for_twenty_seconds_of_a_longer_lease_costs_no_attempt(
-    house: House, api: Api, uninterrupted
+def test_a_database_outage_of_twenty_seconds_under_a_longer_lease_costs_no_attempt(
+    cluster: TestCluster, api: Api, uninterrupted
 ):
-    """The broker and the server fail besides."""
-    house.worker.stop()
-    house.worker = house.new_worker(NESTOR_LEASE_SECONDS=40)
+    """The broker and the server fail, too."""
+    cluster.worker.stop()
+    cluster.worker = cluster.new_worker(NESTOR_LEASE_SECONDS=40)
     trial_id = api.submit(LONG)
     api.until_a_new_checkpoint(trial_id)
-    house.database.shut()
+    cluster.database.block()
     back = time.monotonic() + 20
-    faults.kill_valkey(house, api, trial_id)
-    house.server.stop(signal.SIGKILL)
+    faults.kill_valkey(cluster, api, trial_id)
+    cluster.server.stop(signal.SIGKILL)
     time.sleep(back - time.monotonic())
-    house.database.open()
-    house.server.start()
-    assert expect_trajectory(api, house.worker, trial_id, uninterrupted)["attempt"] == 1
+    cluster.database.unblock()
+    cluster.server.start()
+    assert expect_trajectory(api, cluster.worker, trial_id, uninterrupted)["attempt"] == 1

@@ -1,4 +1,4 @@
-"""More trials than devices: a runner for each device, and slices of time, which change nothing of a trajectory."""
+"""More trials than devices: one runner per device, and time slices, which do not change a trajectory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHORT, LONG = 60, 400  # steps
 
 @pytest.fixture(scope="module")
 def worker(server: Server) -> Iterator[Worker]:
-    """With two devices, which torch does not find and so does without."""
+    """A worker with two device names that torch does not find, so it runs on the CPU."""
     with running_worker(server, CUDA_VISIBLE_DEVICES="0,1", NESTOR_CHECKPOINT_SECONDS=60) as worker:
         yield worker
 
@@ -35,20 +35,20 @@ def device_of(runner: int) -> str:
 
 
 def end_slice(server: Server, trial: str) -> None:
-    """As if it had run for long."""
+    """Make the trial look as if it had run for a long time."""
     with server.sessions.begin() as session:
         ago = func.now() - timedelta(seconds=server.settings.slice_seconds + 1)
         session.execute(update(models.Trial).where(models.Trial.id == UUID(trial)).values(claimed_at=ago))
 
 
 def told_by_slots(server: Server) -> dict[str, str]:
-    """Device → the trial that its slot says it runs."""
+    """Device → the trial that its slot reports."""
     with server.sessions() as session:
         slots = session.execute(select(models.Worker.device, models.Worker.trial_id))
         return {device: str(trial) for device, trial in slots}
 
 
-def test_three_trials_take_turns_on_two_devices_and_each_goes_the_way_of_one_that_runs_alone(
+def test_three_trials_share_two_devices_and_each_has_the_trajectory_of_one_that_runs_alone(
     api: Api, server: Server, worker: Worker
 ):
     spec = TrialCreate.model_validate(spec_of(LONG)).model_dump(mode="json", include=set(CONFIGURATION))
@@ -66,8 +66,8 @@ def test_three_trials_take_turns_on_two_devices_and_each_goes_the_way_of_one_tha
     end_slice(server, long)
 
     for trial, n in steps.items():
-        told = api.until(trial, "complete", "failed")
-        assert (told["error"], told["restarts"], told["preemptions"]) == (None, 0, 0)
+        record = api.until(trial, "complete", "failed")
+        assert (record["error"], record["restarts"], record["preemptions"]) == (None, 0, 0)
         api.expect_whole(trial, n)
         assert [step["val_loss"] for step in api.steps(trial)] == [step.val_loss for step in alone[:n]]
         assert api.last_checkpoint(trial) == alone[n - 1].state.save()

@@ -1,4 +1,4 @@
-"""Every method is one line of JSON, and runs where its problem is not."""
+"""Every method is one line of JSON and runs on a worker."""
 
 from __future__ import annotations
 

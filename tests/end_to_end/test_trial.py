@@ -54,7 +54,7 @@ def test_pause_resume_stop_and_cancel_do_what_they_say(api: Api, worker: Worker)
     assert cancelled["finished_at"] is not None
 
 
-def test_a_training_that_diverges_fails_with_a_sentence(api: Api, worker: Worker):
+def test_training_that_diverges_fails_with_an_error_message(api: Api, worker: Worker):
     trial_id = api.submit(50, inner={"optimizer": "sgd", "lr": 1e30, "steps": 5})
     error = api.until(trial_id, "failed", "complete")["error"]
     assert error["code"] == "diverged"
@@ -64,7 +64,7 @@ def test_a_training_that_diverges_fails_with_a_sentence(api: Api, worker: Worker
 
 
 def ship(server: Server, api: Api, graphs: bytes, tensors: bytes, splits: dict[str, bytes]) -> dict[str, str]:
-    """A problem as its uploads leave it, past the server's own checks."""
+    """A problem in the database, without the server's checks."""
     with server.sessions.begin() as session:
         owner = session.get_one(Study, UUID(api.study)).owner_id
         store = lambda data: blobs.store(session, owner, data).digest
@@ -76,7 +76,7 @@ def ship(server: Server, api: Api, graphs: bytes, tensors: bytes, splits: dict[s
         return {"program": str(program.id), "dataset": str(dataset.id)}
 
 
-def test_a_shipped_program_goes_the_same_way_as_the_problem_here(api: Api, server: Server, worker: Worker):
+def test_an_uploaded_program_has_the_trajectory_of_the_local_problem(api: Api, server: Server, worker: Worker):
     problem = presets.build(Preset.model_validate(PRESET), seed=0)
     program = problem.export()
     trial_id = api.submit(3, problem=ship(server, api, program.graphs, program.tensors, problem.data.save()))
@@ -87,7 +87,7 @@ def test_a_shipped_program_goes_the_same_way_as_the_problem_here(api: Api, serve
     assert trial["value"] == pytest.approx(last.val_loss, rel=1e-4)
 
 
-def test_a_poisoned_program_is_refused_in_the_trials_error(api: Api, server: Server, worker: Worker, tmp_path):
+def test_a_malicious_program_is_refused_in_the_error_of_the_trial(api: Api, server: Server, worker: Worker, tmp_path):
     touched = tmp_path / "touched"
     graph = {"inputs": [], "nodes": [{"op": "os.system", "args": [f"touch {touched}"]}], "outputs": None}
     names = ("prepare", "forward", "criterion", "penalty", "evaluate")
@@ -119,7 +119,7 @@ def test_an_extended_trial_goes_on_bit_for_bit_and_a_warm_started_one_from_its_w
     assert api.steps(warm)[0]["train_loss"] < api.steps(at_once)[0]["train_loss"]
 
 
-def test_the_first_step_of_a_trial_comes_soon_on_a_worker_that_waits(api: Api, worker: Worker):
+def test_a_standby_worker_takes_the_first_step_of_a_trial_soon(api: Api, worker: Worker):
     wait_for(lambda: worker.waiting(), "a runner in waiting", seconds=60)
     runner = worker.waiting()[0]
     trial_id = api.submit(ENDLESS)

@@ -1,4 +1,4 @@
-"""The table of cases: every curvature and every solver meets each of them, in float64."""
+"""The cases that every curvature and every solver is tested on, in float64."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def ridge() -> tuple[Bilevel, engine.Data]:
     return bilevel, engine.Data.of(train=(x, y), val=(xv, yv))
 
 
-def ridge_minimiser(data: engine.Data, decay: Tensor) -> Tensor:
+def ridge_minimizer(data: engine.Data, decay: Tensor) -> Tensor:
     x, y = data.train["x"], data.train["y"]
     return torch.linalg.solve(x.T @ x / len(x) + torch.diag(decay.exp()), x.T @ y / len(x))
 
@@ -265,7 +265,7 @@ class Dense:
         penalty = functional.hessian(lambda w: b.penalty(self.ravel.tree(w), b.hparams), self.w)
         return gradients.T @ gradients / len(gradients) + penalty
 
-    def minimiser(self, hparams: Tensors) -> Tensor:
+    def minimizer(self, hparams: Tensors) -> Tensor:
         """w*(λ), by Newton's method from the present weights."""
         w = self.w
         for _ in range(20):
@@ -278,11 +278,11 @@ class Dense:
         raise AssertionError("Newton's method found no minimum; this is no case for it.")
 
     def retrained_slope(self, direction: Tensors, step: float = 1e-4) -> float:
-        """The derivative of F along a direction, by training to the minimum a step ahead and a step behind."""
+        """The derivative of F along a direction, by training to the minimum on both sides."""
         values = []
         for shift in (step, -step):
             shifted = {name: value + shift * direction[name] for name, value in self.bilevel.hparams.items()}
-            values.append(float(self.outer(self.minimiser(shifted), shifted)))
+            values.append(float(self.outer(self.minimizer(shifted), shifted)))
         return (values[0] - values[1]) / (2 * step)
 
     def hypergradient(self, inverse: Tensor) -> Tensors:
@@ -315,13 +315,13 @@ def dense_of(model: nn.Module, x: Tensor, y: Tensor, loss: Callable[[Tensor, Bat
 
 @functools.cache
 def dense(name: str) -> Dense:
-    """One case at its initial weights, built once a session: leave it as it is."""
+    """One case at its initial weights, built once per session; do not change it."""
     return Dense(*posed(name))
 
 
 @functools.cache
 def matrix(name: str, curvature: Curvature) -> Tensor:
-    """The dense matrix of a curvature without its damping, shape (n, n), built once a session."""
+    """The dense matrix of a curvature without its damping, shape (n, n), built once per session."""
     match curvature:
         case engine.Hessian():
             return dense(name).hessian()
@@ -330,6 +330,6 @@ def matrix(name: str, curvature: Curvature) -> Tensor:
         case engine.EmpiricalFisher(per=per):
             return dense(name).fisher(per)
         case engine.KFAC():
-            # Its own products: test_kfac holds them to closed forms, and to curvlinops in benchmarks.
+            # Its own products: test_kfac compares them with closed forms, and a benchmark with curvlinops.
             return curvature.at(dense(name).point(), {})(torch.eye(len(dense(name).w), dtype=torch.float64))
     raise TypeError(curvature)

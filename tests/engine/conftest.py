@@ -1,10 +1,10 @@
-"""What tests of the engine share beside the cases: the seed, and the device that they run on."""
+"""What tests of the engine share: the seed, and the device that they run on."""
 
 from __future__ import annotations
 
 import os
 
-# Read when CUDA starts: without it, matrix products in several streams need not repeat their bits.
+# CUDA reads this when it starts. Without it, matrix products in several streams may give different bits.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import pytest
@@ -13,7 +13,7 @@ import torch
 from tests.engine.device import DEVICE
 
 if DEVICE.type != "cpu":
-    # Before test modules make tensors: on the device, unless a test says otherwise. Kernels repeat their bits.
+    # Before test modules create tensors: on the device by default, with deterministic kernels.
     torch.set_default_device(DEVICE)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False
@@ -23,5 +23,5 @@ from tests.engine.cases import SEED
 
 @pytest.fixture
 def seeded() -> None:
-    """The same draws whichever tests came before."""
+    """The same draws for any order of tests."""
     torch.manual_seed(SEED)

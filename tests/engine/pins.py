@@ -1,4 +1,4 @@
-"""How a trajectory is made, written down to the bit, and compared with one that was written down before."""
+"""Record a trajectory to the bit, and compare it with a recorded one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Trajectory = dict[str, list[str]]  # what is pinned of it → its numbers, in he
 
 
 class Posed(Protocol):
-    """A problem, as its author wrote it or as it was shipped."""
+    """A problem, as written or as exported."""
 
     data: engine.Data
 

@@ -69,10 +69,10 @@ def main(directory: Path, rank: int, size: int) -> None:
         torch.set_default_device(DEVICE)
     dist.init_process_group("gloo", init_method=f"file://{directory / 'peers'}", rank=rank, world_size=size)
     group = Group(rank, size)
-    told = {}
+    records = {}
     for name, response in RESPONSES.items():
         steps = run(response, group)
-        told[name] = [step.record() for step in steps]
+        records[name] = [step.record() for step in steps]
         (directory / f"{name}-{rank}").write_bytes(steps[-1].state.save())
 
     noisy = nn.BatchNorm1d(8), nn.Dropout(0.2)
@@ -84,7 +84,7 @@ def main(directory: Path, rank: int, size: int) -> None:
     *_, resumed = engine.optimise(bilevel, posed.data, settings, state, group)
     (directory / f"whole-{rank}").write_bytes(whole[-1].state.save())
     (directory / f"resumed-{rank}").write_bytes(resumed.state.save())
-    (directory / f"told-{rank}.json").write_text(json.dumps(told))
+    (directory / f"records-{rank}.json").write_text(json.dumps(records))
     dist.destroy_process_group()
 
 

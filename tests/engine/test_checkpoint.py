@@ -1,4 +1,4 @@
-"""What a checkpoint names, what it refuses to be loaded into, and what earlier versions wrote."""
+"""What a checkpoint names, which models it refuses, and checkpoints of earlier versions."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_a_tensor_that_no_checkpoint_has_is_refused(key: str):
 
 
 def in_format_2(state: engine.State) -> bytes:
-    """As the last version to write that format wrote it."""
+    """A checkpoint as the last version with this format wrote it."""
     trained, groups = ("buffers", "inner", "memory"), ("buffers", "inner", "memory", "hparams", "previous")
     tensors: Tensors = {"weights": state.weights}
     for group in groups:

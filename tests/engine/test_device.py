@@ -1,4 +1,4 @@
-"""On the device of NESTOR_TEST_DEVICE the engine gives what it gives on the CPU, goes on exactly, and frees memory."""
+"""On the device of NESTOR_TEST_DEVICE, the engine agrees with the CPU, resumes exactly, and frees memory."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ RESPONSES = {
     "hypernetwork": engine.Hypernetwork(rank=3),
     "direct only": engine.DirectOnly(),
 }
-# On the CPU other tests hold this for every case; here a few show that these tests work.
+# On the CPU, other tests check every case; a few cases here show that these tests work.
 if DEVICE.type == "cpu":
     RESPONSES = {name: RESPONSES[name] for name in ("default", "unrolled")}
 TRACED = ["GELU MLP", "CNN, BatchNorm in training mode", "dropout", "LSTM"][: 1 if DEVICE.type == "cpu" else None]
@@ -138,7 +138,7 @@ def test_a_trajectory_is_that_of_the_cpu(name: str):
 
 
 @pytest.mark.parametrize("name", RESPONSES)
-def test_a_trial_goes_on_bit_for_bit(name: str):
+def test_a_trial_continues_bit_for_bit(name: str):
     posed, settings = problem(nn.Dropout(0.2)), config(RESPONSES[name])
     *_, whole_run = tune(posed, settings)
     half = next(islice(tune(posed, settings), 1, None))
@@ -184,7 +184,7 @@ def test_memory_is_free_after_a_trial():
     assert (torch.cuda.memory_allocated() if DEVICE.type == "cuda" else 0) <= held
 
 
-def test_too_little_memory_is_told_from_other_errors():
+def test_too_little_memory_is_distinguished_from_other_errors():
     posed = problem()
     posed.train_loss = lambda outputs, batch: outputs.new_ones(2**46).sum() + outputs.sum()
     with pytest.raises((RuntimeError, MemoryError)) as raised:

@@ -1,4 +1,4 @@
-"""A tuned rate drops what dropout drops, on average, and only in training."""
+"""A tuned rate drops as much as dropout on average, and only in training."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Twice(nn.Module):
 
 
 class Scale(nn.Module):
-    """The least that can be trained."""
+    """The smallest trainable model."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Scale(nn.Module):
 
 
 def _mean_output(model: nn.Module, rate: float, shape: tuple[int, ...]) -> Tensor:
-    """What a model makes of ones in training mode, at a rate close to dropout's own draws."""
+    """The model's output for ones in training mode, at a rate close to dropout's own draws."""
     kind = Dropout(model, init=rate, temperature=0.01)
     x = torch.ones(shape)
     one = lambda outputs, batch: outputs.mean()

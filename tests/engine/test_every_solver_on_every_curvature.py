@@ -112,7 +112,7 @@ def cold_and_warm(solver: Solver, given: System) -> Iterator[Solution]:
 
 
 def iterate(solver: Solver, given: System, x0: Tensor) -> Tensor:
-    """What the solver is defined to answer when it starts from x0, with dense matrices."""
+    """The answer that defines the solver for a start at x0, with dense matrices."""
     n, eye = len(given.b), torch.eye(len(given.b), dtype=given.b.dtype)
     match solver:
         case engine.Identity():
@@ -154,7 +154,7 @@ def krylov(given: System, x0: Tensor, preconditioner: Tensor, steps: int) -> Ten
 @every_case
 @pytest.mark.parametrize("preconditioner", [engine.KFAC(), engine.AdamDiagonal()], ids=repr)
 def test_a_preconditioner_that_reads_the_loss_leads_to_the_dense_solution(name: str, preconditioner):
-    """Whatever it thinks of the curvature, it must be symmetric and definite, or the answer is another."""
+    """The preconditioner must be symmetric and definite, or the answer changes."""
     curvature, point = engine.GaussNewton(0.1), dense(name).point()
     given = system(name, curvature)
     point.slots = {"square": torch.rand(len(given.b), dtype=given.b.dtype)}

@@ -1,4 +1,4 @@
-"""Two real processes on one trajectory: what one computes alone, to rounding, and bit for bit the same in both."""
+"""Two real processes compute one trajectory: that of one process up to rounding, and the same bits in both."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def together(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("name", RESPONSES)
-def test_two_processes_go_the_way_of_one(together: Path, name: str):
+def test_two_processes_compute_the_trajectory_of_one(together: Path, name: str):
     alone = run(RESPONSES[name])
     reached = alone[-1].state.to("cpu")
     states = [(together / f"{name}-{rank}").read_bytes() for rank in range(2)]
@@ -50,20 +50,20 @@ def test_two_processes_go_the_way_of_one(together: Path, name: str):
     torch.testing.assert_close(state.weights, reached.weights, rtol=1e-7, atol=1e-9)
     # Weights of examples are float32.
     torch.testing.assert_close(state.hparams, reached.hparams, rtol=1e-5, atol=1e-7)
-    told = json.loads((together / "told-0.json").read_text())[name]
-    for ours, theirs in zip(told, [step.record() for step in alone], strict=True):
+    records = json.loads((together / "records-0.json").read_text())[name]
+    for ours, theirs in zip(records, [step.record() for step in alone], strict=True):
         for field in ("seconds", "hyperparameters"):
             del ours[field], theirs[field]
         assert numbers(ours) == pytest.approx(numbers(theirs), rel=1e-5, abs=1e-7)
 
 
 def numbers(record: dict[str, Any]) -> dict[str, Any]:
-    """What a step tells, metrics included, without words."""
+    """The numbers of a step, with metrics and without warnings."""
     flat = {**record, **{f"{split} {k}": v for split in ("val", "test") for k, v in record[f"{split}_metrics"].items()}}
     return {name: value for name, value in flat.items() if isinstance(value, int | float)}
 
 
-def test_with_batch_norm_and_dropout_all_agree_and_go_on_bit_for_bit(together: Path):
+def test_with_batch_norm_and_dropout_all_processes_agree_and_resume_bit_for_bit(together: Path):
     whole, *others = ((together / f"{how}-{rank}").read_bytes() for how in ("whole", "resumed") for rank in range(2))
     assert others == [whole] * 3
     state = engine.State.load(whole)
@@ -78,7 +78,7 @@ def test_parts_are_disjoint_cover_the_batch_and_are_of_one_size_or_two(n: int):
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-def test_what_cannot_be_divided_is_refused_with_a_sentence():
+def test_a_method_that_cannot_be_distributed_is_refused_with_an_error_message():
     two = Group(0, 2)
     with pytest.raises(ConfigInvalid, match="1 examples cannot be divided among 2 devices"):
         two.share(1)

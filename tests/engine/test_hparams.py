@@ -1,4 +1,4 @@
-"""Every kind of hyperparameters does to the training what it says, and its hypergradient is dF/dλ."""
+"""Every kind of hyperparameters changes training as documented, and its hypergradient is dF/dλ."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ KINDS: dict[str, Callable[[], engine.Problem]] = {
 @pytest.mark.parametrize("name", KINDS)
 def test_the_hypergradient_is_the_slope_of_the_objective_after_training_again(name: str):
     dense = Dense.of(KINDS[name]())
-    dense.w = dense.minimiser(dense.bilevel.hparams)
+    dense.w = dense.minimizer(dense.bilevel.hparams)
 
     got = _implicit(dense, engine.Hessian(), engine.Direct())
 
@@ -204,7 +204,7 @@ def test_a_distilled_set_starts_balanced_and_is_a_function_of_its_seed(kind):
 
 @pytest.mark.cpu
 def test_one_distilled_image_for_each_class_trains_a_classifier():
-    """The slides' experiment in small: validation data are stood for by one example of each class."""
+    """A small form of the slides' experiment: one example per class represents the validation data."""
     generator = torch.Generator(DEVICE).manual_seed(0)
     y = torch.arange(150) % 3
     x = torch.randn(150, 6, generator=generator) + 3 * F.one_hot(y, 6)
@@ -281,7 +281,7 @@ def test_the_implicit_hypergradient_of_the_start_is_exactly_zero():
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda: L1(nn.Linear(2, 2), epsilon=0.0), "kink at zero"),
         (lambda: L2(nn.Identity()), "without trainable weights"),
@@ -303,8 +303,8 @@ def test_the_implicit_hypergradient_of_the_start_is_exactly_zero():
         (lambda: Submodule(nn.Sequential(nn.Linear(2, 2)), "0"), r"model\.0\.requires_grad_\(False\)"),
     ],
 )
-def test_what_cannot_be_is_refused_with_a_remedy(make: Callable[[], object], said: str):
-    with pytest.raises(ProblemInvalid, match=said):
+def test_what_cannot_be_is_refused_with_a_remedy(make: Callable[[], object], message: str):
+    with pytest.raises(ProblemInvalid, match=message):
         make()
 
 
@@ -313,8 +313,8 @@ def test_a_part_that_is_tuned_may_not_be_trained_as_well():
     other = nn.Sequential(nn.Linear(5, CLASSES))
     kind, data = Submodule(model, "0"), (torch.randn(N, 5), Y)
     model[0].requires_grad_(True)
-    for given, said in ((model, "would train it, too"), (other, "made for another model")):
-        with pytest.raises(ProblemInvalid, match=said):
+    for given, message in ((model, "would train it, too"), (other, "made for another model")):
+        with pytest.raises(ProblemInvalid, match=message):
             engine.Problem(given, kind, cross_entropy, cross_entropy, train=data, val=data).bilevel()
 
 

@@ -1,4 +1,4 @@
-"""The hypergradient is dF/dλ: against dense solves, closed forms, and training again."""
+"""The hypergradient is dF/dλ: compared with dense solves, closed forms, and retraining."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nestor_engine.objective import Bilevel, Tensors
 from nestor_engine.responses import Moment, Response
 from nestor_engine.tensors.random import randomness
 from nestor_engine.tensors.ravel import Ravel
-from tests.engine.cases import CASES, SEED, Dense, dense, matrix, posed, ridge, ridge_minimiser
+from tests.engine.cases import CASES, SEED, Dense, dense, matrix, posed, ridge, ridge_minimizer
 from tests.engine.device import DEVICE
 
 F64 = torch.float64
@@ -57,7 +57,7 @@ def test_a_long_series_reaches_the_exact_implicit_hypergradient():
 def test_ridge_regression_has_the_closed_form_hypergradient(curvature):
     bilevel, data = ridge()
     decay = bilevel.hparams["decay"].clone().requires_grad_()
-    w = ridge_minimiser(data, decay)
+    w = ridge_minimizer(data, decay)
     (0.5 * (data.val["x"] @ w - data.val["y"]).square().mean()).backward()  # through the closed form
 
     ravel = Ravel(bilevel.params)
@@ -73,7 +73,7 @@ def test_ridge_regression_has_the_closed_form_hypergradient(curvature):
 def test_the_hypergradient_is_the_slope_of_the_objective_after_training_again():
     """Softmax regression with example weights, trained to its minimum by Newton's method for every shifted λ."""
     case = Dense(*posed("softmax regression"))
-    case.w = case.minimiser(case.bilevel.hparams)
+    case.w = case.minimizer(case.bilevel.hparams)
 
     got = _hypergradient(case, engine.Implicit(engine.Hessian(), engine.Neumann(2_000)))
 
@@ -95,7 +95,7 @@ def test_a_validation_loss_that_reads_the_hyperparameter_contributes_its_direct_
         }
     )
     batches = [{**split, "index": torch.arange(len(split["x"]))} for split in (data.train, data.val)]
-    w = ridge_minimiser(data, decay)
+    w = ridge_minimizer(data, decay)
     args = (Ravel(bilevel.params), w, {}, bilevel.hparams, *batches)
     response = engine.Implicit(engine.Hessian(), engine.Neumann(50))
 
@@ -123,7 +123,7 @@ def test_ridge_decays_are_tuned_to_the_minimum_of_the_validation_loss(response: 
     *_, last = engine.optimise(bilevel, data, config)
 
     def validation(decay: Tensor) -> Tensor:
-        w = ridge_minimiser(data, decay)
+        w = ridge_minimizer(data, decay)
         return 0.5 * (data.val["x"] @ w - data.val["y"]).square().mean()
 
     decay = bilevel.hparams["decay"].clone().requires_grad_()

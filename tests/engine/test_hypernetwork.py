@@ -1,4 +1,4 @@
-"""A trained response: exact where the implicit function theorem is, resumable, and honest about what it leaves."""
+"""A trained response is exact where the implicit function theorem is, resumes, and reports its residual."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _distance(got: Tensors, expected: Tensor) -> float:
 @pytest.fixture(scope="module")
 def minimum() -> Dense:
     dense = Dense(*posed("softmax regression"))
-    dense.w = dense.minimiser(dense.bilevel.hparams)
+    dense.w = dense.minimizer(dense.bilevel.hparams)
     return dense
 
 
@@ -132,7 +132,7 @@ def test_at_a_saddle_the_response_does_not_grow_without_bound():
     assert memory["hypernetwork.response"].norm() < 10
 
 
-def test_what_is_not_finite_is_reported_and_forgotten():
+def test_a_non_finite_response_is_reported_and_dropped():
     dense = Dense(*quadratic([[float("nan")]]))
     got, memory = _trained(dense, engine.Hypernetwork(rank=2), 1)
     assert got.solution.outcome is Outcome.nonfinite

@@ -1,4 +1,4 @@
-"""Kronecker factors are those of dense constructions, invert exactly, and bring solves nearer to Gauss–Newton's."""
+"""Kronecker factors equal dense constructions, invert exactly, and improve solves with Gauss–Newton."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ ONE_ROW: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 @pytest.mark.parametrize("name", ONE_ROW)
 @pytest.mark.parametrize("loss", [cross_entropy, squared])
 def test_for_a_single_example_every_block_is_gauss_newton_s(name: str, loss):
-    """Also for a criterion that couples no two outputs: what it sends back still meets in the layers below."""
+    """Also for a criterion that does not couple outputs: its signals still interact in the layers below."""
     make, shape = ONE_ROW[name]
     dense = dense_of(make(), torch.randn(1, *shape, dtype=F64), torch.tensor([1]), loss)
     got, expected = matrix(EXACT.at(dense.point(), {}), len(dense.w)), dense.gauss_newton()
@@ -147,7 +147,7 @@ def test_attention_is_read_by_the_products_that_it_is_made_of():
     }
 
 
-def test_what_is_no_layer_s_alone_has_the_diagonal():
+def test_parameters_of_no_single_layer_use_the_diagonal():
     class Odd(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -180,7 +180,7 @@ def test_a_matrix_kept_as_inputs_by_outputs_has_the_block_of_its_transpose():
 
 
 def test_an_activation_in_place_does_not_change_what_the_layer_below_it_is_sent():
-    """Its gradient must be taken before the activation, though the tensor is the same object after it."""
+    """Its gradient must be taken before the in-place activation, although the tensor is the same object."""
     x, y = torch.randn(8, 4, dtype=F64), torch.arange(8) % 3
     first, second = nn.Linear(4, 5), nn.Linear(5, 3)
     apart, inplace = (
@@ -218,20 +218,20 @@ def test_a_layer_used_twice_sums_over_its_uses():
 def test_a_loaded_program_has_the_factors_of_the_module(name: str):
     problem, program = exported(name)
     batch = {column: values[:6] for column, values in problem.data.train.items()} | {"index": torch.arange(6)}
-    told = []
+    results = []
     for bilevel in (problem.bilevel(), load(program.graphs, program.tensors)):
         ravel, memory = Ravel(bilevel.params), {}
         with randomness(SEED, DEVICE):
             point = Point(bilevel, ravel, ravel.vector(bilevel.params), bilevel.buffers, bilevel.hparams, batch)
         engine.KFAC().at(point, memory)
-        told.append(memory)
-    torch.testing.assert_close(told[0], told[1])
+        results.append(memory)
+    torch.testing.assert_close(results[0], results[1])
 
 
 # --- the operator ---------------------------------------------------------------------------------
 
 
-def test_a_criterion_that_is_not_convex_is_bent_up():
+def test_negative_curvature_of_a_criterion_is_set_to_zero():
     dense = dense_of(
         nn.Linear(4, 3), torch.randn(6, 4, dtype=F64), torch.arange(6) % 3, lambda o, _: torch.cos(o).sum(1)
     )
@@ -239,7 +239,7 @@ def test_a_criterion_that_is_not_convex_is_bent_up():
     assert torch.linalg.eigvalsh(dense.gauss_newton()).min() < -0.01 < -1e-12 < least
 
 
-# Not the cases without a penalty: six examples of one tensor can have signs that cancel, and then all is zero.
+# Without the cases that have no penalty: the signs of six examples can cancel, and then everything is zero.
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_the_inverse_undoes_the_product_on_every_case(name: str):
     dense = Dense(*posed(name))
@@ -267,16 +267,16 @@ def test_it_is_symmetric_and_positive_definite_with_the_norm_it_tells(name: str)
 def test_parameters_outside_of_layers_have_their_own_penalty_and_layers_its_mean():
     dense = Dense(*posed("CNN, BatchNorm in training mode"))
     decay = dense.bilevel.hparams["l2"]
-    told = []
+    results = []
     for shift in (0.0, 1.0):  # of the norm's scale, whose curvature must move by as much, and nothing else's
         dense.bilevel.hparams["l2"] = torch.where(torch.arange(len(decay)) == 2, decay + shift, decay)
-        told.append(matrix(EXACT.at(dense.point(), {}), len(dense.w)))
+        results.append(matrix(EXACT.at(dense.point(), {}), len(dense.w)))
     names = list(dense.bilevel.params)
     scale = torch.cat([torch.full((p.numel(),), float(n == names[2])) for n, p in dense.bilevel.params.items()]).to(F64)
-    torch.testing.assert_close(told[1] - told[0], torch.diag(scale * ((decay[2] + 1).exp() - decay[2].exp())))
+    torch.testing.assert_close(results[1] - results[0], torch.diag(scale * ((decay[2] + 1).exp() - decay[2].exp())))
 
 
-def test_without_damping_a_singular_curvature_is_said_to_be_singular():
+def test_without_damping_a_singular_curvature_is_reported_as_singular():
     dense = dense_of(nn.Linear(4, 3), torch.zeros(6, 4, dtype=F64), torch.arange(6) % 3)  # no weight is felt
     solution = engine.Direct().solve(EXACT.at(dense.point(), {}), torch.ones_like(dense.w))
     assert solution.outcome is engine.Outcome.singular

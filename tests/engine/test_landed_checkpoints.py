@@ -16,21 +16,21 @@ TOLD: dict[str, dict[str, Any]] = json.loads(CONTINUED.read_text())
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_a_checkpoint_of_an_earlier_version_goes_on_as_it_would_have_there(name: str):
+def test_a_checkpoint_of_an_earlier_version_continues_as_in_that_version(name: str):
     config, checkpoint = engine.restore(TOLD[name]["config"]), checkpoint_of(name).read_bytes()
     found = trajectory(PROBLEMS[name](), config, checkpoint)
     expect(found, TOLD[name]["continued"], close=closeness(name))
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_it_goes_on_the_same_once_it_has_been_written_again(name: str):
+def test_it_continues_the_same_after_it_was_saved_again(name: str):
     config, checkpoint = engine.restore(TOLD[name]["config"]), checkpoint_of(name).read_bytes()
     again = engine.State.load(checkpoint).save()
     expect(trajectory(PROBLEMS[name](), config, again), TOLD[name]["continued"], close=closeness(name))
 
 
 def closeness(name: str) -> float:
-    """How near another processor comes: KFAC takes the root of an eigenvalue that is zero but for rounding."""
+    """The tolerance for another processor: KFAC takes the root of an eigenvalue that is zero up to rounding."""
     return 1e-3 if "float32" in name else 1e-6 if "kfac" in name else 1e-9
 
 

@@ -1,4 +1,4 @@
-"""The loop: warm-started, deterministic, resumable bit for bit, and honest when it diverges."""
+"""The outer loop is warm-started, deterministic and resumable bit for bit, and it reports divergence."""
 
 from __future__ import annotations
 
@@ -82,22 +82,22 @@ def test_every_step_reports_what_it_did():
         assert 0 < s.seconds["products"] < s.seconds["hypergradient"]
 
 
-def test_every_step_summarises_each_hyperparameter():
+def test_every_step_summarizes_each_hyperparameter():
     problem = _problem()
     first, second, *_ = engine.optimise(problem.bilevel(), problem.data, _config())
     assert set(second.hyperparameters) == set(problem.bilevel().hparams)
-    told, value = second.hyperparameters["example_weights"], second.state.hparams["example_weights"]
-    assert (told.min, told.max) == (value.min().item(), value.max().item())
-    assert told.mean == pytest.approx(value.mean().item(), abs=1e-6)
-    assert told.std == pytest.approx(value.std(correction=0).item(), abs=1e-6)
+    summary, value = second.hyperparameters["example_weights"], second.state.hparams["example_weights"]
+    assert (summary.min, summary.max) == (value.min().item(), value.max().item())
+    assert summary.mean == pytest.approx(value.mean().item(), abs=1e-6)
+    assert summary.std == pytest.approx(value.std(correction=0).item(), abs=1e-6)
     moved = value - first.state.hparams["example_weights"]
-    assert told.update_norm == pytest.approx(moved.norm().item(), rel=1e-5)
-    assert told.gradient_norm == pytest.approx(second.state.previous["example_weights"].norm().item(), rel=1e-5)
+    assert summary.update_norm == pytest.approx(moved.norm().item(), rel=1e-5)
+    assert summary.gradient_norm == pytest.approx(second.state.previous["example_weights"].norm().item(), rel=1e-5)
     whole = sum(s.gradient_norm**2 for s in second.hyperparameters.values()) ** 0.5
     assert second.hypergradient_norm == pytest.approx(whole)
 
 
-def test_the_inner_gradient_is_told_against_its_start_also_after_a_resume():
+def test_the_inner_gradient_is_relative_to_its_start_also_after_a_resume():
     problem = _problem()
     steps = list(engine.optimise(problem.bilevel(), problem.data, _config()))
     start = steps[0].state.inner_gradient_start
@@ -107,7 +107,7 @@ def test_the_inner_gradient_is_told_against_its_start_also_after_a_resume():
     assert resumed.inner_gradient_ratio == steps[3].inner_gradient_ratio
 
 
-def test_hyperparameters_are_projected_onto_their_bounds_and_it_is_said_once():
+def test_hyperparameters_are_projected_onto_their_bounds_with_one_warning():
     problem = _problem()
     kinds = [ExampleWeights(60).bounded(-1e-4, 1e-4), L2(problem.model, per="weight").bounded(largest=-6.0)]
     problem = engine.Problem(
@@ -115,12 +115,12 @@ def test_hyperparameters_are_projected_onto_their_bounds_and_it_is_said_once():
         train=problem.data.train, val=problem.data.val,
     )  # fmt: skip
     steps = list(engine.optimise(problem.bilevel(), problem.data, _config(outer=engine.RMSprop(0.05), n_steps=8)))
-    told = steps[-1].hyperparameters
-    weights = told["example_weights"]
+    summaries = steps[-1].hyperparameters
+    weights = summaries["example_weights"]
     assert (weights.min, weights.max) == (pytest.approx(-1e-4), pytest.approx(1e-4))
     assert weights.at_bounds == 1.0
-    assert told["l2.0.weight"].max <= -6.0
-    assert told["l2.0.weight"].min < -6.0
+    assert summaries["l2.0.weight"].max <= -6.0
+    assert summaries["l2.0.weight"].min < -6.0
     warnings = [w for s in steps for w in s.warnings if "'example_weights' lies at a bound" in w]
     assert len(warnings) == 1
 

@@ -112,7 +112,7 @@ def test_gradients_are_clipped_together_as_torch_clips_them():
 
 
 def test_a_gradient_of_zero_is_clipped_with_a_finite_derivative():
-    """What `Unrolled` differentiates where nothing reaches the weights."""
+    """What `Unrolled` differentiates if nothing reaches the weights."""
     zero = torch.zeros(3, requires_grad=True)
     (clipped,) = engine.SGD(clip_norm=1.0).clip([zero])
     assert clipped.tolist() == [0.0, 0.0, 0.0]

@@ -1,4 +1,4 @@
-"""What is trained on, what steers, and what is held out: folds with weights of their own, and early stopping."""
+"""Which examples train, validate and are held out: folds with their own weights, and early stopping."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _loss(outputs: Tensor, batch: dict[str, Tensor]) -> Tensor:
 
 
 def _problem(train_loss=_loss) -> engine.Problem:
-    """Labels at random, so that whatever is learned of them is learned by heart."""
+    """Random labels, which a model can only memorize."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 12), nn.GELU(), nn.Linear(12, 3))
     x, y = torch.randn(N_TRAIN + N_VAL, 6), torch.randint(3, (N_TRAIN + N_VAL,))
@@ -101,7 +101,7 @@ def test_no_fold_s_weights_ever_see_its_examples():
 
 
 def test_a_fold_s_weights_are_those_of_a_training_on_the_other_folds():
-    """Under hyperparameters that do not move, for which the direct gradient of a decay is zero."""
+    """Under constant hyperparameters: the direct gradient of a decay is zero."""
     problem, config = _problem(), _config(folds=FOLDS, response=engine.DirectOnly(), n_steps=7)
     *_, last = engine.optimise(problem.bilevel(), problem.data, config)
     partition = Partition(problem.data, FOLDS, None, config.seed)
@@ -136,8 +136,8 @@ def test_the_held_out_loss_is_that_of_the_step_s_weights_on_the_held_out_example
     held_out = Partition(problem.data, None, HALF, config.seed).held_out
     bilevel = problem.bilevel()
     params = Ravel(bilevel.params).tree(step.state.weights)
-    told = engine.evaluate(bilevel, params, step.state.buffers, step.state.hparams, held_out)
-    assert step.held_out_loss == told["loss"]
+    metrics = engine.evaluate(bilevel, params, step.state.buffers, step.state.hparams, held_out)
+    assert step.held_out_loss == metrics["loss"]
 
 
 def test_with_folds_it_is_the_mean_over_the_last_step_of_each():
@@ -162,7 +162,7 @@ def test_a_trial_that_has_ended_does_not_go_on_unless_more_steps_are_wanted():
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda: engine.Folds(1), "count=1"),
         (lambda: engine.Folds(every=0), "every=0"),
@@ -175,8 +175,8 @@ def test_a_trial_that_has_ended_does_not_go_on_unless_more_steps_are_wanted():
         (lambda: _run(_config(stop_early=engine.EarlyStopping(share=0.01))), "Give more validation examples"),
     ],
 )
-def test_what_cannot_be_divided_is_refused_with_what_to_do(make, said: str):
-    with pytest.raises(engine.errors.EngineError, match=said):
+def test_what_cannot_be_divided_is_refused_with_what_to_do(make, message: str):
+    with pytest.raises(engine.errors.EngineError, match=message):
         make()
 
 

@@ -1,4 +1,4 @@
-"""Trajectories are what they were when pinned_trajectories.json was written, whatever has been renamed since.
+"""Trajectories equal those of pinned_trajectories.json, regardless of renamed code.
 
 `python -m tests.engine.test_pinned_trajectories` writes that file anew, for a change of the arithmetic that is meant.
 On another processor roundings may differ; on the one that wrote it, NESTOR_PINNED_BITWISE=1 asks for every bit.
@@ -41,11 +41,11 @@ def network() -> nn.Module:
 
 def data() -> dict[str, tuple[Tensor, Tensor]]:
     draws = torch.Generator().manual_seed(1)
-    centres = torch.randn(CLASSES, FEATURES, dtype=torch.float64, generator=draws)
+    centers = torch.randn(CLASSES, FEATURES, dtype=torch.float64, generator=draws)
     splits = {}
     for name, n in (("train", N), ("val", N_VAL), ("test", 6)):
         y = torch.arange(n) % CLASSES
-        splits[name] = centres[y] + torch.randn(n, FEATURES, dtype=torch.float64, generator=draws), y
+        splits[name] = centers[y] + torch.randn(n, FEATURES, dtype=torch.float64, generator=draws), y
     return splits
 
 
@@ -145,7 +145,7 @@ CONFIGS = {
 KINDS: dict[str, Callable[[], engine.Problem]] = {
     "bounds": lambda: problem(lambda model: [kinds.ExampleWeights(N).bounded(-0.1, 0.1)]),
     "tuned dropout": lambda: problem(lambda model: [kinds.Dropout(model), decay(model)]),
-    "batch norm": lambda: problem(lambda model: [decay(model)], normalised()),
+    "batch norm": lambda: problem(lambda model: [decay(model)], normalized()),
     "augmentation": lambda: problem(lambda model: [kinds.Augmentation(Distort())]),
     "label correction": lambda: problem(lambda model: [kinds.LabelCorrection(data()["train"][1], CLASSES)]),
     "distilled data": lambda: problem(lambda model: [kinds.DistilledData(data()["train"][0])]),
@@ -163,7 +163,7 @@ class Distort(nn.Module):
         return x + self.scale * noise
 
 
-def normalised() -> nn.Module:
+def normalized() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(FEATURES, 4), nn.BatchNorm1d(4), nn.GELU(), nn.Linear(4, CLASSES)).double()
 

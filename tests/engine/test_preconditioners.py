@@ -1,4 +1,4 @@
-"""What KFAC and Adam's diagonal are for: to be nearer to the inverse of Gauss–Newton in fewer steps."""
+"""KFAC and Adam's diagonal as preconditioners get closer to the inverse of Gauss–Newton in fewer steps."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def images(n: int = 300) -> engine.Problem:
 
 
 def trained(problem: engine.Problem, inner: engine.Adam) -> tuple[Moment, Tensor]:
-    """Where an outer step would be taken after training, and the right-hand side there."""
+    """The linearization after training, and the right-hand side there."""
     config = engine.Config(n_steps=1, inner=inner, outer=engine.SGD(1e-12), response=engine.DirectOnly())
     bilevel = problem.bilevel()
     (step,) = engine.optimise(bilevel, problem.data, config)
@@ -56,7 +56,7 @@ def trained(problem: engine.Problem, inner: engine.Adam) -> tuple[Moment, Tensor
 
 
 def energy_error(solver: engine.PreconditionedCG | engine.ConjugateGradient) -> float:
-    """What conjugate gradients make small, ‖x − A⁻¹b‖ in the norm of A, relative to that of A⁻¹b."""
+    """The error that conjugate gradients minimize: ‖x − A⁻¹b‖ in the norm of A, relative to that of A⁻¹b."""
     moment, b = trained(badly_scaled(), engine.Adam(1e-2, steps=50, batch_size=32))
     point = moment.point()
     operator = lambda: engine.GaussNewton(1e-4).at(point, {})
@@ -76,7 +76,7 @@ def test_with_adam_s_diagonal_four_steps_of_conjugate_gradients_do_more_than_wit
 @pytest.mark.cpu
 @pytest.mark.parametrize("problem", [badly_scaled, images], ids=lambda make: make.__name__)
 def test_kfac_s_hypergradient_points_nearer_to_gauss_newton_s_than_t1_t2_s(problem):
-    """In the mean over four trainings: where few examples are left to be learnt, a single one may go either way."""
+    """The mean over four training runs: with few examples left to learn, a single run may go either way."""
 
     def cosines(seed: int) -> Tensor:
         torch.manual_seed(seed)
@@ -140,6 +140,6 @@ def test_adam_s_diagonal_needs_an_inner_optimizer_that_keeps_squares(wrap):
 
 
 @pytest.mark.parametrize("preconditioner", [engine.KFAC(), engine.AdamDiagonal()], ids=repr)
-def test_a_bare_matrix_is_no_system_for_a_preconditioner_that_reads_the_loss(preconditioner):
+def test_a_preconditioner_that_reads_the_loss_refuses_a_bare_matrix(preconditioner):
     with pytest.raises(engine.errors.ConfigInvalid, match="NystromSketch"):
         engine.PreconditionedCG(2, preconditioner).solve(Operator(lambda v: v), torch.ones(3, dtype=F64))

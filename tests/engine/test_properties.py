@@ -1,4 +1,4 @@
-"""What holds for every input, on inputs that hypothesis draws."""
+"""Properties of every input, on inputs that hypothesis draws."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nestor_engine.solvers import Outcome, Solver
 from nestor_engine.tensors.ravel import Ravel
 from nestor_engine.training import outer_loop
 from nestor_engine.training.inner_loop import InnerLoop
-from tests.engine.cases import Dense, build, dense, ridge, ridge_minimiser, whole
+from tests.engine.cases import Dense, build, dense, ridge, ridge_minimizer, whole
 from tests.engine.device import DEVICE
 
 F64 = torch.float64
@@ -63,7 +63,7 @@ def test_damped_products_are_linear_and_symmetric(curvature: Curvature, name: st
 @given(seed=seeds, n=st.integers(1, 8), exponent=st.floats(-4, 4), negative=st.booleans())
 @settings(max_examples=15)
 def test_the_residual_is_the_residual(solver: Solver, warm: bool, seed: int, n: int, exponent: float, negative: bool):
-    """On systems of any scale, well and ill conditioned, definite and not; a warm start meets a system that moved."""
+    """On systems of any scale and conditioning, definite or not; the system changes before a warm start."""
     basis = torch.linalg.qr(_draw(n, n, seed=seed)).Q
     values = 10**exponent * torch.logspace(-3, 0, n, dtype=F64)
     values[0] *= -1 if negative else 1
@@ -138,7 +138,7 @@ def test_a_saved_state_comes_back_bit_for_bit(weights, buffers, hparams, inner, 
 
 
 def test_hyperparameters_come_back_in_the_order_they_had():
-    """The file has an order of its own, another in every process; a sum over tensors rounds by it."""
+    """The order of tensors in a file differs between processes, and a sum over tensors depends on it."""
     bilevel = build("GELU MLP").bilevel()
     some = dict.fromkeys("zyxwvutsrqponm", torch.zeros(2))
     state = engine.State.initial(
@@ -177,8 +177,8 @@ def test_an_evaluation_in_pieces_is_that_of_the_whole(size: int, name: str):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(outer_loop, "EVALUATION_BATCH", size)
         pieces = engine.evaluate(b, b.params, b.buffers, b.hparams, train)
-    told = b.evaluate(b.params, b.buffers, b.hparams, whole(train))
-    assert pieces == pytest.approx({metric: float(value) for metric, value in told.items()}, rel=1e-6)
+    evaluated = b.evaluate(b.params, b.buffers, b.hparams, whole(train))
+    assert pieces == pytest.approx({metric: float(value) for metric, value in evaluated.items()}, rel=1e-6)
 
 
 @pytest.mark.parametrize("curvature", [engine.Hessian(), engine.GaussNewton(0.0)], ids=repr)
@@ -228,7 +228,7 @@ def test_the_hypergradient_does_not_depend_on_the_order_of_a_batch(seed: int, na
 def test_the_series_of_i_terms_is_i_plus_one_steps_of_sgd_from_the_minimum(terms: int, alpha: float):
     bilevel, data = ridge()
     case = Dense(bilevel, data)
-    case.w = ridge_minimiser(data, bilevel.hparams["decay"])
+    case.w = ridge_minimizer(data, bilevel.hparams["decay"])
     sgd = engine.SGD(alpha, batch_size=len(data.train["x"]))
     training = InnerLoop(bilevel, Ravel(bilevel.params), data.train, sgd, seed=0)
     start = engine.State.initial(bilevel, sgd, sgd)

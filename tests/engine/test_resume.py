@@ -1,4 +1,4 @@
-"""Wherever a trajectory is interrupted, and whatever it is made of, it goes on bit for bit."""
+"""Any trajectory resumes bit for bit after any step."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SOLVERS = [
     engine.PreconditionedCG(2, engine.KFAC()),
     engine.Direct(),
     engine.Nystrom(rank=4),
-    # Its sketch once lay in memory by columns, which no checkpoint would take.
+    # Regression: its sketch was stored by columns, which no checkpoint accepted.
     engine.WarmStarted(engine.PreconditionedCG(2, engine.NystromSketch(rank=4))),
     engine.WarmStarted(engine.Neumann(2)),
     engine.WarmStarted(engine.Richardson(1, preconditioner=engine.NystromSketch(rank=4, refresh=2))),
@@ -73,7 +73,7 @@ class Distort(nn.Module):
 
 
 def problem(config: engine.Config) -> engine.Problem:
-    """With everything that draws or remembers: BatchNorm's buffers, dropout at a tuned rate, noise on the inputs."""
+    """With everything that is random or has state: BatchNorm, dropout at a tuned rate, noise on the inputs."""
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.GELU(), nn.Flatten(), nn.Dropout(0.3), nn.Linear(12, CLASSES)
@@ -87,7 +87,7 @@ def problem(config: engine.Config) -> engine.Problem:
 
 
 def as_recorded(step: engine.Step) -> dict:
-    return {**step.record(), "warnings": step.warnings, "seconds": None, "traced": None}  # what a clock decides
+    return {**step.record(), "warnings": step.warnings, "seconds": None, "traced": None}  # depends on a clock
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -97,7 +97,7 @@ def test_a_trajectory_that_is_interrupted_after_every_step_is_bitwise_the_uninte
     whole = list(engine.optimise(stated.bilevel(), stated.data, config))
     state = None
     for expected in whole:
-        again = problem(config)  # in another process, and with whatever it drew before
+        again = problem(config)  # as in another process, after other random draws
         torch.manual_seed(999 + expected.number)
         step = next(engine.optimise(again.bilevel(), again.data, config, state))
         assert as_recorded(step) == as_recorded(expected)

@@ -1,4 +1,4 @@
-"""Richardson's iteration: by its formula, on fresh matrices each step, and where it ends."""
+"""Richardson's iteration: its formula, fresh matrices in each step, and its limit."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_on_fresh_batches_its_mean_is_nearer_to_the_solution_of_all_data_than_th
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_what_is_not_finite_is_no_solution(bad: float):
+def test_a_non_finite_result_is_never_a_success(bad: float):
     (matrix,), b = matrices(1, 1.0)
     assert engine.Richardson().solve(Operator(matrix.mv), b * bad).outcome is Outcome.nonfinite
     solution = engine.Richardson(steps=2).solve(Operator((matrix * bad).mv), b)

@@ -1,4 +1,4 @@
-"""What KFAC and the diagonal send back from the outputs: roots of the criterion's second derivatives."""
+"""The signals of KFAC and the diagonal: roots of the criterion's second derivatives."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_exact_signals_are_the_columns_of_a_root_of_the_criterion_s_blocks(name:
 
 
 def test_classes_need_not_be_the_last_dimension_of_the_outputs():
-    """Taken for one block, an example's places cost a thousand gradients in eigenvectors, or were refused."""
+    """Regression: as one block, the positions of an example cost a thousand gradients, or were refused."""
 
     class Turned(nn.Sequential):
         def forward(self, x: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ def test_a_criterion_that_couples_too_many_outputs_is_refused():
 @pytest.mark.parametrize("name", ["softmax regression", "CNN, BatchNorm in training mode"])
 @pytest.mark.parametrize("fisher", ["sampled", "empirical"])
 def test_random_signs_have_the_diagonal_of_the_curvature_in_the_mean(name: str, fisher: str):
-    """Squares of the whole batch's gradient, where rows cancel but in the mean: here of every leaf, layers or not."""
+    """Squares of the whole batch's gradient; rows cancel except in the mean. Here for every parameter."""
     dense = Dense(*posed(name))
     point, generator = dense.point(), torch.Generator().manual_seed(0)
     params = {leaf: p.detach().requires_grad_() for leaf, p in dense.ravel.tree(dense.w).items()}

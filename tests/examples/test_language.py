@@ -1,4 +1,4 @@
-"""Tuning inside one training gets further than training anew, at equal compute, through the service."""
+"""Tuning inside one training run beats restarting training at equal compute, through the service."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""What the documents show is true: their code runs, in this process and against a real server."""
+"""The documents are true: their code runs, their counts are measured, and what they name exists."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -15,31 +16,21 @@ from torch.nn import functional as F
 
 import nestor
 import nestor_engine
+from benchmarks import document
+from examples.paper import EXPERIMENTS
+from examples.provenance import caption
 from nestor.hparams import L2
 from nestor.remote.client import Client
 from nestor.schemas import State
+from nestor_engine.responses import Response
 from tests.support.server import Server
 
 ROOT = Path(__file__).parents[2]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 WEIGHTS = 3 * 40 + 3
-PRODUCTS = {  # of the third step, for the options of docs/methods.md: the first estimates the norm with ten
-    "exact": WEIGHTS + 1,
-    "t1_t2": 1,
-    "hessian": 20 + 1,
-    "gauss_newton": 2 + 2,
-    "fisher": 20 + 1,
-    "fisher_by_example": 20 + 1,
-    "hoag": 10 + 2,
-    "kfac": 1,
-    "unrolled": 0,
-    "hypernetwork": 5 + 2,
-    "direct_only": 0,
-    "sketched": 4 + 2,
-    "kfac_preconditioned": 4 + 2,
-    "adam_preconditioned": 4 + 2,
-    "richardson": 1 + 1,
-    "nystrom": 20 + 1,
-}
 
 
 def _shell(example: Example) -> None:
@@ -47,9 +38,9 @@ def _shell(example: Example) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def _run(document: str) -> Document:
+def _run(page: str) -> Document:
     parsers = [SkipParser(), PythonCodeBlockParser(), CodeBlockParser("bash", _shell)]
-    parsed = Sybil(parsers).parse(ROOT / document)
+    parsed = Sybil(parsers).parse(ROOT / page)
     for example in parsed.examples():
         example.evaluate()
     return parsed
@@ -68,15 +59,28 @@ def test_the_code_in_the_readme_runs(server: Server, monkeypatch: pytest.MonkeyP
     assert trial.state in (State.queued, State.running, State.complete)
 
 
-def test_every_method_of_the_table_tunes_something_with_the_products_it_names():
-    named = _run("docs/methods.md").namespace
+def _products() -> dict[str, int]:
+    """The products per outer step of each method, from the table of docs/methods.md; `n` is the number of weights."""
+    rows = re.findall(
+        r"^\| .* \| `(\w+)` \| .* \| (\d+|n \+ 1) \|$", (ROOT / "docs/methods.md").read_text(), re.MULTILINE
+    )
+    return {method: WEIGHTS + 1 if here == "n + 1" else int(here) for method, here in rows}
+
+
+def test_every_method_of_the_table_tunes_something_with_the_products_of_the_table():
+    page = _run("docs/methods.md")
+    named, table = page.namespace, _products()
+    responses = {name for name, value in named.items() if isinstance(value, Response)}
+    assert responses == table.keys()
+    sections = re.findall(r"^### (\w+)$", page.text, re.MULTILINE)
+    assert sorted(sections) == sorted(table)
     torch.manual_seed(0)
     model, x = nn.Linear(40, 3), torch.randn(60, 40)
     batch = (x, torch.arange(60) % 3)
     loss = lambda out, batch: F.cross_entropy(out, batch["y"])
     problem = nestor.Problem(model, L2(model, per="tensor", init=-3.0), loss, loss, train=batch, val=batch)
     before = problem.bilevel().hparams["l2"]
-    for method, products in PRODUCTS.items():
+    for method, products in table.items():
         trial = nestor.create_study(method).optimize(
             problem, n_steps=3, response=named[method], show_progress_bar=False
         )
@@ -84,7 +88,7 @@ def test_every_method_of_the_table_tunes_something_with_the_products_it_names():
         assert (method, trial.last_step.products) == (method, products)
 
 
-def test_every_kind_of_hyperparameters_that_is_shown_can_be_tuned():
+def test_every_documented_kind_of_hyperparameters_can_be_tuned():
     torch.manual_seed(0)
     shown = _run("docs/hyperparameters.md").namespace
     assert shown["report"].findings == ()
@@ -94,3 +98,69 @@ def test_every_kind_of_hyperparameters_that_is_shown_can_be_tuned():
         before = problem.bilevel().hparams
         *_, last = nestor_engine.optimise(problem.bilevel(), problem.data, nestor.Config(n_steps=2))
         assert [name for name, value in before.items() if torch.equal(last.state.hparams[name], value)] == []
+
+
+# --- what the pages name ---------------------------------------------------------------------------
+
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+PACKAGES = ("client/nestor", "server/nestor_server", "worker/nestor_engine", "worker/nestor_worker")
+
+
+def test_every_path_on_the_architecture_page_exists():
+    named = re.findall(r"`((?:client|server|worker|tests|docs|migrations|examples|benchmarks)/[\w./-]*)`", ARCHITECTURE)
+    assert len(named) > 40
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_the_architecture_page_names_every_folder_of_the_packages():
+    folders = {
+        f"{package}/{folder.name}/"
+        for package in PACKAGES
+        for folder in (ROOT / package).iterdir()
+        if any(path.is_file() and path.suffix != ".pyc" for path in folder.rglob("*"))
+        if folder.name != "__pycache__"
+    }
+    assert sorted(folder for folder in folders if f"`{folder}`" not in ARCHITECTURE) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_to_a_file_and_a_heading(page: Path):
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", page.read_text()):
+        found = (page.parent / target).resolve() if target else page
+        assert found.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", found.read_text(), re.MULTILINE)
+            assert anchor in {_anchor(heading) for heading in headings}, f"{target}#{anchor}"
+
+
+def _anchor(heading: str) -> str:
+    """The anchor that GitHub makes of a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def test_the_index_lists_every_page():
+    index = (ROOT / "docs" / "README.md").read_text()
+    listed = {(ROOT / "docs" / target).resolve() for target in re.findall(r"\]\(([^)#]+)\)", index)}
+    assert listed == set(PAGES) - {ROOT / "docs" / "README.md"}
+
+
+def test_every_table_of_measurements_names_its_commit():
+    """Each names "commit 0123abc", or says that the commit is not recorded."""
+    performance, reproduction = ((ROOT / "docs" / f"{name}.md").read_text() for name in ("performance", "reproduction"))
+    captions = [
+        *(re.findall(rf"<!-- {name} -->\n\n(.*?)\n\n", performance, re.DOTALL)[0] for name in document.NAMES),
+        performance.split("## On a GPU\n\n")[1].split("\n\n")[0],
+        *re.findall(r"^`python -m examples\.paper \w+`.*?\n\n", reproduction, re.MULTILINE | re.DOTALL),
+    ]
+    assert len(captions) == len(document.NAMES) + 1 + len(EXPERIMENTS)
+    assert [text for text in captions if not re.search(r"[Cc]ommits? (\w{7}\b|not recorded)", text)] == []
+
+
+def test_a_new_table_is_written_with_its_commit(tmp_path: Path):
+    (tmp_path / "scaling.json").write_text("[]")
+    (tmp_path / "scaling.caption.txt").write_text(caption("benchmarks.scaling", ["--quick"]))
+    text = document.document("before\n<!-- scaling -->\n\nold\n\n<!-- end -->\nafter", tmp_path)
+    stamp = r"`python -m benchmarks\.scaling --quick`; \d{4}-\d\d-\d\d; commit (\w{7,}|not recorded).*; .*, torch .*\."
+    table = r"\| hyperparameters \|.*"
+    expected = rf"before\n<!-- scaling -->\n\n{stamp}\n\n{table}\n\n<!-- end -->\nafter"
+    assert re.fullmatch(expected, text, re.DOTALL)

@@ -1,4 +1,4 @@
-"""What `make gpu` runs on a GPU also runs here, in its shortest form and on the CPU, so that it cannot rot."""
+"""What `make gpu` runs on a GPU also runs here, on the CPU in its shortest form."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def home() -> Iterator[str]:
-    """A directory that PostgreSQL's account may enter, which pytest's own is not."""
+    """A directory that PostgreSQL's user may enter, unlike that of pytest."""
     with tempfile.TemporaryDirectory(prefix="nestor-test-", ignore_cleanup_errors=True) as directory:
         Path(directory).chmod(0o755)
         yield directory
@@ -25,7 +25,7 @@ def home() -> Iterator[str]:
 
 @pytest.mark.parametrize("part", ["tests", "service", "products", "scaling"])
 def test_every_part_runs_on_the_cpu(part: str, home: str, tmp_path: Path):
-    """But for `hypergradient`, which fetches the peers, and `joint`, which is long in its shortest form."""
+    """Except `hypergradient`, which downloads the peers, and `joint`, which is long even in its shortest form."""
     found = tmp_path / "gpu.json"
     command = [sys.executable, "-m", "benchmarks.gpu", part, "--quick", "--json", str(found)]
     environment = os.environ | {"NESTOR_TEST_DEVICE": "cpu", "NESTOR_HOME": home}

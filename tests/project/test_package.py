@@ -1,4 +1,4 @@
-"""What is promised to whoever installs Nestor, and what keeps its files in step with one another."""
+"""What an installed Nestor contains, and that its files agree with each other."""
 
 from __future__ import annotations
 

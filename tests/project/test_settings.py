@@ -1,4 +1,4 @@
-"""What an operator can set is what docs/operations.md says."""
+"""docs/operations.md lists all settings."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 
 def test_every_setting_is_in_the_table_and_the_table_has_no_other():
     (table,) = re.findall(r"^## What to set$(.*?)^## ", OPERATIONS.read_text(), re.MULTILINE | re.DOTALL)
-    told = {
+    documented = {
         name
         for row in table.splitlines()
         for name in re.findall(r"`NESTOR_(\w+)`", row.split("|")[1] if "|" in row else "")
     }
-    assert told == {name.upper() for name in Settings.model_fields.keys() | Options.model_fields.keys()}
+    assert documented == {name.upper() for name in Settings.model_fields.keys() | Options.model_fields.keys()}

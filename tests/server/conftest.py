@@ -1,4 +1,4 @@
-"""A server whose queue nobody else listens to, users of each test's own, and trials that are run by hand."""
+"""A server whose queue has no worker, a new user for each test, and trials that tests run by hand."""
 
 from __future__ import annotations
 
@@ -111,13 +111,13 @@ def step(number: int, held_out: float | None = None) -> Step:
 
 
 def ok(response: httpx.Response) -> Any:
-    """The content of an answer that is no error."""
+    """The content of a successful response."""
     assert response.is_success, response.text
     return response.json() if response.content else None
 
 
 def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    """The problem document of a refusal."""
+    """The problem document of an error response."""
     assert response.headers["Content-Type"] == "application/problem+json", response.text
     document = response.json()
     assert (response.status_code, document["status"], document["code"]) == (status, status, code), document

@@ -64,7 +64,7 @@ def test_a_scope_includes_those_before_it_and_no_more(server, scope, method, pat
         problem(response, 403, "forbidden")
 
 
-def test_a_revoked_token_opens_nothing_any_more(server):
+def test_a_revoked_token_is_refused(server):
     with server.http(server.new_token(scope=Scope.admin)) as admin:
         made = ok(admin.post("/tokens", json={}))
         assert admin.delete(f"/tokens/{made['id']}").status_code == 204
@@ -74,14 +74,14 @@ def test_a_revoked_token_opens_nothing_any_more(server):
         assert "revoked" in problem(client.get("/me"), 401, "unauthenticated")["detail"]
 
 
-def test_an_expired_token_opens_nothing(server):
+def test_an_expired_token_is_refused(server):
     with server.sessions.begin() as session:
         token = tokens.create(session, "late", Scope.read, expires=timedelta(seconds=-1))
     with server.http(token) as client:
         assert "expired" in problem(client.get("/me"), 401, "unauthenticated")["detail"]
 
 
-def test_nobody_revokes_the_token_of_another(server):
+def test_a_user_cannot_revoke_the_token_of_another(server):
     with server.http(server.new_token(scope=Scope.admin)) as one, server.http() as other:
         token = ok(one.get("/tokens"))["items"][0]["id"]
         problem(other.delete(f"/tokens/{token}"), 404, "token-not-found")
@@ -126,7 +126,7 @@ def test_a_session_ends(browser):
     problem(client.get("/me"), 401, "unauthenticated")
 
 
-def test_a_wrong_token_begins_no_session(server):
+def test_a_wrong_token_starts_no_session(server):
     with server.http(None) as client:
         response = client.post("/session", json={"token": "nst_wrong"}, headers={"X-Nestor-Request": "1"})
     problem(response, 401, "unauthenticated")

@@ -1,4 +1,4 @@
-"""What enters by HTTP and must not: each refused with its place and its remedy, and nothing half-written."""
+"""Invalid HTTP input is refused with its place and a remedy, and writes nothing."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ BAD_BODIES = {
 
 
 @pytest.mark.parametrize("body", BAD_BODIES.values(), ids=BAD_BODIES)
-def test_a_body_that_cannot_be_kept_is_refused_and_leaves_nothing(http, body):
+def test_a_body_that_cannot_be_stored_is_refused_and_leaves_nothing(http, body):
     response = http.post("/studies", content=body, headers=JSON)
     assert response.status_code == 422, response.text
     assert response.headers["Content-Type"] == "application/problem+json"
@@ -103,7 +103,7 @@ def test_a_bad_parameter_is_refused(http, query):
     assert response.status_code == (200 if query == "name=%ff" else 422), response.text
 
 
-def test_a_body_that_is_too_large_is_refused_whether_it_says_its_length_or_not(http):
+def test_a_body_that_is_too_large_is_refused_with_and_without_a_length(http):
     big = b'{"name": "' + b"x" * (17 * 2**20) + b'"}'
     problem(http.post("/studies", content=big, headers=JSON), 413, "too-large")
 
@@ -123,7 +123,7 @@ def test_an_unknown_path_and_a_wrong_method_are_problems_too(server, http):
     assert "GET" in response.headers["Allow"]
 
 
-def test_a_request_keeps_the_id_it_came_with_unless_it_is_unfit_for_a_log(server, http):
+def test_a_request_keeps_its_id_unless_the_id_is_unsafe_to_log(server, http):
     assert http.get("/me", headers={"X-Request-ID": "my-id.1"}).headers["X-Request-ID"] == "my-id.1"
     wait_for(
         lambda: "request=my-id.1" in server.log.read_text(), "the line in the log, which is written after the answer"

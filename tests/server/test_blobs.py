@@ -1,4 +1,4 @@
-"""Blobs: uploads that resume, digests that are verified, ranges; the same wherever the bytes lie."""
+"""Blobs: resumed uploads, verified digests and ranges, in each kind of storage."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.services import Services
 
 @pytest.fixture(scope="module", params=["database", "directory", "s3"])
 def server(request, services: Services, tmp_path_factory) -> Iterator[Server]:
-    """One for each home of the bytes."""
+    """One server for each kind of storage."""
     with (
         settings_of(request.param, tmp_path_factory.mktemp("objects")) as home,
         running_server(services, redis_db=3, max_blob_bytes=32 * 2**20, **home) as server,
@@ -42,7 +42,7 @@ def patch(http: httpx.Client, upload: str, offset: int, data: bytes) -> httpx.Re
 
 
 def put(http: httpx.Client, data: bytes) -> str:
-    """Upload it as a whole; its digest."""
+    """Upload it in one piece; return its digest."""
     upload = ok(announce(http, data))
     offset = upload["offset"]
     while upload["id"] is not None and offset < len(data):
@@ -71,7 +71,7 @@ def test_an_upload_in_pieces_becomes_the_blob_of_its_digest(http, data):
     assert (again.status_code, again.json()["id"], again.json()["offset"]) == (200, None, len(data))
 
 
-def test_an_interrupted_upload_goes_on_where_it_stands(http, data):
+def test_an_interrupted_upload_continues_where_it_stopped(http, data):
     upload = ok(announce(http, data))["id"]
     ok(patch(http, upload, 0, data[:1000]))
 
@@ -96,7 +96,7 @@ def test_a_range_is_read_across_chunks(http, data, start, stop):
     assert part.headers["Content-Range"] == f"bytes {start}-{stop - 1}/{len(data)}"
 
 
-def test_other_bytes_than_announced_are_discarded_and_the_upload_can_begin_again(server, http):
+def test_bytes_that_do_not_match_their_digest_are_discarded_and_the_upload_can_restart(server, http):
     data, wrong = os.urandom(5000), os.urandom(5000)
     upload = ok(announce(http, data))["id"]
     ok(patch(http, upload, 0, wrong[:2000]))
@@ -136,14 +136,14 @@ def test_an_upload_announced_with_another_size_begins_again(http, data):
     problem(announce(http, data, size=77), 422, "invalid-input")
 
 
-def test_no_bytes_at_all_are_a_blob_too(http):
+def test_an_empty_blob_is_a_blob(http):
     assert announce(http, b"").status_code == 200
     assert http.get(f"/blobs/{digest_of(b'')}").content == b""
     problem(announce(http, b"x", size=0), 422, "digest-mismatch")
 
 
 @pytest.mark.parametrize("data", [b"\xff\x00 no text", b'{"a": NaN}', b"[" * 9_000])
-def test_bytes_are_taken_as_they_are_whatever_they_are_called(http, data):
+def test_bytes_are_stored_unchanged_for_any_content_type(http, data):
     upload = ok(announce(http, data))["id"]
     by_curl = {"Upload-Offset": "0", "Content-Type": "application/x-www-form-urlencoded"}
     ok(http.patch(f"/blobs/{upload}", content=data, headers=by_curl))
@@ -165,12 +165,12 @@ def test_the_same_bytes_of_two_users_are_two_blobs(http, stranger):
 
 
 @pytest.mark.parametrize("digest", ["sha256:12", "md5:" + 32 * "0", "sha256:" + 64 * "G", "../../etc/passwd"])
-def test_a_digest_that_is_none_is_refused(http, digest):
+def test_an_invalid_digest_is_refused(http, digest):
     problem(http.post("/blobs", json={"digest": digest, "size": 1}), 422, "validation-failed")
     assert http.get(f"/blobs/{digest}").status_code in (404, 422)
 
 
-def test_two_who_send_the_same_piece_at_once_store_it_once(server, http):
+def test_concurrent_uploads_of_the_same_piece_store_it_once(server, http):
     from concurrent.futures import ThreadPoolExecutor
 
     data = os.urandom(200_000)

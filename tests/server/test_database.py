@@ -1,4 +1,4 @@
-"""The tables and their migrations say the same, in both directions."""
+"""The tables and their migrations agree, in both directions."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def differences(engine) -> list:
         return compare_metadata(context, Base.metadata)
 
 
-def test_migrations_make_the_tables_that_the_models_describe(url, engine):
+def test_migrations_create_the_tables_that_the_models_describe(url, engine):
     database.migrate(url)
     assert differences(engine) == []
 
@@ -51,7 +51,7 @@ def test_down_and_up_again_ends_where_it_began(url, engine):
     assert differences(engine) == []
 
 
-# Databases out there were made by these files as they are. A revision is added here when it is released,
+# Existing databases were created by these files. A revision is added here when it is released,
 # and what comes after it goes into a new one: the second was once written into the first, and the next
 # start on a database of the day before failed.
 RELEASED = {
@@ -81,7 +81,7 @@ def test_a_database_of_the_first_revision_is_brought_up_to_date_with_its_trials(
 
 
 def insert(connection, table: str, **values) -> None:
-    """A row, with something of the right type for every column that must have a value."""
+    """A row with a value of the right type for every required column."""
     for column in inspect(connection).get_columns(table):
         if not column["nullable"] and column["default"] is None and column["name"] not in values:
             values[column["name"]] = {"JSONB": "{}", "TEXT": "run", "ARRAY": "{}"}.get(type(column["type"]).__name__, 0)

@@ -84,12 +84,12 @@ def test_a_stream_that_is_cut_again_and_again_loses_and_repeats_nothing_under_co
                 break  # which cuts the connection
     ending.join()
 
-    *journalled, end = seen
-    assert [seq for seq, _, _ in journalled] == list(range(1, end[0] + 1))
-    assert [data["number"] for _, kind, data in journalled if kind == "step"] == list(range(1, written + 1))
+    *journaled, end = seen
+    assert [seq for seq, _, _ in journaled] == list(range(1, end[0] + 1))
+    assert [data["number"] for _, kind, data in journaled if kind == "step"] == list(range(1, written + 1))
 
 
-def test_a_rewind_is_told_before_the_steps_that_replace_the_withdrawn_ones(server, http, run):
+def test_a_rollback_is_reported_before_the_steps_that_replace_the_old_ones(server, http, run):
     run.record(2)
     run.checkpoint()
     run.record(2)
@@ -113,7 +113,7 @@ def test_a_rewind_is_told_before_the_steps_that_replace_the_withdrawn_ones(serve
     assert [data["number"] for _, kind, data in events(http, run.path) if kind == "step"] == [1, 2, 3, 4]
 
 
-def test_a_long_poll_waits_for_what_comes(http, run):
+def test_a_long_poll_waits_for_the_next_event(http, run):
     json_please = {"Accept": "application/json"}
     at = ok(http.get(f"{run.path}/events", headers=json_please))["next_after"]
     timer = threading.Timer(0.4, run.record)
@@ -171,7 +171,7 @@ def test_a_stream_survives_the_loss_of_all_its_database_connections(server, http
 
 
 @pytest.mark.parametrize("given", ["-1", "soon", str(2**64)])
-def test_a_position_that_is_none_is_refused(http, run, given):
+def test_an_invalid_position_is_refused(http, run, given):
     problem(http.get(f"{run.path}/events", headers={"Last-Event-ID": given}), 422, "validation-failed")
 
 

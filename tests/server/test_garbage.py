@@ -1,4 +1,4 @@
-"""What is collected, and what is not because someone may need it."""
+"""What garbage collection deletes, and what it keeps."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def grow_old(session, owner: UUID) -> None:
 
 def sweep(server) -> None:
     with server.sessions.begin() as session:
-        garbage_collection.sweep(session)
+        garbage_collection.purge_expired(session)
 
 
-def test_what_was_uploaded_for_nothing_goes_after_a_while_whole_or_half(server, owner, left):
+def test_unused_uploads_are_deleted_after_a_while_complete_or_not(server, owner, left):
     with server.sessions.begin() as session:
         upload(session, owner, b"whole")
         half = blobs.announce(session, owner, blobs.digest_of(b"half"), 4, limit=ROOM)
@@ -65,7 +65,7 @@ def test_what_was_uploaded_for_nothing_goes_after_a_while_whole_or_half(server, 
     assert left() == set()
 
 
-def test_an_upload_that_goes_on_is_kept_however_long_ago_it_began(server, owner, left):
+def test_an_active_upload_is_kept_even_if_it_started_long_ago(server, owner, left):
     with server.sessions.begin() as session:
         half = blobs.announce(session, owner, blobs.digest_of(b"half"), 4, limit=ROOM)
     with server.sessions.begin() as session:
@@ -76,24 +76,24 @@ def test_an_upload_that_goes_on_is_kept_however_long_ago_it_began(server, owner,
     assert len(left()) == 1
 
 
-def test_bytes_that_a_client_has_just_found_here_outlive_the_checkpoint_that_held_them(server, owner, left):
+def test_a_blob_that_a_client_has_just_found_survives_its_checkpoint(server, owner, left):
     with server.sessions.begin() as session:
         blob = blobs.store(session, owner, b"of a checkpoint")
         assert blobs.announce(session, owner, blob.digest, blob.size, limit=ROOM).complete
     with server.sessions.begin() as session:
-        garbage_collection.collect(session, [blob.id])
+        garbage_collection.delete_unreferenced(session, [blob.id])
     assert left() == {blob.digest}
 
 
-def test_bytes_that_no_client_has_asked_for_go_with_their_last_use(server, owner, left):
+def test_a_blob_that_no_client_has_requested_is_deleted_with_its_last_reference(server, owner, left):
     with server.sessions.begin() as session:
         blob = blobs.store(session, owner, b"of a checkpoint")
     with server.sessions.begin() as session:
-        garbage_collection.collect(session, [blob.id])
+        garbage_collection.delete_unreferenced(session, [blob.id])
     assert left() == set()
 
 
-def test_a_sweep_that_meets_someone_who_begins_to_use_the_bytes_leaves_them(server, owner, left):
+def test_a_sweep_keeps_a_blob_that_gets_a_reference_meanwhile(server, owner, left):
     with server.sessions.begin() as session:
         blob = upload(session, owner, b"old")
     with server.sessions.begin() as session:
@@ -109,15 +109,13 @@ def test_a_sweep_that_meets_someone_who_begins_to_use_the_bytes_leaves_them(serv
     assert left() == {blob.digest}
 
 
-def test_what_is_gone_cannot_be_wanted(server, owner):
+def test_a_deleted_blob_cannot_be_referenced(server, owner):
     with server.sessions.begin() as session, pytest.raises(BlobNotFound):
         blobs.want(session, owner, blobs.digest_of(b"never here"))
 
 
 @pytest.mark.parametrize("state", [State.complete, State.running])
-def test_a_deleted_study_goes_after_a_while_with_its_problem_and_its_bytes_once_nothing_runs(
-    server, owner, left, state
-):
+def test_a_deleted_study_is_purged_with_its_problem_and_blobs_once_nothing_runs(server, owner, left, state):
     with server.sessions.begin() as session:
         blob = upload(session, owner, b"a data set and a program")
         program = Program(owner_id=owner, graphs=blob.digest, tensors=blob.digest, torch="2.13", created_at=AGO)
@@ -139,7 +137,7 @@ def test_a_deleted_study_goes_after_a_while_with_its_problem_and_its_bytes_once_
     assert left() == ({blob.digest} if kept else set())
 
 
-def test_programs_and_data_sets_of_trials_stay_however_old(server, owner, left):
+def test_programs_and_data_sets_of_trials_are_kept_at_any_age(server, owner, left):
     with server.sessions.begin() as session:
         blob = upload(session, owner, b"in use")
         program = Program(owner_id=owner, graphs=blob.digest, tensors=blob.digest, torch="2.13", created_at=AGO)

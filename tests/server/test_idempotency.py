@@ -1,4 +1,4 @@
-"""A POST that is sent again under the same key happens once."""
+"""A POST that is repeated under the same key has one effect."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def key() -> dict[str, str]:
     return {"Idempotency-Key": str(uuid4())}
 
 
-def test_the_second_gets_the_answer_of_the_first(http, study, key):
+def test_a_repeated_request_gets_the_first_response(http, study, key):
     first, second = (http.post(f"/studies/{study}/trials", json=SPEC, headers=key) for _ in range(2))
     assert first.status_code == second.status_code == 201
     assert first.json() == second.json()
@@ -33,20 +33,20 @@ def test_another_request_under_the_same_key_is_refused(http, study, key):
     problem(http.post("/studies", json={"name": "new"}, headers=key), 409, "idempotency-conflict")
 
 
-def test_a_refusal_does_not_use_the_key_up(http, study, key):
+def test_an_error_does_not_use_up_the_key(http, study, key):
     problem(http.post("/studies", json={"name": "study"}, headers=key), 409, "study-exists")
     assert http.delete(f"/studies/{study}").status_code == 204
     assert http.post("/studies", json={"name": "study"}, headers=key).status_code == 201
 
 
-def test_many_at_once_under_one_key_happen_once(http, study, key):
+def test_concurrent_requests_under_one_key_have_one_effect(http, study, key):
     with ThreadPoolExecutor(6) as pool:
         made = list(pool.map(lambda _: ok(http.post(f"/studies/{study}/trials", json=SPEC, headers=key)), range(6)))
     assert len({trial["id"] for trial in made}) == 1
     assert len(ok(http.get(f"/studies/{study}/trials"))["items"]) == 1
 
 
-def test_keys_are_each_tokens_own_and_forgotten_after_a_day(server, http, stranger, key):
+def test_keys_belong_to_one_token_and_expire_after_a_day(server, http, stranger, key):
     first = ok(http.post("/studies", json={"name": "a"}, headers=key))
     assert ok(stranger.post("/studies", json={"name": "a"}, headers=key))["id"] != first["id"]
     with server.sessions.begin() as session:

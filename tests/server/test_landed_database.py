@@ -43,13 +43,13 @@ def opened(services: Services, redis_db: int) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def at_rest(services: Services) -> Iterator[Client]:
-    """Of the user whose trials they are, with the token of then; no worker runs."""
+    """A client of the trials' owner, with the old token; no worker runs."""
     with opened(services, BROKER) as server, Client(server.url, LANDED["token"]) as client:
         yield client
 
 
 def begin_warm(client: Client) -> str:
-    """What `program warm` was, submitted once more."""
+    """The submission of `program warm`, repeated."""
     study = nestor.load_study("by program", server=client)
     start = next(trial for trial in study.trials if str(trial.id) == TRIALS["program"])
     how: dict[str, Any] = {
@@ -60,7 +60,7 @@ def begin_warm(client: Client) -> str:
     return str(study.optimize(PROBLEMS["adam in float32"](), 2, **how, warm_start=start, wait=False).id)
 
 
-def test_it_is_brought_up_to_this_version(services: Services):
+def test_it_is_migrated_to_this_version(services: Services):
     with new_database(services) as url:
         restore(url)
         assert revision(url) == "0004"
@@ -111,12 +111,12 @@ def test_what_is_kept_beside_the_numbers_is_read(at_rest: Client):
     assert "Step 1:" in failure["detail"]
 
 
-def test_trained_weights_come_home(at_rest: Client):
+def test_trained_weights_can_be_loaded(at_rest: Client):
     assert weights_of(at_rest, TRIALS["program"]) == pytest.approx(LANDED["weights"], rel=1e-6)
 
 
-def test_trials_go_on_as_they_would_have_there_and_others_start_where_they_ended(services: Services):
-    """One test, because each trial costs a start of its runner: two processes would share many between them."""
+def test_trials_continue_as_in_that_version_and_others_start_where_they_ended(services: Services):
+    """One test, because each trial costs the start of a runner."""
     with (
         opened(services, BROKER + 1) as server,
         running_worker(server, NESTOR_CONCURRENCY=2),
@@ -147,7 +147,7 @@ def test_trials_go_on_as_they_would_have_there_and_others_start_where_they_ended
 
 
 def expect(found: dict[str, Any], landed: dict[str, Any], label: str) -> None:
-    """The same trial; numbers that were computed anew are as near as another processor comes."""
+    """The same trial; recomputed numbers agree up to the rounding of another processor."""
     if BITWISE:
         assert found == landed, label
     exact = ("state", "step", "n_steps", "error")

@@ -1,4 +1,4 @@
-"""Programs and data sets: what is refused at the door, and that a trial uses one's own only."""
+"""Programs and data sets: what the server refuses, and that trials use only those of their owner."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def upload_program(http, graphs, tensors: bytes):
     return http.post("/programs", json={"graphs": put(http, data), "tensors": put(http, tensors)})
 
 
-def test_a_program_and_its_data_make_a_trial_for_their_owner_alone(http, stranger, study):
+def test_only_its_owner_can_submit_a_program_and_its_data(http, stranger, study):
     dataset = upload_dataset(http, save(columns(5)), save(columns(3)), save(columns(2)))
     assert dataset.status_code == 201
     assert dataset.json()["sizes"] == {"train": 5, "val": 3, "test": 2}
@@ -63,12 +63,12 @@ X = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 BAD_SPLITS = {
     "nothing": (b"", "eight bytes"),
     "cut header": (raw({"x": X})[:20], "header"),
-    "absurd header": (b"\xff" * 8 + b"{}", "no such file needs"),
+    "absurd header": (b"\xff" * 8 + b"{}", "above the limit"),
     "no json": (raw(b"pickle" * 3), "not JSON"),
     "a list": (raw([1]), "not a JSON object"),
     "cut data": (raw({"x": X}, b"1234"), "byte"),
     "more data": (raw({"x": X}, b"0" * 12), "byte"),
-    "wrong size": (raw({"x": X | {"shape": [3]}}, b"0" * 8), "does not need"),
+    "wrong size": (raw({"x": X | {"shape": [3]}}, b"0" * 8), "does not match"),
     "overlap": (raw({"x": X, "y": X}, b"0" * 8), "do not follow"),
     "unknown type": (raw({"x": X | {"dtype": "OBJ"}}, b"0" * 8), "OBJ"),
     "negative shape": (raw({"x": X | {"shape": [-2]}}, b"0" * 8), "shape"),
@@ -99,7 +99,7 @@ def test_a_number_that_is_not_finite_is_found_wherever_it_is(http):
     assert "column 'x' of the train split" in document["detail"]
 
 
-def test_a_finite_bfloat_is_taken(http):
+def test_a_finite_bfloat_is_accepted(http):
     assert upload_dataset(http, bf16(0x3F80), bf16(0x3F80)).status_code == 201
 
 
@@ -135,6 +135,6 @@ def test_bad_tensors_are_refused_with_their_reason(server, http, tensors, says):
         assert session.scalar(select(func.count()).where(Program.tensors == digest_of(tensors))) == 0
 
 
-def test_a_mask_of_minus_infinity_is_no_reason_to_refuse(server, http):
+def test_a_mask_of_minus_infinity_is_accepted(server, http):
     tensors = save(TENSORS | {"constants.mask": np.array([0, -np.inf], np.float16)})
     assert upload_program(http, GRAPHS, tensors).status_code == 201

@@ -1,4 +1,4 @@
-"""The server as a process: what it tells of its parts, and how it does without them."""
+"""The server as a process: how it reports its services, and works without some of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def get(server, path: str) -> httpx.Response:
     return httpx.get(server.url + path, timeout=15, trust_env=False, follow_redirects=True)
 
 
-def test_a_server_that_has_all_it_needs_is_ready(server):
+def test_a_server_with_all_its_services_is_ready(server):
     assert get(server, "/healthz").json() == {"status": "ok", "checks": {}}
     ready = get(server, "/readyz")
     assert (ready.status_code, ready.json()["status"]) == (200, "ok")
@@ -31,7 +31,7 @@ def test_a_server_that_has_all_it_needs_is_ready(server):
     assert get(server, "/api/v1/version").json()["api"] == "v1"
 
 
-def test_the_interface_describes_itself_and_its_errors(server):
+def test_the_api_describes_itself_and_its_errors(server):
     document = get(server, "/openapi.json").json()
     assert document["openapi"].startswith("3.1")
     create = document["paths"]["/api/v1/studies/{study_id}/trials"]["post"]
@@ -50,14 +50,14 @@ def test_the_page_may_load_nothing_from_elsewhere(server):
 
 @pytest.fixture
 def troubled(services):
-    """A server that lives in trouble: it and its database are treated badly."""
+    """A server for tests that break it or its database."""
     with running_server(
         services, redis_db=4, reap_seconds=0.2, requeue_after_seconds=0.5, stream_poll_seconds=0.5
     ) as server:
         yield server
 
 
-def test_without_its_broker_it_takes_trials_and_calls_a_worker_later(services):
+def test_without_its_broker_it_accepts_trials_and_notifies_a_worker_later(services):
     with running_server(services, redis_url=f"redis://127.0.0.1:{free_port()}/0", wait_on="/healthz") as server:
         ready = get(server, "/readyz")
         assert ready.status_code == 503
@@ -79,7 +79,7 @@ def test_a_message_that_was_lost_is_sent_again_while_a_worker_idles(troubled):
         wait_for(lambda: broker.llen(QUEUE), "the reaper")
 
 
-def test_a_trial_whose_worker_fell_silent_is_queued_again(troubled):
+def test_a_trial_whose_worker_stopped_its_heartbeat_is_queued_again(troubled):
     with troubled.http() as http:
         study = ok(http.post("/studies", json={"name": "s"}))["id"]
         run = Run(troubled, UUID(ok(http.post(f"/studies/{study}/trials", json=SPEC))["id"]))
@@ -91,8 +91,8 @@ def test_a_trial_whose_worker_fell_silent_is_queued_again(troubled):
         assert ok(http.get(run.path))["attempt"] == 2
 
 
-def test_a_database_that_is_away_is_a_503_that_may_be_tried_again(troubled):
-    """Nobody may connect, and those who are connected are cut off; then all is well again, by itself."""
+def test_a_database_outage_is_a_503_that_may_be_retried(troubled):
+    """The database refuses and cuts connections; the server recovers by itself."""
     from sqlalchemy import create_engine, make_url
 
     url = make_url(troubled.settings.database_url)
@@ -129,7 +129,7 @@ def test_an_old_database_is_not_ready_and_the_check_says_what_to_do(troubled):
     assert "nestor migrate" in ready.json()["checks"]["migrations"]
 
 
-def test_an_unexpected_failure_tells_the_user_nothing_but_where_to_look(troubled):
+def test_an_unexpected_failure_shows_the_user_only_the_request_id(troubled):
     with troubled.sessions.begin() as session:
         session.execute(text("ALTER TABLE studies RENAME COLUMN tags TO gone"))
     with troubled.http() as http:
@@ -141,7 +141,7 @@ def test_an_unexpected_failure_tells_the_user_nothing_but_where_to_look(troubled
     assert "UndefinedColumn" in troubled.log.read_text()
 
 
-def test_a_server_that_is_stopped_ends_its_streams_and_is_gone_at_once(troubled):
+def test_a_stopped_server_ends_its_streams_and_exits_at_once(troubled):
     token = troubled.new_token(scope=Scope.write)
     with troubled.http(token) as http:
         study = ok(http.post("/studies", json={"name": "s"}))["id"]

@@ -1,4 +1,4 @@
-"""Studies: what users name, list, describe and put away."""
+"""Studies: created, listed, described and deleted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_name_that_exists_is_refused_unless_the_study_is_to_be_loaded(http, st
     assert len(ok(http.get("/studies"))["items"]) == 1
 
 
-def test_of_many_who_create_the_same_name_at_once_one_succeeds(server, http):
+def test_of_many_concurrent_creations_of_one_name_one_succeeds(server, http):
     token = http.headers["Authorization"].removeprefix("Bearer ")
     with server.http(token) as other, ThreadPoolExecutor(8) as pool:
         responses = list(pool.map(lambda _: other.post("/studies", json={"name": "race"}), range(8)))
@@ -54,12 +54,12 @@ def test_a_list_is_filtered_by_exact_name(http):
     assert [study["name"] for study in ok(http.get("/studies", params={"name": "one"}))["items"]] == ["one"]
 
 
-def test_a_cursor_of_ones_own_making_is_refused(http):
+def test_a_made_up_cursor_is_refused(http):
     for cursor in ("!!", "bm9wZQ", "W10", "e"):
         problem(http.get("/studies", params={"cursor": cursor}), 422, "invalid-input")
 
 
-def test_a_study_tells_how_its_trials_stand(http, study, submit, server):
+def test_a_study_reports_the_states_of_its_trials(http, study, submit, server):
     from uuid import UUID
 
     submit()
@@ -88,7 +88,7 @@ def test_a_deleted_study_is_gone_its_trials_end_and_its_name_is_free(http, study
     assert http.post("/studies", json={"name": "study"}).status_code == 201
 
 
-def test_nobody_sees_the_studies_of_others(http, stranger, study, submit):
+def test_a_user_does_not_see_the_studies_of_others(http, stranger, study, submit):
     trial = submit()["id"]
     assert ok(stranger.get("/studies"))["items"] == []
     for path in (f"/studies/{study}", f"/studies/{study}/trials"):

@@ -48,7 +48,7 @@ def test_a_priority_is_given_at_submission_or_later(http, submit):
     problem(http.post(f"/trials/{trial['id']}/priority", json={"priority": 1001}), 422, "validation-failed")
 
 
-def test_only_an_admin_puts_a_trial_before_those_of_others(server, http, study, submit):
+def test_only_an_admin_raises_a_priority_above_zero(server, http, study, submit):
     for refused in (
         http.post(f"/studies/{study}/trials", json=SPEC | {"priority": 1}),
         http.post(f"/trials/{submit()['id']}/priority", json={"priority": 1}),
@@ -80,7 +80,7 @@ def test_trials_are_numbered_within_their_study_and_listed_by_number(http, study
     assert rest["next_cursor"] is None
 
 
-def test_a_message_leaves_after_the_commit_and_none_with_a_refusal(server, http, study, submit):
+def test_a_message_is_sent_after_the_commit_and_none_after_an_error(server, http, study, submit):
     before = waiting(server)
     problem(http.post(f"/studies/{study}/trials", json={"problem": {"preset": {}}}), 422, "validation-failed")
     problem(http.post(f"/studies/{uuid4()}/trials", json=SPEC), 404, "study-not-found")
@@ -125,7 +125,7 @@ def test_an_unchanged_trial_costs_a_304_and_a_step_changes_it(http, run):
 
 
 @pytest.mark.parametrize("action", ["stop", "pause", "cancel"])
-def test_a_wish_for_a_running_trial_is_noted_and_may_be_repeated(http, run, action):
+def test_a_request_for_a_running_trial_is_recorded_and_may_be_repeated(http, run, action):
     first = ok(http.post(f"{run.path}/{action}"))
     assert (first["state"], first["desired"]) == ("running", action)
     assert ok(http.post(f"{run.path}/{action}"))["seq"] == first["seq"]
@@ -174,7 +174,7 @@ def test_a_failed_trial_is_retried_and_asking_twice_changes_nothing(http, run):
     assert ok(http.post(f"{run.path}/retry"))["seq"] == first["seq"]
 
 
-def test_attempts_are_told_with_who_and_when_and_why(server, http, run):
+def test_attempts_are_listed_with_worker_times_and_reason(server, http, run):
     with server.sessions.begin() as session:
         leases.requeue(session, run.lease, "its runner was killed", paid_from="restarts")
     assert ok(http.get(run.path))["restarts"] == 1
@@ -191,7 +191,7 @@ def test_attempts_are_told_with_who_and_when_and_why(server, http, run):
     assert [attempt["state"] for attempt in ok(http.get(f"{run.path}/attempts"))["items"]] == ["queued", "paused"]
 
 
-def test_events_say_when_and_who(http, run):
+def test_events_record_time_and_user(http, run):
     page = ok(http.get(f"{run.path}/events", headers={"Accept": "application/json"}))
     submitted, claimed = page["items"]
     assert submitted["data"]["by"] == f"user {ok(http.get('/me'))['user']}"
@@ -208,7 +208,7 @@ def blobs_of(server, digest: bytes) -> int:
         return session.scalars(select(func.count()).where(Blob.digest == named)).one()
 
 
-def test_a_warm_start_names_its_step_and_keeps_its_bytes(server, http, run, submit, tensors):
+def test_a_warm_start_names_its_step_and_keeps_its_blob(server, http, run, submit, tensors):
     """The checkpoint that it starts from is thinned out of the other trial meanwhile."""
     run.record(1)
     run.checkpoint()
@@ -275,7 +275,7 @@ def test_a_warm_start_of_a_program_compares_all_that_has_a_name(http, run, study
     assert "the trial has no hyperparameter 'l2'" in problem(started(False), 422, "invalid-input")["detail"]
 
 
-def test_a_warm_start_from_nothing_or_from_a_strangers_trial_is_refused(server, http, stranger, run, study, submit):
+def test_a_warm_start_from_nothing_or_from_another_users_trial_is_refused(server, http, stranger, run, study, submit):
     def refused(by, at, code, **start):
         problem(by.post(f"/studies/{at}/trials", json=SPEC | {"warm_start": {"trial": str(run.id)} | start}), 404, code)
 
@@ -300,7 +300,7 @@ def test_steps_come_as_columns_of_equal_length(http, run):
     assert read["seq"] == ok(http.get(run.path))["seq"]
 
 
-def test_steps_are_read_on_from_where_one_was(http, run):
+def test_steps_are_read_from_a_given_step_on(http, run):
     run.record(10)
     params = {"after": 3, "limit": 4, "columns": "number,val_loss"}
     read = http.get(f"{run.path}/steps", params=params)

@@ -1,4 +1,4 @@
-"""Object stores for tests: a directory, and a real S3 server in a process of its own."""
+"""Object stores for tests: a directory, and a real S3 server in its own process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BUCKET = "nestor"
 
 @contextmanager
 def running_s3() -> Generator[str]:
-    """The address of a bucket; the environment says how to reach it, to this process and to those that it starts."""
+    """The address of a bucket. The environment of this process and its children has the credentials."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     process = subprocess.Popen(
@@ -58,7 +58,7 @@ def _answers(url: str) -> bool:
 
 @contextmanager
 def settings_of(home: str, directory: Path) -> Generator[dict[str, Any]]:
-    """The settings of a server whose blobs all lie in `home`: database, directory or s3."""
+    """The settings of a server that stores all blobs in `home`: database, directory or s3."""
     if home == "database":
         yield {}
     elif home == "directory":
@@ -69,6 +69,6 @@ def settings_of(home: str, directory: Path) -> Generator[dict[str, Any]]:
 
 
 def keys(url: str) -> set[str]:
-    """Of all objects in a store."""
+    """The keys of all objects in a store."""
     listed: Iterable[Any] = (item for page in object_store.open_store(url).list() for item in page)
     return {item["path"] for item in listed}

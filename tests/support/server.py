@@ -1,4 +1,4 @@
-"""A real server on a database of its own, in a process of its own."""
+"""A real server in its own process, on its own database."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class Server:
     process: subprocess.Popen[bytes] | None = None
 
     def http(self, token: str | None = "", **options: Any) -> httpx.Client:
-        """A client of the REST interface; of this server's own token unless another one, or None, is given."""
+        """An HTTP client of the REST API, with this server's token unless another one or None is given."""
         token = self.token if token == "" else token
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         return httpx.Client(base_url=self.url + API, headers=headers, timeout=30, trust_env=False, **options)
 
     def new_token(self, user: str | None = None, scope: Scope = Scope.write) -> str:
-        """Of a user of its own, so that a test sees nothing of the others."""
+        """A token of a new user by default, so that tests do not see each other's data."""
         with self.sessions.begin() as session:
             return tokens.create(session, user or f"user-{uuid4().hex[:12]}", scope)
 
@@ -108,7 +108,7 @@ def new_database(services: Services) -> Iterator[str]:
 def running_server(
     services: Services, *, redis_db: int = 0, wait_on: str = "/readyz", **settings: Any
 ) -> Iterator[Server]:
-    """A migrated database, a server on it, and a token of the scope admin; `settings` as `Settings` names them."""
+    """A server on a migrated database, with an admin token. `settings` are fields of `Settings`."""
     with new_database(services) as database_url:
         database.migrate(database_url)
         redis_url = services.redis_url.rpartition("/")[0] + f"/{redis_db}"
@@ -118,7 +118,7 @@ def running_server(
 
 @contextmanager
 def serving(settings: dict[str, Any], *, wait_on: str = "/readyz") -> Iterator[Server]:
-    """A server on a database that is there."""
+    """A server on an existing database."""
     with tempfile.TemporaryDirectory(prefix="nestor-server-") as home:
         given = {"port": free_port()} | settings
         ours = Settings(**given)

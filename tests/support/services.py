@@ -1,4 +1,4 @@
-"""A real PostgreSQL and a real Valkey in a home of their own."""
+"""A real PostgreSQL and a real Valkey in their own directory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Services:
 
 @contextmanager
 def fresh_home() -> Generator[Path]:
-    """A directory that every user may walk into (when root, PostgreSQL runs as another), gone at the end."""
+    """A temporary directory that every user may enter, because PostgreSQL does not run as root."""
     path = Path(tempfile.mkdtemp(prefix="nestor-test-"))
     path.chmod(0o755)
     try:
@@ -34,7 +34,7 @@ def fresh_home() -> Generator[Path]:
 
 @contextmanager
 def running_services() -> Generator[Services]:
-    """Call it from the main thread: the servers are signalled when the thread that started them ends."""
+    """Call it from the main thread: the servers get a signal when the thread that started them ends."""
     with ExitStack() as stack:
         home = Home(stack.enter_context(fresh_home()))
         home.acquire()

@@ -1,4 +1,4 @@
-"""A real `nestor up` in a process of its own, used as its user would: by its output, its signals and its exit code."""
+"""A real `nestor up` in its own process, used through its output, signals and exit code."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Up:
         self.home = home
         self._process = process
         self._output = output
-        wait_for(lambda: ADDRESS.search(self.said) or process.poll() is not None, START_SECONDS, lambda: self.said)
-        found = ADDRESS.search(self.said)
-        assert found, f"it did not come up:\n{self.said}"
+        wait_for(lambda: ADDRESS.search(self.output) or process.poll() is not None, START_SECONDS, lambda: self.output)
+        found = ADDRESS.search(self.output)
+        assert found, f"it did not come up:\n{self.output}"
         self.url, self.token = found[1], found[2]
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         return self._output.read_text()
 
     @property
@@ -92,7 +92,7 @@ COMMAND = ("-c", "from nestor.cli import main; main()")  # what the script `nest
 
 
 def run(home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A `nestor …` that ends by itself."""
+    """Run a `nestor` command to its end."""
     return subprocess.run(
         [sys.executable, *COMMAND, *arguments, "--home", str(home)],
         env=environment_for(home, **environment),
@@ -104,7 +104,7 @@ def run(home: Path, *arguments: str, **environment: str) -> subprocess.Completed
 
 
 def environment_for(home: Path, **more: str) -> dict[str, str]:
-    """Nothing of whoever runs the tests: neither their server nor their credentials."""
+    """Without the server and credentials of the user who runs the tests."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("NESTOR_")}
     return inherited | {"NESTOR_CREDENTIALS": str(credentials(home)), "OMP_NUM_THREADS": "1"} | more
 
@@ -125,7 +125,7 @@ def wait_for(reached: Callable[[], object], seconds: float, shown: Callable[[], 
 
 
 def ended(processes: list[psutil.Process], seconds: float) -> bool:
-    """Whether all have ended by then; a zombie that nobody reaps has."""
+    """Whether all processes end within `seconds`. A zombie counts as ended."""
 
     def gone(process: psutil.Process) -> bool:
         try:

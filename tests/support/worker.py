@@ -1,4 +1,4 @@
-"""A real worker in a process of its own, and its runners found as the kernel sees them."""
+"""A real worker in its own process; its runners are found in /proc."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Worker:
         return self._children("nestor-runner")
 
     def waiting(self) -> list[int]:
-        """Those that wait for one."""
+        """The standby runners."""
         return self._children("nestor-standby")
 
     def _children(self, named: str) -> list[int]:
@@ -58,7 +58,7 @@ def command(pid: int) -> bytes:
 
 
 def name(pid: int) -> str:
-    """What the process calls itself; empty when it is gone."""
+    """The name of the process; empty when it is gone."""
     try:
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:

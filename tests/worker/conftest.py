@@ -1,4 +1,4 @@
-"""A migrated database of this folder's own, and trials in it."""
+"""A migrated database for this folder, and trials in it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def session(sessions: Sessions) -> Iterator[Session]:
 
 @pytest.fixture
 def sent(monkeypatch) -> list:
-    """What was handed to the broker, instead of the broker: nobody here listens."""
+    """The messages that would go to the broker."""
     trials: list = []
     monkeypatch.setattr(task_queue, "send", lambda settings, trial_id: trials.append(trial_id))
     return trials

@@ -1,4 +1,4 @@
-"""What a worker keeps on its disk, and what it believes of it."""
+"""The worker's disk cache, and how it verifies files."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def never() -> Iterator[bytes]:
     yield
 
 
-def test_what_was_fetched_once_is_there_the_next_time(cache, target):
+def test_a_fetched_file_is_cached_for_the_next_time(cache, target):
     for source in (fetch(b"dataset"), never):
         cache.place(digest_of(b"dataset"), target, source)
         assert target.read_bytes() == b"dataset"
 
 
-def test_what_a_runner_does_to_its_file_does_not_reach_the_cache(cache, target):
+def test_a_runner_that_changes_its_file_does_not_change_the_cache(cache, target):
     cache.place(digest_of(b"dataset"), target, fetch(b"dataset"))
     cache.place(digest_of(b"dataset"), target, never)
     with target.open("r+b") as file:
@@ -82,7 +82,7 @@ def test_bytes_that_arrive_with_another_digest_are_refused_and_not_kept(cache, t
     assert not (tmp_path / "cache").exists()
 
 
-def test_what_was_not_used_for_longest_goes_first(cache, target, tmp_path):
+def test_the_least_recently_used_file_is_evicted_first(cache, target, tmp_path):
     one, two, three = (bytes([i]) * 40 for i in range(3))
     for at, data in enumerate((one, two)):
         cache.place(digest_of(data), target, fetch(data))
@@ -92,13 +92,13 @@ def test_what_was_not_used_for_longest_goes_first(cache, target, tmp_path):
     assert [path.read_bytes() for path in kept(tmp_path)] == [one, three]
 
 
-def test_what_is_larger_than_the_limit_is_not_kept_and_displaces_nothing(cache, target, tmp_path):
+def test_a_file_larger_than_the_limit_is_not_cached_and_evicts_nothing(cache, target, tmp_path):
     cache.add(b"small")
     cache.place(digest_of(b"x" * 101), target, fetch(b"x" * 101))
     assert [path.read_bytes() for path in kept(tmp_path)] == [b"small"]
 
 
-def test_a_cache_of_no_bytes_keeps_nothing(target, tmp_path):
+def test_a_cache_of_zero_bytes_keeps_nothing(target, tmp_path):
     none, times = Cache(tmp_path / "cache", limit=0), []
     for _ in range(2):
         none.place(digest_of(b"dataset"), target, fetch(b"dataset", times))
@@ -106,14 +106,14 @@ def test_a_cache_of_no_bytes_keeps_nothing(target, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_cache_that_cannot_be_written_costs_no_trial(target, tmp_path):
+def test_trials_run_without_a_writable_cache(target, tmp_path):
     (tmp_path / "cache").write_text("a file where the directory should be")
     cache = Cache(tmp_path / "cache", limit=100)
     cache.place(digest_of(b"dataset"), target, fetch(b"dataset"))
     assert target.read_bytes() == b"dataset"
 
 
-def test_parts_that_killed_workers_left_behind_are_removed(cache, tmp_path):
+def test_partial_files_of_killed_workers_are_removed(cache, tmp_path):
     cache.add(b"first")
     left, young = tmp_path / "cache" / "left.part", tmp_path / "cache" / "young.part"
     for part in (left, young):
@@ -126,7 +126,7 @@ def test_parts_that_killed_workers_left_behind_are_removed(cache, tmp_path):
 
 
 def test_many_slots_share_one_small_cache_and_each_gets_what_it_asked_for(tmp_path):
-    """Eight blobs where three have room: files come, go and are read at once, from caches of their own."""
+    """Eight blobs in a cache for three: several caches write, evict and read files concurrently."""
     blobs = [bytes([i]) * 30 for i in range(8)]
 
     def slot(i: int) -> None:
@@ -142,7 +142,7 @@ def test_many_slots_share_one_small_cache_and_each_gets_what_it_asked_for(tmp_pa
         assert digest_of(path.read_bytes()).removeprefix("sha256:") in path.name
 
 
-def test_what_is_noted_under_a_name_is_found_until_something_else_is(cache):
+def test_a_named_entry_is_found_until_it_is_replaced(cache):
     assert cache.noted("traces:of a program") is None
     for data in (b"first", b"first", b"second"):
         cache.note("traces:of a program", data)

@@ -1,4 +1,4 @@
-"""What goes over the line between supervisor and runner arrives as it was said, or is refused."""
+"""Messages between supervisor and runner arrive unchanged, or are refused."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ MESSAGES = [
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda m: type(m).__name__)
-def test_a_message_survives_the_line(message):
+def test_a_message_survives_the_channel(message):
     line = channel.encode(message)
     assert line.count(b"\n") == 1
     assert list(channel.messages(io.BytesIO(line))) == [message]
 
 
-def test_a_last_line_that_death_cut_off_is_no_message():
+def test_a_truncated_last_line_is_not_a_message():
     line = channel.encode(MESSAGES[0])
     assert list(channel.messages(io.BytesIO(line + line[:-5]))) == MESSAGES[:1]
 
 
-def test_a_number_that_json_does_not_have_never_leaves():
+def test_a_number_that_json_cannot_represent_is_never_sent():
     with pytest.raises(ValueError, match="JSON compliant"):
         channel.encode(Stepped({"val_loss": float("nan")}))
 
@@ -57,18 +57,18 @@ def test_a_number_that_json_does_not_have_never_leaves():
 @pytest.mark.parametrize(
     "line", [b"hello\n", b"[1]\n", b'{"do": "dance"}\n', b'{"do": "ended"}\n', b'{"do": "stop", "x": 1}\n']
 )
-def test_what_is_no_message_is_refused(line: bytes):
+def test_an_invalid_message_is_refused(line: bytes):
     with pytest.raises(ChannelBroken):
         channel.decode(line)
 
 
-def test_a_file_is_there_as_a_whole(tmp_path):
+def test_a_file_appears_only_when_it_is_complete(tmp_path):
     name = channel.write_file(tmp_path, "a", b"bytes")
     assert channel.read_file(tmp_path, name, limit=5) == b"bytes"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_a_file_for_which_there_is_no_room_leaves_nothing_behind(tmp_path):
+def test_a_file_that_does_not_fit_on_the_disk_leaves_nothing_behind(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, before[1]))
     try:
@@ -93,14 +93,14 @@ def test_a_runner_cannot_have_other_files_read(tmp_path):
 
 
 @pytest.mark.parametrize("message", [Stepped({"number": 1}), Stop(), Snapshot(1, "../a")], ids=str)
-def test_what_a_runner_may_not_say_reaches_no_transaction(tmp_path, message):
+def test_a_forbidden_message_of_a_runner_reaches_no_transaction(tmp_path, message):
     gathered = Gathering(tmp_path, max_bytes=100)
     with pytest.raises(ChannelBroken):
         gathered.add(message)
     assert not gathered.batch()
 
 
-def test_a_file_that_is_not_there_reaches_no_transaction(tmp_path):
+def test_a_missing_file_reaches_no_transaction(tmp_path):
     gathered = Gathering(tmp_path, max_bytes=100)
     gathered.add(Snapshot(1, "absent"))
     with pytest.raises(ChannelBroken):
@@ -114,7 +114,7 @@ def gathered(tmp_path) -> Gathering:
 
 
 def test_a_batch_stays_the_same_until_it_is_recorded(gathered, tmp_path):
-    """Its commit may have gone unheard: were it another one under the same number, what is new would be lost."""
+    """Its commit may have succeeded unnoticed. Another batch under the same number would lose its new messages."""
     gathered.add(Said(1, "first"))
     first = gathered.batch()
     gathered.add(Said(2, "second"))
@@ -127,7 +127,7 @@ def test_a_batch_stays_the_same_until_it_is_recorded(gathered, tmp_path):
     assert not gathered.batch()
 
 
-def test_files_wait_on_the_disk_until_they_are_recorded_and_no_more_checkpoints_than_are_kept(gathered, tmp_path):
+def test_files_stay_on_disk_until_they_are_recorded_with_as_many_checkpoints_as_are_kept(gathered, tmp_path):
     for step in range(5):
         gathered.add(Checkpoint(step, channel.write_file(tmp_path, f"checkpoint-{step}", b"%d" % step)))
         gathered.add(Snapshot(step, channel.write_file(tmp_path, f"snapshot-{step}", b"%d" % step)))

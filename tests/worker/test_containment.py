@@ -1,4 +1,4 @@
-"""What a runner cannot do, and what becomes of a trial that tries."""
+"""What a runner cannot do, and what happens to a trial that tries."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def status(pid: int) -> dict[str, str]:
     return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
-def test_it_gains_no_privilege_leaves_no_core_and_is_the_first_to_go(runner):
+def test_it_gains_no_privileges_leaves_no_core_and_is_killed_first_when_memory_is_low(runner):
     wait_for(lambda: name(runner.pid) == "nestor-standby", "the runner to be contained", seconds=60)
     assert status(runner.pid)["NoNewPrivs"] == "1"
     assert int(Path(f"/proc/{runner.pid}/oom_score_adj").read_text()) > 0
@@ -44,7 +44,7 @@ def test_it_gains_no_privilege_leaves_no_core_and_is_the_first_to_go(runner):
     assert core.split()[4:6] == ["0", "0"]
 
 
-def test_a_trial_that_needs_more_memory_than_it_may_have_fails_with_a_sentence(sessions, worker_settings, new_trial):
+def test_a_trial_over_its_memory_limit_fails_with_an_error_message(sessions, worker_settings, new_trial):
     spec = {
         "problem": {"preset": {"model": {"kind": "mlp", "hidden": [16_384, 16_384]}}},
         "inner": {"optimizer": "adam"},
@@ -60,9 +60,9 @@ def test_a_trial_that_needs_more_memory_than_it_may_have_fails_with_a_sentence(s
         assert "Try a smaller model" in error["detail"]
 
 
-@pytest.mark.parametrize(("number", "said"), [(signal.SIGKILL, "ran out of memory"), (signal.SIGSEGV, "SIGSEGV")])
-def test_a_runner_that_the_kernel_ends_costs_an_attempt_and_says_why(
-    sessions, worker_settings, new_trial, sent, number, said
+@pytest.mark.parametrize(("number", "reason"), [(signal.SIGKILL, "ran out of memory"), (signal.SIGSEGV, "SIGSEGV")])
+def test_a_runner_that_the_kernel_kills_ends_its_attempt_with_the_reason(
+    sessions, worker_settings, new_trial, sent, number, reason
 ):
     trial = new_trial(n_steps=1_000_000)
     lease, runner = claim(sessions, trial.id), SLOT.spawn()
@@ -79,13 +79,11 @@ def test_a_runner_that_the_kernel_ends_costs_an_attempt_and_says_why(
     with sessions() as session:
         row = session.get_one(Trial, trial.id)
         assert (row.restarts, row.preemptions) == (1, 0)
-        assert said in events(session, trial.id, EventType.state)[-1]["why"]
+        assert reason in events(session, trial.id, EventType.state)[-1]["why"]
     assert not runner.directory.exists()
 
 
-def test_a_runner_that_hangs_costs_an_attempt_and_does_not_hold_its_trial_for_ever(
-    sessions, worker_settings, new_trial, sent
-):
+def test_a_hanging_runner_ends_its_attempt_and_releases_the_trial(sessions, worker_settings, new_trial, sent):
     trial = new_trial(n_steps=1_000_000)
     slot = dataclasses.replace(SLOT, silence_seconds=1)
     lease, runner = claim(sessions, trial.id), SLOT.spawn()
@@ -97,7 +95,7 @@ def test_a_runner_that_hangs_costs_an_attempt_and_does_not_hold_its_trial_for_ev
     assert not runner.is_alive
 
 
-def test_a_runner_waits_for_each_free_slot_and_a_dead_one_is_replaced():
+def test_each_free_slot_has_a_standby_runner_and_a_dead_one_is_replaced():
     standby = Standby(enabled=True)
     standby.prepare(SLOT)
     waiting = standby.take(SLOT)

@@ -1,4 +1,4 @@
-"""One worker has a trial at a time, and what ends its attempt is counted and told, against a real database."""
+"""One worker has a trial at a time, and the end of an attempt is counted and recorded, on a real database."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def test_the_lease_ends_with_the_attempt(sessions, session, new_trial, end: Stat
     row = session.get_one(Trial, trial.id)
     assert (row.state, row.lease_owner, row.lease_expires_at) == (end, None, None)
     assert (row.finished_at is not None) == end.finished
-    told = events(session, trial.id, EventType.state)[-1]
-    assert (told["state"], told["by"], told["why"], told["attempt"]) == (end, "w1", "so", 1)
+    event = events(session, trial.id, EventType.state)[-1]
+    assert (event["state"], event["by"], event["why"], event["attempt"]) == (end, "w1", "so", 1)
     with pytest.raises(LeaseLost):
         leases.renew(session, lease)
 
@@ -94,12 +94,12 @@ def test_reaping_takes_back_only_what_is_expired(sessions, new_trial):
     assert held.id not in sent
     with sessions() as session:
         assert session.get_one(Trial, held.id).state == State.running
-        told = events(session, lost.id, EventType.state)[-1]
-        assert (told["state"], told["by"]) == (State.queued, "server")
-        assert "host:7" in told["why"]
+        event = events(session, lost.id, EventType.state)[-1]
+        assert (event["state"], event["by"]) == (State.queued, "server")
+        assert "host:7" in event["why"]
 
 
-def test_a_trial_whose_message_was_lost_gets_another_but_not_at_every_look(sessions, new_trial):
+def test_a_trial_whose_message_was_lost_gets_another_but_not_at_every_sweep(sessions, new_trial):
     trial = new_trial()
     with sessions.begin() as session:
         session.add(Worker(id="idle", device="cpu", versions={}))
@@ -129,7 +129,7 @@ def test_messages_are_sent_again_only_for_slots_that_idle(sessions, new_trial):
         session.execute(delete(Worker))
 
 
-def test_the_restart_budget_ends_in_a_sentence_with_the_last_reason(sessions, new_trial):
+def test_a_trial_without_restart_budget_fails_with_the_last_reason(sessions, new_trial):
     trial = new_trial()
     for expected in (State.queued, State.queued, State.failed):
         lease = claim(sessions, trial.id)
@@ -166,7 +166,7 @@ def test_shutdowns_of_its_workers_have_a_budget_of_their_own(sessions, new_trial
         assert "shut down 4 times" in row.error["detail"]
 
 
-def test_an_end_that_was_wished_for_costs_nothing(sessions, new_trial):
+def test_a_requested_end_uses_no_budget(sessions, new_trial):
     trial = new_trial()
     for _ in range(5):
         lease = claim(sessions, trial.id)
@@ -174,7 +174,7 @@ def test_an_end_that_was_wished_for_costs_nothing(sessions, new_trial):
             assert leases.requeue(session, lease, "the stop was taken back") is State.queued
 
 
-def test_a_claim_withdraws_what_lies_past_the_newest_checkpoint(sessions, new_trial):
+def test_a_claim_rolls_back_steps_after_the_newest_checkpoint(sessions, new_trial):
     trial = new_trial()
     lease = claim(sessions, trial.id)
     batch = Batch(
@@ -213,7 +213,7 @@ def test_without_a_checkpoint_a_trial_begins_again(sessions, new_trial):
         assert events(session, trial.id, EventType.rewind) == [{"step": 0}]
 
 
-def test_a_trial_is_judged_by_held_out_examples_where_there_are_some_also_after_a_rewind(sessions, new_trial):
+def test_a_trial_is_evaluated_on_held_out_examples_also_after_a_rollback(sessions, new_trial):
     trial = new_trial()
     lease = claim(sessions, trial.id)
     judged = lambda number, val_loss, held_out: step(number, val_loss).model_copy(update={"held_out_loss": held_out})
@@ -230,7 +230,7 @@ def test_a_trial_is_judged_by_held_out_examples_where_there_are_some_also_after_
         assert (row.value, row.best_step, row.best_value) == (0.8, 1, 0.7)
 
 
-def test_a_first_claim_rewinds_nothing(sessions, new_trial):
+def test_a_first_claim_rolls_back_nothing(sessions, new_trial):
     trial = new_trial()
     claim(sessions, trial.id)
     with sessions() as session:

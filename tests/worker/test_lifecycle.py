@@ -1,4 +1,4 @@
-"""What a user may ask of a trial in each state, and when it comes to pass, against a real database."""
+"""What a user may request in each state of a trial, and when it takes effect, on a real database."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ASKED = {  # (state, what the user asks for) → the state after it
 
 
 @pytest.mark.parametrize(("state", "action"), list(product(State, state_machine.ACTIONS)), ids=str)
-def test_a_wish_is_granted_refused_or_handed_to_the_worker(session, new_trial, state: State, action: Action):
+def test_a_request_is_carried_out_refused_or_passed_to_the_worker(session, new_trial, state: State, action: Action):
     trial = session.merge(new_trial(state))
     expected = ASKED.get((state, action), ILLEGAL)
     if expected is ILLEGAL:
@@ -65,7 +65,7 @@ def test_a_refusal_says_what_is_allowed(session, new_trial):
     assert state_machine.allowed(State.complete) == ["extend"]
 
 
-def test_a_cancellation_cannot_be_taken_back(session, new_trial):
+def test_a_cancellation_cannot_be_withdrawn(session, new_trial):
     trial = session.merge(new_trial(State.running))
     leases.request(session, trial, "cancel")
     with pytest.raises(IllegalTransition, match="being cancelled"):
@@ -81,21 +81,21 @@ def test_a_resumed_trial_is_sent_once_it_is_committed(session, new_trial, sent):
 
 
 @pytest.mark.parametrize(
-    ("wish", "state"),
+    ("action", "state"),
     [("stop", State.complete), ("cancel", State.cancelled), ("pause", State.paused)],
 )
-def test_a_wish_outlives_the_worker_that_did_not_grant_it(sessions, new_trial, wish: Action, state: State):
+def test_a_request_survives_the_worker_that_did_not_carry_it_out(sessions, new_trial, action: Action, state: State):
     trial = new_trial()
     claim(sessions, trial.id)
     with sessions.begin() as session:
-        leases.request(session, session.get_one(Trial, trial.id), wish)
+        leases.request(session, session.get_one(Trial, trial.id), action)
     expire(sessions, trial.id)
     with sessions.begin() as session:
         assert trial.id not in leases.reap(session)
         assert session.get_one(Trial, trial.id).state == state
 
 
-def test_a_pause_that_was_taken_back_in_time_goes_on(sessions, new_trial, sent):
+def test_a_trial_continues_if_its_pause_was_withdrawn_in_time(sessions, new_trial, sent):
     trial = new_trial()
     lease = claim(sessions, trial.id)
     with sessions.begin() as session:
@@ -154,34 +154,34 @@ def test_only_a_complete_or_a_paused_trial_is_extended(session, new_trial, state
         leases.extend(session, session.merge(new_trial(state)), 5)
 
 
-def test_no_trial_is_extended_beyond_what_can_be_counted(session, new_trial):
+def test_no_trial_is_extended_beyond_the_largest_step_number(session, new_trial):
     with pytest.raises(InvalidInput, match="at most 2,147,483,647"):
         leases.extend(session, session.merge(new_trial(State.complete, step=10)), 2**31 - 1)
 
 
 @pytest.mark.parametrize(
-    ("wish", "state"), [("stop", State.complete), ("cancel", State.cancelled), ("pause", State.paused)]
+    ("action", "state"), [("stop", State.complete), ("cancel", State.cancelled), ("pause", State.paused)]
 )
-def test_what_a_worker_does_not_do_in_time_the_server_does(sessions, new_trial, wish: Action, state: State):
-    """Its lease is renewed all the time, as that of a worker whose heart beats and whose head hangs."""
+def test_the_server_carries_out_a_request_that_the_worker_misses(sessions, new_trial, action: Action, state: State):
+    """Its lease is renewed all the time, like that of a worker with a heartbeat whose runner hangs."""
     trial = new_trial()
     lease = claim(sessions, trial.id)
     with sessions.begin() as session:
-        leases.request(session, session.get_one(Trial, trial.id), wish)
+        leases.request(session, session.get_one(Trial, trial.id), action)
         leases.reap(session)
-        assert leases.renew(session, lease) == wish
+        assert leases.renew(session, lease) == action
         ago = func.now() - timedelta(seconds=1)
         session.execute(update(Trial).where(Trial.id == trial.id).values(answer_by=ago))
     with sessions.begin() as session:
         leases.reap(session)
-        told = events(session, trial.id, EventType.state)[-1]
-        assert (told["state"], told["by"]) == (state, "server")
-        assert told["why"] == f"{wish} was asked for; its worker (w1) did not do so in time"
+        event = events(session, trial.id, EventType.state)[-1]
+        assert (event["state"], event["by"]) == (state, "server")
+        assert event["why"] == f"{action} was asked for; its worker (w1) did not do so in time"
         with pytest.raises(LeaseLost):
             leases.renew(session, lease)
 
 
-def test_a_pause_that_is_taken_back_has_no_deadline(session, new_trial):
+def test_a_withdrawn_pause_has_no_deadline(session, new_trial):
     trial = session.merge(new_trial(State.running))
     assert leases.request(session, trial, "pause").answer_by is not None
     assert leases.request(session, trial, "resume").answer_by is None

@@ -7,7 +7,7 @@ import torch
 from nestor.schemas import Preset
 from nestor_engine import Config, optimise
 from nestor_engine.tensors.layout import shapes_of
-from nestor_server.services import architectures
+from nestor_server.services.problems import architectures
 from nestor_worker.runner import presets
 
 

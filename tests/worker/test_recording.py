@@ -1,4 +1,4 @@
-"""What a worker reports, as it stands in the database afterwards."""
+"""What the database contains after a worker's report."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def all_seqs(session, trial_id) -> list[int]:
     return sorted(seq for query in tables for seq in session.scalars(query))
 
 
-def test_a_batch_is_journalled_in_the_order_in_which_it_happened(sessions, new_trial):
+def test_a_batch_is_journaled_in_the_order_of_its_events(sessions, new_trial):
     trial = new_trial()
     lease = claim(sessions, trial.id)
     batch = Batch(
@@ -47,11 +47,11 @@ def test_a_batch_is_journalled_in_the_order_in_which_it_happened(sessions, new_t
         entries += [
             (s.seq, "step", {"step": s.number}) for s in session.scalars(select(Step).where(Step.trial_id == trial.id))
         ]
-        told = [(type, data["step"]) for _, type, data in sorted(entries, key=lambda e: e[0]) if type != "state"]
-        assert told == [("snapshot", 0), ("step", 1), ("log", 1), ("step", 2), ("snapshot", 2)]
+        ordered = [(type, data["step"]) for _, type, data in sorted(entries, key=lambda e: e[0]) if type != "state"]
+        assert ordered == [("snapshot", 0), ("step", 1), ("log", 1), ("step", 2), ("snapshot", 2)]
 
 
-def test_the_journal_has_no_gap_whoever_writes_and_whatever_is_rolled_back(sessions, new_trial):
+def test_the_journal_has_no_gap_with_concurrent_writers_and_rollbacks(sessions, new_trial):
     trial = new_trial()
 
     def write(i: int) -> None:
@@ -72,7 +72,7 @@ def test_taking_several_numbers_returns_the_first(session, new_trial):
     assert event_log.append(session, trial.id, "log", {}) == 6
 
 
-def test_the_answer_carries_what_the_user_wants(sessions, new_trial):
+def test_the_response_contains_the_desired_state(sessions, new_trial):
     trial = new_trial()
     lease = claim(sessions, trial.id)
     with sessions.begin() as session:
@@ -145,7 +145,7 @@ def test_a_better_snapshot_replaces_the_one_that_it_names(sessions, new_trial):
         assert [(row.step, blobs.load(session, row.Blob)) for row in found] == [(7, b"7 again")]
 
 
-def test_readers_are_woken_by_the_commit(sessions, new_trial):
+def test_the_commit_notifies_readers(sessions, new_trial):
     trial = new_trial()
     url = plain_url(sessions.kw["bind"].url.render_as_string(hide_password=False))
     with psycopg.connect(url, autocommit=True) as listener:

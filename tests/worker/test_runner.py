@@ -1,4 +1,4 @@
-"""The runner's process: what it knows, what it says, and how it ends."""
+"""The runner's process: what it knows, what it sends, and how it ends."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def of(kind: type, messages: list) -> list:
     return [message for message in messages if isinstance(message, kind)]
 
 
-def test_a_runner_tells_everything_in_order_and_ends(start):
+def test_a_runner_reports_everything_in_order_and_exits(start):
     runner = start(5)
     heard = hear(runner)
     assert isinstance(heard[0], Started)
@@ -101,13 +101,13 @@ print(faults() - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="what is set is glibc's")
 def test_it_uses_freed_memory_again(tmp_path: Path):
-    """An update of ten million numbers once cost 20,000 page faults, which are several times its arithmetic."""
-    told = lambda environment: int(subprocess.check_output([sys.executable, "-c", FAULTS], env=environment))
+    """Regression: an update of ten million numbers cost 20,000 page faults, several times its arithmetic."""
+    page_faults = lambda environment: int(subprocess.check_output([sys.executable, "-c", FAULTS], env=environment))
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-    assert 4 * told(runner_process.environment(tmp_path, threads=1, device="cpu")) < told(inherited)
+    assert 4 * page_faults(runner_process.environment(tmp_path, threads=1, device="cpu")) < page_faults(inherited)
 
 
-def test_told_to_stop_it_writes_a_checkpoint_and_ends(start):
+def test_on_a_stop_message_it_writes_a_checkpoint_and_exits(start):
     runner = start(100_000)
     heard = hear(runner, until=Stepped)
     runner.tell(Stop())
@@ -120,11 +120,11 @@ def test_told_to_stop_it_writes_a_checkpoint_and_ends(start):
 def test_it_dies_with_its_supervisor(start):
     runner = start(100_000)
     hear(runner, until=Stepped)
-    runner._process.stdin.close()  # what the kernel does for a supervisor that was killed
+    runner._process.stdin.close()  # the kernel does this for a killed supervisor
     runner._process.wait(timeout=5)
 
 
-def test_a_killed_runner_leaves_no_last_word_and_a_reason(start):
+def test_a_killed_runner_sends_no_last_message_and_has_a_reason(start):
     runner = start(100_000)
     hear(runner, until=Stepped)
     os.kill(runner.pid, signal.SIGKILL)
@@ -133,7 +133,7 @@ def test_a_killed_runner_leaves_no_last_word_and_a_reason(start):
     assert "out of memory" in runner.how_it_ended()
 
 
-def test_closing_ends_it_with_its_descendants(start):
+def test_closing_ends_it_and_its_descendants(start):
     runner = start(100_000)
     hear(runner, until=Stepped)
     runner.close()
@@ -142,7 +142,7 @@ def test_closing_ends_it_with_its_descendants(start):
         os.killpg(runner.pid, 0)
 
 
-def test_a_problem_that_cannot_be_trained_is_a_sentence(start):
+def test_a_problem_that_cannot_be_trained_fails_with_an_error_message(start):
     failed = hear(start(5, preset=None))[-1]
     assert isinstance(failed, Failed)
     assert failed.code == "problem-failed"

@@ -31,7 +31,7 @@ STEPS = 120
 
 @pytest.fixture
 def attempt(sessions, worker_settings) -> Callable[..., State | None]:
-    """Run a trial to the end of an attempt; once it has taken a step, something may happen."""
+    """Run a trial to the end of an attempt; call a function after its first step."""
 
     def attempt(trial: Trial, happens: Callable[[Runner], None] | None = None) -> State | None:
         lease, runner = claim(sessions, trial.id), SLOT.spawn()
@@ -70,7 +70,7 @@ def last_checkpoint(sessions, trial: Trial) -> tuple[int, bytes]:
         return step, blobs.load(session, blob)
 
 
-def test_two_devices_go_the_way_of_one_and_an_interruption_changes_no_bit(sessions, new_trial, attempt):
+def test_two_devices_compute_the_trajectory_of_one_and_an_interruption_changes_no_bit(sessions, new_trial, attempt):
     whole, interrupted = (new_trial(devices=2, n_steps=STEPS) for _ in range(2))
     assert attempt(whole) is State.complete
     spec = TrialCreate.model_validate(SPEC).model_dump(mode="json", include=set(CONFIGURATION))
@@ -90,7 +90,7 @@ def test_two_devices_go_the_way_of_one_and_an_interruption_changes_no_bit(sessio
     assert last_checkpoint(sessions, interrupted) == last_checkpoint(sessions, whole)
 
 
-def test_all_of_them_stop_after_the_same_step(sessions, new_trial, attempt):
+def test_all_processes_stop_after_the_same_step(sessions, new_trial, attempt):
     trial = new_trial(devices=2, n_steps=1_000_000)
 
     def pause(runner: Runner) -> None:

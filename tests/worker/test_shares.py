@@ -1,4 +1,4 @@
-"""Whose turn it is, decided by a real database."""
+"""Which trial is next, decided by a real database."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def claim(sessions) -> Callable[[], UUID | None]:
 
 @pytest.fixture
 def lease(queue, sessions) -> Lease:
-    """Of a trial that has run for longer than its slice."""
+    """The lease of a trial that has run for longer than its slice."""
     trial = queue("a")
     with sessions.begin() as session:
         lease = leases.claim_next(session, trial, "w")
@@ -70,7 +70,7 @@ def test_the_oldest_goes_first(queue, claim):
     assert [claim() for _ in range(4)] == [*waiting, None]
 
 
-def test_a_higher_priority_goes_first_whosever_it_is(queue, claim):
+def test_a_higher_priority_goes_first_for_any_user(queue, claim):
     low, usual, high = queue("a", priority=-1), queue("a"), queue("a", priority=1)
     other = queue("b")
     assert [claim() for _ in range(4)] == [high, other, usual, low]
@@ -82,7 +82,7 @@ def test_a_user_with_many_trials_does_not_keep_others_waiting(queue, claim):
     assert [claim() for _ in range(5)] == [many[0], few[0], many[1], few[1], many[2]]
 
 
-def test_on_one_slot_users_take_turns_whoever_has_more_trials_or_shorter_ones(queue, claim, sessions):
+def test_on_one_slot_users_alternate_regardless_of_the_number_and_length_of_their_trials(queue, claim, sessions):
     owner = {queue("a"): "a" for _ in range(4)} | {queue("b"): "b" for _ in range(4)}
     turns = []
     for _ in range(6):
@@ -93,7 +93,7 @@ def test_on_one_slot_users_take_turns_whoever_has_more_trials_or_shorter_ones(qu
     assert turns == ["a", "b", "a", "b", "a", "b"]
 
 
-def test_claims_at_once_take_each_trial_once_and_as_fairly_as_one_after_the_other(queue, sessions):
+def test_concurrent_claims_take_each_trial_once_and_as_fairly_as_sequential_ones(queue, sessions):
     owner = {queue("a"): "a" for _ in range(12)} | {queue("b"): "b" for _ in range(4)}
     barrier, taken = Barrier(8), []
 
@@ -129,7 +129,7 @@ def test_many_slots_take_many_trials_each_once(queue, sessions):
     assert set(taken) == waiting
 
 
-def test_a_trial_that_is_locked_is_passed_over_and_the_named_one_waited_for(queue, claim, sessions):
+def test_a_locked_trial_is_skipped_but_a_claim_waits_for_the_trial_that_it_names(queue, claim, sessions):
     first, second = queue("a"), queue("a")
     with sessions.begin() as user:
         user.get_one(Trial, first, with_for_update={"key_share": True})
@@ -142,7 +142,7 @@ def test_a_trial_that_is_locked_is_passed_over_and_the_named_one_waited_for(queu
     assert lease.trial_id == first
 
 
-def test_a_trial_makes_way_once_its_slice_is_over_and_another_waits(queue, lease, sessions):
+def test_a_trial_is_preempted_once_its_slice_is_over_and_another_waits(queue, lease, sessions):
     assert told_to_make_way(sessions) == set()
     queue("a")
     has_run_for(sessions, SLICE - 10, lease.trial_id)
@@ -151,7 +151,7 @@ def test_a_trial_makes_way_once_its_slice_is_over_and_another_waits(queue, lease
     assert told_to_make_way(sessions) == {lease.trial_id}
 
 
-def test_only_as_many_make_way_as_wait_and_those_who_have_run_longest(queue, claim, sessions):
+def test_only_as_many_trials_are_preempted_as_wait_and_the_longest_running_first(queue, claim, sessions):
     running = [queue("a") for _ in range(3)]
     for trial in running:
         assert claim() == trial
@@ -161,7 +161,7 @@ def test_only_as_many_make_way_as_wait_and_those_who_have_run_longest(queue, cla
         assert told_to_make_way(sessions) == {running[2]}
 
 
-def test_nobody_makes_way_for_a_lower_priority_or_for_a_user_who_has_more(queue, claim, sessions):
+def test_no_trial_is_preempted_for_a_lower_priority_or_for_a_user_with_more_trials(queue, claim, sessions):
     running = {queue("a", priority=1)}
     assert {claim()} == running
     queue("b")
@@ -174,8 +174,8 @@ def test_nobody_makes_way_for_a_lower_priority_or_for_a_user_who_has_more(queue,
     assert told_to_make_way(sessions) == set()
 
 
-def test_whoever_made_way_would_not_be_taken_again_at_once(queue, claim, sessions):
-    """In random mixtures of users and priorities: what is told to make way is what is worth its while."""
+def test_a_preempted_trial_is_not_claimed_again_at_once(queue, claim, sessions):
+    """For random users and priorities, a trial is preempted exactly if another one should run instead."""
     dice = random.Random(0)
     for _ in range(5):
         for user in "abcd":
@@ -191,7 +191,7 @@ def test_whoever_made_way_would_not_be_taken_again_at_once(queue, claim, session
         assert leaving.isdisjoint({claim() for _ in leaving})
 
 
-def test_a_trial_of_several_devices_is_left_to_a_slot_that_has_them(queue, claim, sessions):
+def test_a_trial_of_several_devices_waits_for_a_slot_that_has_them(queue, claim, sessions):
     pair, single = queue("a", devices=2), queue("a")
     assert claim() == single
     with sessions.begin() as session:
@@ -201,14 +201,14 @@ def test_a_trial_of_several_devices_is_left_to_a_slot_that_has_them(queue, claim
     assert lease.trial_id == pair
 
 
-def test_a_trial_makes_way_for_those_of_as_many_devices_only(queue, lease, sessions):
+def test_a_trial_is_preempted_only_for_trials_with_as_many_devices(queue, lease, sessions):
     queue("b", devices=2)
     assert told_to_make_way(sessions) == set()
     queue("c")
     assert told_to_make_way(sessions) == {lease.trial_id}
 
 
-def test_making_way_costs_no_budget_and_is_told_with_its_reason(queue, lease, sessions):
+def test_preemption_uses_no_budget_and_records_its_reason(queue, lease, sessions):
     queue("a")
     assert told_to_make_way(sessions) == {lease.trial_id}
     with sessions.begin() as session:
@@ -220,7 +220,7 @@ def test_making_way_costs_no_budget_and_is_told_with_its_reason(queue, lease, se
         assert events(session, row.id, EventType.state)[-1]["why"] == "others wait"
 
 
-def test_what_a_user_asks_for_goes_before_making_way(queue, lease, sessions):
+def test_a_users_request_takes_precedence_over_preemption(queue, lease, sessions):
     queue("a")
     told_to_make_way(sessions)
     with sessions.begin() as session:

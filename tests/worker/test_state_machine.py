@@ -1,4 +1,4 @@
-"""Any order of what users, workers and the server may do to a trial, held against a model of a few lines."""
+"""Any sequence of actions of users, workers and the server on a trial, compared with a small model."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Life(RuleBasedStateMachine):
         self.id = self.new_trial(n_steps=100).id
         self.state, self.desired, self.n_steps = State.queued, Desired.run, 100
         self.step = self.checkpoint = self.attempt = self.restarts = self.preemptions = 0
-        self.told = 0  # entries of the journal until now, with those that were withdrawn
+        self.n_entries = 0  # entries of the journal until now, with those that were withdrawn
         self.lease: Lease | None = None
         self.lost: list[Lease] = []
         self.sent: list[Batch] = []  # under this lease
@@ -66,10 +66,10 @@ class Life(RuleBasedStateMachine):
                 return
             leases.request(session, trial, action)
         if self.state is State.running:
-            self.told += self.desired is not desired
+            self.n_entries += self.desired is not desired
             self.desired = desired
         elif self.state in MOVES[name].sources:
-            self.told += 1
+            self.n_entries += 1
             self.state, self.desired = MOVES[name].target, desired
             if action == "retry":
                 self.restarts = self.preemptions = 0
@@ -83,7 +83,7 @@ class Life(RuleBasedStateMachine):
                     leases.extend(session, trial, steps)
                 return
             leases.extend(session, trial, steps)
-        self.told += 1
+        self.n_entries += 1
         self.n_steps = steps + (self.step if self.state is State.complete else self.n_steps)
         self.state, self.desired, self.restarts, self.preemptions = State.queued, Desired.run, 0, 0
 
@@ -95,7 +95,7 @@ class Life(RuleBasedStateMachine):
             lease = leases.claim(session, self.id, "worker")
         assert (lease is not None) == (self.state is State.queued)
         if lease is not None:
-            self.told += 1 + (self.step > self.checkpoint)  # with a rewind
+            self.n_entries += 1 + (self.step > self.checkpoint)  # with a rewind
             self.state, self.lease, self.attempt, self.step = State.running, lease, self.attempt + 1, self.checkpoint
             self.sent = []
 
@@ -106,7 +106,7 @@ class Life(RuleBasedStateMachine):
         kept = (Tensors(self.step + n, b"at %d" % (self.step + n)),) if checkpoint else ()
         self.sent.append(Batch(steps=steps, checkpoints=kept, number=len(self.sent) + 1))
         self._write(self.sent[-1])
-        self.step, self.told = self.step + n, self.told + n
+        self.step, self.n_entries = self.step + n, self.n_entries + n
         if checkpoint:
             self.checkpoint, self.restarts, self.preemptions = self.step, 0, 0
 
@@ -183,7 +183,7 @@ class Life(RuleBasedStateMachine):
     def _end(self, state: State) -> State:
         assert self.lease is not None
         self.lost.append(self.lease)
-        self.told += 1
+        self.n_entries += 1
         self.state, self.lease = state, None
         return state
 
@@ -225,7 +225,7 @@ class Life(RuleBasedStateMachine):
                 for seq in session.scalars(select(table.seq).where(table.trial_id == self.id))
             ]
             assert len(set(seqs)) == len(seqs)
-            assert max(seqs, default=0) == session.get_one(Trial, self.id).seq == self.told
+            assert max(seqs, default=0) == session.get_one(Trial, self.id).seq == self.n_entries
         before = State.queued
         for _, data in events:
             after = State(data["state"])
@@ -238,15 +238,15 @@ class Life(RuleBasedStateMachine):
             before = after
 
 
-def test_a_trials_life_follows_the_table_whatever_befalls_it(sessions, worker_settings, new_trial):
+def test_a_trials_states_follow_the_transition_table_under_any_actions(sessions, worker_settings, new_trial):
     run_state_machine_as_test(
         lambda: Life(sessions, worker_settings, new_trial),
         settings=settings(max_examples=12, stateful_step_count=25, deadline=None),
     )
 
 
-def test_each_move_of_the_table_is_made(sessions, worker_settings, new_trial):
-    """Chance need not find them all, so here they are one by one, held against the same model."""
+def test_each_transition_of_the_table_occurs(sessions, worker_settings, new_trial):
+    """Random sequences need not reach all transitions, so this tries them one by one on the same model."""
     life = Life(sessions, worker_settings, new_trial)
     Life.seen.clear()
     running = lambda *more: [life.claim, *more]

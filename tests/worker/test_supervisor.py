@@ -30,7 +30,7 @@ def workdirs() -> list[Path]:
     return list(Path(tempfile.gettempdir()).glob(f"{workdir.prefix(os.getpid())}*"))
 
 
-def test_a_problem_whose_bytes_are_gone_fails_with_a_sentence(sessions, worker_settings, new_trial):
+def test_a_problem_whose_blobs_are_missing_fails_with_an_error_message(sessions, worker_settings, new_trial):
     trial, gone = new_trial(), "sha256:" + "0" * 64
     with sessions.begin() as session:
         row = session.get_one(Trial, trial.id)

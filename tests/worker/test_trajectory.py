@@ -1,4 +1,4 @@
-"""What is kept of a trial while it trains: beside it, seldom enough, and never half."""
+"""Snapshots and checkpoints during training: in the background, rarely enough, and never partial."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from nestor_worker.workdir import Spec
 PRESET = {"model": {"kind": "mlp", "hidden": [8]}, "train_size": 100, "val_size": 50}
 
 
-class Told:
-    """A trajectory of a small problem, and what it says."""
+class RecordedTrajectory:
+    """A trajectory of a small problem, and its messages."""
 
     def __init__(self, directory, *, checkpoint_seconds: float) -> None:
         problem = presets.build(Preset.model_validate(PRESET), seed=0)
         config = Config(n_steps=100)
         spec = Spec({}, PRESET, None, None, None, threads=1, checkpoint_seconds=checkpoint_seconds)
-        self.directory, self.said = directory, []
-        self.trajectory = Trajectory(directory, spec, config, self.said.append, problem.bilevel())
+        self.directory, self.messages = directory, []
+        self.trajectory = Trajectory(directory, spec, config, self.messages.append, problem.bilevel())
         self.trajectory.begin(None, "cpu")
         self._steps = optimise(problem.bilevel(), problem.data, config)
 
@@ -35,12 +35,12 @@ class Told:
             self.trajectory.take(next(self._steps))
 
     def of(self, kind: type) -> list:
-        return [message for message in self.said if isinstance(message, kind)]
+        return [message for message in self.messages if isinstance(message, kind)]
 
 
 @pytest.fixture
 def no_room():
-    """A disk that takes no file of more than a few bytes, as long as it is entered."""
+    """Within this context, no file can grow beyond a few bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     class Full:
@@ -53,11 +53,11 @@ def no_room():
     return Full()
 
 
-def test_a_checkpoint_holds_the_step_at_which_it_was_due_however_far_training_has_gone_since(tmp_path):
-    told = Told(tmp_path, checkpoint_seconds=1e-9)
-    told.take(5)
-    told.trajectory.end(stopped=True)
-    kept = told.of(Checkpoint)
+def test_a_checkpoint_holds_the_step_at_which_it_was_due_even_if_training_has_continued(tmp_path):
+    recorded = RecordedTrajectory(tmp_path, checkpoint_seconds=1e-9)
+    recorded.take(5)
+    recorded.trajectory.end(stopped=True)
+    kept = recorded.of(Checkpoint)
     assert kept[-1].step == 5
     for checkpoint in kept:
         assert State.load((tmp_path / checkpoint.file).read_bytes()).step == checkpoint.step
@@ -72,7 +72,7 @@ def test_checkpoints_do_not_hold_up_the_training():
     beside.finish()
 
 
-def test_the_dearer_checkpoints_are_the_fewer_there_are():
+def test_the_more_a_checkpoint_costs_the_fewer_are_written():
     beside = Beside(1e-9)
 
     def dear() -> None:
@@ -85,33 +85,33 @@ def test_the_dearer_checkpoints_are_the_fewer_there_are():
     assert not beside.is_due
 
 
-def test_what_fails_beside_the_training_fails_the_trial():
+def test_a_failure_in_the_background_fails_the_trial():
     beside = Beside(1e-9)
     beside.start(lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         beside.finish()
 
 
-def test_a_full_disk_costs_snapshots_and_checkpoints_but_not_the_training(tmp_path, no_room):
-    told = Told(tmp_path, checkpoint_seconds=1e-9)
-    told.take()
-    told.trajectory._beside.finish()
+def test_a_full_disk_prevents_snapshots_and_checkpoints_but_training_continues(tmp_path, no_room):
+    recorded = RecordedTrajectory(tmp_path, checkpoint_seconds=1e-9)
+    recorded.take()
+    recorded.trajectory._beside.finish()
     before = sorted(path.name for path in tmp_path.iterdir())
-    kept = len(told.of(Checkpoint))
+    kept = len(recorded.of(Checkpoint))
     with no_room:
-        told.take(3)
-        told.trajectory._beside.finish()
+        recorded.take(3)
+        recorded.trajectory._beside.finish()
     assert sorted(path.name for path in tmp_path.iterdir()) == before
-    assert len(told.of(Checkpoint)) == kept
-    (warning,) = told.of(Said)
+    assert len(recorded.of(Checkpoint)) == kept
+    (warning,) = recorded.of(Said)
     assert "make room on the worker's disk" in warning.text
-    told.take()
-    told.trajectory.end(stopped=True)
-    assert told.of(Checkpoint)[-1].step == told.of(Snapshot)[-1].step == 5
+    recorded.take()
+    recorded.trajectory.end(stopped=True)
+    assert recorded.of(Checkpoint)[-1].step == recorded.of(Snapshot)[-1].step == 5
 
 
-def test_a_trial_that_cannot_be_kept_at_its_end_is_not_called_finished(tmp_path, no_room):
-    told = Told(tmp_path, checkpoint_seconds=60)
-    told.take(2)
+def test_a_trial_whose_last_checkpoint_cannot_be_written_is_not_finished(tmp_path, no_room):
+    recorded = RecordedTrajectory(tmp_path, checkpoint_seconds=60)
+    recorded.take(2)
     with no_room, pytest.raises(CannotWrite, match="checkpoint at step 2"):
-        told.trajectory.end(stopped=True)
+        recorded.trajectory.end(stopped=True)

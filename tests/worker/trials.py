@@ -1,4 +1,4 @@
-"""What the tests of trials do to them, and look up."""
+"""Actions on trials and database queries that tests share."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The backend that is a server: HTTP, uploads, event streams and credentials."""
+"""The backend for a remote server: HTTP, uploads, event streams and credentials."""

@@ -1,9 +1,9 @@
-"""A Nestor server, as Python calls it: every route as a method that takes and returns `nestor.schemas`."""
+"""The client of a Nestor server: each route is a method that takes and returns `nestor.schemas`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from uuid import UUID
 
 from pydantic import BaseModel
@@ -19,20 +19,32 @@ if TYPE_CHECKING:
     from nestor_engine.program.export import Program
 
 Model = TypeVar("Model", bound=BaseModel)
+Item = TypeVar("Item", covariant=True)
 
-STEPS_A_PAGE = 10_000
+STEPS_PER_PAGE = 10_000
+
+
+class _Page(Protocol[Item]):
+    @property
+    def items(self) -> Iterable[Item]: ...
+    @property
+    def next_cursor(self) -> str | None: ...
 
 
 class Client:
-    """One server and one user.
+    """One user of one server.
+
+    All methods raise `ServerUnreachable` if the server does not respond, and the error that the server reports, a
+    `NestorError`. Requests are repeated when the connection fails or the server is busy; none takes effect twice.
 
     Args:
         server: its address; by default NESTOR_SERVER, else the one that `nestor up` started last.
         token: by default NESTOR_TOKEN, else the one in the credentials file.
-        timeout: seconds to wait for an answer.
+        timeout: seconds to wait for a response.
 
     Raises:
-        NoToken: no token is known for this server.
+        NoToken: neither the argument nor the environment nor the credentials file has a token for this server.
+        ClientError: the address or the credentials file is malformed.
     """
 
     ships = True
@@ -48,6 +60,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
+        """Close the connections. `with Client() as client:` does this at the end of the block."""
         self._transport.close()
 
     def __repr__(self) -> str:
@@ -56,27 +69,54 @@ class Client:
     # --- studies ----------------------------------------------------------------------------------
 
     def create_study(self, new: schemas.StudyCreate) -> schemas.Study:
+        """Create a study, or load the existing one if `new.load_if_exists`.
+
+        Raises:
+            StudyExists
+        """
         return self._post("/studies", new, schemas.Study)
 
     def study(self, study_id: UUID) -> schemas.Study:
+        """A study by its id, with the counts of its trials and the best value.
+
+        Raises:
+            StudyNotFound
+        """
         return self._get(f"/studies/{study_id}", schemas.Study)
 
     def find_study(self, name: str) -> schemas.Study:
+        """A study by its name.
+
+        Raises:
+            StudyNotFound
+        """
         found = self._get("/studies", schemas.StudyPage, name=name).items
         if not found:
             raise StudyNotFound(study=name)
         return found[0]
 
     def studies(self) -> Iterator[schemas.Study]:
-        return self._pages("/studies", schemas.StudyPage)
+        """All studies of this user, newest first. Pages are requested as the iterator advances."""
+        return self._pages(lambda cursor: self._get("/studies", schemas.StudyPage, **cursor))
 
     def set_user_attrs(self, study_id: UUID, changes: dict[str, Any]) -> schemas.Study:
+        """Set some user attributes of a study and keep the others.
+
+        Raises:
+            StudyNotFound
+            InvalidInput: a value is not JSON.
+        """
         patch = schemas.build(schemas.StudyPatch, {"user_attrs": self.study(study_id).user_attrs | changes})
         body = patch.model_dump(mode="json", exclude_unset=True)
-        answer = self._transport.request("PATCH", f"/studies/{study_id}", json=body)
-        return schemas.Study.model_validate_json(answer.content)
+        response = self._transport.request("PATCH", f"/studies/{study_id}", json=body)
+        return schemas.Study.model_validate_json(response.content)
 
     def delete_study(self, study_id: UUID) -> None:
+        """Delete a study and cancel its unfinished trials.
+
+        Raises:
+            StudyNotFound
+        """
         self._transport.request("DELETE", f"/studies/{study_id}")
 
     # --- trials -----------------------------------------------------------------------------------
@@ -92,121 +132,240 @@ class Client:
         watched: bool = False,
         show_progress_bar: bool = True,
     ) -> schemas.Trial:
-        del watched  # the server runs a trial whether or not anyone looks
-        del config  # the spec says it all
+        """Upload a checked problem and its data, and queue a trial.
+
+        Args:
+            config: not used, because `spec` contains it.
+            spec: everything except the problem, which is filled in here.
+            program: the export of `problem`, if the caller has it.
+            watched: not used, because the server runs a trial whether or not it is watched.
+            show_progress_bar: show bars for large uploads.
+
+        Raises:
+            StudyNotFound
+            ProblemInvalid: the problem cannot be exported.
+            ProgramInvalid, DatasetInvalid, TooLarge: the server refuses an upload.
+        """
+        del config, watched
         exported = problem.export() if program is None else program
         blobs = {"graphs": exported.graphs, "tensors": exported.tensors, **problem.data.save()}
         digests = {
             name: self.upload(data, what=f"upload {name}", show_progress_bar=show_progress_bar)
             for name, data in blobs.items()
         }
-        shipped = self.create_program(
+        uploaded = self.create_program(
             schemas.ProgramCreate(graphs=digests.pop("graphs"), tensors=digests.pop("tensors"))
         )
         dataset = self.create_dataset(schemas.DatasetCreate.model_validate(digests))
-        what = schemas.ProgramProblem(program=shipped.id, dataset=dataset.id)
-        return self.create_trial(study_id, spec.model_copy(update={"problem": what}))
+        uploaded_problem = schemas.ProgramProblem(program=uploaded.id, dataset=dataset.id)
+        return self.create_trial(study_id, spec.model_copy(update={"problem": uploaded_problem}))
 
     def create_trial(self, study_id: UUID, spec: schemas.TrialCreate) -> schemas.Trial:
-        """Submit a tuning job; `submit` writes the spec for a `nestor.Problem`."""
+        """Queue a trial of a preset or an uploaded program; `submit` does all of it for a `nestor.Problem`.
+
+        Raises:
+            StudyNotFound, ProgramNotFound, DatasetNotFound
+            ValidationFailed: a field of `spec` is wrong.
+            Forbidden: a priority above 0 without an admin token.
+        """
         return self._post(f"/studies/{study_id}/trials", spec, schemas.Trial)
 
     def trials(self, study_id: UUID) -> list[schemas.Trial]:
-        return sorted(self._pages(f"/studies/{study_id}/trials", schemas.TrialPage), key=lambda trial: trial.number)
+        """All trials of a study, by number.
+
+        Raises:
+            StudyNotFound
+        """
+        path = f"/studies/{study_id}/trials"
+        return list(self._pages(lambda cursor: self._get(path, schemas.TrialPage, **cursor)))
 
     def trial(self, trial_id: UUID) -> schemas.Trial:
+        """The current record of a trial.
+
+        Raises:
+            TrialNotFound
+        """
         return self._get(f"/trials/{trial_id}", schemas.Trial)
 
     def request(self, trial_id: UUID, action: Action) -> schemas.Trial:
+        """Ask for an action. A worker that runs the trial performs it soon, so the returned state may be unchanged.
+
+        Raises:
+            TrialNotFound
+            IllegalTransition: the action is not possible in the trial's state.
+        """
         return self._post(f"/trials/{trial_id}/{action}", None, schemas.Trial)
 
     def extend(self, trial_id: UUID, steps: int) -> schemas.Trial:
+        """Queue a complete or paused trial for `steps` more outer steps.
+
+        Raises:
+            TrialNotFound
+            IllegalTransition: the trial is neither complete nor paused.
+        """
         return self._post(
             f"/trials/{trial_id}/extend", schemas.build(schemas.TrialExtend, {"steps": steps}), schemas.Trial
         )
 
     def prioritise(self, trial_id: UUID, priority: int) -> schemas.Trial:
+        """Let a trial run before those of lower priority, from -1000 to 1000.
+
+        Raises:
+            TrialNotFound
+            Forbidden: a priority above 0 without an admin token.
+        """
         new = schemas.build(schemas.TrialPriority, {"priority": priority})
         return self._post(f"/trials/{trial_id}/priority", new, schemas.Trial)
 
     def attempts(self, trial_id: UUID) -> list[schemas.Attempt]:
+        """The attempts at a trial, by number: which worker ran it, when, and why each attempt ended.
+
+        Raises:
+            TrialNotFound
+        """
         return list(self._get(f"/trials/{trial_id}/attempts", schemas.Attempts).items)
 
     def events(self, trial_id: UUID, after: int = 0) -> Iterator[schemas.Event]:
+        """Yield the trial's events after number `after`, each once and in order, until `end`.
+
+        The iterator waits for new events, and reconnects when the connection breaks.
+
+        Raises:
+            TrialNotFound
+            ServerUnreachable: the server does not respond for ten minutes.
+        """
         return event_stream.follow(self._transport, trial_id, after)
 
     def steps(self, trial_id: UUID, after: int = 0) -> list[schemas.Step]:
-        names, found = tuple(schemas.Step.model_fields), []
+        """The recorded steps whose number is above `after`, in order.
+
+        Raises:
+            TrialNotFound
+        """
+        names = tuple(schemas.Step.model_fields)
+        found: list[schemas.Step] = []
         while True:
-            asked = {"after": after, "columns": ",".join(names), "limit": STEPS_A_PAGE}
-            columns = self._get(f"/trials/{trial_id}/steps", schemas.StepColumns, **asked).columns
+            columns = self._get(
+                f"/trials/{trial_id}/steps",
+                schemas.StepColumns,
+                after=after,
+                columns=",".join(names),
+                limit=STEPS_PER_PAGE,
+            ).columns
             rows = list(zip(*(columns[name] for name in names), strict=True))
             found += [schemas.Step.model_validate(dict(zip(names, row, strict=True))) for row in rows]
-            if len(rows) < STEPS_A_PAGE:
+            if len(rows) < STEPS_PER_PAGE:
                 return found
             after = found[-1].number
 
     def hyperparameters(self, trial_id: UUID) -> schemas.Hyperparameters:
+        """Names, shapes and types of the hyperparameters, and the steps that have a snapshot.
+
+        Raises:
+            TrialNotFound
+        """
         return self._get(f"/trials/{trial_id}/hyperparameters", schemas.Hyperparameters)
 
     def snapshot(self, trial_id: UUID, step: int | None = None) -> bytes:
-        chosen = {} if step is None else {"step": step}
+        """All hyperparameters at `step`, by default the latest recorded one, as a safetensors file.
+
+        Raises:
+            TrialNotFound
+            HyperparametersNotFound: that step has no snapshot.
+        """
+        params = {} if step is None else {"step": step}
         path = f"/trials/{trial_id}/hyperparameters.safetensors"
-        return self._transport.request("GET", path, params=chosen).content
+        return self._transport.request("GET", path, params=params).content
 
     def checkpoint(self, trial_id: UUID) -> bytes:
+        """The newest checkpoint of a trial, as a safetensors file.
+
+        Raises:
+            TrialNotFound
+            CheckpointNotFound: the trial has none yet.
+        """
         return self._transport.request("GET", f"/trials/{trial_id}/checkpoint.safetensors").content
 
     def detach(self, trial: schemas.Trial) -> str:
+        """The message for a user who stops watching an unfinished trial. The trial continues."""
         return (
-            f"Detached from trial {trial.number}, which goes on at {self.server}. Watch it again: "
-            f"`nestor watch {trial.id}`, or study.trials[{trial.number}].stream(). End it: `nestor stop {trial.id}` "
-            "(the result is kept) or `nestor cancel`."
+            f"Detached from trial {trial.number}, which goes on at {self.server}. "
+            f"Watch it again with `nestor watch {trial.id}` or study.trials[{trial.number}].stream(). "
+            f"End it with `nestor stop {trial.id}`, which keeps the result, or `nestor cancel`."
         )
 
     def cause(self, trial_id: UUID) -> None:
-        del trial_id  # it happened elsewhere; the trial's `error` has the sentence
+        """None: the exception that failed the trial is in another process. The trial's `error` describes it."""
+        del trial_id
 
     # --- blobs, programs, data sets ---------------------------------------------------------------
 
     def upload(self, data: bytes, *, what: str = "upload", show_progress_bar: bool = True) -> str:
-        """Store `data` unless the server has it already; its digest, "sha256:…"."""
+        """Store `data` unless the server has it already, and return its digest "sha256:…".
+
+        A broken upload is resumed. `what` labels the progress bar, which only large uploads show.
+
+        Raises:
+            TooLarge: the server's limit is NESTOR_MAX_BLOB_BYTES.
+        """
         return uploads.upload(self._transport, data, what=what, show_progress_bar=show_progress_bar)
 
     def download(self, digest: str) -> bytes:
+        """The bytes with this digest.
+
+        Raises:
+            BlobNotFound
+        """
         return self._transport.request("GET", f"/blobs/{digest}").content
 
     def create_program(self, new: schemas.ProgramCreate) -> schemas.Program:
+        """Register an exported problem whose two blobs were uploaded.
+
+        Raises:
+            BlobNotFound, ProgramInvalid
+        """
         return self._post("/programs", new, schemas.Program)
 
     def create_dataset(self, new: schemas.DatasetCreate) -> schemas.Dataset:
+        """Register a data set whose splits were uploaded.
+
+        Raises:
+            BlobNotFound, DatasetInvalid
+        """
         return self._post("/datasets", new, schemas.Dataset)
 
     # --- the server -------------------------------------------------------------------------------
 
     def me(self) -> schemas.Me:
+        """The user and the scope of this client's token."""
         return self._get("/me", schemas.Me)
 
     def version(self) -> schemas.Version:
+        """The versions of the server and of its interface."""
         return self._get("/version", schemas.Version)
 
     def create_token(self, new: schemas.TokenCreate) -> schemas.TokenCreated:
+        """Create another token of the same user. This takes an admin token, and the result is the only copy.
+
+        Raises:
+            Forbidden
+        """
         return self._post("/tokens", new, schemas.TokenCreated)
 
-    # --- how --------------------------------------------------------------------------------------
+    # --- requests ---------------------------------------------------------------------------------
 
     def _get(self, path: str, model: type[Model], **params: Any) -> Model:
         return model.model_validate_json(self._transport.request("GET", path, params=params).content)
 
     def _post(self, path: str, body: BaseModel | None, model: type[Model]) -> Model:
-        sent = None if body is None else body.model_dump(mode="json")
-        return model.model_validate_json(self._transport.request("POST", path, json=sent).content)
+        document = None if body is None else body.model_dump(mode="json")
+        return model.model_validate_json(self._transport.request("POST", path, json=document).content)
 
-    def _pages(self, path: str, model: Any) -> Iterator[Any]:
-        cursor = None
-        while True:
-            page = self._get(path, model, **({} if cursor is None else {"cursor": cursor}))
+    @staticmethod
+    def _pages(get: Callable[[dict[str, str]], _Page[Item]]) -> Iterator[Item]:
+        """The items of all pages; `get` takes the query parameters that select a page."""
+        page = get({})
+        yield from page.items
+        while page.next_cursor is not None:
+            page = get({"cursor": page.next_cursor})
             yield from page.items
-            cursor = page.next_cursor
-            if cursor is None:
-                return

@@ -1,4 +1,4 @@
-"""Which server, and with which token: from an argument, the environment, or the credentials file."""
+"""The server and token to use: from an argument, the environment, or the credentials file."""
 
 from __future__ import annotations
 
@@ -8,47 +8,60 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import platformdirs
+from pydantic import TypeAdapter
 
 from nestor.errors import ClientError, NoToken
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"  # where `nestor up` listens
 
+_TOKENS = TypeAdapter(dict[str, str])  # address → token
+
 
 def path() -> Path:
-    """The file in which `nestor up` maps its address to a token; NESTOR_CREDENTIALS names another one."""
-    chosen = os.environ.get("NESTOR_CREDENTIALS")
-    return Path(chosen) if chosen else platformdirs.user_config_path("nestor") / "credentials.json"
+    """The file in which `nestor up` saves its address and token: NESTOR_CREDENTIALS, or one in the user's config."""
+    setting = os.environ.get("NESTOR_CREDENTIALS")
+    return Path(setting) if setting else platformdirs.user_config_path("nestor") / "credentials.json"
 
 
 def find_server(server: str | None = None) -> str:
-    """`server`, or NESTOR_SERVER, or the server whose token was written last, or the default address."""
-    found = server or os.environ.get("NESTOR_SERVER") or next(reversed(_saved()), DEFAULT_SERVER)
-    address = found.strip().rstrip("/")
+    """`server`, else NESTOR_SERVER, else the server that was saved last, else `DEFAULT_SERVER`.
+
+    Raises:
+        ClientError: that is no http or https address, or the credentials file is broken.
+    """
+    chosen = server or os.environ.get("NESTOR_SERVER") or next(reversed(_saved()), DEFAULT_SERVER)
+    address = chosen.strip().rstrip("/")
     if "://" not in address:
         address = f"http://{address}"
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ClientError(reason=f"{found!r} is not a server's address; write it like {DEFAULT_SERVER}.")
+        raise ClientError(reason=f"{chosen!r} is not the address of a server. Write it like {DEFAULT_SERVER}.")
     return address
 
 
 def find_token(server: str, token: str | None = None) -> str:
-    """`token`, or NESTOR_TOKEN, or the one saved for `server`.
+    """`token`, else NESTOR_TOKEN, else the token saved for `server`.
 
     Raises:
         NoToken: there is none.
+        ClientError: the credentials file is broken.
     """
-    found = token or os.environ.get("NESTOR_TOKEN")
-    if not found:
-        wanted = _origin(server)
-        found = next((saved for url, saved in _saved().items() if _origin(url) == wanted), None)
-    if not found:
+    chosen = token or os.environ.get("NESTOR_TOKEN")
+    if not chosen:
+        origin = _origin(server)
+        chosen = next((saved for url, saved in _saved().items() if _origin(url) == origin), None)
+    if not chosen:
         raise NoToken(server=server)
-    return found.strip()
+    return chosen.strip()
 
 
 def save(server: str, token: str) -> None:
-    """Keep the token of `server` for its user alone; the server saved last is the default one."""
+    """Save the token of `server` in a file that only this user can read. `server` becomes the default.
+
+    Raises:
+        OSError: the file cannot be written.
+        ClientError: the existing file is broken.
+    """
     file = path()
     saved = {url: kept for url, kept in _saved().items() if url != server} | {server: token}
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -62,18 +75,18 @@ def save(server: str, token: str) -> None:
 def _saved() -> dict[str, str]:
     file = path()
     try:
-        saved = json.loads(file.read_text(encoding="utf-8"))
+        return _TOKENS.validate_json(file.read_bytes(), strict=True)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
-        raise ClientError(reason=f"The credentials file {file} cannot be read ({error}). Mend or delete it.") from error
-    if not isinstance(saved, dict) or not all(isinstance(token, str) for token in saved.values()):
-        raise ClientError(reason=f"The credentials file {file} must map addresses to tokens. Mend or delete it.")
-    return saved
+    except OSError as error:
+        raise ClientError(reason=f"The credentials file {file} cannot be read: {error}.") from error
+    except ValueError:  # pydantic's text quotes the tokens, so it is dropped
+        reason = f"The credentials file {file} must be a JSON object of addresses and tokens. Fix or delete it."
+        raise ClientError(reason=reason) from None
 
 
 def _origin(url: str) -> tuple[str, str, int | None, str]:
-    """What makes two addresses one server: "localhost" and "127.0.0.1" are the same."""
+    """A key that is equal for two addresses of one server, such as "localhost" and "127.0.0.1"."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)

@@ -1,4 +1,4 @@
-"""A trial's events as they happen: each once and in order, whatever happens to the connection."""
+"""Streams a trial's events: each once and in order, over connections that may break."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ import httpx
 from httpx_sse import EventSource, ServerSentEvent
 
 from nestor.errors import ServerUnreachable
-from nestor.remote.transport import Busy, Transport, reason_of
+from nestor.remote.transport import RetryLater, Transport, reason_of
 from nestor.schemas import Event, EventType
 
 log = logging.getLogger(__name__)
 
-SILENCE_SECONDS = 60.0  # the server sends a comment every 15 s; a connection that is silent for longer is dead
-PATIENCE_SECONDS = 600.0  # without an answer: a server that is being updated comes back sooner
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 15.0
+SILENCE_SECONDS = 60.0  # the server sends a comment every 15 s, so a connection without data for this long is dead
+GIVE_UP_SECONDS = 600.0  # without a response; restarts of a server for an update take less
+FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.2, 15.0
 
 
 def follow(transport: Transport, trial_id: UUID, after: int = 0) -> Iterator[Event]:
-    """Yield the trial's events later than number `after`; return after the one of type `end`.
+    """Yield the trial's events with a number above `after`, and return after the one of type `end`.
 
-    A connection that breaks is opened again behind the last event that was seen.
+    A broken connection is opened again after the last event that was received.
 
     Raises:
-        ServerUnreachable: nobody answers for ten minutes, or nobody ever did.
-        NestorError: the server refuses, for example a token that was revoked meanwhile.
+        ServerUnreachable: the server does not respond for ten minutes, or not at all to the first request.
+        NestorError: the server refuses, for example because the token was revoked.
     """
     pauses = _Pauses()
     while True:
@@ -44,11 +44,11 @@ def follow(transport: Transport, trial_id: UUID, after: int = 0) -> Iterator[Eve
                 if event.type is EventType.end:
                     return
             reason, wait = "the server closed the stream", None
-        except Busy as busy:
-            reason, wait = str(busy), busy.after
+        except RetryLater as error:
+            reason, wait = str(error), error.after
         except httpx.TransportError as error:
             reason, wait = reason_of(error), None
-            if not transport.met:
+            if not transport.connected_before:
                 raise ServerUnreachable(server=transport.server, reason=reason) from error
         log.info("the stream of trial %s broke after event %d (%s); opening it again", trial_id, after, reason)
         if not pauses.sleep(wait):
@@ -56,27 +56,28 @@ def follow(transport: Transport, trial_id: UUID, after: int = 0) -> Iterator[Eve
 
 
 def _connection(transport: Transport, trial_id: UUID, after: int) -> Iterator[Event | None]:
-    """What one connection brings, until it ends; None for a sign of life without an event."""
+    """The events of one connection until it ends; None for other data, which shows that the server is alive."""
     headers = {"Accept": "text/event-stream", "Cache-Control": "no-store", "Last-Event-ID": str(after)}
     timeout = httpx.Timeout(10.0, read=SILENCE_SECONDS)
     with transport.stream(f"/trials/{trial_id}/events", headers=headers, timeout=timeout) as response:
-        for sent in EventSource(response).iter_sse():
-            event = _event(sent)
-            # A number that was seen is a repetition by something in between; `end` is no entry and may share one.
-            fresh = event is not None and (event.seq > after or event.type is EventType.end)
-            if event is not None and fresh:
+        for message in EventSource(response).iter_sse():
+            event = _event(message)
+            # Drop repeated events, which proxies may cause. `end` has no number of its own.
+            if event is not None and (event.seq > after or event.type is EventType.end):
                 after = event.seq
-            yield event if fresh else None
+                yield event
+            else:
+                yield None
 
 
-def _event(sent: ServerSentEvent) -> Event | None:
-    if not sent.data:  # a comment that keeps the connection open
+def _event(message: ServerSentEvent) -> Event | None:
+    if not message.data:  # a comment that keeps the connection open
         return None
-    return Event(seq=int(sent.id), type=EventType(sent.event), data=json.loads(sent.data))
+    return Event(seq=int(message.id), type=EventType(message.event), data=json.loads(message.data))
 
 
 class _Pauses:
-    """Ever longer pauses between two connections, until one of them brings something."""
+    """Pauses between connections: each is longer than the last, until a connection delivers data."""
 
     def __init__(self) -> None:
         self.reset()
@@ -85,10 +86,10 @@ class _Pauses:
         self._pause, self._since = FIRST_PAUSE_SECONDS, time.monotonic()
 
     def sleep(self, wait: float | None) -> bool:
-        """Pause, or for as long as the server asks; False when patience is at an end."""
-        if time.monotonic() - self._since > PATIENCE_SECONDS:
+        """Sleep for `wait` seconds if the server gave them; False, without sleeping, after `GIVE_UP_SECONDS`."""
+        if time.monotonic() - self._since > GIVE_UP_SECONDS:
             return False
-        # With jitter, so that a server that comes back does not meet all its readers at once.
+        # With jitter, so that not all readers reconnect to a restarted server at the same time.
         time.sleep(self._pause * random.uniform(0.5, 1.0) if wait is None else wait)
-        self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
+        self._pause = min(2 * self._pause, MAX_PAUSE_SECONDS)
         return True

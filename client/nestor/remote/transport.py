@@ -1,11 +1,11 @@
-"""HTTP as the client needs it: a bearer token, errors as exceptions, and another try where that is safe."""
+"""HTTP for the client: a bearer token, errors as exceptions, and retries of requests that are safe to repeat."""
 
 from __future__ import annotations
 
 import email.utils
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,13 +18,13 @@ from nestor.errors import PROBLEM_JSON, NestorError, ServerUnreachable
 from nestor.schemas import API
 
 ATTEMPTS = 6
-RETRY_SECONDS = 45.0  # for all attempts of one request together
+RETRY_SECONDS = 45.0  # limit for all attempts of one request
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-BUSY = frozenset({429, 502, 503, 504})  # answers that another try may better
+RETRYABLE_STATUSES = frozenset({429, 502, 503, 504})
 
 
-class Busy(Exception):
-    """An answer that says: not now. `after` is what Retry-After asks for, in seconds."""
+class RetryLater(Exception):
+    """A response with one of `RETRYABLE_STATUSES`. `after` is its Retry-After in seconds."""
 
     def __init__(self, error: NestorError, after: float | None) -> None:
         super().__init__(str(error))
@@ -32,38 +32,47 @@ class Busy(Exception):
 
 
 class Transport:
-    """One server and one token.
+    """Connections to one server with one token.
 
-    Idempotent requests are repeated when the connection fails or the server is busy, and so is a
-    POST, whose Idempotency-Key makes the repetition harmless.
+    Requests are repeated when the connection fails or the server is busy. A POST carries an Idempotency-Key, so that
+    it takes effect once.
+
+    Args:
+        timeout: seconds to wait for each part of a response.
     """
 
     def __init__(self, server: str, token: str, timeout: float) -> None:
         self.server = server
-        self.met = False  # whether this server ever answered
+        self.connected_before = False  # whether this server ever responded
         self._http = httpx.Client(
             base_url=server + API,
             headers={"Authorization": f"Bearer {token}"},
             timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0)),
-            # A proxy of the environment's cannot reach this machine's own addresses.
+            # A proxy from the environment cannot reach this machine's loopback addresses.
             trust_env=urlsplit(server).hostname not in LOOPBACK,
         )
-        # Studies are not closed by anyone, so connections end with the last of them.
-        self.close = weakref.finalize(self, self._http.close)
+        # Users do not close studies, so connections are closed with the last reference to this object.
+        self._finalizer = weakref.finalize(self, self._http.close)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._finalizer()
 
     def request(self, method: str, path: str, *, retry: bool = True, **options: Any) -> httpx.Response:
-        """Send and return the answer, read in full.
+        """Send a request, with retries if `retry`, and return the complete response.
+
+        `options` are those of `httpx.Client.request`.
 
         Raises:
-            NestorError: what the server says is wrong, as the class that it raised.
-            ServerUnreachable: no answer, however often it was asked.
+            NestorError: the server reports an error; it has the class that the server raised.
+            ServerUnreachable: no attempt got a response.
         """
         headers = dict(options.pop("headers", None) or {})
         if method == "POST":
             headers.setdefault("Idempotency-Key", str(uuid4()))
-        with self.translated():
+        with self.translate_errors():
             for attempt in stamina.retry_context(
-                on=self._worth_another if retry else lambda error: False,
+                on=self._should_retry if retry else _never,
                 attempts=ATTEMPTS,
                 timeout=RETRY_SECONDS,
                 wait_initial=0.1,
@@ -75,12 +84,12 @@ class Transport:
         raise AssertionError("retry_context either returns or raises")
 
     @contextmanager
-    def stream(self, path: str, **options: Any) -> Iterator[httpx.Response]:
-        """An answer whose body is read as it comes. Nothing is repeated: the reader knows where it stood.
+    def stream(self, path: str, **options: Any) -> Generator[httpx.Response]:
+        """A response whose body is read as it arrives. The caller retries, because it knows where to continue.
 
         Raises:
-            Busy, httpx.TransportError: another try may succeed.
-            NestorError: it will not.
+            RetryLater, httpx.TransportError: a retry may succeed.
+            NestorError: a retry will not succeed.
         """
         with self._http.stream("GET", path, **options) as response:
             if response.is_error:
@@ -88,33 +97,40 @@ class Transport:
             yield self._accept(response)
 
     @contextmanager
-    def translated(self) -> Iterator[None]:
-        """Failures below HTTP, and a server that stays busy, as Nestor's own errors."""
+    def translate_errors(self) -> Generator[None]:
+        """Turn connection failures into `ServerUnreachable`, and `RetryLater` into the error of the last response."""
         try:
             yield
-        except Busy as busy:
-            raise busy.error from None
+        except RetryLater as retry_later:
+            raise retry_later.error from None
         except httpx.TransportError as error:
             raise ServerUnreachable(server=self.server, reason=reason_of(error)) from error
 
     def _accept(self, response: httpx.Response) -> httpx.Response:
-        self.met = True
-        if response.is_success or response.status_code == httpx.codes.NOT_MODIFIED:
+        self.connected_before = True
+        if response.is_success or response.status_code == 304:
             return response
         error = error_of(response)
-        if response.status_code in BUSY:
-            raise Busy(error, retry_after(response))
+        if response.status_code in RETRYABLE_STATUSES:
+            raise RetryLater(error, retry_after(response))
         raise error
 
-    def _worth_another(self, error: Exception) -> bool | float:
-        if isinstance(error, Busy):
+    def _should_retry(self, error: Exception) -> bool | float:
+        if isinstance(error, RetryLater):
             return True if error.after is None else error.after
-        # Someone who mistyped the address should not wait for several tries to hear of it.
-        return isinstance(error, httpx.TransportError) and (self.met or not isinstance(error, httpx.ConnectError))
+        # A mistyped address should fail at once.
+        return isinstance(error, httpx.TransportError) and (
+            self.connected_before or not isinstance(error, httpx.ConnectError)
+        )
+
+
+def _never(error: Exception) -> bool:
+    del error
+    return False
 
 
 def error_of(response: httpx.Response) -> NestorError:
-    """The error that an answer carries; one that is not Nestor's (a proxy's page, say) is quoted."""
+    """The error in a response. The first line of one that is not Nestor's, such as a proxy's page, is quoted."""
     if response.headers.get("content-type", "").startswith(PROBLEM_JSON):
         return NestorError.from_problem(response.json())
     quoted = response.text.strip().split("\n")[0][:200] or response.reason_phrase
@@ -123,7 +139,7 @@ def error_of(response: httpx.Response) -> NestorError:
 
 
 def retry_after(response: httpx.Response) -> float | None:
-    """Retry-After in seconds, which may be written as a number or as a date; at most a minute."""
+    """Seconds until Retry-After, a number or a date, capped at a minute; None if it is missing or malformed."""
     value = response.headers.get("retry-after")
     if not value:
         return None
@@ -138,4 +154,5 @@ def retry_after(response: httpx.Response) -> float | None:
 
 
 def reason_of(error: httpx.TransportError) -> str:
+    """The error's text, or its class if it has none."""
     return str(error) or type(error).__name__

@@ -1,11 +1,11 @@
-"""Bytes to the server by their digest: what it has is not sent again, what was cut off goes on where it stopped."""
+"""Uploads bytes by their digest. Bytes that the server has are not sent again; a broken upload is resumed."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from nestor.errors import NestorError, OffsetMismatch
 from nestor.remote.transport import Transport
@@ -14,34 +14,34 @@ from nestor.schemas import CHUNK_BYTES, BlobCreate, Upload
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-BAR_FROM_BYTES = 16 * CHUNK_BYTES  # smaller uploads are over before anyone wonders
-BARREN_ATTEMPTS = 5  # continuations of one upload in a row that did not bring it further
+BAR_FROM_BYTES = 16 * CHUNK_BYTES  # smaller uploads take too little time for a progress bar
+MAX_STALLED_ATTEMPTS = 5  # consecutive attempts to resume an upload that gained no bytes
 
 
 def upload(transport: Transport, data: bytes, *, what: str = "upload", show_progress_bar: bool = True) -> str:
-    """Have the server hold `data`; its digest.
+    """Store `data` on the server, and return its digest "sha256:…".
 
     Raises:
-        NestorError: the server refuses the bytes, or stays out of reach.
+        NestorError: the server refuses the bytes, or the upload makes no progress.
     """
     digest = "sha256:" + hashlib.sha256(data).hexdigest()
-    furthest, barren = -1, 0
+    furthest, stalled = -1, 0
     with _bar(len(data), what, show=show_progress_bar) as bar:
         while True:
-            standing = _begin(transport, digest, len(data))
+            state = _begin(transport, digest, len(data))
             try:
-                while standing.id is not None and standing.offset < standing.size:
-                    bar.update(standing.offset - bar.n)
-                    standing = _send(transport, standing, data)
+                while state.id is not None and state.offset < state.size:
+                    bar.update(state.offset - bar.n)
+                    state = _send_chunk(transport, state, data)
                 bar.update(len(data) - bar.n)
                 return digest
             except NestorError as error:
-                # The chunk may have arrived all the same: only the server knows where the upload stands.
+                # The chunk may have arrived: only the server knows the offset.
                 if not (error.retryable or isinstance(error, OffsetMismatch)):
                     raise
-                barren = 0 if standing.offset > furthest else barren + 1
-                furthest = max(furthest, standing.offset)
-                if barren >= BARREN_ATTEMPTS:
+                stalled = 0 if state.offset > furthest else stalled + 1
+                furthest = max(furthest, state.offset)
+                if stalled >= MAX_STALLED_ATTEMPTS:
                     raise
 
 
@@ -50,16 +50,16 @@ def _begin(transport: Transport, digest: str, size: int) -> Upload:
     return Upload.model_validate(transport.request("POST", "/blobs", json=new.model_dump()).json())
 
 
-def _send(transport: Transport, standing: Upload, data: bytes) -> Upload:
-    chunk = data[standing.offset : standing.offset + CHUNK_BYTES]
-    headers = {"Upload-Offset": str(standing.offset), "Content-Type": "application/octet-stream"}
-    # Not repeated as it is: where the upload stands is asked anew.
-    answer = transport.request("PATCH", f"/blobs/{standing.id}", retry=False, content=chunk, headers=headers)
-    return standing.model_copy(update={"offset": int(answer.headers["Upload-Offset"])})
+def _send_chunk(transport: Transport, state: Upload, data: bytes) -> Upload:
+    chunk = data[state.offset : state.offset + CHUNK_BYTES]
+    headers = {"Upload-Offset": str(state.offset), "Content-Type": "application/octet-stream"}
+    # No retry with the same offset: the caller asks the server for the current one.
+    answer = transport.request("PATCH", f"/blobs/{state.id}", retry=False, content=chunk, headers=headers)
+    return state.model_copy(update={"offset": int(answer.headers["Upload-Offset"])})
 
 
 @contextmanager
-def _bar(size: int, what: str, *, show: bool) -> Iterator[tqdm]:
+def _bar(size: int, what: str, *, show: bool) -> Generator[tqdm[NoReturn]]:
     from tqdm.auto import tqdm
 
     hidden = not show or size < BAR_FROM_BYTES

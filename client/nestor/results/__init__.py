@@ -1,1 +1,1 @@
-"""What a trial gives back: its progress, its steps as rows, its hyperparameters and its weights."""
+"""Results of a trial: progress, steps as table rows, hyperparameters and weights."""

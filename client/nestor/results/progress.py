@@ -1,4 +1,4 @@
-"""The progress bar of a trial: where it stands, and what the engine warns of."""
+"""The progress bar of a trial, which also prints the engine's warnings."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import sys
 
 from nestor.schemas import Event, EventType, State, Step, Trial
 
-STANDING = {State.queued.value: "waiting for a worker", State.paused.value: "paused"}
+STATE_TEXTS = {State.queued.value: "waiting for a worker", State.paused.value: "paused"}
 
 
 class Bar:
-    """One line for one trial; steps that an earlier watcher has seen count as well."""
+    """The progress of one trial on stderr. It includes the steps before this process began to watch."""
 
     def __init__(self, trial: Trial, *, show: bool = True) -> None:
         from tqdm.auto import tqdm
@@ -25,11 +25,12 @@ class Bar:
         self._bar.close()
 
     def show(self, event: Event, step: Step | None) -> None:
+        """Show an event; `step` is its content if it is one of type `step` that was not shown before."""
         if event.type is EventType.state:
-            standing = STANDING.get(event.data["state"])
-            self._bar.set_description(f"{self._name}, {standing}" if standing else self._name)
+            text = STATE_TEXTS.get(event.data["state"])
+            self._bar.set_description(f"{self._name}, {text}" if text else self._name)
         if event.type is EventType.rewind:
-            self._write(f"The steps after {event.data['step']} are taken again, from the last checkpoint.")
+            self._write(f"The steps after {event.data['step']} are computed again from the last checkpoint.")
         if step is None:
             return
         self._bar.set_postfix_str(summary(step), refresh=False)
@@ -43,7 +44,7 @@ class Bar:
 
 
 def summary(step: Step) -> str:
-    """The numbers that one looks at first."""
+    """The main numbers of a step in one line."""
     metrics = (f"{name} {value:.4g}" for name, value in step.val_metrics.items())
     held_out = () if step.held_out_loss is None else (f"held out {step.held_out_loss:.4g}",)
     return ", ".join(

@@ -1,4 +1,4 @@
-"""Steps as rows of plain cells, for CSV files and data frames."""
+"""Steps as table rows, for CSV files and data frames."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any, TextIO
 
 from nestor.schemas import Step
 
-NESTED = ("val_metrics", "test_metrics", "seconds")  # mappings, which become columns such as val_accuracy
+NESTED = ("val_metrics", "test_metrics", "seconds")  # mappings; their entries become columns such as val_accuracy
 
 
 def flat(step: Step) -> dict[str, Any]:
-    """One step as one row; its warnings in one cell."""
+    """One step as one row: its mappings as columns of their own, its warnings in one cell."""
     row = step.model_dump()
     for name in NESTED:
         prefix = name.removesuffix("_metrics")
@@ -21,6 +21,7 @@ def flat(step: Step) -> dict[str, Any]:
 
 
 def write_csv(steps: Iterable[Step], stream: TextIO) -> None:
+    """Write a header and one row per step. `stream` must not translate newlines (`newline=""`)."""
     rows = [flat(step) for step in steps]
     columns = list(dict.fromkeys(name for row in rows for name in row)) or [*Step.model_fields]
     writer = csv.DictWriter(stream, columns)

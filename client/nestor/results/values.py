@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from nestor.extras import engine, require
 
@@ -13,24 +13,29 @@ if TYPE_CHECKING:
 
 
 class Values(Mapping[str, "Tensor | dict[str, Tensor]"]):
-    """Name → tensor, as optimised; `transformed` holds what the losses read.
+    """Name → tensor in the space that is optimized, such as log decay; `transformed` has the values that losses use.
 
-    A prefix such as "l2" stands for its members "l2.…", as a dict. Iteration goes over full names.
+    `values["l2"]` of a prefix is a dict of its members "l2.…". Iteration and `len` use full names.
     """
 
-    def __init__(self, data: bytes, transforms: Mapping[str, str], step: int | None = None) -> None:
-        self._data, self._transforms, self._tensors = data, transforms, None
-        self.step = step
+    def __init__(self, data: bytes, transforms: Mapping[str, str]) -> None:
+        """`data` is a safetensors file, `transforms` maps a name to the name of its transform."""
+        self._data, self._transforms = data, transforms
+        self._tensors: dict[str, Tensor] | None = None
 
     def numpy(self) -> dict[str, numpy.ndarray]:
-        """Name → array; this needs no torch."""
+        """Name → array, in the space that is optimized. This does not import torch."""
         import safetensors.numpy
 
         return safetensors.numpy.load(self._data)
 
     @property
     def transformed(self) -> dict[str, Tensor]:
-        """Name → the value that the losses read: for a decay of `L2`, the decay and not its logarithm."""
+        """Name → the value that the losses use: for `L2` the decay instead of its logarithm.
+
+        Raises:
+            MissingExtra: the engine is not installed.
+        """
         functions = engine("nestor_engine.hparams", what="Transforming hyperparameters").TRANSFORMS
         return {name: functions[self._transforms.get(name, "identity")](raw) for name, raw in self._all().items()}
 
@@ -53,17 +58,18 @@ class Values(Mapping[str, "Tensor | dict[str, Tensor]"]):
     def _all(self) -> dict[str, Tensor]:
         if self._tensors is None:
             load = require("safetensors.torch", what="Hyperparameters as tensors", extra="worker", package="torch").load
-            self._tensors = load(self._data)
+            self._tensors = tensors = cast("dict[str, Tensor]", load(self._data))
+            return tensors
         return self._tensors
 
 
 def members(named: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The entry called `name`, or those that begin with `name` and a dot.
+    """The entry `name`, or the entries that begin with `name` and a dot.
 
     Raises:
-        KeyError: neither.
+        KeyError: there is none.
     """
     found = {name: named[name]} if name in named else {k: v for k, v in named.items() if k.startswith(f"{name}.")}
     if not found:
-        raise KeyError(f"There is no hyperparameter {name!r}; there are: {', '.join(named)}.")
+        raise KeyError(f"There is no hyperparameter {name!r}. The hyperparameters are {', '.join(named)}.")
     return found

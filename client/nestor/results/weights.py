@@ -1,4 +1,4 @@
-"""Trained weights, from a trial's checkpoint into a module."""
+"""Loads the trained weights of a checkpoint into a module."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
 
 def load(checkpoint: bytes, model: nn.Module) -> int:
-    """Copy the weights and buffers of `checkpoint` into `model` by name, whole or not at all, and give its step.
+    """Copy the weights and buffers of `checkpoint` into `model` by name, and return the checkpoint's step.
 
-    A checkpoint of format 2 does not name the weights: they are taken by position, in the order of the model's
-    parameters, and their number, the buffers' names and the buffers' shapes are all that is compared. A buffer or
-    frozen parameter of the model that the checkpoint lacks stays as it is: hyperparameters may have supplied it.
+    Nothing is copied if a tensor does not fit. A buffer or frozen parameter of the model that the checkpoint lacks
+    keeps its value, because hyperparameters may have supplied it. Checkpoints of format 2 do not name the weights:
+    these are copied in the order of the model's parameters after a check of their number.
 
     Raises:
-        InvalidInput: a tensor is missing, unexpected or of another shape, naming the first; or the bytes are no
-            checkpoint that this version reads.
+        InvalidInput: a tensor is missing, unexpected or of another shape, or this version cannot read the checkpoint.
+        MissingExtra: the engine is not installed.
     """
     state_class = engine("nestor_engine.training.state", what="trial.load_weights").State
     from nestor_engine.errors import StateInvalid
@@ -35,7 +35,7 @@ def load(checkpoint: bytes, model: nn.Module) -> int:
     n = sum(parameter.numel() for parameter in trained.values())
     if state.layout is None and state.weights.numel() != n:
         raise _other_model(f"it holds {state.weights.numel():,} weights, and {n:,} of this model require gradients")
-    # Whether a parameter is frozen is the model's affair: the checkpoint has it either way.
+    # A frozen parameter of the model may be a trained one of the checkpoint, and the other way round.
     held = {**state.with_layout(trained).params, **state.buffers}
     kept = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     wanted = {name: value for name, value in kept.items() if name in trained or name in held}
@@ -49,5 +49,5 @@ def load(checkpoint: bytes, model: nn.Module) -> int:
 def _other_model(reason: str) -> InvalidInput:
     return InvalidInput(
         reason=f"The trial's checkpoint does not fit this model: {reason}. "
-        "Pass the model that the problem was made with, or one that is built in the same way."
+        "Pass the model that the problem was made with, or one with the same architecture."
     )

@@ -6,6 +6,8 @@ from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
+from nestor.program_format import Json as Json
+
 API = "/api/v1"
 MOST_STEPS = 2**31 - 1  # of a trial
 CHUNK_BYTES = 4 * 1024 * 1024  # an upload travels, and a blob is stored, in pieces of this size

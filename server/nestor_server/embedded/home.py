@@ -1,4 +1,4 @@
-"""The directory where an installation keeps its data, logs and secrets, and the lock that gives it one owner."""
+"""The directory of an installation's data, logs and secrets, and the lock that lets one process own it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import shutil
 import stat
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, final
+from typing import TypedDict, final
 
 import platformdirs
 
@@ -19,20 +19,21 @@ from nestor_server.embedded.process import Account, alive, unprivileged
 
 
 def default_home() -> Path:
-    if given := os.environ.get("NESTOR_HOME"):
-        return Path(given)
+    """NESTOR_HOME, or the usual directory for data of this user."""
+    if setting := os.environ.get("NESTOR_HOME"):
+        return Path(setting)
     if os.geteuid() == 0:
         return Path("/var/lib/nestor")  # not under /root: PostgreSQL runs as another user and must reach it
     return platformdirs.user_data_path("nestor")
 
 
 def reachable(path: Path) -> bool:
-    """Whether any user may walk down to `path`. If not, that is the owner's wish: we never open directories up."""
+    """Whether every user may enter all parents of `path`. Nestor never changes the permissions of parents."""
     return all(parent.stat().st_mode & stat.S_IXOTH for parent in path.resolve().parents)
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace `path` whole, readable by its owner alone from the first byte."""
+    """Replace the file `path` atomically. Only its owner can read it, at any time."""
     new = path.with_name(f".{path.name}.{os.getpid()}")
     new.unlink(missing_ok=True)
     with os.fdopen(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
@@ -40,9 +41,16 @@ def write_private(path: Path, text: str) -> None:
     new.replace(path)
 
 
+class ServerInfo(TypedDict):
+    """The contents of `Home.server_file`."""
+
+    url: str
+    pid: int
+
+
 @final
 class Home:
-    """`acquire()` before anything else is done with it; `release()` at the end. A killed owner releases it too."""
+    """One home directory. The owner calls `acquire()` first and `release()` last; a killed owner releases it too."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.expanduser().absolute()
@@ -50,25 +58,33 @@ class Home:
 
     @property
     def server_file(self) -> Path:
-        """Where a running Nestor says at which address it is."""
+        """The file in which a running Nestor announces its address."""
         return self.path / "server.json"
 
     @property
     def token_file(self) -> Path:
+        """The file with the admin token of `nestor up`."""
         return self.path / "token"
 
     def log(self, name: str) -> Path:
+        """The log of the part `name`, such as "postgres"."""
         return self.path / "logs" / f"{name}.log"
 
-    def running(self) -> dict[str, Any] | None:
-        """What the running Nestor says of itself; None when it has not come up, or nothing runs."""
+    def running(self) -> ServerInfo | None:
+        """The address and pid of the running Nestor; None if nothing runs, or not yet."""
         try:
-            said = json.loads(self.server_file.read_text())
+            info: ServerInfo = json.loads(self.server_file.read_text())
         except (OSError, ValueError):
             return None
-        return said if alive(said["pid"]) else None  # one that was killed leaves its file behind
+        return info if alive(info["pid"]) else None  # a killed Nestor leaves its file behind
 
     def acquire(self) -> None:
+        """Create the directory and take its lock.
+
+        Raises:
+            AlreadyRunning: another process has the lock.
+            HomeUnusable: the directory cannot be created or written, or PostgreSQL's user cannot reach it.
+        """
         account = unprivileged()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -81,14 +97,14 @@ class Home:
         except OSError as error:
             raise HomeUnusable(home=str(self.path), reason=error.strerror or str(error)) from error
         try:
-            # A POSIX record lock: the kernel lifts it when we die, and children do not inherit it.
+            # A POSIX record lock: the kernel releases it when this process ends, and children do not inherit it.
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             lock.seek(0)
             pid = lock.read().strip() or "its pid"
             lock.close()
             running = self.running()
-            where = f"at {running['url']}" if running else "though it is not up yet"
+            where = f"at {running['url']}" if running else "and is starting"
             raise AlreadyRunning(home=str(self.path), where=where, pid=pid) from None
         lock.truncate(0)
         lock.write(str(os.getpid()))
@@ -96,12 +112,13 @@ class Home:
         self._lock = lock
 
     def release(self) -> None:
+        """Give up the lock, if this process has it."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
 
     def directory(self, name: str, account: Account | None) -> Path:
-        """A directory of a server's own."""
+        """The directory of the part `name`, created if missing, and owned by `account` if one is given."""
         path = self.path / name
         path.mkdir(mode=0o700, exist_ok=True)
         if account:
@@ -109,14 +126,14 @@ class Home:
         return path
 
     def scratch(self) -> Path:
-        """An empty directory for temporary files: what a killed worker left there is gone with the next start."""
+        """An empty directory for temporary files. Each start deletes what a killed worker left there."""
         path = self.path / "scratch"
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(mode=0o700)
         return path
 
     def secret(self, name: str) -> str:
-        """A password made at first use and kept from then on."""
+        """The password `name`, generated at first use."""
         path = self.path / name
         if not path.exists():
             write_private(path, secrets.token_urlsafe(24))

@@ -1,4 +1,4 @@
-"""A real PostgreSQL server over a directory of ours."""
+"""A PostgreSQL server on a data directory inside the home."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from nestor_server.embedded.process import Account, Child, alive, end_orphan, ta
 
 USER = "nestor"
 START_SECONDS = 60.0
-PORT_TRIES = 3  # a free port may be taken by someone else before PostgreSQL binds it
+PORT_TRIES = 3  # another program may take a free port before PostgreSQL binds it
 
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
-    "unix_socket_directories": "",  # the path of a socket in our directory may be too long for one
+    "unix_socket_directories": "",  # a path inside the home may be too long for a Unix socket
     "max_connections": "200",
     "timezone": "UTC",
     "log_timezone": "UTC",
@@ -29,13 +29,14 @@ SETTINGS = {
 
 
 def free_port() -> int:
+    """A port that is free now. Another program may take it before the caller binds it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def local_url(home: Home) -> str | None:
-    """The address of the PostgreSQL that runs on `home` right now, for commands beside `nestor up`."""
+    """The address of the PostgreSQL that runs on `home`, for commands beside `nestor up`; None if it does not run."""
     lines = _pid_file(home.path / "postgres" / "data")
     password = home.path / "postgres-password"
     if len(lines) < 8 or not alive(int(lines[0])) or not password.exists():
@@ -49,7 +50,7 @@ def _url(password: str, port: int) -> str:
 
 @final
 class Postgres:
-    """`start()` gives the address. The home must have been acquired: whatever else runs on the data is an orphan."""
+    """The server. The caller has acquired the home, so another process on the data is an orphan and is ended."""
 
     name = "postgres"
 
@@ -58,15 +59,20 @@ class Postgres:
         self._child: Child | None = None
 
     def start(self) -> str:
+        """Create the data directory if missing, wait until the server is ready, and return its address.
+
+        Raises:
+            NoBinary, ChildFailed
+        """
         account = unprivileged()
         directory = self._home.directory("postgres", account)
         data = directory / "data"
-        made_by = (data / "PG_VERSION").read_text().strip() if data.exists() else None
-        programs, version = find_postgres(made_by)
+        data_version = (data / "PG_VERSION").read_text().strip() if data.exists() else None
+        programs, version = find_postgres(data_version)
         programs = postgres_within_reach(programs, copies=directory / f"programs-{version}", account=account)
         password = self._home.secret("postgres-password")
-        if made_by is None:
-            self._initialise(programs, directory, password, account)
+        if data_version is None:
+            self._initialize(programs, directory, password, account)
         self._end_orphan(data)
 
         for _ in range(PORT_TRIES):
@@ -78,7 +84,7 @@ class Postgres:
                     raise
             else:
                 return _url(password, port)
-        raise self.failed("found no port to listen on")
+        raise self.failed("found no free port")
 
     def _serve(self, programs: Path, data: Path, port: int, account: Account | None) -> None:
         child = Child(
@@ -100,28 +106,31 @@ class Postgres:
             raise
 
     def poll(self) -> int | None:
+        """The exit code of a server that ended by itself."""
         return self._child.poll() if self._child else None
 
     def failed(self, what: str) -> ChildFailed:
+        """The error to raise: what happened, and the end of the log."""
         log = self._home.log(self.name)
         return ChildFailed(name=self.name, what=what, log=str(log), tail=tail(log))
 
     def stop(self) -> None:
+        """Shut down fast: connections are closed, data is flushed. Does nothing if the server does not run."""
         if self._child is not None:
-            self._child.stop(patience=30.0)
+            self._child.stop(timeout=30.0)
             self._child = None
 
-    def _initialise(self, programs: Path, directory: Path, password: str, account: Account | None) -> None:
-        """Make the data directory elsewhere and rename it, so that a killed initdb leaves nothing that looks whole."""
-        half, password_file = directory / "data.new", directory / "initial-password"
-        shutil.rmtree(half, ignore_errors=True)
+    def _initialize(self, programs: Path, directory: Path, password: str, account: Account | None) -> None:
+        """Create the data directory under another name and rename it, so that a killed initdb leaves no broken one."""
+        partial, password_file = directory / "data.new", directory / "initial-password"
+        shutil.rmtree(partial, ignore_errors=True)
         write_private(password_file, password)
         if account:
             account.owns(password_file)
         log = self._home.log(self.name)
         with log.open("ab") as out:
-            done = subprocess.run(
-                [programs / "initdb", "-D", half, "-U", USER, "-E", "UTF8", "--locale=C", "-A", "scram-sha-256",
+            result = subprocess.run(
+                [programs / "initdb", "-D", partial, "-U", USER, "-E", "UTF8", "--locale=C", "-A", "scram-sha-256",
                  "--pwfile", password_file, "--no-instructions"],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=False, cwd=directory, env=_environment(),
                 user=account.uid if account else None,
@@ -129,20 +138,20 @@ class Postgres:
                 extra_groups=[] if account else None,
             )  # fmt: skip
         password_file.unlink()
-        if done.returncode != 0:
-            raise self.failed("could not make a new database")
-        half.rename(directory / "data")
+        if result.returncode != 0:
+            raise self.failed("could not create a new database")
+        partial.rename(directory / "data")
 
     def _end_orphan(self, data: Path) -> None:
         lines = _pid_file(data)
         if lines and lines[0].isdigit():
             end_orphan(int(lines[0]), data, signal.SIGINT, signal.SIGQUIT)
-            # PostgreSQL would refuse to start over a zombie's pid, taking it for a running server.
+            # PostgreSQL takes the pid of a zombie for a running server and refuses to start.
             (data / "postmaster.pid").unlink(missing_ok=True)
 
 
 def _environment() -> dict[str, str]:
-    """Without PG* variables, which would steer it, and with a locale that every system has."""
+    """This environment without PG* variables, which PostgreSQL reads, and with a locale that every system has."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "NESTOR_"))}
     return kept | {"LC_ALL": "C"}
 

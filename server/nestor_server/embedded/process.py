@@ -1,4 +1,4 @@
-"""Child processes that cannot outlive the process that started them, not even when it is killed."""
+"""Child processes that end with the process that started them, even if it is killed."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from typing import final
 from nestor_server.embedded.errors import ChildFailed, NoAccount
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
-TAIL_BYTES = 2_000  # of a log, shown when its process fails
+TAIL_BYTES = 2_000  # of a log, shown if its process fails
 
-# Where the kernel does not tell a child of its parent's death, a second process waits for the end of a pipe.
+# For systems whose kernel does not signal a child when its parent ends: this process waits for the end of a pipe.
 WATCHDOG = """
 import os, sys
 os.read(0, 1)
@@ -40,11 +40,16 @@ class Account:
     gid: int
 
     def owns(self, path: Path) -> None:
+        """Make this user the owner of `path`. Only root may."""
         os.chown(path, self.uid, self.gid)
 
 
 def unprivileged() -> Account | None:
-    """Who servers run as when we are root; None when we are not, and they run as ourselves."""
+    """The user to run servers as if this process is root; None if it is not, and servers run as the same user.
+
+    Raises:
+        NoAccount
+    """
     if os.geteuid() != 0:
         return None
     for name in ("postgres", "nobody"):
@@ -58,9 +63,9 @@ def unprivileged() -> Account | None:
 
 @final
 class Child:
-    """One child process: its own session, its own log, and a signal that reaches it when we die.
+    """One child process, with a session and a log of its own. It gets `orphan_signal` when its parent ends.
 
-    Start it from the main thread: Linux ties the signal to the *thread* that forked, and sends it when that ends.
+    Start it from the main thread: Linux sends the signal when the *thread* that forked ends.
     """
 
     def __init__(
@@ -88,12 +93,17 @@ class Child:
         self._log_start = 0
 
     def start(self) -> None:
+        """Start the process, or start it again after `stop`.
+
+        Raises:
+            RuntimeError: called from a thread other than the main one.
+        """
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("start children from the main thread: they are signalled when their thread ends")
         on_linux = sys.platform == "linux"
         account = self._account
         with self.log.open("ab") as log:
-            self._log_start = log.tell()  # what earlier runs wrote is not shown as the reason why this one failed
+            self._log_start = log.tell()  # an error shows only what this run logs
             self._process = subprocess.Popen(
                 self._argv,
                 stdin=subprocess.DEVNULL,
@@ -101,34 +111,35 @@ class Child:
                 stderr=log,
                 cwd=self._cwd,
                 env=self._env,
-                start_new_session=True,  # Ctrl-C in the terminal is ours to handle, in order
-                preexec_fn=_signal_on_parents_death(self._orphan_signal) if on_linux else None,
+                start_new_session=True,  # Ctrl-C reaches only the parent, which stops its children in order
+                preexec_fn=_signal_on_parent_exit(self._orphan_signal) if on_linux else None,
                 user=account.uid if account else None,
                 group=account.gid if account else None,
                 extra_groups=[] if account else None,
             )
         if not on_linux:
-            self._watchdog = watch(self._process.pid, self._orphan_signal)
+            self._watchdog = start_watchdog(self._process.pid, self._orphan_signal)
 
     @property
     def pid(self) -> int:
+        """The pid of the started process."""
         assert self._process is not None
         return self._process.pid
 
     def poll(self) -> int | None:
-        """The exit code, or None while it runs."""
+        """The exit code, negative for a signal; None while it runs."""
         assert self._process is not None
         return self._process.poll()
 
-    def stop(self, *, patience: float = 10.0) -> None:
-        """Ask it to end; after `patience` seconds, end it."""
+    def stop(self, *, timeout: float = 10.0) -> None:
+        """Send the stop signal, and kill the process if it still runs after `timeout` seconds."""
         process = self._process
         if process is None:
             return
         if process.poll() is None:
             process.send_signal(self._stop_signal)
             try:
-                process.wait(patience)
+                process.wait(timeout)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -138,27 +149,32 @@ class Child:
         self._process = self._watchdog = None
 
     def wait_until(self, ready: Callable[[], bool], *, timeout: float, pause: float = 0.02) -> None:
-        """Return once `ready()`; raise `ChildFailed` when the process ends first or takes too long."""
-        end = time.monotonic() + timeout
+        """Call `ready` every `pause` seconds until it is true.
+
+        Raises:
+            ChildFailed: the process ended, or was not ready within `timeout` seconds.
+        """
+        deadline = time.monotonic() + timeout
         while not ready():
             code = self.poll()
             if code is not None:
-                raise self.failed(f"ended with {how(code)} instead of starting")
-            if time.monotonic() > end:
+                raise self.failed(f"ended with {describe_exit(code)} instead of starting")
+            if time.monotonic() > deadline:
                 raise self.failed(f"was not ready after {timeout:.0f} s")
             time.sleep(pause)
 
     def failed(self, what: str) -> ChildFailed:
+        """The error to raise: what happened, and the end of this run's log."""
         return ChildFailed(name=self.name, what=what, log=str(self.log), tail=tail(self.log, self._log_start))
 
 
-def how(code: int) -> str:
+def describe_exit(code: int) -> str:
     """An exit code in words."""
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 def tail(log: Path, start: int = 0) -> str:
-    """The last lines of a log, of what was written from byte `start` on."""
+    """The last 2,000 bytes of a log, without what comes before byte `start`."""
     if not log.exists():
         return "(nothing)"
     with log.open("rb") as file:
@@ -166,11 +182,11 @@ def tail(log: Path, start: int = 0) -> str:
         return file.read().decode(errors="replace").strip() or "(nothing)"
 
 
-def _signal_on_parents_death(number: signal.Signals) -> Callable[[], None]:
-    libc = ctypes.CDLL(None)  # loaded before the fork: after it, only what is already in memory is safe
+def _signal_on_parent_exit(number: signal.Signals) -> Callable[[], None]:
+    libc = ctypes.CDLL(None)  # loaded before the fork, after which loading is not safe
     parent = os.getpid()
 
-    def prepare() -> None:  # in the child, after it has become another user: that would clear the setting
+    def prepare() -> None:  # runs in the child after the change of user, which would clear the setting
         libc.prctl(PR_SET_PDEATHSIG, int(number))
         if os.getppid() != parent:  # the parent died between fork and prctl
             os.kill(os.getpid(), signal.SIGKILL)
@@ -178,21 +194,21 @@ def _signal_on_parents_death(number: signal.Signals) -> Callable[[], None]:
     return prepare
 
 
-def watch(pid: int, number: signal.Signals) -> subprocess.Popen[bytes]:
-    """Signal `pid` when this process is gone: the pipe that only we hold open then ends."""
+def start_watchdog(pid: int, number: signal.Signals) -> subprocess.Popen[bytes]:
+    """Start a process that signals `pid` when this process ends, which closes the pipe between them."""
     return subprocess.Popen(
         [sys.executable, "-c", WATCHDOG, str(pid), str(int(number))], stdin=subprocess.PIPE, start_new_session=True
     )
 
 
 def alive(pid: int) -> bool:
-    """Whether a process still runs. A zombie does not: in a container without an init nobody may ever reap it."""
+    """Whether a process runs. A zombie does not: in a container without an init it may stay forever."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # it exists and is someone else's
+        pass  # it exists and belongs to another user
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except OSError:
@@ -200,21 +216,24 @@ def alive(pid: int) -> bool:
     return state != "Z"
 
 
-def end_orphan(pid: int, marker: Path, *signals: signal.Signals, patience: float = 10.0) -> None:
-    """End what an earlier, killed owner left behind; `marker` on its command line tells it from a reused pid."""
+def end_orphan(pid: int, marker: Path, *signals: signal.Signals, timeout: float = 10.0) -> None:
+    """End a process whose owner was killed, by one signal after the other, `timeout` seconds apart.
+
+    `marker` is an argument on its command line. A process without it has reused the pid and is left alone.
+    """
     for number in signals:
         if not (alive(pid) and _mentions(pid, marker)):
             return
         os.kill(pid, number)
-        end = time.monotonic() + patience
-        while alive(pid) and time.monotonic() < end:
+        deadline = time.monotonic() + timeout
+        while alive(pid) and time.monotonic() < deadline:
             time.sleep(0.02)
 
 
 def _mentions(pid: int, marker: Path) -> bool:
     if sys.platform != "linux":
-        shown = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
-        return str(marker) in shown.stdout
+        output = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
+        return str(marker) in output.stdout
     try:
         return str(marker).encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:

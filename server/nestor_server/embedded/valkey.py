@@ -1,4 +1,4 @@
-"""A real Valkey server over a directory of ours: Celery's broker."""
+"""A Valkey server on a directory inside the home: Celery's broker."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nestor_server.embedded.process import Child, end_orphan, unprivileged
 
 START_SECONDS = 20.0
 
-# Without "force", a last save that fails makes it ignore SIGTERM; the append-only file has the data anyway.
+# "force": a failed last save would make Valkey ignore SIGTERM. The append-only file has the data anyway.
 CONFIGURATION = """\
 bind 127.0.0.1
 port {port}
@@ -35,7 +35,7 @@ shutdown-on-sigterm nosave force
 
 @final
 class Valkey:
-    """`start()` gives the address. The home must have been acquired."""
+    """The server. The caller has acquired the home."""
 
     name = "valkey"
 
@@ -44,6 +44,11 @@ class Valkey:
         self._child: Child | None = None
 
     def start(self) -> str:
+        """Wait until the server answers, and return its address.
+
+        Raises:
+            NoBinary, ChildFailed
+        """
         account = unprivileged()
         directory = self._home.directory("valkey", account)
         program = valkey_within_reach(find_valkey(), copies=directory / "program", account=account)
@@ -52,7 +57,7 @@ class Valkey:
         self._end_orphan(directory / "valkey.pid", configuration)
 
         port = free_port()
-        # In a file, not in argv: every user can read a command line.
+        # In a file and not in argv, which every user can read.
         text = CONFIGURATION.format(
             port=port, password=password, directory=_quoted(directory), pid_file=_quoted(directory / "valkey.pid")
         )
@@ -77,19 +82,22 @@ class Valkey:
         return f"redis://:{password}@127.0.0.1:{port}/0"
 
     def poll(self) -> int | None:
+        """The exit code of a server that ended by itself."""
         return self._child.poll() if self._child else None
 
     def failed(self, what: str) -> ChildFailed:
+        """The error to raise: what happened, and the end of the log."""
         assert self._child is not None
         return self._child.failed(what)
 
     def stop(self) -> None:
+        """Stop the server. Does nothing if it does not run."""
         if self._child is not None:
             self._child.stop()
             self._child = None
 
     def _end_orphan(self, pid_file: Path, configuration: Path) -> None:
-        """Two servers that append to one file would ruin it."""
+        """End a server that outlived its owner: two servers appending to one file would corrupt it."""
         try:
             pid = int(pid_file.read_text())
         except (OSError, ValueError):
@@ -107,12 +115,12 @@ def _answers(port: int, password: str) -> bool:
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
             connection.sendall(f"AUTH {password}\r\nPING\r\n".encode())
-            answer = b""
-            while b"+PONG" not in answer and b"-" not in answer:  # the two answers may come in one packet or in two
+            reply = b""
+            while b"+PONG" not in reply and b"-" not in reply:  # the two replies may arrive in one packet or in two
                 received = connection.recv(200)
                 if not received:
                     return False
-                answer += received
-            return b"+PONG" in answer
+                reply += received
+            return b"+PONG" in reply
     except OSError:
         return False

@@ -1,4 +1,4 @@
-"""What a route asks for: a transaction, and someone who may use it."""
+"""Dependencies of routes: the request's transaction, and the authenticated caller."""
 
 from __future__ import annotations
 
@@ -10,52 +10,56 @@ from sqlalchemy.orm import Session
 
 from nestor.errors import CrossSite, Forbidden, Unauthenticated
 from nestor.schemas import Scope
-from nestor_server.database import begin
+from nestor_server.database import transaction
 from nestor_server.services import tokens
-from nestor_server.services.tokens import Identity
+from nestor_server.services.tokens import Caller
 
 COOKIE = "nestor_token"
-REQUEST_HEADER = "X-Nestor-Request"  # a page of another site cannot set it without asking first, and is refused
+REQUEST_HEADER = "X-Nestor-Request"  # a page of another site cannot send it without a CORS preflight, which is refused
 
-# scope="function": commit before the response leaves, not after. Otherwise a client
-# could read its own 201 and then get a 404.
-Tx = Annotated[Session, Depends(begin, scope="function")]
+# scope="function": commit before the response is sent. Otherwise a client could read its own 201 and then get a 404.
+Tx = Annotated[Session, Depends(transaction, scope="function")]
 
 
-def credentials(request: Request) -> str:
-    """The token of a request: from its header, or from a browser's cookie.
+def bearer_token(request: Request) -> str:
+    """The token from the Authorization header, or from a browser's cookie.
 
     Raises:
-        Unauthenticated: there is none.
-        CrossSite: a cookie alone would change something.
+        Unauthenticated: the request has no token.
+        CrossSite: the request changes something, and a cookie is its only proof of origin.
     """
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme:
         if scheme.lower() != "bearer" or not token.strip():
-            raise Unauthenticated(reason="the Authorization header holds something else")
+            raise Unauthenticated(reason="the Authorization header does not hold a bearer token")
         return token.strip()
     if cookie := request.cookies.get(COOKIE):
         if request.method not in ("GET", "HEAD"):
-            same_site(request)
+            require_same_site(request)
         return cookie
-    raise Unauthenticated(reason="it came with none")
+    raise Unauthenticated(reason="it has none")
 
 
-def same_site(request: Request) -> None:
+def require_same_site(request: Request) -> None:
+    """Refuse requests that a page of another site could have sent.
+
+    Raises:
+        CrossSite: `REQUEST_HEADER` is missing.
+    """
     if request.headers.get(REQUEST_HEADER) != "1":
         raise CrossSite(scope=Scope.write.value)
 
 
-def _at_least(scope: Scope) -> Callable[[Request, Session], Identity]:
-    def identify(request: Request, session: Tx) -> Identity:
-        identity = tokens.authenticate(session, credentials(request))
-        if not identity.may(scope):
-            raise Forbidden(reason=f"its scope is {identity.scope.value!r}", scope=scope.value)
-        return identity
+def _caller_with(scope: Scope) -> Callable[[Request, Session], Caller]:
+    def authenticate(request: Request, session: Tx) -> Caller:
+        caller = tokens.authenticate(session, bearer_token(request))
+        if not caller.may(scope):
+            raise Forbidden(reason=f"its scope is {caller.scope.value!r}", scope=scope.value)
+        return caller
 
-    return identify
+    return authenticate
 
 
-Reader = Annotated[Identity, Depends(_at_least(Scope.read))]
-Writer = Annotated[Identity, Depends(_at_least(Scope.write))]
-Admin = Annotated[Identity, Depends(_at_least(Scope.admin))]
+Reader = Annotated[Caller, Depends(_caller_with(Scope.read))]
+Writer = Annotated[Caller, Depends(_caller_with(Scope.write))]
+Admin = Annotated[Caller, Depends(_caller_with(Scope.admin))]

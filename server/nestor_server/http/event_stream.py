@@ -1,7 +1,7 @@
-"""Event streams: the one asynchronous part, because a thousand quiet readers must not hold a thousand threads.
+"""Event streams. They are asynchronous, so that a thousand idle readers do not hold a thousand threads.
 
-One connection per process listens for notifications and wakes the streams of the trial they name; each stream then
-reads what follows its cursor from Postgres. A notification is a hint: when they stay away, streams look by themselves.
+One connection per process listens for notifications and wakes the streams of the trial that they name. Each stream then
+reads the events after its cursor from Postgres. A notification is a hint: streams also poll, in case one is lost.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator
 from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import Any
@@ -24,25 +24,26 @@ from starlette.concurrency import run_in_threadpool
 from nestor.schemas import Event, EventPage, EventType
 from nestor_server.database import Sessions, plain_url
 from nestor_server.scheduling.event_log import CHANNEL
-from nestor_server.services import events
-from nestor_server.services.events import Page
+from nestor_server.services.records import events
+from nestor_server.services.records.events import Page
 from nestor_server.settings import Settings
 
 log = logging.getLogger(__name__)
 
-LONGEST_PAUSE = 5.0  # seconds between two attempts to reach the database
+MAX_RECONNECT_SECONDS = 5.0
 
 
 class Listener:
-    """Wakes whoever waits for a trial, as long as it runs; it finds its way back to a database that was away."""
+    """Receives Postgres notifications and wakes the streams of their trials. It reconnects after failures."""
 
     def __init__(self, settings: Settings) -> None:
         self._url = plain_url(settings.database_url)
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
-        self.closing = False  # the server is going down: streams end, and their readers come back to the next one
+        self.closing = False  # the server shuts down: streams end, and their readers reconnect to the next server
 
     @contextmanager
-    def waiting_for(self, trial_id: UUID) -> Iterator[asyncio.Event]:
+    def subscribe(self, trial_id: UUID) -> Generator[asyncio.Event]:
+        """An event that is set with each notification of the trial. The subscriber clears it."""
         woken, key = asyncio.Event(), str(trial_id)
         self._waiting[key].add(woken)
         try:
@@ -53,10 +54,12 @@ class Listener:
                 del self._waiting[key]
 
     def close(self) -> None:
+        """End all streams. Only call this in the event loop's thread."""
         self.closing = True
         self._wake_all()
 
     async def run(self) -> None:
+        """Listen until this task is cancelled."""
         pause = 0.1
         while True:
             try:
@@ -65,14 +68,14 @@ class Listener:
                 ) as connection:
                     await connection.execute(f"LISTEN {CHANNEL}")
                     pause = 0.1
-                    self._wake_all()  # nobody told us what happened meanwhile
+                    self._wake_all()  # notifications may have been lost while there was no connection
                     async for notification in connection.notifies():
                         for woken in self._waiting.get(notification.payload, ()):
                             woken.set()
             except (psycopg.Error, OSError) as error:
-                log.warning("not listening: %s; streams look by themselves, next attempt in %.1f s", error, pause)
+                log.warning("not listening: %s; streams poll meanwhile, next attempt in %.1f s", error, pause)
             await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
+            pause = min(2 * pause, MAX_RECONNECT_SECONDS)
 
     def _wake_all(self) -> None:
         for waiting in self._waiting.values():
@@ -80,17 +83,18 @@ class Listener:
                 woken.set()
 
 
-class Streams:
-    """What the routes ask for: a trial's events as they come, or those that have come within some seconds."""
+class EventStreams:
+    """A trial's events for the routes: as server-sent events, or as one page after a wait."""
 
     def __init__(self, sessions: Sessions, listener: Listener, settings: Settings) -> None:
         self._sessions, self._listener, self._settings = sessions, listener, settings
 
     async def sse(self, trial_id: UUID, after: int) -> AsyncIterator[bytes]:
+        """Server-sent events whose seq is above `after`, until the trial ends or the server shuts down."""
         quiet_since = monotonic()
-        with self._listener.waiting_for(trial_id) as woken:
+        with self._listener.subscribe(trial_id) as woken:
             while not self._listener.closing:
-                woken.clear()  # before reading: what happens while we read wakes us again
+                woken.clear()  # before reading, so that events that arrive meanwhile wake this stream again
                 try:
                     page = await run_in_threadpool(self._read, trial_id, after)
                 except SQLAlchemyError as error:
@@ -112,15 +116,15 @@ class Streams:
                 await self._wait(woken, self._settings.stream_ping_seconds - (monotonic() - quiet_since))
 
     async def page(self, trial_id: UUID, after: int, wait: float) -> EventPage:
-        """What follows `after`; when there is nothing, what comes within `wait` seconds."""
-        until = monotonic() + wait
-        with self._listener.waiting_for(trial_id) as woken:
+        """The events whose seq is above `after`; if there are none, wait for up to `wait` seconds."""
+        deadline = monotonic() + wait
+        with self._listener.subscribe(trial_id) as woken:
             while True:
                 woken.clear()
                 page = await run_in_threadpool(self._read, trial_id, after)
-                if page.items or page.end is not None or monotonic() >= until or self._listener.closing:
+                if page.items or page.end is not None or monotonic() >= deadline or self._listener.closing:
                     break
-                await self._wait(woken, until - monotonic())
+                await self._wait(woken, deadline - monotonic())
         items, next_after = page.items, page.next_after
         if page.end is not None:
             end = Event(seq=max(next_after, page.end["seq"]), type=EventType.end, data=page.end)
@@ -131,9 +135,9 @@ class Streams:
         with self._sessions() as session:
             return events.read(session, trial_id, after)
 
-    async def _wait(self, woken: asyncio.Event, longest: float) -> None:
+    async def _wait(self, woken: asyncio.Event, timeout: float) -> None:
         with suppress(TimeoutError):
-            await asyncio.wait_for(woken.wait(), max(0.01, min(longest, self._settings.stream_poll_seconds)))
+            await asyncio.wait_for(woken.wait(), max(0.01, min(timeout, self._settings.stream_poll_seconds)))
 
 
 def _sse(type: EventType, seq: int, data: dict[str, Any]) -> bytes:

@@ -1,4 +1,4 @@
-"""Answers that are bytes or that may be unchanged: ETags, 304, and ranges (RFC 9110)."""
+"""Responses with ETags, 304 and byte ranges (RFC 9110)."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from nestor_server.storage.tensor_blobs import Slice
 
 IMMUTABLE = "private, max-age=31536000, immutable"
 REVALIDATE = "private, no-cache"
-OUTSIDE = (0, 0)
+UNSATISFIABLE = (0, 0)
 
 
 def matches(request: Request, etag: str) -> bool:
-    """Whether the client has this version already."""
-    given = request.headers.get("If-None-Match")
-    if given is None:
+    """Whether the client already has this version."""
+    header = request.headers.get("If-None-Match")
+    if header is None:
         return False
-    return given.strip() == "*" or f'"{etag}"' in [one.strip().removeprefix("W/") for one in given.split(",")]
+    return header.strip() == "*" or f'"{etag}"' in [tag.strip().removeprefix("W/") for tag in header.split(",")]
 
 
-def document(request: Request, content: BaseModel, etag: str | None = None) -> Response:
-    """`content` as JSON, or 304 when the client has it. Without a version of its own, its bytes are its version."""
+def json_response(request: Request, content: BaseModel, etag: str | None = None) -> Response:
+    """`content` as JSON, or 304 if the client has it. The default ETag is the hash of the JSON."""
     body = content.model_dump_json().encode()
     etag = etag or hashlib.sha256(body).hexdigest()
     headers = {"ETag": f'"{etag}"', "Cache-Control": REVALIDATE, "Vary": "Authorization, Cookie"}
@@ -36,8 +36,15 @@ def document(request: Request, content: BaseModel, etag: str | None = None) -> R
     return Response(body, headers=headers, media_type="application/json")
 
 
-def file(request: Request, sessions: Sessions, content: Slice, etag: str, *, name: str, immutable: bool) -> Response:
-    """`content`, or the range of it that was asked for, streamed from a session of its own."""
+def file_response(
+    request: Request, sessions: Sessions, content: Slice, etag: str, *, name: str, immutable: bool
+) -> Response:
+    """`content` or the requested range of it, streamed from a session of its own.
+
+    Args:
+        name: the file name that browsers save it under.
+        immutable: the bytes at this URL never change, so clients may cache them for a year.
+    """
     headers = {
         "ETag": f'"{etag}"',
         "Cache-Control": IMMUTABLE if immutable else REVALIDATE,
@@ -48,35 +55,35 @@ def file(request: Request, sessions: Sessions, content: Slice, etag: str, *, nam
     if matches(request, etag):
         return Response(status_code=304, headers=headers)
     start, stop, status = 0, content.size, 200
-    if (asked := request.headers.get("Range")) and request.headers.get("If-Range", f'"{etag}"') == f'"{etag}"':
-        found = _range(asked, content.size)
-        if found == OUTSIDE:
+    if (header := request.headers.get("Range")) and request.headers.get("If-Range", f'"{etag}"') == f'"{etag}"':
+        requested = _range(header, content.size)
+        if requested == UNSATISFIABLE:
             headers["Content-Range"] = f"bytes */{content.size}"
             return Response(status_code=416, headers=headers)
-        if found is not None:
-            (start, stop), status = found, 206
+        if requested is not None:
+            (start, stop), status = requested, 206
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{content.size}"
     headers["Content-Length"] = str(stop - start)
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type="application/octet-stream")
 
     def body() -> Iterator[bytes]:
-        with sessions() as session:  # the request's own is closed before the body leaves
+        with sessions() as session:  # the request's session is closed before the body is sent
             yield from content.read(session, start, stop)
 
     return StreamingResponse(body(), status, headers, media_type="application/octet-stream")
 
 
 def _range(header: str, size: int) -> tuple[int, int] | None:
-    """Start and stop; `OUTSIDE` when it holds nothing; None for forms that we may ignore, such as several ranges."""
-    found = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", header.replace(" ", ""))
-    if found is None or found.groups() == ("", ""):
+    """Start and stop; `UNSATISFIABLE` if there are no such bytes; None for forms that a server may ignore."""
+    match = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", header.replace(" ", ""))
+    if match is None or match.groups() == ("", ""):
         return None
-    first, last = found.groups()
+    first, last = match.groups()
     if not first:
         start, stop = max(0, size - int(last)), size
     else:
         start, stop = int(first), min(size, int(last) + 1) if last else size
         if last and int(last) < start:
             return None
-    return (start, stop) if start < stop else OUTSIDE
+    return (start, stop) if start < stop else UNSATISFIABLE

@@ -1,11 +1,11 @@
-"""Idempotency keys: a POST that is sent again gets the answer of the first, and happens once."""
+"""Idempotency keys: a POST that is sent again gets the first response, and takes effect once."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Depends, Header, Request
 from fastapi.responses import JSONResponse
@@ -14,82 +14,86 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from nestor.errors import IdempotencyConflict
+from nestor.schemas.base import Json
 from nestor_server.http.auth import Tx, Writer
 from nestor_server.models import IDEMPOTENCY_WINDOW, IdempotencyKey
-from nestor_server.services.tokens import Identity
+from nestor_server.services.tokens import Caller
 
 
 @dataclass(frozen=True)
-class Made:
-    """What a POST brought about."""
+class PostResult:
+    """What a POST created or changed; `location` is the URL of the new resource."""
 
     content: BaseModel
     location: str | None = None
-    new: bool = True
+    created: bool = True  # 201, else 200
 
 
 @dataclass(frozen=True)
-class Maker:
-    """Answers a POST: `make` runs in the request's transaction, and so does the note that it ran."""
+class IdempotentResponse:
+    """Calls a service once per idempotency key, and answers with its result or with the stored response.
+
+    The key is stored in the transaction of the request, so it exists exactly if the service's effect does.
+    """
 
     session: Session
-    me: Identity
-    key: str | None
+    caller: Caller
+    key: str | None  # None: the client sent no key, and every request takes effect
     request_sha256: str
 
-    def __call__(self, make: Callable[[], Made]) -> JSONResponse:
+    def __call__(self, service: Callable[[], PostResult]) -> JSONResponse:
+        """The response to the POST that `service` handles.
+
+        Raises:
+            IdempotencyConflict: the key was used for another request within `IDEMPOTENCY_WINDOW`.
+        """
         if self.key is None:
-            return _answer(**_described(make()))
-        # A second request with this key waits here until the first is committed, and then finds its answer.
-        lock = func.hashtextextended(f"{self.me.token_id} {self.key}", 0)
+            status, body, location = _parts(service())
+            return _response(status, body, location)
+        # A second request with this key waits here until the first is committed, and then finds its response.
+        lock = func.hashtextextended(f"{self.caller.token_id} {self.key}", 0)
         self.session.execute(select(func.pg_advisory_xact_lock(lock)))
-        mine = (IdempotencyKey.token_id == self.me.token_id, IdempotencyKey.key == self.key)
-        self.session.execute(
-            delete(IdempotencyKey).where(*mine, IdempotencyKey.created_at < func.now() - IDEMPOTENCY_WINDOW)
-        )
-        before = self.session.scalars(select(IdempotencyKey).where(*mine)).one_or_none()
-        if before is not None:
-            if before.request_sha256 != self.request_sha256:
+        same_key = (IdempotencyKey.token_id == self.caller.token_id, IdempotencyKey.key == self.key)
+        expired = IdempotencyKey.created_at < func.now() - IDEMPOTENCY_WINDOW
+        self.session.execute(delete(IdempotencyKey).where(*same_key, expired))
+        stored = self.session.scalars(select(IdempotencyKey).where(*same_key)).one_or_none()
+        if stored is not None:
+            if stored.request_sha256 != self.request_sha256:
                 raise IdempotencyConflict(key=self.key)
-            return _answer(before.status, **before.response, replayed=True)
-        described = _described(make())
-        status = described.pop("status")
+            return _response(stored.status, stored.response["content"], stored.response["location"], replayed=True)
+        status, body, location = _parts(service())
         self.session.add(
             IdempotencyKey(
-                token_id=self.me.token_id,
+                token_id=self.caller.token_id,
                 key=self.key,
                 request_sha256=self.request_sha256,
                 status=status,
-                response=described,
+                response={"content": body, "location": location},
             )
         )
         self.session.flush()
-        return _answer(status, **described)
+        return _response(status, body, location)
 
 
-async def maker(
+async def _idempotent_response(
     request: Request,
     session: Tx,
-    me: Writer,
+    caller: Writer,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
-) -> Maker:
+) -> IdempotentResponse:
     digest = hashlib.sha256(f"{request.method} {request.url.path}\n".encode())
     digest.update(await request.body())
-    return Maker(session, me, idempotency_key, digest.hexdigest())
+    return IdempotentResponse(session, caller, idempotency_key, digest.hexdigest())
 
 
-Once = Annotated[Maker, Depends(maker)]
+Idempotent = Annotated[IdempotentResponse, Depends(_idempotent_response)]
 
 
-def _described(made: Made) -> dict[str, Any]:
-    return {
-        "status": 201 if made.new else 200,
-        "content": made.content.model_dump(mode="json"),
-        "location": made.location,
-    }
+def _parts(result: PostResult) -> tuple[int, dict[str, Json], str | None]:
+    return 201 if result.created else 200, result.content.model_dump(mode="json"), result.location
 
 
-def _answer(status: int, content: Any, location: str | None, *, replayed: bool = False) -> JSONResponse:
+def _response(status: int, content: dict[str, Json], location: str | None, *, replayed: bool = False) -> JSONResponse:
     headers = {"Location": location} if location else {}
     if replayed:
         headers["Idempotency-Replayed"] = "true"

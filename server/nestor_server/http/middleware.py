@@ -1,4 +1,4 @@
-"""What surrounds every request: an id, a log line, a limit, safe headers, and an answer when we fail."""
+"""The request's context: an id, a log line, a size limit, safe headers, and a response to unexpected errors."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nestor.errors import NestorError, TooLarge
-from nestor_server.http import problems
+from nestor_server.http import problem_documents
 from nestor_server.settings import Settings
 
 log = logging.getLogger("nestor_server.access")
 
 REQUEST_ID = "X-Request-ID"
-SAFE = {
+SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cache-Control": "private, no-cache",  # ask again, each time: pages and answers change with the server
+    "Cache-Control": "private, no-cache",  # revalidate each time: pages and responses change with the server
 }
 
 
-class Surroundings:
+class RequestContextMiddleware:
+    """ASGI middleware around the whole application. Bodies are limited to `settings.max_json_bytes`."""
+
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app, self.limit = app, settings.max_json_bytes
 
@@ -34,44 +36,45 @@ class Surroundings:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        given = headers.get(REQUEST_ID, "")
-        request_id = given if re.fullmatch(r"[A-Za-z0-9._:-]{1,128}", given) else uuid_utils.compat.uuid7().hex
+        requested_id = headers.get(REQUEST_ID, "")
+        valid = re.fullmatch(r"[A-Za-z0-9._:-]{1,128}", requested_id)
+        request_id = requested_id if valid else uuid_utils.compat.uuid7().hex
         scope.setdefault("state", {})["request_id"] = request_id
-        _forgive_curl(scope, headers)
-        began, status = perf_counter(), 0
+        _treat_forms_as_json(scope, headers)
+        started, status = perf_counter(), 0
 
-        async def answer(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 outgoing = MutableHeaders(scope=message)
                 outgoing[REQUEST_ID] = request_id
-                for name, value in SAFE.items():
+                for name, value in SECURITY_HEADERS.items():
                     outgoing.setdefault(name, value)
             await send(message)
 
         try:
             length = headers.get("Content-Length", "")
             if length.isdigit() and int(length) > self.limit:
-                await problems.response(self._too_large(), request_id)(scope, receive, answer)
+                await problem_documents.response(self._too_large(), request_id)(scope, receive, send_with_headers)
             else:
-                await self.app(scope, self._limited(receive), answer)
+                await self.app(scope, self._limited(receive), send_with_headers)
         except Exception:
             log.exception("request %s failed", request_id, extra={"request_id": request_id})
             if status:
-                raise  # half an answer has left; the broken connection tells the client
+                raise  # half a response was sent; the broken connection tells the client
             failure = NestorError(reason="an unexpected error")
-            await problems.response(failure, request_id)(scope, receive, answer)
+            await problem_documents.response(failure, request_id)(scope, receive, send_with_headers)
         finally:
-            milliseconds = 1000 * (perf_counter() - began)
-            # Of the address only the path: a query may hold what does not belong into a log.
+            milliseconds = 1000 * (perf_counter() - started)
+            # Only the path of the URL: a query may hold secrets.
             log.info(
                 "%s %s %s %.0f ms request=%s", scope["method"], scope["path"], status, milliseconds, request_id,
                 extra={"request_id": request_id, "status": status},
             )  # fmt: skip
 
     def _limited(self, receive: Receive) -> Receive:
-        """A body without Content-Length is counted as it comes."""
+        """Count the bytes of a body that has no Content-Length as they arrive."""
         received = 0
 
         async def limited() -> Message:
@@ -88,10 +91,10 @@ class Surroundings:
         return TooLarge(what="The body", limit=self.limit, setting="NESTOR_MAX_JSON_BYTES")
 
 
-def _forgive_curl(scope: Scope, headers: Headers) -> None:
-    """`curl -d '{…}'` announces a form, which nothing here takes: read it as the JSON that it is.
+def _treat_forms_as_json(scope: Scope, headers: Headers) -> None:
+    """`curl -d '{…}'` declares a form. No route accepts forms, so the body is read as JSON.
 
-    A form of another site's page gains nothing by that: a cookie alone changes nothing (see `auth.credentials`).
+    This does not help a form on another site's page: a cookie alone changes nothing (see `auth.bearer_token`).
     """
     if headers.get("Content-Type", "").startswith("application/x-www-form-urlencoded"):
         kept = [(name, value) for name, value in scope["headers"] if name != b"content-type"]

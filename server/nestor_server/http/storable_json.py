@@ -1,55 +1,60 @@
-"""Refuses what Python's JSON takes and Postgres or other readers do not: NaN, NUL, lone surrogates, endless nesting."""
+"""Refuses JSON that Python reads but PostgreSQL or other readers do not: NaN, NUL, lone surrogates, deep nesting."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from fastapi import Request
 
 from nestor.errors import ValidationFailed
+from nestor.schemas.base import Json
 
-DEEPEST = 64  # levels; what is deeper cannot be written out again
+MAX_DEPTH = 64  # levels; Python cannot serialize much deeper documents
 
 
-async def storable(request: Request) -> None:
-    """
+async def require_storable_json(request: Request) -> None:
+    """Check the query parameters and the JSON body of a request.
+
     Raises:
-        ValidationFailed: naming the place.
+        ValidationFailed: the field that cannot be stored, and why.
     """
     for name, value in request.query_params.multi_items():
-        _look(name, value)
+        _check(name, value)
     if request.headers.get("Content-Type", "").startswith("application/json") and await request.body():
-        _look("", await request.json())
+        _check("", await request.json())
 
 
-def _look(place: str, value: Any) -> None:
-    left = [(place, value, 0)]
-    while left:
-        place, value, depth = left.pop()
+def _check(field: str, value: Json) -> None:
+    pending: list[tuple[str, Json, int]] = [(field, value, 0)]
+    while pending:
+        field, value, depth = pending.pop()
         match value:
             case float() if not math.isfinite(value):
-                _refuse(place, "The number is not finite", "Send a finite number, or leave it out.")
+                _refuse(field, "The number is not finite", "Send a finite number, or omit the field.")
             case int() if abs(value) >= 2**63 and not isinstance(value, bool):
-                _refuse(place, "The number is too large", "Integers go up to 2**63; send others as text.")
+                _refuse(field, "The number is too large", "Integers must be below 2**63; send larger ones as text.")
             case str():
-                _look_at_text(place, value)
-            case dict() | list() if depth == DEEPEST:
-                _refuse(place[:200], f"This is nested deeper than {DEEPEST} levels", "Make it flatter.")
+                _check_text(field, value)
+            case dict() | list() if depth == MAX_DEPTH:
+                _refuse(field[:200], f"This is nested deeper than {MAX_DEPTH} levels", "Flatten the document.")
             case dict():
-                for key, inner in value.items():
-                    _look_at_text(place, key)
-                    left.append((f"{place}.{key}" if place else key, inner, depth + 1))
+                for key, item in value.items():
+                    _check_text(field, key)
+                    pending.append((f"{field}.{key}" if field else key, item, depth + 1))
             case list():
-                left.extend((f"{place}.{index}", inner, depth + 1) for index, inner in enumerate(value))
+                pending.extend((f"{field}.{index}", item, depth + 1) for index, item in enumerate(value))
+            case _:
+                pass
 
 
-def _look_at_text(place: str, text: str) -> None:
-    if "\0" in text or not (text.isascii() or _encodes(text)):
-        _refuse(place, "The text holds a character that cannot be stored", "Remove NUL characters and lone surrogates.")
+def _check_text(field: str, text: str) -> None:
+    if "\0" in text or not (text.isascii() or _is_utf8(text)):
+        _refuse(
+            field, "The text contains a character that cannot be stored", "Remove NUL characters and lone surrogates."
+        )
 
 
-def _encodes(text: str) -> bool:
+def _is_utf8(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Turns what pydantic found wrong into what the user should do: the field as they wrote it, and what it may hold."""
+"""Turns pydantic's errors into what the user should do: the field as they wrote it, and its allowed values."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from nestor.schemas.validation import shown, walk
 
 
 def explain(request: Request, error: RequestValidationError) -> list[dict[str, Any]]:
-    """One entry a mistake: `field` (a path into the body, or a parameter's name), `message`, `remedy`."""
-    found = error.errors()
-    # A list whose only item is wrong is also called too short: the item is the mistake.
-    deeper = {one["loc"][:length] for one in found for length in range(len(one["loc"]))}
-    return [_explain(request, one) for one in found if one["type"] != "too_short" or one["loc"] not in deeper]
+    """One entry per mistake: `field` (a path into the body, or a parameter's name), `message` and `remedy`."""
+    details = error.errors()
+    # pydantic also calls a list too short if its only item is wrong. Report the item alone.
+    parents = {detail["loc"][:length] for detail in details for length in range(len(detail["loc"]))}
+    return [_explain(request, one) for one in details if one["type"] != "too_short" or one["loc"] not in parents]
 
 
 def _explain(request: Request, error: dict[str, Any]) -> dict[str, Any]:
@@ -31,15 +31,15 @@ def _explain(request: Request, error: dict[str, Any]) -> dict[str, Any]:
         path, fields, _ = walk(_body_model(request), path)
     field = ".".join(str(part) for part in path)
     if not path:
-        return _entry(field, "The body is not a JSON object", "Send one, with Content-Type: application/json.")
+        return _entry(field, "The body is not a JSON object", "Send an object, with Content-Type: application/json.")
     if kind == "extra_forbidden":
-        near = difflib.get_close_matches(str(path[-1]), fields, n=1)
-        hint = f"Did you mean {near[0]!r}? " if near else ""
-        listed = ", ".join(fields) or f"see /openapi.json and {API}"
-        return _entry(field, "There is no such field", f"{hint}Possible here: {listed}.")
+        similar = difflib.get_close_matches(str(path[-1]), fields, n=1)
+        hint = f"Did you mean {similar[0]!r}? " if similar else ""
+        allowed = f"Allowed fields: {', '.join(fields)}." if fields else f"/openapi.json lists the fields of {API}."
+        return _entry(field, "This field is unknown", f"{hint}{allowed}")
     if kind == "missing":
         return _entry(field, "This field is missing", "Add it.")
-    return _entry(field, message, f"It was {shown(error.get('input'))}.")
+    return _entry(field, message, f"The value was {shown(error.get('input'))}.")
 
 
 def _entry(field: str, message: str, remedy: str) -> dict[str, Any]:

@@ -5,26 +5,14 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends
 
 from nestor.schemas import API
-from nestor_server.http import problems
-from nestor_server.http.storable_json import storable
-from nestor_server.routes import (
-    blobs,
-    datasets,
-    events,
-    hyperparameters,
-    programs,
-    session,
-    steps,
-    studies,
-    system,
-    tokens,
-    trials,
-)
+from nestor_server.http import problem_documents
+from nestor_server.http.storable_json import require_storable_json
+from nestor_server.routes import access, blobs, events, hyperparameters, problems, steps, studies, system, trials
 
-api = APIRouter(prefix=API, responses=problems.RESPONSES)
-for module in (studies, trials, steps, hyperparameters, events, programs, datasets, tokens, session):
-    api.include_router(module.router, dependencies=[Depends(storable)])
-api.include_router(blobs.router)  # their bytes are anything
+api = APIRouter(prefix=API, responses=problem_documents.RESPONSES)
+for module in (studies, trials, steps, hyperparameters, events, problems, access):
+    api.include_router(module.router, dependencies=[Depends(require_storable_json)])
+api.include_router(blobs.router)  # their bodies are arbitrary bytes
 api.include_router(system.versioned)
 
-outside = system.router
+unversioned = system.unversioned

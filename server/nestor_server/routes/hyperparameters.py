@@ -9,29 +9,32 @@ from fastapi import APIRouter, Request, Response
 from nestor import schemas
 from nestor_server.http import files
 from nestor_server.http.auth import Reader, Tx
-from nestor_server.routes.parameters import StepNumber, TheSessions
-from nestor_server.services import hyperparameters, warm_starts
-from nestor_server.services.hyperparameters import Format
+from nestor_server.routes.parameters import AppSessions, StepNumber
+from nestor_server.services.records import hyperparameters
+from nestor_server.services.records.hyperparameters import Format
+from nestor_server.services.trials import warm_starts
 
 router = APIRouter(tags=["hyperparameters"])
 
 
 @router.get("/trials/{trial_id}/hyperparameters", response_model=schemas.Hyperparameters)
-def describe(trial_id: UUID, request: Request, me: Reader, session: Tx) -> Response:
+def describe(trial_id: UUID, request: Request, caller: Reader, session: Tx) -> Response:
     """Names, shapes and types, and the steps that have a snapshot."""
-    described = hyperparameters.describe(session, me.user_id, trial_id)
-    return files.document(request, described)
+    described = hyperparameters.describe(session, caller.user_id, trial_id)
+    return files.json_response(request, described)
 
 
 @router.get("/trials/{trial_id}/hyperparameters.safetensors", response_class=Response)
 @router.head("/trials/{trial_id}/hyperparameters.safetensors", include_in_schema=False)
 def snapshot(
-    trial_id: UUID, request: Request, me: Reader, session: Tx, sessions: TheSessions, step: StepNumber = None
+    trial_id: UUID, request: Request, caller: Reader, session: Tx, sessions: AppSessions, step: StepNumber = None
 ) -> Response:
     """All hyperparameters at one step."""
-    found = hyperparameters.snapshot(session, me.user_id, trial_id, step)
-    etag = hyperparameters.sha256(session, found)
-    return files.file(request, sessions, found, etag, name="hyperparameters.safetensors", immutable=step is not None)
+    content = hyperparameters.snapshot(session, caller.user_id, trial_id, step)
+    etag = hyperparameters.sha256(session, content)
+    return files.file_response(
+        request, sessions, content, etag, name="hyperparameters.safetensors", immutable=step is not None
+    )
 
 
 @router.get("/trials/{trial_id}/hyperparameters/{name}", response_class=Response)
@@ -40,26 +43,30 @@ def tensor(
     trial_id: UUID,
     name: schemas.TensorName,
     request: Request,
-    me: Reader,
+    caller: Reader,
     session: Tx,
-    sessions: TheSessions,
+    sessions: AppSessions,
     step: StepNumber = None,
     format: Format = "safetensors",
 ) -> Response:
     """One hyperparameter at one step, as a file of its own."""
-    found = hyperparameters.tensor(session, me.user_id, trial_id, name, step, format)
-    etag = hyperparameters.sha256(session, found)
-    return files.file(request, sessions, found, etag, name=f"{name}.{format}", immutable=step is not None)
+    content = hyperparameters.tensor(session, caller.user_id, trial_id, name, step, format)
+    etag = hyperparameters.sha256(session, content)
+    return files.file_response(request, sessions, content, etag, name=f"{name}.{format}", immutable=step is not None)
 
 
 @router.get("/trials/{trial_id}/checkpoint.safetensors", response_class=Response)
 @router.head("/trials/{trial_id}/checkpoint.safetensors", include_in_schema=False)
 def checkpoint(
-    trial_id: UUID, request: Request, me: Reader, session: Tx, sessions: TheSessions, step: StepNumber = None
+    trial_id: UUID, request: Request, caller: Reader, session: Tx, sessions: AppSessions, step: StepNumber = None
 ) -> Response:
-    """All of the trial's state at its newest checkpoint, or at the one before. Trained parameters, buffers and
-    hyperparameters have their names: `params.<name>`, `buffers.<name>`, `hparams.<name>`. The rest is what a worker
-    needs to continue exactly."""
-    found = warm_starts.checkpoint(session, me.user_id, trial_id, step)
-    etag = hyperparameters.sha256(session, found)
-    return files.file(request, sessions, found, etag, name="checkpoint.safetensors", immutable=step is not None)
+    """The complete state of a trial at one of its newest two checkpoints, by default the newest.
+
+    Trained parameters, buffers and hyperparameters are named `params.<name>`, `buffers.<name>` and `hparams.<name>`.
+    The other tensors are what a worker needs to continue exactly.
+    """
+    content = warm_starts.checkpoint(session, caller.user_id, trial_id, step)
+    etag = hyperparameters.sha256(session, content)
+    return files.file_response(
+        request, sessions, content, etag, name="checkpoint.safetensors", immutable=step is not None
+    )

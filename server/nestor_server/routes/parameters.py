@@ -1,4 +1,4 @@
-"""Parameters that several routes share."""
+"""Parameters and dependencies that several routes share."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from nestor_server.database import Sessions
 from nestor_server.services import paging
 from nestor_server.settings import Settings
 
-Limit = Annotated[int, Query(ge=1, le=paging.MOST)]
-Cursor = Annotated[str | None, Query(max_length=500, description="`next_cursor` of the page before")]
+Limit = Annotated[int, Query(ge=1, le=paging.MAX_LIMIT)]
+Cursor = Annotated[str | None, Query(max_length=500, description="`next_cursor` of the previous page")]
 After = Annotated[int, Query(ge=0, le=2**63 - 1)]
-StepNumber = Annotated[int | None, Query(ge=0, le=2**31 - 1, description="the latest recorded one by default")]
+StepNumber = Annotated[int | None, Query(ge=0, le=2**31 - 1, description="the latest recorded step by default")]
 
 
 def _settings(request: Request) -> Settings:
@@ -24,5 +24,5 @@ def _sessions(request: Request) -> Sessions:
     return request.app.state.sessions
 
 
-TheSettings = Annotated[Settings, Depends(_settings)]
-TheSessions = Annotated[Sessions, Depends(_sessions)]
+AppSettings = Annotated[Settings, Depends(_settings)]
+AppSessions = Annotated[Sessions, Depends(_sessions)]

@@ -11,7 +11,7 @@ from nestor import schemas
 from nestor_server.http import files
 from nestor_server.http.auth import Reader, Tx
 from nestor_server.routes.parameters import After
-from nestor_server.services import steps
+from nestor_server.services.records import steps
 
 router = APIRouter(tags=["trials"])
 
@@ -20,15 +20,15 @@ router = APIRouter(tags=["trials"])
 def columns(
     trial_id: UUID,
     request: Request,
-    me: Reader,
+    caller: Reader,
     session: Tx,
     after: After = 0,
     columns: Annotated[
-        str | None, Query(max_length=2_000, description="names, separated by commas; all by default")
+        str | None, Query(max_length=2_000, description="names separated by commas; default: all columns")
     ] = None,
-    limit: Annotated[int, Query(ge=1, le=steps.MOST)] = 10_000,
+    limit: Annotated[int, Query(ge=1, le=steps.MAX_LIMIT)] = 10_000,
 ) -> Response:
-    """Steps as columns: those whose number is above `after`."""
+    """The steps whose number is above `after`, as columns."""
     names = [name.strip() for name in columns.split(",")] if columns else None
-    read = steps.columns(session, me.user_id, trial_id, names=names, after=after, limit=limit)
-    return files.document(request, read, str(read.seq))
+    result = steps.columns(session, caller.user_id, trial_id, names=names, after=after, limit=limit)
+    return files.json_response(request, result, str(result.seq))

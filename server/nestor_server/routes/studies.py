@@ -11,7 +11,7 @@ from nestor import schemas
 from nestor.schemas import API
 from nestor_server.http import files
 from nestor_server.http.auth import Reader, Tx, Writer
-from nestor_server.http.idempotency import Made, Once
+from nestor_server.http.idempotency import Idempotent, PostResult
 from nestor_server.routes.parameters import Cursor, Limit
 from nestor_server.services import paging, studies
 
@@ -19,42 +19,42 @@ router = APIRouter(prefix="/studies", tags=["studies"])
 
 
 @router.post("", status_code=201, response_model=schemas.Study)
-def create(new: schemas.StudyCreate, me: Writer, session: Tx, once: Once) -> Response:
-    """Create a study; 200 and the one that is there with `load_if_exists`."""
+def create(new: schemas.StudyCreate, caller: Writer, session: Tx, respond: Idempotent) -> Response:
+    """Create a study. With `load_if_exists`, 200 and the existing study of that name."""
 
-    def make() -> Made:
-        study, is_new = studies.create(session, me.user_id, new)
-        return Made(study, f"{API}/studies/{study.id}", is_new)
+    def create() -> PostResult:
+        study, is_new = studies.create(session, caller.user_id, new)
+        return PostResult(study, f"{API}/studies/{study.id}", is_new)
 
-    return once(make)
+    return respond(create)
 
 
 @router.get("", response_model=schemas.StudyPage)
 def page(
     request: Request,
-    me: Reader,
+    caller: Reader,
     session: Tx,
     name: Annotated[str | None, Query(max_length=200)] = None,
     cursor: Cursor = None,
-    limit: Limit = paging.DEFAULT,
+    limit: Limit = paging.DEFAULT_LIMIT,
 ) -> Response:
     """Your studies, newest first."""
-    return files.document(request, studies.page(session, me.user_id, name=name, cursor=cursor, limit=limit))
+    return files.json_response(request, studies.page(session, caller.user_id, name=name, cursor=cursor, limit=limit))
 
 
 @router.get("/{study_id}", response_model=schemas.Study)
-def get(study_id: UUID, request: Request, me: Reader, session: Tx) -> Response:
+def get(study_id: UUID, request: Request, caller: Reader, session: Tx) -> Response:
     """One study, with the counts of its trials and the best value."""
-    return files.document(request, studies.get(session, me.user_id, study_id))
+    return files.json_response(request, studies.get(session, caller.user_id, study_id))
 
 
 @router.patch("/{study_id}")
-def change(study_id: UUID, patch: schemas.StudyPatch, me: Writer, session: Tx) -> schemas.Study:
+def change(study_id: UUID, patch: schemas.StudyPatch, caller: Writer, session: Tx) -> schemas.Study:
     """Replace user attributes or tags."""
-    return studies.change(session, me.user_id, study_id, patch)
+    return studies.change(session, caller.user_id, study_id, patch)
 
 
 @router.delete("/{study_id}", status_code=204)
-def delete(study_id: UUID, me: Writer, session: Tx) -> None:
-    """Put a study away, and cancel what still runs in it."""
-    studies.delete(session, me.user_id, study_id, by=f"user {me.user}")
+def delete(study_id: UUID, caller: Writer, session: Tx) -> None:
+    """Delete a study and cancel its unfinished trials. Its name is free again."""
+    studies.delete(session, caller.user_id, study_id, by=f"user {caller.user}")

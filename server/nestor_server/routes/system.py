@@ -1,37 +1,39 @@
-"""Whether the server is alive, whether it can work, and what it is."""
+"""/healthz, /readyz and /version: whether the server is alive, whether it can work, and its version"""
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed_version
 
 from fastapi import APIRouter, Response
 
 from nestor import schemas
-from nestor_server.routes.parameters import TheSessions, TheSettings
+from nestor_server.routes.parameters import AppSessions, AppSettings
 from nestor_server.services import readiness
 
-router = APIRouter(tags=["system"])
+unversioned = APIRouter(tags=["system"])
 versioned = APIRouter(tags=["system"])
 
 
-@router.get("/healthz")
-async def alive() -> schemas.Health:
-    """The process answers."""
+@unversioned.get("/healthz")
+async def healthz() -> schemas.Health:
+    """200 while the process answers at all."""
     return schemas.Health(status="ok", checks={})
 
 
-@router.get("/readyz")
-def ready(response: Response, sessions: TheSessions, settings: TheSettings) -> schemas.Health:
-    """Every part that the server needs answers; 503 and which one does not, otherwise."""
+@unversioned.get("/readyz")
+def readyz(response: Response, sessions: AppSessions, settings: AppSettings) -> schemas.Health:
+    """200 if every part that the server needs answers, else 503 and the result of each check."""
     health = readiness.check(sessions, settings)
     response.status_code = 200 if health.status == "ok" else 503
     return health
 
 
 @versioned.get("/version")
-async def what() -> schemas.Version:
+async def version() -> schemas.Version:
+    """The installed version of Nestor and the version of this interface."""
     try:
-        installed = version("nestor")
+        installed = installed_version("nestor")
     except PackageNotFoundError:
         installed = "unknown"
     return schemas.Version(nestor=installed, api="v1")

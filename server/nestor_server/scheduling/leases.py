@@ -204,7 +204,7 @@ def reap(session: Session) -> list[UUID]:
         )
         .with_for_update(skip_locked=True, key_share=True)
     ).all()
-    requeued = []
+    requeued: list[UUID] = []
     for row in overdue:
         did = "stopped answering" if row.silent else "did not do so in time"
         why = f"its worker ({row.lease_owner}) {did}"

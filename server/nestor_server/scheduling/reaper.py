@@ -35,7 +35,7 @@ class Reaper(threading.Thread):
                 self.look(tidy=looks % TIDY_EVERY == 0)
                 looks += 1
                 with suppress(Unavailable), self._sessions.begin() as session:  # it will answer one day
-                    object_store.sweep(session)
+                    object_store.delete_unused(session)
                 if away:
                     log.info("the database is back")
                 away = False
@@ -56,7 +56,7 @@ class Reaper(threading.Thread):
                 session.execute(
                     delete(IdempotencyKey).where(IdempotencyKey.created_at < func.now() - IDEMPOTENCY_WINDOW)
                 )
-                garbage_collection.sweep(session)
+                garbage_collection.purge_expired(session)
 
     def stop(self) -> None:
         self._stopped.set()

@@ -72,7 +72,9 @@ def record(session: Session, lease: Lease, batch: Batch) -> Desired:
         .execution_options(synchronize_session=False)
     ).one_or_none()
     if row is None:
-        garbage_collection.collect(session, list(stored.values()))  # of those, what the first time has dropped again
+        garbage_collection.delete_unreferenced(
+            session, list(stored.values())
+        )  # of those, what the first time has dropped again
         return _recorded(session, lease)
 
     numbered = list(enumerate(entries, start=row.seq - len(entries) + 1))
@@ -185,4 +187,4 @@ def _drop(session: Session, trial_id: UUID, batch: Batch) -> None:
             Checkpoint.trial_id == trial_id, Checkpoint.step.not_in(newest.limit(CHECKPOINTS_KEPT))
         )
         dropped += session.scalars(old.returning(Checkpoint.blob_id).execution_options(synchronize_session=False))
-    garbage_collection.collect(session, dropped)
+    garbage_collection.delete_unreferenced(session, dropped)

@@ -17,10 +17,11 @@ def rewind(session: Session, trial_id: UUID) -> None:
     """Withdraw steps and snapshots past the newest checkpoint, and recompute what the trial's row says of its steps."""
     newest = select(func.coalesce(func.max(Checkpoint.step), 0)).where(Checkpoint.trial_id == trial_id)
     step = session.scalars(newest).one()
-    withdrawn = session.execute(delete(Step).where(Step.trial_id == trial_id, Step.number > step)).rowcount  # pyright: ignore[reportAttributeAccessIssue] a DELETE's result is a cursor's
+    steps = delete(Step).where(Step.trial_id == trial_id, Step.number > step).returning(Step.number)
+    withdrawn = session.scalars(steps.execution_options(synchronize_session=False)).all()
     snapshots = delete(Snapshot).where(Snapshot.trial_id == trial_id, Snapshot.step > step).returning(Snapshot.blob_id)
     blobs = session.scalars(snapshots.execution_options(synchronize_session=False)).all()
-    garbage_collection.collect(session, blobs)
+    garbage_collection.delete_unreferenced(session, blobs)
     if not withdrawn and not blobs:
         return
 

@@ -1,31 +1,38 @@
-"""Cursors that name the last row seen, so that a page is found by its key however long the list is."""
+"""Cursors: the key of a page's last row, so that an index finds the next page in a list of any length."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import TypeVar
 
 from nestor.errors import InvalidInput
 
-DEFAULT = 100
-MOST = 1_000
+DEFAULT_LIMIT = 100
+MAX_LIMIT = 1_000
+
+Key = TypeVar("Key")
 
 
-def encode(key: Any) -> str:
+def encode(key: str | int) -> str:
+    """An opaque cursor for the page after the row with this key."""
     return base64.urlsafe_b64encode(json.dumps(key).encode()).decode().rstrip("=")
 
 
-def decode(cursor: str, kind: type) -> Any:
-    """
+def decode(cursor: str, parse: Callable[[str], Key]) -> Key:
+    """The key that `encode` was given, read by `parse`, such as `int` or `UUID`.
+
     Raises:
-        InvalidInput: not one of our cursors.
+        InvalidInput: the cursor was made by another list, or by something else.
     """
     try:
         key = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         if isinstance(key, bool) or not isinstance(key, str | int):
             raise ValueError(key)
-        return kind(key)
+        return parse(str(key))
     except (ValueError, TypeError, binascii.Error):
-        raise InvalidInput(reason="That cursor is none of this list. Begin without one.") from None
+        raise InvalidInput(
+            reason="This cursor belongs to another list. Omit `cursor` to start from the first page."
+        ) from None

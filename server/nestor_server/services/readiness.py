@@ -14,10 +14,11 @@ from nestor_server.database import Sessions
 from nestor_server.settings import Settings
 from nestor_server.storage import object_store
 
-PATIENCE = 2.0  # seconds
+BROKER_TIMEOUT_SECONDS = 2.0
 
 
 def check(sessions: Sessions, settings: Settings) -> Health:
+    """The result of each check: "ok", or a sentence."""
     checks = {
         "database": _outcome(lambda: _database(sessions)),
         "migrations": _outcome(lambda: _migrations(sessions)),
@@ -25,13 +26,13 @@ def check(sessions: Sessions, settings: Settings) -> Health:
     }
     if settings.blob_url is not None:
         checks["object store"] = _outcome(lambda: _objects(settings))
-    fine = all(outcome == "ok" for outcome in checks.values())
-    return Health(status="ok" if fine else "unavailable", checks=checks)
+    ready = all(outcome == "ok" for outcome in checks.values())
+    return Health(status="ok" if ready else "unavailable", checks=checks)
 
 
-def _outcome(look: Callable[[], str]) -> str:
+def _outcome(check: Callable[[], str]) -> str:
     try:
-        return look()
+        return check()
     except (SQLAlchemyError, redis.RedisError, OSError, Unavailable):
         return "does not answer"
 
@@ -49,7 +50,9 @@ def _migrations(sessions: Sessions) -> str:
 
 
 def _broker(settings: Settings) -> str:
-    with redis.Redis.from_url(settings.redis_url, socket_timeout=PATIENCE, socket_connect_timeout=PATIENCE) as broker:
+    with redis.Redis.from_url(
+        settings.redis_url, socket_timeout=BROKER_TIMEOUT_SECONDS, socket_connect_timeout=BROKER_TIMEOUT_SECONDS
+    ) as broker:
         broker.ping()
     return "ok"
 

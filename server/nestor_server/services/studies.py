@@ -1,4 +1,4 @@
-"""Studies: made, listed with what their trials have reached, changed, and put away."""
+"""Studies: create, list with the state of their trials, change and delete."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def create(session: Session, owner_id: UUID, new: schemas.StudyCreate) -> tuple[
     """The study, and whether it is new.
 
     Raises:
-        StudyExists: there is one of that name, and `load_if_exists` was not asked for.
+        StudyExists: the user has a study of that name, and `load_if_exists` is not set.
     """
-    made = session.scalars(
+    created = session.scalars(
         insert(Study)
         .values(owner_id=owner_id, **new.model_dump(exclude={"load_if_exists", "tags"}), tags=list(new.tags))
         .on_conflict_do_nothing(index_elements=[Study.owner_id, Study.name], index_where=Study.deleted_at.is_(None))
         .returning(Study)
     ).one_or_none()
-    if made is not None:
-        return describe(session, [made])[0], True
+    if created is not None:
+        return describe(session, [created])[0], True
     if not new.load_if_exists:
         raise StudyExists(name=new.name)
     query = select(Study).where(Study.owner_id == owner_id, Study.name == new.name, Study.deleted_at.is_(None))
@@ -38,9 +38,14 @@ def create(session: Session, owner_id: UUID, new: schemas.StudyCreate) -> tuple[
 
 
 def page(
-    session: Session, owner_id: UUID, *, name: str | None = None, cursor: str | None = None, limit: int = paging.DEFAULT
+    session: Session,
+    owner_id: UUID,
+    *,
+    name: str | None = None,
+    cursor: str | None = None,
+    limit: int = paging.DEFAULT_LIMIT,
 ) -> schemas.StudyPage:
-    """Newest first."""
+    """One page of the user's studies, newest first."""
     query = select(Study).where(Study.owner_id == owner_id, Study.deleted_at.is_(None))
     if name is not None:
         query = query.where(Study.name == name)
@@ -52,9 +57,10 @@ def page(
 
 
 def find(session: Session, owner_id: UUID, study_id: UUID, *, lock: bool = False) -> Study:
-    """
+    """The table row of a study; `lock` makes concurrent changes of it wait for this transaction.
+
     Raises:
-        StudyNotFound: there is none, or it is someone else's, or it was deleted.
+        StudyNotFound: the user has no such study, or it was deleted.
     """
     query = select(Study).where(Study.id == study_id, Study.owner_id == owner_id, Study.deleted_at.is_(None))
     study = session.scalars(query.with_for_update(key_share=True) if lock else query).one_or_none()
@@ -64,10 +70,20 @@ def find(session: Session, owner_id: UUID, study_id: UUID, *, lock: bool = False
 
 
 def get(session: Session, owner_id: UUID, study_id: UUID) -> schemas.Study:
+    """One study.
+
+    Raises:
+        StudyNotFound
+    """
     return describe(session, [find(session, owner_id, study_id)])[0]
 
 
 def change(session: Session, owner_id: UUID, study_id: UUID, patch: schemas.StudyPatch) -> schemas.Study:
+    """Replace the attributes or tags that `patch` sets.
+
+    Raises:
+        StudyNotFound
+    """
     study = find(session, owner_id, study_id, lock=True)
     if patch.user_attrs is not None:
         study.user_attrs = patch.user_attrs
@@ -80,7 +96,11 @@ def change(session: Session, owner_id: UUID, study_id: UUID, patch: schemas.Stud
 
 
 def delete(session: Session, owner_id: UUID, study_id: UUID, *, by: str = "user") -> None:
-    """Put a study away and end what still runs in it; its name is free again."""
+    """Mark a study as deleted, which frees its name, and cancel its unfinished trials.
+
+    Raises:
+        StudyNotFound
+    """
     study = find(session, owner_id, study_id, lock=True)
     study.deleted_at = func.now()
     session.flush()
@@ -90,15 +110,15 @@ def delete(session: Session, owner_id: UUID, study_id: UUID, *, by: str = "user"
 
 
 def describe(session: Session, found: Sequence[Study]) -> list[schemas.Study]:
-    """As the wire shows them, with one query for all their trials."""
+    """The studies as the REST interface shows them. One query reads the trials of all of them."""
     counts: dict[UUID, dict[str, int]] = {study.id: {} for study in found}
     best: dict[UUID, float] = {}
-    reached = (
+    groups = (
         select(Trial.study_id, Trial.state, func.count(), func.min(Trial.best_value))
         .where(Trial.study_id.in_(list(counts)))
         .group_by(Trial.study_id, Trial.state)
     )
-    for study_id, state, count, value in session.execute(reached) if counts else ():
+    for study_id, state, count, value in session.execute(groups) if counts else ():
         counts[study_id][state] = count
         if value is not None:
             best[study_id] = min(value, best.get(study_id, value))

@@ -1,4 +1,4 @@
-"""Who may do what: tokens are random, shown once, and kept as their SHA-256."""
+"""Tokens and the users that they stand for. A token is random, shown once, and stored as its SHA-256."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ from nestor.errors import TokenNotFound, Unauthenticated
 from nestor.schemas import Scope
 from nestor_server.models import Token, User
 
-PREFIX = "nst_"  # so that a leaked one is recognised by whoever finds it
+PREFIX = "nst_"  # lets people and secret scanners recognize a leaked token
 
 
 @dataclass(frozen=True)
-class Identity:
+class Caller:
+    """The user behind a token, and what the token may do."""
+
     user_id: UUID
     user: str
     scope: Scope
     token_id: UUID
 
     def may(self, scope: Scope) -> bool:
-        """Each scope includes those before it."""
+        """Whether the token's scope includes `scope`: admin includes write, and write includes read."""
         order = list(Scope)
         return order.index(self.scope) >= order.index(scope)
 
@@ -40,7 +42,7 @@ def create(
     name: str = "token",
     expires: timedelta | None = None,
 ) -> str:
-    """Make a token, and its user if there is none of that name; the answer is the only copy of it."""
+    """Create a token, and its user if there is none of that name. The return value is the only copy of the token."""
     session.execute(insert(User).values(name=user_name).on_conflict_do_nothing(index_elements=[User.name]))
     user = session.scalars(select(User).where(User.name == user_name)).one()
     plaintext, _ = _issue(session, user.id, scope, name, expires)
@@ -48,16 +50,17 @@ def create(
 
 
 def issue(session: Session, owner_id: UUID, new: schemas.TokenCreate) -> schemas.TokenCreated:
-    """Another token of the same user."""
+    """Create another token of the same user."""
     expires = None if new.expires_in_days is None else timedelta(days=new.expires_in_days)
     plaintext, token = _issue(session, owner_id, new.scope, new.name, expires)
     return schemas.TokenCreated(**describe(token).model_dump(), token=plaintext)
 
 
-def authenticate(session: Session, plaintext: str) -> Identity:
-    """
+def authenticate(session: Session, plaintext: str) -> Caller:
+    """The caller whose token this is.
+
     Raises:
-        Unauthenticated: unknown, expired or revoked.
+        Unauthenticated: the token is unknown, expired or revoked.
     """
     row = session.execute(
         select(Token, User.name, (Token.expires_at <= func.now()).label("expired"))
@@ -65,25 +68,26 @@ def authenticate(session: Session, plaintext: str) -> Identity:
         .where(Token.sha256 == _sha256(plaintext))
     ).one_or_none()
     if row is None:
-        raise Unauthenticated(reason="this one is not known here")
+        raise Unauthenticated(reason="this token is unknown")
     if row.Token.revoked_at is not None:
-        raise Unauthenticated(reason="this one was revoked")
+        raise Unauthenticated(reason="this token was revoked")
     if row.expired:
-        raise Unauthenticated(reason=f"this one expired on {row.Token.expires_at:%Y-%m-%d}")
-    return Identity(row.Token.user_id, row.name, Scope(row.Token.scope), row.Token.id)
+        raise Unauthenticated(reason=f"this token expired on {row.Token.expires_at:%Y-%m-%d}")
+    return Caller(row.Token.user_id, row.name, Scope(row.Token.scope), row.Token.id)
 
 
 def page(session: Session, owner_id: UUID) -> schemas.TokenPage:
-    """All tokens of a user that still open something, oldest first."""
+    """All valid tokens of a user, oldest first."""
     valid = (Token.expires_at.is_(None)) | (Token.expires_at > func.now())
     query = select(Token).where(Token.user_id == owner_id, Token.revoked_at.is_(None), valid).order_by(Token.id)
     return schemas.TokenPage(items=tuple(describe(token) for token in session.scalars(query)))
 
 
 def revoke(session: Session, owner_id: UUID, token_id: UUID) -> None:
-    """
+    """End a token of this user.
+
     Raises:
-        TokenNotFound: there is none, or it is someone else's, or it is revoked already.
+        TokenNotFound: the user has no such token, or it is revoked already.
     """
     revoked = session.execute(
         update(Token)
@@ -96,6 +100,7 @@ def revoke(session: Session, owner_id: UUID, token_id: UUID) -> None:
 
 
 def describe(token: Token) -> schemas.Token:
+    """The token as the REST interface shows it, without its secret."""
     return schemas.Token(
         id=token.id,
         name=token.name,

@@ -1,4 +1,4 @@
-"""Bytes by their digest, in chunks: uploads that resume, and reads of any range. `object_store` says where they lie."""
+"""Blobs: bytes by their digest, stored in chunks. Uploads resume, and any range can be read."""
 
 from __future__ import annotations
 
@@ -25,17 +25,18 @@ from nestor_server.storage import object_store
 
 
 def digest_of(data: bytes) -> str:
+    """The digest in the form of the REST interface: `sha256:<hex>`."""
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
 def announce(session: Session, owner_id: UUID, digest: str, size: int, *, limit: int) -> Blob:
-    """Begin an upload, or find the one that stands at `offset`, or the blob that is already complete.
+    """Begin an upload, or return the existing one: complete, or to be continued at `offset`.
 
-    In any case its bytes are kept from now on, as long as `NESTOR_KEEP_UNUSED_DAYS` says, for what will refer to them.
+    In all cases the bytes are kept for `NESTOR_KEEP_UNUSED_DAYS`, so that a later request can refer to them.
 
     Raises:
         TooLarge: `size` is above `limit`.
-        InvalidInput: the blob is there already and has another size.
+        InvalidInput: the blob is stored already and has another size.
     """
     if size > limit:
         raise TooLarge(what="The upload", limit=limit, setting="NESTOR_MAX_BLOB_BYTES")
@@ -53,7 +54,7 @@ def _begin(session: Session, owner_id: UUID, digest: str, size: int) -> Blob:
     if blob.size != size:
         if blob.complete:
             raise InvalidInput(reason=f"The blob {digest} is stored already and has {blob.size} bytes, not {size}.")
-        session.execute(delete(BlobChunk).where(BlobChunk.blob_id == blob.id))  # announced anew, so it begins anew
+        session.execute(delete(BlobChunk).where(BlobChunk.blob_id == blob.id))  # another size was announced: start over
         blob.size, blob.offset = size, 0
     if size == 0:
         _verify(session, blob)
@@ -65,7 +66,7 @@ def upload(session: Session, owner_id: UUID, upload_id: UUID, *, lock: bool = Fa
     """The upload with that id, complete or not.
 
     Raises:
-        UploadNotFound: there is none, or it is someone else's, or its bytes were discarded.
+        UploadNotFound: this owner has no such upload, or its bytes were discarded.
     """
     query = select(Blob).where(Blob.id == upload_id, Blob.owner_id == owner_id)
     blob = session.scalars(query.with_for_update() if lock else query).one_or_none()
@@ -75,13 +76,13 @@ def upload(session: Session, owner_id: UUID, upload_id: UUID, *, lock: bool = Fa
 
 
 def append(session: Session, owner_id: UUID, upload_id: UUID, offset: int, data: bytes) -> Blob:
-    """Take the next bytes of an upload; the last ones complete it, once they hash to the announced digest.
+    """Store the next bytes of an upload. The last ones complete it if all bytes hash to the announced digest.
 
     Raises:
         UploadNotFound, ChunkTooLarge
-        OffsetMismatch: the upload stands elsewhere.
+        OffsetMismatch: the upload continues at another offset.
         InvalidInput: more bytes than announced.
-        DigestMismatch: the bytes are others than announced. All of them are discarded, so this must be committed.
+        DigestMismatch: the bytes have another digest. They are deleted, so the caller must commit.
     """
     if len(data) > CHUNK_BYTES:
         raise ChunkTooLarge(limit=CHUNK_BYTES)
@@ -89,7 +90,7 @@ def append(session: Session, owner_id: UUID, upload_id: UUID, offset: int, data:
     if blob.offset != offset:
         raise OffsetMismatch(expected=blob.offset, actual=offset)
     if offset + len(data) > blob.size:
-        raise InvalidInput(reason=f"The upload was announced with {blob.size} bytes; these would make it longer.")
+        raise InvalidInput(reason=f"The upload was announced with {blob.size} bytes; this chunk goes past its end.")
     if data:
         _add(session, blob, offset, data)
         blob.offset, blob.wanted_at = offset + len(data), func.now()
@@ -103,7 +104,7 @@ def find(session: Session, owner_id: UUID, digest: str) -> Blob:
     """The complete blob of that digest.
 
     Raises:
-        BlobNotFound: there is none, or it is someone else's, or its upload is not complete.
+        BlobNotFound: this owner has no such blob, or its upload is not complete.
     """
     blob = session.scalars(
         select(Blob).where(Blob.owner_id == owner_id, Blob.digest == digest, Blob.complete)
@@ -114,22 +115,22 @@ def find(session: Session, owner_id: UUID, digest: str) -> Blob:
 
 
 def want(session: Session, owner_id: UUID, digest: str) -> Blob:
-    """`find` for what is about to refer to the blob: until that is committed, nobody can delete it.
+    """Like `find`, for callers that are about to refer to the blob: it cannot be deleted before they commit.
 
     Raises:
         BlobNotFound: as `find`.
     """
-    # A change to the row, not a lock alone: a deletion that waits for us then looks at the row again.
+    # An update instead of a lock: a deletion that waits for this transaction then checks the row again.
     mine = update(Blob).where(Blob.owner_id == owner_id, Blob.digest == digest).values(wanted_at=func.now())
     session.execute(mine.execution_options(synchronize_session=False))
     return find(session, owner_id, digest)
 
 
 def read(session: Session, blob: Blob, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-    """The bytes from `start` to before `stop`, in pieces: 4 MiB are in memory, whatever the size.
+    """The bytes from `start` to before `stop`, in pieces of at most `CHUNK_BYTES`.
 
     Raises:
-        BlobNotFound: it was deleted meanwhile.
+        BlobNotFound: the blob was deleted during the read.
         Unavailable: the object store does not answer.
     """
     stop = blob.size if stop is None else min(stop, blob.size)
@@ -148,24 +149,29 @@ def read(session: Session, blob: Blob, start: int = 0, stop: int | None = None) 
             else:
                 piece = object_store.read(session, chunk.object, begin, min(end, begin + CHUNK_BYTES))
         if not piece:
-            raise BlobNotFound(digest=blob.digest)  # deleted while it was read
+            raise BlobNotFound(digest=blob.digest)
         yield piece
         start += len(piece)
 
 
 def load(session: Session, blob: Blob) -> bytes:
+    """All bytes of a blob. Use `read` for blobs that may be large.
+
+    Raises:
+        BlobNotFound, Unavailable: as `read`.
+    """
     return b"".join(read(session, blob))
 
 
 def store(session: Session, owner_id: UUID, data: bytes) -> Blob:
-    """Store bytes that are here as a whole; the same bytes twice are one blob.
+    """Store bytes that are in memory. Storing the same bytes again returns the same blob.
 
     Raises:
         Unavailable: the object store does not answer.
     """
     blob = _begin(session, owner_id, digest_of(data), len(data))
     if not blob.complete:
-        session.execute(delete(BlobChunk).where(BlobChunk.blob_id == blob.id))  # of an upload that was left half-way
+        session.execute(delete(BlobChunk).where(BlobChunk.blob_id == blob.id))  # chunks of an unfinished upload
         piece = len(data) if object_store.is_for(session, len(data)) else CHUNK_BYTES
         for start in range(0, len(data), piece):
             _add(session, blob, start, data[start : start + piece])

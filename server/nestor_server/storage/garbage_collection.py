@@ -1,4 +1,4 @@
-"""Deletes what nothing refers to any more: bytes at once, and what was uploaded for no trial after a while."""
+"""Deletes blobs that nothing refers to: of trials at once, of uploads without a trial after a retention period."""
 
 from __future__ import annotations
 
@@ -27,36 +27,36 @@ USED = or_(
 )
 
 
-def collect(session: Session, blob_ids: Collection[UUID]) -> None:
-    """Delete those of `blob_ids` that nothing refers to: no snapshot, checkpoint, trial, program or data set."""
+def delete_unreferenced(session: Session, blob_ids: Collection[UUID]) -> None:
+    """Delete those of `blob_ids` that no snapshot, checkpoint, trial, program or data set refers to."""
     if blob_ids:
         _delete(session, delete(Blob).where(Blob.id.in_(blob_ids), ~USED, _unwanted(session)))
 
 
-def sweep(session: Session) -> None:
-    """Forget what was put away or left behind `NESTOR_KEEP_UNUSED_DAYS` ago.
+def purge_expired(session: Session) -> None:
+    """Delete what has been unused for `NESTOR_KEEP_UNUSED_DAYS`.
 
-    First studies that were deleted, then programs and data sets without a trial, and last the bytes of all of them,
-    whose uploads were completed or not.
+    This removes deleted studies first, then programs and data sets without a trial, and last their blobs, whether
+    their uploads were completed or not.
     """
-    ago = _ago(session)
+    cutoff = _cutoff(session)
     unfinished = exists().where(Trial.study_id == Study.id, Trial.state.not_in([s.value for s in State if s.finished]))
-    _delete(session, delete(Study).where(Study.deleted_at < ago, ~unfinished))
+    _delete(session, delete(Study).where(Study.deleted_at < cutoff, ~unfinished))
     for table, key in ((Program, Trial.program_id), (Dataset, Trial.dataset_id)):
-        _delete(session, delete(table).where(table.created_at < ago, ~exists().where(key == table.id)))
-    _delete(session, delete(Blob).where(Blob.created_at < ago, ~USED, _unwanted(session)))
+        _delete(session, delete(table).where(table.created_at < cutoff, ~exists().where(key == table.id)))
+    _delete(session, delete(Blob).where(Blob.created_at < cutoff, ~USED, _unwanted(session)))
 
 
 def _unwanted(session: Session) -> ColumnElement[bool]:
-    """No client has announced or named it lately: one that has is about to refer to it."""
-    return or_(Blob.wanted_at.is_(None), Blob.wanted_at < _ago(session))
+    """No client has announced or used the blob within the retention period. One that has may soon refer to it."""
+    return or_(Blob.wanted_at.is_(None), Blob.wanted_at < _cutoff(session))
 
 
-def _ago(session: Session) -> ColumnElement[datetime]:
+def _cutoff(session: Session) -> ColumnElement[datetime]:
     return func.now() - timedelta(days=settings_of(session).keep_unused_days)
 
 
 def _delete(session: Session, unused: Delete) -> None:
-    # Someone may begin to refer to one of them this very moment: then it is not garbage, and nothing is deleted.
+    # A concurrent transaction may begin to refer to one of the rows. Then none of them is deleted this time.
     with suppress(IntegrityError), session.begin_nested():
         session.execute(unused.execution_options(synchronize_session=False))

@@ -1,9 +1,9 @@
-"""The second home of blobs: what is large lies in an object store, if `NESTOR_BLOB_URL` names one.
+"""Stores large blobs in the object store that `NESTOR_BLOB_URL` names.
 
-A store takes no part in transactions, so each object is written under a note, committed before, that nothing refers to
-it. The transaction that begins to refer to it takes the note away; when the reference goes, a trigger makes another.
-What a note has named for long enough is deleted. So no crash leaves an object behind, the store is never listed, and
-nothing is deleted that this database did not write. An object is never written twice: what is read cannot change.
+A store takes no part in transactions. So a row of `UnusedObject` is committed before an object is written, and the
+transaction that begins to refer to the object deletes the row. When the reference is deleted, a trigger adds a row.
+Objects whose row is old enough are deleted. So a crash leaves no object behind, the store is never listed, and only
+objects that this database wrote are deleted. An object is never overwritten, so readers see its bytes unchanged.
 """
 
 from __future__ import annotations
@@ -26,31 +26,35 @@ from nestor_server.models import UnusedObject
 from nestor_server.settings import Settings
 
 if TYPE_CHECKING:
-    from obstore.store import ObjectStore
+    from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
 log = logging.getLogger(__name__)
 
-WRITING = timedelta(days=1)  # after which an object whose transaction never came is deleted
-AT_ONCE = 200  # objects in one sweep
-CLIENT = {"connect_timeout": "5s", "timeout": "60s", "allow_http": True}  # whoever writes http:// there means it
-RETRY = {"max_retries": 3, "retry_timeout": timedelta(seconds=20)}
+WRITE_TIMEOUT = timedelta(days=1)  # after which an object whose transaction was not committed is deleted
+SWEEP_LIMIT = 200  # objects deleted in one call
+CLIENT: ClientConfig = {
+    "connect_timeout": "5s",
+    "timeout": "60s",
+    "allow_http": True,
+}  # an http:// address in the setting is intended
+RETRY: RetryConfig = {"max_retries": 3, "retry_timeout": timedelta(seconds=20)}
 
 
 def is_for(session: Session, size: int) -> bool:
     """Whether a blob of `size` bytes goes to the object store."""
-    ours = settings_of(session)
-    return ours.blob_url is not None and size >= ours.large_blob_bytes
+    settings = settings_of(session)
+    return settings.blob_url is not None and size >= settings.large_blob_bytes
 
 
 def put(session: Session, blob_id: UUID, data: bytes) -> str:
-    """Store `data` as an object that lasts if this transaction is committed; its key.
+    """Store `data` as an object, which is kept if this transaction is committed, and return its key.
 
     Raises:
         Unavailable: the store does not answer, or refuses.
     """
     store, key = _store(session), f"{blob_id}/{uuid_utils.compat.uuid7()}"
     with Session(session.get_bind()) as other, other.begin():
-        other.execute(insert(UnusedObject).values(key=key, since=func.now() + WRITING))
+        other.execute(insert(UnusedObject).values(key=key, since=func.now() + WRITE_TIMEOUT))
     with _answering():
         store.put(key, data)
     session.execute(delete(UnusedObject).where(UnusedObject.key == key))
@@ -58,7 +62,7 @@ def put(session: Session, blob_id: UUID, data: bytes) -> str:
 
 
 def read(session: Session, key: str, start: int, stop: int) -> bytes:
-    """The bytes from `start` to before `stop`; none when the object is gone.
+    """The bytes from `start` to before `stop`; empty if the object was deleted.
 
     Raises:
         Unavailable: the store does not answer, or refuses.
@@ -71,8 +75,8 @@ def read(session: Session, key: str, start: int, stop: int) -> bytes:
             return b""
 
 
-def sweep(session: Session) -> int:
-    """Delete objects that have been without a use for long enough; how many.
+def delete_unused(session: Session) -> int:
+    """Delete objects that have been unused for `NESTOR_OBJECT_GRACE_SECONDS`, and return their number.
 
     Raises:
         Unavailable: the store does not answer, or refuses.
@@ -80,19 +84,22 @@ def sweep(session: Session) -> int:
     if settings_of(session).blob_url is None:
         return 0
     store = _store(session)
-    ago = func.now() - timedelta(seconds=settings_of(session).object_grace_seconds)
-    due = select(UnusedObject.key).where(UnusedObject.since < ago).limit(AT_ONCE).with_for_update(skip_locked=True)
+    cutoff = func.now() - timedelta(seconds=settings_of(session).object_grace_seconds)
+    due = (
+        select(UnusedObject.key).where(UnusedObject.since < cutoff).limit(SWEEP_LIMIT).with_for_update(skip_locked=True)
+    )
     keys = session.scalars(due).all()
     with _answering():
         for key in keys:
-            with suppress(FileNotFoundError):  # it never came, or an earlier sweep was not committed
+            with suppress(FileNotFoundError):  # it was never written, or an earlier deletion was not committed
                 store.delete(key)
     session.execute(delete(UnusedObject).where(UnusedObject.key.in_(keys)))
     return len(keys)
 
 
 def check(settings: Settings) -> None:
-    """
+    """Ask the object store for an object that need not exist. Does nothing if there is no object store.
+
     Raises:
         MissingExtra, InvalidInput: `NESTOR_BLOB_URL` cannot be used.
         Unavailable: the store does not answer, or refuses.
@@ -105,7 +112,8 @@ def check(settings: Settings) -> None:
 
 @lru_cache(maxsize=8)
 def open_store(url: str) -> ObjectStore:
-    """
+    """The object store at `url`, without a connection. A directory that does not exist is created.
+
     Raises:
         MissingExtra, InvalidInput: `NESTOR_BLOB_URL` cannot be used.
     """
@@ -117,7 +125,7 @@ def open_store(url: str) -> ObjectStore:
     try:
         if url.startswith("file:"):
             return from_url(url, mkdir=True)
-        return from_url(url, client_options=CLIENT, retry_config=RETRY)  # pyright: ignore[reportCallIssue, reportArgumentType, reportUnknownVariableType] one overload for each scheme
+        return from_url(url, client_options=CLIENT, retry_config=RETRY)
     except (BaseError, ValueError, OSError) as error:
         reason = str(error).split("\n")[0]
         sentence = f"NESTOR_BLOB_URL must be like file:///srv/nestor or s3://bucket/prefix: {reason}."

@@ -1,4 +1,4 @@
-"""Reads safetensors by hand: what a file holds and whether its numbers are finite, without torch and without trust."""
+"""Reads safetensors from untrusted files without torch: their tensors, and whether the numbers are finite."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nestor.errors import ProgramInvalid
 from nestor.program_format import MAX_HEADER_BYTES, MAX_VALUES, Json, brief, parse_json
@@ -26,11 +28,13 @@ NUMPY = {
 
 
 class Malformed(ValueError):
-    """Not the safetensors format; the text says where."""
+    """Not the safetensors format. The text is the reason, without a full stop."""
 
 
 @dataclass(frozen=True)
 class Tensor:
+    """Where a tensor lies in its file. `dtype` is a key of `ITEM_BYTES`."""
+
     name: str
     dtype: str
     shape: tuple[int, ...]
@@ -40,29 +44,33 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Header:
+    """The tensors of a file by name. They fill it without gap or overlap."""
+
     tensors: dict[str, Tensor]
     start: int  # of the data
 
     @staticmethod
     def length(first: bytes) -> int:
-        """How many bytes the header has in all, from the file's first eight.
+        """The size of the whole header in bytes, from the first eight bytes of the file.
 
         Raises:
-            Malformed
+            Malformed: there are fewer than eight bytes, or the size is above `MAX_HEADER`.
         """
         if len(first) < 8:
             raise Malformed("it is shorter than the eight bytes that every safetensors file begins with")
         length = int.from_bytes(first[:8], "little")
         if length > MAX_HEADER_BYTES:
-            raise Malformed(f"its header is announced with {length} bytes, which no such file needs")
+            raise Malformed(
+                f"its header is announced with {length} bytes, which is above the limit of {MAX_HEADER_BYTES}"
+            )
         return 8 + length
 
     @staticmethod
     def parse(data: bytes, size: int) -> Header:
-        """The header at the beginning of `data`, of a file of `size` bytes.
+        """The header at the beginning of `data`, which is the beginning of a file of `size` bytes.
 
         Raises:
-            Malformed: anything but tensors of known types that fill the file without gap or overlap.
+            Malformed: the file does not consist of tensors of known types without gap or overlap.
         """
         start = Header.length(data)
         if len(data) < start:
@@ -99,33 +107,30 @@ def _tensor(name: str, entry: Json, start: int) -> Tensor:
         raise Malformed(f"{brief(name)} has the shape {brief(shape)}; at most {MAX_DIMENSIONS} sizes are possible")
     if begin < 0 or end - begin != math.prod(sizes) * ITEM_BYTES[dtype]:
         raise Malformed(
-            f"{brief(name)} has {end - begin} bytes, which its shape {brief(shape)} of {dtype} does not need"
+            f"{brief(name)} has {end - begin} bytes, which does not match its shape {brief(shape)} of {dtype}"
         )
     return Tensor(name, dtype, sizes, start + begin, start + end)
 
 
 def finite(tensor: Tensor, pieces: Iterable[bytes], *, or_infinite: bool = False) -> bool:
-    """Whether none of the tensor's numbers is NaN or, unless `or_infinite`, infinite.
+    """Whether no number of the tensor is NaN or, unless `or_infinite`, infinite.
 
-    `pieces` are the tensor's bytes, cut anywhere.
+    `pieces` are the bytes of the tensor, split anywhere.
     """
     if not tensor.dtype.startswith(("F", "BF")):
         return True
-    for piece in _whole(pieces, ITEM_BYTES[tensor.dtype]):
-        numbers = _numbers(tensor.dtype, piece)
-        if np.isnan(numbers).any() if or_infinite else not np.isfinite(numbers).all():
-            return False
-    return True
+    arrays = (_numbers(tensor.dtype, piece) for piece in _whole(pieces, ITEM_BYTES[tensor.dtype]))
+    return not any(bool(np.isnan(a).any() if or_infinite else (~np.isfinite(a)).any()) for a in arrays)
 
 
-def _numbers(dtype: str, data: bytes) -> np.ndarray:
+def _numbers(dtype: str, data: bytes) -> NDArray[Any]:
     if dtype == "BF16":  # numpy has no such type; it is the upper half of a float32
         return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
     return np.frombuffer(data, NUMPY[dtype])
 
 
 def _whole(pieces: Iterable[bytes], item: int) -> Iterator[bytes]:
-    """The same bytes, cut between items."""
+    """The same bytes, split between items."""
     rest = b""
     for piece in pieces:
         piece = rest + piece
@@ -135,7 +140,7 @@ def _whole(pieces: Iterable[bytes], item: int) -> Iterator[bytes]:
 
 
 def safetensors_prefix(tensor: Tensor) -> bytes:
-    """What comes before the bytes of a file that holds this tensor alone."""
+    """The bytes before the data in a safetensors file of this tensor alone."""
     entry = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [0, tensor.end - tensor.begin]}
     header = json.dumps({tensor.name: entry}).encode()
     header += b" " * (-len(header) % 8)  # so that the data is aligned
@@ -146,7 +151,7 @@ def npy_prefix(tensor: Tensor) -> bytes:
     """The header of an .npy file (format 1.0).
 
     Raises:
-        Malformed: numpy has no such type.
+        Malformed: numpy has no such data type.
     """
     if tensor.dtype not in NUMPY:
         raise Malformed(f"numpy has no {tensor.dtype}")

@@ -13,15 +13,17 @@ from nestor_server.storage.safetensors_header import Header, Tensor
 
 
 def header(session: Session, blob: Blob) -> Header:
-    """
+    """The header of a safetensors blob. Only its bytes are read.
+
     Raises:
-        Malformed: the blob is not of that format.
+        Malformed: the blob is not a safetensors file.
     """
     length = Header.length(b"".join(blobs.read(session, blob, 0, 8)))
     return Header.parse(b"".join(blobs.read(session, blob, 0, length)), blob.size)
 
 
 def finite(session: Session, blob: Blob, tensor: Tensor, *, or_infinite: bool = False) -> bool:
+    """Whether no number of the tensor is NaN or, unless `or_infinite`, infinite. Reads all its bytes."""
     return safetensors_header.finite(
         tensor, blobs.read(session, blob, tensor.begin, tensor.end), or_infinite=or_infinite
     )
@@ -29,7 +31,7 @@ def finite(session: Session, blob: Blob, tensor: Tensor, *, or_infinite: bool = 
 
 @dataclass(frozen=True)
 class Slice:
-    """A file made of a few bytes of our own and a range of a blob."""
+    """A virtual file: `prefix`, then the bytes of `blob` from `begin` to before `end`."""
 
     prefix: bytes
     blob: Blob
@@ -38,9 +40,15 @@ class Slice:
 
     @property
     def size(self) -> int:
+        """In bytes."""
         return len(self.prefix) + self.end - self.begin
 
     def read(self, session: Session, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        """The bytes from `start` to before `stop`, in pieces.
+
+        Raises:
+            BlobNotFound, Unavailable: as `blobs.read`.
+        """
         stop = self.size if stop is None else min(stop, self.size)
         if piece := self.prefix[start:stop]:
             yield piece

@@ -26,7 +26,7 @@ from tests.engine.program.problems import CLASSES, PROBLEMS, N, classes, cross_e
 
 
 def problem(model: nn.Module | None = None, **changes: Any) -> Problem:
-    """A problem in order, except for what is changed."""
+    """A valid problem, except for the given changes."""
     model = model or nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, CLASSES))
     given: dict[str, Any] = {
         "hparams": L2(model),
@@ -38,14 +38,14 @@ def problem(model: nn.Module | None = None, **changes: Any) -> Problem:
     return Problem(model, **(given | changes))
 
 
-def told(report: Report) -> str:
+def messages(report: Report) -> str:
     assert not report.ok
     assert all(len(str(finding)) < 600 for finding in report.findings)
     return str(report)
 
 
 @pytest.mark.parametrize("name", ["mlp", "augmentation"])
-def test_problems_in_order_pass(name: str):
+def test_valid_problems_pass(name: str):
     problem = PROBLEMS[name]()
     report = check(problem)
     assert report.findings == ()
@@ -57,8 +57,8 @@ def test_all_findings_come_at_once_and_as_one_error():
     x[3, 2] = float("nan")
     model = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, CLASSES).double())
     report = check(problem(model, train=(x, classes())))
-    assert "train data: The column 'x' holds NaN or infinity, first in example 3" in told(report)
-    assert "Its parameters are torch.float32 and torch.float64" in told(report)
+    assert "train data: The column 'x' holds NaN or infinity, first in example 3" in messages(report)
+    assert "Its parameters are torch.float32 and torch.float64" in messages(report)
     with pytest.raises(ProblemInvalid, match=r"first in example 3.*\n.*float64"):
         report.raise_errors()
 
@@ -66,31 +66,31 @@ def test_all_findings_come_at_once_and_as_one_error():
 def test_labels_beyond_the_classes_are_named():
     y = classes()
     y[17] = 9
-    text = told(check(problem(train=(features(6), y))))
+    text = messages(check(problem(train=(features(6), y))))
     assert "Target 9 is out of bounds" in text
     assert "'y' runs from 0 to 9 and the model returns 4 classes" in text
 
 
-def test_a_shape_that_does_not_fit_is_told_with_the_shapes():
-    text = told(check(problem(train=(features(5), classes()))))
+def test_a_shape_that_does_not_fit_is_reported_with_the_shapes():
+    text = messages(check(problem(train=(features(5), classes()))))
     assert "model, in training mode (in '0' (Linear)" in text
     assert "x: (9, 5) float32" in text
 
 
-def test_targets_of_the_wrong_type_are_told_for_both_losses():
-    text = told(check(problem(train=(features(6), classes().int()), val=(features(6), classes().int()))))
+def test_targets_of_the_wrong_type_are_reported_for_both_losses():
+    text = messages(check(problem(train=(features(6), classes().int()), val=(features(6), classes().int()))))
     assert "train_loss" in text
     assert "val_loss" in text
     assert "y: (9,) int32" in text
 
 
 def test_double_precision_data_for_a_single_precision_model():
-    text = told(check(problem(train=(features(6).double(), classes()))))
+    text = messages(check(problem(train=(features(6).double(), classes()))))
     assert "The column 'x' is torch.float64, the model's parameters are torch.float32" in text
 
 
 @pytest.mark.parametrize(
-    ("loss", "said"),
+    ("loss", "message"),
     [
         (lambda out, batch: cross_entropy(out, batch).item(), "It returned a float."),
         (lambda out, batch: F.one_hot(batch["y"], CLASSES) - out, "It returned shape (9, 4) for a batch of 9"),
@@ -100,38 +100,38 @@ def test_double_precision_data_for_a_single_precision_model():
     ids=["number", "matrix", "nan", "boolean"],
 )
 @pytest.mark.parametrize("which", ["train_loss", "val_loss"])
-def test_a_loss_must_be_a_finite_number_or_one_for_each_example(which: str, loss: Any, said: str):
-    text = told(check(problem(**{which: loss})))
+def test_a_loss_must_be_a_finite_number_or_one_for_each_example(which: str, loss: Any, message: str):
+    text = messages(check(problem(**{which: loss})))
     assert f"{which}: " in text
-    assert said in text
+    assert message in text
 
 
 def test_example_weights_for_fewer_examples_than_there_are():
-    text = told(check(problem(hparams=ExampleWeights(N - 4))))
+    text = messages(check(problem(hparams=ExampleWeights(N - 4))))
     assert "ExampleWeights was made for 20 training examples, but the training split has 24" in text
 
 
 def test_decays_of_another_model():
-    text = told(check(problem(hparams=L2(nn.Linear(6, CLASSES)))))
+    text = messages(check(problem(hparams=L2(nn.Linear(6, CLASSES)))))
     assert "L2 was made for other weights than the problem's model trains" in text
 
 
 def test_example_weights_with_a_loss_that_is_a_mean_already():
-    assert "Weights per example need one loss per example" in told(check(problem(hparams=ExampleWeights(N))))
+    assert "Weights per example need one loss per example" in messages(check(problem(hparams=ExampleWeights(N))))
 
 
-def test_a_hyperparameter_that_reaches_nothing_is_named():
+def test_a_hyperparameter_without_effect_is_named():
     hparams = Custom({"used": torch.zeros(()), "forgotten": torch.zeros(())})
 
     def loss(out, batch, values):
         return cross_entropy(out, batch) * values["used"].exp() + values["forgotten"]
 
-    text = told(check(problem(hparams=hparams, train_loss=loss)))
+    text = messages(check(problem(hparams=hparams, train_loss=loss)))
     assert "hyperparameter 'forgotten': It does not change the training loss's gradient" in text
     assert "'used'" not in text
 
 
-def test_a_hyperparameter_of_the_validation_loss_alone_is_in_order():
+def test_a_hyperparameter_of_the_validation_loss_alone_is_valid():
     hparams = Custom({"temperature": torch.zeros(())})
 
     def loss(out, batch, values):
@@ -152,7 +152,7 @@ class Joined(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "message"),
     [
         (LabelCorrection(classes()[:-4], CLASSES), "made for 20 training examples, but the training split has 24"),
         (LabelCorrection(classes(), CLASSES, column="label"), "reads the column 'label', but the training split has"),
@@ -167,15 +167,15 @@ class Joined(nn.Module):
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_kind_that_does_not_fit_the_problem(kind: Any, said: str):
+def test_a_kind_that_does_not_fit_the_problem(kind: Any, message: str):
     losses = lambda out, batch: F.cross_entropy(out, batch["y"], reduction="none")
-    assert said in told(check(problem(hparams=kind, train_loss=losses), ship=False))
+    assert message in messages(check(problem(hparams=kind, train_loss=losses), ship=False))
 
 
 def test_a_loss_that_takes_no_class_probabilities():
     hparams = LabelCorrection(classes(), CLASSES)
     loss = lambda out, batch: F.nll_loss(out.log_softmax(1), batch["y"])
-    text = told(check(problem(hparams=hparams, train_loss=loss)))
+    text = messages(check(problem(hparams=hparams, train_loss=loss)))
     assert "turned its column 'y' from (9,) int64 into (9, 4) float32" in text
     assert "F.cross_entropy takes them" in text
 
@@ -209,7 +209,7 @@ def test_dropout_inside_of_a_recurrent_layer_is_a_warning():
     assert "does not tune the dropout=0.4 inside of 'cell' (GRU)" in finding.sentence
 
 
-def test_a_parameter_that_reaches_nothing_is_a_warning():
+def test_a_parameter_without_effect_is_a_warning():
     class Partly(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -231,7 +231,7 @@ def test_a_training_loss_without_gradient():
     def loss(out, batch):
         return cross_entropy(out.detach(), batch)
 
-    text = told(check(problem(train_loss=loss, hparams=Custom({"a": torch.ones(())}))))
+    text = messages(check(problem(train_loss=loss, hparams=Custom({"a": torch.ones(())}))))
     assert "No parameter reaches it" in text
 
 
@@ -244,26 +244,28 @@ def test_randomness_outside_of_torch():
         def forward(self, x):
             return self.linear(x) * random.random()
 
-    assert "it draws random numbers outside of torch" in told(check(problem(Noisy())))
+    assert "it draws random numbers outside of torch" in messages(check(problem(Noisy())))
 
 
 def test_a_model_that_writes_into_the_data():
     model = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(6, CLASSES))
-    assert "It writes into its input 'x'" in told(check(problem(model)))
+    assert "It writes into its input 'x'" in messages(check(problem(model)))
 
 
 def test_batch_norm_with_a_batch_of_one():
     model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, CLASSES))
     assert check(problem(model), ship=False).ok
-    assert "BatchNorm cannot train on a batch of one" in told(check(problem(model), batch_size=1))
+    assert "BatchNorm cannot train on a batch of one" in messages(check(problem(model), batch_size=1))
 
 
 def test_infinite_initial_hyperparameters():
-    assert "hyperparameter: 'l2' holds NaN" in told(check(problem(hparams=Custom({"l2": torch.tensor(float("inf"))}))))
+    assert "hyperparameter: 'l2' holds NaN" in messages(
+        check(problem(hparams=Custom({"l2": torch.tensor(float("inf"))})))
+    )
 
 
 def test_test_data_with_other_columns():
-    text = told(check(problem(test={"x": features(6), "label": classes()})))
+    text = messages(check(problem(test={"x": features(6), "label": classes()})))
     assert "test data: Its columns are ['label', 'x'], those of the validation data ['x', 'y']" in text
 
 
@@ -278,4 +280,6 @@ def test_what_cannot_be_exported_is_an_error_only_when_it_must_be_shipped():
             return out if out.mean() > 0 else -out
 
     assert check(problem(Branching()), ship=False).ok
-    assert "export: forward cannot be exported (in Branching, test_check.py, line" in told(check(problem(Branching())))
+    assert "export: forward cannot be exported (in Branching, test_check.py, line" in messages(
+        check(problem(Branching()))
+    )

@@ -15,7 +15,7 @@ from tests.engine.program.problems import CLASSES, N, classes, cross_entropy, fe
 
 
 class Wrapped(nn.Module):
-    """A linear layer inside, and a function on top that makes trouble."""
+    """A linear layer, and a function on top that cannot be exported."""
 
     def __init__(self, function: Any) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ def problem(function: Any, loss: Any = cross_entropy) -> Problem:
 
 
 @pytest.mark.parametrize(
-    ("function", "said"),
+    ("function", "message"),
     [
         (lambda out: out if out.sum() > 0 else -out, "Use torch.where in place of if"),
         (lambda out: out * out.mean().item(), "leave out .item()"),
@@ -45,12 +45,12 @@ def problem(function: Any, loss: Any = cross_entropy) -> Problem:
     ],
     ids=["if", "item", "numpy", "len", "view", "batch size", "vmap", "slice"],
 )
-def test_what_a_graph_cannot_hold_is_told_with_place_and_remedy(function: Any, said: str):
+def test_an_unsupported_operation_is_reported_with_place_and_remedy(function: Any, message: str):
     with pytest.raises(NotExportable) as caught:
         problem(function, lambda out, batch: out.mean()).export()
     assert str(caught.value).startswith("forward cannot be exported")
-    assert said in str(caught.value)
-    if "one batch size" not in said and "branch on" not in said:
+    assert message in str(caught.value)
+    if "one batch size" not in message and "branch on" not in message:
         assert "test_export.py, line" in str(caught.value)
 
 

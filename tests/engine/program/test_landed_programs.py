@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(torch_version() != TORCH, reason=f"these program
 
 
 def shipped(name: str) -> Any:
-    """The problem as a worker puts it together from what was uploaded."""
+    """The problem as a worker builds it from the uploads."""
     files = {file.stem: file.read_bytes() for file in program_of(name).iterdir()}
     program = files.pop("graphs"), files.pop("tensors")
     return SimpleNamespace(bilevel=lambda: load(*program), data=engine.Data.load(files))
@@ -34,7 +34,7 @@ def test_a_program_of_an_earlier_version_trains_as_it_did_there(name: str):
 
 
 @pytest.mark.parametrize("name", SHIPS)
-def test_its_checkpoint_goes_on_as_it_would_have_there(name: str):
+def test_its_checkpoint_continues_as_in_that_version(name: str):
     recorded = json.loads(CONTINUED.read_text())[name]
     found = trajectory(shipped(name), engine.restore(recorded["config"]), checkpoint_of(name).read_bytes())
     expect(found, recorded["continued"], close=closeness(name))

@@ -19,7 +19,7 @@ def node(op: Any, *args: Any, **kwargs: Any) -> Document:
 
 
 def with_node(made: Document, function: str = "forward") -> Document:
-    """The valid program with one more node in front, whose result nobody needs."""
+    """The valid program with one more node in front, whose result is unused."""
     changed = document()
     graph = changed["graphs"][function]
     first = len(json.dumps(graph["inputs"]).split('"ref"')) - 1 + len(graph["constants"])

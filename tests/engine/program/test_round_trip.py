@@ -26,7 +26,7 @@ def same(a: object, b: object) -> bool:
 
 
 def everything(bilevel: Bilevel, train: Batch, val: Batch) -> dict[str, object]:
-    """What every function returns, from one seed."""
+    """What every function returns for one seed."""
     torch.manual_seed(0)
     state = bilevel.params, bilevel.buffers, bilevel.hparams
     prepared = bilevel.prepare(bilevel.hparams, train)
@@ -117,7 +117,7 @@ def test_initial_values_and_transforms_come_back():
 
 
 def test_a_program_holds_the_weights_as_its_problem_starts_them():
-    """How a training begins is not in its graphs, so the scales of initial weights must be in the weights."""
+    """The graphs do not contain the initialization, so the weights must contain the initial scales."""
     model = nn.Linear(6, CLASSES)
     data = features(6), classes()
     problem = Problem(model, InitialisationScale(model, init=0.5), cross_entropy, cross_entropy, train=data, val=data)

@@ -15,7 +15,7 @@ from nestor_server.services import paging, studies
 
 
 def page(
-    session: Session, owner_id: UUID, study_id: UUID, *, cursor: str | None = None, limit: int = paging.DEFAULT
+    session: Session, owner_id: UUID, study_id: UUID, *, cursor: str | None = None, limit: int = paging.DEFAULT_LIMIT
 ) -> schemas.TrialPage:
     """By number."""
     studies.find(session, owner_id, study_id)

@@ -12,12 +12,13 @@ from nestor.errors import Forbidden, StudyNotFound, ValidationFailed
 from nestor.schemas import Action, ProgramProblem, Scope, State
 from nestor_server.models import Study, Trial
 from nestor_server.scheduling import leases, state_machine, task_queue
-from nestor_server.services import datasets, programs, warm_starts
-from nestor_server.services.tokens import Identity
-from nestor_server.services.trial_queries import describe, find
+from nestor_server.services.problems import datasets, programs
+from nestor_server.services.tokens import Caller
+from nestor_server.services.trials import warm_starts
+from nestor_server.services.trials.queries import describe, find
 
 
-def create(session: Session, me: Identity, study_id: UUID, new: schemas.TrialCreate) -> schemas.Trial:
+def create(session: Session, me: Caller, study_id: UUID, new: schemas.TrialCreate) -> schemas.Trial:
     """Submit a tuning job: it is queued, and a worker is called once this is committed.
 
     Raises:
@@ -70,7 +71,7 @@ def create(session: Session, me: Identity, study_id: UUID, new: schemas.TrialCre
     return describe(trial)
 
 
-def request(session: Session, me: Identity, trial_id: UUID, action: Action) -> schemas.Trial:
+def request(session: Session, me: Caller, trial_id: UUID, action: Action) -> schemas.Trial:
     """
     Raises:
         IllegalTransition: not from the trial's present state.
@@ -78,7 +79,7 @@ def request(session: Session, me: Identity, trial_id: UUID, action: Action) -> s
     return describe(leases.request(session, find(session, me.user_id, trial_id), action, by=f"user {me.user}"))
 
 
-def extend(session: Session, me: Identity, trial_id: UUID, steps: int) -> schemas.Trial:
+def extend(session: Session, me: Caller, trial_id: UUID, steps: int) -> schemas.Trial:
     """
     Raises:
         IllegalTransition: the trial is neither complete nor paused.
@@ -86,7 +87,7 @@ def extend(session: Session, me: Identity, trial_id: UUID, steps: int) -> schema
     return describe(leases.extend(session, find(session, me.user_id, trial_id), steps, by=f"user {me.user}"))
 
 
-def prioritise(session: Session, me: Identity, trial_id: UUID, priority: int) -> schemas.Trial:
+def prioritise(session: Session, me: Caller, trial_id: UUID, priority: int) -> schemas.Trial:
     """
     Raises:
         Forbidden: only an admin may give that priority.
@@ -102,7 +103,7 @@ def prioritise(session: Session, me: Identity, trial_id: UUID, priority: int) ->
     return describe(trial)
 
 
-def _may_give(me: Identity, priority: int) -> None:
+def _may_give(me: Caller, priority: int) -> None:
     """As with `nice`: everybody may step back, and only an admin may step ahead of others."""
     if priority > 0 and not me.may(Scope.admin):
         reason = "give a trial a priority above 0, ahead of other users' trials; one below 0 lets others go first"

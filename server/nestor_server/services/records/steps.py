@@ -10,10 +10,10 @@ from sqlalchemy.orm import Session
 from nestor import schemas
 from nestor.errors import InvalidInput
 from nestor_server.models import Step
-from nestor_server.services import trial_queries
+from nestor_server.services.trials import queries as trial_queries
 
 COLUMNS = (*schemas.Step.model_fields, "recorded_at")
-MOST = 100_000
+MAX_LIMIT = 100_000
 
 
 def columns(
@@ -40,7 +40,4 @@ def columns(
     rows = session.execute(
         select(*wanted).where(Step.trial_id == trial_id, Step.number > after).order_by(Step.number).limit(limit)
     ).all()
-    filled = zip(*rows, strict=True) if rows else ([] for _ in names)
-    return schemas.StepColumns(
-        columns={name: list(values) for name, values in zip(names, filled, strict=True)}, seq=seq
-    )
+    return schemas.StepColumns(columns={name: [row[i] for row in rows] for i, name in enumerate(names)}, seq=seq)

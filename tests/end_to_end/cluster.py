@@ -1,4 +1,4 @@
-"""All of Nestor, each part with a handle to break it by; checkpoints lie in an object store, messages come twice."""
+"""All parts of Nestor, which tests can break one by one. Checkpoints go to an object store; messages arrive twice."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ from nestor_server.embedded.valkey import Valkey
 from nestor_server.models import BlobChunk, UnusedObject
 from nestor_server.scheduling.task_queue import QUEUE
 from nestor_worker import workdir
-from tests.end_to_end import witness
+from tests.end_to_end import audit_trigger
 from tests.support.objects import keys
-from tests.support.proxy import Door
 from tests.support.server import Server, free_port, running_server, serving, wait_for
 from tests.support.services import Services, fresh_home
+from tests.support.tcp_proxy import TcpProxy
 from tests.support.worker import Worker, command, running_worker
 
 LEASE = 5.0  # seconds
 PUSHED = re.compile(rb"LPUSH\r\n\$%d\r\n%s\r\n\$(\d+)\r\n" % (len(QUEUE), QUEUE.encode()))
 
 
-class House:
+class TestCluster:
+    __test__ = False  # pytest collects classes whose names begin with Test
+
     def __init__(self, stack: ExitStack) -> None:
         self.path = stack.enter_context(fresh_home())
         home = Home(self.path)
@@ -42,18 +44,18 @@ class House:
         stack.callback(self.postgres.stop)
         stack.callback(self.valkey.stop)
         self._valkey_url, self.doubled = self.valkey.start(), 0
-        self.database, self.broker = Door(self.postgres.start()), Door(self._valkey_url, self._send_again)
-        for door in (self.database, self.broker):
-            stack.callback(door.close)
+        self.database, self.broker = TcpProxy(self.postgres.start()), TcpProxy(self._valkey_url, self._send_twice)
+        for proxy in (self.database, self.broker):
+            stack.callback(proxy.close)
         services = Services(home.path, self.database.url, self.broker.url)
-        impatient = {
+        short_intervals = {
             "lease_seconds": LEASE, "heartbeat_seconds": 0.5, "reap_seconds": 0.3, "requeue_after_seconds": 1.5,
             "max_restarts": 20,  # faults may follow each other sooner than checkpoints
         }  # fmt: skip
         self.blob_url = f"file://{self.path}/objects"
         large = {"blob_url": self.blob_url, "large_blob_bytes": 4_096, "object_grace_seconds": 30}
-        self.server: Server = stack.enter_context(running_server(services, **impatient, **large))
-        witness.call(self.server)
+        self.server: Server = stack.enter_context(running_server(services, **short_intervals, **large))
+        audit_trigger.install(self.server)
         self._workers, self._pids = stack.enter_context(ExitStack()), set[int]()
         self.worker = self.new_worker()
 
@@ -65,18 +67,18 @@ class House:
 
     def restart_postgres(self) -> None:
         self.postgres.stop()
-        self.database.lead_to(self.postgres.start())
+        self.database.forward_to(self.postgres.start())
 
     def restart_valkey(self) -> None:
         self.valkey.stop()
         self._valkey_url = self.valkey.start()
-        self.broker.lead_to(self._valkey_url)
+        self.broker.forward_to(self._valkey_url)
 
     def flush_broker(self) -> None:
         with redis.Redis.from_url(self._valkey_url) as broker:
             broker.flushall()
 
-    def _send_again(self, data: bytes) -> None:
+    def _send_twice(self, data: bytes) -> None:
         for pushed in PUSHED.finditer(data):
             message = data[pushed.end() : pushed.end() + int(pushed[1])]
             if len(message) == int(pushed[1]):
@@ -86,7 +88,7 @@ class House:
 
     @contextmanager
     def restored_from_a_backup(self) -> Iterator[Server]:
-        """Another server, on a backup that is made now as docs/operations.md says."""
+        """A second server on a backup that is made now, as docs/operations.md describes."""
         programs, _ = find_postgres(None)
         dump, copy = self.path / "nestor.dump", self.path / "objects-copy"
         origin = make_url(self.server.settings.database_url).set(drivername="postgresql")
@@ -97,15 +99,15 @@ class House:
         run("createdb", f"--maintenance-db={shown(origin)}", "restored")
         restored = shown(origin.set(database="restored"))
         run("pg_restore", "--no-owner", "--exit-on-error", f"--dbname={restored}", dump)
-        elsewhere = {
+        copied_settings = {
             "database_url": restored, "redis_url": f"{self._valkey_url.rpartition('/')[0]}/1",
             "blob_url": f"file://{copy}", "port": free_port(),
         }  # fmt: skip
-        with serving(self.server.settings.model_dump(exclude_none=True) | elsewhere) as server:
+        with serving(self.server.settings.model_dump(exclude_none=True) | copied_settings) as server:
             yield server
 
-    def expect_nothing_left(self) -> None:
-        """No process of a dead worker, no work directory of one, no object that no blob refers to."""
+    def expect_no_leftovers(self) -> None:
+        """Dead workers left no process and no work directory, and every stored object belongs to a blob."""
         assert self.doubled > 0
         wait_for(lambda: not self.worker.runners(), "the last runner to be gone")
         dead = self._pids - {self.worker.pid}
@@ -113,14 +115,14 @@ class House:
             pid for pid in processes() if any(workdir.prefix(worker).encode() in command(pid) for worker in dead)
         ]
 
-        def tidy() -> bool:
+        def only_used_objects() -> bool:
             with self.server.sessions() as session:
                 used = set(session.scalars(select(BlobChunk.object).where(BlobChunk.object.is_not(None))))
                 noted = set(session.scalars(select(UnusedObject.key)))
             return bool(used) and keys(self.blob_url) - noted == used
 
-        wait_for(tidy, "unused objects to be deleted")
-        with running_worker(self.server):  # which sweeps the directories of those that were killed
+        wait_for(only_used_objects, "unused objects to be deleted")
+        with running_worker(self.server):  # it deletes the directories of killed workers
             left = [path for pid in dead for path in Path(tempfile.gettempdir()).glob(f"{workdir.prefix(pid)}*")]
             assert left == []
 

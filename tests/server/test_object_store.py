@@ -1,4 +1,4 @@
-"""Large blobs in an object store: they last exactly if their transaction does, and go when nothing needs them."""
+"""Large blobs in an object store exist exactly if their transaction committed, and are deleted when unused."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def sessions(new_sessions, settings: Settings) -> Sessions:
 
 @pytest.fixture
 def owner(sessions: Sessions) -> Iterator[UUID]:
-    """A user; with whom, at the end, everything goes."""
+    """A user, who is deleted with everything at the end."""
     with sessions.begin() as session:
         user = User(name=os.urandom(4).hex())
         session.add(user)
@@ -67,11 +67,11 @@ def owner(sessions: Sessions) -> Iterator[UUID]:
         session.execute(delete(User).where(User.id == user.id))
     with sessions.begin() as session:
         session.execute(update(UnusedObject).values(since=func.now() - timedelta(days=1)))
-        object_store.sweep(session)
+        object_store.delete_unused(session)
     assert keys(database.settings_of(session).blob_url or "") == set()
 
 
-def test_large_blobs_lie_in_the_store_and_small_ones_in_the_database(sessions, settings, owner):
+def test_large_blobs_are_in_the_store_and_small_ones_in_the_database(sessions, settings, owner):
     with sessions.begin() as session:
         for data in (LARGE, LARGE[:9_999]):
             assert blobs.load(session, blobs.store(session, owner, data)) == data
@@ -90,35 +90,33 @@ def test_a_range_of_a_large_blob_is_read_in_pieces(sessions, owner, monkeypatch)
     assert b"".join(pieces) == LARGE[10:15_010]
 
 
-def test_an_object_whose_transaction_was_rolled_back_is_deleted_but_not_while_it_may_be_committed(
-    sessions, settings, owner
-):
+def test_an_object_of_a_rolled_back_transaction_is_deleted_but_not_while_it_may_commit(sessions, settings, owner):
     with sessions() as session:
         blobs.store(session, owner, LARGE)
         with sessions.begin() as other:
-            assert object_store.sweep(other) == 0
+            assert object_store.delete_unused(other) == 0
         session.rollback()
     (key,) = keys(settings.blob_url)
     with sessions.begin() as session:
         session.execute(update(UnusedObject).where(UnusedObject.key == key).values(since=func.now()))
     with sessions.begin() as session:
-        assert object_store.sweep(session) == 1
+        assert object_store.delete_unused(session) == 1
     assert keys(settings.blob_url) == set()
 
 
-def test_the_object_of_a_deleted_blob_stays_for_a_while_and_then_goes(sessions, new_sessions, settings, owner):
+def test_the_object_of_a_deleted_blob_is_deleted_after_the_grace_period(sessions, new_sessions, settings, owner):
     with sessions.begin() as session:
         blob = blobs.store(session, owner, LARGE)
     with sessions.begin() as session:
         session.execute(delete(Blob).where(Blob.id == blob.id))
     patient = new_sessions(settings.model_copy(update={"object_grace_seconds": 60}))
     with patient.begin() as session:
-        assert object_store.sweep(session) == 0
+        assert object_store.delete_unused(session) == 0
     with sessions.begin() as session:
-        assert object_store.sweep(session) == 1
+        assert object_store.delete_unused(session) == 1
     assert keys(settings.blob_url) == set()
     with sessions.begin() as session:
-        assert object_store.sweep(session) == 0
+        assert object_store.delete_unused(session) == 0
 
 
 def test_a_sweep_that_was_not_committed_is_swept_again(sessions, owner):
@@ -127,10 +125,10 @@ def test_a_sweep_that_was_not_committed_is_swept_again(sessions, owner):
     with sessions.begin() as session:
         session.execute(delete(Blob).where(Blob.id == blob.id))
     with sessions() as session:
-        assert object_store.sweep(session) == 1
+        assert object_store.delete_unused(session) == 1
         session.rollback()
     with sessions.begin() as session:
-        assert object_store.sweep(session) == 1
+        assert object_store.delete_unused(session) == 1
 
 
 def test_the_same_bytes_stored_again_after_a_deletion_are_another_object(sessions, settings, owner):
@@ -141,7 +139,7 @@ def test_the_same_bytes_stored_again_after_a_deletion_are_another_object(session
     with sessions.begin() as session:
         again = blobs.store(session, owner, LARGE)
     with sessions.begin() as session:
-        assert object_store.sweep(session) == 1
+        assert object_store.delete_unused(session) == 1
         assert blobs.load(session, again) == LARGE
 
 
@@ -153,7 +151,7 @@ def test_a_blob_whose_object_is_gone_is_not_found(sessions, settings, owner):
             blobs.load(session, blob)
 
 
-def test_a_process_that_was_not_told_of_the_store_says_so(sessions, new_sessions, settings, owner):
+def test_a_process_without_the_store_setting_reports_it(sessions, new_sessions, settings, owner):
     with sessions.begin() as session:
         blob = blobs.store(session, owner, LARGE)
     untold = new_sessions(settings.model_copy(update={"blob_url": None}))
@@ -178,6 +176,6 @@ def test_a_store_that_does_not_answer_is_unavailable_and_the_server_not_ready(ne
 
 
 @pytest.mark.parametrize("wrong", ["nonsense", "ftp://somewhere/else", "file://relative/path"])
-def test_an_address_that_is_none_is_refused_with_an_example(wrong):
+def test_an_invalid_address_is_refused_with_an_example(wrong):
     with pytest.raises(InvalidInput, match="NESTOR_BLOB_URL must be like file:///srv/nestor or s3://bucket/prefix"):
         object_store.check(Settings(blob_url=wrong))

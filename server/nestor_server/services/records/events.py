@@ -18,9 +18,11 @@ PAGE = 500
 
 @dataclass(frozen=True)
 class Page:
+    """Consecutive entries, and the `seq` after which the next page begins."""
+
     items: tuple[Event, ...]
     next_after: int
-    end: dict[str, Any] | None  # what the `end` event says, once nothing follows this page
+    end: dict[str, Any] | None  # the data of the `end` event, if nothing follows this page
 
 
 def read(session: Session, trial_id: UUID, after: int, limit: int = PAGE) -> Page:

@@ -1,4 +1,4 @@
-"""Hyperparameters of a trial: what there is, and the tensors themselves at any recorded step."""
+"""Hyperparameters of a trial: their names and shapes, and the tensors at any recorded step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nestor import schemas
 from nestor.errors import HyperparametersNotFound, InvalidInput
 from nestor.schemas import HyperparameterInfo
 from nestor_server.models import Blob, Snapshot
-from nestor_server.services import trial_queries
+from nestor_server.services.trials import queries as trial_queries
 from nestor_server.storage import tensor_blobs
 from nestor_server.storage.safetensors_header import Malformed, npy_prefix, safetensors_prefix
 from nestor_server.storage.tensor_blobs import Slice
@@ -22,6 +22,11 @@ Format = Literal["safetensors", "npy"]
 
 
 def describe(session: Session, owner_id: UUID, trial_id: UUID) -> schemas.Hyperparameters:
+    """Names, shapes and types, and the steps that have a snapshot.
+
+    Raises:
+        TrialNotFound
+    """
     trial = trial_queries.find(session, owner_id, trial_id)
     steps = session.scalars(select(Snapshot.step).where(Snapshot.trial_id == trial_id).order_by(Snapshot.step))
     items = tuple(HyperparameterInfo.model_validate(item) for item in trial.hyperparameters or ())
@@ -29,34 +34,35 @@ def describe(session: Session, owner_id: UUID, trial_id: UUID) -> schemas.Hyperp
 
 
 def snapshot(session: Session, owner_id: UUID, trial_id: UUID, step: int | None) -> Slice:
-    """All of them at `step`, or at the latest recorded one.
+    """The safetensors file of all hyperparameters at `step`, by default the latest recorded one.
 
     Raises:
-        HyperparametersNotFound: there is no snapshot of that step.
+        HyperparametersNotFound: that step has no snapshot.
     """
     blob = _blob(session, owner_id, trial_id, step)
     return Slice(b"", blob, 0, blob.size)
 
 
 def tensor(session: Session, owner_id: UUID, trial_id: UUID, name: str, step: int | None, format: Format) -> Slice:
-    """One of them, as a file of its own.
+    """One hyperparameter, as a file of its own.
 
     Raises:
-        HyperparametersNotFound: there is no snapshot of that step, or no tensor of that name in it.
-        InvalidInput: the format cannot hold it.
+        HyperparametersNotFound: that step has no snapshot, or the snapshot has no tensor of that name.
+        InvalidInput: the format has no such data type.
     """
     blob = _blob(session, owner_id, trial_id, step)
-    found = tensor_blobs.header(session, blob).tensors.get(name)
-    if found is None:
+    entry = tensor_blobs.header(session, blob).tensors.get(name)
+    if entry is None:
         raise HyperparametersNotFound(trial=str(trial_id), what=f"of the name {name!r}")
     try:
-        prefix = npy_prefix(found) if format == "npy" else safetensors_prefix(found)
+        prefix = npy_prefix(entry) if format == "npy" else safetensors_prefix(entry)
     except Malformed as error:
-        raise InvalidInput(reason=f"{name!r} cannot be had as npy: {error}. Ask for format=safetensors.") from None
-    return Slice(prefix, blob, found.begin, found.end)
+        raise InvalidInput(reason=f"{name!r} cannot be written as npy: {error}. Use format=safetensors.") from None
+    return Slice(prefix, blob, entry.begin, entry.end)
 
 
 def sha256(session: Session, file: Slice) -> str:
+    """The hex digest of the file. It reads all bytes, unless the file is a whole blob."""
     if not file.prefix and (file.begin, file.end) == (0, file.blob.size):
         return file.blob.digest.removeprefix("sha256:")
     digest = hashlib.sha256()

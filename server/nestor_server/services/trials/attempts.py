@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from nestor import schemas
 from nestor.schemas import Attempt, EventType, State
 from nestor_server.models import Event
-from nestor_server.services import trial_queries
+from nestor_server.services.trials import queries as trial_queries
 
 
 def page(session: Session, owner_id: UUID, trial_id: UUID) -> schemas.Attempts:

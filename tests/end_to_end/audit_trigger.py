@@ -1,4 +1,4 @@
-"""A witness in the database: it notes every entry of every journal, also what is withdrawn later, and who wrote."""
+"""A database trigger that copies every journal entry and its writer, including entries that are rolled back later."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from sqlalchemy import text
 
 from tests.support.server import Server
 
-CALL = """
-CREATE TABLE witness (trial_id uuid, seq bigint, type text, step int, token bigint, writer text);
-CREATE FUNCTION witness() RETURNS trigger LANGUAGE plpgsql AS $$
+TRIGGER_SQL = """
+CREATE TABLE audit (trial_id uuid, seq bigint, type text, step int, token bigint, writer text);
+CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE entry jsonb := to_jsonb(NEW);
 BEGIN
-    INSERT INTO witness SELECT
+    INSERT INTO audit SELECT
         NEW.trial_id, NEW.seq, coalesce(entry->>'type', 'step'), coalesce(entry->>'number', entry#>>'{data,step}')::int,
         lease_token, current_setting('application_name')
     FROM trials WHERE id = NEW.trial_id;
     RETURN NULL;
 END $$;
-CREATE TRIGGER witness AFTER INSERT ON steps FOR EACH ROW EXECUTE FUNCTION witness();
-CREATE TRIGGER witness AFTER INSERT ON events FOR EACH ROW EXECUTE FUNCTION witness();
+CREATE TRIGGER audit AFTER INSERT ON steps FOR EACH ROW EXECUTE FUNCTION audit();
+CREATE TRIGGER audit AFTER INSERT ON events FOR EACH ROW EXECUTE FUNCTION audit();
 """
 
 
-def call(server: Server) -> None:
+def install(server: Server) -> None:
     with server.sessions.begin() as session:
-        session.connection().exec_driver_sql(CALL)
+        session.connection().exec_driver_sql(TRIGGER_SQL)
 
 
-def expect_a_sound_journal(server: Server, trial_id: str, n_steps: int) -> None:
-    """No number missing or twice, each step once until it was withdrawn, and one writer for each lease."""
+def expect_consistent_journal(server: Server, trial_id: str, n_steps: int) -> None:
+    """Sequence numbers have no gap or duplicate, steps follow each other, and each lease has one writer."""
     with server.sessions() as session:
-        query = text("SELECT seq, type, step, token, writer FROM witness WHERE trial_id = :id ORDER BY seq")
+        query = text("SELECT seq, type, step, token, writer FROM audit WHERE trial_id = :id ORDER BY seq")
         entries = session.execute(query, {"id": UUID(trial_id)}).all()
         last = session.execute(text("SELECT seq FROM trials WHERE id = :id"), {"id": UUID(trial_id)}).scalar_one()
     assert [entry.seq for entry in entries] == list(range(1, last + 1))
@@ -47,7 +47,7 @@ def expect_a_sound_journal(server: Server, trial_id: str, n_steps: int) -> None:
 
 
 def replayed(entries: Any) -> list[int]:
-    """The steps that are true at the end, as one learns who reads (type, step) from the beginning."""
+    """The steps that remain after all rollbacks, as a reader of the (type, step) entries sees them."""
     steps: list[int] = []
     for type, step in entries:
         if type == "rewind":

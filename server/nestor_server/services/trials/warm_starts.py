@@ -11,7 +11,8 @@ from nestor.errors import CheckpointNotFound, HyperparametersNotFound, InvalidIn
 from nestor.schemas import ProgramProblem, WarmStart
 from nestor.schemas.problems import AnyProblem
 from nestor_server.models import Blob, Checkpoint, Snapshot
-from nestor_server.services import architectures, programs, trial_queries
+from nestor_server.services.problems import architectures, programs
+from nestor_server.services.trials import queries as trial_queries
 from nestor_server.storage import blobs, tensor_blobs
 from nestor_server.storage.safetensors_header import Malformed
 from nestor_server.storage.tensor_blobs import Slice

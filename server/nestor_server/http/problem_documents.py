@@ -1,4 +1,4 @@
-"""Every error as an RFC 9457 problem document: what is wrong, where, and what to do about it."""
+"""Errors as RFC 9457 problem documents: what is wrong, where, and what to do about it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from nestor_server.http import validation_errors
 log = logging.getLogger(__name__)
 
 
-class Problem(BaseModel):
+class ProblemDocument(BaseModel):
     """RFC 9457, with the members that Nestor adds."""
 
     type: str
@@ -45,12 +45,13 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     "default": {
         "description": "What is wrong, and what to do about it",
         "content": {PROBLEM_JSON: {}},
-        "model": Problem,
+        "model": ProblemDocument,
     }
 }
 
 
 def response(error: NestorError, request_id: str | None, headers: dict[str, str] | None = None) -> JSONResponse:
+    """The problem document of `error`, with its status and the headers that belong to it."""
     headers = dict(headers or {})
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
@@ -60,52 +61,53 @@ def response(error: NestorError, request_id: str | None, headers: dict[str, str]
 
 
 def translate(error: Exception) -> NestorError | None:
-    """The error as the user may see it; None for one that only our log may see."""
+    """The error that the user sees; None for errors that belong into the server's log only."""
     match error:
         case NestorError():
             return error
         case exc.DataError():
             return InvalidInput(
-                reason="A value is too large, or cannot be stored as text. Send a smaller or plainer one."
+                reason="A value is too large or cannot be stored as text. Send a smaller or simpler value."
             )
         case exc.OperationalError() | exc.InterfaceError() | exc.TimeoutError():
             return Unavailable(part="The database")
         case exc.DBAPIError(connection_invalidated=True):
             return Unavailable(part="The database")
-    return None
+        case _:
+            return None
 
 
 def install(app: FastAPI) -> None:
+    """Make `app` answer every error with a problem document."""
+
     @app.exception_handler(NestorError)
     @app.exception_handler(exc.SQLAlchemyError)
-    def _known(request: Request, error: Exception) -> JSONResponse:
-        known = translate(error)
-        if known is None:
+    def _on_error(request: Request, error: Exception) -> JSONResponse:
+        translated = translate(error)
+        if translated is None:
             raise error
-        if isinstance(known, Unavailable):
+        if isinstance(translated, Unavailable):
             log.warning("request %s: %s", request.state.request_id, error)
-        return response(known, request.state.request_id)
+        return response(translated, request.state.request_id)
 
     @app.exception_handler(RequestValidationError)
-    def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+    def _on_invalid_fields(request: Request, error: RequestValidationError) -> JSONResponse:
         errors = validation_errors.explain(request, error)
-        first, more = errors[0], len(errors) - 1
+        first, n_more = errors[0], len(errors) - 1
         summary = f"{first['field']}: {first['message']}" if first["field"] else first["message"]
-        summary = f"{summary}. {first['remedy']}" + (f" (And {more} more.)" if more else "")
+        summary = f"{summary}. {first['remedy']}" + (f" (And {n_more} more.)" if n_more else "")
         return response(ValidationFailed(summary=summary, errors=errors), request.state.request_id)
 
     @app.exception_handler(HTTPException)
-    def _framework(request: Request, error: HTTPException) -> JSONResponse:
+    def _on_framework_error(request: Request, error: HTTPException) -> JSONResponse:
         headers = dict(error.headers or {})
-        known = error.__cause__
-        if isinstance(known, NestorError):  # raised while the body was read, and wrapped by the framework
-            return response(known, request.state.request_id)
+        path, request_id = request.url.path, request.state.request_id
+        if isinstance(error.__cause__, NestorError):  # raised while the body was read, and wrapped by the framework
+            return response(error.__cause__, request_id)
         if error.status_code == 404:
-            known = NotFound(path=request.url.path)
-        elif error.status_code == 405:
-            known = MethodNotAllowed(
-                method=request.method, path=request.url.path, allowed=headers.get("Allow") or "other methods"
-            )
-        else:
-            known = InvalidInput(reason=f"{error.detail.rstrip('.')}. Send a JSON document, encoded as UTF-8.")
-        return response(known, request.state.request_id, headers)
+            return response(NotFound(path=path), request_id, headers)
+        if error.status_code == 405:
+            allowed = headers.get("Allow") or "other methods"
+            return response(MethodNotAllowed(method=request.method, path=path, allowed=allowed), request_id, headers)
+        reason = f"{error.detail.rstrip('.')}. Send a JSON document, encoded as UTF-8."
+        return response(InvalidInput(reason=reason), request_id, headers)

@@ -1,4 +1,4 @@
-"""Search that trains anew under every proposal, as Bayesian optimisation does, on a budget of training gradients.
+"""Searches that retrain for every proposal, like Bayesian optimization, on a budget of training gradients.
 
 The slides: "it's common to re-initialize w after changing λ, but this wastes a lot of computational effort".
 """
@@ -35,7 +35,7 @@ SEARCHES = (RANDOM, *SAMPLERS)
 
 @dataclass(frozen=True)
 class Found:
-    """How far a method was after that many training gradients: its choice so far, never chosen by test data."""
+    """The result of a method after a number of training gradients: its choice so far, made without test data."""
 
     gradients: float
     val: dict[str, float]
@@ -53,30 +53,30 @@ def search(
     seed: int,
     patience: float = math.inf,
 ) -> list[Found]:
-    """After every training, the proposal with the lowest validation loss so far.
+    """After each training run, the proposal with the lowest validation loss so far.
 
     Args:
-        ranges: hyperparameter → least and largest value, as optimised; every entry of a tensor is searched.
+        ranges: hyperparameter → least and largest value, as optimized; every entry of a tensor is searched.
         sampler: one of `SEARCHES`.
-        n_steps: training gradients of one training.
-        budget: training gradients of all of them. That the sampler's own work costs none is in its favour.
-        patience: seconds that the sampler may think, in all; after that it is stopped.
+        n_steps: training gradients of one training run.
+        budget: training gradients of all runs. The sampler's own work is free, which favors the searches.
+        patience: total seconds for the sampler's own work; after that it is stopped.
     """
     init = problem.bilevel().hparams
     proposer = _Uniform(init, ranges, seed) if sampler == RANDOM else _Optuna(init, ranges, sampler, seed)
     found: list[Found] = []
-    thought = 0.0
+    thinking = 0.0
     for k in range(1, budget // n_steps + 1):
         began = time.monotonic()
         try:
-            with _at_most(patience - thought):
+            with _at_most(patience - thinking):
                 proposed = proposer.ask()
         except TimeoutError:
             break
-        thought += time.monotonic() - began
-        told = trained(problem, inner, n_steps, hparams=init | proposed, seed=seed)
-        proposer.tell(told["val"]["loss"])
-        now = Found(k * n_steps, told["val"], told["test"])
+        thinking += time.monotonic() - began
+        metrics = trained(problem, inner, n_steps, hparams=init | proposed, seed=seed)
+        proposer.tell(metrics["val"]["loss"])
+        now = Found(k * n_steps, metrics["val"], metrics["test"])
         if found and found[-1].val["loss"] < now.val["loss"]:
             now = replace(found[-1], gradients=now.gradients)
         found.append(now)
@@ -85,10 +85,10 @@ def search(
 
 @contextmanager
 def _at_most(seconds: float) -> Iterator[None]:
-    """Interrupt what takes longer, by a signal: a sampler of very many parameters asks nobody in between.
+    """Interrupt the body after `seconds` with a signal: a sampler of many parameters has no other interruption point.
 
     Raises:
-        TimeoutError: it did.
+        TimeoutError: The body took longer.
     """
 
     def interrupt(*_: object) -> None:
@@ -137,7 +137,7 @@ class _Optuna:
 
     def ask(self) -> Tensors:
         self._asked = self._study.ask(self._space)
-        values, params = {}, self._asked.params  # which copies them all
+        values, params = {}, self._asked.params  # a copy of all of them
         for name in self._ranges:
             like = self._init[name]
             entries = [params[f"{name}[{i}]"] for i in range(like.numel())]
@@ -150,14 +150,14 @@ class _Optuna:
 
 @dataclass(frozen=True)
 class Inside:
-    """Tuning inside of one training.
+    """Tuning inside one training run.
 
     Attributes:
         inner_steps: training gradients between two outer steps.
-        products: of second derivatives in an outer step, by docs/methods.md; in the mean.
-        val: what a gradient of the validation loss costs: its examples, in training batches.
-        warmup: training gradients before the first outer step. Before the weights are near a minimum, their response
-            is mostly that they would have learned more under less decay, and tuning runs off in that direction.
+        products: curvature products of an outer step on average, from docs/methods.md.
+        val: cost of a validation gradient: its number of examples in training batches.
+        warmup: training gradients before the first outer step. Far from a minimum, the response of the weights to less
+            decay is mostly that they learn faster, and tuning moves too far in that direction.
     """
 
     response: nestor.Response
@@ -167,10 +167,10 @@ class Inside:
     warmup: int = 0
 
     def price(self, products: float | None = None) -> float:
-        """Of an outer step, in training gradients.
+        """The cost of an outer step in training gradients.
 
-        The graph that second derivatives need and the mixed derivative cost 1 each, a product of second derivatives
-        2; an unrolled step costs 3, for it is taken again, then pulled back.
+        The graph for second derivatives and the mixed derivative cost 1 each, and a curvature product costs 2. An
+        unrolled step costs 3, because it is repeated and then differentiated.
         """
         products = self.products if products is None else products
         response = 0
@@ -184,24 +184,24 @@ class Inside:
         return self.inner_steps + self.val + response
 
     def steps(self, budget: float) -> int:
-        """Outer steps that a budget of training gradients allows."""
+        """The number of outer steps for a budget of training gradients."""
         return int((budget - self.warmup) / self.price())
 
     def found(self, trial: nestor.Trial) -> list[Found]:
-        """Where the trial looked at the test data; validation figures are means over the steps since it last did."""
-        told, spent, since = [], float(self.warmup), []
+        """One entry per test evaluation. Validation metrics are means over the steps since the previous evaluation."""
+        points, spent, since = [], float(self.warmup), []
         for step in trial.steps:
             spent += self.price(step.products)
             since.append({"loss": step.val_loss, **step.val_metrics})
             if step.test_loss is not None:
                 val = {name: sum(s[name] for s in since) / len(since) for name in since[0]}
-                told.append(Found(spent, val, {"loss": step.test_loss, **step.test_metrics}))
+                points.append(Found(spent, val, {"loss": step.test_loss, **step.test_metrics}))
                 since = []
-        return told
+        return points
 
 
 def at(curves: Sequence[list[Found]], part: str, what: str) -> tuple[list[float], list[float]]:
-    """Gradients, and the mean over seeds, of curves of equal grids; shorter ones end where the shortest does."""
+    """Gradients and means over seeds of curves on equal grids, up to the end of the shortest curve."""
     n = min(map(len, curves))
     xs = [curves[0][k].gradients for k in range(n)]
     return xs, [sum(getattr(curve[k], part)[what] for curve in curves) / len(curves) for k in range(n)]

@@ -1,0 +1,61 @@
+"""/tokens, /me and /session: who may use the server"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from fastapi import APIRouter, Request, Response
+
+from nestor import schemas
+from nestor_server.http.auth import COOKIE, Admin, Reader, Tx, require_same_site
+from nestor_server.services import tokens
+
+router = APIRouter(tags=["tokens"])
+
+
+@router.post("/tokens", status_code=201)
+def create_token(new: schemas.TokenCreate, caller: Admin, session: Tx) -> schemas.TokenCreated:
+    """Create another token of yours. This response is the only one that shows it."""
+    return tokens.issue(session, caller.user_id, new)
+
+
+@router.get("/tokens")
+def list_tokens(caller: Admin, session: Tx) -> schemas.TokenPage:
+    """Your valid tokens: names, scopes and dates, without the secrets."""
+    return tokens.page(session, caller.user_id)
+
+
+@router.delete("/tokens/{token_id}", status_code=204)
+def revoke_token(token_id: UUID, caller: Admin, session: Tx) -> None:
+    """Revoke a token with immediate effect."""
+    tokens.revoke(session, caller.user_id, token_id)
+
+
+@router.get("/me")
+def me(caller: Reader) -> schemas.Me:
+    """Whose token this is, and what it may do."""
+    return schemas.Me(user=caller.user, scope=caller.scope)
+
+
+@router.post("/session")
+def begin_session(new: schemas.SessionCreate, request: Request, response: Response, session: Tx) -> schemas.Me:
+    """Exchange a token for a cookie that scripts cannot read."""
+    require_same_site(request)  # otherwise another site's page could log its visitor in as someone else
+    token = new.token.strip()
+    caller = tokens.authenticate(session, token)
+    response.set_cookie(
+        COOKIE,
+        token,
+        httponly=True,
+        samesite="strict",
+        secure=request.url.scheme == "https",
+        path=request.scope.get("root_path") or "/",
+    )
+    return schemas.Me(user=caller.user, scope=caller.scope)
+
+
+@router.delete("/session", status_code=204)
+def end_session(request: Request, response: Response) -> None:
+    """Delete the cookie."""
+    require_same_site(request)
+    response.delete_cookie(COOKIE, path=request.scope.get("root_path") or "/")

@@ -1,0 +1,24 @@
+"""/programs and /datasets: what a trial works on, made of uploaded blobs"""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+
+from nestor import schemas
+from nestor_server.http.auth import Tx, Writer
+from nestor_server.http.idempotency import Idempotent, PostResult
+from nestor_server.services.problems import datasets, programs
+
+router = APIRouter(tags=["problems"])
+
+
+@router.post("/programs", status_code=201, response_model=schemas.Program)
+def create_program(new: schemas.ProgramCreate, caller: Writer, session: Tx, respond: Idempotent) -> Response:
+    """A program from uploaded graphs and tensors."""
+    return respond(lambda: PostResult(programs.create(session, caller.user_id, new)))
+
+
+@router.post("/datasets", status_code=201, response_model=schemas.Dataset)
+def create_dataset(new: schemas.DatasetCreate, caller: Writer, session: Tx, respond: Idempotent) -> Response:
+    """A data set from uploaded splits."""
+    return respond(lambda: PostResult(datasets.create(session, caller.user_id, new)))

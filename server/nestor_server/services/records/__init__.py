@@ -1,0 +1,1 @@
+"""What a trial recorded: steps, events, and hyperparameters at each step."""

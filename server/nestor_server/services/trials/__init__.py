@@ -1,0 +1,1 @@
+"""Trials: submitting and steering them, finding them, and what they start from."""

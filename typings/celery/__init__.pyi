@@ -1,0 +1,28 @@
+"""The part of Celery that Nestor uses. Celery itself has no annotations."""
+
+from collections.abc import Callable, Mapping
+
+class Settings:
+    task_serializer: str
+    accept_content: list[str]
+    def update(self, **options: object) -> None: ...
+
+class WorkController:
+    exitcode: int | None
+    def start(self) -> None: ...
+
+class Celery:
+    conf: Settings
+    def __init__(self, main: str, *, broker: str, set_as_current: bool = ...) -> None: ...
+    def send_task(self, name: str, *, kwargs: Mapping[str, object], ignore_result: bool = ...) -> object: ...
+    def task(self, function: Callable[..., object], *, name: str) -> object: ...
+    def Worker(
+        self,
+        *,
+        pool: str,
+        concurrency: int,
+        hostname: str,
+        quiet: bool,
+        without_gossip: bool,
+        without_mingle: bool,
+    ) -> WorkController: ...

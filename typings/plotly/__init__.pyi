@@ -1,0 +1,1 @@
+"""The part of plotly that Nestor uses. plotly itself has no annotations."""

@@ -1,0 +1,5 @@
+from collections.abc import Sequence
+
+from plotly.graph_objects import Figure
+
+def make_subplots(*, rows: int, cols: int, shared_xaxes: bool, subplot_titles: Sequence[str]) -> Figure: ...
