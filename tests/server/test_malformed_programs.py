@@ -143,7 +143,7 @@ def family() -> Iterator[tuple[str, Document | bytes]]:
 MALFORMED = dict(family())
 
 
-def test_the_program_that_is_spoiled_here_is_taken_by_both(http):
+def test_the_program_that_is_corrupted_here_is_taken_by_both(http):
     good = json.dumps(document(torch_version())).encode()
     body = {"graphs": put(http, good), "tensors": put(http, TENSORS_FILE)}
     assert http.post("/programs", json=body).status_code == 201
@@ -167,8 +167,8 @@ def uploader(server) -> Iterator[tuple[Any, str]]:
 @pytest.mark.parametrize("name", MALFORMED)
 def test_both_refuse_with_the_same_sentence(uploader, name: str):
     http, tensors = uploader
-    spoiled = MALFORMED[name]
-    data = spoiled if isinstance(spoiled, bytes) else json.dumps(spoiled).encode()
+    corrupted = MALFORMED[name]
+    data = corrupted if isinstance(corrupted, bytes) else json.dumps(corrupted).encode()
     answer = http.post("/programs", json={"graphs": put(http, data), "tensors": tensors})
     with pytest.raises(ProgramInvalid) as caught:
         load(data, TENSORS_FILE)
@@ -180,11 +180,11 @@ def test_both_refuse_with_the_same_sentence(uploader, name: str):
 @pytest.mark.parametrize("key", ["code.x", "params", "params.", "params.a'b", "hparams.l1", "constants.more\n"])
 def test_both_refuse_tensors_of_other_names_with_the_same_sentence(uploader, key: str):
     http, _ = uploader
-    spoiled = save(
+    corrupted = save(
         {name: values for name, values in TENSORS.items() if name != "hparams.l2"} | {key: TENSORS["hparams.l2"]}
     )
     data = json.dumps(document(torch_version())).encode()
-    answer = http.post("/programs", json={"graphs": put(http, data), "tensors": put(http, spoiled)})
+    answer = http.post("/programs", json={"graphs": put(http, data), "tensors": put(http, corrupted)})
     with pytest.raises(ProgramInvalid) as caught:
-        load(data, spoiled)
+        load(data, corrupted)
     assert problem(answer, 422, "program-invalid")["detail"] == str(caught.value)

@@ -11,8 +11,8 @@ is checked by the engine alone.
 
 from __future__ import annotations
 
-from nestor.program_format.document import Document as Document
-from nestor.program_format.document import Hyperparameter as Hyperparameter
+from nestor.program_format.document import HyperparameterSpec as HyperparameterSpec
+from nestor.program_format.document import ProgramDocument as ProgramDocument
 from nestor.program_format.document import TensorNames as TensorNames
 from nestor.program_format.document import parse_document as parse_document
 from nestor.program_format.document import tensor_names as tensor_names

@@ -25,7 +25,7 @@ TensorNames = Mapping[str, frozenset[str]]  # group → the names of its tensors
 
 
 @dataclass(frozen=True)
-class Hyperparameter:
+class HyperparameterSpec:
     """How one tensor of hyperparameters enters the training.
 
     Attributes:
@@ -39,7 +39,7 @@ class Hyperparameter:
 
 
 @dataclass(frozen=True)
-class Document:
+class ProgramDocument:
     """A program without its tensors.
 
     Attributes:
@@ -48,7 +48,7 @@ class Document:
     """
 
     torch: str
-    hparams: dict[str, Hyperparameter]
+    hparams: dict[str, HyperparameterSpec]
     graphs: dict[str, Graph]
 
 
@@ -67,7 +67,7 @@ def tensor_names(keys: Iterable[str]) -> TensorNames:
     return {group: frozenset(found) for group, found in names.items()}
 
 
-def parse_document(data: bytes, names: TensorNames) -> Document:
+def parse_document(data: bytes, names: TensorNames) -> ProgramDocument:
     """The document that `write_document` wrote for tensors of these names.
 
     Raises:
@@ -89,10 +89,10 @@ def parse_document(data: bytes, names: TensorNames) -> Document:
         for name in FUNCTIONS
     }
     _check_signatures(graphs, names)
-    return Document(torch, hparams, graphs)
+    return ProgramDocument(torch, hparams, graphs)
 
 
-def write_document(document: Document) -> bytes:
+def write_document(document: ProgramDocument) -> bytes:
     """`document` as bytes: sorted and without spaces, because they are named by their digest."""
     hparams: dict[str, Json] = {
         name: {"transform": entry.transform, "bounds": [_finite(entry.low), _finite(entry.high)]}
@@ -112,7 +112,7 @@ def _finite(bound: float) -> float | None:
     return bound if math.isfinite(bound) else None
 
 
-def _hyperparameters(json: Json, names: frozenset[str]) -> dict[str, Hyperparameter]:
+def _hyperparameters(json: Json, names: frozenset[str]) -> dict[str, HyperparameterSpec]:
     if not isinstance(json, dict):
         raise refused(f"its hyperparameters must be an object, not {brief(json)}")
     if not json:
@@ -122,7 +122,7 @@ def _hyperparameters(json: Json, names: frozenset[str]) -> dict[str, Hyperparame
     return {name: _hyperparameter(entry, f"the hyperparameter {brief(name)}") for name, entry in json.items()}
 
 
-def _hyperparameter(json: Json, where: str) -> Hyperparameter:
+def _hyperparameter(json: Json, where: str) -> HyperparameterSpec:
     entries = fields(json, ("transform", "bounds"), where)
     transform, bounds = entries["transform"], entries["bounds"]
     if not isinstance(transform, str) or transform not in TRANSFORMS:
@@ -134,7 +134,7 @@ def _hyperparameter(json: Json, where: str) -> Hyperparameter:
             lowest = -math.inf if low is None else float(low)
             highest = math.inf if high is None else float(high)
             if lowest <= highest:
-                return Hyperparameter(transform, lowest, highest)
+                return HyperparameterSpec(transform, lowest, highest)
         case _:
             pass
     raise refused(f"{where} has the bounds {brief(bounds)}, which are not two numbers (or null) in order")

@@ -17,7 +17,15 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from nestor.errors import ProgramInvalid
-from nestor.program_format import FUNCTIONS, INDEX, Document, Graph, Hyperparameter, valid_name, write_document
+from nestor.program_format import (
+    FUNCTIONS,
+    INDEX,
+    Graph,
+    HyperparameterSpec,
+    ProgramDocument,
+    valid_name,
+    write_document,
+)
 from nestor_engine.data.splits import size_of
 from nestor_engine.errors import NotExportable, ProgramRejected
 from nestor_engine.objective import Batch, Bilevel, Tensors
@@ -71,7 +79,9 @@ def export(bilevel: Bilevel, *, train: Tensors, val: Tensors) -> Program:
             _refuse_weights(name, tensor, weights)
             constants[constant] = tensor
     hparams = {
-        name: Hyperparameter(bilevel.transforms.get(name, "identity"), *bilevel.bounds.get(name, (-math.inf, math.inf)))
+        name: HyperparameterSpec(
+            bilevel.transforms.get(name, "identity"), *bilevel.bounds.get(name, (-math.inf, math.inf))
+        )
         for name in bilevel.hparams
     }
     groups = {
@@ -82,7 +92,7 @@ def export(bilevel: Bilevel, *, train: Tensors, val: Tensors) -> Program:
         "constants": constants,
     }
     program = Program(
-        graphs=write_document(Document(torch_version(), hparams, graphs)),
+        graphs=write_document(ProgramDocument(torch_version(), hparams, graphs)),
         tensors=to_safetensors(
             {f"{group}.{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
         ),

@@ -15,8 +15,8 @@ from nestor.program_format import (
     MAX_HEADER_BYTES,
     MAX_VALUES,
     TRAINED_GROUPS,
-    Document,
     Graph,
+    ProgramDocument,
     Ref,
     TensorNames,
     brief,
@@ -103,7 +103,7 @@ def _read_tensors(tensors: bytes, names: TensorNames) -> dict[str, Tensors]:
     return {group: {name: loaded[f"{group}.{name}"] for name in sorted(found)} for group, found in names.items()}
 
 
-def _bounds(document: Document) -> dict[str, tuple[float, float]]:
+def _bounds(document: ProgramDocument) -> dict[str, tuple[float, float]]:
     """Of those hyperparameters that have any."""
     bounds = {name: (entry.low, entry.high) for name, entry in document.hparams.items()}
     return {name: ends for name, ends in bounds.items() if ends != (-math.inf, math.inf)}

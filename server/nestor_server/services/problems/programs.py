@@ -12,7 +12,7 @@ from nestor.errors import ProgramInvalid, ProgramNotFound
 from nestor.program_format import (
     MAX_DOCUMENT_BYTES,
     TRAINED_GROUPS,
-    Document,
+    ProgramDocument,
     TensorNames,
     brief,
     parse_document,
@@ -68,7 +68,7 @@ def _header(session: Session, blob: Blob) -> Header:
         raise refused(f"its tensors are not safetensors: {error}") from None
 
 
-def _document(session: Session, blob: Blob, names: TensorNames) -> Document:
+def _document(session: Session, blob: Blob, names: TensorNames) -> ProgramDocument:
     if blob.size > MAX_DOCUMENT_BYTES:  # before it is loaded
         raise refused(f"its document has {blob.size:,} bytes; the limit is {MAX_DOCUMENT_BYTES:,}")
     return parse_document(blobs.load(session, blob), names)
