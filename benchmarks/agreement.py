@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmarks.peers import LIBRARIES
 from benchmarks.problem import SMALL, TERMS
 from nestor_engine import Bilevel, Hessian, Implicit, Neumann
-from nestor_engine.responses import Moment
+from nestor_engine.responses import OuterStepContext
 from nestor_engine.tensors.ravel import Ravel
 
 TOLERANCE = 1e-6  # relative
@@ -35,9 +35,8 @@ def ours(terms: int) -> Tensor:
         penalty=lambda params, hparams: params[0].new_zeros(()),
         evaluate=lambda params, buffers, hparams, batch: {"loss": SMALL.outer(params, listed(hparams))},
     )
-    ravel = Ravel(bilevel.params)
-    moment = Moment(bilevel, ravel, ravel.vector(bilevel.params), {}, bilevel.hparams, {}, {})
-    got = Implicit(Hessian(), Neumann(terms, alpha=SMALL.alpha)).hypergradient(moment, {}).gradient
+    context = OuterStepContext.at(bilevel, Ravel(bilevel.params).vector(bilevel.params), {}, {})
+    got = Implicit(Hessian(), Neumann(terms, alpha=SMALL.alpha)).hypergradient_at(context).gradient
     return flat(listed(got))
 
 

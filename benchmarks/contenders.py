@@ -15,9 +15,10 @@ from benchmarks.installed import install_peers
 from benchmarks.models import Case
 from benchmarks.peers import LIBRARIES, free
 from benchmarks.task import Task
-from nestor_engine.autodiff.trace_cache import Traces
+from nestor_engine.autodiff.trace_cache import TraceCache
 from nestor_engine.curvature import Curvature
-from nestor_engine.responses import Moment
+from nestor_engine.objective import Tensors
+from nestor_engine.responses import OuterStepContext
 from nestor_engine.tensors.ravel import Ravel
 
 TERMS = 20  # of the cold series, as in the slides
@@ -77,30 +78,42 @@ class Nestor:
         index = lambda x: {"index": torch.arange(len(x), device=x.device)}
         train, val = problem.data.train | index(case.x), problem.data.val | index(case.xv)
         weights = self.ravel.vector(bilevel.params)
-        self.moment = Moment(
-            bilevel, self.ravel, weights, bilevel.buffers, bilevel.hparams, train, val, traces=Traces()
-        )
+        self.context = OuterStepContext.at(bilevel, weights, train, val, trace_cache=TraceCache())
         self._order = [f"l2.{name}" for name in bilevel.params]
 
-    def hypergradient(self, method: engine.Implicit, memory: dict[str, Tensor]) -> Tensor:
-        gradient = method.hypergradient(self.moment, memory).gradient
+    def flat(self, gradient: Tensors) -> Tensor:
+        """All hyperparameters in one vector."""
         return torch.cat([gradient[name].reshape(-1) for name in self._order])
 
     def product(self, curvature: Curvature) -> Callable[[], object]:
-        operator = curvature.at(self.moment.point(), {})
-        v = torch.randn_like(self.moment.w)
+        operator = curvature.operator(self.context.linearization())
+        v = torch.randn_like(self.context.w)
         return lambda: operator.undamped(v)
 
     def contenders(self, alpha: float) -> Iterator[Contender]:
         for curvature, solver, method, period in methods(alpha):
-            memory: dict[str, Tensor] = {}
+            steps = _OuterSteps(self, method)
             yield Contender(
                 *("Nestor", curvature, solver),
-                lambda method=method, memory=memory: self.hypergradient(method, memory),
-                memory.clear,
+                steps.hypergradient,
+                steps.restart,
                 lambda method=method: self.product(method.curvature),
                 period=period,
             )
+
+
+class _OuterSteps:
+    """Outer steps at one point, each with what the one before it kept."""
+
+    def __init__(self, nestor: Nestor, method: engine.Implicit) -> None:
+        self._nestor, self._method, self._state = nestor, method, method.init()
+
+    def hypergradient(self) -> Tensor:
+        hypergradient, self._state = self._method.hypergradient(self._nestor.context, self._state)
+        return self._nestor.flat(hypergradient.gradient)
+
+    def restart(self) -> None:
+        self._state = self._method.init()
 
 
 def reverse_over_reverse(task: Task, terms: int = TERMS) -> list[Tensor]:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from examples.provenance import caption
 from nestor.schemas import Preset
-from nestor_engine import Config, optimise
+from nestor_engine import Config, optimize
 from nestor_worker.options import Options
 from nestor_worker.runner import presets
 from nestor_worker.runner.recorder import Beside, Trajectory
@@ -69,7 +69,7 @@ def overheads() -> dict[str, dict[str, float]]:
             trajectory._beside = metered = Metered(seconds)
             trajectory.begin(None, "cpu")
             until, began = time.monotonic() + OVERHEAD_SECONDS, time.process_time()
-            for step in optimise(problem.bilevel(), problem.data, config):
+            for step in optimize(problem.bilevel(), problem.data, config):
                 trajectory.take(step)
                 if time.monotonic() > until:
                     break

@@ -118,7 +118,7 @@ def training_gradient(task: Task) -> Run:
 def step_size(subject: Case) -> float:
     """The step size of the series: slightly below the inverse of the Hessian's largest |eigenvalue|."""
     nestor = Nestor(subject)
-    return 0.9 / Hessian().at(nestor.moment.point(), {}).norm(nestor.moment.w)
+    return 0.9 / Hessian().operator(nestor.context.linearization()).norm(nestor.context.w)
 
 
 class Exact:

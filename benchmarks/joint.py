@@ -68,7 +68,7 @@ class Subject:
     def tuned(self, steps: int, every: int, outer: engine.RMSprop) -> None:
         stated, inner = self.problem(), engine.Adam(1e-3, steps=every, batch_size=self.batch)
         config = engine.Config(n_steps=steps // every, inner=inner, outer=outer, trace=ON_GPU or None)
-        for _ in engine.optimise(stated.bilevel(), stated.data, config):
+        for _ in engine.optimize(stated.bilevel(), stated.data, config):
             pass
 
     def untuned(self, steps: int) -> None:

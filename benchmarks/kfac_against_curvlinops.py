@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import nestor_engine as engine
 from benchmarks.installed import install_peers
-from nestor_engine.autodiff.linearization import Point
+from nestor_engine.autodiff.linearization import Linearization
 from nestor_engine.hparams import Custom
 from nestor_engine.tensors.ravel import Ravel
 
@@ -60,8 +60,8 @@ def _ours(model: nn.Module, loss: nn.Module, x: torch.Tensor, y: torch.Tensor, f
     problem = engine.Problem(model, scale, scaled, scaled, train=(x, y), val=(x, y))
     bilevel, ravel = problem.bilevel(), Ravel(problem.bilevel().params)
     batch = {"x": x, "y": y, "index": torch.arange(len(x))}
-    point = Point(bilevel, ravel, ravel.vector(bilevel.params), bilevel.buffers, bilevel.hparams, batch)
-    return engine.KFAC(0.0, fisher=fisher).at(point, {})
+    point = Linearization(bilevel, ravel, ravel.vector(bilevel.params), bilevel.buffers, bilevel.hparams, batch)
+    return engine.KFAC(0.0, fisher=fisher).operator(point)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def measure(size: int) -> dict[str, Any]:
     problem = engine.Problem(net, L2(net), loss, loss, train=train, val=val)
     config = engine.Config(n_steps=STEPS + 1, inner=engine.SGD(0.1, steps=1, batch_size=BATCH))
     times, began = [], until()
-    for _ in engine.optimise(problem.bilevel(), problem.data, config):
+    for _ in engine.optimize(problem.bilevel(), problem.data, config):
         times.append(until() - began)
         began = until()
     took = statistics.median(times[1:])

@@ -41,7 +41,8 @@ from nestor_engine.curvature import Operator
 from nestor_engine.data.splits import Batches
 from nestor_engine.hparams import L2, ExampleWeights
 from nestor_engine.objective import Batch
-from nestor_engine.responses import Hypergradient, Moment, Response
+from nestor_engine.responses import Hypergradient, OuterStepContext, Response
+from nestor_engine.tensors.part_state import NoState, PartState, kept_as
 
 N_TRAIN, N_VAL, LABEL_NOISE = 1_000, 400, 0.3
 MINI = 200  # examples of a mini-batch
@@ -62,7 +63,7 @@ class Method:
     name: str
     batch: str
     ours: engine.Implicit | None
-    memory: dict[str, Tensor] = field(default_factory=dict)
+    state: PartState | None = None
     spent: list[float] = field(default_factory=list)
     cosines: dict[str, list[float]] = field(default_factory=lambda: {"gauss_newton": [], "hessian": []})
 
@@ -100,7 +101,15 @@ def methods(damping: float) -> list[Method]:
 
 
 @dataclass(frozen=True)
-class Watched(Response):
+class WatchedState(PartState):
+    """How many outer steps there were, and the driver's state."""
+
+    number: int = field(default=0, metadata=kept_as("number"))
+    driver: PartState = field(default_factory=NoState)
+
+
+@dataclass(frozen=True)
+class Watched(Response[WatchedState]):
     """Drives the trial with one method, and computes all others at the same states."""
 
     driver: engine.Implicit
@@ -109,57 +118,61 @@ class Watched(Response):
     kept: Batches
     damping: float
 
-    def hypergradient(self, moment: Moment, memory: dict[str, Tensor]) -> Hypergradient:
-        number = int(memory.get("number", 0))
-        memory["number"] = torch.tensor(number + 1)
-        batches = {"all": self.everything, "mini": moment.train, "kept": self.kept[number // 10]}
-        units = {name: seconds(lambda at=at: plain(moment, at), least=0.05) for name, at in batches.items()}
+    def init(self) -> WatchedState:
+        return WatchedState(0, self.driver.init())
+
+    def hypergradient(self, context: OuterStepContext, state: WatchedState) -> tuple[Hypergradient, WatchedState]:
+        number = state.number
+        batches = {"all": self.everything, "mini": context.train, "kept": self.kept[number // 10]}
+        units = {name: seconds(lambda at=at: plain(context, at), least=0.05) for name, at in batches.items()}
         exact = {}
         if number >= SETTLED and number % EVERY == 0:
-            adjoints = references(replace(moment, train=self.everything), self.damping)
+            adjoints = references(replace(context, train=self.everything), self.damping)
             exact = {
-                (reference, name): flat(replace(moment, train=at).point().mixed(q))
+                (reference, name): flat(replace(context, train=at).linearization().mixed(q))
                 for reference, q in adjoints.items()
                 for name, at in batches.items()
             }
         for row in self.rows:
-            here, got = replace(moment, train=batches[row.batch]), []
+            here, got = replace(context, train=batches[row.batch]), []
             spent = seconds(lambda row=row, here=here, got=got: got.append(hypergradient(row, here)))
             row.spent.append(spent / units[row.batch])
             for reference, values in row.cosines.items():
                 if exact:
                     values.append(cosine(got[0], -exact[reference, row.batch]))
         print(f"step {number + 1}", file=sys.stderr, flush=True)
-        return self.driver.hypergradient(moment, memory)
+        driven, driver_state = self.driver.hypergradient(context, state.driver)
+        return driven, WatchedState(number + 1, driver_state)
 
 
-def hypergradient(row: Method, moment: Moment) -> Tensor:
+def hypergradient(row: Method, context: OuterStepContext) -> Tensor:
     if row.ours is not None:
-        return flat(row.ours.hypergradient(moment, row.memory).gradient)
-    return torch.cat([part.reshape(-1) for part in peers.betty(task(moment), 20)])
+        found, row.state = row.ours.hypergradient(context, row.state or row.ours.init())
+        return flat(found.gradient)
+    return torch.cat([part.reshape(-1) for part in peers.betty(task(context), 20)])
 
 
-def task(moment: Moment) -> Task:
+def task(context: OuterStepContext) -> Task:
     """For the peers, with the step size that the curvature's norm asks for."""
-    names, ravel, bilevel = list(moment.hparams), moment.ravel, moment.bilevel
+    names, ravel, bilevel = list(context.hparams), context.ravel, context.bilevel.untransformed()
     shaped = lambda weights: dict(zip(bilevel.params, weights, strict=True))
     named = lambda hparams: dict(zip(names, hparams, strict=True))
-    alpha = 0.9 / engine.Hessian().at(moment.point(), {}).norm(moment.w)
+    alpha = 0.9 / engine.Hessian().operator(context.linearization()).norm(context.w)
     return Task(
-        lambda w, h: bilevel.train_loss(shaped(w), moment.buffers, named(h), moment.train)[0],
-        lambda w, h: bilevel.evaluate(shaped(w), moment.buffers, named(h), moment.val)["loss"],
-        list(ravel.tree(moment.w).values()),
-        list(moment.hparams.values()),
+        lambda w, h: bilevel.train_loss(shaped(w), context.buffers, named(h), context.train)[0],
+        lambda w, h: bilevel.evaluate(shaped(w), context.buffers, named(h), context.val)["loss"],
+        list(ravel.tree(context.w).values()),
+        list(context.hparams.values()),
         alpha,
     )
 
 
-def references(moment: Moment, damping: float) -> dict[str, Tensor]:
+def references(context: OuterStepContext, damping: float) -> dict[str, Tensor]:
     """The adjoint of each reference system, tightly converged."""
-    b, at = moment.outer().by_w, moment.point()
-    operator = engine.GaussNewton(damping).at(at, {})
-    q = engine.ConjugateGradient(500, rtol=1e-6).solve(operator, b).x
-    return {"gauss_newton": q, "hessian": solved(engine.Hessian(damping).at(at, {}), b)}
+    b, at = context.outer().by_w, context.linearization()
+    operator = engine.GaussNewton(damping).operator(at)
+    q = engine.ConjugateGradient(500, rtol=1e-6).solution(operator, b).x
+    return {"gauss_newton": q, "hessian": solved(engine.Hessian(damping).operator(at), b)}
 
 
 def solved(operator: Operator, b: Tensor) -> Tensor:
@@ -173,11 +186,11 @@ def solved(operator: Operator, b: Tensor) -> Tensor:
     return torch.as_tensor(x).to(b)
 
 
-def plain(moment: Moment, batch: Batch) -> tuple[Tensor, ...]:
+def plain(context: OuterStepContext, batch: Batch) -> tuple[Tensor, ...]:
     """One training gradient, as a plain loop takes it."""
-    weights = peers.free(list(moment.ravel.tree(moment.w).values()))
-    named = dict(zip(moment.bilevel.params, weights, strict=True))
-    loss, _ = moment.bilevel.train_loss(named, moment.buffers, moment.hparams, batch)
+    weights = peers.free(list(context.ravel.tree(context.w).values()))
+    named = dict(zip(context.bilevel.params, weights, strict=True))
+    loss, _ = context.bilevel.train_loss(named, context.buffers, context.hparams, batch)
     return torch.autograd.grad(loss, weights)
 
 
@@ -221,7 +234,7 @@ def run(n_steps: int, damping: float, seed: int) -> list[Method]:
         trace=True,
         seed=seed,
     )
-    for _ in engine.optimise(stated.bilevel(), stated.data, config):
+    for _ in engine.optimize(stated.bilevel(), stated.data, config):
         pass
     return rows
 

@@ -30,30 +30,30 @@ from benchmarks.measuring import ON_GPU, Run, one_thread, seconds
 from benchmarks.models import MODELS, Case, case
 from benchmarks.task import task_of
 from examples.provenance import caption
-from nestor_engine.autodiff.linearization import Point
+from nestor_engine.autodiff.linearization import Linearization
 from nestor_engine.autodiff.replay import Recording
-from nestor_engine.autodiff.trace_cache import Linear, Traced, Traces
+from nestor_engine.autodiff.trace_cache import Linear, TraceCache, Traced
 
 SMALL = 8  # examples
 ROUNDS, LEAST = 5, 0.02  # rounds, and seconds of each measurement
-CURVATURES = {"Hessian": Point.hessian_product, "Gauss-Newton": Point.gauss_newton_product}
+CURVATURES = {"Hessian": Linearization.hessian_product, "Gauss-Newton": Linearization.gauss_newton_product}
 Row = dict[str, Any]
 
 
 def measure(subject: Case, curvature: str, *, compiled: bool) -> Row:
     """One row: the milliseconds of a training gradient, and products in units of it."""
     point_method = CURVATURES[curvature]
-    traces, moment = Traces(), Nestor(subject).moment
-    point = moment.point()
-    linear = traces.at(point, point_method)
+    traces, context = TraceCache(), Nestor(subject).context
+    point = context.linearization()
+    linear = traces.get(point, point_method)
     row: Row = {"case": subject.name, "batch": len(subject.x), "curvature": curvature}
     if linear is None:
         return row | {"error": next(traces.news())}
     (found,) = traces._traced.values()
     assert found is not None
     plain = Traced(found.split)  # as it was traced
-    v = torch.randn_like(moment.w)
-    kept = moment.point()
+    v = torch.randn_like(context.w)
+    kept = context.linearization()
     expected = point_method(kept, v)
     ways: dict[str, Run] = {"kept graph": lambda: point_method(kept, v), "traced": _bound(plain, point, v)}
     if ON_GPU:
@@ -80,19 +80,19 @@ def measure(subject: Case, curvature: str, *, compiled: bool) -> Row:
     return row | {name: statistics.median(values) for name, values in times.items()}
 
 
-def _bound(traced: Traced, point: Point, v: Tensor) -> Run:
+def _bound(traced: Traced, point: Linearization, v: Tensor) -> Run:
     linear = Linear(traced, point)
     return lambda: linear.product(v)
 
 
-def _recording(traced: Traced, point: Point, v: Tensor) -> Callable[[], list[Tensor]]:
+def _recording(traced: Traced, point: Linearization, v: Tensor) -> Callable[[], list[Tensor]]:
     with point.drawing():
         read, _ = traced.split.once(*point.leaves())
     recording = Recording(traced.split.each[0], [*read, v], pinned=len(read))
     return lambda: recording(*read, v)
 
 
-def _compiled(traced: Traced, point: Point, v: Tensor) -> Run:
+def _compiled(traced: Traced, point: Linearization, v: Tensor) -> Run:
     with point.drawing():
         read, _ = traced.split.once(*point.leaves())
     module = torch.compile(traced.split.each[0].module)

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 from nestor import schemas
 from nestor.backend import Backend
-from nestor.errors import InvalidInput, TrialNotFinished
+from nestor.errors import InvalidInput, OptionTypeWrong, TrialNotFinished, shown
 from nestor.extras import engine, require
 from nestor.results.values import Values
 from nestor.schemas import WarmStart
@@ -294,10 +294,12 @@ def _backend(server: str | Client | None, token: str | None) -> Backend:
         from nestor.local.backend import here
 
         return here
-    if isinstance(server, str):
-        from nestor.remote.client import Client
+    from nestor.remote.client import Client
 
+    if isinstance(server, str):
         return Client(server, token)
+    if not isinstance(server, Client):  # pyright: ignore[reportUnnecessaryIsInstance] of a user
+        raise OptionTypeWrong(option=f"server={shown(server)}", rule="pass an address, or a nestor.Client")
     return server
 
 

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from nestor import schemas
 from nestor.backend import Backend
-from nestor.errors import HyperparametersNotFound, TrialFailed
+from nestor.errors import HyperparametersNotFound, NestorError, TrialFailed
 from nestor.extras import require
 from nestor.results import weights
 from nestor.results.values import Values, members
@@ -152,7 +152,7 @@ class Trial:
     def _raise_if_failed(self) -> None:
         if self.state is State.failed:
             failure = TrialFailed(number=self.number, reason=self.error or "no reason was recorded")
-            raise failure from self._backend.cause(self.id)
+            raise failure from self._backend.cause(self.id) or NestorError.from_problem(self.record.error or {})
 
     # --- steering ---------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from examples.paper.pictures import pictures
 from examples.paper.plain import Metrics, Tensors, evaluated, trained, tuned
 from nestor import EmpiricalFisher, GaussNewton, Implicit, Neumann, WarmStarted
 from nestor.hparams import L2, Augmentation, UNet
-from nestor_engine import optimise
+from nestor_engine import optimize
 
 NONE, STANDARD = "none", "standard: shifts and mirror images"
 BOTH = ", on training and validation data"
@@ -164,7 +164,7 @@ def _costs(images: Images, sizes: Sizes) -> dict[str, float]:
         for name, response in LEARNED.items():
             problem = _problem(images, sizes, 0, learned=True)
             config = nestor.Config(n_steps=steps + 1, inner=INNER, outer=OUTER, response=response, evaluate_every=99)
-            running = optimise(problem.bilevel(), problem.data, config)
+            running = optimize(problem.bilevel(), problem.data, config)
             next(running)  # the first outer step also estimates the curvature's norm
             began = time.process_time()
             for _step in range(steps):

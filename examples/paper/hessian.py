@@ -15,9 +15,9 @@ from examples.paper.lab import Lab, Row
 from examples.paper.networks import accuracy, cross_entropy, softmax_regression
 from examples.paper.pictures import matrices
 from nestor.hparams import L2
-from nestor_engine.autodiff.linearization import Point
+from nestor_engine.autodiff.linearization import Linearization
 from nestor_engine.curvature import Curvature, Operator
-from nestor_engine.responses import Moment
+from nestor_engine.responses import OuterStepContext
 from nestor_engine.tensors.ravel import Ravel
 
 INNER = nestor.Adam(3e-3, steps=20, batch_size=1_000)
@@ -29,9 +29,9 @@ def run(lab: Lab) -> None:
     n = lab.sized(quick=300, usual=1_000, full=8_000)
     point, adjoint = trained(lab, pooled, n)
     size, like = point.w.numel(), point.w.detach()
-    hessian = dense(nestor.Hessian().at(point, {}), like)
-    kfac = nestor.KFAC(damping=0.0, decay=0.0, fisher="exact").at(point, {})
-    fisher = dense(nestor.EmpiricalFisher(damping=0.0, per="example").at(point, {}), like)
+    hessian = dense(nestor.Hessian().operator(point), like)
+    kfac = nestor.KFAC(damping=0.0, decay=0.0, fisher="exact").operator(point)
+    fisher = dense(nestor.EmpiricalFisher(damping=0.0, per="example").operator(point), like)
     values, vectors = torch.linalg.eigh(hessian.double() if size < 2_000 else hessian)
     exact = torch.cholesky_inverse(torch.linalg.cholesky(hessian.double())).float()
     largest = float(values[-1])
@@ -76,7 +76,7 @@ def run(lab: Lab) -> None:
     matrices(lab.file("hessian.png"), {name: small(matrix[order][:, order]) for name, matrix in shown.items()})
 
 
-def trained(lab: Lab, pooled: int, n: int) -> tuple[Point, Tensor]:
+def trained(lab: Lab, pooled: int, n: int) -> tuple[Linearization, Tensor]:
     """Softmax regression whose decay was tuned on the service, at the trained weights; and ∂g/∂w there."""
     images = mnist_digits()
     shrink: Callable[[Split], Split] = lambda split: (F.avg_pool2d(split[0], pooled), split[1])
@@ -104,11 +104,10 @@ def trained(lab: Lab, pooled: int, n: int) -> tuple[Point, Tensor]:
     )
     trial.load_weights(model)
     bilevel = replace(problem.bilevel(), hparams=dict(trial.hparams))
-    ravel, data = Ravel(bilevel.params), problem.data
-    w = ravel.vector(bilevel.params)
+    data, w = problem.data, Ravel(bilevel.params).vector(bilevel.params)
     train, val = ({**columns, "index": torch.arange(len(columns["y"]))} for columns in (data.train, data.val))
-    moment = Moment(bilevel, ravel, w, bilevel.buffers, bilevel.hparams, train, val)
-    return Point(bilevel, ravel, w, bilevel.buffers, bilevel.hparams, train), moment.outer().by_w
+    context = OuterStepContext.at(bilevel, w, train, val)
+    return context.linearization(), context.outer().by_w
 
 
 def dense(operator: Operator, like: Tensor) -> Tensor:
@@ -126,9 +125,9 @@ def inverse(operator: Operator, like: Tensor) -> Tensor:
     return torch.stack([column for column in columns if column is not None])
 
 
-def agreement(point: Point, like: Tensor) -> float:
+def agreement(point: Linearization, like: Tensor) -> float:
     """The largest relative difference of products with the Hessian and with Gauss–Newton, of five random vectors."""
-    of: Callable[[Curvature], Operator] = lambda curvature: curvature.at(point, {})
+    of: Callable[[Curvature], Operator] = lambda curvature: curvature.operator(point)
     hessian, gauss_newton = of(nestor.Hessian()), of(nestor.GaussNewton(damping=0.0))
     vectors = torch.randn(5, like.numel(), generator=torch.Generator().manual_seed(0))
     differences = [(hessian(v) - gauss_newton(v)).norm() / hessian(v).norm() for v in vectors]
@@ -148,7 +147,7 @@ def compared(name: str, x: Tensor, exact: Tensor, adjoint: Tensor) -> Row:
     }
 
 
-def by_class(point: Point) -> Tensor:
+def by_class(point: Linearization) -> Tensor:
     """An order of the weights in which those of one class, its bias last, follow each other."""
     weight, bias = point.ravel.tree(torch.arange(point.w.numel())).values()
     return torch.cat([weight, bias[:, None]], 1).reshape(-1)

@@ -20,10 +20,8 @@ from examples.paper.pictures import Curve, curves
 from nestor import ConjugateGradient, Direct, GaussNewton, Hessian, Identity, Implicit, Neumann, WarmStarted
 from nestor.errors import TrialFailed
 from nestor.hparams import L2
-from nestor_engine import Step, optimise
-from nestor_engine.autodiff.linearization import Point
-from nestor_engine.responses import Moment, Response
-from nestor_engine.tensors.ravel import Ravel
+from nestor_engine import Step, optimize
+from nestor_engine.responses import OuterStepContext, Response
 
 N_TRAIN, N_VAL = 200, 200
 INNER_STEPS = 10
@@ -185,7 +183,7 @@ def points(problem: nestor.Problem, config: nestor.Config, every: int) -> Iterat
     """Step numbers at regular intervals, with the hyperparameters at which the hypergradient was taken."""
     bilevel = problem.bilevel()
     before = bilevel.hparams
-    for step in optimise(bilevel, problem.data, config):
+    for step in optimize(bilevel, problem.data, config):
         if step.number % every == 0:
             yield step, before
         before = step.state.hparams
@@ -197,13 +195,12 @@ def exactly(problem: nestor.Problem, step: Step, before: dict[str, Tensor], dtyp
     cast = lambda named: {n: v.to(dtype) if v.is_floating_point() else v for n, v in named.items()}
     whole = lambda columns: cast(columns) | {"index": torch.arange(len(columns["y"]))}
     bilevel = replace(bilevel, params=cast(bilevel.params))
-    ravel, w, hparams = Ravel(bilevel.params), step.state.weights.to(dtype), cast(before)
-    moment = Moment(bilevel, ravel, w, bilevel.buffers, hparams, whole(data.train), whole(data.val))
-    outer = moment.outer()
-    point = Point(bilevel, ravel, w, bilevel.buffers, hparams, moment.train)
-    hessian = Hessian().at(point, {}).undamped(torch.eye(len(w), dtype=dtype))
+    w = step.state.weights.to(dtype)
+    context = OuterStepContext.at(bilevel, w, whole(data.train), whole(data.val), hparams=cast(before))
+    outer, linearization = context.outer(), context.linearization()
+    hessian = Hessian().operator(linearization).undamped(torch.eye(len(w), dtype=dtype))
     q = torch.linalg.solve((hessian + hessian.T) / 2, outer.by_w)
-    indirect = point.mixed(q)
+    indirect = linearization.mixed(q)
     return joined({name: direct - indirect[name] for name, direct in outer.by_hparams.items()})
 
 

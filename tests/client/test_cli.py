@@ -101,8 +101,8 @@ def test_a_running_trial_is_left_paused_resumed_and_cancelled(shell, server, tok
 def test_failures_print_one_message_and_exit_1(shell, trial):
     unknown = "00000000-0000-0000-0000-000000000000"
     for words, sentence in (
-        (("trials", "nowhere"), "There is no study 'nowhere' of yours."),
-        (("watch", unknown), f"There is no trial '{unknown}' of yours."),
+        (("trials", "nowhere"), "Study 'nowhere' was not found."),
+        (("watch", unknown), f"Trial '{unknown}' was not found."),
         (("export", trial.id, "--safetensors", "/nowhere/file"), "No such file or directory"),
         (("export", trial.id, "--safetensors", "/dev/null", "--step", 99), "of step 99"),
     ):

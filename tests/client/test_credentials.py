@@ -20,7 +20,7 @@ def file(tmp_path, monkeypatch):
 
 
 def test_without_a_token_the_sentence_says_where_to_get_one():
-    with pytest.raises(NoToken, match=r"No token for http://example\.org\. Pass token=…, or set NESTOR_TOKEN"):
+    with pytest.raises(NoToken, match=r"No token is known for http://example\.org\. Pass token=…, or set NESTOR_TOKEN"):
         Client("http://example.org")
 
 

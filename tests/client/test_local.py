@@ -13,10 +13,9 @@ import pytest
 import torch
 
 import nestor
-from nestor.errors import InvalidInput, TrialFailed
+from nestor.errors import ConfigInvalid, InvalidInput, TrialFailed
 from nestor.hparams import L2
 from nestor.schemas import State
-from nestor_engine.errors import ConfigInvalid
 from tests.client.problems import ridge, squared_error
 
 ROOT = Path(__file__).parents[2]

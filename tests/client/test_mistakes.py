@@ -9,9 +9,8 @@ import pytest
 
 import nestor
 from nestor import Client, Study, Trial
-from nestor.errors import InvalidInput
+from nestor.errors import ConfigInvalid, InvalidInput
 from nestor.schemas import TrialCreate, build
-from nestor_engine.errors import ConfigInvalid
 from tests.client.problems import ridge
 
 SOME = UUID("12345678-1234-5678-1234-567812345678")

@@ -38,7 +38,7 @@ def test_a_deleted_study_is_gone_and_its_name_is_free(place, name):
     first = nestor.create_study(name, server=place)
     nestor.delete_study(name, server=place)
     for look in (lambda: nestor.load_study(name, server=place), lambda: first.record):
-        with pytest.raises(StudyNotFound, match="There is no study"):
+        with pytest.raises(StudyNotFound, match=r"Study .* was not found"):
             look()
     assert nestor.create_study(name, server=place).id != first.id
 

@@ -13,7 +13,7 @@ import torch
 import nestor
 from nestor.errors import CheckpointNotFound, HyperparametersNotFound, IllegalTransition, InvalidInput, TrialFailed
 from nestor.schemas import State
-from nestor_engine import optimise
+from nestor_engine import optimize
 from tests.client.conftest import N_STEPS, QUICK, Finished
 from tests.client.problems import ridge, squared_error
 
@@ -89,7 +89,7 @@ def test_trained_weights_come_back_into_the_model(trial):
 def test_both_places_compute_what_the_engine_computes(trial):
     problem, options = ridge(), {name: value for name, value in QUICK.items() if name != "show_progress_bar"}
     config = nestor.Config(n_steps=N_STEPS, **options)
-    expected = [step.val_loss for step in optimise(problem.bilevel(), problem.data, config)]
+    expected = [step.val_loss for step in optimize(problem.bilevel(), problem.data, config)]
     assert [step.val_loss for step in trial.steps] == pytest.approx(expected, rel=1e-5)
 
 

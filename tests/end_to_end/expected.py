@@ -13,7 +13,7 @@ import torch
 
 from nestor import Client
 from nestor.schemas import CONFIGURATION, Preset, TrialCreate
-from nestor_engine import Config, Problem, State, Step, optimise, restore, start_from
+from nestor_engine import Config, Problem, State, Step, optimize, restore, start_from
 from nestor_worker.runner import presets
 from tests.end_to_end import faults
 from tests.end_to_end.api import PRESET, Api, spec_of, without_clock
@@ -30,14 +30,14 @@ def uninterrupted_steps(n_steps: int = LONG) -> list[Step]:
     """The trajectory of `spec_of(n_steps)`, by the engine alone."""
     config, problem = setting(n_steps)
     with one_thread():
-        return list(optimise(problem.bilevel(), problem.data, config))
+        return list(optimize(problem.bilevel(), problem.data, config))
 
 
 def warm_started_steps(state: State, n_steps: int) -> list[Step]:
     """The trajectory of a trial that was warm-warm_started_steps from `state`."""
     config, problem = setting(n_steps)
     with one_thread():
-        return list(optimise(start_from(problem.bilevel(), State.load(state.save())), problem.data, config))
+        return list(optimize(start_from(problem.bilevel(), State.load(state.save())), problem.data, config))
 
 
 def setting(n_steps: int) -> tuple[Config, Problem]:

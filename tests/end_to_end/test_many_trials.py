@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from nestor.schemas import CONFIGURATION, Preset, TrialCreate
-from nestor_engine import optimise, restore
+from nestor_engine import optimize, restore
 from nestor_server import models
 from nestor_worker.runner import presets
 from tests.end_to_end.api import PRESET, Api, spec_of
@@ -53,7 +53,7 @@ def test_three_trials_share_two_devices_and_each_has_the_trajectory_of_one_that_
 ):
     spec = TrialCreate.model_validate(spec_of(LONG)).model_dump(mode="json", include=set(CONFIGURATION))
     problem = presets.build(Preset.model_validate(PRESET), seed=0)
-    alone = list(optimise(problem.bilevel(), problem.data, restore(spec)))
+    alone = list(optimize(problem.bilevel(), problem.data, restore(spec)))
 
     wait_for(lambda: len(worker.waiting()) == 2, "two runners in waiting", seconds=60)
     assert {device_of(runner) for runner in worker.waiting()} == {"0", "1"}

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from nestor.schemas import Preset
-from nestor_engine import Adam, Config, RMSprop, optimise
+from nestor_engine import Adam, Config, RMSprop, optimize
 from nestor_server.models import Dataset, Program, Study
 from nestor_server.storage import blobs
 from nestor_worker.runner import presets
@@ -83,7 +83,7 @@ def test_an_uploaded_program_has_the_trajectory_of_the_local_problem(api: Api, s
     trial = api.until(trial_id, "complete", "failed")
     assert trial["error"] is None
     config = Config(n_steps=3, inner=Adam(steps=1), outer=RMSprop())
-    *_, last = optimise(problem.bilevel(), problem.data, config)
+    *_, last = optimize(problem.bilevel(), problem.data, config)
     assert trial["value"] == pytest.approx(last.val_loss, rel=1e-4)
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import nestor_engine as engine
 from nestor_engine.autodiff.kernels import native_recurrence, twice_differentiable
-from nestor_engine.autodiff.linearization import Point
+from nestor_engine.autodiff.linearization import Linearization
 from nestor_engine.curvature import Curvature
 from nestor_engine.data.splits import INDEX
 from nestor_engine.hparams import L2, Custom, ExampleWeights
@@ -208,6 +208,7 @@ class Dense:
 
     def __init__(self, bilevel: Bilevel, data: engine.Data) -> None:
         self.bilevel = bilevel
+        self.functions = bilevel.untransformed()
         self.ravel = Ravel(bilevel.params)
         self.w = self.ravel.vector(bilevel.params)
         self.train, self.val = whole(data.train), whole(data.val)
@@ -216,10 +217,10 @@ class Dense:
     def of(problem: engine.Problem) -> Dense:
         return Dense(problem.bilevel(), problem.data)
 
-    def point(self) -> Point:
+    def linearization(self) -> Linearization:
         b = self.bilevel
         with randomness(SEED, self.w.device):
-            return Point(b, self.ravel, self.w, b.buffers, b.hparams, self.train)
+            return Linearization(b, self.ravel, self.w, b.buffers, b.hparams, self.train)
 
     def loss(self, w: Tensor, hparams: Tensors) -> Tensor:
         with randomness(SEED, self.w.device), twice_differentiable():
@@ -227,13 +228,13 @@ class Dense:
 
     def outer(self, w: Tensor, hparams: Tensors) -> Tensor:
         with native_recurrence():
-            return self.bilevel.evaluate(self.ravel.tree(w), self.bilevel.buffers, hparams, self.val)["loss"]
+            return self.functions.evaluate(self.ravel.tree(w), self.bilevel.buffers, hparams, self.val)["loss"]
 
     def hessian(self) -> Tensor:
         return torch.autograd.functional.hessian(lambda w: self.loss(w, self.bilevel.hparams), self.w)
 
     def gauss_newton(self) -> Tensor:
-        b, functional = self.bilevel, torch.autograd.functional
+        b, functional = self.functions, torch.autograd.functional
         batch = b.prepare(b.hparams, self.train)
 
         def outputs(w: Tensor) -> Tensor:
@@ -249,7 +250,7 @@ class Dense:
 
     def fisher(self, per: str) -> Tensor:
         """The empirical Fisher matrix from explicit gradients, of the whole loss or of each example's."""
-        b, functional = self.bilevel, torch.autograd.functional
+        b, functional = self.functions, torch.autograd.functional
         if per == "batch":
             gradient = functional.jacobian(lambda w: self.loss(w, b.hparams), self.w)
             return torch.outer(gradient, gradient)
@@ -331,5 +332,5 @@ def matrix(name: str, curvature: Curvature) -> Tensor:
             return dense(name).fisher(per)
         case engine.KFAC():
             # Its own products: test_kfac compares them with closed forms, and a benchmark with curvlinops.
-            return curvature.at(dense(name).point(), {})(torch.eye(len(dense(name).w), dtype=torch.float64))
+            return curvature.operator(dense(name).linearization())(torch.eye(len(dense(name).w), dtype=torch.float64))
     raise TypeError(curvature)

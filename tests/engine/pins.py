@@ -37,7 +37,7 @@ def _steps(problem: Posed, config: engine.Config, checkpoint: bytes | None) -> l
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # batch norm adds up in as many parts as there are threads
     try:
-        return list(engine.optimise(problem.bilevel(), problem.data, config, state))
+        return list(engine.optimize(problem.bilevel(), problem.data, config, state))
     finally:
         torch.set_num_threads(threads)
 

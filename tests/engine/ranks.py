@@ -60,7 +60,7 @@ RESPONSES = {
 
 def run(response: engine.Response, group: Group = ALONE, *layers: nn.Module) -> list[engine.Step]:
     posed = problem(*layers)
-    return list(engine.optimise(posed.bilevel(), posed.data, config(response), group=group))
+    return list(engine.optimize(posed.bilevel(), posed.data, config(response), group=group))
 
 
 def main(directory: Path, rank: int, size: int) -> None:
@@ -79,9 +79,9 @@ def main(directory: Path, rank: int, size: int) -> None:
     whole = run(engine.Implicit(), group, *noisy)
     posed = problem(*noisy)
     bilevel, settings = posed.bilevel(), config(engine.Implicit())
-    half = next(islice(engine.optimise(bilevel, posed.data, settings, group=group), 1, None))
+    half = next(islice(engine.optimize(bilevel, posed.data, settings, group=group), 1, None))
     state = engine.State.load(half.state.save())
-    *_, resumed = engine.optimise(bilevel, posed.data, settings, state, group)
+    *_, resumed = engine.optimize(bilevel, posed.data, settings, state, group)
     (directory / f"whole-{rank}").write_bytes(whole[-1].state.save())
     (directory / f"resumed-{rank}").write_bytes(resumed.state.save())
     (directory / f"records-{rank}.json").write_text(json.dumps(records))

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nestor_engine as engine
-from nestor_engine.errors import CheckpointFormatUnknown, StateInvalid
+from nestor.errors import CheckpointFormatUnknown, StateInvalid
 from nestor_engine.hparams import L2
 from nestor_engine.objective import Tensors
 from nestor_engine.tensors.serialization import to_safetensors
+from nestor_engine.training.state import FoldState
 
 
 class UpDown(nn.Module):
@@ -63,7 +64,7 @@ FOLDS = {"folds": engine.Folds(2), "stop_early": engine.EarlyStopping(share=0.3)
 
 
 def states(stated: engine.Problem, config: engine.Config, state: engine.State | None = None) -> list[engine.State]:
-    return [step.state for step in engine.optimise(stated.bilevel(), stated.data, config, state)]
+    return [step.state for step in engine.optimize(stated.bilevel(), stated.data, config, state)]
 
 
 def last(model: nn.Module, **parts) -> engine.State:
@@ -101,7 +102,7 @@ def test_a_checkpoint_names_every_tensor_and_opens_without_nestor():
 
 def test_the_trainings_of_inactive_folds_have_names_too():
     state = last(seeded(normed), **FOLDS)
-    (fold,) = state.resting
+    (fold,) = state.inactive_folds
     held = safetensors.torch.load(state.save())
     assert held[f"folds.{fold}.params.0.weight"].shape == (4, 4)
     assert not torch.equal(held[f"folds.{fold}.params.0.weight"], held["params.0.weight"])
@@ -183,27 +184,30 @@ def test_a_tensor_that_no_checkpoint_has_is_refused(key: str):
 
 def in_format_2(state: engine.State) -> bytes:
     """A checkpoint as the last version with this format wrote it."""
-    trained, groups = ("buffers", "inner", "memory"), ("buffers", "inner", "memory", "hparams", "previous")
-    tensors: Tensors = {"weights": state.weights}
-    for group in groups:
+
+    def training(fold: FoldState, prefix: str = "") -> Tensors:
+        groups = {"buffers": fold.buffers, "inner": fold.optimizer_state, "memory": fold.response}
+        named = {f"{group}/{name}": value for group, of in groups.items() for name, value in of.items()}
+        return {f"{prefix}{key}": value for key, value in {"weights": fold.weights, **named}.items()}
+
+    tensors = training(state.active_fold)
+    for group in ("hparams", "previous"):
         tensors |= {f"{group}/{name}": value for name, value in getattr(state, group).items()}
-    for name, slots in state.outer.items():
-        tensors |= {f"outer/{slot}/{name}": value for slot, value in slots.items()}
-    for fold, of in state.resting.items():
-        tensors[f"resting/{fold}/weights"] = of.weights
-        for group in trained:
-            tensors |= {f"resting/{fold}/{group}/{name}": value for name, value in getattr(of, group).items()}
+    for hparam, named in state.outer_optimizer_state.items():
+        tensors |= {f"outer/{name}/{hparam}": value for name, value in named.items()}
+    for number, fold in state.inactive_folds.items():
+        tensors |= training(fold, f"resting/{number}/")
     counters = {
         "format": 2,
         "seed": state.seed,
         "step": state.step,
-        "inner_steps": state.inner_steps,
-        "inner_gradient_start": state.inner_gradient_start,
+        "inner_steps": state.active_fold.inner_steps,
+        "inner_gradient_start": state.active_fold.inner_gradient_start,
         "warned": state.warned,
-        "resting": {fold: [of.inner_steps, of.inner_gradient_start] for fold, of in state.resting.items()},
+        "resting": {fold: [of.inner_steps, of.inner_gradient_start] for fold, of in state.inactive_folds.items()},
         "held_out": state.held_out,
         "held_out_best": state.held_out_best,
-        "waited": state.waited,
+        "waited": state.steps_since_best,
     }
     return to_safetensors(tensors, {"nestor": json.dumps(counters)})
 

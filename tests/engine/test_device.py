@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nestor_engine as engine
-from nestor_engine.autodiff.linearization import Point
-from nestor_engine.autodiff.trace_cache import Traces
+from nestor_engine.autodiff.linearization import Linearization
+from nestor_engine.autodiff.trace_cache import TraceCache
 from nestor_engine.errors import is_out_of_memory
 from nestor_engine.hparams import L2, ExampleWeights
 from nestor_engine.objective import Batch, Bilevel
@@ -23,7 +23,7 @@ from nestor_engine.training import inner_loop as inner
 from tests.engine.cases import PROBLEMS, SEED, posed, whole
 from tests.engine.device import DEVICE
 
-PRODUCTS = [Point.hessian_product, Point.gauss_newton_product, Point.fisher_product]
+PRODUCTS = [Linearization.hessian_product, Linearization.gauss_newton_product, Linearization.fisher_product]
 RESPONSES = {
     "default": engine.Implicit(),
     "Hessian, CG": engine.Implicit(engine.Hessian(0.5), engine.ConjugateGradient(4)),
@@ -59,11 +59,11 @@ def on(device: torch.device | str, name: str, dtype: torch.dtype) -> tuple[Bilev
     )
 
 
-def point(bilevel: Bilevel, data: engine.Data, traces: Traces | None = None) -> Point:
+def point(bilevel: Bilevel, data: engine.Data, traces: TraceCache | None = None) -> Linearization:
     ravel = Ravel(bilevel.params)
     w = ravel.vector(bilevel.params)
     with randomness(SEED, w.device):
-        return Point(bilevel, ravel, w, bilevel.buffers, bilevel.hparams, whole(data.train), traces=traces)
+        return Linearization(bilevel, ravel, w, bilevel.buffers, bilevel.hparams, whole(data.train), trace_cache=traces)
 
 
 def close(got: Tensor, expected: Tensor, tolerance: float) -> bool:
@@ -87,7 +87,7 @@ def test_derivatives_are_those_of_the_cpu(name: str, dtype: torch.dtype):
 @pytest.mark.parametrize("name", TRACED)
 def test_traced_products_are_those_of_autograd(name: str, product):
     bilevel, data = on(DEVICE, name, torch.float64)
-    traces = Traces()
+    traces = TraceCache()
     for moved in (bilevel, bilevel):  # the second time from what was traced at the first
         traced, kept = point(moved, data, traces), point(moved, data)
         v = torch.linspace(-1, 1, len(kept.w), dtype=torch.float64, device=DEVICE)
@@ -123,7 +123,7 @@ def problem(*layers: nn.Module) -> engine.Problem:
 
 
 def tune(posed: engine.Problem, config: engine.Config, device=DEVICE, state: engine.State | None = None):
-    return engine.optimise(posed.bilevel().to(device), posed.data.to(device), config, state)
+    return engine.optimize(posed.bilevel().to(device), posed.data.to(device), config, state)
 
 
 # KFAC's random signals depend on the signs of eigenvectors, which are any device's own.

@@ -44,8 +44,9 @@ def _mean_output(model: nn.Module, rate: float, shape: tuple[int, ...]) -> Tenso
     x = torch.ones(shape)
     one = lambda outputs, batch: outputs.mean()
     bilevel = engine.Problem(model, kind, one, one, train={"x": x}, val={"x": x}).bilevel()
+    values = bilevel.values(bilevel.hparams)
     with randomness(SEED, DEVICE):
-        return bilevel.forward(bilevel.params, bilevel.buffers, bilevel.hparams, whole({"x": x}))[0].detach()
+        return bilevel.forward(bilevel.params, bilevel.buffers, values, whole({"x": x}))[0].detach()
 
 
 def test_concrete_dropout_drops_its_rate_and_keeps_the_mean():
@@ -67,7 +68,8 @@ def test_evaluation_drops_nothing_and_the_model_itself_stays_as_it_is():
     assert kind.init["dropout"].sigmoid().tolist() == pytest.approx([0.25])
     x, y = data = torch.randn(14, 5), torch.arange(14) % 3
     bilevel = engine.Problem(model, kind, cross_entropy, cross_entropy, train=data, val=data).bilevel()
-    values = [bilevel.evaluate(bilevel.params, {}, bilevel.hparams, whole({"x": x, "y": y})) for _ in range(2)]
+    batch, hparams = whole({"x": x, "y": y}), bilevel.values(bilevel.hparams)
+    values = [bilevel.evaluate(bilevel.params, {}, hparams, batch) for _ in range(2)]
     expected = F.cross_entropy(model.linear(torch.tanh(x)), y)
     assert values[0]["loss"] == values[1]["loss"]
     torch.testing.assert_close(values[0]["loss"], expected)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import nestor_engine as engine
-from nestor_engine.curvature import Curvature, Operator
+from nestor_engine.curvature import Curvature, NormState, Operator
 from nestor_engine.solvers import Outcome, Solution, Solver
 from nestor_engine.solvers.sketch import sketch
 from nestor_engine.tensors.random import derive_seed
@@ -62,7 +62,7 @@ class System:
 
     def operator(self) -> Operator:
         # With the eigenvector to start from, the estimate of the norm is the norm.
-        return Operator(self.curvature.mv, damping=self.damping, memory={"power": self.top})
+        return Operator(self.curvature.mv, damping=self.damping, norm_state=NormState(self.top))
 
 
 @functools.cache
@@ -106,9 +106,11 @@ def test_a_solver_cut_short_gives_the_iterate_of_its_definition(name: str, curva
 
 def cold_and_warm(solver: Solver, given: System) -> Iterator[Solution]:
     """Two outer steps at one point: the first has nothing to start from."""
-    memory = {}
+    warm = engine.WarmStarted(solver)
+    state = warm.init()
     for _ in range(2):
-        yield engine.WarmStarted(solver).solve(given.operator(), given.b, memory=memory)
+        solution, state = warm.solve(given.operator(), given.b, state)
+        yield solution
 
 
 def iterate(solver: Solver, given: System, x0: Tensor) -> Tensor:
@@ -124,7 +126,7 @@ def iterate(solver: Solver, given: System, x0: Tensor) -> Tensor:
         case engine.ConjugateGradient(steps=steps):
             return krylov(given, x0, eye, steps)
         case engine.PreconditionedCG(steps=steps, preconditioner=preconditioner):
-            apply = preconditioner.prepare(given.operator(), given.b, {})
+            apply, _ = preconditioner.prepare(given.operator(), given.b, preconditioner.init())
             return krylov(given, x0, torch.stack([apply(row) for row in eye]), steps)
         case engine.Nystrom(rank=rank, rho=rho):
             rows, values = sketch(given.operator(), given.b, rank, seed=derive_seed(0, "nystrom"))
@@ -155,12 +157,12 @@ def krylov(given: System, x0: Tensor, preconditioner: Tensor, steps: int) -> Ten
 @pytest.mark.parametrize("preconditioner", [engine.KFAC(), engine.AdamDiagonal()], ids=repr)
 def test_a_preconditioner_that_reads_the_loss_leads_to_the_dense_solution(name: str, preconditioner):
     """The preconditioner must be symmetric and definite, or the answer changes."""
-    curvature, point = engine.GaussNewton(0.1), dense(name).point()
+    curvature, linearization = engine.GaussNewton(0.1), dense(name).linearization()
     given = system(name, curvature)
-    point.slots = {"square": torch.rand(len(given.b), dtype=given.b.dtype)}
-    operator = curvature.at(point, {"power": given.top.clone()})
+    linearization.optimizer_state = {"square": torch.rand(len(given.b), dtype=given.b.dtype)}
+    operator, _ = curvature.at(linearization, NormState(given.top.clone()))
     solver = engine.PreconditionedCG(200, preconditioner, rtol=1e-11)
     expected = torch.linalg.solve(given.A, given.b)
-    solution = solver.solve(operator, given.b, memory={})
+    solution = solver.solution(operator, given.b)
     torch.testing.assert_close(solution.x, expected, rtol=1e-6, atol=1e-8 * expected.norm().item())
     assert solution.outcome is Outcome.converged

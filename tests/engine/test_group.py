@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import nestor_engine as engine
+from nestor.errors import ConfigInvalid
 from nestor_engine.distributed import Group
-from nestor_engine.errors import ConfigInvalid
 from tests.engine.ranks import N_STEPS, RESPONSES, problem, run
 
 ROOT = Path(__file__).parents[2]
@@ -89,4 +89,4 @@ def test_a_method_that_cannot_be_distributed_is_refused_with_an_error_message():
     ):
         config = engine.Config(n_steps=1, response=response)
         with pytest.raises(ConfigInvalid, match="which 2 devices divide among them"):
-            next(engine.optimise(posed.bilevel(), posed.data, config, group=two))
+            next(engine.optimize(posed.bilevel(), posed.data, config, group=two))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nestor_engine as engine
-from nestor_engine.errors import ProblemInvalid
+from nestor import errors
+from nestor.errors import NestorError, ProblemInvalid
 from nestor_engine.hparams import (
     L1,
     L2,
+    TRANSFORMS,
     Augmentation,
     Custom,
     DistilledData,
@@ -27,9 +29,8 @@ from nestor_engine.hparams import (
     Submodule,
     UNet,
 )
-from nestor_engine.hparams.together import together
 from nestor_engine.objective import Tensors
-from nestor_engine.responses import Moment
+from nestor_engine.responses import OuterStepContext
 from nestor_engine.tensors.random import randomness
 from tests.engine.cases import SEED, Dense, cross_entropy, whole
 from tests.engine.device import DEVICE
@@ -124,10 +125,9 @@ def test_a_reweighting_by_losses_has_the_hypergradient_of_weights_that_do_not_fo
 
 
 def _implicit(dense: Dense, curvature: engine.Hessian, solver: engine.Direct) -> Tensors:
-    b = dense.bilevel
-    moment = Moment(b, dense.ravel, dense.w, b.buffers, b.hparams, dense.train, dense.val)
+    context = OuterStepContext.at(dense.bilevel, dense.w, dense.train, dense.val)
     with randomness(SEED, DEVICE):
-        return engine.Implicit(curvature, solver).hypergradient(moment, {}).gradient
+        return engine.Implicit(curvature, solver).hypergradient_at(context).gradient
 
 
 def test_all_kinds_compose_and_a_trajectory_resumes_bitwise():
@@ -141,10 +141,10 @@ def test_all_kinds_compose_and_a_trajectory_resumes_bitwise():
     ]
     stated = engine.Problem(model, kinds, cross_entropy, cross_entropy, train=(x, Y), val=(x, Y))
     config = engine.Config(n_steps=2, inner=engine.Adam(1e-2, steps=1, batch_size=7), outer=engine.Adam(0.01))
-    steps = list(engine.optimise(stated.bilevel(), stated.data, config))
+    steps = list(engine.optimize(stated.bilevel(), stated.data, config))
     first = engine.State.load(steps[0].state.save())
 
-    *_, resumed = engine.optimise(stated.bilevel(), stated.data, config, first)
+    *_, resumed = engine.optimize(stated.bilevel(), stated.data, config, first)
 
     assert resumed.state.save() == steps[-1].state.save()
     still = {n for n, value in stated.bilevel().hparams.items() if torch.equal(value, steps[-1].state.hparams[n])}
@@ -222,7 +222,7 @@ def test_one_distilled_image_for_each_class_trains_a_classifier():
         fitted = engine.fit(bilevel, train=stated.data.train, n_steps=75, inner=engine.SGD(0.3), hparams=hparams)
         return engine.evaluate(bilevel, fitted.params, fitted.buffers, hparams, stated.data.val)["accuracy"]
 
-    *_, last = engine.optimise(bilevel, stated.data, config)
+    *_, last = engine.optimize(bilevel, stated.data, config)
 
     assert refitted(bilevel.hparams) < 0.6
     assert refitted(last.state.hparams) > 0.9
@@ -281,30 +281,54 @@ def test_the_implicit_hypergradient_of_the_start_is_exactly_zero():
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("make", "message", "kind"),
     [
-        (lambda: L1(nn.Linear(2, 2), epsilon=0.0), "kink at zero"),
-        (lambda: L2(nn.Identity()), "without trainable weights"),
-        (lambda: InitialisationScale(nn.Linear(2, 2), per="weight"), "choose one of"),
-        (lambda: LabelCorrection(torch.tensor([0, 3]), 3), "the labels run from 0 to 3"),
-        (lambda: LabelCorrection(torch.rand(4, 3), 3), r"pass labels.argmax\(1\)"),
-        (lambda: DistilledData(torch.arange(4)), "tokens have none"),
-        (lambda: DistilledData.start(torch.rand(3, 2), torch.tensor([0, 0, 1]), per_class=2, kind="means"), "Class 1"),
-        (lambda: DistilledData.start(torch.rand(3, 2), torch.arange(3), kind="zeros"), "choose 'noise'"),
-        (lambda: Augmentation(), "one of them"),
-        (lambda: Augmentation(nn.Identity()), "no parameter"),
-        (lambda: LossReweighting(nn.Linear(1, 1), positive="identity"), "choose 'sigmoid'"),
-        (lambda: Dropout(nn.Linear(2, 2)), "found no nn.Dropout"),
-        (lambda: Dropout(nn.Sequential(nn.Dropout(0.0), nn.Linear(2, 2))), "strictly between 0 and 1"),
-        (lambda: Dropout(nn.Dropout(0.1), temperature=0.0), "must be positive"),
-        (lambda: Dropout(nn.Dropout(0.1), per="weight"), "choose 'layer' or 'global'"),
-        (lambda: Submodule(nn.Sequential(nn.Linear(2, 2)), "1"), "no part '1'; its parts are '0'"),
-        (lambda: Submodule(nn.Sequential(nn.ReLU()), "0"), "no parameters to tune"),
-        (lambda: Submodule(nn.Sequential(nn.Linear(2, 2)), "0"), r"model\.0\.requires_grad_\(False\)"),
+        (lambda: L1(nn.Linear(2, 2), epsilon=0.0), "kink at zero", errors.OptionOutOfRange),
+        (lambda: L2(nn.Identity()), "no parameter that requires a gradient", errors.ModelHasNoParameters),
+        (lambda: InitialisationScale(nn.Linear(2, 2), per="weight"), "choose one of", errors.ChoiceUnknown),
+        (lambda: LabelCorrection(torch.tensor([0, 3]), 3), "the labels run from 0 to 3", errors.LabelsOutOfRange),
+        (lambda: LabelCorrection(torch.rand(4, 3), 3), r"pass labels.argmax\(1\)", errors.ColumnUnusable),
+        (lambda: DistilledData(torch.arange(4)), "tokens have none", errors.ColumnUnusable),
+        (
+            lambda: DistilledData.start(torch.rand(3, 2), torch.tensor([0, 0, 1]), per_class=2, kind="means"),
+            "examples of class 1, and there are 1",
+            errors.TooFewExamples,
+        ),
+        (
+            lambda: DistilledData.start(torch.rand(3, 2), torch.arange(3), kind="zeros"),
+            "choose one of 'noise'",
+            errors.ChoiceUnknown,
+        ),
+        (lambda: Augmentation(), "Pass one of them", errors.AugmentationAmbiguous),
+        (lambda: Augmentation(nn.Identity()), "no parameters to tune", errors.NothingToTune),
+        (
+            lambda: LossReweighting(nn.Linear(1, 1), positive="identity"),
+            "choose one of 'sigmoid'",
+            errors.ChoiceUnknown,
+        ),
+        (lambda: Dropout(nn.Linear(2, 2)), "found no nn.Dropout", errors.DropoutNotFound),
+        (
+            lambda: Dropout(nn.Sequential(nn.Dropout(0.0), nn.Linear(2, 2))),
+            "strictly between 0 and 1",
+            errors.DropoutRateOutOfRange,
+        ),
+        (lambda: Dropout(nn.Dropout(0.1), temperature=0.0), "must be positive", errors.OptionOutOfRange),
+        (lambda: Dropout(nn.Dropout(0.1), per="weight"), "choose one of 'layer', 'global'", errors.ChoiceUnknown),
+        (
+            lambda: Submodule(nn.Sequential(nn.Linear(2, 2)), "1"),
+            "no part '1'; its parts are '0'",
+            errors.SubmoduleNotFound,
+        ),
+        (lambda: Submodule(nn.Sequential(nn.ReLU()), "0"), "no parameters to tune", errors.NothingToTune),
+        (
+            lambda: Submodule(nn.Sequential(nn.Linear(2, 2)), "0"),
+            r"model\.0\.requires_grad_\(False\)",
+            errors.SubmoduleNotFrozen,
+        ),
     ],
 )
-def test_what_cannot_be_is_refused_with_a_remedy(make: Callable[[], object], message: str):
-    with pytest.raises(ProblemInvalid, match=message):
+def test_what_cannot_be_is_refused_with_a_remedy(make: Callable[[], object], message: str, kind: type[NestorError]):
+    with pytest.raises(kind, match=message):
         make()
 
 
@@ -333,16 +357,22 @@ def test_a_kind_may_supply_what_is_not_trained_only():
         problem(lambda model, x: [Tempered()], nn.Identity()).bilevel()
 
 
-def test_values_of_constants_are_computed_once_and_never_out_of_date():
-    kinds = together({"a": torch.zeros(3), "b": torch.ones(2)})
-    kinds.transforms["a"] = "exp"
-    constants = {"a": torch.zeros(3), "b": torch.ones(2)}
-    first = kinds.values(constants)["a"]
-    assert kinds.values(constants)["a"] is first
-    constants["a"].add_(1.0)
-    torch.testing.assert_close(kinds.values(constants)["a"], torch.full((3,), math.e))
-    renamed = {"b": constants["a"], "a": constants["b"]}
-    torch.testing.assert_close(kinds.values(renamed)["a"], torch.full((2,), math.e))
-    free = {"a": torch.zeros(3, requires_grad=True), "b": torch.ones(2)}
-    for _ in range(2):
-        torch.autograd.grad(kinds.values(free)["a"].sum(), free["a"])
+def test_transforms_are_applied_once_for_each_evaluation():
+    """There may be as many hyperparameters as weights, and many evaluations in an outer step."""
+    posed = problem(lambda model, x: [L2(model), ExampleWeights(len(x))])
+    bilevel, calls = posed.bilevel(), []
+
+    def values(hparams: Tensors) -> Tensors:
+        calls.append(hparams)
+        return bilevel.values(hparams)
+
+    counted = replace(bilevel, values=values)
+    inner, outer = engine.SGD(0.1, steps=5), engine.SGD(0.1)
+    steps = engine.optimize(counted, posed.data, engine.Config(n_steps=2, inner=inner, outer=outer, warmup_steps=3))
+    next(steps)
+    # For the initial weights, the warm-up, five inner steps, the validation loss and all products at one point.
+    assert len(calls) == 5
+    next(steps)
+    assert len(calls) == 5 + 3
+    for hparam, transform in posed.hparams.transforms.items():
+        assert torch.equal(bilevel.values(bilevel.hparams)[hparam], TRANSFORMS[transform](bilevel.hparams[hparam]))

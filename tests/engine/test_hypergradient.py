@@ -9,23 +9,21 @@ from torch import Tensor
 import nestor_engine as engine
 from nestor_engine.curvature import Curvature
 from nestor_engine.objective import Bilevel, Tensors
-from nestor_engine.responses import Moment, Response
+from nestor_engine.responses import OuterStepContext, Response
 from nestor_engine.tensors.random import randomness
-from nestor_engine.tensors.ravel import Ravel
 from tests.engine.cases import CASES, SEED, Dense, dense, matrix, posed, ridge, ridge_minimizer
 from tests.engine.device import DEVICE
 
 F64 = torch.float64
 
 
-def _moment(case: Dense) -> Moment:
-    b = case.bilevel
-    return Moment(b, case.ravel, case.w, b.buffers, b.hparams, case.train, case.val)
+def _moment(case: Dense) -> OuterStepContext:
+    return OuterStepContext.at(case.bilevel, case.w, case.train, case.val)
 
 
 def _hypergradient(case: Dense, response: Response) -> Tensors:
     with randomness(SEED, DEVICE):
-        return response.hypergradient(_moment(case), {}).gradient
+        return response.hypergradient_at(_moment(case)).gradient
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -60,10 +58,9 @@ def test_ridge_regression_has_the_closed_form_hypergradient(curvature):
     w = ridge_minimizer(data, decay)
     (0.5 * (data.val["x"] @ w - data.val["y"]).square().mean()).backward()  # through the closed form
 
-    ravel = Ravel(bilevel.params)
     batches = [{**split, "index": torch.arange(len(split["x"]))} for split in (data.train, data.val)]
-    moment = Moment(bilevel, ravel, w.detach(), {}, bilevel.hparams, *batches)
-    got = engine.Implicit(curvature, engine.Neumann(500)).hypergradient(moment, {})
+    context = OuterStepContext.at(bilevel, w.detach(), *batches)
+    got = engine.Implicit(curvature, engine.Neumann(500)).hypergradient_at(context)
 
     torch.testing.assert_close(got.gradient["decay"], decay.grad)
     assert got.inner_gradient_norm < 1e-12
@@ -96,12 +93,12 @@ def test_a_validation_loss_that_reads_the_hyperparameter_contributes_its_direct_
     )
     batches = [{**split, "index": torch.arange(len(split["x"]))} for split in (data.train, data.val)]
     w = ridge_minimizer(data, decay)
-    args = (Ravel(bilevel.params), w, {}, bilevel.hparams, *batches)
+    args = (w, *batches)
     response = engine.Implicit(engine.Hessian(), engine.Neumann(50))
 
     difference = (
-        response.hypergradient(Moment(direct, *args), {}).gradient["decay"]
-        - response.hypergradient(Moment(bilevel, *args), {}).gradient["decay"]
+        response.hypergradient_at(OuterStepContext.at(direct, *args)).gradient["decay"]
+        - response.hypergradient_at(OuterStepContext.at(bilevel, *args)).gradient["decay"]
     )
 
     torch.testing.assert_close(difference, 2 * decay)
@@ -120,7 +117,7 @@ def test_ridge_decays_are_tuned_to_the_minimum_of_the_validation_loss(response: 
         outer=engine.Adam(0.1),
         response=response,
     )
-    *_, last = engine.optimise(bilevel, data, config)
+    *_, last = engine.optimize(bilevel, data, config)
 
     def validation(decay: Tensor) -> Tensor:
         w = ridge_minimizer(data, decay)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 import nestor_engine as engine
 from nestor_engine.objective import Tensors
-from nestor_engine.responses import Hypergradient, Moment
+from nestor_engine.responses import Hypergradient, OuterStepContext
+from nestor_engine.responses.hypernetwork import HypernetworkState
 from nestor_engine.solvers import Outcome
 from nestor_engine.training.inner_loop import InnerLoop
 from tests.engine.cases import Dense, build, posed, quadratic, ridge
@@ -18,14 +19,14 @@ from tests.engine.cases import Dense, build, posed, quadratic, ridge
 WHOLE = engine.SGD(0.1, batch_size=10_000)
 
 
-def _trained(dense: Dense, response: engine.Hypernetwork, outer_steps: int) -> tuple[Hypergradient, Tensors]:
+def _trained(dense: Dense, response: engine.Hypernetwork, outer_steps: int) -> tuple[Hypergradient, HypernetworkState]:
     """The hypergradient after some outer steps at weights and hyperparameters that stay where they are."""
-    b, memory = dense.bilevel, {}
-    loop = InnerLoop(b, dense.ravel, dense.train, WHOLE, seed=3)
-    moment = Moment(b, dense.ravel, dense.w, b.buffers, b.hparams, dense.train, dense.val, loop)
+    loop = InnerLoop(dense.bilevel, dense.ravel, dense.train, WHOLE, seed=3)
+    context = OuterStepContext.at(dense.bilevel, dense.w, dense.train, dense.val, inner_loop=loop)
+    state = response.init()
     for _ in range(outer_steps - 1):
-        response.hypergradient(moment, memory)
-    return response.hypergradient(moment, memory), memory
+        _, state = response.hypergradient(context, state)
+    return response.hypergradient(context, state)
 
 
 def _flat(named: Tensors) -> Tensor:
@@ -61,8 +62,8 @@ def test_damping_is_that_of_the_implicit_response(minimum: Dense):
 
 
 def test_of_many_hyperparameters_it_sees_the_projection_onto_its_directions(minimum: Dense):
-    got, memory = _trained(minimum, engine.Hypernetwork(rank=4, scale=1e-3, steps=100, damping=0.0), 1)
-    directions = memory["hypernetwork.directions"]  # (m, 4)
+    got, state = _trained(minimum, engine.Hypernetwork(rank=4, scale=1e-3, steps=100, damping=0.0), 1)
+    directions = state.directions  # (m, 4)
     torch.testing.assert_close(directions.T @ directions, torch.eye(4, dtype=torch.float64))
     exact = _flat(minimum.hypergradient(torch.linalg.inv(minimum.hessian())))
     projected = directions @ directions.T @ exact
@@ -81,8 +82,8 @@ def test_away_from_a_minimum_the_antithetic_pair_cancels_the_gradient():
 def test_dropout_draws_the_same_mask_on_both_sides_of_a_difference():
     """With two masks the difference is their noise divided by the scale, thousands of times the curvature."""
     dense = Dense(*posed("dropout"))
-    _, memory = _trained(dense, engine.Hypernetwork(rank=20, scale=1e-5), 10)
-    assert memory["hypernetwork.response"].norm() < 100
+    _, state = _trained(dense, engine.Hypernetwork(rank=20, scale=1e-5), 10)
+    assert state.response.norm() < 100
 
 
 @pytest.mark.parametrize("name", ["dropout", "CNN, BatchNorm in training mode"])
@@ -91,9 +92,9 @@ def test_a_trajectory_resumes_bitwise(name: str):
     config = engine.Config(
         n_steps=6, inner=engine.Adam(0.01, steps=2, batch_size=5), response=engine.Hypernetwork(rank=3)
     )
-    steps = list(engine.optimise(problem.bilevel(), problem.data, config))
+    steps = list(engine.optimize(problem.bilevel(), problem.data, config))
     half = engine.State.load(steps[2].state.save())
-    *_, resumed = engine.optimise(problem.bilevel(), problem.data, config, half)
+    *_, resumed = engine.optimize(problem.bilevel(), problem.data, config, half)
     assert resumed.state.save() == steps[-1].state.save()
     assert steps[-1].products == 5 + 2  # the norm's estimate is that of the step before
     assert 0 < steps[-1].residual <= 1
@@ -119,24 +120,24 @@ def test_a_module_without_second_derivatives_is_served():
     plain = bilevel.forward
     once = replace(bilevel, forward=lambda p, b, h, batch: (_FirstOnly.apply(plain(p, b, h, batch)[0]), b))
     config = engine.Config(n_steps=5, inner=engine.SGD(0.1), response=engine.Hypernetwork(rank=4))
-    *_, last = engine.optimise(once, data, config)
+    *_, last = engine.optimize(once, data, config)
     assert last.hypergradient_norm > 0
     with pytest.raises(RuntimeError, match=r"does not require grad|not have been used"):
-        list(engine.optimise(once, data, replace(config, response=engine.Implicit())))
+        list(engine.optimize(once, data, replace(config, response=engine.Implicit())))
 
 
 def test_at_a_saddle_the_response_does_not_grow_without_bound():
     dense = Dense(*quadratic([[1.0, 0.0], [0.0, -0.5]]))
-    got, memory = _trained(dense, engine.Hypernetwork(rank=2, steps=20), 40)
+    got, state = _trained(dense, engine.Hypernetwork(rank=2, steps=20), 40)
     assert got.solution.residual <= 1
-    assert memory["hypernetwork.response"].norm() < 10
+    assert state.response.norm() < 10
 
 
 def test_a_non_finite_response_is_reported_and_dropped():
     dense = Dense(*quadratic([[float("nan")]]))
-    got, memory = _trained(dense, engine.Hypernetwork(rank=2), 1)
+    got, state = _trained(dense, engine.Hypernetwork(rank=2), 1)
     assert got.solution.outcome is Outcome.nonfinite
-    assert not memory["hypernetwork.response"].any()
+    assert not state.response.any()
 
 
 @pytest.mark.parametrize("option", [{"rank": 0}, {"steps": 0}, {"scale": 0.0}, {"lr": 2.0}, {"damping": -1.0}])

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nestor_engine as engine
-from nestor_engine.autodiff.linearization import Point
+from nestor_engine.autodiff.linearization import Linearization
 from nestor_engine.curvature import Operator
+from nestor_engine.curvature.kfac import KFACState
 from nestor_engine.curvature.layers import Recorder, as_rows
 from nestor_engine.program import load
 from nestor_engine.tensors.random import randomness
@@ -47,7 +48,7 @@ def test_softmax_regression_has_the_closed_form_factors_and_the_mean_of_its_pena
     mean = (15 * decay[0] + 3 * decay[1]) / 18
     expected = torch.kron(curved, inputs.T @ inputs / len(x)) + mean * torch.eye(18, dtype=F64)
 
-    got = matrix(EXACT.at(dense.point(), {}), 18)
+    got = matrix(EXACT.operator(dense.linearization()), 18)
 
     order = [*(6 * row + column for row in range(3) for column in range(5)), 5, 11, 17]  # the bias is the last column
     torch.testing.assert_close(got, expected[order][:, order])
@@ -68,7 +69,7 @@ def test_a_hidden_layer_has_the_factors_of_explicit_jacobians():
     )
     order = [*(5 * row + column for row in range(5) for column in range(4)), *range(4, 25, 5), *range(25, 40)]
 
-    got = matrix(EXACT.at(dense.point(), {}), 40)
+    got = matrix(EXACT.operator(dense.linearization()), 40)
 
     torch.testing.assert_close(got, expected[order][:, order])
 
@@ -92,7 +93,7 @@ def test_for_a_single_example_every_block_is_gauss_newton_s(name: str, loss):
     """Also for a criterion that does not couple outputs: its signals still interact in the layers below."""
     make, shape = ONE_ROW[name]
     dense = dense_of(make(), torch.randn(1, *shape, dtype=F64), torch.tensor([1]), loss)
-    got, expected = matrix(EXACT.at(dense.point(), {}), len(dense.w)), dense.gauss_newton()
+    got, expected = matrix(EXACT.operator(dense.linearization()), len(dense.w)), dense.gauss_newton()
     of = torch.cat([torch.full((p.numel(),), i // 2) for i, p in enumerate(dense.bilevel.params.values())])
     same_layer = of.unsqueeze(0) == of.unsqueeze(1)
     torch.testing.assert_close(got, expected * same_layer)
@@ -100,7 +101,7 @@ def test_for_a_single_example_every_block_is_gauss_newton_s(name: str, loss):
 
 def test_for_equal_inputs_softmax_regression_is_gauss_newton_s():
     dense = dense_of(nn.Linear(4, 3), torch.randn(1, 4, dtype=F64).expand(6, -1), torch.arange(6) % 3)
-    torch.testing.assert_close(matrix(EXACT.at(dense.point(), {}), 15), dense.gauss_newton())
+    torch.testing.assert_close(matrix(EXACT.operator(dense.linearization()), 15), dense.gauss_newton())
 
 
 LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
@@ -122,7 +123,7 @@ def test_a_layer_s_outputs_have_the_moment_that_its_weights_make_of_its_inputs(n
     (layer,) = recorder.layers()
     weight = module.weight.flatten(1)
     weight = weight if module.bias is None else torch.cat([weight, module.bias.unsqueeze(1)], 1)
-    torch.testing.assert_close(weight @ layer.moment @ weight.T, rows.T @ rows / len(rows))
+    torch.testing.assert_close(weight @ layer.second_moment @ weight.T, rows.T @ rows / len(rows))
 
 
 # --- which parameters are layers ------------------------------------------------------------------
@@ -174,8 +175,8 @@ def test_a_matrix_kept_as_inputs_by_outputs_has_the_block_of_its_transpose():
 
     plain = nn.Linear(4, 3, bias=False)
     x, y, v = torch.randn(8, 4, dtype=F64), torch.arange(8) % 3, torch.randn(3, 4, dtype=F64)
-    straight = EXACT.at(dense_of(plain, x, y).point(), {})(v.flatten())
-    turned = EXACT.at(dense_of(Turned(plain.weight.detach().T.contiguous()), x, y).point(), {})(v.T.flatten())
+    straight = EXACT.operator(dense_of(plain, x, y).linearization())(v.flatten())
+    turned = EXACT.operator(dense_of(Turned(plain.weight.detach().T.contiguous()), x, y).linearization())(v.T.flatten())
     torch.testing.assert_close(turned.view(4, 3).T.flatten(), straight)
 
 
@@ -187,7 +188,10 @@ def test_an_activation_in_place_does_not_change_what_the_layer_below_it_is_sent(
         dense_of(nn.Sequential(first, nn.ReLU(inplace=inplace), second), x, y) for inplace in (False, True)
     )
     torch.testing.assert_close(
-        matrix(EXACT.at(inplace.point(), {}), 43), matrix(EXACT.at(apart.point(), {}), 43), rtol=0, atol=0
+        matrix(EXACT.operator(inplace.linearization()), 43),
+        matrix(EXACT.operator(apart.linearization()), 43),
+        rtol=0,
+        atol=0,
     )
 
 
@@ -208,7 +212,7 @@ def test_a_layer_used_twice_sums_over_its_uses():
     v = torch.randn(3, 5, dtype=F64)
     expected = 2 * inner @ v @ (rows.T @ rows / 12)
 
-    got = EXACT.at(twice.point(), {})(torch.cat([v[:, :4].flatten(), v[:, 4]]))
+    got = EXACT.operator(twice.linearization())(torch.cat([v[:, :4].flatten(), v[:, 4]]))
 
     torch.testing.assert_close(got, torch.cat([expected[:, :4].flatten(), expected[:, 4]]))
 
@@ -220,11 +224,11 @@ def test_a_loaded_program_has_the_factors_of_the_module(name: str):
     batch = {column: values[:6] for column, values in problem.data.train.items()} | {"index": torch.arange(6)}
     results = []
     for bilevel in (problem.bilevel(), load(program.graphs, program.tensors)):
-        ravel, memory = Ravel(bilevel.params), {}
+        ravel = Ravel(bilevel.params)
         with randomness(SEED, DEVICE):
-            point = Point(bilevel, ravel, ravel.vector(bilevel.params), bilevel.buffers, bilevel.hparams, batch)
-        engine.KFAC().at(point, memory)
-        results.append(memory)
+            w = ravel.vector(bilevel.params)
+            linearization = Linearization(bilevel, ravel, w, bilevel.buffers, bilevel.hparams, batch)
+        results.append(engine.KFAC().at(linearization, KFACState())[1].factors)
     torch.testing.assert_close(results[0], results[1])
 
 
@@ -235,7 +239,7 @@ def test_negative_curvature_of_a_criterion_is_set_to_zero():
     dense = dense_of(
         nn.Linear(4, 3), torch.randn(6, 4, dtype=F64), torch.arange(6) % 3, lambda o, _: torch.cos(o).sum(1)
     )
-    least = torch.linalg.eigvalsh(matrix(EXACT.at(dense.point(), {}), 15)).min()
+    least = torch.linalg.eigvalsh(matrix(EXACT.operator(dense.linearization()), 15)).min()
     assert torch.linalg.eigvalsh(dense.gauss_newton()).min() < -0.01 < -1e-12 < least
 
 
@@ -244,9 +248,9 @@ def test_negative_curvature_of_a_criterion_is_set_to_zero():
 def test_the_inverse_undoes_the_product_on_every_case(name: str):
     dense = Dense(*posed(name))
     for fisher in FISHERS:
-        operator = engine.KFAC(0.1, fisher=fisher).at(dense.point(), {})
+        operator = engine.KFAC(0.1, fisher=fisher).operator(dense.linearization())
         b = torch.randn_like(dense.w)
-        solution = engine.Direct().solve(operator, b)
+        solution = engine.Direct().solution(operator, b)
         torch.testing.assert_close(operator(solution.x), b)
         assert solution.residual < 1e-12
         assert operator.products == 2  # one to measure the residual, and the one above
@@ -255,7 +259,7 @@ def test_the_inverse_undoes_the_product_on_every_case(name: str):
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_it_is_symmetric_and_positive_definite_with_the_norm_it_tells(name: str):
     dense = Dense(*posed(name))
-    operator = engine.KFAC(0.1).at(dense.point(), {})
+    operator = engine.KFAC(0.1).operator(dense.linearization())
     full = matrix(operator, len(dense.w))
     torch.testing.assert_close(full, full.T)
     eigenvalues = torch.linalg.eigvalsh(full)
@@ -270,7 +274,7 @@ def test_parameters_outside_of_layers_have_their_own_penalty_and_layers_its_mean
     results = []
     for shift in (0.0, 1.0):  # of the norm's scale, whose curvature must move by as much, and nothing else's
         dense.bilevel.hparams["l2"] = torch.where(torch.arange(len(decay)) == 2, decay + shift, decay)
-        results.append(matrix(EXACT.at(dense.point(), {}), len(dense.w)))
+        results.append(matrix(EXACT.operator(dense.linearization()), len(dense.w)))
     names = list(dense.bilevel.params)
     scale = torch.cat([torch.full((p.numel(),), float(n == names[2])) for n, p in dense.bilevel.params.items()]).to(F64)
     torch.testing.assert_close(results[1] - results[0], torch.diag(scale * ((decay[2] + 1).exp() - decay[2].exp())))
@@ -278,7 +282,7 @@ def test_parameters_outside_of_layers_have_their_own_penalty_and_layers_its_mean
 
 def test_without_damping_a_singular_curvature_is_reported_as_singular():
     dense = dense_of(nn.Linear(4, 3), torch.zeros(6, 4, dtype=F64), torch.arange(6) % 3)  # no weight is felt
-    solution = engine.Direct().solve(EXACT.at(dense.point(), {}), torch.ones_like(dense.w))
+    solution = engine.Direct().solution(EXACT.operator(dense.linearization()), torch.ones_like(dense.w))
     assert solution.outcome is engine.Outcome.singular
     assert solution.x.count_nonzero() == 0
 
@@ -286,22 +290,20 @@ def test_without_damping_a_singular_curvature_is_reported_as_singular():
 def test_weights_that_are_not_finite_are_reported_and_not_raised():
     dense = Dense(*posed("GELU MLP"))
     dense.w = dense.w * torch.nan
-    solution = engine.Direct().solve(engine.KFAC().at(dense.point(), {}), dense.w.nan_to_num(1.0))
+    solution = engine.Direct().solution(engine.KFAC().operator(dense.linearization()), dense.w.nan_to_num(1.0))
     assert solution.outcome is engine.Outcome.nonfinite
 
 
 def test_factors_are_means_over_outer_steps_that_forget():
     """After two steps of decay d the weights of their factors are d / (1 + d) and 1 / (1 + d)."""
-    dense, memory, d = classified(nn.Linear(4, 3), 4, n=5), {}, 0.5
+    dense, state, d = classified(nn.Linear(4, 3), 4, n=5), KFACState(), 0.5
     alone, steps = [], []
     for _ in range(2):
         dense.train = {**dense.train, "x": torch.randn(5, 4, dtype=F64)}
-        layer = {}
-        EXACT.at(dense.point(), layer)
-        alone.append(layer)
-        engine.KFAC(0.0, decay=d, fisher="exact").at(dense.point(), memory)
-        steps.append(dict(memory))
-    for name in ("kfac.0.inputs", "kfac.0.outputs"):
+        alone.append(EXACT.at(dense.linearization(), KFACState())[1].factors)
+        _, state = engine.KFAC(0.0, decay=d, fisher="exact").at(dense.linearization(), state)
+        steps.append(state.factors)
+    for name in ("0.inputs", "0.outputs"):
         torch.testing.assert_close(steps[0][name], alone[0][name])
         torch.testing.assert_close(steps[1][name], (d * alone[0][name] + alone[1][name]) / (1 + d))
 

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import nestor_engine as engine
 from tests.engine.pins import expect, trajectory
-from tests.landed import CONTINUED, checkpoint_of
+from tests.landed import CHECKPOINTS, CHECKPOINTS_FORMAT_3, CONTINUED, checkpoint_of
 from tests.landed.problems import PROBLEMS
 
 TOLD: dict[str, dict[str, Any]] = json.loads(CONTINUED.read_text())
+FORMATS = pytest.mark.parametrize("folder", [CHECKPOINTS, CHECKPOINTS_FORMAT_3], ids=["format 2", "format 3"])
 
 
+@FORMATS
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_a_checkpoint_of_an_earlier_version_continues_as_in_that_version(name: str):
-    config, checkpoint = engine.restore(TOLD[name]["config"]), checkpoint_of(name).read_bytes()
+def test_a_checkpoint_of_an_earlier_version_continues_as_in_that_version(name: str, folder: Path):
+    config, checkpoint = engine.restore(TOLD[name]["config"]), checkpoint_of(name, folder).read_bytes()
     found = trajectory(PROBLEMS[name](), config, checkpoint)
     expect(found, TOLD[name]["continued"], close=closeness(name))
 
 
+@FORMATS
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_it_continues_the_same_after_it_was_saved_again(name: str):
-    config, checkpoint = engine.restore(TOLD[name]["config"]), checkpoint_of(name).read_bytes()
+def test_it_continues_the_same_after_it_was_saved_again(name: str, folder: Path):
+    config, checkpoint = engine.restore(TOLD[name]["config"]), checkpoint_of(name, folder).read_bytes()
     again = engine.State.load(checkpoint).save()
     expect(trajectory(PROBLEMS[name](), config, again), TOLD[name]["continued"], close=closeness(name))
 

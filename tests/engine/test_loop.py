@@ -41,28 +41,28 @@ def test_the_caller_s_random_numbers_are_left_alone():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    list(engine.optimise(problem.bilevel(), problem.data, _config()))
+    list(engine.optimize(problem.bilevel(), problem.data, _config()))
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_the_model_and_its_data_are_not_written_to():
     problem = _problem()
     before = {name: value.clone() for name, value in problem.model.state_dict().items()}
-    list(engine.optimise(problem.bilevel(), problem.data, _config()))
+    list(engine.optimize(problem.bilevel(), problem.data, _config()))
     assert all(torch.equal(before[name], value) for name, value in problem.model.state_dict().items())
     assert problem.model.training
 
 
 def test_buffers_follow_the_inner_steps_and_the_evaluation_leaves_them():
     problem = _problem()
-    *_, last = engine.optimise(problem.bilevel(), problem.data, _config())
+    *_, last = engine.optimize(problem.bilevel(), problem.data, _config())
     assert last.state.buffers["1.num_batches_tracked"] == 12  # 6 outer steps of 2 inner ones
     assert not torch.equal(last.state.buffers["1.running_mean"], problem.bilevel().buffers["1.running_mean"])
 
 
 def test_weights_go_on_from_step_to_step_and_hyperparameters_move():
     problem = _problem()
-    steps = list(engine.optimise(problem.bilevel(), problem.data, _config(n_steps=40)))
+    steps = list(engine.optimize(problem.bilevel(), problem.data, _config(n_steps=40)))
     assert steps[-1].val_loss < 0.8 * steps[0].val_loss
     moved = steps[-1].state.hparams["example_weights"]
     assert not torch.equal(moved, problem.bilevel().hparams["example_weights"])
@@ -70,7 +70,7 @@ def test_weights_go_on_from_step_to_step_and_hyperparameters_move():
 
 def test_every_step_reports_what_it_did():
     problem = _problem()
-    steps = list(engine.optimise(problem.bilevel(), problem.data, _config(evaluate_every=4)))
+    steps = list(engine.optimize(problem.bilevel(), problem.data, _config(evaluate_every=4)))
     assert [s.test_loss is not None for s in steps] == [False, False, False, True, False, True]
     assert all(0 <= s.val_metrics["accuracy"] <= 1 for s in steps)
     assert steps[0].hypergradient_cosine is None
@@ -84,7 +84,7 @@ def test_every_step_reports_what_it_did():
 
 def test_every_step_summarizes_each_hyperparameter():
     problem = _problem()
-    first, second, *_ = engine.optimise(problem.bilevel(), problem.data, _config())
+    first, second, *_ = engine.optimize(problem.bilevel(), problem.data, _config())
     assert set(second.hyperparameters) == set(problem.bilevel().hparams)
     summary, value = second.hyperparameters["example_weights"], second.state.hparams["example_weights"]
     assert (summary.min, summary.max) == (value.min().item(), value.max().item())
@@ -99,11 +99,11 @@ def test_every_step_summarizes_each_hyperparameter():
 
 def test_the_inner_gradient_is_relative_to_its_start_also_after_a_resume():
     problem = _problem()
-    steps = list(engine.optimise(problem.bilevel(), problem.data, _config()))
-    start = steps[0].state.inner_gradient_start
+    steps = list(engine.optimize(problem.bilevel(), problem.data, _config()))
+    start = steps[0].state.active_fold.inner_gradient_start
     assert [s.inner_gradient_ratio for s in steps] == [pytest.approx(s.inner_gradient_norm / start) for s in steps]
     state = engine.State.load(steps[2].state.save())
-    resumed = next(engine.optimise(problem.bilevel(), problem.data, _config(), state))
+    resumed = next(engine.optimize(problem.bilevel(), problem.data, _config(), state))
     assert resumed.inner_gradient_ratio == steps[3].inner_gradient_ratio
 
 
@@ -114,7 +114,7 @@ def test_hyperparameters_are_projected_onto_their_bounds_with_one_warning():
         problem.model, kinds, problem.train_loss, problem.val_loss,
         train=problem.data.train, val=problem.data.val,
     )  # fmt: skip
-    steps = list(engine.optimise(problem.bilevel(), problem.data, _config(outer=engine.RMSprop(0.05), n_steps=8)))
+    steps = list(engine.optimize(problem.bilevel(), problem.data, _config(outer=engine.RMSprop(0.05), n_steps=8)))
     summaries = steps[-1].hyperparameters
     weights = summaries["example_weights"]
     assert (weights.min, weights.max) == (pytest.approx(-1e-4), pytest.approx(1e-4))
@@ -135,14 +135,14 @@ def test_bounds_that_leave_the_initial_values_out_are_refused():
 def test_hyperparameters_may_have_learning_rates_of_their_own():
     problem = _problem()
     config = _config(outer=engine.SGD(1.0), outer_lr={"l2": 10.0, "l2.0": 100.0}, n_steps=1)
-    (step,) = engine.optimise(problem.bilevel(), problem.data, config)
+    (step,) = engine.optimize(problem.bilevel(), problem.data, config)
     rates = {name: s.update_norm / s.gradient_norm for name, s in step.hyperparameters.items()}
     assert rates["example_weights"] == pytest.approx(1.0, rel=1e-3)
     assert rates["l2.4.weight"] == pytest.approx(10.0, rel=1e-3)
     assert rates["l2.0.weight"] == pytest.approx(100.0, rel=1e-3)
     assert engine.restore(engine.describe(config)) == config
     with pytest.raises(engine.errors.ConfigInvalid, match="outer_lr names 'l3', but the hyperparameters are 'l2"):
-        next(engine.optimise(problem.bilevel(), problem.data, _config(outer_lr={"l3": 1.0})))
+        next(engine.optimize(problem.bilevel(), problem.data, _config(outer_lr={"l3": 1.0})))
 
 
 @pytest.mark.cpu
@@ -154,14 +154,14 @@ def test_autocast_trains_in_bfloat16_and_differentiates_in_the_weights_precision
     )
     problem.train_loss = observed
     full, mixed = (
-        list(engine.optimise(problem.bilevel(), problem.data, _config(autocast=autocast)))
+        list(engine.optimize(problem.bilevel(), problem.data, _config(autocast=autocast)))
         for autocast in (None, "bfloat16")
     )
     assert {dtype for _, dtype in seen} == {torch.float32}  # losses never see a rounded sum
     assert mixed[-1].state.weights.dtype == torch.float32
     assert mixed[0].train_loss == pytest.approx(full[0].train_loss, rel=0.02)
     assert mixed[0].train_loss != full[0].train_loss
-    half = list(engine.optimise(problem.bilevel(), problem.data, _config(autocast="bfloat16"), mixed[2].state))
+    half = list(engine.optimize(problem.bilevel(), problem.data, _config(autocast="bfloat16"), mixed[2].state))
     assert _same(half[-1].state, mixed[-1].state)
 
 
@@ -177,7 +177,7 @@ def test_parts_of_another_kind_are_refused_with_what_to_pass():
 def test_a_metric_that_is_undefined_is_left_out_of_the_record():
     problem = _problem()
     problem.metrics["undefined"] = lambda outputs, batch: outputs.mean() * float("nan")
-    step = next(engine.optimise(problem.bilevel(), problem.data, _config()))
+    step = next(engine.optimize(problem.bilevel(), problem.data, _config()))
     assert set(step.record()["val_metrics"]) == {"accuracy"}
 
 
@@ -187,13 +187,13 @@ def test_a_training_that_diverges_says_at_which_step_and_what_to_try():
     with pytest.raises(
         engine.errors.Diverged, match=r"Step \d+: the (training|validation) loss is not finite.*smaller learning rate"
     ):
-        list(engine.optimise(problem.bilevel(), problem.data, config))
+        list(engine.optimize(problem.bilevel(), problem.data, config))
 
 
 def test_a_warning_is_given_once():
     problem = _problem()
     config = _config(response=engine.Implicit(engine.Hessian(), engine.Neumann(20, alpha=50.0)), outer=engine.SGD(1e-6))
-    steps = list(engine.optimise(problem.bilevel(), problem.data, config))
+    steps = list(engine.optimize(problem.bilevel(), problem.data, config))
     warned = [s.number for s in steps if s.warnings]
     assert len(warned) == 1
     assert "series diverges" in steps[warned[0] - 1].warnings[0]
@@ -201,9 +201,9 @@ def test_a_warning_is_given_once():
 
 def test_a_checkpoint_of_another_problem_is_refused():
     problem, other = _problem(60), _problem(61)
-    first = next(engine.optimise(problem.bilevel(), problem.data, _config()))
+    first = next(engine.optimize(problem.bilevel(), problem.data, _config()))
     with pytest.raises(engine.errors.StateInvalid, match="example_weights"):
-        next(engine.optimise(other.bilevel(), other.data, _config(), first.state))
+        next(engine.optimize(other.bilevel(), other.data, _config(), first.state))
     with pytest.raises(engine.errors.StateInvalid, match="cannot be read"):
         engine.State.load(b"not a checkpoint")
     stranger = to_safetensors({"weights": torch.ones(3)}, {"nestor": '{"format": 2, "unheard_of": 1}'})
@@ -223,7 +223,7 @@ def test_a_loss_may_read_hyperparameters_of_its_own():
         train=(x, y),
         val=(x, y),
     )
-    *_, last = engine.optimise(problem.bilevel(), problem.data, _config(n_steps=10))
+    *_, last = engine.optimize(problem.bilevel(), problem.data, _config(n_steps=10))
     assert last.state.hparams["log_temperature"].item() != 0
 
 
@@ -264,7 +264,7 @@ def test_an_epoch_shows_every_example_once_and_depends_on_seed_and_number_alone(
 
 def test_later_steps_do_not_write_into_the_state_of_an_earlier_one():
     problem = _problem()
-    steps = engine.optimise(problem.bilevel(), problem.data, _config())
+    steps = engine.optimize(problem.bilevel(), problem.data, _config())
     first = next(steps).state
     kept = first.save()
     assert len(list(steps)) > 1

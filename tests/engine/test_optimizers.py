@@ -45,7 +45,7 @@ def test_twenty_steps_are_those_of_torch(name: str):
         (theirs - target).pow(4).sum().backward()
         optimizer.step()
         (gradient,) = ours.clip([4 * (x - target).pow(3)])
-        x, slots = ours.update(x, gradient, slots, k)
+        x, slots = ours.step(x, gradient, slots, k)
     torch.testing.assert_close(x, theirs.detach())
 
 
@@ -55,7 +55,7 @@ def test_an_update_writes_into_none_of_its_arguments(name: str):
     x, gradient = torch.ones(3), torch.ones(3)
     slots = ours.init(x)
     kept = {key: value.clone() for key, value in slots.items()}
-    ours.update(x, gradient, slots, 0)
+    ours.step(x, gradient, slots, 0)
     assert x.eq(1).all()
     assert gradient.eq(1).all()
     assert all(torch.equal(slots[key], kept[key]) for key in slots)
@@ -67,8 +67,8 @@ def test_a_move_is_an_update_in_place(name: str):
     x, gradient = torch.linspace(-1, 1, 3), torch.linspace(2, 1, 3)
     slots = ours.init(x)
     for k in range(3):
-        updated, slots_after = ours.update(x, gradient, slots, k)
-        ours.move(x, gradient, slots, k)
+        updated, slots_after = ours.step(x, gradient, slots, k)
+        ours.step_(x, gradient, slots, k)
         assert torch.equal(x, updated)
         assert all(torch.equal(slots[key], slots_after[key]) for key in slots)
 

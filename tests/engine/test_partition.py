@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nestor_engine as engine
+from nestor.errors import NestorError
 from nestor_engine.data.folds import Partition
 from nestor_engine.data.splits import INDEX, size_of
 from nestor_engine.hparams import L2
@@ -41,7 +42,7 @@ def _config(**options) -> engine.Config:
 
 def _run(config: engine.Config, state: engine.State | None = None) -> list[engine.Step]:
     problem = _problem()
-    return list(engine.optimise(problem.bilevel(), problem.data, config, state))
+    return list(engine.optimize(problem.bilevel(), problem.data, config, state))
 
 
 # --- the division ---------------------------------------------------------------------------------
@@ -91,7 +92,7 @@ def test_no_fold_s_weights_ever_see_its_examples():
     problem, config = _problem(watched), _config(folds=engine.Folds(3, every=2))
     partition = Partition(problem.data, config.folds, None, config.seed)
     turns = []
-    for step in engine.optimise(problem.bilevel(), problem.data, config):
+    for step in engine.optimize(problem.bilevel(), problem.data, config):
         fold = config.folds.turn(step.number)
         _, val = partition.views(fold)
         assert not set(torch.cat(seen).tolist()) & set(val.positions.tolist())
@@ -103,19 +104,19 @@ def test_no_fold_s_weights_ever_see_its_examples():
 def test_a_fold_s_weights_are_those_of_a_training_on_the_other_folds():
     """Under constant hyperparameters: the direct gradient of a decay is zero."""
     problem, config = _problem(), _config(folds=FOLDS, response=engine.DirectOnly(), n_steps=7)
-    *_, last = engine.optimise(problem.bilevel(), problem.data, config)
+    *_, last = engine.optimize(problem.bilevel(), problem.data, config)
     partition = Partition(problem.data, FOLDS, None, config.seed)
-    for fold, trained in {0: last.state, **last.state.resting}.items():
+    for fold, trained in enumerate(last.state.folds):
         view, _ = partition.views(fold)
         others = {name: values for name, values in view.all().items() if name != INDEX}
         alone = engine.fit(problem.bilevel(), others, n_steps=trained.inner_steps, inner=config.inner, seed=config.seed)
         assert torch.equal(trained.weights, torch.cat([p.flatten() for p in alone.params.values()]))
-    assert [last.state.inner_steps, *(t.inner_steps for t in last.state.resting.values())] == [9, 6, 6]
+    assert [fold.inner_steps for fold in last.state.folds] == [9, 6, 6]
 
 
 def test_each_fold_is_warmed_up_when_its_turn_comes_first():
     step = _run(_config(folds=FOLDS, warmup_steps=5, n_steps=4))[-1]
-    assert (step.state.inner_steps, [t.inner_steps for t in step.state.resting.values()]) == (11, [8, 8])
+    assert [fold.inner_steps for fold in step.state.folds] == [11, 8, 8]
 
 
 # --- early stopping -------------------------------------------------------------------------------
@@ -132,7 +133,7 @@ def test_a_trial_ends_when_the_held_out_loss_no_longer_improves():
 
 def test_the_held_out_loss_is_that_of_the_step_s_weights_on_the_held_out_examples():
     problem, config = _problem(), _config(stop_early=HALF, n_steps=2)
-    *_, step = engine.optimise(problem.bilevel(), problem.data, config)
+    *_, step = engine.optimize(problem.bilevel(), problem.data, config)
     held_out = Partition(problem.data, None, HALF, config.seed).held_out
     bilevel = problem.bilevel()
     params = Ravel(bilevel.params).tree(step.state.weights)
@@ -144,10 +145,10 @@ def test_with_folds_it_is_the_mean_over_the_last_step_of_each():
     state = _run(_config(n_steps=1))[0].state
     means = []
     for loss in (4.0, 2.0, 3.0, 1.0):
-        state, mean = state.judged(loss, folds=2)
+        state, mean = state.with_validation_loss(loss, folds=2)
         means.append(mean)
     assert means == [4.0, 3.0, 2.5, 2.0]
-    assert (state.held_out_best, state.waited) == (2.0, 0)
+    assert (state.held_out_best, state.steps_since_best) == (2.0, 0)
 
 
 def test_a_trial_that_has_ended_does_not_go_on_unless_more_steps_are_wanted():
@@ -171,12 +172,12 @@ def test_a_trial_that_has_ended_does_not_go_on_unless_more_steps_are_wanted():
         (lambda: engine.EarlyStopping(least_steps=-1), "least_steps=-1"),
         (lambda: _config(folds=5), r"pass nestor\.Folds\(5\)"),
         (lambda: _config(stop_early=True), r"pass nestor\.EarlyStopping"),
-        (lambda: _run(_config(folds=engine.Folds(40))), "33 examples cannot be divided into 40 folds"),
+        (lambda: _run(_config(folds=engine.Folds(40))), r"Folds\(40\) needs at least 40 examples, and there are 33"),
         (lambda: _run(_config(stop_early=engine.EarlyStopping(share=0.01))), "Give more validation examples"),
     ],
 )
 def test_what_cannot_be_divided_is_refused_with_what_to_do(make, message: str):
-    with pytest.raises(engine.errors.EngineError, match=message):
+    with pytest.raises(NestorError, match=message):
         make()
 
 
@@ -184,4 +185,4 @@ def test_folds_want_the_same_columns_of_training_and_validation_data():
     problem = _problem()
     data = engine.Data.of(problem.data.train | {"extra": torch.ones(N_TRAIN)}, problem.data.val)
     with pytest.raises(engine.errors.ProblemInvalid, match="Give both the same columns"):
-        next(engine.optimise(problem.bilevel(), data, _config(folds=FOLDS)))
+        next(engine.optimize(problem.bilevel(), data, _config(folds=FOLDS)))

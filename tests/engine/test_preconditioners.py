@@ -11,8 +11,8 @@ from torch import Tensor, nn
 import nestor_engine as engine
 from nestor_engine.curvature import Operator
 from nestor_engine.hparams import L2
-from nestor_engine.responses import Moment
-from nestor_engine.tensors.ravel import Ravel
+from nestor_engine.responses import OuterStepContext
+from nestor_engine.tensors.part_state import NoState
 from tests.engine.cases import build, cross_entropy, whole
 
 pytestmark = pytest.mark.usefixtures("seeded")
@@ -42,26 +42,27 @@ def images(n: int = 300) -> engine.Problem:
     return engine.Problem(model, decay, cross_entropy, cross_entropy, train=(x, y), val=val)
 
 
-def trained(problem: engine.Problem, inner: engine.Adam) -> tuple[Moment, Tensor]:
+def trained(problem: engine.Problem, inner: engine.Adam) -> tuple[OuterStepContext, Tensor]:
     """The linearization after training, and the right-hand side there."""
     config = engine.Config(n_steps=1, inner=inner, outer=engine.SGD(1e-12), response=engine.DirectOnly())
     bilevel = problem.bilevel()
-    (step,) = engine.optimise(bilevel, problem.data, config)
+    (step,) = engine.optimize(bilevel, problem.data, config)
     train, val = whole(problem.data.train), whole(problem.data.val)
     state = step.state
-    moment = Moment(
-        bilevel, Ravel(bilevel.params), state.weights, state.buffers, state.hparams, train, val, slots=state.inner
-    )
-    return moment, moment.outer().by_w
+    context = OuterStepContext.at(
+        bilevel, state.weights, train, val,
+        buffers=state.buffers, hparams=state.hparams, optimizer_state=state.active_fold.optimizer_state,
+    )  # fmt: skip
+    return context, context.outer().by_w
 
 
 def energy_error(solver: engine.PreconditionedCG | engine.ConjugateGradient) -> float:
     """The error that conjugate gradients minimize: ‖x − A⁻¹b‖ in the norm of A, relative to that of A⁻¹b."""
-    moment, b = trained(badly_scaled(), engine.Adam(1e-2, steps=50, batch_size=32))
-    point = moment.point()
-    operator = lambda: engine.GaussNewton(1e-4).at(point, {})
-    exact = engine.Direct().solve(operator(), b).x
-    error = solver.solve(operator(), b, memory={}).x - exact
+    context, b = trained(badly_scaled(), engine.Adam(1e-2, steps=50, batch_size=32))
+    linearization = context.linearization()
+    operator = lambda: engine.GaussNewton(1e-4).operator(linearization)
+    exact = engine.Direct().solution(operator(), b).x
+    error = solver.solution(operator(), b).x - exact
     return float((error @ operator()(error) / (exact @ operator()(exact))).sqrt())
 
 
@@ -80,9 +81,9 @@ def test_kfac_s_hypergradient_points_nearer_to_gauss_newton_s_than_t1_t2_s(probl
 
     def cosines(seed: int) -> Tensor:
         torch.manual_seed(seed)
-        moment, _ = trained(problem(), engine.Adam(1e-2, steps=300, batch_size=64))
+        context, _ = trained(problem(), engine.Adam(1e-2, steps=300, batch_size=64))
         exact, kfac, t1_t2 = (
-            engine.Implicit(curvature, solver).hypergradient(moment, {}).gradient
+            engine.Implicit(curvature, solver).hypergradient_at(context).gradient
             for curvature, solver in (
                 (engine.GaussNewton(), engine.Direct()),
                 (engine.KFAC(), engine.Direct()),
@@ -97,13 +98,14 @@ def test_kfac_s_hypergradient_points_nearer_to_gauss_newton_s_than_t1_t2_s(probl
 
 
 def test_adam_s_diagonal_is_scaled_to_the_curvature_and_damped_as_it_is():
-    moment, _ = trained(badly_scaled(), engine.Adam(1e-2, steps=5, batch_size=60))
-    operator = engine.GaussNewton(0.1).at(moment.point(), {})
-    root = moment.slots["square"].sqrt()
-    norm, shift = operator.norm(moment.w), operator.shift(moment.w)
+    context, _ = trained(badly_scaled(), engine.Adam(1e-2, steps=5, batch_size=60))
+    operator = engine.GaussNewton(0.1).operator(context.linearization())
+    root = context.optimizer_state["square"].sqrt()
+    norm, shift = operator.norm(context.w), operator.shift(context.w)
     expected = (root / root.max()).clamp_min(1e-3) * (norm - shift) + shift
 
-    got = engine.AdamDiagonal().prepare(operator, moment.w, {})(torch.ones_like(moment.w))
+    apply, _ = engine.AdamDiagonal().prepare(operator, context.w, NoState())
+    got = apply(torch.ones_like(context.w))
 
     torch.testing.assert_close(1 / got, expected)
 
@@ -122,9 +124,9 @@ def test_a_trajectory_resumes_bitwise(name: str):
     problem = build("CNN, BatchNorm in training mode")
     inner = engine.Adam(1e-2, steps=2, batch_size=8)
     config = engine.Config(n_steps=4, inner=inner, response=RESPONSES[name])
-    *_, whole = engine.optimise(problem.bilevel(), problem.data, config)
-    half = next(islice(engine.optimise(problem.bilevel(), problem.data, config), 1, None))
-    *_, resumed = engine.optimise(problem.bilevel(), problem.data, config, engine.State.load(half.state.save()))
+    *_, whole = engine.optimize(problem.bilevel(), problem.data, config)
+    half = next(islice(engine.optimize(problem.bilevel(), problem.data, config), 1, None))
+    *_, resumed = engine.optimize(problem.bilevel(), problem.data, config, engine.State.load(half.state.save()))
     assert whole.state.save() == resumed.state.save()
 
 
@@ -142,4 +144,4 @@ def test_adam_s_diagonal_needs_an_inner_optimizer_that_keeps_squares(wrap):
 @pytest.mark.parametrize("preconditioner", [engine.KFAC(), engine.AdamDiagonal()], ids=repr)
 def test_a_preconditioner_that_reads_the_loss_refuses_a_bare_matrix(preconditioner):
     with pytest.raises(engine.errors.ConfigInvalid, match="NystromSketch"):
-        engine.PreconditionedCG(2, preconditioner).solve(Operator(lambda v: v), torch.ones(3, dtype=F64))
+        engine.PreconditionedCG(2, preconditioner).solution(Operator(lambda v: v), torch.ones(3, dtype=F64))

@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import nestor_engine as engine
-from nestor_engine.autodiff.linearization import Point
+from nestor_engine.autodiff.linearization import Linearization
 from nestor_engine.curvature import Curvature, Operator
 from nestor_engine.objective import Tensors
-from nestor_engine.responses import Moment
+from nestor_engine.responses import OuterStepContext
 from nestor_engine.solvers import Outcome, Solver
 from nestor_engine.tensors.ravel import Ravel
-from nestor_engine.training import outer_loop
+from nestor_engine.training import evaluation
 from nestor_engine.training.inner_loop import InnerLoop
+from nestor_engine.training.state import FoldState
 from tests.engine.cases import Dense, build, dense, ridge, ridge_minimizer, whole
 from tests.engine.device import DEVICE
 
@@ -45,7 +46,7 @@ def _draw(*shape: int, seed: int) -> Tensor:
 
 @functools.cache
 def _operator(name: str, curvature: Curvature) -> Operator:
-    return curvature.at(dense(name).point(), {})
+    return curvature.operator(dense(name).linearization())
 
 
 @pytest.mark.parametrize("curvature", KINDS, ids=repr)
@@ -67,12 +68,13 @@ def test_the_residual_is_the_residual(solver: Solver, warm: bool, seed: int, n: 
     basis = torch.linalg.qr(_draw(n, n, seed=seed)).Q
     values = 10**exponent * torch.logspace(-3, 0, n, dtype=F64)
     values[0] *= -1 if negative else 1
-    matrix, memory = basis @ torch.diag(values) @ basis.T, {}
+    matrix = basis @ torch.diag(values) @ basis.T
     matrix = (matrix + matrix.T) / 2
+    chosen = engine.WarmStarted(solver) if warm else solver
+    state = chosen.init()
     for outer_step in range(3):
         b = _draw(n, seed=seed) + 0.3 * _draw(n, seed=seed + outer_step)
-        chosen = engine.WarmStarted(solver) if warm else solver
-        solution = chosen.solve(Operator(matrix.mv), b, memory=memory)
+        solution, state = chosen.solve(Operator(matrix.mv), b, state)
         true = ((b - matrix @ solution.x).norm() / b.norm()).item()
         assert solution.residual == pytest.approx(true, rel=1e-6, abs=1e-9)
         assert torch.isfinite(solution.x).all()
@@ -114,26 +116,27 @@ undotted = st.dictionaries(names.filter(lambda name: "." not in name), tensors()
 
 
 @given(
-    weights=tensors([torch.float32, F64]), buffers=groups, hparams=groups, inner=groups, memory=groups,
-    slots=undotted, counters=st.tuples(st.integers(0, 2**63 - 1), st.integers(0, 2**40), st.integers(0, 2**40)),
+    weights=tensors([torch.float32, F64]), buffers=groups, hparams=groups, inner=groups, response=groups,
+    named=undotted, counters=st.tuples(st.integers(0, 2**63 - 1), st.integers(0, 2**40), st.integers(0, 2**40)),
     warned=st.lists(st.text(st.characters(codec="utf-8")), max_size=3),
 )  # fmt: skip
 @settings(max_examples=50)
-def test_a_saved_state_comes_back_bit_for_bit(weights, buffers, hparams, inner, memory, slots, counters, warned):
+def test_a_saved_state_comes_back_bit_for_bit(weights, buffers, hparams, inner, response, named, counters, warned):
     seed, step, inner_steps = counters
-    outer = {name: dict(slots) for name in hparams}
-    state = engine.State(
-        weights, buffers, hparams, inner, outer, seed, step, inner_steps,
-        memory=memory, previous=hparams, warned=warned,
-    )  # fmt: skip
+    outer = {name: dict(named) for name in hparams}
+    fold = FoldState(weights, buffers, inner, response, inner_steps)
+    state = engine.State((fold,), hparams, outer, seed=seed, step=step, previous=hparams, warned=warned)
 
     back = engine.State.load(state.save())
 
     assert _bits(back.weights) == _bits(weights)
-    for group in ("buffers", "hparams", "inner", "memory", "previous"):
+    for group in ("buffers", "optimizer_state", "response"):
+        assert _all_bits(getattr(back.active_fold, group)) == _all_bits(getattr(fold, group))
+    for group in ("hparams", "previous"):
         assert _all_bits(getattr(back, group)) == _all_bits(getattr(state, group))
-    assert {name: _all_bits(of) for name, of in back.outer.items()} == {n: _all_bits(of) for n, of in outer.items()}
-    assert (back.seed, back.step, back.inner_steps, back.warned) == (seed, step, inner_steps, warned)
+    kept = {name: _all_bits(of) for name, of in back.outer_optimizer_state.items()}
+    assert kept == {name: _all_bits(of) for name, of in outer.items()}
+    assert (back.seed, back.step, back.active_fold.inner_steps, back.warned) == (seed, step, inner_steps, warned)
     assert back.save() == state.save()
 
 
@@ -175,9 +178,9 @@ def test_an_evaluation_in_pieces_is_that_of_the_whole(size: int, name: str):
     problem.metrics["right"] = lambda outputs, batch: (outputs.argmax(1) == batch["y"]).float()
     b, train = problem.bilevel(), problem.data.train
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(outer_loop, "EVALUATION_BATCH", size)
+        patch.setattr(evaluation, "EVALUATION_BATCH", size)
         pieces = engine.evaluate(b, b.params, b.buffers, b.hparams, train)
-    evaluated = b.evaluate(b.params, b.buffers, b.hparams, whole(train))
+    evaluated = b.evaluate(b.params, b.buffers, b.values(b.hparams), whole(train))
     assert pieces == pytest.approx({metric: float(value) for metric, value in evaluated.items()}, rel=1e-6)
 
 
@@ -193,7 +196,7 @@ def test_a_product_over_a_batch_is_the_mean_of_those_over_its_pieces(
     def product(rows: slice) -> Tensor:
         batch = {column: values[rows] for column, values in case.train.items()}
         b = case.bilevel
-        return curvature.at(Point(b, case.ravel, case.w, b.buffers, b.hparams, batch), {})(v)
+        return curvature.operator(Linearization(b, case.ravel, case.w, b.buffers, b.hparams, batch))(v)
 
     edges = [0, *sorted(cuts), n]
     pieces = [(b - a) / n * product(slice(a, b)) for a, b in pairwise(edges)]
@@ -212,8 +215,7 @@ def test_the_hypergradient_does_not_depend_on_the_order_of_a_batch(seed: int, na
         for batch in (case.train, case.val):
             order = torch.randperm(len(batch["index"]), generator=generator) if shuffled else batch["index"]
             batches.append({column: values[order] for column, values in batch.items()})
-        b = case.bilevel
-        return response.hypergradient(Moment(b, case.ravel, case.w, b.buffers, b.hparams, *batches), {}).gradient
+        return response.hypergradient_at(OuterStepContext.at(case.bilevel, case.w, *batches)).gradient
 
     straight, shuffled = hypergradient(shuffled=False), hypergradient(shuffled=True)
     for hparam in straight:
@@ -231,14 +233,11 @@ def test_the_series_of_i_terms_is_i_plus_one_steps_of_sgd_from_the_minimum(terms
     case.w = ridge_minimizer(data, bilevel.hparams["decay"])
     sgd = engine.SGD(alpha, batch_size=len(data.train["x"]))
     training = InnerLoop(bilevel, Ravel(bilevel.params), data.train, sgd, seed=0)
-    start = engine.State.initial(bilevel, sgd, sgd)
-    start.weights = case.w
-    ended, _, kept = training.run(start, terms + 1, keep=terms + 1)
-    moment = Moment(
-        bilevel, case.ravel, ended.weights, {}, bilevel.hparams, case.train, case.val, training, kept
-    )  # fmt: skip
+    start = FoldState(case.w, {}, sgd.init(case.w))
+    ended, _, kept = training.run(start, bilevel.hparams, terms + 1, keep=terms + 1)
+    context = OuterStepContext.at(bilevel, ended.weights, case.train, case.val, inner_loop=training, inner_steps=kept)
 
-    unrolled = engine.Unrolled(terms + 1).hypergradient(moment, {}).gradient["decay"]
-    series = engine.Implicit(engine.Hessian(), engine.Neumann(terms, alpha=alpha)).hypergradient(moment, {})
+    unrolled = engine.Unrolled(terms + 1).hypergradient_at(context).gradient["decay"]
+    series = engine.Implicit(engine.Hessian(), engine.Neumann(terms, alpha=alpha)).hypergradient_at(context)
 
     torch.testing.assert_close(unrolled, series.gradient["decay"], rtol=1e-9, atol=1e-12)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -94,23 +97,31 @@ def as_recorded(step: engine.Step) -> dict:
 def test_a_trajectory_that_is_interrupted_after_every_step_is_bitwise_the_uninterrupted_one(name: str):
     config = CONFIGS[name]
     stated = problem(config)
-    whole = list(engine.optimise(stated.bilevel(), stated.data, config))
+    whole = list(engine.optimize(stated.bilevel(), stated.data, config))
     state = None
     for expected in whole:
         again = problem(config)  # as in another process, after other random draws
         torch.manual_seed(999 + expected.number)
-        step = next(engine.optimise(again.bilevel(), again.data, config, state))
+        step = next(engine.optimize(again.bilevel(), again.data, config, state))
         assert as_recorded(step) == as_recorded(expected)
         assert step.state.save() == expected.state.save()
         state = engine.State.load(step.state.save())
 
 
 def test_every_optimizer_schedule_curvature_solver_and_response_is_among_them():
-    used = {type(part) for config in CONFIGS.values() for part in configs._parts(config)}
+    used = {type(part) for config in CONFIGS.values() for part in parts_of(config)}
     used |= {type(config.outer) for config in CONFIGS.values()}
     assert set(configs._TAGS) <= used
     assert {type(config.outer) for config in CONFIGS.values()} == set(configs._OPTIMIZERS.values())
     assert {type(config.inner) for config in CONFIGS.values()} == set(configs._OPTIMIZERS.values())
+
+
+def parts_of(value: object) -> Iterator[object]:
+    """`value` and the dataclasses that it is made of."""
+    if is_dataclass(value):
+        yield value
+        for field in fields(value):
+            yield from parts_of(getattr(value, field.name))
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -29,21 +29,20 @@ def matrices(count: int, spread: float) -> tuple[Tensor, Tensor]:
 
 def test_the_first_step_is_the_preconditioner_alone():
     (matrix,), b = matrices(1, 1.0)
-    solution = engine.WarmStarted(engine.Richardson(rate=0.2, preconditioner=WHOLE)).solve(
-        Operator(matrix.mv), b, memory={}
-    )
+    solution = engine.WarmStarted(engine.Richardson(rate=0.2, preconditioner=WHOLE)).solution(Operator(matrix.mv), b)
     torch.testing.assert_close(solution.x, torch.linalg.solve(matrix, b))
 
 
 def test_each_step_goes_a_part_of_the_steepest_descent_s():
     batches, b = matrices(6, 0.5)
-    solver, memory = engine.WarmStarted(engine.Richardson(steps=2, rate=0.3, preconditioner=WHOLE)), {}
+    solver = engine.WarmStarted(engine.Richardson(steps=2, rate=0.3, preconditioner=WHOLE))
+    state = solver.init()
     x, inverse, rates = torch.zeros_like(b), torch.linalg.inv(batches[0]), iter((1, 1 / 2, 1 / 3, *[0.3] * 9))
     for k, matrix in enumerate(batches):
         for _ in range(2 if k else 1):  # the first step of the first batch solves it, where its inverse is known
             z = inverse @ (b - matrix @ x)
             x = x + next(rates) * (z @ (b - matrix @ x)) / (z @ matrix @ z) * z
-        solution = solver.solve(Operator(matrix.mv), b, memory=memory)
+        solution, state = solver.solve(Operator(matrix.mv), b, state)
         torch.testing.assert_close(solution.x, x)
         assert solution.residual == pytest.approx(((b - matrix @ x).norm() / b.norm()).item(), abs=1e-9)
         assert solution.outcome is Outcome.truncated
@@ -54,16 +53,16 @@ def test_each_step_goes_a_part_of_the_steepest_descent_s():
 def test_a_poor_preconditioner_makes_it_slow_and_not_unstable():
     (matrix,), b = matrices(1, 1.0)
     solver = engine.Richardson(steps=1, rate=1.0, preconditioner=engine.NystromSketch(rank=1, refresh=1_000))
-    memory, x, residuals = {}, None, []
+    state, x, residuals = solver.init(), None, []
     for _ in range(30):
-        solution = solver.solve(Operator((matrix + 100 * torch.outer(b, b)).mv), b, x, memory)
+        solution, state = solver.solve(Operator((matrix + 100 * torch.outer(b, b)).mv), b, state, x)
         x, energy = solution.x, solution.x @ (matrix + 100 * torch.outer(b, b)) @ solution.x / 2 - b @ solution.x
         residuals.append(energy.item())
     assert residuals == sorted(residuals, reverse=True)
 
 
 def test_it_stops_at_negative_curvature_and_says_so():
-    solution = engine.Richardson().solve(Operator((-torch.eye(N, dtype=F64)).mv), torch.ones(N, dtype=F64))
+    solution = engine.Richardson().solution(Operator((-torch.eye(N, dtype=F64)).mv), torch.ones(N, dtype=F64))
     assert solution.outcome is Outcome.indefinite
     assert not solution.x.any()
 
@@ -72,7 +71,7 @@ def test_on_one_matrix_it_ends_at_the_dense_solution():
     (matrix,), b = matrices(1, 1.0)
     solver = engine.Richardson(steps=400, rate=0.5, preconditioner=engine.NystromSketch(rank=3))
     norm = torch.linalg.matrix_norm(matrix, 2).item()
-    solution = solver.solve(Operator(matrix.mv, damping=0.1, norm=norm), b, memory={})
+    solution = solver.solution(Operator(matrix.mv, damping=0.1, norm=norm), b)
     damped = matrix + 0.1 * norm * torch.eye(N, dtype=F64)
     torch.testing.assert_close(solution.x, torch.linalg.solve(damped, b))
     assert solution.residual < 1e-9
@@ -83,9 +82,11 @@ def test_on_fresh_batches_its_mean_is_nearer_to_the_solution_of_all_data_than_th
     batches, b = matrices(1_000, 1.0)
     exact = torch.linalg.solve(batches.mean(0), b)
     off = lambda x: ((x - exact).norm() / exact.norm()).item()
-    solver, memory, seen = engine.WarmStarted(engine.Richardson(rate=0.05, preconditioner=WHOLE)), {}, []
+    solver, seen = engine.WarmStarted(engine.Richardson(rate=0.05, preconditioner=WHOLE)), []
+    state = solver.init()
     for matrix in batches:
-        seen.append(solver.solve(Operator(matrix.mv), b, memory=memory).x)
+        solution, state = solver.solve(Operator(matrix.mv), b, state)
+        seen.append(solution.x)
     apart = off(torch.linalg.solve(batches, b.expand(len(batches), N)).mean(0))
     assert off(torch.stack(seen[100:]).mean(0)) < 0.1
     assert apart > 0.2
@@ -94,15 +95,15 @@ def test_on_fresh_batches_its_mean_is_nearer_to_the_solution_of_all_data_than_th
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_non_finite_result_is_never_a_success(bad: float):
     (matrix,), b = matrices(1, 1.0)
-    assert engine.Richardson().solve(Operator(matrix.mv), b * bad).outcome is Outcome.nonfinite
-    solution = engine.Richardson(steps=2).solve(Operator((matrix * bad).mv), b)
+    assert engine.Richardson().solution(Operator(matrix.mv), b * bad).outcome is Outcome.nonfinite
+    solution = engine.Richardson(steps=2).solution(Operator((matrix * bad).mv), b)
     assert solution.outcome is Outcome.nonfinite
     assert solution.x.isfinite().all()
 
 
 def test_a_zero_right_hand_side_has_the_zero_solution():
     (matrix,), b = matrices(1, 1.0)
-    solution = engine.Richardson().solve(Operator(matrix.mv), 0 * b)
+    solution = engine.Richardson().solution(Operator(matrix.mv), 0 * b)
     assert solution.outcome is Outcome.converged
     assert not solution.x.any()
 

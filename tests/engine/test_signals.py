@@ -37,7 +37,7 @@ CRITERIA: dict[str, tuple[Callable[[Tensor, Batch], Tensor], tuple[int, ...], in
 @pytest.mark.parametrize("name", CRITERIA)
 def test_exact_signals_are_the_columns_of_a_root_of_the_criterion_s_blocks(name: str):
     loss, shape, size = CRITERIA[name]
-    point = dense_of(nn.Linear(4, 3), torch.randn(6, *shape, dtype=F64), torch.arange(6) % 3, loss).point()
+    point = dense_of(nn.Linear(4, 3), torch.randn(6, *shape, dtype=F64), torch.arange(6) % 3, loss).linearization()
     sent = [signal for (signal,) in signals(point, "exact", torch.Generator().manual_seed(0))]
     rows = torch.stack([signal.reshape(-1, size) for signal in sent])  # (signals, rows, size)
     assert len(sent) == max(sent[0][0].numel(), size)
@@ -60,7 +60,7 @@ def test_classes_need_not_be_the_last_dimension_of_the_outputs():
     tokens = dense_of(linear, x, y, token_cross_entropy)
     turned = dense_of(Turned(linear), x, y, lambda outputs, batch: token_cross_entropy(outputs.mT, batch))
     draws = (torch.Generator().manual_seed(0) for _ in range(2))
-    (expected,), (signal,) = (next(signals(d.point(), "sampled", next(draws))) for d in (tokens, turned))
+    (expected,), (signal,) = (next(signals(d.linearization(), "sampled", next(draws))) for d in (tokens, turned))
     torch.testing.assert_close(signal.mT, expected)
 
 
@@ -69,7 +69,7 @@ def test_a_criterion_that_couples_too_many_outputs_is_refused():
     n = MOST_OUTPUTS // 3 + 1
     dense = dense_of(nn.Linear(4, 3), torch.randn(n, 4, dtype=F64), torch.arange(n) % 3, loss)
     with pytest.raises(engine.errors.ProblemInvalid, match="empirical"):
-        next(signals(dense.point(), "exact", torch.Generator()))
+        next(signals(dense.linearization(), "exact", torch.Generator()))
 
 
 @pytest.mark.parametrize("name", ["softmax regression", "CNN, BatchNorm in training mode"])
@@ -77,7 +77,7 @@ def test_a_criterion_that_couples_too_many_outputs_is_refused():
 def test_random_signs_have_the_diagonal_of_the_curvature_in_the_mean(name: str, fisher: str):
     """Squares of the whole batch's gradient; rows cancel except in the mean. Here for every parameter."""
     dense = Dense(*posed(name))
-    point, generator = dense.point(), torch.Generator().manual_seed(0)
+    point, generator = dense.linearization(), torch.Generator().manual_seed(0)
     params = {leaf: p.detach().requires_grad_() for leaf, p in dense.ravel.tree(dense.w).items()}
     outputs, total = point.replay(params), torch.zeros_like(dense.w)
     for _ in range(200):
@@ -86,7 +86,7 @@ def test_random_signs_have_the_diagonal_of_the_curvature_in_the_mean(name: str, 
             total += dense.ravel.vector(slopes).square() / 200
     whole = dense.gauss_newton() if fisher == "sampled" else dense.fisher("example")
     penalty = torch.autograd.functional.hessian(
-        lambda w: dense.bilevel.penalty(dense.ravel.tree(w), dense.bilevel.hparams), dense.w
+        lambda w: dense.functions.penalty(dense.ravel.tree(w), dense.bilevel.hparams), dense.w
     )
     expected = (whole - penalty).diag()
     assert (total - expected).norm() < 0.15 * expected.norm()

@@ -12,33 +12,33 @@ from torch.nn import functional as F
 
 import nestor_engine as engine
 from nestor.errors import ProgramInvalid
-from nestor_engine.autodiff.linearization import Point
+from nestor_engine.autodiff.linearization import Linearization
 from nestor_engine.autodiff.partial_eval import split
 from nestor_engine.autodiff.replay import same
 from nestor_engine.autodiff.simplify import aten
 from nestor_engine.autodiff.subgraph import Part
-from nestor_engine.autodiff.trace_cache import Traces
+from nestor_engine.autodiff.trace_cache import TraceCache
 from nestor_engine.curvature import Operator
 from nestor_engine.errors import ProgramRejected
 from nestor_engine.graphs.operators import DERIVATIVES, of_trace
 from tests.engine.cases import CASES, Dense, dense
 
-EVERYWHERE = [Point.hessian_product, Point.gauss_newton_product]
+EVERYWHERE = [Linearization.hessian_product, Linearization.gauss_newton_product]
 PRODUCTS = [(name, product) for name in CASES for product in EVERYWHERE] + [
-    (name, Point.fisher_product) for name in ("GELU MLP", "dropout")
+    (name, Linearization.fisher_product) for name in ("GELU MLP", "dropout")
 ]
 
 
-def at(case: Dense, w: torch.Tensor, traces: Traces | None) -> Point:
+def at(case: Dense, w: torch.Tensor, traces: TraceCache | None) -> Linearization:
     with torch.random.fork_rng():
         torch.manual_seed(1)
         b = case.bilevel
-        return Point(b, case.ravel, w, b.buffers, b.hparams, case.train, traces=traces)
+        return Linearization(b, case.ravel, w, b.buffers, b.hparams, case.train, trace_cache=traces)
 
 
 @pytest.mark.parametrize(("name", "product"), PRODUCTS, ids=lambda p: getattr(p, "__name__", p))
 def test_a_trace_taken_at_one_point_gives_autograd_s_bits_at_another(name: str, product):
-    case, traces = dense(name), Traces()
+    case, traces = dense(name), TraceCache()
     at(case, case.w, traces).curved(product)
     w = case.w + 0.1 * torch.randn_like(case.w)
     v, q = torch.randn(2, len(w), dtype=w.dtype)
@@ -55,8 +55,8 @@ def test_a_trace_taken_at_one_point_gives_autograd_s_bits_at_another(name: str, 
 @pytest.mark.parametrize("name", ["GELU MLP", "CNN, BatchNorm in training mode", "attention and embedding"])
 def test_batched_products_are_those_of_the_rows(name: str):
     case = dense(name)
-    point = at(case, case.w, Traces())
-    curved = point.curved(Point.gauss_newton_product)
+    point = at(case, case.w, TraceCache())
+    curved = point.curved(Linearization.gauss_newton_product)
     rows = torch.randn(5, len(case.w), dtype=torch.float64)
     alone, together = Operator(curved), Operator(curved, batched=point.curved_rows)
     torch.testing.assert_close(together(rows), alone(rows))
@@ -83,7 +83,7 @@ def test_the_part_without_the_vector_is_run_once_and_the_rest_does_not_hold_it()
 @pytest.mark.parametrize("product", EVERYWHERE, ids=lambda p: p.__name__)
 @pytest.mark.parametrize("name", CASES)
 def test_the_part_that_runs_for_each_vector_repeats_no_work(name: str, product):
-    case, traces = dense(name), Traces()
+    case, traces = dense(name), TraceCache()
     at(case, case.w, traces).curved(product)
     (traced,) = traces._traced.values()
     for part in traced.split.each:
@@ -109,10 +109,10 @@ def test_a_graph_that_writes_into_its_values_is_left_as_it_is():
 @pytest.mark.parametrize("product", EVERYWHERE, ids=lambda p: p.__name__)
 @pytest.mark.parametrize("name", sorted({*CASES} - {"quadratic", "one weight"}))  # whose losses hold constants
 def test_a_trace_that_was_kept_is_not_made_again_and_gives_the_same_bits(name: str, product, monkeypatch):
-    case, traces = dense(name), Traces()
+    case, traces = dense(name), TraceCache()
     at(case, case.w, traces).curved(product)
-    kept = Traces(traces.save())
-    assert kept.are_known
+    kept = TraceCache(traces.save())
+    assert kept.is_warm
     monkeypatch.setattr("nestor_engine.autodiff.trace_cache.split", None)  # no further tracing
     w = case.w + 0.1 * torch.randn_like(case.w)
     v, q = torch.randn(2, len(w), dtype=w.dtype)
@@ -137,28 +137,29 @@ def test_a_trace_that_was_kept_is_not_made_again_and_gives_the_same_bits(name: s
     ids=["none", "something else", "cut", "of another torch", "unknown", "no operator", "another function"],
 )
 def test_a_corrupted_trace_is_traced_again(corrupt):
-    case, traces = dense("GELU MLP"), Traces()
-    at(case, case.w, traces).curved(Point.hessian_product)
-    corrupted = Traces(corrupt(traces.save()))
+    case, traces = dense("GELU MLP"), TraceCache()
+    at(case, case.w, traces).curved(Linearization.hessian_product)
+    corrupted = TraceCache(corrupt(traces.save()))
     point = at(case, case.w, corrupted)
-    assert torch.equal(point.curved(Point.hessian_product)(case.w), at(case, case.w, None).hessian_product(case.w))
+    expected = at(case, case.w, None).hessian_product(case.w)
+    assert torch.equal(point.curved(Linearization.hessian_product)(case.w), expected)
     assert point.traced
     assert corrupted.save() is not None
 
 
 def test_a_trace_that_holds_a_constant_is_not_kept():
-    case, traces = dense("quadratic"), Traces()
-    assert at(case, case.w, traces).curved(Point.hessian_product) is not None
+    case, traces = dense("quadratic"), TraceCache()
+    assert at(case, case.w, traces).curved(Linearization.hessian_product) is not None
     assert traces.save() is None
 
 
 def test_stored_traces_are_used_from_the_first_step_and_change_no_bit():
     problem = _problem(lambda o, b: F.cross_entropy(o, b["y"]))
     config = engine.Config(n_steps=3, inner=engine.Adam(steps=2, batch_size=16), trace=True)
-    traces = Traces()
-    whole = list(engine.optimise(problem.bilevel(), problem.data, config, known=traces))
+    traces = TraceCache()
+    whole = list(engine.optimize(problem.bilevel(), problem.data, config, trace_cache=traces))
     later = replace(config, trace=None)
-    again = list(engine.optimise(problem.bilevel(), problem.data, later, known=Traces(traces.save())))
+    again = list(engine.optimize(problem.bilevel(), problem.data, later, trace_cache=TraceCache(traces.save())))
     assert [step.traced for step in again] == [True] * 3
     assert again[-1].state.save() == whole[-1].state.save()
 
@@ -179,7 +180,7 @@ def _problem(train_loss) -> engine.Problem:
 
 def _run(problem: engine.Problem, **options) -> list[engine.Step]:
     config = engine.Config(n_steps=4, inner=engine.Adam(1e-2, steps=2, batch_size=10), **options)
-    return list(engine.optimise(problem.bilevel(), problem.data, config))
+    return list(engine.optimize(problem.bilevel(), problem.data, config))
 
 
 def test_a_traced_trajectory_is_the_same_to_the_bit():
@@ -203,11 +204,11 @@ def test_a_loss_that_looks_into_its_tensors_runs_on_the_kept_graph_and_says_so_o
 
 def test_an_error_without_a_message_prevents_tracing_and_is_named():
     # Regression: a bare `assert` in a model has no message to quote, and the trial failed instead of using autograd.
-    def failing(point: Point, v: torch.Tensor) -> torch.Tensor:
+    def failing(point: Linearization, v: torch.Tensor) -> torch.Tensor:
         raise RuntimeError
 
-    case, traces = dense("quadratic"), Traces()
-    assert traces.at(at(case, case.w, traces), failing) is None
+    case, traces = dense("quadratic"), TraceCache()
+    assert traces.get(at(case, case.w, traces), failing) is None
     (warning,) = traces.news()
     assert "(RuntimeError)" in warning
 

@@ -13,11 +13,11 @@ from nestor_engine.autodiff.kernels import native_recurrence, twice_differentiab
 from nestor_engine.data.splits import Batches
 from nestor_engine.hparams import InitialisationScale
 from nestor_engine.objective import Tensors
-from nestor_engine.responses import Moment, Response
+from nestor_engine.responses import OuterStepContext, Response
 from nestor_engine.tensors.random import derive_seed, randomness
 from nestor_engine.tensors.ravel import Ravel
 from nestor_engine.training.inner_loop import InnerLoop
-from nestor_engine.training.state import State
+from nestor_engine.training.state import FoldState
 from tests.engine.cases import Dense, build, whole
 
 INNER = [
@@ -33,33 +33,34 @@ def _trained(problem: engine.Problem, inner: engine.SGD, steps: int, keep: int, 
     bilevel = problem.bilevel()
     inner = type(inner)(**{**vars(inner), "batch_size": batch})
     loop = InnerLoop(bilevel, Ravel(bilevel.params), problem.data.train, inner, seed=3)
-    state, _, kept = loop.run(State.initial(bilevel, inner, inner, 3), steps, keep=keep)
-    return bilevel, inner, loop, state, kept
+    start = FoldState.initial(bilevel, inner, bilevel.hparams)
+    fold, _, kept = loop.run(start, bilevel.hparams, steps, keep=keep)
+    return bilevel, inner, loop, fold, kept
 
 
 def _hypergradient(problem: engine.Problem, response: Response, trained: tuple) -> Tensors:
-    bilevel, _, loop, state, kept = trained
-    moment = Moment(
-        bilevel, Ravel(bilevel.params), state.weights, state.buffers, state.hparams,
-        whole(problem.data.train), whole(problem.data.val), loop, kept,
+    bilevel, _, loop, fold, kept = trained
+    context = OuterStepContext.at(
+        bilevel, fold.weights, whole(problem.data.train), whole(problem.data.val),
+        buffers=fold.buffers, inner_loop=loop, inner_steps=kept,
     )  # fmt: skip
-    return response.hypergradient(moment, {}).gradient
+    return response.hypergradient_at(context).gradient
 
 
 def _through_all_steps_at_once(problem: engine.Problem, trained: tuple) -> Tensors:
     """The hypergradient from one graph of all kept steps."""
-    bilevel, inner, _, state, kept = trained
+    bilevel, inner, _, fold, kept = trained
     ravel, batches = Ravel(bilevel.params), Batches(problem.data.train, inner.batch_size, derive_seed(3, "train"))
     hparams = {n: v.clone().requires_grad_() for n, v in bilevel.hparams.items()}
-    w, buffers, slots = kept[0].w.detach().requires_grad_(), kept[0].buffers, kept[0].slots
+    w, buffers, optimizer_state = kept[0].w.detach().requires_grad_(), kept[0].buffers, kept[0].optimizer_state
     for step in kept:
         with randomness(derive_seed(3, "inner", step.k), w.device), twice_differentiable():
             loss, buffers = bilevel.train_loss(ravel.tree(w), buffers, hparams, batches[step.k])
         (gradient,) = torch.autograd.grad(loss, w, create_graph=True)
-        w, slots = inner.update(w, *inner.clip([gradient]), slots, step.k)
-    torch.testing.assert_close(w.detach(), state.weights)
+        w, optimizer_state = inner.step(w, *inner.clip([gradient]), optimizer_state, step.k)
+    torch.testing.assert_close(w.detach(), fold.weights)
     with native_recurrence():
-        value = bilevel.evaluate(ravel.tree(w), state.buffers, hparams, whole(problem.data.val))["loss"]
+        value = bilevel.evaluate(ravel.tree(w), fold.buffers, bilevel.values(hparams), whole(problem.data.val))["loss"]
     return dict(zip(hparams, torch.autograd.grad(value, list(hparams.values())), strict=True))
 
 
@@ -146,7 +147,7 @@ def test_one_unrolled_step_from_a_minimum_is_t1_t2_times_the_learning_rate():
     trained = _trained(problem, engine.SGD(0.1), 1, keep=1, batch=10_000)
     unrolled = _hypergradient(problem, engine.Unrolled(1), trained)
     bilevel, inner, loop, _, kept = trained
-    before = State.initial(bilevel, inner, inner, 3)
+    before = FoldState.initial(bilevel, inner, bilevel.hparams)
     identity = _hypergradient(
         problem, engine.Implicit(engine.Hessian(), engine.Neumann(0, alpha=0.1)), (bilevel, inner, loop, before, kept)
     )
@@ -175,9 +176,10 @@ def test_unrolling_from_the_very_first_step_sees_the_scale_of_the_initial_weight
             scale = torch.full((4,), 0.2, dtype=torch.float64)
             scale[tensor] += shift
             problem.hparams.init["initialisation_scale"] = scale
-            bilevel, *_, state, _ = _trained(problem, inner, steps=4, keep=0)
-            params = Ravel(bilevel.params).tree(state.weights)
-            values.append(bilevel.evaluate(params, state.buffers, state.hparams, whole(problem.data.val))["loss"])
+            bilevel, *_, fold, _ = _trained(problem, inner, steps=4, keep=0)
+            params = Ravel(bilevel.params).tree(fold.weights)
+            hparams = bilevel.values(bilevel.hparams)
+            values.append(bilevel.evaluate(params, fold.buffers, hparams, whole(problem.data.val))["loss"])
         slope = float(values[0] - values[1]) / 2e-5
         assert got[tensor].item() == pytest.approx(slope, rel=1e-5)
     assert not late.any()
@@ -199,8 +201,8 @@ def test_more_steps_than_were_taken_are_refused_with_a_remedy():
 def test_an_unrolled_trajectory_resumes_bitwise_and_descends():
     problem = build("dropout")
     config = engine.Config(n_steps=8, inner=engine.Adam(0.01, steps=4, batch_size=7), response=engine.Unrolled(3))
-    steps = list(engine.optimise(problem.bilevel(), problem.data, config))
-    resumed = list(engine.optimise(problem.bilevel(), problem.data, config, State.load(steps[3].state.save())))
+    steps = list(engine.optimize(problem.bilevel(), problem.data, config))
+    resumed = list(engine.optimize(problem.bilevel(), problem.data, config, engine.State.load(steps[3].state.save())))
     assert resumed[-1].state.save() == steps[-1].state.save()
     assert steps[-1].val_loss < steps[0].val_loss
     assert steps[0].outcome is None

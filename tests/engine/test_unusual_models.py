@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import nestor_engine as engine
-from nestor_engine.errors import ProblemInvalid
+from nestor.errors import ProblemInvalid
 from nestor_engine.hparams import L2, ExampleWeights
 from tests.engine.cases import cross_entropy
 from tests.engine.device import DEVICE
@@ -119,7 +119,7 @@ def test_a_form_that_says_the_same_has_the_same_trajectory(name: str, response):
         n_steps=3, inner=engine.Adam(1e-2, steps=4, batch_size=BATCH), outer=engine.SGD(0.5), response=response
     )
     unusual, usual = (
-        list(engine.optimise(problem.bilevel(), problem.data, config))[-1]
+        list(engine.optimize(problem.bilevel(), problem.data, config))[-1]
         for problem in (make() for make in FORMS[name])
     )
     assert unusual.val_loss == pytest.approx(usual.val_loss, rel=1e-5)
@@ -131,7 +131,7 @@ def test_a_form_that_says_the_same_has_the_same_trajectory(name: str, response):
 @pytest.mark.parametrize("size", [1, N, 10 * N])
 def test_batches_of_one_and_of_everything_are_trained_on(size: int):
     config = engine.Config(n_steps=2, inner=engine.Adam(1e-2, steps=3, batch_size=size))
-    *_, last = engine.optimise(plain().bilevel(), plain().data, config)
+    *_, last = engine.optimize(plain().bilevel(), plain().data, config)
     assert last.hypergradient_norm > 0
 
 
@@ -143,7 +143,7 @@ def test_gradients_of_examples_need_a_row_of_outputs_for_each(curvature):
     response = engine.Implicit(curvature, engine.Neumann())
     with pytest.raises(ProblemInvalid, match=r"a row for each example.*\(6, 3\), \(\).*Use GaussNewton"):
         list(
-            engine.optimise(
+            engine.optimize(
                 problem.bilevel(),
                 problem.data,
                 engine.Config(n_steps=1, inner=engine.SGD(batch_size=BATCH), response=response),
@@ -190,4 +190,4 @@ def test_a_problem_that_cannot_be_trained_is_reported_with_a_remedy(
 def test_weights_in_half_precision_are_refused_before_they_train():
     problem = stated(linear().bfloat16(), features().bfloat16())
     with pytest.raises(ProblemInvalid, match=r"float32, or all float64"):
-        next(engine.optimise(problem.bilevel(), problem.data, engine.Config(n_steps=1)))
+        next(engine.optimize(problem.bilevel(), problem.data, engine.Config(n_steps=1)))

@@ -1,4 +1,5 @@
-"""What the version of commit 975f0e6 left behind, which every later version must still open and go on with."""
+"""What earlier versions left behind, which every later version must still open and continue: that of commit 975f0e6,
+and for checkpoints of format 3 that of commit 090892f."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 CHECKPOINTS = HERE / "checkpoints"  # State.save(), format 2
+CHECKPOINTS_FORMAT_3 = HERE / "checkpoints_format_3"  # the same trajectories at the same steps
 CONTINUED = HERE / "checkpoints.json"  # name → its config, and what three more steps gave
 PROGRAMS = HERE / "programs"  # name → what the client uploaded of it
 SHIPPED = HERE / "programs.json"  # name → a config, and the trajectory that it gave
@@ -24,8 +26,8 @@ DATABASE = HERE / "database.sql.gz"  # with its schema, at revision 0004
 LEFT = HERE / "database.json"
 
 
-def checkpoint_of(name: str) -> Path:
-    return CHECKPOINTS / f"{name.replace(',', '').replace(' ', '-')}.safetensors"
+def checkpoint_of(name: str, folder: Path = CHECKPOINTS) -> Path:
+    return folder / f"{name.replace(',', '').replace(' ', '-')}.safetensors"
 
 
 def program_of(name: str) -> Path:

@@ -96,7 +96,7 @@ def test_every_documented_kind_of_hyperparameters_can_be_tuned():
     assert not torch.equal(shown["scales"], torch.ones(4))
     for problem in (shown["problem"], shown["playing"], shown["own"]):
         before = problem.bilevel().hparams
-        *_, last = nestor_engine.optimise(problem.bilevel(), problem.data, nestor.Config(n_steps=2))
+        *_, last = nestor_engine.optimize(problem.bilevel(), problem.data, nestor.Config(n_steps=2))
         assert [name for name, value in before.items() if torch.equal(last.state.hparams[name], value)] == []
 
 

@@ -41,7 +41,7 @@ WORDS = {re.compile(rf"(?<![a-z])({words})(?![a-z])", re.IGNORECASE): advice for
 
 ALLOWED = re.compile(r"(?<![a-z])cancelled(?![a-z])", re.IGNORECASE)  # a state on the wire and in databases
 # Names and messages of the packages that are being changed.
-PENDING_RENAMES = re.compile(r"\boptimise\b|\b[Ii]nitialisation_?[Ss]cale\b|\bprioritise\b|of yours|\bMend\b")
+PENDING_RENAMES = re.compile(r"\b[Ii]nitialisation_?[Ss]cale\b|\bprioritise\b|of yours|\bMend\b")
 
 
 def _files() -> Iterator[Path]:

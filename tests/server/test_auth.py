@@ -16,14 +16,22 @@ from tests.server.conftest import ok, problem
 
 
 @pytest.mark.parametrize(
-    "header", [None, "Bearer nst_wrong", "Bearer", "Basic dXNlcjpwdw==", "Bearer \u00e9", "nonsense"]
+    ("header", "code"),
+    [
+        (None, "token-missing"),
+        ("Bearer nst_wrong", "token-unknown"),
+        ("Bearer", "token-missing"),
+        ("Basic dXNlcjpwdw==", "token-missing"),
+        ("Bearer \u00e9", "token-unknown"),
+        ("nonsense", "token-missing"),
+    ],
 )
 @pytest.mark.parametrize("path", ["/me", "/studies", "/trials/018f0000-0000-7000-8000-000000000000/events"])
-def test_without_a_valid_token_every_answer_is_a_401(server, header, path):
+def test_without_a_valid_token_every_answer_is_a_401(server, header, code, path):
     headers = {} if header is None else {"Authorization": header.encode("latin-1")}
     with server.http(None) as client:
         response = client.get(path, headers=headers)
-    document = problem(response, 401, "unauthenticated")
+    document = problem(response, 401, code)
     assert response.headers["WWW-Authenticate"] == "Bearer"
     assert "nestor token create" in document["detail"]
 
@@ -71,14 +79,14 @@ def test_a_revoked_token_is_refused(server):
         problem(admin.delete(f"/tokens/{made['id']}"), 404, "token-not-found")
         assert made["id"] not in [token["id"] for token in ok(admin.get("/tokens"))["items"]]
     with server.http(made["token"]) as client:
-        assert "revoked" in problem(client.get("/me"), 401, "unauthenticated")["detail"]
+        assert "revoked" in problem(client.get("/me"), 401, "token-revoked")["detail"]
 
 
 def test_an_expired_token_is_refused(server):
     with server.sessions.begin() as session:
         token = tokens.create(session, "late", Scope.read, expires=timedelta(seconds=-1))
     with server.http(token) as client:
-        assert "expired" in problem(client.get("/me"), 401, "unauthenticated")["detail"]
+        assert "expired" in problem(client.get("/me"), 401, "token-expired")["detail"]
 
 
 def test_a_user_cannot_revoke_the_token_of_another(server):
@@ -123,13 +131,13 @@ def test_another_site_can_neither_log_a_browser_in_nor_out(server):
 def test_a_session_ends(browser):
     client, _ = browser
     assert client.delete("/session", headers={"X-Nestor-Request": "1"}).status_code == 204
-    problem(client.get("/me"), 401, "unauthenticated")
+    problem(client.get("/me"), 401, "token-missing")
 
 
 def test_a_wrong_token_starts_no_session(server):
     with server.http(None) as client:
         response = client.post("/session", json={"token": "nst_wrong"}, headers={"X-Nestor-Request": "1"})
-    problem(response, 401, "unauthenticated")
+    problem(response, 401, "token-unknown")
     assert "Set-Cookie" not in response.headers
 
 

@@ -114,6 +114,50 @@ def test_a_body_that_is_too_large_is_refused_with_and_without_a_length(http):
     problem(http.post("/studies", content=pieces(), headers=JSON), 413, "too-large")
 
 
+HUGE = "x" * 10_000_000
+LONG = "y" * 8_000  # a URL of 64 KB is refused before it is read
+
+
+def test_no_answer_repeats_what_it_was_sent(server, http, study):
+    """Every route of the API, with every field, parameter and header as long as it can arrive."""
+    described = httpx.get(f"{server.url}/openapi.json", trust_env=False).json()
+    asked = 0
+    for path, methods in described["paths"].items():
+        for method, route in methods.items():
+            given = {where: {} for where in ("path", "query", "header", "cookie")}
+            for parameter in route.get("parameters", []):
+                given[parameter["in"]][parameter["name"]] = LONG
+            content = route.get("requestBody", {}).get("content", {}).get("application/json", {})
+            body = _huge(described, content.get("schema")) if content else None
+            for paths in ({}, dict.fromkeys(given["path"], study)):  # the second gets beyond the path
+                url = server.url + path.format(**given["path"] | paths)
+                options = {"params": given["query"], "headers": given["header"], "timeout": 60.0}
+                response = http.request(method.upper(), url, json=body, **options)
+                if response.is_error:
+                    asked += 1
+                    assert len(response.content) < 20_000, (method, path)
+                    assert max(map(len, response.headers.values())) < 2_000, (method, path)
+                    assert method == "head" or response.json()["code"], (method, path)
+    assert asked > 40
+
+
+def _huge(described, schema):
+    """A body with each of its fields too long, and with one that does not exist."""
+    name = schema.get("$ref", "").rpartition("/")[2]
+    fields = described["components"]["schemas"].get(name, {}).get("properties", {})
+    return dict.fromkeys(fields, HUGE[: 10_000_000 // (len(fields) + 2)]) | {HUGE[:1_000_000]: 1}
+
+
+@pytest.mark.parametrize(
+    "body", [{"name": HUGE}, {HUGE: 1}, {"name": "s", "tags": [HUGE]}, {"name": "s", "user_attrs": {HUGE: {"a": "\0"}}}]
+)
+def test_ten_megabytes_are_echoed_in_a_line(http, body):
+    document = problem(http.post("/studies", json=body, timeout=60.0), 422, "validation-failed")
+    assert len(document["detail"]) < 1_500
+    assert max(len(text) for error in document["errors"] for text in error.values()) < 1_500
+    assert "…" in str(document["errors"])
+
+
 def test_an_unknown_path_and_a_wrong_method_are_problems_too(server, http):
     assert "/api/v1/nope" in problem(http.get("/nope"), 404, "not-found")["detail"]
     problem(httpx.get(f"{server.url}/nope", trust_env=False), 404, "not-found")

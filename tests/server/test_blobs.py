@@ -114,7 +114,7 @@ def test_bytes_that_do_not_match_their_digest_are_discarded_and_the_upload_can_r
 def test_more_bytes_than_announced_are_refused(http):
     data = os.urandom(100)
     upload = ok(announce(http, data))["id"]
-    problem(patch(http, upload, 0, data + b"!"), 422, "invalid-input")
+    problem(patch(http, upload, 0, data + b"!"), 422, "upload-too-long")
     assert http.head(f"/blobs/{upload}").headers["Upload-Offset"] == "0"
 
 
@@ -133,7 +133,7 @@ def test_an_upload_announced_with_another_size_begins_again(http, data):
     ok(patch(http, upload, 0, data[:70]))
     assert ok(announce(http, data))["offset"] == 0
     assert http.get(f"/blobs/{put(http, data)}").content == data
-    problem(announce(http, data, size=77), 422, "invalid-input")
+    problem(announce(http, data, size=77), 422, "blob-size-differs")
 
 
 def test_an_empty_blob_is_a_blob(http):

@@ -177,5 +177,7 @@ def test_a_store_that_does_not_answer_is_unavailable_and_the_server_not_ready(ne
 
 @pytest.mark.parametrize("wrong", ["nonsense", "ftp://somewhere/else", "file://relative/path"])
 def test_an_invalid_address_is_refused_with_an_example(wrong):
-    with pytest.raises(InvalidInput, match="NESTOR_BLOB_URL must be like file:///srv/nestor or s3://bucket/prefix"):
+    with pytest.raises(
+        InvalidInput, match=r"NESTOR_BLOB_URL cannot be used: .* Write it like file:///srv/nestor or s3://bucket/prefix"
+    ):
         object_store.check(Settings(blob_url=wrong))

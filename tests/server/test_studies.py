@@ -56,7 +56,7 @@ def test_a_list_is_filtered_by_exact_name(http):
 
 def test_a_made_up_cursor_is_refused(http):
     for cursor in ("!!", "bm9wZQ", "W10", "e"):
-        problem(http.get("/studies", params={"cursor": cursor}), 422, "invalid-input")
+        problem(http.get("/studies", params={"cursor": cursor}), 422, "cursor-invalid")
 
 
 def test_a_study_reports_the_states_of_its_trials(http, study, submit, server):

@@ -241,12 +241,12 @@ def test_a_warm_start_from_another_architecture_is_refused_at_submission(http, r
 
     checkpoint_of(run, 8)
     assert ok(started(8))["state"] == "queued"
-    detail = problem(started(16), 422, "invalid-input")["detail"]
+    detail = problem(started(16), 422, "architecture-mismatch")["detail"]
     assert "the parameter '0.weight' has the shape (8, 64) in the trial and (16, 64) in the problem" in detail
     assert "Start from a trial of the same problem" in detail
     run.record(1)
     checkpoint_of(run, 8, **{"buffers.1.running_mean": np.zeros(8, np.float32)})
-    assert "the problem has no buffer '1.running_mean'" in problem(started(8), 422, "invalid-input")["detail"]
+    assert "the problem has no buffer '1.running_mean'" in problem(started(8), 422, "architecture-mismatch")["detail"]
     assert len(ok(http.get(f"/studies/{study}/trials"))["items"]) == 2
 
 
@@ -266,13 +266,13 @@ def test_a_warm_start_of_a_program_compares_all_that_has_a_name(http, run, study
     checkpoint(**{"params.w": w, "hparams.l2": l2, "inner.mean": w.ravel()})
     ok(started())
     checkpoint(**{"params.other": w, "hparams.l2": l2})
-    assert "the trial has no parameter 'w'" in problem(started(), 422, "invalid-input")["detail"]
+    assert "the trial has no parameter 'w'" in problem(started(), 422, "architecture-mismatch")["detail"]
     checkpoint(**{"params.w": w, "hparams.l2": np.zeros(2, np.float32)})
-    assert "the hyperparameter 'l2' has the shape (2,)" in problem(started(), 422, "invalid-input")["detail"]
+    assert "the hyperparameter 'l2' has the shape (2,)" in problem(started(), 422, "architecture-mismatch")["detail"]
     checkpoint(**{"weights": w.ravel(), "hparams/l2": l2})  # format 2, which the runner compares
     ok(started())
     run.snapshot(run.number, {"l1": np.zeros(1, np.float32)})
-    assert "the trial has no hyperparameter 'l2'" in problem(started(False), 422, "invalid-input")["detail"]
+    assert "the trial has no hyperparameter 'l2'" in problem(started(False), 422, "architecture-mismatch")["detail"]
 
 
 def test_a_warm_start_from_nothing_or_from_another_users_trial_is_refused(server, http, stranger, run, study, submit):
@@ -310,7 +310,7 @@ def test_steps_are_read_from_a_given_step_on(http, run):
 
 
 def test_an_unknown_column_is_refused_with_those_that_exist(http, run):
-    document = problem(http.get(f"{run.path}/steps", params={"columns": "number,loss"}), 422, "invalid-input")
+    document = problem(http.get(f"{run.path}/steps", params={"columns": "number,loss"}), 422, "step-column-unknown")
     assert "'loss'" in document["detail"]
     assert "val_loss" in document["detail"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from nestor.schemas import Preset
-from nestor_engine import Config, optimise
+from nestor_engine import Config, optimize
 from nestor_engine.tensors.layout import shapes_of
 from nestor_server.services.problems import architectures
 from nestor_worker.runner import presets
@@ -62,7 +62,7 @@ def test_every_kind_of_hyperparameter_can_be_tuned_together():
     bilevel = problem.bilevel()
     shapes = {name: tuple(h.shape) for name, h in bilevel.hparams.items()}
     assert shapes == {"l2": (4,), "l1": (), "example_weights": (100,), "label_correction": (100, 10)}
-    steps = list(optimise(bilevel, problem.data, Config(n_steps=2)))
+    steps = list(optimize(bilevel, problem.data, Config(n_steps=2)))
     assert [step.number for step in steps] == [1, 2]
     assert not same(steps[-1].state.hparams, bilevel.hparams)
 

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import select
 
 from nestor.schemas import CONFIGURATION, EventType, Preset, State, TrialCreate
-from nestor_engine import optimise, restore
+from nestor_engine import optimize, restore
 from nestor_server.models import Blob, Checkpoint, Step, Trial
 from nestor_server.scheduling import leases
 from nestor_server.storage import blobs
@@ -76,7 +76,7 @@ def test_two_devices_compute_the_trajectory_of_one_and_an_interruption_changes_n
     spec = TrialCreate.model_validate(SPEC).model_dump(mode="json", include=set(CONFIGURATION))
     spec["outer"]["steps"] = STEPS
     problem = presets.build(Preset.model_validate(SPEC["problem"]["preset"]), seed=0)
-    alone = [step.val_loss for step in optimise(problem.bilevel(), problem.data, restore(spec))]
+    alone = [step.val_loss for step in optimize(problem.bilevel(), problem.data, restore(spec))]
     assert [step["val_loss"] for step in steps(sessions, whole)] == pytest.approx(alone, rel=1e-3)
 
     kill_the_second = lambda runner: os.kill(runner._processes[1].pid, signal.SIGKILL)

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from nestor.schemas import Preset
-from nestor_engine import Config, State, optimise
+from nestor_engine import Config, State, optimize
 from nestor_worker.channel import Checkpoint, Said, Snapshot
 from nestor_worker.runner import presets
 from nestor_worker.runner.recorder import SHARE, Beside, CannotWrite, Trajectory
@@ -28,7 +28,7 @@ class RecordedTrajectory:
         self.directory, self.messages = directory, []
         self.trajectory = Trajectory(directory, spec, config, self.messages.append, problem.bilevel())
         self.trajectory.begin(None, "cpu")
-        self._steps = optimise(problem.bilevel(), problem.data, config)
+        self._steps = optimize(problem.bilevel(), problem.data, config)
 
     def take(self, n: int = 1) -> None:
         for _ in range(n):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from numbers import Real
 from types import UnionType
@@ -31,6 +31,7 @@ from nestor_engine.solvers import (
     Richardson,
     WarmStarted,
 )
+from nestor_engine.solvers.preconditioners import WITHOUT_STATE
 
 _OPTIMIZERS = {cls.__name__.lower(): cls for cls in (SGD, Adam, AdamW, RMSprop)}
 _KINDS = {
@@ -118,18 +119,17 @@ class Config:
         )
         for name, options in filled:
             object.__setattr__(self, name, dataclasses.replace(getattr(self, name), **options))
-        for part in _parts(self.response):
-            if isinstance(part, AdamDiagonal):
-                part.squares(self.inner.init(torch.zeros(1)))
+        if missing := self.response.needs_optimizer_state - self.inner.init(torch.zeros(1)).keys():
+            raise ConfigInvalid(reason=WITHOUT_STATE[min(missing)])
         if self.response.unrolls > (self.inner.steps or 0):
             raise ConfigInvalid(
                 reason=f"{self.response} goes back further than the {self.inner.steps} inner steps between two outer "
                 "steps. Raise the inner optimizer's steps, or unroll fewer."
             )
 
-    def has_ended(self, step: int, waited: int) -> bool:
-        """Whether outer step `step` is the last, `waited` steps after the lowest held-out loss."""
-        return step >= self.n_steps or (self.stop_early is not None and self.stop_early.is_due(step, waited))
+    def has_ended(self, step: int, steps_since_best: int) -> bool:
+        """Whether outer step `step` is the last, `steps_since_best` steps after the lowest held-out loss."""
+        return step >= self.n_steps or (self.stop_early is not None and self.stop_early.is_due(step, steps_since_best))
 
     def expect_devices(self, n: int) -> None:
         """Refuse what `n` processes cannot compute together.
@@ -137,7 +137,7 @@ class Config:
         Raises:
             ConfigInvalid: naming it, and what can be taken instead.
         """
-        if n > 1 and any(isinstance(part, KFAC) for part in _parts(self.response)):
+        if n > 1 and not self.response.supports_sharding:
             raise ConfigInvalid(
                 reason=f"KFAC draws its factors from whole batches, which {n} devices divide among them. "
                 "Use GaussNewton, or another preconditioner, or one device."
@@ -188,14 +188,6 @@ def restore(description: dict[str, Any]) -> Config:
         return Config(n_steps=outer.steps, **options)
     except TypeError as error:
         raise ConfigInvalid(reason=str(error)) from error
-
-
-def _parts(value: Any) -> Iterator[Any]:
-    """`value` and the dataclasses that it is made of."""
-    if is_dataclass(value):
-        yield value
-        for f in fields(value):
-            yield from _parts(getattr(value, f.name))
 
 
 def _described(value: Any) -> Any:

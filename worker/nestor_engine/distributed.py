@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from nestor_engine.errors import ConfigInvalid
+from nestor.errors import BatchNotDivisible
 from nestor_engine.objective import Tensors
 from nestor_engine.tensors.random import derive_seed
 
@@ -43,10 +43,7 @@ class Group:
             ConfigInvalid: one process would have none.
         """
         if n < self.size:
-            raise ConfigInvalid(
-                reason=f"{n} examples cannot be divided among {self.size} devices. "
-                "Use larger batches, more data, or fewer devices."
-            )
+            raise BatchNotDivisible(n=n, devices=self.size)
         return Share(self, n)
 
     def seed(self, seed: int) -> int:

@@ -7,8 +7,8 @@ The inner objective is f(w, λ), the outer objective g(w, λ):
 
 Outputs and criterion are apart so that Gauss–Newton products exist; the penalty is apart because it
 reads the weights directly and its curvature is exact. Buffers are arguments and results, never
-hidden state. Every function takes the hyperparameters as they are optimised and applies their
-transforms itself.
+hidden state. The functions take the values of hyperparameters: `Bilevel.values` applies the transforms,
+once for each evaluation of f or g.
 """
 
 from __future__ import annotations
@@ -33,15 +33,17 @@ class Bilevel:
     Attributes:
         params: any pytree of floating-point tensors of one dtype; what the inner objective trains.
         buffers: tensors that the forward pass updates without gradient, such as running means.
-        hparams: what the outer objective tunes, as optimised.
-        transforms: for each hyperparameter, what turns it into the value that the losses read.
-        bounds: hyperparameter → (least, largest) value, as optimised, onto which every outer step projects.
-        prepare: (hparams, batch) → batch, on training data only.
-        forward: (params, buffers, hparams, batch) → (outputs, buffers), in training mode.
-        criterion: (outputs, hparams, batch) → scalar, the mean over the batch.
-        penalty: (params, hparams) → scalar.
-        evaluate: (params, buffers, hparams, batch) → {"loss": scalar, metric: scalar, …}, in evaluation mode.
-        initial: (params, hparams) → params, before the first inner step; as they are by default.
+        hparams: what the outer objective tunes, before the transforms.
+        transforms: for each hyperparameter, the name of what turns it into the value that the losses read.
+        bounds: hyperparameter → (least, largest) value, before the transform, onto which every outer step projects.
+        prepare: (values, batch) → batch, on training data only.
+        forward: (params, buffers, values, batch) → (outputs, buffers), in training mode.
+        criterion: (outputs, values, batch) → scalar, the mean over the batch.
+        penalty: (params, values) → scalar.
+        evaluate: (params, buffers, values, batch) → {"loss": scalar, metric: scalar, …}, in evaluation mode.
+        initial: (params, values) → params, before the first inner step; as they are by default.
+        values: hparams → what the six functions above take in their place. By default hparams as they are, for
+            functions that apply the transforms themselves, such as a program's.
     """
 
     params: PyTree
@@ -54,7 +56,8 @@ class Bilevel:
     penalty: Callable[[PyTree, Tensors], Tensor]
     evaluate: Callable[[PyTree, Tensors, Tensors, Batch], Tensors]
     bounds: dict[str, tuple[float, float]] = field(default_factory=dict)
-    initial: Callable[[PyTree, Tensors], PyTree] = lambda params, hparams: params
+    initial: Callable[[PyTree, Tensors], PyTree] = lambda params, values: params
+    values: Callable[[Tensors], Tensors] = lambda hparams: hparams
 
     def to(self, device: torch.device | str) -> Bilevel:
         """The same problem on `device`; functions follow their arguments, or have a `to` of their own."""
@@ -70,9 +73,30 @@ class Bilevel:
 
     def train_loss(self, params: PyTree, buffers: Tensors, hparams: Tensors, batch: Batch) -> tuple[Tensor, Tensors]:
         """f(w, λ) on one batch, and the buffers after it."""
-        prepared = self.prepare(hparams, batch)
-        outputs, buffers = self.forward(params, buffers, hparams, prepared)
-        return self.criterion(outputs, hparams, prepared) + self.penalty(params, hparams), buffers
+        return self.train_loss_at(params, buffers, self.values(hparams), batch)
+
+    def train_loss_at(self, params: PyTree, buffers: Tensors, values: Tensors, batch: Batch) -> tuple[Tensor, Tensors]:
+        """The same at transformed hyperparameters."""
+        prepared = self.prepare(values, batch)
+        outputs, buffers = self.forward(params, buffers, values, prepared)
+        return self.criterion(outputs, values, prepared) + self.penalty(params, values), buffers
+
+    def untransformed(self) -> Bilevel:
+        """The same problem as functions of hyperparameters before their transforms, which each of them applies."""
+        values = self.values
+        return Bilevel(
+            params=self.params,
+            buffers=self.buffers,
+            hparams=self.hparams,
+            transforms=self.transforms,
+            bounds=self.bounds,
+            prepare=lambda hparams, batch: self.prepare(values(hparams), batch),
+            forward=lambda params, buffers, hparams, batch: self.forward(params, buffers, values(hparams), batch),
+            criterion=lambda outputs, hparams, batch: self.criterion(outputs, values(hparams), batch),
+            penalty=lambda params, hparams: self.penalty(params, values(hparams)),
+            evaluate=lambda params, buffers, hparams, batch: self.evaluate(params, buffers, values(hparams), batch),
+            initial=lambda params, hparams: self.initial(params, values(hparams)),
+        )
 
     def autocast(self, dtype: torch.dtype) -> Bilevel:
         """The same problem with a forward pass in mixed precision [1]; its outputs and the losses keep their precision.
@@ -80,10 +104,10 @@ class Bilevel:
         [1] Micikevicius et al. (2018), Mixed precision training.
         """
 
-        def forward(params: PyTree, buffers: Tensors, hparams: Tensors, batch: Batch) -> tuple[PyTree, Tensors]:
+        def forward(params: PyTree, buffers: Tensors, values: Tensors, batch: Batch) -> tuple[PyTree, Tensors]:
             first = pytree.tree_leaves(params)[0]
             with torch.autocast(first.device.type, dtype):
-                outputs, buffers = self.forward(params, buffers, hparams, batch)
+                outputs, buffers = self.forward(params, buffers, values, batch)
             restored = lambda leaf: leaf.to(first.dtype) if isinstance(leaf, Tensor) and leaf.dtype == dtype else leaf
             return pytree.tree_map(restored, outputs), buffers
 

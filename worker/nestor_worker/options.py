@@ -11,7 +11,7 @@ import platformdirs
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from nestor.errors import InvalidInput
+from nestor.errors import TooFewDevices
 
 CPU = ("cpu",)
 
@@ -38,7 +38,7 @@ class Options(BaseSettings):
         """
         found, per = devices(), self.devices_per_trial
         if found != CPU and per > len(found):
-            raise InvalidInput(reason=f"NESTOR_DEVICES_PER_TRIAL is {per}, but there are {len(found)} devices here.")
+            raise TooFewDevices(option="NESTOR_DEVICES_PER_TRIAL", wanted=per, devices=len(found))
         n = self.concurrency or max(1, len(found) // per)
         return tuple(tuple(found[i % len(found)] for i in range(k * per, (k + 1) * per)) for k in range(n))
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from nestor.errors import CheckpointNotFound, HyperparametersNotFound, IllegalTransition, InvalidInput
+from nestor.errors import CheckpointNotFound, HyperparametersNotFound, IllegalTransition, InvalidInput, NestorError
 from nestor.schemas import (
     MOST_STEPS,
     Action,
@@ -235,10 +235,10 @@ class Run:
         return True
 
     def _trajectory(self) -> Iterator[nestor_engine.Step]:
-        from nestor_engine import optimise
+        from nestor_engine import optimize
 
         if self._engine is None:
-            self._engine = optimise(self._bilevel, self._data, self._config, self._state)
+            self._engine = optimize(self._bilevel, self._data, self._config, self._state)
         return self._engine
 
     def _take(self, step: nestor_engine.Step) -> None:
@@ -300,9 +300,9 @@ def _illegal(state: State, action: str) -> IllegalTransition:
 
 def _described(error: Exception) -> tuple[str, str]:
     """(code, sentence), as a worker would tell it."""
-    from nestor_engine.errors import EngineError, is_out_of_memory
+    from nestor_engine.errors import is_out_of_memory
 
-    if isinstance(error, EngineError):
+    if isinstance(error, NestorError):
         return error.code(), str(error)
     if is_out_of_memory(error):
         detail = "The device ran out of memory. Try a smaller model, smaller batches, or a larger device."

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from nestor.errors import ProgramFormatUnknown
 from nestor.program_format.graphs import Graph, graph_json, parse_graph
 from nestor.program_format.limits import (
     FORMAT,
@@ -76,7 +77,7 @@ def parse_document(data: bytes, names: TensorNames) -> ProgramDocument:
     json = parse_json(data, what="its document", max_bytes=MAX_DOCUMENT_BYTES, max_values=MAX_VALUES)
     # The version first: another one may have other fields.
     if isinstance(json, dict) and "format" in json and (type(json["format"]) is not int or json["format"] != FORMAT):
-        raise refused(f"its format is {brief(json['format'])}, this is format {FORMAT}")
+        raise ProgramFormatUnknown(version=brief(json["format"]), known=FORMAT)
     entries = fields(json, ("format", "torch", "hparams", "graphs"), "its document")
     torch = entries["torch"]
     if not isinstance(torch, str) or not re.fullmatch(r"[0-9]{1,4}\.[0-9]{1,4}", torch):

@@ -9,16 +9,15 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from nestor import schemas
-from nestor.errors import StudyNotFound
+from nestor.errors import OptionTypeWrong, StudyNotFound, arguments_of, shown
 from nestor.remote import credentials, event_stream, uploads
-from nestor.remote.transport import Transport
+from nestor.remote.transport import Model, Transport, read
 from nestor.schemas import Action
 
 if TYPE_CHECKING:
     from nestor_engine import Config, Problem
     from nestor_engine.program.export import Program
 
-Model = TypeVar("Model", bound=BaseModel)
 Item = TypeVar("Item", covariant=True)
 
 STEPS_PER_PAGE = 10_000
@@ -109,7 +108,7 @@ class Client:
         patch = schemas.build(schemas.StudyPatch, {"user_attrs": self.study(study_id).user_attrs | changes})
         body = patch.model_dump(mode="json", exclude_unset=True)
         response = self._transport.request("PATCH", f"/studies/{study_id}", json=body)
-        return schemas.Study.model_validate_json(response.content)
+        return read(schemas.Study, response)
 
     def delete_study(self, study_id: UUID) -> None:
         """Delete a study and cancel its unfinished trials.
@@ -156,7 +155,7 @@ class Client:
         uploaded = self.create_program(
             schemas.ProgramCreate(graphs=digests.pop("graphs"), tensors=digests.pop("tensors"))
         )
-        dataset = self.create_dataset(schemas.DatasetCreate.model_validate(digests))
+        dataset = self.create_dataset(schemas.DatasetCreate(**digests))
         uploaded_problem = schemas.ProgramProblem(program=uploaded.id, dataset=dataset.id)
         return self.create_trial(study_id, spec.model_copy(update={"problem": uploaded_problem}))
 
@@ -253,7 +252,7 @@ class Client:
                 limit=STEPS_PER_PAGE,
             ).columns
             rows = list(zip(*(columns[name] for name in names), strict=True))
-            found += [schemas.Step.model_validate(dict(zip(names, row, strict=True))) for row in rows]
+            found += [schemas.Step(**dict(zip(names, row, strict=True))) for row in rows]
             if len(rows) < STEPS_PER_PAGE:
                 return found
             after = found[-1].number
@@ -286,6 +285,7 @@ class Client:
         """
         return self._transport.request("GET", f"/trials/{trial_id}/checkpoint.safetensors").content
 
+    @arguments_of("detach")
     def detach(self, trial: schemas.Trial) -> str:
         """The message for a user who stops watching an unfinished trial. The trial continues."""
         return (
@@ -355,11 +355,13 @@ class Client:
     # --- requests ---------------------------------------------------------------------------------
 
     def _get(self, path: str, model: type[Model], **params: Any) -> Model:
-        return model.model_validate_json(self._transport.request("GET", path, params=params).content)
+        return read(model, self._transport.request("GET", path, params=params))
 
     def _post(self, path: str, body: BaseModel | None, model: type[Model]) -> Model:
+        if body is not None and not isinstance(body, BaseModel):  # pyright: ignore[reportUnnecessaryIsInstance] of a user
+            raise OptionTypeWrong(option=shown(body), rule="pass a value of nestor.schemas")
         document = None if body is None else body.model_dump(mode="json")
-        return model.model_validate_json(self._transport.request("POST", path, json=document).content)
+        return read(model, self._transport.request("POST", path, json=document))
 
     @staticmethod
     def _pages(get: Callable[[dict[str, str]], _Page[Item]]) -> Iterator[Item]:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import platformdirs
 from pydantic import TypeAdapter
 
-from nestor.errors import ClientError, NoToken
+from nestor.errors import AddressInvalid, CredentialsUnreadable, NoToken, OptionTypeWrong
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"  # where `nestor up` listens
 
@@ -27,15 +27,22 @@ def find_server(server: str | None = None) -> str:
     """`server`, else NESTOR_SERVER, else the server that was saved last, else `DEFAULT_SERVER`.
 
     Raises:
-        ClientError: that is no http or https address, or the credentials file is broken.
+        AddressInvalid: that is no http or https address.
+        CredentialsUnreadable: the credentials file is broken.
     """
     chosen = server or os.environ.get("NESTOR_SERVER") or next(reversed(_saved()), DEFAULT_SERVER)
+    if not isinstance(chosen, str):  # pyright: ignore[reportUnnecessaryIsInstance] of a user
+        raise AddressInvalid(server=chosen)
     address = chosen.strip().rstrip("/")
     if "://" not in address:
         address = f"http://{address}"
-    parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ClientError(reason=f"{chosen!r} is not the address of a server. Write it like {DEFAULT_SERVER}.")
+    try:
+        parts = urlsplit(address)
+        usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+    except ValueError:  # brackets that do not close, or a port that is no number
+        usable = False
+    if not usable:
+        raise AddressInvalid(server=chosen)
     return address
 
 
@@ -52,6 +59,8 @@ def find_token(server: str, token: str | None = None) -> str:
         chosen = next((saved for url, saved in _saved().items() if _origin(url) == origin), None)
     if not chosen:
         raise NoToken(server=server)
+    if not isinstance(chosen, str):  # pyright: ignore[reportUnnecessaryIsInstance] of a user
+        raise OptionTypeWrong(option="token", rule="it must be a string")
     return chosen.strip()
 
 
@@ -79,10 +88,10 @@ def _saved() -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise ClientError(reason=f"The credentials file {file} cannot be read: {error}.") from error
+        raise CredentialsUnreadable(file=str(file), reason=error) from error
     except ValueError:  # pydantic's text quotes the tokens, so it is dropped
-        reason = f"The credentials file {file} must be a JSON object of addresses and tokens. Fix or delete it."
-        raise ClientError(reason=reason) from None
+        reason = "it must be a JSON object of addresses and tokens"
+        raise CredentialsUnreadable(file=str(file), reason=reason) from None
 
 
 def _origin(url: str) -> tuple[str, str, int | None, str]:

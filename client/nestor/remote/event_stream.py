@@ -12,7 +12,7 @@ from uuid import UUID
 import httpx
 from httpx_sse import EventSource, ServerSentEvent
 
-from nestor.errors import ServerUnreachable
+from nestor.errors import AnswerUnreadable, SchemaInvalid, ServerUnreachable
 from nestor.remote.transport import RetryLater, Transport, reason_of
 from nestor.schemas import Event, EventType
 
@@ -73,7 +73,10 @@ def _connection(transport: Transport, trial_id: UUID, after: int) -> Iterator[Ev
 def _event(message: ServerSentEvent) -> Event | None:
     if not message.data:  # a comment that keeps the connection open
         return None
-    return Event(seq=int(message.id), type=EventType(message.event), data=json.loads(message.data))
+    try:
+        return Event(seq=int(message.id), type=EventType(message.event), data=json.loads(message.data))
+    except (ValueError, SchemaInvalid) as error:
+        raise AnswerUnreadable(server="the server", path="/events", reason=error) from error
 
 
 class _Pauses:

@@ -6,21 +6,32 @@ import email.utils
 import time
 import weakref
 from collections.abc import Generator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import httpx
 import stamina
+from pydantic import BaseModel, ValidationError
 
-from nestor.errors import PROBLEM_JSON, NestorError, ServerUnreachable
+from nestor.errors import (
+    PROBLEM_JSON,
+    AddressInvalid,
+    AnswerUnreadable,
+    NestorError,
+    RequestNotSent,
+    ServerUnreachable,
+)
 from nestor.schemas import API
 
 ATTEMPTS = 6
 RETRY_SECONDS = 45.0  # limit for all attempts of one request
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 RETRYABLE_STATUSES = frozenset({429, 502, 503, 504})
+
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class RetryLater(Exception):
@@ -44,13 +55,18 @@ class Transport:
     def __init__(self, server: str, token: str, timeout: float) -> None:
         self.server = server
         self.connected_before = False  # whether this server ever responded
-        self._http = httpx.Client(
-            base_url=server + API,
-            headers={"Authorization": f"Bearer {token}"},
-            timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0)),
-            # A proxy from the environment cannot reach this machine's loopback addresses.
-            trust_env=urlsplit(server).hostname not in LOOPBACK,
-        )
+        try:
+            self._http = httpx.Client(
+                base_url=server + API,
+                headers={"Authorization": f"Bearer {token}"},
+                timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0)),
+                # A proxy from the environment cannot reach this machine's loopback addresses.
+                trust_env=urlsplit(server).hostname not in LOOPBACK,
+            )
+        except httpx.InvalidURL:
+            raise AddressInvalid(server=server) from None
+        except UnicodeError as error:
+            raise RequestNotSent(reason=f"the token {error}") from None
         # Users do not close studies, so connections are closed with the last reference to this object.
         self._finalizer = weakref.finalize(self, self._http.close)
 
@@ -91,10 +107,13 @@ class Transport:
             RetryLater, httpx.TransportError: a retry may succeed.
             NestorError: a retry will not succeed.
         """
-        with self._http.stream("GET", path, **options) as response:
-            if response.is_error:
-                response.read()
-            yield self._accept(response)
+        try:
+            with self._http.stream("GET", path, **options) as response:
+                if response.is_error:
+                    response.read()
+                yield self._accept(response)
+        except httpx.InvalidURL as error:
+            raise RequestNotSent(reason=error) from error
 
     @contextmanager
     def translate_errors(self) -> Generator[None]:
@@ -103,8 +122,10 @@ class Transport:
             yield
         except RetryLater as retry_later:
             raise retry_later.error from None
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise ServerUnreachable(server=self.server, reason=reason_of(error)) from error
+        except (httpx.InvalidURL, UnicodeError, ValueError, TypeError) as error:
+            raise RequestNotSent(reason=error) from error
 
     def _accept(self, response: httpx.Response) -> httpx.Response:
         self.connected_before = True
@@ -129,10 +150,26 @@ def _never(error: Exception) -> bool:
     return False
 
 
+def read(model: type[Model], response: httpx.Response) -> Model:
+    """The answer's body as `model`.
+
+    Raises:
+        AnswerUnreadable: it is something else.
+    """
+    try:
+        return model.model_validate_json(response.content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        reason = f"{'.'.join(map(str, first['loc'])) or 'the body'}: {first['msg']}"
+        url = response.request.url
+        raise AnswerUnreadable(server=f"{url.scheme}://{url.netloc.decode()}", path=url.path, reason=reason) from None
+
+
 def error_of(response: httpx.Response) -> NestorError:
     """The error in a response. The first line of one that is not Nestor's, such as a proxy's page, is quoted."""
     if response.headers.get("content-type", "").startswith(PROBLEM_JSON):
-        return NestorError.from_problem(response.json())
+        with suppress(ValueError, AttributeError):  # cut off, or no object
+            return NestorError.from_problem(response.json())
     quoted = response.text.strip().split("\n")[0][:200] or response.reason_phrase
     path = response.request.url.path
     return NestorError.from_problem({"detail": f"{response.request.method} {path}: {response.status_code} {quoted}"})
@@ -153,6 +190,6 @@ def retry_after(response: httpx.Response) -> float | None:
     return min(max(seconds, 0.0), 60.0)
 
 
-def reason_of(error: httpx.TransportError) -> str:
+def reason_of(error: httpx.RequestError) -> str:
     """The error's text, or its class if it has none."""
     return str(error) or type(error).__name__

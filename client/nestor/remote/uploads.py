@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 from nestor.errors import NestorError, OffsetMismatch
-from nestor.remote.transport import Transport
+from nestor.remote.transport import Transport, read
 from nestor.schemas import CHUNK_BYTES, BlobCreate, Upload
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def upload(transport: Transport, data: bytes, *, what: str = "upload", show_prog
 
 def _begin(transport: Transport, digest: str, size: int) -> Upload:
     new = BlobCreate(digest=digest, size=size)
-    return Upload.model_validate(transport.request("POST", "/blobs", json=new.model_dump()).json())
+    return read(Upload, transport.request("POST", "/blobs", json=new.model_dump()))
 
 
 def _send_chunk(transport: Transport, state: Upload, data: bytes) -> Upload:

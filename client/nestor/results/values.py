@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+from nestor.errors import HparamNotFound
 from nestor.extras import engine, require
 
 if TYPE_CHECKING:
@@ -67,9 +68,9 @@ def members(named: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The entry `name`, or the entries that begin with `name` and a dot.
 
     Raises:
-        KeyError: there is none.
+        HparamNotFound: neither.
     """
     found = {name: named[name]} if name in named else {k: v for k, v in named.items() if k.startswith(f"{name}.")}
     if not found:
-        raise KeyError(f"There is no hyperparameter {name!r}. The hyperparameters are {', '.join(named)}.")
+        raise HparamNotFound(name=name, hparams=list(named))
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nestor.errors import InvalidInput
+from nestor.errors import ArgumentInvalid, CheckpointMismatch, shown
 from nestor.extras import engine
 
 if TYPE_CHECKING:
@@ -19,19 +19,20 @@ def load(checkpoint: bytes, model: nn.Module) -> int:
     these are copied in the order of the model's parameters after a check of their number.
 
     Raises:
-        InvalidInput: a tensor is missing, unexpected or of another shape, or this version cannot read the checkpoint.
+        CheckpointMismatch: a tensor is missing, unexpected or of another shape, naming the first.
+        StateInvalid: the bytes are no checkpoint that this version reads.
         MissingExtra: the engine is not installed.
     """
     state_class = engine("nestor_engine.training.state", what="trial.load_weights").State
-    from nestor_engine.errors import StateInvalid
+    from torch.nn import Module
+
     from nestor_engine.hparams.weights import trainable
     from nestor_engine.tensors.layout import difference, shapes_of
 
+    if not isinstance(model, Module):
+        raise ArgumentInvalid(owner="load_weights", argument="model", given=shown(model), expected="a torch.nn.Module")
     trained = trainable(model)
-    try:
-        state = state_class.load(checkpoint).to("cpu")
-    except StateInvalid as error:
-        raise InvalidInput(reason=str(error)) from error
+    state = state_class.load(checkpoint).to("cpu")
     n = sum(parameter.numel() for parameter in trained.values())
     if state.layout is None and state.weights.numel() != n:
         raise _other_model(f"it holds {state.weights.numel():,} weights, and {n:,} of this model require gradients")
@@ -46,8 +47,5 @@ def load(checkpoint: bytes, model: nn.Module) -> int:
     return state.step
 
 
-def _other_model(reason: str) -> InvalidInput:
-    return InvalidInput(
-        reason=f"The trial's checkpoint does not fit this model: {reason}. "
-        "Pass the model that the problem was made with, or one with the same architecture."
-    )
+def _other_model(reason: str) -> CheckpointMismatch:
+    return CheckpointMismatch(reason=reason)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
+from nestor.errors import SchemaInvalid
 from nestor.program_format import Json as Json
+from nestor.schemas.validation import explain
 
 API = "/api/v1"
 MOST_STEPS = 2**31 - 1  # of a trial
@@ -23,9 +25,22 @@ Priority = Annotated[int, Field(ge=-1000, le=1000)]  # higher goes first; above 
 
 
 class Schema(BaseModel):
-    """What all schemas share: unknown fields are errors, instances are values."""
+    """What all schemas share: unknown fields are errors, instances are values.
+
+    Building one from wrong values raises `SchemaInvalid`, in place of pydantic's own error.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    if not TYPE_CHECKING:  # type checkers know the fields
+
+        def __init__(self, **values: Any) -> None:
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise SchemaInvalid(reason=explain(type(self), error)) from None
+
+        __init__.__pydantic_base_init__ = True  # inside another schema, its mistakes are reported with the others
 
 
 def _by_kind(value: Any) -> Any:

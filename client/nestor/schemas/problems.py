@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 from uuid import UUID
 
-from pydantic import Discriminator, Field, Tag, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
-from nestor.errors import InvalidInput
 from nestor.schemas.base import Count, Finite, Positive, Priority, Schema, Short, Tagged
 from nestor.schemas.methods import Adam, EarlyStopping, Folds, Implicit, Optimizer, Response, RMSprop
-from nestor.schemas.validation import explain
 
 
 class L2Preset(Schema):
@@ -97,20 +95,6 @@ class WarmStart(Schema):
 
     Steps, optimizers, batches and random draws begin anew: to go on with a trial itself, extend it.
     """
-
-    if not TYPE_CHECKING:  # type checkers know the fields
-
-        def __init__(self, **values: Any) -> None:
-            """
-            Raises:
-                InvalidInput: users build this schema themselves.
-            """
-            try:
-                super().__init__(**values)
-            except ValidationError as error:
-                raise InvalidInput(reason=explain(WarmStart, error)) from None
-
-        __init__.__pydantic_base_init__ = True  # inside another schema, its mistakes are reported with the others
 
     trial: UUID  # of yours, in any study
     step: Annotated[int, Field(ge=0)] | None = None  # by default the newest that was kept

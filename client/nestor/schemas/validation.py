@@ -10,9 +10,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from nestor.errors import InvalidInput
+from nestor.errors import SchemaInvalid, shown
 
-SHOWN = 80  # characters of a wrong value
 Model = TypeVar("Model", bound=BaseModel)
 
 _KINDS = {
@@ -35,12 +34,12 @@ def build(model: type[Model], values: Mapping[str, Any], *, names: Mapping[str, 
         names: what the user calls a field, where that differs from the schema: {"outer.steps": "n_steps"}.
 
     Raises:
-        InvalidInput: naming each wrong field, its value and what it may hold.
+        SchemaInvalid: naming each wrong field, its value and what it may hold.
     """
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        raise InvalidInput(reason=explain(model, error, names=names)) from None
+        raise SchemaInvalid(reason=explain(model, error, names=names)) from None
 
 
 def explain(model: type[BaseModel], error: ValidationError, *, names: Mapping[str, str] | None = None) -> str:
@@ -52,12 +51,6 @@ def explain(model: type[BaseModel], error: ValidationError, *, names: Mapping[st
         field = (names or {}).get(field, field)
         sentences.setdefault(field, _sentence(field, one, found))  # a union reports each alternative
     return " ".join(sentences.values())
-
-
-def shown(value: Any) -> str:
-    """`value` as it would be written, shortened."""
-    text = repr(value)
-    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
 
 
 def _sentence(field: str, error: ErrorDetails, annotations: list[Any]) -> str:

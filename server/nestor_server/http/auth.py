@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 
-from nestor.errors import CrossSite, Forbidden, Unauthenticated
+from nestor.errors import CrossSite, Forbidden, TokenMissing
 from nestor.schemas import Scope
 from nestor_server.database import transaction
 from nestor_server.services import tokens
@@ -31,13 +31,13 @@ def bearer_token(request: Request) -> str:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme:
         if scheme.lower() != "bearer" or not token.strip():
-            raise Unauthenticated(reason="the Authorization header does not hold a bearer token")
+            raise TokenMissing(reason="the Authorization header does not hold a bearer token")
         return token.strip()
     if cookie := request.cookies.get(COOKIE):
         if request.method not in ("GET", "HEAD"):
             require_same_site(request)
         return cookie
-    raise Unauthenticated(reason="it has none")
+    raise TokenMissing(reason="it has none")
 
 
 def require_same_site(request: Request) -> None:

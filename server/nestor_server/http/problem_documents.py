@@ -14,13 +14,15 @@ from starlette.exceptions import HTTPException
 
 from nestor.errors import (
     PROBLEM_JSON,
-    InvalidInput,
+    BodyUnreadable,
     MethodNotAllowed,
     NestorError,
     NotFound,
+    SchemaInvalid,
     Unauthenticated,
     Unavailable,
     ValidationFailed,
+    ValueNotStorable,
 )
 from nestor_server.http import validation_errors
 
@@ -63,12 +65,12 @@ def response(error: NestorError, request_id: str | None, headers: dict[str, str]
 def translate(error: Exception) -> NestorError | None:
     """The error that the user sees; None for errors that belong into the server's log only."""
     match error:
+        case SchemaInvalid():
+            return None  # FastAPI reads requests; here it was an answer of ours that did not hold
         case NestorError():
             return error
         case exc.DataError():
-            return InvalidInput(
-                reason="A value is too large or cannot be stored as text. Send a smaller or simpler value."
-            )
+            return ValueNotStorable()
         case exc.OperationalError() | exc.InterfaceError() | exc.TimeoutError():
             return Unavailable(part="The database")
         case exc.DBAPIError(connection_invalidated=True):
@@ -109,5 +111,4 @@ def install(app: FastAPI) -> None:
         if error.status_code == 405:
             allowed = headers.get("Allow") or "other methods"
             return response(MethodNotAllowed(method=request.method, path=path, allowed=allowed), request_id, headers)
-        reason = f"{error.detail.rstrip('.')}. Send a JSON document, encoded as UTF-8."
-        return response(InvalidInput(reason=reason), request_id, headers)
+        return response(BodyUnreadable(reason=str(error.detail).rstrip(".")), request_id, headers)

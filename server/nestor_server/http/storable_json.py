@@ -6,7 +6,7 @@ import math
 
 from fastapi import Request
 
-from nestor.errors import ValidationFailed
+from nestor.errors import ValidationFailed, shortened
 from nestor.schemas.base import Json
 
 MAX_DEPTH = 64  # levels; Python cannot serialize much deeper documents
@@ -63,6 +63,6 @@ def _is_utf8(text: str) -> bool:
 
 
 def _refuse(field: str, message: str, remedy: str) -> None:
-    field = field.encode("utf-8", "replace").decode().replace("\0", "\\0")
+    field = shortened(field.replace("\0", "\\0"), 200)
     error = {"field": field, "message": message, "remedy": remedy}
     raise ValidationFailed(summary=f"{field}: {message}. {remedy}", errors=[error])

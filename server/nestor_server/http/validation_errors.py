@@ -8,8 +8,9 @@ from typing import Any
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 
+from nestor.errors import shortened, shown
 from nestor.schemas import API
-from nestor.schemas.validation import shown, walk
+from nestor.schemas.validation import walk
 
 
 def explain(request: Request, error: RequestValidationError) -> list[dict[str, Any]]:
@@ -33,7 +34,7 @@ def _explain(request: Request, error: dict[str, Any]) -> dict[str, Any]:
     if not path:
         return _entry(field, "The body is not a JSON object", "Send an object, with Content-Type: application/json.")
     if kind == "extra_forbidden":
-        similar = difflib.get_close_matches(str(path[-1]), fields, n=1)
+        similar = difflib.get_close_matches(shortened(str(path[-1])), fields, n=1)
         hint = f"Did you mean {similar[0]!r}? " if similar else ""
         allowed = f"Allowed fields: {', '.join(fields)}." if fields else f"/openapi.json lists the fields of {API}."
         return _entry(field, "This field is unknown", f"{hint}{allowed}")
@@ -43,7 +44,7 @@ def _explain(request: Request, error: dict[str, Any]) -> dict[str, Any]:
 
 
 def _entry(field: str, message: str, remedy: str) -> dict[str, Any]:
-    return {"field": field, "message": message, "remedy": remedy}
+    return {"field": shortened(field, 200), "message": message, "remedy": remedy}
 
 
 def _body_model(request: Request) -> Any:

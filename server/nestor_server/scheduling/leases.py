@@ -16,7 +16,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from nestor.errors import IllegalTransition, InvalidInput, PreemptionsSpent, RestartsSpent
+from nestor.errors import IllegalTransition, PreemptionsSpent, RestartsSpent, TooManySteps
 from nestor.schemas import MOST_STEPS, Action, Desired, State
 from nestor_server.database import settings_of
 from nestor_server.models import Trial, Worker
@@ -90,7 +90,7 @@ def extend(session: Session, trial: Trial, steps: int, *, by: str = "user") -> T
     state = State(trial.state)
     n_steps = (trial.step if state is State.complete else trial.n_steps) + steps
     if n_steps > MOST_STEPS:
-        raise InvalidInput(reason=f"That makes {n_steps:,} steps in all; a trial takes at most {MOST_STEPS:,}.")
+        raise TooManySteps(n_steps=n_steps, limit=MOST_STEPS)
     why = f"{steps} more steps were asked for"
     values: dict[str, Any] = {"desired": Desired.run.value, "n_steps": n_steps, **REFILLED}
     if stopping := trial.spec.get("stop_early"):

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from typing import TypeVar
 
-from nestor.errors import InvalidInput
+from nestor.errors import CursorInvalid
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1_000
@@ -33,6 +33,4 @@ def decode(cursor: str, parse: Callable[[str], Key]) -> Key:
             raise ValueError(key)
         return parse(str(key))
     except (ValueError, TypeError, binascii.Error):
-        raise InvalidInput(
-            reason="This cursor belongs to another list. Omit `cursor` to start from the first page."
-        ) from None
+        raise CursorInvalid() from None

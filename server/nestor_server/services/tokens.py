@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from nestor import schemas
-from nestor.errors import TokenNotFound, Unauthenticated
+from nestor.errors import TokenExpired, TokenNotFound, TokenRevoked, TokenUnknown
 from nestor.schemas import Scope
 from nestor_server.models import Token, User
 
@@ -68,11 +68,11 @@ def authenticate(session: Session, plaintext: str) -> Caller:
         .where(Token.sha256 == _sha256(plaintext))
     ).one_or_none()
     if row is None:
-        raise Unauthenticated(reason="this token is unknown")
+        raise TokenUnknown(reason="this token is unknown")
     if row.Token.revoked_at is not None:
-        raise Unauthenticated(reason="this token was revoked")
+        raise TokenRevoked(reason="this token was revoked")
     if row.expired:
-        raise Unauthenticated(reason=f"this token expired on {row.Token.expires_at:%Y-%m-%d}")
+        raise TokenExpired(reason=f"this token expired on {row.Token.expires_at:%Y-%m-%d}")
     return Caller(row.Token.user_id, row.name, Scope(row.Token.scope), row.Token.id)
 
 

@@ -12,12 +12,13 @@ from sqlalchemy.orm import Session
 
 from nestor.errors import (
     BlobNotFound,
+    BlobSizeDiffers,
     ChunkTooLarge,
     DigestMismatch,
-    InvalidInput,
     OffsetMismatch,
     TooLarge,
     UploadNotFound,
+    UploadTooLong,
 )
 from nestor.schemas import CHUNK_BYTES
 from nestor_server.models import Blob, BlobChunk
@@ -53,7 +54,7 @@ def _begin(session: Session, owner_id: UUID, digest: str, size: int) -> Blob:
     blob = session.scalars(select(Blob).where(Blob.owner_id == owner_id, Blob.digest == digest).with_for_update()).one()
     if blob.size != size:
         if blob.complete:
-            raise InvalidInput(reason=f"The blob {digest} is stored already and has {blob.size} bytes, not {size}.")
+            raise BlobSizeDiffers(digest=digest, stored=blob.size, size=size)
         session.execute(delete(BlobChunk).where(BlobChunk.blob_id == blob.id))  # another size was announced: start over
         blob.size, blob.offset = size, 0
     if size == 0:
@@ -90,7 +91,7 @@ def append(session: Session, owner_id: UUID, upload_id: UUID, offset: int, data:
     if blob.offset != offset:
         raise OffsetMismatch(expected=blob.offset, actual=offset)
     if offset + len(data) > blob.size:
-        raise InvalidInput(reason=f"The upload was announced with {blob.size} bytes; this chunk goes past its end.")
+        raise UploadTooLong(size=blob.size)
     if data:
         _add(session, blob, offset, data)
         blob.offset, blob.wanted_at = offset + len(data), func.now()

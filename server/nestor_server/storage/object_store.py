@@ -20,7 +20,7 @@ import uuid_utils.compat
 from sqlalchemy import delete, func, insert, select
 from sqlalchemy.orm import Session
 
-from nestor.errors import InvalidInput, MissingExtra, Unavailable
+from nestor.errors import BlobUrlInvalid, MissingExtra, Unavailable
 from nestor_server.database import settings_of
 from nestor_server.models import UnusedObject
 from nestor_server.settings import Settings
@@ -128,8 +128,7 @@ def open_store(url: str) -> ObjectStore:
         return from_url(url, client_options=CLIENT, retry_config=RETRY)
     except (BaseError, ValueError, OSError) as error:
         reason = str(error).split("\n")[0]
-        sentence = f"NESTOR_BLOB_URL must be like file:///srv/nestor or s3://bucket/prefix: {reason}."
-        raise InvalidInput(reason=sentence) from error
+        raise BlobUrlInvalid(reason=reason) from error
 
 
 def _store(session: Session) -> ObjectStore:

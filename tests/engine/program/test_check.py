@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from nestor.errors import ProblemInvalid
 from nestor_engine import Problem
-from nestor_engine.errors import ProblemInvalid
 from nestor_engine.hparams import (
     L2,
     Augmentation,
@@ -113,7 +113,7 @@ def test_example_weights_for_fewer_examples_than_there_are():
 
 def test_decays_of_another_model():
     text = messages(check(problem(hparams=L2(nn.Linear(6, CLASSES)))))
-    assert "L2 was made for other weights than the problem's model trains" in text
+    assert "L2 was made for another model than the problem's" in text
 
 
 def test_example_weights_with_a_loss_that_is_a_mean_already():
@@ -156,14 +156,17 @@ class Joined(nn.Module):
     [
         (LabelCorrection(classes()[:-4], CLASSES), "made for 20 training examples, but the training split has 24"),
         (LabelCorrection(classes(), CLASSES, column="label"), "reads the column 'label', but the training split has"),
-        (DistilledData(features(5)), "but the training column 'x' is torch.float32 of shape (24, 6)"),
-        (Augmentation(channels=1), "takes images of shape (n, 1, H, W), but the column 'x' has shape (24, 6)"),
-        (Augmentation(Joined(nn.Linear(7, 5))), "turned inputs of shape (9, 6) into (9, 5)"),
+        (DistilledData(features(5)), "takes torch.float32 of shape (24, 6), as the column 'x' is, not torch.float32"),
+        (
+            Augmentation(channels=1),
+            "takes images of shape (n, 1, H, W) in the column 'x', not torch.float32 of shape (24, 6)",
+        ),
+        (Augmentation(Joined(nn.Linear(7, 5))), "turned shape (9, 6) into (9, 5)"),
         (Augmentation(Joined(nn.Linear(7, 6), nn.BatchNorm1d(6))), "Use GroupNorm"),
         (LossReweighting(nn.Linear(6, 1), reads="z"), "reads the column 'z'"),
-        (LossReweighting(nn.Linear(6, 2)), "returned shape (9, 2) for 9 examples"),
+        (LossReweighting(nn.Linear(6, 2)), "turned shape (9, 6) into (9, 2). It must return one number"),
         (Dropout(nn.Sequential(nn.Dropout(0.1), nn.Linear(6, CLASSES))), "made for another model"),
-        (InitialisationScale(nn.Linear(6, CLASSES)), "made for other weights"),
+        (InitialisationScale(nn.Linear(6, CLASSES)), "made for another model"),
     ],
     ids=lambda value: type(value).__name__,
 )

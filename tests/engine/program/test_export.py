@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nestor.errors import NotExportable
 from nestor_engine import Problem
-from nestor_engine.errors import NotExportable
 from nestor_engine.hparams import L2
 from nestor_engine.program import Program, load
 from tests.engine.program.problems import CLASSES, N, classes, cross_entropy, features

@@ -9,22 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from nestor.errors import ExampleGradientsUnavailable
+from nestor_engine.autodiff.derivatives import Derivatives, Product
 from nestor_engine.autodiff.kernels import twice_differentiable
-from nestor_engine.autodiff.trace_cache import Linear, Product, Traces
+from nestor_engine.autodiff.trace_cache import Linear, TraceCache
 from nestor_engine.distributed import WHOLE, Share
-from nestor_engine.errors import ProblemInvalid
 from nestor_engine.objective import Batch, Bilevel, PyTree, Tensors
 from nestor_engine.tensors.random import repeated, upcoming
 from nestor_engine.tensors.ravel import Ravel
 
 
-class Point:
+class Linearization:
     """The training loss at one point: first its gradient, then its second derivatives along vectors.
 
     Nothing is computed before it is asked for. Products come from the trial's traces where these have
@@ -34,7 +35,7 @@ class Point:
         w: weights, shape (n,).
         ravel: between w and the parameters.
         hparams: hyperparameters, requiring gradients.
-        slots: what the inner optimizer keeps there; empty if none brought the weights.
+        optimizer_state: the inner optimizer's there, named vectors of shape (n,); empty if none brought the weights.
         share: which part of a whole batch this process sees. `gradient` and `mixed` are of the whole batch; products
             and all else are of that part.
     """
@@ -47,43 +48,46 @@ class Point:
         buffers: Tensors,
         hparams: Tensors,
         batch: Batch,
-        slots: Tensors | None = None,
-        traces: Traces | None = None,
+        optimizer_state: Tensors | None = None,
+        trace_cache: TraceCache | None = None,
         share: Share = WHOLE,
     ) -> None:
         self.ravel, self.share = ravel, share
-        self.slots = slots or {}
+        self.optimizer_state = optimizer_state or {}
         self.w = w.detach().requires_grad_()
         self.hparams = {name: value.detach().requires_grad_() for name, value in hparams.items()}
         self._bilevel, self._buffers, self._columns = bilevel, buffers, batch
-        self._traces = traces
-        self._linear: Linear | None = None
+        self._trace_cache = trace_cache
+        self._trace: Linear | None = None
         self._draws = upcoming(self.w.device)
 
     def curved(self, product: Product) -> Callable[[Tensor], Tensor]:
         """`product`, a method of this class, as a function of its vector."""
-        if self._traces is not None:
-            self._linear = self._traces.at(self, product)
-        return self._linear.product if self._linear is not None else partial(product, self)
+        if self._trace_cache is not None:
+            self._trace = self._trace_cache.get(self, product)
+        return self._derivatives(product).product
 
     @property
     def curved_rows(self) -> Callable[[Tensor], Tensor] | None:
         """The same product of each row of a matrix (k, n), at once; None without a trace."""
-        return None if self._linear is None else self._linear.products
+        return None if self._trace is None else self._trace.products
 
     @property
     def traced(self) -> bool:
         """Whether products come from a trace."""
-        return self._linear is not None
+        return self._trace is not None
 
     @cached_property
     def gradient(self) -> Tensor:
         """∂f/∂w, shape (n,)."""
-        return self.share.mean(self._linear.gradient if self._linear is not None else self.slope.detach())
+        return self.share.mean(self._derivatives().gradient)
 
     def mixed(self, q: Tensor) -> Tensors:
         """(∂²f/∂λ∂w) q for each hyperparameter; zero where λ does not meet the weights' gradient."""
-        return self.share.means(self._linear.mixed(q) if self._linear is not None else self.kept_mixed(q))
+        return self.share.means(self._derivatives().mixed(q))
+
+    def _derivatives(self, product: Product | None = None) -> Derivatives:
+        return self._trace or _Autograd(self, product or Linearization.hessian_product)
 
     # --- for a trace: the point as a function of tensors ---------------------------------------------
 
@@ -91,10 +95,10 @@ class Point:
         """All tensors that the training loss reads here."""
         return pytree.tree_leaves(self._given())
 
-    def with_leaves(self, leaves: Sequence[Tensor]) -> Point:
+    def with_leaves(self, leaves: Sequence[Tensor]) -> Linearization:
         """The same problem at another point."""
         given = pytree.tree_unflatten(list(leaves), pytree.tree_structure(self._given()))
-        return Point(self._bilevel, self.ravel, *given)
+        return Linearization(self._bilevel, self.ravel, *given)
 
     def drawing(self) -> AbstractContextManager[None]:
         """Draw what this point draws: one dropout mask, one augmentation, however often it is evaluated."""
@@ -109,6 +113,9 @@ class Point:
     def slope(self) -> Tensor:
         """∂f/∂w, shape (n,), itself differentiable in w and λ."""
         return _grad(self._evaluated.criterion + self._evaluated.penalty, self.w, create_graph=True)
+
+    def kept_gradient(self) -> Tensor:
+        return self.slope.detach()
 
     def kept_mixed(self, q: Tensor) -> Tensors:
         names = list(self.hparams)
@@ -169,18 +176,22 @@ class Point:
             return _differentiable(self._forward(params, self._evaluated.batch))
 
     @cached_property
+    def _values(self) -> Tensors:
+        return self._bilevel.values(self.hparams)
+
+    @cached_property
     def _evaluated(self) -> _Evaluated:
         params = self.ravel.tree(self.w)
         with self.drawing():
-            batch = self._bilevel.prepare(self.hparams, self._columns)
+            batch = self._bilevel.prepare(self._values, self._columns)
             draws = upcoming(self.w.device)
             outputs = self._forward(params, batch)
-            criterion = self._bilevel.criterion(outputs, self.hparams, batch)
-            return _Evaluated(batch, draws, outputs, criterion, self._bilevel.penalty(params, self.hparams))
+            criterion = self._bilevel.criterion(outputs, self._values, batch)
+            return _Evaluated(batch, draws, outputs, criterion, self._bilevel.penalty(params, self._values))
 
     def _forward(self, params: PyTree, batch: Batch) -> PyTree:
         with twice_differentiable():
-            return self._bilevel.forward(params, self._buffers, self.hparams, batch)[0]
+            return self._bilevel.forward(params, self._buffers, self._values, batch)[0]
 
     def _push(self, v: Tensor) -> tuple[Tensor, ...]:
         """J v, for each output."""
@@ -204,13 +215,31 @@ class Point:
         leaves, spec = pytree.tree_flatten(self._evaluated.outputs)
         free = [o.detach().requires_grad_() if isinstance(o, Tensor) and o.requires_grad else o for o in leaves]
         at = _differentiable(free)
-        value = self._bilevel.criterion(pytree.tree_unflatten(free, spec), self.hparams, self._evaluated.batch)
+        value = self._bilevel.criterion(pytree.tree_unflatten(free, spec), self._values, self._evaluated.batch)
         slopes = torch.autograd.grad(value, at, create_graph=True, allow_unused=True)
         return at, [torch.zeros_like(o) if s is None else s for o, s in zip(at, slopes, strict=True)]
 
     @cached_property
     def _penalty_gradient(self) -> Tensor:
         return _grad(self._evaluated.penalty, self.w, create_graph=True)
+
+
+@dataclass(frozen=True)
+class _Autograd:
+    """Derivatives on autograd's kept graph."""
+
+    at: Linearization
+    curvature: Product
+
+    @property
+    def gradient(self) -> Tensor:
+        return self.at.kept_gradient()
+
+    def product(self, v: Tensor) -> Tensor:
+        return self.curvature(self.at, v)
+
+    def mixed(self, q: Tensor) -> Tensors:
+        return self.at.kept_mixed(q)
 
 
 @dataclass(frozen=True)
@@ -232,11 +261,7 @@ def examples_of(outputs: list[Tensor]) -> int:
     """
     rows = {o.shape[:1] for o in outputs}
     if len(rows) != 1 or not (first := rows.pop()):
-        raise ProblemInvalid(
-            reason="Gradients of single examples need outputs with a row for each example, and the model's have the "
-            f"shapes {', '.join(str(tuple(o.shape)) for o in outputs)}. Use GaussNewton, or "
-            "EmpiricalFisher(per='batch')."
-        )
+        raise ExampleGradientsUnavailable(shapes=", ".join(str(tuple(o.shape)) for o in outputs))
     return first[0]
 
 

@@ -84,8 +84,7 @@ class Recorded:
         if leaves[0].is_cuda:
 
             def flat(*given: Tensor) -> Any:
-                # As new tensors: what is kept of known ones, such as their transforms, may not enter a recording.
-                return self._function(*pytree.tree_unflatten([leaf.detach() for leaf in given], spec))
+                return self._function(*pytree.tree_unflatten(list(given), spec))
 
             with suppress(RuntimeError):  # then its kernels are launched one by one
                 self._recording = recorded(flat, leaves)

@@ -5,38 +5,35 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nestor.errors import ProgramInvalid
 from nestor.program_format import MAX_TRACE_BYTES, MAX_TRACE_VALUES, Json, list_of, parse_json
+from nestor_engine.autodiff.derivatives import Product, Traceable
 from nestor_engine.autodiff.kernels import without_cudnn
 from nestor_engine.autodiff.partial_eval import Split, split
 from nestor_engine.autodiff.replay import recorded, same
 from nestor_engine.autodiff.subgraph import Part
 from nestor_engine.objective import Tensors
 
-if TYPE_CHECKING:
-    from nestor_engine.autodiff.linearization import Point
-
-Product = Callable[["Point", Tensor], Tensor]  # a method of Point: (point, v) → C v, shape (n,)
-Key = tuple[Product, tuple[tuple[torch.Size, torch.dtype], ...]]  # and the leaves of a point
+Key = tuple[Product, tuple[tuple[torch.Size, torch.dtype], ...]]  # and the leaves of a linearization
 
 
 class Linear:
-    """The products of one point, from a trace.
+    """The derivatives at one linearization, from a trace.
 
     Attributes:
         gradient: ∂f/∂w, shape (n,).
     """
 
-    def __init__(self, traced: Traced, point: Point) -> None:
+    def __init__(self, traced: Traced, linearization: Traceable) -> None:
         self._traced = traced
-        with point.drawing():
-            self._read, (self.gradient,) = traced.once(*point.leaves())
-        self._names = list(point.hparams)
+        with linearization.drawing():
+            self._read, (self.gradient,) = traced.once(*linearization.leaves())
+        self._names = list(linearization.hparams)
 
     def product(self, v: Tensor) -> Tensor:
         """C v, shape (n,)."""
@@ -61,19 +58,19 @@ class Traced:
         self.mixed: Callable[..., Any]
         self.product, self.mixed = split.each
 
-    def record(self, point: Point) -> None:
+    def record(self, linearization: Traceable) -> None:
         """Record the three parts as CUDA graphs, each if that is faster.
 
         Raises:
             RuntimeError: a part cannot be recorded.
         """
         once, (product, mixed) = self.split.once, self.split.each
-        with point.drawing():
-            recording = recorded(once, point.leaves())
+        with linearization.drawing():
+            recording = recorded(once, linearization.leaves())
             if recording is None:
                 return
-            read, _ = recording(*point.leaves())
-        v = _probe(point)
+            read, _ = recording(*linearization.leaves())
+        v = _probe(linearization)
         in_place = [*read, v]
         fast = [recorded(part, in_place, pinned=len(read)) for part in (product, mixed)]
         self.once, own = recording, lambda part: lambda *given: [output.clone() for output in part(*given)]
@@ -81,8 +78,8 @@ class Traced:
         self.product, self.mixed = (own(r) if r else part for r, part in zip(fast, (product, mixed), strict=True))
 
 
-class Traces:
-    """Traces each kind of product once, at the first point that asks for it, and checks it there bit by bit.
+class TraceCache:
+    """TraceCache each kind of product once, at the first point that asks for it, and checks it there bit by bit.
 
     Args:
         kept: what an earlier trial of the same program saved; what cannot be read of it is traced again.
@@ -95,7 +92,7 @@ class Traces:
         self._written: dict[str, Json] = {}  # what is new
 
     @property
-    def are_known(self) -> bool:
+    def is_warm(self) -> bool:
         """Whether there is something that need not be traced."""
         return bool(self._kept)
 
@@ -105,45 +102,46 @@ class Traces:
             return None
         return json.dumps({"torch": torch.__version__, "traces": self._kept | self._written}).encode()
 
-    def at(self, point: Point, product: Product) -> Linear | None:
-        """The products at `point`, or None if they cannot be traced."""
-        key: Key = product, tuple((leaf.shape, leaf.dtype) for leaf in point.leaves())
+    def get(self, linearization: Traceable, product: Product) -> Linear | None:
+        """The products at `linearization`, or None if they cannot be traced."""
+        key: Key = product, tuple((leaf.shape, leaf.dtype) for leaf in linearization.leaves())
         if key not in self._traced:
             try:
-                found = Traced(self._known(key, point) or self._new(key, point))
+                found = Traced(self._stored(key, linearization) or self._new(key, linearization))
             except Exception as error:  # whatever the problem's own functions and torch's tracer raise
                 self._traced[key] = None
                 first = str(error).strip().splitlines()[:1]  # none of a bare `assert`
                 self._untold = ": ".join([type(error).__name__, *first])
             else:
                 self._traced[key] = found
-                if point.w.is_cuda:
+                if linearization.w.is_cuda:
                     with suppress(RuntimeError):  # then its kernels are launched one by one
-                        found.record(point)
+                        found.record(linearization)
         traced = self._traced[key]
-        return None if traced is None else Linear(traced, point)
+        return None if traced is None else Linear(traced, linearization)
 
-    def _known(self, key: Key, point: Point) -> Split | None:
+    def _stored(self, key: Key, linearization: Traceable) -> Split | None:
         """One that was kept, if it repeats what autograd computes here."""
         try:
             once, *each = list_of(self._kept[_name(key)], "a kept trace")
-            found = Split(Part.read(once, point.w.device), tuple(Part.read(one, point.w.device) for one in each))
-            with point.drawing():
-                expected = _by_graph(point, key[0])
-            _compare(found, point, expected)
+            device = linearization.w.device
+            found = Split(Part.read(once, device), tuple(Part.read(one, device) for one in each))
+            with linearization.drawing():
+                expected = _by_graph(linearization, key[0])
+            _compare(found, linearization, expected)
         except Exception:  # of another version, or damaged
             return None
         return found
 
-    def _new(self, key: Key, point: Point) -> Split:
+    def _new(self, key: Key, linearization: Traceable) -> Split:
         try:
-            made = _traced(point, key[0])
+            made = _traced(linearization, key[0])
         except RuntimeError:
-            if not point.w.is_cuda:
+            if not linearization.w.is_cuda:
                 raise
             # Recurrent modules lay out their weights for cuDNN at every call, which needs their memory.
             with without_cudnn():
-                made = _traced(point, key[0])
+                made = _traced(linearization, key[0])
         with suppress(TypeError):  # what holds a constant is traced by every trial
             self._written[_name(key)] = [one.written() for one in (made.once, *made.each)]
         return made
@@ -158,41 +156,41 @@ class Traces:
         self._untold = None
 
 
-def _traced(point: Point, product: Product) -> Split:
+def _traced(linearization: Traceable, product: Product) -> Split:
     def everything(leaves: tuple[Tensor, ...], v: Tensor, q: Tensor) -> list[list[Tensor]]:
-        here = point.with_leaves(leaves)
+        here = linearization.with_leaves(leaves)
         # First the mixed product: it and the other share what comes before, whichever is asked for first.
         mixed = here.kept_mixed(q)
-        return [[here.slope.detach()], [product(here, v)], list(mixed.values())]
+        return [[here.kept_gradient()], [product(here, v)], list(mixed.values())]
 
-    v = _probe(point)
-    with point.drawing():
-        made = split(everything, point.leaves(), [v, v])
-        expected = _by_graph(point, product)
-    _compare(made, point, expected)
+    v = _probe(linearization)
+    with linearization.drawing():
+        made = split(everything, linearization.leaves(), [v, v])
+        expected = _by_graph(linearization, product)
+    _compare(made, linearization, expected)
     return made
 
 
-def _by_graph(point: Point, product: Product) -> list[Tensor]:
+def _by_graph(linearization: Traceable, product: Product) -> list[Tensor]:
     """Products with the probe by autograd, whose graph is gone when the trace's values come."""
-    here, v = point.with_leaves(point.leaves()), _probe(point)
+    here, v = linearization.with_leaves(linearization.leaves()), _probe(linearization)
     return [product(here, v), *here.kept_mixed(v).values()]
 
 
-def _compare(split: Split, point: Point, expected: list[Tensor]) -> None:
+def _compare(split: Split, linearization: Traceable, expected: list[Tensor]) -> None:
     """
     Raises:
         ValueError: it computes something else.
     """
-    linear, v = Linear(Traced(split), point), _probe(point)
+    linear, v = Linear(Traced(split), linearization), _probe(linearization)
     for _ in range(2):  # the second time tells whether the first wrote into what both read
         got = [linear.product(v), *linear.mixed(v).values()]
         if not all(same(a, b) for a, b in zip(got, expected, strict=True)):
             raise ValueError("the trace does not repeat what autograd computes")
 
 
-def _probe(point: Point) -> Tensor:
-    return torch.linspace(-1, 1, len(point.w), dtype=point.w.dtype, device=point.w.device)
+def _probe(linearization: Traceable) -> Tensor:
+    return torch.linspace(-1, 1, len(linearization.w), dtype=linearization.w.dtype, device=linearization.w.device)
 
 
 def _name(key: Key) -> str:

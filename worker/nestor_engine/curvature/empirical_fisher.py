@@ -7,14 +7,14 @@ from typing import Literal
 
 from torch import Tensor
 
-from nestor_engine.autodiff.linearization import Point
-from nestor_engine.curvature.operator import Curvature, Operator
+from nestor_engine.autodiff.linearization import Linearization
+from nestor_engine.curvature.curvature import ProductCurvature
+from nestor_engine.curvature.operator import NormState, Operator
 from nestor_engine.errors import ConfigInvalid
-from nestor_engine.objective import Tensors
 
 
 @dataclass(frozen=True)
-class EmpiricalFisher(Curvature):
+class EmpiricalFisher(ProductCurvature):
     """Outer products of gradients, which the slides call Gauss–Newton [1].
 
     With `per="batch"` the slides' own: g gᵀ for the gradient g = ∂f/∂w of the whole batch, of rank
@@ -35,15 +35,26 @@ class EmpiricalFisher(Curvature):
         if self.per not in ("batch", "example"):
             raise ConfigInvalid(reason=f"EmpiricalFisher(per={self.per!r}): choose 'batch' or 'example'.")
 
-    def at(self, point: Point, memory: Tensors) -> Operator:
+    def at(self, linearization: Linearization, state: NormState) -> tuple[Operator, NormState]:
         if self.per == "example":
-            return self._by(Point.fisher_product, point, memory)
-        gradient = point.gradient  # of the whole batch, where each of several processes sees a part
-        product = lambda v: gradient * (gradient @ v)
+            return self._by(Linearization.fisher_product, linearization, state)
+        gradient = linearization.gradient  # of the whole batch, where each of several processes sees a part
+
+        def product(v: Tensor) -> Tensor:
+            return gradient * (gradient @ v)
+
         norm = gradient @ gradient
 
         def inverse(v: Tensor, shift: float) -> Tensor:
             return (v - product(v) / (norm + shift)) / shift  # Sherman and Morrison; not finite without a shift
 
         # Never estimated: what the last batch's gradient says of this one's may be nothing at all.
-        return Operator(product, damping=self.damping, point=point, norm=float(norm), inverse=inverse)
+        operator = Operator(
+            product,
+            damping=self.damping,
+            norm=float(norm),
+            norm_state=state,
+            linearization=linearization,
+            inverse=inverse,
+        )
+        return operator, state

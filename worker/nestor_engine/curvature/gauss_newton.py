@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nestor_engine.autodiff.linearization import Point
-from nestor_engine.curvature.operator import Curvature, Operator
-from nestor_engine.objective import Tensors
+from nestor_engine.autodiff.linearization import Linearization
+from nestor_engine.curvature.curvature import ProductCurvature
+from nestor_engine.curvature.operator import NormState, Operator
 
 
 @dataclass(frozen=True)
-class GaussNewton(Curvature):
+class GaussNewton(ProductCurvature):
     """Jᵀ (∂²ℓ/∂o∂o) J with J = ∂o/∂w, plus the exact Hessian of what reads the weights directly [1].
 
     Positive semidefinite when the criterion is convex in the outputs and the penalty in the weights.
@@ -20,5 +20,5 @@ class GaussNewton(Curvature):
 
     damping: float = 0.03
 
-    def at(self, point: Point, memory: Tensors) -> Operator:
-        return self._by(Point.gauss_newton_product, point, memory)
+    def at(self, linearization: Linearization, state: NormState) -> tuple[Operator, NormState]:
+        return self._by(Linearization.gauss_newton_product, linearization, state)

@@ -35,14 +35,14 @@ class Block:
 
     def apply(self, function: Callable[[Tensor], Tensor], leaves: list[Tensor]) -> dict[int, Tensor]:
         layer, shape = self.layer, leaves[self.layer.weight].shape
-        weight = leaves[layer.weight].T if layer.turned else leaves[layer.weight].flatten(1)
+        weight = leaves[layer.weight].T if layer.transposed else leaves[layer.weight].flatten(1)
         matrix = weight if layer.bias is None else torch.cat([weight, leaves[layer.bias].unsqueeze(1)], 1)
         inside = function(self.values) * (self.outputs.T @ matrix @ self.inputs)
         matrix = self.outputs @ inside @ self.inputs.T
         if layer.bias is None:
-            return {layer.weight: matrix.T if layer.turned else matrix.view(shape)}
+            return {layer.weight: matrix.T if layer.transposed else matrix.view(shape)}
         weight, bias = matrix[:, :-1], matrix[:, -1]
-        return {layer.weight: weight.T if layer.turned else weight.reshape(shape), layer.bias: bias}
+        return {layer.weight: weight.T if layer.transposed else weight.reshape(shape), layer.bias: bias}
 
 
 @dataclass(frozen=True)

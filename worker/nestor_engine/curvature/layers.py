@@ -27,17 +27,17 @@ class Layer:
 
     Attributes:
         weight, bias: positions among the parameters. The bias is the column of W that meets a one.
-        turned: whether the parameter is Wᵀ, of shape (in, out).
+        transposed: whether the parameter is Wᵀ, of shape (in, out).
         out: rows of W.
-        moment: the mean of a aᵀ over all rows of all uses, shape (in, in), or (in + 1, in + 1) with a bias.
+        second_moment: the mean of a aᵀ over all rows of all uses, shape (in, in), or (in + 1, in + 1) with a bias.
         edges: where the gradient by each use's output arrives.
     """
 
     weight: int
     bias: int | None
-    turned: bool
+    transposed: bool
     out: int
-    moment: Tensor
+    second_moment: Tensor
     edges: list[GradientEdge]
 
 
@@ -45,8 +45,8 @@ class Layer:
 class _Use:
     weight: int
     bias: int | None
-    turned: bool
-    moment: Tensor  # Σ a aᵀ with a one appended to each a, shape (in + 1, in + 1); the last entry counts the rows
+    transposed: bool
+    second_moment: Tensor  # Σ a aᵀ, a one appended to each a, shape (in + 1, in + 1); the last entry counts the rows
     output: Tensor
     edge: GradientEdge | None = None
 
@@ -97,7 +97,7 @@ class Recorder(TorchDispatchMode):
     def __post_init__(self) -> None:
         super().__init__()
         for position, parameter in enumerate(self.parameters):
-            self._name(parameter, position, turned=False)
+            self._name(parameter, position, transposed=False)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self._settle()
@@ -105,19 +105,19 @@ class Recorder(TorchDispatchMode):
         met = {id(a): self._names[id(a)] for a in pytree.tree_leaves((args, kwargs)) if id(a) in self._names}
         if not met:
             return result
-        turns = func in (aten.t.default, aten.transpose.int) and args[0].ndim == 2
-        if turns or func is aten._to_copy.default:
-            position, turned = self._names[id(args[0])]
-            self._name(result, position, turned=turned != turns)
+        transposes = func in (aten.t.default, aten.transpose.int) and args[0].ndim == 2
+        if transposes or func is aten._to_copy.default:
+            position, transposed = self._names[id(args[0])]
+            self._name(result, position, transposed=transposed != transposes)
             return result
         call = _call(func, args) if not kwargs else None
         if call and id(call.weight) in met and id(call.inputs) not in met:
-            weight, turned = met.pop(id(call.weight))
+            weight, transposed = met.pop(id(call.weight))
             bias, _ = met.pop(id(call.bias), (None, False)) if call.bias is not None else (None, False)
             rows = call.rows().to(self.parameters[weight].dtype)
             rows = torch.cat([rows, rows.new_ones(len(rows), 1)], 1)
             # A matrix product reads (in, out), so a parameter that was not transposed on the way is kept so.
-            self._uses.append(_Use(weight, bias, not (turned or call.windows), rows.T @ rows, result))
+            self._uses.append(_Use(weight, bias, not (transposed or call.windows), rows.T @ rows, result))
         self._elsewhere |= {position for position, _ in met.values()}
         return result
 
@@ -135,20 +135,20 @@ class Recorder(TorchDispatchMode):
         layers = []
         for weight, group in uses.items():
             first = group[0]
-            if weight in self._elsewhere or any(use.turned != first.turned for use in group):
+            if weight in self._elsewhere or any(use.transposed != first.transposed for use in group):
                 continue
             own = owners[first.bias] == {weight} and all(use.bias == first.bias for use in group)
             bias = first.bias if own and first.bias not in self._elsewhere else None
-            moment = sum((use.moment for use in group[1:]), start=first.moment)
-            moment = moment / moment[-1, -1]
+            moments = sum((use.second_moment for use in group[1:]), start=first.second_moment)
+            second_moment = moments / moments[-1, -1]
             if bias is None:
-                moment = moment[:-1, :-1]
+                second_moment = second_moment[:-1, :-1]
             edges = [use.edge for use in group if use.edge is not None]
-            layers.append(Layer(weight, bias, first.turned, first.output.shape[1], moment, edges))
+            layers.append(Layer(weight, bias, first.transposed, first.output.shape[1], second_moment, edges))
         return layers
 
-    def _name(self, tensor: Tensor, position: int, *, turned: bool) -> None:
-        self._names[id(tensor)] = position, turned
+    def _name(self, tensor: Tensor, position: int, *, transposed: bool) -> None:
+        self._names[id(tensor)] = position, transposed
         self._held.append(tensor)
 
     def _settle(self) -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import abc
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from nestor_engine.autodiff.linearization import Point
-from nestor_engine.autodiff.trace_cache import Product
-from nestor_engine.errors import ConfigInvalid
-from nestor_engine.objective import Tensors
+from nestor.errors import PreconditionerUnavailable
+from nestor_engine.autodiff.linearization import Linearization
+from nestor_engine.distributed import WHOLE, Share
+from nestor_engine.tensors.part_state import PartState, kept_as
 from nestor_engine.tensors.random import derive_seed
 
 ROWS = 16  # vectors that a batched product takes at a time: each needs the memory of one forward pass
@@ -20,23 +20,104 @@ POWER_STEPS = 10  # products that the first estimate of the norm takes
 NORM_SERVES = 4  # outer steps until one more product refreshes it
 
 
-class Operator:
-    """v ↦ (C + δ‖C‖ I) v for vectors of shape (n,), counting its products.
-
-    The damping δ is relative to the spectral norm ‖C‖, so that one default serves problems of every
-    scale. The norm is known, or estimated by power iteration; then the vector is kept in `memory`
-    from one outer step to the next, and one product every few steps is enough after the first.
+class CountedProduct:
+    """v ↦ C v of the whole batch, where each of several processes sees a part; counts the products.
 
     Args:
-        point: where C was taken, for who needs to know more than products.
-        norm: ‖C‖, where it is known.
-        inverse: (v, s) ↦ (C + s I)⁻¹ v, where that has a closed form.
         batched: (k, n) ↦ the product of each row, at once. On a GPU that is faster, for larger kernels fill it; on a
             CPU rows one by one are as fast and the same bits as a product alone.
 
     Attributes:
-        together: vectors that are multiplied at a time, so that whoever has many can hand over as many at once.
-        products: how many were taken.
+        rows_at_a_time: vectors that are multiplied at once.
+        count: how many products were taken.
+    """
+
+    def __init__(
+        self,
+        product: Callable[[Tensor], Tensor],
+        batched: Callable[[Tensor], Tensor] | None = None,
+        share: Share = WHOLE,
+    ) -> None:
+        self._product, self._batched, self._share = product, batched, share
+        self.rows_at_a_time = ROWS if batched else 1
+        self.count = 0
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """The product with v of shape (n,), or with each row when v has shape (k, n)."""
+        if v.ndim == 1:
+            self.count += 1
+            return self._share.mean(self._product(v))
+        if self._batched is None:
+            return torch.stack([self(row) for row in v])
+        self.count += len(v)
+        return self._share.mean(torch.cat([self._batched(rows) for rows in v.split(self.rows_at_a_time)]))
+
+
+@dataclass(frozen=True)
+class NormState(PartState):
+    """What an estimate of ‖C‖ keeps between outer steps.
+
+    Attributes:
+        vector: the last iterate of the power iteration, shape (n,); None before the first estimate.
+        length: the estimate.
+        age: outer steps that have used it.
+    """
+
+    vector: Tensor | None = field(default=None, metadata=kept_as("power"))
+    length: float = field(default=0.0, metadata=kept_as("norm"))
+    age: int = field(default=0, metadata=kept_as("norm.age"))
+
+    def refreshed(self, multiply: Callable[[Tensor], Tensor], like: Tensor) -> NormState:
+        """The state for one more outer step, by a power iteration from where the last one stopped.
+
+        The first estimate takes `POWER_STEPS` products. After it, one product in every `NORM_SERVES` outer steps is
+        enough.
+
+        Args:
+            like: any vector of the operator's shape (n,), dtype and device.
+        """
+        v, length = self.vector, self.length
+        steps = 0 if self.age % NORM_SERVES and length else 1
+        if v is None:
+            generator = torch.Generator().manual_seed(derive_seed(0, "power", like.numel()))
+            v = torch.randn(like.shape, generator=generator, dtype=torch.float64, device="cpu").to(like)
+            steps = POWER_STEPS
+        for _ in range(steps):
+            product = multiply(v / v.norm().clamp_min(torch.finfo(v.dtype).tiny))
+            length = float(product.norm())
+            if not 0 < length < float("inf"):
+                break  # the zero operator, or one that is not finite: nothing to learn from it
+            v = product
+        return NormState(v, length, self.age + 1)
+
+
+class Norm:
+    """‖C‖: known, or estimated when it is first asked for."""
+
+    def __init__(self, multiply: Callable[[Tensor], Tensor], known: float | None, state: NormState) -> None:
+        self._multiply, self._value = multiply, known
+        self.state = state
+
+    def __call__(self, like: Tensor) -> float:
+        if self._value is None:
+            self.state = self.state.refreshed(self._multiply, like)
+            self._value = self.state.length
+        return self._value
+
+
+class Operator:
+    """v ↦ (C + δ‖C‖ I) v for vectors of shape (n,).
+
+    The damping δ is relative to the spectral norm ‖C‖, so that one default serves problems of every
+    scale. The norm is known, or estimated by power iteration when something first needs it.
+
+    Args:
+        product: v ↦ C v.
+        norm: ‖C‖, where it is known.
+        norm_state: what the estimate of the norm starts from, where it is not known.
+        linearization: where C was taken, for a preconditioner that needs more than products.
+        inverse: (v, s) ↦ (C + s I)⁻¹ v, where that has a closed form.
+        batched: (k, n) ↦ the product of each row, at once.
     """
 
     def __init__(
@@ -44,35 +125,53 @@ class Operator:
         product: Callable[[Tensor], Tensor],
         *,
         damping: float = 0.0,
-        memory: Tensors | None = None,
-        point: Point | None = None,
         norm: float | None = None,
+        norm_state: NormState | None = None,
+        linearization: Linearization | None = None,
         inverse: Callable[[Tensor, float], Tensor] | None = None,
         batched: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        self._product = product
-        self._damping = damping
-        self._memory = {} if memory is None else memory
-        self._point = point
-        self._norm = norm
-        self._inverse = inverse
-        self._batched = batched
-        self.together = ROWS if batched else 1
-        self.products = 0
+        share = WHOLE if linearization is None else linearization.share
+        self._multiply = CountedProduct(product, batched, share)
+        self._norm = Norm(self._multiply, norm, norm_state or NormState())
+        self._damping, self._linearization, self._inverse = damping, linearization, inverse
+
+    def damped(self, damping: float) -> Operator:
+        """This operator where it has a damping of its own, else the same with `damping`.
+
+        Both count the same products and share the estimate of the norm.
+        """
+        if self._damping or not damping:
+            return self
+        operator = copy.copy(self)
+        operator._damping = damping
+        return operator
 
     @property
-    def point(self) -> Point:
+    def products(self) -> int:
+        """Products of C taken so far, those for the norm included."""
+        return self._multiply.count
+
+    @property
+    def rows_at_a_time(self) -> int:
+        """Vectors that are multiplied at once, so that a caller who has many can pass as many."""
+        return self._multiply.rows_at_a_time
+
+    @property
+    def norm_state(self) -> NormState:
+        """What the next outer step's estimate of the norm starts from."""
+        return self._norm.state
+
+    @property
+    def linearization(self) -> Linearization:
         """Where the curvature was taken.
 
         Raises:
-            ConfigInvalid: the operator is a bare matrix.
+            PreconditionerUnavailable: the operator is a bare matrix.
         """
-        if self._point is None:
-            raise ConfigInvalid(
-                reason="This preconditioner reads the training loss, and the operator is not that of a curvature. "
-                "Use NystromSketch, which needs products only."
-            )
-        return self._point
+        if self._linearization is None:
+            raise PreconditionerUnavailable()
+        return self._linearization
 
     def __call__(self, v: Tensor) -> Tensor:
         """The damped product; of each row when v has shape (k, n)."""
@@ -82,82 +181,16 @@ class Operator:
 
     def undamped(self, v: Tensor) -> Tensor:
         """The product without damping; of each row when v has shape (k, n)."""
-        if v.ndim == 1:
-            return self._multiply(v)
-        if self._batched is None:
-            return torch.stack([self._multiply(row) for row in v])
-        self.products += len(v)
-        return self._of_all(torch.cat([self._batched(rows) for rows in v.split(self.together)]))
-
-    def damp(self, damping: float) -> None:
-        """Damp an operator that is not damped; what a curvature was given by hand stays."""
-        self._damping = self._damping or damping
+        return self._multiply(v)
 
     def shift(self, like: Tensor) -> float:
         """The multiple of the identity that damping adds, for vectors of the shape of `like`."""
-        return self._damping * self._curvature_norm(like) if self._damping else 0.0
+        return self._damping * self._norm(like) if self._damping else 0.0
 
     def norm(self, like: Tensor) -> float:
         """An estimate of the largest |eigenvalue|, from below, damping included."""
-        return self._curvature_norm(like) * (1 + self._damping)
+        return self._norm(like) * (1 + self._damping)
 
     def inverse(self, b: Tensor) -> Tensor | None:
         """A⁻¹ b, damping included, in closed form; None if there is none, not finite if A is singular."""
         return None if self._inverse is None else self._inverse(b, self.shift(b))
-
-    def _multiply(self, v: Tensor) -> Tensor:
-        self.products += 1
-        return self._of_all(self._product(v))
-
-    def _of_all(self, product: Tensor) -> Tensor:
-        """Of the whole batch, where each of several processes sees a part."""
-        return product if self._point is None else self._point.share.mean(product)
-
-    def _curvature_norm(self, like: Tensor) -> float:
-        if self._norm is None:
-            v, age = self._memory.get("power"), int(self._memory.get("norm.age", 0))
-            length = float(self._memory.get("norm", 0.0))
-            steps = 0 if age % NORM_SERVES and length else 1
-            if v is None:
-                generator = torch.Generator().manual_seed(derive_seed(0, "power", like.numel()))
-                v = torch.randn(like.shape, generator=generator, dtype=torch.float64, device="cpu").to(like)
-                steps = POWER_STEPS
-            for _ in range(steps):
-                product = self._multiply(v / v.norm().clamp_min(torch.finfo(v.dtype).tiny))
-                length = float(product.norm())
-                if not 0 < length < float("inf"):
-                    break  # the zero operator, or one that is not finite: nothing to learn from it
-                v = product
-            self._memory |= {
-                "power": v,
-                "norm": torch.tensor(length, dtype=torch.float64),
-                "norm.age": torch.tensor(age + 1),
-            }
-            self._norm = length
-        return self._norm
-
-
-@dataclass(frozen=True)
-class Curvature(abc.ABC):
-    """Which second derivatives of the training loss are taken.
-
-    Args:
-        damping: added multiple of the identity, relative to the operator's norm. It says how far the
-            response may reach into flat directions: a statistical choice, not a numerical one.
-    """
-
-    damping: float
-
-    def __post_init__(self) -> None:
-        if not self.damping >= 0:
-            raise ConfigInvalid(reason=f"{type(self).__name__}(damping={self.damping}): damping may not be negative.")
-
-    @abc.abstractmethod
-    def at(self, point: Point, memory: Tensors) -> Operator:
-        """The operator at one point; `memory` carries its norm's estimate between outer steps."""
-
-    def _by(self, product: Product, point: Point, memory: Tensors) -> Operator:
-        """The operator whose product is a method of `Point`."""
-        curved = point.curved(product)
-        batched = point.curved_rows if point.w.is_cuda else None
-        return Operator(curved, damping=self.damping, memory=memory, point=point, batched=batched)

@@ -10,14 +10,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from nestor_engine.autodiff.linearization import Point, examples_of
-from nestor_engine.errors import ProblemInvalid
+from nestor.errors import OutputsCoupled
+from nestor_engine.autodiff.linearization import Linearization, examples_of
 
 Fisher = Literal["sampled", "exact", "empirical"]
 MOST_OUTPUTS = 2048  # of one example: their second derivatives are a matrix of that side
 
 
-def signals(point: Point, fisher: Fisher, generator: torch.Generator) -> Iterator[list[Tensor]]:
+def signals(linearization: Linearization, fisher: Fisher, generator: torch.Generator) -> Iterator[list[Tensor]]:
     """Each signal holds a tensor for each output; summed over signals, E[s sᵀ] is the criterion's curvature.
 
     Let Λ_r be the block of ∂²ℓ/∂o∂o that belongs to row r of the outputs, and S_r Sᵣᵀ = Λ_r with negative
@@ -33,16 +33,16 @@ def signals(point: Point, fisher: Fisher, generator: torch.Generator) -> Iterato
     """
 
     def signs(*shape: int) -> Tensor:
-        return (2 * torch.randint(2, shape, generator=generator, device="cpu") - 1).to(point.w)
+        return (2 * torch.randint(2, shape, generator=generator, device="cpu") - 1).to(linearization.w)
 
-    at, slopes = point.output_slopes
+    at, slopes = linearization.output_slopes
     if fisher == "empirical":
         examples = examples_of(at)
         sign = signs(examples)
         for_examples = lambda o: sign.view(-1, *[1] * (o.ndim - 1))
         yield [math.sqrt(examples) * for_examples(slope) * slope.detach() for slope in slopes]
         return
-    blocks, rows = _blocks(point, at)
+    blocks, rows = _blocks(linearization, at)
     values, vectors = torch.linalg.eigh((blocks + blocks.mT) / 2)
     roots = vectors * values.clamp_min(0).sqrt().unsqueeze(1)  # (rows, size, size)
     if fisher == "sampled":
@@ -77,7 +77,7 @@ class _Rows:
         return [part.reshape(shape).permute(*map(order.index, range(len(order)))) for part, shape, order in parts]
 
 
-def _blocks(point: Point, at: list[Tensor]) -> tuple[Tensor, _Rows]:
+def _blocks(linearization: Linearization, at: list[Tensor]) -> tuple[Tensor, _Rows]:
     """∂²ℓ/∂o∂o as blocks of shape (rows, size, size), in the finest rows that the criterion does not couple.
 
     One product tells whether it does: a squared error couples no two entries, a cross-entropy those
@@ -87,19 +87,16 @@ def _blocks(point: Point, at: list[Tensor]) -> tuple[Tensor, _Rows]:
     for rows in _divisions(at):
         if rows.size > MOST_OUTPUTS:
             break
-        product = lambda v, rows=rows: rows.join(point.criterion_product(rows.split(v)))
+        product = lambda v, rows=rows: rows.join(linearization.criterion_product(rows.split(v)))
         eye = torch.eye(rows.size, dtype=at[0].dtype, device=at[0].device)
         blocks = torch.stack([product(unit.expand(rows.count, -1)) for unit in eye], 2)
         probe = torch.randn(rows.count, rows.size, generator=probe_source, device="cpu").to(at[0])
         whole, parts = product(probe), (blocks @ probe.unsqueeze(2)).squeeze(2)
         tolerance = torch.finfo(at[0].dtype).eps ** 0.5
-        # Phrased so that what is not finite counts as uncoupled: it is then reported as that.
+        # Non-finite values count as uncoupled: the solver reports them.
         if not (whole - parts).norm() > tolerance * whole.norm():
             return blocks, rows
-    raise ProblemInvalid(
-        reason=f"The training loss couples more than {MOST_OUTPUTS:,} outputs of the model, too many for KFAC to "
-        "take their second derivatives one by one. Use KFAC(fisher='empirical'), or GaussNewton."
-    )
+    raise OutputsCoupled(limit=MOST_OUTPUTS)
 
 
 def _divisions(outputs: list[Tensor]) -> list[_Rows]:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nestor.errors import ConfigInvalid, HoldOutEmpty, SplitsDiffer, TooFewExamples
 from nestor_engine.data.splits import Data, View, size_of
-from nestor_engine.errors import ConfigInvalid, ProblemInvalid
 from nestor_engine.objective import Tensors
 from nestor_engine.tensors.random import derive_seed
 
@@ -98,8 +98,8 @@ class Partition:
             self._pool = _pooled(self._train, self._val)
             self._order = _shuffled(size_of(self._pool), derive_seed(seed, "folds")).to(self._val.device)
             if len(self._order) < self.folds:
-                raise ProblemInvalid(
-                    reason=f"{len(self._order)} examples cannot be divided into {self.folds} folds. Use fewer folds."
+                raise TooFewExamples(
+                    option=f"Folds({self.folds})", needed=self.folds, what="examples", n=len(self._order)
                 )
 
     def views(self, fold: int) -> tuple[View, View]:
@@ -117,10 +117,7 @@ def _divided(columns: Tensors, share: float, seed: int) -> tuple[Tensor, Tensor]
     n = size_of(columns)
     taken = round(share * n)
     if not 0 < taken < n:
-        raise ProblemInvalid(
-            reason=f"EarlyStopping(share={share:g}) of {n} validation examples holds out {taken}, and needs at least "
-            "one to hold out and one to steer by. Give more validation examples, or another share."
-        )
+        raise HoldOutEmpty(option=f"EarlyStopping(share={share:g})", n=n, taken=taken)
     order = _shuffled(n, seed).to(next(iter(columns.values())).device)
     return order[:taken].sort().values, order[taken:].sort().values
 
@@ -129,10 +126,7 @@ def _pooled(train: View, val: View) -> Tensors:
     """Training examples, and behind them those of the validation data."""
     first, second = train.columns, val.columns
     if _form(first) != _form(second):
-        raise ProblemInvalid(
-            reason=f"Folds exchange training and validation examples, but their columns differ: {_told(first)}, and "
-            f"{_told(second)}. Give both the same columns, or tune without folds."
-        )
+        raise SplitsDiffer(train=_told(first), val=_told(second))
     rest = val.all()
     return {name: torch.cat([values, rest[name]]) for name, values in first.items()}
 

@@ -11,9 +11,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from nestor.errors import ColumnNotTensor, ColumnReserved, ColumnsMissing, DataLengthsDiffer, SplitEmpty, SplitInvalid
 from nestor.program_format import INDEX as INDEX
 from nestor_engine.distributed import ALONE, Group
-from nestor_engine.errors import ProblemInvalid
 from nestor_engine.objective import Batch, Tensors
 from nestor_engine.tensors.random import derive_seed
 from nestor_engine.tensors.serialization import to_safetensors
@@ -37,7 +37,7 @@ class Data:
         """From tuples, which become the columns `x` and `y`, or from dicts of columns.
 
         Raises:
-            ProblemInvalid: a split is neither of them, is empty, or has columns of different lengths.
+            DatasetInvalid: a split is neither of them, is empty, or has columns of different lengths.
         """
         return Data(_columns("train", train), _columns("val", val), None if test is None else _columns("test", test))
 
@@ -69,19 +69,18 @@ def size_of(columns: Tensors) -> int:
 def _columns(split: str, given: Columns) -> Tensors:
     pair = list(cast("list[Any] | tuple[Any, ...]", given)) if isinstance(given, list | tuple) else []
     if not isinstance(given, dict) and len(pair) != 2:
-        kind = _kind(cast("object", given))
-        raise ProblemInvalid(reason=f"The {split} split is {kind}. Pass a tuple (x, y), or a dict of columns by name.")
+        raise SplitInvalid(split=split, given=_kind(cast("object", given)))
     named = cast("dict[str, Any]", given) if isinstance(given, dict) else dict(zip(("x", "y"), pair, strict=True))
-    columns = {name: _tensor(values) for name, values in named.items()}
-    lengths = {name: len(values) if values.ndim else None for name, values in columns.items()}
-    if not columns or None in lengths.values() or len(set(lengths.values())) != 1:
-        raise ProblemInvalid(
-            reason=f"The columns of the {split} split must be equally long; their lengths are {lengths}."
-        )
+    columns = {name: _tensor(split, name, values) for name, values in named.items()}
+    if not columns:
+        raise ColumnsMissing(split=split)
+    lengths = {name: len(values) if values.ndim else "a scalar" for name, values in columns.items()}
+    if "a scalar" in lengths.values() or len(set(lengths.values())) != 1:
+        raise DataLengthsDiffer(split=split, lengths=lengths)
     if 0 in lengths.values():
-        raise ProblemInvalid(reason=f"The {split} split is empty. Give it at least one example.")
+        raise SplitEmpty(split=split)
     if INDEX in columns:
-        raise ProblemInvalid(reason=f"{INDEX!r} is the reserved name of an example's position; rename that column.")
+        raise ColumnReserved(split=split, column=INDEX)
     return columns
 
 
@@ -90,10 +89,14 @@ def _kind(given: object) -> str:
     return f"{name} of {len(cast('Sized', given))}" if isinstance(given, list | tuple) else name
 
 
-def _tensor(values: Any) -> Tensor:
+def _tensor(split: str, column: str, values: Any) -> Tensor:
     if isinstance(values, Tensor):
         return values.detach()
-    tensor = torch.as_tensor(values)
+    try:
+        tensor = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).split("\n")[0].rstrip(".")
+        raise ColumnNotTensor(split=split, column=column, reason=reason) from error
     # Arrays are float64 by habit, tensors by intention: only the former follow torch's default.
     return tensor.to(torch.get_default_dtype()) if tensor.is_floating_point() else tensor
 

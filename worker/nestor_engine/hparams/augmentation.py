@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from nestor_engine.errors import ProblemInvalid
+from nestor.errors import AugmentationAmbiguous, ColumnUnusable, NetworkOutputInvalid, OptionOutOfRange
 from nestor_engine.hparams.examples import column_of
 from nestor_engine.hparams.hyperparameters import Hyperparameters
 from nestor_engine.hparams.network import Network
@@ -43,7 +43,9 @@ class Augmentation(Hyperparameters):
         name: str = "augmentation",
     ) -> None:
         if (network is None) == (channels is None):
-            raise ProblemInvalid(reason="Augmentation takes a network, or channels=… for a small U-Net: one of them.")
+            raise AugmentationAmbiguous()
+        if noise < 1 or (channels is not None and channels < 1):
+            raise OptionOutOfRange(option=f"Augmentation({channels=}, {noise=})", rule="both must be at least 1")
         self._network = Network("Augmentation", network or UNet(channels or 1, noise=noise), name)
         self._channels, self._noise, self._column = channels, noise, column
         self.init = self._network.init
@@ -52,9 +54,13 @@ class Augmentation(Hyperparameters):
     def expect(self, model: nn.Module, train: Tensors) -> None:
         x = column_of("Augmentation", self._column, train)
         if self._channels is not None and (x.ndim != 4 or x.shape[1] != self._channels):
-            raise ProblemInvalid(
-                reason=f"Augmentation(channels={self._channels}) takes images of shape (n, {self._channels}, H, W), "
-                f"but the column {self._column!r} has shape {tuple(x.shape)}. Reshape it, or pass a network."
+            raise ColumnUnusable(
+                kind=f"Augmentation(channels={self._channels})",
+                column=self._column,
+                expected=f"images of shape (n, {self._channels}, H, W) in the column {self._column!r}",
+                dtype=x.dtype,
+                shape=tuple(x.shape),
+                advice="Reshape it, or pass a network.",
             )
 
     def prepare(self, values: Tensors, batch: Batch) -> Batch:
@@ -62,8 +68,10 @@ class Augmentation(Hyperparameters):
         noise = torch.randn((x.shape[0], self._noise, *x.shape[2:]), dtype=x.dtype, device=x.device)
         changed = self._network(values, x, noise)
         if changed.shape[1:] != x.shape[1:]:
-            raise ProblemInvalid(
-                reason=f"Augmentation: its network turned inputs of shape {tuple(x.shape)} into "
-                f"{tuple(changed.shape)}. It must return their shape."
+            raise NetworkOutputInvalid(
+                kind="Augmentation",
+                inputs=tuple(x.shape),
+                outputs=tuple(changed.shape),
+                expected="the shape of its inputs",
             )
         return batch | {self._column: changed}

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from nestor_engine.errors import ProblemInvalid
+from nestor.errors import OptionOutOfRange
 from nestor_engine.hparams.weights import OfWeights
 from nestor_engine.objective import PyTree, Tensors
 from nestor_engine.tensors.ravel import named_leaves
@@ -81,7 +81,7 @@ class L1(Decay):
         name: str = "l1",
     ) -> None:
         if not epsilon > 0:
-            raise ProblemInvalid(reason=f"L1(epsilon={epsilon}): it must be positive, or |w| has a kink at zero.")
+            raise OptionOutOfRange(option=f"L1({epsilon=})", rule="it must be positive, or |w| has a kink at zero")
         super().__init__(model, per, init, name)
         self._epsilon = epsilon
 

@@ -7,8 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from nestor.errors import ChoiceUnknown, ColumnUnusable, TooFewExamples
 from nestor_engine.data.splits import INDEX
-from nestor_engine.errors import ProblemInvalid
 from nestor_engine.hparams.examples import column_of, expect_examples
 from nestor_engine.hparams.hyperparameters import Hyperparameters
 from nestor_engine.objective import Batch, Tensors
@@ -36,9 +36,12 @@ class DistilledData(Hyperparameters):
     def __init__(self, x: Any, *, column: str = "x", name: str = "distilled_data") -> None:
         x = torch.as_tensor(x)
         if not x.is_floating_point() or not x.ndim:
-            raise ProblemInvalid(
-                reason=f"DistilledData takes floating-point examples, shape (n, …), not {x.dtype} of shape "
-                f"{tuple(x.shape)}. Distil what has a gradient; tokens have none."
+            raise ColumnUnusable(
+                kind="DistilledData",
+                expected="floating-point examples of shape (n, …)",
+                dtype=x.dtype,
+                shape=tuple(x.shape),
+                advice="Distill what has a gradient; tokens have none.",
             )
         self._column, self._name = column, name
         self.init = {name: x.detach().clone()}
@@ -69,13 +72,15 @@ class DistilledData(Hyperparameters):
             ProblemInvalid: a class has too few examples to draw from, or there is no such kind of start.
         """
         if kind not in ("noise", "examples", "means"):
-            raise ProblemInvalid(reason=f"DistilledData.start({kind=}): choose 'noise', 'examples' or 'means'.")
+            raise ChoiceUnknown(option=f"DistilledData.start({kind=})", choices=["noise", "examples", "means"])
         generator = torch.Generator().manual_seed(seed)
         labels, counts = y.unique(return_counts=True)
         if kind != "noise" and int(counts.min()) < per_class:
-            raise ProblemInvalid(
-                reason=f"Class {int(labels[counts.argmin()])} has {int(counts.min())} examples, fewer than "
-                f"{per_class=}. Give more of them, or start from kind='noise'."
+            raise TooFewExamples(
+                option=f"DistilledData.start({per_class=}, {kind=})",
+                needed=per_class,
+                what=f"examples of class {int(labels[counts.argmin()])}",
+                n=int(counts.min()),
             )
         y0 = labels.repeat_interleave(per_class)
         if kind == "noise":
@@ -93,10 +98,13 @@ class DistilledData(Hyperparameters):
         initial, column = self.init[self._name], column_of("DistilledData", self._column, train)
         expect_examples("DistilledData", len(initial), train)
         if column.shape != initial.shape or column.dtype != initial.dtype:
-            raise ProblemInvalid(
-                reason=f"DistilledData was given {initial.dtype} of shape {tuple(initial.shape)}, but the training "
-                f"column {self._column!r} is {column.dtype} of shape {tuple(column.shape)}. Pass the same tensor to "
-                "both: DistilledData(x0) with train=(x0, y0)."
+            raise ColumnUnusable(
+                kind="DistilledData",
+                column=self._column,
+                expected=f"{column.dtype} of shape {tuple(column.shape)}, as the column {self._column!r} is",
+                dtype=initial.dtype,
+                shape=tuple(initial.shape),
+                advice="Pass the same tensor to both: DistilledData(x0) with train=(x0, y0).",
             )
 
     def prepare(self, values: Tensors, batch: Batch) -> Batch:

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from nestor_engine.errors import ProblemInvalid
+from nestor.errors import ChoiceUnknown, DropoutNotFound, DropoutRateOutOfRange, MadeForAnotherModel, OptionOutOfRange
 from nestor_engine.hparams.hyperparameters import Hyperparameters
 from nestor_engine.objective import Tensors
 
@@ -73,21 +73,15 @@ class Dropout(Hyperparameters):
         name: str = "dropout",
     ) -> None:
         if per not in ("layer", "global"):
-            raise ProblemInvalid(reason=f"Dropout({per=}): choose 'layer' or 'global'.")
+            raise ChoiceUnknown(option=f"Dropout({per=})", choices=["layer", "global"])
         if not temperature > 0:
-            raise ProblemInvalid(reason=f"Dropout({temperature=}): it must be positive; 0.1 is usual.")
+            raise OptionOutOfRange(option=f"Dropout({temperature=})", rule="it must be positive; 0.1 is usual")
         layers = _layers(model)
         if not layers:
-            raise ProblemInvalid(
-                reason="Dropout found no nn.Dropout in the model. Rates inside of F.dropout, or in the dropout=… of "
-                "recurrent and attention layers, are out of its reach: add nn.Dropout modules in their place."
-            )
+            raise DropoutNotFound()
         rates = {path: layer.p if init is None else init for path, layer in layers.items()}
         if outside := [path for path, rate in rates.items() if not 0 < rate < 1]:
-            raise ProblemInvalid(
-                reason=f"The rate of the dropout layer {outside[0]!r} is {rates[outside[0]]}, and a rate is tuned "
-                "strictly between 0 and 1. Pass init=…, such as 0.1."
-            )
+            raise DropoutRateOutOfRange(layer=outside[0], rate=rates[outside[0]])
         self._paths, self._per, self._temperature, self._name = tuple(layers), per, temperature, name
         logits = [math.log(rate / (1 - rate)) for rate in rates.values()]
         first = next(model.parameters(), torch.empty(()))
@@ -103,7 +97,7 @@ class Dropout(Hyperparameters):
 
     def expect(self, model: nn.Module, train: Tensors) -> None:
         if tuple(_layers(model)) != self._paths:
-            raise ProblemInvalid(reason="Dropout was made for another model than the problem's. Make it from that one.")
+            raise MadeForAnotherModel(kind="Dropout")
 
     def adapt(self, module: nn.Module) -> None:
         concrete = {

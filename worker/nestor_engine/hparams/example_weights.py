@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from nestor.errors import OptionOutOfRange
 from nestor_engine.data.splits import INDEX
-from nestor_engine.errors import ProblemInvalid
 from nestor_engine.hparams.examples import expect_examples
 from nestor_engine.hparams.hyperparameters import Hyperparameters
 from nestor_engine.objective import Batch, Tensors
@@ -27,7 +27,7 @@ class ExampleWeights(Hyperparameters):
 
     def __init__(self, n: int, *, init: float = 0.0, transform: str = "sigmoid", name: str = "example_weights") -> None:
         if n < 1:
-            raise ProblemInvalid(reason=f"ExampleWeights({n}): give the number of training examples.")
+            raise OptionOutOfRange(option=f"ExampleWeights({n})", rule="give the number of training examples")
         self._n, self._name = n, name
         self.init = {name: torch.full((n,), float(init))}
         self.transforms = {name: transform}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from nestor.errors import ColumnNotFound, ExampleCountDiffers
 from nestor_engine.data.splits import size_of
-from nestor_engine.errors import ProblemInvalid
 from nestor_engine.objective import Tensors
 
 
@@ -15,10 +15,7 @@ def expect_examples(kind: str, n: int, train: Tensors) -> None:
         ProblemInvalid: the training split has another number of examples.
     """
     if size_of(train) != n:
-        raise ProblemInvalid(
-            reason=f"{kind} was made for {n:,} training examples, but the training split has {size_of(train):,}. "
-            "Give it one entry for each of them."
-        )
+        raise ExampleCountDiffers(kind=kind, expected=n, n=size_of(train))
 
 
 def column_of(kind: str, name: str, train: Tensors) -> Tensor:
@@ -28,8 +25,5 @@ def column_of(kind: str, name: str, train: Tensors) -> Tensor:
         ProblemInvalid: there is none of that name.
     """
     if name not in train:
-        raise ProblemInvalid(
-            reason=f"{kind} reads the column {name!r}, but the training split has {sorted(train)}. "
-            "Name one of them with column=…."
-        )
+        raise ColumnNotFound(reader=kind, column=name, split="training", columns=sorted(train), argument="column")
     return train[name]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nestor_engine.errors import ProblemInvalid
+from nestor.errors import InitialValuesOutOfBounds, arguments_of
 from nestor_engine.objective import Batch, PyTree, Tensors
 
 TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -42,6 +42,12 @@ class Hyperparameters:
     per_example = False  # whether `weigh` needs one loss per example
     by_position = False  # whether there is an entry for each training example
 
+    def __init_subclass__(cls) -> None:
+        # A user's own kind fails as its author wrote it.
+        if "__init__" in vars(cls) and cls.__module__.startswith("nestor_engine."):
+            cls.__init__ = arguments_of(cls.__name__)(cls.__init__)
+
+    @arguments_of("bounded")
     def bounded(self, least: float = -math.inf, largest: float = math.inf) -> Self:
         """The same kind, each of whose entries every outer step projects onto an interval, as optimised.
 
@@ -51,10 +57,7 @@ class Hyperparameters:
         for name, value in self.init.items():
             low, high = float(value.min()), float(value.max())
             if not least <= low <= high <= largest:
-                raise ProblemInvalid(
-                    reason=f"The initial values of {name!r} run from {low:g} to {high:g} and do not lie between "
-                    f"{least:g} and {largest:g}. Bounds are in the units of the initial values, before the transform."
-                )
+                raise InitialValuesOutOfBounds(name=name, low=low, high=high, least=least, largest=largest)
         kind = copy.copy(self)
         kind.bounds = dict.fromkeys(self.init, (least, largest))
         return kind

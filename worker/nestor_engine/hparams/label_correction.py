@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from nestor.errors import ColumnUnusable, LabelsOutOfRange
 from nestor_engine.data.splits import INDEX
-from nestor_engine.errors import ProblemInvalid
 from nestor_engine.hparams.examples import column_of, expect_examples
 from nestor_engine.hparams.hyperparameters import Hyperparameters
 from nestor_engine.objective import Batch, Tensors
@@ -47,14 +47,16 @@ class LabelCorrection(Hyperparameters):
     ) -> None:
         labels = torch.as_tensor(labels).detach()
         if labels.is_floating_point() or labels.dtype == torch.bool or labels.ndim != 1 or not len(labels):
-            raise ProblemInvalid(
-                reason=f"LabelCorrection takes one integer label for each example, shape (n,), not {labels.dtype} "
-                f"of shape {tuple(labels.shape)}. For probabilities, pass labels.argmax(1)."
+            raise ColumnUnusable(
+                kind="LabelCorrection",
+                expected="one integer label for each example, shape (n,)",
+                dtype=labels.dtype,
+                shape=tuple(labels.shape),
+                advice="For probabilities, pass labels.argmax(1).",
             )
         if int(labels.min()) < 0 or int(labels.max()) >= classes:
-            raise ProblemInvalid(
-                reason=f"LabelCorrection({classes=}): the labels run from {int(labels.min())} to {int(labels.max())}. "
-                "Count them from 0, and pass the number of classes."
+            raise LabelsOutOfRange(
+                kind="LabelCorrection", classes=classes, low=int(labels.min()), high=int(labels.max())
             )
         self._n, self._column, self._name = len(labels), column, name
         self.init = {name: strength * F.one_hot(labels.long(), classes).to(dtype or torch.get_default_dtype())}

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from nestor_engine.errors import ProblemInvalid
+from nestor.errors import ChoiceUnknown, NetworkOutputInvalid
 from nestor_engine.hparams.examples import column_of
 from nestor_engine.hparams.hyperparameters import TRANSFORMS, Hyperparameters
 from nestor_engine.hparams.network import Network
@@ -41,7 +41,7 @@ class LossReweighting(Hyperparameters):
         name: str = "loss_reweighting",
     ) -> None:
         if positive not in ("sigmoid", "softplus", "exp"):
-            raise ProblemInvalid(reason=f"LossReweighting({positive=}): choose 'sigmoid', 'softplus' or 'exp'.")
+            raise ChoiceUnknown(option=f"LossReweighting({positive=})", choices=["sigmoid", "softplus", "exp"])
         self._network = Network("LossReweighting", network, name)
         self._reads, self._positive = reads, TRANSFORMS[positive]
         self.init = self._network.init
@@ -55,8 +55,10 @@ class LossReweighting(Hyperparameters):
         read = losses.detach().unsqueeze(1) if self._reads == "loss" else batch[self._reads]
         told = self._network(values, read)
         if told.shape[1:] not in ((), (1,)):
-            raise ProblemInvalid(
-                reason=f"LossReweighting: its network returned shape {tuple(told.shape)} for {losses.shape[0]} "
-                "examples. Return one number for each, shape (B,) or (B, 1)."
+            raise NetworkOutputInvalid(
+                kind="LossReweighting",
+                inputs=tuple(read.shape),
+                outputs=tuple(told.shape),
+                expected="one number for each example, shape (B,) or (B, 1)",
             )
         return losses * self._positive(told.flatten())

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from nestor_engine.errors import ProblemInvalid
+from nestor.errors import NetworkHasMemory, NothingToTune
 from nestor_engine.objective import Tensors
 from nestor_engine.problem.meta_copy import skeleton
 
@@ -25,7 +25,7 @@ class Network:
         self._kind, self._name = kind, name
         tuned = {parameter: p for parameter, p in module.named_parameters() if p.requires_grad}
         if not tuned:
-            raise ProblemInvalid(reason=f"{kind}: its network has no parameter that requires a gradient.")
+            raise NothingToTune(kind=kind, part="its network")
         self._parameters = tuple(tuned)
         self._constants: Tensors = {
             constant: t.detach().clone()
@@ -46,8 +46,5 @@ class Network:
         versions = {name: copy._version for name, copy in copies.items()}
         output = functional_call(self._skeleton, (tensors, copies), inputs)
         if changed := [name for name, copy in copies.items() if copy._version != versions[name]]:
-            raise ProblemInvalid(
-                reason=f"{self._kind}: its network writes into its buffer {changed[0]!r} when it is called, as "
-                "BatchNorm does in training mode. Use GroupNorm, or put that part into evaluation mode with .eval()."
-            )
+            raise NetworkHasMemory(kind=self._kind, buffer=changed[0])
         return output

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from nestor_engine.errors import ProblemInvalid
+from nestor.errors import MadeForAnotherModel, NothingToTune, SubmoduleNotFound, SubmoduleNotFrozen
 from nestor_engine.hparams.hyperparameters import Hyperparameters
 from nestor_engine.objective import Tensors
 
@@ -33,12 +33,9 @@ class Submodule(Hyperparameters):
         try:
             parameters = dict(model.get_submodule(path).named_parameters(path))
         except AttributeError as error:
-            raise ProblemInvalid(
-                reason=f"Submodule: the model has no part {path!r}; its parts are "
-                f"{', '.join(repr(name) for name, _ in model.named_children())}."
-            ) from error
+            raise SubmoduleNotFound(path=path, parts=[name for name, _ in model.named_children()]) from error
         if not parameters:
-            raise ProblemInvalid(reason=f"Submodule: the model's part {path!r} has no parameters to tune.")
+            raise NothingToTune(kind="Submodule", part=f"the model's part {path!r}")
         self._expect_frozen(parameters)
         self.init = {name: parameter.detach().clone() for name, parameter in parameters.items()}
         self.transforms = {}
@@ -46,9 +43,7 @@ class Submodule(Hyperparameters):
     def expect(self, model: nn.Module, train: Tensors) -> None:
         given = {name: p for name, p in model.named_parameters() if name in self.init}
         if {name: p.shape for name, p in given.items()} != {name: value.shape for name, value in self.init.items()}:
-            raise ProblemInvalid(
-                reason=f"Submodule({self._path!r}) was made for another model than the problem's. Make it from that."
-            )
+            raise MadeForAnotherModel(kind=f"Submodule({self._path!r})")
         self._expect_frozen(given)
 
     def tensors(self, values: Tensors) -> Tensors:
@@ -56,7 +51,4 @@ class Submodule(Hyperparameters):
 
     def _expect_frozen(self, parameters: dict[str, nn.Parameter]) -> None:
         if trained := [name for name, parameter in parameters.items() if parameter.requires_grad]:
-            raise ProblemInvalid(
-                reason=f"Submodule: {trained[0]!r} requires a gradient, so the inner problem would train it, too. "
-                f"Freeze the part first: model.{self._path}.requires_grad_(False)."
-            )
+            raise SubmoduleNotFrozen(name=trained[0], path=self._path)

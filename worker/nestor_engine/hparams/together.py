@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from nestor_engine.errors import ProblemInvalid
+from nestor.errors import ChoiceUnknown, HparamsNameTaken, TensorSuppliedTwice
 from nestor_engine.hparams.custom import Custom
 from nestor_engine.hparams.hyperparameters import TRANSFORMS, Hyperparameters
 from nestor_engine.objective import Batch, PyTree, Tensors
@@ -22,32 +22,19 @@ class Together(Hyperparameters):
         for kind in self.kinds:
             for name, value in kind.init.items():
                 if name in self.init:
-                    raise ProblemInvalid(
-                        reason=f"Two kinds of hyperparameters are named {name!r}; pass name=… to one of them."
-                    )
+                    raise HparamsNameTaken(name=name)
                 self.init[name] = value
                 self.transforms[name] = kind.transforms.get(name, "identity")
         for name, transform in self.transforms.items():
             if transform not in TRANSFORMS:
-                raise ProblemInvalid(
-                    reason=f"{name!r} has the transform {transform!r}; there are {sorted(TRANSFORMS)}."
-                )
+                raise ChoiceUnknown(option=f"{name!r} has the transform {transform!r}", choices=sorted(TRANSFORMS))
         self.per_example = any(kind.per_example for kind in self.kinds)
         self.by_position = any(kind.by_position for kind in self.kinds)
         self.remarks = tuple(remark for kind in self.kinds for remark in kind.remarks)
-        self._constants: tuple[list[tuple[Tensor, int]], Tensors] = ([], {})
 
     def values(self, hparams: Tensors) -> Tensors:
-        """The transformed hyperparameters. Those of constants are kept, for inner steps ask for them again."""
-        seen, values = self._constants
-        if list(values) == list(hparams) and all(
-            raw is kept and raw._version == version for raw, (kept, version) in zip(hparams.values(), seen, strict=True)
-        ):
-            return dict(values)
-        values = {name: TRANSFORMS[self.transforms[name]](raw) for name, raw in hparams.items()}
-        if all(type(raw) is Tensor and not raw.requires_grad for raw in hparams.values()):
-            self._constants = [(raw, raw._version) for raw in hparams.values()], dict(values)
-        return values
+        """The transformed hyperparameters."""
+        return {name: TRANSFORMS[self.transforms[name]](raw) for name, raw in hparams.items()}
 
     def expect(self, model: nn.Module, train: Tensors) -> None:
         for kind in self.kinds:
@@ -62,9 +49,7 @@ class Together(Hyperparameters):
         for kind in self.kinds:
             for name, value in kind.tensors(values).items():
                 if name in supplied:
-                    raise ProblemInvalid(
-                        reason=f"Two kinds of hyperparameters supply the model's tensor {name!r}; leave one out."
-                    )
+                    raise TensorSuppliedTwice(name=name)
                 supplied[name] = value
         return supplied
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from nestor_engine.errors import ProblemInvalid
+from nestor.errors import ChoiceUnknown, MadeForAnotherModel, ModelHasNoParameters
 from nestor_engine.hparams.hyperparameters import Hyperparameters
 from nestor_engine.objective import PyTree, Tensors
 from nestor_engine.tensors.ravel import named_leaves
@@ -23,12 +23,10 @@ class OfWeights(Hyperparameters):
 
     def __init__(self, model: nn.Module | PyTree, per: str, init: float, name: str) -> None:
         if per not in self.granularities:
-            raise ProblemInvalid(reason=f"{type(self).__name__}(per={per!r}): choose one of {self.granularities}.")
+            raise ChoiceUnknown(option=f"{type(self).__name__}(per={per!r})", choices=list(self.granularities))
         weights = trainable(model)
         if not weights:
-            raise ProblemInvalid(
-                reason=f"{type(self).__name__} was given a model without trainable weights. Pass the model itself."
-            )
+            raise ModelHasNoParameters(owner=f"{type(self).__name__}: the model")
         first = next(iter(weights.values()))
         full = lambda shape: torch.full(shape, float(init), dtype=first.dtype, device=first.device)
         self._per, self._name = per, name
@@ -41,10 +39,7 @@ class OfWeights(Hyperparameters):
 
     def expect(self, model: nn.Module, train: Tensors) -> None:
         if {name: w.shape for name, w in trainable(model).items()} != self._shapes:
-            raise ProblemInvalid(
-                reason=f"{type(self).__name__} was made for other weights than the problem's model trains. "
-                "Make it from that model, after freezing and replacing layers."
-            )
+            raise MadeForAnotherModel(kind=type(self).__name__)
 
     def of(self, leaves: Tensors, values: Tensors) -> Tensors:
         """Parameter → its number or numbers, of a shape that broadcasts with the parameter's."""

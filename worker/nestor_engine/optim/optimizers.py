@@ -1,7 +1,7 @@
 """Optimizers as pure functions on one tensor: weights as a vector, or a hyperparameter of any shape.
 
-`update` never writes into its arguments, so a step can be differentiated and a state can be kept;
-`move` is the same in place, for a loop that owns what it moves. The arithmetic is that of
+`step` never writes into its arguments, so a step can be differentiated and a state can be kept;
+`step_` is the same in place, for a loop that owns what it moves. The arithmetic is that of
 torch.optim, which the tests hold it against.
 """
 
@@ -72,15 +72,15 @@ class Optimizer(abc.ABC):
     def init(self, x: Tensor) -> Tensors:
         """The slots before the first update of `x`."""
 
-    def update(self, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> tuple[Tensor, Tensors]:
+    def step(self, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> tuple[Tensor, Tensors]:
         """The tensor and the slots after update number `k`, from 0, along `grad`, which has the shape of `x`."""
         x, slots = x.clone(), {name: slot.clone() for name, slot in slots.items()}
-        self.move(x, grad, slots, k)
+        self.step_(x, grad, slots, k)
         return x, slots
 
     @abc.abstractmethod
-    def move(self, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> None:
-        """`update` in place. What autograd keeps for a derivative is not written to."""
+    def step_(self, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> None:
+        """`step` in place. What autograd keeps for a derivative is not written to."""
 
 
 def _decayed(grad: Tensor, x: Tensor, weight_decay: float) -> Tensor:
@@ -109,7 +109,7 @@ class SGD(Optimizer):
     def init(self, x: Tensor) -> Tensors:
         return {"velocity": torch.zeros_like(x)} if self.momentum else {}
 
-    def move(self, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> None:
+    def step_(self, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> None:
         direction = _decayed(grad, x, self.weight_decay)
         if self.momentum:
             velocity = slots["velocity"].mul_(self.momentum).add_(direction)
@@ -132,7 +132,7 @@ class Adam(Optimizer):
     def init(self, x: Tensor) -> Tensors:
         return {"mean": torch.zeros_like(x), "square": torch.zeros_like(x)}
 
-    def move(self, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> None:
+    def step_(self, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> None:
         _adam(self, x, _decayed(grad, x, self.weight_decay), slots, k)
 
 
@@ -151,7 +151,7 @@ class AdamW(Optimizer):
     def init(self, x: Tensor) -> Tensors:
         return {"mean": torch.zeros_like(x), "square": torch.zeros_like(x)}
 
-    def move(self, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> None:
+    def step_(self, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> None:
         _adam(self, x.mul_(1 - self.rate(k) * self.weight_decay), grad, slots, k)
 
 
@@ -181,7 +181,7 @@ class RMSprop(Optimizer):
         slots = {"square": torch.zeros_like(x)}
         return slots | ({"velocity": torch.zeros_like(x)} if self.momentum else {})
 
-    def move(self, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> None:
+    def step_(self, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> None:
         grad = _decayed(grad, x, self.weight_decay)
         square = slots["square"].mul_(self.alpha).addcmul_(grad, grad, value=1 - self.alpha)
         direction = grad / _root(square).add(self.eps)

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
-from torch.func import functional_call
-from torch.utils import _pytree as pytree
+from torch import nn
 
+from nestor.errors import (
+    ArgumentInvalid,
+    ColumnNotFound,
+    FunctionFailed,
+    HparamsMissing,
+    MetricNameReserved,
+    ModelHasNoParameters,
+    NestorError,
+    OutOfMemory,
+    TensorNotReplaceable,
+    arguments_of,
+    shown,
+)
 from nestor_engine.data.splits import Columns, Data
-from nestor_engine.errors import ProblemInvalid
+from nestor_engine.errors import is_out_of_memory
 from nestor_engine.hparams import Hyperparameters, together
 from nestor_engine.hparams.weights import trainable
-from nestor_engine.objective import Batch, Bilevel, PyTree, Tensors
+from nestor_engine.objective import Bilevel, Tensors
+from nestor_engine.problem.eager import EagerFunctions, Loss
 from nestor_engine.problem.meta_copy import skeleton
 
 if TYPE_CHECKING:
     from nestor_engine.problem.validation.report import Report
     from nestor_engine.program.export import Program
-
-Loss = Callable[..., Tensor]  # (outputs, batch) or (outputs, batch, hparams)
 
 
 class Problem:
@@ -31,7 +41,7 @@ class Problem:
         model: trained from its present weights; parameters that do not require gradients stay as they are.
         hparams: a kind from `nestor.hparams`, several, or a dict of tensors that the losses read.
         train_loss: (outputs, batch) or (outputs, batch, hparams) → a scalar, or one loss per example, shape (B,).
-        val_loss: the same for the validation loss that is minimised over hyperparameters; a mean over examples.
+        val_loss: the same for the validation loss that is minimized over hyperparameters; a mean over examples.
         metrics: name → function like `val_loss`; reported for validation and test data.
         train, val, test: tuples (x, y), or dicts of columns. The test split steers nothing.
         inputs: the column, or columns, that the model is called with.
@@ -40,6 +50,7 @@ class Problem:
     transformed values.
     """
 
+    @arguments_of("Problem")
     def __init__(
         self,
         model: nn.Module,
@@ -53,19 +64,21 @@ class Problem:
         metrics: dict[str, Loss] | None = None,
         inputs: str | Sequence[str] = "x",
     ) -> None:
+        _expect("model", model, isinstance(model, nn.Module), "a torch.nn.Module")
+        for name, function in {"train_loss": train_loss, "val_loss": val_loss, **(metrics or {})}.items():
+            _expect(name, function, callable(function), "a function of outputs and batch")
         self.model = model
         self.hparams = together(hparams)
         self.train_loss, self.val_loss = train_loss, val_loss
         self.metrics = dict(metrics or {})
         if "loss" in self.metrics:
-            raise ProblemInvalid(reason="A metric may not be named 'loss': that is the validation loss. Rename it.")
+            raise MetricNameReserved(name="loss")
         self.inputs = (inputs,) if isinstance(inputs, str) else tuple(inputs)
         self.data = Data.of(train=train, val=val, test=test)
         for split, columns in self.data.splits.items():
             if missing := [name for name in self.inputs if name not in columns]:
-                raise ProblemInvalid(
-                    reason=f"The {split} split has no column {missing[0]!r}; it has {sorted(columns)}. "
-                    "Name the model's inputs with inputs=…."
+                raise ColumnNotFound(
+                    reader="The model", column=missing[0], split=split, columns=sorted(columns), argument="inputs"
                 )
 
     def bilevel(self) -> Bilevel:
@@ -78,12 +91,10 @@ class Problem:
         params = {name: p.detach() for name, p in trainable(self.model).items()}
         frozen = {name: p.detach() for name, p in self.model.named_parameters() if name not in params}
         if not params:
-            raise ProblemInvalid(
-                reason="The model has no parameter that requires a gradient, so there is nothing to train."
-            )
+            raise ModelHasNoParameters(owner="The model")
         kinds = self.hparams
         if not kinds.init:
-            raise ProblemInvalid(reason="There is no hyperparameter to tune. Pass hparams=…, for example L2(model).")
+            raise HparamsMissing()
         kinds.expect(self.model, self.data.train)
         # A part that its author put into evaluation mode stays there, such as a frozen BatchNorm.
         training = skeleton(self.model) if self.model.training else skeleton(self.model).train()
@@ -95,64 +106,30 @@ class Problem:
         for name in supplied:
             _refuse_what_is_trained(name, training)
             kept.pop(name, None)
-        train_loss, val_loss = _with_hparams(self.train_loss), _with_hparams(self.val_loss)
-        metrics = {name: _with_hparams(metric) for name, metric in self.metrics.items()}
-
-        def run(module: nn.Module, params: PyTree, buffers: Tensors, hparams: Tensors, batch: Batch) -> PyTree:
-            if supplied:
-                buffers = buffers | kinds.tensors(kinds.values(hparams))
-            return functional_call(module, (params, buffers), tuple(batch[name] for name in self.inputs))
-
-        def initial(params: PyTree, hparams: Tensors) -> PyTree:
-            return kinds.initial(params, kinds.values(hparams))
-
-        def prepare(hparams: Tensors, batch: Batch) -> Batch:
-            return kinds.prepare(kinds.values(hparams), batch)
-
-        def forward(params: PyTree, buffers: Tensors, hparams: Tensors, batch: Batch) -> tuple[PyTree, Tensors]:
-            # The module writes its running statistics into these, so they must not be the caller's.
-            updated = {name: b if name in frozen else b.clone() for name, b in buffers.items()}
-            outputs = run(training, params, updated, hparams, batch)
-            if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(outputs)):
-                raise ProblemInvalid(
-                    reason=f"The model returned a {type(outputs).__name__}, in which no tensor can be found. Return a "
-                    "tensor, or a tuple, list or dict of tensors."
-                )
-            return outputs, updated
-
-        def criterion(outputs: PyTree, hparams: Tensors, batch: Batch) -> Tensor:
-            values = kinds.values(hparams)
-            losses = train_loss(outputs, batch, values)
-            if kinds.per_example and (losses.ndim != 1 or losses.shape[0] != batch["index"].shape[0]):
-                raise ProblemInvalid(
-                    reason="Weights per example need one loss per example, but train_loss returned shape "
-                    f"{tuple(losses.shape)} for a batch of {len(batch['index'])}. "
-                    "Return shape (B,), for example with reduction='none'."
-                )
-            return kinds.weigh(losses, values, batch).mean()
-
-        def penalty(params: PyTree, hparams: Tensors) -> Tensor:
-            term = kinds.penalty(params, kinds.values(hparams))
-            return next(iter(params.values())).new_zeros(()) if term is None else term
-
-        def evaluate(params: PyTree, buffers: Tensors, hparams: Tensors, batch: Batch) -> Tensors:
-            outputs = run(evaluating, params, buffers, hparams, batch)
-            values = kinds.values(hparams)
-            told = {name: metric(outputs, batch, values).detach().float().mean() for name, metric in metrics.items()}
-            return {"loss": val_loss(outputs, batch, values).mean(), **told}
-
+        functions = EagerFunctions(
+            training=training,
+            evaluating=evaluating,
+            inputs=self.inputs,
+            kinds=kinds,
+            supplies=bool(supplied),
+            frozen=frozenset(frozen),
+            train_loss=_with_hparams(self.train_loss),
+            val_loss=_with_hparams(self.val_loss),
+            metrics={name: _with_hparams(metric) for name, metric in self.metrics.items()},
+        )
         return Bilevel(
             params=params,
             buffers=kept,
             hparams={name: value.detach() for name, value in kinds.init.items()},
             transforms=dict(kinds.transforms),
             bounds=dict(kinds.bounds),
-            prepare=prepare,
-            forward=forward,
-            criterion=criterion,
-            penalty=penalty,
-            evaluate=evaluate,
-            initial=initial,
+            prepare=kinds.prepare,
+            forward=functions.forward,
+            criterion=functions.criterion,
+            penalty=functions.penalty,
+            evaluate=functions.evaluate,
+            initial=kinds.initial,
+            values=kinds.values,
         )
 
     def check(self) -> Report:
@@ -162,19 +139,36 @@ class Problem:
         return check(self)
 
     def export(self) -> Program:
-        """The problem as graphs and tensors, to run where this code is not. See `nestor_engine.program`."""
-        from nestor_engine.program.export import export  # torch.export takes a second to import
+        """The problem as graphs and tensors, to run where this code is not. See `nestor_engine.program`.
 
-        return export(self.bilevel(), train=self.data.train, val=self.data.val)
+        Raises:
+            NotExportable: a function does something that no graph can hold.
+            FunctionFailed: a function raised an error, which is the `__cause__`.
+        """
+        from nestor_engine.program.export import export  # torch.export takes a second to import
+        from nestor_engine.program.failures import place_of_error
+
+        bilevel = self.bilevel()
+        try:
+            return export(bilevel, train=self.data.train, val=self.data.val)
+        except NestorError:
+            raise
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise OutOfMemory() from error
+            where, sentence = place_of_error(error.__traceback__), f"{type(error).__name__}: {error}".split("\n")[0]
+            raise FunctionFailed(function="The model or a loss", where=where, error=sentence.rstrip(".")) from error
+
+
+def _expect(argument: str, given: object, fits: bool, expected: str) -> None:
+    if not fits:
+        raise ArgumentInvalid(owner="Problem", argument=argument, given=shown(given), expected=expected)
 
 
 def _refuse_what_is_trained(name: str, module: nn.Module) -> None:
     frozen = {parameter for parameter, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
     if name not in {buffer for buffer, _ in module.named_buffers(remove_duplicate=False)} | frozen:
-        raise ProblemInvalid(
-            reason=f"A kind of hyperparameters supplies {name!r}, which is neither a buffer nor a frozen parameter of "
-            "the model. Register it with register_buffer, freeze it with requires_grad_(False), or supply another."
-        )
+        raise TensorNotReplaceable(name=name)
 
 
 def _with_hparams(function: Loss) -> Loss:

@@ -69,6 +69,7 @@ def export(bilevel: Bilevel, *, train: Tensors, val: Tensors) -> Program:
                 reason="its name holds quotes or characters that cannot be printed, or is too long.",
                 remedy="Rename it.",
             )
+    bilevel = bilevel.untransformed()  # a program's graphs apply the transforms themselves
     traced = _trace_all(bilevel, few(train), few(val))
     weights = {t.untyped_storage().data_ptr(): name for name, t in bilevel.params.items()}
     constants: Tensors = {}
@@ -100,7 +101,7 @@ def export(bilevel: Bilevel, *, train: Tensors, val: Tensors) -> Program:
     try:
         load(program.graphs, program.tensors)
     except (ProgramInvalid, ProgramRejected) as error:  # better said here than after an upload
-        reason = str(error.context["reason"]).rstrip(".") + "."
+        reason = str(error.context.get("reason", error)).rstrip(".") + "."
         raise NotExportable(
             function="The problem", where="", reason=reason, remedy="Change that part of the problem."
         ) from error

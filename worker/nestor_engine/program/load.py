@@ -11,6 +11,7 @@ import math
 import safetensors.torch
 import torch
 
+from nestor.errors import ProgramNotFinite, ProgramRejected
 from nestor.program_format import (
     MAX_HEADER_BYTES,
     MAX_VALUES,
@@ -25,7 +26,6 @@ from nestor.program_format import (
     parse_json,
     tensor_names,
 )
-from nestor_engine.errors import ProgramRejected
 from nestor_engine.graphs.check import TENSOR, CheckedGraph, check_graph
 from nestor_engine.graphs.operators import lookup
 from nestor_engine.objective import Bilevel, Tensors
@@ -97,7 +97,7 @@ def _read_tensors(tensors: bytes, names: TensorNames) -> dict[str, Tensors]:
     for key, tensor in loaded.items():
         trained = key.partition(".")[0] in TRAINED_GROUPS
         if tensor.is_floating_point() and not (tensor.isfinite().all() if trained else not tensor.isnan().any()):
-            raise ProgramRejected(reason=f"{key} holds numbers that are not finite.")
+            raise ProgramNotFinite(tensor=key)
         if trained and not tensor.is_floating_point():
             raise ProgramRejected(reason=f"{key} is {tensor.dtype}; what is trained or tuned is floating-point.")
     return {group: {name: loaded[f"{group}.{name}"] for name in sorted(found)} for group, found in names.items()}

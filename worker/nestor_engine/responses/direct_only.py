@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nestor_engine.objective import Tensors
-from nestor_engine.responses.response import Hypergradient, Moment, Response
+from nestor_engine.responses.response import Hypergradient, OuterStepContext, StatelessResponse
+from nestor_engine.tensors.part_state import NoState
 
 
 @dataclass(frozen=True)
-class DirectOnly(Response):
+class DirectOnly(StatelessResponse):
     """∂g/∂λ alone, as if the weights did not answer [1].
 
-    For most hyperparameters it is zero: hyperparameter optimisation is a game of pure response. It is
+    For most hyperparameters it is zero: hyperparameter optimization is a game of pure response. It is
     here to show that.
 
     [1] Lorraine, Vicol and Duvenaud (2020), Optimizing millions of hyperparameters by implicit differentiation.
     """
 
-    def hypergradient(self, moment: Moment, memory: Tensors) -> Hypergradient:
-        del memory
-        outer = moment.outer()
-        return Hypergradient(outer.by_hparams, outer.evaluation)
+    def hypergradient(self, context: OuterStepContext, state: NoState) -> tuple[Hypergradient, NoState]:
+        outer = context.outer()
+        return Hypergradient(outer.by_hparams, outer.evaluation), state

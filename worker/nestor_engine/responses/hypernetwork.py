@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from nestor_engine.curvature import Operator
+from nestor_engine.curvature import NormState, Operator
 from nestor_engine.errors import ConfigInvalid
-from nestor_engine.objective import Tensors
-from nestor_engine.responses.response import Hypergradient, Moment, Response
+from nestor_engine.responses.response import Hypergradient, OuterStepContext, Response
 from nestor_engine.solvers import Outcome, Solution
+from nestor_engine.tensors.part_state import PartState, kept_as
 from nestor_engine.tensors.random import derive_seed, randomness
 from nestor_engine.tensors.ravel import Ravel
 
 
 @dataclass(frozen=True)
-class Hypernetwork(Response):
+class HypernetworkState(PartState):
+    """The network, and how far its training is.
+
+    Attributes:
+        directions: V, shape (m, r); None before the first outer step.
+        response: U, shape (n, r); None before the first outer step.
+        draws: batches and perturbations drawn so far.
+        norm: of the estimate of ‖H‖.
+    """
+
+    directions: Tensor | None = field(default=None, metadata=kept_as("hypernetwork.directions"))
+    response: Tensor | None = field(default=None, metadata=kept_as("hypernetwork.response"))
+    draws: int = field(default=0, metadata=kept_as("hypernetwork.draws"))
+    norm: NormState = field(default_factory=NormState)
+
+
+@dataclass(frozen=True)
+class Hypernetwork(Response[HypernetworkState]):
     """A self-tuning network in weight space [1]: best responses ŵ(λ + ε) = w + U Vᵀε, and U is trained.
 
     U has shape (n, r); V, of shape (m, r), stays as it is: the identity if there are at most `rank`
@@ -63,37 +80,34 @@ class Hypernetwork(Response):
                 "and damping may not be negative."
             )
 
-    def hypergradient(self, moment: Moment, memory: Tensors) -> Hypergradient:
-        around = _Differences(moment, self.scale)
-        directions = memory.get("hypernetwork.directions")
-        if directions is None:
-            directions = around.directions(self.rank)
-        first = int(memory.get("hypernetwork.draws", torch.tensor(0)))
-        last = first + self.steps
+    def init(self) -> HypernetworkState:
+        return HypernetworkState()
 
-        response = memory.get("hypernetwork.response", moment.w.new_zeros(len(moment.w), directions.shape[1]))
-        operator = Operator(lambda v: around(last, weights=v), damping=self.damping, memory=memory)
-        shift, norm = operator.shift(moment.w), operator.norm(moment.w)
-        for k in range(first, last):
+    def hypergradient(
+        self, context: OuterStepContext, state: HypernetworkState
+    ) -> tuple[Hypergradient, HypernetworkState]:
+        w, around = context.w, _Differences(context, self.scale)
+        directions = around.directions(self.rank) if state.directions is None else state.directions
+        response = w.new_zeros(len(w), directions.shape[1]) if state.response is None else state.response
+        last = state.draws + self.steps
+        operator = Operator(lambda v: around(last, weights=v), damping=self.damping, norm_state=state.norm)
+        shift, norm = operator.shift(w), operator.norm(w)
+        for k in range(state.draws, last):
             z = around.normal(k, directions.shape[1])
             d = around(k, weights=response @ z, hparams=directions @ z) + shift * (response @ z)
             response = response - torch.outer(d, z) * (self.lr / (norm * (z @ z)) if norm > 0 else 0.0)
         response, solution = self._judge(around, last, response, directions, shift)
 
-        outer = moment.outer()
+        outer = context.outer()
         indirect = around.hparams.tree(directions @ (response.T @ outer.by_w))
-        memory |= {
-            "hypernetwork.directions": directions,
-            "hypernetwork.response": response,
-            "hypernetwork.draws": torch.tensor(last + 1),
-        }
-        return Hypergradient(
+        hypergradient = Hypergradient(
             gradient={name: direct + indirect[name].to(direct) for name, direct in outer.by_hparams.items()},
             evaluation=outer.evaluation,
-            inner_gradient_norm=float(around.slope(last, moment.w).norm()),
+            inner_gradient_norm=float(around.slope(last, w).norm()),
             solution=solution,
             products=around.taken,
         )
+        return hypergradient, HypernetworkState(directions, response, last + 1, operator.norm_state)
 
     def _judge(
         self, around: _Differences, k: int, response: Tensor, directions: Tensor, shift: float
@@ -116,36 +130,35 @@ class Hypernetwork(Response):
 
 
 class _Differences:
-    """Central differences of ∂f/∂w around a moment, on batches and draws of their own: two gradients each.
+    """Central differences of ∂f/∂w around an outer step's weights: two gradients each, on batches of their own.
 
     Attributes:
         hparams: the correspondence between hyperparameters and a vector of shape (m,), of the weights' dtype.
         taken: differences so far.
     """
 
-    def __init__(self, moment: Moment, scale: float) -> None:
-        assert moment.inner is not None
-        named = {name: value.detach().to(moment.w) for name, value in moment.hparams.items()}
+    def __init__(self, context: OuterStepContext, scale: float) -> None:
+        named = {name: value.detach().to(context.w) for name, value in context.hparams.items()}
         self.hparams = Ravel(named)
         self.taken = 0
-        self._moment, self._scale, self._at = moment, scale, self.hparams.vector(named)
-        self._seed, self._group = moment.inner.seed, moment.inner.group
-        self._batches = moment.inner.batches("hypernetwork")
+        self._context, self._scale, self._at = context, scale, self.hparams.vector(named)
+        self._seed, self._group = context.inner_loop.seed, context.inner_loop.group
+        self._batches = context.inner_loop.batches("hypernetwork")
 
     def __call__(self, k: int, *, weights: Tensor | None = None, hparams: Tensor | None = None) -> Tensor:
         """How ∂f/∂w changes along a step of the weights (n,) and of the hyperparameters (m,); shape (n,)."""
         self.taken += 1
-        w, h = self._moment.w, self._at
+        w, h = self._context.w, self._at
         step = torch.zeros_like(w) if weights is None else self._scale * weights
         move = torch.zeros_like(h) if hparams is None else self._scale * hparams
         return (self.slope(k, w + step, h + move) - self.slope(k, w - step, h - move)) / (2 * self._scale)
 
     def slope(self, k: int, w: Tensor, hparams: Tensor | None = None) -> Tensor:
         """∂f/∂w on batch number `k` and with its draws, so that a difference is of one function; shape (n,)."""
-        w, moment = w.detach().requires_grad_(), self._moment
+        w, context = w.detach().requires_grad_(), self._context
         named = self.hparams.tree(self._at if hparams is None else hparams)
         with randomness(self._group.seed(derive_seed(self._seed, "hypernetwork", "draws", k)), w.device):
-            loss, _ = moment.bilevel.train_loss(moment.ravel.tree(w), moment.buffers, named, self._batches[k])
+            loss, _ = context.bilevel.train_loss(context.ravel.tree(w), context.buffers, named, self._batches[k])
             return self._batches.share.mean(torch.autograd.grad(loss, w)[0])
 
     def normal(self, k: int, *shape: int) -> Tensor:

@@ -7,16 +7,24 @@ from dataclasses import dataclass, field
 
 from nestor_engine.curvature import Curvature, GaussNewton
 from nestor_engine.errors import ConfigInvalid
-from nestor_engine.objective import Tensors
-from nestor_engine.responses.response import Hypergradient, Moment, Response
+from nestor_engine.responses.response import Hypergradient, OuterStepContext, Response
 from nestor_engine.solvers import Neumann, Solver, WarmStarted
+from nestor_engine.tensors.part_state import NoState, PartState
 
 
 @dataclass(frozen=True)
-class Implicit(Response):
+class ImplicitState(PartState):
+    """The states of the two parts."""
+
+    curvature: PartState = field(default_factory=NoState)
+    solver: PartState = field(default_factory=NoState)
+
+
+@dataclass(frozen=True)
+class Implicit(Response[ImplicitState]):
     """The implicit function theorem [1].
 
-    Let w*(λ) minimise f(·, λ). Differentiating its stationarity ∂f/∂w(w*(λ), λ) = 0 by λ gives
+    Let w*(λ) minimize f(·, λ). Differentiating its stationarity ∂f/∂w(w*(λ), λ) = 0 by λ gives
 
         H ∂w*/∂λ + ∂²f/∂w∂λ = 0,      H = ∂²f/∂w∂w,      so      ∂w*/∂λ = −H⁻¹ ∂²f/∂w∂λ,
 
@@ -39,20 +47,32 @@ class Implicit(Response):
                 reason=f"{self}: pass a curvature, then a solver, such as Implicit(GaussNewton(), Neumann(terms=3))."
             )
 
-    def hypergradient(self, moment: Moment, memory: Tensors) -> Hypergradient:
-        outer = moment.outer()
-        point = moment.point()
+    @property
+    def supports_sharding(self) -> bool:
+        return self.curvature.supports_sharding and self.solver.supports_sharding
+
+    @property
+    def needs_optimizer_state(self) -> frozenset[str]:
+        return self.solver.needs_optimizer_state
+
+    def init(self) -> ImplicitState:
+        return ImplicitState(self.curvature.init(), self.solver.init())
+
+    def hypergradient(self, context: OuterStepContext, state: ImplicitState) -> tuple[Hypergradient, ImplicitState]:
+        outer = context.outer()
+        linearization = context.linearization()
         started = time.perf_counter()
-        operator = self.curvature.at(point, memory)
-        solution = self.solver.solve(operator, outer.by_w, memory=memory)
+        operator, curvature_state = self.curvature.at(linearization, state.curvature)
+        solution, solver_state = self.solver.solve(operator, outer.by_w, state.solver)
         solved = time.perf_counter()
-        indirect = point.mixed(solution.x)
-        return Hypergradient(
+        indirect = linearization.mixed(solution.x)
+        hypergradient = Hypergradient(
             gradient={name: direct - indirect[name] for name, direct in outer.by_hparams.items()},
             evaluation=outer.evaluation,
-            inner_gradient_norm=float(point.gradient.norm()),
+            inner_gradient_norm=float(linearization.gradient.norm()),
             solution=solution,
             products=operator.products,
-            traced=point.traced,
+            traced=linearization.traced,
             products_seconds=solved - started,
         )
+        return hypergradient, ImplicitState(self.curvature.settle(operator, curvature_state), solver_state)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from nestor_engine.autodiff.kernels import native_recurrence
-from nestor_engine.autodiff.linearization import Point
+from nestor_engine.autodiff.linearization import Linearization
 from nestor_engine.autodiff.replay import Recorded
-from nestor_engine.autodiff.trace_cache import Traces
+from nestor_engine.autodiff.trace_cache import TraceCache
 from nestor_engine.distributed import WHOLE, Share
 from nestor_engine.objective import Batch, Bilevel, Tensors
+from nestor_engine.optim.optimizers import SGD
 from nestor_engine.solvers import Solution
+from nestor_engine.tensors.part_state import NoState, PartState
 from nestor_engine.tensors.ravel import Ravel
 from nestor_engine.training.inner_loop import InnerLoop, InnerStep
 
@@ -28,24 +32,24 @@ def outer_objective(bilevel: Bilevel, ravel: Ravel) -> Recorded:
         w = w.detach().requires_grad_()
         free = {name: value.detach().requires_grad_() for name, value in hparams.items()}
         with native_recurrence():
-            metrics = bilevel.evaluate(ravel.tree(w), buffers, free, batch)
+            metrics = bilevel.evaluate(ravel.tree(w), buffers, bilevel.values(free), batch)
         slopes = torch.autograd.grad(metrics["loss"], [w, *free.values()], allow_unused=True)
         return {name: value.detach() for name, value in metrics.items()}, list(slopes)
 
     return Recorded(gradients, after=RECORDING_PAYS)
 
 
-@dataclass(frozen=True)
-class Moment:
+@dataclass(frozen=True, kw_only=True)
+class OuterStepContext:
     """Where an outer step is taken.
 
     Attributes:
         w: weights, shape (n,).
         train, val: the batches at which the two objectives are differentiated.
-        inner, steps: the inner loop, and where its last steps before this moment began.
-        slots: the inner optimizer's.
-        traces: the trial's; None while tracing does not pay.
-        objective: g and its gradients, as `outer_objective` makes them, kept for a trial; by default made anew.
+        inner_loop, inner_steps: the inner loop, and where its last steps before this outer step began.
+        optimizer_state: the inner optimizer's, named vectors of shape (n,).
+        trace_cache: the trial's; None while tracing does not pay.
+        objective: g and its gradients, as `outer_objective` makes them, kept for a trial.
         train_share, val_share: which part of the whole batches `train` and `val` are.
     """
 
@@ -56,29 +60,71 @@ class Moment:
     hparams: Tensors
     train: Batch
     val: Batch
-    inner: InnerLoop | None = None
-    steps: tuple[InnerStep, ...] = ()
-    slots: Tensors = field(default_factory=dict)
-    traces: Traces | None = None
-    objective: Recorded | None = None
+    inner_loop: InnerLoop
+    objective: Recorded
+    inner_steps: Sequence[InnerStep] = ()
+    optimizer_state: Tensors = field(default_factory=dict)
+    trace_cache: TraceCache | None = None
     train_share: Share = WHOLE
     val_share: Share = WHOLE
 
-    def point(self) -> Point:
-        """f and its derivatives at this moment."""
-        return Point(
-            self.bilevel, self.ravel, self.w, self.buffers, self.hparams, self.train, self.slots, self.traces,
-            self.train_share,
-        )  # fmt: skip
+    @staticmethod
+    def at(
+        bilevel: Bilevel,
+        w: Tensor,
+        train: Batch,
+        val: Batch,
+        *,
+        buffers: Tensors | None = None,
+        hparams: Tensors | None = None,
+        optimizer_state: Tensors | None = None,
+        inner_loop: InnerLoop | None = None,
+        inner_steps: Sequence[InnerStep] = (),
+        trace_cache: TraceCache | None = None,
+    ) -> OuterStepContext:
+        """An outer step at weights of any origin, outside of a trial.
+
+        Args:
+            buffers, hparams: the problem's own by default.
+            inner_loop: by default one of plain SGD on `train`.
+        """
+        ravel = Ravel(bilevel.params)
+        return OuterStepContext(
+            bilevel=bilevel,
+            ravel=ravel,
+            w=w,
+            buffers=bilevel.buffers if buffers is None else buffers,
+            hparams=bilevel.hparams if hparams is None else hparams,
+            train=train,
+            val=val,
+            inner_loop=inner_loop or InnerLoop(bilevel, ravel, train, SGD(), seed=0),
+            inner_steps=inner_steps,
+            objective=outer_objective(bilevel, ravel),
+            optimizer_state=optimizer_state or {},
+            trace_cache=trace_cache,
+        )
+
+    def linearization(self) -> Linearization:
+        """f and its derivatives here."""
+        return Linearization(
+            self.bilevel,
+            self.ravel,
+            self.w,
+            self.buffers,
+            self.hparams,
+            self.train,
+            optimizer_state=self.optimizer_state,
+            trace_cache=self.trace_cache,
+            share=self.train_share,
+        )
 
     def outer(self) -> Outer:
-        """g and its gradients at this moment."""
-        objective = self.objective or outer_objective(self.bilevel, self.ravel)
-        metrics, slopes = objective(self.w, self.buffers, self.hparams, self.val)
+        """g and its gradients here."""
+        metrics, slopes = self.objective(self.w, self.buffers, self.hparams, self.val)
         wanted = [self.w, *self.hparams.values()]
         # Zeros that take no memory: most hyperparameters have no direct term, and there may be as many as weights.
         filled = [
-            at.new_zeros(()).expand_as(at) if slope is None else slope.clone() if objective.is_recorded else slope
+            at.new_zeros(()).expand_as(at) if slope is None else slope.clone() if self.objective.is_recorded else slope
             for at, slope in zip(wanted, slopes, strict=True)
         ]
         mean = self.val_share.mean
@@ -88,7 +134,7 @@ class Moment:
     def pull_initial(self, a: Tensor) -> Tensors:
         """(∂w_0/∂λ)ᵀ a for each hyperparameter; `a`, of shape (n,), is the derivative by the initial weights."""
         hparams = {name: value.detach().requires_grad_() for name, value in self.hparams.items()}
-        w = self.ravel.vector(self.bilevel.initial(self.bilevel.params, hparams))
+        w = self.ravel.vector(self.bilevel.initial(self.bilevel.params, self.bilevel.values(hparams)))
         nothing = (None,) * len(hparams)
         slopes = torch.autograd.grad(w, list(hparams.values()), a, allow_unused=True) if w.requires_grad else nothing
         return {n: torch.zeros_like(h) if s is None else s for (n, h), s in zip(hparams.items(), slopes, strict=True)}
@@ -115,7 +161,7 @@ class Hypergradient:
 
     Attributes:
         gradient: for each hyperparameter, of its shape.
-        evaluation: the validation loss and metrics at this moment.
+        evaluation: the validation loss and metrics at this outer step.
         inner_gradient_norm: ‖∂f/∂w‖, which the implicit function theorem assumes to be zero; None if it was not taken.
         solution: of the adjoint system, or of the response's own; None for responses that solve neither.
         products: curvature products used, those of norm and residual included.
@@ -132,15 +178,43 @@ class Hypergradient:
     products_seconds: float = 0.0
 
 
+S = TypeVar("S", bound=PartState)
+
+
 @dataclass(frozen=True)
-class Response(abc.ABC):
+class Response(abc.ABC, Generic[S]):
     """A way to the hypergradient."""
 
     @property
     def unrolls(self) -> int:
-        """How many inner steps before the moment it wants to see again."""
+        """How many inner steps before the outer step it needs to see again."""
         return 0
 
+    @property
+    def supports_sharding(self) -> bool:
+        """Whether several processes can compute it together, each on its part of a batch."""
+        return True
+
+    @property
+    def needs_optimizer_state(self) -> frozenset[str]:
+        """Which tensors of the inner optimizer's state it reads."""
+        return frozenset()
+
     @abc.abstractmethod
-    def hypergradient(self, moment: Moment, memory: Tensors) -> Hypergradient:
-        """dF/dλ at `moment`; `memory` carries what is kept between outer steps and is written in place."""
+    def init(self) -> S:
+        """The state before the first outer step."""
+
+    @abc.abstractmethod
+    def hypergradient(self, context: OuterStepContext, state: S) -> tuple[Hypergradient, S]:
+        """dF/dλ at one outer step, and the state for the next one."""
+
+    def hypergradient_at(self, context: OuterStepContext) -> Hypergradient:
+        """dF/dλ with nothing kept from earlier outer steps."""
+        return self.hypergradient(context, self.init())[0]
+
+
+class StatelessResponse(Response[NoState]):
+    """A response that keeps nothing."""
+
+    def init(self) -> NoState:
+        return NoState()

@@ -7,21 +7,21 @@ from dataclasses import dataclass
 import torch
 
 from nestor_engine.errors import ConfigInvalid
-from nestor_engine.objective import Tensors
-from nestor_engine.responses.response import Hypergradient, Moment, Response
+from nestor_engine.responses.response import Hypergradient, OuterStepContext, StatelessResponse
+from nestor_engine.tensors.part_state import NoState
 from nestor_engine.training.inner_loop import Adjoint
 
 
 @dataclass(frozen=True)
-class Unrolled(Response):
+class Unrolled(StatelessResponse):
     """Reverse mode through the last inner steps, of any of our optimizers [1, 2, truncated as in 3].
 
     With w_{t+1} = opt(w_t, ∂f/∂w(w_t, λ)) the adjoint runs backwards from a_T = ∂g/∂w,
 
         a_t = (∂w_{t+1}/∂w_t)ᵀ a_{t+1},      dF/dλ = ∂g/∂λ + Σ_t (∂w_{t+1}/∂λ)ᵀ a_{t+1},
 
-    and the optimizer's slots have adjoints likewise. Every step is taken again from where it began,
-    so the graph of one step is held at a time, and `steps` copies of weights and slots. From a
+    and the state of the optimizer has adjoints likewise. Every step is taken again from where it began,
+    so the graph of one step is held at a time, and `steps` copies of weights and optimizer state. From a
     minimum, i steps of SGD give the Neumann series of i − 1 terms with α = lr, which is the slides'
     theorem; and a step in which the weights still move contributes what the theorem leaves out. Going
     back to the very first step adds (∂w_0/∂λ)ᵀ a_0, for hyperparameters that scale the initial weights.
@@ -44,18 +44,15 @@ class Unrolled(Response):
     def unrolls(self) -> int:
         return self.steps
 
-    def hypergradient(self, moment: Moment, memory: Tensors) -> Hypergradient:
-        del memory
-        assert moment.inner is not None
-        assert len(moment.steps) == self.steps
-        outer = moment.outer()
-        slots = moment.steps[-1].slots
-        adjoint = Adjoint(outer.by_w, {name: torch.zeros_like(slot) for name, slot in slots.items()})
+    def hypergradient(self, context: OuterStepContext, state: NoState) -> tuple[Hypergradient, NoState]:
+        outer = context.outer()
+        last = context.inner_steps[-1].optimizer_state
+        adjoint = Adjoint(outer.by_w, {name: torch.zeros_like(value) for name, value in last.items()})
         gradient = dict(outer.by_hparams)
-        for step in reversed(moment.steps):
-            adjoint, contribution = moment.inner.pull(step, moment.hparams, adjoint)
+        for step in reversed(context.inner_steps):
+            adjoint, contribution = context.inner_loop.pull(step, context.hparams, adjoint)
             gradient = {name: total + contribution[name] for name, total in gradient.items()}
-        if moment.steps[0].k == 0:
-            contribution = moment.pull_initial(adjoint.w)
+        if context.inner_steps[0].k == 0:
+            contribution = context.pull_initial(adjoint.w)
             gradient = {name: total + contribution[name] for name, total in gradient.items()}
-        return Hypergradient(gradient, outer.evaluation)
+        return Hypergradient(gradient, outer.evaluation), state

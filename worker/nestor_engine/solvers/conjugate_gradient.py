@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 
 from nestor_engine.curvature import Operator
+from nestor_engine.curvature.preconditioner import Preconditions
 from nestor_engine.errors import ConfigInvalid
-from nestor_engine.objective import Tensors
-from nestor_engine.solvers.preconditioners import NystromSketch, Preconditioner
-from nestor_engine.solvers.solution import Outcome, Solution, Solver
+from nestor_engine.solvers.preconditioners import NystromSketch
+from nestor_engine.solvers.solution import Outcome, Solution
+from nestor_engine.solvers.solver import Solver, StatelessSolver
+from nestor_engine.tensors.part_state import NoState, PartState
 
 
 @dataclass(frozen=True)
-class ConjugateGradient(Solver):
+class ConjugateGradient(StatelessSolver):
     """Conjugate gradients [1]; with a warm start, the solver of HOAG [2].
 
     Stops at the first direction of negative curvature, where the method has lost its meaning, and
@@ -40,15 +42,15 @@ class ConjugateGradient(Solver):
     def __post_init__(self) -> None:
         _check(self)
 
-    def solve(self, operator: Operator, b: Tensor, x0: Tensor | None = None, memory: Tensors | None = None) -> Solution:
-        del memory
-        operator.damp(self.damping)
-        return _conjugate(operator, b, x0, lambda r: r, self.steps, self.rtol)
+    def solve(
+        self, operator: Operator, b: Tensor, state: NoState, x0: Tensor | None = None
+    ) -> tuple[Solution, NoState]:
+        return _conjugate(operator.damped(self.damping), b, x0, lambda r: r, self.steps, self.rtol), state
 
 
 @dataclass(frozen=True)
-class PreconditionedCG(Solver):
-    """Conjugate gradients on a system that a preconditioner has made rounder.
+class PreconditionedCG(Solver[PartState]):
+    """Conjugate gradients on a system that a preconditioner has made rounder. Its state is the preconditioner's.
 
     Args:
         steps: at most so many products, one each, besides those of the preconditioner.
@@ -58,17 +60,30 @@ class PreconditionedCG(Solver):
     """
 
     steps: int = 4
-    preconditioner: Preconditioner = field(default_factory=NystromSketch)
+    preconditioner: Preconditions = field(default_factory=NystromSketch)
     damping: float = 0.03
     rtol: float = 1e-6
 
     def __post_init__(self) -> None:
         _check(self)
 
-    def solve(self, operator: Operator, b: Tensor, x0: Tensor | None = None, memory: Tensors | None = None) -> Solution:
-        operator.damp(self.damping)
-        apply = self.preconditioner.prepare(operator, b, {} if memory is None else memory)
-        return _conjugate(operator, b, x0, apply, self.steps, self.rtol)
+    @property
+    def supports_sharding(self) -> bool:
+        return self.preconditioner.as_preconditioner().supports_sharding
+
+    @property
+    def needs_optimizer_state(self) -> frozenset[str]:
+        return self.preconditioner.as_preconditioner().needs_optimizer_state
+
+    def init(self) -> PartState:
+        return self.preconditioner.as_preconditioner().init()
+
+    def solve(
+        self, operator: Operator, b: Tensor, state: PartState, x0: Tensor | None = None
+    ) -> tuple[Solution, PartState]:
+        operator = operator.damped(self.damping)
+        apply, state = self.preconditioner.as_preconditioner().prepare(operator, b, state)
+        return _conjugate(operator, b, x0, apply, self.steps, self.rtol), state
 
 
 def _check(solver: ConjugateGradient | PreconditionedCG) -> None:
@@ -97,7 +112,7 @@ def _conjugate(
             break
         Ap = operator(p)
         curvature = p @ Ap
-        if not curvature > 0:  # phrased so that NaN stops here too
+        if not curvature > 0:  # true for NaN, too
             failure = Outcome.indefinite if curvature < 0 else Outcome.singular
             outcome = failure if torch.isfinite(curvature) else Outcome.nonfinite
             break

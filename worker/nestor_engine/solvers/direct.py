@@ -7,16 +7,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nestor.errors import MatrixTooLarge
 from nestor_engine.curvature import Operator
-from nestor_engine.errors import ConfigInvalid
-from nestor_engine.objective import Tensors
-from nestor_engine.solvers.solution import Outcome, Solution, Solver, judged
+from nestor_engine.solvers.solution import Outcome, Solution
+from nestor_engine.solvers.solver import StatelessSolver, with_residual
+from nestor_engine.tensors.part_state import NoState
 
 MOST_WEIGHTS = 20_000  # a matrix of 3 GiB in float64
 
 
 @dataclass(frozen=True)
-class Direct(Solver):
+class Direct(StatelessSolver):
     """Builds the matrix, one product a row, and factorises it: the exact implicit function theorem [1].
 
     A curvature whose inverse is known in closed form, such as KFAC, needs neither and is not limited in size.
@@ -24,24 +25,23 @@ class Direct(Solver):
     [1] Bengio (2000), Gradient-based optimization of hyperparameters.
     """
 
-    def solve(self, operator: Operator, b: Tensor, x0: Tensor | None = None, memory: Tensors | None = None) -> Solution:
-        del x0, memory
+    def solve(
+        self, operator: Operator, b: Tensor, state: NoState, x0: Tensor | None = None
+    ) -> tuple[Solution, NoState]:
+        del x0
         x = operator.inverse(b)
         if x is None:
             x = _dense_solve(operator, b)
         if not torch.isfinite(x).all():
             finite = torch.isfinite(b).all() and torch.isfinite(operator(b)).all()
-            return Solution(torch.zeros_like(b), Outcome.singular if finite else Outcome.nonfinite, 1.0)
-        return judged(operator, b, x, Outcome.converged)
+            return Solution(torch.zeros_like(b), Outcome.singular if finite else Outcome.nonfinite, 1.0), state
+        return with_residual(operator, b, x, Outcome.converged), state
 
 
 def _dense_solve(operator: Operator, b: Tensor) -> Tensor:
     n = b.numel()
     if n > MOST_WEIGHTS:
-        raise ConfigInvalid(
-            reason=f"Direct() would build a matrix of {n:,} × {n:,}; it is for at most {MOST_WEIGHTS:,} weights. "
-            "Use ConjugateGradient or PreconditionedCG."
-        )
+        raise MatrixTooLarge(n=n, limit=MOST_WEIGHTS)
     matrix = operator(torch.eye(n, dtype=b.dtype, device=b.device)).double()
     x, failed = torch.linalg.solve_ex((matrix + matrix.T) / 2, b.double())
     return x.to(b) if not failed else torch.full_like(b, torch.nan)

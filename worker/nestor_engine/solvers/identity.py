@@ -7,17 +7,20 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from nestor_engine.curvature import Operator
-from nestor_engine.objective import Tensors
-from nestor_engine.solvers.solution import Outcome, Solution, Solver, judged
+from nestor_engine.solvers.solution import Outcome, Solution
+from nestor_engine.solvers.solver import StatelessSolver, with_residual
+from nestor_engine.tensors.part_state import NoState
 
 
 @dataclass(frozen=True)
-class Identity(Solver):
+class Identity(StatelessSolver):
     """A⁻¹ ≈ I: T1–T2 [1], the first term of the series.
 
     [1] Luketina et al. (2016), Scalable gradient-based tuning of continuous regularization hyperparameters.
     """
 
-    def solve(self, operator: Operator, b: Tensor, x0: Tensor | None = None, memory: Tensors | None = None) -> Solution:
-        del x0, memory
-        return judged(operator, b, b, Outcome.truncated)
+    def solve(
+        self, operator: Operator, b: Tensor, state: NoState, x0: Tensor | None = None
+    ) -> tuple[Solution, NoState]:
+        del x0
+        return with_residual(operator, b, b, Outcome.truncated), state

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from nestor_engine.curvature import Operator
 from nestor_engine.errors import ConfigInvalid
-from nestor_engine.objective import Tensors
-from nestor_engine.solvers.solution import Outcome, Solution, Solver
+from nestor_engine.solvers.solution import Outcome, Solution
+from nestor_engine.solvers.solver import StatelessSolver
+from nestor_engine.tensors.part_state import NoState
 
 
 @dataclass(frozen=True)
-class Neumann(Solver):
+class Neumann(StatelessSolver):
     """The truncated Neumann series of the inverse [1, Algorithm 1], with its signs put right.
 
     For a step size α, A = (I − (I − αA)) / α, so the geometric series gives
@@ -51,14 +52,15 @@ class Neumann(Solver):
         if self.alpha != "auto" and not self.alpha > 0:
             raise ConfigInvalid(reason=f"Neumann(alpha={self.alpha}): the step size must be positive, or 'auto'.")
 
-    def solve(self, operator: Operator, b: Tensor, x0: Tensor | None = None, memory: Tensors | None = None) -> Solution:
-        del memory
+    def solve(
+        self, operator: Operator, b: Tensor, state: NoState, x0: Tensor | None = None
+    ) -> tuple[Solution, NoState]:
         size = b.norm()
         alpha = self.alpha
         if alpha == "auto":
             norm = operator.norm(b)
             if norm == 0 and 0 < size < math.inf:
-                return Solution(torch.zeros_like(b), Outcome.singular, 1.0)
+                return Solution(torch.zeros_like(b), Outcome.singular, 1.0), state
             alpha = 1 / max(norm, torch.finfo(b.dtype).tiny)
         x = torch.zeros_like(b) if x0 is None else x0
         v = b if x0 is None else b - operator(x0)
@@ -84,7 +86,7 @@ class Neumann(Solver):
         # A series that grows has an iterate before its last that is nearer to the solution.
         x, residual = (x, length) if outcome is Outcome.truncated else (best, least)
         alpha_norm = float(stretch) if torch.isfinite(stretch) else None
-        return Solution(x, outcome, float(residual / size) if size > 0 else 0.0, alpha, alpha_norm)
+        return Solution(x, outcome, float(residual / size) if size > 0 else 0.0, alpha, alpha_norm), state
 
 
 def _shortened(alpha: float, v: Tensor, Av: Tensor) -> float:

@@ -9,14 +9,15 @@ from torch import Tensor
 
 from nestor_engine.curvature import Operator
 from nestor_engine.errors import ConfigInvalid
-from nestor_engine.objective import Tensors
 from nestor_engine.solvers.sketch import sketch
-from nestor_engine.solvers.solution import Outcome, Solution, Solver, judged
+from nestor_engine.solvers.solution import Outcome, Solution
+from nestor_engine.solvers.solver import StatelessSolver, with_residual
+from nestor_engine.tensors.part_state import NoState
 from nestor_engine.tensors.random import derive_seed
 
 
 @dataclass(frozen=True)
-class Nystrom(Solver):
+class Nystrom(StatelessSolver):
     """(Uᵀ Λ U + ρ I)⁻¹ b with a randomised Nyström sketch [1], by matrix products and no materialised rows.
 
     Args:
@@ -33,12 +34,14 @@ class Nystrom(Solver):
         if self.rank < 1 or not self.rho > 0:
             raise ConfigInvalid(reason=f"{self}: rank must be at least 1 and rho positive.")
 
-    def solve(self, operator: Operator, b: Tensor, x0: Tensor | None = None, memory: Tensors | None = None) -> Solution:
-        del x0, memory
+    def solve(
+        self, operator: Operator, b: Tensor, state: NoState, x0: Tensor | None = None
+    ) -> tuple[Solution, NoState]:
+        del x0
         rows, values = sketch(operator, b, self.rank, seed=derive_seed(0, "nystrom"))
         shift = operator.shift(b) + self.rho * float(values[0])
         if not shift > 0:
-            return judged(operator, b, torch.zeros_like(b), Outcome.singular)
+            return with_residual(operator, b, torch.zeros_like(b), Outcome.singular), state
         inside = rows @ b
         x = (b - inside @ rows) / shift + (inside / (values + shift)) @ rows
-        return judged(operator, b, x, Outcome.truncated)
+        return with_residual(operator, b, x, Outcome.truncated), state

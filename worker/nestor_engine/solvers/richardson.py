@@ -8,14 +8,29 @@ import torch
 from torch import Tensor
 
 from nestor_engine.curvature import Operator
+from nestor_engine.curvature.preconditioner import Preconditions
 from nestor_engine.errors import ConfigInvalid
-from nestor_engine.objective import Tensors
-from nestor_engine.solvers.preconditioners import NystromSketch, Preconditioner
-from nestor_engine.solvers.solution import Outcome, Solution, Solver
+from nestor_engine.solvers.preconditioners import NystromSketch
+from nestor_engine.solvers.solution import Outcome, Solution
+from nestor_engine.solvers.solver import Solver
+from nestor_engine.tensors.part_state import NoState, PartState, kept_as
 
 
 @dataclass(frozen=True)
-class Richardson(Solver):
+class RichardsonState(PartState):
+    """What the next outer step continues from.
+
+    Attributes:
+        preconditioner: its state.
+        steps: how many steps led to where a warm start begins.
+    """
+
+    preconditioner: PartState = field(default_factory=NoState)
+    steps: int = field(default=0, metadata=kept_as("richardson.steps"))
+
+
+@dataclass(frozen=True)
+class Richardson(Solver[RichardsonState]):
     """Richardson's iteration with a preconditioner, each step a part of the steepest descent's [1, 2, 3]:
 
         z = M⁻¹ (b − A x),   x ← x + η (zᵀ(b − A x) / zᵀA z) z.
@@ -39,19 +54,31 @@ class Richardson(Solver):
 
     steps: int = 1
     rate: float = 0.2
-    preconditioner: Preconditioner = field(default_factory=lambda: NystromSketch(rank=20, refresh=20))
+    preconditioner: Preconditions = field(default_factory=lambda: NystromSketch(rank=20, refresh=20))
 
     def __post_init__(self) -> None:
         if self.steps < 1 or not 0 < self.rate <= 1:
             raise ConfigInvalid(reason=f"{self}: steps must be at least 1, and rate above 0 and at most 1.")
 
-    def solve(self, operator: Operator, b: Tensor, x0: Tensor | None = None, memory: Tensors | None = None) -> Solution:
-        memory = {} if memory is None else memory
+    @property
+    def supports_sharding(self) -> bool:
+        return self.preconditioner.as_preconditioner().supports_sharding
+
+    @property
+    def needs_optimizer_state(self) -> frozenset[str]:
+        return self.preconditioner.as_preconditioner().needs_optimizer_state
+
+    def init(self) -> RichardsonState:
+        return RichardsonState(self.preconditioner.as_preconditioner().init())
+
+    def solve(
+        self, operator: Operator, b: Tensor, state: RichardsonState, x0: Tensor | None = None
+    ) -> tuple[Solution, RichardsonState]:
         size = b.norm()
         if not size > 0:  # zero, or NaN
-            return Solution(b, Outcome.converged if size == 0 else Outcome.nonfinite, float(size))
-        apply = self.preconditioner.prepare(operator, b, memory)
-        taken = 0 if x0 is None else int(memory.get("richardson.steps", 0))
+            return Solution(b, Outcome.converged if size == 0 else Outcome.nonfinite, float(size)), state
+        apply, prepared = self.preconditioner.as_preconditioner().prepare(operator, b, state.preconditioner)
+        taken = 0 if x0 is None else state.steps
         x = torch.zeros_like(b) if x0 is None else x0
         r = b if x0 is None else b - operator(x0)
         outcome = Outcome.truncated
@@ -59,7 +86,7 @@ class Richardson(Solver):
             z = apply(r)
             Az = operator(z)
             slope, curvature = r @ z, z @ Az
-            if not curvature > 0:  # phrased so that NaN stops here too
+            if not curvature > 0:  # true for NaN, too
                 if slope != 0:  # else r is zero, and x the solution
                     failure = Outcome.indefinite if curvature < 0 else Outcome.singular
                     outcome = failure if torch.isfinite(curvature) else Outcome.nonfinite
@@ -67,5 +94,4 @@ class Richardson(Solver):
             step = max(self.rate, 1 / (taken + 1)) * slope / curvature
             x, r = x + step * z, r - step * Az
             taken += 1
-        memory["richardson.steps"] = torch.tensor(taken)
-        return Solution(x, outcome, float(r.norm() / size))
+        return Solution(x, outcome, float(r.norm() / size)), RichardsonState(prepared, taken)

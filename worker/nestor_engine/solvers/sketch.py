@@ -24,7 +24,7 @@ def sketch(operator: Operator, like: Tensor, rank: int, *, seed: int) -> tuple[T
     n, eps = like.numel(), torch.finfo(like.dtype).eps
     tests = _signs(min(rank, n), n, seed)
     rows = like.new_empty(tests.shape)
-    for few, images in zip(tests.split(operator.together), rows.split(operator.together), strict=True):
+    for few, images in zip(tests.split(operator.rows_at_a_time), rows.split(operator.rows_at_a_time), strict=True):
         images.copy_(operator.undamped(few.to(like)))
     nudge = eps * float(rows.norm()) / n**0.5  # keeps the core positive definite against rounding
     core = like.new_zeros(len(tests), len(tests), dtype=torch.float64)
@@ -41,8 +41,8 @@ def sketch(operator: Operator, like: Tensor, rank: int, *, seed: int) -> tuple[T
     for _ in range(2):
         combination, R = _orthonormal(rows)
         rows, lower = _combined(rows, combination), R @ lower
-    turn, roots, _ = torch.linalg.svd(lower, full_matrices=False)
-    return _combined(rows, turn), (roots**2 - nudge).clamp_min(0).to(like)
+    rotation, roots, _ = torch.linalg.svd(lower, full_matrices=False)
+    return _combined(rows, rotation), (roots**2 - nudge).clamp_min(0).to(like)
 
 
 def _signs(rank: int, n: int, seed: int) -> Tensor:
@@ -65,10 +65,10 @@ def _orthonormal(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 def _combined(rows: Tensor, combination: Tensor) -> Tensor:
     """The columns of Y C as rows, in place, for there may be no room for both."""
-    turned = combination.T.to(rows)
+    transposed = combination.T.to(rows)
     for part in rows.split(PLACES, 1):
-        part[: len(turned)] = turned @ part
-    return rows[: len(turned)]
+        part[: len(transposed)] = transposed @ part
+    return rows[: len(transposed)]
 
 
 def _eigen(matrix: Tensor, eps: float) -> tuple[Tensor, Tensor]:

@@ -1,16 +1,11 @@
-"""What a solver promises, and what it answers: failure is data."""
+"""What a solver answers: failure is data."""
 
 from __future__ import annotations
 
-import abc
 from dataclasses import dataclass
 from enum import Enum
 
-import torch
 from torch import Tensor
-
-from nestor_engine.curvature import Operator
-from nestor_engine.objective import Tensors
 
 
 class Outcome(Enum):
@@ -47,30 +42,3 @@ class Solution:
     residual: float
     alpha: float | None = None
     alpha_norm: float | None = None
-
-
-class Solver(abc.ABC):
-    """Approximates A⁻¹ b."""
-
-    @abc.abstractmethod
-    def solve(self, operator: Operator, b: Tensor, x0: Tensor | None = None, memory: Tensors | None = None) -> Solution:
-        """Solve A x = b.
-
-        Args:
-            operator: computes A v for v of shape (n,).
-            b: right-hand side, shape (n,).
-            x0: where to start, shape (n,); zeros by default.
-            memory: what the solver keeps from one outer step to the next; written in place.
-
-        Returns:
-            A solve that falls short is not an exception: it is a `Solution` whose outcome says so.
-        """
-
-
-def judged(operator: Operator, b: Tensor, x: Tensor, outcome: Outcome) -> Solution:
-    """A solution with its residual measured."""
-    size = b.norm()
-    residual = (b - operator(x)).norm() / size if size > 0 else size
-    if not torch.isfinite(residual):
-        outcome = Outcome.nonfinite
-    return Solution(x, outcome, float(residual))

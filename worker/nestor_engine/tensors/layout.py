@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from nestor_engine.errors import ProblemInvalid
+from nestor.errors import ParameterNameTaken
 from nestor_engine.objective import PyTree, Tensors
 from nestor_engine.tensors.ravel import named_leaves
 
@@ -34,7 +34,7 @@ class Layout:
         """
         named = named_leaves(params)
         if len(named) != len(pytree.tree_leaves(params)):
-            raise ProblemInvalid(reason="Two of the trained parameters have the same name. Rename one of them.")
+            raise ParameterNameTaken()
         return Layout(tuple(named), tuple(shapes_of(named).values()))
 
     @property

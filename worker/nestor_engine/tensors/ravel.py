@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from nestor_engine.errors import ProblemInvalid
+from nestor.errors import ParameterDtypesDiffer
 from nestor_engine.objective import PyTree, Tensors
 
 
@@ -26,11 +26,7 @@ class Ravel:
         leaves, self._spec = pytree.tree_flatten(tree)
         kinds = {leaf.dtype for leaf in leaves}
         if len(kinds) != 1 or not kinds <= {torch.float32, torch.float64}:
-            raise ProblemInvalid(
-                reason="All trained parameters must be float32, or all float64; "
-                f"these have {sorted(map(str, kinds))}. Convert the model with .float(), or freeze the others with "
-                "requires_grad_(False). For forward passes in half precision there is autocast='bfloat16'."
-            )
+            raise ParameterDtypesDiffer(dtypes=sorted(map(str, kinds)))
         self.device = leaves[0].device
         self._shapes = [leaf.shape for leaf in leaves]
         self._sizes = [leaf.numel() for leaf in leaves]

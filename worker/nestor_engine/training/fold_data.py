@@ -1,48 +1,43 @@
-"""Where the batches of one fold come from; without folds, of the trial."""
+"""Where the batches of one fold come from; without folds there is one, of all data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nestor_engine.autodiff.replay import Recorded
 from nestor_engine.config import Config
 from nestor_engine.data.splits import Batches, View
 from nestor_engine.distributed import Group
 from nestor_engine.objective import Bilevel
-from nestor_engine.responses.response import outer_objective
 from nestor_engine.tensors.random import derive_seed
 from nestor_engine.tensors.ravel import Ravel
 from nestor_engine.training.inner_loop import InnerLoop
 
 
 @dataclass(frozen=True)
-class Course:
-    """A training, and what its hypergradients are taken on; `objective` is that of `bilevel`, as its trial keeps it."""
+class FoldData:
+    """A training, and the batches that its hypergradients are taken on."""
 
-    training: InnerLoop
+    inner_loop: InnerLoop
     curvature: Batches
     val: Batches
-    objective: Recorded
 
     @staticmethod
     def of(
-        train: View,
-        val: View,
-        bilevel: Bilevel,
-        trained_as: Bilevel,
-        ravel: Ravel,
-        config: Config,
-        seed: int,
-        group: Group,
-    ) -> Course:
-        return Course(
+        views: tuple[View, View], trained_as: Bilevel, ravel: Ravel, config: Config, seed: int, group: Group
+    ) -> FoldData:
+        """
+        Args:
+            views: of training and of validation data.
+            trained_as: the problem in the precision of the inner steps.
+        """
+        train, val = views
+        return FoldData(
             InnerLoop(trained_as, ravel, train, config.inner, seed, group),
             Batches(train, config.inner.batch_size, derive_seed(seed, "curvature"), group),
             Batches(val, config.outer.batch_size, derive_seed(seed, "val"), group),
-            outer_objective(bilevel, ravel),
         )
 
     @property
     def seconds(self) -> float:
         """Wall time that gathering batches took so far."""
-        return sum(batches.seconds for batches in (self.training.source, self.curvature, self.val))
+        return sum(batches.seconds for batches in (self.inner_loop.source, self.curvature, self.val))

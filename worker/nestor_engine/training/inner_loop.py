@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -12,12 +13,12 @@ from torch import Tensor
 from nestor_engine.autodiff.kernels import twice_differentiable
 from nestor_engine.autodiff.replay import Recorded
 from nestor_engine.data.splits import Batches, View
-from nestor_engine.distributed import ALONE, Group
+from nestor_engine.distributed import ALONE, Group, Share
 from nestor_engine.objective import Batch, Bilevel, Tensors
 from nestor_engine.optim.optimizers import TRAIN_BATCH, Optimizer
 from nestor_engine.tensors.random import derive_seed, randomness, restored
 from nestor_engine.tensors.ravel import Ravel
-from nestor_engine.training.state import State
+from nestor_engine.training.state import FoldState
 
 RECORDING_PAYS = 20  # inner steps after which a GPU's are recorded
 
@@ -29,7 +30,7 @@ class InnerStep:
     k: int
     w: Tensor
     buffers: Tensors
-    slots: Tensors
+    optimizer_state: Tensors
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Adjoint:
     """Derivatives of the outer objective by what an inner step ends, or begins, with."""
 
     w: Tensor
-    slots: Tensors
+    optimizer_state: Tensors
 
 
 class InnerLoop:
@@ -54,83 +55,101 @@ class InnerLoop:
     ) -> None:
         self.seed, self.group = seed, group
         self._bilevel, self._ravel, self._optimizer, self._train = bilevel, ravel, optimizer, train
-        self.source = self.batches("train")  # what the inner steps are trained on
-        self.share = self.source.share
         self._fastest = Recorded(self._gradient, after=RECORDING_PAYS)
+
+    @cached_property
+    def source(self) -> Batches:
+        """What the inner steps are trained on."""
+        return self.batches("train")
+
+    @property
+    def share(self) -> Share:
+        """This process's part of a batch."""
+        return self.source.share
 
     def batches(self, purpose: str) -> Batches:
         """An endless pass over the training split for one purpose, in batches of the inner loop's size."""
         size = self._optimizer.batch_size or TRAIN_BATCH
         return Batches(self._train, size, derive_seed(self.seed, purpose), self.group)
 
-    def run(self, state: State, steps: int, *, keep: int = 0) -> tuple[State, float, tuple[InnerStep, ...]]:
-        """The state after `steps` inner steps, the loss before the last of them, and where the last `keep` began."""
-        # Copied once, and moved in place from there on: the state is not ours to write to.
-        w, buffers, slots = state.weights.clone(), state.buffers, _copied(state.inner)
-        loss, kept, start = torch.tensor(math.nan), [], state.inner_gradient_start
-        end = state.inner_steps + steps
+    def run(
+        self, fold: FoldState, hparams: Tensors, n_steps: int, *, keep: int = 0
+    ) -> tuple[FoldState, float, tuple[InnerStep, ...]]:
+        """The fold after `n_steps` inner steps, the loss before the last of them, and where the last `keep` began."""
+        # Copied once, and updated in place from there on: the given state is not written to.
+        w, buffers, optimizer_state = fold.weights.clone(), fold.buffers, _copied(fold.optimizer_state)
+        loss, start = torch.tensor(math.nan), fold.inner_gradient_start
+        kept: list[InnerStep] = []
+        end, values = fold.inner_steps + n_steps, self._bilevel.values(hparams)
         with restored(w.device) as reseed:
-            for k in range(state.inner_steps, end):
+            for k in range(fold.inner_steps, end):
                 batch = self.source[k]
                 reseed(self._draws(k))
                 if k >= end - keep:
-                    kept.append(InnerStep(k, w.clone(), buffers, _copied(slots)))
+                    kept.append(InnerStep(k, w.clone(), buffers, _copied(optimizer_state)))
                     # With the kernels that it will be taken again with, for each has draws and roundings of its own.
                     with twice_differentiable():
-                        loss, gradient, buffers = self._gradient(w, buffers, state.hparams, batch)
+                        loss, gradient, buffers = self._gradient(w, buffers, values, batch)
                 else:
-                    loss, gradient, buffers = self._fastest(w, buffers, state.hparams, batch)
+                    loss, gradient, buffers = self._fastest(w, buffers, values, batch)
                 gradient = self.share.mean(gradient)
                 if k == 0:
                     start = float(gradient.norm())
                 (gradient,) = self._optimizer.clip([gradient])
-                self._optimizer.move(w, gradient, slots, k)
+                self._optimizer.step_(w, gradient, optimizer_state, k)
         if self._fastest.is_recorded:  # the next step overwrites its outputs
             loss, buffers = loss.clone(), _copied(buffers)
-        loss, buffers = self.share.mean(loss), self.share.settle(state.buffers, buffers)
-        moved = replace(state, weights=w, buffers=buffers, inner=slots, inner_steps=end, inner_gradient_start=start)
-        return moved, float(loss), tuple(kept)
+        loss, buffers = self.share.mean(loss), self.share.settle(fold.buffers, buffers)
+        trained = replace(
+            fold,
+            weights=w,
+            buffers=buffers,
+            optimizer_state=optimizer_state,
+            inner_steps=end,
+            inner_gradient_start=start,
+        )
+        return trained, float(loss), tuple(kept)
 
     def pull(self, step: InnerStep, hparams: Tensors, after: Adjoint) -> tuple[Adjoint, Tensors]:
         """Take `step` again and pull derivatives back through it.
 
         Args:
-            after: derivatives by the weights and slots that the step ends with.
+            after: derivatives by the weights and the optimizer state that the step ends with.
 
         Returns:
-            Derivatives by the weights and slots that it began with, and by each hyperparameter.
+            Derivatives by the weights and the optimizer state that it began with, and by each hyperparameter.
         """
         w = step.w.detach().requires_grad_()
         free = {name: value.detach().requires_grad_() for name, value in hparams.items()}
-        slots = {name: slot.detach().requires_grad_() for name, slot in step.slots.items()}
+        state = {name: value.detach().requires_grad_() for name, value in step.optimizer_state.items()}
         with randomness(self._draws(step.k), w.device), twice_differentiable():
-            loss, _ = self._loss(w, step.buffers, free, self.source[step.k])
+            loss, _ = self._loss(w, step.buffers, self._bilevel.values(free), self.source[step.k])
             (ours,) = torch.autograd.grad(loss, w, create_graph=True)
         gradient = self.share.mean(ours.detach()).requires_grad_()
         (clipped,) = self._optimizer.clip([gradient])
-        ended, ended_slots = self._optimizer.update(w, clipped, slots, step.k)
+        ended, ended_state = self._optimizer.step(w, clipped, state, step.k)
 
         # First through the update, which sees the mean gradient, then through this process's part of that.
-        outputs = [ended, *(ended_slots[name] for name in slots)]
-        incoming = [after.w, *(after.slots[name] for name in slots)]
-        by_gradient, by_w, *by_slots = _pulled(outputs, [gradient, w, *slots.values()], incoming)
+        outputs = [ended, *(ended_state[name] for name in state)]
+        incoming = [after.w, *(after.optimizer_state[name] for name in state)]
+        by_gradient, by_w, *by_state = _pulled(outputs, [gradient, w, *state.values()], incoming)
         through = [self.share.mean(p) for p in _pulled([ours], [w, *free.values()], [by_gradient])]
-        before = Adjoint(by_w + through[0], dict(zip(slots, by_slots, strict=True)))
+        before = Adjoint(by_w + through[0], dict(zip(state, by_state, strict=True)))
         return before, dict(zip(free, through[1:], strict=True))
 
     def _draws(self, k: int) -> int:
         """The seed of what step number `k` draws."""
         return self.group.seed(derive_seed(self.seed, "inner", k))
 
-    def _gradient(self, w: Tensor, buffers: Tensors, hparams: Tensors, batch: Batch) -> tuple[Tensor, Tensor, Tensors]:
+    def _gradient(self, w: Tensor, buffers: Tensors, values: Tensors, batch: Batch) -> tuple[Tensor, Tensor, Tensors]:
         """The loss, ∂f/∂w, and the buffers afterwards."""
         at = w.detach().requires_grad_()
-        loss, buffers = self._loss(at, buffers, hparams, batch)
+        loss, buffers = self._loss(at, buffers, values, batch)
         (gradient,) = torch.autograd.grad(loss, at)
         return loss.detach(), gradient, {name: buffer.detach() for name, buffer in buffers.items()}
 
-    def _loss(self, w: Tensor, buffers: Tensors, hparams: Tensors, batch: Batch) -> tuple[Tensor, Tensors]:
-        return self._bilevel.train_loss(self._ravel.tree(w), buffers, hparams, batch)
+    def _loss(self, w: Tensor, buffers: Tensors, values: Tensors, batch: Batch) -> tuple[Tensor, Tensors]:
+        return self._bilevel.train_loss_at(self._ravel.tree(w), buffers, values, batch)
 
 
 def _copied(named: Tensors) -> Tensors:

@@ -8,17 +8,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nestor_engine.errors import Diverged
 from nestor_engine.objective import Bilevel, Tensors
 
 
 @dataclass(frozen=True)
 class Summary:
-    """One hyperparameter at one step, its entries as optimised.
+    """One hyperparameter at one step, its entries before the transform.
 
     Attributes:
         std: with the number of entries as divisor.
         gradient_norm, update_norm: Euclidean lengths of its hypergradient, and of what the outer step added to it.
-        at_bounds: share of the entries that lie at a bound.
+        at_bounds: fraction of the entries that lie at a bound.
     """
 
     min: float
@@ -30,7 +31,7 @@ class Summary:
     at_bounds: float = 0.0
 
 
-def summarise(bilevel: Bilevel, before: Tensors, after: Tensors, gradient: Tensors) -> dict[str, Summary]:
+def summarize(bilevel: Bilevel, before: Tensors, after: Tensors, gradient: Tensors) -> dict[str, Summary]:
     """Each hyperparameter after an outer step."""
     measured = {}
     for name, value in after.items():
@@ -67,3 +68,17 @@ def cosine(a: Tensors, b: Tensors) -> float | None:
     if not lengths > 0:
         return None
     return float(sum((a[name] * b[name]).sum(dtype=torch.float64) for name in a)) / lengths
+
+
+def expect_finite(value: float, step: int, what: str, where: str) -> None:
+    """
+    Args:
+        step: at which `value` came about.
+        what: the value's name.
+        where: whose learning rate is to be lowered if it is not finite.
+
+    Raises:
+        Diverged: it is not finite.
+    """
+    if not math.isfinite(value):
+        raise Diverged(step=step, what=what, where=where)

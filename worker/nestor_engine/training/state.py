@@ -1,88 +1,87 @@
 """All that a trajectory needs to go on, as tensors and a few counters, to bytes and back bit for bit.
 
 Random draws, batches and permutations are functions of the seed and the counters, so no generator's
-state is kept.
-
-A checkpoint is a safetensors file. Anyone can read these from it by name:
-
-    params.<name>, buffers.<name>, hparams.<name>
-
-The rest serves to continue exactly: the inner optimizer's state as vectors over all parameters (`inner.<slot>`), the
-outer optimizer's (`outer.<slot>.<name>`), what the response keeps (`memory.<name>`), the last hypergradient
-(`previous.<name>`), and the training of each inactive fold (`folds.<k>.params.<name>`, `folds.<k>.buffers.<name>` and
-so on). The counters are JSON in the header, with the parameters' names in the order of the vectors: safetensors sorts.
+state is kept. `nestor_engine.training.checkpoint` has the form of the bytes.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
-from nestor_engine.errors import CheckpointFormatUnknown, StateInvalid
+from nestor_engine.errors import StateInvalid
 from nestor_engine.objective import Bilevel, PyTree, Tensors
 from nestor_engine.optim.optimizers import Optimizer
 from nestor_engine.tensors.layout import Layout, difference, shapes_of
 from nestor_engine.tensors.ravel import Ravel, named_leaves
-from nestor_engine.tensors.serialization import to_safetensors
+from nestor_engine.training import checkpoint
+from nestor_engine.training.checkpoint import grouped, prefixed
 
-FORMAT = 3  # 2 had no names of parameters, and one vector `weights`
-_TRAINED = ("buffers", "inner", "memory")  # the attributes that are named tensors: of a training,
-_GROUPS = (*_TRAINED, "hparams", "previous")  # and of a trajectory
+# Attribute of a fold → the group of its tensors in a checkpoint.
+FOLD_GROUPS = {"buffers": "buffers", "optimizer_state": "inner", "response": "memory"}
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What belongs to one training: of a state's attributes, those that go with its weights."""
-
-    weights: Tensor
-    buffers: Tensors
-    inner: Tensors
-    memory: Tensors = field(default_factory=dict)
-    inner_steps: int = 0
-    inner_gradient_start: float | None = None
-
-
-@dataclass
-class State:
-    """Where a trajectory stands, after `step` outer steps. The loop replaces tensors and never writes into them.
+class FoldState:
+    """The training of one fold.
 
     Attributes:
         weights: shape (n,).
-        inner: the inner optimizer's slots.
-        outer: hyperparameter → the outer optimizer's slots.
-        inner_gradient_start: ‖∂f/∂w‖ at the first inner step.
-        memory: what the response keeps: the adjoint, the curvature's norm.
-        previous: the hypergradient of the step before.
-        warned: warnings given already.
-        resting: with folds, fold → its training; without the one whose turn it was last, which this state itself holds.
-        held_out: the last losses on held-out examples, one for each fold.
-        held_out_best: the lowest mean of these.
-        waited: outer steps since then.
-        layout: which parameters the weights are; None where a checkpoint of format 2 was loaded, which does not tell.
+        optimizer_state: the inner optimizer's, named vectors of shape (n,).
+        response: what the response keeps, such as the adjoint and the curvature's norm; see `tensors.part_state`.
+        inner_steps: taken so far.
+        inner_gradient_start: ‖∂f/∂w‖ at the first inner step; None before it.
     """
 
     weights: Tensor
     buffers: Tensors
-    hparams: Tensors
-    inner: Tensors
-    outer: dict[str, Tensors]
-    seed: int = 0
-    step: int = 0
+    optimizer_state: Tensors
+    response: Tensors = field(default_factory=dict)
     inner_steps: int = 0
     inner_gradient_start: float | None = None
-    memory: Tensors = field(default_factory=dict)
+
+    @staticmethod
+    def initial(bilevel: Bilevel, inner: Optimizer, hparams: Tensors) -> FoldState:
+        """Before the first inner step, under `hparams`."""
+        weights = Ravel(bilevel.params).vector(bilevel.initial(bilevel.params, bilevel.values(hparams))).detach()
+        return FoldState(weights, dict(bilevel.buffers), inner.init(weights))
+
+    def to(self, device: torch.device | str) -> FoldState:
+        groups = {name: _moved(getattr(self, name), device) for name in FOLD_GROUPS}
+        return replace(self, weights=self.weights.to(device), **groups)
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a trajectory stands, after `step` outer steps. The loop replaces tensors and never writes into them.
+
+    Attributes:
+        folds: the training of each fold that has begun, in their order; without folds there is one.
+        active: the fold that the last outer step trained.
+        hparams: before their transforms.
+        outer_optimizer_state: hyperparameter → the outer optimizer's state, named tensors of its shape.
+        previous: the hypergradient of the step before.
+        warned: topics that have been warned about.
+        held_out: the last losses on held-out examples, one for each fold.
+        held_out_best: the lowest mean of these.
+        steps_since_best: outer steps since then.
+        layout: which parameters the weights are; None where a checkpoint of format 2 was loaded, which does not tell.
+    """
+
+    folds: tuple[FoldState, ...]
+    hparams: Tensors
+    outer_optimizer_state: dict[str, Tensors]
+    active: int = 0
+    seed: int = 0
+    step: int = 0
     previous: Tensors = field(default_factory=dict)
     warned: list[str] = field(default_factory=list)
-    resting: dict[int, Trained] = field(default_factory=dict)
     held_out: list[float] = field(default_factory=list)
     held_out_best: float | None = None
-    waited: int = 0
+    steps_since_best: int = 0
     layout: Layout | None = None
 
     @staticmethod
@@ -91,94 +90,109 @@ class State:
     ) -> State:
         """Before the first inner step, under `hparams`; the problem's own by default."""
         hparams = {name: value.detach().clone() for name, value in sorted((hparams or bilevel.hparams).items())}
-        weights = Ravel(bilevel.params).vector(bilevel.initial(bilevel.params, hparams)).detach()
         return State(
-            weights=weights,
-            buffers=dict(bilevel.buffers),
+            folds=(FoldState.initial(bilevel, inner, hparams),),
             hparams=hparams,
-            inner=inner.init(weights),
-            outer={name: outer.init(value) for name, value in hparams.items()},
+            outer_optimizer_state={name: outer.init(value) for name, value in hparams.items()},
             seed=seed,
             layout=Layout.of(bilevel.params),
         )
 
     @property
+    def active_fold(self) -> FoldState:
+        return self.folds[self.active]
+
+    @property
+    def inactive_folds(self) -> dict[int, FoldState]:
+        """Those that have begun, by their number."""
+        return {number: fold for number, fold in enumerate(self.folds) if number != self.active}
+
+    @property
+    def weights(self) -> Tensor:
+        """The active fold's, shape (n,)."""
+        return self.active_fold.weights
+
+    @property
+    def buffers(self) -> Tensors:
+        """The active fold's."""
+        return self.active_fold.buffers
+
+    @property
     def params(self) -> Tensors:
-        """The weights by name; of a state that knows its layout."""
-        assert self.layout is not None
+        """The active fold's weights by name, as views.
+
+        Raises:
+            StateInvalid: the state is of format 2 and does not know the names; see `with_layout`.
+        """
+        if self.layout is None:
+            raise StateInvalid(reason="it is of format 2, which holds no names of parameters")
         return self.layout.split(self.weights)
 
-    def turn(self, last: int, fold: int, bilevel: Bilevel, inner: Optimizer) -> State:
-        """The same trajectory with the training of `fold` in place of that of `last`, which rests meanwhile.
+    def activate_fold(self, number: int, bilevel: Bilevel, inner: Optimizer) -> State:
+        """The same trajectory with fold `number` active. The next fold after those that have begun begins here.
 
-        A fold begins at the problem's initial weights, when its turn comes for the first time.
+        It begins at the problem's initial weights under the hyperparameters of now.
         """
-        if fold == last:
-            return self
-        begin = lambda: _trained(State.initial(bilevel, inner, inner, self.seed, self.hparams))
-        resting = self.resting | {last: _trained(self)}
-        return replace(self, **vars(resting.pop(fold, None) or begin()), resting=resting)
+        if number < len(self.folds):
+            return replace(self, active=number)
+        return replace(self, active=number, folds=(*self.folds, FoldState.initial(bilevel, inner, self.hparams)))
 
-    def judged(self, loss: float, folds: int) -> tuple[State, float]:
+    def with_active_fold(self, fold: FoldState) -> State:
+        """The same trajectory with the active fold's training replaced."""
+        return replace(self, folds=(*self.folds[: self.active], fold, *self.folds[self.active + 1 :]))
+
+    def with_validation_loss(self, loss: float, folds: int) -> tuple[State, float]:
         """The state after one more loss on held-out examples, and the mean over the last one of each fold."""
         last = [*self.held_out, loss][-folds:]
         mean = sum(last) / len(last)
         if self.held_out_best is None or mean < self.held_out_best:
-            return replace(self, held_out=last, held_out_best=mean, waited=0), mean
-        return replace(self, held_out=last, waited=self.waited + 1), mean
+            return replace(self, held_out=last, held_out_best=mean, steps_since_best=0), mean
+        return replace(self, held_out=last, steps_since_best=self.steps_since_best + 1), mean
 
     def save(self) -> bytes:
         """As safetensors; the counters travel in the header."""
-        tensors = _keyed(self, _GROUPS, self.layout)
-        for name, slots in self.outer.items():
-            tensors |= {f"outer.{slot}.{name}": value for slot, value in slots.items()}
-        for fold, trained in self.resting.items():
-            tensors |= _prefixed(f"folds.{fold}", _keyed(trained, _TRAINED, self.layout))
+        tensors = _fold_tensors(self.active_fold, self.layout)
+        tensors |= prefixed("hparams", self.hparams) | prefixed("previous", self.previous)
+        for hparam, named in self.outer_optimizer_state.items():
+            tensors |= {f"outer.{name}.{hparam}": value for name, value in named.items()}
+        for number, fold in self.inactive_folds.items():
+            tensors |= prefixed(f"folds.{number}", _fold_tensors(fold, self.layout))
         counters = {
-            "format": FORMAT,
             "params": self.layout and self.layout.names,
             "seed": self.seed,
             "step": self.step,
-            "inner_steps": self.inner_steps,
-            "inner_gradient_start": self.inner_gradient_start,
+            "inner_steps": self.active_fold.inner_steps,
+            "inner_gradient_start": self.active_fold.inner_gradient_start,
             "warned": self.warned,
-            "folds": {fold: [t.inner_steps, t.inner_gradient_start] for fold, t in self.resting.items()},
+            "folds": {k: [fold.inner_steps, fold.inner_gradient_start] for k, fold in self.inactive_folds.items()},
             "held_out": self.held_out,
             "held_out_best": self.held_out_best,
-            "waited": self.waited,
+            "waited": self.steps_since_best,
         }
-        return to_safetensors(tensors, {"nestor": json.dumps(counters)})
+        return checkpoint.write(tensors, counters)
 
     @staticmethod
     def load(data: bytes) -> State:
-        """The state that `save` wrote, here or in a version that wrote format 2.
+        """The state that `save` wrote, here or in an earlier version.
 
         Raises:
             StateInvalid: these bytes are no checkpoint.
             CheckpointFormatUnknown: they are one of another format.
         """
+        tensors, counters = checkpoint.read(data)
         try:
-            # In the order of their names, as they were: the file has its own, and sums over tensors would round
-            # differently. And copied to where torch allocates, for products do so on memory that is not aligned.
-            tensors = {name: value.clone() for name, value in sorted(safetensors.torch.load(data).items())}
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            counters = json.loads(header["__metadata__"]["nestor"])
-            _expect_format(version := counters.pop("format"))
-            if version == 2:
-                tensors, counters = _from_format_2(tensors, counters)
-            return _assembled(tensors, counters)
-        except (safetensors.SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
-            raise StateInvalid(reason=f"it cannot be read ({error})") from error
+            return _state_of(tensors, counters)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise checkpoint.unreadable(error) from error
 
     def to(self, device: torch.device | str) -> State:
         """The same state with its tensors on `device`."""
-        move = lambda named: {name: value.to(device) for name, value in named.items()}
-        moved = lambda part, groups: {"weights": part.weights.to(device)} | {g: move(getattr(part, g)) for g in groups}
         return replace(
             self,
-            outer={name: move(slots) for name, slots in self.outer.items()},
-            resting={fold: replace(trained, **moved(trained, _TRAINED)) for fold, trained in self.resting.items()},
-            **moved(self, _GROUPS),
+            folds=tuple(fold.to(device) for fold in self.folds),
+            hparams=_moved(self.hparams, device),
+            previous=_moved(self.previous, device),
+            outer_optimizer_state={hparam: _moved(of, device) for hparam, of in self.outer_optimizer_state.items()},
         )
 
     def with_layout(self, params: PyTree) -> State:
@@ -200,20 +214,16 @@ class State:
         Raises:
             StateInvalid: it is of another problem, naming the first difference.
         """
-        state = self.with_layout(bilevel.params)
+        state, layout = self.with_layout(bilevel.params), Layout.of(bilevel.params)
         _expect_names(state, bilevel)
         # What optimizers and solvers keep are vectors, too, so that the same parameters in another order will not do.
-        if state.layout != (layout := Layout.of(bilevel.params)):
-            assert state.layout is not None
-            ours, theirs = next((a, b) for a, b in zip(state.layout.names, layout.names, strict=True) if a != b)
+        held = state.layout or layout
+        if held != layout:
+            ours, theirs = next((a, b) for a, b in zip(held.names, layout.names, strict=True) if a != b)
             raise StateInvalid(
                 reason=f"it holds the parameters in another order, {ours!r} where the problem has {theirs!r}"
             )
         return state
-
-
-def _trained(state: State) -> Trained:
-    return Trained(**{f.name: getattr(state, f.name) for f in fields(Trained)})
 
 
 def start_from(bilevel: Bilevel, reached: State | Tensors) -> Bilevel:
@@ -223,24 +233,25 @@ def start_from(bilevel: Bilevel, reached: State | Tensors) -> Bilevel:
         StateInvalid: that was another problem, naming the first difference.
     """
     if not isinstance(reached, State):
-        _expect_hparams(reached, bilevel)
+        _expect_same("hyperparameter", reached, bilevel.hparams)
         return replace(bilevel, hparams=reached)
     reached = reached.with_layout(bilevel.params)
     _expect_names(reached, bilevel)
     params = Ravel(bilevel.params).tree(Layout.of(bilevel.params).vector(reached.params))
-    as_reached = lambda params, hparams: params  # these weights have been initialised
-    return replace(bilevel, params=params, buffers=reached.buffers, hparams=reached.hparams, initial=as_reached)
+    return replace(bilevel, params=params, buffers=reached.buffers, hparams=reached.hparams, initial=_as_reached)
+
+
+def _as_reached(params: PyTree, values: Tensors) -> PyTree:
+    """These weights have been initialized."""
+    del values
+    return params
 
 
 def _expect_names(state: State, bilevel: Bilevel) -> None:
     """Names and shapes as the problem has them, in whatever order."""
     _expect_same("parameter", state.params, named_leaves(bilevel.params))
     _expect_same("buffer", state.buffers, bilevel.buffers)
-    _expect_hparams(state.hparams, bilevel)
-
-
-def _expect_hparams(hparams: Tensors, bilevel: Bilevel) -> None:
-    _expect_same("hyperparameter", hparams, bilevel.hparams)
+    _expect_same("hyperparameter", state.hparams, bilevel.hparams)
 
 
 def _expect_same(kind: str, held: Tensors, wanted: Tensors) -> None:
@@ -248,75 +259,48 @@ def _expect_same(kind: str, held: Tensors, wanted: Tensors) -> None:
         raise StateInvalid(reason=reason)
 
 
-# --- a checkpoint's tensors, by key ---------------------------------------------------------------
+def _moved(named: Tensors, device: torch.device | str) -> Tensors:
+    return {name: value.to(device) for name, value in named.items()}
 
 
-def _keyed(part: State | Trained, groups: tuple[str, ...], layout: Layout | None) -> Tensors:
+# --- from and to a checkpoint's tensors and counters ----------------------------------------------
+
+
+def _fold_tensors(fold: FoldState, layout: Layout | None) -> Tensors:
     # Without names it stays one vector: a state of format 2 that nothing was done with.
-    keyed = {"weights": part.weights} if layout is None else _prefixed("params", layout.split(part.weights))
-    for group in groups:
-        keyed |= _prefixed(group, getattr(part, group))
+    keyed = {"weights": fold.weights} if layout is None else prefixed("params", layout.split(fold.weights))
+    for name, group in FOLD_GROUPS.items():
+        keyed |= prefixed(group, getattr(fold, name))
     return keyed
 
 
-def _prefixed(prefix: str, named: Tensors) -> Tensors:
-    return {f"{prefix}.{name}": value for name, value in named.items()}
+def _fold_of(groups: dict[str, Tensors], layout: Layout | None, inner_steps: int, start: float | None) -> FoldState:
+    weights = groups.pop("weights")[""] if layout is None else layout.vector(groups.pop("params"))
+    named = {name: groups.pop(group, {}) for name, group in FOLD_GROUPS.items()}
+    if groups:
+        raise ValueError(f"it holds {sorted(groups)[0]!r}, which no checkpoint has")
+    return FoldState(weights, **named, inner_steps=inner_steps, inner_gradient_start=start)
 
 
-def _grouped(tensors: Tensors) -> dict[str, Tensors]:
-    """First part of the key → rest of it → tensor."""
-    groups: dict[str, Tensors] = {}
-    for key, value in tensors.items():
-        group, _, name = key.partition(".")
-        groups.setdefault(group, {})[name] = value
-    return groups
-
-
-def _assembled(tensors: Tensors, counters: dict[str, Any]) -> State:
-    groups = _grouped(tensors)
+def _state_of(tensors: Tensors, counters: dict[str, Any]) -> State:
+    groups = grouped(tensors)
     names = counters.pop("params")
     layout = None if names is None else Layout(tuple(names), tuple(tuple(groups["params"][n].shape) for n in names))
-    folds, counted = _grouped(groups.pop("folds", {})), counters.pop("folds")
-    slots = _grouped(groups.pop("outer", {}))
-    parts = {group: groups.pop(group, {}) for group in ("hparams", "previous")}
+    inactive, counted = grouped(groups.pop("folds", {})), counters.pop("folds")
+    folds = {int(k): _fold_of(grouped(inactive[k]), layout, *counted[k]) for k in counted}
+    (active,) = set(range(len(folds) + 1)) - folds.keys()  # folds begin in their order
+    outer = grouped(groups.pop("outer", {}))
+    hparams, previous = groups.pop("hparams", {}), groups.pop("previous", {})
+    folds[active] = _fold_of(groups, layout, counters.pop("inner_steps", 0), counters.pop("inner_gradient_start", None))
     return State(
-        **_training(groups, layout),
-        **parts,
-        outer={name: {slot: of[name] for slot, of in slots.items() if name in of} for name in parts["hparams"]},
-        resting={int(k): _resting(_grouped(folds[k]), layout, *counted[k]) for k in counted},
+        folds=tuple(fold for _, fold in sorted(folds.items())),
+        hparams=hparams,
+        outer_optimizer_state={
+            hparam: {name: of[hparam] for name, of in outer.items() if hparam in of} for hparam in hparams
+        },
+        active=active,
+        previous=previous,
+        steps_since_best=counters.pop("waited", 0),
         layout=layout,
         **counters,
     )
-
-
-def _resting(groups: dict[str, Tensors], layout: Layout | None, steps: int, start: float | None) -> Trained:
-    return Trained(**_training(groups, layout), inner_steps=steps, inner_gradient_start=start)
-
-
-def _training(groups: dict[str, Tensors], layout: Layout | None) -> dict[str, Any]:
-    weights = groups.pop("weights")[""] if layout is None else layout.vector(groups.pop("params"))
-    parts = {group: groups.pop(group, {}) for group in _TRAINED}
-    if groups:
-        raise ValueError(f"it holds {sorted(groups)[0]!r}, which no checkpoint has")
-    return {"weights": weights, **parts}
-
-
-def _from_format_2(tensors: Tensors, counters: dict[str, Any]) -> tuple[Tensors, dict[str, Any]]:
-    """As format 3 has them: format 2 joined keys by slashes, and said `resting` for `folds`."""
-    depths = {"resting": 3, "outer": 2}
-    joined = {key.replace("/", ".", depths.get(key.split("/")[0], 1)): value for key, value in tensors.items()}
-    renamed = {
-        (key.replace("resting.", "folds.", 1) if key.startswith("resting.") else key): value
-        for key, value in joined.items()
-    }
-    folds = counters.pop("resting", {})
-    return renamed, {**counters, "params": None, "folds": folds}
-
-
-def _expect_format(version: int) -> None:
-    if version > FORMAT:
-        remedy = "It was written by a newer version of Nestor: install that version here, on every worker and client."
-        raise CheckpointFormatUnknown(version=version, known=FORMAT, remedy=remedy)
-    if version < 2:
-        remedy = "It was written by an early version of Nestor: go on with that version, or begin a new trial."
-        raise CheckpointFormatUnknown(version=version, known=FORMAT, remedy=remedy)

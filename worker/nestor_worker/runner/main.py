@@ -86,8 +86,8 @@ def main() -> None:
 def _run(directory: Path, spec: workdir.Spec, line: Line, rank: int) -> None:
     import torch
 
-    from nestor_engine import State, optimise, restore
-    from nestor_engine.autodiff.trace_cache import Traces
+    from nestor_engine import State, optimize, restore
+    from nestor_engine.autodiff.trace_cache import TraceCache
 
     sandbox.limit_memory(spec.memory_bytes)
     torch.set_num_threads(spec.threads)
@@ -103,17 +103,17 @@ def _run(directory: Path, spec: workdir.Spec, line: Line, rank: int) -> None:
     state = State.load(path.read_bytes()) if path.exists() else None
 
     kept = directory / workdir.TRACES
-    traces = Traces(kept.read_bytes() if kept.exists() else b"")
+    traces = TraceCache(kept.read_bytes() if kept.exists() else b"")
 
     group = _join(directory, rank, spec.devices, device)
     if rank > 0:
-        for _ in optimise(bilevel, data, config, state, group, traces):
+        for _ in optimize(bilevel, data, config, state, group, traces):
             if group.any([False])[0]:
                 break
         return
     trajectory = Trajectory(directory, spec, config, line.say, bilevel)
     trajectory.begin(state, device)
-    for step in optimise(bilevel, data, config, state, group, traces):
+    for step in optimize(bilevel, data, config, state, group, traces):
         trajectory.take(step)
         if group.any([line.stopping.is_set()])[0]:
             break
@@ -165,27 +165,14 @@ def _warm(bilevel: Bilevel, directory: Path, spec: workdir.Spec) -> Bilevel:
 
 def _failure(error: Exception) -> Failed:
     """The sentence that the user reads."""
-    from nestor.errors import NestorError
-    from nestor_engine.errors import EngineError, is_out_of_memory
+    from nestor.errors import NestorError, OutOfMemory, ProblemFailed
+    from nestor_engine.errors import is_out_of_memory
 
-    if isinstance(error, EngineError | NestorError):
-        name = type(error).__name__
-        return Failed(error.code(), " ".join(_words(name)), str(error))
-    if is_out_of_memory(error):
-        detail = "The device ran out of memory. Try a smaller model, smaller batches, or a larger device."
-        return Failed("out-of-memory", "Out Of Memory", detail)
-    cause = f"{type(error).__name__}: {error}"
-    return Failed(
-        "problem-failed",
-        "Problem Failed",
-        f"The problem's own functions failed with {cause}. Run problem.check() where the problem was written.",
-    )
-
-
-def _words(name: str) -> list[str]:
-    import re
-
-    return re.findall(r"[A-Z][a-z]*", name)
+    if not isinstance(error, NestorError):
+        cause = f"{type(error).__name__}: {error}"
+        error = OutOfMemory() if is_out_of_memory(error) else ProblemFailed(reason=cause)
+    told = error.problem()
+    return Failed(told["code"], told["title"], told["detail"], told["context"])
 
 
 if __name__ == "__main__":

@@ -14,13 +14,13 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TypeVar
 
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
-from nestor.errors import NestorError, TrialError, Unavailable
+from nestor.errors import NestorError, Unavailable
 from nestor.schemas import Desired, State
 from nestor_server.database import Sessions
 from nestor_server.models import Trial
@@ -121,7 +121,7 @@ class Attempt:
         except ChannelBroken as error:
             last, interrupted = None, f"its runner said something unintelligible: {error}"
         if isinstance(last, Failed):
-            return self._fail(TrialError(reason=last.detail), code=last.code, title=last.title)
+            return self._fail(NestorError.from_problem(asdict(last)))
         return self._end(last, interrupted)
 
     def give_back(self, reason: str, *, paid_from: Budget | None = "restarts") -> State:
@@ -197,8 +197,8 @@ class Attempt:
     def _finish(self, state: State, why: str) -> State:
         return self._persist(lambda session: leases.finish(session, self._lease, state, why=why))
 
-    def _fail(self, error: NestorError, **shown: str) -> State:
-        problem = error.problem() | shown
+    def _fail(self, error: NestorError) -> State:
+        problem = error.problem()
         return self._persist(
             lambda session: leases.finish(session, self._lease, State.failed, problem, why=problem["detail"])
         )

@@ -44,7 +44,7 @@ def load(begun: threading.Event) -> None:
     import torch
 
     from nestor.schemas import MLPPreset, Preset
-    from nestor_engine import Config, optimise, program
+    from nestor_engine import Config, optimize, program
     from nestor_worker.runner import presets
 
     del program
@@ -52,6 +52,6 @@ def load(begun: threading.Event) -> None:
     if begun.is_set():
         return
     problem = presets.build(Preset(model=MLPPreset(hidden=(1,)), train_size=10, val_size=10), seed=0)
-    for _ in optimise(problem.bilevel(), problem.data, Config(n_steps=2, evaluate_every=1)):
+    for _ in optimize(problem.bilevel(), problem.data, Config(n_steps=2, evaluate_every=1)):
         if begun.is_set():
             return

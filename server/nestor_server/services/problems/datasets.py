@@ -8,7 +8,15 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from nestor import schemas
-from nestor.errors import DatasetInvalid, DatasetNotFound
+from nestor.errors import (
+    ColumnNotFinite,
+    ColumnReserved,
+    ColumnsMissing,
+    DataLengthsDiffer,
+    DatasetNotFound,
+    SplitEmpty,
+    SplitNotSafetensors,
+)
 from nestor.program_format import INDEX
 from nestor_server.models import Blob, Dataset
 from nestor_server.storage import blobs, tensor_blobs
@@ -50,28 +58,18 @@ def _examples(session: Session, split: str, blob: Blob) -> int:
     try:
         columns = tensor_blobs.header(session, blob).tensors
     except Malformed as error:
-        raise DatasetInvalid(
-            reason=f"the {split} split is not a safetensors file: {error}. Save it with safetensors, upload again."
-        ) from None
+        raise SplitNotSafetensors(split=split, reason=error) from None
     if not columns:
-        raise DatasetInvalid(reason=f"the {split} split has no columns. Give it at least one, such as 'x'.")
+        raise ColumnsMissing(split=split)
     if INDEX in columns:
-        raise DatasetInvalid(
-            reason=f"the {split} split has a column {INDEX!r}, the name of an example's position. Rename it."
-        )
-    lengths = {name: column.shape[0] if column.shape else None for name, column in columns.items()}
-    if len(set(lengths.values())) != 1 or None in lengths.values():
-        listed = ", ".join(f"{name}: {'a scalar' if n is None else n}" for name, n in sorted(lengths.items())[:10])
-        raise DatasetInvalid(
-            reason=f"the columns of the {split} split have different lengths ({listed}). "
-            "The first dimension of each must be the number of examples."
-        )
-    examples = next(n for n in lengths.values() if n is not None)
+        raise ColumnReserved(split=split, column=INDEX)
+    lengths = {name: column.shape[0] if column.shape else "a scalar" for name, column in columns.items()}
+    examples = next(iter(lengths.values()))
+    if len(set(lengths.values())) != 1 or isinstance(examples, str):
+        raise DataLengthsDiffer(split=split, lengths=dict(sorted(lengths.items())))
     if examples == 0:
-        raise DatasetInvalid(reason=f"the {split} split is empty. Give it at least one example.")
+        raise SplitEmpty(split=split)
     for name, column in columns.items():
         if not tensor_blobs.finite(session, blob, column):
-            raise DatasetInvalid(
-                reason=f"column {name!r} of the {split} split holds NaN or infinite numbers. Remove or replace them."
-            )
+            raise ColumnNotFinite(split=split, column=name)
     return examples

@@ -8,13 +8,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from nestor import schemas
-from nestor.errors import ProgramInvalid, ProgramNotFound
+from nestor.errors import ProgramNotFinite, ProgramNotFound
 from nestor.program_format import (
     MAX_DOCUMENT_BYTES,
     TRAINED_GROUPS,
     ProgramDocument,
     TensorNames,
-    brief,
     parse_document,
     refused,
     tensor_names,
@@ -78,4 +77,4 @@ def _check_numbers(session: Session, blob: Blob, header: Header) -> None:
     for key, tensor in header.tensors.items():
         mask = key.partition(".")[0] not in TRAINED_GROUPS
         if not tensor_blobs.finite(session, blob, tensor, or_infinite=mask):
-            raise ProgramInvalid(reason=f"its tensor {brief(key)} holds NaN{'' if mask else ' or infinite numbers'}")
+            raise ProgramNotFinite(tensor=key)

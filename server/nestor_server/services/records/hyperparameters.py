@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from nestor import schemas
-from nestor.errors import HyperparametersNotFound, InvalidInput
+from nestor.errors import HyperparametersNotFound, TensorNotNumpy
 from nestor.schemas import HyperparameterInfo
 from nestor_server.models import Blob, Snapshot
 from nestor_server.services.trials import queries as trial_queries
@@ -57,7 +57,7 @@ def tensor(session: Session, owner_id: UUID, trial_id: UUID, name: str, step: in
     try:
         prefix = npy_prefix(entry) if format == "npy" else safetensors_prefix(entry)
     except Malformed as error:
-        raise InvalidInput(reason=f"{name!r} cannot be written as npy: {error}. Use format=safetensors.") from None
+        raise TensorNotNumpy(name=name, reason=error) from None
     return Slice(prefix, blob, entry.begin, entry.end)
 
 

@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from nestor import schemas
-from nestor.errors import InvalidInput
+from nestor.errors import StepColumnUnknown
 from nestor_server.models import Step
 from nestor_server.services.trials import queries as trial_queries
 
@@ -35,7 +35,7 @@ def columns(
     seq = trial_queries.find(session, owner_id, trial_id).seq
     names = list(dict.fromkeys(names or COLUMNS))
     if unknown := [name for name in names if name not in COLUMNS]:
-        raise InvalidInput(reason=f"There is no column {unknown[0][:80]!r}. There are: {', '.join(COLUMNS)}.")
+        raise StepColumnUnknown(column=unknown[0], columns=list(COLUMNS))
     wanted = [Step.recorded_at if name == "recorded_at" else Step.data[name] for name in names]
     rows = session.execute(
         select(*wanted).where(Step.trial_id == trial_id, Step.number > after).order_by(Step.number).limit(limit)

@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from nestor.errors import CheckpointNotFound, HyperparametersNotFound, InvalidInput
+from nestor.errors import ArchitectureMismatch, CheckpointNotFound, HyperparametersNotFound
 from nestor.schemas import ProgramProblem, WarmStart
 from nestor.schemas.problems import AnyProblem
 from nestor_server.models import Blob, Checkpoint, Snapshot
@@ -56,10 +56,7 @@ def expect(session: Session, owner_id: UUID, start: WarmStart, blob_id: UUID, pr
     else:
         wanted = architectures.of_preset(problem.preset)
     if reason := architectures.difference(held, wanted):
-        raise InvalidInput(
-            reason=f"Trial {start.trial} has another architecture than this problem: {reason}. "
-            "Start from a trial of the same problem, or omit warm_start."
-        )
+        raise ArchitectureMismatch(trial=str(start.trial), reason=reason)
 
 
 def checkpoint(session: Session, owner_id: UUID, trial_id: UUID, step: int | None) -> Slice:

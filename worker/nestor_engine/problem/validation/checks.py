@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from nestor import errors
 from nestor_engine.data.splits import INDEX, Data, size_of
 from nestor_engine.errors import NotExportable
 from nestor_engine.hparams import Together
@@ -67,7 +68,7 @@ class _Check(Findings):
         with torch.random.fork_rng(devices=devices):
             self._data()
             with self._telling("the problem"):
-                bilevel = self._problem.bilevel()
+                bilevel = self._problem.bilevel().untransformed()
                 for remark in self._problem.hparams.remarks:
                     self._warning("hyperparameters", remark)
                 self._state(bilevel)
@@ -88,37 +89,52 @@ class _Check(Findings):
                     self._error(
                         f"{split} data",
                         f"The column {name!r} holds NaN or infinity, first in example {bad}. Remove or impute it.",
+                        errors.ColumnNotFinite,
                     )
         if data.test is not None and set(data.test) != set(data.val):
             self._error(
                 "test data",
                 f"Its columns are {sorted(data.test)}, those of the validation data {sorted(data.val)}. "
                 "Name them alike.",
+                errors.SplitsDiffer,
             )
         if self._batch_size is not None and self._batch_size < 1:
-            self._error("batch size", f"It is {self._batch_size}; it must be at least one.")
+            self._error("batch size", f"It is {self._batch_size}; it must be at least one.", errors.OptionOutOfRange)
 
     def _state(self, bilevel: Bilevel) -> None:
         params, hparams = bilevel.params, bilevel.hparams
         dtypes = sorted({str(p.dtype) for p in params.values()})
         if len(dtypes) > 1:
             self._error(
-                "model", f"Its parameters are {' and '.join(dtypes)}. Convert it, for example with model.float()."
+                "model",
+                f"Its parameters are {' and '.join(dtypes)}. Convert it, for example with model.float().",
+                errors.ParameterDtypesDiffer,
             )
         elif dtypes[0] not in ("torch.float32", "torch.float64"):
             self._error(
                 "model",
                 f"Its parameters are {dtypes[0]}, in which no linear system can be solved. Convert it with "
                 "model.float(), and train with autocast='bfloat16' if you like.",
+                errors.ParameterDtypesDiffer,
             )
         if len(devices := sorted({str(p.device) for p in params.values()})) > 1:
-            self._error("model", f"Its parameters are on {' and '.join(devices)}. Move it to one device.")
+            self._error(
+                "model", f"Its parameters are on {' and '.join(devices)}. Move it to one device.", errors.DevicesDiffer
+            )
         for what, tensors in (("parameter", params), ("hyperparameter", hparams)):
             for name, values in tensors.items():
                 if not values.is_floating_point():
-                    self._error(what, f"{name!r} is {values.dtype}, which has no gradient. Make it floating-point.")
+                    self._error(
+                        what,
+                        f"{name!r} is {values.dtype}, which has no gradient. Make it floating-point.",
+                        errors.ValuesNotFloating,
+                    )
                 elif not values.isfinite().all():
-                    self._error(what, f"{name!r} holds NaN or infinity. Initialise it with finite numbers.")
+                    self._error(
+                        what,
+                        f"{name!r} holds NaN or infinity. Initialize it with finite numbers.",
+                        errors.ValuesNotFinite,
+                    )
         for split, columns in self._problem.data.splits.items():
             for name in self._problem.inputs:
                 dtype = columns[name].dtype
@@ -126,6 +142,7 @@ class _Check(Findings):
                     self._error(
                         f"{split} data",
                         f"The column {name!r} is {dtype}, the model's parameters are {dtypes[0]}. Convert one of them.",
+                        errors.ColumnDtypeDiffers,
                     )
 
     def _training(self, bilevel: Bilevel) -> None:
@@ -144,7 +161,11 @@ class _Check(Findings):
                 outputs = self._draw(bilevel, moved, hparams, prepared)
             for name, values in prepared.items():
                 if not torch.equal(values.detach(), before[name]):
-                    self._error("model", f"It writes into its input {name!r}, that is into the data. Work on a copy.")
+                    self._error(
+                        "model",
+                        f"It writes into its input {name!r}, that is into the data. Work on a copy.",
+                        errors.InputOverwritten,
+                    )
             if outputs is not None:
                 told = {"loss": "train_loss", "note": _replaced(batch, prepared)}
                 with self._telling("train_loss", **told, outputs=outputs, batch=prepared):
@@ -158,7 +179,11 @@ class _Check(Findings):
             bilevel.forward(bilevel.params, bilevel.buffers, bilevel.hparams, one)
         except ValueError as error:
             if "more than 1 value per channel" in str(error):
-                self._error("model", "BatchNorm cannot train on a batch of one example. Use batches of at least two.")
+                self._error(
+                    "model",
+                    "BatchNorm cannot train on a batch of one example. Use batches of at least two.",
+                    errors.BatchNormInTraining,
+                )
 
     def _draw(self, bilevel: Bilevel, params: Tensors, hparams: Tensors, batch: Batch) -> Any:
         """The model's outputs; twice from one seed, which must agree."""
@@ -172,25 +197,38 @@ class _Check(Findings):
                 "model",
                 "Two calls with one seed give different outputs: it draws random numbers outside of torch, or "
                 "remembers something between calls. Use torch's random functions, and buffers for memory.",
+                errors.ModelNotReproducible,
             )
         return results[-1]
 
     def _gradients(self, bilevel: Bilevel, params: Tensors, hparams: Tensors, batch: Batch, criterion: Tensor) -> None:
         loss = criterion + bilevel.penalty(params, hparams)
         if not loss.isfinite():
-            self._error("training loss", "With the hyperparameters' terms it is not finite. Start from smaller values.")
+            self._error(
+                "training loss",
+                "With the hyperparameters' terms it is not finite. Start from smaller values.",
+                errors.LossNotFinite,
+            )
             return
         if not loss.requires_grad:
-            self._error("train_loss", "No parameter reaches it: look for .detach(), .item() or torch.no_grad().")
+            self._error(
+                "train_loss",
+                "No parameter reaches it: look for .detach(), .item() or torch.no_grad().",
+                errors.LossDetached,
+            )
             return
         reached = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
         first = cast("tuple[Tensor | None, ...]", reached)  # which its annotation leaves out
         for name, gradient in zip(params, first, strict=True):
             if gradient is None:
-                self._warning(f"parameter {name!r}", "It does not reach the training loss, so it will keep its value.")
+                self._warning(
+                    f"parameter {name!r}",
+                    "It does not reach the training loss, so it will keep its value.",
+                    errors.ParameterUnused,
+                )
         for name, why in missing(bilevel, params, hparams, batch, probe(self._problem.data.val, bilevel)).items():
             tell = self._error if why is Missing.influence else self._warning
-            tell(f"hyperparameter {name!r}", why.value)
+            tell(f"hyperparameter {name!r}", why.value, errors.HparamWithoutInfluence)
 
     def _validation(self, bilevel: Bilevel) -> None:
         for split, columns in self._problem.data.splits.items():
@@ -203,12 +241,16 @@ class _Check(Findings):
                 if self._returned_well("val_loss"):
                     for name in [name for name, value in told.items() if not value.isfinite()]:
                         self._warning(
-                            f"metric {name!r}", f"It is {float(told[name])} on {split} data with initial weights."
+                            f"metric {name!r}",
+                            f"It is {float(told[name])} on {split} data with initial weights.",
+                            errors.MetricNotFinite,
                         )
             for name, values in buffers.items():
                 if not torch.equal(values, bilevel.buffers[name]):
                     self._warning(
-                        "model", f"In evaluation mode it changes its buffer {name!r}. Do that in training mode only."
+                        "model",
+                        f"In evaluation mode it changes its buffer {name!r}. Do that in training mode only.",
+                        errors.BufferChanged,
                     )
 
     def _export(self, bilevel: Bilevel) -> None:
@@ -216,7 +258,7 @@ class _Check(Findings):
         try:
             program = self._program = export(self._original.bilevel(), train=data.train, val=data.val)
         except NotExportable as error:
-            self._error("export", str(error))
+            self._error("export", str(error), type(error), error)
             return
         loaded = load(program.graphs, program.tensors).to(next(iter(bilevel.params.values())).device)
         batch = probe(self._problem.data.train, bilevel)
@@ -231,6 +273,7 @@ class _Check(Findings):
                     "export",
                     f"The exported training loss is {float(results[1]):.6g}, the problem's {float(results[0]):.6g}: "
                     "what changes from call to call was fixed. Use torch's random functions, and no global state.",
+                    errors.ExportDiffers,
                 )
 
 

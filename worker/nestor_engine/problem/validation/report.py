@@ -10,8 +10,16 @@ from typing import Any, Literal, cast
 
 from torch import Tensor
 
+from nestor.errors import (
+    CheckFailed,
+    FunctionFailed,
+    LossNotFinite,
+    LossNotScalar,
+    LossNotTensor,
+    NestorError,
+    ProblemInvalid,
+)
 from nestor_engine.data.splits import INDEX
-from nestor_engine.errors import EngineError, ProblemInvalid
 from nestor_engine.objective import Batch
 from nestor_engine.program.export import Program
 from nestor_engine.program.failures import place_of_error
@@ -27,6 +35,8 @@ class Finding:
     severity: Severity
     where: str
     sentence: str
+    code: str = ProblemInvalid.code()  # of the class in `nestor.errors` that says what it is
+    cause: BaseException | None = field(default=None, repr=False, compare=False)  # what the author's code raised
 
     def __str__(self) -> str:
         return f"{self.severity}: {self.where}: {self.sentence}"
@@ -51,10 +61,13 @@ class Report:
     def raise_errors(self) -> None:
         """
         Raises:
-            ProblemInvalid: listing all errors, if there is any.
+            CheckFailed: listing all errors, if there is any.
         """
         if not self.ok:
-            raise ProblemInvalid(reason="\n".join(f"{error.where}: {error.sentence}" for error in self.errors))
+            listed = [{"code": one.code, "where": one.where, "message": one.sentence} for one in self.errors]
+            sentences = "\n".join(f"{error.where}: {error.sentence}" for error in self.errors)
+            cause = next((error.cause for error in self.errors if error.cause), None)
+            raise CheckFailed(findings=sentences, errors=listed) from cause
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.findings)) or "The problem is in order."
@@ -80,11 +93,17 @@ class Findings:
 
         return noting
 
-    def _error(self, where: str, sentence: str) -> None:
-        self._found.append(Finding("error", where, sentence))
+    def _error(
+        self,
+        where: str,
+        sentence: str,
+        kind: type[NestorError] = ProblemInvalid,
+        cause: BaseException | None = None,
+    ) -> None:
+        self._found.append(Finding("error", where, sentence, kind.code(), cause))
 
-    def _warning(self, where: str, sentence: str) -> None:
-        self._found.append(Finding("warning", where, sentence))
+    def _warning(self, where: str, sentence: str, kind: type[NestorError] = ProblemInvalid) -> None:
+        self._found.append(Finding("warning", where, sentence, kind.code()))
 
     @contextlib.contextmanager
     def _telling(self, where: str, *, loss: str | None = None, note: str = "", **given: Any) -> Generator[None]:
@@ -96,8 +115,8 @@ class Findings:
         try:
             with quiet():
                 yield
-        except EngineError as error:
-            self._error(where, str(error))
+        except NestorError as error:
+            self._error(where, str(error), type(error), error)
         except Exception as error:
             if loss is not None and not self._returned_well(loss):
                 return
@@ -107,6 +126,8 @@ class Findings:
                 f"{where}{place_of_error(error.__traceback__)}",
                 f"{type(error).__name__}: {first}. {note}{remedy(first, given)}"
                 + (f"It was given {shown}." if shown else ""),
+                FunctionFailed,
+                error,
             )
 
     def _returned_well(self, which: str) -> bool:
@@ -117,16 +138,21 @@ class Findings:
         n = len(batch[INDEX])
         if not isinstance(result, Tensor) or not result.is_floating_point():
             got = f"a {result.dtype} tensor" if isinstance(result, Tensor) else f"a {type(result).__name__}"
-            self._error(which, f"It returned {got}. Return a floating-point tensor (no .item() or float()).")
+            self._error(
+                which, f"It returned {got}. Return a floating-point tensor (no .item() or float()).", LossNotTensor
+            )
         elif result.shape not in ((), (n,)):
             self._error(
                 which,
                 f"It returned shape {tuple(result.shape)} for a batch of {n}, outputs {shapes(outputs)}. Return a "
                 "scalar, or one loss per example, shape (B,).",
+                LossNotScalar,
             )
         elif not result.isfinite().all():
             self._error(
-                which, "It is NaN or infinite on initial weights. Look for log(0), 0/0 or too large an initial λ."
+                which,
+                "It is NaN or infinite on initial weights. Look for log(0), 0/0 or too large an initial λ.",
+                LossNotFinite,
             )
         else:
             return True

@@ -1,0 +1,86 @@
+"""What is raised in the client alone; no server sends it."""
+
+from __future__ import annotations
+
+from nestor.errors.base import NestorError
+from nestor.errors.requests import InvalidInput
+
+
+class ClientError(NestorError):
+    """Something went wrong on the client's side."""
+
+    status = 0
+    message = "{reason}"
+
+
+class ServerUnreachable(ClientError):
+    """No server answers."""
+
+    retryable = True
+    message = "No Nestor server answers at {server}: {reason}."
+    remedy = "Start one with `nestor up`, or check the address."
+
+
+class AnswerUnreadable(ClientError):
+    """A server answered something that this version of the client does not understand."""
+
+    message = "The answer of {server} to {path} cannot be read: {reason}."
+    remedy = "Check that the address is a Nestor server's and that both have the same version."
+
+
+class RequestNotSent(ClientError):
+    """An argument cannot be written into a request."""
+
+    message = "The request cannot be sent: {reason}."
+    remedy = "Shorten or correct its arguments."
+
+
+class AddressInvalid(ClientError):
+    """A server's address is not one."""
+
+    message = "{server!r} is not the address of a server."
+    remedy = "Write it like http://127.0.0.1:8000."
+
+
+class CredentialsUnreadable(ClientError):
+    """The credentials file is damaged."""
+
+    message = "The credentials file {file} cannot be read: {reason}."
+    remedy = "Fix or delete it."
+
+
+class NoToken(ClientError):
+    """No token is known for a server."""
+
+    message = "No token is known for {server}."
+    remedy = "Pass token=…, or set NESTOR_TOKEN. `nestor up` prints one, and `nestor token create` makes another."
+
+
+class TrialFailed(ClientError):
+    """A trial that was waited for failed; the sentence is the one that the worker recorded."""
+
+    message = "Trial {number} failed: {reason}"
+
+
+class TrialNotFinished(ClientError):
+    """A study has no trial with a value yet."""
+
+    message = "Study {study!r} has no trial with a recorded value yet."
+    remedy = "Run one with study.optimize(problem, n_steps=…)."
+
+
+class HparamNotFound(InvalidInput, KeyError):
+    """A trial has no hyperparameter of that name."""
+
+    message = "There is no hyperparameter {name!r}; there are: {hparams}."
+    remedy = "Name one of them, or the first parts of a name."
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)  # a KeyError shows its sentence in quotation marks
+
+
+class MissingExtra(ClientError):
+    """A package that is needed is not installed."""
+
+    message = "{what} needs {package}, which is not installed."
+    remedy = "Install it: pip install 'nestor[{extra}]'."

@@ -1,0 +1,201 @@
+"""What is wrong with a problem: its model, losses, data and hyperparameters."""
+
+from __future__ import annotations
+
+from nestor.errors.requests import InvalidInput
+
+
+class ProblemInvalid(InvalidInput):
+    """The problem cannot be trained as it was stated."""
+
+
+# --- the model ------------------------------------------------------------------------------------
+
+
+class ModelInvalid(ProblemInvalid):
+    """The model cannot be trained."""
+
+
+class ModelHasNoParameters(ModelInvalid):
+    """Nothing of the model requires a gradient."""
+
+    message = "{owner} has no parameter that requires a gradient, so there is nothing to train."
+    remedy = "Pass the model itself, and call requires_grad_(True) on what should be trained."
+
+
+class ModelOutputInvalid(ModelInvalid):
+    """The model returned something without a tensor."""
+
+    message = "The model returned a {type}, in which no tensor can be found."
+    remedy = "Return a tensor, or a tuple, list or dict of tensors."
+
+
+class ParameterDtypesDiffer(ModelInvalid):
+    """The trained parameters have several dtypes, or one in which no linear system can be solved."""
+
+    message = "All trained parameters must be float32, or all float64; these have {dtypes}."
+    remedy = (
+        "Convert the model with .float(), or freeze the others with requires_grad_(False). "
+        "For forward passes in half precision there is autocast='bfloat16'."
+    )
+
+
+class ParameterNameTaken(ModelInvalid):
+    """Two of the trained parameters have one name."""
+
+    message = "Two of the trained parameters have the same name."
+    remedy = "Rename one of them."
+
+
+class ExampleGradientsUnavailable(ModelInvalid):
+    """The outputs have no row for each example, so that no part of the loss is one example's."""
+
+    message = (
+        "Gradients of single examples need outputs with a row for each example. The model's have the shapes {shapes}."
+    )
+    remedy = "Use GaussNewton, or EmpiricalFisher(per='batch')."
+
+
+class OutputsCoupled(ModelInvalid):
+    """The loss couples more outputs than KFAC can differentiate."""
+
+    message = (
+        "The training loss couples more than {limit:,} outputs of the model, too many for KFAC to take their second "
+        "derivatives one by one."
+    )
+    remedy = "Use KFAC(fisher='empirical'), or GaussNewton."
+
+
+# --- losses and metrics ---------------------------------------------------------------------------
+
+
+class LossInvalid(ProblemInvalid):
+    """A loss does not return what it must."""
+
+
+class LossNotPerExample(LossInvalid):
+    """A loss must return one value for each example and does not."""
+
+    message = (
+        "Weights per example need one loss per example, but train_loss returned shape {shape} for a batch of {batch}."
+    )
+    remedy = "Return shape (B,), for example with reduction='none'."
+
+
+class MetricNameReserved(ProblemInvalid):
+    """A metric is named like the validation loss."""
+
+    message = "A metric may not be named {name!r}: that is the validation loss."
+    remedy = "Rename it."
+
+
+# --- hyperparameters ------------------------------------------------------------------------------
+
+
+class HparamsInvalid(ProblemInvalid):
+    """The hyperparameters do not fit the problem."""
+
+
+class HparamsMissing(HparamsInvalid):
+    """There is nothing to tune."""
+
+    message = "There is no hyperparameter to tune."
+    remedy = "Pass hparams=…, for example L2(model)."
+
+
+class HparamsNameTaken(HparamsInvalid):
+    """Two kinds of hyperparameters have one name."""
+
+    message = "Two kinds of hyperparameters are named {name!r}."
+    remedy = "Pass name=… to one of them."
+
+
+class TensorSuppliedTwice(HparamsInvalid):
+    """Two kinds of hyperparameters supply one tensor of the model."""
+
+    message = "Two kinds of hyperparameters supply the model's tensor {name!r}."
+    remedy = "Leave one out."
+
+
+class TensorNotReplaceable(HparamsInvalid):
+    """Hyperparameters supply a tensor that the model trains or does not have."""
+
+    message = (
+        "A kind of hyperparameters supplies {name!r}, which is neither a buffer nor a frozen parameter of the model."
+    )
+    remedy = "Register it with register_buffer, freeze it with requires_grad_(False), or supply another."
+
+
+class InitialValuesOutOfBounds(HparamsInvalid):
+    """Initial values lie outside of the bounds."""
+
+    message = (
+        "The initial values of {name!r} run from {low:g} to {high:g} and do not lie between {least:g} and {largest:g}."
+    )
+    remedy = "Bounds are in the units of the initial values, before the transform."
+
+
+class MadeForAnotherModel(HparamsInvalid):
+    """The hyperparameters were made for a model with other parts."""
+
+    message = "{kind} was made for another model than the problem's."
+    remedy = "Make it from that model, after freezing and replacing layers."
+
+
+class ExampleCountDiffers(HparamsInvalid):
+    """There is not one hyperparameter for each training example."""
+
+    message = "{kind} was made for {expected:,} training examples, but the training split has {n:,}."
+    remedy = "Give it one entry for each of them."
+
+
+class DropoutNotFound(HparamsInvalid):
+    """The model has no dropout layer."""
+
+    message = (
+        "Dropout found no nn.Dropout in the model. Rates inside of F.dropout, or in the dropout=… of recurrent and "
+        "attention layers, are out of its reach."
+    )
+    remedy = "Add nn.Dropout modules in their place."
+
+
+class DropoutRateOutOfRange(HparamsInvalid):
+    """A dropout rate is 0, 1 or beyond."""
+
+    message = "The rate of the dropout layer {layer!r} is {rate}, and a rate is tuned strictly between 0 and 1."
+    remedy = "Pass init=…, such as 0.1."
+
+
+class SubmoduleNotFound(HparamsInvalid):
+    """The model has no such part."""
+
+    message = "Submodule: the model has no part {path!r}; its parts are {parts}."
+    remedy = "Name one of them."
+
+
+class SubmoduleNotFrozen(HparamsInvalid):
+    """The inner problem would train a part that is tuned."""
+
+    message = "Submodule: {name!r} requires a gradient, so the inner problem would train it, too."
+    remedy = "Freeze the part first: model.{path}.requires_grad_(False)."
+
+
+class NothingToTune(HparamsInvalid):
+    """A network or part that should be tuned has no parameters."""
+
+    message = "{kind}: {part} has no parameters to tune."
+    remedy = "Give it parameters that require gradients."
+
+
+class NetworkOutputInvalid(HparamsInvalid):
+    """A network of hyperparameters returns another shape than it must."""
+
+    message = "{kind}: its network turned shape {inputs} into {outputs}."
+    remedy = "It must return {expected}."
+
+
+class NetworkHasMemory(HparamsInvalid):
+    """A network of hyperparameters writes into its buffers."""
+
+    message = "{kind}: its network writes into its buffer {buffer!r} when it is called, as BatchNorm does in training."
+    remedy = "Use GroupNorm, or put that part into evaluation mode with .eval()."

@@ -1,0 +1,73 @@
+"""What is wrong with an exported program or with a checkpoint."""
+
+from __future__ import annotations
+
+from nestor.errors.problems import ProblemInvalid
+from nestor.errors.requests import InvalidInput
+
+
+class NotExportable(ProblemInvalid):
+    """A function of the problem does something that no graph can hold."""
+
+    message = "{function} cannot be exported{where}: {reason} {remedy}"
+
+
+class ProgramInvalid(InvalidInput):
+    """A program does not follow the format."""
+
+    message = "The program was refused: {reason}."
+    remedy = "Export it again with `nestor.Problem.export()` of this version."
+
+
+class ProgramTooLarge(ProgramInvalid):
+    """A program's graphs are larger than any model needs."""
+
+    message = "The program was refused: its graphs have {size:,} bytes, and the limit is {limit:,}."
+    remedy = "Simplify the model."
+
+
+class ProgramFormatUnknown(ProgramInvalid):
+    """A program was written by another version of Nestor."""
+
+    message = "The program was refused: its format is {version}, and {known} is read here."
+    remedy = "Export it again with this version of Nestor."
+
+
+class ProgramNotFinite(ProgramInvalid):
+    """A program's tensors hold NaN or infinity."""
+
+    message = "The program was refused: its tensor {tensor!r} holds NaN or infinite numbers."
+    remedy = "Export it again from finite weights."
+
+
+class ProgramRejected(ProgramInvalid):
+    """The engine refuses a program or a trace."""
+
+    message = "The program was refused: {reason}"
+
+
+class StateInvalid(InvalidInput):
+    """A checkpoint does not belong to the problem."""
+
+    message = "The checkpoint does not belong to this problem: {reason}."
+    remedy = "Start from a checkpoint of the same problem."
+
+
+class CheckpointFormatUnknown(StateInvalid):
+    """A checkpoint was written by another version of Nestor."""
+
+    message = "The checkpoint has format {version}; this version of Nestor reads formats 2 to {known}. {remedy}"
+
+
+class CheckpointMismatch(StateInvalid):
+    """A checkpoint holds other tensors than a model."""
+
+    message = "The trial's checkpoint does not fit this model: {reason}."
+    remedy = "Pass the model that the problem was made with, or one that is built in the same way."
+
+
+class ArchitectureMismatch(StateInvalid):
+    """A warm start names a trial of another architecture."""
+
+    message = "Trial {trial} has another architecture than this problem: {reason}."
+    remedy = "Start from a trial of the same problem, or omit warm_start."

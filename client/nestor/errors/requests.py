@@ -1,0 +1,129 @@
+"""What is wrong with a request or an upload."""
+
+from __future__ import annotations
+
+from nestor.errors.base import NestorError
+
+
+class InvalidInput(NestorError):
+    """What was given cannot be used."""
+
+    status = 422
+    message = "{reason}"
+
+
+class ValidationFailed(InvalidInput):
+    """Fields are missing, unknown or of the wrong kind; `errors` names each."""
+
+    message = "{summary}"
+
+
+class SchemaInvalid(InvalidInput):
+    """A value of `nestor.schemas` was built from what it cannot hold."""
+
+    message = "{reason}"
+
+
+class BodyUnreadable(InvalidInput):
+    """A request's body is not what the route reads."""
+
+    message = "{reason}."
+    remedy = "Send a JSON document, encoded as UTF-8."
+
+
+class ValueNotStorable(InvalidInput):
+    """The database cannot hold a value."""
+
+    message = "A value is too large, or cannot be stored as text."
+    remedy = "Send a smaller or plainer one."
+
+
+class CursorInvalid(InvalidInput):
+    """A cursor was not given by this list."""
+
+    message = "This cursor belongs to another list."
+    remedy = "Omit `cursor` to start from the first page."
+
+
+class StepColumnUnknown(InvalidInput):
+    """A recorded step has no such column."""
+
+    message = "There is no column {column!r}; the columns are {columns}."
+    remedy = "Name some of these."
+
+
+class TensorNotNumpy(InvalidInput):
+    """NumPy has no dtype for a tensor."""
+
+    message = "{name!r} cannot be written as npy: {reason}."
+    remedy = "Ask for format=safetensors."
+
+
+class BlobUrlInvalid(InvalidInput):
+    """The setting NESTOR_BLOB_URL is not the URL of an object store."""
+
+    message = "NESTOR_BLOB_URL cannot be used: {reason}."
+    remedy = "Write it like file:///srv/nestor or s3://bucket/prefix."
+
+
+# --- uploads --------------------------------------------------------------------------------------
+
+
+class DigestMismatch(InvalidInput):
+    """An upload arrived with other bytes than announced."""
+
+    message = "The upload was announced as sha256:{expected} but its bytes hash to sha256:{actual}. Nothing was stored."
+    remedy = "Compute the digest from the same bytes and upload them again."
+
+
+class OffsetMismatch(InvalidInput):
+    """An upload was continued at the wrong place."""
+
+    status = 409
+    message = "The upload stands at byte {expected}, not {actual}."
+    remedy = "Ask for its offset with HEAD and continue there."
+
+
+class BlobSizeDiffers(InvalidInput):
+    """A digest was announced with another size than the stored blob has."""
+
+    message = "The blob {digest} is stored already and has {stored} bytes, not {size}."
+    remedy = "Compute size and digest from the same bytes."
+
+
+class UploadTooLong(InvalidInput):
+    """An upload would become longer than announced."""
+
+    message = "The upload was announced with {size} bytes; these would make it longer."
+    remedy = "Announce it again with its full size."
+
+
+class TooLarge(NestorError):
+    """A request has more bytes than this server takes."""
+
+    status = 413
+    message = "{what} is larger than this server takes ({limit} bytes)."
+    remedy = "Send less, or raise {setting} on the server."
+
+
+class ChunkTooLarge(TooLarge):
+    """A piece of an upload is too large."""
+
+    message = "One PATCH carries at most {limit} bytes of an upload."
+    remedy = "Send it in pieces of that size."
+
+
+class BlobDamaged(NestorError):
+    """The contents of a stored blob do not match its digest."""
+
+    message = "The blob {digest} is damaged: its contents do not match the stored checksum."
+    remedy = "Look for disk errors under the database or the object store, and restore a backup."
+
+
+class Unavailable(NestorError):
+    """A part that the server needs does not answer."""
+
+    status = 503
+    retryable = True
+    message = "{part} does not answer right now. Nothing was changed."
+    remedy = "Try again in a few seconds."

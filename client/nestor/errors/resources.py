@@ -1,0 +1,159 @@
+"""Who may do what, what exists, and what its present state allows."""
+
+from __future__ import annotations
+
+from nestor.errors.base import NestorError
+
+# --- who may do what ------------------------------------------------------------------------------
+
+
+class Unauthenticated(NestorError):
+    """A request came without a valid token."""
+
+    status = 401
+    message = "This request needs a valid token: {reason}."
+    remedy = "Send `Authorization: Bearer <token>`; `nestor token create` makes one on the server's machine."
+
+
+class TokenMissing(Unauthenticated):
+    """A request came without a token, or with a header of another form."""
+
+
+class TokenUnknown(Unauthenticated):
+    """This server did not issue the token."""
+
+
+class TokenRevoked(Unauthenticated):
+    """The token was revoked."""
+
+
+class TokenExpired(Unauthenticated):
+    """The token's time is over."""
+
+
+class Forbidden(NestorError):
+    """The token is valid but may not do this."""
+
+    status = 403
+    message = "This token may not do that: {reason}."
+    remedy = "Use a token with the scope {scope!r}."
+
+
+class CrossSite(Forbidden):
+    """A browser's cookie came without the header that no other site's page can send."""
+
+    message = "A browser's session changes something only in a request with the header `X-Nestor-Request: 1`."
+    remedy = "Add the header, or authenticate with a token."
+
+
+# --- what exists ----------------------------------------------------------------------------------
+
+
+class NotFound(NestorError):
+    """Nothing of that name exists, or it belongs to someone else."""
+
+    status = 404
+    message = "{path} was not found."
+    remedy = "See /docs for what exists."
+
+
+class MethodNotAllowed(NestorError):
+    """The path exists, but not for this method."""
+
+    status = 405
+    message = "{method} is not possible on {path}."
+    remedy = "Possible: {allowed}."
+
+
+class StudyNotFound(NotFound):
+    """You have no such study."""
+
+    message = "Study {study!r} was not found."
+    remedy = "`nestor studies` lists yours."
+
+
+class TrialNotFound(NotFound):
+    """You have no such trial."""
+
+    message = "Trial {trial!r} was not found."
+    remedy = "`nestor trials STUDY` lists yours."
+
+
+class BlobNotFound(NotFound):
+    """You have no such blob."""
+
+    message = "Blob {digest} was not found."
+    remedy = "Upload it first: POST /api/v1/blobs."
+
+
+class UploadNotFound(NotFound):
+    """There is no such upload in progress."""
+
+    message = "Upload {upload!r} was not found."
+    remedy = "Begin again with POST /api/v1/blobs."
+
+
+class ProgramNotFound(NotFound):
+    """You have no such program."""
+
+    message = "Program {program!r} was not found."
+    remedy = "Upload it first: POST /api/v1/programs."
+
+
+class DatasetNotFound(NotFound):
+    """You have no such data set."""
+
+    message = "Data set {dataset!r} was not found."
+    remedy = "Upload it first: POST /api/v1/datasets."
+
+
+class HyperparametersNotFound(NotFound):
+    """No snapshot of that step, or no tensor of that name in it."""
+
+    message = "Trial {trial!r} has no recorded hyperparameters {what}."
+    remedy = "A snapshot is written with the first step."
+
+
+class CheckpointNotFound(NotFound):
+    """No checkpoint of that step was kept."""
+
+    message = "Trial {trial!r} has no checkpoint {what}; its newest two are kept."
+    remedy = "Leave the step out to start from the newest, or start from the hyperparameters alone: weights=False."
+
+
+class TokenNotFound(NotFound):
+    """You have no such token."""
+
+    message = "Token {token!r} was not found."
+    remedy = "GET /api/v1/tokens lists yours."
+
+
+# --- the present state ----------------------------------------------------------------------------
+
+
+class Conflict(NestorError):
+    """The request is well formed but does not fit the present state."""
+
+    status = 409
+    message = "{reason}"
+
+
+class StudyExists(Conflict):
+    """You already have a study of that name."""
+
+    message = "You already have a study named {name!r}."
+    remedy = "Pass load_if_exists=True to continue it, or pick another name."
+
+
+class IllegalTransition(Conflict):
+    """A trial's present state does not allow the action."""
+
+    message = "A trial that is {state} cannot {action}."
+    remedy = "From here it can: {allowed}."
+
+
+class IdempotencyConflict(Conflict):
+    """An idempotency key was used for another request."""
+
+    message = "The idempotency key {key!r} was used before for another request."
+    remedy = "Use a new key for a new request."

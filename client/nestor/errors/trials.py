@@ -1,0 +1,54 @@
+"""What a trial can end with: no request raises it, it is recorded in the trial's `error`."""
+
+from __future__ import annotations
+
+from nestor.errors.base import NestorError
+
+
+class TrialError(NestorError):
+    """A trial ended in failure."""
+
+    message = "{reason}"
+
+
+class Diverged(TrialError):
+    """A number that must be finite is not."""
+
+    message = "Step {step}: the {what} is not finite. The training diverged."
+    remedy = (
+        "Try a smaller learning rate for the {where}, more damping, or a smaller initial value of the hyperparameters."
+    )
+
+
+class OutOfMemory(TrialError):
+    """The device ran out of memory."""
+
+    message = "The device ran out of memory."
+    remedy = "Try a smaller model, smaller batches, or a larger device."
+
+
+class ProblemFailed(TrialError):
+    """The problem's own functions raised an error while the trial ran."""
+
+    message = "The problem's own functions failed with {reason}."
+    remedy = "Run problem.check() where the problem was written."
+
+
+class RestartsSpent(TrialError):
+    """A trial was interrupted again and again without a new checkpoint."""
+
+    message = (
+        "The trial was interrupted {count} times in a row before it wrote a new checkpoint, the last time because "
+        "{reason}."
+    )
+    remedy = "Look into the worker's log. If the worker runs out of memory, try a smaller model or batch."
+
+
+class PreemptionsSpent(TrialError):
+    """A trial's workers were shut down again and again without a new checkpoint."""
+
+    message = (
+        "The trial's workers were shut down {count} times in a row before it wrote a new checkpoint, the last time "
+        "because {reason}."
+    )
+    remedy = "Give it a worker that stays, or let it write checkpoints more often, and retry it."

@@ -1,0 +1,77 @@
+"""The functions of a problem, on its own module: what the engine differentiates before anything is exported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils import _pytree as pytree
+
+from nestor.errors import LossNotPerExample, ModelOutputInvalid
+from nestor_engine.hparams import Together
+from nestor_engine.objective import Batch, PyTree, Tensors
+
+Loss = Callable[..., Tensor]  # (outputs, batch) or (outputs, batch, hparams)
+
+
+@dataclass(frozen=True)
+class EagerFunctions:
+    """`forward`, `criterion`, `penalty` and `evaluate` of a `Bilevel`, which has their signatures.
+
+    Attributes:
+        training, evaluating: copies of the module without tensors, in the two modes.
+        inputs: the columns that the module is called with.
+        supplies: whether hyperparameters take the place of buffers.
+        frozen: parameters that are not trained, by their names among the buffers.
+        train_loss, val_loss, metrics: (outputs, batch, values) → losses.
+    """
+
+    training: nn.Module
+    evaluating: nn.Module
+    inputs: tuple[str, ...]
+    kinds: Together
+    supplies: bool
+    frozen: frozenset[str]
+    train_loss: Loss
+    val_loss: Loss
+    metrics: dict[str, Loss]
+
+    def forward(self, params: PyTree, buffers: Tensors, values: Tensors, batch: Batch) -> tuple[PyTree, Tensors]:
+        """
+        Raises:
+            ModelOutputInvalid: the module returned no tensor.
+        """
+        # The module writes its running statistics into these, so they must not be the caller's.
+        updated = {name: b if name in self.frozen else b.clone() for name, b in buffers.items()}
+        outputs = self._run(self.training, params, updated, values, batch)
+        if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(outputs)):
+            raise ModelOutputInvalid(type=type(outputs).__name__)
+        return outputs, updated
+
+    def criterion(self, outputs: PyTree, values: Tensors, batch: Batch) -> Tensor:
+        """
+        Raises:
+            LossNotPerExample: there are weights per example, and no losses per example.
+        """
+        losses = self.train_loss(outputs, batch, values)
+        if self.kinds.per_example and (losses.ndim != 1 or losses.shape[0] != batch["index"].shape[0]):
+            raise LossNotPerExample(shape=tuple(losses.shape), batch=len(batch["index"]))
+        return self.kinds.weigh(losses, values, batch).mean()
+
+    def penalty(self, params: PyTree, values: Tensors) -> Tensor:
+        term = self.kinds.penalty(params, values)
+        return next(iter(params.values())).new_zeros(()) if term is None else term
+
+    def evaluate(self, params: PyTree, buffers: Tensors, values: Tensors, batch: Batch) -> Tensors:
+        outputs = self._run(self.evaluating, params, buffers, values, batch)
+        metrics = {
+            name: metric(outputs, batch, values).detach().float().mean() for name, metric in self.metrics.items()
+        }
+        return {"loss": self.val_loss(outputs, batch, values).mean(), **metrics}
+
+    def _run(self, module: nn.Module, params: PyTree, buffers: Tensors, values: Tensors, batch: Batch) -> PyTree:
+        if self.supplies:
+            buffers = buffers | self.kinds.tensors(values)
+        return functional_call(module, (params, buffers), tuple(batch[name] for name in self.inputs))
