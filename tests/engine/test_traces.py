@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 import nestor_engine as engine
+from nestor.errors import ProgramInvalid
 from nestor_engine.autodiff.linearization import Linearization
 from nestor_engine.autodiff.partial_eval import split
 from nestor_engine.autodiff.replay import same
@@ -16,7 +19,7 @@ from nestor_engine.autodiff.subgraph import Part
 from nestor_engine.autodiff.trace_cache import TraceCache
 from nestor_engine.curvature import Operator
 from nestor_engine.errors import ProgramRejected
-from nestor_engine.operators import DERIVATIVES, of_trace
+from nestor_engine.graphs.operators import DERIVATIVES, of_trace
 from tests.engine.cases import CASES, Dense, dense
 
 EVERYWHERE = [Linearization.hessian_product, Linearization.gauss_newton_product]
@@ -224,9 +227,33 @@ FORBIDDEN = """
 @pytest.mark.parametrize("name", FORBIDDEN)
 def test_a_kept_trace_calls_only_what_a_trace_may_hold(name: str):
     """Regression: a document could call any operator; one with `from_file` read a file."""
-    written = {"inputs": 1, "nodes": [[name, [{"ref": 0}], {"dict": []}]], "outputs": [{"ref": 1}]}
-    with pytest.raises(ProgramRejected, match="no operator that a trace may hold"):
-        Part.read(written, torch.device("cpu"))
+    with pytest.raises(ProgramRejected, match="this operator is not one that a program may use"):
+        Part.read(_written({"op": name, "args": [{"ref": 0}], "kwargs": {}}), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("node", "reason"),
+    [
+        ({"op": "aten.mm.default", "args": [{"ref": 0}, "x"], "kwargs": {}}, "the argument 'mat2' must be Tensor"),
+        ({"op": "aten.mm.default", "args": [{"ref": 0}, {"ref": 1}], "kwargs": {}}, "it refers to the value 1"),
+        ({"op": "aten.tanh_backward.default", "args": [{"ref": 0}], "kwargs": {}}, "the argument 'output' is missing"),
+        (["aten.mm.default", [{"ref": 0}, {"ref": 0}], {}], "must be an object with the fields args, kwargs, op"),
+    ],
+    ids=["wrong type", "no such value", "missing argument", "another form"],
+)
+def test_a_kept_trace_is_held_to_the_schemas_that_programs_are_held_to(node, reason: str):
+    with pytest.raises((ProgramInvalid, ProgramRejected), match=reason):
+        Part.read(_written(node), torch.device("cpu"))
+
+
+def test_the_outputs_of_a_kept_trace_are_lists_of_values():
+    for outputs in ({"ref": 0}, {"dict": [["x", {"ref": 0}]]}, ["x"], {"tuple": []}):
+        with pytest.raises(ProgramRejected, match="its outputs are not lists"):
+            Part.read(_written() | {"outputs": outputs}, torch.device("cpu"))
+
+
+def _written(*nodes: object) -> dict[str, Any]:
+    return {"inputs": [{"ref": 0}], "constants": [], "nodes": [*nodes], "outputs": [{"ref": len(nodes)}]}
 
 
 def test_every_operator_of_a_derivative_exists_and_writes_into_no_argument():
@@ -234,5 +261,5 @@ def test_every_operator_of_a_derivative_exists_and_writes_into_no_argument():
         overloads = getattr(torch.ops.aten, base).overloads()
         assert any(of_trace(f"aten.{base}.{overload}") for overload in overloads), base
         for overload in overloads:
-            target = of_trace(f"aten.{base}.{overload}")
-            assert target is None or not target._schema.is_mutable
+            operator = of_trace(f"aten.{base}.{overload}")
+            assert operator is None or not operator.target._schema.is_mutable

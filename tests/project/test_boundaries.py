@@ -1,16 +1,14 @@
-"""Server and engine share no code, so this compares what both must know."""
+"""What both sides of a boundary must know is declared once; the two lists that cannot be are held together here."""
 
 from __future__ import annotations
 
-from nestor_engine.data import splits
-from nestor_engine.program.load import FORMAT, FUNCTIONS, MAX_GRAPHS_BYTES
-from nestor_server.services.problems import datasets, programs
+from nestor import program_format, schemas
+from nestor_engine.hparams import TRANSFORMS
 
 
-def test_the_server_accepts_the_programs_that_the_engine_reads():
-    assert (programs.FORMAT, programs.MAX_GRAPHS) == (FORMAT, MAX_GRAPHS_BYTES)
-    assert set(FUNCTIONS) == programs.GRAPHS
+def test_a_program_names_the_transforms_that_the_engine_has():
+    assert set(program_format.TRANSFORMS) == set(TRANSFORMS)
 
 
-def test_the_server_reserves_the_column_that_the_engine_adds():
-    assert datasets.RESERVED == splits.INDEX
+def test_a_data_set_has_the_splits_that_the_format_names():
+    assert tuple(schemas.DatasetCreate.model_fields) == program_format.SPLITS

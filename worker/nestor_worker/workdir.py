@@ -17,17 +17,16 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from nestor.options import Config
+from nestor.program_format import GRAPHS_FILE, TENSORS_FILE, split_file
 from nestor.schemas import TrialSpec
 from nestor_server.models import Blob, Checkpoint, Dataset, Program, Study, Trial
 from nestor_server.storage import blobs
 from nestor_worker.supervisor.blob_cache import Cache
 
 SPEC = "spec.json"
-GRAPHS, TENSORS = "graphs.json", "program.safetensors"
 CHECKPOINT = "checkpoint.safetensors"
 TRACES = "traces.json"  # of curvature products, by an earlier trial of the same program, or by this one
 START = "start.safetensors"  # what another trial reached, where this one begins
-SPLITS = ("train", "val", "test")
 
 
 def prefix(pid: int) -> str:
@@ -41,10 +40,6 @@ def sweep() -> None:
         # Our own number on a directory that we did not make: a container gives the same one to every worker.
         if owner.isdigit() and (int(owner) == os.getpid() or not Path(f"/proc/{owner}").exists()):
             shutil.rmtree(path, ignore_errors=True)
-
-
-def split_file(split: str) -> str:
-    return f"data-{split}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -92,7 +87,7 @@ def materialise(
     digests: dict[str, str] = {}
     if trial.program_id is not None:
         program = session.get_one(Program, trial.program_id)
-        digests |= {GRAPHS: program.graphs, TENSORS: program.tensors}
+        digests |= {GRAPHS_FILE: program.graphs, TENSORS_FILE: program.tensors}
     preset = submitted["problem"].get("preset")
     spec = Spec(
         config=config,
@@ -104,7 +99,7 @@ def materialise(
         checkpoint_seconds=checkpoint_seconds,
         memory_bytes=memory_bytes,
         devices=trial.devices,
-        traces=_traced_alike(owner, digests.get(GRAPHS) or preset, config),
+        traces=_traced_alike(owner, digests.get(GRAPHS_FILE) or preset, config),
     )
     (directory / SPEC).write_text(json.dumps(asdict(spec)))
 

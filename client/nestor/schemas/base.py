@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, TypeAlias
+from typing import Annotated, ClassVar
 
 from pydantic import Field, StringConstraints
 
 from nestor.errors import NestorError, SchemaInvalid
 from nestor.options.base import MAX_STEPS as MOST_STEPS
 from nestor.options.base import Value
+from nestor.program_format import Json as Json
 
 API = "/api/v1"
 CHUNK_BYTES = 4 * 1024 * 1024  # an upload travels, and a blob is stored, in pieces of this size
-
-Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"  # a document that json.loads returns
 
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True)]

@@ -11,11 +11,10 @@ from sqlalchemy import ColumnElement, Delete, String, cast, delete, exists, func
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from nestor.program_format import SPLITS
 from nestor.schemas import State
 from nestor_server.database import settings_of
 from nestor_server.models import Blob, Checkpoint, Dataset, Program, Snapshot, Study, Trial
-
-SPLITS = ("train", "val", "test")
 
 _BY_DIGEST = (Program.graphs, Program.tensors)
 _SPLITS = tuple(Dataset.splits[name].astext for name in SPLITS)

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nestor.schemas.base import Json
+from nestor.errors import ProgramInvalid
+from nestor.program_format import MAX_HEADER_BYTES, MAX_VALUES, Json, brief, parse_json
 
-MAX_HEADER = 16 * 2**20  # bytes
+MAX_DIMENSIONS = 16
 ITEM_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2,
     "I64": 8, "I32": 4, "I16": 2, "I8": 1,
@@ -58,8 +59,10 @@ class Header:
         if len(first) < 8:
             raise Malformed("it is shorter than the eight bytes that every safetensors file begins with")
         length = int.from_bytes(first[:8], "little")
-        if length > MAX_HEADER:
-            raise Malformed(f"its header is announced with {length} bytes, which is above the limit of {MAX_HEADER}")
+        if length > MAX_HEADER_BYTES:
+            raise Malformed(
+                f"its header is announced with {length} bytes, which is above the limit of {MAX_HEADER_BYTES}"
+            )
         return 8 + length
 
     @staticmethod
@@ -73,9 +76,9 @@ class Header:
         if len(data) < start:
             raise Malformed("its header is cut off")
         try:
-            entries: Json = json.loads(data[8:start])
-        except (ValueError, RecursionError):
-            raise Malformed("its header is not JSON") from None
+            entries = parse_json(data[8:start], what="its header", max_bytes=MAX_HEADER_BYTES, max_values=MAX_VALUES)
+        except ProgramInvalid as error:
+            raise Malformed(str(error.context["reason"])) from None
         if not isinstance(entries, dict):
             raise Malformed("its header is not a JSON object")
         entries.pop("__metadata__", None)
@@ -83,7 +86,7 @@ class Header:
         at = start
         for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.begin, tensor.end)):
             if tensor.begin != at:
-                raise Malformed(f"the bytes of {tensor.name!r} do not follow those before them")
+                raise Malformed(f"the bytes of {brief(tensor.name)} do not follow those before them")
             at = tensor.end
         if at != size:
             raise Malformed(f"its tensors end at byte {at}, but the file has {size}")
@@ -95,14 +98,17 @@ def _tensor(name: str, entry: Json, start: int) -> Tensor:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)]} if len(entry) == 3:
             pass
         case _:
-            raise Malformed(f"the entry of {name!r} is not a dtype, a shape and two offsets")
+            raise Malformed(f"the entry of {brief(name)} is not a dtype, a shape and two offsets")
     if dtype not in ITEM_BYTES:
-        raise Malformed(f"{name!r} has the type {dtype}; known are {', '.join(ITEM_BYTES)}")
+        raise Malformed(f"{brief(name)} has the type {brief(dtype)}; known are {', '.join(ITEM_BYTES)}")
     sizes = tuple(n for n in shape if type(n) is int and n >= 0)
-    if len(sizes) != len(shape):
-        raise Malformed(f"{name!r} has the shape {shape}")
+    # A product of many large numbers takes hours, so dimensions are counted before.
+    if len(sizes) != len(shape) or len(sizes) > MAX_DIMENSIONS:
+        raise Malformed(f"{brief(name)} has the shape {brief(shape)}; at most {MAX_DIMENSIONS} sizes are possible")
     if begin < 0 or end - begin != math.prod(sizes) * ITEM_BYTES[dtype]:
-        raise Malformed(f"{name!r} has {end - begin} bytes, which does not match its shape {shape} of {dtype}")
+        raise Malformed(
+            f"{brief(name)} has {end - begin} bytes, which does not match its shape {brief(shape)} of {dtype}"
+        )
     return Tensor(name, dtype, sizes, start + begin, start + end)
 
 

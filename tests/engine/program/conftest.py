@@ -9,11 +9,13 @@ import pytest
 import safetensors.torch
 from torch import fx
 
+from nestor.errors import ProgramInvalid
 from nestor_engine.errors import ProgramRejected
 from nestor_engine.program import load
 from tests.engine.program.problems import exported
 
 Document = dict[str, Any]
+REFUSALS = (ProgramInvalid, ProgramRejected)  # of the format, and of what it says
 
 
 def document() -> Document:
@@ -36,6 +38,6 @@ def nothing_is_built(monkeypatch: pytest.MonkeyPatch):
 
 def rejected(graphs: Document | bytes, data: bytes | None = None) -> str:
     raw = graphs if isinstance(graphs, bytes) else json.dumps(graphs).encode()
-    with pytest.raises(ProgramRejected) as caught:
+    with pytest.raises(REFUSALS) as caught:
         load(raw, tensors() if data is None else data)
     return str(caught.value)

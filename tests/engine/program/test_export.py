@@ -60,10 +60,11 @@ def test_the_line_that_calls_len_is_found():
 
 
 def test_a_loss_that_reads_the_weights_from_outside_is_refused():
-    model = nn.Sequential(nn.Linear(6, CLASSES))
+    layer = nn.Linear(6, CLASSES)
+    model = nn.Sequential(layer)
 
     def loss(out, batch):
-        return cross_entropy(out, batch) + model[0].weight.square().sum()
+        return cross_entropy(out, batch) + layer.weight.square().sum()
 
     data = features(6), classes()
     with pytest.raises(NotExportable, match=r"criterion .* reads the model's parameter '0\.weight' from outside"):

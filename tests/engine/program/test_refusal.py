@@ -18,9 +18,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nestor_engine.errors import ProgramRejected
 from nestor_engine.program import load
-from tests.engine.program.conftest import Document, document, rejected, tensors
+from tests.engine.program.conftest import REFUSALS, Document, document, rejected, tensors
 from tests.engine.program.problems import exported
 
 
@@ -227,9 +226,10 @@ JUNK = st.one_of(
     st.sampled_from([REF, {"tuple": []}, {"dict": [["x", REF]]}, {"dtype": "int8"}, {"float": "nan"}, [], {}, [[]]]),
     st.sampled_from(["aten.add_.Tensor", "aten.sym_size.int", "operator.getitem", "aten.lstm.input", "operator.add"]),
 )
+CHECKS: Any = list(HealthCheck)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=CHECKS)
 @given(st.randoms(use_true_random=False), st.lists(JUNK, min_size=1, max_size=4))
 def test_a_changed_program_is_loaded_or_refused_and_nothing_else(chance: random.Random, junk: list[Any]):
     changed = copy.deepcopy(document())
@@ -242,16 +242,16 @@ def test_a_changed_program_is_loaded_or_refused_and_nothing_else(chance: random.
             del target[last]
         else:
             target[last] = value
-    with contextlib.suppress(ProgramRejected):
+    with contextlib.suppress(*REFUSALS):
         load(json.dumps(changed).encode("utf-8", "surrogatepass"), tensors())
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=CHECKS)
 @given(st.data())
 def test_changed_bytes_are_loaded_or_refused_and_nothing_else(data: st.DataObject):
     graphs, values = bytearray(exported("odd")[1].graphs), bytearray(tensors())
     for blob, reach in ((graphs, len(graphs)), (values, 600)):
         for _ in range(data.draw(st.integers(0, 3))):
             blob[data.draw(st.integers(0, reach - 1))] = data.draw(st.integers(0, 255))
-    with contextlib.suppress(ProgramRejected):
+    with contextlib.suppress(*REFUSALS):
         load(bytes(graphs), bytes(values))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from nestor_engine import operators as allowed
+from nestor_engine.graphs import operators as allowed
 from nestor_engine.program import load
 from tests.engine.program.conftest import Document, document, rejected, tensors
 

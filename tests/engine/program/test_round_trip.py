@@ -75,7 +75,7 @@ def test_a_loaded_program_differentiates_twice_like_the_problem(name: str):
         with sdpa_kernel(SDPBackend.MATH):
             loss, _ = bilevel.train_loss(params, bilevel.buffers, hparams, batch)
             first = torch.autograd.grad(loss, list(params.values()), create_graph=True)
-            dot = sum((g * torch.cos(g)).sum() for g in first)
+            dot = torch.stack([(g * torch.cos(g)).sum() for g in first]).sum()
             second = torch.autograd.grad(dot, [*params.values(), *hparams.values()], allow_unused=True)
         return [*first, *(g for g in second if g is not None)]
 

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import operator
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from nestor.program_format import (
+    MAX_TRACE_NODES,
+    MAX_TRACE_VALUES,
+    Budget,
+    Call,
+    Graph,
+    GraphValue,
+    Json,
+    Ref,
+    graph_json,
+    parse_graph,
+)
 from nestor_engine.errors import ProgramRejected
-from nestor_engine.graph_json import DEVICE, Budget, Json, Ref, decode, encode
-from nestor_engine.operators import of_trace
-
-MOST = 1_000_000  # nodes of a graph that is read, and a tenth of its values
-_NAME = re.compile(r"aten\.(\w{1,64})\.(\w{1,64})", re.ASCII)
+from nestor_engine.graphs.build import build
+from nestor_engine.graphs.check import check_graph
+from nestor_engine.graphs.operators import GETITEM, of_trace
+from nestor_engine.graphs.values import graph_value
 
 
 class Part:
@@ -29,49 +39,47 @@ class Part:
         return self.module(*given)
 
     def written(self) -> Json:
-        """
+        """The graph as `read` reads it.
+
         Raises:
             TypeError: it holds what cannot be written, such as a constant tensor.
         """
         numbers: dict[fx.Node, int] = {}
-        nodes, inputs, outputs = [], 0, None
+        inputs: list[Ref] = []
+        calls: list[Call] = []
+        outputs: GraphValue = None
+
+        def value(argument: object) -> GraphValue:
+            return graph_value(argument, numbers.__getitem__)
+
         for node in self.module.graph.nodes:
-            if node.op == "placeholder":
-                inputs += 1
-            elif node.op == "call_function":
-                nodes.append([_named(node.target), *(encode(v, numbers.__getitem__) for v in (node.args, node.kwargs))])
-            elif node.op == "output":
-                outputs = encode(node.args[0], numbers.__getitem__)
+            if node.op == "output":
+                outputs = value(node.args[0])
                 continue
+            if node.op == "placeholder":
+                inputs.append(Ref(len(numbers)))
+            elif node.op == "call_function":
+                kwargs = {name: value(argument) for name, argument in node.kwargs.items()}
+                calls.append(Call(_named(node.target), tuple(value(argument) for argument in node.args), kwargs))
             else:
                 raise TypeError(node.op)
             numbers[node] = len(numbers)
-        return {"inputs": inputs, "nodes": nodes, "outputs": outputs}
+        return graph_json(Graph(tuple(inputs), (), tuple(calls), outputs))
 
     @staticmethod
     def read(written: Json, device: torch.device) -> Part:
         """What was written, to run on `device`.
 
         Raises:
-            ProgramRejected, KeyError, TypeError, ValueError: it was not.
+            ProgramInvalid: it is not a graph.
+            ProgramRejected: it calls what no trace may hold, or its outputs are not lists.
         """
-        budget, made = Budget(nodes=MOST, values=10 * MOST), fx.Graph()
-        values = [made.placeholder(f"given_{k}") for k in range(written["inputs"])]
-
-        def fill(value: Any) -> Any:
-            if isinstance(value, Ref):
-                return values[value.index]
-            if isinstance(value, list | tuple):
-                return type(value)(fill(item) for item in value)
-            return device if value is DEVICE else value
-
-        for name, args, kwargs in written["nodes"]:
-            budget.take(nodes=1)
-            given, named = (decode(part, len(values), budget) for part in (args, kwargs))
-            options = {key: fill(value) for key, value in named.items()}
-            values.append(made.call_function(_target(name), tuple(fill(given)), options))
-        made.output(fill(decode(written["outputs"], len(values), budget)))
-        return Part(fx.GraphModule({}, made))
+        where = "a kept trace"
+        budget = Budget(nodes=MAX_TRACE_NODES, values=MAX_TRACE_VALUES)
+        graph = parse_graph(written, constants=(), budget=budget, where=where)
+        if not _is_list(graph.outputs):
+            raise ProgramRejected(reason=f"{where}: its outputs are not lists.")
+        return Part(build(check_graph(graph, of_trace, where=where), device))
 
 
 def part(owner: fx.GraphModule, nodes: Sequence[fx.Node], inputs: Sequence[fx.Node], outputs: list[Any]) -> Part:
@@ -89,16 +97,14 @@ def part(owner: fx.GraphModule, nodes: Sequence[fx.Node], inputs: Sequence[fx.No
     return Part(fx.GraphModule(owner, made))
 
 
-def _named(target: Callable[..., Any] | str) -> str:
-    name = "getitem" if target is operator.getitem else str(target)
-    if name != "getitem" and not _NAME.fullmatch(name):
-        raise TypeError(name)
-    return name
+def _named(target: object) -> str:
+    if target is operator.getitem:
+        return GETITEM
+    if of_trace(str(target)) is None:
+        raise TypeError(str(target))
+    return str(target)
 
 
-def _target(name: str) -> Callable[..., Any]:
-    if name == "getitem":
-        return operator.getitem
-    if (found := of_trace(name)) is None:
-        raise ProgramRejected(reason=f"{name!r} is no operator that a trace may hold.")
-    return found
+def _is_list(tree: GraphValue) -> bool:
+    """Whether `tree` is a list of values and of such lists."""
+    return isinstance(tree, list) and all(isinstance(item, Ref) or item is None or _is_list(item) for item in tree)

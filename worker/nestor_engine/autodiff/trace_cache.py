@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nestor.errors import ProgramInvalid
+from nestor.program_format import MAX_TRACE_BYTES, MAX_TRACE_VALUES, Json, list_of, parse_json
 from nestor_engine.autodiff.derivatives import Product, Traceable
 from nestor_engine.autodiff.kernels import without_cudnn
 from nestor_engine.autodiff.partial_eval import Split, split
@@ -87,7 +89,7 @@ class TraceCache:
         self._traced: dict[object, Traced | None] = {}
         self._untold: str | None = None  # why products run on autograd's kept graph
         self._kept = _readable(kept)
-        self._written: dict[str, Any] = {}  # what is new
+        self._written: dict[str, Json] = {}  # what is new
 
     @property
     def is_warm(self) -> bool:
@@ -121,7 +123,7 @@ class TraceCache:
     def _stored(self, key: Key, linearization: Traceable) -> Split | None:
         """One that was kept, if it repeats what autograd computes here."""
         try:
-            once, *each = self._kept[_name(key)]
+            once, *each = list_of(self._kept[_name(key)], "a kept trace")
             device = linearization.w.device
             found = Split(Part.read(once, device), tuple(Part.read(one, device) for one in each))
             with linearization.drawing():
@@ -196,10 +198,13 @@ def _name(key: Key) -> str:
     return f"{product.__name__} {[(list(shape), str(dtype)) for shape, dtype in leaves]}"
 
 
-def _readable(kept: bytes) -> dict[str, Any]:
+def _readable(kept: bytes) -> dict[str, Json]:
     """What was saved by the same torch; nothing, if it was not."""
     try:
-        saved = json.loads(kept or b"{}")
-        return dict(saved["traces"]) if saved.get("torch") == torch.__version__ else {}
-    except (ValueError, KeyError, TypeError, AttributeError):
+        saved = parse_json(kept or b"{}", what="a kept trace", max_bytes=MAX_TRACE_BYTES, max_values=MAX_TRACE_VALUES)
+    except ProgramInvalid:
         return {}
+    if not isinstance(saved, dict) or saved.get("torch") != str(torch.__version__):
+        return {}
+    traces = saved.get("traces")
+    return traces if isinstance(traces, dict) else {}

@@ -69,8 +69,7 @@ def _divided(columns: Tensors, fraction: float, seed: int) -> tuple[Tensor, Tens
 def _pooled(train: View, val: View) -> Tensors:
     """Training examples, and behind them those of the validation data."""
     first, second = train.columns, val.columns
-    form = lambda columns: {name: (values.shape[1:], values.dtype) for name, values in columns.items()}
-    if form(first) != form(second):
+    if _form(first) != _form(second):
         raise SplitsDiffer(train=_columns_of(first), val=_columns_of(second))
     rest = val.all()
     return {name: torch.cat([values, rest[name]]) for name, values in first.items()}
@@ -82,3 +81,8 @@ def _shuffled(n: int, seed: int) -> Tensor:
 
 def _columns_of(columns: Tensors) -> str:
     return ", ".join(f"{name} {tuple(values.shape[1:])} {values.dtype}" for name, values in columns.items())
+
+
+def _form(columns: Tensors) -> dict[str, object]:
+    """What two sets of columns must share to be pooled."""
+    return {name: (values.shape[1:], values.dtype) for name, values in columns.items()}

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from nestor.errors import ColumnNotTensor, ColumnReserved, ColumnsMissing, DataLengthsDiffer, SplitEmpty, SplitInvalid
+from nestor.program_format import INDEX as INDEX
 from nestor_engine.distributed import ALONE, Group
 from nestor_engine.objective import Batch, Tensors
 from nestor_engine.tensors.random import derive_seed
 from nestor_engine.tensors.serialization import to_safetensors
 
-INDEX = "index"
 Columns = Any  # a tuple (x, y), or a dict of columns; tensors or arrays
 
 
@@ -67,9 +67,10 @@ def size_of(columns: Tensors) -> int:
 
 
 def _columns(split: str, given: Columns) -> Tensors:
-    if not isinstance(given, dict) and not (isinstance(given, list | tuple) and len(given) == 2):
-        raise SplitInvalid(split=split, given=_kind(given))
-    named = given if isinstance(given, dict) else dict(zip(("x", "y"), given, strict=True))
+    pair = list(cast("list[Any] | tuple[Any, ...]", given)) if isinstance(given, list | tuple) else []
+    if not isinstance(given, dict) and len(pair) != 2:
+        raise SplitInvalid(split=split, given=_kind(cast("object", given)))
+    named = cast("dict[str, Any]", given) if isinstance(given, dict) else dict(zip(("x", "y"), pair, strict=True))
     columns = {name: _tensor(split, name, values) for name, values in named.items()}
     if not columns:
         raise ColumnsMissing(split=split)
@@ -83,9 +84,9 @@ def _columns(split: str, given: Columns) -> Tensors:
     return columns
 
 
-def _kind(given: Any) -> str:
+def _kind(given: object) -> str:
     name = f"a {type(given).__name__}"
-    return f"{name} of {len(given)}" if isinstance(given, list | tuple) else name
+    return f"{name} of {len(cast('Sized', given))}" if isinstance(given, list | tuple) else name
 
 
 def _tensor(split: str, column: str, values: Any) -> Tensor:

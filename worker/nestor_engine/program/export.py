@@ -3,9 +3,11 @@
 Nothing of torch's own archive format is used: reading one executes what its writer wants.
 """
 
+# pyright: reportUnknownMemberType=false
+# (torch types neither fork_rng and manual_seed nor Tensor.split)
+
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +16,20 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from nestor_engine.data.splits import INDEX, size_of
+from nestor.errors import ProgramInvalid
+from nestor.program_format import (
+    FUNCTIONS,
+    INDEX,
+    Graph,
+    HyperparameterSpec,
+    ProgramDocument,
+    valid_name,
+    write_document,
+)
+from nestor_engine.data.splits import size_of
 from nestor_engine.errors import NotExportable, ProgramRejected
-from nestor_engine.graph_json import Json, valid_name
 from nestor_engine.objective import Batch, Bilevel, Tensors
-from nestor_engine.program.load import FORMAT, FUNCTIONS, load, torch_version
+from nestor_engine.program.load import load, torch_version
 from nestor_engine.program.trace import BATCH, Traced, quiet, trace
 from nestor_engine.program.write import write
 from nestor_engine.tensors.serialization import to_safetensors
@@ -62,17 +73,18 @@ def export(bilevel: Bilevel, *, train: Tensors, val: Tensors) -> Program:
     traced = _trace_all(bilevel, few(train), few(val))
     weights = {t.untyped_storage().data_ptr(): name for name, t in bilevel.params.items()}
     constants: Tensors = {}
-    graphs: dict[str, Json] = {}
+    graphs: dict[str, Graph] = {}
     for name in FUNCTIONS:
         graphs[name], read = write(traced[name])
         for constant, tensor in read.items():
             _refuse_weights(name, tensor, weights)
             constants[constant] = tensor
     hparams = {
-        name: {"transform": bilevel.transforms.get(name, "identity"), "bounds": _finite(bilevel.bounds.get(name))}
+        name: HyperparameterSpec(
+            bilevel.transforms.get(name, "identity"), *bilevel.bounds.get(name, (-math.inf, math.inf))
+        )
         for name in bilevel.hparams
     }
-    document = {"format": FORMAT, "torch": torch_version(), "hparams": hparams, "graphs": graphs}
     groups = {
         # How a training begins is no graph: a program's weights have begun already.
         "params": bilevel.initial(bilevel.params, bilevel.hparams),
@@ -81,24 +93,19 @@ def export(bilevel: Bilevel, *, train: Tensors, val: Tensors) -> Program:
         "constants": constants,
     }
     program = Program(
-        # Sorted and without spaces: the bytes are named by their digest.
-        graphs=json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode(),
+        graphs=write_document(ProgramDocument(torch_version(), hparams, graphs)),
         tensors=to_safetensors(
             {f"{group}.{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
         ),
     )
     try:
         load(program.graphs, program.tensors)
-    except ProgramRejected as error:  # better said here than after an upload
+    except (ProgramInvalid, ProgramRejected) as error:  # better said here than after an upload
+        reason = str(error.context.get("reason", error)).rstrip(".") + "."
         raise NotExportable(
-            function="The problem", where="", reason=error.context["reason"], remedy="Change that part of the problem."
+            function="The problem", where="", reason=reason, remedy="Change that part of the problem."
         ) from error
     return program
-
-
-def _finite(bounds: tuple[float, float] | None) -> list[float | None]:
-    """An open end is null: JSON has no infinity."""
-    return [bound if math.isfinite(bound) else None for bound in bounds or (-math.inf, math.inf)]
 
 
 def few(columns: Tensors) -> Batch:

@@ -8,7 +8,7 @@ import re
 import traceback
 from collections.abc import Iterator
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx, nn
@@ -103,7 +103,8 @@ def place_of(node: fx.Node | None) -> str:
     """The module and the line that a traced node comes from, as far as the tracer noted them."""
     if node is None:
         return ""
-    modules = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values() if path]
+    stack: dict[str, tuple[str, Any]] = node.meta.get("nn_module_stack") or {}
+    modules = [path for path, _ in stack.values() if path]
     parts = [f"in {modules[-1]!r}"] if modules else []
     for file, line in reversed(re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")):
         if not _is_ours(file):
@@ -114,16 +115,19 @@ def place_of(node: fx.Node | None) -> str:
 
 def place_of_error(trace: TracebackType | None) -> str:
     frames = list(traceback.walk_tb(trace))
-    modules = [
+    modules: list[tuple[FrameType, nn.Module]] = [
         (frame, module)
         for frame, _ in frames
         if isinstance(module := frame.f_locals.get("self"), nn.Module) and frame.f_code.co_name == "forward"
     ]
     # The tracer's own wrapper comes first; the second is the model itself, which knows all names.
-    users = [module for frame, module in modules if not type(module).__module__.startswith("nestor_engine.")]
+    users: list[nn.Module] = [
+        module for _, module in modules if not type(module).__module__.startswith("nestor_engine.")
+    ]
     parts: list[str] = []
     if users:
-        names = {id(module): name for name, module in users[0].named_modules()}
+        named = cast("Iterator[tuple[str, nn.Module]]", users[0].named_modules())
+        names = {id(module): name for name, module in named}
         name, kind = names.get(id(users[-1])), type(users[-1]).__name__
         parts.append(f"in {name!r} ({kind})" if name else f"in {kind}")
     lines = [(f.f_code.co_filename, number) for f, number in frames if not _is_ours(f.f_code.co_filename)]

@@ -1,12 +1,15 @@
 """Trace one function of a problem with torch.export, quietly, and tell failures in the author's terms."""
 
+# pyright: reportUnknownMemberType=false
+# (torch types neither fork_rng and manual_seed nor Tensor.split)
+
 from __future__ import annotations
 
 import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +18,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from nestor_engine.autodiff.kernels import twice_differentiable
+from nestor_engine.graphs.operators import HigherOrderOperator
 from nestor_engine.program.failures import Watch, explain
 
 BATCH = torch.export.Dim("batch")
@@ -46,7 +50,7 @@ class Traced:
         }
 
         def sizes(leaf: Any) -> Any:
-            shape = getattr(leaf.meta["val"], "shape", ()) if isinstance(leaf, fx.Node) else ()
+            shape: Sequence[Any] = getattr(leaf.meta["val"], "shape", ()) if isinstance(leaf, fx.Node) else ()
             varying = {dim: size for dim, size in enumerate(shape) if isinstance(size, torch.SymInt)}
             # A multiple of the batch size, as after x.view(-1, classes), has no name of its own.
             return {d: BATCH if str(s) in batch else torch.export.Dim.DYNAMIC for d, s in varying.items()} or None
@@ -76,7 +80,7 @@ def trace(name: str, function: Callable[..., Any], arguments: tuple[Any, ...], s
         NotExportable: with the place and the remedy.
     """
     dynamic = tuple(
-        pytree.tree_map(lambda leaf: None, argument) if size is None else size
+        pytree.tree_map(_nothing, argument) if size is None else size
         for argument, size in zip(arguments, sizes, strict=True)
     )
     watch = Watch()
@@ -111,13 +115,17 @@ def trace(name: str, function: Callable[..., Any], arguments: tuple[Any, ...], s
     )
 
 
+def _nothing(leaf: Any) -> None:
+    """No dimension of `leaf` varies."""
+
+
 def _has_effects(node: fx.Node) -> bool:
     # A region may write into a buffer and return nothing.
-    return isinstance(node.target, torch._ops.HigherOrderOperator) or node.is_impure()
+    return isinstance(node.target, HigherOrderOperator) or node.is_impure()
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> Generator[None]:
     """Kernels that can be differentiated twice and traced forward, and none of the tracer's own chatter."""
     logger = logging.getLogger("torch")
     level = logger.level

@@ -1,19 +1,20 @@
-"""A traced graph as the JSON that `graph.read` reads."""
+"""A traced graph as a graph of the program format."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
 from torch._subclasses import FakeTensor
 from torch.utils import _pytree as pytree
 
+from nestor.program_format import Call, Graph, GraphValue, Ref, Region, valid_name
 from nestor_engine.errors import NotExportable
-from nestor_engine.graph_json import Json, encode, valid_name
-from nestor_engine.operators import GETITEM, SIZES, lookup
+from nestor_engine.graphs.operators import GETITEM, SIZES, HigherOrderOperator, OpOverload, lookup
+from nestor_engine.graphs.values import graph_value
 from nestor_engine.program.failures import NO_SUCH_OPERATOR, place_of
 from nestor_engine.program.trace import Traced
 
@@ -35,8 +36,8 @@ _SIZES: dict[Any, str] = {function: name for name, (function, _) in SIZES.items(
 _REGIONS = {"wrap_with_set_grad_enabled": "grad", "wrap_with_autocast": "autocast"}
 
 
-def write(traced: Traced) -> tuple[Json, dict[str, Tensor]]:
-    """The function as JSON, and the constants that it reads by name.
+def write(traced: Traced) -> tuple[Graph, dict[str, Tensor]]:
+    """The function as a graph, and the constants that it reads by name.
 
     Raises:
         NotExportable: an operator or a value that a program cannot hold.
@@ -54,29 +55,36 @@ def write(traced: Traced) -> tuple[Json, dict[str, Tensor]]:
     nodes = writer.nodes(traced.graph)
     spec, leaves = traced.outputs
     outputs = _tree(spec, iter(leaves))
-    return {
-        "inputs": [writer.encode(tree) for tree in inputs],
-        "constants": list(constants.values()),
-        "nodes": nodes,
-        "outputs": writer.encode(outputs),
-    }, {name: traced.constants[node] for node, name in constants.items()}
+    graph = Graph(
+        inputs=tuple(writer.value(tree) for tree in inputs),
+        constants=tuple(constants.values()),
+        nodes=nodes,
+        outputs=writer.value(outputs),
+    )
+    return graph, {name: traced.constants[node] for node, name in constants.items()}
 
 
 class _Writer:
-    """Numbers the values of one graph and encodes what refers to them."""
+    """Numbers the values of one graph and translates what refers to them."""
 
     def __init__(self, function: str, module: torch.nn.Module) -> None:
         self._function, self._module = function, module
         self._numbers: dict[fx.Node, int] = {}
 
     def introduce(self, tree: Any) -> None:
+        """Number the nodes of `tree`, in order, after those that have numbers."""
         for leaf in pytree.tree_leaves(tree):
             if isinstance(leaf, fx.Node):
                 self._numbers[leaf] = len(self._numbers)
 
-    def encode(self, value: Any, node: fx.Node | None = None) -> Json:
+    def value(self, value: Any, node: fx.Node | None = None) -> GraphValue:
+        """`value` with the numbers of its nodes; `node` is the one that reads it.
+
+        Raises:
+            NotExportable: no graph can hold it.
+        """
         try:
-            return encode(value, self._numbers.__getitem__)
+            return graph_value(value, self._numbers.__getitem__)
         except (TypeError, KeyError) as error:
             raise NotExportable(
                 function=self._function,
@@ -85,23 +93,29 @@ class _Writer:
                 remedy="Let functions take and return tensors, numbers, and dicts, lists and tuples of them.",
             ) from error
 
-    def nodes(self, graph: fx.Graph) -> list[Json]:
-        written: list[Json] = []
+    def nodes(self, graph: fx.Graph) -> tuple[Call | Region, ...]:
+        """The operators of `graph` in order, without the checks that the tracer adds.
+
+        Raises:
+            NotExportable: one of them is not allowed in a program.
+        """
+        written: list[Call | Region] = []
         for node in graph.nodes:
             if node.op != "call_function" or str(node.target).startswith(_CHECKS):
                 continue
             written.append(self._node(node))
             self.introduce(node)
-        return written
+        return tuple(written)
 
-    def _node(self, node: fx.Node) -> Json:
-        if isinstance(node.target, torch._ops.HigherOrderOperator):
+    def _node(self, node: fx.Node) -> Call | Region:
+        if isinstance(node.target, HigherOrderOperator):
             return self._region(node, node.target.name())
         args, kwargs = list(node.args), dict(node.kwargs)
-        if isinstance(node.target, torch._ops.OpOverload):
-            name = _WRITTEN.get(str(node.target), str(node.target))
+        target = str(node.target)
+        if isinstance(node.target, OpOverload):
+            name = _WRITTEN.get(target, target)
             kwargs.pop("pin_memory", None)  # about the host's memory, not about values
-            if name != str(node.target):
+            if name != target:
                 kwargs.pop("memory_format", None)
             if lookup(name) is None:
                 raise self._refused(node, name)
@@ -111,13 +125,13 @@ class _Writer:
             name = _SIZES[node.target]
         else:
             raise self._refused(node, getattr(node.target, "__name__", str(node.target)))
-        return {
-            "op": name,
-            "args": [self.encode(arg, node) for arg in args],
-            "kwargs": {key: self.encode(arg, node) for key, arg in kwargs.items()},
-        }
+        return Call(
+            name,
+            tuple(self.value(arg, node) for arg in args),
+            {key: self.value(arg, node) for key, arg in kwargs.items()},
+        )
 
-    def _region(self, node: fx.Node, name: str) -> Json:
+    def _region(self, node: fx.Node, name: str) -> Region:
         kind = _REGIONS.get(name)
         if kind is None:
             raise self._refused(node, name)
@@ -131,18 +145,20 @@ class _Writer:
         writer.introduce(placeholders)
         nodes = writer.nodes(inner.graph)
         (returned,) = inner.graph.find_nodes(op="output")
-        graph = {
-            "inputs": [writer.encode(placeholder) for placeholder in placeholders],
-            "constants": [],
-            "nodes": nodes,
-            "outputs": writer.encode(tuple(returned.args[0]), node),
-        }
-        return {
-            "region": kind,
-            "options": [self.encode(option, node) for option in options],
-            "graph": graph,
-            "args": [self.encode(arg, node) for arg in args[at + 1 :]],
-        }
+        given = [self.value(arg, node) for arg in args[at + 1 :]]
+        if not all(isinstance(arg, Ref) for arg in given):
+            raise self._refused(node, name)
+        return Region(
+            kind,
+            tuple(self.value(option, node) for option in options),
+            Graph(
+                inputs=tuple(writer.value(placeholder) for placeholder in placeholders),
+                constants=(),
+                nodes=nodes,
+                outputs=writer.value(tuple(returned.args[0]), node),
+            ),
+            tuple(arg for arg in given if isinstance(arg, Ref)),
+        )
 
     def _refused(self, node: fx.Node, name: str) -> NotExportable:
         key = "functorch" if "functorch" in getattr(node.target, "__module__", "") else name
@@ -166,8 +182,10 @@ def _tree(spec: pytree.TreeSpec, leaves: Iterator[Any]) -> Any:
     children = [_tree(child, leaves) for child in spec.children()]
     if spec.type is list:
         return children
-    if isinstance(spec.type, type) and issubclass(spec.type, dict) and isinstance(spec.context, list):
-        keys = spec.context if len(spec.context) == len(children) else spec.context[-1]
+    context: Any = spec.context
+    if isinstance(spec.type, type) and issubclass(spec.type, dict) and isinstance(context, list):
+        listed = cast("list[Any]", context)
+        keys: list[object] = listed if len(listed) == len(children) else listed[-1]
         if all(valid_name(key) for key in keys):
             return dict(zip(keys, children, strict=True))
     return tuple(children)

@@ -1,9 +1,13 @@
 """What a vector of parameters holds: their names and shapes, in its order."""
 
+# pyright: reportUnknownMemberType=false
+# (torch types neither fork_rng and manual_seed nor Tensor.split)
+
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -39,7 +43,7 @@ class Layout:
 
     def split(self, vector: Tensor) -> Tensors:
         """The parameters that `vector` holds, by name, as views."""
-        parts = vector.split([torch.Size(shape).numel() for shape in self.shapes])
+        parts = cast("tuple[Tensor, ...]", vector.split([torch.Size(shape).numel() for shape in self.shapes]))
         return {name: part.view(shape) for name, part, shape in zip(self.names, parts, self.shapes, strict=True)}
 
     def vector(self, named: Tensors) -> Tensor:

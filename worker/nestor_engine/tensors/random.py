@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ def derive_seed(seed: int, *words: str | int) -> int:
 
 
 @contextmanager
-def randomness(seed: int, device: torch.device) -> Iterator[None]:
+def randomness(seed: int, device: torch.device) -> Generator[None]:
     """Draw from torch's generators as if seeded here, and leave them as they were."""
     with restored(device) as reseed:
         reseed(seed)
@@ -25,7 +26,7 @@ def randomness(seed: int, device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def restored(device: torch.device) -> Iterator[Callable[[int], None]]:
+def restored(device: torch.device) -> Generator[Callable[[int], None]]:
     """Leave torch's generators as they were; what is given seeds them, as often as one likes at little cost."""
     with _restored(device) as generators:
 
@@ -43,7 +44,7 @@ def upcoming(device: torch.device) -> list[Tensor]:
 
 
 @contextmanager
-def repeated(states: list[Tensor], device: torch.device) -> Iterator[None]:
+def repeated(states: list[Tensor], device: torch.device) -> Generator[None]:
     """Draw what was `upcoming` once more, and leave the generators as they were."""
     with _restored(device) as generators:
         for generator, state in zip(generators, states, strict=True):
@@ -52,7 +53,7 @@ def repeated(states: list[Tensor], device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def _restored(device: torch.device) -> Iterator[list[torch.Generator]]:
+def _restored(device: torch.device) -> Generator[list[torch.Generator]]:
     before = upcoming(device)
     generators = _generators(device)
     try:
@@ -65,6 +66,7 @@ def _restored(device: torch.device) -> Iterator[list[torch.Generator]]:
 def _generators(device: torch.device) -> list[torch.Generator]:
     generators = [torch.default_generator]
     if device.type == "cuda":
-        index = torch.cuda.current_device() if device.index is None else device.index
+        index = cast("int | None", device.index)  # which its annotation leaves out
+        index = torch.cuda.current_device() if index is None else index
         generators.append(torch.cuda.default_generators[index])
     return generators

@@ -1,6 +1,11 @@
 """Parameters as one vector: solvers and optimizers see shape (n,), models see their own pytree."""
 
+# pyright: reportUnknownMemberType=false
+# (torch types neither fork_rng and manual_seed nor Tensor.split)
+
 from __future__ import annotations
+
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -34,13 +39,13 @@ class Ravel:
         return torch.cat([leaf.reshape(-1) for leaf in pytree.tree_leaves(tree)])
 
     def tree(self, vector: Tensor) -> PyTree:
-        parts = vector.split(self._sizes)
+        parts = cast("tuple[Tensor, ...]", vector.split(self._sizes))
         return pytree.tree_unflatten([p.view(s) for p, s in zip(parts, self._shapes, strict=True)], self._spec)
 
 
 def named_leaves(tree: PyTree) -> Tensors:
     """The tensors of a pytree by name; a flat dict keeps its keys, deeper paths are joined by dots."""
-    named = {}
+    named: Tensors = {}
     for path, leaf in pytree.tree_flatten_with_path(tree)[0]:
         named[".".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path)] = leaf
     return named

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from nestor import lifecycle
+from nestor.program_format import GRAPHS_FILE, SPLITS, TENSORS_FILE, split_file
 from nestor_worker import channel, workdir
 from nestor_worker.channel import Failed
 from nestor_worker.runner import sandbox
@@ -149,8 +150,8 @@ def _problem(directory: Path, spec: workdir.Spec, config: Config) -> tuple[Bilev
     from nestor_engine import Data
     from nestor_engine.program import load
 
-    files = {split: directory / workdir.split_file(split) for split in workdir.SPLITS}
-    bilevel = load((directory / workdir.GRAPHS).read_bytes(), (directory / workdir.TENSORS).read_bytes())
+    files = {split: directory / split_file(split) for split in SPLITS}
+    bilevel = load((directory / GRAPHS_FILE).read_bytes(), (directory / TENSORS_FILE).read_bytes())
     return bilevel, Data.load({split: path.read_bytes() for split, path in files.items() if path.exists()})
 
 

@@ -17,15 +17,15 @@ from nestor.errors import (
     SplitEmpty,
     SplitNotSafetensors,
 )
+from nestor.program_format import INDEX
 from nestor_server.models import Blob, Dataset
 from nestor_server.storage import blobs, tensor_blobs
 from nestor_server.storage.safetensors_header import Malformed
 
-RESERVED = "index"  # a batch tells its examples' positions under this name
-
 
 def create(session: Session, owner_id: UUID, new: schemas.DatasetCreate) -> schemas.Dataset:
-    """
+    """Record a data set whose splits were uploaded.
+
     Raises:
         BlobNotFound: a digest is not of a complete blob of this owner.
         DatasetInvalid: a split is empty, uneven, not finite, or not safetensors.
@@ -41,6 +41,11 @@ def create(session: Session, owner_id: UUID, new: schemas.DatasetCreate) -> sche
 
 
 def get(session: Session, owner_id: UUID, dataset_id: UUID) -> Dataset:
+    """The data set of this owner, locked against deletion until the transaction ends.
+
+    Raises:
+        DatasetNotFound: there is none, or it is someone else's.
+    """
     query = select(Dataset).where(Dataset.id == dataset_id, Dataset.owner_id == owner_id)
     dataset = session.scalars(query.with_for_update(read=True, key_share=True)).one_or_none()  # or a sweep takes it
     if dataset is None:
@@ -56,8 +61,8 @@ def _examples(session: Session, split: str, blob: Blob) -> int:
         raise SplitNotSafetensors(split=split, reason=error) from None
     if not columns:
         raise ColumnsMissing(split=split)
-    if RESERVED in columns:
-        raise ColumnReserved(split=split, column=RESERVED)
+    if INDEX in columns:
+        raise ColumnReserved(split=split, column=INDEX)
     lengths = {name: column.shape[0] if column.shape else "a scalar" for name, column in columns.items()}
     examples = next(iter(lengths.values()))
     if len(set(lengths.values())) != 1 or isinstance(examples, str):

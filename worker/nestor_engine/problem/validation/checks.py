@@ -3,12 +3,15 @@
 Nothing is raised: what is found is collected, so that one look mends everything.
 """
 
+# pyright: reportUnknownMemberType=false
+# (torch types neither fork_rng and manual_seed nor Tensor.split)
+
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -61,7 +64,7 @@ class _Check(Findings):
         self._problem.val_loss = self._noting("val_loss", problem.val_loss)
 
     def run(self, *, ship: bool) -> Report:
-        devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+        devices: Sequence[int] = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
         with torch.random.fork_rng(devices=devices):
             self._data()
             with self._telling("the problem"):
@@ -184,7 +187,7 @@ class _Check(Findings):
 
     def _draw(self, bilevel: Bilevel, params: Tensors, hparams: Tensors, batch: Batch) -> Any:
         """The model's outputs; twice from one seed, which must agree."""
-        results = []
+        results: list[Any] = []
         for _ in range(2):
             torch.manual_seed(0)
             results.append(bilevel.forward(params, bilevel.buffers, hparams, batch)[0])
@@ -214,7 +217,8 @@ class _Check(Findings):
                 errors.LossDetached,
             )
             return
-        first = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
+        reached = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
+        first = cast("tuple[Tensor | None, ...]", reached)  # which its annotation leaves out
         for name, gradient in zip(params, first, strict=True):
             if gradient is None:
                 self._warning(
@@ -259,7 +263,7 @@ class _Check(Findings):
         loaded = load(program.graphs, program.tensors).to(next(iter(bilevel.params.values())).device)
         batch = probe(self._problem.data.train, bilevel)
         batch = {name: torch.cat([values, values]) for name, values in batch.items()}
-        results = []
+        results: list[Tensor] = []
         with self._telling("export", batch=batch):
             for functions in (bilevel, loaded):
                 torch.manual_seed(0)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from torch import Tensor
 
@@ -106,7 +106,7 @@ class Findings:
         self._found.append(Finding("warning", where, sentence, kind.code()))
 
     @contextlib.contextmanager
-    def _telling(self, where: str, *, loss: str | None = None, note: str = "", **given: Any) -> Iterator[None]:
+    def _telling(self, where: str, *, loss: str | None = None, note: str = "", **given: Any) -> Generator[None]:
         """Turn what the author's code raises into a finding that shows what the code was given.
 
         What `loss` returned, if anything, explains a failure better than the failure does; `note` says
@@ -164,9 +164,9 @@ def shapes(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {shapes(inner)}" for key, inner in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {shapes(inner)}" for key, inner in cast("dict[Any, Any]", value).items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(shapes, value)) + "]"
+        return "[" + ", ".join(map(shapes, cast("list[Any]", value))) + "]"
     return type(value).__name__
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from enum import Enum
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -57,7 +58,8 @@ def _mixed(bilevel: Bilevel, params: Tensors, hparams: Tensors, train: Batch) ->
     """(∂²f/∂λ∂w) q for a random q."""
     with twice_differentiable():
         loss, _ = bilevel.train_loss(params, bilevel.buffers, hparams, train)
-    first = torch.autograd.grad(loss, list(params.values()), create_graph=True, allow_unused=True)
+    reached = torch.autograd.grad(loss, list(params.values()), create_graph=True, allow_unused=True)
+    first = cast("tuple[Tensor | None, ...]", reached)  # which its annotation leaves out
     return _slopes(_dot({str(i): g for i, g in enumerate(first) if g is not None}), hparams)
 
 

@@ -15,9 +15,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch._ops import HigherOrderOperator as HigherOrderOperator  # torch exports neither
+from torch._ops import OpOverload as OpOverload
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -124,6 +126,7 @@ ALLOWED = frozenset(
 SIZES_OF_TENSORS = frozenset({"aten.sym_size.int", "aten.sym_numel.default", "aten.sym_stride.int"})
 
 # Arithmetic on sizes, which are numbers by the time that a graph runs: name → (function, arity).
+_torch: Any = torch  # which does not type its functions of sizes
 SIZES: dict[str, tuple[Callable[..., Any], int]] = {
     **{
         f"operator.{name}": (getattr(operator, name), 2)
@@ -133,12 +136,12 @@ SIZES: dict[str, tuple[Callable[..., Any], int]] = {
     "math.ceil": (math.ceil, 1),
     "math.floor": (math.floor, 1),
     "math.trunc": (math.trunc, 1),
-    "torch.sym_float": (torch.sym_float, 1),
-    "torch.sym_int": (torch.sym_int, 1),
-    "torch.sym_ite": (torch.sym_ite, 3),
-    "torch.sym_max": (torch.sym_max, 2),
-    "torch.sym_min": (torch.sym_min, 2),
-    "torch.sym_not": (torch.sym_not, 1),
+    "torch.sym_float": (_torch.sym_float, 1),
+    "torch.sym_int": (_torch.sym_int, 1),
+    "torch.sym_ite": (_torch.sym_ite, 3),
+    "torch.sym_max": (_torch.sym_max, 2),
+    "torch.sym_min": (_torch.sym_min, 2),
+    "torch.sym_not": (_torch.sym_not, 1),
 }
 GETITEM = "operator.getitem"
 
@@ -155,7 +158,7 @@ _NAME = re.compile(r"aten\.(\w{1,64})\.(\w{1,64})", re.ASCII)
 
 
 @dataclass(frozen=True)
-class Argument:
+class OperatorArgument:
     """One parameter of an operator: its type as torch's schema language writes it."""
 
     name: str
@@ -166,43 +169,29 @@ class Argument:
 
 
 @dataclass(frozen=True)
-class Operator:
-    """An allowed operator with what torch's schema says of it."""
+class AtenOperator:
+    """An allowed operator with what torch's schema says of it; a curvature's `Operator` is another thing."""
 
     name: str
-    target: Callable[..., Any]
-    arguments: tuple[Argument, ...]
+    target: OpOverload[..., Any]
+    arguments: tuple[OperatorArgument, ...]
     returns: tuple[str, ...]
 
 
 @cache
-def lookup(name: str) -> Operator | None:
-    """The operator called `aten.<base>.<overload>`, or None when there is none or it is not allowed."""
+def lookup(name: str) -> AtenOperator | None:
+    """The operator that a program may call as `aten.<base>.<overload>`; None if there is none or it is not allowed."""
     match = _NAME.fullmatch(name)
     if match is None or not (match[1] in ALLOWED or name in SIZES_OF_TENSORS):
         return None
-    packet = getattr(torch.ops.aten, match[1], None)
-    if packet is None or match[2] not in packet.overloads():
+    operator = _operator(name)
+    if operator is None:
         return None
-    target = getattr(packet, match[2])
-    schema = target._schema
-    returns = tuple(str(returned.real_type) for returned in schema.returns)
     # Some names have overloads for TorchScript's strings and lists, too; those return no tensor.
+    returns = operator.returns
     if not returns or not (name in SIZES_OF_TENSORS or {"Tensor", "List[Tensor]"}.issuperset(returns)):
         return None
-    if any(argument.is_out for argument in schema.arguments):
-        return None
-    arguments = tuple(
-        Argument(
-            name=argument.name,
-            type=str(argument.real_type),
-            required=not argument.has_default_value(),
-            keyword_only=argument.kwarg_only,
-            repeats=argument.N is not None,
-        )
-        for argument in schema.arguments
-    )
-    return Operator(name, target, arguments, returns)
+    return None if any(argument.is_out for argument in _schema_of(operator.target).arguments) else operator
 
 
 # What derivatives are made of, besides what programs may hold. A trace that is kept on a disk holds them, too.
@@ -216,13 +205,38 @@ DERIVATIVES = _words("""
 ALLOCATIONS = frozenset({"aten.empty_like.default"})
 
 
-def of_trace(name: str) -> Callable[..., Any] | None:
-    """The operator of that name, or None when there is none or no trace may hold it."""
+@cache
+def of_trace(name: str) -> AtenOperator | None:
+    """The operator that a kept trace may call by this name; None if there is none or it is not allowed."""
     if (operator := lookup(name)) is not None:
-        return operator.target
+        return operator
     match = _NAME.fullmatch(name)
     if match is None or not (match[1] in DERIVATIVES or name in ALLOCATIONS):
         return None
-    packet = getattr(torch.ops.aten, match[1])
-    target = getattr(packet, match[2]) if match[2] in packet.overloads() else None
-    return None if target is None or target._schema.is_mutable else target
+    operator = _operator(name)
+    return None if operator is None or _schema_of(operator.target).is_mutable else operator
+
+
+def _schema_of(target: OpOverload[..., Any]) -> torch.FunctionSchema:
+    return target._schema  # pyright: ignore[reportPrivateUsage] torch shows it nowhere else
+
+
+def _operator(name: str) -> AtenOperator | None:
+    """Torch's operator `aten.<base>.<overload>`, allowed or not."""
+    _, base, overload = name.split(".")
+    packet = getattr(torch.ops.aten, base, None)
+    if packet is None or overload not in packet.overloads():
+        return None
+    target = getattr(packet, overload)
+    schema = _schema_of(target)
+    arguments = tuple(
+        OperatorArgument(
+            name=argument.name,
+            type=str(argument.real_type),
+            required=not argument.has_default_value(),
+            keyword_only=argument.kwarg_only,
+            repeats=argument.N is not None,
+        )
+        for argument in cast("list[Any]", schema.arguments)  # whose annotations leave out N
+    )
+    return AtenOperator(name, target, arguments, tuple(str(returned.real_type) for returned in schema.returns))

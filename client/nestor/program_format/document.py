@@ -1,0 +1,208 @@
+"""The document of a program: five functions, and how its hyperparameters are transformed and bounded."""
+
+from __future__ import annotations
+
+import json as json_module
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from nestor.errors import ProgramFormatUnknown
+from nestor.program_format.graphs import Graph, graph_json, parse_graph
+from nestor.program_format.limits import (
+    FORMAT,
+    FUNCTIONS,
+    MAX_DOCUMENT_BYTES,
+    MAX_VALUES,
+    TENSOR_GROUPS,
+    TRANSFORMS,
+    valid_name,
+)
+from nestor.program_format.untrusted_json import Json, brief, fields, parse_json, refused
+from nestor.program_format.values import Budget, GraphValue, Ref
+
+TensorNames = Mapping[str, frozenset[str]]  # group → the names of its tensors
+
+
+@dataclass(frozen=True)
+class HyperparameterSpec:
+    """How one tensor of hyperparameters enters the training.
+
+    Attributes:
+        transform: one of `TRANSFORMS`.
+        low, high: bounds of the raw tensor's entries; infinite where there is none.
+    """
+
+    transform: str
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ProgramDocument:
+    """A program without its tensors.
+
+    Attributes:
+        torch: major and minor version that it was exported with, as "2.13".
+        graphs: one for each of `FUNCTIONS`.
+    """
+
+    torch: str
+    hparams: dict[str, HyperparameterSpec]
+    graphs: dict[str, Graph]
+
+
+def tensor_names(keys: Iterable[str]) -> TensorNames:
+    """The names in each group, from the keys of the tensors' file.
+
+    Raises:
+        ProgramInvalid: a key is of no group, or its name is not a valid one.
+    """
+    names: dict[str, set[str]] = {group: set() for group in TENSOR_GROUPS}
+    for key in keys:
+        group, _, name = key.partition(".")
+        if group not in names or not valid_name(name):
+            raise refused(f"its tensor {brief(key)} is not named group.name with a group of {', '.join(TENSOR_GROUPS)}")
+        names[group].add(name)
+    return {group: frozenset(found) for group, found in names.items()}
+
+
+def parse_document(data: bytes, names: TensorNames) -> ProgramDocument:
+    """The document that `write_document` wrote for tensors of these names.
+
+    Raises:
+        ProgramInvalid: it does not follow the format, or does not fit the tensors.
+    """
+    json = parse_json(data, what="its document", max_bytes=MAX_DOCUMENT_BYTES, max_values=MAX_VALUES)
+    # The version first: another one may have other fields.
+    if isinstance(json, dict) and "format" in json and (type(json["format"]) is not int or json["format"] != FORMAT):
+        raise ProgramFormatUnknown(version=brief(json["format"]), known=FORMAT)
+    entries = fields(json, ("format", "torch", "hparams", "graphs"), "its document")
+    torch = entries["torch"]
+    if not isinstance(torch, str) or not re.fullmatch(r"[0-9]{1,4}\.[0-9]{1,4}", torch):
+        raise refused(f"its torch version is {brief(torch)}, not one like '2.13'")
+    hparams = _hyperparameters(entries["hparams"], names["hparams"])
+    functions = fields(entries["graphs"], FUNCTIONS, "its graphs")
+    budget = Budget()
+    graphs = {
+        name: parse_graph(functions[name], constants=names["constants"], budget=budget, where=name)
+        for name in FUNCTIONS
+    }
+    _check_signatures(graphs, names)
+    return ProgramDocument(torch, hparams, graphs)
+
+
+def write_document(document: ProgramDocument) -> bytes:
+    """`document` as bytes: sorted and without spaces, because they are named by their digest."""
+    hparams: dict[str, Json] = {
+        name: {"transform": entry.transform, "bounds": [_finite(entry.low), _finite(entry.high)]}
+        for name, entry in document.hparams.items()
+    }
+    json = {
+        "format": FORMAT,
+        "torch": document.torch,
+        "hparams": hparams,
+        "graphs": {name: graph_json(graph) for name, graph in document.graphs.items()},
+    }
+    return json_module.dumps(json, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _finite(bound: float) -> float | None:
+    """An open end is null: JSON has no infinity."""
+    return bound if math.isfinite(bound) else None
+
+
+def _hyperparameters(json: Json, names: frozenset[str]) -> dict[str, HyperparameterSpec]:
+    if not isinstance(json, dict):
+        raise refused(f"its hyperparameters must be an object, not {brief(json)}")
+    if not json:
+        raise refused("it has no hyperparameters")
+    if odd := sorted(json.keys() ^ names):
+        raise refused(f"its document and its tensors name different hyperparameters, such as {brief(odd[0])}")
+    return {name: _hyperparameter(entry, f"the hyperparameter {brief(name)}") for name, entry in json.items()}
+
+
+def _hyperparameter(json: Json, where: str) -> HyperparameterSpec:
+    entries = fields(json, ("transform", "bounds"), where)
+    transform, bounds = entries["transform"], entries["bounds"]
+    if not isinstance(transform, str) or transform not in TRANSFORMS:
+        raise refused(f"{where} has the transform {brief(transform)}, which is none of {', '.join(TRANSFORMS)}")
+    match bounds:
+        case [None | int() | float() as low, None | int() | float() as high] if not (
+            isinstance(low, bool) or isinstance(high, bool)  # to Python, a truth value is a number
+        ):
+            lowest = -math.inf if low is None else float(low)
+            highest = math.inf if high is None else float(high)
+            if lowest <= highest:
+                return HyperparameterSpec(transform, lowest, highest)
+        case _:
+            pass
+    raise refused(f"{where} has the bounds {brief(bounds)}, which are not two numbers (or null) in order")
+
+
+def _check_signatures(graphs: dict[str, Graph], names: TensorNames) -> None:
+    """Hold the five functions to their arguments and results.
+
+        prepare(hparams, batch) → columns                           forward(params, buffers, hparams, columns)
+        criterion(outputs, hparams, columns) → number                       → (outputs, buffers)
+        penalty(params, hparams) → number                           evaluate(params, buffers, hparams, batch) → metrics
+
+    `prepare` returns what the training reads of a batch, and `evaluate` metrics by name, one of which is "loss".
+    """
+    signatures = {
+        "prepare": ("hparams", None),
+        "forward": ("params", "buffers", "hparams", None),
+        "criterion": ("outputs", "hparams", None),
+        "penalty": ("params", "hparams"),
+        "evaluate": ("params", "buffers", "hparams", None),
+    }
+    for name, signature in signatures.items():
+        trees = graphs[name].inputs
+        _check(len(trees) == len(signature), name, f"it must have {len(signature)} inputs, not {len(trees)}")
+        for position, (group, tree) in enumerate(zip(signature, trees, strict=True)):
+            if group == "outputs":
+                continue
+            columns = _columns(tree)
+            _check(columns is not None, name, f"its input {position} must be a dict of values")
+            _check(group is None or columns == names[group], name, f"its input {position} must name the {group}")
+
+    prepared = _columns(graphs["prepare"].outputs)
+    _check(prepared is not None, "prepare", "its output must be a dict of values")
+    for name in ("forward", "criterion"):
+        read = _columns(graphs[name].inputs[-1]) or frozenset()
+        _check(read <= (prepared or frozenset()), name, "it must read no column that `prepare` does not return")
+    match graphs["forward"].outputs:
+        case (outputs, buffers) if _columns(buffers) == names["buffers"]:
+            _check(
+                _outline(outputs) == _outline(graphs["criterion"].inputs[0]),
+                "criterion",
+                "its input 0 must have the form of the outputs of `forward`",
+            )
+        case _:
+            _check(False, "forward", "its output must be a pair of outputs and buffers")
+    for name in ("criterion", "penalty"):
+        _check(isinstance(graphs[name].outputs, Ref), name, "its output must be one value")
+    metrics = _columns(graphs["evaluate"].outputs)
+    _check(metrics is not None and "loss" in metrics, "evaluate", "its output must be a dict of values with a loss")
+
+
+def _check(holds: bool, function: str, sentence: str) -> None:
+    if not holds:
+        raise refused(f"{function}: {sentence}")
+
+
+def _columns(tree: GraphValue) -> frozenset[str] | None:
+    """The names of a flat dict of values; None for any other tree."""
+    if isinstance(tree, dict) and all(isinstance(leaf, Ref) for leaf in tree.values()):
+        return frozenset(tree)
+    return None
+
+
+def _outline(tree: GraphValue) -> object:
+    """The tree with its values made alike, to compare forms."""
+    if isinstance(tree, dict):
+        return {key: _outline(inner) for key, inner in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree), [_outline(inner) for inner in tree]
+    return Ref if isinstance(tree, Ref) else (type(tree), tree)

@@ -1,0 +1,164 @@
+"""One function of a program, or one part of a kept trace.
+
+    {"inputs": [tree, …], "constants": [name, …], "nodes": [node, …], "outputs": tree}
+
+Values are numbered: first the leaves of the inputs, then the constants, then one for each node. A node is
+{"op": name, "args": […], "kwargs": {…}} or a region of another gradient or autocast mode:
+{"region": "grad" | "autocast", "options": […], "graph": {…}, "args": […]}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass
+
+from nestor.program_format.limits import MAX_REGION_LEVELS
+from nestor.program_format.untrusted_json import Json, brief, fields, list_of, refused
+from nestor.program_format.values import DEVICE, Budget, GraphValue, Ref, TorchConstant, decode, encode, leaves
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operator with its arguments. Whether there is such an operator is not checked here."""
+
+    op: str
+    args: tuple[GraphValue, ...]
+    kwargs: dict[str, GraphValue]
+
+
+@dataclass(frozen=True)
+class Region:
+    """A graph that runs in another mode; its results are the tuple `graph.outputs`.
+
+    Attributes:
+        kind: "grad" with the options (enabled,), or "autocast" with (dtype, enabled, cache).
+        args: what the graph's inputs are, one value each.
+    """
+
+    kind: str
+    options: tuple[GraphValue, ...]
+    graph: Graph
+    args: tuple[Ref, ...]
+
+    @property
+    def returned(self) -> tuple[Ref, ...]:
+        """What the region returns, as values of its own graph."""
+        outputs = self.graph.outputs
+        return tuple(leaf for leaf in (outputs if isinstance(outputs, tuple) else ()) if isinstance(leaf, Ref))
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A function whose references are all to values that exist where they are read."""
+
+    inputs: tuple[GraphValue, ...]
+    constants: tuple[str, ...]
+    nodes: tuple[Call | Region, ...]
+    outputs: GraphValue
+
+    @property
+    def n_inputs(self) -> int:
+        """How many values the inputs hold."""
+        return sum(isinstance(leaf, Ref) for leaf in leaves(self.inputs))
+
+
+def parse_graph(json: Json, *, constants: Container[str], budget: Budget, where: str, level: int = 0) -> Graph:
+    """The graph that `json` describes.
+
+    Args:
+        constants: names of the tensors that it may read.
+        where: names the graph in messages.
+
+    Raises:
+        ProgramInvalid: it is not exactly of the form above.
+    """
+    if level > MAX_REGION_LEVELS:
+        raise refused(f"{where}: regions are nested deeper than {MAX_REGION_LEVELS} levels")
+    entries = fields(json, ("inputs", "constants", "nodes", "outputs"), where)
+    trees = list_of(entries["inputs"], f"{where}: inputs")
+    # Inputs introduce the values that everything else refers to, so they are numbered in order.
+    inputs = tuple(decode(tree, budget.values, budget, f"{where}, input {n}") for n, tree in enumerate(trees))
+    numbers = [leaf.index for leaf in leaves(inputs) if isinstance(leaf, Ref)]
+    if numbers != list(range(len(numbers))):
+        raise refused(f"{where}: its inputs are not numbered in order")
+    names: list[str] = []
+    for name in list_of(entries["constants"], f"{where}: constants"):
+        if not isinstance(name, str) or name not in constants:
+            raise refused(f"{where}: it reads the constant {brief(name)}, which was not sent")
+        names.append(name)
+    budget.take(values=len(names))
+    known = len(numbers) + len(names)
+    nodes: list[Call | Region] = []
+    for position, node in enumerate(list_of(entries["nodes"], f"{where}: nodes")):
+        budget.take(nodes=1)
+        at = f"{where}, node {position}"
+        if isinstance(node, dict) and "region" in node:
+            nodes.append(_region(node, known, budget, at, level))
+        else:
+            nodes.append(_call(node, known, budget, at))
+        known += 1
+    outputs = decode(entries["outputs"], known, budget, f"{where}, outputs")
+    if DEVICE in leaves(outputs):
+        raise refused(f"{where}, outputs: a device is not a result")
+    return Graph(inputs, tuple(names), tuple(nodes), outputs)
+
+
+def _call(json: Json, known: int, budget: Budget, where: str) -> Call:
+    entries = fields(json, ("op", "args", "kwargs"), where)
+    op, args, kwargs = entries["op"], list_of(entries["args"], f"{where}: args"), entries["kwargs"]
+    if not isinstance(op, str):
+        raise refused(f"{where}: op must be a name, not {brief(op)}")
+    if not isinstance(kwargs, dict) or not all(key.isidentifier() for key in kwargs):
+        raise refused(f"{where}: kwargs must be an object of arguments by name, not {brief(kwargs)}")
+    where = f"{where} ({brief(op)})"
+    return Call(
+        op,
+        tuple(decode(arg, known, budget, where) for arg in args),
+        {key: decode(arg, known, budget, where) for key, arg in kwargs.items()},
+    )
+
+
+def _region(json: Json, known: int, budget: Budget, where: str, level: int) -> Region:
+    entries = fields(json, ("region", "options", "graph", "args"), where)
+    given = list_of(entries["options"], f"{where}: options")
+    options = tuple(decode(option, 0, budget, where) for option in given)
+    match entries["region"], options:
+        case ("grad" as kind, (bool(),)):
+            pass
+        case ("autocast" as kind, (TorchConstant(kind="dtype"), bool(), bool())):
+            pass
+        case _:
+            raise refused(f"{where}: {brief(entries['region'])} with {brief(given)} is not a region")
+    args: list[Ref] = []
+    for arg in list_of(entries["args"], f"{where}: args"):
+        if not isinstance(value := decode(arg, known, budget, where), Ref):
+            raise refused(f"{where}: a region takes values of the graph alone, not {brief(arg)}")
+        args.append(value)
+    graph = parse_graph(entries["graph"], constants=(), budget=budget, where=where, level=level + 1)
+    if len(graph.inputs) != len(args) or not all(isinstance(tree, Ref) for tree in graph.inputs):
+        raise refused(f"{where}: the inputs of a region must be one value for each of its {len(args)} arguments")
+    if not isinstance(graph.outputs, tuple) or not all(isinstance(leaf, Ref) for leaf in graph.outputs):
+        raise refused(f"{where}: a region returns a tuple of values")
+    return Region(kind, options, graph, tuple(args))
+
+
+def graph_json(graph: Graph) -> Json:
+    """The JSON that `parse_graph` reads."""
+    return {
+        "inputs": [encode(tree) for tree in graph.inputs],
+        "constants": list(graph.constants),
+        "nodes": [_node_json(node) for node in graph.nodes],
+        "outputs": encode(graph.outputs),
+    }
+
+
+def _node_json(node: Call | Region) -> Json:
+    if isinstance(node, Call):
+        kwargs: dict[str, Json] = {name: encode(value) for name, value in node.kwargs.items()}
+        return {"op": node.op, "args": [encode(arg) for arg in node.args], "kwargs": kwargs}
+    return {
+        "region": node.kind,
+        "options": [encode(option) for option in node.options],
+        "graph": graph_json(node.graph),
+        "args": [encode(arg) for arg in node.args],
+    }

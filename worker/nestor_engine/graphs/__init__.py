@@ -1,0 +1,1 @@
+"""Graphs of allowed operators: what programs and kept traces are made of, checked and made runnable."""

@@ -1,0 +1,161 @@
+"""A graph whose operators are allowed and take what torch's schemas say; the second half of reading a program.
+
+`nestor.program_format` checks the form. Here every operator is looked up in a list, and its arguments are held to its
+schema. Checking builds nothing and calls nothing (see `build`). A graph that passes can still ask for absurd amounts
+of memory or time when it runs; the runner process is what contains that.
+"""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from nestor.program_format import DEVICE, Call, Graph, GraphValue, Ref, Region, TorchConstant, brief, leaves
+from nestor_engine.errors import ProgramRejected
+from nestor_engine.graphs.operators import EINSUM, GETITEM, SIZES, WORDS, AtenOperator, OperatorArgument
+
+TENSOR, TENSORS, NUMBER = "tensor", "tensors", "number"
+Kind: TypeAlias = "str | tuple[Kind, ...]"  # one of the three, or of each of several results
+Lookup = Callable[[str], AtenOperator | None]
+
+_CONSTANTS = {"ScalarType": "dtype", "Layout": "layout", "MemoryFormat": "memory_format"}
+_KINDS = {"Tensor": TENSOR, "List[Tensor]": TENSORS}
+
+
+@dataclass(frozen=True)
+class CheckedGraph:
+    """A graph that may be built.
+
+    Attributes:
+        kinds: what every numbered value is.
+        targets: for each node the function that it calls, or the checked graph of a region.
+    """
+
+    graph: Graph
+    kinds: tuple[Kind, ...]
+    targets: tuple[Callable[..., Any] | CheckedGraph, ...]
+
+
+def check_graph(graph: Graph, lookup: Lookup, *, where: str, given: Sequence[Kind] | None = None) -> CheckedGraph:
+    """
+    Args:
+        lookup: the allowed operator of a name; `operators.lookup` for programs, `operators.of_trace` for kept traces.
+        where: the function's name, for messages.
+        given: the kinds of the inputs' values, when they are not all tensors.
+
+    Raises:
+        ProgramRejected: an operator is not allowed, or does not take what it is given.
+    """
+    kinds: list[Kind] = [*(given or [TENSOR] * graph.n_inputs), *([TENSOR] * len(graph.constants))]
+    targets: list[Callable[..., Any] | CheckedGraph] = []
+    for position, node in enumerate(graph.nodes):
+        at = f"{where}, node {position}"
+        if isinstance(node, Region):
+            region = _check_region(node, kinds, lookup, at)
+            targets.append(region)
+            kinds.append(tuple(region.kinds[ref.index] for ref in node.returned))
+        else:
+            target, kind = _check_call(node, kinds, lookup, f"{at} ({brief(node.op)})")
+            targets.append(target)
+            kinds.append(kind)
+    for leaf in leaves(graph.outputs):
+        if isinstance(leaf, Ref) and not isinstance(kinds[leaf.index], str):
+            raise ProgramRejected(reason=f"{where}: an output is neither a tensor nor a number.")
+    return CheckedGraph(graph, tuple(kinds), tuple(targets))
+
+
+def _check_region(region: Region, kinds: Sequence[Kind], lookup: Lookup, where: str) -> CheckedGraph:
+    given = [kinds[arg.index] for arg in region.args]
+    if not all(isinstance(kind, str) for kind in given):
+        raise ProgramRejected(reason=f"{where}: a region takes tensors and numbers only.")
+    return check_graph(region.graph, lookup, where=where, given=given)
+
+
+def _check_call(call: Call, kinds: Sequence[Kind], lookup: Lookup, where: str) -> tuple[Callable[..., Any], Kind]:
+    if call.op == GETITEM:
+        return item, _kind_of_item(call, kinds, where)
+    if call.op in SIZES:
+        target, arity = SIZES[call.op]
+        if len(call.args) != arity or call.kwargs or not all(_accepts("number", arg, kinds) for arg in call.args):
+            raise ProgramRejected(reason=f"{where}: it takes {arity} numbers.")
+        return target, NUMBER
+    operator = lookup(call.op)
+    if operator is None:
+        raise ProgramRejected(reason=f"{where}: this operator is not one that a program may use.")
+    _check_arguments(operator, call, kinds, where)
+    returns = tuple(_KINDS.get(type_, NUMBER) for type_ in operator.returns)
+    return operator.target, returns[0] if len(returns) == 1 else returns
+
+
+def _kind_of_item(call: Call, kinds: Sequence[Kind], where: str) -> Kind:
+    match call.args:
+        case (Ref(index), int() as position) if not call.kwargs and not isinstance(position, bool):
+            kind = kinds[index]
+            if kind == TENSORS and position >= 0:
+                return TENSOR
+            if isinstance(kind, tuple) and 0 <= position < len(kind):
+                return kind[position]
+        case _:
+            pass
+    raise ProgramRejected(reason=f"{where}: it takes several results and the position of one of them.")
+
+
+def _check_arguments(operator: AtenOperator, call: Call, kinds: Sequence[Kind], where: str) -> None:
+    positional = [argument for argument in operator.arguments if not argument.keyword_only]
+    if len(call.args) > len(positional):
+        raise ProgramRejected(reason=f"{where}: {len(call.args)} arguments, but it takes at most {len(positional)}.")
+    given = {argument.name: value for argument, value in zip(positional, call.args, strict=False)}
+    for name, value in call.kwargs.items():
+        if name in given or keyword.iskeyword(name) or name not in {argument.name for argument in operator.arguments}:
+            raise ProgramRejected(reason=f"{where}: it takes no such argument as {brief(name)}.")
+        given[name] = value
+    for argument in operator.arguments:
+        if argument.name not in given:
+            if argument.required:
+                raise ProgramRejected(reason=f"{where}: the argument {argument.name!r} is missing.")
+        elif not _fits(argument, given[argument.name], kinds):
+            got = brief(given[argument.name])
+            raise ProgramRejected(reason=f"{where}: the argument {argument.name!r} must be {argument.type}, not {got}.")
+
+
+def _fits(argument: OperatorArgument, value: GraphValue, kinds: Sequence[Kind]) -> bool:
+    if argument.name == "equation":
+        return isinstance(value, str) and EINSUM.fullmatch(value) is not None
+    if argument.repeats and argument.type in ("List[int]", "List[float]", "Optional[List[int]]"):
+        return _accepts(argument.type, value, kinds) or _accepts("number", value, kinds)
+    return _accepts(argument.type, value, kinds)
+
+
+def _accepts(type_: str, value: GraphValue, kinds: Sequence[Kind]) -> bool:
+    """Whether `value` is of a type of torch's schema language. Types that are not named here accept nothing."""
+    if type_.startswith("Optional["):
+        return value is None or _accepts(type_[9:-1], value, kinds)
+    kind = kinds[value.index] if isinstance(value, Ref) else None
+    if type_.startswith("List["):
+        if kind is not None:
+            return kind == TENSORS and type_ == "List[Tensor]"
+        return isinstance(value, list | tuple) and all(_accepts(type_[5:-1], item, kinds) for item in value)
+    match type_:
+        case "Tensor":  # a number becomes a tensor of no dimensions, as in x + 1
+            return kind in (TENSOR, NUMBER) or isinstance(value, int | float)
+        case "int":
+            return kind == NUMBER or type(value) is int
+        case "float" | "number":
+            return kind == NUMBER or isinstance(value, int | float)
+        case "bool":
+            return kind == NUMBER or type(value) is bool
+        case "str":
+            return isinstance(value, str) and value in WORDS
+        case "Device":
+            return value == DEVICE
+        case "ScalarType" | "Layout" | "MemoryFormat":
+            return isinstance(value, TorchConstant) and value.kind == _CONSTANTS[type_]
+        case _:
+            return False
+
+
+def item(values: Sequence[Any], position: int) -> Any:
+    """One of the results of an operator."""
+    return values[position]
