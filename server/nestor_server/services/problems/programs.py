@@ -1,4 +1,4 @@
-"""Takes a program in: two blobs that follow the format. Its operators are checked again where they run."""
+"""Validates and records programs: two blobs each. The runner checks the operators again."""
 
 from __future__ import annotations
 
@@ -51,10 +51,11 @@ def get(session: Session, owner_id: UUID, program_id: UUID) -> Program:
     """The program of this owner, locked against deletion until the transaction ends.
 
     Raises:
-        ProgramNotFound: there is none, or it is someone else's.
+        ProgramNotFound: the user has no such program.
     """
     query = select(Program).where(Program.id == program_id, Program.owner_id == owner_id)
-    program = session.scalars(query.with_for_update(read=True, key_share=True)).one_or_none()  # or a sweep takes it
+    locking = query.with_for_update(read=True, key_share=True)  # or garbage collection could delete it
+    program = session.scalars(locking).one_or_none()
     if program is None:
         raise ProgramNotFound(program=str(program_id))
     return program
@@ -74,7 +75,7 @@ def _document(session: Session, blob: Blob, names: TensorNames) -> ProgramDocume
 
 
 def _check_numbers(session: Session, blob: Blob, header: Header) -> None:
-    for key, tensor in header.tensors.items():
-        mask = key.partition(".")[0] not in TRAINED_GROUPS
-        if not tensor_blobs.finite(session, blob, tensor, or_infinite=mask):
-            raise ProgramNotFinite(tensor=key)
+    # Constants of the graphs may be masks with infinite numbers.
+    is_constant = lambda tensor: tensor.name.partition(".")[0] not in TRAINED_GROUPS
+    if tensor := tensor_blobs.first_not_finite(session, blob, header.tensors.values(), or_infinite=is_constant):
+        raise ProgramNotFinite(tensor=tensor.name)
