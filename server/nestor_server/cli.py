@@ -105,7 +105,7 @@ def migrate(home: HomeOption = None) -> None:
 
 @token_app.command("create")
 def create_token(
-    user: Annotated[str, typer.Option(help="The user it belongs to; created if there is none of that name.")] = "local",
+    user: Annotated[str, typer.Option(help="The user it belongs to; created if missing.")] = "local",
     scope: Annotated[
         Scope, typer.Option(help="What it allows; write includes read, admin includes write.")
     ] = Scope.write,
