@@ -121,9 +121,9 @@ def _run(directory: Path, spec: workdir.WorkSpec, supervisor: Connection, rank: 
         recorder.record(step)
         if group.any([supervisor.stopping.is_set()])[0]:
             break
-    if (data := traces.save()) is not None:
+    if (written := traces.save()) is not None:
         with contextlib.suppress(OSError):  # on a full disk; then the next trial makes its own traces
-            channel.write_file(directory, workdir.TRACES, data)
+            channel.write_file(directory, workdir.TRACES, written)
     recorder.end(stopped=supervisor.stopping.is_set())
 
 

@@ -86,7 +86,7 @@ def _kind(kind: HyperparameterPreset, model: nn.Module, labels: Tensor) -> Hyper
         case LabelCorrectionPreset():
             return LabelCorrection(labels, CLASSES, strength=kind.strength)
         case _:
-            raise ConfigInvalid(reason=f"This worker does not know the hyperparameter kind {kind.tag!r}.")
+            raise ConfigInvalid(reason=f"This worker does not know the hyperparameters {kind.tag!r}.")
 
 
 def _with_label_noise(y: Tensor, fraction: float, seed: int) -> Tensor:
