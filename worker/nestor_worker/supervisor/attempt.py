@@ -120,7 +120,7 @@ class AttemptSupervisor:
         """Run the trial and return its state at the end.
 
         Raises:
-            LeaseLost: another worker may run the trial by now.
+            LeaseLost: the lease is not valid any more, and another worker may run the trial.
         """
         try:
             devices = self._persist(self._materialize)
@@ -192,7 +192,7 @@ class AttemptSupervisor:
                 return None
 
     def _latest_desired(self) -> Desired:
-        """Recordings return it most often. The heartbeat reads it even during a long step."""
+        """Recordings return it more often than the heartbeat, which also reads it during a long step."""
         return self.heartbeat.desired if self._desired is Desired.run else self._desired
 
     def _end(self, last: Ended | None, interrupted: str) -> State:

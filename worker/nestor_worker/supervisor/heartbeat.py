@@ -27,7 +27,7 @@ from nestor_server.settings import Settings
 
 log = logging.getLogger(__name__)
 
-FORGOTTEN = timedelta(days=1)  # the row of a killed worker is removed after this time
+ROW_RETENTION = timedelta(days=1)  # the row of a killed worker is removed after this time
 
 
 class Heartbeat:
@@ -115,7 +115,8 @@ class Presence:
         seen = {"heartbeat_at": func.now(), "trial_id": new.excluded.trial_id}  # an earlier write of it may have failed
         alive = new.on_conflict_do_update(index_elements=["id"], set_=seen)
         self._write(lambda session: session.execute(alive))
-        self._write(lambda session: session.execute(delete(Worker).where(Worker.heartbeat_at < func.now() - FORGOTTEN)))
+        dead = delete(Worker).where(Worker.heartbeat_at < func.now() - ROW_RETENTION)
+        self._write(lambda session: session.execute(dead))
 
     def _write(self, statement: Callable[[Session], object]) -> None:
         try:

@@ -34,21 +34,21 @@ def of_preset(preset: Preset) -> Architecture:
     return {"params": parameters, "buffers": {}}
 
 
-def difference(held: Architecture, wanted: Architecture) -> str | None:
+def difference(stored: Architecture, expected: Architecture) -> str | None:
     """The first difference in the groups that both know, as a clause; None if there is no difference."""
     for group, kind in GROUPS.items():
-        if group in held and group in wanted and (reason := _difference(kind, held[group], wanted[group])):
+        if group in stored and group in expected and (reason := _difference(kind, stored[group], expected[group])):
             return reason
     return None
 
 
-def _difference(kind: str, held: Shapes, wanted: Shapes) -> str | None:
-    for name, shape in wanted.items():
-        if name not in held:
+def _difference(kind: str, stored: Shapes, expected: Shapes) -> str | None:
+    for name, shape in expected.items():
+        if name not in stored:
             return f"the trial has no {kind} {name[:80]!r}"
-        if held[name] != shape:
-            return f"the {kind} {name[:80]!r} has the shape {held[name]} in the trial and {shape} in the problem"
-    unexpected = [name for name in held if name not in wanted]
+        if stored[name] != shape:
+            return f"the {kind} {name[:80]!r} has the shape {stored[name]} in the trial and {shape} in the problem"
+    unexpected = [name for name in stored if name not in expected]
     return f"the problem has no {kind} {unexpected[0][:80]!r}" if unexpected else None
 
 

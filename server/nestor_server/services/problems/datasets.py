@@ -31,7 +31,7 @@ def create(session: Session, owner_id: UUID, new: schemas.DatasetCreate) -> sche
         DatasetInvalid: a split is empty, has columns of different lengths, is not finite, or is not safetensors.
     """
     splits = new.model_dump(exclude_none=True)
-    found = {split: blobs.want(session, owner_id, digest) for split, digest in splits.items()}
+    found = {split: blobs.find_and_retain(session, owner_id, digest) for split, digest in splits.items()}
     sizes = {split: _examples(session, split, blob) for split, blob in found.items()}
     dataset = Dataset(owner_id=owner_id, splits=splits, sizes=sizes)
     session.add(dataset)

@@ -20,7 +20,7 @@ from nestor.program_format import (
 )
 from nestor_server.models import Blob, Program
 from nestor_server.storage import blobs, tensor_blobs
-from nestor_server.storage.safetensors_header import Header, Malformed
+from nestor_server.storage.safetensors_header import Header, Malformed, Tensor
 
 
 def create(session: Session, owner_id: UUID, new: schemas.ProgramCreate) -> schemas.Program:
@@ -30,7 +30,8 @@ def create(session: Session, owner_id: UUID, new: schemas.ProgramCreate) -> sche
         BlobNotFound: a digest is not of a complete blob of this owner.
         ProgramInvalid: the blobs do not follow the format; the engine refuses them with the same sentence.
     """
-    graphs, tensors = blobs.want(session, owner_id, new.graphs), blobs.want(session, owner_id, new.tensors)
+    graphs = blobs.find_and_retain(session, owner_id, new.graphs)
+    tensors = blobs.find_and_retain(session, owner_id, new.tensors)
     header = _header(session, tensors)
     document = _document(session, graphs, tensor_names(header.tensors))
     _check_numbers(session, tensors, header)
@@ -75,7 +76,9 @@ def _document(session: Session, blob: Blob, names: TensorNames) -> ProgramDocume
 
 
 def _check_numbers(session: Session, blob: Blob, header: Header) -> None:
-    # Constants of the graphs may be masks with infinite numbers.
-    is_constant = lambda tensor: tensor.name.partition(".")[0] not in TRAINED_GROUPS
+    def is_constant(tensor: Tensor) -> bool:
+        """Constants of the graphs may be masks with infinite numbers."""
+        return tensor.name.partition(".")[0] not in TRAINED_GROUPS
+
     if tensor := tensor_blobs.first_not_finite(session, blob, header.tensors.values(), or_infinite=is_constant):
         raise ProgramNotFinite(tensor=tensor.name)

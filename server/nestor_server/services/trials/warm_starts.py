@@ -47,15 +47,16 @@ def validate(session: Session, owner_id: UUID, start: WarmStart, blob_id: UUID, 
         InvalidInput: they differ. The error names the first difference.
     """
     try:
-        held = architectures.of_start(tensor_blobs.header(session, session.get_one(Blob, blob_id)), start)
+        stored = architectures.of_start(tensor_blobs.header(session, session.get_one(Blob, blob_id)), start)
     except Malformed:
         return
     if isinstance(problem, ProgramProblem):
         program = programs.get(session, owner_id, problem.program)
-        wanted = architectures.of_program(tensor_blobs.header(session, blobs.find(session, owner_id, program.tensors)))
+        tensors = blobs.find(session, owner_id, program.tensors)
+        expected = architectures.of_program(tensor_blobs.header(session, tensors))
     else:
-        wanted = architectures.of_preset(problem.preset)
-    if reason := architectures.difference(held, wanted):
+        expected = architectures.of_preset(problem.preset)
+    if reason := architectures.difference(stored, expected):
         raise ArchitectureMismatch(trial=str(start.trial), reason=reason)
 
 
