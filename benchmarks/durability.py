@@ -22,8 +22,8 @@ from nestor.schemas import Preset
 from nestor_engine import Config, optimize
 from nestor_worker.options import Options
 from nestor_worker.runner import presets
-from nestor_worker.runner.recorder import BackgroundCheckpointer, Trajectory
-from nestor_worker.workdir import Spec
+from nestor_worker.runner.recorder import BackgroundCheckpointer, TrialRecorder
+from nestor_worker.workdir import WorkSpec
 from tests.end_to_end import faults
 from tests.end_to_end.api import ENDLESS, PRESET, Api
 from tests.end_to_end.cluster import TestCluster
@@ -64,13 +64,13 @@ def overheads() -> dict[str, dict[str, float]]:
         problem, config = presets.build(preset, seed=0), Config(n_steps=ENDLESS)
         seconds = Options().checkpoint_seconds
         with tempfile.TemporaryDirectory() as directory:
-            spec = Spec({}, None, None, None, None, threads=1, checkpoint_seconds=seconds)
-            trajectory = Trajectory(Path(directory), spec, config, lambda line: None, problem.bilevel())
+            spec = WorkSpec({}, None, None, None, None, threads=1, checkpoint_seconds=seconds)
+            trajectory = TrialRecorder(Path(directory), spec, config, lambda line: None, problem.bilevel())
             trajectory._checkpointer = metered = Metered(seconds)
             trajectory.begin(None, "cpu")
             until, began = time.monotonic() + OVERHEAD_SECONDS, time.process_time()
             for step in optimize(problem.bilevel(), problem.data, config):
-                trajectory.take(step)
+                trajectory.record(step)
                 if time.monotonic() > until:
                     break
             metered.finish()

@@ -105,11 +105,11 @@ def migrate(home: HomeOption = None) -> None:
 
 @token_app.command("create")
 def create_token(
-    user: Annotated[str, typer.Option(help="The user it belongs to; created if there is none of that name.")] = "local",
+    user: Annotated[str, typer.Option(help="The user it belongs to; created if missing.")] = "local",
     scope: Annotated[
         Scope, typer.Option(help="What it allows; write includes read, admin includes write.")
     ] = Scope.write,
-    name: Annotated[str, typer.Option(help="A name that says what it is for.")] = "token",
+    name: Annotated[str, typer.Option(help="A name that describes its use.")] = "token",
     expires_in_days: Annotated[float | None, typer.Option(help="Default: it never expires.", min=0.0)] = None,
     home: HomeOption = None,
 ) -> None:
@@ -123,7 +123,7 @@ def create_token(
 
 @app.command()
 def doctor(home: HomeOption = None) -> None:
-    """Check this installation, and say how to fix what is wrong."""
+    """Check this installation, and print remedies."""
     with _report_errors():
         _need("sqlalchemy", "nestor doctor", extra="server")
         from nestor_server.doctor import examine

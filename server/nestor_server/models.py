@@ -111,7 +111,7 @@ class Study(Base):
 
 
 class Trial(Base):
-    """A trajectory and its lease. `state` changes in `scheduling.leases` only."""
+    """A trial and its lease. Only `scheduling.leases` changes `state`."""
 
     __tablename__ = "trials"
     __table_args__ = (
@@ -146,9 +146,8 @@ class Trial(Base):
     error: Mapped[dict[str, Any] | None]  # problem+json
     hyperparameters: Mapped[list[dict[str, Any]] | None] = mapped_column(JSONB)  # [schemas.HyperparameterInfo]
 
-    lease_token: Mapped[int] = mapped_column(
-        BigInteger, default=0
-    )  # the fencing token: every write of the worker must match it
+    # The fencing token: every write of the worker must match it.
+    lease_token: Mapped[int] = mapped_column(BigInteger, default=0)
     lease_owner: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None]
     claimed_at: Mapped[datetime | None]  # start of the current or the last lease
@@ -215,9 +214,8 @@ class BlobChunk(Base):
     blob_id: Mapped[UUID] = mapped_column(ForeignKey("blobs.id", ondelete="CASCADE"), primary_key=True)
     start: Mapped[int] = mapped_column(BigInteger, primary_key=True)  # byte offset in the blob
     size: Mapped[int] = mapped_column(BigInteger)
-    data: Mapped[bytes | None] = mapped_column(
-        LargeBinary
-    )  # STORAGE EXTERNAL, without compression: floats do not compress
+    # STORAGE EXTERNAL, without compression: floats do not compress.
+    data: Mapped[bytes | None] = mapped_column(LargeBinary)
     object: Mapped[str | None]
 
 

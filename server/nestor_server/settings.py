@@ -26,9 +26,7 @@ class Settings(BaseSettings):
     heartbeat_seconds: Seconds = 10.0
     reap_seconds: Seconds = 3.0  # between two checks for expired leases and lost messages
     requeue_after_seconds: Seconds = 15.0  # a trial queued for this long gets another message
-    answer_seconds: Seconds = (
-        60.0  # the server itself executes a pause, stop or cancel that no worker did within this time
-    )
+    answer_seconds: Seconds = 60.0  # the server itself pauses, stops or cancels if the worker did not within this time
     slice_seconds: Seconds = 300.0  # a trial that has run for this long is preempted if others wait
     max_restarts: Annotated[int, Field(ge=0)] = 3  # of one trial, between two new checkpoints
     max_preemptions: Annotated[int, Field(ge=0)] = 20  # the same, for shutdowns of its workers
@@ -37,9 +35,8 @@ class Settings(BaseSettings):
     blob_url: str | None = None  # where large blobs go instead of the database: file:///…, s3://bucket/prefix, …
     large_blob_bytes: Annotated[int, Field(ge=1)] = 2**20  # the smallest blob in the object store
     object_grace_seconds: Annotated[float, Field(ge=0)] = 60.0  # between an object's last use and its deletion
-    keep_unused_days: Annotated[float, Field(ge=0)] = (
-        30.0  # retention of deleted studies, and of uploads that no trial uses
-    )
+    # Retention of deleted studies, and of uploads that no trial uses.
+    keep_unused_days: Annotated[float, Field(ge=0)] = 30.0
     max_json_bytes: Annotated[int, Field(gt=0)] = 16 * 2**20
     stream_poll_seconds: Seconds = 3.0  # how late an event is if its notification is lost
     stream_ping_seconds: Seconds = 15.0  # between two comments on an idle stream

@@ -19,9 +19,9 @@ from nestor.study import _spec
 from nestor_server.models import Trial
 from nestor_server.scheduling import leases, recording
 from nestor_worker.channel import Ended, Message
-from nestor_worker.runner.recorder import Trajectory
+from nestor_worker.runner.recorder import TrialRecorder
 from nestor_worker.supervisor.buffer import RecordBuffer
-from nestor_worker.workdir import Spec
+from nestor_worker.workdir import WorkSpec
 from tests.client.problems import ridge, squared_error
 from tests.support.server import Server
 
@@ -175,10 +175,10 @@ class OnServer(Player):
             n_steps, best = row.n_steps, (row.best_step, row.best_value)
         assert lease is not None
         self._lease, self._buffer = lease, RecordBuffer(self._directory, max_bytes=2**20)
-        spec = Spec({}, None, *best, None, threads=1, checkpoint_seconds=60)
+        spec = WorkSpec({}, None, *best, None, threads=1, checkpoint_seconds=60)
         problem, how = ridge(), config(n_steps)
         self._steps = nestor_engine.optimize(problem.bilevel(), problem.data, how, self._state)
-        self._trajectory = Trajectory(self._directory, spec, how, self._send, problem.bilevel())
+        self._trajectory = TrialRecorder(self._directory, spec, how, self._send, problem.bilevel())
         self._trajectory.begin(self._state, "cpu")
         self._flush()
 
@@ -222,7 +222,7 @@ class OnServer(Player):
     def _take(self) -> bool:
         step = next(self._steps, None)
         if step is not None:
-            self._trajectory.take(step)
+            self._trajectory.record(step)
             self._state = step.state
         return step is not None
 

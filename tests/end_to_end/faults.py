@@ -128,7 +128,7 @@ def fill_the_disk(cluster: TestCluster, api: Api, trial_id: str) -> None:
     resource.prlimit(runner, resource.RLIMIT_FSIZE, (10, before[1]))
 
     def warned() -> bool:
-        return any("make room" in event["text"] for event in api.events(trial_id, "log"))
+        return any("Free some space" in event["text"] for event in api.events(trial_id, "log"))
 
     wait_for(lambda: warned() or not command(runner), "a warning", seconds=30)
     if command(runner):

@@ -74,7 +74,7 @@ def test_three_trials_share_two_devices_and_each_has_the_trajectory_of_one_that_
         assert api.events(trial, "rewind") == []
     turns = [(event["state"], event["why"]) for event in api.events(long, "state")]
     assert [state for state, _ in turns] == ["queued", "running", "queued", "running", "complete"]
-    assert turns[2][1] == "its slice of time is over, and others wait"
+    assert turns[2][1] == "preempted: its time slice is over, and other trials wait"
 
     cached = {file.name.removeprefix("sha256-") for file in (worker.log.parent / "cache").iterdir()}
     assert {hashlib.sha256(api.last_checkpoint(trial)).hexdigest() for trial in steps} <= cached

@@ -16,13 +16,8 @@ DOCUMENTED = [  # a package enters this list when it has no gaps, and stays
     "client/nestor/remote",
     "client/nestor/results",
     "client/nestor/visualization.py",
-    "server/nestor_server/*.py",
-    "server/nestor_server/embedded",
-    "server/nestor_server/http",
-    "server/nestor_server/routes",
-    "server/nestor_server/services/*.py",
-    "server/nestor_server/services/records",
-    "server/nestor_server/storage",
+    "server/nestor_server",
+    "worker/nestor_worker",
 ]
 
 

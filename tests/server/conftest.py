@@ -77,7 +77,7 @@ class Run:
         steps = tuple(step(self.number + 1 + i, held_out) for i in range(n))
         self.number += n
         with self.server.sessions.begin() as session:
-            recording.record(session, self.lease, recording.Batch(steps=steps, **batch))
+            recording.record(session, self.lease, recording.RecordedBatch(steps=steps, **batch))
 
     def snapshot(self, number: int, tensors: dict[str, np.ndarray], **batch: Any) -> bytes:
         data = save(tensors)
@@ -85,11 +85,11 @@ class Run:
             HyperparameterInfo(name=name, shape=values.shape, dtype="float32", transform="exp")
             for name, values in tensors.items()
         )
-        self.record(0, snapshots=(recording.Tensors(number, data),), hyperparameters=infos, **batch)
+        self.record(0, snapshots=(recording.TensorFile(number, data),), hyperparameters=infos, **batch)
         return data
 
     def checkpoint(self) -> None:
-        self.record(0, checkpoints=(recording.Tensors(self.number, save({"step": np.array([self.number])})),))
+        self.record(0, checkpoints=(recording.TensorFile(self.number, save({"step": np.array([self.number])})),))
 
     def finish(self, state: State = State.complete, error: dict[str, Any] | None = None) -> None:
         with self.server.sessions.begin() as session:

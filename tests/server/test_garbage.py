@@ -100,7 +100,7 @@ def test_a_sweep_keeps_a_blob_that_gets_a_reference_meanwhile(server, owner, lef
         grow_old(session, owner)
     sweeping = threading.Thread(target=sweep, args=(server,))
     with server.sessions.begin() as session:
-        blobs.want(session, owner, blob.digest)
+        blobs.find_and_retain(session, owner, blob.digest)
         sweeping.start()
         sweeping.join(0.5)
         assert sweeping.is_alive()  # it waits for us
@@ -111,7 +111,7 @@ def test_a_sweep_keeps_a_blob_that_gets_a_reference_meanwhile(server, owner, lef
 
 def test_a_deleted_blob_cannot_be_referenced(server, owner):
     with server.sessions.begin() as session, pytest.raises(BlobNotFound):
-        blobs.want(session, owner, blobs.digest_of(b"never here"))
+        blobs.find_and_retain(session, owner, blobs.digest_of(b"never here"))
 
 
 @pytest.mark.parametrize("state", [State.complete, State.running])

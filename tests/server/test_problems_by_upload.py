@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
 from safetensors.numpy import save
-from sqlalchemy import func, select
+from sqlalchemy import event, func, select
 
-from nestor_server.models import Dataset, Program
+from nestor.schemas import CHUNK_BYTES
+from nestor_server.models import Blob, Dataset, Program
+from nestor_server.storage import tensor_blobs
 from tests.server.conftest import SPEC, ok, problem
 from tests.server.test_blobs import announce, digest_of, put
 from tests.support.programs import TENSORS, document
@@ -90,6 +93,29 @@ def test_a_bad_split_is_refused_with_its_reason_and_nothing_is_kept(server, http
     assert document["context"]["split"] == "val"
     with server.sessions() as session:
         assert session.scalar(select(func.count()).where(Dataset.splits["val"].astext == digest_of(data))) == 0
+
+
+@pytest.mark.parametrize("broken", [None, 21, 59])  # the tensor 21 lies across the border of two chunks
+def test_each_chunk_is_read_once_however_many_tensors_it_holds(server, http, broken):
+    tensors = {f"{i:02}": np.ones(40_001, np.float32) for i in range(60)} | {"integers": np.arange(100_000)}
+    if broken is not None:
+        tensors[f"{broken:02}"][-1] = np.nan
+    digest, statements = put(http, save(tensors)), []
+
+    def note(connection, cursor, statement, *rest):
+        statements.append(statement)
+
+    with server.sessions() as session:
+        blob = session.scalars(select(Blob).where(Blob.digest == digest)).one()
+        header = tensor_blobs.header(session, blob)
+        engine = session.get_bind()
+        event.listen(engine, "before_cursor_execute", note)
+        try:
+            found = tensor_blobs.first_not_finite(session, blob, reversed(header.tensors.values()))
+        finally:
+            event.remove(engine, "before_cursor_execute", note)
+    assert (found and found.name) == (None if broken is None else f"{broken:02}")
+    assert len(statements) <= math.ceil(blob.size / CHUNK_BYTES) == 3
 
 
 def test_a_number_that_is_not_finite_is_found_wherever_it_is(http):

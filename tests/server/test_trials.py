@@ -231,7 +231,7 @@ def test_a_warm_start_names_its_step_and_keeps_its_blob(server, http, run, submi
 def checkpoint_of(run, hidden: int, **others: np.ndarray) -> None:
     shapes = {"0.weight": (hidden, 64), "0.bias": (hidden,), "2.weight": (10, hidden), "2.bias": (10,)}
     parameters = {f"params.{name}": np.zeros(shape, np.float32) for name, shape in shapes.items()}
-    run.record(0, checkpoints=(recording.Tensors(run.number, save(parameters | others)),))
+    run.record(0, checkpoints=(recording.TensorFile(run.number, save(parameters | others)),))
 
 
 def test_a_warm_start_from_another_architecture_is_refused_at_submission(http, run, study):
@@ -261,7 +261,7 @@ def test_a_warm_start_of_a_program_compares_all_that_has_a_name(http, run, study
         return http.post(f"/studies/{study}/trials", json=spec | {"warm_start": start})
 
     def checkpoint(**tensors: np.ndarray) -> None:
-        run.record(1, checkpoints=(recording.Tensors(run.number + 1, save(tensors)),))
+        run.record(1, checkpoints=(recording.TensorFile(run.number + 1, save(tensors)),))
 
     checkpoint(**{"params.w": w, "hparams.l2": l2, "inner.mean": w.ravel()})
     ok(started())

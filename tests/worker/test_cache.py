@@ -13,7 +13,7 @@ import pytest
 
 from nestor.errors import BlobDamaged
 from nestor_worker import workdir
-from nestor_worker.supervisor.blob_cache import ABANDONED_SECONDS, Cache
+from nestor_worker.supervisor.blob_cache import ABANDONED_SECONDS, BlobCache
 
 
 def digest_of(data: bytes) -> str:
@@ -26,8 +26,8 @@ def target(tmp_path) -> Path:
 
 
 @pytest.fixture
-def cache(tmp_path) -> Cache:
-    return Cache(tmp_path / "cache", limit=100)
+def cache(tmp_path) -> BlobCache:
+    return BlobCache(tmp_path / "cache", limit=100)
 
 
 def kept(tmp_path: Path) -> list[Path]:
@@ -99,7 +99,7 @@ def test_a_file_larger_than_the_limit_is_not_cached_and_evicts_nothing(cache, ta
 
 
 def test_a_cache_of_zero_bytes_keeps_nothing(target, tmp_path):
-    none, times = Cache(tmp_path / "cache", limit=0), []
+    none, times = BlobCache(tmp_path / "cache", limit=0), []
     for _ in range(2):
         none.place(digest_of(b"dataset"), target, fetch(b"dataset", times))
     assert len(times) == 2
@@ -108,7 +108,7 @@ def test_a_cache_of_zero_bytes_keeps_nothing(target, tmp_path):
 
 def test_trials_run_without_a_writable_cache(target, tmp_path):
     (tmp_path / "cache").write_text("a file where the directory should be")
-    cache = Cache(tmp_path / "cache", limit=100)
+    cache = BlobCache(tmp_path / "cache", limit=100)
     cache.place(digest_of(b"dataset"), target, fetch(b"dataset"))
     assert target.read_bytes() == b"dataset"
 
@@ -130,7 +130,7 @@ def test_many_slots_share_one_small_cache_and_each_gets_what_it_asked_for(tmp_pa
     blobs = [bytes([i]) * 30 for i in range(8)]
 
     def slot(i: int) -> None:
-        cache, target = Cache(tmp_path / "cache", limit=100), tmp_path / f"target-{i}"
+        cache, target = BlobCache(tmp_path / "cache", limit=100), tmp_path / f"target-{i}"
         for k in range(60):
             data = blobs[(k * (i + 1)) % len(blobs)]
             cache.place(digest_of(data), target, fetch(data))
@@ -143,15 +143,15 @@ def test_many_slots_share_one_small_cache_and_each_gets_what_it_asked_for(tmp_pa
 
 
 def test_a_named_entry_is_found_until_it_is_replaced(cache):
-    assert cache.noted("traces:of a program") is None
+    assert cache.get_named("traces:of a program") is None
     for data in (b"first", b"first", b"second"):
-        cache.note("traces:of a program", data)
-        assert cache.noted("traces:of a program") == data
+        cache.put_named("traces:of a program", data)
+        assert cache.get_named("traces:of a program") == data
 
 
 def test_a_kept_trace_has_its_owner_in_its_name():
     mine, yours = uuid4(), uuid4()
     config = {"response": {"kind": "implicit"}, "batch_size": 8}
-    name = workdir._traced_alike(mine, "sha256:a program", config)
-    assert name == workdir._traced_alike(mine, "sha256:a program", config)
-    assert name != workdir._traced_alike(yours, "sha256:a program", config)
+    name = workdir._traces_name(mine, "sha256:a program", config)
+    assert name == workdir._traces_name(mine, "sha256:a program", config)
+    assert name != workdir._traces_name(yours, "sha256:a program", config)

@@ -13,14 +13,14 @@ import pytest
 from nestor.schemas import EventType, State
 from nestor_server.models import Trial
 from nestor_worker.supervisor.attempt import Slot, supervise
-from nestor_worker.supervisor.blob_cache import Cache
+from nestor_worker.supervisor.blob_cache import BlobCache
 from nestor_worker.supervisor.prewarmed import Standby
 from nestor_worker.supervisor.runner_process import Runner
 from tests.support.server import wait_for
 from tests.support.worker import name
 from tests.worker.trials import claim, events
 
-NO_CACHE = Cache(Path("/nowhere"), 0)
+NO_CACHE = BlobCache(Path("/nowhere"), 0)
 SLOT = Slot("w1", ("cpu",), threads=1, checkpoint_seconds=60, cache=NO_CACHE)
 
 

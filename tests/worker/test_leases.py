@@ -14,7 +14,7 @@ from nestor.schemas import Desired, EventType, State
 from nestor_server.models import Blob, Snapshot, Step, Trial, Worker
 from nestor_server.scheduling import leases, recording
 from nestor_server.scheduling.leases import LeaseLost
-from nestor_server.scheduling.recording import Batch, Tensors
+from nestor_server.scheduling.recording import RecordedBatch, TensorFile
 from tests.worker.trials import claim, events, expire, step
 
 
@@ -55,7 +55,7 @@ def test_of_many_claims_exactly_one_wins(sessions, new_trial):
 
 LATE: dict[str, Callable] = {
     "renew": leases.renew,
-    "record": lambda session, lease: recording.record(session, lease, Batch(steps=(step(1),))),
+    "record": lambda session, lease: recording.record(session, lease, RecordedBatch(steps=(step(1),))),
     "complete": lambda session, lease: leases.finish(session, lease, State.complete),
     "fail": lambda session, lease: leases.finish(session, lease, State.failed, {}),
     "requeue": lambda session, lease: leases.requeue(session, lease, "late", paid_from="restarts"),
@@ -148,7 +148,7 @@ def test_a_new_checkpoint_refills_the_restart_budget(sessions, new_trial):
     for attempt in range(1, 6):
         lease = claim(sessions, trial.id)
         with sessions.begin() as session:
-            recording.record(session, lease, Batch(checkpoints=(Tensors(attempt, b"c%d" % attempt),)))
+            recording.record(session, lease, RecordedBatch(checkpoints=(TensorFile(attempt, b"c%d" % attempt),)))
         with sessions.begin() as session:
             assert leases.requeue(session, lease, "killed", paid_from="restarts") is State.queued
 
@@ -177,10 +177,10 @@ def test_a_requested_end_uses_no_budget(sessions, new_trial):
 def test_a_claim_rolls_back_steps_after_the_newest_checkpoint(sessions, new_trial):
     trial = new_trial()
     lease = claim(sessions, trial.id)
-    batch = Batch(
+    batch = RecordedBatch(
         steps=(step(1, 0.9), step(2, 0.8), step(3, 0.5)),
-        snapshots=(Tensors(0, b"0"), Tensors(1, b"1"), Tensors(3, b"3")),
-        checkpoints=(Tensors(2, b"at 2"),),
+        snapshots=(TensorFile(0, b"0"), TensorFile(1, b"1"), TensorFile(3, b"3")),
+        checkpoints=(TensorFile(2, b"at 2"),),
     )
     with sessions.begin() as session:
         recording.record(session, lease, batch)
@@ -204,7 +204,7 @@ def test_without_a_checkpoint_a_trial_begins_again(sessions, new_trial):
     trial = new_trial()
     lease = claim(sessions, trial.id)
     with sessions.begin() as session:
-        recording.record(session, lease, Batch(steps=(step(1), step(2)), snapshots=(Tensors(0, b"0"),)))
+        recording.record(session, lease, RecordedBatch(steps=(step(1), step(2)), snapshots=(TensorFile(0, b"0"),)))
         leases.requeue(session, lease, "killed", paid_from="restarts")
     claim(sessions, trial.id)
     with sessions() as session:
@@ -219,7 +219,7 @@ def test_a_trial_is_evaluated_on_held_out_examples_also_after_a_rollback(session
     judged = lambda number, val_loss, held_out: step(number, val_loss).model_copy(update={"held_out_loss": held_out})
     steps = (judged(1, 0.5, 0.7), judged(2, 0.4, 0.8), judged(3, 0.3, 0.6))
     with sessions.begin() as session:
-        recording.record(session, lease, Batch(steps=steps, checkpoints=(Tensors(2, b"at 2"),)))
+        recording.record(session, lease, RecordedBatch(steps=steps, checkpoints=(TensorFile(2, b"at 2"),)))
     with sessions.begin() as session:
         row = session.get_one(Trial, trial.id)
         assert (row.value, row.best_step, row.best_value) == (0.6, 3, 0.6)

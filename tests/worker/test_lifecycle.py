@@ -15,7 +15,7 @@ from nestor.schemas import Action, Desired, EventType, State
 from nestor_server.models import Checkpoint, Study, Trial
 from nestor_server.scheduling import leases, recording
 from nestor_server.scheduling.leases import LeaseLost
-from nestor_server.scheduling.recording import Batch
+from nestor_server.scheduling.recording import RecordedBatch
 from nestor_server.storage import blobs
 from tests.worker.trials import claim, events, expire, step
 
@@ -115,7 +115,7 @@ def test_a_failed_trial_is_retried_from_its_checkpoint_with_fresh_budgets(sessio
     trial = new_trial(restarts=2, preemptions=1)
     lease = claim(sessions, trial.id)
     with sessions.begin() as writing:
-        recording.record(writing, lease, Batch(steps=(step(1), step(2))))
+        recording.record(writing, lease, RecordedBatch(steps=(step(1), step(2))))
         writing.add(Checkpoint(trial_id=trial.id, step=1, blob_id=stored(writing, trial)))
         leases.finish(writing, lease, State.failed, {"code": "diverged"})
     again = leases.request(session, session.get_one(Trial, trial.id), "retry")

@@ -14,7 +14,7 @@ from nestor.schemas import Desired, EventType, HyperparameterInfo
 from nestor_server.database import plain_url
 from nestor_server.models import Blob, Checkpoint, Event, Program, Snapshot, Step, Study, Trial
 from nestor_server.scheduling import event_log, leases, recording
-from nestor_server.scheduling.recording import Batch, Log, Tensors
+from nestor_server.scheduling.recording import LogRecord, RecordedBatch, TensorFile
 from nestor_server.storage import blobs
 from tests.worker.trials import claim, step
 
@@ -31,10 +31,10 @@ def all_seqs(session, trial_id) -> list[int]:
 def test_a_batch_is_journaled_in_the_order_of_its_events(sessions, new_trial):
     trial = new_trial()
     lease = claim(sessions, trial.id)
-    batch = Batch(
+    batch = RecordedBatch(
         steps=(step(1), step(2)),
-        snapshots=(Tensors(0, b"0"), Tensors(2, b"2")),
-        logs=(Log(1, "a warning", "warning"),),
+        snapshots=(TensorFile(0, b"0"), TensorFile(2, b"2")),
+        logs=(LogRecord(1, "a warning", "warning"),),
         hyperparameters=(HyperparameterInfo(name="l2", shape=(), dtype="float32", transform="exp"),),
     )
     with sessions.begin() as session:
@@ -68,7 +68,7 @@ def test_the_journal_has_no_gap_with_concurrent_writers_and_rollbacks(sessions, 
 
 def test_taking_several_numbers_returns_the_first(session, new_trial):
     trial = new_trial()
-    assert [event_log.take(session, trial.id, 3), event_log.take(session, trial.id, 2)] == [1, 4]
+    assert [event_log.reserve(session, trial.id, 3), event_log.reserve(session, trial.id, 2)] == [1, 4]
     assert event_log.append(session, trial.id, "log", {}) == 6
 
 
@@ -78,7 +78,7 @@ def test_the_response_contains_the_desired_state(sessions, new_trial):
     with sessions.begin() as session:
         leases.request(session, session.get_one(Trial, trial.id), "stop")
     with sessions.begin() as session:
-        assert recording.record(session, lease, Batch(steps=(step(1),))) is Desired.stop
+        assert recording.record(session, lease, RecordedBatch(steps=(step(1),))) is Desired.stop
         assert leases.renew(session, lease) is Desired.stop
 
 
@@ -87,7 +87,7 @@ def test_the_best_step_is_the_first_of_the_lowest(sessions, new_trial):
     lease = claim(sessions, trial.id)
     for steps in ([step(1, 0.9), step(2, 0.4), step(3, 0.4)], [step(4, 0.4), step(5, 0.7)], [step(6, 0.1)]):
         with sessions.begin() as session:
-            recording.record(session, lease, Batch(steps=tuple(steps)))
+            recording.record(session, lease, RecordedBatch(steps=tuple(steps)))
         with sessions() as session:
             row = session.get_one(Trial, trial.id)
             assert (row.best_step, row.best_value) == ((2, 0.4) if steps[-1].number < 6 else (6, 0.1))
@@ -98,9 +98,9 @@ def test_a_step_is_recorded_once_or_not_at_all(sessions, new_trial):
     trial = new_trial()
     lease = claim(sessions, trial.id)
     with sessions.begin() as session:
-        recording.record(session, lease, Batch(steps=(step(1),)))
+        recording.record(session, lease, RecordedBatch(steps=(step(1),)))
     with pytest.raises(IntegrityError), sessions.begin() as session:
-        recording.record(session, lease, Batch(steps=(step(1),), snapshots=(Tensors(1, b"twice"),)))
+        recording.record(session, lease, RecordedBatch(steps=(step(1),), snapshots=(TensorFile(1, b"twice"),)))
     with sessions() as session:
         assert session.scalars(select(func.count()).where(Snapshot.trial_id == trial.id)).one() == 0
         assert all_seqs(session, trial.id) == list(range(1, session.get_one(Trial, trial.id).seq + 1))
@@ -111,7 +111,7 @@ def test_the_newest_two_checkpoints_are_kept_and_older_bytes_are_gone(sessions, 
     lease = claim(sessions, trial.id)
     for at in range(1, 6):
         with sessions.begin() as session:
-            recording.record(session, lease, Batch(checkpoints=(Tensors(at, b"checkpoint %d" % at),)))
+            recording.record(session, lease, RecordedBatch(checkpoints=(TensorFile(at, b"checkpoint %d" % at),)))
     with sessions() as session:
         kept = select(Checkpoint.step).where(Checkpoint.trial_id == trial.id)
         assert sorted(session.scalars(kept)) == [4, 5]
@@ -124,12 +124,13 @@ def test_bytes_that_something_else_refers_to_stay(sessions, new_trial):
     with sessions.begin() as session:
         blob = blobs.store(session, owner(session, trial), b"shared with a program")
         session.add(Program(owner_id=owner(session, trial), graphs="sha256:0", tensors=blob.digest, torch="2.13"))
-    shared = (Tensors(1, b"shared with a program"), Tensors(2, b"shared with a snapshot"))
+    same = TensorFile(2, b"shared with a snapshot")
+    shared = (TensorFile(1, b"shared with a program"), same)
     with sessions.begin() as session:
-        recording.record(session, lease, Batch(checkpoints=shared, snapshots=(Tensors(2, b"shared with a snapshot"),)))
+        recording.record(session, lease, RecordedBatch(checkpoints=shared, snapshots=(same,)))
     for at in (3, 4):
         with sessions.begin() as session:
-            recording.record(session, lease, Batch(checkpoints=(Tensors(at, b"%d" % at),)))
+            recording.record(session, lease, RecordedBatch(checkpoints=(TensorFile(at, b"%d" % at),)))
     with sessions() as session:
         assert session.scalars(select(func.count()).where(Blob.owner_id == owner(session, trial))).one() == 4
 
@@ -137,9 +138,9 @@ def test_bytes_that_something_else_refers_to_stay(sessions, new_trial):
 def test_a_better_snapshot_replaces_the_one_that_it_names(sessions, new_trial):
     trial = new_trial()
     lease = claim(sessions, trial.id)
-    for snapshot in (Tensors(3, b"3"), Tensors(7, b"7", replaces=(3,)), Tensors(7, b"7 again")):
+    for snapshot in (TensorFile(3, b"3"), TensorFile(7, b"7", replaces=(3,)), TensorFile(7, b"7 again")):
         with sessions.begin() as session:
-            recording.record(session, lease, Batch(snapshots=(snapshot,)))
+            recording.record(session, lease, RecordedBatch(snapshots=(snapshot,)))
     with sessions() as session:
         found = session.execute(select(Snapshot.step, Blob).join(Blob).where(Snapshot.trial_id == trial.id)).all()
         assert [(row.step, blobs.load(session, row.Blob)) for row in found] == [(7, b"7 again")]

@@ -19,10 +19,10 @@ from nestor.lifecycle import RECENT, is_retained
 from nestor.options import Config
 from nestor.schemas import TrialCreate
 from nestor_worker.channel import Checkpoint, Ended, Failed, Message, Snapshot, Started, Stepped, Stop
-from nestor_worker.runner.snapshot_policy import Snapshots
+from nestor_worker.runner.snapshot_policy import SnapshotPolicy
 from nestor_worker.supervisor import runner_process
 from nestor_worker.supervisor.runner_process import Runner
-from nestor_worker.workdir import Spec
+from nestor_worker.workdir import WorkSpec
 from tests.worker.conftest import SPEC
 
 
@@ -30,7 +30,7 @@ def write_spec(directory: Path, n_steps: int, **fields) -> None:
     config = TrialCreate.model_validate(SPEC).model_dump(mode="json", include=set(Config.model_fields))
     config["n_steps"] = n_steps
     preset = {"model": {"kind": "mlp", "hidden": [8]}, "train_size": 100, "val_size": 50}
-    spec = Spec(config, preset, best_step=None, best_value=None, warm=None, threads=1, checkpoint_seconds=60)
+    spec = WorkSpec(config, preset, best_step=None, best_value=None, warm=None, threads=1, checkpoint_seconds=60)
     (directory / "spec.json").write_text(json.dumps(dataclasses.asdict(spec) | fields))
 
 
@@ -85,7 +85,7 @@ def test_its_environment_holds_no_credentials(start, monkeypatch):
     assert "a-secret-value" not in seen
     names = {entry.split("=", 1)[0] for entry in seen.split("\0") if entry}
     ours = set(runner_process.environment(Path(), threads=1, device="cpu"))
-    assert names <= {*runner_process.KEPT, *ours}
+    assert names <= {*runner_process.INHERITED, *ours}
     assert os.getpgid(runner.pid) == runner.pid
 
 
@@ -130,8 +130,8 @@ def test_a_killed_runner_sends_no_last_message_and_has_a_reason(start):
     hear(runner, until=Stepped)
     os.kill(runner.pid, signal.SIGKILL)
     assert not of(Ended, hear(runner))
-    assert "SIGKILL" in runner.how_it_ended()
-    assert "out of memory" in runner.how_it_ended()
+    assert "SIGKILL" in runner.exit_reason()
+    assert "out of memory" in runner.exit_reason()
 
 
 def test_closing_ends_it_and_its_descendants(start):
@@ -152,7 +152,7 @@ def test_a_problem_that_cannot_be_trained_fails_with_an_error_message(start):
 
 def test_small_hyperparameters_are_kept_at_every_step_and_large_ones_about_a_hundred_times():
     def kept(nbytes: int, n_steps: int) -> list[int]:
-        policy = Snapshots(n_steps=n_steps, nbytes=nbytes, best_step=None, best_value=None)
+        policy = SnapshotPolicy(n_steps=n_steps, nbytes=nbytes, best_step=None, best_value=None)
         return [step for step in range(1, n_steps + 1) if policy.due(step)]
 
     assert kept(64 * 1024, 500) == list(range(1, 501))
@@ -163,7 +163,7 @@ def test_small_hyperparameters_are_kept_at_every_step_and_large_ones_about_a_hun
 
 
 def test_the_best_step_is_kept_and_replaces_the_one_before():
-    policy = Snapshots(n_steps=1_000, nbytes=10**6, best_step=None, best_value=None)
+    policy = SnapshotPolicy(n_steps=1_000, nbytes=10**6, best_step=None, best_value=None)
     for step, value in ((1, 0.9), (2, 0.5), (3, 0.7)):
         policy.is_best(step, value)
     assert policy.superseded() == (2, [])
@@ -179,7 +179,7 @@ def test_the_best_step_is_kept_and_replaces_the_one_before():
 
 @pytest.mark.parametrize("every", [1, 7])
 def test_with_every_doubling_of_their_age_half_as_many_snapshots_are_kept(every: int):
-    policy = Snapshots(n_steps=every * 10_000, nbytes=1, best_step=None, best_value=None)
+    policy = SnapshotPolicy(n_steps=every * 10_000, nbytes=1, best_step=None, best_value=None)
     policy._every = every
     policy.is_best(1001 * every, 0.1)
     kept = {0}

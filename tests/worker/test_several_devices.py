@@ -18,14 +18,14 @@ from nestor_server.scheduling import leases
 from nestor_server.storage import blobs
 from nestor_worker.runner import presets
 from nestor_worker.supervisor.attempt import Slot, supervise
-from nestor_worker.supervisor.blob_cache import Cache
+from nestor_worker.supervisor.blob_cache import BlobCache
 from nestor_worker.supervisor.runner_process import Runner
 from tests.support.server import wait_for
 from tests.support.worker import command
 from tests.worker.conftest import SPEC
 from tests.worker.trials import claim, events
 
-SLOT = Slot("w1", ("cpu", "cpu"), threads=1, checkpoint_seconds=0.2, cache=Cache(Path("/nowhere"), 0))
+SLOT = Slot("w1", ("cpu", "cpu"), threads=1, checkpoint_seconds=0.2, cache=BlobCache(Path("/nowhere"), 0))
 STEPS = 120
 
 

@@ -18,7 +18,7 @@ from nestor.schemas import Desired, State
 from nestor_server.models import Checkpoint, Event, Step, Trial
 from nestor_server.scheduling import leases, recording
 from nestor_server.scheduling.leases import Lease, LeaseLost
-from nestor_server.scheduling.recording import Batch, Tensors
+from nestor_server.scheduling.recording import RecordedBatch, TensorFile
 from tests.worker.trials import step
 
 ASKED = set(MEANINGS) - {"extend"}
@@ -47,7 +47,7 @@ class Life(RuleBasedStateMachine):
         self.n_entries = 0  # entries of the journal until now, with those that were withdrawn
         self.lease: Lease | None = None
         self.lost: list[Lease] = []
-        self.sent: list[Batch] = []  # under this lease
+        self.sent: list[RecordedBatch] = []  # under this lease
 
     @rule(data=st.data())
     def ask_for_what_is_allowed(self, data) -> None:
@@ -106,8 +106,8 @@ class Life(RuleBasedStateMachine):
     @rule(n=st.integers(1, 3), checkpoint=st.booleans())
     def record(self, n, checkpoint) -> None:
         steps = tuple(step(self.step + 1 + i) for i in range(n))
-        kept = (Tensors(self.step + n, b"at %d" % (self.step + n)),) if checkpoint else ()
-        self.sent.append(Batch(steps=steps, checkpoints=kept, number=len(self.sent) + 1))
+        kept = (TensorFile(self.step + n, b"at %d" % (self.step + n)),) if checkpoint else ()
+        self.sent.append(RecordedBatch(steps=steps, checkpoints=kept, number=len(self.sent) + 1))
         self._write(self.sent[-1])
         self.step, self.n_entries = self.step + n, self.n_entries + n
         if checkpoint:
@@ -119,7 +119,7 @@ class Life(RuleBasedStateMachine):
     def record_again_what_was_not_heard_to_be_recorded(self) -> None:
         self._write(self.sent[-1])
 
-    def _write(self, batch: Batch) -> None:
+    def _write(self, batch: RecordedBatch) -> None:
         assert self.lease is not None
         with self.sessions.begin() as session:
             assert recording.record(session, self.lease, batch) is self.desired
@@ -153,7 +153,7 @@ class Life(RuleBasedStateMachine):
         lease = data.draw(st.sampled_from(self.lost))
         for late in (
             leases.renew,
-            lambda session, lease: recording.record(session, lease, Batch(steps=(step(1),))),
+            lambda session, lease: recording.record(session, lease, RecordedBatch(steps=(step(1),))),
             lambda session, lease: leases.finish(session, lease, State.complete),
             lambda session, lease: leases.requeue(session, lease, "late"),
         ):

@@ -18,11 +18,11 @@ from nestor_server.scheduling import leases
 from nestor_worker import workdir
 from nestor_worker.options import Options, devices
 from nestor_worker.supervisor.attempt import Slot, supervise
-from nestor_worker.supervisor.blob_cache import Cache
+from nestor_worker.supervisor.blob_cache import BlobCache
 from tests.support.server import wait_for
 from tests.worker.trials import claim, expire
 
-NO_CACHE = Cache(Path("/nowhere"), 0)
+NO_CACHE = BlobCache(Path("/nowhere"), 0)
 SLOT = Slot("w1", ("cpu",), threads=1, checkpoint_seconds=60, cache=NO_CACHE)
 
 
@@ -85,7 +85,7 @@ def test_work_directories_of_killed_workers_are_swept_and_others_stay(monkeypatc
     living, foreign = tmp_path / f"{workdir.prefix(os.getppid())}abc", tmp_path / "nestor-run-mine"
     living.mkdir()
     foreign.mkdir()
-    workdir.sweep()
+    workdir.remove_orphans()
     assert set(tmp_path.iterdir()) == {living, foreign}
 
 

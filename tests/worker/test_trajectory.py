@@ -12,8 +12,8 @@ from nestor.schemas import Preset
 from nestor_engine import Config, State, optimize
 from nestor_worker.channel import Checkpoint, LogLine, Snapshot
 from nestor_worker.runner import presets
-from nestor_worker.runner.recorder import MAX_CHECKPOINT_DUTY_CYCLE, BackgroundCheckpointer, CannotWrite, Trajectory
-from nestor_worker.workdir import Spec
+from nestor_worker.runner.recorder import MAX_CHECKPOINT_DUTY_CYCLE, BackgroundCheckpointer, CannotWrite, TrialRecorder
+from nestor_worker.workdir import WorkSpec
 
 PRESET = {"model": {"kind": "mlp", "hidden": [8]}, "train_size": 100, "val_size": 50}
 
@@ -24,15 +24,15 @@ class RecordedTrajectory:
     def __init__(self, directory, *, checkpoint_seconds: float) -> None:
         problem = presets.build(Preset.model_validate(PRESET), seed=0)
         config = Config(n_steps=100)
-        spec = Spec({}, PRESET, None, None, None, threads=1, checkpoint_seconds=checkpoint_seconds)
+        spec = WorkSpec({}, PRESET, None, None, None, threads=1, checkpoint_seconds=checkpoint_seconds)
         self.directory, self.messages = directory, []
-        self.trajectory = Trajectory(directory, spec, config, self.messages.append, problem.bilevel())
+        self.trajectory = TrialRecorder(directory, spec, config, self.messages.append, problem.bilevel())
         self.trajectory.begin(None, "cpu")
         self._steps = optimize(problem.bilevel(), problem.data, config)
 
     def take(self, n: int = 1) -> None:
         for _ in range(n):
-            self.trajectory.take(next(self._steps))
+            self.trajectory.record(next(self._steps))
 
     def of(self, kind: type) -> list:
         return [message for message in self.messages if isinstance(message, kind)]
@@ -104,7 +104,7 @@ def test_a_full_disk_prevents_snapshots_and_checkpoints_but_training_continues(t
     assert sorted(path.name for path in tmp_path.iterdir()) == before
     assert len(recorded.of(Checkpoint)) == kept
     (warning,) = recorded.of(LogLine)
-    assert "make room on the worker's disk" in warning.text
+    assert "Free some space on the worker's disk" in warning.text
     recorded.take()
     recorded.trajectory.end(stopped=True)
     assert recorded.of(Checkpoint)[-1].step == recorded.of(Snapshot)[-1].step == 5

@@ -1,4 +1,4 @@
-"""The Celery application of a worker: one thread for each slot, and a flag that SIGTERM raises."""
+"""The Celery application of a worker: one thread per slot, and a flag that SIGTERM sets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nestor_server.storage import object_store
 from nestor_worker import workdir
 from nestor_worker.options import Options, cores
 from nestor_worker.supervisor.attempt import Slot
-from nestor_worker.supervisor.blob_cache import Cache
+from nestor_worker.supervisor.blob_cache import BlobCache
 from nestor_worker.supervisor.heartbeat import Presence
 from nestor_worker.supervisor.prewarmed import Standby
 from nestor_worker.supervisor.task import Tasks
@@ -27,11 +27,13 @@ log = logging.getLogger(__name__)
 
 
 def serve(settings: Settings, options: Options) -> int:
-    """Run trials until SIGTERM or SIGINT; those that run then are checkpointed and given back. The exit code."""
+    """Run trials until SIGTERM or SIGINT, then checkpoint and requeue the running ones. Returns the exit code.
+
+    Raises:
+        MissingExtra, InvalidInput: `NESTOR_BLOB_URL` or `NESTOR_DEVICES_PER_TRIAL` cannot be used.
+    """
     if settings.blob_url is not None:
-        object_store.open_store(
-            settings.blob_url
-        )  # what cannot be used is refused now, not with the first large checkpoint
+        object_store.open_store(settings.blob_url)  # fails now instead of at the first large checkpoint
     slots = _slots(options)
     engine = make_engine(settings, f"nestor-worker {os.getpid()}")
     sessions = make_sessions(engine, settings)
@@ -42,24 +44,32 @@ def serve(settings: Settings, options: Options) -> int:
 
     app = celery_app(settings)
     app.task(tasks.run_trial, name=RUN_TRIAL)
-    # At once, while Celery still waits for its tasks: with plain SIGTERM and threads it comes in time to checkpoint.
-    signals.worker_shutting_down.connect(lambda **_: draining.set(), weak=False)
 
-    on = ", ".join(sorted({device for slot in slots for device in slot.devices}))
-    ready = f"worker {_me()} is ready: {len(slots)} trial(s) at a time on {on}"
-    signals.worker_ready.connect(lambda **_: log.info(ready), weak=False)
-    signals.setup_logging.connect(lambda **_: None, weak=False)  # a listener: Celery leaves logging as it is
-    # Root in a container is no danger here: the warning is about pickles in messages, and ours are JSON.
+    def on_shutdown(**_: object) -> None:
+        draining.set()
+
+    def on_ready(**_: object) -> None:
+        used = ", ".join(sorted({device for slot in slots for device in slot.devices}))
+        log.info("worker %s is ready: %d concurrent trial(s) on %s", _worker_id(), len(slots), used)
+
+    def on_setup_logging(**_: object) -> None:
+        """Do nothing: because this listener exists, Celery leaves logging as it is."""
+
+    # Celery sends it before it waits for its tasks, so they have time to write checkpoints.
+    signals.worker_shutting_down.connect(on_shutdown, weak=False)
+    signals.worker_ready.connect(on_ready, weak=False)
+    signals.setup_logging.connect(on_setup_logging, weak=False)
+    # Celery warns because pickled messages are dangerous for root. Our messages are JSON.
     warnings.simplefilter("ignore", SecurityWarning)
 
-    workdir.sweep()
+    workdir.remove_orphans()
     presence.start()
     for slot in slots:
         standby.prepare(slot)
     worker = app.Worker(
         pool="threads",
         concurrency=len(slots),
-        hostname=f"nestor@{_me()}",
+        hostname=f"nestor@{_worker_id()}",
         quiet=True,
         without_gossip=True,
         without_mingle=True,
@@ -73,15 +83,15 @@ def serve(settings: Settings, options: Options) -> int:
 
 def _slots(options: Options) -> list[Slot]:
     slots = options.slots
-    # Threads of two trials that compete for one core make both many times slower, not twice.
+    # If the threads of two trials compete for a core, both become many times slower, not twice.
     threads = options.threads or max(1, cores() // (len(slots) * options.devices_per_trial))
-    cache = Cache(options.cache_dir, options.cache_bytes)
-    names = [_me()] if len(slots) == 1 else [f"{_me()}/{i}" for i in range(len(slots))]
+    cache = BlobCache(options.cache_dir, options.cache_bytes)
+    names = [_worker_id()] if len(slots) == 1 else [f"{_worker_id()}/{i}" for i in range(len(slots))]
     return [
         Slot(name, devices, threads, options.checkpoint_seconds, cache, options.memory_bytes, options.silence_seconds)
         for name, devices in zip(names, slots, strict=True)
     ]
 
 
-def _me() -> str:
+def _worker_id() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"

@@ -1,6 +1,6 @@
 """The messages between supervisor and runner: one JSON object a line, one frozen dataclass a message.
 
-Tensors do not travel here. They are files in the work directory, complete before they are named.
+Tensors are not sent here. They are files in the work directory, which are complete before a message names them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-LOST_PEER = 3  # the exit code of a process that ends because another one of its trial did
+LOST_PEER = 3  # the exit code of a process that ends because another process of its trial ended
 
 
 class ChannelBroken(Exception):
@@ -28,7 +28,7 @@ class Started:
 
     hyperparameters: list[dict[str, Any]]  # schemas.HyperparameterInfo
     device: str
-    step: int  # the last step that was taken before; 0 is the beginning
+    step: int  # the last step taken by earlier attempts; 0 if there was no step
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class Snapshot:
 
     step: int
     file: str
-    replaces: list[int] = field(default_factory=list)  # steps of earlier snapshots that this one makes superfluous
+    replaces: list[int] = field(default_factory=list)  # steps whose snapshots can be deleted once this one is stored
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that is needed to go on from one step was written to `file`."""
+    """Everything needed to continue from one step was written to `file`."""
 
     step: int
     file: str
@@ -66,16 +66,16 @@ class LogLine:
 
 @dataclass(frozen=True)
 class Ended:
-    """Everything was sent and the runner exits: the trial is complete, or it was told to stop."""
+    """Everything was sent and the runner exits: the trial is complete, or a `Stop` was received."""
 
     step: int
     stopped: bool
-    why: str = ""  # the trial is complete
+    why: str = ""  # the reason why the trial is complete
 
 
 @dataclass(frozen=True)
 class Failed:
-    """The trial cannot go on, and would fail again the same way: the parts of a problem document."""
+    """The trial failed, and a retry would fail the same way. The fields are those of a problem document."""
 
     code: str
     detail: str
@@ -87,12 +87,12 @@ class Failed:
 
 @dataclass(frozen=True)
 class Begin:
-    """The work directory holds a trial: run it."""
+    """Run the trial in the work directory."""
 
 
 @dataclass(frozen=True)
 class Stop:
-    """Write a checkpoint and end."""
+    """Write a checkpoint and exit."""
 
 
 Message = Started | Stepped | Snapshot | Checkpoint | LogLine | Ended | Failed | Begin | Stop
@@ -102,7 +102,11 @@ _KINDS: dict[str, type[Message]] = {
 
 
 def encode(message: Message) -> bytes:
-    """The message as one line. Raises ValueError on a number that JSON does not have."""
+    """The message as one line.
+
+    Raises:
+        ValueError: a number is NaN or infinite, which JSON does not have.
+    """
     return json.dumps({"do": type(message).__name__.lower(), **asdict(message)}, allow_nan=False).encode() + b"\n"
 
 
@@ -110,7 +114,7 @@ def decode(line: bytes) -> Message:
     """The message in one line.
 
     Raises:
-        ChannelBroken: it does not hold one.
+        ChannelBroken: the line is not a message.
     """
     try:
         fields = json.loads(line)
@@ -120,20 +124,24 @@ def decode(line: bytes) -> Message:
 
 
 def messages(stream: IO[bytes]) -> Iterator[Message]:
-    """Every complete line until the other side is gone; a last line that was cut off is ignored."""
+    """The messages in `stream` until its end. An incomplete last line is ignored."""
     for line in stream:
         if line.endswith(b"\n"):
             yield decode(line)
 
 
 def write_file(directory: Path, name: str, data: bytes) -> str:
-    """Write a file that is complete from the moment it has its name."""
+    """Write a file and return its name. The file gets its name only when it is complete.
+
+    Raises:
+        OSError: it cannot be written, for example because the disk is full.
+    """
     part = directory / f"{name}.part"
     try:
         part.write_bytes(data)
         part.replace(directory / name)
     except OSError:
-        part.unlink(missing_ok=True)  # where space is short, a useless file must not take it
+        part.unlink(missing_ok=True)  # a useless file must not occupy scarce space
         raise
     return name
 
@@ -142,7 +150,7 @@ def check_name(name: str) -> None:
     """Check that `name` is a plain file name.
 
     Raises:
-        ChannelBroken: it leads out of the work directory.
+        ChannelBroken: it is a path, which could lead out of the work directory.
     """
     if Path(name).name != name:
         raise ChannelBroken(f"{name!r} is not the name of a file in the work directory")
@@ -152,8 +160,8 @@ def read_file(directory: Path, name: str, *, limit: int) -> bytes:
     """Read a file that a message names.
 
     Raises:
-        ChannelBroken: it is not a plain file in `directory`, or too large. A runner executes strangers' programs;
-            what it names must not lead elsewhere.
+        ChannelBroken: it is not a plain file in `directory`, or it is larger than `limit` bytes. A runner executes
+            untrusted programs, so the names that it sends must not lead out of the work directory.
     """
     check_name(name)
     try:

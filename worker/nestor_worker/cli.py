@@ -1,4 +1,4 @@
-"""`nestor worker`."""
+"""The command `nestor worker`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ app = typer.Typer()
 @app.command()
 def worker(
     concurrency: Annotated[
-        int | None, typer.Option(help="Trials at a time. One for each device when left out.", min=1)
+        int | None, typer.Option(help="Number of concurrent trials. Default: one per device.", min=1)
     ] = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
-    """Run trials on this machine until SIGTERM or Ctrl-C; what runs then is checkpointed and goes on elsewhere."""
+    """Run trials on this machine until SIGTERM or Ctrl-C. Running trials are then checkpointed and requeued."""
     from nestor.errors import NestorError
     from nestor_server.settings import settings
     from nestor_worker.app import serve

@@ -1,4 +1,4 @@
-"""What an operator can set for a worker alone, besides what it shares with the server."""
+"""Settings of a worker, in addition to those that it shares with the server."""
 
 from __future__ import annotations
 
@@ -17,24 +17,26 @@ CPU = ("cpu",)
 
 
 class Options(BaseSettings):
+    """`NESTOR_THREADS` sets `threads`, and so on. Units are in the names."""
+
     model_config = SettingsConfigDict(env_prefix="NESTOR_", extra="ignore", frozen=True)
 
-    devices_per_trial: Annotated[int, Field(ge=1)] = 1  # at most; trials that ask for more go to other workers
-    concurrency: Annotated[int, Field(ge=1)] | None = None  # trials at a time; by default one for each device
-    threads: Annotated[int, Field(ge=1)] | None = None  # of one trial; by default its share of the cores
-    checkpoint_seconds: Annotated[float, Field(gt=0)] = 5.0  # between two checkpoints of a trial, at least
-    silence_seconds: Annotated[float, Field(gt=0)] = 3600.0  # a runner that says nothing for so long is ended
-    memory_bytes: Annotated[int, Field(ge=2**30)] | None = None  # of one trial; beyond it, allocations fail
-    cache_bytes: Annotated[int, Field(ge=0)] = 16 * 2**30  # of what trials read, kept on the disk for the next time
-    cache_dir: Path = Path(platformdirs.user_cache_dir("nestor"))  # which all workers of a machine may share
-    standby: bool = True  # keep a runner waiting for each free slot: about 400 MB, and a first step within a second
+    devices_per_trial: Annotated[int, Field(ge=1)] = 1  # maximum; trials that request more run on other workers
+    concurrency: Annotated[int, Field(ge=1)] | None = None  # concurrent trials; default: one per device
+    threads: Annotated[int, Field(ge=1)] | None = None  # of one trial; default: an equal share of the cores
+    checkpoint_seconds: Annotated[float, Field(gt=0)] = 5.0  # minimum time between two checkpoints of a trial
+    silence_seconds: Annotated[float, Field(gt=0)] = 3600.0  # a runner that sends no message for this long is killed
+    memory_bytes: Annotated[int, Field(ge=2**30)] | None = None  # of one trial; allocations above it fail
+    cache_bytes: Annotated[int, Field(ge=0)] = 16 * 2**30  # size limit of the cache of blobs on disk
+    cache_dir: Path = Path(platformdirs.user_cache_dir("nestor"))  # all workers of a machine may share it
+    standby: bool = True  # prewarm a runner for each free slot: 400 MB each, for a first step within a second
 
     @property
     def slots(self) -> tuple[tuple[str, ...], ...]:
-        """The devices of each trial that may run at a time, as CUDA_VISIBLE_DEVICES names them, or "cpu".
+        """The devices of each slot, named as in CUDA_VISIBLE_DEVICES, or "cpu".
 
         Raises:
-            InvalidInput: this machine has not as many for one trial.
+            InvalidInput: this machine has fewer devices than `devices_per_trial`.
         """
         found, per = devices(), self.devices_per_trial
         if found != CPU and per > len(found):
@@ -44,7 +46,7 @@ class Options(BaseSettings):
 
 
 def devices() -> tuple[str, ...]:
-    """The devices of this machine, found without importing torch: only runners do."""
+    """The devices of this machine, found without torch, which only runners import."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         found = sorted(path.removeprefix("/dev/nvidia") for path in glob.glob("/dev/nvidia[0-9]*"))
@@ -54,5 +56,5 @@ def devices() -> tuple[str, ...]:
 
 
 def cores() -> int:
-    """The processor cores that this process may use, which in a container is fewer than the machine has."""
+    """The number of cores that this process may use. In a container it can be less than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""The files through which a trial reaches its runner: written by the supervisor, read by the runner."""
+"""The files that pass a trial to its runner: written by the supervisor, read by the runner."""
 
 from __future__ import annotations
 
@@ -21,75 +21,77 @@ from nestor.program_format import GRAPHS_FILE, TENSORS_FILE, split_file
 from nestor.schemas import TrialSpec
 from nestor_server.models import Blob, Checkpoint, Dataset, Program, Study, Trial
 from nestor_server.storage import blobs
-from nestor_worker.supervisor.blob_cache import Cache
+from nestor_worker.supervisor.blob_cache import BlobCache
 
 SPEC = "spec.json"
 CHECKPOINT = "checkpoint.safetensors"
-TRACES = "traces.json"  # of curvature products, by an earlier trial of the same program, or by this one
-START = "start.safetensors"  # what another trial reached, where this one begins
+TRACES = "traces.json"  # of curvature products, from an earlier trial of the same program or from this one
+START = "start.safetensors"  # the warm start: a checkpoint or a snapshot of another trial
 
 
 def prefix(pid: int) -> str:
+    """The beginning of the names of the work directories that the worker process `pid` makes."""
     return f"nestor-run-{pid}-"
 
 
-def sweep() -> None:
-    """Remove the work directories of workers that were killed and could not do it themselves."""
+def remove_orphans() -> None:
+    """Remove the work directories that killed workers left behind. Call it before the first runner is spawned."""
     for path in Path(tempfile.gettempdir()).glob("nestor-run-*-*"):
         owner = path.name.split("-")[2]
-        # Our own number on a directory that we did not make: a container gives the same one to every worker.
+        # A directory with our own pid is an old one too: in a container, every worker gets the same pid.
         if owner.isdigit() and (int(owner) == os.getpid() or not Path(f"/proc/{owner}").exists()):
             shutil.rmtree(path, ignore_errors=True)
 
 
 @dataclass(frozen=True)
-class Spec:
-    """What the runner is to do."""
+class WorkSpec:
+    """What the runner does: the contents of `spec.json`."""
 
     config: dict[str, Any]  # nestor.Config
     preset: dict[str, Any] | None  # schemas.Preset; None: a program and its data are in the directory
-    best_step: int | None  # of the steps so far
+    best_step: int | None  # of the steps that were recorded so far
     best_value: float | None
-    warm: Literal["weights", "hyperparameters"] | None  # what START holds
+    warm: Literal["weights", "hyperparameters"] | None  # the contents of START
     threads: int
     checkpoint_seconds: float
     memory_bytes: int | None = None
     devices: int = 1
-    traces: str = ""  # a name for those of trials like this one
+    traces: str = ""  # the cache name of the traces of similar trials
 
     @staticmethod
-    def read(directory: Path) -> Spec:
-        return Spec(**json.loads((directory / SPEC).read_text()))
+    def read(directory: Path) -> WorkSpec:
+        """The spec that `materialize` wrote to this work directory."""
+        return WorkSpec(**json.loads((directory / SPEC).read_text()))
 
 
-def materialise(
+def materialize(
     session: Session,
     trial: Trial,
     directory: Path,
-    cache: Cache,
+    cache: BlobCache,
     *,
     threads: int,
     checkpoint_seconds: float,
     memory_bytes: int | None = None,
-) -> Spec:
-    """Write all that the trial's runner needs, and say what that is.
+) -> WorkSpec:
+    """Write everything that the trial's runner needs to `directory`, and return the spec among it.
 
     Raises:
-        BlobNotFound: a part of the problem is gone.
-        BlobDamaged: the bytes of one are others than they were.
+        BlobNotFound: a blob of the problem was deleted.
+        BlobDamaged: the contents of a blob do not match its digest.
     """
     owner = session.scalars(select(Study.owner_id).where(Study.id == trial.study_id)).one()
-    # Read as the schema reads it: jsonb returns the float 1e30 as an integer, which torch does not multiply with.
+    # Validated again, because jsonb returns the float 1e30 as an integer, which torch cannot multiply with.
     submitted = TrialSpec.model_validate(trial.spec).model_dump(mode="json")
     config = {name: submitted[name] for name in Config.model_fields}
-    config["n_steps"] = trial.n_steps  # the submission's, unless the trial was extended
+    config["n_steps"] = trial.n_steps  # differs from the submission if the trial was extended
     warm = submitted["warm_start"]
     digests: dict[str, str] = {}
     if trial.program_id is not None:
         program = session.get_one(Program, trial.program_id)
         digests |= {GRAPHS_FILE: program.graphs, TENSORS_FILE: program.tensors}
     preset = submitted["problem"].get("preset")
-    spec = Spec(
+    spec = WorkSpec(
         config=config,
         preset=preset,
         best_step=trial.best_step,
@@ -99,7 +101,7 @@ def materialise(
         checkpoint_seconds=checkpoint_seconds,
         memory_bytes=memory_bytes,
         devices=trial.devices,
-        traces=_traced_alike(owner, digests.get(GRAPHS_FILE) or preset, config),
+        traces=_traces_name(owner, digests.get(GRAPHS_FILE) or preset, config),
     )
     (directory / SPEC).write_text(json.dumps(asdict(spec)))
 
@@ -121,15 +123,16 @@ def materialise(
         files[CHECKPOINT] = checkpoint
     for name, blob in files.items():
         cache.place(blob.digest, directory / name, partial(blobs.read, session, blob))
-    if (traces := cache.noted(spec.traces)) is not None:
+    if (traces := cache.get_named(spec.traces)) is not None:
         (directory / TRACES).write_bytes(traces)
     return spec
 
 
-def _traced_alike(owner: UUID, problem: str | dict[str, Any], config: dict[str, Any]) -> str:
-    """A name that one user's trials share if their products are likely to have one trace; each trial checks.
+def _traces_name(owner: UUID, problem: str | dict[str, Any], config: dict[str, Any]) -> str:
+    """A cache name shared by a user's trials whose curvature products probably have the same traces.
 
-    The owner is a part of it: what one user's runner wrote is never read for another's trial.
+    Each trial checks the traces before it uses them. The owner is a part of the name, so that a trial never reads what
+    another user's runner wrote.
     """
     key = json.dumps([str(owner), problem, config["response"], config["batch_size"]], sort_keys=True)
     return f"traces:{hashlib.sha256(key.encode()).hexdigest()}"

@@ -1,51 +1,51 @@
-/** The page: who is logged in, which study and trial are chosen, and when to look again. */
+/** The page: login, the selected study and trial, and polling. */
 
-import { get, Refused, send, Unavailable } from "./api.js";
+import { get, RequestRejected, send, Unavailable } from "./api.js";
 import { showStudies, showTrial, showTrials } from "./views.js";
 
-const SOON = 2_000, LATER = 10_000, LONGEST_PAUSE = 30_000; // milliseconds
+const SHORT_PAUSE = 2_000, LONG_PAUSE = 10_000, MAX_PAUSE = 30_000; // milliseconds between two polls
 const COLUMNS = "number,train_loss,val_loss,held_out_loss,test_loss,hypergradient_norm,inner_gradient_norm,residual,outcome,val_metrics";
-const STEPS_AT_ONCE = 10_000;
+const STEPS_PER_PAGE = 10_000;
 
 /** @param {string} id @returns {any} */
 const find = (id) => document.getElementById(id);
 
-const chosen = { study: "", trial: "" };
-/** What is known of the chosen trial's steps: `after` is the last one. */
+const selected = { study: "", trial: "" };
+/** The loaded steps of the selected trial: `after` is the last one. */
 let steps = { trial: "", attempt: -1, after: 0, columns: /** @type {Record<string, any[]>} */ ({}) };
 let failures = 0;
 let staleSince = /** @type {Date | null} */ (null);
 let timer = 0;
-let looking = false;
-let again = false; // something was chosen or done while we looked
-let listsDue = 0; // when the lists are read again; they are long, and change seldom
+let refreshing = false;
+let refreshAgain = false; // something was selected or done during a refresh
+let listsDueAt = 0; // time of the next reading of the lists, which are long and change seldom
 let study = /** @type {any} */ (null);
 let trials = /** @type {any[]} */ ([]);
 
-// --- looking ---------------------------------------------------------------------------------------
+// --- polling ---------------------------------------------------------------------------------------
 
-/** Look at everything that is shown, then decide when to look again. */
-async function look() {
+/** Read and show everything, then schedule the next refresh. */
+async function refresh() {
   clearTimeout(timer);
-  again = looking;
-  if (looking || document.hidden || find("page").hidden) return;
-  looking = true;
-  let pause = LATER;
+  refreshAgain = refreshing;
+  if (refreshing || document.hidden || find("page").hidden) return;
+  refreshing = true;
+  let pause = LONG_PAUSE;
   try {
     pause = await read();
     failures = 0;
     staleSince = null;
   } catch (error) {
-    if (error instanceof Refused && error.status === 401) return logIn();
-    if (error instanceof Refused && error.status === 404) return choose({ study: "", trial: "" });
+    if (error instanceof RequestRejected && error.status === 401) return logIn();
+    if (error instanceof RequestRejected && error.status === 404) return select({ study: "", trial: "" });
     if (!(error instanceof Unavailable)) throw error;
     staleSince ??= new Date();
-    pause = Math.min(SOON * 2 ** failures++, LONGEST_PAUSE);
+    pause = Math.min(SHORT_PAUSE * 2 ** failures++, MAX_PAUSE);
   } finally {
-    looking = false;
+    refreshing = false;
     showStale();
   }
-  timer = setTimeout(look, again ? 0 : pause);
+  timer = setTimeout(refresh, refreshAgain ? 0 : pause);
 }
 
 function showStale() {
@@ -54,43 +54,43 @@ function showStale() {
   if (staleSince) stale.textContent = `Stale since ${staleSince.toLocaleTimeString()}: the server does not answer. Trying again.`;
 }
 
-/** @returns {Promise<number>} milliseconds until the next look */
+/** @returns {Promise<number>} milliseconds until the next refresh */
 async function read() {
   const now = Date.now();
-  if (now >= listsDue) {
+  if (now >= listsDueAt) {
     await readLists();
-    listsDue = now + LATER;
+    listsDueAt = now + LONG_PAUSE;
   }
-  const trial = chosen.trial ? await readTrial() : null;
+  const trial = selected.trial ? await readTrial() : null;
   find("trial").hidden = !trial;
-  return trial?.state === "running" ? SOON : Math.max(listsDue - Date.now(), SOON);
+  return trial?.state === "running" ? SHORT_PAUSE : Math.max(listsDueAt - Date.now(), SHORT_PAUSE);
 }
 
 async function readLists() {
   const { body: studies } = await get("/studies?limit=200");
-  showStudies(studies.items, chosen.study, (/** @type {string} */ study) => choose({ study, trial: "" }));
-  study = studies.items.find((/** @type {any} */ one) => one.id === chosen.study);
+  showStudies(studies.items, selected.study, (/** @type {string} */ study) => select({ study, trial: "" }));
+  study = studies.items.find((/** @type {any} */ one) => one.id === selected.study);
   find("study").hidden = !study;
   if (!study) return;
   trials = (await get(`/studies/${study.id}/trials?limit=1000`)).body.items;
-  if (!chosen.trial && trials.length) chosen.trial = trials.at(-1).id;
-  showTrials(study, trials, chosen.trial, (/** @type {string} */ trial) => choose({ ...chosen, trial }));
+  if (!selected.trial && trials.length) selected.trial = trials.at(-1).id;
+  showTrials(study, trials, selected.trial, (/** @type {string} */ trial) => select({ ...selected, trial }));
 }
 
-/** The chosen trial; one that is finished is not asked for again. */
+/** The selected trial. A finished one with all its steps is not requested again. */
 async function readTrial() {
-  const before = trials.find((one) => one.id === chosen.trial);
+  const before = trials.find((one) => one.id === selected.trial);
   const final = before?.finished_at && steps.trial === before.id && steps.after === before.step;
-  const trial = final ? before : (await get(`/trials/${chosen.trial}`)).body;
+  const trial = final ? before : (await get(`/trials/${selected.trial}`)).body;
   if (steps.trial !== trial.id || steps.attempt !== trial.attempt) {
-    // Another attempt may have taken steps back: read them anew.
+    // A new attempt may have rolled steps back, so read all of them.
     steps = { trial: trial.id, attempt: trial.attempt, after: 0, columns: {} };
   }
   if (trial.step !== steps.after) await readSteps(trial.id);
   showTrial(trial, steps.columns);
   if (study) {
     trials = trials.map((one) => (one.id === trial.id ? trial : one));
-    showTrials(study, trials, chosen.trial, (/** @type {string} */ id) => choose({ ...chosen, trial: id }));
+    showTrials(study, trials, selected.trial, (/** @type {string} */ id) => select({ ...selected, trial: id }));
   }
   return trial;
 }
@@ -98,46 +98,46 @@ async function readTrial() {
 /** @param {string} trial */
 async function readSteps(trial) {
   for (;;) {
-    const path = `/trials/${trial}/steps?after=${steps.after}&columns=${COLUMNS}&limit=${STEPS_AT_ONCE}`;
+    const path = `/trials/${trial}/steps?after=${steps.after}&columns=${COLUMNS}&limit=${STEPS_PER_PAGE}`;
     const { body } = await get(path);
     for (const [name, values] of Object.entries(body.columns)) (steps.columns[name] ??= []).push(...values);
     const numbers = body.columns.number;
     steps.after = numbers.at(-1) ?? steps.after;
-    if (numbers.length < STEPS_AT_ONCE) return;
+    if (numbers.length < STEPS_PER_PAGE) return;
   }
 }
 
-// --- choosing and acting ---------------------------------------------------------------------------
+// --- selection and actions -------------------------------------------------------------------------
 
 /** @param {{study: string, trial: string}} what */
-function choose(what) {
-  Object.assign(chosen, what);
-  history.replaceState(null, "", chosen.study ? `#${new URLSearchParams(chosen)}` : location.pathname);
-  listsDue = 0;
-  look();
+function select(what) {
+  Object.assign(selected, what);
+  history.replaceState(null, "", selected.study ? `#${new URLSearchParams(selected)}` : location.pathname);
+  listsDueAt = 0;
+  refresh();
 }
 
 for (const button of document.querySelectorAll("[data-action]")) {
-  button.addEventListener("click", () => act(/** @type {HTMLElement} */ (button).dataset.action ?? ""));
+  button.addEventListener("click", () => sendAction(/** @type {HTMLElement} */ (button).dataset.action ?? ""));
 }
 
 /** @param {string} action */
-async function act(action) {
-  if (action === "cancel" && !confirm("Cancel this trial? What was recorded stays; it cannot go on.")) return;
+async function sendAction(action) {
+  if (action === "cancel" && !confirm("Cancel this trial? Its records are kept, but it cannot be resumed.")) return;
   const field = find("more-steps");
   if (action === "extend" && !field.reportValidity()) return;
   const content = action === "extend" ? { steps: field.valueAsNumber } : undefined;
-  await guarded(() => send("POST", `/trials/${chosen.trial}/${action}`, content));
-  listsDue = 0;
-  look();
+  await showingErrors(() => send("POST", `/trials/${selected.trial}/${action}`, content));
+  listsDueAt = 0;
+  refresh();
 }
 
-/** Do it, and show the server's reason if it refuses. @param {() => Promise<any>} what */
-async function guarded(what) {
+/** Call `request`, and show its error if it fails. @param {() => Promise<any>} request */
+async function showingErrors(request) {
   const problem = find("problem");
   problem.hidden = true;
   try {
-    return await what();
+    return await request();
   } catch (error) {
     if (!(error instanceof Error)) throw error;
     problem.textContent = error.message;
@@ -145,7 +145,7 @@ async function guarded(what) {
   }
 }
 
-// --- who -------------------------------------------------------------------------------------------
+// --- login -----------------------------------------------------------------------------------------
 
 function logIn() {
   clearTimeout(timer);
@@ -156,46 +156,46 @@ function logIn() {
 }
 
 /** @param {{user: string, scope: string}} me */
-function welcome(me) {
+function showPage(me) {
   find("who").textContent = `${me.user} (${me.scope})`;
   find("login").hidden = true;
   find("page").hidden = find("leave").hidden = false;
-  look();
+  refresh();
 }
 
 find("login").addEventListener("submit", async (/** @type {Event} */ event) => {
   event.preventDefault();
   const field = find("token");
-  const me = await guarded(() => send("POST", "/session", { token: field.value.trim() }));
+  const me = await showingErrors(() => send("POST", "/session", { token: field.value.trim() }));
   if (me) field.value = "";
-  if (me) welcome(me);
+  if (me) showPage(me);
 });
 
 find("leave").addEventListener("click", async () => {
-  await guarded(() => send("DELETE", "/session"));
+  await showingErrors(() => send("DELETE", "/session"));
   logIn();
 });
 
-async function begin() {
+async function start() {
   const fragment = new URLSearchParams(location.hash.slice(1));
   const token = fragment.get("token");
   if (token) {
-    // Out of the address bar and the history before anything else happens.
+    // Remove the token from the address bar and the history first.
     history.replaceState(null, "", location.pathname);
-    const me = await guarded(() => send("POST", "/session", { token }));
-    return me ? welcome(me) : logIn();
+    const me = await showingErrors(() => send("POST", "/session", { token }));
+    return me ? showPage(me) : logIn();
   }
-  Object.assign(chosen, { study: fragment.get("study") ?? "", trial: fragment.get("trial") ?? "" });
+  Object.assign(selected, { study: fragment.get("study") ?? "", trial: fragment.get("trial") ?? "" });
   try {
-    welcome((await get("/me")).body);
+    showPage((await get("/me")).body);
   } catch (error) {
-    if (error instanceof Refused) return logIn();
+    if (error instanceof RequestRejected) return logIn();
     find("stale").textContent = "The server does not answer. Trying again.";
     find("stale").hidden = false;
-    setTimeout(begin, SOON);
+    setTimeout(start, SHORT_PAUSE);
   }
 }
 
-document.addEventListener("visibilitychange", look);
-window.addEventListener("hashchange", begin);
-begin();
+document.addEventListener("visibilitychange", refresh);
+window.addEventListener("hashchange", start);
+start();

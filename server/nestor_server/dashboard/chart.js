@@ -1,8 +1,8 @@
-/** Curves over steps as a small SVG: axes with round numbers, and never more points than can be seen. */
+/** Draws curves over steps as an SVG: axes with round numbers, and no more points than are visible. */
 
 const WIDTH = 900, HEIGHT = 300;
 const LEFT = 62, RIGHT = 14, TOP = 26, BOTTOM = 40;
-const MOST_POINTS = 1_000; // per curve: the extremes of at most half as many stretches
+const MAX_POINTS = 1_000; // per curve: the minimum and maximum of each of 500 intervals
 
 /**
  * @typedef {{name: string, kind: string, values: (number | null)[]}} Curve
@@ -30,7 +30,7 @@ export function draw(figure, { numbers, curves, steps, x, y }) {
   svg.append(make("text", { x: 14, y: middle, "text-anchor": "middle", transform: `rotate(-90 14 ${middle})` }, y));
 
   shown.forEach((curve, index) => {
-    const points = thin(numbers.map((number, i) => [number, curve.values[i]]).filter(([, value]) => value !== null));
+    const points = downsample(numbers.map((number, i) => [number, curve.values[i]]).filter(([, value]) => value !== null));
     const path = points.map(([number, value]) => `${toX(number).toFixed(1)},${toY(value).toFixed(1)}`).join(" ");
     svg.append(make("polyline", { class: curve.kind, points: path, "data-steps": numbers.length }));
     if (points.length === 1) svg.append(make("circle", { class: curve.kind, cx: toX(points[0][0]), cy: toY(points[0][1]), r: 3 }));
@@ -40,7 +40,7 @@ export function draw(figure, { numbers, curves, steps, x, y }) {
   figure.replaceChildren(svg);
 }
 
-/** @param {number} value */
+/** A number with four significant digits. @param {number} value */
 export function short(value) {
   if (!Number.isFinite(value)) return "–";
   const size = Math.abs(value);
@@ -48,13 +48,13 @@ export function short(value) {
   return String(Number(value.toPrecision(4)));
 }
 
-/** Keeps the lowest and the highest of each stretch, so that no spike disappears. @param {any[][]} points */
-function thin(points) {
-  if (points.length <= MOST_POINTS) return points;
-  const stretch = Math.ceil(points.length / (MOST_POINTS / 2));
+/** Keeps the minimum and the maximum of each interval, so that no spike disappears. @param {any[][]} points */
+function downsample(points) {
+  if (points.length <= MAX_POINTS) return points;
+  const interval = Math.ceil(points.length / (MAX_POINTS / 2));
   const kept = [];
-  for (let at = 0; at < points.length; at += stretch) {
-    const part = points.slice(at, at + stretch);
+  for (let at = 0; at < points.length; at += interval) {
+    const part = points.slice(at, at + interval);
     const low = part.reduce((a, b) => (b[1] < a[1] ? b : a));
     const high = part.reduce((a, b) => (b[1] > a[1] ? b : a));
     kept.push(...(low === high ? [low] : low[0] < high[0] ? [low, high] : [high, low]));
@@ -71,13 +71,13 @@ function extent(values) {
     if (value > high) high = value;
   }
   if (low > high) return [0, 1];
-  const room = (high - low || Math.abs(high) || 1) * 0.05;
-  return [low - room, high + room];
+  const padding = (high - low || Math.abs(high) || 1) * 0.05;
+  return [low - padding, high + padding];
 }
 
-/** @param {number} low @param {number} high @param {number} about how many */
-function ticks(low, high, about) {
-  const raw = (high - low) / about;
+/** @param {number} low @param {number} high @param {number} count approximate number of ticks */
+function ticks(low, high, count) {
+  const raw = (high - low) / count;
   const power = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= raw) ?? raw;
   const found = [];

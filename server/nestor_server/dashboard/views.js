@@ -1,4 +1,4 @@
-/** What is drawn from what was read. Everything that a user wrote goes through textContent. */
+/** Renders studies and trials. Text of users is only set by textContent, so it cannot inject HTML. */
 
 import { draw, short } from "./chart.js";
 
@@ -7,20 +7,20 @@ const find = (id) => document.getElementById(id);
 /** What a running trial is about to do, by its desired state. */
 const PENDING = { pause: "pausing", stop: "stopping", cancel: "canceling", preempt: "being preempted" };
 
-/** @param {any[]} studies @param {string} chosen @param {(id: string) => void} choose */
-export function showStudies(studies, chosen, choose) {
+/** @param {any[]} studies @param {string} selected @param {(id: string) => void} select */
+export function showStudies(studies, selected, select) {
   find("no-studies").hidden = studies.length > 0;
-  rows("studies", studies, chosen, choose, (study) => {
+  rows("studies", studies, selected, select, (study) => {
     const counts = Object.entries(study.trial_counts).map(([state, count]) => `${count} ${state}`);
     return [button(study.name), text(counts.join(", ") || "none"), number(study.best_value)];
   });
 }
 
-/** @param {any} study @param {any[]} trials @param {string} chosen @param {(id: string) => void} choose */
-export function showTrials(study, trials, chosen, choose) {
+/** @param {any} study @param {any[]} trials @param {string} selected @param {(id: string) => void} select */
+export function showTrials(study, trials, selected, select) {
   find("study-title").textContent = study.name;
   find("no-trials").hidden = trials.length > 0;
-  rows("trials", trials.toReversed(), chosen, choose, (trial) => [
+  rows("trials", trials.toReversed(), selected, select, (trial) => [
     button(`Trial ${trial.number}`),
     state(trial),
     text(`${trial.step} / ${trial.n_steps}`, "number"),
@@ -85,31 +85,31 @@ export function showTrial(trial, columns) {
 }
 
 /**
- * Fill a table; rows that are there already are kept, so that the keyboard's focus stays where it is.
- * @param {string} id @param {any[]} items @param {string} chosen
- * @param {(id: string) => void} choose @param {(item: any) => HTMLTableCellElement[]} cells
+ * Fill a table. Existing rows are kept, so that they keep the keyboard focus.
+ * @param {string} id @param {any[]} items @param {string} selected
+ * @param {(id: string) => void} select @param {(item: any) => HTMLTableCellElement[]} cells
  */
-function rows(id, items, chosen, choose, cells) {
+function rows(id, items, selected, select, cells) {
   const body = document.querySelector(`#${id} tbody`);
   if (!body) return;
   find(id).hidden = items.length === 0;
-  const before = new Map([...body.children].map((row) => [/** @type {HTMLElement} */ (row).dataset.id, row]));
+  const existing = new Map([...body.children].map((row) => [/** @type {HTMLElement} */ (row).dataset.id, row]));
   items.forEach((item, index) => {
-    const made = cells(item);
-    const row = /** @type {HTMLTableRowElement} */ (before.get(item.id) ?? document.createElement("tr"));
-    before.delete(item.id);
+    const newCells = cells(item);
+    const row = /** @type {HTMLTableRowElement} */ (existing.get(item.id) ?? document.createElement("tr"));
+    existing.delete(item.id);
     if (row.cells.length) {
-      made.slice(1).forEach((cell, at) => row.cells[at + 1].replaceWith(cell)); // the first holds the button
+      newCells.slice(1).forEach((cell, at) => row.cells[at + 1].replaceWith(cell)); // the first holds the button
     } else {
       row.dataset.id = item.id;
-      row.append(...made);
-      row.querySelector("button")?.addEventListener("click", () => choose(item.id));
+      row.append(...newCells);
+      row.querySelector("button")?.addEventListener("click", () => select(item.id));
     }
-    if (item.id === chosen) row.setAttribute("aria-current", "true");
+    if (item.id === selected) row.setAttribute("aria-current", "true");
     else row.removeAttribute("aria-current");
     if (body.children[index] !== row) body.insertBefore(row, body.children[index] ?? null);
   });
-  for (const gone of before.values()) gone.remove();
+  for (const row of existing.values()) row.remove();
 }
 
 /** @param {any} trial */

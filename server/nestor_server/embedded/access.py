@@ -69,7 +69,7 @@ def prepare(database_url: str, home: Home) -> str:
 
 
 def create_token(settings: Settings, user: str, scope: Scope, name: str, days: float | None) -> str:
-    """A new token that expires after `days`, or never; the user is created if there is none of that name.
+    """A new token that expires after `days`, or never. The user is created if missing.
 
     Raises:
         DatabaseUnusable

@@ -1,4 +1,4 @@
-"""Errors of `nestor up` and the commands beside it, each with its remedy."""
+"""Errors of `nestor up` and of the other commands for operators, each with its remedy."""
 
 from __future__ import annotations
 

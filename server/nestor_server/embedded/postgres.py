@@ -36,7 +36,7 @@ def free_port() -> int:
 
 
 def local_url(home: Home) -> str | None:
-    """The address of the PostgreSQL that runs on `home`, for commands beside `nestor up`; None if it does not run."""
+    """The address of the PostgreSQL that `nestor up` runs on `home`; None if it does not run."""
     lines = _pid_file(home.path / "postgres" / "data")
     password = home.path / "postgres-password"
     if len(lines) < 8 or not alive(int(lines[0])) or not password.exists():

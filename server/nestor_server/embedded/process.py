@@ -99,7 +99,7 @@ class Child:
             RuntimeError: called from a thread other than the main one.
         """
         if threading.current_thread() is not threading.main_thread():
-            raise RuntimeError("start children from the main thread: they are signalled when their thread ends")
+            raise RuntimeError("start children from the main thread: they get a signal when their thread ends")
         on_linux = sys.platform == "linux"
         account = self._account
         with self.log.open("ab") as log:

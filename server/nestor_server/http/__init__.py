@@ -1,1 +1,1 @@
-"""What every request goes through: who asks, what may pass, how refusals, repetitions and files are answered."""
+"""Authentication, validation, errors, idempotency and files: what the routes share."""

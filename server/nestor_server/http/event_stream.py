@@ -116,7 +116,7 @@ class EventStreams:
                 await self._wait(woken, self._settings.stream_ping_seconds - (monotonic() - quiet_since))
 
     async def page(self, trial_id: UUID, after: int, wait: float) -> EventPage:
-        """The events whose seq is above `after`; if there are none, wait for up to `wait` seconds."""
+        """The events whose seq is above `after`. Without one, wait for up to `wait` seconds."""
         deadline = monotonic() + wait
         with self._listener.subscribe(trial_id) as woken:
             while True:

@@ -66,7 +66,7 @@ def translate(error: Exception) -> NestorError | None:
     """The error that the user sees; None for errors that belong into the server's log only."""
     match error:
         case SchemaInvalid():
-            return None  # FastAPI reads requests; here it was an answer of ours that did not hold
+            return None  # FastAPI validates requests, so a response of this server is invalid
         case NestorError():
             return error
         case exc.DataError():

@@ -1,1 +1,1 @@
-"""Who runs which trial: transitions of state, leases, the event log, and fair shares."""
+"""Decides which worker runs which trial: state transitions, leases, the event log, and fair shares."""

@@ -1,8 +1,8 @@
-"""A trial's event log: one gap-free sequence of steps and events; whoever resumes after number n misses nothing.
+"""A trial's event log: one gap-free sequence of steps and events. A reader who resumes after number n misses nothing.
 
-A bigserial would not do: transactions commit in another order than they draw numbers, and a reader who has seen
-12 would miss the 11 that committed after it. Here the number comes from the trial's own row, whose lock
-is held until the commit, so numbers become visible in order, and a rollback gives them back.
+A bigserial does not guarantee this: transactions may commit in another order than they draw numbers, so a reader who
+has seen 12 could miss 11, which is committed later. Here the number comes from the trial's own row, whose lock is held
+until the commit. So numbers become visible in order, and a rollback returns them.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from nestor_server.models import Event, Trial
 CHANNEL = "nestor_trial"  # NOTIFY's payload is the trial's id
 
 
-def take(session: Session, trial_id: UUID, n: int = 1) -> int:
-    """Reserve `n` consecutive numbers and return the first; readers are woken when this transaction commits."""
+def reserve(session: Session, trial_id: UUID, n: int = 1) -> int:
+    """Reserve `n` consecutive numbers and return the first. Readers are woken when this transaction is committed."""
     last = session.execute(
         update(Trial)
         .where(Trial.id == trial_id)
@@ -34,11 +34,11 @@ def take(session: Session, trial_id: UUID, n: int = 1) -> int:
 
 def append(session: Session, trial_id: UUID, type: EventType | str, data: dict[str, Any]) -> int:
     """Write one event and return its number."""
-    seq = take(session, trial_id)
+    seq = reserve(session, trial_id)
     session.execute(insert(Event).values(trial_id=trial_id, seq=seq, type=EventType(type).value, data=data))
     return seq
 
 
 def notify(session: Session, trial_id: UUID) -> None:
-    """Wake the trial's readers when this transaction commits."""
+    """Wake the trial's readers when this transaction is committed."""
     session.execute(select(func.pg_notify(CHANNEL, str(trial_id))))

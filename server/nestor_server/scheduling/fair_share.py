@@ -1,9 +1,9 @@
-"""Which trial is next: fair shares of too few slots.
+"""Which trial runs next: fair shares for users when slots are scarce.
 
-A free slot takes the trial of the highest priority; among those, one of the user with the fewest running trials; among
-those, of the user whose last turn is longest ago; and of that user's, the one that has waited longest. A running trial
-whose slice is over is ranked together with those that wait, behind those of its own user. It is preempted if it would
-not be taken again: it writes a checkpoint and queues. It yields only to trials of as many devices.
+A free slot takes the trial with the highest priority. Ties go to the user with the fewest running trials, then to the
+user who was served longest ago, then to the trial of that user that has waited longest. A running trial whose time
+slice is over is ranked together with the waiting trials, behind those of its own user. If it would not be chosen
+again, it is preempted: it writes a checkpoint and is queued. It yields only to trials with the same number of devices.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ QUEUED, RUNNING = Trial.state == State.queued.value, Trial.state == State.runnin
 
 
 def next_trial(session: Session, fits: ColumnElement[bool]) -> UUID | None:
-    """The queued trial that fits and whose turn it is, locked; None when none waits that nobody else has locked.
+    """The queued trial with the best rank for which `fits` holds, locked; None if every such trial is locked by others.
 
-    Ranks are counted as if the trials before were running already. So claims that are made at once, which skip each
-    other's trials and do not see each other's transitions, share as fairly as claims one after the other.
+    Each rank assumes that the trials with better ranks are running already. So concurrent claims, which skip each
+    other's trials and do not see each other's transitions, are as fair as successive ones.
     """
     ranked = _ranked(and_(QUEUED, fits))
     return session.scalars(
         select(Trial.id)
         .join(ranked, ranked.c.id == Trial.id)
-        .where(QUEUED)  # still, when the lock is held
+        .where(QUEUED)  # checked again under the lock
         .order_by(ranked.c.rank)
         .limit(1)
         .with_for_update(of=Trial, skip_locked=True, key_share=True)
@@ -38,7 +38,7 @@ def next_trial(session: Session, fits: ColumnElement[bool]) -> UUID | None:
 
 
 def preempt(session: Session, slice_seconds: float) -> None:
-    """Ask running trials whose slice is over to yield, as many as trials with a better rank wait."""
+    """Request the preemption of running trials whose time slice is over, one per waiting trial with a better rank."""
     over = and_(RUNNING, Trial.claimed_at < func.now() - timedelta(seconds=slice_seconds))
     for devices, slots in session.execute(select(Trial.devices, func.count()).where(over).group_by(Trial.devices)):
         ranked = _ranked(and_(Trial.devices == devices, or_(QUEUED, over)))
@@ -63,12 +63,12 @@ def _ranked(candidate: ColumnElement[bool]) -> Subquery:
         .group_by(Study.owner_id)
         .subquery()
     )
-    # Waiting trials come before running ones, and of those the one that has run longest comes last.
+    # Waiting trials come before running ones. The trial that has run longest comes last.
     age = [RUNNING, case((QUEUED, Trial.queued_at)), case((RUNNING, Trial.claimed_at)).desc(), Trial.id]
     before = func.row_number().over(partition_by=Study.owner_id, order_by=[Trial.priority.desc(), *age])
     candidates = (
         select(Trial.id, func.row_number().over(order_by=age).label("age"), Trial.priority, users.c.served)
-        .add_columns((users.c.running + before).label("share"))  # of its user's trials, this one included
+        .add_columns((users.c.running + before).label("share"))  # trials of its user, including this one
         .join(Study, Study.id == Trial.study_id)
         .join(users, users.c.owner_id == Study.owner_id)
         .where(candidate)

@@ -1,9 +1,9 @@
-"""Who has a trial: the only functions that change a trial's state, each by a transition of `nestor.lifecycle`.
+"""Leases: the only functions that change a trial's state, each by a transition of `nestor.lifecycle`.
 
-A running trial belongs to the worker that holds its lease. What the user asks for is written into `desired`; the
-worker reads it with each renewal and each recording, and makes the transition itself. Everything the worker writes
-carries the lease's token; a token that no longer matches changes nothing and raises `LeaseLost`. A lease that is not
-renewed and a desired state that is not obeyed each have a deadline, at which the server makes the transition instead.
+A running trial belongs to the worker that holds its lease. A user's request is written to `desired`. The worker reads
+it with each renewal and each recording, and makes the transition itself. Every write of the worker checks the lease's
+fencing token: if it no longer matches, nothing changes and `LeaseLost` is raised. A lease must be renewed and a desired
+state reached before a deadline. At the deadline, the server makes the transition instead.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from nestor_server.models import Trial, Worker
 from nestor_server.scheduling import fair_share, rollback, state_machine, task_queue
 from nestor_server.scheduling.state_machine import FRESH_BUDGETS
 
-Budget = Literal["restarts", "preemptions"]  # what pays for an end that nobody asked for
+LeaseBudget = Literal["restarts", "preemptions"]  # the counter that an unrequested end of a lease increments
 
 
 class LeaseLost(Exception):
-    """The lease expired and the trial moved on without this worker: stop at once, write nothing."""
+    """The lease is not valid any more, and another worker may run the trial. The caller must stop and write nothing."""
 
 
 @dataclass(frozen=True)
 class Lease:
-    """The right of `owner` to run a trial until `expires_at`."""
+    """The right of the worker `owner` to run a trial until `expires_at`. `token` is the fencing token."""
 
     trial_id: UUID
     token: int
@@ -44,7 +44,7 @@ class Lease:
 
     @property
     def holds(self) -> ColumnElement[bool]:
-        """The condition that every write under this lease carries."""
+        """The condition that every write under this lease must check."""
         return and_(Trial.id == self.trial_id, Trial.state == State.running.value, Trial.lease_token == self.token)
 
 
@@ -52,12 +52,12 @@ class Lease:
 
 
 def request(session: Session, trial: Trial, action: Action, *, by: str = "user") -> Trial:
-    """Ask for `action`: done at once if no worker has the trial, otherwise handed to the worker.
+    """Request `action`: done immediately if no worker has the trial, otherwise by its worker.
 
-    Asking again for what is already so, or already asked for, changes nothing.
+    A request for the current state, or one that is pending already, changes nothing.
 
     Raises:
-        IllegalTransition: not from the trial's present state; the error says what is allowed.
+        IllegalTransition: the action is not allowed in the trial's state. The error lists those that are.
     """
     session.refresh(trial, with_for_update={"key_share": True})
     state, why = State(trial.state), lifecycle.why_asked(action)
@@ -79,14 +79,14 @@ def request(session: Session, trial: Trial, action: Action, *, by: str = "user")
 
 
 def extend(session: Session, trial: Trial, steps: int, *, by: str = "user") -> Trial:
-    """Queue a complete or paused trial again, to take `steps` more from the weights that it has.
+    """Queue a complete or paused trial again, for `steps` more steps from its current weights.
 
-    A complete trial takes them from the step that it reached, a paused one besides those that it has yet to take.
-    Early stopping does not end it before.
+    A complete trial takes them after its last step, a paused one in addition to its remaining steps. Early stopping
+    does not end the trial before these steps.
 
     Raises:
-        IllegalTransition: it is neither complete nor paused.
-        InvalidInput: more steps in all than a trial can count.
+        IllegalTransition: the trial is neither complete nor paused.
+        InvalidInput: the total number of steps is above the maximum.
     """
     session.refresh(trial, with_for_update={"key_share": True})
     state = State(trial.state)
@@ -94,7 +94,7 @@ def extend(session: Session, trial: Trial, steps: int, *, by: str = "user") -> T
     n_steps = lifecycle.steps_after_extension(state, trial.step, trial.n_steps, steps)
     values: dict[str, Any] = {"desired": Desired.run.value, "n_steps": n_steps, **FRESH_BUDGETS}
     if stopping := trial.spec.get("early_stopping"):
-        # A user who asks for more steps wants them taken, although the trial ended early.
+        # A user who extends a trial wants these steps, even if early stopping had ended it.
         values["spec"] = trial.spec | {"early_stopping": stopping | {"min_steps": n_steps}}
     why = lifecycle.why_extended(steps)
     state_machine.apply(session, lifecycle.EXTEND, Trial.id == trial.id, by=by, why=why, **values)
@@ -107,10 +107,10 @@ def extend(session: Session, trial: Trial, steps: int, *, by: str = "user") -> T
 
 
 def claim(session: Session, trial_id: UUID, owner: str, *, where: ColumnElement[bool] | None = None) -> Lease | None:
-    """Take a queued trial for `owner`; None when someone else was faster or it is not queued any more.
+    """Lease a queued trial to `owner`; None if it is not queued any more, or if `where` does not hold.
 
-    What an earlier attempt recorded past its newest checkpoint will be computed again, so it is withdrawn here, and
-    the event log says so, before anything new is written.
+    Steps that earlier attempts recorded after the newest checkpoint will be computed again. They are rolled back
+    here, before anything new is written, and the event log says so.
     """
     row = state_machine.apply(
         session,
@@ -133,12 +133,11 @@ def claim(session: Session, trial_id: UUID, owner: str, *, where: ColumnElement[
 
 
 def claim_next(session: Session, trial_id: UUID, owner: str, *, devices: int = 1) -> Lease | None:
-    """Take the queued trial whose turn it is for `owner`, whichever was named by the message; None when none waits.
-
-    The named one is taken when all that wait are locked by others at this moment, such as by their users.
+    """Lease the queued trial that is next by fair share to `owner`; None if no trial waits.
 
     Args:
-        devices: that `owner` has; a trial that wants more is left to others.
+        trial_id: named by the message. It is claimed only if all waiting trials are locked, such as by their users.
+        devices: number of devices of `owner`. Trials that need more are left to other workers.
     """
     fits = Trial.devices <= devices
     trial_id = fair_share.next_trial(session, fits) or trial_id
@@ -146,10 +145,10 @@ def claim_next(session: Session, trial_id: UUID, owner: str, *, devices: int = 1
 
 
 def renew(session: Session, lease: Lease) -> Desired:
-    """Keep the lease for another `lease_seconds`; the answer is the desired state of the trial.
+    """Extend the lease to `lease_seconds` from now, and return the trial's desired state.
 
     Raises:
-        LeaseLost: it is not ours any more.
+        LeaseLost: the lease is not valid any more.
     """
     row = state_machine.write(session, lease.holds, lease_expires_at=_from_now(settings_of(session).lease_seconds))
     if row is None:
@@ -162,26 +161,31 @@ def finish(
 ) -> State:
     """End the attempt in `state`: complete, failed (with its problem+json), cancelled or paused.
 
-    Returns the state that was reached. A pause that the user took back meanwhile puts the trial into the queue again.
+    Returns the state that was reached: if the user has withdrawn a pause, the trial is queued instead.
 
     Raises:
-        LeaseLost: it is not ours any more.
+        LeaseLost: the lease is not valid any more.
     """
     desired = _lock(session, lease)
     if state is State.paused and desired is not Desired.pause:
-        return _release(session, lease, desired, why="the pause was taken back")
+        return _release(session, lease, desired, why="the pause was withdrawn")
     transition = lifecycle.transition_to(state)
     state_machine.apply(session, transition, lease.holds, by=lease.owner, why=why, error=error)
     return state
 
 
-def requeue(session: Session, lease: Lease, reason: str, *, paid_from: Budget | None = None) -> State:
-    """Give the trial back unfinished, to go on elsewhere from its newest checkpoint.
+def requeue(session: Session, lease: Lease, reason: str, *, paid_from: LeaseBudget | None = None) -> State:
+    """End the attempt before the trial has ended. The next attempt continues from the newest checkpoint.
 
-    An end that nobody asked for is paid from a budget; when that is spent the trial fails, naming `reason`.
+    Args:
+        reason: a clause for the event log, and for the error if the budget is spent.
+        paid_from: the budget of an end that nobody requested. The trial fails when the budget is spent.
+
+    Returns:
+        The state that was reached: queued, failed, or the state that the user had requested.
 
     Raises:
-        LeaseLost: it is not ours any more.
+        LeaseLost: the lease is not valid any more.
     """
     return _release(session, lease, _lock(session, lease), why=reason, paid_from=paid_from)
 
@@ -190,12 +194,12 @@ def requeue(session: Session, lease: Lease, reason: str, *, paid_from: Budget | 
 
 
 def sweep_expired(session: Session) -> list[UUID]:
-    """Do what is overdue, and return all trials whose message must be sent (again) after the commit.
+    """Make the overdue transitions, and return the trials whose messages the caller must send after the commit.
 
-    Trials whose worker stopped renewing its lease, or did not do what was asked for, are taken back, and those whose
-    slice is over are preempted. That a message was sent is no promise that it arrives: a flushed broker forgets it,
-    and a worker that dies between receiving and claiming takes it along. So each idle slot is called again; more
-    messages than that would only pile up.
+    The attempt ends for trials whose worker did not renew its lease, or did not reach the desired state in time.
+    Trials whose time slice is over are preempted. Messages can be lost: by a flushed broker, or by a worker that ends
+    between receiving and claiming. So messages are sent again for waiting trials, one per idle slot, because more
+    would only accumulate.
     """
     overdue = session.execute(
         select(Trial.id, Trial.desired, Trial.lease_owner, (Trial.lease_expires_at < func.now()).label("silent"))
@@ -206,26 +210,30 @@ def sweep_expired(session: Session) -> list[UUID]:
     ).all()
     requeued: list[UUID] = []
     for row in overdue:
-        did = "stopped answering" if row.silent else "did not do so in time"
-        why = f"its worker ({row.lease_owner}) {did}"
-        if _give_up(session, row.id, Desired(row.desired), by="server", why=why, paid_from="restarts") is State.queued:
+        failure = "stopped responding" if row.silent else "did not do so in time"
+        why = f"its worker ({row.lease_owner}) {failure}"
+        if (
+            _end_attempt(session, row.id, Desired(row.desired), by="server", why=why, paid_from="restarts")
+            is State.queued
+        ):
             requeued.append(row.id)
-    ours = settings_of(session)
-    fair_share.preempt(session, ours.slice_seconds)
-    idle = select(func.count()).where(Worker.trial_id.is_(None), Worker.heartbeat_at > _from_now(-ours.lease_seconds))
-    waiting = Trial.state == State.queued.value, Trial.sent_at < _from_now(-ours.requeue_after_seconds)
-    called = select(Trial.id).where(*waiting).order_by(Trial.sent_at).limit(idle.scalar_subquery())
-    forgotten = session.scalars(
+    settings = settings_of(session)
+    fair_share.preempt(session, settings.slice_seconds)
+    alive = Worker.heartbeat_at > _from_now(-settings.lease_seconds)
+    idle = select(func.count()).where(Worker.trial_id.is_(None), alive)
+    waiting = Trial.state == State.queued.value, Trial.sent_at < _from_now(-settings.requeue_after_seconds)
+    oldest = select(Trial.id).where(*waiting).order_by(Trial.sent_at).limit(idle.scalar_subquery())
+    resent = session.scalars(
         update(Trial)
-        .where(*waiting, Trial.id.in_(called))
+        .where(*waiting, Trial.id.in_(oldest))
         .values(sent_at=func.now())
         .returning(Trial.id)
         .execution_options(synchronize_session=False)
     ).all()
-    return [*requeued, *forgotten]
+    return [*requeued, *resent]
 
 
-# --- how ------------------------------------------------------------------------------------------
+# --- helpers --------------------------------------------------------------------------------------
 
 
 def _from_now(seconds: float) -> ColumnElement[datetime]:
@@ -241,17 +249,19 @@ def _lock(session: Session, lease: Lease) -> Desired:
     return Desired(desired)
 
 
-def _release(session: Session, lease: Lease, desired: Desired, *, why: str, paid_from: Budget | None = None) -> State:
-    state = _give_up(session, lease.trial_id, desired, by=lease.owner, why=why, paid_from=paid_from)
+def _release(
+    session: Session, lease: Lease, desired: Desired, *, why: str, paid_from: LeaseBudget | None = None
+) -> State:
+    state = _end_attempt(session, lease.trial_id, desired, by=lease.owner, why=why, paid_from=paid_from)
     if state is State.queued:
         task_queue.send_on_commit(session, lease.trial_id)
     return state
 
 
-def _give_up(
-    session: Session, trial_id: UUID, desired: Desired, *, by: str, why: str, paid_from: Budget | None
+def _end_attempt(
+    session: Session, trial_id: UUID, desired: Desired, *, by: str, why: str, paid_from: LeaseBudget | None
 ) -> State:
-    """End an attempt before its time: in the state that the user asked for, or in the queue."""
+    """Enter the state that the user requested; otherwise the queue, or failed if the budget is spent."""
     where = Trial.id == trial_id
     if desired in lifecycle.OBEDIENCE:
         transition = lifecycle.OBEDIENCE[desired].transition
@@ -259,13 +269,13 @@ def _give_up(
         return transition.target
     if paid_from is not None:
         row = state_machine.write(session, where, **{paid_from: getattr(Trial, paid_from) + 1})
-        spent, ours = getattr(row, paid_from), settings_of(session)
-        most, kind = {
-            "restarts": (ours.max_restarts, RestartsSpent),
-            "preemptions": (ours.max_preemptions, PreemptionsSpent),
+        spent, settings = getattr(row, paid_from), settings_of(session)
+        limit, error_class = {
+            "restarts": (settings.max_restarts, RestartsSpent),
+            "preemptions": (settings.max_preemptions, PreemptionsSpent),
         }[paid_from]
-        if spent > most:
-            error = kind(count=spent, reason=why).problem()
+        if spent > limit:
+            error = error_class(count=spent, reason=why).problem()
             state_machine.apply(session, lifecycle.FAIL, where, by=by, why=why, error=error)
             return State.failed
     state_machine.apply(session, lifecycle.REQUEUE, where, by=by, why=why)

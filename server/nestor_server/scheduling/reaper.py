@@ -1,4 +1,4 @@
-"""A thread that looks every few seconds for expired leases, lost messages, and what can be deleted."""
+"""A thread that checks every few seconds for expired leases, lost messages, and data to delete."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from nestor_server.storage import garbage_collection, object_store
 
 log = logging.getLogger(__name__)
 
-LOCK = 0x6E65_7265_6170  # of all servers on one database, one looks at a time
+LOCK = 0x6E65_7265_6170  # of all servers on one database, one works at a time
 COLLECT_EVERY = 100  # runs
 
 
 class Reaper(threading.Thread):
-    """Runs until `stop`; while the database does not answer, it goes on trying."""
+    """Calls `run_once` every `reap_seconds` until `stop`. Errors are logged, and the next run follows."""
 
     def __init__(self, sessions: Sessions, settings: Settings) -> None:
         super().__init__(name="reaper", daemon=True)
@@ -31,6 +31,7 @@ class Reaper(threading.Thread):
         self._stopped = threading.Event()
 
     def run(self) -> None:
+        """The thread's loop. Call `start` instead."""
         unavailable, n = False, 0
         while not self._stopped.wait(self._seconds):
             try:
@@ -49,7 +50,11 @@ class Reaper(threading.Thread):
                 log.exception("a run failed; the next one follows in %s s", self._seconds)
 
     def run_once(self, *, collect_garbage: bool = False) -> None:
-        """Take back expired leases and send messages again, unless another server is doing so."""
+        """Sweep expired leases and send messages again, unless another server does so at this moment.
+
+        Args:
+            collect_garbage: also delete old idempotency keys, and data that has been unused for long enough.
+        """
         with self._sessions.begin() as session:
             if not session.scalar(select(func.pg_try_advisory_xact_lock(LOCK))):
                 return
@@ -62,6 +67,6 @@ class Reaper(threading.Thread):
                 garbage_collection.purge_expired(session)
 
     def stop(self) -> None:
-        """Return once the thread has ended, or after 10 seconds."""
+        """End the thread, and wait for it for at most 10 seconds."""
         self._stopped.set()
         self.join(timeout=10)

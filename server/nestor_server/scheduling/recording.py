@@ -1,4 +1,4 @@
-"""What a worker reports of a running trial, written in one transaction under its lease."""
+"""Records what a worker reports of a running trial, in one transaction under its lease."""
 
 from __future__ import annotations
 
@@ -21,47 +21,50 @@ from nestor_server.scheduling.leases import Lease, LeaseLost
 from nestor_server.scheduling.state_machine import FRESH_BUDGETS
 from nestor_server.storage import blobs, garbage_collection
 
-CHECKPOINTS_KEPT = 2  # the one before the newest, too: the newest could have been written by a failing machine
+CHECKPOINTS_KEPT = 2  # also the second newest: a failing machine could have written the newest
 
 
 @dataclass(frozen=True)
-class Tensors:
-    """A snapshot or a checkpoint: safetensors at one step."""
+class TensorFile:
+    """A snapshot or a checkpoint: the bytes of a safetensors file, and its step."""
 
     step: int
     data: bytes
-    replaces: tuple[int, ...] = ()  # steps of earlier snapshots that this one makes superfluous
+    replaces: tuple[int, ...] = ()  # steps whose snapshots are deleted with this one
 
 
 @dataclass(frozen=True)
-class Log:
+class LogRecord:
+    """A line of the trial's log. `level` is "info" or "warning"."""
+
     step: int
     text: str
     level: str = "info"
 
 
 @dataclass(frozen=True)
-class Batch:
-    """What happened since the last batch, in order of steps."""
+class RecordedBatch:
+    """What the worker reports since the last batch. `steps` are in order."""
 
     steps: tuple[StepRecord, ...] = ()
-    snapshots: tuple[Tensors, ...] = ()
-    checkpoints: tuple[Tensors, ...] = ()
-    logs: tuple[Log, ...] = ()
+    snapshots: tuple[TensorFile, ...] = ()
+    checkpoints: tuple[TensorFile, ...] = ()
+    logs: tuple[LogRecord, ...] = ()
     hyperparameters: tuple[HyperparameterInfo, ...] | None = None
-    number: int | None = None  # of the lease's batches, from 1: one whose commit went unheard may be sent again
+    number: int | None = None  # in this lease, from 1, so that a batch can be sent again; None: once
 
     def __bool__(self) -> bool:
         return any((self.steps, self.snapshots, self.checkpoints, self.logs, self.hyperparameters))
 
 
-def record(session: Session, lease: Lease, batch: Batch) -> Desired:
-    """Write `batch`, all of it or nothing, and once; the answer is the desired state of the trial.
+def record(session: Session, lease: Lease, batch: RecordedBatch) -> Desired:
+    """Write `batch` atomically, and return the trial's desired state. A batch that was recorded before has no effect.
 
     Raises:
-        LeaseLost: the trial is someone else's by now, and nothing was written.
+        LeaseLost: the lease is not valid any more, and nothing was written.
+        Unavailable: the object store does not answer.
     """
-    # The bytes go first: they may take long, and the trial's row, which the heartbeat needs, is not locked yet.
+    # First the bytes, which may take long: the trial's row, which the heartbeat needs, is not locked yet.
     stored = _store(session, lease.trial_id, [*batch.snapshots, *batch.checkpoints])
     entries = _entries(batch)
     row = session.execute(
@@ -72,62 +75,59 @@ def record(session: Session, lease: Lease, batch: Batch) -> Desired:
         .execution_options(synchronize_session=False)
     ).one_or_none()
     if row is None:
-        garbage_collection.delete_unreferenced(
-            session, list(stored.values())
-        )  # of those, what the first time has dropped again
-        return _recorded(session, lease)
+        # If the batch was recorded before, later batches may have deleted some of its blobs. Delete them again.
+        garbage_collection.delete_unreferenced(session, list(stored.values()))
+        return _desired(session, lease)
 
     numbered = list(enumerate(entries, start=row.seq - len(entries) + 1))
     steps = [
-        {"trial_id": lease.trial_id, "seq": seq, "number": what.number, "data": what.model_dump(mode="json")}
-        for seq, what in numbered
-        if isinstance(what, StepRecord)
+        {"trial_id": lease.trial_id, "seq": seq, "number": entry.number, "data": entry.model_dump(mode="json")}
+        for seq, entry in numbered
+        if isinstance(entry, StepRecord)
     ]
     events = [
-        {"trial_id": lease.trial_id, "seq": seq, **_event(what)}
-        for seq, what in numbered
-        if not isinstance(what, StepRecord)
+        {"trial_id": lease.trial_id, "seq": seq, **_event(entry)}
+        for seq, entry in numbered
+        if not isinstance(entry, StepRecord)
     ]
     if steps:
         session.execute(plain_insert(Step), steps)
     if events:
         session.execute(plain_insert(Event), events)
-    _keep(session, Snapshot, lease.trial_id, batch.snapshots, stored)
-    _keep(session, Checkpoint, lease.trial_id, batch.checkpoints, stored)
-    _drop(session, lease.trial_id, batch)
+    _upsert(session, Snapshot, lease.trial_id, batch.snapshots, stored)
+    _upsert(session, Checkpoint, lease.trial_id, batch.checkpoints, stored)
+    _delete_replaced(session, lease.trial_id, batch)
     event_log.notify(session, lease.trial_id)
     return Desired(row.desired)
 
 
-def _recorded(session: Session, lease: Lease) -> Desired:
-    """The answer to a batch that was there already, unless it was the lease that did not hold."""
+def _desired(session: Session, lease: Lease) -> Desired:
+    """The desired state of the trial, if the lease is valid."""
     desired = session.scalars(select(Trial.desired).where(lease.holds)).one_or_none()
     if desired is None:
         raise LeaseLost(lease)
     return Desired(desired)
 
 
-def _entries(batch: Batch) -> list[StepRecord | Tensors | Log]:
+def _entries(batch: RecordedBatch) -> list[StepRecord | TensorFile | LogRecord]:
     """What is recorded, in the order in which it happened: a step, then its snapshot, then its log lines."""
-    ranked: list[tuple[int, int, StepRecord | Tensors | Log]] = [
+    ranked: list[tuple[int, int, StepRecord | TensorFile | LogRecord]] = [
         *((step.number, 0, step) for step in batch.steps),
         *((snapshot.step, 1, snapshot) for snapshot in batch.snapshots),
         *((log.step, 2, log) for log in batch.logs),
     ]
-    return [what for _, _, what in sorted(ranked, key=lambda entry: entry[:2])]
+    return [entry for _, _, entry in sorted(ranked, key=lambda item: item[:2])]
 
 
-def _event(what: Tensors | Log) -> dict[str, Any]:
-    if isinstance(what, Log):
-        return {
-            "type": EventType.log.value,
-            "data": {"step": what.step, "level": what.level, "text": what.text},
-        }
-    return {"type": EventType.snapshot.value, "data": {"step": what.step}}
+def _event(entry: TensorFile | LogRecord) -> dict[str, Any]:
+    if isinstance(entry, LogRecord):
+        data = {"step": entry.step, "level": entry.level, "text": entry.text}
+        return {"type": EventType.log.value, "data": data}
+    return {"type": EventType.snapshot.value, "data": {"step": entry.step}}
 
 
-def _progress(batch: Batch, trial_id: UUID) -> dict[str, Any]:
-    """What the trial's own row says of its steps, kept in the same statement as the fence."""
+def _progress(batch: RecordedBatch, trial_id: UUID) -> dict[str, Any]:
+    """The new values of the trial's row, which are written by the statement that checks the lease."""
     values: dict[str, Any] = {}
     if batch.steps:
         last, best = batch.steps[-1], min(batch.steps, key=lambda step: step.value)
@@ -143,49 +143,49 @@ def _progress(batch: Batch, trial_id: UUID) -> dict[str, Any]:
         values["hyperparameters"] = [info.model_dump(mode="json") for info in batch.hyperparameters]
     if batch.checkpoints:
         newest = select(func.coalesce(func.max(Checkpoint.step), -1)).where(Checkpoint.trial_id == trial_id)
-        gained = batch.checkpoints[-1].step > newest.scalar_subquery()
-        values |= {name: case((gained, 0), else_=getattr(Trial, name)) for name in FRESH_BUDGETS}
+        is_newer = batch.checkpoints[-1].step > newest.scalar_subquery()
+        values |= {name: case((is_newer, 0), else_=getattr(Trial, name)) for name in FRESH_BUDGETS}
     return values
 
 
-def _store(session: Session, trial_id: UUID, tensors: list[Tensors]) -> dict[bytes, UUID]:
+def _store(session: Session, trial_id: UUID, tensors: list[TensorFile]) -> dict[bytes, UUID]:
     """Store the bytes as blobs of the study's owner: SHA-256 → blob."""
     if not tensors:
         return {}
     owner = session.scalars(select(Study.owner_id).join(Trial).where(Trial.id == trial_id)).one()
-    named = {hashlib.sha256(what.data).digest(): what.data for what in tensors}
-    # In one order for all: two trials of one owner that store the same blobs must not wait for each other in a circle.
-    return {key: blobs.store(session, owner, named[key]).id for key in sorted(named)}
+    by_digest = {hashlib.sha256(file.data).digest(): file.data for file in tensors}
+    # Always in the same order, so that two trials of one owner that store the same blobs do not deadlock.
+    return {key: blobs.store(session, owner, by_digest[key]).id for key in sorted(by_digest)}
 
 
-def _keep(
+def _upsert(
     session: Session,
     table: type[Snapshot] | type[Checkpoint],
     trial_id: UUID,
-    tensors: Sequence[Tensors],
+    tensors: Sequence[TensorFile],
     stored: dict[bytes, UUID],
 ) -> None:
-    # A step may come twice: step 0 with each attempt, the last one as both "due" and "final".
-    at = {what.step: stored[hashlib.sha256(what.data).digest()] for what in tensors}
-    if at:
-        rows = [{"trial_id": trial_id, "step": step, "blob_id": blob} for step, blob in at.items()]
+    # A step can be repeated: step 0 with each attempt, and the last one as both "due" and "final".
+    blob_ids = {file.step: stored[hashlib.sha256(file.data).digest()] for file in tensors}
+    if blob_ids:
+        rows = [{"trial_id": trial_id, "step": step, "blob_id": blob_id} for step, blob_id in blob_ids.items()]
         new = insert(table).values(rows)
         session.execute(
             new.on_conflict_do_update(index_elements=["trial_id", "step"], set_={"blob_id": new.excluded.blob_id})
         )
 
 
-def _drop(session: Session, trial_id: UUID, batch: Batch) -> None:
-    """Forget superfluous snapshots and all but the newest checkpoints, and the bytes that only they held."""
-    dropped: list[UUID] = []
-    superfluous = {step for s in batch.snapshots for step in s.replaces} - {s.step for s in batch.snapshots}
-    if superfluous:
-        mine = delete(Snapshot).where(Snapshot.trial_id == trial_id, Snapshot.step.in_(superfluous))
-        dropped += session.scalars(mine.returning(Snapshot.blob_id).execution_options(synchronize_session=False))
+def _delete_replaced(session: Session, trial_id: UUID, batch: RecordedBatch) -> None:
+    """Delete replaced snapshots and all but the newest checkpoints, with the blobs that only they refer to."""
+    blob_ids: list[UUID] = []
+    replaced = {step for s in batch.snapshots for step in s.replaces} - {s.step for s in batch.snapshots}
+    if replaced:
+        old = delete(Snapshot).where(Snapshot.trial_id == trial_id, Snapshot.step.in_(replaced))
+        blob_ids += session.scalars(old.returning(Snapshot.blob_id).execution_options(synchronize_session=False))
     if batch.checkpoints:
         newest = select(Checkpoint.step).where(Checkpoint.trial_id == trial_id).order_by(Checkpoint.step.desc())
         old = delete(Checkpoint).where(
             Checkpoint.trial_id == trial_id, Checkpoint.step.not_in(newest.limit(CHECKPOINTS_KEPT))
         )
-        dropped += session.scalars(old.returning(Checkpoint.blob_id).execution_options(synchronize_session=False))
-    garbage_collection.delete_unreferenced(session, dropped)
+        blob_ids += session.scalars(old.returning(Checkpoint.blob_id).execution_options(synchronize_session=False))
+    garbage_collection.delete_unreferenced(session, blob_ids)

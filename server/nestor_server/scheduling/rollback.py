@@ -1,4 +1,4 @@
-"""Withdraws what an attempt recorded past the newest checkpoint: it will be computed again."""
+"""Rolls a trial back to its newest checkpoint: later steps will be computed again."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ from nestor_server.storage import garbage_collection
 
 
 def roll_back(session: Session, trial_id: UUID) -> None:
-    """Withdraw steps and snapshots past the newest checkpoint, and recompute what the trial's row says of its steps."""
+    """Delete steps and snapshots after the newest checkpoint, and recompute the trial's row from the remaining steps.
+
+    If anything was deleted, the event log says to which step the trial was rolled back.
+    """
     newest = select(func.coalesce(func.max(Checkpoint.step), 0)).where(Checkpoint.trial_id == trial_id)
     step = session.scalars(newest).one()
     steps = delete(Step).where(Step.trial_id == trial_id, Step.number > step).returning(Step.number)
-    withdrawn = session.scalars(steps.execution_options(synchronize_session=False)).all()
+    deleted = session.scalars(steps.execution_options(synchronize_session=False)).all()
     snapshots = delete(Snapshot).where(Snapshot.trial_id == trial_id, Snapshot.step > step).returning(Snapshot.blob_id)
     blobs = session.scalars(snapshots.execution_options(synchronize_session=False)).all()
     garbage_collection.delete_unreferenced(session, blobs)
-    if not withdrawn and not blobs:
+    if not deleted and not blobs:
         return
 
-    # schemas.Step.value, of the rows; the first of equal ones is the best, as in lifecycle.is_better.
+    # schemas.Step.value in SQL. Of equal values the first is the best, as in lifecycle.is_better.
     loss = func.coalesce(Step.data["held_out_loss"].as_float(), Step.data["val_loss"].as_float())
     best = session.execute(
         select(Step.number, loss).where(Step.trial_id == trial_id).order_by(loss, Step.number).limit(1)

@@ -1,4 +1,4 @@
-"""The one statement that makes a transition of `nestor.lifecycle` in the database, and records it in the event log."""
+"""Makes transitions of `nestor.lifecycle` in the database, each with an entry in the event log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ FRESH_BUDGETS = {"restarts": 0, "preemptions": 0}
 def apply(
     session: Session, transition: Transition, where: ColumnElement[bool], *, by: str, why: str, **values: Any
 ) -> Row[*tuple[Any, ...]] | None:
-    """Make one transition, if it is legal, and record it; None when no row was in a state to make it."""
+    """Make one transition and record it; None if no trial for which `where` holds is in a state that allows it.
+
+    Args:
+        by: who makes it, for the event log: a user, a worker or the server.
+        why: a clause for the event log.
+        values: further columns of the trial to set.
+    """
     target = transition.target
     values |= {"answer_by": None, **lifecycle.changes_on_entry(target, func.now())}
     values.setdefault("desired", case((Trial.desired == Desired.preempt.value, "run"), else_=Trial.desired))
@@ -35,7 +41,7 @@ def apply(
 
 
 def write(session: Session, where: ColumnElement[bool], **values: Any) -> Row[*tuple[Any, ...]] | None:
-    """Update the one trial for which `where` holds; None when there is none. Whoever changes a state uses `apply`."""
+    """Update the one trial for which `where` holds; None if no trial matches. Use `apply` to change a state."""
     return session.execute(
         update(Trial)
         .where(where)
@@ -55,6 +61,6 @@ def write(session: Session, where: ColumnElement[bool], **values: Any) -> Row[*t
 
 
 def append_event(session: Session, trial_id: UUID, state: State, **details: Any) -> None:
-    """Record the trial's state and who changed what about it, and why; details that are None are left out."""
-    known = {key: value for key, value in details.items() if value is not None}
-    event_log.append(session, trial_id, EventType.state, {"state": state.value, **known})
+    """Record the trial's state with `details`: who changed what, and why. Details that are None are omitted."""
+    given = {key: value for key, value in details.items() if value is not None}
+    event_log.append(session, trial_id, EventType.state, {"state": state.value, **given})

@@ -1,6 +1,6 @@
-"""Messages to workers, sent by Celery: each names a trial that waits, and carries nothing else.
+"""Celery messages to workers. Each only says that a trial waits.
 
-One may be lost, doubled or late without harm: Postgres knows what is queued, and the reaper sends another.
+Messages may be lost, repeated or late without harm: Postgres knows what is queued, and the reaper sends messages again.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ _PENDING = "messages"
 
 
 def celery_app(settings: Settings) -> Celery:
+    """The application with the broker `settings.redis_url`, one per process. It does not connect before it is used."""
     return _app(settings.redis_url)
 
 
@@ -33,7 +34,7 @@ def _app(redis_url: str) -> Celery:
     app = Celery("nestor", broker=redis_url, set_as_current=False)
     app.conf.update(
         task_default_queue=QUEUE,
-        task_acks_late=False,  # late acknowledgement runs a long job twice; the lease makes up for a lost message
+        task_acks_late=False,  # late acknowledgment runs a long job twice; the reaper replaces lost messages
         worker_disable_prefetch=True,
         task_ignore_result=True,
         result_backend=None,
@@ -45,7 +46,7 @@ def _app(redis_url: str) -> Celery:
             "socket_connect_timeout": 2,
             "socket_timeout": 10,
             "socket_keepalive": True,
-            "max_retries": 1,  # of a connection to send on; a worker's own patience is another setting
+            "max_retries": 1,  # to connect for sending; workers have another setting
             "interval_start": 0.1,
             "interval_step": 0,
         },
@@ -56,7 +57,7 @@ def _app(redis_url: str) -> Celery:
 
 
 def send(settings: Settings, trial_id: UUID) -> bool:
-    """Send now; False when the broker does not answer. The reaper will then send another."""
+    """Send now. False if the broker does not answer; then the reaper sends the message again."""
     try:
         celery_app(settings).send_task(RUN_TRIAL, kwargs={"trial_id": str(trial_id)}, ignore_result=True)
     except (OperationalError, OSError) as error:
@@ -66,7 +67,7 @@ def send(settings: Settings, trial_id: UUID) -> bool:
 
 
 def send_on_commit(session: Session, trial_id: UUID) -> None:
-    """Send once the transaction is committed; a worker must not look for a trial that is not there yet."""
+    """Send after the transaction is committed, so that workers find the trial."""
     session.info.setdefault(_PENDING, []).append(trial_id)
 
 

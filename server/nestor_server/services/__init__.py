@@ -1,1 +1,1 @@
-"""What can be done, one function each: session first, never a commit, the database decides."""
+"""One function per operation. Each takes the session first and never commits."""

@@ -42,7 +42,7 @@ def create(
     name: str = "token",
     expires: timedelta | None = None,
 ) -> str:
-    """Create a token, and its user if there is none of that name. The return value is the only copy of the token."""
+    """Create a token, and its user if that name is new. The return value is the only copy of the token."""
     session.execute(insert(User).values(name=user_name).on_conflict_do_nothing(index_elements=[User.name]))
     user = session.scalars(select(User).where(User.name == user_name)).one()
     plaintext, _ = _issue(session, user.id, scope, name, expires)

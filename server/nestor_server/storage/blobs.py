@@ -115,15 +115,15 @@ def find(session: Session, owner_id: UUID, digest: str) -> Blob:
     return blob
 
 
-def want(session: Session, owner_id: UUID, digest: str) -> Blob:
-    """Like `find`, for callers that are about to refer to the blob: it cannot be deleted before they commit.
+def find_and_retain(session: Session, owner_id: UUID, digest: str) -> Blob:
+    """Like `find`, for callers that will refer to the blob: it cannot be deleted before they commit.
 
     Raises:
         BlobNotFound: as `find`.
     """
     # An update instead of a lock: a deletion that waits for this transaction then checks the row again.
-    mine = update(Blob).where(Blob.owner_id == owner_id, Blob.digest == digest).values(wanted_at=func.now())
-    session.execute(mine.execution_options(synchronize_session=False))
+    retain = update(Blob).where(Blob.owner_id == owner_id, Blob.digest == digest).values(wanted_at=func.now())
+    session.execute(retain.execution_options(synchronize_session=False))
     return find(session, owner_id, digest)
 
 

@@ -1,4 +1,4 @@
-"""Deletes blobs that nothing refers to: of trials at once, of uploads without a trial after a retention period."""
+"""Deletes blobs that nothing refers to: those of trials immediately, unused uploads after a retention period."""
 
 from __future__ import annotations
 

@@ -35,8 +35,8 @@ SWEEP_LIMIT = 200  # objects deleted in one call
 CLIENT: ClientConfig = {
     "connect_timeout": "5s",
     "timeout": "60s",
-    "allow_http": True,
-}  # an http:// address in the setting is intended
+    "allow_http": True,  # an http:// address in the setting is intended
+}
 RETRY: RetryConfig = {"max_retries": 3, "retry_timeout": timedelta(seconds=20)}
 
 

@@ -1,8 +1,8 @@
-"""Blobs read as safetensors: the header, and one tensor at a time."""
+"""Blobs read as safetensors: the header, the numbers, and one tensor at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
@@ -22,11 +22,38 @@ def header(session: Session, blob: Blob) -> Header:
     return Header.parse(b"".join(blobs.read(session, blob, 0, length)), blob.size)
 
 
-def finite(session: Session, blob: Blob, tensor: Tensor, *, or_infinite: bool = False) -> bool:
-    """Whether no number of the tensor is NaN or, unless `or_infinite`, infinite. Reads all its bytes."""
-    return safetensors_header.finite(
-        tensor, blobs.read(session, blob, tensor.begin, tensor.end), or_infinite=or_infinite
-    )
+def first_not_finite(
+    session: Session, blob: Blob, tensors: Iterable[Tensor], *, or_infinite: Callable[[Tensor], bool] = lambda _: False
+) -> Tensor | None:
+    """The first of `tensors` in the file that has a NaN or, unless `or_infinite` of it, an infinite number.
+
+    It reads each chunk of the blob at most once, however many tensors the chunk holds.
+
+    Raises:
+        BlobNotFound, Unavailable: as `blobs.read`.
+    """
+    reader = _ForwardReader(session, blob)
+    for tensor in sorted(tensors, key=lambda tensor: tensor.begin):
+        pieces = reader.read(tensor.begin, tensor.end)
+        if not safetensors_header.finite(tensor, pieces, or_infinite=or_infinite(tensor)):
+            return tensor
+    return None
+
+
+class _ForwardReader:
+    """Reads ranges of a blob in increasing order, and keeps the rest of the last chunk for the next range."""
+
+    def __init__(self, session: Session, blob: Blob) -> None:
+        self._session, self._blob = session, blob
+        self._begin, self._piece = 0, b""  # bytes of the blob, and where they begin
+
+    def read(self, start: int, stop: int) -> Iterator[bytes]:
+        while start < stop:
+            if start >= self._begin + len(self._piece):
+                self._begin, self._piece = start, next(blobs.read(self._session, self._blob, start))
+            part = self._piece[start - self._begin : stop - self._begin]
+            yield part
+            start += len(part)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
-"""One trial in a process of its own: `python -m nestor_worker.runner.main WORKDIR RANK`.
+"""One trial in its own process: `python -m nestor_worker.runner.main WORKDIR RANK`.
 
-It has no credentials and no connection to anything but its supervisor: it reads files, sends JSON lines on what was
-its standard output, receives them on its standard input, and dies with its supervisor. It is started before there is
-a trial, loads what every trial needs, and waits for `Begin`. A trial on several devices is as many such processes, of
-which only the first, of rank 0, sends messages.
+It has no credentials and communicates only with its supervisor: it reads files, sends JSON lines on its original
+standard output, receives them on its standard input, and ends with its supervisor. It is started before there is a
+trial, loads what every trial needs, and waits for `Begin`. A trial on several devices has one such process per device,
+of which only the first, with rank 0, sends messages.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from nestor.program_format import GRAPHS_FILE, SPLITS, TENSORS_FILE, split_file
 from nestor_worker import channel, workdir
 from nestor_worker.channel import Failed
 from nestor_worker.runner import sandbox
-from nestor_worker.runner.recorder import CannotWrite, Trajectory
+from nestor_worker.runner.recorder import CannotWrite, TrialRecorder
 from nestor_worker.supervisor import prewarmed
 
 if TYPE_CHECKING:
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
 
 
 class Connection:
-    """The runner's end of the channel."""
+    """The runner's end of the channel. `begun` and `stopping` are set by the messages `Begin` and `Stop`."""
 
     def __init__(self) -> None:
-        # What a library prints must not be read as a message: from here on, standard output is standard error.
+        # What libraries print must not be read as messages, so from here on standard output is standard error.
         self._out: BinaryIO = os.fdopen(os.dup(1), "wb", buffering=0)
         os.dup2(2, 1)
-        self._sending = threading.Lock()  # checkpoints are written in the background
+        self._sending = threading.Lock()  # a background thread sends checkpoints
         self.begun, self.stopping = threading.Event(), threading.Event()
         threading.Thread(target=self._listen, name="supervisor", daemon=True).start()
 
     def send(self, message: channel.Message) -> None:
         """Write one message; safe to call from several threads."""
-        # A pipe takes large lines in several pieces, and an unbuffered write may return early.
+        # A pipe accepts large lines in several pieces, and an unbuffered write may return early.
         rest = memoryview(channel.encode(message))
         with self._sending:
             while rest:
@@ -56,11 +56,11 @@ class Connection:
                 elif isinstance(message, channel.Stop):
                     self.stopping.set()
         finally:
-            os._exit(1)  # the supervisor is gone: nobody would record what comes
+            os._exit(1)  # the supervisor has ended, so nothing would be recorded
 
 
 def main() -> None:
-    """Wait for a trial, run it, and exit: 0, LOST_PEER, or 1 where the trial is not to blame."""
+    """Wait for a trial, run it, and exit with 0, LOST_PEER, or 1 if the cause is not the trial."""
     directory, rank, code = Path(sys.argv[1]), int(sys.argv[2]), 0
     sandbox.contain(name="nestor-standby")
     supervisor = Connection()
@@ -70,7 +70,7 @@ def main() -> None:
     from nestor_engine.distributed import PeerLost
 
     try:
-        _run(directory, workdir.Spec.read(directory), supervisor, rank)
+        _run(directory, workdir.WorkSpec.read(directory), supervisor, rank)
     except PeerLost:
         traceback.print_exc()
         code = channel.LOST_PEER
@@ -80,13 +80,13 @@ def main() -> None:
     except Exception as error:
         traceback.print_exc()
         supervisor.send(_failure(error))
-        code = 0 if rank == 0 else 1  # the supervisor reads the messages of rank 0 only
-    # Not sys.exit: threads of libraries must not hold up a process whose work is done and reported.
+        code = 0 if rank == 0 else 1  # the supervisor reads only the messages of rank 0
+    # Not sys.exit, which waits for threads of libraries.
     sys.stderr.flush()
     os._exit(code)
 
 
-def _run(directory: Path, spec: workdir.Spec, supervisor: Connection, rank: int) -> None:
+def _run(directory: Path, spec: workdir.WorkSpec, supervisor: Connection, rank: int) -> None:
     import torch
 
     from nestor_engine import Config, State, optimize
@@ -95,18 +95,19 @@ def _run(directory: Path, spec: workdir.Spec, supervisor: Connection, rank: int)
     sandbox.limit_memory(spec.memory_bytes)
     torch.set_num_threads(spec.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda":  # for resuming exactly; an operator that cannot repeat its bits is named in the trial's log
+    if device == "cuda":  # to resume exactly; the trial's log names operators that are not deterministic
         torch.use_deterministic_algorithms(True, warn_only=True)
-        torch._C._set_deterministic_fill_uninitialized_memory(False)  # which costs time, and nothing here reads it
+        # It costs time, and nothing here reads such memory. torch does not annotate its public name.
+        torch._C._set_deterministic_fill_uninitialized_memory(False)  # pyright: ignore[reportPrivateUsage]
     config = Config(**spec.config)
     bilevel, data = _problem(directory, spec, config)
-    bilevel = _warm(bilevel, directory, spec)
+    bilevel = _warm_start(bilevel, directory, spec)
     bilevel, data = bilevel.to(device), data.to(device)
     path = directory / workdir.CHECKPOINT
     state = State.load(path.read_bytes()) if path.exists() else None
 
-    kept = directory / workdir.TRACES
-    traces = TraceCache(kept.read_bytes() if kept.exists() else b"")
+    path = directory / workdir.TRACES
+    traces = TraceCache(path.read_bytes() if path.exists() else b"")
 
     group = _join(directory, rank, spec.devices, device)
     if rank > 0:
@@ -114,20 +115,20 @@ def _run(directory: Path, spec: workdir.Spec, supervisor: Connection, rank: int)
             if group.any([False])[0]:
                 break
         return
-    trajectory = Trajectory(directory, spec, config, supervisor.send, bilevel)
-    trajectory.begin(state, device)
+    recorder = TrialRecorder(directory, spec, config, supervisor.send, bilevel)
+    recorder.begin(state, device)
     for step in optimize(bilevel, data, config, state, group, traces):
-        trajectory.take(step)
+        recorder.record(step)
         if group.any([supervisor.stopping.is_set()])[0]:
             break
-    if (made := traces.save()) is not None:
-        with contextlib.suppress(OSError):  # a full disk: then the next trial traces, too
-            channel.write_file(directory, workdir.TRACES, made)
-    trajectory.end(stopped=supervisor.stopping.is_set())
+    if (written := traces.save()) is not None:
+        with contextlib.suppress(OSError):  # on a full disk; then the next trial makes its own traces
+            channel.write_file(directory, workdir.TRACES, written)
+    recorder.end(stopped=supervisor.stopping.is_set())
 
 
 def _join(directory: Path, rank: int, size: int, device: str) -> Group:
-    """Meet the other processes of the trial, by a file in the work directory and then over the loopback device."""
+    """Connect to the other processes of the trial: by a file in the work directory, then over the loopback device."""
     import torch.distributed as dist
 
     from nestor_engine.distributed import ALONE, Group
@@ -139,7 +140,7 @@ def _join(directory: Path, rank: int, size: int, device: str) -> Group:
     return Group(rank, size, device)
 
 
-def _problem(directory: Path, spec: workdir.Spec, config: Config) -> tuple[Bilevel, Data]:
+def _problem(directory: Path, spec: workdir.WorkSpec, config: Config) -> tuple[Bilevel, Data]:
     if spec.preset is not None:
         from nestor.schemas import Preset
         from nestor_worker.runner import presets
@@ -155,19 +156,19 @@ def _problem(directory: Path, spec: workdir.Spec, config: Config) -> tuple[Bilev
     return bilevel, Data.load({split: path.read_bytes() for split, path in files.items() if path.exists()})
 
 
-def _warm(bilevel: Bilevel, directory: Path, spec: workdir.Spec) -> Bilevel:
+def _warm_start(bilevel: Bilevel, directory: Path, spec: workdir.WorkSpec) -> Bilevel:
     import safetensors.torch
 
     from nestor_engine import State, start_from
 
     if spec.warm is None:
         return bilevel
-    reached = (directory / workdir.START).read_bytes()
-    return start_from(bilevel, State.load(reached) if spec.warm == "weights" else safetensors.torch.load(reached))
+    data = (directory / workdir.START).read_bytes()
+    return start_from(bilevel, State.load(data) if spec.warm == "weights" else safetensors.torch.load(data))
 
 
 def _failure(error: Exception) -> Failed:
-    """Why the trial fails, with the sentence that the user reads."""
+    """The error as a message, with the sentence that the user reads."""
     from nestor_engine.errors import is_out_of_memory
 
     problem = lifecycle.failure(error, out_of_memory=is_out_of_memory(error)).problem()

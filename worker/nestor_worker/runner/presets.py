@@ -1,11 +1,15 @@
 """Problems that the worker builds by itself from a line of JSON."""
 
+# pyright: reportUnknownMemberType=false
+# (torch types neither fork_rng and manual_seed nor from_numpy)
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,12 +32,18 @@ PIXELS = 64
 
 
 def build(preset: Preset, *, seed: int) -> Problem:
-    """The problem that `preset` describes; split, noise and initial weights are functions of `seed`."""
+    """The problem that `preset` describes on the digits of scikit-learn, on the CPU.
+
+    The split, the label noise and the initial weights are functions of `seed`.
+
+    Raises:
+        ConfigInvalid: the preset has a hyperparameter kind that this worker does not know.
+    """
     x, y = _digits()
     order = torch.randperm(len(x), generator=_generator(seed, "split"))
     train, val, test = order.tensor_split([preset.train_size, preset.train_size + preset.val_size])
     model = _mlp(preset.model.hidden, seed)
-    labels = _mislabelled(y[train], preset.label_noise, seed)
+    labels = _with_label_noise(y[train], preset.label_noise, seed)
     return Problem(
         model,
         [_kind(kind, model, labels) for kind in preset.hyperparameters],
@@ -49,9 +59,9 @@ def build(preset: Preset, *, seed: int) -> Problem:
 @lru_cache(maxsize=1)
 def _digits() -> tuple[Tensor, Tensor]:
     """1,797 handwritten digits of 8×8 pixels: x (n, 64) in [0, 1], y (n,)."""
-    from sklearn.datasets import load_digits
+    from sklearn.datasets import load_digits  # pyright: ignore[reportMissingTypeStubs] scikit-learn has none
 
-    pixels, labels = load_digits(return_X_y=True)
+    pixels, labels = cast("tuple[NDArray[Any], NDArray[Any]]", load_digits(return_X_y=True))
     return torch.from_numpy((pixels / 16).astype(np.float32)), torch.from_numpy(labels.astype(np.int64))
 
 
@@ -79,8 +89,8 @@ def _kind(kind: HyperparameterPreset, model: nn.Module, labels: Tensor) -> Hyper
             raise ConfigInvalid(reason=f"This worker does not know the hyperparameters {kind.tag!r}.")
 
 
-def _mislabelled(y: Tensor, fraction: float, seed: int) -> Tensor:
-    """`y` with that fraction of its labels moved to the next class."""
+def _with_label_noise(y: Tensor, fraction: float, seed: int) -> Tensor:
+    """`y` with `fraction` of its labels changed to the next class."""
     wrong = torch.randperm(len(y), generator=_generator(seed, "noise"))[: round(fraction * len(y))]
     noisy = y.clone()
     noisy[wrong] = (y[wrong] + 1) % CLASSES

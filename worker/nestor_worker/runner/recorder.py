@@ -1,4 +1,4 @@
-"""What a runner reports of its trial: numbers at once, tensors when due, checkpoints in the background."""
+"""Reports a runner's trial: numbers after each step, tensors when they are due, checkpoints in the background."""
 
 from __future__ import annotations
 
@@ -11,29 +11,32 @@ from typing import TYPE_CHECKING
 from nestor import lifecycle
 from nestor_worker import channel, workdir
 from nestor_worker.channel import Checkpoint, Ended, LogLine, Snapshot, Started, Stepped
-from nestor_worker.runner.snapshot_policy import Snapshots
+from nestor_worker.runner.snapshot_policy import SnapshotPolicy
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from nestor_engine import Bilevel, Config, State, Step
 
-MAX_CHECKPOINT_DUTY_CYCLE = 0.02  # the fraction of the runner's time that checkpoints may cost
+MAX_CHECKPOINT_DUTY_CYCLE = 0.02  # the fraction of the runner's time that checkpoints may take
 
 
 class CannotWrite(Exception):
-    """There is no room for what must be kept: the trial did not cause it, and can go on elsewhere."""
+    """A checkpoint cannot be written, for example on a full disk. The trial can continue on another worker."""
 
 
 class BackgroundCheckpointer:
-    """Runs one job at a time in a thread; all jobs together take at most MAX_CHECKPOINT_DUTY_CYCLE of the time.
+    """Runs one job at a time in a thread. All jobs together take at most MAX_CHECKPOINT_DUTY_CYCLE of the time.
 
-    A job's cost is its own processor time: that is what it takes from a training on the same cores.
+    The cost of a job is its processor time, which it takes from the training on the same cores.
+
+    Args:
+        min_seconds: between the end of a job and the start of the next one.
     """
 
-    def __init__(self, least_seconds: float) -> None:
-        self._least = least_seconds
-        self._due_at = time.monotonic() + least_seconds
+    def __init__(self, min_seconds: float) -> None:
+        self._min_seconds = min_seconds
+        self._due_at = time.monotonic() + min_seconds
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
@@ -43,13 +46,13 @@ class BackgroundCheckpointer:
         return time.monotonic() >= self._due_at and not (self._thread is not None and self._thread.is_alive())
 
     def start(self, job: Callable[[], None]) -> None:
-        """Run `job` in the background, once the one under way has finished."""
+        """Run `job` in the background, after the current job has finished."""
         self.finish()
         self._thread = threading.Thread(target=self._run, args=(job,), name="checkpoint", daemon=True)
         self._thread.start()
 
     def finish(self) -> None:
-        """Wait for the job under way; what it raised is raised here."""
+        """Wait for the current job, and raise the error that a job raised."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -61,16 +64,16 @@ class BackgroundCheckpointer:
             job()
         except BaseException as error:
             self._error = error
-        self._due_at = time.monotonic() + max(self._least, time.thread_time() / MAX_CHECKPOINT_DUTY_CYCLE)
+        self._due_at = time.monotonic() + max(self._min_seconds, time.thread_time() / MAX_CHECKPOINT_DUTY_CYCLE)
 
 
-class Trajectory:
-    """Reports one attempt: `begin`, `take` after each step, `end`."""
+class TrialRecorder:
+    """Reports one attempt. Call `begin`, `record` after each step, and `end`."""
 
     def __init__(
         self,
         directory: Path,
-        spec: workdir.Spec,
+        spec: workdir.WorkSpec,
         config: Config,
         send: Callable[[channel.Message], None],
         bilevel: Bilevel,
@@ -78,21 +81,26 @@ class Trajectory:
         self._directory, self._send, self._bilevel = directory, send, bilevel
         self._n_steps = config.n_steps
         nbytes = sum(value.nbytes for value in bilevel.hparams.values())
-        self._snapshots = Snapshots(
+        self._snapshots = SnapshotPolicy(
             n_steps=config.n_steps, nbytes=nbytes, best_step=spec.best_step, best_value=spec.best_value
         )
         self._checkpointer = BackgroundCheckpointer(spec.checkpoint_seconds)
         self._state: State | None = None  # after the last step
-        self._best: tuple[int, dict[str, Tensor]] | None = None  # not its state, which is many times as large
-        self._written = 0  # the step of the newest checkpoint
-        self._snapped = 0  # the step of the newest snapshot
-        self._full = False  # whether the last attempt to write found no room
+        self._best: tuple[int, dict[str, Tensor]] | None = None  # without its state, which is many times as large
+        self._last_checkpoint = 0  # the step of the newest checkpoint
+        self._last_snapshot = 0  # the step of the newest snapshot
+        self._cannot_write = False  # the last write failed
 
     def begin(self, state: State | None, device: str) -> None:
-        """Report where the attempt starts, and at the beginning the initial hyperparameters."""
+        """Report where the attempt starts, and the initial hyperparameters if no step was taken before.
+
+        Args:
+            state: from which the attempt continues; None for a new trial.
+            device: "cpu" or "cuda", for the trial's log.
+        """
         self._state = state
         start = 0 if state is None else state.step
-        self._written = self._snapped = start
+        self._last_checkpoint = self._last_snapshot = start
         hyperparameters = [
             {
                 "name": name,
@@ -106,67 +114,66 @@ class Trajectory:
         if start == 0:
             self._send(Snapshot(0, self._file("snapshot-0", _saved(self._bilevel.hparams))))
 
-    def take(self, step: Step) -> None:
-        """Report one step, and write what is due with it."""
+    def record(self, step: Step) -> None:
+        """Report one step, and write the snapshot and start the checkpoint that are due."""
         self._state = step.state
         self._send(Stepped(step.record()))
         if self._snapshots.is_best(step.number, step.value):
             self._best = step.number, step.state.hparams
         if self._snapshots.due(step.number):
-            self._if_there_is_room(
-                step.number, lambda: self._snap(step.number, step.state.hparams, self._snapshots.evicted(step.number))
-            )
-            self._snapped = step.number
+            evicted = self._snapshots.evicted(step.number)
+            self._try_to_write(step.number, lambda: self._write_snapshot(step.number, step.state.hparams, evicted))
+            self._last_snapshot = step.number
         for warning in step.warnings:
             self._send(LogLine(step.number, warning, "warning"))
         if self._checkpointer.is_due:
-            # The loop replaces tensors and never writes into them, so what is handed over stays what it is.
+            # The loop replaces tensors and never changes them in place, so another thread can read them.
             write = self._checkpoint(step.state)
-            self._checkpointer.start(lambda: self._if_there_is_room(step.number, write))
+            self._checkpointer.start(lambda: self._try_to_write(step.number, write))
 
     def end(self, *, stopped: bool) -> None:
-        """Leave everything recorded: the last step and the best one, and a checkpoint to go on from.
+        """Write the last snapshot, the best one and a checkpoint if they are missing, and report the end.
 
         Raises:
-            CannotWrite: there is no room for it.
+            CannotWrite: they cannot be written.
         """
         self._checkpointer.finish()
         step = 0 if self._state is None else self._state.step
         try:
-            if self._state is not None and step > self._snapped:
-                self._snap(step, self._state.hparams, [])
-            if self._state is not None and step > self._written:
+            if self._state is not None and step > self._last_snapshot:
+                self._write_snapshot(step, self._state.hparams, [])
+            if self._state is not None and step > self._last_checkpoint:
                 self._checkpoint(self._state)()
         except OSError as error:
             raise CannotWrite(f"the checkpoint at step {step} could not be written: {error}") from error
         self._send(Ended(step, stopped, "" if stopped else lifecycle.why_complete(step, self._n_steps)))
 
-    def _if_there_is_room(self, step: int, write: Callable[[], None]) -> None:
-        """A full disk does not stop the training; the user is told, once."""
+    def _try_to_write(self, step: int, write: Callable[[], None]) -> None:
+        """A full disk does not stop the training. The trial's log says so, once."""
         try:
             write()
         except OSError as error:
-            if not self._full:
-                text = f"nothing can be kept at the moment: {error}. Training goes on; make room on the worker's disk."
-                self._send(LogLine(step, text, "warning"))
-            self._full = True
+            if not self._cannot_write:
+                text = f"snapshots and checkpoints cannot be written: {error}. Training continues. "
+                self._send(LogLine(step, text + "Free some space on the worker's disk.", "warning"))
+            self._cannot_write = True
         else:
-            self._full = False
+            self._cannot_write = False
 
     def _checkpoint(self, state: State) -> Callable[[], None]:
         """A job that writes the best step's snapshot and a checkpoint at `state`, so that both are recorded."""
-        best, (number, superfluous) = self._best, self._snapshots.superseded()
+        best, (number, replaced) = self._best, self._snapshots.superseded()
 
         def write() -> None:
             if number is not None and best is not None:
-                self._snap(*best, superfluous)
+                self._write_snapshot(*best, replaced)
             self._send(Checkpoint(state.step, self._file(f"checkpoint-{state.step}", state.save())))
             self._snapshots.recorded(best and best[0])
-            self._written = state.step
+            self._last_checkpoint = state.step
 
         return write
 
-    def _snap(self, step: int, hparams: dict[str, Tensor], replaces: list[int]) -> None:
+    def _write_snapshot(self, step: int, hparams: dict[str, Tensor], replaces: list[int]) -> None:
         self._send(Snapshot(step, self._file(f"snapshot-{step}", _saved(hparams)), replaces))
 
     def _file(self, name: str, data: bytes) -> str:

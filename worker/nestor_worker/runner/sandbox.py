@@ -1,4 +1,4 @@
-"""What a runner takes from itself before it runs a stranger's program, and what the operator allows it."""
+"""Restricts a runner process before it runs an untrusted program."""
 
 from __future__ import annotations
 
@@ -10,29 +10,32 @@ from contextlib import suppress
 from pathlib import Path
 
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_NO_NEW_PRIVS = 1, 15, 38  # <linux/prctl.h>
-FIRST_TO_GO = 500  # of -1000 … 1000: when memory runs out, the kernel ends this process, not its supervisor
+OOM_SCORE = 500  # of -1000 … 1000: when memory runs out, the kernel kills this process and not its supervisor
 
 
 def contain(*, name: str) -> None:
-    """Die with the supervisor, gain no privilege, leave no core file, and be the first to go when memory is short."""
+    """End with the supervisor, gain no privileges, write no core file, and be killed first when memory runs out.
+
+    Except for the core file, this works on Linux only. `name` is passed to `rename`.
+    """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
-        # Should a long operation keep the thread that watches the supervisor from running, the kernel does it.
+        # The kernel does it even if a long operation blocks the thread that reads from the supervisor.
         _prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
         _prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         with suppress(OSError):
-            Path("/proc/self/oom_score_adj").write_text(str(FIRST_TO_GO))
+            Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
     rename(name)
 
 
 def rename(name: str) -> None:
-    """What `ps` and `top` show; at most 15 bytes."""
+    """Change the name that `ps` and `top` show on Linux, to at most 15 bytes."""
     if sys.platform == "linux":
         _prctl(PR_SET_NAME, name.encode())
 
 
 def limit_memory(nbytes: int | None) -> None:
-    """Have allocations fail beyond `nbytes` of data, so that the trial ends with a sentence and the machine goes on."""
+    """Make allocations above `nbytes` of data fail, so that the trial ends with an error and the machine survives."""
     if nbytes is not None:
         resource.setrlimit(resource.RLIMIT_DATA, (nbytes, nbytes))
 

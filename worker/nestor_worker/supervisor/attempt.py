@@ -1,7 +1,7 @@
-"""One attempt at one trial: everything between a lease and its end, except the training itself.
+"""One attempt at one trial: everything from the claim of its lease to its end, except the training itself.
 
-The runner's messages become rows, a few transactions a second; the desired state, the worker's shutdown and the loss
-of the lease become messages to the runner, or its end.
+The runner's messages become rows, in a few transactions per second. The desired state, the worker's shutdown and the
+loss of the lease become messages to the runner, or end it.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from nestor.schemas import Desired, State
 from nestor_server.database import Sessions
 from nestor_server.models import Trial
 from nestor_server.scheduling import leases, recording
-from nestor_server.scheduling.leases import Budget, Lease, LeaseLost
+from nestor_server.scheduling.leases import Lease, LeaseBudget, LeaseLost
 from nestor_server.settings import Settings
 from nestor_worker import channel, workdir
 from nestor_worker.channel import ChannelBroken, Ended, Failed, Stop
-from nestor_worker.supervisor.blob_cache import Cache
+from nestor_worker.supervisor.blob_cache import BlobCache
 from nestor_worker.supervisor.buffer import RecordBuffer
 from nestor_worker.supervisor.heartbeat import Heartbeat
 from nestor_worker.supervisor.runner_process import Runner
@@ -41,36 +41,41 @@ T = TypeVar("T")
 
 FLUSH_SECONDS = 0.25  # between two transactions
 RETRYABLE_ERRORS = (OperationalError, InterfaceError, Unavailable)  # of the database or the object store
-STOP_SECONDS = 20.0  # for the step under way and a checkpoint, after which a runner is ended without
-LOST_SECONDS = 5.0  # for the first of several processes to find that another has ended
-DRAIN_SECONDS = 6.0  # the same when the worker is shut down: whoever sent SIGTERM may not wait long
+STOP_SECONDS = 20.0  # time for the current step and a checkpoint, before a runner is killed
+LOST_SECONDS = 5.0  # time for the first process of a runner to notice that another one has ended
+DRAIN_SECONDS = 6.0  # as STOP_SECONDS, at shutdown of the worker: the sender of SIGTERM may not wait long
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One of the places where a worker can run a trial."""
+    """What a worker uses for one trial at a time."""
 
     name: str  # the lease's owner
     devices: tuple[str, ...]  # of one trial
     threads: int  # for each device
     checkpoint_seconds: float
-    cache: Cache
+    cache: BlobCache
     memory_bytes: int | None = None
-    silence_seconds: float = math.inf  # after which a runner is taken to hang
+    silence_seconds: float = math.inf  # a runner without a message for this long counts as hung
 
     def spawn(self) -> Runner:
-        """A runner on this slot's devices, which has not begun."""
+        """A new runner on this slot's devices, which waits for its trial."""
         return Runner(threads=self.threads, devices=self.devices)
 
 
 def supervise(
     sessions: Sessions, settings: Settings, lease: Lease, slot: Slot, runner: Runner, draining: threading.Event
 ) -> State | None:
-    """Run the trial until it ends, is interrupted or is lost; the state that it was left in, None when it was lost.
+    """Run the trial until it ends, is interrupted, or the lease is lost.
 
-    `runner` has not begun, and is closed at the end.
+    Args:
+        runner: one that has not begun. It is closed at the end.
+        draining: set when the worker shuts down.
+
+    Returns:
+        The state of the trial at the end; None if the lease was lost.
     """
-    attempt = Attempt(sessions, settings, lease, slot, runner, draining)
+    attempt = AttemptSupervisor(sessions, settings, lease, slot, runner, draining)
     try:
         with attempt.heartbeat:
             try:
@@ -79,17 +84,17 @@ def supervise(
                 raise
             except Exception as error:
                 log.exception("trial %s: the supervisor failed", lease.trial_id)
-                return attempt.give_back(f"its supervisor failed with {type(error).__name__}: {error}")
+                return attempt.requeue(f"its supervisor failed with {type(error).__name__}: {error}")
     except LeaseLost:
-        log.warning("trial %s: the lease was lost; this attempt ends without a trace", lease.trial_id)
+        log.warning("trial %s: the lease was lost; this attempt ends and writes nothing more", lease.trial_id)
         return None
     finally:
-        attempt.keep()
+        attempt.fill_cache()
         runner.close()
 
 
-class Attempt:
-    """What `supervise` does, step by step."""
+class AttemptSupervisor:
+    """Passes messages between one runner and the database. Use `supervise`, which also ends both properly."""
 
     def __init__(
         self,
@@ -103,59 +108,67 @@ class Attempt:
         self._sessions, self._lease, self._slot = sessions, lease, slot
         self._runner, self._draining = runner, draining
         self.heartbeat = Heartbeat(sessions, settings, lease)
-        self._desired = Desired.run  # the last answer to a recording
+        self._desired = Desired.run  # as the last recording returned it
         self._buffer = RecordBuffer(runner.directory, max_bytes=settings.max_blob_bytes)
         self._max_bytes = settings.max_blob_bytes
-        self._traces = ""  # their name in the cache
+        self._traces = ""  # the name of the traces in the cache
         self._flush_at = 0.0
-        self._unavailable = False  # the database or the object store, when last asked
-        self._hung = ""  # why the runner was ended, when it was for that
+        self._unavailable = False  # the database or the object store did not answer the last recording
+        self._hung = ""  # the reason, if the runner is killed because it hangs
 
     def run(self) -> State:
-        """Run the trial; the state that it was left in. Raises LeaseLost."""
+        """Run the trial and return its state at the end.
+
+        Raises:
+            LeaseLost: the lease is not valid any more, and another worker may run the trial.
+        """
         try:
-            devices = self._persist(self._materialise)
+            devices = self._persist(self._materialize)
         except NestorError as error:
             return self._fail(error.problem())
         log.info("trial %s: attempt %d, runner %d", self._lease.trial_id, self._lease.attempt, self._runner.pid)
         self._runner.begin(devices)
         try:
             last = self._listen(self._runner)
-            interrupted = "" if last is not None else self._hung or self._runner.how_it_ended()
+            interrupted = "" if last is not None else self._hung or self._runner.exit_reason()
             self._flush_all()
         except ChannelBroken as error:
-            last, interrupted = None, f"its runner sent something unintelligible: {error}"
+            last, interrupted = None, f"its runner sent an invalid message: {error}"
         if isinstance(last, Failed):
             return self._fail(NestorError.from_problem(asdict(last)).problem())
         return self._end(last, interrupted)
 
-    def give_back(self, reason: str, *, paid_from: Budget | None = "restarts") -> State:
-        """End the attempt before the trial has ended, for `reason`. Raises LeaseLost."""
+    def requeue(self, reason: str, *, paid_from: LeaseBudget | None = "restarts") -> State:
+        """End the attempt before the trial has ended, as `leases.requeue` does, and return the trial's state.
+
+        Raises:
+            LeaseLost: as `run`.
+        """
         return self._persist(lambda session: leases.requeue(session, self._lease, reason, paid_from=paid_from))
 
-    def keep(self) -> None:
-        """Cache the newest checkpoint, should the trial come back, and its traces, for other trials like it."""
+    def fill_cache(self) -> None:
+        """Store the newest checkpoint for the trial's next attempt, and its traces for similar trials."""
         with suppress(ChannelBroken):
             if (checkpoint := self._buffer.checkpoint()) is not None:
                 self._slot.cache.add(checkpoint)
         with suppress(ChannelBroken):
             if self._traces:
                 traces = channel.read_file(self._runner.directory, workdir.TRACES, limit=self._max_bytes)
-                self._slot.cache.note(self._traces, traces)
+                self._slot.cache.put_named(self._traces, traces)
 
     def _listen(self, runner: Runner) -> Ended | Failed | None:
-        """Pass on the runner's messages until the last one; None when there will be no last one."""
-        stopping, patience = False, math.inf  # until when a runner that was asked to stop may take its time
-        heard_at = time.monotonic()
+        """Buffer and record the runner's messages. Returns the last one, or None if there will be none."""
+        stopping, deadline = False, math.inf  # until which a runner that was asked to stop may run
+        received_at = time.monotonic()
         while True:
             try:
                 message = runner.inbox.get(timeout=FLUSH_SECONDS)
             except queue.Empty:
-                if time.monotonic() - heard_at > self._slot.silence_seconds:
+                if time.monotonic() - received_at > self._slot.silence_seconds:
                     self._hung = f"its runner sent nothing for {self._slot.silence_seconds:g} s"
                     return None
             else:
-                heard_at = time.monotonic()
+                received_at = time.monotonic()
                 if message is None or isinstance(message, Ended | Failed):
                     return message
                 self._buffer.add(message)
@@ -170,16 +183,16 @@ class Attempt:
             if (desired is not Desired.run or drained) and not stopping:
                 runner.send(Stop())
                 stopping = True
-            if drained or desired in (Desired.stop, Desired.pause):  # a preemption is no reason to lose a long step
-                patience = min(patience, time.monotonic() + (DRAIN_SECONDS if drained else STOP_SECONDS))
+            if drained or desired in (Desired.stop, Desired.pause):  # a preemption waits for a long step
+                deadline = min(deadline, time.monotonic() + (DRAIN_SECONDS if drained else STOP_SECONDS))
             if runner.has_lost_a_process:
-                patience = min(patience, time.monotonic() + LOST_SECONDS)
-            if time.monotonic() > patience:
-                log.warning("trial %s: the runner did not stop in time and is ended", self._lease.trial_id)
+                deadline = min(deadline, time.monotonic() + LOST_SECONDS)
+            if time.monotonic() > deadline:
+                log.warning("trial %s: the runner did not stop in time and is killed", self._lease.trial_id)
                 return None
 
     def _latest_desired(self) -> Desired:
-        """A recording's answer is fresher than the heartbeat's, which asks even while no step comes."""
+        """Recordings return it more often than the heartbeat, which also reads it during a long step."""
         return self.heartbeat.desired if self._desired is Desired.run else self._desired
 
     def _end(self, last: Ended | None, interrupted: str) -> State:
@@ -190,12 +203,12 @@ class Attempt:
             obedience = lifecycle.OBEDIENCE[desired]
             return self._finish(obedience.transition.target, obedience.why)
         if self._draining.is_set():
-            return self.give_back("its worker is shutting down", paid_from="preemptions")
+            return self.requeue("its worker is shutting down", paid_from="preemptions")
         if last is None:
-            return self.give_back(interrupted, paid_from="restarts")
+            return self.requeue(interrupted, paid_from="restarts")
         if desired is Desired.preempt:
-            return self.give_back("its slice of time is over, and others wait", paid_from=None)
-        return self.give_back("the stop was taken back", paid_from=None)
+            return self.requeue("preempted: its time slice is over, and other trials wait", paid_from=None)
+        return self.requeue("the stop was withdrawn", paid_from=None)
 
     def _finish(self, state: State, why: str) -> State:
         return self._persist(lambda session: leases.finish(session, self._lease, state, why=why))
@@ -205,11 +218,11 @@ class Attempt:
             lambda session: leases.finish(session, self._lease, State.failed, problem, why=problem["detail"])
         )
 
-    def _materialise(self, session: Session) -> int:
-        """Write what the runner needs; how many devices it is to use."""
+    def _materialize(self, session: Session) -> int:
+        """Write the work directory, and return the number of devices that the runner is to use."""
         trial = session.get_one(Trial, self._lease.trial_id)
         slot = self._slot
-        spec = workdir.materialise(
+        spec = workdir.materialize(
             session,
             trial,
             self._runner.directory,
@@ -222,7 +235,7 @@ class Attempt:
         return spec.devices
 
     def _flush(self) -> bool:
-        """Record one batch of what waits; whether that is all. While the database does not answer, training goes on."""
+        """Record one batch. Whether the buffer is empty now. Training continues if the database does not answer."""
         batch = self._buffer.batch()
         self._flush_at = time.monotonic() + FLUSH_SECONDS
         if not batch:
@@ -232,7 +245,7 @@ class Attempt:
                 desired = recording.record(session, self._lease, batch)
         except RETRYABLE_ERRORS as error:
             if not self._unavailable:
-                log.warning("trial %s: cannot record now (%s); the trial goes on", self._lease.trial_id, error)
+                log.warning("trial %s: cannot record now (%s); training continues", self._lease.trial_id, error)
             self._unavailable, self._flush_at = True, time.monotonic() + random.uniform(0.2, 1.0)
             return False
         self._desired, self._unavailable = desired, False
@@ -246,15 +259,15 @@ class Attempt:
             if self._unavailable:
                 time.sleep(max(0.0, self._flush_at - time.monotonic()))
 
-    def _persist(self, what: Callable[[Session], T]) -> T:
-        """One transaction; while the database does not answer, again and again until the lease is lost.
+    def _persist(self, write: Callable[[Session], T]) -> T:
+        """Run one transaction. If the database does not answer, repeat it until the lease is lost.
 
-        A commit whose answer was lost is harmless: it ended the lease, so a repetition finds it lost.
+        A commit whose response was lost is harmless: it ended the lease, so the repetition raises `LeaseLost`.
         """
         while True:
             try:
                 with self._sessions.begin() as session:
-                    return what(session)
+                    return write(session)
             except RETRYABLE_ERRORS as error:
                 if self.heartbeat.lost.is_set():
                     raise LeaseLost(self._lease) from error

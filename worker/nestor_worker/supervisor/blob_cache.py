@@ -1,8 +1,7 @@
-"""What trials read, kept on the worker's disk by its digest, so that coming back costs no way to the database.
+"""Blobs on the worker's disk by their digest, so that the next attempt or trial need not read the database.
 
-All slots and processes of a machine share one directory, without a lock: a file is whole from the moment it has its
-name, one that is removed while it is read stays readable, and what is read is believed only if its bytes have the
-digest that was asked for.
+All slots and processes of a machine share one directory, without a lock: a file gets its name when it is complete, a
+file that is removed during a read stays readable, and the digest of every file is checked when it is read.
 """
 
 from __future__ import annotations
@@ -22,26 +21,27 @@ from nestor.errors import BlobDamaged
 log = logging.getLogger(__name__)
 
 PIECE_BYTES = 2**20
-PART = ".part"  # the end of the name of a file that is not whole yet, or never will be
-ABANDONED_SECONDS = 86_400  # after which a part's writer is taken to be gone
+PART = ".part"  # suffix of files that are incomplete
+ABANDONED_SECONDS = 86_400  # an incomplete file of this age has no writer any more
 
 Pieces = Iterable[bytes]
 
 
-class Cache:
-    """Files by digest in `directory`, at most `limit` bytes together; those not used for longest go first.
+class BlobCache:
+    """Files in `directory` with a total size of at most `limit` bytes. The least recently used are removed first.
 
-    It is a convenience: where there is no room, or no right to write, everything is fetched each time.
+    If the directory cannot be written, every blob is fetched each time.
     """
 
     def __init__(self, directory: Path, limit: int) -> None:
         self._directory, self._limit = directory, limit
 
     def place(self, digest: str, target: Path, fetch: Callable[[], Pieces]) -> None:
-        """Write the bytes of that digest to `target`: a copy, for a runner may do with its files what it likes.
+        """Write the blob `digest` to `target`, from the cache or by `fetch`: a copy, because runners may change it.
 
         Raises:
-            BlobDamaged: what was fetched has another digest.
+            BlobDamaged: the fetched bytes have another digest.
+            OSError: `target` cannot be written.
         """
         kept = self._path(digest)
         with suppress(OSError), kept.open("rb") as file:
@@ -56,18 +56,18 @@ class Cache:
             self._keep(kept, target.stat().st_size, _pieces(file))
 
     def add(self, data: bytes) -> None:
-        """Keep bytes that will be asked for, if there is room."""
+        """Store bytes under their digest, if the limit allows it."""
         self._keep(self._path(f"sha256:{hashlib.sha256(data).hexdigest()}"), len(data), [data])
 
-    def note(self, name: str, data: bytes) -> None:
-        """Keep bytes under a name that is no digest of theirs: whoever reads them must check them."""
-        if self.noted(name) != data:
+    def put_named(self, name: str, data: bytes) -> None:
+        """Store bytes under a name that is not their digest. Readers must validate them."""
+        if self.get_named(name) != data:
             with suppress(OSError):
                 self._path(name).unlink()
             self._keep(self._path(name), len(data), [data])
 
-    def noted(self, name: str) -> bytes | None:
-        """What was kept under `name`, if it still is."""
+    def get_named(self, name: str) -> bytes | None:
+        """The bytes stored under `name`; None if they were removed or never stored."""
         with suppress(OSError):
             data = self._path(name).read_bytes()
             os.utime(self._path(name))
@@ -86,16 +86,16 @@ class Cache:
                     part.flush()
                     Path(part.name).replace(kept)
                 except OSError:
-                    Path(part.name).unlink(missing_ok=True)  # where space is short, what is useless must not take it
+                    Path(part.name).unlink(missing_ok=True)  # a useless file must not occupy scarce space
                     raise
         except OSError as error:
-            log.warning("the cache in %s takes nothing: %s", self._directory, error)
+            log.warning("cannot write to the cache in %s: %s", self._directory, error)
 
     def _make_room(self, size: int) -> None:
-        """Remove what was not used for longest until `size` bytes more are within the limit."""
-        files = []
+        """Remove the least recently used files until `size` more bytes are within the limit."""
+        files: list[tuple[float, int, str]] = []
         for entry in os.scandir(self._directory):
-            with suppress(FileNotFoundError):  # another process makes room, too
+            with suppress(FileNotFoundError):  # another process removes files, too
                 files.append((entry.stat().st_mtime, entry.stat().st_size, entry.path))
         total = sum(nbytes for _, nbytes, _ in files) + size
         for used_at, nbytes, path in sorted(files):
@@ -114,7 +114,7 @@ def _pieces(file: IO[bytes]) -> Pieces:
 
 
 def _write(target: Path, pieces: Pieces) -> str:
-    """Write `pieces` to `target`; their digest."""
+    """Write `pieces` to `target` and return their digest."""
     seen = hashlib.sha256()
     with target.open("wb") as file:
         for piece in pieces:

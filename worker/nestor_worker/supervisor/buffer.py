@@ -1,4 +1,4 @@
-"""The runner's messages on their way to a transaction; files wait on the disk while the database does not answer."""
+"""Buffers the runner's messages for the next transaction. The files that they name wait on the disk."""
 
 from __future__ import annotations
 
@@ -9,34 +9,35 @@ from pydantic import ValidationError
 
 from nestor import lifecycle
 from nestor.schemas import HyperparameterInfo, Step
-from nestor_server.scheduling.recording import CHECKPOINTS_KEPT, Batch, Log, Tensors
+from nestor_server.scheduling.recording import CHECKPOINTS_KEPT, LogRecord, RecordedBatch, TensorFile
 from nestor_worker import channel
 from nestor_worker.channel import ChannelBroken, Checkpoint, LogLine, Message, Snapshot, Started, Stepped
 
-LARGE_BYTES = 64 * 2**20  # of tensors in one transaction, or little more
+LARGE_BYTES = 64 * 2**20  # of tensors per transaction; the last tensor may exceed it
 
-Entry = Step | Snapshot | Checkpoint | Log | tuple[HyperparameterInfo, ...]
+Entry = Step | Snapshot | Checkpoint | LogRecord | tuple[HyperparameterInfo, ...]
 
 
 class RecordBuffer:
-    """Collects messages, checked, and gives them out as batches: the same one until it is recorded."""
+    """Validates messages and returns them in batches: the same batch until it is recorded."""
 
     def __init__(self, directory: Path, *, max_bytes: int) -> None:
         self._directory, self._max_bytes = directory, max_bytes
         self._entries: deque[Entry] = deque()
-        self._batch, self._taken, self._number = Batch(), list[str](), 0
-        self._checkpoint = self._recorded_checkpoint = ""  # the newest that is in a batch, and in a recorded one
+        self._batch, self._taken, self._number = RecordedBatch(), list[str](), 0
+        self._checkpoint = self._recorded_checkpoint = ""  # the newest in any batch; the newest in a recorded one
 
     @property
     def is_large(self) -> bool:
+        """Whether the waiting files fill a transaction."""
         files = (entry.file for entry in self._entries if isinstance(entry, Snapshot | Checkpoint))
         return sum(self._size(file) for file in files) >= LARGE_BYTES
 
     def add(self, message: Message) -> None:
-        """Take one message.
+        """Buffer one message.
 
         Raises:
-            ChannelBroken: it is not one that a runner may send.
+            ChannelBroken: a runner may not send it, or its contents are invalid.
         """
         try:
             match message:
@@ -50,17 +51,17 @@ class RecordBuffer:
                     self._entries.append(message)
                     self._forget_old_checkpoints()
                 case LogLine(step, text, level):
-                    self._entries.append(Log(step, text, level))
+                    self._entries.append(LogRecord(step, text, level))
                 case Started(hyperparameters, device, step):
                     self._entries.append(tuple(HyperparameterInfo.model_validate(info) for info in hyperparameters))
-                    self._entries.append(Log(step, lifecycle.where_it_starts(device, step)))
+                    self._entries.append(LogRecord(step, lifecycle.where_it_starts(device, step)))
                 case _:
-                    raise ChannelBroken(f"a runner must not send {type(message).__name__}")
+                    raise ChannelBroken(f"a runner may not send {type(message).__name__}")
         except ValidationError as error:
             raise ChannelBroken(str(error)) from error
 
-    def batch(self) -> Batch:
-        """What is to be recorded next. It does not change until it is: the answer to its commit may have been lost.
+    def batch(self) -> RecordedBatch:
+        """What is to be recorded next: the same batch until `recorded`, because its commit may have succeeded unseen.
 
         Raises:
             ChannelBroken: a file that a message named cannot be read.
@@ -70,41 +71,45 @@ class RecordBuffer:
         return self._batch
 
     def recorded(self) -> None:
-        """The batch was recorded: on to the next, and its files can go, but for the newest checkpoint."""
+        """Note that the batch was recorded, and delete its files except for the newest checkpoint."""
         for name in {*self._taken, self._recorded_checkpoint} - {self._checkpoint, ""}:
             (self._directory / name).unlink(missing_ok=True)
-        self._batch, self._taken, self._recorded_checkpoint = Batch(), [], self._checkpoint
+        self._batch, self._taken, self._recorded_checkpoint = RecordedBatch(), [], self._checkpoint
 
     def checkpoint(self) -> bytes | None:
-        """The newest that was recorded; None if there was none.
+        """The newest recorded checkpoint; None before the first one.
 
         Raises:
-            ChannelBroken: its file is not what it was.
+            ChannelBroken: its file cannot be read any more.
         """
         return self._load(self._recorded_checkpoint) if self._recorded_checkpoint else None
 
-    def _next(self) -> Batch:
-        steps, snapshots, checkpoints, logs, infos, nbytes = [], [], [], [], None, 0
+    def _next(self) -> RecordedBatch:
+        steps: list[Step] = []
+        snapshots: list[TensorFile] = []
+        checkpoints: list[TensorFile] = []
+        logs: list[LogRecord] = []
+        infos, nbytes = None, 0
         while self._entries and nbytes < LARGE_BYTES:
             match self._entries.popleft():
                 case Step() as step:
                     steps.append(step)
                 case Snapshot(step, file, replaces):
-                    snapshots.append(Tensors(step, self._read(file), tuple(replaces)))
+                    snapshots.append(TensorFile(step, self._read(file), tuple(replaces)))
                     nbytes += len(snapshots[-1].data)
                 case Checkpoint(step, file):
-                    checkpoints.append(Tensors(step, self._read(file)))
+                    checkpoints.append(TensorFile(step, self._read(file)))
                     self._checkpoint = file
                     nbytes += len(checkpoints[-1].data)
-                case Log() as log:
+                case LogRecord() as log:
                     logs.append(log)
                 case described:
                     infos = described
         self._number += 1
-        return Batch(tuple(steps), tuple(snapshots), tuple(checkpoints), tuple(logs), infos, self._number)
+        return RecordedBatch(tuple(steps), tuple(snapshots), tuple(checkpoints), tuple(logs), infos, self._number)
 
     def _forget_old_checkpoints(self) -> None:
-        """No more wait here than would be kept there: a database that does not answer must not fill the disk."""
+        """Keep only as many as the database would keep. Otherwise the disk fills while the database does not answer."""
         waiting = [entry for entry in self._entries if isinstance(entry, Checkpoint)]
         for old in waiting[:-CHECKPOINTS_KEPT]:
             self._entries.remove(old)
@@ -122,4 +127,4 @@ class RecordBuffer:
         try:
             return (self._directory / name).lstat().st_size
         except OSError:
-            return 0  # reading it says what is wrong
+            return 0  # `_read` will raise the error

@@ -1,4 +1,4 @@
-"""Threads that show in the database who is alive: the owner of a lease, and the worker itself."""
+"""Threads that renew a lease, and that show in the database which workers are alive."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from nestor_server.settings import Settings
 
 log = logging.getLogger(__name__)
 
-FORGOTTEN = timedelta(days=1)  # after which the row of a worker that was killed is removed
+ROW_RETENTION = timedelta(days=1)  # the row of a killed worker is removed after this time
 
 
 class Heartbeat:
-    """Renews one lease for as long as the block lasts; `desired` is the state that was last asked for.
+    """Renews one lease during a `with` block. `desired` is the latest desired state; `lost` is set with the lease.
 
-    It has a thread of its own, so that neither a large checkpoint on its way to the database nor a slow step costs
-    the lease. A database that does not answer is asked again until the lease has run out.
+    It has its own thread, so that the lease survives the recording of a large checkpoint and a slow step. If the
+    database does not answer, it tries again until the lease has expired.
     """
 
     def __init__(self, sessions: Sessions, settings: Settings, lease: Lease) -> None:
@@ -77,7 +77,7 @@ class Heartbeat:
 
 
 class Presence:
-    """The rows in `workers`, one for each slot: what it is, and what it runs."""
+    """The rows of this worker in `workers`: one per slot, with its devices and its trial."""
 
     def __init__(self, sessions: Sessions, settings: Settings, slots: Mapping[str, str]) -> None:
         self._sessions, self._settings, self._slots = sessions, settings, slots
@@ -86,18 +86,18 @@ class Presence:
         self._thread = threading.Thread(target=self._beat, name="presence", daemon=True)
 
     def start(self) -> None:
-        """Show the worker now, and then at each heartbeat."""
+        """Write the rows now and at each heartbeat."""
         self._show()
         self._thread.start()
 
     def stop(self) -> None:
-        """Remove the worker's rows."""
+        """Delete the rows."""
         self._ending.set()
         self._thread.join(timeout=5)
         self._write(lambda session: session.execute(delete(Worker).where(Worker.id.in_(self._slots))))
 
     def runs(self, slot: str, trial_id: UUID | None) -> None:
-        """Show what `slot` runs; None: it is idle."""
+        """Write which trial `slot` runs; None if it is idle."""
         self._running[slot] = trial_id
         self._write(lambda session: session.execute(update(Worker).where(Worker.id == slot).values(trial_id=trial_id)))
 
@@ -112,14 +112,15 @@ class Presence:
             for slot, device in self._slots.items()
         ]
         new = insert(Worker).values(rows)
-        seen = {"heartbeat_at": func.now(), "trial_id": new.excluded.trial_id}  # which an earlier write may have missed
+        seen = {"heartbeat_at": func.now(), "trial_id": new.excluded.trial_id}  # an earlier write of it may have failed
         alive = new.on_conflict_do_update(index_elements=["id"], set_=seen)
         self._write(lambda session: session.execute(alive))
-        self._write(lambda session: session.execute(delete(Worker).where(Worker.heartbeat_at < func.now() - FORGOTTEN)))
+        dead = delete(Worker).where(Worker.heartbeat_at < func.now() - ROW_RETENTION)
+        self._write(lambda session: session.execute(dead))
 
-    def _write(self, what: Callable[[Session], object]) -> None:
+    def _write(self, statement: Callable[[Session], object]) -> None:
         try:
             with self._sessions.begin() as session:
-                what(session)
+                statement(session)
         except DBAPIError as error:
-            log.warning("the database does not take this worker's heartbeat: %s", error)
+            log.warning("cannot write this worker's heartbeat: %s", error)

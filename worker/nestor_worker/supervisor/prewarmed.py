@@ -1,4 +1,4 @@
-"""A runner in waiting for each slot, with all loaded that takes seconds, so that a trial's first step does not."""
+"""A prewarmed runner for each slot: it has loaded what takes seconds, so that a trial's first step does not wait."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Standby:
-    """Spawns runners before they are needed, one a slot, where `enabled`."""
+    """Spawns one runner per slot before it is needed, if `enabled`."""
 
     def __init__(self, *, enabled: bool) -> None:
         self._enabled = enabled
@@ -24,7 +24,7 @@ class Standby:
             self._waiting[slot.name] = slot.spawn()
 
     def take(self, slot: Slot) -> Runner:
-        """The runner that waits, or a new one."""
+        """The slot's waiting runner if it is alive, else a new one. The caller must close it."""
         runner = self._waiting.pop(slot.name, None)
         if runner is not None and not runner.is_alive:
             runner.close()
@@ -32,14 +32,18 @@ class Standby:
         return runner or slot.spawn()
 
     def close(self) -> None:
+        """End the runners that wait. Those that were taken belong to their callers."""
         while self._waiting:
             self._waiting.popitem()[1].close()
 
 
 def load(begun: threading.Event) -> None:
-    """In the runner: import what trials need and, while there is none, go through all of it once.
+    """In the runner: import what trials need and, until one has begun, run a tiny trial.
 
-    torch loads much of what differentiation needs when that is first asked for.
+    torch loads much of its differentiation code at first use.
+
+    Args:
+        begun: set when the runner has received its trial; the tiny trial then ends early.
     """
     import torch
 

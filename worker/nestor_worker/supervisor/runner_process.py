@@ -1,7 +1,7 @@
-"""A runner as its supervisor sees it: spawned without credentials, read through a pipe, ended with its descendants.
+"""The supervisor's side of a runner: spawns it without credentials, reads its messages, and kills its descendants.
 
-It is spawned before it is needed: until `begin`, it loads what every trial needs and waits. On several devices it is
-one process for each, of which the first sends messages for all, and all end together.
+A runner is spawned before it is needed: until `begin`, it loads what every trial needs and waits. On several devices
+it has one process per device. The first process sends the messages of all, and all end together.
 """
 
 from __future__ import annotations
@@ -18,35 +18,35 @@ from pathlib import Path
 
 from nestor_worker import channel, workdir
 
-# What a runner may know of the worker's environment. Everything else could hold a password.
-KEPT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV")
-# Blocks up to 256 MiB are used again instead of being given back to the system and asked for anew, whose page faults
-# cost four to five times the arithmetic on vectors of ten million numbers. Larger ones are too large to be kept idle.
+# The variables that a runner inherits. Any other could hold a password.
+INHERITED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV")
+# Reuse freed blocks of up to 256 MiB. Returning them to the system and allocating them again causes page faults, which
+# cost four to five times the arithmetic on vectors of ten million numbers. Larger blocks are too large to stay idle.
 ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": str(2**28), "MALLOC_TRIM_THRESHOLD_": str(2**34)}
-# Without a fixed workspace, matrix products on a GPU need not repeat their bits, and a trial would not resume exactly.
+# Without a fixed workspace, matrix products on a GPU are not deterministic, and a trial would not resume exactly.
 REPEATABLE = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
-BACKLOG = 1_000  # messages; a runner that is faster than the database waits
+MAX_UNREAD = 1_000  # messages; a runner that is faster than the database waits
 LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
 
 
 def environment(directory: Path, *, threads: int, device: str) -> dict[str, str]:
-    """The environment of one process of a runner, which uses `device`."""
-    inherited = {name: value for name, value in os.environ.items() if name in KEPT}
+    """The environment variables of one process of a runner, which sees only `device`."""
+    inherited = {name: value for name, value in os.environ.items() if name in INHERITED}
     counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
     visible = {"CUDA_VISIBLE_DEVICES": "" if device == "cpu" else device}
-    # Threads that spin while they wait take the core from those they wait for: on a busy machine, 15 times slower.
+    # Waiting threads that spin take the core from the threads that they wait for: 15 times slower on a busy machine.
     waiting = {"OMP_WAIT_POLICY": "PASSIVE"}
     apart = {"HOME": str(directory), "TMPDIR": str(directory), "GLOO_SOCKET_IFNAME": LOOPBACK}
     return {**inherited, **counts, **waiting, **ALLOCATION, **REPEATABLE, **visible, **apart}
 
 
 class Runner:
-    """The processes, their work directory, and their messages in `inbox`, where None means that no more will come."""
+    """The processes of a runner and their work directory. `inbox` has their messages, and None after the last one."""
 
     def __init__(self, *, threads: int, devices: tuple[str, ...]) -> None:
         self._home = tempfile.TemporaryDirectory(prefix=workdir.prefix(os.getpid()), ignore_cleanup_errors=True)
         self.directory = directory = Path(self._home.name)
-        self.inbox: queue.Queue[channel.Message | None] = queue.Queue(BACKLOG)
+        self.inbox: queue.Queue[channel.Message | None] = queue.Queue(MAX_UNREAD)
         self._broken: str | None = None
         self._closed = False
         self._processes = [
@@ -60,16 +60,16 @@ class Runner:
 
     @property
     def is_alive(self) -> bool:
-        """Whether all of its processes run."""
+        """Whether all processes run."""
         return all(process.poll() is None for process in self._processes)
 
     @property
     def has_lost_a_process(self) -> bool:
-        """Whether one of those that send no messages has failed."""
+        """Whether a process other than the first has failed."""
         return any(process.poll() for process in self._processes[1:])
 
     def begin(self, devices: int = 1) -> None:
-        """Run the trial that the work directory holds by now, on the first so many devices."""
+        """Run the trial in the work directory on the first `devices` devices. The other processes end."""
         for process in self._processes[devices:]:
             _end(process)
         del self._processes[devices:]
@@ -77,29 +77,29 @@ class Runner:
             _send(process, channel.Begin())
 
     def send(self, message: channel.Message) -> None:
-        """Send one message to the first process, which acts on it for all."""
+        """Send one message to the first process, which acts for all."""
         _send(self._process, message)
 
     def close(self) -> None:
-        """End it, if it has not ended, and everything that it started, and remove its work directory."""
+        """Kill the processes and their descendants, if any still run, and remove the work directory."""
         self._closed = True
         for process in self._processes:
             _end(process)
-        while self._reader.is_alive():  # it may be waiting for room in the inbox
+        while self._reader.is_alive():  # it may wait for space in the inbox
             with suppress(queue.Empty):
                 self.inbox.get(timeout=0.05)
         if self._process.stdout is not None:
             self._process.stdout.close()
         self._home.cleanup()
 
-    def how_it_ended(self) -> str:
-        """Why a runner that sent neither `Ended` nor `Failed` is gone, as the end of a sentence."""
+    def exit_reason(self) -> str:
+        """Why a runner ended that sent neither `Ended` nor `Failed`: a clause without a full stop."""
         if self._broken is not None:
-            return f"its runner sent something unintelligible: {self._broken}"
+            return f"its runner sent an invalid message: {self._broken}"
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=1)
         codes = [process.poll() for process in self._processes]
-        # Of several, the one that began it; the others end because they lost it.
+        # The first process that failed by itself. The others end because they lost their peer.
         rank = next((rank for rank, code in enumerate(codes) if code not in (None, 0, channel.LOST_PEER)), 0)
         code, which = codes[rank], "its runner"
         if len(codes) > 1:
@@ -107,12 +107,12 @@ class Runner:
         if code is None:
             return f"{which} did not stop in time"
         if code == -signal.SIGKILL:
-            return f"{which} was killed (SIGKILL); when nobody did that by hand, the machine ran out of memory"
+            return f"{which} was killed (SIGKILL); unless someone did that by hand, the machine ran out of memory"
         if code < 0:
-            return f"{which} was ended by signal {signal.Signals(-code).name}{self._last_words(rank)}"
-        return f"{which} ended with exit code {code}{self._last_words(rank)}"
+            return f"{which} was ended by signal {signal.Signals(-code).name}{self._log_end(rank)}"
+        return f"{which} ended with exit code {code}{self._log_end(rank)}"
 
-    def _last_words(self, rank: int) -> str:
+    def _log_end(self, rank: int) -> str:
         lines = (self.directory / _log(rank)).read_bytes()[-2_000:].decode(errors="replace").split("\n")
         written = [line.strip() for line in lines if line.strip()]
         return f", after writing: {written[-1][:300]}" if written else ""
@@ -149,7 +149,7 @@ def _spawn(directory: Path, rank: int, environment: dict[str, str]) -> subproces
 
 def _send(process: subprocess.Popen[bytes], message: channel.Message) -> None:
     assert process.stdin is not None
-    with suppress(BrokenPipeError):  # it has ended, and its inbox says how
+    with suppress(BrokenPipeError):  # it has ended, and the last message in its inbox says why
         process.stdin.write(channel.encode(message))
         process.stdin.flush()
 

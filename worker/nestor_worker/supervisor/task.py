@@ -1,4 +1,4 @@
-"""The Celery task: a message says that a trial may be waiting; the database says whether one is, and which."""
+"""The Celery task. A message says that a trial may wait; the database says which one, if any."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Tasks:
-    """What the tasks of one worker share."""
+    """The Celery task of one worker, with the slots that its threads share."""
 
     def __init__(
         self,
@@ -37,10 +37,10 @@ class Tasks:
             self._free.put(slot)
 
     def run_trial(self, trial_id: str) -> None:
-        """Run one trial after the other as long as any waits; a message that comes when none does is dropped."""
+        """Run one trial after the other until none waits. `trial_id` is only a hint about which."""
         slot = self._free.get()
         try:
-            # When it is draining, the reaper sends another message, to a worker that stays.
+            # If this worker drains, the reaper sends another message, which another worker receives.
             while not self._draining.is_set() and (lease := self._claim(UUID(trial_id), slot)):
                 self._run(lease, slot)
         finally:

@@ -1,14 +1,14 @@
-/** Lists what the interface offers, from its own description. */
+/** Lists the routes of openapi.json. */
 
-const described = await (await fetch("../openapi.json")).json();
-const rows = Object.entries(described.paths).flatMap(([path, methods]) =>
+const openapi = await (await fetch("../openapi.json")).json();
+const rows = Object.entries(openapi.paths).flatMap(([path, methods]) =>
   Object.entries(methods).map(([method, operation]) => {
     const row = document.createElement("tr"), request = document.createElement("td"), code = document.createElement("code");
-    const what = document.createElement("td");
+    const description = document.createElement("td");
     code.textContent = `${method.toUpperCase()} ${path}`;
-    what.textContent = operation.description ?? operation.summary ?? "";
+    description.textContent = operation.description ?? operation.summary ?? "";
     request.append(code);
-    row.append(request, what);
+    row.append(request, description);
     return row;
   }),
 );

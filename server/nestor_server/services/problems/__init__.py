@@ -1,1 +1,1 @@
-"""What a trial works on: programs, data sets, and the names and shapes of what is trained and tuned."""
+"""Programs, data sets, and the names and shapes of parameters and hyperparameters."""

@@ -1,4 +1,4 @@
-"""Names and shapes of what a problem trains and tunes, read from what is stored, and compared."""
+"""Reads and compares the names and shapes of parameters, buffers and hyperparameters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Shapes = dict[str, tuple[int, ...]]
 Architecture = dict[str, Shapes]  # for each group whose names are known
 
 GROUPS = {"params": "parameter", "buffers": "buffer", "hparams": "hyperparameter"}
-PIXELS, CLASSES = 64, 10  # of the digits, which every preset learns
+PIXELS, CLASSES = 64, 10  # of the digits data set, which every preset uses
 
 
 def of_program(header: Header) -> Architecture:
@@ -20,35 +20,35 @@ def of_program(header: Header) -> Architecture:
 
 
 def of_start(header: Header, start: WarmStart) -> Architecture:
-    """What a checkpoint names, which is nothing in format 2; a snapshot is all hyperparameters."""
+    """The architecture of a checkpoint or a snapshot. Checkpoints of format 2 have no names, so theirs is empty."""
     if not start.weights:
         return {"hparams": {name: tensor.shape for name, tensor in header.tensors.items()}}
     return of_program(header) if _group(header, "params") else {}
 
 
 def of_preset(preset: Preset) -> Architecture:
-    """Linear layers with an activation after each but the last, numbered together."""
+    """The architecture of the preset's MLP. Its layers and activations share one numbering."""
     parameters: Shapes = {}
     for i, (before, after) in enumerate(pairwise((PIXELS, *preset.model.hidden, CLASSES))):
         parameters |= {f"{2 * i}.weight": (after, before), f"{2 * i}.bias": (after,)}
     return {"params": parameters, "buffers": {}}
 
 
-def difference(held: Architecture, wanted: Architecture) -> str | None:
-    """The first one in the groups that both know."""
+def difference(stored: Architecture, expected: Architecture) -> str | None:
+    """The first difference in the groups that both know, as a clause; None if there is no difference."""
     for group, kind in GROUPS.items():
-        if group in held and group in wanted and (reason := _difference(kind, held[group], wanted[group])):
+        if group in stored and group in expected and (reason := _difference(kind, stored[group], expected[group])):
             return reason
     return None
 
 
-def _difference(kind: str, held: Shapes, wanted: Shapes) -> str | None:
-    for name, shape in wanted.items():
-        if name not in held:
+def _difference(kind: str, stored: Shapes, expected: Shapes) -> str | None:
+    for name, shape in expected.items():
+        if name not in stored:
             return f"the trial has no {kind} {name[:80]!r}"
-        if held[name] != shape:
-            return f"the {kind} {name[:80]!r} has the shape {held[name]} in the trial and {shape} in the problem"
-    unexpected = [name for name in held if name not in wanted]
+        if stored[name] != shape:
+            return f"the {kind} {name[:80]!r} has the shape {stored[name]} in the trial and {shape} in the problem"
+    unexpected = [name for name in stored if name not in expected]
     return f"the problem has no {kind} {unexpected[0][:80]!r}" if unexpected else None
 
 

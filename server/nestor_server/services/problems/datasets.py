@@ -1,4 +1,4 @@
-"""Takes a data set in: splits of equally long columns of finite numbers."""
+"""Validates and records data sets: splits whose columns have equal lengths and finite numbers."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def create(session: Session, owner_id: UUID, new: schemas.DatasetCreate) -> sche
 
     Raises:
         BlobNotFound: a digest is not of a complete blob of this owner.
-        DatasetInvalid: a split is empty, uneven, not finite, or not safetensors.
+        DatasetInvalid: a split is empty, has columns of different lengths, is not finite, or is not safetensors.
     """
     splits = new.model_dump(exclude_none=True)
-    found = {split: blobs.want(session, owner_id, digest) for split, digest in splits.items()}
+    found = {split: blobs.find_and_retain(session, owner_id, digest) for split, digest in splits.items()}
     sizes = {split: _examples(session, split, blob) for split, blob in found.items()}
     dataset = Dataset(owner_id=owner_id, splits=splits, sizes=sizes)
     session.add(dataset)
@@ -44,17 +44,18 @@ def get(session: Session, owner_id: UUID, dataset_id: UUID) -> Dataset:
     """The data set of this owner, locked against deletion until the transaction ends.
 
     Raises:
-        DatasetNotFound: there is none, or it is someone else's.
+        DatasetNotFound: the user has no such data set.
     """
     query = select(Dataset).where(Dataset.id == dataset_id, Dataset.owner_id == owner_id)
-    dataset = session.scalars(query.with_for_update(read=True, key_share=True)).one_or_none()  # or a sweep takes it
+    locking = query.with_for_update(read=True, key_share=True)  # or garbage collection could delete it
+    dataset = session.scalars(locking).one_or_none()
     if dataset is None:
         raise DatasetNotFound(dataset=str(dataset_id))
     return dataset
 
 
 def _examples(session: Session, split: str, blob: Blob) -> int:
-    """How many examples the split has, once nothing is wrong with it."""
+    """The number of examples of a valid split."""
     try:
         columns = tensor_blobs.header(session, blob).tensors
     except Malformed as error:
@@ -69,7 +70,6 @@ def _examples(session: Session, split: str, blob: Blob) -> int:
         raise DataLengthsDiffer(split=split, lengths=dict(sorted(lengths.items())))
     if examples == 0:
         raise SplitEmpty(split=split)
-    for name, column in columns.items():
-        if not tensor_blobs.finite(session, blob, column):
-            raise ColumnNotFinite(split=split, column=name)
+    if column := tensor_blobs.first_not_finite(session, blob, columns.values()):
+        raise ColumnNotFinite(split=split, column=column.name)
     return examples

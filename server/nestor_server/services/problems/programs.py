@@ -1,4 +1,4 @@
-"""Takes a program in: two blobs that follow the format. Its operators are checked again where they run."""
+"""Validates and records programs: two blobs each. The runner checks the operators again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nestor.program_format import (
 )
 from nestor_server.models import Blob, Program
 from nestor_server.storage import blobs, tensor_blobs
-from nestor_server.storage.safetensors_header import Header, Malformed
+from nestor_server.storage.safetensors_header import Header, Malformed, Tensor
 
 
 def create(session: Session, owner_id: UUID, new: schemas.ProgramCreate) -> schemas.Program:
@@ -30,7 +30,8 @@ def create(session: Session, owner_id: UUID, new: schemas.ProgramCreate) -> sche
         BlobNotFound: a digest is not of a complete blob of this owner.
         ProgramInvalid: the blobs do not follow the format; the engine refuses them with the same sentence.
     """
-    graphs, tensors = blobs.want(session, owner_id, new.graphs), blobs.want(session, owner_id, new.tensors)
+    graphs = blobs.find_and_retain(session, owner_id, new.graphs)
+    tensors = blobs.find_and_retain(session, owner_id, new.tensors)
     header = _header(session, tensors)
     document = _document(session, graphs, tensor_names(header.tensors))
     _check_numbers(session, tensors, header)
@@ -51,10 +52,11 @@ def get(session: Session, owner_id: UUID, program_id: UUID) -> Program:
     """The program of this owner, locked against deletion until the transaction ends.
 
     Raises:
-        ProgramNotFound: there is none, or it is someone else's.
+        ProgramNotFound: the user has no such program.
     """
     query = select(Program).where(Program.id == program_id, Program.owner_id == owner_id)
-    program = session.scalars(query.with_for_update(read=True, key_share=True)).one_or_none()  # or a sweep takes it
+    locking = query.with_for_update(read=True, key_share=True)  # or garbage collection could delete it
+    program = session.scalars(locking).one_or_none()
     if program is None:
         raise ProgramNotFound(program=str(program_id))
     return program
@@ -74,7 +76,9 @@ def _document(session: Session, blob: Blob, names: TensorNames) -> ProgramDocume
 
 
 def _check_numbers(session: Session, blob: Blob, header: Header) -> None:
-    for key, tensor in header.tensors.items():
-        mask = key.partition(".")[0] not in TRAINED_GROUPS
-        if not tensor_blobs.finite(session, blob, tensor, or_infinite=mask):
-            raise ProgramNotFinite(tensor=key)
+    def is_constant(tensor: Tensor) -> bool:
+        """Constants of the graphs may be masks with infinite numbers."""
+        return tensor.name.partition(".")[0] not in TRAINED_GROUPS
+
+    if tensor := tensor_blobs.first_not_finite(session, blob, header.tensors.values(), or_infinite=is_constant):
+        raise ProgramNotFinite(tensor=tensor.name)

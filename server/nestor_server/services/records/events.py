@@ -1,4 +1,4 @@
-"""A trial's steps and events in the order in which they became true."""
+"""A trial's steps and events in the order of the event log."""
 
 from __future__ import annotations
 
@@ -28,10 +28,9 @@ class Page:
 def read(session: Session, trial_id: UUID, after: int, limit: int = PAGE) -> Page:
     """Up to `limit` entries whose seq is above `after`.
 
-    One statement reads both tables: two would look at two moments, and an entry that is committed between them
-    would be passed over.
+    One statement reads both tables. Two statements could miss an entry that is committed between them.
     """
-    # The state first: when it is final here, the entries below are all there will be.
+    # The state first: if it is final, no entry can follow those below.
     state, seq, error = session.execute(select(Trial.state, Trial.seq, Trial.error).where(Trial.id == trial_id)).one()
     steps, events = models.Step, models.Event
     both = union_all(

@@ -1,4 +1,4 @@
-"""Recorded steps as columns, which is how plots and data frames want them."""
+"""Recorded steps as columns, for plots and data frames."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ def columns(
     """Up to `limit` steps whose number is above `after`, in order.
 
     Raises:
-        InvalidInput: a name is none of `COLUMNS`.
+        TrialNotFound
+        InvalidInput: a name is not in `COLUMNS`.
     """
-    # Read before the steps: an answer may hold more than its `seq` says, and the next poll then finds
-    # nothing new; the other way round it would miss some.
+    # Read before the steps. So a response may contain more than its `seq` says, and the next poll finds nothing new.
+    # In the other order, the next poll could miss steps.
     seq = trial_queries.find(session, owner_id, trial_id).seq
     names = list(dict.fromkeys(names or COLUMNS))
     if unknown := [name for name in names if name not in COLUMNS]:

@@ -1,1 +1,1 @@
-"""Trials: submitting and steering them, finding them, and what they start from."""
+"""Trials: submission, actions, queries, attempts, and warm starts."""

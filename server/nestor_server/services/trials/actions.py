@@ -1,4 +1,4 @@
-"""Trials: submitted, and asked to stop, pause or go on."""
+"""Submits trials, and requests actions such as pause or extend."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from nestor_server.services.trials.queries import describe, find
 
 
 def create(session: Session, me: Caller, study_id: UUID, new: schemas.TrialCreate) -> schemas.Trial:
-    """Submit a tuning job: it is queued, and a worker is called once this is committed.
+    """Submit a trial. It is queued, and workers get a message after the commit.
 
     Raises:
         StudyNotFound, ProgramNotFound, DatasetNotFound, TrialNotFound, CheckpointNotFound, HyperparametersNotFound
-        InvalidInput: the warm start is of another architecture.
-        Forbidden: a priority that only an admin may give.
+        InvalidInput: the warm start has another architecture.
+        Forbidden: the priority requires an admin token.
     """
     owner_id = me.user_id
     _check_priority(me, new.priority)
@@ -35,7 +35,7 @@ def create(session: Session, me: Caller, study_id: UUID, new: schemas.TrialCreat
     start_blob_id = None
     if new.warm_start is not None:
         start, start_blob_id = warm_starts.find(session, owner_id, new.warm_start)
-        warm_starts.expect(session, owner_id, start, start_blob_id, new.problem)
+        warm_starts.validate(session, owner_id, start, start_blob_id, new.problem)
         new = new.model_copy(update={"warm_start": start})
     number = session.scalars(
         update(Study)
@@ -67,17 +67,17 @@ def create(session: Session, me: Caller, study_id: UUID, new: schemas.TrialCreat
 
 
 def request(session: Session, me: Caller, trial_id: UUID, action: Action) -> schemas.Trial:
-    """Ask for an action: done at once if no worker has the trial, otherwise by its worker, soon.
+    """Request an action: done immediately if no worker has the trial, otherwise by its worker.
 
     Raises:
         TrialNotFound
-        IllegalTransition: not from the trial's present state.
+        IllegalTransition: the action is not allowed in the trial's state.
     """
     return describe(leases.request(session, find(session, me.user_id, trial_id), action, by=f"user {me.user}"))
 
 
 def extend(session: Session, me: Caller, trial_id: UUID, steps: int) -> schemas.Trial:
-    """Queue a complete or paused trial again, for `steps` more.
+    """Queue a complete or paused trial again, for `steps` more outer steps.
 
     Raises:
         TrialNotFound
@@ -87,11 +87,11 @@ def extend(session: Session, me: Caller, trial_id: UUID, steps: int) -> schemas.
 
 
 def prioritize(session: Session, me: Caller, trial_id: UUID, priority: int) -> schemas.Trial:
-    """Change the trial's place among those that wait, and whether it yields to them.
+    """Change the trial's priority, which orders waiting trials and decides which running ones are preempted.
 
     Raises:
         TrialNotFound
-        Forbidden: only an admin may give that priority.
+        Forbidden: the priority requires an admin token.
     """
     trial = find(session, me.user_id, trial_id)
     _check_priority(me, priority)
@@ -104,7 +104,7 @@ def prioritize(session: Session, me: Caller, trial_id: UUID, priority: int) -> s
 
 
 def _check_priority(me: Caller, priority: int) -> None:
-    """As with `nice`: everybody may lower a priority, and only an admin may raise it above 0."""
+    """As with `nice`: every user may lower a priority, and only an admin may raise it above 0."""
     if priority > 0 and not me.may(Scope.admin):
         reason = "give a trial a priority above 0, ahead of other users' trials; one below 0 lets others go first"
         raise Forbidden(reason=reason, scope=Scope.admin.value)

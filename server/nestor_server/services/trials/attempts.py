@@ -14,7 +14,11 @@ from nestor_server.services.trials import queries as trial_queries
 
 
 def page(session: Session, owner_id: UUID, trial_id: UUID) -> schemas.Attempts:
-    """In order of their numbers. Raises TrialNotFound."""
+    """All attempts of the trial, oldest first.
+
+    Raises:
+        TrialNotFound
+    """
     trial_queries.find(session, owner_id, trial_id)
     changes = session.execute(
         select(Event.data, Event.created_at)

@@ -1,4 +1,4 @@
-"""Trials: found, listed and described."""
+"""Finds, lists and describes trials."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ from nestor_server.services import paging, studies
 def page(
     session: Session, owner_id: UUID, study_id: UUID, *, cursor: str | None = None, limit: int = paging.DEFAULT_LIMIT
 ) -> schemas.TrialPage:
-    """The trials of a study, by number. Raises StudyNotFound."""
+    """One page of the trials of a study, by number.
+
+    Raises:
+        StudyNotFound
+        InvalidInput: the cursor belongs to another list.
+    """
     studies.find(session, owner_id, study_id)
     query = select(Trial).where(Trial.study_id == study_id)
     if cursor is not None:
@@ -28,10 +33,10 @@ def page(
 
 
 def find(session: Session, owner_id: UUID, trial_id: UUID) -> Trial:
-    """The trial's row.
+    """The table row of a trial.
 
     Raises:
-        TrialNotFound: there is none, or it is someone else's, or its study was deleted.
+        TrialNotFound: the user has no such trial, or its study was deleted.
     """
     trial = session.scalars(
         select(Trial)
@@ -44,17 +49,21 @@ def find(session: Session, owner_id: UUID, trial_id: UUID) -> Trial:
 
 
 def get(session: Session, owner_id: UUID, trial_id: UUID) -> schemas.Trial:
-    """The trial as the wire shows it. Raises TrialNotFound."""
+    """One trial, as the REST interface shows it.
+
+    Raises:
+        TrialNotFound
+    """
     return describe(find(session, owner_id, trial_id))
 
 
 def version(trial: schemas.Trial) -> str:
-    """What changes whenever a reader could see a difference."""
+    """A string that changes with every visible change of the trial, for ETags."""
     return f"{trial.seq}-{trial.state.value}-{trial.desired.value}"
 
 
 def describe(trial: Trial) -> schemas.Trial:
-    """The row as the wire shows it."""
+    """The trial as the REST interface shows it, with the actions that its state allows."""
     state, desired = State(trial.state), Desired(trial.desired)
     return schemas.Trial(
         id=trial.id,

@@ -1,4 +1,4 @@
-"""What a trial leaves for others to go on from: another trial, or whoever wants its weights."""
+"""Checkpoints and snapshots of a trial from which other trials start, or which users download."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from nestor_server.storage.tensor_blobs import Slice
 
 
 def find(session: Session, owner_id: UUID, start: WarmStart) -> tuple[WarmStart, UUID]:
-    """`start` with the step that it means, and the blob; nobody can delete the blob before this is committed.
+    """`start` with its step filled in, and the blob's id. The blob cannot be deleted before this is committed.
 
     Raises:
         TrialNotFound
-        CheckpointNotFound, HyperparametersNotFound: nothing was kept of that step.
+        CheckpointNotFound, HyperparametersNotFound: no checkpoint or snapshot of that step is stored.
     """
     trial = trial_queries.find(session, owner_id, start.trial)
     table = Checkpoint if start.weights else Snapshot
@@ -38,33 +38,34 @@ def find(session: Session, owner_id: UUID, start: WarmStart) -> tuple[WarmStart,
     return start.model_copy(update={"step": found.step}), found.id
 
 
-def expect(session: Session, owner_id: UUID, start: WarmStart, blob_id: UUID, problem: AnyProblem) -> None:
-    """Refuse to start `problem` from the tensors of another one.
+def validate(session: Session, owner_id: UUID, start: WarmStart, blob_id: UUID, problem: AnyProblem) -> None:
+    """Check that `problem` has the names and shapes of the tensors that it starts from.
 
-    What does not name its tensors is left to the runner: a checkpoint of format 2, a preset's hyperparameters.
+    The runner checks those without names: checkpoints of format 2, and hyperparameters of presets.
 
     Raises:
-        InvalidInput: naming the first difference.
+        InvalidInput: they differ. The error names the first difference.
     """
     try:
-        held = architectures.of_start(tensor_blobs.header(session, session.get_one(Blob, blob_id)), start)
+        stored = architectures.of_start(tensor_blobs.header(session, session.get_one(Blob, blob_id)), start)
     except Malformed:
         return
     if isinstance(problem, ProgramProblem):
         program = programs.get(session, owner_id, problem.program)
-        wanted = architectures.of_program(tensor_blobs.header(session, blobs.find(session, owner_id, program.tensors)))
+        tensors = blobs.find(session, owner_id, program.tensors)
+        expected = architectures.of_program(tensor_blobs.header(session, tensors))
     else:
-        wanted = architectures.of_preset(problem.preset)
-    if reason := architectures.difference(held, wanted):
+        expected = architectures.of_preset(problem.preset)
+    if reason := architectures.difference(stored, expected):
         raise ArchitectureMismatch(trial=str(start.trial), reason=reason)
 
 
 def checkpoint(session: Session, owner_id: UUID, trial_id: UUID, step: int | None) -> Slice:
-    """The checkpoint at `step`, or the newest one: weights, buffers, hyperparameters and what the optimizers keep.
+    """The checkpoint at `step`, or the newest one: weights, buffers, hyperparameters and optimizer states.
 
     Raises:
         TrialNotFound
-        CheckpointNotFound: there is none, or none any more.
+        CheckpointNotFound: no checkpoint of that step is stored.
     """
     _, blob_id = find(session, owner_id, WarmStart(trial=trial_id, step=step))
     blob = session.get_one(Blob, blob_id)
