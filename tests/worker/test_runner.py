@@ -66,13 +66,14 @@ def of(kind: type, messages: list) -> list:
 def test_a_runner_reports_everything_in_order_and_exits(start):
     runner = start(5)
     heard = hear(runner)
-    assert isinstance(heard[0], Started)
+    assert isinstance(heard[0], Snapshot)
+    assert isinstance(started := heard[1], Started)
     assert heard[-1] == Ended(5, stopped=False, why="all 5 steps are taken")
     assert [message.record["number"] for message in of(Stepped, heard)] == [1, 2, 3, 4, 5]
     assert [message.step for message in of(Snapshot, heard)] == [0, 1, 2, 3, 4, 5]
     assert [message.step for message in of(Checkpoint, heard)] == [5]
     hparams = safetensors.torch.load_file(runner.directory / of(Snapshot, heard)[-1].file)
-    assert {h["name"] for h in heard[0].hyperparameters} == set(hparams)
+    assert {h["name"] for h in started.hyperparameters} == set(hparams)
 
 
 def test_its_environment_holds_no_credentials(start, monkeypatch):

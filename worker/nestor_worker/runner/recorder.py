@@ -110,9 +110,9 @@ class TrialRecorder:
             }
             for name, value in self._bilevel.hparams.items()
         ]
-        self._send(Started(hyperparameters, device, start))
-        if start == 0:
+        if start == 0:  # before the log line that `Started` becomes, however the two are divided among transactions
             self._send(Snapshot(0, self._file("snapshot-0", _saved(self._bilevel.hparams))))
+        self._send(Started(hyperparameters, device, start))
 
     def record(self, step: Step) -> None:
         """Report one step, and write the snapshot and start the checkpoint that are due."""

@@ -84,12 +84,13 @@ def supervise(
                 raise
             except Exception as error:
                 log.exception("trial %s: the supervisor failed", lease.trial_id)
+                attempt.fill_cache()
                 return attempt.requeue(f"its supervisor failed with {type(error).__name__}: {error}")
     except LeaseLost:
         log.warning("trial %s: the lease was lost; this attempt ends and writes nothing more", lease.trial_id)
+        attempt.fill_cache()
         return None
     finally:
-        attempt.fill_cache()
         runner.close()
 
 
@@ -134,6 +135,7 @@ class AttemptSupervisor:
             self._flush_all()
         except ChannelBroken as error:
             last, interrupted = None, f"its runner sent an invalid message: {error}"
+        self.fill_cache()  # before the trial ends: the next one may be a similar trial, which waits for that
         if isinstance(last, Failed):
             return self._fail(NestorError.from_problem(asdict(last)).problem())
         return self._end(last, interrupted)
