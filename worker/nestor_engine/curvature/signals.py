@@ -14,7 +14,7 @@ from nestor.errors import OutputsCoupled
 from nestor_engine.autodiff.linearization import Linearization, examples_of
 
 Fisher = Literal["sampled", "exact", "empirical"]
-MOST_OUTPUTS = 2048  # of one example: their second derivatives are a matrix of that side
+MAX_OUTPUTS = 2048  # of one example: their second derivatives are a matrix of that side
 
 
 def signals(linearization: Linearization, fisher: Fisher, generator: torch.Generator) -> Iterator[list[Tensor]]:
@@ -29,7 +29,7 @@ def signals(linearization: Linearization, fisher: Fisher, generator: torch.Gener
     - "empirical": one signal, √B ε_i ∂ℓ/∂o_i for each of B examples, of which ℓ must be the mean.
 
     Raises:
-        ProblemInvalid: the criterion couples more than `MOST_OUTPUTS` outputs, or there are no gradients of examples.
+        ProblemInvalid: the criterion couples more than `MAX_OUTPUTS` outputs, or there are no gradients of examples.
     """
 
     def signs(*shape: int) -> Tensor:
@@ -85,7 +85,7 @@ def _blocks(linearization: Linearization, at: list[Tensor]) -> tuple[Tensor, _Ro
     """
     probe_source = torch.Generator().manual_seed(0)
     for rows in _divisions(at):
-        if rows.size > MOST_OUTPUTS:
+        if rows.size > MAX_OUTPUTS:
             break
         product = lambda v, rows=rows: rows.join(linearization.criterion_product(rows.split(v)))
         eye = torch.eye(rows.size, dtype=at[0].dtype, device=at[0].device)
@@ -96,7 +96,7 @@ def _blocks(linearization: Linearization, at: list[Tensor]) -> tuple[Tensor, _Ro
         # Non-finite values count as uncoupled: the solver reports them.
         if not (whole - parts).norm() > tolerance * whole.norm():
             return blocks, rows
-    raise OutputsCoupled(limit=MOST_OUTPUTS)
+    raise OutputsCoupled(limit=MAX_OUTPUTS)
 
 
 def _divisions(outputs: list[Tensor]) -> list[_Rows]:

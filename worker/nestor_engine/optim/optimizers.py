@@ -20,7 +20,7 @@ from nestor_engine.optim.schedules import Schedule
 
 
 class Optimizer(options.Optimizer, Implementation, abc.ABC):
-    """Descends along gradients. Its slots are its memory: tensors like the one it updates."""
+    """Descends along gradients. Its state is a dict of tensors, each with the shape of the tensor that it updates."""
 
     if TYPE_CHECKING:
         schedule: Schedule | None
@@ -39,16 +39,16 @@ class Optimizer(options.Optimizer, Implementation, abc.ABC):
 
     @abc.abstractmethod
     def init(self, x: Tensor) -> Tensors:
-        """The slots before the first update of `x`."""
+        """The state before the first update of `x`: tensors by name, each of the shape of `x`."""
 
-    def step(self, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> tuple[Tensor, Tensors]:
-        """The tensor and the slots after update number `k`, from 0, along `grad`, which has the shape of `x`."""
-        x, slots = x.clone(), {name: slot.clone() for name, slot in slots.items()}
-        self.step_(x, grad, slots, k)
-        return x, slots
+    def step(self, x: Tensor, grad: Tensor, state: Tensors, k: int) -> tuple[Tensor, Tensors]:
+        """The tensor and the state after update number `k`, from 0, along `grad`, which has the shape of `x`."""
+        x, state = x.clone(), {name: value.clone() for name, value in state.items()}
+        self.step_(x, grad, state, k)
+        return x, state
 
     @abc.abstractmethod
-    def step_(self, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> None:
+    def step_(self, x: Tensor, grad: Tensor, state: Tensors, k: int) -> None:
         """`step` in place. What autograd keeps for a derivative is not written to."""
 
 
@@ -67,10 +67,10 @@ class SGD(options.SGD, Optimizer):
     def init(self, x: Tensor) -> Tensors:
         return {"velocity": torch.zeros_like(x)} if self.momentum else {}
 
-    def step_(self, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> None:
+    def step_(self, x: Tensor, grad: Tensor, state: Tensors, k: int) -> None:
         direction = _decayed(grad, x, self.weight_decay)
         if self.momentum:
-            velocity = slots["velocity"].mul_(self.momentum).add_(direction)
+            velocity = state["velocity"].mul_(self.momentum).add_(direction)
             direction = direction.add(velocity, alpha=self.momentum) if self.nesterov else velocity
         x.add_(direction, alpha=-self.rate(k))
 
@@ -84,8 +84,8 @@ class Adam(options.Adam, Optimizer):
     def init(self, x: Tensor) -> Tensors:
         return {"mean": torch.zeros_like(x), "square": torch.zeros_like(x)}
 
-    def step_(self, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> None:
-        _adam(self, x, _decayed(grad, x, self.weight_decay), slots, k)
+    def step_(self, x: Tensor, grad: Tensor, state: Tensors, k: int) -> None:
+        _adam(self, x, _decayed(grad, x, self.weight_decay), state, k)
 
 
 class AdamW(options.AdamW, Optimizer):
@@ -97,14 +97,14 @@ class AdamW(options.AdamW, Optimizer):
     def init(self, x: Tensor) -> Tensors:
         return {"mean": torch.zeros_like(x), "square": torch.zeros_like(x)}
 
-    def step_(self, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> None:
-        _adam(self, x.mul_(1 - self.rate(k) * self.weight_decay), grad, slots, k)
+    def step_(self, x: Tensor, grad: Tensor, state: Tensors, k: int) -> None:
+        _adam(self, x.mul_(1 - self.rate(k) * self.weight_decay), grad, state, k)
 
 
-def _adam(adam: Adam | AdamW, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> None:
+def _adam(adam: Adam | AdamW, x: Tensor, grad: Tensor, state: Tensors, k: int) -> None:
     beta1, beta2 = adam.betas
-    mean = slots["mean"].lerp_(grad, 1 - beta1)
-    square = slots["square"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+    mean = state["mean"].lerp_(grad, 1 - beta1)
+    square = state["square"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
     scale = (_root(square) / (1 - beta2 ** (k + 1)) ** 0.5).add_(adam.eps)
     step = -adam.rate(k) / (1 - beta1 ** (k + 1))
     x.addcdiv_(mean, scale, value=step)
@@ -117,13 +117,13 @@ class RMSprop(options.RMSprop, Optimizer):
     """
 
     def init(self, x: Tensor) -> Tensors:
-        slots = {"square": torch.zeros_like(x)}
-        return slots | ({"velocity": torch.zeros_like(x)} if self.momentum else {})
+        state = {"square": torch.zeros_like(x)}
+        return state | ({"velocity": torch.zeros_like(x)} if self.momentum else {})
 
-    def step_(self, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> None:
+    def step_(self, x: Tensor, grad: Tensor, state: Tensors, k: int) -> None:
         grad = _decayed(grad, x, self.weight_decay)
-        square = slots["square"].mul_(self.alpha).addcmul_(grad, grad, value=1 - self.alpha)
+        square = state["square"].mul_(self.alpha).addcmul_(grad, grad, value=1 - self.alpha)
         direction = grad / _root(square).add(self.eps)
         if self.momentum:
-            direction = slots["velocity"].mul_(self.momentum).add_(direction)
+            direction = state["velocity"].mul_(self.momentum).add_(direction)
         x.add_(direction, alpha=-self.rate(k))

@@ -7,7 +7,7 @@ import copy
 from torch import nn
 
 
-def skeleton(model: nn.Module) -> nn.Module:
+def meta_copy(model: nn.Module) -> nn.Module:
     """A copy whose parameters and buffers are on the meta device, so that forgetting to supply one is an error.
 
     The copy keeps the modes of the model's parts; tensors that parts share stay shared. Gradients of its

@@ -27,7 +27,7 @@ from nestor_engine.hparams import Hyperparameters, compose
 from nestor_engine.hparams.weights import trainable
 from nestor_engine.objective import Bilevel, Tensors
 from nestor_engine.problem.eager import EagerFunctions, Loss
-from nestor_engine.problem.meta_copy import skeleton
+from nestor_engine.problem.meta_copy import meta_copy
 
 if TYPE_CHECKING:
     from nestor_engine.problem.validation.report import Report
@@ -97,8 +97,8 @@ class Problem:
             raise HparamsMissing()
         kinds.validate(self.model, self.data.train)
         # A part that its author put into evaluation mode stays there, such as a frozen BatchNorm.
-        training = skeleton(self.model) if self.model.training else skeleton(self.model).train()
-        evaluating = skeleton(self.model).eval()
+        training = meta_copy(self.model) if self.model.training else meta_copy(self.model).train()
+        evaluating = meta_copy(self.model).eval()
         kinds.adapt(training)
         kinds.adapt(evaluating)
         kept = {**dict(self.model.named_buffers()), **frozen}

@@ -12,7 +12,7 @@ from nestor_engine.solvers.solution import Outcome, Solution
 from nestor_engine.solvers.solver import StatelessSolver, with_residual
 from nestor_engine.tensors.part_state import NoState
 
-MOST_WEIGHTS = 20_000  # a matrix of 3 GiB in float64
+MAX_WEIGHTS = 20_000  # a matrix of 3 GiB in float64
 
 
 class Direct(options.Direct, StatelessSolver):
@@ -38,8 +38,8 @@ class Direct(options.Direct, StatelessSolver):
 
 def _dense_solve(operator: Operator, b: Tensor) -> Tensor:
     n = b.numel()
-    if n > MOST_WEIGHTS:
-        raise MatrixTooLarge(n=n, limit=MOST_WEIGHTS)
+    if n > MAX_WEIGHTS:
+        raise MatrixTooLarge(n=n, limit=MAX_WEIGHTS)
     matrix = operator(torch.eye(n, dtype=b.dtype, device=b.device)).double()
     x, failed = torch.linalg.solve_ex((matrix + matrix.T) / 2, b.double())
     return x.to(b) if not failed else torch.full_like(b, torch.nan)
