@@ -23,6 +23,7 @@ DOCUMENTED = [  # a package enters this list when it has no gaps, and stays
     "server/nestor_server/services/*.py",
     "server/nestor_server/services/records",
     "server/nestor_server/storage",
+    "worker/nestor_engine",
 ]
 
 

@@ -81,6 +81,7 @@ class Share:
         return weighted
 
     def means(self, values: Tensors) -> Tensors:
+        """`mean` of each tensor, in order: one message per tensor."""
         return {name: self.mean(value) for name, value in values.items()}
 
     def settle(self, before: Tensors, after: Tensors) -> Tensors:

@@ -43,6 +43,7 @@ class Data:
 
     @property
     def splits(self) -> dict[str, Tensors]:
+        """ "train", "val" and, if there is one, "test" → columns."""
         return {"train": self.train, "val": self.val} | ({} if self.test is None else {"test": self.test})
 
     @property
@@ -51,6 +52,7 @@ class Data:
         return {name: size_of(columns) for name, columns in self.splits.items()}
 
     def to(self, device: torch.device | str) -> Data:
+        """The same examples with all columns on `device`."""
         return Data(**{s: {k: v.to(device) for k, v in columns.items()} for s, columns in self.splits.items()})
 
     def save(self) -> dict[str, bytes]:
@@ -59,10 +61,16 @@ class Data:
 
     @staticmethod
     def load(blobs: dict[str, bytes]) -> Data:
+        """The data that `save` wrote.
+
+        Raises:
+            DatasetInvalid: see `of`.
+        """
         return Data.of(**{split: safetensors.torch.load(blob) for split, blob in blobs.items()})
 
 
 def size_of(columns: Tensors) -> int:
+    """How many examples the columns hold."""
     return len(next(iter(columns.values())))
 
 
@@ -113,6 +121,7 @@ class View:
 
     @property
     def device(self) -> torch.device:
+        """The device of the first column; all columns of a split are on one device."""
         return next(iter(self.columns.values())).device
 
     def all(self) -> Batch:

@@ -52,6 +52,11 @@ class Augmentation(Hyperparameters):
         self.transforms = {}
 
     def validate(self, model: nn.Module, train: Tensors) -> None:
+        """Check the column.
+
+        Raises:
+            ProblemInvalid: there is no such column, or it does not hold images with `channels` channels.
+        """
         x = column_of("Augmentation", self._column, train)
         if self._channels is not None and (x.ndim != 4 or x.shape[1] != self._channels):
             raise ColumnUnusable(
@@ -64,6 +69,11 @@ class Augmentation(Hyperparameters):
             )
 
     def prepare(self, values: Tensors, batch: Batch) -> Batch:
+        """The batch with its inputs changed, under fresh noise of shape (B, noise, …).
+
+        Raises:
+            NetworkOutputInvalid: the network changed the shape of its inputs.
+        """
         x = batch[self._column]
         noise = torch.randn((x.shape[0], self._noise, *x.shape[2:]), dtype=x.dtype, device=x.device)
         changed = self._network(values, x, noise)

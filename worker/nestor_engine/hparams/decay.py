@@ -26,6 +26,7 @@ class Decay(OfWeights, abc.ABC):
         """c(w), of the shape of `w`."""
 
     def penalty(self, params: PyTree, values: Tensors) -> Tensor:
+        """a Σ exp(λ) c(w) over all weights, shape ()."""
         costs = {name: self.cost(w) for name, w in named_leaves(params).items()}
         if self._per != "weight":
             costs = {name: cost.sum() for name, cost in costs.items()}
@@ -52,6 +53,7 @@ class L2(Decay):
     factor = 0.5  # of the sum: of every weight it would be another pass over all of them
 
     def cost(self, w: Tensor) -> Tensor:
+        """w², elementwise; `factor` adds the ½."""
         return w * w
 
 
@@ -86,4 +88,5 @@ class L1(Decay):
         self._epsilon = epsilon
 
     def cost(self, w: Tensor) -> Tensor:
+        """√(w² + ε²) − ε, elementwise."""
         return (w * w + self._epsilon**2).sqrt() - self._epsilon

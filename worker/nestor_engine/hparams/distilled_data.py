@@ -95,6 +95,11 @@ class DistilledData(Hyperparameters):
         return torch.stack(chosen), y0
 
     def validate(self, model: nn.Module, train: Tensors) -> None:
+        """Check that the column has the shape and dtype of the distilled examples.
+
+        Raises:
+            ProblemInvalid: it does not, or there is no such column.
+        """
         initial, column = self.init[self._name], column_of("DistilledData", self._column, train)
         validate_examples("DistilledData", len(initial), train)
         if column.shape != initial.shape or column.dtype != initial.dtype:
@@ -108,4 +113,5 @@ class DistilledData(Hyperparameters):
             )
 
     def prepare(self, values: Tensors, batch: Batch) -> Batch:
+        """The batch with the distilled examples as its column."""
         return batch | {self._column: values[self._name][batch[INDEX]]}

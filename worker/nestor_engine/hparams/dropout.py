@@ -35,6 +35,7 @@ class ConcreteDropout(nn.Module):
         self.register_buffer("rate", torch.empty((), device="meta"))  # supplied at every call
 
     def forward(self, x: Tensor) -> Tensor:
+        """x with dropout, of the shape of `x`; in evaluation mode, `x` itself."""
         if not self.training:
             return x
         shape = (*x.shape[:2], *(1 for _ in x.shape[2:])) if self.channels else x.shape
@@ -96,10 +97,16 @@ class Dropout(Hyperparameters):
         )
 
     def validate(self, model: nn.Module, train: Tensors) -> None:
+        """Check that the dropout layers have the paths that they had in the model passed to `__init__`.
+
+        Raises:
+            MadeForAnotherModel: they do not.
+        """
         if tuple(_layers(model)) != self._paths:
             raise MadeForAnotherModel(kind="Dropout")
 
     def adapt(self, module: nn.Module) -> None:
+        """Replace each dropout layer by `ConcreteDropout`, wherever the module refers to it."""
         concrete = {
             id(layer): ConcreteDropout(channels=type(layer) in CHANNELS, temperature=self._temperature).train(
                 layer.training
@@ -113,6 +120,7 @@ class Dropout(Hyperparameters):
                     setattr(parent, attribute, concrete[id(child)])
 
     def tensors(self, values: Tensors) -> Tensors:
+        """`<path>.rate` → the rate of that layer, shape ()."""
         rates = values[self._name].expand(len(self._paths)).unbind()
         return {f"{path}.rate": rate for path, rate in zip(self._paths, rates, strict=True)}
 

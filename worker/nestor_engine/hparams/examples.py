@@ -10,7 +10,8 @@ from nestor_engine.objective import Tensors
 
 
 def validate_examples(kind: str, n: int, train: Tensors) -> None:
-    """
+    """Check that the training split has `n` examples. `kind` is for the message.
+
     Raises:
         ProblemInvalid: the training split has another number of examples.
     """

@@ -42,6 +42,7 @@ class InitializationScale(OfWeights):
         super().__init__(model, per, init, name)
 
     def initial(self, params: PyTree, values: Tensors) -> PyTree:
+        """Each tensor of the initial weights times its scale."""
         leaves, spec = pytree.tree_flatten(params)
         scales = self.of(named_leaves(params), values).values()
         return pytree.tree_unflatten([scale * w for scale, w in zip(scales, leaves, strict=True)], spec)

@@ -63,8 +63,14 @@ class LabelCorrection(Hyperparameters):
         self.transforms = {}
 
     def validate(self, model: nn.Module, train: Tensors) -> None:
+        """Check the label column and the number of training examples.
+
+        Raises:
+            ProblemInvalid: there is no such column, or there is another number of examples.
+        """
         column_of("LabelCorrection", self._column, train)
         validate_examples("LabelCorrection", self._n, train)
 
     def prepare(self, values: Tensors, batch: Batch) -> Batch:
+        """The batch with class probabilities as its label column, shape (B, classes)."""
         return batch | {self._column: values[self._name][batch[INDEX]].softmax(1)}

@@ -48,10 +48,20 @@ class LossReweighting(Hyperparameters):
         self.transforms = {}
 
     def validate(self, model: nn.Module, train: Tensors) -> None:
+        """Check that the column that the network reads exists.
+
+        Raises:
+            ColumnNotFound: it does not.
+        """
         if self._reads != "loss":
             column_of("LossReweighting", self._reads, train)
 
     def weigh(self, losses: Tensor, values: Tensors, batch: Batch) -> Tensor:
+        """Each loss times the weight that the network gives its example, shape (B,).
+
+        Raises:
+            NetworkOutputInvalid: the network did not return one number per example.
+        """
         read = losses.detach().unsqueeze(1) if self._reads == "loss" else batch[self._reads]
         output = self._network(values, read)
         if output.shape[1:] not in ((), (1,)):

@@ -41,12 +41,19 @@ class Submodule(Hyperparameters):
         self.transforms = {}
 
     def validate(self, model: nn.Module, train: Tensors) -> None:
+        """Check that the model has these parameters, with these shapes, and that none of them requires gradients.
+
+        Raises:
+            MadeForAnotherModel: names or shapes differ.
+            SubmoduleNotFrozen: the inner problem would train a parameter.
+        """
         given = {name: p for name, p in model.named_parameters() if name in self.init}
         if {name: p.shape for name, p in given.items()} != {name: value.shape for name, value in self.init.items()}:
             raise MadeForAnotherModel(kind=f"Submodule({self._path!r})")
         self._expect_frozen(given)
 
     def tensors(self, values: Tensors) -> Tensors:
+        """`<path>.<parameter>` → the hyperparameter, which replaces the frozen parameter."""
         return {name: values[name] for name in self.init}
 
     def _expect_frozen(self, parameters: dict[str, nn.Parameter]) -> None:

@@ -38,6 +38,11 @@ class OfWeights(Hyperparameters):
         self.transforms = dict.fromkeys(self.init, "exp")
 
     def validate(self, model: nn.Module, train: Tensors) -> None:
+        """Check that the trained weights have the names and shapes that they had in `__init__`.
+
+        Raises:
+            MadeForAnotherModel: they do not.
+        """
         if {name: w.shape for name, w in trainable(model).items()} != self._shapes:
             raise MadeForAnotherModel(kind=type(self).__name__)
 

@@ -65,9 +65,11 @@ class SGD(options.SGD, Optimizer):
     """Stochastic gradient descent with (Nesterov) momentum and weight decay."""
 
     def init(self, x: Tensor) -> Tensors:
+        """`velocity`, of zeros, if there is momentum."""
         return {"velocity": torch.zeros_like(x)} if self.momentum else {}
 
     def step_(self, x: Tensor, grad: Tensor, state: Tensors, k: int) -> None:
+        """`step` in place: updates `x` and the velocity."""
         direction = _decayed(grad, x, self.weight_decay)
         if self.momentum:
             velocity = state["velocity"].mul_(self.momentum).add_(direction)
@@ -82,9 +84,11 @@ class Adam(options.Adam, Optimizer):
     """
 
     def init(self, x: Tensor) -> Tensors:
+        """`mean` and `square`, the running averages of gradients and squared gradients; zeros."""
         return {"mean": torch.zeros_like(x), "square": torch.zeros_like(x)}
 
     def step_(self, x: Tensor, grad: Tensor, state: Tensors, k: int) -> None:
+        """`step` in place, with the averages corrected for their start."""
         _adam(self, x, _decayed(grad, x, self.weight_decay), state, k)
 
 
@@ -95,9 +99,11 @@ class AdamW(options.AdamW, Optimizer):
     """
 
     def init(self, x: Tensor) -> Tensors:
+        """`mean` and `square`, the running averages of gradients and squared gradients; zeros."""
         return {"mean": torch.zeros_like(x), "square": torch.zeros_like(x)}
 
     def step_(self, x: Tensor, grad: Tensor, state: Tensors, k: int) -> None:
+        """`step` in place; `x` decays before it moves along the gradient."""
         _adam(self, x.mul_(1 - self.rate(k) * self.weight_decay), grad, state, k)
 
 
@@ -117,10 +123,12 @@ class RMSprop(options.RMSprop, Optimizer):
     """
 
     def init(self, x: Tensor) -> Tensors:
+        """`square`, the running average of squared gradients, and `velocity` if there is momentum; zeros."""
         state = {"square": torch.zeros_like(x)}
         return state | ({"velocity": torch.zeros_like(x)} if self.momentum else {})
 
     def step_(self, x: Tensor, grad: Tensor, state: Tensors, k: int) -> None:
+        """`step` in place; the average of squared gradients is not corrected for its start."""
         grad = _decayed(grad, x, self.weight_decay)
         square = state["square"].mul_(self.alpha).addcmul_(grad, grad, value=1 - self.alpha)
         direction = grad / _root(square).add(self.eps)

@@ -25,6 +25,7 @@ class Warmup(options.Warmup, Schedule):
     """The full rate after the warm-up."""
 
     def after(self, k: int) -> float:
+        """Always 1."""
         del k
         return 1.0
 
@@ -33,6 +34,7 @@ class StepDecay(options.StepDecay, Schedule):
     """Multiplied by `gamma` every `every` updates."""
 
     def after(self, k: int) -> float:
+        """gamma ** (k // every)."""
         return self.gamma ** (k // self.every)
 
 
@@ -40,6 +42,7 @@ class LinearDecay(options.LinearDecay, Schedule):
     """Falls linearly to `final` over `steps` updates, and stays there."""
 
     def after(self, k: int) -> float:
+        """1 at k = 0, and `final` from k = `steps` on."""
         return 1 + (self.final - 1) * min(k / self.steps, 1.0)
 
 
@@ -50,4 +53,5 @@ class CosineDecay(options.CosineDecay, Schedule):
     """
 
     def after(self, k: int) -> float:
+        """1 at k = 0, and `final` from k = `steps` on."""
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * min(k / self.steps, 1.0))) / 2

@@ -39,7 +39,8 @@ class EagerFunctions:
     metrics: dict[str, Loss]
 
     def forward(self, params: PyTree, buffers: Tensors, values: Tensors, batch: Batch) -> tuple[PyTree, Tensors]:
-        """
+        """The outputs in training mode, and the buffers after the call; the given buffers are not written to.
+
         Raises:
             ModelOutputInvalid: the module returned no tensor.
         """
@@ -51,7 +52,8 @@ class EagerFunctions:
         return outputs, updated
 
     def criterion(self, outputs: PyTree, values: Tensors, batch: Batch) -> Tensor:
-        """
+        """The mean over the batch of the training loss, weighted by the hyperparameters; shape ().
+
         Raises:
             LossNotPerExample: there are weights per example, and no losses per example.
         """
@@ -61,10 +63,12 @@ class EagerFunctions:
         return self.kinds.weigh(losses, values, batch).mean()
 
     def penalty(self, params: PyTree, values: Tensors) -> Tensor:
+        """The sum of the penalties of all kinds, shape (); zero if no kind has one."""
         term = self.kinds.penalty(params, values)
         return next(iter(params.values())).new_zeros(()) if term is None else term
 
     def evaluate(self, params: PyTree, buffers: Tensors, values: Tensors, batch: Batch) -> Tensors:
+        """ "loss", the mean of the validation loss, and the mean of each metric, detached; each of shape ()."""
         outputs = self._run(self.evaluating, params, buffers, values, batch)
         metrics = {
             name: metric(outputs, batch, values).detach().float().mean() for name, metric in self.metrics.items()

@@ -17,5 +17,6 @@ class DirectOnly(options.DirectOnly, StatelessResponse):
     """
 
     def hypergradient(self, context: OuterStepContext, state: NoState) -> tuple[Hypergradient, NoState]:
+        """∂g/∂λ at one outer step; no training gradient is computed."""
         outer = context.outer()
         return Hypergradient(outer.by_hparams, outer.evaluation), state

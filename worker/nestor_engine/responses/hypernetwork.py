@@ -67,11 +67,13 @@ class Hypernetwork(options.Hypernetwork, Response[HypernetworkState]):
     """
 
     def init(self) -> HypernetworkState:
+        """The state before the first outer step: no directions and no response."""
         return HypernetworkState()
 
     def hypergradient(
         self, context: OuterStepContext, state: HypernetworkState
     ) -> tuple[Hypergradient, HypernetworkState]:
+        """dF/dλ after `steps` more updates of U. The residual of its solution is measured on a fresh draw."""
         w, around = context.w, _Differences(context, self.scale)
         directions = around.directions(self.rank) if state.directions is None else state.directions
         response = w.new_zeros(len(w), directions.shape[1]) if state.response is None else state.response

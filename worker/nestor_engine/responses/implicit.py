@@ -43,9 +43,11 @@ class Implicit(options.Implicit, Response[ImplicitState]):
         solver: Solver[Any]
 
     def init(self) -> ImplicitState:
+        """The states of the curvature and of the solver before the first outer step."""
         return ImplicitState(self.curvature.init(), self.solver.init())
 
     def hypergradient(self, context: OuterStepContext, state: ImplicitState) -> tuple[Hypergradient, ImplicitState]:
+        """dF/dλ by one adjoint solve on the training batch of the outer step."""
         outer = context.outer()
         linearization = context.linearization()
         started = time.perf_counter()

@@ -203,4 +203,5 @@ class StatelessResponse(Response[NoState]):
     """A response that keeps nothing."""
 
     def init(self) -> NoState:
+        """The empty state."""
         return NoState()

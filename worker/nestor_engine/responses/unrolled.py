@@ -32,6 +32,7 @@ class Unrolled(options.Unrolled, StatelessResponse):
     """
 
     def hypergradient(self, context: OuterStepContext, state: NoState) -> tuple[Hypergradient, NoState]:
+        """dF/dλ by reverse mode through `context.inner_steps`, of which there must be at least one."""
         outer = context.outer()
         last = context.inner_steps[-1].optimizer_state
         adjoint = Adjoint(outer.by_w, {name: torch.zeros_like(value) for name, value in last.items()})

@@ -16,9 +16,9 @@ MAX_WEIGHTS = 20_000  # a matrix of 3 GiB in float64
 
 
 class Direct(options.Direct, StatelessSolver):
-    """Builds the matrix, one product a row, and factorises it: the exact implicit function theorem [1].
+    """Builds the matrix, one product a row, and factorizes it: the exact implicit function theorem [1].
 
-    A curvature whose inverse is known in closed form, such as KFAC, needs neither and is not limited in size.
+    A curvature with an inverse in closed form, such as KFAC, needs no matrix and has no limit of size.
 
     [1] Bengio (2000), Gradient-based optimization of hyperparameters.
     """
@@ -26,6 +26,11 @@ class Direct(options.Direct, StatelessSolver):
     def solve(
         self, operator: Operator, b: Tensor, state: NoState, x0: Tensor | None = None
     ) -> tuple[Solution, NoState]:
+        """See `Solver.solve`. `x0` is ignored; a singular operator gives zeros.
+
+        Raises:
+            MatrixTooLarge: more than `MAX_WEIGHTS` weights, and no inverse in closed form.
+        """
         del x0
         x = operator.inverse(b)
         if x is None:

@@ -22,6 +22,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Layout:
+    """The names and shapes of parameters, in the order in which a vector of shape (n,) holds them."""
+
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
 
@@ -39,6 +41,7 @@ class Layout:
 
     @property
     def numel(self) -> int:
+        """n, the length of the vector."""
         return sum(torch.Size(shape).numel() for shape in self.shapes)
 
     def split(self, vector: Tensor) -> Tensors:
@@ -58,6 +61,7 @@ class Layout:
 
 
 def shapes_of(named: Tensors) -> dict[str, tuple[int, ...]]:
+    """Name → shape, in the order of `named`."""
     return {name: tuple(value.shape) for name, value in named.items()}
 
 

@@ -33,12 +33,15 @@ class Ravel:
 
     @property
     def numel(self) -> int:
+        """n, the length of the vector."""
         return sum(self._sizes)
 
     def vector(self, tree: PyTree) -> Tensor:
+        """The leaves of `tree` as one vector, shape (n,); a copy."""
         return torch.cat([leaf.reshape(-1) for leaf in pytree.tree_leaves(tree)])
 
     def tree(self, vector: Tensor) -> PyTree:
+        """The pytree whose leaves are views of `vector`, shape (n,)."""
         parts = cast("tuple[Tensor, ...]", vector.split(self._sizes))
         return pytree.tree_unflatten([p.view(s) for p, s in zip(parts, self._shapes, strict=True)], self._spec)
 

@@ -212,7 +212,7 @@ class _Check(Findings):
                 self.error(
                     "export",
                     f"The exported training loss is {float(results[1]):.6g}, the problem's {float(results[0]):.6g}: "
-                    "the export fixed values that change between calls. Use torch's random functions, and no global state.",
+                    "the export fixed values that change between calls. Use torch's random functions, no global state.",
                     errors.ExportDiffers,
                 )
 
