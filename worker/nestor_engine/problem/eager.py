@@ -1,4 +1,4 @@
-"""The functions of a problem, on its own module: what the engine differentiates before anything is exported."""
+"""The functions of a problem, which run its own module eagerly."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Loss = Callable[..., Tensor]  # (outputs, batch) or (outputs, batch, hparams)
 
 @dataclass(frozen=True)
 class EagerFunctions:
-    """`forward`, `criterion`, `penalty` and `evaluate` of a `Bilevel`, which has their signatures.
+    """`forward`, `criterion`, `penalty` and `evaluate` of a `Bilevel`; see there for the signatures.
 
     Attributes:
         training, evaluating: copies of the module without tensors, in the two modes.
-        inputs: the columns that the module is called with.
-        supplies: whether hyperparameters take the place of buffers.
-        frozen: parameters that are not trained, by their names among the buffers.
+        inputs: the columns that are the arguments of the module.
+        supplies: whether hyperparameters replace buffers or frozen parameters.
+        frozen: names of the parameters that are not trained; they are among the buffers.
         train_loss, val_loss, metrics: (outputs, batch, values) → losses.
     """
 
@@ -55,7 +55,7 @@ class EagerFunctions:
         """The mean over the batch of the training loss, weighted by the hyperparameters; shape ().
 
         Raises:
-            LossNotPerExample: there are weights per example, and no losses per example.
+            LossNotPerExample: there are weights per example, but the loss is not one per example.
         """
         losses = self.train_loss(outputs, batch, values)
         if self.kinds.per_example and (losses.ndim != 1 or losses.shape[0] != batch["index"].shape[0]):
