@@ -64,7 +64,7 @@ class Recorded:
     """`function` of trees of tensors; on a GPU it is recorded after some calls, and the recording is used if faster.
 
     Args:
-        after: calls before the recording, which costs about as much as 10 calls.
+        after: calls before the recording, which costs about as much as 20 calls.
     """
 
     def __init__(self, function: Callable[..., Any], *, after: int) -> None:

@@ -1,4 +1,4 @@
-"""Several kinds as one."""
+"""Several kinds of hyperparameters as one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nestor_engine.objective import Batch, PyTree, Tensors
 
 
 class CompositeHyperparameters(Hyperparameters):
-    """Several kinds at once, in their order; their names must differ."""
+    """Several kinds of hyperparameters, which apply in their order; the names of their tensors must differ."""
 
     def __init__(self, kinds: Sequence[Hyperparameters]) -> None:
         self.kinds = tuple(kinds)
@@ -33,7 +33,7 @@ class CompositeHyperparameters(Hyperparameters):
         self.remarks = tuple(remark for kind in self.kinds for remark in kind.remarks)
 
     def values(self, hparams: Tensors) -> Tensors:
-        """The transformed hyperparameters."""
+        """The transformed hyperparameters, by name."""
         return {name: TRANSFORMS[self.transforms[name]](raw) for name, raw in hparams.items()}
 
     def validate(self, model: nn.Module, train: Tensors) -> None:
@@ -89,7 +89,7 @@ class CompositeHyperparameters(Hyperparameters):
 
 
 def compose(hparams: Hyperparameters | Sequence[Hyperparameters] | Tensors) -> CompositeHyperparameters:
-    """One object from what a user may pass: a kind, several kinds, or a dict of tensors."""
+    """One object from the forms that a user may pass: a kind, several kinds, or a dict of tensors."""
     if isinstance(hparams, CompositeHyperparameters):
         return hparams
     if isinstance(hparams, Hyperparameters):

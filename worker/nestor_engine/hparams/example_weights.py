@@ -1,4 +1,4 @@
-"""How much each training example counts."""
+"""A weight for every training example."""
 
 from __future__ import annotations
 

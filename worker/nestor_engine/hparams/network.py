@@ -39,7 +39,7 @@ class Network:
         """The network's output with these hyperparameters.
 
         Raises:
-            ProblemInvalid: the network wrote into a buffer, whose memory would depend on who called it, and when.
+            ProblemInvalid: the network wrote into a buffer, so its outputs would depend on earlier calls.
         """
         tensors = {parameter: values[f"{self._name}.{parameter}"] for parameter in self._parameters}
         copies = {name: t.to(inputs[0].device, copy=True) for name, t in self._constants.items()}

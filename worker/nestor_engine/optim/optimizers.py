@@ -1,8 +1,8 @@
 """Optimizers as pure functions on one tensor: weights as a vector, or a hyperparameter of any shape.
 
 `step` never writes into its arguments, so a step can be differentiated and a state can be kept;
-`step_` is the same in place, for a loop that owns what it moves. The arithmetic is that of
-torch.optim, which the tests hold it against.
+`step_` is the same in place, for a loop that owns its tensors. The arithmetic is that of
+torch.optim; the tests compare the two.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nestor_engine.optim.schedules import Schedule
 
 
 class Optimizer(options.Optimizer, Implementation, abc.ABC):
-    """Descends along gradients. Its state is a dict of tensors, each with the shape of the tensor that it updates."""
+    """Base class of optimizers. Its state is a dict of tensors, each with the shape of the tensor that it updates."""
 
     if TYPE_CHECKING:
         schedule: Schedule | None
@@ -30,7 +30,7 @@ class Optimizer(options.Optimizer, Implementation, abc.ABC):
         return self.lr * (self.schedule.factor(k) if self.schedule else 1.0)
 
     def clip(self, gradients: list[Tensor]) -> list[Tensor]:
-        """The gradients of one update, shortened together where they are longer than `clip_norm`."""
+        """The gradients of one update, scaled together if their joint norm exceeds `clip_norm`."""
         if self.clip_norm is None:
             return gradients
         length = _root(torch.stack([torch.linalg.vector_norm(g) for g in gradients]).square().sum())
@@ -49,7 +49,7 @@ class Optimizer(options.Optimizer, Implementation, abc.ABC):
 
     @abc.abstractmethod
     def step_(self, x: Tensor, grad: Tensor, state: Tensors, k: int) -> None:
-        """`step` in place. What autograd keeps for a derivative is not written to."""
+        """`step` in place: writes into `x` and `state`, but not into tensors that autograd saved for a derivative."""
 
 
 def _decayed(grad: Tensor, x: Tensor, weight_decay: float) -> Tensor:
@@ -57,7 +57,7 @@ def _decayed(grad: Tensor, x: Tensor, weight_decay: float) -> Tensor:
 
 
 def _root(square: Tensor) -> Tensor:
-    """√square with a finite derivative at zero, where there has been no gradient yet."""
+    """√square with a finite derivative at zero, the value before the first gradient."""
     return square.clamp_min(torch.finfo(square.dtype).tiny).sqrt_()
 
 
@@ -93,7 +93,7 @@ class Adam(options.Adam, Optimizer):
 
 
 class AdamW(options.AdamW, Optimizer):
-    """Adam with weight decay apart from the gradient [1].
+    """Adam with weight decay that is separate from the gradient [1].
 
     [1] Loshchilov and Hutter (2019), Decoupled weight decay regularization.
     """

@@ -1,4 +1,4 @@
-"""How a learning rate changes over a run, as a pure function of the update's number: nothing to checkpoint."""
+"""Learning-rate schedules as pure functions of the number of the update, without state."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from nestor_engine.implementations import Implementation
 
 
 class Schedule(options.Schedule, Implementation, abc.ABC):
-    """A factor on the learning rate."""
+    """A factor of the learning rate, with a linear warm-up over `warmup` updates."""
 
     def factor(self, k: int) -> float:
-        """What the learning rate of update number `k` is multiplied by; the first update has k = 0."""
+        """The factor of update number `k`; the first update has k = 0."""
         return (k + 1) / self.warmup if k < self.warmup else self.after(k - self.warmup)
 
     @abc.abstractmethod
@@ -22,7 +22,7 @@ class Schedule(options.Schedule, Implementation, abc.ABC):
 
 
 class Warmup(options.Warmup, Schedule):
-    """The full rate after the warm-up."""
+    """The full learning rate after the warm-up."""
 
     def after(self, k: int) -> float:
         """Always 1."""

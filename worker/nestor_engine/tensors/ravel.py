@@ -1,4 +1,4 @@
-"""Parameters as one vector: solvers and optimizers see shape (n,), models see their own pytree."""
+"""Parameters as one vector of shape (n,) for solvers and optimizers, and as a pytree for models."""
 
 # pyright: reportUnknownMemberType=false
 # (torch types neither fork_rng and manual_seed nor Tensor.split)
@@ -19,7 +19,7 @@ class Ravel:
     """The correspondence between a pytree of tensors and a vector of shape (n,); both ways are differentiable.
 
     Attributes:
-        device: of the tensors that it was made of.
+        device: the device of the tensors in `__init__`.
     """
 
     def __init__(self, tree: PyTree) -> None:
@@ -47,7 +47,7 @@ class Ravel:
 
 
 def named_leaves(tree: PyTree) -> Tensors:
-    """The tensors of a pytree by name; a flat dict keeps its keys, deeper paths are joined by dots."""
+    """The tensors of a pytree by name; a flat dict keeps its keys, and the parts of deeper paths are joined by dots."""
     named: Tensors = {}
     for path, leaf in pytree.tree_flatten_with_path(tree)[0]:
         named[".".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path)] = leaf
