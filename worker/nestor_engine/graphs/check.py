@@ -84,7 +84,7 @@ def _check_call(call: Call, kinds: Sequence[Kind], lookup: Lookup, where: str) -
         return target, NUMBER
     operator = lookup(call.op)
     if operator is None:
-        raise ProgramRejected(reason=f"{where}: this operator is not one that a program may use.")
+        raise ProgramRejected(reason=f"{where}: programs may not use this operator.")
     _check_arguments(operator, call, kinds, where)
     returns = tuple(_KINDS.get(type_, NUMBER) for type_ in operator.returns)
     return operator.target, returns[0] if len(returns) == 1 else returns
@@ -110,7 +110,7 @@ def _check_arguments(operator: AtenOperator, call: Call, kinds: Sequence[Kind], 
     given = {argument.name: value for argument, value in zip(positional, call.args, strict=False)}
     for name, value in call.kwargs.items():
         if name in given or keyword.iskeyword(name) or name not in {argument.name for argument in operator.arguments}:
-            raise ProgramRejected(reason=f"{where}: it takes no such argument as {brief(name)}.")
+            raise ProgramRejected(reason=f"{where}: unknown argument {brief(name)}.")
         given[name] = value
     for argument in operator.arguments:
         if argument.name not in given:

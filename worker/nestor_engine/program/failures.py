@@ -19,7 +19,7 @@ from nestor_engine.errors import NotExportable
 _OURS = tuple(os.path.dirname(os.path.abspath(path)) + os.sep for path in (torch.__file__, os.path.dirname(__file__)))
 
 _BATCH_SIZE = (
-    "it works for one batch size only, or takes another path for some.",
+    "it works for one batch size only, or branches on the batch size.",
     "Take sizes from the tensor, as in x.shape[0] (not len(x)) and x.flatten(1), and do not branch on the batch size.",
 )
 # A pattern in the message → (reason, remedy); the first match counts.
@@ -48,7 +48,7 @@ _KNOWN: tuple[tuple[str, tuple[str, str]], ...] = (
 
 NO_SUCH_OPERATOR = {
     "": (
-        "it uses {name}, which a program may not use.",
+        "it uses {name}, which programs do not support.",
         "Write that part with ordinary torch functions, or run the problem in this process (server=None).",
     ),
     "aten.item.default": (
@@ -57,7 +57,7 @@ NO_SUCH_OPERATOR = {
     ),
     "functorch": (
         "it uses torch.func ({name}).",
-        "Write batch dimensions out, for example with torch.einsum, and leave derivatives to the losses' caller.",
+        "Write out batch dimensions, for example with torch.einsum, and compute no derivatives inside.",
     ),
     "aten.nonzero.default": (
         "a shape depends on the values of a tensor.",

@@ -197,7 +197,7 @@ def _digest(function: str, constant: Tensor) -> str:
         raise NotExportable(
             function=function,
             where="",
-            reason="it differentiates inside, which a graph cannot hold.",
+            reason="it differentiates inside, which graphs do not support.",
             remedy="Leave torch.func and autograd out of models and losses.",
         )
     data = constant.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

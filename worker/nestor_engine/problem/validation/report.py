@@ -202,8 +202,8 @@ def remedy(message: str, given: dict[str, Any]) -> str:
         return said + "Labels and tokens must be counted from 0 and stay below the number of classes or embeddings. "
     if "device meta" in lowered:
         return (
-            "A part of the model runs outside of the model's own call, where it has no weights: again in the backward "
-            "pass, as torch.utils.checkpoint has it, or in a loss. Run every part once, inside of forward. "
+            "A part of the model runs outside of the model's forward call, where it has no weights: in the backward "
+            "pass (torch.utils.checkpoint) or in a loss. Run every part once, inside forward. "
         )
     if "expected scalar type" in lowered or "dtype" in lowered:
         return "Convert the column to the type that the function expects, for example with .float() or .long(). "
