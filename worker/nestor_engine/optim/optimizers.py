@@ -5,6 +5,9 @@
 torch.optim; the tests compare the two.
 """
 
+# pyright: reportUnknownMemberType=false
+# (torch does not type torch.linalg.vector_norm)
+
 from __future__ import annotations
 
 import abc
