@@ -161,7 +161,7 @@ def test_a_warm_start_takes_parameters_by_name_and_to_continue_exactly_takes_the
         states(problem(DownUp()), config(), state)
 
 
-@pytest.mark.parametrize(("version", "remedy"), [(4, "install that version"), (1, "begin a new trial")])
+@pytest.mark.parametrize(("version", "remedy"), [(4, "install that version"), (1, "start a new trial")])
 def test_another_format_is_refused_with_what_to_do(version: int, remedy: str):
     data = to_safetensors({"weights": torch.ones(3)}, {"nestor": json.dumps({"format": version})})
     with pytest.raises(CheckpointFormatUnknown, match=rf"has format {version}; .* reads formats 2 to 3\. .*{remedy}"):
@@ -223,7 +223,7 @@ def test_a_checkpoint_of_format_2_goes_on_bit_for_bit(parts: dict):
 
 def test_of_format_2_the_number_of_weights_is_compared_and_a_warm_start_goes_by_position():
     state = engine.State.load(in_format_2(last(seeded(UpDown))))
-    with pytest.raises(StateInvalid, match="holds 40 weights and the problem has 20"):
+    with pytest.raises(StateInvalid, match="has 40 weights and the problem has 20"):
         engine.start_from(problem(nn.Linear(4, 4)).bilevel(), state)
     bilevel = engine.start_from(problem(UpDown()).bilevel(), state)
     assert torch.equal(torch.cat([value.flatten() for value in bilevel.params.values()]), state.weights)

@@ -39,13 +39,13 @@ def test_twenty_steps_are_those_of_torch(name: str):
     target = torch.linspace(-1, 1, 6, dtype=F64)
     x = torch.zeros(6, dtype=F64)
     theirs = torch.zeros(6, dtype=F64, requires_grad=True)
-    optimizer, slots = make([theirs]), ours.init(x)
+    optimizer, state = make([theirs]), ours.init(x)
     for k in range(20):
         optimizer.zero_grad()
         (theirs - target).pow(4).sum().backward()
         optimizer.step()
         (gradient,) = ours.clip([4 * (x - target).pow(3)])
-        x, slots = ours.step(x, gradient, slots, k)
+        x, state = ours.step(x, gradient, state, k)
     torch.testing.assert_close(x, theirs.detach())
 
 
@@ -53,24 +53,24 @@ def test_twenty_steps_are_those_of_torch(name: str):
 def test_an_update_writes_into_none_of_its_arguments(name: str):
     ours, _ = PAIRS[name]
     x, gradient = torch.ones(3), torch.ones(3)
-    slots = ours.init(x)
-    kept = {key: value.clone() for key, value in slots.items()}
-    ours.step(x, gradient, slots, 0)
+    state = ours.init(x)
+    kept = {key: value.clone() for key, value in state.items()}
+    ours.step(x, gradient, state, 0)
     assert x.eq(1).all()
     assert gradient.eq(1).all()
-    assert all(torch.equal(slots[key], kept[key]) for key in slots)
+    assert all(torch.equal(state[key], kept[key]) for key in state)
 
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_move_is_an_update_in_place(name: str):
     ours, _ = PAIRS[name]
     x, gradient = torch.linspace(-1, 1, 3), torch.linspace(2, 1, 3)
-    slots = ours.init(x)
+    state = ours.init(x)
     for k in range(3):
-        updated, slots_after = ours.step(x, gradient, slots, k)
-        ours.step_(x, gradient, slots, k)
+        updated, state_after = ours.step(x, gradient, state, k)
+        ours.step_(x, gradient, state, k)
         assert torch.equal(x, updated)
-        assert all(torch.equal(slots[key], slots_after[key]) for key in slots)
+        assert all(torch.equal(state[key], state_after[key]) for key in state)
 
 
 SCHEDULES = {

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nestor_engine as engine
-from nestor_engine.curvature.signals import MOST_OUTPUTS, signals
+from nestor_engine.curvature.signals import MAX_OUTPUTS, signals
 from nestor_engine.objective import Batch
 from tests.engine.cases import Dense, cross_entropy, dense_of, posed, squared
 
@@ -56,7 +56,7 @@ def test_classes_need_not_be_the_last_dimension_of_the_outputs():
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x).mT  # (examples, classes, places), as `cross_entropy` has it
 
-    linear, x, y = nn.Linear(4, 3), torch.randn(2, MOST_OUTPUTS + 1, 4, dtype=F64), torch.arange(2)
+    linear, x, y = nn.Linear(4, 3), torch.randn(2, MAX_OUTPUTS + 1, 4, dtype=F64), torch.arange(2)
     tokens = dense_of(linear, x, y, token_cross_entropy)
     turned = dense_of(Turned(linear), x, y, lambda outputs, batch: token_cross_entropy(outputs.mT, batch))
     draws = (torch.Generator().manual_seed(0) for _ in range(2))
@@ -66,7 +66,7 @@ def test_classes_need_not_be_the_last_dimension_of_the_outputs():
 
 def test_a_criterion_that_couples_too_many_outputs_is_refused():
     loss = lambda outputs, batch: outputs.sum().square() + 0 * batch["y"].sum()
-    n = MOST_OUTPUTS // 3 + 1
+    n = MAX_OUTPUTS // 3 + 1
     dense = dense_of(nn.Linear(4, 3), torch.randn(n, 4, dtype=F64), torch.arange(n) % 3, loss)
     with pytest.raises(engine.errors.ProblemInvalid, match="empirical"):
         next(signals(dense.linearization(), "exact", torch.Generator()))

@@ -173,7 +173,7 @@ class Checkpointed(nn.Module):
     [
         (lambda: Around(linear(), Answer), torch.float32, "returned a Answer, in which no tensor can be found"),
         (lambda: linear().bfloat16(), torch.bfloat16, "autocast='bfloat16'"),
-        (Checkpointed, torch.float32, "Run every part once, inside of forward"),
+        (Checkpointed, torch.float32, "Run every part once, inside forward"),
     ],
     ids=["outputs that hold no tensor", "weights in half precision", "a part that runs in the backward pass"],
 )

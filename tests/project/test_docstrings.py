@@ -17,6 +17,7 @@ DOCUMENTED = [  # a package enters this list when it has no gaps, and stays
     "client/nestor/results",
     "client/nestor/visualization.py",
     "server/nestor_server",
+    "worker/nestor_engine",
     "worker/nestor_worker",
 ]
 

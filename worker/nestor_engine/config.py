@@ -1,4 +1,4 @@
-"""A configuration whose options can compute."""
+"""A configuration with implementations of its options."""
 
 from __future__ import annotations
 
@@ -32,5 +32,5 @@ class Config(options.Config):
 
     @staticmethod
     def of(config: options.Config) -> Config:
-        """`config` itself, if it can compute, or the same with implementations."""
+        """`config` itself if it has implementations, else a copy with implementations."""
         return config if isinstance(config, Config) else Config(**dict(config))

@@ -1,8 +1,8 @@
-"""Several processes that compute one trajectory together: each takes its part of every batch.
+"""Several processes compute one trajectory together: each takes its part of every batch.
 
-Gradients, curvature products, losses and metrics are means over examples, so the mean over processes of what each
-computes on its part is what one would compute on all. All processes hold the same state, bit for bit, and take the
-same decisions: only results are exchanged.
+Gradients, curvature products, losses and metrics are means over examples. So the weighted mean of the processes'
+results is the result on the whole batch. All processes have the same state, bit for bit, and make the same decisions:
+only results are exchanged.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from nestor_engine.tensors.random import derive_seed
 
 
 class PeerLost(Exception):
-    """Another process of the group does not answer: nothing can be computed any more, and no problem is to blame."""
+    """Another process of the group does not answer. The trial cannot continue; the problem is not the cause."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """This process's place among `size` processes of torch's default process group; one alone needs none.
+    """This process's place in torch's default process group; a single process needs no group.
 
     Attributes:
         rank: from 0.
-        device: where small messages are put; what the group's backend can send from.
+        device: the device of small messages, which the group's backend must support.
     """
 
     rank: int = 0
@@ -40,18 +40,18 @@ class Group:
         """This process's part of any batch of `n` examples.
 
         Raises:
-            ConfigInvalid: one process would have none.
+            ConfigInvalid: a process would have no examples.
         """
         if n < self.size:
             raise BatchNotDivisible(n=n, devices=self.size)
         return Share(self, n)
 
     def seed(self, seed: int) -> int:
-        """A seed for draws that belong to examples, such as dropout masks: each process has examples of its own."""
+        """A seed for draws that belong to examples, such as dropout masks. It differs between processes."""
         return derive_seed(seed, "rank", self.rank) if self.rank else seed
 
     def any(self, flags: list[bool]) -> list[bool]:
-        """Of each flag, whether it is set anywhere."""
+        """For each flag, whether it is set in any process."""
         if self.size == 1 or not flags:
             return flags
         found = torch.tensor(flags, dtype=torch.int32, device=self.device)
@@ -68,12 +68,12 @@ class Share:
 
     @property
     def part(self) -> slice:
-        """Contiguous, and as large as the others' or by one larger."""
+        """A contiguous part of the batch. The sizes of all parts differ by at most one."""
         rank, size = self.group.rank, self.group.size
         return slice(rank * self.n // size, (rank + 1) * self.n // size)
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean over the batch, where `value` is the mean over this process's part; without a graph."""
+        """The mean over the batch; `value` is the mean over this process's part. The result has no autograd graph."""
         if self.group.size == 1:
             return value
         weighted = value.detach() * ((self.part.stop - self.part.start) / self.n)
@@ -81,11 +81,11 @@ class Share:
         return weighted
 
     def means(self, values: Tensors) -> Tensors:
+        """`mean` of each tensor, in order: one message per tensor."""
         return {name: self.mean(value) for name, value in values.items()}
 
     def settle(self, before: Tensors, after: Tensors) -> Tensors:
-        """Buffers after a training step, the same everywhere: what a step changed, such as running statistics, is
-        averaged."""
+        """Buffers after a training step, equal in all processes: buffers that changed are averaged."""
         if self.group.size == 1:
             return after
         names = [name for name, buffer in after.items() if buffer.is_floating_point()]

@@ -1,4 +1,4 @@
-"""The errors that the engine raises, which are `nestor.errors`, and how exhausted memory shows."""
+"""The errors that the engine raises, from `nestor.errors`, and the recognition of exhausted memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nestor.errors import StateInvalid as StateInvalid
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: for devices torch has an error of its own, for the CPU's memory a plain RuntimeError."""
+    """Whether memory ran out. Torch has its own error for devices, and a plain RuntimeError for the CPU's memory."""
     import torch
 
     if isinstance(error, MemoryError | torch.OutOfMemoryError):

@@ -1,7 +1,7 @@
-"""From an option, which says how to tune, to the object that computes it.
+"""From an option to the object that computes it.
 
 An option is implemented by a class that inherits from it and from the family's interface here:
-`class Neumann(options.Neumann, Solver)`. Defining that class registers it; its file need not be named anywhere else.
+`class Neumann(options.Neumann, Solver)`. Its definition registers it, so no list of implementations is necessary.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Class = TypeVar("Class")
 
 
 class Implementation(Option):
-    """The base of what computes an option; the options inside of it are implementations, too."""
+    """Base class of implementations. Options in its fields are replaced by implementations."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -36,7 +36,7 @@ class Implementation(Option):
 
 
 def implementation(option: Option) -> Any:
-    """What computes `option`, and the options inside of it; an implementation is returned as it is.
+    """The implementation of `option` and of the options in its fields; an implementation is returned unchanged.
 
     Raises:
         ConfigInvalid: this version has no code for it.
@@ -64,11 +64,11 @@ def implementation_named(module: str, name: str) -> type[Any]:
     """For `__getattr__` of a package: the class that computes the option of that name.
 
     Raises:
-        AttributeError: there is none.
+        AttributeError: no option has this name.
     """
     if (declared := OPTIONS.get(name)) is not None:
         if not declared.families():
-            return declared  # Folds and EarlyStopping are rules, which need no code of the engine
+            return declared  # Folds and EarlyStopping need no code of the engine
         _discover()
         if declared in _IMPLEMENTATIONS:
             return _IMPLEMENTATIONS[declared]
@@ -78,6 +78,6 @@ def implementation_named(module: str, name: str) -> type[Any]:
 def _discover() -> None:
     """Import every module that may hold an implementation."""
     for package in _PACKAGES:
-        home = importlib.import_module(f"nestor_engine.{package}")
-        for module in pkgutil.iter_modules(home.__path__, f"{home.__name__}."):
+        folder = importlib.import_module(f"nestor_engine.{package}")
+        for module in pkgutil.iter_modules(folder.__path__, f"{folder.__name__}."):
             importlib.import_module(module.name)

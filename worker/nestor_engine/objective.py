@@ -1,11 +1,11 @@
-"""A bilevel problem as pure functions over tensors: what the engine differentiates.
+"""A bilevel problem as pure functions of tensors, which the engine differentiates.
 
 The inner objective is f(w, λ), the outer objective g(w, λ):
 
     f(w, λ) = criterion(forward(w, λ, batch'), λ, batch') + penalty(w, λ),   batch' = prepare(λ, batch)
     g(w, λ) = evaluate(w, λ, batch)["loss"]
 
-Outputs and criterion are apart so that Gauss–Newton products exist; the penalty is apart because it
+Outputs and criterion are separate, which Gauss–Newton products need. The penalty is separate, because it
 reads the weights directly and its curvature is exact. Buffers are arguments and results, never
 hidden state. The functions take the values of hyperparameters: `Bilevel.values` applies the transforms,
 once for each evaluation of f or g.
@@ -28,22 +28,22 @@ PyTree = Any
 
 @dataclass(frozen=True)
 class Bilevel:
-    """Initial values, the five functions, and how the training begins.
+    """Initial values and functions of a bilevel problem.
 
     Attributes:
         params: any pytree of floating-point tensors of one dtype; what the inner objective trains.
         buffers: tensors that the forward pass updates without gradient, such as running means.
         hparams: what the outer objective tunes, before the transforms.
-        transforms: for each hyperparameter, the name of what turns it into the value that the losses read.
+        transforms: hyperparameter → name of the transform that gives the value that the losses read.
         bounds: hyperparameter → (least, largest) value, before the transform, onto which every outer step projects.
         prepare: (values, batch) → batch, on training data only.
         forward: (params, buffers, values, batch) → (outputs, buffers), in training mode.
         criterion: (outputs, values, batch) → scalar, the mean over the batch.
         penalty: (params, values) → scalar.
         evaluate: (params, buffers, values, batch) → {"loss": scalar, metric: scalar, …}, in evaluation mode.
-        initial: (params, values) → params, before the first inner step; as they are by default.
-        values: hparams → what the six functions above take in their place. By default hparams as they are, for
-            functions that apply the transforms themselves, such as a program's.
+        initial: (params, values) → params before the first inner step; unchanged by default.
+        values: hparams → the values that the six functions above take. The identity by default, for functions that
+            apply the transforms themselves, such as those of a program.
     """
 
     params: PyTree
@@ -60,7 +60,7 @@ class Bilevel:
     values: Callable[[Tensors], Tensors] = lambda hparams: hparams
 
     def to(self, device: torch.device | str) -> Bilevel:
-        """The same problem on `device`; functions follow their arguments, or have a `to` of their own."""
+        """The same problem on `device`. Functions with a method `to` are moved; others follow their arguments."""
         move = lambda tree: pytree.tree_map(lambda leaf: leaf.detach().to(device), tree)
         functions = {
             name: function.to(device)
@@ -76,7 +76,7 @@ class Bilevel:
         return self.train_loss_at(params, buffers, self.values(hparams), batch)
 
     def train_loss_at(self, params: PyTree, buffers: Tensors, values: Tensors, batch: Batch) -> tuple[Tensor, Tensors]:
-        """The same at transformed hyperparameters."""
+        """f(w, λ) on one batch at transformed hyperparameters, and the buffers after it."""
         prepared = self.prepare(values, batch)
         outputs, buffers = self.forward(params, buffers, values, prepared)
         return self.criterion(outputs, values, prepared) + self.penalty(params, values), buffers

@@ -187,7 +187,7 @@ def test_the_scale_of_initial_weights_is_a_warning():
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, CLASSES))
     (finding,) = check(problem(model, hparams=InitializationScale(model)), ship=False).findings
     assert finding.severity == "warning"
-    assert "changes the weights that training starts from and nothing else" in finding.sentence
+    assert "changes only the initial weights" in finding.sentence
 
 
 def test_layers_behind_one_that_starts_at_zero_are_no_finding():

@@ -67,7 +67,7 @@ def test_a_loss_that_reads_the_weights_from_outside_is_refused():
         return cross_entropy(out, batch) + layer.weight.square().sum()
 
     data = features(6), classes()
-    with pytest.raises(NotExportable, match=r"criterion .* reads the model's parameter '0\.weight' from outside"):
+    with pytest.raises(NotExportable, match=r"criterion .* reads the model's parameter '0\.weight' directly"):
         Problem(model, L2(model), loss, cross_entropy, train=data, val=data).export()
 
 

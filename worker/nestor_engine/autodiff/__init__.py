@@ -1,1 +1,1 @@
-"""Gradients and curvature products at one point, by autograd or by a graph that is traced once."""
+"""Gradients and curvature products at one linearization, by autograd or by a graph that is traced once."""

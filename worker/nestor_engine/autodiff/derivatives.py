@@ -1,7 +1,7 @@
-"""What is asked of the training loss at one point, and what a trace must know of it to answer in autograd's place.
+"""The derivatives of the training loss at one linearization, and what a trace needs to compute them.
 
-`linearization.py` answers on autograd's kept graph, `trace_cache.py` by a graph that is traced once. Neither needs the
-other's classes for their types: both are written against these protocols.
+`linearization.py` computes them with autograd's graph, `trace_cache.py` with a graph that is traced once. Both use
+these protocols as types, so that neither imports the other's classes.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from torch import Tensor
 
 from nestor_engine.objective import Tensors
 
-# A method of `Linearization`: (linearization, v) ↦ C v for v of shape (n,). Its name is a part of a kept trace's key.
+# A method of `Linearization`: (linearization, v) ↦ C v for v of shape (n,). Its name is part of a saved key.
 Product = Callable[[Any, Tensor], Tensor]
 
 
 class Derivatives(Protocol):
-    """First and second derivatives of the training loss f at one point."""
+    """First and second derivatives of the training loss f at one linearization."""
 
     @property
     def gradient(self) -> Tensor:
@@ -36,7 +36,7 @@ class Derivatives(Protocol):
 
 
 class Traceable(Protocol):
-    """A point as a function of tensors, so that it can be traced.
+    """A linearization as a function of tensors, so that it can be traced.
 
     Attributes:
         w: weights, shape (n,).
@@ -55,13 +55,13 @@ class Traceable(Protocol):
         ...
 
     def leaves(self) -> list[Tensor]:
-        """All tensors that the training loss reads here."""
+        """All tensors that the training loss reads: weights, buffers, hyperparameters and batch."""
         ...
 
     def with_leaves(self, leaves: Sequence[Tensor]) -> Traceable:
-        """The same problem at another point."""
+        """The same problem with other tensors."""
         ...
 
     def drawing(self) -> AbstractContextManager[None]:
-        """Draw what this point draws, however often it is evaluated."""
+        """A context in which every evaluation makes the random draws of this linearization."""
         ...

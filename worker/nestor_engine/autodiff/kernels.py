@@ -1,4 +1,4 @@
-"""Which of torch's kernels run: those that have the derivatives that are asked for."""
+"""Choose kernels of torch that have the derivatives that are needed."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from torch.overrides import TorchFunctionMode
 
 @contextmanager
 def twice_differentiable() -> Iterator[None]:
-    """Keep torch from kernels that have a first derivative only: fused attention, and cuDNN's recurrent layers."""
+    """Do not use kernels without a second derivative: fused attention, and cuDNN's recurrent layers."""
     with sdpa_kernel(SDPBackend.MATH), native_recurrence():
         yield
 
 
 def native_recurrence() -> AbstractContextManager[object]:
-    """Keep torch from cuDNN's recurrent layers, which have no second derivative, and in evaluation mode no first."""
+    """Do not use cuDNN's recurrent layers, which have no second derivative, and in evaluation mode no first."""
     return _NativeRecurrence() if torch.cuda.is_available() else nullcontext()
 
 
 class _NativeRecurrence(TorchFunctionMode):
-    """Runs recurrent layers without cuDNN, and only these: its convolutions are twice differentiable."""
+    """Runs recurrent layers without cuDNN; its convolutions are twice differentiable and stay."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         # A module calls torch.lstm, a program the operator aten.lstm.input.
         if getattr(func, "__name__", "").partition(".")[0] not in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
             return func(*args, **(kwargs or {}))
-        # A trace holds a layer as its matrix products: its fused cells do not run on tensors without storage.
+        # A trace needs the layer as matrix products: fused cells do not run on tensors without storage.
         decomposed = enable_python_dispatcher() if get_proxy_mode() is not None else nullcontext()
         with without_cudnn(), decomposed:
             return func(*args, **(kwargs or {}))
@@ -40,7 +40,7 @@ class _NativeRecurrence(TorchFunctionMode):
 
 @contextmanager
 def without_cudnn() -> Iterator[None]:
-    """Run torch's own kernels in place of cuDNN's."""
+    """Use torch's own kernels instead of cuDNN's."""
     enabled = torch.backends.cudnn.enabled
     torch.backends.cudnn.enabled = False
     try:

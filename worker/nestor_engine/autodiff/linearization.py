@@ -1,4 +1,4 @@
-"""One point (w, λ, batch) at which everything of an outer step is differentiated.
+"""The training loss at one (w, λ, batch), from which all derivatives of an outer step are taken.
 
 The training loss is evaluated once, so all products of one linear system see the same dropout mask,
 the same augmentation noise and the same buffers.
@@ -26,18 +26,18 @@ from nestor_engine.tensors.ravel import Ravel
 
 
 class Linearization:
-    """The training loss at one point: first its gradient, then its second derivatives along vectors.
+    """The training loss at one (w, λ, batch): its gradient, and its second derivatives along vectors.
 
-    Nothing is computed before it is asked for. Products come from the trial's traces where these have
-    them, else from autograd's graph of the gradient, which is kept as long as the point; the bits are the same.
+    Everything is computed at first use. Products come from the trial's traces if possible, else from
+    autograd's graph of the gradient, which lives as long as the linearization. Both give the same bits.
 
     Attributes:
         w: weights, shape (n,).
-        ravel: between w and the parameters.
+        ravel: the correspondence between w and the parameters.
         hparams: hyperparameters, requiring gradients.
-        optimizer_state: the inner optimizer's there, named vectors of shape (n,); empty if none brought the weights.
-        share: which part of a whole batch this process sees. `gradient` and `mixed` are of the whole batch; products
-            and all else are of that part.
+        optimizer_state: that of the inner optimizer at w, named vectors of shape (n,); may be empty.
+        share: the part of the whole batch that this process has. `gradient` and `mixed` are means over the whole
+            batch; products and everything else are those of the part.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Linearization:
 
     @property
     def curved_rows(self) -> Callable[[Tensor], Tensor] | None:
-        """The same product of each row of a matrix (k, n), at once; None without a trace."""
+        """(k, n) ↦ the product of each row of the last `curved`, at once; None without a trace."""
         return None if self._trace is None else self._trace.products
 
     @property
@@ -83,31 +83,31 @@ class Linearization:
         return self.share.mean(self._derivatives().gradient)
 
     def mixed(self, q: Tensor) -> Tensors:
-        """(∂²f/∂λ∂w) q for each hyperparameter; zero where λ does not meet the weights' gradient."""
+        """(∂²f/∂λ∂w) q for each hyperparameter; zero where ∂f/∂w does not depend on λ."""
         return self.share.means(self._derivatives().mixed(q))
 
     def _derivatives(self, product: Product | None = None) -> Derivatives:
         return self._trace or _Autograd(self, product or Linearization.hessian_product)
 
-    # --- for a trace: the point as a function of tensors ---------------------------------------------
+    # --- for a trace: a function of tensors ----------------------------------------------------------
 
     def leaves(self) -> list[Tensor]:
-        """All tensors that the training loss reads here."""
+        """All tensors that the training loss reads: weights, buffers, hyperparameters and batch."""
         return pytree.tree_leaves(self._given())
 
     def with_leaves(self, leaves: Sequence[Tensor]) -> Linearization:
-        """The same problem at another point."""
+        """The same problem with other tensors, of the structure of `leaves()`."""
         given = pytree.tree_unflatten(list(leaves), pytree.tree_structure(self._given()))
         return Linearization(self._bilevel, self.ravel, *given)
 
     def drawing(self) -> AbstractContextManager[None]:
-        """Draw what this point draws: one dropout mask, one augmentation, however often it is evaluated."""
+        """A context in which every evaluation makes the same draws, such as one dropout mask."""
         return repeated(self._draws, self.w.device)
 
     def _given(self) -> tuple[Tensor, Tensors, Tensors, Batch]:
         return self.w, self._buffers, self.hparams, self._columns
 
-    # --- on autograd's kept graph --------------------------------------------------------------------
+    # --- on autograd's graph -------------------------------------------------------------------------
 
     @cached_property
     def slope(self) -> Tensor:
@@ -115,9 +115,15 @@ class Linearization:
         return _grad(self._evaluated.criterion + self._evaluated.penalty, self.w, create_graph=True)
 
     def kept_gradient(self) -> Tensor:
+        """∂f/∂w, shape (n,), by autograd, which keeps its graph."""
         return self.slope.detach()
 
     def kept_mixed(self, q: Tensor) -> Tensors:
+        """(∂²f/∂λ∂w) q for each hyperparameter, by autograd; zeros where ∂f/∂w does not depend on λ.
+
+        Args:
+            q: shape (n,).
+        """
         names = list(self.hparams)
         parts = (
             torch.autograd.grad(self.slope, [self.hparams[n] for n in names], q, retain_graph=True, allow_unused=True)
@@ -156,7 +162,11 @@ class Linearization:
         return self._pull_outputs(pulled) + self.penalty_product(v)
 
     def criterion_product(self, tangents: Sequence[Tensor]) -> list[Tensor]:
-        """(∂²ℓ/∂o∂o) t for one tangent t of each output's shape; the network itself is not passed."""
+        """(∂²ℓ/∂o∂o) t for one tangent t of each output's shape; the network is not differentiated.
+
+        Returns:
+            One tensor for each output of `output_slopes`, of its shape.
+        """
         at, slopes = self.output_slopes
         pairs = [(s, t) for s, t in zip(slopes, tangents, strict=True) if s.requires_grad]
         curved = (
@@ -226,7 +236,7 @@ class Linearization:
 
 @dataclass(frozen=True)
 class _Autograd:
-    """Derivatives on autograd's kept graph."""
+    """Derivatives on autograd's graph, which is kept for further products."""
 
     at: Linearization
     curvature: Product
@@ -244,7 +254,7 @@ class _Autograd:
 
 @dataclass(frozen=True)
 class _Evaluated:
-    """The training loss in its parts. `draws`: what the forward pass drew, after the batch was prepared."""
+    """The training loss in its parts. `draws`: the generators' states before the forward pass."""
 
     batch: Batch
     draws: list[Tensor]
@@ -254,10 +264,10 @@ class _Evaluated:
 
 
 def examples_of(outputs: list[Tensor]) -> int:
-    """How many examples the outputs have rows for.
+    """The number of examples B in outputs of shape (B, …).
 
     Raises:
-        ProblemInvalid: some outputs have none, so that no part of the loss is an example's own.
+        ProblemInvalid: the outputs do not all have one row per example.
     """
     rows = {o.shape[:1] for o in outputs}
     if len(rows) != 1 or not (first := rows.pop()):

@@ -1,8 +1,8 @@
-"""A function traced into one graph, and cut into what depends on a vector and what does not.
+"""Trace a function into one graph, and divide it into what depends on a vector and what does not.
 
-A curvature product is linear in its vector, so at one point most of its graph is the same for every
-vector: the network's activations, its first backward pass, the factors of each rule of
-differentiation. That part is run once; what is left is run for each product, without autograd.
+A curvature product is linear in its vector, so at one linearization most of its graph is the same for
+every vector: the network's activations, its first backward pass, the factors of each rule of
+differentiation. That part runs once; the rest runs for each product, without autograd.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ Group = Sequence[Tensor]
 
 @dataclass(frozen=True)
 class Split:
-    """The parts of a traced function of a point and of vectors.
+    """The parts of a traced function of tensors (the point) and of vectors.
 
     Attributes:
-        once: (*point) → what the other parts read, and the outputs that depend on no vector.
-        each: for each vector, (*read, vector) → the outputs that depend on it.
+        once: (*point) → [values that the other parts read, outputs that depend on no vector].
+        each: for each vector, (*values read, vector) → the outputs that depend on it.
     """
 
     once: Part
@@ -33,13 +33,13 @@ class Split:
 
 
 def split(function: Callable[..., Sequence[Group]], point: Sequence[Tensor], vectors: Sequence[Tensor]) -> Split:
-    """Trace `function(point, *vectors)` → groups of outputs, the first of no vector, the next of one vector each.
+    """Trace `function(point, *vectors)` → groups of outputs: the first depends on no vector, the others on one each.
 
-    The trace holds for tensors of these shapes and dtypes, on this device. Its operators are those that
-    autograd runs, in the same order, so that it computes the same bits.
+    The trace is valid for tensors of these shapes and dtypes, on this device. It runs the operators of
+    autograd in the same order, so it computes the same bits.
 
     Raises:
-        Exception: whatever the function raises where it looks into a tensor, or calls what cannot be traced.
+        Exception: any, if the function reads values of a tensor or calls something that cannot be traced.
     """
     sizes: list[int] = []
 
@@ -48,12 +48,12 @@ def split(function: Callable[..., Sequence[Group]], point: Sequence[Tensor], vec
         sizes.extend(len(group) for group in groups)
         return [output for group in groups for output in group]
 
-    # The tracer knows inputs by their identity, so no two may be one object.
+    # The tracer distinguishes inputs by identity, so all must be different objects.
     inputs = [given.detach() for given in (*point, *vectors)]
-    # On tensors without storage: a trace holds every intermediate value until it ends.
+    # Fake tensors have no storage: the tracer keeps every intermediate value until the end.
     traced = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
     graph = traced.graph
-    # Random draws stay even where nothing reads them: the next ones must be those that autograd would see.
+    # Unused random draws stay, because later draws must be those that autograd would make.
     graph.eliminate_dead_code()
     arguments = [node for node in graph.nodes if node.op == "placeholder"]
     simplify(graph, arguments[len(point) :])

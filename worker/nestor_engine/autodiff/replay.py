@@ -1,7 +1,7 @@
-"""A function of tensors on a GPU, recorded once as a CUDA graph and launched as a whole.
+"""Record a function of tensors on a GPU as a CUDA graph, and launch it as a whole.
 
-A small model's step is hundreds of kernels of a few microseconds each, and every launch waits for Python. A recording
-launches all of them at once. The kernels are the same, so the bits are the same.
+A step of a small model consists of hundreds of kernels of a few microseconds, and every launch waits for Python. A
+recording launches all of them at once. The kernels are the same, so the bits are the same.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from torch.utils import _pytree as pytree
 
 WARM_UP = 3  # calls before a recording: the first ones choose kernels and allocate workspaces
 ROUNDS = 5  # calls whose median time decides
-GAIN = 0.95  # a recording is used if it takes less than this part of the time; it also holds memory
+MAX_RELATIVE_TIME = 0.95  # of a recording that is used: it also takes memory
 
 
 class Recording:
     """`function(*inputs)` as one launch.
 
-    Inputs are copied to where the recording reads them, except the first `pinned` ones, which are read where they are.
-    Outputs lie in the same memory at every call, so each call overwrites those of the call before.
+    Inputs are copied into the memory of the recording, except the first `pinned` ones, which are read in place.
+    Outputs use the same memory in every call, so each call overwrites those of the call before.
     """
 
     def __init__(self, function: Callable[..., Any], inputs: Sequence[Tensor], *, pinned: int = 0) -> None:
         """
         Raises:
-            RuntimeError: the function synchronizes with the CPU or does something else that no CUDA graph can hold.
+            RuntimeError: CUDA graphs do not support the function, for example because it synchronizes with the CPU.
         """
         self._inputs = [*inputs[:pinned], *(given.detach().clone() for given in inputs[pinned:])]
         self._seen: list[tuple[Tensor, int] | None] = [None] * len(inputs)
-        # Not on the main stream: libraries set up what a recording may not, and autograd remembers its stream.
+        # On a side stream: libraries initialize what a recording cannot, and autograd remembers its stream.
         side = _side_stream(torch.cuda.current_device())
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -52,7 +52,7 @@ class Recording:
             if value is static:
                 continue
             seen = self._seen[k]
-            # A launch changes its outputs without counting a new version.
+            # A launch changes its outputs without a new version.
             if seen is None or seen[0] is not value or seen[1] != value._version or id(value) in self._own:
                 static.copy_(value)
                 self._seen[k] = value, value._version
@@ -61,10 +61,10 @@ class Recording:
 
 
 class Recorded:
-    """`function` of trees of tensors, which on a GPU is recorded at one of its first calls, and used if it is faster.
+    """`function` of trees of tensors; on a GPU it is recorded after some calls, and the recording is used if faster.
 
     Args:
-        after: calls before it is recorded, which costs about as many.
+        after: calls before the recording, which costs about as much as 20 calls.
     """
 
     def __init__(self, function: Callable[..., Any], *, after: int) -> None:
@@ -73,7 +73,7 @@ class Recorded:
         self._calls = 0
 
     def __call__(self, *trees: Any) -> Any:
-        """The function's value. Where it comes from a recording, the next call overwrites it: see `is_recorded`."""
+        """The function's value. If it comes from a recording, the next call overwrites it: see `is_recorded`."""
         if not self.is_recorded:
             self._calls += 1
             if self._calls != self._after:
@@ -86,19 +86,20 @@ class Recorded:
             def flat(*given: Tensor) -> Any:
                 return self._function(*pytree.tree_unflatten(list(given), spec))
 
-            with suppress(RuntimeError):  # then its kernels are launched one by one
+            with suppress(RuntimeError):  # the kernels are launched one by one
                 self._recording = recorded(flat, leaves)
         return self._function(*trees)
 
     @property
     def is_recorded(self) -> bool:
+        """Whether calls launch a recording, so that each call overwrites the outputs of the call before."""
         return self._recording is not None
 
 
 def recorded(function: Callable[..., Any], inputs: Sequence[Tensor], *, pinned: int = 0) -> Recording | None:
     """A recording of `function`, or None if launching its kernels one by one is about as fast.
 
-    Whether it pays is decided by a clock. The result does not depend on the decision.
+    The decision depends on a clock. The result does not depend on the decision.
 
     Raises:
         RuntimeError: the function cannot be recorded, or its recording computes something else.
@@ -115,16 +116,16 @@ def recorded(function: Callable[..., Any], inputs: Sequence[Tensor], *, pinned: 
         generator.set_state(before)
         if not all(same(got, want) for got, want in zip(_leaves(recording(*inputs)), expected, strict=True)):
             raise RuntimeError("the recording does not repeat what the function computes")
-        one_by_one, at_once = (_seconds(lambda run=run: run(*inputs)) for run in (function, recording))
+        one_by_one, launched_at_once = (_seconds(lambda run=run: run(*inputs)) for run in (function, recording))
     finally:
         generator.set_state(before)
-    return recording if at_once < GAIN * one_by_one else None
+    return recording if launched_at_once < MAX_RELATIVE_TIME * one_by_one else None
 
 
 def same(got: Tensor, expected: Tensor) -> bool:
-    """Bit for bit on a CPU; on a GPU to rounding, for kernels may add in an order of their own.
+    """Whether tensors are equal: bit for bit on a CPU, up to rounding on a GPU, where the order of sums may vary.
 
-    In float32 that is wide: cuDNN multiplies in TF32, of ten bits, and chooses an algorithm at every call.
+    The tolerance in float32 is wide: cuDNN multiplies in TF32, with ten bits, and chooses an algorithm at every call.
     """
     if got.device.type == "cpu" or not got.is_floating_point():
         return torch.equal(got, expected)
@@ -134,7 +135,7 @@ def same(got: Tensor, expected: Tensor) -> bool:
 
 @cache
 def _side_stream(device: int) -> torch.cuda.Stream:
-    """One for all recordings: cuBLAS keeps a workspace of 32 MB for every stream that it has seen."""
+    """One stream for all recordings: cuBLAS keeps a workspace of 32 MB for every stream."""
     return torch.cuda.Stream(device)
 
 

@@ -1,4 +1,4 @@
-"""A traced graph without what autograd does twice or for nothing; the bits stay."""
+"""Remove redundant operators of autograd from a traced graph, without a change of bits."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ aten = torch.ops.aten
 
 
 def simplify(graph: fx.Graph, sources: Iterable[fx.Node]) -> None:
-    """Shorten, in place, the part of `graph` that depends on `sources`, which is run again and again.
+    """Simplify, in place, the part of `graph` that depends on `sources`, which runs for every product.
 
-    Three things are found in the second derivatives of nearly every loss. The derivative of p·p multiplies by p twice.
-    The zeros that a sum of derivatives begins with are made in the shape of a value that is read for nothing else.
-    And a matrix is transposed to be transposed again. What reads or shares memory that is written to stays as it is.
+    The second derivatives of nearly every loss have three redundancies. The derivative of p·p multiplies by p twice.
+    The zeros at the start of a sum of derivatives are made with the shape of a value that nothing else reads.
+    And a matrix is transposed twice. Operators that read or share memory that is written to are not changed.
     """
     run = dependents(graph, sources)
-    kept = _kept_as_it_is(run)
+    kept = _unsafe_memories(run)
     seen: dict[tuple[object, str, str], fx.Node] = {}
     for node in list(graph.nodes):
         if node not in run or node.op != "call_function" or _memories(node, *node.all_input_nodes) & kept:
@@ -32,7 +32,7 @@ def simplify(graph: fx.Graph, sources: Iterable[fx.Node]) -> None:
 
 
 def dependents(graph: fx.Graph, sources: Iterable[fx.Node]) -> set[fx.Node]:
-    """`sources`, and every node that needs one of them."""
+    """`sources`, and every node that depends on one of them."""
     found = set(sources)
     for node in graph.nodes:
         if node.op != "output" and any(argument in found for argument in node.all_input_nodes):
@@ -41,7 +41,7 @@ def dependents(graph: fx.Graph, sources: Iterable[fx.Node]) -> set[fx.Node]:
 
 
 def _shortcut(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
-    """A node of the same value that is had for less."""
+    """A cheaper node with the same value, if there is one."""
     if node.target is aten.t.default and isinstance(of := node.args[0], fx.Node) and of.target is aten.t.default:
         return of.args[0] if isinstance(of.args[0], fx.Node) else None
     if node.target is aten.zeros_like.default and "val" in node.meta:
@@ -52,8 +52,8 @@ def _shortcut(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     return None
 
 
-def _kept_as_it_is(nodes: Iterable[fx.Node]) -> set[int]:
-    """The memories that some node writes into, or fills with random draws."""
+def _unsafe_memories(nodes: Iterable[fx.Node]) -> set[int]:
+    """The storages that some node writes into, or fills with random draws."""
     found = set()
     for node in nodes:
         if isinstance(node.target, torch._ops.OpOverload):
@@ -71,6 +71,6 @@ def _kept_as_it_is(nodes: Iterable[fx.Node]) -> set[int]:
 
 
 def _memories(*nodes: object) -> set[int]:
-    """The storages of their values, as they were when they were traced."""
+    """The storages of the nodes' values at the time of tracing."""
     values = pytree.tree_leaves([node.meta.get("val") for node in nodes if isinstance(node, fx.Node)])
     return {value.untyped_storage()._cdata for value in values if isinstance(value, torch.Tensor)}

@@ -1,4 +1,4 @@
-"""A part of a traced graph: run without autograd, and written down as JSON for whoever traces the same again."""
+"""A part of a traced graph: runs without autograd, and can be saved as JSON for later trials of the same program."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from nestor_engine.graphs.values import graph_value
 
 
 class Part:
-    """A graph of torch's own operators, as a function of tensors; its outputs are lists, possibly nested."""
+    """A graph of torch's operators as a function of tensors; its outputs are lists, possibly nested."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         self.module = module
@@ -39,10 +39,10 @@ class Part:
         return self.module(*given)
 
     def written(self) -> Json:
-        """The graph as `read` reads it.
+        """The graph as JSON; `read` is the inverse.
 
         Raises:
-            TypeError: it holds what cannot be written, such as a constant tensor.
+            TypeError: the graph contains something that JSON cannot represent, such as a constant tensor.
         """
         numbers: dict[fx.Node, int] = {}
         inputs: list[Ref] = []
@@ -68,11 +68,11 @@ class Part:
 
     @staticmethod
     def read(written: Json, device: torch.device) -> Part:
-        """What was written, to run on `device`.
+        """The part that `written` returned, to run on `device`.
 
         Raises:
-            ProgramInvalid: it is not a graph.
-            ProgramRejected: it calls what no trace may hold, or its outputs are not lists.
+            ProgramInvalid: `written` is not a graph.
+            ProgramRejected: it calls an operator that is not allowed in traces, or its outputs are not lists.
         """
         where = "a kept trace"
         budget = Budget(nodes=MAX_TRACE_NODES, values=MAX_TRACE_VALUES)
@@ -91,7 +91,7 @@ def part(owner: fx.GraphModule, nodes: Sequence[fx.Node], inputs: Sequence[fx.No
         if node not in copies:
             copies[node] = made.node_copy(node, copies.__getitem__)
             if node.target is torch.ops.aten.view.default:
-                # The same where a view is possible, which under vmap it need not be.
+                # The same if a view is possible; under vmap it may not be.
                 copies[node].target = torch.ops.aten.reshape.default
     made.output(fx.map_arg(outputs, copies.__getitem__))
     return Part(fx.GraphModule(owner, made))

@@ -1,4 +1,4 @@
-"""Products at the points of one trial, by a graph that is traced once; autograd's own where there can be none."""
+"""Curvature products of one trial from a graph that is traced once; from autograd if tracing is not possible."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from nestor_engine.autodiff.replay import recorded, same
 from nestor_engine.autodiff.subgraph import Part
 from nestor_engine.objective import Tensors
 
-Key = tuple[Product, tuple[tuple[torch.Size, torch.dtype], ...]]  # and the leaves of a linearization
+Key = tuple[Product, tuple[tuple[torch.Size, torch.dtype], ...]]  # with shape and dtype of each leaf of a linearization
 
 
 class Linear:
-    """The derivatives at one linearization, from a trace.
+    """The derivatives at one linearization, computed with a trace.
 
     Attributes:
         gradient: ∂f/∂w, shape (n,).
@@ -49,7 +49,7 @@ class Linear:
 
 
 class Traced:
-    """A split function, on a GPU as recordings where these are faster."""
+    """A split function; on a GPU with recordings, if these are faster."""
 
     def __init__(self, split: Split) -> None:
         self.split = split
@@ -59,7 +59,7 @@ class Traced:
         self.product, self.mixed = split.each
 
     def record(self, linearization: Traceable) -> None:
-        """Record the three parts as CUDA graphs, each if that is faster.
+        """Record the three parts as CUDA graphs, and use the recordings that are faster.
 
         Raises:
             RuntimeError: a part cannot be recorded.
@@ -74,30 +74,30 @@ class Traced:
         in_place = [*read, v]
         fast = [recorded(part, in_place, pinned=len(read)) for part in (product, mixed)]
         self.once, own = recording, lambda part: lambda *given: [output.clone() for output in part(*given)]
-        # Solvers keep products, so each call gets its own.
+        # Solvers keep products, so each call returns a copy.
         self.product, self.mixed = (own(r) if r else part for r, part in zip(fast, (product, mixed), strict=True))
 
 
 class TraceCache:
-    """TraceCache each kind of product once, at the first point that asks for it, and checks it there bit by bit.
+    """Traces each kind of product at its first use, and compares it there with autograd.
 
     Args:
-        kept: what an earlier trial of the same program saved; what cannot be read of it is traced again.
+        kept: the result of `save` of an earlier trial of the same program; traces that cannot be read are made again.
     """
 
     def __init__(self, kept: bytes = b"") -> None:
         self._traced: dict[object, Traced | None] = {}
-        self._untold: str | None = None  # why products run on autograd's kept graph
+        self._unreported: str | None = None  # why products use autograd's graph
         self._kept = _readable(kept)
-        self._written: dict[str, Json] = {}  # what is new
+        self._written: dict[str, Json] = {}  # new traces
 
     @property
     def is_warm(self) -> bool:
-        """Whether there is something that need not be traced."""
+        """Whether there are traces of an earlier trial."""
         return bool(self._kept)
 
     def save(self) -> bytes | None:
-        """All of them, for the next trial of the same program; None if there is nothing that it could not read here."""
+        """All traces as bytes, for later trials of the same program; None if there are no new ones."""
         if not self._written:
             return None
         return json.dumps({"torch": torch.__version__, "traces": self._kept | self._written}).encode()
@@ -108,20 +108,20 @@ class TraceCache:
         if key not in self._traced:
             try:
                 found = Traced(self._stored(key, linearization) or self._new(key, linearization))
-            except Exception as error:  # whatever the problem's own functions and torch's tracer raise
+            except Exception as error:  # the problem's functions and torch's tracer may raise anything
                 self._traced[key] = None
-                first = str(error).strip().splitlines()[:1]  # none of a bare `assert`
-                self._untold = ": ".join([type(error).__name__, *first])
+                first = str(error).strip().splitlines()[:1]  # empty for a bare `assert`
+                self._unreported = ": ".join([type(error).__name__, *first])
             else:
                 self._traced[key] = found
                 if linearization.w.is_cuda:
-                    with suppress(RuntimeError):  # then its kernels are launched one by one
+                    with suppress(RuntimeError):  # the kernels are launched one by one
                         found.record(linearization)
         traced = self._traced[key]
         return None if traced is None else Linear(traced, linearization)
 
     def _stored(self, key: Key, linearization: Traceable) -> Split | None:
-        """One that was kept, if it repeats what autograd computes here."""
+        """The trace of an earlier trial, if it computes the same as autograd here."""
         try:
             once, *each = list_of(self._kept[_name(key)], "a kept trace")
             device = linearization.w.device
@@ -129,7 +129,7 @@ class TraceCache:
             with linearization.drawing():
                 expected = _by_graph(linearization, key[0])
             _compare(found, linearization, expected)
-        except Exception:  # of another version, or damaged
+        except Exception:  # from another version, or damaged
             return None
         return found
 
@@ -142,24 +142,24 @@ class TraceCache:
             # Recurrent modules lay out their weights for cuDNN at every call, which needs their memory.
             with without_cudnn():
                 made = _traced(linearization, key[0])
-        with suppress(TypeError):  # what holds a constant is traced by every trial
+        with suppress(TypeError):  # a trace with a constant tensor cannot be saved
             self._written[_name(key)] = [one.written() for one in (made.once, *made.each)]
         return made
 
     def news(self) -> Iterator[str]:
-        """What to tell the user, once. Not a part of the state: when it is said depends on a clock."""
-        if self._untold is not None:
+        """Warnings for the user, each once. They are not part of the state: their time depends on a clock."""
+        if self._unreported is not None:
             yield (
-                "Curvature products run on autograd's kept graph, at a higher cost, for the training loss "
-                f"cannot be traced ({self._untold}). Losses and models that only call torch's functions can."
+                f"The training loss cannot be traced ({self._unreported}). Curvature products use autograd's graph, "
+                "which is slower. Losses and models that only call torch functions can be traced."
             )
-        self._untold = None
+        self._unreported = None
 
 
 def _traced(linearization: Traceable, product: Product) -> Split:
     def everything(leaves: tuple[Tensor, ...], v: Tensor, q: Tensor) -> list[list[Tensor]]:
         here = linearization.with_leaves(leaves)
-        # First the mixed product: it and the other share what comes before, whichever is asked for first.
+        # The mixed product comes first: both products share the gradient, whatever their order.
         mixed = here.kept_mixed(q)
         return [[here.kept_gradient()], [product(here, v)], list(mixed.values())]
 
@@ -172,21 +172,22 @@ def _traced(linearization: Traceable, product: Product) -> Split:
 
 
 def _by_graph(linearization: Traceable, product: Product) -> list[Tensor]:
-    """Products with the probe by autograd, whose graph is gone when the trace's values come."""
+    """Products with the probe by autograd, whose graph is freed before the trace runs."""
     here, v = linearization.with_leaves(linearization.leaves()), _probe(linearization)
     return [product(here, v), *here.kept_mixed(v).values()]
 
 
 def _compare(split: Split, linearization: Traceable, expected: list[Tensor]) -> None:
-    """
+    """Compare a trace with the products of autograd.
+
     Raises:
-        ValueError: it computes something else.
+        ValueError: the trace computes something else.
     """
     linear, v = Linear(Traced(split), linearization), _probe(linearization)
-    for _ in range(2):  # the second time tells whether the first wrote into what both read
+    for _ in range(2):  # the second run shows whether the first wrote into values that both read
         got = [linear.product(v), *linear.mixed(v).values()]
         if not all(same(a, b) for a, b in zip(got, expected, strict=True)):
-            raise ValueError("the trace does not repeat what autograd computes")
+            raise ValueError("the trace does not compute the same as autograd")
 
 
 def _probe(linearization: Traceable) -> Tensor:
@@ -199,7 +200,7 @@ def _name(key: Key) -> str:
 
 
 def _readable(kept: bytes) -> dict[str, Json]:
-    """What was saved by the same torch; nothing, if it was not."""
+    """The traces that were saved by the same version of torch; empty for other versions or damaged bytes."""
     try:
         saved = parse_json(kept or b"{}", what="a kept trace", max_bytes=MAX_TRACE_BYTES, max_values=MAX_TRACE_VALUES)
     except ProgramInvalid:

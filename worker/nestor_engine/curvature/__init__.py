@@ -1,4 +1,4 @@
-"""What to invert: which second derivatives of the training loss are taken, one kind a file."""
+"""What to invert: the kinds of second derivatives of the training loss, one kind per file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a curvature promises: an operator at each outer step, and a state from one outer step to the next."""
+"""The interface of curvatures: an operator at each outer step, and a state from one outer step to the next."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ S = TypeVar("S", bound=PartState)
 
 
 class Curvature(options.Curvature, Implementation, abc.ABC, Generic[S]):
-    """Which second derivatives of the training loss are taken."""
+    """What stands for the Hessian of the training loss."""
 
     @abc.abstractmethod
     def init(self) -> S:
@@ -24,29 +24,31 @@ class Curvature(options.Curvature, Implementation, abc.ABC, Generic[S]):
 
     @abc.abstractmethod
     def at(self, linearization: Linearization, state: S) -> tuple[Operator, S]:
-        """The operator of one outer step, and the state after it was made."""
+        """The operator of one outer step on vectors of shape (n,), and the state for `settle`."""
 
     def settle(self, operator: Operator, state: S) -> S:
-        """The state for the next outer step, once `operator` of `at` was used."""
+        """The state for the next outer step. Call it after the solver has used `operator`, which `at` returned."""
         del operator
         return state
 
     def operator(self, linearization: Linearization) -> Operator:
-        """The operator with nothing kept from earlier outer steps."""
+        """The operator without a state from earlier outer steps."""
         return self.at(linearization, self.init())[0]
 
 
 class ProductCurvature(Curvature[NormState]):
-    """A curvature known by its products, whose norm is estimated."""
+    """A curvature that is given by its products, with an estimated norm."""
 
     def init(self) -> NormState:
+        """The state before the first outer step: no estimate of the norm."""
         return NormState()
 
     def settle(self, operator: Operator, state: NormState) -> NormState:
+        """The estimate of the norm, which `operator` may have refreshed."""
         return operator.norm_state
 
     def _by(self, product: Product, linearization: Linearization, state: NormState) -> tuple[Operator, NormState]:
-        """The operator whose product is a method of `Linearization`."""
+        """The operator whose product is the method `product` of `Linearization`."""
         curved = linearization.curved(product)
         operator = Operator(
             curved,

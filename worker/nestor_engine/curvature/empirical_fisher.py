@@ -1,4 +1,4 @@
-"""Second derivatives replaced by products of first ones."""
+"""Outer products of gradients in place of second derivatives."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from nestor_engine.curvature.operator import NormState, Operator
 class EmpiricalFisher(options.EmpiricalFisher, ProductCurvature):
     """Outer products of gradients, which the slides call Gauss–Newton [1].
 
-    With `per="batch"` the slides' own: g gᵀ for the gradient g = ∂f/∂w of the whole batch, of rank
-    one, so that a product costs two passes over a vector, and norm and inverse are known. With
-    `per="example"` the mean of g_i g_iᵀ over the batch, plus the exact Hessian of the penalty; the
+    With `per="batch"`, as in the slides: g gᵀ for the gradient g = ∂f/∂w of the whole batch. It has rank
+    one, so a product costs two passes over a vector, and norm and inverse are known. With
+    `per="example"`: the mean of g_i g_iᵀ over the batch, plus the exact Hessian of the penalty; the
     criterion must be a mean over examples. Both are positive semidefinite; neither tends to the Hessian
     at a minimum [2].
 
@@ -24,9 +24,10 @@ class EmpiricalFisher(options.EmpiricalFisher, ProductCurvature):
     """
 
     def at(self, linearization: Linearization, state: NormState) -> tuple[Operator, NormState]:
+        """The operator of one outer step. With `per="batch"` norm and inverse are exact and `state` is unchanged."""
         if self.per == "example":
             return self._by(Linearization.fisher_product, linearization, state)
-        gradient = linearization.gradient  # of the whole batch, where each of several processes sees a part
+        gradient = linearization.gradient  # of the whole batch, also with several processes
 
         def product(v: Tensor) -> Tensor:
             return gradient * (gradient @ v)
@@ -36,7 +37,7 @@ class EmpiricalFisher(options.EmpiricalFisher, ProductCurvature):
         def inverse(v: Tensor, shift: float) -> Tensor:
             return (v - product(v) / (norm + shift)) / shift  # Sherman and Morrison; not finite without a shift
 
-        # Never estimated: what the last batch's gradient says of this one's may be nothing at all.
+        # The norm is exact: an estimate from the last batch may say nothing about the gradient of this one.
         operator = Operator(
             product,
             damping=self.damping,

@@ -17,4 +17,5 @@ class GaussNewton(options.GaussNewton, ProductCurvature):
     """
 
     def at(self, linearization: Linearization, state: NormState) -> tuple[Operator, NormState]:
+        """The operator Jᵀ (∂²ℓ/∂o∂o) J plus the exact Hessian of the penalty. Its state is the estimate of the norm."""
         return self._by(Linearization.gauss_newton_product, linearization, state)

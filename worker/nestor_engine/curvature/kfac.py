@@ -1,4 +1,4 @@
-"""Kronecker-factored curvature."""
+"""Kronecker-factored approximate curvature (K-FAC)."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class KFACState(PartState):
     """Running averages of the factors.
 
     Attributes:
-        count: outer steps that are averaged.
+        count: outer steps in the averages.
         factors: `<p>.inputs` and `<p>.outputs`, E[a aᵀ] and Σ g gᵀ of the layer whose weight is parameter number p, and
-            `<p>.squares`, squared gradients of a parameter of no layer.
+            `<p>.squares`, squared gradients of a parameter that belongs to no layer.
     """
 
     count: int = field(default=0, metadata=kept_as("kfac.count"))
@@ -39,13 +39,13 @@ class KFACState(PartState):
 
 @dataclass(frozen=True)
 class KFACPreconditionerState(KFACState):
-    """The same of a preconditioner, under keys of its own."""
+    """The same for a preconditioner, under its own keys."""
 
     count: int = field(default=0, metadata=kept_as("preconditioner.count"))
     factors: Tensors = field(default_factory=dict, metadata=kept_as("preconditioner"))
 
 
-Role = Literal["kfac", "preconditioner"]  # for independent random signs where both occur
+Role = Literal["kfac", "preconditioner"]  # both may occur in one outer step, with independent random signs
 
 
 class KFAC(options.KFAC, Curvature[KFACState]):
@@ -55,20 +55,19 @@ class KFAC(options.KFAC, Curvature[KFACState]):
 
         E[a aᵀ] ⊗ Σ g gᵀ  (+ the mean of the penalty's diagonal · I, so that the inverse stays closed),
 
-    and blocks of different layers do not meet. Rows of one example, such as tokens, places of a
-    convolution or steps of a recurrence, are taken for independent ("expand" in [3]). Parameters
-    that no such layer reads alone, such as norms, embeddings and tied weights, have the diagonal:
-    the squared gradients under the signals' signs, whose mean is that of Gauss–Newton, plus the
-    penalty's own. Factors are running averages over outer steps; the penalty is that of the step.
+    and entries between different layers are zero. Rows of one example, such as tokens, positions of a
+    convolution or steps of a recurrence, count as independent ("expand" in [3]). Parameters that no such
+    layer reads alone, such as norms, embeddings and tied weights, have a diagonal: the squared gradients
+    of the signals, whose mean is the diagonal of Gauss–Newton, plus that of the penalty. Factors are
+    running averages over outer steps; the penalty is that of the present step.
 
-    As a preconditioner it stands for the curvature of the system with the system's damping, or with
-    its own if the system has none.
+    As a preconditioner it has the damping of the linear system, or its own if the system has none.
 
     Args:
-        decay: of the running averages, which are corrected for their start; 0 keeps this step's factors only.
-        fisher: what g is: sent back once from a random root of the criterion's curvature ("sampled"), once for
-            each of an example's columns ("exact"), or the gradient itself ("empirical", not a Gauss–Newton).
-            What meets on its way back, such as the examples of a batch norm, is right in the mean over signs only.
+        decay: decay of the running averages, which are corrected for their start; 0 uses the factors of this step only.
+        fisher: how g is computed: one back-propagation of a random root of the criterion's curvature ("sampled"),
+            one for each column of an example's root ("exact"), or the gradient itself ("empirical", which is not
+            Gauss–Newton). If examples interact, as in a batch norm, it is right only in the mean over signs.
 
     [1] Martens and Grosse (2015), Optimizing neural networks with Kronecker-factored approximate curvature.
     [2] Grosse and Martens (2016), A Kronecker-factored approximate Fisher matrix for convolution layers.
@@ -76,9 +75,15 @@ class KFAC(options.KFAC, Curvature[KFACState]):
     """
 
     def init(self) -> KFACState:
+        """The state before the first outer step: no factors."""
         return KFACState()
 
     def at(self, linearization: Linearization, state: KFACState) -> tuple[Operator, KFACState]:
+        """The operator of the averaged factors, whose norm and inverse are exact.
+
+        Raises:
+            ProblemInvalid: see `signals`.
+        """
         matrix, factors = self.average(linearization, state, "kfac")
         operator = Operator(
             matrix.product,
@@ -90,10 +95,11 @@ class KFAC(options.KFAC, Curvature[KFACState]):
         return operator, KFACState(state.count + 1, factors)
 
     def as_preconditioner(self) -> KFACPreconditioner:
+        """The inverse of this curvature as a preconditioner of another curvature. It keeps factors of its own."""
         return KFACPreconditioner(self)
 
     def average(self, linearization: Linearization, state: KFACState, role: Role) -> tuple[Kronecker, Tensors]:
-        """The matrix of the averaged factors, and these factors, after those at `linearization` came in."""
+        """The matrix of the averaged factors, and the factors, both including those at `linearization`."""
         count, factors = state.count + 1, dict(state.factors)
         rate = (1 - self.decay) / (1 - self.decay**count)
         generator = torch.Generator().manual_seed(derive_seed(0, role, count))
@@ -116,7 +122,7 @@ class KFAC(options.KFAC, Curvature[KFACState]):
     def _measured(
         self, linearization: Linearization, generator: torch.Generator
     ) -> tuple[list[Layer], list[Tensor], dict[int, Tensor]]:
-        """The layers, Σ g gᵀ for each, and squared gradients of the other parameters, of this outer step alone."""
+        """The layers, Σ g gᵀ for each, and squared gradients of the other parameters, of this outer step only."""
         params = pytree.tree_map(lambda leaf: leaf.detach().requires_grad_(), linearization.ravel.tree(linearization.w))
         leaves = pytree.tree_leaves(params)
         with Recorder(leaves) as recorder:
@@ -143,16 +149,22 @@ class KFAC(options.KFAC, Curvature[KFACState]):
 
 @dataclass(frozen=True)
 class KFACPreconditioner(Preconditioner[KFACPreconditionerState]):
-    """The inverse of `kfac` with the system's damping, or with its own if the system has none."""
+    """The inverse of `kfac` with the damping of the linear system, or with its own if the system has none."""
 
     kfac: KFAC
 
     def init(self) -> KFACPreconditionerState:
+        """The state before the first outer step: no factors."""
         return KFACPreconditionerState()
 
     def prepare(
         self, operator: Operator, like: Tensor, state: KFACPreconditionerState
     ) -> tuple[Callable[[Tensor], Tensor], KFACPreconditionerState]:
+        """The inverse of the averaged factors plus the damping, and the factors after this outer step.
+
+        Raises:
+            PreconditionerUnavailable: `operator` has no linearization.
+        """
         matrix, factors = self.kfac.average(operator.linearization, state, "preconditioner")
         shift = operator.shift(like) or self.kfac.damping * matrix.norm()
         return lambda r: matrix.inverse(r, shift), KFACPreconditionerState(state.count + 1, factors)

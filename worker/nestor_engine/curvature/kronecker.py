@@ -1,4 +1,4 @@
-"""A positive semidefinite matrix over all weights, held by its eigenvalues: Kronecker products and a diagonal."""
+"""A positive semidefinite matrix over all weights, in terms of eigenvalues: Kronecker products and a diagonal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nestor_engine.tensors.ravel import Ravel
 
 @dataclass(frozen=True)
 class Block:
-    """V ↦ U_G (Λ ∘ (U_Gᵀ V U_A)) U_Aᵀ for a layer's matrix V of shape (out, in), the bias its last column.
+    """V ↦ U_G (Λ ∘ (U_Gᵀ V U_A)) U_Aᵀ for a layer's matrix V of shape (out, in), whose last column is the bias.
 
     Attributes:
         inputs, outputs: the eigenvectors U_A, shape (in, in), and U_G, shape (out, out).
@@ -34,6 +34,14 @@ class Block:
         return Block(layer, inputs, outputs, torch.outer(g, a) + shift)
 
     def apply(self, function: Callable[[Tensor], Tensor], leaves: list[Tensor]) -> dict[int, Tensor]:
+        """f(block) V, where f acts on the eigenvalues.
+
+        Args:
+            leaves: all parameters of a vector, by position. The matrix V is made of those of this layer.
+
+        Returns:
+            The position of the weight, and of the bias if there is one → a tensor of the shape of the parameter.
+        """
         layer, shape = self.layer, leaves[self.layer.weight].shape
         weight = leaves[layer.weight].T if layer.transposed else leaves[layer.weight].flatten(1)
         matrix = weight if layer.bias is None else torch.cat([weight, leaves[layer.bias].unsqueeze(1)], 1)
@@ -47,7 +55,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Kronecker:
-    """Blocks for the layers and a diagonal for the other parameters, which `diagonal` holds by position."""
+    """Blocks for the layers, and a diagonal for the other parameters: their position → entries."""
 
     ravel: Ravel
     blocks: list[Block]
@@ -62,6 +70,7 @@ class Kronecker:
         return torch.cat([done[position].reshape(-1) for position in range(len(leaves))])
 
     def product(self, v: Tensor) -> Tensor:
+        """C v, shape (n,)."""
         return self.apply(lambda values: values, v)
 
     def inverse(self, v: Tensor, shift: float) -> Tensor:
@@ -69,12 +78,13 @@ class Kronecker:
         return self.apply(lambda values: 1 / (values + shift), v)
 
     def norm(self) -> float:
+        """The largest eigenvalue of C, exactly."""
         values = [block.values for block in self.blocks] + list(self.diagonal.values())
         return float(torch.stack([v.max() for v in values]).max())
 
 
 def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues without those that rounding made negative; NaN for a matrix that LAPACK would refuse."""
+    """Eigenvalues, clamped at zero against rounding, and eigenvectors; NaN for a matrix that is not finite."""
     if not torch.isfinite(matrix).all():
         return matrix.new_full((len(matrix),), torch.nan), matrix
     values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)

@@ -1,8 +1,8 @@
-"""Which parameters are the weights of a layer, and what goes through it.
+"""Which parameters are the weights of a layer, and the inputs and output gradients of the layer.
 
-A layer is what the dispatcher sees: a product of rows with a matrix, or a convolution. So modules,
-functions and graphs of operators are all read alike, and attention and an LSTM show the products
-that they are made of.
+A layer is an operator of the dispatcher: a product of rows with a matrix, or a convolution. So modules,
+functions and graphs of operators are treated alike, and attention and an LSTM appear as the products
+that they consist of.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Layer:
     """All uses of one weight matrix, which maps a row a to W a, and may add a bias.
 
     Attributes:
-        weight, bias: positions among the parameters. The bias is the column of W that meets a one.
+        weight, bias: positions among the parameters. The bias is the last column of W, whose input is one.
         transposed: whether the parameter is Wᵀ, of shape (in, out).
         out: rows of W.
         second_moment: the mean of a aᵀ over all rows of all uses, shape (in, in), or (in + 1, in + 1) with a bias.
-        edges: where the gradient by each use's output arrives.
+        edges: for each use, the autograd edge of the gradient by its output.
     """
 
     weight: int
@@ -61,7 +61,7 @@ class _Call:
     windows: tuple[Sequence[int], ...] | None = None  # of a convolution: dilation, padding, stride
 
     def rows(self) -> Tensor:
-        """What meets the weight matrix, shape (rows, in)."""
+        """The inputs of the weight matrix, shape (rows, in)."""
         if self.windows is None:
             return self.inputs
         dilation, padding, stride = self.windows
@@ -75,22 +75,22 @@ class _Call:
 
 
 def as_rows(outputs: Tensor) -> Tensor:
-    """(rows, out) of what is that already, or is a convolution's (B, out, …)."""
+    """(rows, out) from (rows, out), or from the outputs (B, out, …) of a convolution."""
     return outputs if outputs.ndim == 2 else outputs.flatten(2).transpose(1, 2).flatten(0, 1)
 
 
 @dataclass
 class Recorder(TorchDispatchMode):
-    """While it is entered, notes the layers that read one of `parameters`.
+    """Records, as a context manager, the layers that read one of `parameters`.
 
-    Below autograd a tensor is still the very object that a caller holds, so parameters are known by
-    identity, through transposition and casts. A parameter that meets any other operator, in whole
-    or in part, is not a layer's.
+    Below autograd a tensor is the same object that the caller has, so parameters are recognized by
+    identity, also after transposition and casts. A parameter that any other operator reads, in whole
+    or in part, does not belong to a layer.
     """
 
     parameters: Sequence[Tensor]
     _names: dict[int, tuple[int, bool]] = field(default_factory=dict)  # id → position, and whether it is transposed
-    _held: list[Tensor] = field(default_factory=list)  # an id names a tensor only as long as that lives
+    _held: list[Tensor] = field(default_factory=list)  # keeps the tensors alive, so that ids are not used again
     _uses: list[_Use] = field(default_factory=list)
     _elsewhere: set[int] = field(default_factory=set)
 
@@ -116,15 +116,15 @@ class Recorder(TorchDispatchMode):
             bias, _ = met.pop(id(call.bias), (None, False)) if call.bias is not None else (None, False)
             rows = call.rows().to(self.parameters[weight].dtype)
             rows = torch.cat([rows, rows.new_ones(len(rows), 1)], 1)
-            # A matrix product reads (in, out), so a parameter that was not transposed on the way is kept so.
+            # A matrix product reads (in, out), so a parameter that was not transposed before has this shape.
             self._uses.append(_Use(weight, bias, not (transposed or call.windows), rows.T @ rows, result))
         self._elsewhere |= {position for position, _ in met.values()}
         return result
 
     def layers(self) -> list[Layer]:
-        """One for each weight matrix that was read by layers only.
+        """One layer for each weight matrix that only layers read.
 
-        A bias is part of the layer if it is always and only added there.
+        A bias belongs to the layer if every use adds it, and nothing else reads it.
         """
         self._settle()
         uses: dict[int, list[_Use]] = {}
@@ -152,8 +152,7 @@ class Recorder(TorchDispatchMode):
         self._held.append(tensor)
 
     def _settle(self) -> None:
-        """Take the edge of outputs whose history autograd has written by now, before a later operator, such as an
-        activation in place, overwrites it."""
+        """Get the autograd edges of the outputs so far, before a later in-place operator replaces them."""
         for use in reversed(self._uses):
             if use.edge is not None:
                 break

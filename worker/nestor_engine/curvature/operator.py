@@ -15,17 +15,17 @@ from nestor_engine.distributed import WHOLE, Share
 from nestor_engine.tensors.part_state import PartState, kept_as
 from nestor_engine.tensors.random import derive_seed
 
-ROWS = 16  # vectors that a batched product takes at a time: each needs the memory of one forward pass
+ROWS = 16  # vectors in a batched product: each needs the memory of one forward pass
 POWER_STEPS = 10  # products that the first estimate of the norm takes
-NORM_SERVES = 4  # outer steps until one more product refreshes it
+NORM_SERVES = 4  # outer steps between products that refresh the estimate
 
 
 class CountedProduct:
-    """v ↦ C v of the whole batch, where each of several processes sees a part; counts the products.
+    """v ↦ C v of the whole batch, of which each process sees a part; counts the products.
 
     Args:
-        batched: (k, n) ↦ the product of each row, at once. On a GPU that is faster, for larger kernels fill it; on a
-            CPU rows one by one are as fast and the same bits as a product alone.
+        batched: (k, n) ↦ the product of each row, at once. It is faster on a GPU. On a CPU rows one by one are as
+            fast, and have the same bits as single products.
 
     Attributes:
         rows_at_a_time: vectors that are multiplied at once.
@@ -55,7 +55,7 @@ class CountedProduct:
 
 @dataclass(frozen=True)
 class NormState(PartState):
-    """What an estimate of ‖C‖ keeps between outer steps.
+    """The state of an estimate of ‖C‖ between outer steps.
 
     Attributes:
         vector: the last iterate of the power iteration, shape (n,); None before the first estimate.
@@ -86,13 +86,13 @@ class NormState(PartState):
             product = multiply(v / v.norm().clamp_min(torch.finfo(v.dtype).tiny))
             length = float(product.norm())
             if not 0 < length < float("inf"):
-                break  # the zero operator, or one that is not finite: nothing to learn from it
+                break  # the operator is zero or not finite
             v = product
         return NormState(v, length, self.age + 1)
 
 
 class Norm:
-    """‖C‖: known, or estimated when it is first asked for."""
+    """‖C‖: known, or estimated at the first call."""
 
     def __init__(self, multiply: Callable[[Tensor], Tensor], known: float | None, state: NormState) -> None:
         self._multiply, self._value = multiply, known
@@ -108,15 +108,15 @@ class Norm:
 class Operator:
     """v ↦ (C + δ‖C‖ I) v for vectors of shape (n,).
 
-    The damping δ is relative to the spectral norm ‖C‖, so that one default serves problems of every
-    scale. The norm is known, or estimated by power iteration when something first needs it.
+    The damping δ is relative to the spectral norm ‖C‖, so that one default fits problems of every
+    scale. The norm is known, or estimated by power iteration at the first use.
 
     Args:
         product: v ↦ C v.
-        norm: ‖C‖, where it is known.
-        norm_state: what the estimate of the norm starts from, where it is not known.
-        linearization: where C was taken, for a preconditioner that needs more than products.
-        inverse: (v, s) ↦ (C + s I)⁻¹ v, where that has a closed form.
+        norm: ‖C‖, if known.
+        norm_state: what the estimate of the norm starts from, if the norm is not known.
+        linearization: the origin of C, for a preconditioner that needs more than products.
+        inverse: (v, s) ↦ (C + s I)⁻¹ v, if it has a closed form.
         batched: (k, n) ↦ the product of each row, at once.
     """
 
@@ -137,7 +137,7 @@ class Operator:
         self._damping, self._linearization, self._inverse = damping, linearization, inverse
 
     def damped(self, damping: float) -> Operator:
-        """This operator where it has a damping of its own, else the same with `damping`.
+        """This operator if it has a damping of its own, else a copy with `damping`.
 
         Both count the same products and share the estimate of the norm.
         """
@@ -164,7 +164,7 @@ class Operator:
 
     @property
     def linearization(self) -> Linearization:
-        """Where the curvature was taken.
+        """The linearization from which the curvature was taken.
 
         Raises:
             PreconditionerUnavailable: the operator is a bare matrix.
@@ -192,5 +192,5 @@ class Operator:
         return self._norm(like) * (1 + self._damping)
 
     def inverse(self, b: Tensor) -> Tensor | None:
-        """A⁻¹ b, damping included, in closed form; None if there is none, not finite if A is singular."""
+        """A⁻¹ b, damping included, in closed form; not finite if A is singular. None if there is no closed form."""
         return None if self._inverse is None else self._inverse(b, self.shift(b))

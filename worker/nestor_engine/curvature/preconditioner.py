@@ -1,4 +1,4 @@
-"""What a preconditioner promises: an approximate inverse that is cheap to apply."""
+"""The interface of preconditioners: approximate inverses that are cheap to apply."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ S = TypeVar("S", bound=PartState)
 
 
 class Preconditioner(abc.ABC, Generic[S]):
-    """Prepares r ↦ M⁻¹ r with M ≈ A, symmetric and positive definite, and keeps what serves the next outer step."""
+    """Prepares r ↦ M⁻¹ r with M ≈ A, symmetric and positive definite, with a state for the next outer step."""
 
     @abc.abstractmethod
     def init(self) -> S:
@@ -26,10 +26,13 @@ class Preconditioner(abc.ABC, Generic[S]):
         """The application of M⁻¹ to vectors of the shape of `like`, (n,), and the state for the next outer step."""
 
     def as_preconditioner(self) -> Self:
+        """Itself; see `Preconditions`."""
         return self
 
 
 class Preconditions(Protocol):
-    """What a solver accepts as a preconditioner: a `Preconditioner`, or a curvature that has one, such as `KFAC`."""
+    """What a solver accepts: a `Preconditioner`, or a curvature that provides one, such as `KFAC`."""
 
-    def as_preconditioner(self) -> Preconditioner[Any]: ...
+    def as_preconditioner(self) -> Preconditioner[Any]:
+        """The preconditioner, whose state is kept between outer steps."""
+        ...

@@ -1,4 +1,4 @@
-"""What is sent back from the outputs so that outer products of gradients become a curvature."""
+"""Vectors to back-propagate from the outputs, whose gradients' outer products form a curvature."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from nestor.errors import OutputsCoupled
 from nestor_engine.autodiff.linearization import Linearization, examples_of
 
 Fisher = Literal["sampled", "exact", "empirical"]
-MOST_OUTPUTS = 2048  # of one example: their second derivatives are a matrix of that side
+MAX_OUTPUTS = 2048  # of one example: their second derivatives are a matrix of shape (MAX_OUTPUTS, MAX_OUTPUTS)
 
 
 def signals(linearization: Linearization, fisher: Fisher, generator: torch.Generator) -> Iterator[list[Tensor]]:
     """Each signal holds a tensor for each output; summed over signals, E[s sᵀ] is the criterion's curvature.
 
     Let Λ_r be the block of ∂²ℓ/∂o∂o that belongs to row r of the outputs, and S_r Sᵣᵀ = Λ_r with negative
-    eigenvalues put to zero. Rows are sent together under independent random signs ε, so that what
-    they share on the way, such as a weight or the statistics of a batch, sees E[ε_r ε_s] = 0.
+    eigenvalues set to zero. All rows are back-propagated together, with independent random signs ε. Because of
+    E[ε_r ε_s] = 0, rows that share a weight or the statistics of a batch do not mix in the mean.
 
     - "sampled": one signal, S_r ε_r with a sign for each entry.
     - "exact": one signal for each column of the S_r of an example, with a sign for each example.
     - "empirical": one signal, √B ε_i ∂ℓ/∂o_i for each of B examples, of which ℓ must be the mean.
 
     Raises:
-        ProblemInvalid: the criterion couples more than `MOST_OUTPUTS` outputs, or there are no gradients of examples.
+        ProblemInvalid: the criterion couples more than `MAX_OUTPUTS` outputs, or examples have no gradients.
     """
 
     def signs(*shape: int) -> Tensor:
@@ -48,7 +48,7 @@ def signals(linearization: Linearization, fisher: Fisher, generator: torch.Gener
     if fisher == "sampled":
         yield rows.split((roots @ signs(*roots.shape[:2], 1)).squeeze(2))
         return
-    # Rows of one example, such as entries or tokens, meet in the layers below, so they are sent one after the other.
+    # Rows of one example, such as entries or tokens, meet in the layers below, so each gets a signal of its own.
     roots = roots.unflatten(0, (rows.examples, -1))  # (examples, rows of one, size, size)
     sign = signs(rows.examples, 1)
     for row, column in itertools.product(range(roots.shape[1]), range(rows.size)):
@@ -58,7 +58,7 @@ def signals(linearization: Linearization, fisher: Fisher, generator: torch.Gener
 
 
 class _Rows:
-    """Outputs as rows of shape (rows, size), one for each place along the dimensions `along`, which all share."""
+    """Outputs as rows of shape (rows, size), one for each position along the shared dimensions `along`."""
 
     def __init__(self, outputs: list[Tensor], along: tuple[int, ...]) -> None:
         self._orders = [(*along, *(d for d in range(o.ndim) if d not in along)) for o in outputs]
@@ -78,14 +78,14 @@ class _Rows:
 
 
 def _blocks(linearization: Linearization, at: list[Tensor]) -> tuple[Tensor, _Rows]:
-    """∂²ℓ/∂o∂o as blocks of shape (rows, size, size), in the finest rows that the criterion does not couple.
+    """∂²ℓ/∂o∂o as blocks of shape (rows, size, size), in the smallest rows that the criterion does not couple.
 
-    One product tells whether it does: a squared error couples no two entries, a cross-entropy those
-    of one example or token, a contrastive loss all of a batch.
+    One product shows whether it couples rows: a squared error couples no entries, a cross-entropy those
+    of one example or token, a contrastive loss those of the whole batch.
     """
     probe_source = torch.Generator().manual_seed(0)
     for rows in _divisions(at):
-        if rows.size > MOST_OUTPUTS:
+        if rows.size > MAX_OUTPUTS:
             break
         product = lambda v, rows=rows: rows.join(linearization.criterion_product(rows.split(v)))
         eye = torch.eye(rows.size, dtype=at[0].dtype, device=at[0].device)
@@ -96,13 +96,14 @@ def _blocks(linearization: Linearization, at: list[Tensor]) -> tuple[Tensor, _Ro
         # Non-finite values count as uncoupled: the solver reports them.
         if not (whole - parts).norm() > tolerance * whole.norm():
             return blocks, rows
-    raise OutputsCoupled(limit=MOST_OUTPUTS)
+    raise OutputsCoupled(limit=MAX_OUTPUTS)
 
 
 def _divisions(outputs: list[Tensor]) -> list[_Rows]:
-    """By every choice of dimensions that lead all outputs, examples first, and by none; the smallest rows first.
+    """All divisions of the outputs into rows, the smallest rows first.
 
-    Classes need not be the last: they are the second of (examples, classes, places).
+    The rows run along any choice of leading dimensions that all outputs share, examples included, or along none.
+    Classes need not come last: they are the second dimension of (examples, classes, positions).
     """
     shapes = [o.shape for o in outputs]
     shared = 0

@@ -1,8 +1,8 @@
-"""How examples are divided: into what is trained on, what steers the hyperparameters, and what is kept from both.
+"""Divide examples into those for training, those for validation, and those that are held out from both.
 
-With as many hyperparameters as weights, the validation examples are fitted like training examples, and their loss says
-nothing any more. Two remedies: examples take turns in steering (`Folds`), and the tuning ends when examples that steer
-nothing say so (`EarlyStopping`).
+With as many hyperparameters as weights, the validation examples are fitted like training examples, and their loss is
+no longer a measure. There are two remedies: the folds take turns as validation examples (`Folds`), and the loss on
+held-out examples decides when the tuning ends (`EarlyStopping`).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from nestor_engine.tensors.random import derive_seed
 
 
 class Partition:
-    """The examples of each fold, and those that are held out. Without folds there is one, of the splits as given.
+    """The examples of each fold, and the held-out ones. Without `folds` there is one fold, with the given splits.
 
     Attributes:
-        folds: how many.
-        held_out: columns; None where nothing is.
+        folds: the number of folds.
+        held_out: columns; None without early stopping.
     """
 
     def __init__(self, data: Data, folds: Folds | None, stopping: EarlyStopping | None, seed: int) -> None:
@@ -47,10 +47,10 @@ class Partition:
                 )
 
     def views(self, fold: int) -> tuple[View, View]:
-        """What `fold` trains on, and what it is judged by. All folds have equally many of both."""
+        """Training and validation examples of `fold`. Their numbers are the same for all folds."""
         if self.folds == 1:
             return self._train, self._val
-        size = len(self._order) // self.folds  # a remainder is always trained on
+        size = len(self._order) // self.folds  # the remainder is always training data
         part = slice(fold * size, (fold + 1) * size)
         others = torch.cat([self._order[: part.start], self._order[part.stop :]])
         return View(self._pool, others), View(self._pool, self._order[part])

@@ -25,7 +25,7 @@ Columns = Any  # a tuple (x, y), or a dict of columns; tensors or arrays
 class Data:
     """Training, validation and test examples; each split is a dict of equally long columns.
 
-    The test split steers nothing: it is only evaluated.
+    The test split has no effect on the training: it is only evaluated.
     """
 
     train: Tensors
@@ -34,15 +34,16 @@ class Data:
 
     @staticmethod
     def of(train: Columns, val: Columns, test: Columns | None = None) -> Data:
-        """From tuples, which become the columns `x` and `y`, or from dicts of columns.
+        """From tuples (x, y), which become the columns `x` and `y`, or from dicts of columns.
 
         Raises:
-            DatasetInvalid: a split is neither of them, is empty, or has columns of different lengths.
+            DatasetInvalid: a split has another form, is empty, or has columns of different lengths.
         """
         return Data(_columns("train", train), _columns("val", val), None if test is None else _columns("test", test))
 
     @property
     def splits(self) -> dict[str, Tensors]:
+        """ "train", "val" and, if there is one, "test" → columns."""
         return {"train": self.train, "val": self.val} | ({} if self.test is None else {"test": self.test})
 
     @property
@@ -51,6 +52,7 @@ class Data:
         return {name: size_of(columns) for name, columns in self.splits.items()}
 
     def to(self, device: torch.device | str) -> Data:
+        """The same examples with all columns on `device`."""
         return Data(**{s: {k: v.to(device) for k, v in columns.items()} for s, columns in self.splits.items()})
 
     def save(self) -> dict[str, bytes]:
@@ -59,10 +61,16 @@ class Data:
 
     @staticmethod
     def load(blobs: dict[str, bytes]) -> Data:
+        """The data that `save` wrote.
+
+        Raises:
+            DatasetInvalid: see `of`.
+        """
         return Data.of(**{split: safetensors.torch.load(blob) for split, blob in blobs.items()})
 
 
 def size_of(columns: Tensors) -> int:
+    """How many examples the columns hold."""
     return len(next(iter(columns.values())))
 
 
@@ -97,7 +105,7 @@ def _tensor(split: str, column: str, values: Any) -> Tensor:
     except (TypeError, ValueError, RuntimeError) as error:
         reason = str(error).split("\n")[0].rstrip(".")
         raise ColumnNotTensor(split=split, column=column, reason=reason) from error
-    # Arrays are float64 by habit, tensors by intention: only the former follow torch's default.
+    # NumPy's default is float64, so arrays are converted to torch's default dtype. Tensors stay as they are.
     return tensor.to(torch.get_default_dtype()) if tensor.is_floating_point() else tensor
 
 
@@ -113,16 +121,17 @@ class View:
 
     @property
     def device(self) -> torch.device:
+        """The device of the first column; all columns of a split are on one device."""
         return next(iter(self.columns.values())).device
 
     def all(self) -> Batch:
-        """Every example; nothing is gathered for a whole split."""
+        """Every example. For a whole split the columns are not copied."""
         if self.positions is None:
             return self.columns | {INDEX: torch.arange(len(self), device=self.device)}
         return self._at(self.positions)
 
     def take(self, which: Tensor) -> Batch:
-        """The examples that are numbered `which` in this view."""
+        """The examples with the numbers `which` in this view, shape (B,)."""
         return self._at(which if self.positions is None else self.positions[which])
 
     def _at(self, index: Tensor) -> Batch:
@@ -130,13 +139,13 @@ class View:
 
 
 class Batches:
-    """Batch number k of an endless, reshuffled pass over examples, as a function of (seed, k); of it, `share`'s part.
+    """Batch number k of endless passes over shuffled examples, as a function of (seed, k); of it, `share`'s part.
 
-    Every epoch is one permutation; its remainder that does not fill a batch is left out, so that
-    all batches have one shape. What is smaller than `batch_size` is used whole, in its own order.
+    Every epoch is one permutation. A remainder that does not fill a batch is left out, so that all batches
+    have one shape. If there are at most `batch_size` examples, every batch has all of them, in their order.
 
     Attributes:
-        seconds: wall time that gathering took so far.
+        seconds: wall time spent on gathering batches so far.
     """
 
     def __init__(self, examples: Tensors | View, batch_size: int | None, seed: int, group: Group = ALONE) -> None:
@@ -167,7 +176,7 @@ class Batches:
 
 
 def chunks(columns: Tensors, size: int, part: slice) -> Iterator[Batch]:
-    """A part of the split in order, in batches of at most `size`."""
+    """The examples in `part`, in order, in batches of at most `size`."""
     index = torch.arange(size_of(columns), device=next(iter(columns.values())).device)
     for start in range(part.start, part.stop, size):
         chunk = slice(start, min(start + size, part.stop))

@@ -16,10 +16,10 @@ from nestor_engine.graphs.values import torch_value
 def build(checked: CheckedGraph, device: torch.device | None = None) -> fx.GraphModule:
     """A module that takes the leaves of the inputs, the constants and the device, and returns the outputs' leaves.
 
-    Its generated source holds names that are made here and operators of the list, nothing from the file.
+    Its generated source contains only names that are made here and allowed operators, nothing from the file.
 
     Args:
-        device: if given, the module runs there, takes no device, and returns the outputs' lists and tuples.
+        device: if given, the module runs there, takes no device, and returns the outputs in their lists and tuples.
     """
     graph, made = checked.graph, fx.Graph()
     regions: dict[str, fx.GraphModule] = {}

@@ -1,8 +1,8 @@
-"""A graph whose operators are allowed and take what torch's schemas say; the second half of reading a program.
+"""Check that the operators of a graph are allowed, and that their arguments match torch's schemas.
 
 `nestor.program_format` checks the form. Here every operator is looked up in a list, and its arguments are held to its
-schema. Checking builds nothing and calls nothing (see `build`). A graph that passes can still ask for absurd amounts
-of memory or time when it runs; the runner process is what contains that.
+schema. Checking builds nothing and calls nothing (see `build`). A graph that passes can still need any amount of
+memory or time when it runs; the runner process limits these.
 """
 
 from __future__ import annotations
@@ -39,11 +39,12 @@ class CheckedGraph:
 
 
 def check_graph(graph: Graph, lookup: Lookup, *, where: str, given: Sequence[Kind] | None = None) -> CheckedGraph:
-    """
+    """Check the operators of a graph and of its regions, and find the kind of every value.
+
     Args:
-        lookup: the allowed operator of a name; `operators.lookup` for programs, `operators.of_trace` for kept traces.
+        lookup: name → allowed operator; `operators.lookup` for programs, `operators.of_trace` for saved traces.
         where: the function's name, for messages.
-        given: the kinds of the inputs' values, when they are not all tensors.
+        given: the kinds of the inputs' values; all tensors by default.
 
     Raises:
         ProgramRejected: an operator is not allowed, or does not take what it is given.
@@ -83,7 +84,7 @@ def _check_call(call: Call, kinds: Sequence[Kind], lookup: Lookup, where: str) -
         return target, NUMBER
     operator = lookup(call.op)
     if operator is None:
-        raise ProgramRejected(reason=f"{where}: this operator is not one that a program may use.")
+        raise ProgramRejected(reason=f"{where}: programs may not use this operator.")
     _check_arguments(operator, call, kinds, where)
     returns = tuple(_KINDS.get(type_, NUMBER) for type_ in operator.returns)
     return operator.target, returns[0] if len(returns) == 1 else returns
@@ -109,7 +110,7 @@ def _check_arguments(operator: AtenOperator, call: Call, kinds: Sequence[Kind], 
     given = {argument.name: value for argument, value in zip(positional, call.args, strict=False)}
     for name, value in call.kwargs.items():
         if name in given or keyword.iskeyword(name) or name not in {argument.name for argument in operator.arguments}:
-            raise ProgramRejected(reason=f"{where}: it takes no such argument as {brief(name)}.")
+            raise ProgramRejected(reason=f"{where}: unknown argument {brief(name)}.")
         given[name] = value
     for argument in operator.arguments:
         if argument.name not in given:

@@ -1,10 +1,10 @@
 """The operators a program or a kept trace may call, by name: arithmetic on tensors and on sizes, and nothing else.
 
-The list says what is allowed rather than what is not, because torch gains operators with every
-version. Left out on purpose, among others: what opens files (`from_file`, `save`), what gives a
-tensor other memory (`set_`, `resize_`, `as_strided`, every `out=` variant), what shows memory that
-was never written (`empty`: exports say `zeros`), what changes the process (`manual_seed`), what
-leaves the graph (`item`), and every private operator that is not named here.
+It is a list of what is allowed, because every version of torch adds operators. Excluded on purpose are,
+among others: operators that open files (`from_file`, `save`), that change the memory of a tensor
+(`set_`, `resize_`, `as_strided`, every `out=` variant), that expose uninitialized memory (`empty`:
+exports use `zeros`), that change the process (`manual_seed`), that leave the graph (`item`), and every
+private operator that is not listed here.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ NETWORKS = _words("""
     soft_margin_loss triplet_margin_loss
 """)
 
-# These write into a tensor of the graph; none can give it other memory or another size.
+# These write into a tensor of the graph; none can change its memory or its size.
 IN_PLACE = _words("""
     addbmm_ addmm_ addmv_ alpha_dropout_ baddbmm_ bernoulli_ copy_ cumprod_ cumsum_ detach_ dropout_ exponential_
     feature_alpha_dropout_ feature_dropout_ fill_ fill_diagonal_ index_add_ index_copy_ index_fill_ index_put_
@@ -145,7 +145,7 @@ SIZES: dict[str, tuple[Callable[..., Any], int]] = {
 }
 GETITEM = "operator.getitem"
 
-# Every string that an operator of the list takes for an option; equations of einsum have a grammar instead.
+# Every string option of an allowed operator. Equations of einsum have a grammar instead.
 WORDS = frozenset(
     _words("""
     none tanh trunc floor same valid constant reflect replicate circular add multiply sum prod mean amax amin ij xy
@@ -170,7 +170,7 @@ class OperatorArgument:
 
 @dataclass(frozen=True)
 class AtenOperator:
-    """An allowed operator with what torch's schema says of it; a curvature's `Operator` is another thing."""
+    """An allowed operator with its schema in torch. It is not a curvature's `Operator`."""
 
     name: str
     target: OpOverload[..., Any]
@@ -180,7 +180,7 @@ class AtenOperator:
 
 @cache
 def lookup(name: str) -> AtenOperator | None:
-    """The operator that a program may call as `aten.<base>.<overload>`; None if there is none or it is not allowed."""
+    """The operator `aten.<base>.<overload>` for a program; None if it is unknown or not allowed."""
     match = _NAME.fullmatch(name)
     if match is None or not (match[1] in ALLOWED or name in SIZES_OF_TENSORS):
         return None
@@ -194,20 +194,20 @@ def lookup(name: str) -> AtenOperator | None:
     return None if any(argument.is_out for argument in _schema_of(operator.target).arguments) else operator
 
 
-# What derivatives are made of, besides what programs may hold. A trace that is kept on a disk holds them, too.
+# Operators of derivatives. Saved traces may call them in addition to the operators of programs.
 DERIVATIVES = _words("""
     _adaptive_avg_pool2d _adaptive_avg_pool2d_backward _log_softmax _log_softmax_backward_data _softmax_backward_data
     convolution_backward embedding_dense_backward gelu_backward native_batch_norm_backward native_group_norm_backward
     native_layer_norm_backward nll_loss_forward nll_loss_backward nll_loss2d_forward nll_loss2d_backward
     select_backward sigmoid_backward slice_backward tanh_backward threshold_backward
 """)
-# Dropout's backward allocates so, and fills it at once.
+# Dropout's backward allocates with it, and fills the memory at once.
 ALLOCATIONS = frozenset({"aten.empty_like.default"})
 
 
 @cache
 def of_trace(name: str) -> AtenOperator | None:
-    """The operator that a kept trace may call by this name; None if there is none or it is not allowed."""
+    """The operator of this name for a saved trace; None if it is unknown or not allowed."""
     if (operator := lookup(name)) is not None:
         return operator
     match = _NAME.fullmatch(name)

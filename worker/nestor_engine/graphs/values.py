@@ -1,4 +1,4 @@
-"""What a traced graph's operators take, as values of a program and back: torch's own types by their names."""
+"""Convert arguments of a traced graph's operators to values of the program format, and back."""
 
 from __future__ import annotations
 
@@ -48,5 +48,5 @@ def graph_value(value: object, number: Callable[[fx.Node], int]) -> GraphValue:
 
 
 def torch_value(constant: TorchConstant) -> TorchValue:
-    """The dtype, layout or memory format that `constant` names. It may not be the device, which has no one value."""
+    """The dtype, layout or memory format that `constant` names. Not for `DEVICE`: it has no fixed value."""
     return _BY_NAME[constant]

@@ -1,7 +1,7 @@
 """What can be tuned: kinds of hyperparameters that compose with any model.
 
-A kind names tensors and says where they enter the training. Tensors are kept as they are
-optimized, without constraint; a transform turns each into the value that the training reads.
+A kind names tensors and says where they enter the training. The tensors are optimized without
+constraints; a transform turns each into the value that the training reads.
 """
 
 from __future__ import annotations

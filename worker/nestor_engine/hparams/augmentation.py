@@ -1,4 +1,4 @@
-"""How training inputs are changed at random."""
+"""A learned random augmentation of the training inputs."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ class Augmentation(Hyperparameters):
     """A learned stochastic augmentation [1]: training inputs become network(x, ε) with fresh ε ~ N(0, I).
 
     The hyperparameters are the network's parameters, named `augmentation.<parameter>`. Validation and
-    test inputs stay as they are. The noise has shape (B, noise, …), the last dimensions being those of x:
-    a picture of noise for images, a vector for rows of features; one draw serves a whole linear system.
+    test inputs are not changed. The noise has shape (B, noise, …), the last dimensions being those of x:
+    an image of noise for images, a vector for rows of features. All products of one linear system use one draw.
 
     Args:
-        network: any module from (x, ε) to the shape of x that writes into no buffer; it is copied. It should
+        network: a module from (x, ε) to the shape of x that writes into no buffer; it is copied. It should
             start near the identity.
-        channels: of the images, shape (B, channels, H, W), for a small `UNet` in place of a network.
+        channels: channels of the images, shape (B, channels, H, W), for a small `UNet` instead of a network.
         noise: channels of the noise.
         column: the input column.
 
     Raises:
-        ProblemInvalid: neither a network nor the number of channels, or both.
+        ProblemInvalid: neither `network` nor `channels` is given, or both are.
 
     [1] Lorraine, Vicol and Duvenaud (2020), Optimizing millions of hyperparameters by implicit differentiation.
     """
@@ -52,6 +52,11 @@ class Augmentation(Hyperparameters):
         self.transforms = {}
 
     def validate(self, model: nn.Module, train: Tensors) -> None:
+        """Check the column.
+
+        Raises:
+            ProblemInvalid: there is no such column, or it does not hold images with `channels` channels.
+        """
         x = column_of("Augmentation", self._column, train)
         if self._channels is not None and (x.ndim != 4 or x.shape[1] != self._channels):
             raise ColumnUnusable(
@@ -64,6 +69,11 @@ class Augmentation(Hyperparameters):
             )
 
     def prepare(self, values: Tensors, batch: Batch) -> Batch:
+        """The batch with its inputs changed, under fresh noise of shape (B, noise, …).
+
+        Raises:
+            NetworkOutputInvalid: the network changed the shape of its inputs.
+        """
         x = batch[self._column]
         noise = torch.randn((x.shape[0], self._noise, *x.shape[2:]), dtype=x.dtype, device=x.device)
         changed = self._network(values, x, noise)

@@ -1,4 +1,4 @@
-"""Several kinds as one."""
+"""Several kinds of hyperparameters as one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nestor_engine.objective import Batch, PyTree, Tensors
 
 
 class CompositeHyperparameters(Hyperparameters):
-    """Several kinds at once, in their order; their names must differ."""
+    """Several kinds of hyperparameters, which apply in their order; the names of their tensors must differ."""
 
     def __init__(self, kinds: Sequence[Hyperparameters]) -> None:
         self.kinds = tuple(kinds)
@@ -33,18 +33,29 @@ class CompositeHyperparameters(Hyperparameters):
         self.remarks = tuple(remark for kind in self.kinds for remark in kind.remarks)
 
     def values(self, hparams: Tensors) -> Tensors:
-        """The transformed hyperparameters."""
+        """The transformed hyperparameters, by name."""
         return {name: TRANSFORMS[self.transforms[name]](raw) for name, raw in hparams.items()}
 
     def validate(self, model: nn.Module, train: Tensors) -> None:
+        """Check each kind.
+
+        Raises:
+            ProblemInvalid: from the first kind that does not fit.
+        """
         for kind in self.kinds:
             kind.validate(model, train)
 
     def adapt(self, module: nn.Module) -> None:
+        """Apply the changes of each kind to the module, in order."""
         for kind in self.kinds:
             kind.adapt(module)
 
     def tensors(self, values: Tensors) -> Tensors:
+        """The tensors that all kinds supply.
+
+        Raises:
+            TensorSuppliedTwice: two kinds supply a tensor of the same name.
+        """
         supplied: Tensors = {}
         for kind in self.kinds:
             for name, value in kind.tensors(values).items():
@@ -54,27 +65,31 @@ class CompositeHyperparameters(Hyperparameters):
         return supplied
 
     def initial(self, params: PyTree, values: Tensors) -> PyTree:
+        """The initial weights, changed by each kind in order."""
         for kind in self.kinds:
             params = kind.initial(params, values)
         return params
 
     def prepare(self, values: Tensors, batch: Batch) -> Batch:
+        """The training batch, changed by each kind in order."""
         for kind in self.kinds:
             batch = kind.prepare(values, batch)
         return batch
 
     def weigh(self, losses: Tensor, values: Tensors, batch: Batch) -> Tensor:
+        """The losses, changed by each kind in order: weights of several kinds multiply."""
         for kind in self.kinds:
             losses = kind.weigh(losses, values, batch)
         return losses
 
     def penalty(self, params: PyTree, values: Tensors) -> Tensor | None:
+        """The sum of the penalties, shape (); None if no kind has one."""
         terms = [term for kind in self.kinds if (term := kind.penalty(params, values)) is not None]
         return sum(terms[1:], start=terms[0]) if terms else None
 
 
 def compose(hparams: Hyperparameters | Sequence[Hyperparameters] | Tensors) -> CompositeHyperparameters:
-    """One object from what a user may pass: a kind, several kinds, or a dict of tensors."""
+    """One object from the forms that a user may pass: a kind, several kinds, or a dict of tensors."""
     if isinstance(hparams, CompositeHyperparameters):
         return hparams
     if isinstance(hparams, Hyperparameters):

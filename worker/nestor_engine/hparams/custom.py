@@ -1,4 +1,4 @@
-"""Tensors that the user's own losses read."""
+"""Hyperparameters that the user's own losses read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Custom(Hyperparameters):
     """Any named tensors; the user's own losses read them as their third argument.
 
     Args:
-        tensors: name → initial value, as optimized.
+        tensors: name → initial value, before the transform.
         transforms: name → transform; the losses see the transformed value.
     """
 

@@ -1,4 +1,4 @@
-"""Decays of weights, with as many strengths as one likes."""
+"""Decays of weights, with one strength for all, one per tensor, or one per weight."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Per = Literal["global", "tensor", "weight"]
 
 
 class Decay(OfWeights, abc.ABC):
-    """Adds a Σ exp(λ) c(w) to the training loss, for a cost c and a factor a that each kind of decay has for itself."""
+    """Adds a Σ exp(λ) c(w) to the training loss, for a cost c and a factor a of the kind of decay."""
 
     factor = 1.0
 
@@ -26,6 +26,7 @@ class Decay(OfWeights, abc.ABC):
         """c(w), of the shape of `w`."""
 
     def penalty(self, params: PyTree, values: Tensors) -> Tensor:
+        """a Σ exp(λ) c(w) over all weights, shape ()."""
         costs = {name: self.cost(w) for name, w in named_leaves(params).items()}
         if self._per != "weight":
             costs = {name: cost.sum() for name, cost in costs.items()}
@@ -49,23 +50,24 @@ class L2(Decay):
     def __init__(self, model: nn.Module | PyTree, *, per: Per = "weight", init: float = -6.0, name: str = "l2") -> None:
         super().__init__(model, per, init, name)
 
-    factor = 0.5  # of the sum: of every weight it would be another pass over all of them
+    factor = 0.5  # applied to the sum, which saves a pass over all weights
 
     def cost(self, w: Tensor) -> Tensor:
+        """w², elementwise; `factor` adds the ½."""
         return w * w
 
 
 class L1(Decay):
     """Sparsity: adds Σ exp(λ) (√(w² + ε²) − ε) to the training loss.
 
-    It is |w| beyond some ε and ½ w²/ε below, smooth everywhere, because the implicit function theorem
-    needs a second derivative; so weights come close to zero rather than to it. Names as those of `L2`.
+    It is close to |w| for |w| ≫ ε, and to ½ w²/ε for |w| ≪ ε. It is smooth, because the implicit function theorem
+    needs a second derivative; so weights come close to zero, but do not reach it. Named as `L2` is.
 
     Args:
         model: the module, or any pytree of tensors, whose weights decay.
         per: how many decays there are.
         init: the logarithm of the initial decay.
-        epsilon: where |w| begins; the curvature at zero is exp(λ)/ε, which bounds the learning rate.
+        epsilon: ε. The curvature at zero is exp(λ)/ε, which limits the learning rate.
 
     Raises:
         ProblemInvalid: `epsilon` is not positive.
@@ -86,4 +88,5 @@ class L1(Decay):
         self._epsilon = epsilon
 
     def cost(self, w: Tensor) -> Tensor:
+        """√(w² + ε²) − ε, elementwise."""
         return (w * w + self._epsilon**2).sqrt() - self._epsilon

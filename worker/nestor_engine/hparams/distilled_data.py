@@ -1,4 +1,4 @@
-"""Training data that are themselves learned."""
+"""Training data as hyperparameters."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from nestor_engine.objective import Batch, Tensors
 class DistilledData(Hyperparameters):
     """Dataset distillation [1, 2]: every number of a training column is a hyperparameter.
 
-    The training split is the distilled set, a few examples; the validation split is the data that it
-    should stand for. Labels stay as they are; with `LabelCorrection` they are learned, too.
+    The training split is the distilled set, with few examples; the validation split is the data that it
+    represents. Labels are constant; with `LabelCorrection` they are learned, too.
 
     Args:
         x: the column's initial values, floating-point, one row for each training example.
-        column: the column that they replace.
+        column: the column that `x` replaces.
 
     Raises:
         ProblemInvalid: `x` is not floating-point.
@@ -56,20 +56,20 @@ class DistilledData(Hyperparameters):
         kind: Literal["noise", "examples", "means"] = "noise",
         seed: int = 0,
     ) -> tuple[Tensor, Tensor]:
-        """A training split to distil into, balanced over the classes of `y`.
+        """Initial values of a distilled training split, balanced over the classes of `y`.
 
         Args:
-            x: examples to stand for, shape (n, …).
+            x: examples to represent, shape (n, …).
             y: their integer labels, shape (n,).
             per_class: distilled examples in each class.
-            kind: normal noise of the data's mean and deviation, examples drawn at random, or the means of
+            kind: normal noise with the mean and deviation of the data, random examples, or the means of
                 `per_class` random parts of each class.
 
         Returns:
             x0 of shape (classes × per_class, …) and y0, sorted by class.
 
         Raises:
-            ProblemInvalid: a class has too few examples to draw from, or there is no such kind of start.
+            ProblemInvalid: a class has fewer than `per_class` examples, or `kind` is unknown.
         """
         if kind not in ("noise", "examples", "means"):
             raise ChoiceUnknown(option=f"DistilledData.start({kind=})", choices=["noise", "examples", "means"])
@@ -95,6 +95,11 @@ class DistilledData(Hyperparameters):
         return torch.stack(chosen), y0
 
     def validate(self, model: nn.Module, train: Tensors) -> None:
+        """Check that the column has the shape and dtype of the distilled examples.
+
+        Raises:
+            ProblemInvalid: it does not, or there is no such column.
+        """
         initial, column = self.init[self._name], column_of("DistilledData", self._column, train)
         validate_examples("DistilledData", len(initial), train)
         if column.shape != initial.shape or column.dtype != initial.dtype:
@@ -108,4 +113,5 @@ class DistilledData(Hyperparameters):
             )
 
     def prepare(self, values: Tensors, batch: Batch) -> Batch:
+        """The batch with the distilled examples as its column."""
         return batch | {self._column: values[self._name][batch[INDEX]]}

@@ -1,4 +1,4 @@
-"""Dropout rates."""
+"""Dropout rates as hyperparameters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nestor_engine.hparams.hyperparameters import Hyperparameters
 from nestor_engine.objective import Tensors
 
 ELEMENTS = (nn.Dropout,)
-CHANNELS = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)  # which drop whole channels
+CHANNELS = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)  # these drop whole channels
 MARGIN = 1e-6  # rates and draws stay this far from 0 and 1, where the logit is infinite
 
 
@@ -35,6 +35,7 @@ class ConcreteDropout(nn.Module):
         self.register_buffer("rate", torch.empty((), device="meta"))  # supplied at every call
 
     def forward(self, x: Tensor) -> Tensor:
+        """x with dropout, of the shape of `x`; in evaluation mode, `x` itself."""
         if not self.training:
             return x
         shape = (*x.shape[:2], *(1 for _ in x.shape[2:])) if self.channels else x.shape
@@ -45,17 +46,17 @@ class ConcreteDropout(nn.Module):
 
 
 class Dropout(Hyperparameters):
-    """The rates of a model's dropout layers, as those of the concrete relaxation [1].
+    """The rates of a model's dropout layers, through the concrete relaxation [1].
 
     Every nn.Dropout, Dropout1d, Dropout2d and Dropout3d is replaced in the copy that is trained; the model
-    itself stays as it is. The hypergradient is that of the training loss under one draw of the noise.
+    itself is not changed. The hypergradient is that of the training loss under one draw of the noise.
     Named `dropout`, of shape (layers,) in the order of the model's modules, or () when all share one.
 
     Args:
         model: the problem's model.
         init: initial rate, between 0 and 1; each layer's own by default, and their mean for "global".
         per: whether each layer has its own rate.
-        temperature: of the relaxation. Towards zero masks become those of dropout, and gradients noisier.
+        temperature: of the relaxation. Near zero, masks are those of dropout, but gradients are noisier.
 
     Raises:
         ProblemInvalid: the model has no dropout layer, or a rate is not strictly between 0 and 1.
@@ -96,10 +97,16 @@ class Dropout(Hyperparameters):
         )
 
     def validate(self, model: nn.Module, train: Tensors) -> None:
+        """Check that the dropout layers have the paths that they had in the model passed to `__init__`.
+
+        Raises:
+            MadeForAnotherModel: they do not.
+        """
         if tuple(_layers(model)) != self._paths:
             raise MadeForAnotherModel(kind="Dropout")
 
     def adapt(self, module: nn.Module) -> None:
+        """Replace each dropout layer by `ConcreteDropout`, wherever the module refers to it."""
         concrete = {
             id(layer): ConcreteDropout(channels=type(layer) in CHANNELS, temperature=self._temperature).train(
                 layer.training
@@ -107,16 +114,17 @@ class Dropout(Hyperparameters):
             for layer in _layers(module).values()
         }
         for parent in list(module.modules()):
-            # Not named_children, which leaves out a layer's second mention.
+            # Not named_children, which lists a shared layer only once.
             for attribute, child in list(parent._modules.items()):
                 if id(child) in concrete:
                     setattr(parent, attribute, concrete[id(child)])
 
     def tensors(self, values: Tensors) -> Tensors:
+        """`<path>.rate` → the rate of that layer, shape ()."""
         rates = values[self._name].expand(len(self._paths)).unbind()
         return {f"{path}.rate": rate for path, rate in zip(self._paths, rates, strict=True)}
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Dropout]:
-    # The exact types: a subclass may do something else.
+    # Exact types only: a subclass may do something else.
     return {path: module for path, module in model.named_modules() if type(module) in (*ELEMENTS, *CHANNELS)}  # pyright: ignore[reportReturnType] all have a rate p

@@ -1,4 +1,4 @@
-"""How much each training example counts."""
+"""A weight for every training example."""
 
 from __future__ import annotations
 
@@ -33,7 +33,13 @@ class ExampleWeights(Hyperparameters):
         self.transforms = {name: transform}
 
     def validate(self, model: nn.Module, train: Tensors) -> None:
+        """Check the number of training examples.
+
+        Raises:
+            ExampleCountDiffers: it is not `n`.
+        """
         validate_examples("ExampleWeights", self._n, train)
 
     def weigh(self, losses: Tensor, values: Tensors, batch: Batch) -> Tensor:
+        """Each loss times the weight of its example, shape (B,)."""
         return losses * values[self._name][batch[INDEX]]

@@ -1,4 +1,4 @@
-"""What kinds with one entry for each training example share: entry i belongs to the example of index i."""
+"""Checks of kinds with one entry for each training example; entry i belongs to the example with index i."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from nestor_engine.objective import Tensors
 
 
 def validate_examples(kind: str, n: int, train: Tensors) -> None:
-    """
+    """Check that the training split has `n` examples. `kind` is for the message.
+
     Raises:
         ProblemInvalid: the training split has another number of examples.
     """
@@ -19,10 +20,10 @@ def validate_examples(kind: str, n: int, train: Tensors) -> None:
 
 
 def column_of(kind: str, name: str, train: Tensors) -> Tensor:
-    """The training column that a kind reads.
+    """The training column that a kind of hyperparameters reads.
 
     Raises:
-        ProblemInvalid: there is none of that name.
+        ProblemInvalid: no column has this name.
     """
     if name not in train:
         raise ColumnNotFound(reader=kind, column=name, split="training", columns=sorted(train), argument="column")

@@ -29,10 +29,10 @@ class Hyperparameters:
     In every hook `values` are the transformed hyperparameters, those of other kinds included.
 
     Attributes:
-        init: name → initial value, as optimized.
-        transforms: name → one of `TRANSFORMS`; names left out are used as they are.
-        bounds: name → (least, largest) value, as optimized; names left out have none.
-        remarks: what the author should know about this problem; `check` tells them as warnings.
+        init: name → initial value, before the transform.
+        transforms: name → one of `TRANSFORMS`; other names are not transformed.
+        bounds: name → (least, largest) value, before the transform; other names have no bounds.
+        remarks: sentences for the author of the problem; `check` reports them as warnings.
     """
 
     init: Tensors
@@ -43,16 +43,16 @@ class Hyperparameters:
     by_position = False  # whether there is an entry for each training example
 
     def __init_subclass__(cls) -> None:
-        # A user's own kind fails as its author wrote it.
+        # The user's own kinds keep their errors.
         if "__init__" in vars(cls) and cls.__module__.startswith("nestor_engine."):
             cls.__init__ = arguments_of(cls.__name__)(cls.__init__)
 
     @arguments_of("bounded")
     def bounded(self, least: float = -math.inf, largest: float = math.inf) -> Self:
-        """The same kind, each of whose entries every outer step projects onto an interval, as optimized.
+        """A copy whose entries, before the transform, every outer step projects onto an interval.
 
         Raises:
-            ProblemInvalid: there is nothing between the bounds, or an initial value is outside.
+            ProblemInvalid: the interval is empty, or an initial value is outside.
         """
         for name, value in self.init.items():
             low, high = float(value.min()), float(value.max())
@@ -63,15 +63,15 @@ class Hyperparameters:
         return kind
 
     def validate(self, model: nn.Module, train: Tensors) -> None:
-        """Refuse a model, or columns of training data, that these hyperparameters were not made for.
+        """Check that these hyperparameters fit a model and the columns of training data.
 
         Raises:
-            ProblemInvalid: saying what does not fit.
+            ProblemInvalid: naming what does not fit.
         """
         del model, train
 
     def adapt(self, module: nn.Module) -> None:
-        """Change the module that is run, a copy without tensors, in place; names of parameters must stay."""
+        """Change a copy of the model without tensors, in place. Do not change names of parameters."""
         del module
 
     def tensors(self, values: Tensors) -> Tensors:
@@ -80,21 +80,21 @@ class Hyperparameters:
         return {}
 
     def initial(self, params: PyTree, values: Tensors) -> PyTree:
-        """What the weights become before the first inner step."""
+        """The weights before the first inner step, made from the problem's; the structure must stay."""
         del values
         return params
 
     def prepare(self, values: Tensors, batch: Batch) -> Batch:
-        """What the training batch becomes."""
+        """The training batch, possibly with other columns; `batch` itself must not be changed."""
         del values
         return batch
 
     def weigh(self, losses: Tensor, values: Tensors, batch: Batch) -> Tensor:
-        """What the losses become: shape (B,) in and out when `per_example`."""
+        """The weighted losses; arguments and result have shape (B,) if `per_example`."""
         del values, batch
         return losses
 
     def penalty(self, params: PyTree, values: Tensors) -> Tensor | None:
-        """What is added to the training loss for the weights themselves."""
+        """A term of the training loss that depends on the weights directly, shape (); None for no term."""
         del params, values
         return None

@@ -1,4 +1,4 @@
-"""How large the weights start."""
+"""Scales of the initial weights."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from nestor_engine.tensors.ravel import named_leaves
 
 
 class InitializationScale(OfWeights):
-    """The initial weights are multiplied by exp(λ): what the implicit function theorem cannot see.
+    """The initial weights are multiplied by exp(λ), to which the implicit function theorem is blind.
 
-    A minimum does not depend on where the training began, so the implicit hypergradient is exactly zero,
-    as long as each start leads to the same minimum; and a warm-started run begins once. `Unrolled` sees the
-    scales if it goes back to the very first inner step, that is at the first outer step only, without warm-up.
-    So a run does not tune them; a loop of runs of one outer step each does, at the price of
-    training anew each time. A refit (`fit`) starts from scaled weights.
+    A minimum does not depend on the initial weights, so the implicit hypergradient is exactly zero, as long as
+    each start leads to the same minimum; and a warm-started trial is initialized once. `Unrolled` sees the scales
+    if it goes back to the very first inner step: at the first outer step only, without warm-up. So one trial does
+    not tune them. A loop of trials with one outer step each does, but trains from the start each time. A refit
+    (`fit`) starts from scaled weights.
 
     Named `initialization_scale`, of shape (number of tensors,) or ().
 
     Args:
         model: the problem's model.
-        per: how many scales there are.
+        per: one scale for all weights, or one per tensor.
         init: the logarithm of the initial scale.
     """
 
@@ -42,6 +42,7 @@ class InitializationScale(OfWeights):
         super().__init__(model, per, init, name)
 
     def initial(self, params: PyTree, values: Tensors) -> PyTree:
+        """Each tensor of the initial weights times its scale."""
         leaves, spec = pytree.tree_flatten(params)
         scales = self.of(named_leaves(params), values).values()
         return pytree.tree_unflatten([scale * w for scale, w in zip(scales, leaves, strict=True)], spec)

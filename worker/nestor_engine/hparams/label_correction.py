@@ -1,4 +1,4 @@
-"""What each training example's label should have been."""
+"""A soft label for every training example."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ class LabelCorrection(Hyperparameters):
     """A soft label for every training example: the label column becomes softmax(λ_i), shape (B, classes).
 
     The training loss must take class probabilities as its target, as `F.cross_entropy` does; the
-    validation loss sees labels as they are. The tensor has shape (n, classes) and holds logits.
+    validation loss sees the original labels. The tensor has shape (n, classes) and holds logits.
 
     Args:
-        labels: the labels as they were given, integers, shape (n,): where the corrections start.
-        classes: how many there are.
+        labels: the given labels, integers, shape (n,); the corrections start from them.
+        classes: the number of classes.
         strength: initial logit of the given label, the others being zero. A label starts with probability
             1 / (1 + (classes − 1) exp(−strength)); the larger it is, the slower a label moves.
         column: the label column.
         dtype: of the logits; torch's default. It must be that of the model's outputs.
 
     Raises:
-        ProblemInvalid: labels that are not one integer in [0, classes) for each example.
+        ProblemInvalid: the labels are not one integer in [0, classes) for each example.
     """
 
     by_position = True
@@ -63,8 +63,14 @@ class LabelCorrection(Hyperparameters):
         self.transforms = {}
 
     def validate(self, model: nn.Module, train: Tensors) -> None:
+        """Check the label column and the number of training examples.
+
+        Raises:
+            ProblemInvalid: there is no such column, or there is another number of examples.
+        """
         column_of("LabelCorrection", self._column, train)
         validate_examples("LabelCorrection", self._n, train)
 
     def prepare(self, values: Tensors, batch: Batch) -> Batch:
+        """The batch with class probabilities as its label column, shape (B, classes)."""
         return batch | {self._column: values[self._name][batch[INDEX]].softmax(1)}

@@ -1,4 +1,4 @@
-"""How much an example counts, judged by a network."""
+"""Weights of training losses from a network."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class LossReweighting(Hyperparameters):
     """A weight for every training loss from a network that sees the example, or its loss [1].
 
     The training loss, which must return one loss per example, becomes the mean of weight × loss. Unlike
-    `ExampleWeights` the weights reach examples that were not seen, and do not grow with their number. The
+    `ExampleWeights` it generalizes to new examples, and its size does not depend on their number. The
     hyperparameters are the network's parameters, named `loss_reweighting.<parameter>`.
 
     Args:
-        network: a module from what is read to one number for each example, shape (B,) or (B, 1), that writes
+        network: a module from the column or loss to one number for each example, shape (B,) or (B, 1), that writes
             into no buffer; it is copied.
-        reads: a column, as the other kinds left it; or "loss", shape (B, 1). The loss is detached: weights
-            follow it, but neither the inner gradient nor the curvature sees that they do.
+        reads: a column, after the changes of other kinds; or "loss", shape (B, 1). The loss is detached: the
+            inner gradient and the curvature do not contain the dependence of the weights on the loss.
         positive: makes the number a weight; with the sigmoid it stays below one.
 
     [1] Shu et al. (2019), Meta-Weight-Net: learning an explicit mapping for sample weighting.
@@ -48,10 +48,20 @@ class LossReweighting(Hyperparameters):
         self.transforms = {}
 
     def validate(self, model: nn.Module, train: Tensors) -> None:
+        """Check that the column that the network reads exists.
+
+        Raises:
+            ColumnNotFound: it does not.
+        """
         if self._reads != "loss":
             column_of("LossReweighting", self._reads, train)
 
     def weigh(self, losses: Tensor, values: Tensors, batch: Batch) -> Tensor:
+        """Each loss times the weight that the network gives its example, shape (B,).
+
+        Raises:
+            NetworkOutputInvalid: the network did not return one number per example.
+        """
         read = losses.detach().unsqueeze(1) if self._reads == "loss" else batch[self._reads]
         output = self._network(values, read)
         if output.shape[1:] not in ((), (1,)):

@@ -9,7 +9,7 @@ from torch.func import functional_call
 
 from nestor.errors import NetworkHasMemory, NothingToTune
 from nestor_engine.objective import Tensors
-from nestor_engine.problem.meta_copy import skeleton
+from nestor_engine.problem.meta_copy import meta_copy
 
 
 class Network:
@@ -32,19 +32,19 @@ class Network:
             for constant, t in (*module.named_parameters(), *module.named_buffers())
             if constant not in tuned
         }
-        self._skeleton = skeleton(module)
+        self._module = meta_copy(module)
         self.init = {f"{name}.{parameter}": p.detach().clone() for parameter, p in tuned.items()}
 
     def __call__(self, values: Tensors, *inputs: Tensor) -> Any:
         """The network's output with these hyperparameters.
 
         Raises:
-            ProblemInvalid: the network wrote into a buffer, whose memory would depend on who called it, and when.
+            ProblemInvalid: the network wrote into a buffer, so its outputs would depend on earlier calls.
         """
         tensors = {parameter: values[f"{self._name}.{parameter}"] for parameter in self._parameters}
         copies = {name: t.to(inputs[0].device, copy=True) for name, t in self._constants.items()}
         versions = {name: copy._version for name, copy in copies.items()}
-        output = functional_call(self._skeleton, (tensors, copies), inputs)
+        output = functional_call(self._module, (tensors, copies), inputs)
         if changed := [name for name, copy in copies.items() if copy._version != versions[name]]:
             raise NetworkHasMemory(kind=self._kind, buffer=changed[0])
         return output

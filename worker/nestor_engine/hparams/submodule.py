@@ -1,4 +1,4 @@
-"""The parameters of a part of the model."""
+"""The parameters of a submodule as hyperparameters."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from nestor_engine.objective import Tensors
 
 
 class Submodule(Hyperparameters):
-    """The parameters of a part of the model, which the rest answers to: the leader of a Stackelberg game [1].
+    """The parameters of a submodule, to which the others respond: the leader of a Stackelberg game [1].
 
     The inner problem trains the other parameters, the outer problem these, and both losses see the model's
-    outputs with the part in it: a generator whose discriminator is trained, or a representation [2] whose
-    classifier is. Named `<path>.<parameter>`; they start from the model's values.
+    outputs. Examples are a generator whose discriminator is trained, and a representation [2] whose
+    classifier is trained. Named `<path>.<parameter>`; they start from the model's values.
 
     Args:
         model: the problem's model.
-        path: of the part in the model, such as "generator". Its parameters must not require gradients, so that
-            the inner problem leaves them alone: `model.generator.requires_grad_(False)`.
+        path: path of the submodule in the model, such as "generator". Its parameters must not require gradients, so
+            that the inner problem does not train them: `model.generator.requires_grad_(False)`.
 
     Raises:
-        ProblemInvalid: there is no such part, it has no parameters, or the inner problem would train them, too.
+        ProblemInvalid: the submodule does not exist, has no parameters, or the inner problem would train them, too.
 
     [1] Fiez, Chasnov and Ratliff (2020), Implicit learning dynamics in Stackelberg games.
     [2] Franceschi et al. (2018), Bilevel programming for hyperparameter optimization and meta-learning.
@@ -41,12 +41,19 @@ class Submodule(Hyperparameters):
         self.transforms = {}
 
     def validate(self, model: nn.Module, train: Tensors) -> None:
+        """Check that the model has these parameters, with these shapes, and that none of them requires gradients.
+
+        Raises:
+            MadeForAnotherModel: names or shapes differ.
+            SubmoduleNotFrozen: the inner problem would train a parameter.
+        """
         given = {name: p for name, p in model.named_parameters() if name in self.init}
         if {name: p.shape for name, p in given.items()} != {name: value.shape for name, value in self.init.items()}:
             raise MadeForAnotherModel(kind=f"Submodule({self._path!r})")
         self._expect_frozen(given)
 
     def tensors(self, values: Tensors) -> Tensors:
+        """`<path>.<parameter>` → the hyperparameter, which replaces the frozen parameter."""
         return {name: values[name] for name in self.init}
 
     def _expect_frozen(self, parameters: dict[str, nn.Parameter]) -> None:

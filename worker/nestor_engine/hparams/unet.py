@@ -12,16 +12,16 @@ GROUPS = 4  # of channels, in every GroupNorm
 
 
 class UNet(nn.Module):
-    """A U-Net [1] that adds something to its image; the last layer starts at zero, so it starts as the identity.
+    """A U-Net [1] with a residual connection. Its last layer starts at zero, so it starts as the identity.
 
-    A random change would spoil the images that the warm-started weights learn from first, before outer
-    steps could mend it. GroupNorm keeps no statistics and reads one image at a time; GELU has no kinks.
+    A random initial change would damage the images of the first inner steps. GroupNorm has no running
+    statistics and reads one image at a time; GELU is smooth.
 
     Args:
         channels: of the image.
         noise: channels of the noise.
         width: channels at full resolution, a multiple of four; they double with every level.
-        depth: how often the resolution is halved; any height and width will do.
+        depth: how often the resolution is halved; any height and width are possible.
 
     [1] Ronneberger, Fischer and Brox (2015), U-Net: convolutional networks for biomedical image segmentation.
     """

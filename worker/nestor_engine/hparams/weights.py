@@ -12,7 +12,7 @@ from nestor_engine.tensors.ravel import named_leaves
 
 
 class OfWeights(Hyperparameters):
-    """The base of kinds that hold a positive number for each of the model's weights, kept as its logarithm.
+    """Base class of kinds with positive numbers for the model's weights, stored as logarithms.
 
     Named `name` when there is one number for all ("global"; shape ()) or one for each tensor
     ("tensor"; shape (number of tensors,), in the order of the parameters), and `name.<parameter>`,
@@ -38,18 +38,23 @@ class OfWeights(Hyperparameters):
         self.transforms = dict.fromkeys(self.init, "exp")
 
     def validate(self, model: nn.Module, train: Tensors) -> None:
+        """Check that the trained weights have the names and shapes that they had in `__init__`.
+
+        Raises:
+            MadeForAnotherModel: they do not.
+        """
         if {name: w.shape for name, w in trainable(model).items()} != self._shapes:
             raise MadeForAnotherModel(kind=type(self).__name__)
 
     def of(self, leaves: Tensors, values: Tensors) -> Tensors:
-        """Parameter → its number or numbers, of a shape that broadcasts with the parameter's."""
+        """Parameter → its number or numbers, with a shape that broadcasts to that of the parameter."""
         if self._per == "weight":
             return {parameter: values[f"{self._name}.{parameter}"] for parameter in leaves}
         return dict(zip(leaves, values[self._name].expand(len(leaves)).unbind(), strict=True))
 
 
 def trainable(model: nn.Module | PyTree) -> Tensors:
-    """The weights that are trained, by name."""
+    """The trained weights by name; empty parameters are left out."""
     if isinstance(model, nn.Module):
         return {name: p for name, p in model.named_parameters() if p.requires_grad and p.numel()}
     return named_leaves(model)

@@ -1,9 +1,12 @@
 """Optimizers as pure functions on one tensor: weights as a vector, or a hyperparameter of any shape.
 
 `step` never writes into its arguments, so a step can be differentiated and a state can be kept;
-`step_` is the same in place, for a loop that owns what it moves. The arithmetic is that of
-torch.optim, which the tests hold it against.
+`step_` is the same in place, for a loop that owns its tensors. The arithmetic is that of
+torch.optim; the tests compare the two.
 """
+
+# pyright: reportUnknownMemberType=false
+# (torch does not type torch.linalg.vector_norm)
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from nestor_engine.optim.schedules import Schedule
 
 
 class Optimizer(options.Optimizer, Implementation, abc.ABC):
-    """Descends along gradients. Its slots are its memory: tensors like the one it updates."""
+    """Base class of optimizers. Its state is a dict of tensors, each with the shape of the tensor that it updates."""
 
     if TYPE_CHECKING:
         schedule: Schedule | None
@@ -30,7 +33,7 @@ class Optimizer(options.Optimizer, Implementation, abc.ABC):
         return self.lr * (self.schedule.factor(k) if self.schedule else 1.0)
 
     def clip(self, gradients: list[Tensor]) -> list[Tensor]:
-        """The gradients of one update, shortened together where they are longer than `clip_norm`."""
+        """The gradients of one update, scaled together if their joint norm exceeds `clip_norm`."""
         if self.clip_norm is None:
             return gradients
         length = _root(torch.stack([torch.linalg.vector_norm(g) for g in gradients]).square().sum())
@@ -39,17 +42,17 @@ class Optimizer(options.Optimizer, Implementation, abc.ABC):
 
     @abc.abstractmethod
     def init(self, x: Tensor) -> Tensors:
-        """The slots before the first update of `x`."""
+        """The state before the first update of `x`: tensors by name, each of the shape of `x`."""
 
-    def step(self, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> tuple[Tensor, Tensors]:
-        """The tensor and the slots after update number `k`, from 0, along `grad`, which has the shape of `x`."""
-        x, slots = x.clone(), {name: slot.clone() for name, slot in slots.items()}
-        self.step_(x, grad, slots, k)
-        return x, slots
+    def step(self, x: Tensor, grad: Tensor, state: Tensors, k: int) -> tuple[Tensor, Tensors]:
+        """The tensor and the state after update number `k`, from 0, along `grad`, which has the shape of `x`."""
+        x, state = x.clone(), {name: value.clone() for name, value in state.items()}
+        self.step_(x, grad, state, k)
+        return x, state
 
     @abc.abstractmethod
-    def step_(self, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> None:
-        """`step` in place. What autograd keeps for a derivative is not written to."""
+    def step_(self, x: Tensor, grad: Tensor, state: Tensors, k: int) -> None:
+        """`step` in place: writes into `x` and `state`, but not into tensors that autograd saved for a derivative."""
 
 
 def _decayed(grad: Tensor, x: Tensor, weight_decay: float) -> Tensor:
@@ -57,7 +60,7 @@ def _decayed(grad: Tensor, x: Tensor, weight_decay: float) -> Tensor:
 
 
 def _root(square: Tensor) -> Tensor:
-    """√square with a finite derivative at zero, where there has been no gradient yet."""
+    """√square with a finite derivative at zero, the value before the first gradient."""
     return square.clamp_min(torch.finfo(square.dtype).tiny).sqrt_()
 
 
@@ -65,12 +68,14 @@ class SGD(options.SGD, Optimizer):
     """Stochastic gradient descent with (Nesterov) momentum and weight decay."""
 
     def init(self, x: Tensor) -> Tensors:
+        """`velocity`, of zeros, if there is momentum."""
         return {"velocity": torch.zeros_like(x)} if self.momentum else {}
 
-    def step_(self, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> None:
+    def step_(self, x: Tensor, grad: Tensor, state: Tensors, k: int) -> None:
+        """`step` in place: updates `x` and the velocity."""
         direction = _decayed(grad, x, self.weight_decay)
         if self.momentum:
-            velocity = slots["velocity"].mul_(self.momentum).add_(direction)
+            velocity = state["velocity"].mul_(self.momentum).add_(direction)
             direction = direction.add(velocity, alpha=self.momentum) if self.nesterov else velocity
         x.add_(direction, alpha=-self.rate(k))
 
@@ -82,29 +87,33 @@ class Adam(options.Adam, Optimizer):
     """
 
     def init(self, x: Tensor) -> Tensors:
+        """`mean` and `square`, the running averages of gradients and squared gradients; zeros."""
         return {"mean": torch.zeros_like(x), "square": torch.zeros_like(x)}
 
-    def step_(self, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> None:
-        _adam(self, x, _decayed(grad, x, self.weight_decay), slots, k)
+    def step_(self, x: Tensor, grad: Tensor, state: Tensors, k: int) -> None:
+        """`step` in place, with the averages corrected for their start."""
+        _adam(self, x, _decayed(grad, x, self.weight_decay), state, k)
 
 
 class AdamW(options.AdamW, Optimizer):
-    """Adam with weight decay apart from the gradient [1].
+    """Adam with weight decay that is separate from the gradient [1].
 
     [1] Loshchilov and Hutter (2019), Decoupled weight decay regularization.
     """
 
     def init(self, x: Tensor) -> Tensors:
+        """`mean` and `square`, the running averages of gradients and squared gradients; zeros."""
         return {"mean": torch.zeros_like(x), "square": torch.zeros_like(x)}
 
-    def step_(self, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> None:
-        _adam(self, x.mul_(1 - self.rate(k) * self.weight_decay), grad, slots, k)
+    def step_(self, x: Tensor, grad: Tensor, state: Tensors, k: int) -> None:
+        """`step` in place; `x` decays before it moves along the gradient."""
+        _adam(self, x.mul_(1 - self.rate(k) * self.weight_decay), grad, state, k)
 
 
-def _adam(adam: Adam | AdamW, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> None:
+def _adam(adam: Adam | AdamW, x: Tensor, grad: Tensor, state: Tensors, k: int) -> None:
     beta1, beta2 = adam.betas
-    mean = slots["mean"].lerp_(grad, 1 - beta1)
-    square = slots["square"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+    mean = state["mean"].lerp_(grad, 1 - beta1)
+    square = state["square"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
     scale = (_root(square) / (1 - beta2 ** (k + 1)) ** 0.5).add_(adam.eps)
     step = -adam.rate(k) / (1 - beta1 ** (k + 1))
     x.addcdiv_(mean, scale, value=step)
@@ -117,13 +126,15 @@ class RMSprop(options.RMSprop, Optimizer):
     """
 
     def init(self, x: Tensor) -> Tensors:
-        slots = {"square": torch.zeros_like(x)}
-        return slots | ({"velocity": torch.zeros_like(x)} if self.momentum else {})
+        """`square`, the running average of squared gradients, and `velocity` if there is momentum; zeros."""
+        state = {"square": torch.zeros_like(x)}
+        return state | ({"velocity": torch.zeros_like(x)} if self.momentum else {})
 
-    def step_(self, x: Tensor, grad: Tensor, slots: Tensors, k: int) -> None:
+    def step_(self, x: Tensor, grad: Tensor, state: Tensors, k: int) -> None:
+        """`step` in place; the average of squared gradients is not corrected for its start."""
         grad = _decayed(grad, x, self.weight_decay)
-        square = slots["square"].mul_(self.alpha).addcmul_(grad, grad, value=1 - self.alpha)
+        square = state["square"].mul_(self.alpha).addcmul_(grad, grad, value=1 - self.alpha)
         direction = grad / _root(square).add(self.eps)
         if self.momentum:
-            direction = slots["velocity"].mul_(self.momentum).add_(direction)
+            direction = state["velocity"].mul_(self.momentum).add_(direction)
         x.add_(direction, alpha=-self.rate(k))

@@ -1,4 +1,4 @@
-"""How a learning rate changes over a run, as a pure function of the update's number: nothing to checkpoint."""
+"""Learning-rate schedules as pure functions of the number of the update, without state."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from nestor_engine.implementations import Implementation
 
 
 class Schedule(options.Schedule, Implementation, abc.ABC):
-    """A factor on the learning rate."""
+    """A factor of the learning rate, with a linear warm-up over `warmup` updates."""
 
     def factor(self, k: int) -> float:
-        """What the learning rate of update number `k` is multiplied by; the first update has k = 0."""
+        """The factor of update number `k`; the first update has k = 0."""
         return (k + 1) / self.warmup if k < self.warmup else self.after(k - self.warmup)
 
     @abc.abstractmethod
@@ -22,9 +22,10 @@ class Schedule(options.Schedule, Implementation, abc.ABC):
 
 
 class Warmup(options.Warmup, Schedule):
-    """The full rate after the warm-up."""
+    """The full learning rate after the warm-up."""
 
     def after(self, k: int) -> float:
+        """Always 1."""
         del k
         return 1.0
 
@@ -33,6 +34,7 @@ class StepDecay(options.StepDecay, Schedule):
     """Multiplied by `gamma` every `every` updates."""
 
     def after(self, k: int) -> float:
+        """gamma ** (k // every)."""
         return self.gamma ** (k // self.every)
 
 
@@ -40,6 +42,7 @@ class LinearDecay(options.LinearDecay, Schedule):
     """Falls linearly to `final` over `steps` updates, and stays there."""
 
     def after(self, k: int) -> float:
+        """1 at k = 0, and `final` from k = `steps` on."""
         return 1 + (self.final - 1) * min(k / self.steps, 1.0)
 
 
@@ -50,4 +53,5 @@ class CosineDecay(options.CosineDecay, Schedule):
     """
 
     def after(self, k: int) -> float:
+        """1 at k = 0, and `final` from k = `steps` on."""
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * min(k / self.steps, 1.0))) / 2

@@ -1,4 +1,4 @@
-"""The functions of a problem, on its own module: what the engine differentiates before anything is exported."""
+"""The functions of a problem, which run its own module eagerly."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Loss = Callable[..., Tensor]  # (outputs, batch) or (outputs, batch, hparams)
 
 @dataclass(frozen=True)
 class EagerFunctions:
-    """`forward`, `criterion`, `penalty` and `evaluate` of a `Bilevel`, which has their signatures.
+    """`forward`, `criterion`, `penalty` and `evaluate` of a `Bilevel`; see there for the signatures.
 
     Attributes:
         training, evaluating: copies of the module without tensors, in the two modes.
-        inputs: the columns that the module is called with.
-        supplies: whether hyperparameters take the place of buffers.
-        frozen: parameters that are not trained, by their names among the buffers.
+        inputs: the columns that are the arguments of the module.
+        supplies: whether hyperparameters replace buffers or frozen parameters.
+        frozen: names of the parameters that are not trained; they are among the buffers.
         train_loss, val_loss, metrics: (outputs, batch, values) → losses.
     """
 
@@ -39,7 +39,8 @@ class EagerFunctions:
     metrics: dict[str, Loss]
 
     def forward(self, params: PyTree, buffers: Tensors, values: Tensors, batch: Batch) -> tuple[PyTree, Tensors]:
-        """
+        """The outputs in training mode, and the buffers after the call; the given buffers are not written to.
+
         Raises:
             ModelOutputInvalid: the module returned no tensor.
         """
@@ -51,9 +52,10 @@ class EagerFunctions:
         return outputs, updated
 
     def criterion(self, outputs: PyTree, values: Tensors, batch: Batch) -> Tensor:
-        """
+        """The mean over the batch of the training loss, weighted by the hyperparameters; shape ().
+
         Raises:
-            LossNotPerExample: there are weights per example, and no losses per example.
+            LossNotPerExample: there are weights per example, but the loss is not one per example.
         """
         losses = self.train_loss(outputs, batch, values)
         if self.kinds.per_example and (losses.ndim != 1 or losses.shape[0] != batch["index"].shape[0]):
@@ -61,10 +63,12 @@ class EagerFunctions:
         return self.kinds.weigh(losses, values, batch).mean()
 
     def penalty(self, params: PyTree, values: Tensors) -> Tensor:
+        """The sum of the penalties of all kinds, shape (); zero if no kind has one."""
         term = self.kinds.penalty(params, values)
         return next(iter(params.values())).new_zeros(()) if term is None else term
 
     def evaluate(self, params: PyTree, buffers: Tensors, values: Tensors, batch: Batch) -> Tensors:
+        """ "loss", the mean of the validation loss, and the mean of each metric, detached; each of shape ()."""
         outputs = self._run(self.evaluating, params, buffers, values, batch)
         metrics = {
             name: metric(outputs, batch, values).detach().float().mean() for name, metric in self.metrics.items()

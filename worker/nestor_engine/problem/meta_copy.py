@@ -1,4 +1,4 @@
-"""A module without its tensors: what is run when weights, buffers and hyperparameters are arguments."""
+"""A copy of a module without its tensors, for calls that pass weights, buffers and hyperparameters."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import copy
 from torch import nn
 
 
-def skeleton(model: nn.Module) -> nn.Module:
-    """A copy whose parameters and buffers are on the meta device, so that forgetting to supply one is an error.
+def meta_copy(model: nn.Module) -> nn.Module:
+    """A copy whose parameters and buffers are on the meta device, so that a missing tensor is an error.
 
-    The copy keeps the modes of the model's parts; tensors that parts share stay shared. Gradients of its
-    embeddings are dense, for all weights are one vector.
+    The modes of the submodules are kept, and shared tensors stay shared. Gradients of embeddings become dense,
+    because all weights are one vector.
     """
     memo = {id(t): t.detach().to("meta") for t in (*model.parameters(), *model.buffers())}
     memo |= {id(p): nn.Parameter(memo[id(p)], requires_grad=p.requires_grad) for p in model.parameters()}

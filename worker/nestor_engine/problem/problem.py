@@ -1,4 +1,4 @@
-"""The problem as its author writes it: a module, two losses, what to tune, and data."""
+"""The problem as its author writes it: a module, two losses, hyperparameters, and data."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from nestor_engine.hparams import Hyperparameters, compose
 from nestor_engine.hparams.weights import trainable
 from nestor_engine.objective import Bilevel, Tensors
 from nestor_engine.problem.eager import EagerFunctions, Loss
-from nestor_engine.problem.meta_copy import skeleton
+from nestor_engine.problem.meta_copy import meta_copy
 
 if TYPE_CHECKING:
     from nestor_engine.problem.validation.report import Report
@@ -38,13 +38,13 @@ class Problem:
     """An ordinary module and what to tune about its training.
 
     Args:
-        model: trained from its present weights; parameters that do not require gradients stay as they are.
+        model: trained from its present weights; parameters that do not require gradients stay constant.
         hparams: a kind from `nestor.hparams`, several, or a dict of tensors that the losses read.
         train_loss: (outputs, batch) or (outputs, batch, hparams) → a scalar, or one loss per example, shape (B,).
         val_loss: the same for the validation loss that is minimized over hyperparameters; a mean over examples.
         metrics: name → function like `val_loss`; reported for validation and test data.
-        train, val, test: tuples (x, y), or dicts of columns. The test split steers nothing.
-        inputs: the column, or columns, that the model is called with.
+        train, val, test: tuples (x, y), or dicts of columns. The test split is only evaluated.
+        inputs: the column, or columns, that are the arguments of the model.
 
     `batch` holds the columns and `index`, the examples' positions in their split; `hparams` holds the
     transformed values.
@@ -85,8 +85,8 @@ class Problem:
         """The problem as functions, running the module eagerly.
 
         Raises:
-            ProblemInvalid: nothing to train, nothing to tune, or hyperparameters that were made for another
-                model or other data.
+            ProblemInvalid: there are no trainable parameters or no hyperparameters, or the hyperparameters were
+                made for another model or other data.
         """
         params = {name: p.detach() for name, p in trainable(self.model).items()}
         frozen = {name: p.detach() for name, p in self.model.named_parameters() if name not in params}
@@ -96,15 +96,15 @@ class Problem:
         if not kinds.init:
             raise HparamsMissing()
         kinds.validate(self.model, self.data.train)
-        # A part that its author put into evaluation mode stays there, such as a frozen BatchNorm.
-        training = skeleton(self.model) if self.model.training else skeleton(self.model).train()
-        evaluating = skeleton(self.model).eval()
+        # Submodules in evaluation mode, such as a frozen BatchNorm, stay in this mode.
+        training = meta_copy(self.model) if self.model.training else meta_copy(self.model).train()
+        evaluating = meta_copy(self.model).eval()
         kinds.adapt(training)
         kinds.adapt(evaluating)
         kept = {**dict(self.model.named_buffers()), **frozen}
         supplied = kinds.tensors(kinds.values(kinds.init))
         for name in supplied:
-            _refuse_what_is_trained(name, training)
+            _expect_replaceable(name, training)
             kept.pop(name, None)
         functions = EagerFunctions(
             training=training,
@@ -133,16 +133,16 @@ class Problem:
         )
 
     def check(self) -> Report:
-        """Run one batch through every path, here, and say in the problem's own terms what is wrong."""
+        """Run one batch through every path, in this process, and report mistakes in the problem's own terms."""
         from nestor_engine.problem.validation.checks import check  # torch.export takes a second to import
 
         return check(self)
 
     def export(self) -> Program:
-        """The problem as graphs and tensors, to run where this code is not. See `nestor_engine.program`.
+        """The problem as graphs and tensors, which run without its code. See `nestor_engine.program`.
 
         Raises:
-            NotExportable: a function does something that no graph can hold.
+            NotExportable: a function does something that graphs cannot represent.
             FunctionFailed: a function raised an error, which is the `__cause__`.
         """
         from nestor_engine.program.export import export  # torch.export takes a second to import
@@ -165,19 +165,19 @@ def _expect(argument: str, given: object, fits: bool, expected: str) -> None:
         raise ArgumentInvalid(owner="Problem", argument=argument, given=shown(given), expected=expected)
 
 
-def _refuse_what_is_trained(name: str, module: nn.Module) -> None:
+def _expect_replaceable(name: str, module: nn.Module) -> None:
     frozen = {parameter for parameter, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
     if name not in {buffer for buffer, _ in module.named_buffers(remove_duplicate=False)} | frozen:
         raise TensorNotReplaceable(name=name)
 
 
 def _with_hparams(function: Loss) -> Loss:
-    """`function` as one of three arguments, whether or not its author wanted the third."""
+    """`function` with three arguments; the third is dropped if it takes only two."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except ValueError:  # a builtin without a signature
         parameters = ()
-    # An option with a default, such as `eps=0.1`, is not a wish for hyperparameters.
+    # A parameter with a default, such as `eps=0.1`, does not ask for hyperparameters.
     wanted = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty]
     if any(p.name == "hparams" and p.kind is p.KEYWORD_ONLY for p in parameters):
         return lambda outputs, batch, hparams: function(outputs, batch, hparams=hparams)

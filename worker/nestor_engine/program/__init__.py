@@ -1,7 +1,6 @@
-"""A problem in a form that can be shipped: graphs of allowed operators and tensors, no code, no pickle.
+"""A problem without its code: graphs of allowed operators, and tensors; no pickle.
 
-`export` runs where the problem's code is, `load` anywhere else; what one writes the other
-differentiates to the same bits.
+`export` needs the problem's code, `load` does not. The loaded problem computes the same bits.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """From a problem to its program: trace the five functions, write graphs as JSON and tensors as safetensors.
 
-Nothing of torch's own archive format is used: reading one executes what its writer wants.
+Torch's own archive format is not used, because reading one can execute code of its author.
 """
 
 # pyright: reportUnknownMemberType=false
@@ -86,7 +86,7 @@ def export(bilevel: Bilevel, *, train: Tensors, val: Tensors) -> Program:
         for name in bilevel.hparams
     }
     groups = {
-        # How a training begins is no graph: a program's weights have begun already.
+        # A program has no graph for `initial`: its weights are initialized already.
         "params": bilevel.initial(bilevel.params, bilevel.hparams),
         "buffers": bilevel.buffers,
         "hparams": bilevel.hparams,
@@ -100,7 +100,7 @@ def export(bilevel: Bilevel, *, train: Tensors, val: Tensors) -> Program:
     )
     try:
         load(program.graphs, program.tensors)
-    except (ProgramInvalid, ProgramRejected) as error:  # better said here than after an upload
+    except (ProgramInvalid, ProgramRejected) as error:  # before an upload, not after it
         reason = str(error.context.get("reason", error)).rstrip(".") + "."
         raise NotExportable(
             function="The problem", where="", reason=reason, remedy="Change that part of the problem."
@@ -137,7 +137,7 @@ def _trace_all(bilevel: Bilevel, train: Batch, val: Batch) -> dict[str, Traced]:
 
 
 def _requiring_grad(tensors: Tensors) -> Tensors:
-    """As autograd sees them in training: some modules ask, and take another path."""
+    """With gradients required, as in training: some modules check this, and take another path."""
     return {name: t.detach().requires_grad_(t.is_floating_point()) for name, t in tensors.items()}
 
 
@@ -156,6 +156,6 @@ def _refuse_weights(function: str, constant: Tensor, weights: dict[int, str]) ->
         raise NotExportable(
             function=function,
             where="",
-            reason=f"it reads the model's parameter {name!r} from outside, where no gradient reaches it.",
+            reason=f"it reads the model's parameter {name!r} directly, without a gradient.",
             remedy="Use a kind of hyperparameters such as L2 for that, or return it from the model.",
         )

@@ -1,4 +1,4 @@
-"""What torch.export says when it fails, as a sentence about the author's own code with the usual remedy."""
+"""Translate failures of torch.export into sentences about the author's code, with the usual remedy."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from nestor_engine.errors import NotExportable
 _OURS = tuple(os.path.dirname(os.path.abspath(path)) + os.sep for path in (torch.__file__, os.path.dirname(__file__)))
 
 _BATCH_SIZE = (
-    "it works for one batch size only, or takes another path for some.",
+    "it works for one batch size only, or branches on the batch size.",
     "Take sizes from the tensor, as in x.shape[0] (not len(x)) and x.flatten(1), and do not branch on the batch size.",
 )
-# What the message says → (reason, remedy); the first that is found counts.
+# A pattern in the message → (reason, remedy); the first match counts.
 _KNOWN: tuple[tuple[str, tuple[str, str]], ...] = (
     ("specialized it to be a constant|generated guard|Constraints violated", _BATCH_SIZE),
     (
@@ -48,7 +48,7 @@ _KNOWN: tuple[tuple[str, tuple[str, str]], ...] = (
 
 NO_SUCH_OPERATOR = {
     "": (
-        "it uses {name}, which a program may not use.",
+        "it uses {name}, which programs do not support.",
         "Write that part with ordinary torch functions, or run the problem in this process (server=None).",
     ),
     "aten.item.default": (
@@ -57,7 +57,7 @@ NO_SUCH_OPERATOR = {
     ),
     "functorch": (
         "it uses torch.func ({name}).",
-        "Write batch dimensions out, for example with torch.einsum, and leave derivatives to the losses' caller.",
+        "Write out batch dimensions, for example with torch.einsum, and compute no derivatives inside.",
     ),
     "aten.nonzero.default": (
         "a shape depends on the values of a tensor.",
@@ -67,7 +67,7 @@ NO_SUCH_OPERATOR = {
 
 
 class Watch(TorchFunctionMode):
-    """Remembers where len() was called on a tensor: it fixes the size, and no message says where."""
+    """Records where len() was called on a tensor: it fixes the size, and no error message says where."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,11 +82,11 @@ class Watch(TorchFunctionMode):
 
 
 def explain(function: str, error: Exception, watch: Watch) -> NotExportable:
-    """`error` of tracing `function`, told by place, reason and remedy."""
+    """The error to raise when tracing `function` raised `error`: with place, reason and remedy."""
     text = f"{type(error).__name__}: {error}"
     first_line = str(error).strip().split("\n")[0]
     reason, remedy = next(
-        (told for pattern, told in _KNOWN if re.search(pattern, text)),
+        (advice for pattern, advice in _KNOWN if re.search(pattern, text)),
         (
             f"torch says: {first_line}" + ("" if first_line.endswith(".") else "."),
             "Change that part of the model or the loss.",
@@ -94,13 +94,13 @@ def explain(function: str, error: Exception, watch: Watch) -> NotExportable:
     )
     where = place_of_error(error.__traceback__)
     if (reason, remedy) == _BATCH_SIZE:
-        # Found out after the function has run, so the traceback does not lead to the line.
+        # torch finds this after the function has run, so the traceback does not contain the line.
         where = f" ({watch.lengths[0]})" if watch.lengths else ""
     return NotExportable(function=function, where=where, reason=reason, remedy=remedy)
 
 
 def place_of(node: fx.Node | None) -> str:
-    """The module and the line that a traced node comes from, as far as the tracer noted them."""
+    """The module and the line that a traced node comes from, as far as the tracer recorded them."""
     if node is None:
         return ""
     stack: dict[str, tuple[str, Any]] = node.meta.get("nn_module_stack") or {}
@@ -114,13 +114,14 @@ def place_of(node: fx.Node | None) -> str:
 
 
 def place_of_error(trace: TracebackType | None) -> str:
+    """The module and the last line of the user's code in a traceback, as ` (in …, file, line …)`, or empty."""
     frames = list(traceback.walk_tb(trace))
     modules: list[tuple[FrameType, nn.Module]] = [
         (frame, module)
         for frame, _ in frames
         if isinstance(module := frame.f_locals.get("self"), nn.Module) and frame.f_code.co_name == "forward"
     ]
-    # The tracer's own wrapper comes first; the second is the model itself, which knows all names.
+    # Without the tracer's wrapper, the first is the model, whose `named_modules` has all names.
     users: list[nn.Module] = [
         module for _, module in modules if not type(module).__module__.startswith("nestor_engine.")
     ]

@@ -37,7 +37,7 @@ class Function:
 
 
 def _collect(tree: GraphValue, arg: Any, given: list[Any]) -> None:
-    """Append the leaves of `arg` that `tree` has numbers for."""
+    """Append the leaves of `arg` that have a number in `tree`."""
     if isinstance(tree, Ref):
         given.append(arg)
     elif isinstance(tree, dict):

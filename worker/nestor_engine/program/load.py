@@ -1,7 +1,7 @@
-"""From bytes that anyone may have written to a problem that can be trained.
+"""Load a program from untrusted bytes.
 
-A program is one JSON document and one safetensors file. Both are bounded and checked whole before a
-tensor or a graph is made; nothing is unpickled, imported by name, or evaluated.
+A program is one JSON document and one safetensors file. Both are limited in size and checked completely before a
+tensor or a graph is created; nothing is unpickled, imported by name, or evaluated.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def load(graphs: bytes, tensors: bytes) -> Bilevel:
     """The problem that `export` wrote.
 
     Raises:
-        ProgramInvalid: it does not follow the format; a server refuses it with the same sentence.
+        ProgramInvalid: the bytes do not follow the format; a server refuses them with the same message.
         ProgramRejected: it was written by another version of torch, calls an operator that is not allowed, or its
             tensors cannot be read.
     """
@@ -52,9 +52,9 @@ def load(graphs: bytes, tensors: bytes) -> Bilevel:
     for name, graph in checked.items():
         _check_results(name, graph)
     state = _read_tensors(tensors, names)
-    # Parameters are one vector to a solver, in the order that the problem has them; safetensors sorts.
+    # Solvers see one vector of parameters in the order of the problem, and safetensors sorts.
     for group, order in zip(("params", "buffers", "hparams"), document.graphs["forward"].inputs, strict=False):
-        assert isinstance(order, dict)  # `parse_document` has seen to it
+        assert isinstance(order, dict)  # `parse_document` checks this
         state[group] = {name: state[group][name] for name in order}
     functions = {name: Function(graph, state["constants"]) for name, graph in checked.items()}
     return Bilevel(
@@ -72,7 +72,7 @@ def load(graphs: bytes, tensors: bytes) -> Bilevel:
 
 
 def torch_version() -> str:
-    """Major and minor: what a program is bound to."""
+    """Major and minor version of torch. A program runs only with the version that exported it."""
     return ".".join(torch.__version__.split(".")[:2])
 
 
@@ -80,7 +80,7 @@ def _keys(tensors: bytes) -> list[str]:
     """The keys of a safetensors file, from its first bytes only."""
     size = int.from_bytes(tensors[:8], "little")
     if len(tensors) < 8 or size > min(len(tensors) - 8, MAX_HEADER_BYTES):
-        raise ProgramRejected(reason="its tensors are not a safetensors file, or not all of it.")
+        raise ProgramRejected(reason="its tensors are not a complete safetensors file.")
     header = parse_json(
         tensors[8 : 8 + size], what="the header of its tensors", max_bytes=MAX_HEADER_BYTES, max_values=MAX_VALUES
     )
@@ -92,25 +92,25 @@ def _keys(tensors: bytes) -> list[str]:
 def _read_tensors(tensors: bytes, names: TensorNames) -> dict[str, Tensors]:
     try:
         loaded = safetensors.torch.load(tensors)
-    except Exception as error:  # the library documents no list of what it raises on bad input
+    except Exception as error:  # the library does not document its exceptions
         raise ProgramRejected(reason=f"its tensors cannot be read ({brief(str(error))}).") from error
     for key, tensor in loaded.items():
         trained = key.partition(".")[0] in TRAINED_GROUPS
         if tensor.is_floating_point() and not (tensor.isfinite().all() if trained else not tensor.isnan().any()):
             raise ProgramNotFinite(tensor=key)
         if trained and not tensor.is_floating_point():
-            raise ProgramRejected(reason=f"{key} is {tensor.dtype}; what is trained or tuned is floating-point.")
+            raise ProgramRejected(reason=f"{key} is {tensor.dtype}; trained and tuned tensors must be floating-point.")
     return {group: {name: loaded[f"{group}.{name}"] for name in sorted(found)} for group, found in names.items()}
 
 
 def _bounds(document: ProgramDocument) -> dict[str, tuple[float, float]]:
-    """Of those hyperparameters that have any."""
+    """(low, high) of the hyperparameters that have bounds."""
     bounds = {name: (entry.low, entry.high) for name, entry in document.hparams.items()}
     return {name: ends for name, ends in bounds.items() if ends != (-math.inf, math.inf)}
 
 
 def _check_results(function: str, checked: CheckedGraph) -> None:
-    """Hold what a function returns to be tensors: its form is known, but a value may be a size."""
+    """Check that a function returns tensors: its form is known, but a value may be a size."""
     if not all(checked.kinds[leaf.index] == TENSOR for leaf in _values(checked.graph)):
         raise ProgramRejected(reason=f"{function}: its output holds a number where a tensor must be.")
 

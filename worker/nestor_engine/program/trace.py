@@ -1,4 +1,4 @@
-"""Trace one function of a problem with torch.export, quietly, and tell failures in the author's terms."""
+"""Trace one function of a problem with torch.export, and explain failures in the author's terms."""
 
 # pyright: reportUnknownMemberType=false
 # (torch types neither fork_rng and manual_seed nor Tensor.split)
@@ -30,7 +30,7 @@ class Traced:
 
     Attributes:
         inputs: the arguments' tree, flattened: its form, and a placeholder or a constant for each leaf.
-        constants: placeholder → the tensor that the function found outside of its arguments.
+        constants: placeholder → a tensor that the function reads, but that is not among its arguments.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Traced:
     constants: dict[fx.Node, torch.Tensor]
 
     def output_sizes(self) -> Any:
-        """For each result, which dimensions vary with the batch: what `trace` takes for the next function."""
+        """For each result, the dimensions that vary with the batch; an entry of `sizes` of `trace`."""
         batch = {
             str(size)
             for node in self.graph.find_nodes(op="placeholder")
@@ -74,10 +74,10 @@ def trace(name: str, function: Callable[..., Any], arguments: tuple[Any, ...], s
     """The graph of `function`, training-mode operators and all, differentiable as often as they are.
 
     Args:
-        sizes: for each argument None, or a tree like it of {dimension: what varies}.
+        sizes: for each argument None, or a tree of its structure with {dimension: torch.export.Dim}.
 
     Raises:
-        NotExportable: with the place and the remedy.
+        NotExportable: naming the place and the remedy.
     """
     dynamic = tuple(
         pytree.tree_map(_nothing, argument) if size is None else size
@@ -89,7 +89,7 @@ def trace(name: str, function: Callable[..., Any], arguments: tuple[Any, ...], s
             exported = torch.export.export(_Holder(function), (arguments,), dynamic_shapes=(dynamic,), strict=False)
     except Exception as error:
         raise explain(name, error, watch) from error
-    # Every function transforms all hyperparameters; what it does not read then need not be computed.
+    # Every function transforms all hyperparameters, also those that it does not read.
     exported.graph.eliminate_dead_code(is_impure_node=_has_effects)
     flat, spec = pytree.tree_flatten(arguments)
     constants: dict[fx.Node, torch.Tensor] = {}
@@ -126,7 +126,7 @@ def _has_effects(node: fx.Node) -> bool:
 
 @contextlib.contextmanager
 def quiet() -> Generator[None]:
-    """Kernels that can be differentiated twice and traced forward, and none of the tracer's own chatter."""
+    """Use kernels that can be traced and differentiated twice, and suppress the tracer's own output."""
     logger = logging.getLogger("torch")
     level = logger.level
     with (

@@ -18,7 +18,7 @@ from nestor_engine.graphs.values import graph_value
 from nestor_engine.program.failures import NO_SUCH_OPERATOR, place_of
 from nestor_engine.program.trace import Traced
 
-# Memory that was never written is another owner's data; nobody can tell the difference otherwise.
+# Uninitialized memory may hold data of others. Zeros have the same meaning to a correct program.
 _WRITTEN = {
     "aten.empty.memory_format": "aten.zeros.default",
     "aten.empty_like.default": "aten.zeros_like.default",
@@ -44,7 +44,7 @@ def write(traced: Traced) -> tuple[Graph, dict[str, Tensor]]:
     """
     inputs = [_tree(child, leaves) for child, leaves in _arguments(traced)]
     if traced.name != "penalty":
-        # What the function does not read, the data need not have.
+        # The data need not have columns that the function does not read.
         inputs[-1] = {name: node for name, node in inputs[-1].items() if node.users}
     constants = {node: _digest(traced.name, tensor) for node, tensor in traced.constants.items()}
     writer = _Writer(traced.name, traced.module)
@@ -65,7 +65,7 @@ def write(traced: Traced) -> tuple[Graph, dict[str, Tensor]]:
 
 
 class _Writer:
-    """Numbers the values of one graph and translates what refers to them."""
+    """Numbers the values of one graph, and translates references to them."""
 
     def __init__(self, function: str, module: torch.nn.Module) -> None:
         self._function, self._module = function, module
@@ -81,7 +81,7 @@ class _Writer:
         """`value` with the numbers of its nodes; `node` is the one that reads it.
 
         Raises:
-            NotExportable: no graph can hold it.
+            NotExportable: graphs cannot represent it.
         """
         try:
             return graph_value(value, self._numbers.__getitem__)
@@ -192,12 +192,12 @@ def _tree(spec: pytree.TreeSpec, leaves: Iterator[Any]) -> Any:
 
 
 def _digest(function: str, constant: Tensor) -> str:
-    """A name that depends on nothing but the content: the same problem gives the same bytes."""
+    """A name that depends only on the content, so that the same problem gives the same bytes."""
     if isinstance(constant, FakeTensor):
         raise NotExportable(
             function=function,
             where="",
-            reason="it differentiates inside, which a graph cannot hold.",
+            reason="it differentiates inside, which graphs do not support.",
             remedy="Leave torch.func and autograd out of models and losses.",
         )
     data = constant.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

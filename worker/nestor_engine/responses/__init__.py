@@ -1,4 +1,4 @@
-"""How to differentiate: ways to dF/dλ, one a file."""
+"""How to differentiate: methods to compute dF/dλ, one per file."""
 
 from __future__ import annotations
 

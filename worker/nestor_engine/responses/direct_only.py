@@ -1,4 +1,4 @@
-"""No response: what simultaneous gradient descent sees."""
+"""No response, as in simultaneous gradient descent."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from nestor_engine.tensors.part_state import NoState
 
 
 class DirectOnly(options.DirectOnly, StatelessResponse):
-    """∂g/∂λ alone, as if the weights did not answer [1].
+    """∂g/∂λ alone, as if the weights did not depend on λ [1].
 
-    For most hyperparameters it is zero: hyperparameter optimization is a game of pure response. It is
-    here to show that.
+    For most hyperparameters it is zero, because they enter the training loss only. It exists for comparison.
 
     [1] Lorraine, Vicol and Duvenaud (2020), Optimizing millions of hyperparameters by implicit differentiation.
     """
 
     def hypergradient(self, context: OuterStepContext, state: NoState) -> tuple[Hypergradient, NoState]:
+        """∂g/∂λ at one outer step; no training gradient is computed."""
         outer = context.outer()
         return Hypergradient(outer.by_hparams, outer.evaluation), state

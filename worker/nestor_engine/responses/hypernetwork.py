@@ -1,4 +1,4 @@
-"""The response by a network that is trained to give it."""
+"""The response from a network that is trained to predict it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from nestor_engine.tensors.ravel import Ravel
 
 @dataclass(frozen=True)
 class HypernetworkState(PartState):
-    """The network, and how far its training is.
+    """The network and the progress of its training.
 
     Attributes:
         directions: V, shape (m, r); None before the first outer step.
         response: U, shape (n, r); None before the first outer step.
         draws: batches and perturbations drawn so far.
-        norm: of the estimate of ‖H‖.
+        norm: the estimate of ‖H‖.
     """
 
     directions: Tensor | None = field(default=None, metadata=kept_as("hypernetwork.directions"))
@@ -50,14 +50,13 @@ class Hypernetwork(options.Hypernetwork, Response[HypernetworkState]):
 
         dF/dλ = ∂g/∂λ + V Uᵀ ∂g/∂w.
 
-    Only first derivatives are taken, so that it works for modules that have no second ones. An update
-    costs two training gradients, on a batch of its own, and U and V hold r (n + m) numbers. It begins
-    with no response and learns it along the way; and of more than `rank` hyperparameters it sees `rank`
-    directions, the same ones for ever.
+    It needs first derivatives only, so it works for modules without second ones. An update costs two
+    training gradients, on its own batch, and U and V have r (n + m) entries. The first response is zero
+    and is learned during training. With more than `rank` hyperparameters it uses `rank` fixed directions.
 
     Args:
-        rank: directions of λ that the weights answer to.
-        scale: s, in units of the hyperparameters as they are optimised.
+        rank: directions of λ in which the response is learned.
+        scale: s, in units of the hyperparameters as they are optimized.
         steps: updates of U in each outer step.
         lr: relative to 1 / ‖H‖, which is estimated by power iteration; the updates diverge beyond 2.
         damping: δ, as for the curvatures.
@@ -67,11 +66,13 @@ class Hypernetwork(options.Hypernetwork, Response[HypernetworkState]):
     """
 
     def init(self) -> HypernetworkState:
+        """The state before the first outer step: no directions and no response."""
         return HypernetworkState()
 
     def hypergradient(
         self, context: OuterStepContext, state: HypernetworkState
     ) -> tuple[Hypergradient, HypernetworkState]:
+        """dF/dλ after `steps` more updates of U. The residual of its solution is measured on a fresh draw."""
         w, around = context.w, _Differences(context, self.scale)
         directions = around.directions(self.rank) if state.directions is None else state.directions
         response = w.new_zeros(len(w), directions.shape[1]) if state.response is None else state.response
@@ -82,7 +83,7 @@ class Hypernetwork(options.Hypernetwork, Response[HypernetworkState]):
             z = around.normal(k, directions.shape[1])
             d = around(k, weights=response @ z, hparams=directions @ z) + shift * (response @ z)
             response = response - torch.outer(d, z) * (self.lr / (norm * (z @ z)) if norm > 0 else 0.0)
-        response, solution = self._judge(around, last, response, directions, shift)
+        response, solution = self._with_residual(around, last, response, directions, shift)
 
         outer = context.outer()
         indirect = around.hparams.tree(directions @ (response.T @ outer.by_w))
@@ -95,13 +96,13 @@ class Hypernetwork(options.Hypernetwork, Response[HypernetworkState]):
         )
         return hypergradient, HypernetworkState(directions, response, last + 1, operator.norm_state)
 
-    def _judge(
+    def _with_residual(
         self, around: _Differences, k: int, response: Tensor, directions: Tensor, shift: float
     ) -> tuple[Tensor, Solution]:
-        """Measure on a fresh draw what the response leaves unanswered, relative to what no response leaves.
+        """Measure the residual of the response on a new draw, relative to that of a zero response.
 
-        A response that leaves more than none does is shortened to the multiple that leaves least:
-        negative curvature, which the damping does not outweigh, makes it grow from update to update.
+        A response with a larger residual than zero is scaled to the multiple with the smallest one: with
+        negative curvature beyond the damping the response grows from update to update.
         """
         z = around.normal(k, directions.shape[1])
         asked = around(k, hparams=directions @ z)
@@ -116,11 +117,11 @@ class Hypernetwork(options.Hypernetwork, Response[HypernetworkState]):
 
 
 class _Differences:
-    """Central differences of ∂f/∂w around an outer step's weights: two gradients each, on batches of their own.
+    """Central differences of ∂f/∂w around an outer step's weights: two gradients each, on separate batches.
 
     Attributes:
         hparams: the correspondence between hyperparameters and a vector of shape (m,), of the weights' dtype.
-        taken: differences so far.
+        taken: differences computed so far.
     """
 
     def __init__(self, context: OuterStepContext, scale: float) -> None:
@@ -140,7 +141,7 @@ class _Differences:
         return (self.slope(k, w + step, h + move) - self.slope(k, w - step, h - move)) / (2 * self._scale)
 
     def slope(self, k: int, w: Tensor, hparams: Tensor | None = None) -> Tensor:
-        """∂f/∂w on batch number `k` and with its draws, so that a difference is of one function; shape (n,)."""
+        """∂f/∂w on batch number `k` and with its draws, so that a difference is that of one function; shape (n,)."""
         w, context = w.detach().requires_grad_(), self._context
         named = self.hparams.tree(self._at if hparams is None else hparams)
         with randomness(self._group.seed(derive_seed(self._seed, "hypernetwork", "draws", k)), w.device):

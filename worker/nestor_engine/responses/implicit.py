@@ -1,4 +1,4 @@
-"""The response by the implicit function theorem."""
+"""The response from the implicit function theorem."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nestor_engine.tensors.part_state import NoState, PartState
 
 @dataclass(frozen=True)
 class ImplicitState(PartState):
-    """The states of the two parts."""
+    """The states of the curvature and of the solver."""
 
     curvature: PartState = field(default_factory=NoState)
     solver: PartState = field(default_factory=NoState)
@@ -33,7 +33,7 @@ class Implicit(options.Implicit, Response[ImplicitState]):
         dF/dλ = ∂g/∂λ − (∂²f/∂λ∂w) q,      H q = ∂g/∂w      (the adjoint system).
 
     The direct term ∂g/∂λ is zero for most hyperparameters and is always added. `curvature` stands
-    for H and `solver` for its inverse; the error is that of both, and of w not being w*.
+    for H, and `solver` for its inverse. Both cause errors, and so does the difference between w and w*.
 
     [1] Lorraine, Vicol and Duvenaud (2020), Optimizing millions of hyperparameters by implicit differentiation.
     """
@@ -43,9 +43,11 @@ class Implicit(options.Implicit, Response[ImplicitState]):
         solver: Solver[Any]
 
     def init(self) -> ImplicitState:
+        """The states of the curvature and of the solver before the first outer step."""
         return ImplicitState(self.curvature.init(), self.solver.init())
 
     def hypergradient(self, context: OuterStepContext, state: ImplicitState) -> tuple[Hypergradient, ImplicitState]:
+        """dF/dλ by one adjoint solve on the training batch of the outer step."""
         outer = context.outer()
         linearization = context.linearization()
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What a way to the hypergradient is given, and what it answers."""
+"""The interface of responses: the context of an outer step, and the hypergradient."""
 
 from __future__ import annotations
 
@@ -24,11 +24,14 @@ from nestor_engine.tensors.part_state import NoState, PartState
 from nestor_engine.tensors.ravel import Ravel
 from nestor_engine.training.inner_loop import InnerLoop, InnerStep
 
-RECORDING_PAYS = 5  # outer steps after which a GPU's objective is recorded
+RECORDING_PAYS = 5  # outer steps on a GPU before the objective is recorded as a CUDA graph
 
 
 def outer_objective(bilevel: Bilevel, ravel: Ravel) -> Recorded:
-    """(w, buffers, hparams, batch) ↦ the evaluation, and its loss's gradients by w and each hyperparameter or None."""
+    """(w, buffers, hparams, batch) ↦ the evaluation, and the gradients of its loss by w and each hyperparameter.
+
+    A gradient is None if the loss does not depend on the tensor.
+    """
 
     def gradients(w: Tensor, buffers: Tensors, hparams: Tensors, batch: Batch) -> tuple[Tensors, list[Tensor | None]]:
         w = w.detach().requires_grad_()
@@ -43,16 +46,16 @@ def outer_objective(bilevel: Bilevel, ravel: Ravel) -> Recorded:
 
 @dataclass(frozen=True, kw_only=True)
 class OuterStepContext:
-    """Where an outer step is taken.
+    """Everything that a response needs at one outer step.
 
     Attributes:
         w: weights, shape (n,).
         train, val: the batches at which the two objectives are differentiated.
-        inner_loop, inner_steps: the inner loop, and where its last steps before this outer step began.
-        optimizer_state: the inner optimizer's, named vectors of shape (n,).
-        trace_cache: the trial's; None while tracing does not pay.
+        inner_loop, inner_steps: the inner loop, and the starts of its last steps before this outer step.
+        optimizer_state: that of the inner optimizer, named vectors of shape (n,).
+        trace_cache: that of the trial; None while tracing does not pay.
         objective: g and its gradients, as `outer_objective` makes them, kept for a trial.
-        train_share, val_share: which part of the whole batches `train` and `val` are.
+        train_share, val_share: the parts of the whole batches that `train` and `val` are.
     """
 
     bilevel: Bilevel
@@ -84,11 +87,11 @@ class OuterStepContext:
         inner_steps: Sequence[InnerStep] = (),
         trace_cache: TraceCache | None = None,
     ) -> OuterStepContext:
-        """An outer step at weights of any origin, outside of a trial.
+        """An outer step at any weights, outside of a trial.
 
         Args:
             buffers, hparams: the problem's own by default.
-            inner_loop: by default one of plain SGD on `train`.
+            inner_loop: by default SGD without momentum on `train`.
         """
         ravel = Ravel(bilevel.params)
         return OuterStepContext(
@@ -107,7 +110,7 @@ class OuterStepContext:
         )
 
     def linearization(self) -> Linearization:
-        """f and its derivatives here."""
+        """f and its derivatives at `w` on `train`."""
         return Linearization(
             self.bilevel,
             self.ravel,
@@ -121,10 +124,10 @@ class OuterStepContext:
         )
 
     def outer(self) -> Outer:
-        """g and its gradients here."""
+        """g and its gradients at `w` on `val`, as means over all processes."""
         metrics, slopes = self.objective(self.w, self.buffers, self.hparams, self.val)
         wanted = [self.w, *self.hparams.values()]
-        # Zeros that take no memory: most hyperparameters have no direct term, and there may be as many as weights.
+        # Expanded zeros take no memory: most hyperparameters have no direct term, and may be as many as the weights.
         filled = [
             at.new_zeros(()).expand_as(at) if slope is None else slope.clone() if self.objective.is_recorded else slope
             for at, slope in zip(wanted, slopes, strict=True)
@@ -144,12 +147,12 @@ class OuterStepContext:
 
 @dataclass(frozen=True)
 class Outer:
-    """The outer objective at one point.
+    """The outer objective and its gradients.
 
     Attributes:
         evaluation: `loss`, which is g, and the metrics.
         by_w: ∂g/∂w, shape (n,).
-        by_hparams: ∂g/∂λ, the direct term; zero where the validation loss does not read λ.
+        by_hparams: ∂g/∂λ, the direct term; zero if the validation loss does not read λ.
     """
 
     evaluation: dict[str, float]
@@ -159,15 +162,15 @@ class Outer:
 
 @dataclass(frozen=True)
 class Hypergradient:
-    """dF/dλ and what it was made from.
+    """dF/dλ and measurements of its computation.
 
     Attributes:
-        gradient: for each hyperparameter, of its shape.
+        gradient: hyperparameter → gradient of its shape.
         evaluation: the validation loss and metrics at this outer step.
-        inner_gradient_norm: ‖∂f/∂w‖, which the implicit function theorem assumes to be zero; None if it was not taken.
-        solution: of the adjoint system, or of the response's own; None for responses that solve neither.
-        products: curvature products used, those of norm and residual included.
-        traced: whether these came from a trace, not from autograd's kept graph.
+        inner_gradient_norm: ‖∂f/∂w‖, which the implicit function theorem assumes to be zero; None if not computed.
+        solution: of the adjoint system, or of the response's own system; None for responses without one.
+        products: curvature products, including those for the norm and the residual.
+        traced: whether these came from a trace.
         products_seconds: wall time from taking the curvature to the solution of the adjoint system.
     """
 
@@ -184,7 +187,7 @@ S = TypeVar("S", bound=PartState)
 
 
 class Response(options.Response, Implementation, abc.ABC, Generic[S]):
-    """A way to the hypergradient."""
+    """A method to compute the hypergradient."""
 
     @abc.abstractmethod
     def init(self) -> S:
@@ -195,12 +198,13 @@ class Response(options.Response, Implementation, abc.ABC, Generic[S]):
         """dF/dλ at one outer step, and the state for the next one."""
 
     def hypergradient_at(self, context: OuterStepContext) -> Hypergradient:
-        """dF/dλ with nothing kept from earlier outer steps."""
+        """dF/dλ without a state from earlier outer steps."""
         return self.hypergradient(context, self.init())[0]
 
 
 class StatelessResponse(Response[NoState]):
-    """A response that keeps nothing."""
+    """A response without a state."""
 
     def init(self) -> NoState:
+        """The empty state."""
         return NoState()

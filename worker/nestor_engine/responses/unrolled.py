@@ -1,4 +1,4 @@
-"""The response by differentiating through the optimizer."""
+"""The response from differentiating through the optimizer."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from nestor_engine.training.inner_loop import Adjoint
 
 
 class Unrolled(options.Unrolled, StatelessResponse):
-    """Reverse mode through the last inner steps, of any of our optimizers [1, 2, truncated as in 3].
+    """Reverse mode through the last inner steps, with any optimizer [1, 2; truncated as in 3].
 
     With w_{t+1} = opt(w_t, ∂f/∂w(w_t, λ)) the adjoint runs backwards from a_T = ∂g/∂w,
 
         a_t = (∂w_{t+1}/∂w_t)ᵀ a_{t+1},      dF/dλ = ∂g/∂λ + Σ_t (∂w_{t+1}/∂λ)ᵀ a_{t+1},
 
-    and the state of the optimizer has adjoints likewise. Every step is taken again from where it began,
-    so the graph of one step is held at a time, and `steps` copies of weights and optimizer state. From a
-    minimum, i steps of SGD give the Neumann series of i − 1 terms with α = lr, which is the slides'
-    theorem; and a step in which the weights still move contributes what the theorem leaves out. Going
-    back to the very first step adds (∂w_0/∂λ)ᵀ a_0, for hyperparameters that scale the initial weights.
+    and the optimizer state has adjoints, too. Every step is taken again from its start. So the memory is that
+    of one step's graph and of `steps` copies of weights and optimizer state. From a minimum, i steps of SGD
+    give the Neumann series of i − 1 terms with α = lr (the slides' theorem). Before convergence it includes
+    terms that the theorem omits. If it goes back to the very first step, it adds (∂w_0/∂λ)ᵀ a_0, for
+    hyperparameters that scale the initial weights.
 
     Args:
-        steps: inner steps to go back, at most those between two outer steps; fewer of them cut the sum short.
+        steps: inner steps to go back, at most those between two outer steps; the sum is truncated there.
 
     [1] Domke (2012), Generic methods for optimization-based modeling.
     [2] Maclaurin, Duvenaud and Adams (2015), Gradient-based hyperparameter optimization through reversible learning.
@@ -32,6 +32,7 @@ class Unrolled(options.Unrolled, StatelessResponse):
     """
 
     def hypergradient(self, context: OuterStepContext, state: NoState) -> tuple[Hypergradient, NoState]:
+        """dF/dλ by reverse mode through `context.inner_steps`, of which there must be at least one."""
         outer = context.outer()
         last = context.inner_steps[-1].optimizer_state
         adjoint = Adjoint(outer.by_w, {name: torch.zeros_like(value) for name, value in last.items()})

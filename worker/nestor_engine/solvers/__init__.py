@@ -1,4 +1,4 @@
-"""How to invert: A x = b for a symmetric operator A, one method a file."""
+"""How to invert: A x = b for a symmetric operator A, one method per file."""
 
 from __future__ import annotations
 

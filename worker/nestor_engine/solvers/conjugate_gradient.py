@@ -20,12 +20,12 @@ from nestor_engine.tensors.part_state import NoState, PartState
 class ConjugateGradient(options.ConjugateGradient, StatelessSolver):
     """Conjugate gradients [1]; with a warm start, the solver of HOAG [2].
 
-    Stops at the first direction of negative curvature, where the method has lost its meaning, and
-    answers with the iterate before it. On a network's Hessian without damping even the precision of the
-    arithmetic decides the answer, so a curvature without damping is damped by `damping`.
+    Stops at the first direction of negative curvature, where the method is not defined, and returns the
+    iterate before it. On a network's Hessian without damping the result depends even on the precision of
+    the arithmetic, so a curvature without damping is damped by `damping`.
 
     Args:
-        steps: at most so many products, one each.
+        steps: the largest number of iterations, one product each.
         damping: of a curvature that has none of its own, relative to its norm; 0 leaves it without.
         rtol: stop when ‖b − A x‖ ≤ rtol ‖b‖.
 
@@ -36,14 +36,15 @@ class ConjugateGradient(options.ConjugateGradient, StatelessSolver):
     def solve(
         self, operator: Operator, b: Tensor, state: NoState, x0: Tensor | None = None
     ) -> tuple[Solution, NoState]:
+        """See `Solver.solve`. Takes at most `steps` + 1 products, one more with `x0`, and those of the norm."""
         return _conjugate(operator.damped(self.damping), b, x0, lambda r: r, self.steps, self.rtol), state
 
 
 class PreconditionedCG(options.PreconditionedCG, Solver[PartState]):
-    """Conjugate gradients on a system that a preconditioner has made rounder. Its state is the preconditioner's.
+    """Conjugate gradients with a preconditioner. Its state is that of the preconditioner.
 
     Args:
-        steps: at most so many products, one each, besides those of the preconditioner.
+        steps: the largest number of iterations, one product each. The preconditioner takes its own products.
         preconditioner: an approximate inverse that is cheap to apply, kept between outer steps.
         damping: as for `ConjugateGradient`.
         rtol: stop when ‖b − A x‖ ≤ rtol ‖b‖.
@@ -53,11 +54,13 @@ class PreconditionedCG(options.PreconditionedCG, Solver[PartState]):
         preconditioner: Preconditions
 
     def init(self) -> PartState:
+        """The state of the preconditioner before the first outer step."""
         return self.preconditioner.as_preconditioner().init()
 
     def solve(
         self, operator: Operator, b: Tensor, state: PartState, x0: Tensor | None = None
     ) -> tuple[Solution, PartState]:
+        """See `Solver.solve`. The products of the preconditioner come on top of those of the iteration."""
         operator = operator.damped(self.damping)
         apply, state = self.preconditioner.as_preconditioner().prepare(operator, b, state)
         return _conjugate(operator, b, x0, apply, self.steps, self.rtol), state
@@ -94,7 +97,7 @@ def _conjugate(
         z = precondition(r)
         rz, before = r @ z, rz
         p = z + (rz / before) * p
-    # The recursion for r drifts from the truth in float32, so what is reported is measured.
+    # In float32 the recursion for r drifts, so the reported residual is measured.
     residual = float((b - operator(x)).norm() / size)
     if outcome is Outcome.truncated and residual <= rtol:
         outcome = Outcome.converged

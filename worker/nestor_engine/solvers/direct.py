@@ -12,13 +12,13 @@ from nestor_engine.solvers.solution import Outcome, Solution
 from nestor_engine.solvers.solver import StatelessSolver, with_residual
 from nestor_engine.tensors.part_state import NoState
 
-MOST_WEIGHTS = 20_000  # a matrix of 3 GiB in float64
+MAX_WEIGHTS = 20_000  # a matrix of 3 GiB in float64
 
 
 class Direct(options.Direct, StatelessSolver):
-    """Builds the matrix, one product a row, and factorises it: the exact implicit function theorem [1].
+    """Builds the matrix, one product a row, and factorizes it: the exact implicit function theorem [1].
 
-    A curvature whose inverse is known in closed form, such as KFAC, needs neither and is not limited in size.
+    A curvature with an inverse in closed form, such as KFAC, needs no matrix and has no limit of size.
 
     [1] Bengio (2000), Gradient-based optimization of hyperparameters.
     """
@@ -26,6 +26,11 @@ class Direct(options.Direct, StatelessSolver):
     def solve(
         self, operator: Operator, b: Tensor, state: NoState, x0: Tensor | None = None
     ) -> tuple[Solution, NoState]:
+        """See `Solver.solve`. `x0` is ignored; a singular operator gives zeros.
+
+        Raises:
+            MatrixTooLarge: more than `MAX_WEIGHTS` weights, and no inverse in closed form.
+        """
         del x0
         x = operator.inverse(b)
         if x is None:
@@ -38,8 +43,8 @@ class Direct(options.Direct, StatelessSolver):
 
 def _dense_solve(operator: Operator, b: Tensor) -> Tensor:
     n = b.numel()
-    if n > MOST_WEIGHTS:
-        raise MatrixTooLarge(n=n, limit=MOST_WEIGHTS)
+    if n > MAX_WEIGHTS:
+        raise MatrixTooLarge(n=n, limit=MAX_WEIGHTS)
     matrix = operator(torch.eye(n, dtype=b.dtype, device=b.device)).double()
     x, failed = torch.linalg.solve_ex((matrix + matrix.T) / 2, b.double())
     return x.to(b) if not failed else torch.full_like(b, torch.nan)

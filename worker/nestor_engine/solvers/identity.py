@@ -1,4 +1,4 @@
-"""The cheapest inverse: none."""
+"""The identity in place of the inverse."""
 
 from __future__ import annotations
 
@@ -20,5 +20,6 @@ class Identity(options.Identity, StatelessSolver):
     def solve(
         self, operator: Operator, b: Tensor, state: NoState, x0: Tensor | None = None
     ) -> tuple[Solution, NoState]:
+        """b itself; one product measures the residual. `x0` is ignored."""
         del x0
         return with_residual(operator, b, b, Outcome.truncated), state

@@ -15,7 +15,7 @@ from nestor_engine.tensors.random import derive_seed
 
 
 class Nystrom(options.Nystrom, StatelessSolver):
-    """(Uᵀ Λ U + ρ I)⁻¹ b with a randomised Nyström sketch [1], by matrix products and no materialised rows.
+    """(Uᵀ Λ U + ρ I)⁻¹ b with a randomized Nyström sketch [1].
 
     Args:
         rank: products that the sketch takes, every outer step.
@@ -27,6 +27,7 @@ class Nystrom(options.Nystrom, StatelessSolver):
     def solve(
         self, operator: Operator, b: Tensor, state: NoState, x0: Tensor | None = None
     ) -> tuple[Solution, NoState]:
+        """See `Solver.solve`. Takes `rank` products and one for the residual; `x0` is ignored."""
         del x0
         rows, values = sketch(operator, b, self.rank, seed=derive_seed(0, "nystrom"))
         shift = operator.shift(b) + self.rho * float(values[0])

@@ -1,4 +1,4 @@
-"""Approximate inverses that are cheap to apply and worth keeping from one outer step to the next."""
+"""Approximate inverses that are cheap to apply and are kept from one outer step to the next."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MIN_RELATIVE = 1e-3
 
 @dataclass(frozen=True)
 class SketchState(PartState):
-    """A sketch, which serves several outer steps.
+    """A sketch that several outer steps use.
 
     Attributes:
         rows, values: U, shape (rank, n), and Λ, shape (rank,); None before the first outer step.
@@ -35,22 +35,24 @@ class SketchState(PartState):
 
 
 class NystromSketch(options.NystromSketch, Implementation, Preconditioner[SketchState]):
-    """A randomised low-rank approximation of the curvature, Uᵀ Λ U, as a preconditioner [1].
+    """A randomized low-rank approximation of the curvature, Uᵀ Λ U, as a preconditioner [1].
 
         M⁻¹ = Uᵀ (Λ + μ)⁻¹ U + (I − Uᵀ U) / (λ_r + μ),
 
-    with μ the operator's damping and λ_r the smallest eigenvalue that the sketch holds. It takes
-    `rank` products of the undamped curvature, every `refresh` outer steps, and n × rank numbers.
+    with μ the operator's damping and λ_r the smallest eigenvalue of the sketch. It takes
+    `rank` products of the undamped curvature, every `refresh` outer steps, and stores n × rank numbers.
 
     [1] Frangella, Tropp and Udell (2021), Randomized Nyström preconditioning.
     """
 
     def init(self) -> SketchState:
+        """The state before the first outer step: no sketch."""
         return SketchState()
 
     def prepare(
         self, operator: Operator, like: Tensor, state: SketchState
     ) -> tuple[Callable[[Tensor], Tensor], SketchState]:
+        """The application of M⁻¹, and the sketch with its age. A new sketch is taken every `refresh` outer steps."""
         rows, values = state.rows, state.values
         if rows is None or values is None or state.age % self.refresh == 0:
             rows, values = sketch(operator, like, self.rank, seed=derive_seed(0, "sketch", state.age))
@@ -66,20 +68,26 @@ def _application(rows: Tensor, values: Tensor, shift: float) -> Callable[[Tensor
 
 
 class AdamDiagonal(options.AdamDiagonal, Implementation, Preconditioner[NoState]):
-    """The root of the inner optimizer's running mean of squared gradients, at no product but that of the norm.
+    """The root of the inner optimizer's running mean of squared gradients; only the norm takes products.
 
         M = ‖C‖ √s / max √s + μ,      s the state `square` of Adam, AdamW or RMSprop, μ the operator's damping.
 
-    What Adam [1] divides by, as a picture of the curvature's diagonal: right up to scale where gradients are
-    larger in steeper directions.
+    Adam [1] divides by √s. It approximates the curvature's diagonal up to scale, if gradients are larger in
+    steeper directions.
 
     [1] Kingma and Ba (2015), Adam: a method for stochastic optimization.
     """
 
     def init(self) -> NoState:
+        """The empty state: the squared gradients are in the inner optimizer's state."""
         return NoState()
 
     def prepare(self, operator: Operator, like: Tensor, state: NoState) -> tuple[Callable[[Tensor], Tensor], NoState]:
+        """The division by the diagonal of M.
+
+        Raises:
+            PreconditionerUnavailable: `operator` has no linearization.
+        """
         root = operator.linearization.optimizer_state["square"].sqrt()  # `Config` checks that the optimizer keeps it
         shift = operator.shift(like)
         relative = (root / root.max().clamp_min(torch.finfo(root.dtype).tiny)).clamp_min(MIN_RELATIVE)

@@ -1,4 +1,4 @@
-"""A few short steps on each step's fresh batch, which average the batches away."""
+"""A few short steps on the new batch of each outer step, which average over batches."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class RichardsonState(PartState):
 
     Attributes:
         preconditioner: its state.
-        steps: how many steps led to where a warm start begins.
+        steps: iterations taken so far since the last cold start.
     """
 
     preconditioner: PartState = field(default_factory=NoState)
@@ -30,21 +30,21 @@ class RichardsonState(PartState):
 
 
 class Richardson(options.Richardson, Solver[RichardsonState]):
-    """Richardson's iteration with a preconditioner, each step a part of the steepest descent's [1, 2, 3]:
+    """Richardson's iteration with a preconditioner; each step is a fraction of the steepest-descent step [1, 2, 3]:
 
         z = M⁻¹ (b − A x),   x ← x + η (zᵀ(b − A x) / zᵀA z) z.
 
-    Solving one mini-batch's system well fits its noise, and its inverse is not, even in the mean, that of all data.
-    Parts of the way, each with another batch, average about 2/η batches, near to the solution of all. So it wants a
-    warm start: `WarmStarted(Richardson())`. Its first 1/η steps are longer, 1/k for the k-th, so that it begins as a
-    mean. No step goes beyond the minimum along z, so that a poor preconditioner makes it slow and not unstable.
+    An accurate solution of one mini-batch's system fits the noise of the batch, and the mean of such solutions is not
+    the solution for all data. Short steps, each on another batch, average about 2/η batches, which comes close to it.
+    So use it with a warm start: `WarmStarted(Richardson())`. The first 1/η steps are longer, 1/k for the k-th, so that
+    it begins as a mean. No step goes beyond the minimum along z, so a poor preconditioner makes it slow, not unstable.
 
     Stops at the first direction of negative curvature, as conjugate gradients do.
 
     Args:
-        steps: on the same batch, one product each, besides one for where a warm start begins.
-        rate: η; the smaller, the more is averaged, and the longer the solution lags behind the weights.
-        preconditioner: an approximate inverse M⁻¹, up to scale; what it leaves out is learned slowly.
+        steps: iterations on the same batch, one product each. A warm start takes one product more.
+        rate: η; a smaller rate averages more batches, and the solution lags further behind the weights.
+        preconditioner: an approximate inverse M⁻¹, up to scale; directions that it misses converge slowly.
 
     [1] Richardson (1911), The approximate arithmetical solution by finite differences of physical problems.
     [2] Raydan and Svaiter (2002), Relaxed steepest descent and Cauchy-Barzilai-Borwein method.
@@ -55,11 +55,13 @@ class Richardson(options.Richardson, Solver[RichardsonState]):
         preconditioner: Preconditions
 
     def init(self) -> RichardsonState:
+        """The state of the preconditioner, and no steps."""
         return RichardsonState(self.preconditioner.as_preconditioner().init())
 
     def solve(
         self, operator: Operator, b: Tensor, state: RichardsonState, x0: Tensor | None = None
     ) -> tuple[Solution, RichardsonState]:
+        """See `Solver.solve`. Takes at most `steps` products, one more with `x0`, and those of the preconditioner."""
         size = b.norm()
         if not size > 0:  # zero, or NaN
             return Solution(b, Outcome.converged if size == 0 else Outcome.nonfinite, float(size)), state

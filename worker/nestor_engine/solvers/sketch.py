@@ -7,16 +7,16 @@ from torch import Tensor
 
 from nestor_engine.curvature import Operator
 
-PLACES = 2**17  # of all vectors, that are combined at a time
+PLACES = 2**17  # entries of each vector that are combined at a time
 
 
 def sketch(operator: Operator, like: Tensor, rank: int, *, seed: int) -> tuple[Tensor, Tensor]:
     """U of shape (rank, n) and Λ of shape (rank,), descending, with Uᵀ Λ U ≈ the undamped curvature [1, Algorithm 2.1].
 
-    There are fewer where the curvature is of lower rank. The test vectors are random signs, a byte each, and the
-    products with them become U in place: where [1] decomposes matrices as large, here inner products are summed in
-    float64, and matrices of (rank, rank) decomposed, twice, which is as good [2]. So rank vectors and a quarter are
-    all that is held, and the products are most of the time.
+    There are fewer rows if the curvature has a lower rank. The test vectors are random signs, one byte each, and the
+    products with them become U in place. [1] decomposes matrices of shape (rank, n). Here inner products are summed in
+    float64 and matrices of shape (rank, rank) are decomposed, twice, which is as accurate [2]. So the memory is that of
+    1.25 × rank vectors, and the products take most of the time.
 
     [1] Frangella, Tropp and Udell (2021), Randomized Nyström preconditioning.
     [2] Yamamoto et al. (2015), Roundoff error analysis of the CholeskyQR2 algorithm.
@@ -32,12 +32,12 @@ def sketch(operator: Operator, like: Tensor, rank: int, *, seed: int) -> tuple[T
         images.add_(few.to(like), alpha=nudge)
         core += few.to(core) @ images.T.to(core)
     nothing = like.new_zeros(1, n), like.new_zeros(1)
-    if not torch.isfinite(core).all():  # LAPACK would raise; whoever takes products of this operator meets it, too
+    if not torch.isfinite(core).all():  # LAPACK would raise; the solver reports the non-finite products
         return nothing
     vectors, values = _eigen(core, eps)
     if not len(values):
         return nothing
-    lower = vectors / values.sqrt()  # what makes Y a B with B Bᵀ the answer; of B = Q (R lower), only Q is large
+    lower = vectors / values.sqrt()  # B = Y lower has B Bᵀ ≈ the curvature; of B = Q (R lower), only Q is large
     for _ in range(2):
         combination, R = _orthonormal(rows)
         rows, lower = _combined(rows, combination), R @ lower
@@ -46,7 +46,7 @@ def sketch(operator: Operator, like: Tensor, rank: int, *, seed: int) -> tuple[T
 
 
 def _signs(rank: int, n: int, seed: int) -> Tensor:
-    """Shape (rank, n); rows of the identity where these are all that there are."""
+    """Random signs, shape (rank, n); the identity if rank = n."""
     if rank == n:
         return torch.eye(n, dtype=torch.int8)
     generator = torch.Generator().manual_seed(seed)
@@ -54,7 +54,7 @@ def _signs(rank: int, n: int, seed: int) -> Tensor:
 
 
 def _orthonormal(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """C and R, with the columns of Q = Y C orthonormal, but for rounding, and Q R = Y, for Y with these as columns."""
+    """C and R for Y = rowsᵀ: the columns of Q = Y C are orthonormal up to rounding, and Q R = Y."""
     gram = rows.new_zeros(len(rows), len(rows), dtype=torch.float64)
     for part in rows.split(PLACES, 1):
         exact = part.double()
@@ -64,7 +64,7 @@ def _orthonormal(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _combined(rows: Tensor, combination: Tensor) -> Tensor:
-    """The columns of Y C as rows, in place, for there may be no room for both."""
+    """The columns of Y C as rows, in place, because both may not fit into memory."""
     transposed = combination.T.to(rows)
     for part in rows.split(PLACES, 1):
         part[: len(transposed)] = transposed @ part
@@ -72,7 +72,7 @@ def _combined(rows: Tensor, combination: Tensor) -> Tensor:
 
 
 def _eigen(matrix: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Those eigenvectors, as columns, and eigenvalues of a symmetric matrix that are positive beyond rounding."""
+    """The eigenvectors, as columns, and eigenvalues of a symmetric matrix; only the eigenvalues above rounding."""
     values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
     keep = values > values.max().clamp_min(0) * eps * len(matrix)
     return vectors[:, keep], values[keep]

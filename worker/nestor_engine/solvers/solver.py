@@ -1,4 +1,4 @@
-"""What a solver promises: a solution at each outer step, and a state from one outer step to the next."""
+"""The interface of solvers: a solution at each outer step, and a state from one outer step to the next."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ S = TypeVar("S", bound=PartState)
 
 
 class Solver(options.Solver, Implementation, abc.ABC, Generic[S]):
-    """Approximates A⁻¹ b."""
+    """Approximates A⁻¹ b for a symmetric operator A on vectors of shape (n,)."""
 
     @abc.abstractmethod
     def init(self) -> S:
@@ -35,24 +35,25 @@ class Solver(options.Solver, Implementation, abc.ABC, Generic[S]):
             x0: where to start, shape (n,); zeros by default.
 
         Returns:
-            The solution, and the state for the next outer step. A solve that falls short is not an exception: it is a
+            The solution, and the state for the next outer step. A failed solve raises nothing: it returns a
             `Solution` whose outcome says so.
         """
 
     def solution(self, operator: Operator, b: Tensor, x0: Tensor | None = None) -> Solution:
-        """The solution with nothing kept from earlier outer steps."""
+        """The solution without a state from earlier outer steps."""
         return self.solve(operator, b, self.init(), x0)[0]
 
 
 class StatelessSolver(Solver[NoState]):
-    """A solver that keeps nothing."""
+    """A solver without a state."""
 
     def init(self) -> NoState:
+        """The empty state."""
         return NoState()
 
 
 def with_residual(operator: Operator, b: Tensor, x: Tensor, outcome: Outcome) -> Solution:
-    """A solution with its residual measured."""
+    """The solution x with its residual, which takes one product; `nonfinite` replaces `outcome` if it is not finite."""
     size = b.norm()
     residual = (b - operator(x)).norm() / size if size > 0 else size
     if not torch.isfinite(residual):

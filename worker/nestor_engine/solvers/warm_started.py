@@ -1,4 +1,4 @@
-"""Any solver, from where the outer step before left off."""
+"""Any solver, started from the solution of the last outer step."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class WarmStartedState(PartState):
     """What the next outer step starts from.
 
     Attributes:
-        solver: the state of the solver that is started.
-        adjoint: the last solution, shape (n,); None where there is none to start from.
+        solver: the state of the inner solver.
+        adjoint: the last solution, shape (n,); None before the first outer step, and after a solve that failed.
     """
 
     solver: PartState = field(default_factory=NoState)
@@ -31,10 +31,10 @@ class WarmStartedState(PartState):
 
 
 class WarmStarted(options.WarmStarted, Solver[WarmStartedState]):
-    """Starts from the solution of the outer step before [1, 2]; the weights move little between two of them.
+    """Starts from the solution of the last outer step [1, 2], because the weights change little between two steps.
 
-    A start that fails, or that ends farther from solving the system than zero is, is tried again from
-    zero, and the nearer of the two answers counts. A solution that diverged is not kept.
+    If the solve fails, or its residual exceeds that of zero, the system is solved again from zero, and the
+    solution with the smaller residual counts. A solution that diverged is not kept.
 
     [1] Pedregosa (2016), Hyperparameter optimization with approximate gradient (HOAG).
     [2] Dagréou et al. (2022), A framework for bilevel optimization (SOBA).
@@ -44,11 +44,13 @@ class WarmStarted(options.WarmStarted, Solver[WarmStartedState]):
         solver: Solver[Any]
 
     def init(self) -> WarmStartedState:
+        """The state of the solver, and no solution to start from."""
         return WarmStartedState(self.solver.init())
 
     def solve(
         self, operator: Operator, b: Tensor, state: WarmStartedState, x0: Tensor | None = None
     ) -> tuple[Solution, WarmStartedState]:
+        """See `Solver.solve`. `x0` is used only if no solution was kept."""
         adjoint = state.adjoint
         start = x0 if adjoint is None else adjoint
         solution, inner = self.solver.solve(operator, b, state.solver, start)

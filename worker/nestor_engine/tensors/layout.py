@@ -1,4 +1,4 @@
-"""What a vector of parameters holds: their names and shapes, in its order."""
+"""The layout of a vector of parameters: names and shapes, in order."""
 
 # pyright: reportUnknownMemberType=false
 # (torch types neither fork_rng and manual_seed nor Tensor.split)
@@ -22,6 +22,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Layout:
+    """The names and shapes of parameters, in the order in which a vector of shape (n,) holds them."""
+
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
 
@@ -39,10 +41,11 @@ class Layout:
 
     @property
     def numel(self) -> int:
+        """n, the length of the vector."""
         return sum(torch.Size(shape).numel() for shape in self.shapes)
 
     def split(self, vector: Tensor) -> Tensors:
-        """The parameters that `vector` holds, by name, as views."""
+        """The parameters in `vector`, shape (n,), by name, as views."""
         parts = cast("tuple[Tensor, ...]", vector.split([torch.Size(shape).numel() for shape in self.shapes]))
         return {name: part.view(shape) for name, part, shape in zip(self.names, parts, self.shapes, strict=True)}
 
@@ -50,7 +53,7 @@ class Layout:
         """The parameters as one vector of shape (n,), whatever the order of `named`.
 
         Raises:
-            ValueError: they have other names or shapes.
+            ValueError: names or shapes differ from the layout.
         """
         if reason := difference("parameter", shapes_of(named), dict(zip(self.names, self.shapes, strict=True))):
             raise ValueError(reason)
@@ -58,11 +61,12 @@ class Layout:
 
 
 def shapes_of(named: Tensors) -> dict[str, tuple[int, ...]]:
+    """Name → shape, in the order of `named`."""
     return {name: tuple(value.shape) for name, value in named.items()}
 
 
 def difference(kind: str, held: Shapes, wanted: Shapes, whose: str = "problem") -> str | None:
-    """What is missing, of another shape, or unexpected in a checkpoint, whichever comes first; None if nothing is."""
+    """The first tensor of a checkpoint that is missing, has another shape, or is unexpected; None if none is."""
     for name, shape in wanted.items():
         if name not in held:
             return f"it lacks the {kind} {name!r} of the {whose}"

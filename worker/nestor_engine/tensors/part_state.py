@@ -1,8 +1,8 @@
-"""What a part of the method keeps from one outer step to the next: frozen dataclasses, and these as named tensors.
+"""States of parts of the method between outer steps: frozen dataclasses, and their form as named tensors.
 
 A curvature, a solver, a preconditioner or a response defines its own subclass of `PartState`. A checkpoint holds the
 states of all parts as one flat dict of tensors. The key of a field in that dict is declared with `kept_as`, so that a
-field or a class can be renamed while earlier checkpoints still open.
+field or a class can be renamed and earlier checkpoints still open.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class PartState:
 
 @dataclass(frozen=True)
 class NoState(PartState):
-    """The state of a part that keeps nothing."""
+    """The state of a part without a state."""
 
 
 S = TypeVar("S", bound=PartState)
@@ -40,7 +40,7 @@ def kept_as(key: str) -> dict[str, str]:
 
 
 def to_tensors(state: PartState) -> Tensors:
-    """The fields by key, nested states included. Nothing is written for None and for numbers equal to the default."""
+    """The fields by key, nested states included. None, and numbers equal to the default, are left out."""
     named: Tensors = {}
     for key, f, value in _entries(state):
         if isinstance(value, dict):
@@ -53,10 +53,10 @@ def to_tensors(state: PartState) -> Tensors:
 
 
 def from_tensors(initial: S, named: Tensors) -> S:
-    """The state that `to_tensors` wrote, as one of the structure of `initial`; what is missing keeps its initial value.
+    """The state that `to_tensors` wrote, with the structure of `initial`; missing fields keep their initial values.
 
     Raises:
-        ValueError, RuntimeError: a number's tensor holds more than one.
+        ValueError, RuntimeError: the tensor of a number has more than one element.
     """
     return _filled(initial, named, {key for key, _, value in _entries(initial) if not isinstance(value, dict)})
 

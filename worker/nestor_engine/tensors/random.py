@@ -1,4 +1,4 @@
-"""Random draws as functions of a seed and of what they are for: nothing to carry from one process to the next."""
+"""Random draws as functions of a seed and of their purpose, so that no generator state is stored."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def derive_seed(seed: int, *words: str | int) -> int:
 
 @contextmanager
 def randomness(seed: int, device: torch.device) -> Generator[None]:
-    """Draw from torch's generators as if seeded here, and leave them as they were."""
+    """Seed torch's generators, and restore their states at the end."""
     with restored(device) as reseed:
         reseed(seed)
         yield
@@ -27,11 +27,11 @@ def randomness(seed: int, device: torch.device) -> Generator[None]:
 
 @contextmanager
 def restored(device: torch.device) -> Generator[Callable[[int], None]]:
-    """Leave torch's generators as they were; what is given seeds them, as often as one likes at little cost."""
+    """Restore the states of torch's generators at the end; yields a function that seeds them at little cost."""
     with _restored(device) as generators:
 
         def reseed(seed: int) -> None:
-            # Not torch.manual_seed: it keeps a traceback for every backend that has not started, at every call.
+            # Not torch.manual_seed: each call keeps a traceback for every backend that is not initialized.
             for generator in generators:
                 generator.manual_seed(seed)
 
@@ -39,13 +39,13 @@ def restored(device: torch.device) -> Generator[Callable[[int], None]]:
 
 
 def upcoming(device: torch.device) -> list[Tensor]:
-    """The states of torch's generators, which say what is drawn next."""
+    """The states of torch's generators, which determine the next draws; see `repeated`."""
     return [generator.get_state() for generator in _generators(device)]
 
 
 @contextmanager
 def repeated(states: list[Tensor], device: torch.device) -> Generator[None]:
-    """Draw what was `upcoming` once more, and leave the generators as they were."""
+    """Repeat the draws after `upcoming` returned `states`, and restore the generators at the end."""
     with _restored(device) as generators:
         for generator, state in zip(generators, states, strict=True):
             generator.set_state(state)

@@ -1,4 +1,4 @@
-"""Parameters as one vector: solvers and optimizers see shape (n,), models see their own pytree."""
+"""Parameters as one vector of shape (n,) for solvers and optimizers, and as a pytree for models."""
 
 # pyright: reportUnknownMemberType=false
 # (torch types neither fork_rng and manual_seed nor Tensor.split)
@@ -19,7 +19,7 @@ class Ravel:
     """The correspondence between a pytree of tensors and a vector of shape (n,); both ways are differentiable.
 
     Attributes:
-        device: of the tensors that it was made of.
+        device: the device of the tensors in `__init__`.
     """
 
     def __init__(self, tree: PyTree) -> None:
@@ -33,18 +33,21 @@ class Ravel:
 
     @property
     def numel(self) -> int:
+        """n, the length of the vector."""
         return sum(self._sizes)
 
     def vector(self, tree: PyTree) -> Tensor:
+        """The leaves of `tree` as one vector, shape (n,); a copy."""
         return torch.cat([leaf.reshape(-1) for leaf in pytree.tree_leaves(tree)])
 
     def tree(self, vector: Tensor) -> PyTree:
+        """The pytree whose leaves are views of `vector`, shape (n,)."""
         parts = cast("tuple[Tensor, ...]", vector.split(self._sizes))
         return pytree.tree_unflatten([p.view(s) for p, s in zip(parts, self._shapes, strict=True)], self._spec)
 
 
 def named_leaves(tree: PyTree) -> Tensors:
-    """The tensors of a pytree by name; a flat dict keeps its keys, deeper paths are joined by dots."""
+    """The tensors of a pytree by name; a flat dict keeps its keys, and the parts of deeper paths are joined by dots."""
     named: Tensors = {}
     for path, leaf in pytree.tree_flatten_with_path(tree)[0]:
         named[".".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path)] = leaf

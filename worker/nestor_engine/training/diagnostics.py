@@ -1,4 +1,4 @@
-"""What a step's numbers say to the person who waits: sentences with a remedy."""
+"""Warnings about a step's numbers, each with a remedy."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from nestor_engine.responses import Hypergradient
 from nestor_engine.solvers import Outcome
 from nestor_engine.training.metrics import Summary
 
-SETTLED = 10  # outer steps after which an inner gradient may be expected to have come down
-GROWN = 3.0  # times its start: beyond what fresh batches explain
+SETTLED = 10  # outer steps after which the inner gradient should have decreased
+GROWN = 3.0  # times its start: more than the difference between batches
 
 
 def advice(
     number: int, hyper: Hypergradient, inner_gradient_ratio: float | None, summaries: dict[str, Summary]
 ) -> Iterator[tuple[str, str]]:
-    """(topic, sentence): of one topic, the first sentence of a trajectory is enough."""
+    """(topic, sentence) of each warning; the caller reports a topic once per trajectory."""
     if hyper.solution and hyper.solution.outcome not in (Outcome.converged, Outcome.truncated):
         yield hyper.solution.outcome.name, hyper.solution.outcome.value
     if number >= SETTLED and inner_gradient_ratio is not None and inner_gradient_ratio > GROWN:
         yield (
             "inner_gradient",
-            f"The training loss's gradient is {inner_gradient_ratio:.1f} times as long as at the start, so the weights "
-            "are far from a minimum, which the implicit function theorem assumes. Take more inner steps, a warm-up, "
-            "or a smaller inner learning rate.",
+            f"The norm of the training loss's gradient is {inner_gradient_ratio:.1f} times that at the start, so the "
+            "weights are not near a minimum, as the implicit function theorem assumes. Use more inner steps, a "
+            "warm-up, or a smaller inner learning rate.",
         )
     for name, summary in summaries.items():
         if summary.at_bounds == 1.0:

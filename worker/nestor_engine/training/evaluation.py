@@ -8,7 +8,7 @@ from nestor_engine.data.splits import chunks, size_of
 from nestor_engine.distributed import ALONE, Group
 from nestor_engine.objective import Bilevel, PyTree, Tensors
 
-EVALUATION_BATCH = 1024  # examples at a time; no gradients are kept, so this only bounds memory
+EVALUATION_BATCH = 1024  # examples at a time; limits the memory
 
 
 def evaluate(
@@ -19,7 +19,7 @@ def evaluate(
     columns: Tensors,
     group: Group = ALONE,
 ) -> dict[str, float]:
-    """The validation loss (as `loss`) and the metrics over a whole split: means over its examples.
+    """The validation loss (as "loss") and the metrics over a whole split: means over its examples.
 
     Args:
         hparams: before their transforms.

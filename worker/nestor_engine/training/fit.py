@@ -36,14 +36,14 @@ def fit(
     """Train the weights from their initial values under fixed hyperparameters: a baseline, or a final refit.
 
     Args:
-        train: columns to train on; not necessarily those that were tuned on.
+        train: the training columns; they may differ from those of the tuning.
         n_steps: inner steps.
         inner: the optimizer of the weights; `nestor.Adam()` by default.
         batch_size: training examples in a batch.
-        hparams: before their transforms; the problem's initial ones by default.
+        hparams: before their transforms; by default the problem's initial values.
 
     Raises:
-        Diverged: the training loss is no longer finite.
+        Diverged: the training loss is not finite.
     """
     optimizer: Optimizer = implementation(options.Adam() if inner is None else inner)
     ravel = Ravel(bilevel.params)

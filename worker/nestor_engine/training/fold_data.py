@@ -1,4 +1,4 @@
-"""Where the batches of one fold come from; without folds there is one, of all data."""
+"""The batches of one fold; without folds there is one, with all data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nestor_engine.training.inner_loop import InnerLoop
 
 @dataclass(frozen=True)
 class FoldData:
-    """A training, and the batches that its hypergradients are taken on."""
+    """The inner loop of a fold, and the batches for its hypergradients."""
 
     inner_loop: InnerLoop
     curvature: Batches
@@ -25,9 +25,10 @@ class FoldData:
     def of(
         views: tuple[View, View], trained_as: Bilevel, ravel: Ravel, config: Config, seed: int, group: Group
     ) -> FoldData:
-        """
+        """The data of one fold; each purpose has its own shuffling.
+
         Args:
-            views: of training and of validation data.
+            views: training and validation examples.
             trained_as: the problem in the precision of the inner steps.
         """
         train, val = views
@@ -39,5 +40,5 @@ class FoldData:
 
     @property
     def seconds(self) -> float:
-        """Wall time that gathering batches took so far."""
+        """Wall time spent on gathering batches so far."""
         return sum(batches.seconds for batches in (self.inner_loop.source, self.curvature, self.val))

@@ -1,4 +1,4 @@
-"""The inner loop: one batch, one gradient, one update, from the weights as they stand."""
+"""The inner loop: one batch, one gradient, one update, from the present weights."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from nestor_engine.tensors.random import derive_seed, randomness, restored
 from nestor_engine.tensors.ravel import Ravel
 from nestor_engine.training.state import FoldState
 
-RECORDING_PAYS = 20  # inner steps after which a GPU's are recorded
+RECORDING_PAYS = 20  # inner steps on a GPU before they are recorded as a CUDA graph
 
 
 @dataclass(frozen=True)
 class InnerStep:
-    """Where inner step number `k` began: enough to take it again, with the same batch and the same draws."""
+    """The start of inner step number `k`: enough to take it again, with the same batch and the same draws."""
 
     k: int
     w: Tensor
@@ -35,7 +35,7 @@ class InnerStep:
 
 @dataclass(frozen=True)
 class Adjoint:
-    """Derivatives of the outer objective by what an inner step ends, or begins, with."""
+    """Derivatives of the outer objective by the weights and the optimizer state after, or before, an inner step."""
 
     w: Tensor
     optimizer_state: Tensors
@@ -61,7 +61,7 @@ class InnerLoop:
 
     @cached_property
     def source(self) -> Batches:
-        """What the inner steps are trained on."""
+        """The batches of the inner steps."""
         return self.batches("train")
 
     @property
@@ -77,7 +77,7 @@ class InnerLoop:
         self, fold: FoldState, hparams: Tensors, n_steps: int, *, keep: int = 0
     ) -> tuple[FoldState, float, tuple[InnerStep, ...]]:
         """The fold after `n_steps` inner steps, the loss before the last of them, and where the last `keep` began."""
-        # Copied once, and updated in place from there on: the given state is not written to.
+        # Copied once, then updated in place: the given state is not written to.
         w, buffers, optimizer_state = fold.weights.clone(), fold.buffers, _copied(fold.optimizer_state)
         loss, start = torch.tensor(math.nan), fold.inner_gradient_start
         kept: list[InnerStep] = []
@@ -88,7 +88,7 @@ class InnerLoop:
                 reseed(self._draws(k))
                 if k >= end - keep:
                     kept.append(InnerStep(k, w.clone(), buffers, _copied(optimizer_state)))
-                    # With the kernels that it will be taken again with, for each has draws and roundings of its own.
+                    # With the kernels of `pull`, because draws and rounding differ between kernels.
                     with twice_differentiable():
                         loss, gradient, buffers = self._gradient(w, buffers, values, batch)
                 else:
@@ -112,13 +112,13 @@ class InnerLoop:
         return trained, float(loss), tuple(kept)
 
     def pull(self, step: InnerStep, hparams: Tensors, after: Adjoint) -> tuple[Adjoint, Tensors]:
-        """Take `step` again and pull derivatives back through it.
+        """Take `step` again, and back-propagate derivatives through it.
 
         Args:
-            after: derivatives by the weights and the optimizer state that the step ends with.
+            after: derivatives by the weights and the optimizer state after the step.
 
         Returns:
-            Derivatives by the weights and the optimizer state that it began with, and by each hyperparameter.
+            Derivatives by the weights and the optimizer state before the step, and by each hyperparameter.
         """
         w = step.w.detach().requires_grad_()
         free = {name: value.detach().requires_grad_() for name, value in hparams.items()}
@@ -139,7 +139,7 @@ class InnerLoop:
         return before, dict(zip(free, through[1:], strict=True))
 
     def _draws(self, k: int) -> int:
-        """The seed of what step number `k` draws."""
+        """The seed of the random draws of step number `k`."""
         return self.group.seed(derive_seed(self.seed, "inner", k))
 
     def _gradient(self, w: Tensor, buffers: Tensors, values: Tensors, batch: Batch) -> tuple[Tensor, Tensor, Tensors]:
@@ -158,7 +158,7 @@ def _copied(named: Tensors) -> Tensors:
 
 
 def _pulled(outputs: Sequence[Tensor], inputs: Sequence[Tensor], incoming: Sequence[Tensor]) -> list[Tensor]:
-    """Derivatives by `inputs`, where those by `outputs` are `incoming`; zero where they do not meet."""
+    """Derivatives by `inputs`, given those by `outputs`; zero if the outputs do not depend on an input."""
     connected = [(o, a) for o, a in zip(outputs, incoming, strict=True) if o.requires_grad]
     if not connected:
         return [torch.zeros_like(at) for at in inputs]

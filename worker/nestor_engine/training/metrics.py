@@ -1,4 +1,4 @@
-"""Named tensors in numbers: lengths, angles, and what becomes of each from one step to the next."""
+"""Numbers about named tensors: norms, cosines, and summaries of hyperparameters."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from nestor_engine.objective import Bilevel, Tensors
 
 @dataclass(frozen=True)
 class Summary:
-    """One hyperparameter at one step, its entries before the transform.
+    """Statistics of one hyperparameter after one outer step, before its transform.
 
     Attributes:
         std: with the number of entries as divisor.
-        gradient_norm, update_norm: Euclidean lengths of its hypergradient, and of what the outer step added to it.
+        gradient_norm, update_norm: Euclidean norms of its hypergradient and of its change in the outer step.
         at_bounds: fraction of the entries that lie at a bound.
     """
 
@@ -32,7 +32,7 @@ class Summary:
 
 
 def summarize(bilevel: Bilevel, before: Tensors, after: Tensors, gradient: Tensors) -> dict[str, Summary]:
-    """Each hyperparameter after an outer step."""
+    """The summary of each hyperparameter after an outer step, with one transfer from the device."""
     measured = {}
     for name, value in after.items():
         low, high = bilevel.bounds.get(name, (-math.inf, math.inf))
@@ -46,13 +46,13 @@ def summarize(bilevel: Bilevel, before: Tensors, after: Tensors, gradient: Tenso
             ((value <= low) | (value >= high)).double().mean() if bounded else value.new_zeros(()),
         )
         measured[name] = torch.stack([number.double() for number in numbers])
-    # All in one transfer, for each waits for the device.
+    # One transfer for all: each waits for the device.
     rows = torch.stack(list(measured.values())).tolist()
     return {name: Summary(*row) for name, row in zip(measured, rows, strict=True)}
 
 
 def norm(named: Tensors) -> float:
-    """The length of all of them as one vector."""
+    """The Euclidean norm of all tensors as one vector."""
     if not named:
         return 0.0
     return math.hypot(*torch.stack([_length(value) for value in named.values()]).tolist())
@@ -63,7 +63,7 @@ def _length(value: Tensor) -> Tensor:
 
 
 def cosine(a: Tensors, b: Tensors) -> float | None:
-    """Of the angle between them as vectors; None where one is zero, or there is none."""
+    """The cosine of the angle between `a` and `b` as vectors; None if one is zero or empty."""
     lengths = norm(a) * norm(b)
     if not lengths > 0:
         return None
@@ -71,14 +71,15 @@ def cosine(a: Tensors, b: Tensors) -> float | None:
 
 
 def expect_finite(value: float, step: int, what: str, where: str) -> None:
-    """
+    """Check that a number of the training is finite.
+
     Args:
-        step: at which `value` came about.
-        what: the value's name.
-        where: whose learning rate is to be lowered if it is not finite.
+        step: the outer step, or inner step of `fit`, of `value`.
+        what: the name of the value.
+        where: the optimizer whose learning rate the message suggests to lower.
 
     Raises:
-        Diverged: it is not finite.
+        Diverged: `value` is not finite.
     """
     if not math.isfinite(value):
         raise Diverged(step=step, what=what, where=where)

@@ -1,4 +1,4 @@
-"""What one outer step tells: numbers, sentences, and where the trajectory stands."""
+"""The record of one outer step: numbers, warnings, and the state after it."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ class Step:
     Attributes:
         number: from 1.
         train_loss: on the last inner batch, before its update; the hyperparameters' terms included.
-        val_loss, val_metrics: on this step's validation batch, at the weights that the inner steps reached.
-        held_out_loss: on the held-out examples, which steer nothing; with folds the mean over the last step of each.
-        test_loss, test_metrics: on the whole test set, every `evaluate_every` steps and at the last.
-        hypergradient_norm, hypergradient_cosine: over all hyperparameters; cosine with the step before.
-        inner_gradient_norm: ‖∂f/∂w‖ where the hypergradient was taken; the implicit function theorem assumes zero.
-        inner_gradient_ratio: the same against the first inner step's.
-        outcome, residual, products, alpha: of the adjoint system's solve; None for a response that solves none.
-        traced: whether the products came from a trace; the same bits, at less cost.
+        val_loss, val_metrics: on this step's validation batch, at the weights after the inner steps.
+        held_out_loss: on the held-out examples; with folds, the mean over the last step of each fold.
+        test_loss, test_metrics: on the whole test split, every `evaluate_every` steps and at the last step.
+        hypergradient_norm, hypergradient_cosine: over all hyperparameters; the cosine with the last hypergradient.
+        inner_gradient_norm: ‖∂f/∂w‖ at the hypergradient; the implicit function theorem assumes zero.
+        inner_gradient_ratio: the same, relative to the first inner step.
+        outcome, residual, products, alpha: of the adjoint solve; None for a response without one.
+        traced: whether the products came from a trace; their bits are the same.
         alpha_norm: α times the estimated norm of the curvature; a series converges below 2.
-        hyperparameters: each one's summary.
-        seconds: wall time in the inner steps, the hypergradient and the evaluation; and what part of these went into
-            the adjoint system (`products`) and into gathering batches (`data`).
-        warnings: sentences with a remedy, each given once in a trajectory.
-        state: where the trajectory stands after this step; replaced, not changed, by later steps.
+        hyperparameters: name → summary.
+        seconds: wall time of the inner steps, the hypergradient and the evaluation; and the part of it for the adjoint
+            system (`products`) and for gathering batches (`data`).
+        warnings: sentences with a remedy, each topic once in a trajectory.
+        state: the state after this step; later steps do not change it.
     """
 
     number: int
@@ -57,11 +57,11 @@ class Step:
 
     @property
     def value(self) -> float:
-        """What the step is judged by: the loss on held-out examples; where there are none, the validation loss."""
+        """The objective: the loss on held-out examples, or the validation loss if no examples are held out."""
         return self.val_loss if self.held_out_loss is None else self.held_out_loss
 
     def record(self) -> dict[str, Any]:
-        """Everything but the state, as plain data. What is not finite is None, and a metric that is not is left out."""
+        """Everything but the state, as plain data. Non-finite numbers are None; non-finite metrics are left out."""
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "state"}
         for metrics in ("val_metrics", "test_metrics"):
             plain[metrics] = {name: value for name, value in plain[metrics].items() if math.isfinite(value)}

@@ -1,6 +1,6 @@
-"""Run one batch through every path of a problem, here, and say in its author's terms what is wrong.
+"""Run one batch through every path of a problem, in this process, and report mistakes in its author's terms.
 
-Nothing is raised: what is found is collected, so that one look mends everything.
+Nothing is raised: findings are collected, so that the author can fix all of them at once.
 """
 
 # pyright: reportUnknownMemberType=false
@@ -27,12 +27,13 @@ from nestor_engine.problem.validation.report import Findings as Findings
 from nestor_engine.problem.validation.report import Report as Report
 from nestor_engine.problem.validation.report import shapes
 from nestor_engine.problem.validation.sensitivity import Missing, missing
+from nestor_engine.problem.validation.tensors import check_data, check_tensors
 from nestor_engine.program.export import EXAMPLES, Program, export
 from nestor_engine.program.load import load
 
 
 class Checkable(Protocol):
-    """What a check reads of a `Problem`, which imports this module and so cannot be imported here."""
+    """The attributes of a `Problem` that a check reads; importing `Problem` here would be circular."""
 
     hparams: CompositeHyperparameters
     train_loss: Callable[..., Tensor]
@@ -40,15 +41,17 @@ class Checkable(Protocol):
     inputs: tuple[str, ...]
     data: Data
 
-    def bilevel(self) -> Bilevel: ...
+    def bilevel(self) -> Bilevel:
+        """As `Problem.bilevel`."""
+        ...
 
 
 def check(problem: Checkable, *, batch_size: int | None = None, ship: bool = True) -> Report:
     """Look for mistakes in a problem.
 
     Args:
-        batch_size: of the training that is planned, if known.
-        ship: whether the problem must be exportable, which takes a few seconds more.
+        batch_size: the batch size of the planned training, if known.
+        ship: also check that the problem can be exported, which takes a few seconds more.
     """
     return _Check(problem, batch_size).run(ship=ship)
 
@@ -60,118 +63,55 @@ class _Check(Findings):
         self._original = problem
         self._program: Program | None = None
         self._problem = copy.copy(problem)
-        self._problem.train_loss = self._noting("train_loss", problem.train_loss)
-        self._problem.val_loss = self._noting("val_loss", problem.val_loss)
+        self._problem.train_loss = self.recording("train_loss", problem.train_loss)
+        self._problem.val_loss = self.recording("val_loss", problem.val_loss)
 
     def run(self, *, ship: bool) -> Report:
         devices: Sequence[int] = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
         with torch.random.fork_rng(devices=devices):
-            self._data()
-            with self._telling("the problem"):
+            check_data(self, self._problem.data)
+            if self._batch_size is not None and self._batch_size < 1:
+                self.error("batch size", f"It is {self._batch_size}; it must be at least one.", errors.OptionOutOfRange)
+            with self.explaining("the problem"):
                 bilevel = self._problem.bilevel().untransformed()
                 for remark in self._problem.hparams.remarks:
-                    self._warning("hyperparameters", remark)
-                self._state(bilevel)
-                # With broken data or weights, every later sentence would be a riddle.
-                if self._report().ok:
+                    self.warning("hyperparameters", remark)
+                check_tensors(self, bilevel, self._problem.data, self._problem.inputs)
+                # With broken data or weights, the later checks would report consequences, not causes.
+                if self.report().ok:
                     self._training(bilevel)
                     self._validation(bilevel)
-                if ship and self._report().ok:
+                if ship and self.report().ok:
                     self._export(bilevel)
-        return replace(self._report(), program=self._program)
-
-    def _data(self) -> None:
-        data = self._problem.data
-        for split, columns in data.splits.items():
-            for name, values in columns.items():
-                if values.is_floating_point() and not values.isfinite().all():
-                    bad = int((~values.isfinite()).reshape(len(values), -1).any(1).nonzero()[0])
-                    self._error(
-                        f"{split} data",
-                        f"The column {name!r} holds NaN or infinity, first in example {bad}. Remove or impute it.",
-                        errors.ColumnNotFinite,
-                    )
-        if data.test is not None and set(data.test) != set(data.val):
-            self._error(
-                "test data",
-                f"Its columns are {sorted(data.test)}, those of the validation data {sorted(data.val)}. "
-                "Name them alike.",
-                errors.SplitsDiffer,
-            )
-        if self._batch_size is not None and self._batch_size < 1:
-            self._error("batch size", f"It is {self._batch_size}; it must be at least one.", errors.OptionOutOfRange)
-
-    def _state(self, bilevel: Bilevel) -> None:
-        params, hparams = bilevel.params, bilevel.hparams
-        dtypes = sorted({str(p.dtype) for p in params.values()})
-        if len(dtypes) > 1:
-            self._error(
-                "model",
-                f"Its parameters are {' and '.join(dtypes)}. Convert it, for example with model.float().",
-                errors.ParameterDtypesDiffer,
-            )
-        elif dtypes[0] not in ("torch.float32", "torch.float64"):
-            self._error(
-                "model",
-                f"Its parameters are {dtypes[0]}, in which no linear system can be solved. Convert it with "
-                "model.float(), and train with autocast='bfloat16' if you like.",
-                errors.ParameterDtypesDiffer,
-            )
-        if len(devices := sorted({str(p.device) for p in params.values()})) > 1:
-            self._error(
-                "model", f"Its parameters are on {' and '.join(devices)}. Move it to one device.", errors.DevicesDiffer
-            )
-        for what, tensors in (("parameter", params), ("hyperparameter", hparams)):
-            for name, values in tensors.items():
-                if not values.is_floating_point():
-                    self._error(
-                        what,
-                        f"{name!r} is {values.dtype}, which has no gradient. Make it floating-point.",
-                        errors.ValuesNotFloating,
-                    )
-                elif not values.isfinite().all():
-                    self._error(
-                        what,
-                        f"{name!r} holds NaN or infinity. Initialize it with finite numbers.",
-                        errors.ValuesNotFinite,
-                    )
-        for split, columns in self._problem.data.splits.items():
-            for name in self._problem.inputs:
-                dtype = columns[name].dtype
-                if dtype.is_floating_point and len(dtypes) == 1 and str(dtype) != dtypes[0]:
-                    self._error(
-                        f"{split} data",
-                        f"The column {name!r} is {dtype}, the model's parameters are {dtypes[0]}. Convert one of them.",
-                        errors.ColumnDtypeDiffers,
-                    )
+        return replace(self.report(), program=self._program)
 
     def _training(self, bilevel: Bilevel) -> None:
         columns = self._problem.data.train
-        # Away from initial zeros: a decay of a bias that is zero has a gradient of zero, too.
-        moved = {n: (p + 0.01 * torch.randn_like(p)).requires_grad_() for n, p in bilevel.params.items()}
+        # Away from initial zeros: the decay of a bias that is zero has a gradient of zero.
+        nudged = {n: (p + 0.01 * torch.randn_like(p)).requires_grad_() for n, p in bilevel.params.items()}
         hparams = {name: values.detach().clone().requires_grad_() for name, values in bilevel.hparams.items()}
         batch = probe(columns, bilevel)
-        with self._telling("hyperparameters, on the training batch", batch=batch):
+        with self.explaining("hyperparameters, on the training batch", batch=batch):
             prepared = bilevel.prepare(hparams, batch)
             if self._batch_size == 1 or size_of(columns) == 1:
                 self._batch_of_one(bilevel, prepared)
             before = {name: values.detach().clone() for name, values in prepared.items()}
             outputs = None
-            with self._telling("model, in training mode", batch=_inputs(self._problem, prepared)):
-                outputs = self._draw(bilevel, moved, hparams, prepared)
+            with self.explaining("model, in training mode", batch=_inputs(self._problem, prepared)):
+                outputs = self._draw(bilevel, nudged, hparams, prepared)
             for name, values in prepared.items():
                 if not torch.equal(values.detach(), before[name]):
-                    self._error(
+                    self.error(
                         "model",
                         f"It writes into its input {name!r}, that is into the data. Work on a copy.",
                         errors.InputOverwritten,
                     )
             if outputs is not None:
-                told = {"loss": "train_loss", "note": _replaced(batch, prepared)}
-                with self._telling("train_loss", **told, outputs=outputs, batch=prepared):
+                note = _replaced(batch, prepared)
+                with self.explaining("train_loss", loss="train_loss", note=note, outputs=outputs, batch=prepared):
                     criterion = bilevel.criterion(outputs, hparams, prepared)
-                    if self._returned_well("train_loss"):
-                        self._gradients(bilevel, moved, hparams, batch, criterion)
+                    if self.returned_well("train_loss"):
+                        self._gradients(bilevel, nudged, hparams, batch, criterion)
 
     def _batch_of_one(self, bilevel: Bilevel, prepared: Batch) -> None:
         one = {name: values[:1] for name, values in prepared.items()}
@@ -179,24 +119,24 @@ class _Check(Findings):
             bilevel.forward(bilevel.params, bilevel.buffers, bilevel.hparams, one)
         except ValueError as error:
             if "more than 1 value per channel" in str(error):
-                self._error(
+                self.error(
                     "model",
                     "BatchNorm cannot train on a batch of one example. Use batches of at least two.",
                     errors.BatchNormInTraining,
                 )
 
     def _draw(self, bilevel: Bilevel, params: Tensors, hparams: Tensors, batch: Batch) -> Any:
-        """The model's outputs; twice from one seed, which must agree."""
+        """The model's outputs. Two runs with one seed must agree."""
         results: list[Any] = []
         for _ in range(2):
             torch.manual_seed(0)
             results.append(bilevel.forward(params, bilevel.buffers, hparams, batch)[0])
         first, second = (pytree.tree_leaves(result) for result in results)
         if not all(torch.equal(a, b) for a, b in zip(first, second, strict=True) if isinstance(a, Tensor)):
-            self._error(
+            self.error(
                 "model",
                 "Two calls with one seed give different outputs: it draws random numbers outside of torch, or "
-                "remembers something between calls. Use torch's random functions, and buffers for memory.",
+                "keeps state between calls. Use torch's random functions, and keep state in buffers.",
                 errors.ModelNotReproducible,
             )
         return results[-1]
@@ -204,14 +144,14 @@ class _Check(Findings):
     def _gradients(self, bilevel: Bilevel, params: Tensors, hparams: Tensors, batch: Batch, criterion: Tensor) -> None:
         loss = criterion + bilevel.penalty(params, hparams)
         if not loss.isfinite():
-            self._error(
+            self.error(
                 "training loss",
                 "With the hyperparameters' terms it is not finite. Start from smaller values.",
                 errors.LossNotFinite,
             )
             return
         if not loss.requires_grad:
-            self._error(
+            self.error(
                 "train_loss",
                 "No parameter reaches it: look for .detach(), .item() or torch.no_grad().",
                 errors.LossDetached,
@@ -221,14 +161,14 @@ class _Check(Findings):
         first = cast("tuple[Tensor | None, ...]", reached)  # which its annotation leaves out
         for name, gradient in zip(params, first, strict=True):
             if gradient is None:
-                self._warning(
+                self.warning(
                     f"parameter {name!r}",
                     "It does not reach the training loss, so it will keep its value.",
                     errors.ParameterUnused,
                 )
         for name, why in missing(bilevel, params, hparams, batch, probe(self._problem.data.val, bilevel)).items():
-            tell = self._error if why is Missing.influence else self._warning
-            tell(f"hyperparameter {name!r}", why.value, errors.HparamWithoutInfluence)
+            report = self.error if why is Missing.influence else self.warning
+            report(f"hyperparameter {name!r}", why.value, errors.HparamWithoutInfluence)
 
     def _validation(self, bilevel: Bilevel) -> None:
         for split, columns in self._problem.data.splits.items():
@@ -236,18 +176,18 @@ class _Check(Findings):
                 continue
             batch = probe(columns, bilevel)
             buffers = {name: values.clone() for name, values in bilevel.buffers.items()}
-            with self._telling(f"model, val_loss or metrics, on {split} data", loss="val_loss", batch=batch):
-                told = bilevel.evaluate(bilevel.params, buffers, bilevel.hparams, batch)
-                if self._returned_well("val_loss"):
-                    for name in [name for name, value in told.items() if not value.isfinite()]:
-                        self._warning(
+            with self.explaining(f"model, val_loss or metrics, on {split} data", loss="val_loss", batch=batch):
+                metrics = bilevel.evaluate(bilevel.params, buffers, bilevel.hparams, batch)
+                if self.returned_well("val_loss"):
+                    for name in [name for name, value in metrics.items() if not value.isfinite()]:
+                        self.warning(
                             f"metric {name!r}",
-                            f"It is {float(told[name])} on {split} data with initial weights.",
+                            f"It is {float(metrics[name])} on {split} data with initial weights.",
                             errors.MetricNotFinite,
                         )
             for name, values in buffers.items():
                 if not torch.equal(values, bilevel.buffers[name]):
-                    self._warning(
+                    self.warning(
                         "model",
                         f"In evaluation mode it changes its buffer {name!r}. Do that in training mode only.",
                         errors.BufferChanged,
@@ -258,27 +198,27 @@ class _Check(Findings):
         try:
             program = self._program = export(self._original.bilevel(), train=data.train, val=data.val)
         except NotExportable as error:
-            self._error("export", str(error), type(error), error)
+            self.error("export", str(error), type(error), error)
             return
         loaded = load(program.graphs, program.tensors).to(next(iter(bilevel.params.values())).device)
         batch = probe(self._problem.data.train, bilevel)
         batch = {name: torch.cat([values, values]) for name, values in batch.items()}
         results: list[Tensor] = []
-        with self._telling("export", batch=batch):
+        with self.explaining("export", batch=batch):
             for functions in (bilevel, loaded):
                 torch.manual_seed(0)
                 results.append(functions.train_loss(bilevel.params, bilevel.buffers, bilevel.hparams, batch)[0])
             if not torch.allclose(results[0], results[1], rtol=1e-4, atol=1e-6):
-                self._error(
+                self.error(
                     "export",
                     f"The exported training loss is {float(results[1]):.6g}, the problem's {float(results[0]):.6g}: "
-                    "what changes from call to call was fixed. Use torch's random functions, and no global state.",
+                    "the export fixed values that change between calls. Use torch's random functions, no global state.",
                     errors.ExportDiffers,
                 )
 
 
 def probe(columns: Tensors, bilevel: Bilevel) -> Batch:
-    """A small batch that holds what breaks first: the first and the last example, the smallest and largest labels."""
+    """A small batch with the examples that fail most often: the first and last, the smallest and largest labels."""
     n = size_of(columns)
     rows = [round(position * (n - 1) / (EXAMPLES - 1)) for position in range(EXAMPLES)]
     for values in columns.values():
@@ -297,7 +237,7 @@ def _inputs(problem: Checkable, batch: Batch) -> Batch:
 
 
 def _replaced(batch: Batch, prepared: Batch) -> str:
-    """Which columns hyperparameters gave another type or shape, which losses must take."""
+    """A sentence about a column whose dtype or shape the hyperparameters changed, to explain an error of a loss."""
     for name, values in batch.items():
         if (given := shapes(values)) != (now := shapes(prepared[name])):
             return (

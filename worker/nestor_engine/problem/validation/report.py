@@ -1,4 +1,4 @@
-"""What a check found, in sentences: findings, their report, and the words for shapes and usual remedies."""
+"""What a check found: findings, their report, and the descriptions of shapes and usual remedies."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ Severity = Literal["error", "warning"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to mend (an error) or to know (a warning), with its remedy."""
+    """One thing to fix (an error) or to know (a warning), with its remedy."""
 
     severity: Severity
     where: str
     sentence: str
-    code: str = ProblemInvalid.code()  # of the class in `nestor.errors` that says what it is
-    cause: BaseException | None = field(default=None, repr=False, compare=False)  # what the author's code raised
+    code: str = ProblemInvalid.code()  # of a class in `nestor.errors`
+    cause: BaseException | None = field(default=None, repr=False, compare=False)  # raised by the author's code
 
     def __str__(self) -> str:
         return f"{self.severity}: {self.where}: {self.sentence}"
@@ -44,7 +44,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What `check` found; printed, it is one line for each finding."""
+    """What `check` found. `str(report)` has one line for each finding."""
 
     findings: tuple[Finding, ...]
     program: Program | None = field(default=None, repr=False, compare=False)  # the export that was checked, if any
@@ -56,12 +56,14 @@ class Report:
 
     @property
     def errors(self) -> tuple[Finding, ...]:
+        """The findings without the warnings, in the order of the checks."""
         return tuple(finding for finding in self.findings if finding.severity == "error")
 
     def raise_errors(self) -> None:
-        """
+        """Do nothing if the report has no errors; warnings do not count.
+
         Raises:
-            CheckFailed: listing all errors, if there is any.
+            CheckFailed: with all errors. Its `__cause__` is the first exception that the author's code raised.
         """
         if not self.ok:
             listed = [{"code": one.code, "where": one.where, "message": one.sentence} for one in self.errors]
@@ -74,55 +76,63 @@ class Report:
 
 
 class Findings:
-    """Collects findings while an author's code runs."""
+    """Collects findings while the author's code runs."""
 
     def __init__(self) -> None:
         self._found: list[Finding] = []
-        self._returned: dict[str, tuple[Any, Batch, Any]] = {}  # loss → what it was last given, and returned
+        self._returned: dict[str, tuple[Any, Batch, Any]] = {}  # loss → its last arguments and result
 
-    def _report(self) -> Report:
-        return Report(tuple(dict.fromkeys(self._found)))  # validation and test data repeat each other
+    def report(self) -> Report:
+        """The findings so far, each once: validation and test data often have the same."""
+        return Report(tuple(dict.fromkeys(self._found)))
 
-    def _noting(self, which: str, loss: Callable[..., Any]) -> Callable[..., Any]:
+    def recording(self, which: str, loss: Callable[..., Any]) -> Callable[..., Any]:
+        """`loss`, which now also keeps its last arguments and result for `returned_well(which)`."""
+
         @functools.wraps(loss)  # the number of its parameters matters
-        def noting(outputs: Any, batch: Batch, *rest: Any, **named: Any) -> Any:
+        def recorded(outputs: Any, batch: Batch, *rest: Any, **named: Any) -> Any:
             self._returned.pop(which, None)
             result = loss(outputs, batch, *rest, **named)
             self._returned[which] = outputs, batch, result
             return result
 
-        return noting
+        return recorded
 
-    def _error(
+    def error(
         self,
         where: str,
         sentence: str,
         kind: type[NestorError] = ProblemInvalid,
         cause: BaseException | None = None,
     ) -> None:
+        """Add an error; see `Finding`. `kind` is the class that gives the code."""
         self._found.append(Finding("error", where, sentence, kind.code(), cause))
 
-    def _warning(self, where: str, sentence: str, kind: type[NestorError] = ProblemInvalid) -> None:
+    def warning(self, where: str, sentence: str, kind: type[NestorError] = ProblemInvalid) -> None:
+        """Add a warning; see `Finding`. `kind` is the class that gives the code."""
         self._found.append(Finding("warning", where, sentence, kind.code()))
 
     @contextlib.contextmanager
-    def _telling(self, where: str, *, loss: str | None = None, note: str = "", **given: Any) -> Generator[None]:
-        """Turn what the author's code raises into a finding that shows what the code was given.
+    def explaining(self, where: str, *, loss: str | None = None, note: str = "", **given: Any) -> Generator[None]:
+        """Turn an exception of the author's code into a finding that shows the arguments of the code.
 
-        What `loss` returned, if anything, explains a failure better than the failure does; `note` says
-        what the author may not know of what was given.
+        Args:
+            where: the part of the problem that runs.
+            loss: if this loss returned something wrong, that is reported instead of the exception.
+            note: what the author may not know about the arguments.
+            given: the arguments to show.
         """
         try:
             with quiet():
                 yield
         except NestorError as error:
-            self._error(where, str(error), type(error), error)
+            self.error(where, str(error), type(error), error)
         except Exception as error:
-            if loss is not None and not self._returned_well(loss):
+            if loss is not None and not self.returned_well(loss):
                 return
             first = str(error).strip().split("\n")[0].rstrip(".")
             shown = "; ".join(f"{name} {shapes(value)}" for name, value in given.items())
-            self._error(
+            self.error(
                 f"{where}{place_of_error(error.__traceback__)}",
                 f"{type(error).__name__}: {first}. {note}{remedy(first, given)}"
                 + (f"It was given {shown}." if shown else ""),
@@ -130,26 +140,29 @@ class Findings:
                 error,
             )
 
-    def _returned_well(self, which: str) -> bool:
-        """Whether a loss returned a finite scalar, or one finite number for each example; nothing is well, too."""
+    def returned_well(self, which: str) -> bool:
+        """Whether a loss returned a finite scalar, or one finite number per example. Otherwise an error is added.
+
+        True, too, if the loss was not called.
+        """
         if which not in self._returned:
             return True
         outputs, batch, result = self._returned.pop(which)
         n = len(batch[INDEX])
         if not isinstance(result, Tensor) or not result.is_floating_point():
             got = f"a {result.dtype} tensor" if isinstance(result, Tensor) else f"a {type(result).__name__}"
-            self._error(
+            self.error(
                 which, f"It returned {got}. Return a floating-point tensor (no .item() or float()).", LossNotTensor
             )
         elif result.shape not in ((), (n,)):
-            self._error(
+            self.error(
                 which,
                 f"It returned shape {tuple(result.shape)} for a batch of {n}, outputs {shapes(outputs)}. Return a "
                 "scalar, or one loss per example, shape (B,).",
                 LossNotScalar,
             )
         elif not result.isfinite().all():
-            self._error(
+            self.error(
                 which,
                 "It is NaN or infinite on initial weights. Look for log(0), 0/0 or too large an initial λ.",
                 LossNotFinite,
@@ -160,7 +173,7 @@ class Findings:
 
 
 def shapes(value: Any) -> str:
-    """Shapes and dtypes of a tree of tensors, briefly."""
+    """Shapes and dtypes of a tree of tensors, such as `{x: (2, 3) float32}`."""
     if isinstance(value, Tensor):
         return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
     if isinstance(value, dict):
@@ -171,7 +184,7 @@ def shapes(value: Any) -> str:
 
 
 def remedy(message: str, given: dict[str, Any]) -> str:
-    """What usually helps, for the failures that everybody meets."""
+    """The usual remedy for a common failure, ending with a space; empty for other failures."""
     lowered = message.lower()
     if "out of bounds" in lowered or "out of range" in lowered:
         ranges = ", ".join(
@@ -189,8 +202,8 @@ def remedy(message: str, given: dict[str, Any]) -> str:
         return said + "Labels and tokens must be counted from 0 and stay below the number of classes or embeddings. "
     if "device meta" in lowered:
         return (
-            "A part of the model runs outside of the model's own call, where it has no weights: again in the backward "
-            "pass, as torch.utils.checkpoint has it, or in a loss. Run every part once, inside of forward. "
+            "A part of the model runs outside of the model's forward call, where it has no weights: in the backward "
+            "pass (torch.utils.checkpoint) or in a loss. Run every part once, inside forward. "
         )
     if "expected scalar type" in lowered or "dtype" in lowered:
         return "Convert the column to the type that the function expects, for example with .float() or .long(). "

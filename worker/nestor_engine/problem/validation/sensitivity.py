@@ -1,4 +1,4 @@
-"""Which hyperparameters reach nothing that a hypergradient is made of."""
+"""Find hyperparameters whose hypergradient is zero."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ Slopes = dict[str, Tensor | None]
 
 
 class Missing(Enum):
-    """Why a hypergradient is zero. The value is the sentence that the user reads."""
+    """Why a hypergradient is zero. The value is the sentence for the user."""
 
     influence = (
         "It does not change the training loss's gradient with respect to any parameter, nor the validation "
         "loss, so its hypergradient is zero. Use it in train_loss, or leave it out."
     )
     response = (
-        "It changes the weights that training starts from and nothing else. A minimum does not depend on its start, so "
-        "the implicit hypergradient is exactly zero, and a warm-started run begins once: it keeps its value, unless "
-        "Unrolled goes back to the very first inner step. `fit` starts from the weights that it gives."
+        "It changes only the initial weights. A minimum does not depend on them, so the implicit hypergradient is "
+        "zero, and a warm-started trial is initialized once: it keeps its value, unless Unrolled goes back to the "
+        "very first inner step. `fit` starts from the weights that it gives."
     )
     slope = "Its hypergradient is exactly zero on the first batch."
 
@@ -46,9 +46,9 @@ def missing(bilevel: Bilevel, params: Tensors, hparams: Tensors, train: Batch, v
         elif not any(slope.any() for slope in slopes):
             found[name] = Missing.slope
     if Missing.slope in found.values():
-        # Behind a layer that starts at zero everything has a slope of zero, but only there.
+        # Behind a layer of zeros every slope is zero, but only at this point.
         nudged = {n: (h + 0.01 * torch.randn_like(h)).detach().requires_grad_() for n, h in hparams.items()}
-        with contextlib.suppress(Exception):  # the author's functions need not stand it
+        with contextlib.suppress(Exception):  # the author's functions may fail there
             mixed = _mixed(bilevel, params, nudged, train)
             found = {n: why for n, why in found.items() if why is not Missing.slope or not _any(mixed[n])}
     return found
@@ -64,7 +64,7 @@ def _mixed(bilevel: Bilevel, params: Tensors, hparams: Tensors, train: Batch) ->
 
 
 def _direct(bilevel: Bilevel, params: Tensors, hparams: Tensors, val: Batch) -> Slopes:
-    """∂g/∂λ; nothing where the validation loss fails, which is told elsewhere."""
+    """∂g/∂λ; None for each if the validation loss fails, which another check reports."""
     with contextlib.suppress(Exception), native_recurrence():
         return _slopes(bilevel.evaluate(params, bilevel.buffers, hparams, val)["loss"], hparams)
     return dict.fromkeys(hparams)

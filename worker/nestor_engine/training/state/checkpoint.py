@@ -1,13 +1,14 @@
-"""A checkpoint's tensors by key, and its counters, to bytes and back; and how earlier formats become the present one.
+"""The bytes of a checkpoint: its tensors by key and its counters, and the conversion of earlier formats.
 
-A checkpoint is a safetensors file. Anyone can read these from it by name:
+A checkpoint is a safetensors file. These tensors can be read from it by name:
 
     params.<name>, buffers.<name>, hparams.<name>
 
-The rest serves to continue exactly: the inner optimizer's state as vectors over all parameters (`inner.<name>`), the
-outer optimizer's (`outer.<name>.<hyperparameter>`), what the response keeps (`memory.<name>`), the last hypergradient
-(`previous.<name>`), and the training of each inactive fold (`folds.<k>.params.<name>`, `folds.<k>.buffers.<name>` and
-so on). The counters are JSON in the header, with the parameters' names in the order of the vectors: safetensors sorts.
+The others are needed to continue exactly: the inner optimizer's state as vectors over all parameters (`inner.<name>`),
+the outer optimizer's (`outer.<name>.<hyperparameter>`), what the response keeps (`memory.<name>`), the last
+hypergradient (`previous.<name>`), and the training of each inactive fold (`folds.<k>.params.<name>`,
+`folds.<k>.buffers.<name>` and so on). The counters are JSON in the header. They include the parameters' names in the
+order of the vectors, because safetensors sorts its keys.
 """
 
 from __future__ import annotations
@@ -22,23 +23,24 @@ from nestor_engine.errors import CheckpointFormatUnknown, StateInvalid
 from nestor_engine.objective import Tensors
 from nestor_engine.tensors.serialization import to_safetensors
 
-FORMAT = 3  # 2 had no names of parameters, and one vector `weights`
+FORMAT = 3  # format 2 had one vector `weights` and no names of parameters
 
 
 def write(tensors: Tensors, counters: dict[str, Any]) -> bytes:
+    """The bytes of a checkpoint; `counters` must be JSON-serializable."""
     return to_safetensors(tensors, {"nestor": json.dumps({"format": FORMAT, **counters})})
 
 
 def read(data: bytes) -> tuple[Tensors, dict[str, Any]]:
-    """What `write` was given, here or in a version that wrote format 2, which is read as format 3.
+    """The tensors and counters of a checkpoint of format 3, or of format 2 converted to format 3.
 
     Raises:
-        StateInvalid: these bytes are no checkpoint.
-        CheckpointFormatUnknown: they are one of another format.
+        StateInvalid: these bytes are not a checkpoint.
+        CheckpointFormatUnknown: the checkpoint has another format.
     """
     try:
-        # In the order of their names, as they were: the file has its own, and sums over tensors would round
-        # differently. And copied to where torch allocates, for products do so on memory that is not aligned.
+        # Sorted by name, as they were when written: the order of the file differs, and sums over tensors would round
+        # differently. Cloned into memory that torch allocates: products on unaligned memory round differently, too.
         tensors = {name: value.clone() for name, value in sorted(safetensors.torch.load(data).items())}
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         counters = json.loads(header["__metadata__"]["nestor"])
@@ -49,10 +51,12 @@ def read(data: bytes) -> tuple[Tensors, dict[str, Any]]:
 
 
 def unreadable(error: Exception) -> StateInvalid:
+    """The error to raise when `error` occurred while a checkpoint was read."""
     return StateInvalid(reason=f"it cannot be read ({error})")
 
 
 def prefixed(prefix: str, named: Tensors) -> Tensors:
+    """The tensors under the keys `<prefix>.<name>`; `grouped` is the inverse."""
     return {f"{prefix}.{name}": value for name, value in named.items()}
 
 
@@ -66,7 +70,7 @@ def grouped(tensors: Tensors) -> dict[str, Tensors]:
 
 
 def _from_format_2(tensors: Tensors, counters: dict[str, Any]) -> tuple[Tensors, dict[str, Any]]:
-    """Format 2 joined keys by slashes, and said `resting` for `folds`."""
+    """Format 2 joined keys by slashes, and named the prefix of inactive folds `resting`."""
     depths = {"resting": 3, "outer": 2}
     joined = {key.replace("/", ".", depths.get(key.split("/")[0], 1)): value for key, value in tensors.items()}
     renamed = {
@@ -79,8 +83,8 @@ def _from_format_2(tensors: Tensors, counters: dict[str, Any]) -> tuple[Tensors,
 
 def _expect_format(version: int) -> None:
     if version > FORMAT:
-        remedy = "It was written by a newer version of Nestor: install that version here, on every worker and client."
+        remedy = "It was written by a newer version of Nestor: install that version on every worker and client."
         raise CheckpointFormatUnknown(version=version, known=FORMAT, remedy=remedy)
     if version < 2:
-        remedy = "It was written by an early version of Nestor: go on with that version, or begin a new trial."
+        remedy = "It was written by an early version of Nestor: use that version, or start a new trial."
         raise CheckpointFormatUnknown(version=version, known=FORMAT, remedy=remedy)

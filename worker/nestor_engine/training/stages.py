@@ -1,0 +1,261 @@
+"""The stages of an outer step, each from one state to the next."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from nestor_engine.autodiff.trace_cache import TraceCache
+from nestor_engine.config import Config
+from nestor_engine.data.folds import Partition
+from nestor_engine.data.splits import Data
+from nestor_engine.distributed import Group
+from nestor_engine.objective import Bilevel, Tensors
+from nestor_engine.responses import Hypergradient, OuterStepContext
+from nestor_engine.responses.response import outer_objective
+from nestor_engine.tensors.part_state import from_tensors, to_tensors
+from nestor_engine.tensors.random import derive_seed, randomness
+from nestor_engine.tensors.ravel import Ravel
+from nestor_engine.training.diagnostics import advice
+from nestor_engine.training.evaluation import evaluate
+from nestor_engine.training.fold_data import FoldData
+from nestor_engine.training.inner_loop import InnerStep
+from nestor_engine.training.metrics import Summary, cosine, expect_finite, norm, summarize
+from nestor_engine.training.state import State
+from nestor_engine.training.step import Step
+
+# Expected seconds of hypergradients beyond which tracing pays: it takes 1 to 5 s, and saves half of them or more.
+TRACING_PAYS = {"cpu": 10.0, "cuda": 4.0}
+
+
+@dataclass(frozen=True)
+class InnerResult:
+    """What the inner steps of one outer step returned.
+
+    Attributes:
+        loss: before the last inner step's update.
+        last_steps: where the last inner steps began; as many as the response unrolls.
+        data_seconds: `FoldData.seconds` before the first inner step.
+        started, ended: on `time.perf_counter`.
+    """
+
+    loss: float
+    last_steps: tuple[InnerStep, ...]
+    data_seconds: float
+    started: float
+    ended: float
+
+
+@dataclass(frozen=True)
+class OuterUpdate:
+    """Numbers about one update of the hyperparameters. `ended`: on `time.perf_counter`; the others as in `Step`."""
+
+    norm: float
+    cosine: float | None
+    inner_gradient_ratio: float | None
+    summaries: dict[str, Summary]
+    warnings: tuple[str, ...]
+    ended: float
+
+
+class OuterStepStages:
+    """The stages of an outer step for one problem, its data and its configuration.
+
+    Everything that changes from step to step is in the `State`, except clocks and caches.
+
+    Attributes:
+        device: the device of the problem's tensors.
+    """
+
+    def __init__(
+        self, bilevel: Bilevel, data: Data, config: Config, seed: int, group: Group, trace_cache: TraceCache
+    ) -> None:
+        self._bilevel, self._config, self._group, self._test = bilevel, config, group, data.test
+        self._outers = config.outers(bilevel.hparams)
+        self._ravel = Ravel(bilevel.params)
+        self.device = self._ravel.device
+        trained_as = bilevel if config.autocast is None else bilevel.autocast(getattr(torch, config.autocast))
+        self._partition = Partition(data, config.folds, config.early_stopping, seed)
+        self._folds = [
+            FoldData.of(self._partition.views(fold), trained_as, self._ravel, config, seed, group)
+            for fold in range(self._partition.folds)
+        ]
+        self._objective = outer_objective(bilevel, self._ravel)
+        self._trace_cache = trace_cache
+        self._traces = bool(config.trace or (config.trace is None and trace_cache.is_warm))
+
+    def activate_fold(self, state: State) -> State:
+        """Activate the fold that the next outer step trains."""
+        folds = self._config.folds
+        number = folds.active_fold(state.step + 1) if folds else 0
+        return state.activate_fold(number, self._bilevel, self._config.inner)
+
+    def train_weights(self, state: State) -> tuple[State, InnerResult]:
+        """Take the inner steps. A fold that has taken none takes its warm-up steps first.
+
+        Raises:
+            Diverged: the training loss is not finite.
+        """
+        config, data, fold = self._config, self._folds[state.active], state.active_fold
+        if fold.inner_steps == 0 and config.warmup_steps:
+            fold, *_ = data.inner_loop.run(fold, state.hparams, config.warmup_steps)
+        started, data_seconds = time.perf_counter(), data.seconds
+        fold, loss, last_steps = data.inner_loop.run(
+            fold, state.hparams, config.inner_steps, keep=config.response.unrolls
+        )
+        expect_finite(loss, state.step + 1, "training loss", "inner optimizer")
+        inner = InnerResult(loss, last_steps, data_seconds, started, time.perf_counter())
+        return state.with_active_fold(fold), inner
+
+    def take_hypergradient(self, state: State, inner: InnerResult) -> tuple[State, Hypergradient]:
+        """Differentiate the outer objective at the weights that the inner steps reached.
+
+        Raises:
+            Diverged: the validation loss is not finite.
+        """
+        number, response, fold = state.step + 1, self._config.response, state.active_fold
+        context = self._context(state, inner)
+        kept = from_tensors(response.init(), fold.response)
+        with randomness(self._group.seed(derive_seed(state.seed, "outer", number)), self.device):
+            hypergradient, kept = response.hypergradient(context, kept)
+        expect_finite(hypergradient.evaluation["loss"], number, "validation loss", "inner optimizer")
+        self._trace_if_it_pays(time.perf_counter() - inner.ended, number)
+        return state.with_active_fold(replace(fold, response=to_tensors(kept))), hypergradient
+
+    def update_hparams(self, state: State, hypergradient: Hypergradient) -> tuple[State, OuterUpdate]:
+        """Update the hyperparameters, and summarize the update.
+
+        Raises:
+            Diverged: the hypergradient is not finite.
+        """
+        number, gradient = state.step + 1, hypergradient.gradient
+        length = norm(gradient)
+        expect_finite(length, number, "hypergradient", "inner optimizer or the outer one")
+        hparams, optimizer_state = self._updated(state, gradient)
+        summaries = summarize(self._bilevel, state.hparams, hparams, gradient)
+        start = state.active_fold.inner_gradient_start
+        inner_norm = hypergradient.inner_gradient_norm
+        ratio = inner_norm / start if inner_norm is not None and start else None
+        warnings = {
+            topic: sentence
+            for topic, sentence in advice(number, hypergradient, ratio, summaries)
+            if topic not in state.warned
+        }
+        update = OuterUpdate(
+            norm=length,
+            cosine=cosine(gradient, state.previous),
+            inner_gradient_ratio=ratio,
+            summaries=summaries,
+            warnings=tuple(warnings.values()),
+            ended=time.perf_counter(),
+        )
+        state = replace(
+            state,
+            hparams=hparams,
+            outer_optimizer_state=optimizer_state,
+            previous=gradient,
+            warned=[*state.warned, *warnings],
+            step=number,
+        )
+        return state, update
+
+    def evaluate_and_record(
+        self, state: State, inner: InnerResult, hypergradient: Hypergradient, update: OuterUpdate
+    ) -> Step:
+        """Evaluate on the held-out and the test examples, and collect all numbers of the outer step.
+
+        Raises:
+            Diverged: the held-out loss is not finite.
+        """
+        number, solution = state.step, hypergradient.solution
+        state, held_out_loss = self._held_out_loss(state)
+        tested: dict[str, float] = {}
+        is_last = self._config.has_ended(number, state.steps_since_best)
+        if self._test is not None and (number % self._config.evaluate_every == 0 or is_last):
+            tested = self._evaluate(state, self._test)
+        val_metrics = dict(hypergradient.evaluation)
+        return Step(
+            number=number,
+            train_loss=inner.loss,
+            val_loss=val_metrics.pop("loss"),
+            val_metrics=val_metrics,
+            held_out_loss=held_out_loss,
+            test_loss=tested.pop("loss", None),
+            test_metrics=tested,
+            hypergradient_norm=update.norm,
+            hypergradient_cosine=update.cosine,
+            inner_gradient_norm=hypergradient.inner_gradient_norm,
+            inner_gradient_ratio=update.inner_gradient_ratio,
+            outcome=solution.outcome.name if solution else None,
+            residual=solution.residual if solution else None,
+            products=hypergradient.products,
+            traced=hypergradient.traced,
+            alpha=solution.alpha if solution else None,
+            alpha_norm=solution.alpha_norm if solution else None,
+            hyperparameters=update.summaries,
+            seconds={
+                "inner": inner.ended - inner.started,
+                "hypergradient": update.ended - inner.ended,
+                "products": hypergradient.products_seconds,
+                "data": self._folds[state.active].seconds - inner.data_seconds,
+                "evaluation": time.perf_counter() - update.ended,
+            },
+            warnings=(*update.warnings, *(self._trace_cache.news() if self._traces else ())),
+            state=state,
+        )
+
+    def _context(self, state: State, inner: InnerResult) -> OuterStepContext:
+        data, fold = self._folds[state.active], state.active_fold
+        return OuterStepContext(
+            bilevel=self._bilevel,
+            ravel=self._ravel,
+            w=fold.weights,
+            buffers=fold.buffers,
+            hparams=state.hparams,
+            train=data.curvature[state.step],
+            val=data.val[state.step],
+            inner_loop=data.inner_loop,
+            objective=self._objective,
+            inner_steps=inner.last_steps,
+            optimizer_state=fold.optimizer_state,
+            trace_cache=self._trace_cache if self._traces else None,
+            train_share=data.curvature.share,
+            val_share=data.val.share,
+        )
+
+    def _trace_if_it_pays(self, seconds: float, number: int) -> None:
+        """Trace from the next outer step on, if step `number` took long enough for this to pay.
+
+        The decision depends on a clock. The results do not depend on the decision.
+        """
+        if self._config.trace is None and not self._traces:
+            pays = seconds * (self._config.n_steps - number) > TRACING_PAYS[self.device.type]
+            self._traces = self._group.any([pays])[0]
+
+    def _updated(self, state: State, gradient: Tensors) -> tuple[Tensors, dict[str, Tensors]]:
+        """Hyperparameters and optimizer state after one outer update, projected onto the bounds."""
+        clipped = dict(zip(gradient, self._config.outer.clip(list(gradient.values())), strict=True))
+        hparams: Tensors = {}
+        optimizer_state: dict[str, Tensors] = {}
+        for name, value in state.hparams.items():
+            updated, optimizer_state[name] = self._outers[name].step(
+                value, clipped[name], state.outer_optimizer_state[name], state.step
+            )
+            bounds = self._bilevel.bounds.get(name)
+            hparams[name] = updated if bounds is None else updated.clamp(*bounds)
+        return hparams, optimizer_state
+
+    def _held_out_loss(self, state: State) -> tuple[State, float | None]:
+        """The mean over the last loss of each fold on held-out examples, if there are any."""
+        if self._partition.held_out is None:
+            return state, None
+        loss = self._evaluate(state, self._partition.held_out)["loss"]
+        expect_finite(loss, state.step, "held-out loss", "inner optimizer")
+        return state.with_validation_loss(loss, self._partition.folds)
+
+    def _evaluate(self, state: State, columns: dict[str, Tensor]) -> dict[str, float]:
+        params = self._ravel.tree(state.weights)
+        return evaluate(self._bilevel, params, state.buffers, state.hparams, columns, self._group)
