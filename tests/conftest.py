@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-from tests.support.server import Server, running_server
-from tests.support.services import Services, running_services
-from tests.support.worker import Worker, running_worker
+from testbed.server import Server, running_server
+from testbed.services import Services, running_services
+from testbed.worker import Worker, running_worker
 
 # A shell ignores SIGINT for a suite that runs in the background, and children inherit this: they would never stop
 # when a test interrupts them.

@@ -22,8 +22,8 @@ from nestor_worker.channel import Ended, Message
 from nestor_worker.runner.recorder import Trajectory
 from nestor_worker.supervisor.buffer import RecordBuffer
 from nestor_worker.workdir import Spec
+from testbed.server import Server
 from tests.client.problems import ridge, squared_error
-from tests.support.server import Server
 
 N_STEPS = 2
 REASON = "not today"

@@ -11,9 +11,9 @@ import pytest
 
 from nestor import Client, lifecycle
 from nestor.schemas import Desired, Event, State
+from testbed.server import Server, running_server
+from testbed.services import Services
 from tests.client.players import REASON, InProcess, OnServer, Player, standing
-from tests.support.server import Server, running_server
-from tests.support.services import Services
 
 BROKER = 11  # a database of Valkey that no other test uses: no worker may take these trials
 SITUATIONS: dict[tuple[State, Desired], list[list[str]]] = {  # (state, desired) → moves that lead there

@@ -23,7 +23,7 @@ from nestor.hparams import L2
 from nestor.remote.client import Client
 from nestor.schemas import State
 from nestor_engine.responses import Response
-from tests.support.server import Server
+from testbed.server import Server
 
 ROOT = Path(__file__).parents[2]
 PAGES = [

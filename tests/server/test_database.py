@@ -16,7 +16,7 @@ from sqlalchemy import create_engine, inspect, text
 from nestor_server import database
 from nestor_server.models import Base
 from nestor_server.settings import Settings
-from tests.support.server import new_database
+from testbed.server import new_database
 
 
 @pytest.fixture
