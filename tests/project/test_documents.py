@@ -20,9 +20,9 @@ from benchmarks import document
 from examples.paper import EXPERIMENTS
 from examples.provenance import caption
 from nestor.hparams import L2
+from nestor.options.responses import Response
 from nestor.remote.client import Client
 from nestor.schemas import State
-from nestor_engine.responses import Response
 from testbed.server import Server
 
 ROOT = Path(__file__).parents[2]
