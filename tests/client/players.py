@@ -81,7 +81,7 @@ class Player(ABC):
     def play(self, move: str) -> None:
         """One move, of the worker or of the user."""
         if move in lifecycle.MEANINGS:
-            self.do(move)  # pyright: ignore[reportArgumentType] it was just looked up
+            self.do(move)
         else:
             getattr(self, move)()
 

@@ -36,7 +36,12 @@ WAYS = [(*there, moves) for there, ways in SITUATIONS.items() for moves in ways]
 
 @pytest.fixture(scope="module")
 def server(services: Services) -> Iterator[Server]:
-    patient = {"lease_seconds": 3600, "answer_seconds": 3600, "slice_seconds": 3600, "requeue_after_seconds": 3600}
+    patient: dict[str, Any] = {
+        "lease_seconds": 3600,
+        "answer_seconds": 3600,
+        "slice_seconds": 3600,
+        "requeue_after_seconds": 3600,
+    }
     with running_server(services, redis_db=BROKER, **patient) as server:
         yield server
 

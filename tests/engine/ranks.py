@@ -6,6 +6,7 @@ import json
 import sys
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -13,6 +14,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import nestor_engine as engine
+from nestor.options.optimizers import Optimizer
+from nestor.options.responses import Response
 from nestor_engine.distributed import ALONE, Group
 from nestor_engine.hparams import L2, ExampleWeights
 from tests.engine.device import DEVICE
@@ -34,10 +37,10 @@ def problem(*layers: nn.Module) -> engine.Problem:
     )  # fmt: skip
 
 
-def config(response: engine.Response, inner: engine.Optimizer | None = None) -> engine.Config:
+def config(response: Response, inner: Optimizer | None = None) -> engine.Config:
     inner = inner or engine.Adam(1e-2, clip_norm=1.0)
     traced = isinstance(response, engine.Implicit) and isinstance(response.curvature, engine.GaussNewton)
-    options = {"evaluate_every": 1, "warmup_steps": 1, "trace": traced}
+    options: dict[str, Any] = {"evaluate_every": 1, "warmup_steps": 1, "trace": traced}
     return engine.Config(n_steps=N_STEPS, inner=inner, inner_steps=2, batch_size=25, response=response, **options)
 
 
@@ -58,7 +61,7 @@ RESPONSES = {
 }  # fmt: skip
 
 
-def run(response: engine.Response, group: Group = ALONE, *layers: nn.Module) -> list[engine.Step]:
+def run(response: Response, group: Group = ALONE, *layers: nn.Module) -> list[engine.Step]:
     posed = problem(*layers)
     return list(engine.optimize(posed.bilevel(), posed.data, config(response), group=group))
 
