@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 from hypothesis import settings
@@ -27,7 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "round_number" in metafunc.fixturenames:
-        metafunc.parametrize("round_number", range(metafunc.config.getoption("--rounds")))
+        metafunc.parametrize("round_number", range(cast(int, metafunc.config.getoption("--rounds"))))
 
 
 @pytest.fixture(scope="session")

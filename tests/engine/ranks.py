@@ -14,10 +14,11 @@ from torch import nn
 from torch.nn import functional as F
 
 import nestor_engine as engine
-from nestor.options.optimizers import Optimizer
-from nestor.options.responses import Response
 from nestor_engine.distributed import ALONE, Group
 from nestor_engine.hparams import L2, ExampleWeights
+from nestor_engine.optim.optimizers import Optimizer
+from nestor_engine.responses import Response
+from nestor_engine.responses.implicit import Implicit
 from tests.engine.device import DEVICE
 
 N_STEPS = 4
@@ -38,10 +39,10 @@ def problem(*layers: nn.Module) -> engine.Problem:
 
 
 def config(response: Response, inner: Optimizer | None = None) -> engine.Config:
-    inner = inner or engine.Adam(1e-2, clip_norm=1.0)
-    traced = isinstance(response, engine.Implicit) and isinstance(response.curvature, engine.GaussNewton)
+    chosen = inner or engine.Adam(1e-2, clip_norm=1.0)
+    traced = isinstance(response, Implicit) and isinstance(response.curvature, engine.GaussNewton)
     options: dict[str, Any] = {"evaluate_every": 1, "warmup_steps": 1, "trace": traced}
-    return engine.Config(n_steps=N_STEPS, inner=inner, inner_steps=2, batch_size=25, response=response, **options)
+    return engine.Config(n_steps=N_STEPS, inner=chosen, inner_steps=2, batch_size=25, response=response, **options)
 
 
 CG = engine.PreconditionedCG(3, engine.NystromSketch(rank=4))
