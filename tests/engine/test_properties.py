@@ -145,7 +145,9 @@ def test_hyperparameters_come_back_in_the_order_they_had():
     bilevel = build("GELU MLP").bilevel()
     some = dict.fromkeys("zyxwvutsrqponm", torch.zeros(2))
     state = engine.State.initial(
-        replace(bilevel, hparams=some, initial=lambda params, hparams: params), engine.SGD(), engine.SGD()
+        replace(bilevel.untransformed(), hparams=some, initial=lambda params, hparams: params),
+        engine.SGD(),
+        engine.SGD(),
     )
     back = engine.State.load(state.save())
     assert list(back.hparams) == list(state.hparams)
