@@ -11,6 +11,7 @@ import sys
 import torch
 from torch import Tensor
 
+from benchmarks.installed import install_peers
 from benchmarks.peers import LIBRARIES
 from benchmarks.problem import SMALL, TERMS
 from nestor_engine import Bilevel, Hessian, Implicit, Neumann
@@ -46,6 +47,7 @@ def flat(gradient: list[Tensor]) -> Tensor:
 
 def main() -> int:
     """Print the table and return the exit code."""
+    install_peers()
     differences = []
     print(f"{'relative difference to Nestor, float32':40}", *(f"{terms:>4} terms" for terms in TERMS))
     for library, hypergradient in LIBRARIES.items():

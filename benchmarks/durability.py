@@ -24,12 +24,12 @@ from nestor_worker.options import Options
 from nestor_worker.runner import presets
 from nestor_worker.runner.recorder import BackgroundCheckpointer, TrialRecorder
 from nestor_worker.workdir import WorkSpec
-from tests.end_to_end import faults
-from tests.end_to_end.api import ENDLESS, PRESET, Api
-from tests.end_to_end.cluster import TestCluster
-from tests.end_to_end.expected import inject_faults, uninterrupted_steps
-from tests.support.server import wait_for
-from tests.support.worker import running_worker
+from testbed import faults
+from testbed.api import ENDLESS, PRESET, Api
+from testbed.cluster import TestCluster
+from testbed.expected import inject_faults, uninterrupted_steps
+from testbed.server import wait_for
+from testbed.worker import running_worker
 
 WIDTHS = (128, 1024, 4096)  # of the hidden layer of the models whose checkpoints are timed
 OVERHEAD_SECONDS = 30.0  # of training, for each

@@ -6,6 +6,9 @@ which curvlinops does not support; the penalty; running averages; and random sig
 work for criteria that are not likelihoods.
 """
 
+# install_peers puts the libraries elsewhere than into .venv, so a type checker does not find them.
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import torch

@@ -1,5 +1,8 @@
 """The Neumann hypergradient as other libraries compute it: each a function of (task, products of the series)."""
 
+# install_peers puts the libraries elsewhere than into .venv, so a type checker does not find them.
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import warnings
@@ -75,7 +78,7 @@ def boat(task: Task, terms: int) -> list[Tensor]:
     upper = lambda feed, upper_model, lower_model, params: task.outer(params, hparams)
     series = NS(lower, upper, nn.Module(), nn.Module(), weights, hparams, config)
     series.compute_gradients({}, {}, nn.Module(), lower_model_params=weights, hparams=hparams)
-    return [h.grad for h in hparams]
+    return [h.grad for h in hparams if h.grad is not None]
 
 
 def curvlinops(task: Task, terms: int) -> list[Tensor]:

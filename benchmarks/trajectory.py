@@ -182,7 +182,8 @@ def solved(operator: Operator, b: Tensor) -> Tensor:
     """
     product = lambda v: operator(torch.as_tensor(v).to(b).reshape(-1)).double().numpy()
     n = b.numel()
-    x, _ = minres(LinearOperator((n, n), matvec=product, dtype="float64"), b.double().numpy(), rtol=1e-5, maxiter=500)
+    matrix = LinearOperator((n, n), matvec=product, dtype="float64")  # pyright: ignore[reportCallIssue]: its __new__ does
+    x, _ = minres(matrix, b.double().numpy(), rtol=1e-5, maxiter=500)
     return torch.as_tensor(x).to(b)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 from hypothesis import settings
 
-from tests.support.server import Server, running_server
-from tests.support.services import Services, running_services
-from tests.support.worker import Worker, running_worker
+from testbed.server import Server, running_server
+from testbed.services import Services, running_services
+from testbed.worker import Worker, running_worker
 
 # A shell ignores SIGINT for a suite that runs in the background, and children inherit this: they would never stop
 # when a test interrupts them.
@@ -27,7 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "round_number" in metafunc.fixturenames:
-        metafunc.parametrize("round_number", range(metafunc.config.getoption("--rounds")))
+        metafunc.parametrize("round_number", range(cast(int, metafunc.config.getoption("--rounds"))))
 
 
 @pytest.fixture(scope="session")

@@ -106,6 +106,9 @@ def _compiled(traced: Traced, point: Linearization, v: Tensor) -> Run:
     return run
 
 
+RECORDED = {True: "yes", False: "no", None: ""}
+
+
 def table(rows: list[Row]) -> str:
     ways = ("kept graph", "traced", "recorded", "compiled")
     head = ("model", "batch", "curvature", "gradient, ms", *ways, "compile, s", "error", "recorded by default")
@@ -114,7 +117,7 @@ def table(rows: list[Row]) -> str:
         numbers = [_shown(row.get(way), ".2f") for way in ways]
         cells = [row["case"], f"{row['batch']:,}", row["curvature"], _shown(row.get("gradient_ms"), ".3f"), *numbers]
         cells += [_shown(row.get("compile_s"), ".0f"), _shown(row.get("error"), ".0e")]
-        lines.append(f"| {' | '.join([*cells, {True: 'yes', False: 'no'}.get(row.get('recorded by default'), '')])} |")
+        lines.append(f"| {' | '.join([*cells, RECORDED[row.get('recorded by default')]])} |")
     return "\n".join(lines)
 
 

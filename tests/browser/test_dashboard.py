@@ -9,8 +9,8 @@ import pytest
 from playwright.sync_api import Page, Request, expect
 
 from nestor.schemas import State
+from testbed.server import Server
 from tests.server.conftest import Run
-from tests.support.server import Server
 
 SPEC = {"problem": {"preset": {}}, "n_steps": 200}
 CURVE = "#curve polyline.validation[data-steps]"

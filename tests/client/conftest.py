@@ -10,10 +10,10 @@ import pytest
 
 import nestor
 from nestor import Client, Study, Trial
+from testbed.server import Server, running_server
+from testbed.services import Services
+from testbed.worker import Worker, running_worker
 from tests.client.problems import ridge
-from tests.support.server import Server, running_server
-from tests.support.services import Services
-from tests.support.worker import Worker, running_worker
 
 N_STEPS = 12
 QUICK: dict[str, Any] = {

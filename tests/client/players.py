@@ -22,8 +22,8 @@ from nestor_worker.channel import Ended, Message
 from nestor_worker.runner.recorder import TrialRecorder
 from nestor_worker.supervisor.buffer import RecordBuffer
 from nestor_worker.workdir import WorkSpec
+from testbed.server import Server
 from tests.client.problems import ridge, squared_error
-from tests.support.server import Server
 
 N_STEPS = 2
 REASON = "not today"
@@ -81,7 +81,7 @@ class Player(ABC):
     def play(self, move: str) -> None:
         """One move, of the worker or of the user."""
         if move in lifecycle.MEANINGS:
-            self.do(move)  # pyright: ignore[reportArgumentType] it was just looked up
+            self.do(move)
         else:
             getattr(self, move)()
 

@@ -14,9 +14,9 @@ import safetensors.numpy
 
 import nestor
 from nestor.schemas import State
+from testbed.server import free_port
 from tests.client.conftest import N_STEPS, QUICK
 from tests.client.problems import ridge
-from tests.support.server import free_port
 
 STUDY = "finished [b]"
 

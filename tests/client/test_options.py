@@ -84,7 +84,7 @@ def test_the_json_schema_s_ranges_are_those_that_are_checked():
 
 
 def test_a_submission_s_defaults_are_the_configuration_s():
-    submitted = schemas.TrialCreate(problem={"preset": {}}, n_steps=7)
+    submitted = schemas.TrialCreate.model_validate({"problem": {"preset": {}}, "n_steps": 7})
     config = nestor.Config(n_steps=7)
     assert {name: getattr(submitted, name) for name in nestor.Config.model_fields} == dict(config)
     assert nestor.Config(**config.model_dump(mode="json")) == config
@@ -116,22 +116,26 @@ def test_every_public_option_is_a_name_of_nestor():
 
 # --- mistakes -------------------------------------------------------------------------------------
 
+untyped: Any = nestor  # for what a type checker would refuse
 MISTAKES = {
-    "too many": (lambda: nestor.Neumann(1, 2.0, 3), "takes at most 2 values by position"),
-    "twice": (lambda: nestor.Neumann(1, terms=2), "terms is given twice"),
-    "unknown": (lambda: nestor.Neumann(term=2), r"Neumann\(term=2\): there is no such option"),
-    "a text": (lambda: nestor.Neumann("3"), r"Neumann\(terms='3'\): it must be a whole number"),
+    "too many": (lambda: untyped.Neumann(1, 2.0, 3), "takes at most 2 values by position"),
+    "twice": (lambda: untyped.Neumann(1, terms=2), "terms is given twice"),
+    "unknown": (lambda: untyped.Neumann(term=2), r"Neumann\(term=2\): there is no such option"),
+    "a text": (lambda: untyped.Neumann("3"), r"Neumann\(terms='3'\): it must be a whole number"),
     "a truth": (lambda: nestor.Neumann(True), r"Neumann\(terms=True\): it must be a whole number"),
     "not a number": (lambda: nestor.Adam(float("nan")), r"Adam\(lr=nan\): it must be a finite number, above 0"),
-    "another part": (lambda: nestor.Implicit(nestor.Neumann()), "pass a curvature, such as GaussNewton"),
-    "an unknown word": (lambda: nestor.KFAC(fisher="true"), "fisher='true'.: it must be 'sampled', 'exact' or"),
-    "an unknown tag": (lambda: nestor.Implicit(solver="newton"), "it must be one of 'identity', 'neumann'"),
+    "another part": (lambda: untyped.Implicit(nestor.Neumann()), "pass a curvature, such as GaussNewton"),
+    "an unknown word": (lambda: untyped.KFAC(fisher="true"), "fisher='true'.: it must be 'sampled', 'exact' or"),
+    "an unknown tag": (lambda: untyped.Implicit(solver="newton"), "it must be one of 'identity', 'neumann'"),
     "nested": (
-        lambda: nestor.Implicit(solver={"neumann": {"terms": -1}}),
+        lambda: untyped.Implicit(solver={"neumann": {"terms": -1}}),
         r"Implicit\(solver.terms=-1\): it must",
     ),
     "no momentum": (lambda: nestor.SGD(nesterov=True), "nesterov=True needs momentum: pass momentum=0.9"),
-    "nested, no momentum": (lambda: nestor.Config(n_steps=1, inner={"optimizer": "sgd", "nesterov": True}), "momentum"),
+    "nested, no momentum": (
+        lambda: untyped.Config(n_steps=1, inner={"optimizer": "sgd", "nesterov": True}),
+        "momentum",
+    ),
 }
 
 
@@ -146,8 +150,8 @@ def test_numbers_of_other_libraries_are_numbers():
     import numpy as np
     import torch
 
-    assert nestor.Neumann(np.int64(3)) == nestor.Neumann(torch.tensor(3)) == nestor.Neumann(3)
-    assert nestor.Adam(np.float32(0.5)) == nestor.Adam(torch.tensor(0.5)) == nestor.Adam(0.5)
+    assert untyped.Neumann(np.int64(3)) == untyped.Neumann(torch.tensor(3)) == nestor.Neumann(3)
+    assert untyped.Adam(np.float32(0.5)) == untyped.Adam(torch.tensor(0.5)) == nestor.Adam(0.5)
 
 
 # --- one more option ------------------------------------------------------------------------------
@@ -189,14 +193,15 @@ COMPUTED = '''
 """Computes it."""
 from __future__ import annotations
 from one_more_declared import ScaledIdentity as Declared
-from nestor_engine.solvers.solution import Outcome, Solution, Solver
+from nestor_engine.solvers.solution import Outcome, Solution
+from nestor_engine.solvers.solver import StatelessSolver
 
 
-class ScaledIdentity(Declared, Solver):
+class ScaledIdentity(Declared, StatelessSolver):
     """A multiple of the right-hand side."""
 
-    def solve(self, operator, b, x0=None, memory=None):
-        return Solution(self.factor * b, Outcome.truncated, 1.0)
+    def solve(self, operator, b, state, x0=None):
+        return Solution(self.factor * b, Outcome.truncated, 1.0), state
 '''
 USED = """
 import one_more_declared, one_more_computed

@@ -13,10 +13,10 @@ from nestor.errors import PROBLEM_JSON, ServerUnreachable, TrialNotFound, Unavai
 from nestor.remote import event_stream
 from nestor.remote.client import Client
 from nestor.schemas import Event, State
+from testbed.server import free_port
 from tests.client.cutting import cutting
 from tests.client.problems import ridge
 from tests.client.scripted import answer, hang_up, pieces, scripted
-from tests.support.server import free_port
 
 
 @pytest.fixture(autouse=True)

@@ -90,4 +90,4 @@ def test_the_keywords_of_optimize_are_the_fields_of_a_configuration():
     assert names[names.index("config") + 1 : names.index("warm_start")] == list(nestor.Config.model_fields)[1:]
     for name, field in nestor.Config.model_fields.items():
         assert signature[name].default is None  # an option that is not given is the configuration's
-        assert f"{name}: {field.description}." in Study.optimize.__doc__
+        assert f"{name}: {field.description}." in (Study.optimize.__doc__ or "")

@@ -11,9 +11,9 @@ import pytest
 
 from nestor import Client, lifecycle
 from nestor.schemas import Desired, Event, State
+from testbed.server import Server, running_server
+from testbed.services import Services
 from tests.client.players import REASON, InProcess, OnServer, Player, standing
-from tests.support.server import Server, running_server
-from tests.support.services import Services
 
 BROKER = 11  # a database of Valkey that no other test uses: no worker may take these trials
 SITUATIONS: dict[tuple[State, Desired], list[list[str]]] = {  # (state, desired) → moves that lead there
@@ -36,7 +36,12 @@ WAYS = [(*there, moves) for there, ways in SITUATIONS.items() for moves in ways]
 
 @pytest.fixture(scope="module")
 def server(services: Services) -> Iterator[Server]:
-    patient = {"lease_seconds": 3600, "answer_seconds": 3600, "slice_seconds": 3600, "requeue_after_seconds": 3600}
+    patient: dict[str, Any] = {
+        "lease_seconds": 3600,
+        "answer_seconds": 3600,
+        "slice_seconds": 3600,
+        "requeue_after_seconds": 3600,
+    }
     with running_server(services, redis_db=BROKER, **patient) as server:
         yield server
 

@@ -11,8 +11,8 @@ import pytest
 from nestor import errors, schemas
 from nestor.errors import PROBLEM_JSON, NestorError, ServerUnreachable, StudyExists, Unauthenticated
 from nestor.remote.client import Client
+from testbed.server import free_port
 from tests.client.scripted import answer, hang_up, scripted
-from tests.support.server import free_port
 
 ME = {"user": "ada", "scope": "write"}
 

@@ -112,8 +112,10 @@ def test_trained_weights_come_back_into_the_model(trial):
     torch.manual_seed(1)
     problem, other = ridge(), torch.nn.Linear(4, 1)
     assert trial.load_weights(other) == N_STEPS
-    x, y = problem.data.test["x"], problem.data.test["y"]
-    assert squared_error(other(x), {"y": y}).item() == pytest.approx(trial.last_step.test_loss, rel=1e-5)
+    test, last = problem.data.test, trial.last_step
+    assert test is not None
+    assert last is not None
+    assert squared_error(other(test["x"]), {"y": test["y"]}).item() == pytest.approx(last.test_loss, rel=1e-5)
     with pytest.raises(InvalidInput, match=r"'weight' has the shape \(1, 4\), and in the model it has \(1, 5\)"):
         trial.load_weights(torch.nn.Linear(5, 1))
 
@@ -289,8 +291,9 @@ def test_a_warm_started_trial_begins_with_what_another_reached(finished, trial, 
     tuned = study.optimize(ridge(), 1, **QUICK, warm_start=start)
     assert torch.equal(tuned.hparams_at(0)["l2.bias"], trial.hparams_at(5)["l2.bias"])
     assert tuned.steps[0].val_loss > warm.steps[0].val_loss
-    model, splits = torch.nn.Linear(4, 1), {name: ridge().data.splits[name] for name in ("train", "val")}
-    other = nestor.Problem(model, nestor.hparams.L2(model, per="global"), squared_error, squared_error, **splits)
+    model, data = torch.nn.Linear(4, 1), ridge().data
+    scalar = nestor.hparams.L2(model, per="global")
+    other = nestor.Problem(model, scalar, squared_error, squared_error, train=data.train, val=data.val)
     for reached in (trial, start):
         with pytest.raises(InvalidInput, match="hyperparameter 'l2'"):
             study.optimize(other, 1, **QUICK, warm_start=reached)

@@ -108,7 +108,7 @@ def _wrong(function: Callable[..., Any], name: str, parameter: str, others: dict
 
 @pytest.mark.parametrize("name", NAMES)
 def test_public_names_answer_with_nestors_errors(name: str):
-    function = nestor
+    function: Any = nestor
     for part in name.split("."):
         function = getattr(function, part)
     assert list(_answers(function, name)) == []

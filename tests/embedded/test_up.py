@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 from nestor_server.embedded.home import Home, reachable
-from tests.support.server import new_database
-from tests.support.services import Services, fresh_home
+from testbed.server import new_database
+from testbed.services import Services, fresh_home
 from tests.support.up import Up, credentials, ended, run, running_up, saved_token, wait_for
 
 NOBODY = 65534

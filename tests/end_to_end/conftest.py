@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.end_to_end.api import Api
-from tests.support.server import Server, running_server
-from tests.support.services import Services
-from tests.support.worker import Worker, running_worker
+from testbed.api import Api
+from testbed.server import Server, running_server
+from testbed.services import Services
+from testbed.worker import Worker, running_worker
 
 BROKER = 7  # a database of Valkey that no other test uses, so that no other worker takes these messages
 

@@ -20,11 +20,11 @@ import pytest
 
 from nestor.errors import IllegalTransition
 from nestor_engine import Step
-from tests.end_to_end import faults
-from tests.end_to_end.api import Api
-from tests.end_to_end.audit_trigger import expect_consistent_journal
-from tests.end_to_end.cluster import TestCluster
-from tests.end_to_end.expected import (
+from testbed import faults
+from testbed.api import Api
+from testbed.audit_trigger import expect_consistent_journal
+from testbed.cluster import TestCluster
+from testbed.expected import (
     LONG,
     Reader,
     expect_trajectory,
@@ -33,9 +33,9 @@ from tests.end_to_end.expected import (
     uninterrupted_steps,
     warm_started_steps,
 )
-from tests.end_to_end.faults import FAULTS, Fault
-from tests.support.server import Server, wait_for
-from tests.support.worker import running_worker
+from testbed.faults import FAULTS, Fault
+from testbed.server import Server, wait_for
+from testbed.worker import running_worker
 
 
 @pytest.fixture(scope="module")

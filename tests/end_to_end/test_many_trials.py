@@ -15,9 +15,9 @@ from nestor.schemas import Preset, TrialCreate
 from nestor_engine import Config, optimize
 from nestor_server import models
 from nestor_worker.runner import presets
-from tests.end_to_end.api import PRESET, Api, spec_of
-from tests.support.server import Server, wait_for
-from tests.support.worker import Worker, running_worker
+from testbed.api import PRESET, Api, spec_of
+from testbed.server import Server, wait_for
+from testbed.worker import Worker, running_worker
 
 SHORT, LONG = 60, 400  # steps
 

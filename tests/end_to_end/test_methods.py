@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.end_to_end.api import PRESET, Api
-from tests.support.worker import Worker
+from testbed.api import PRESET, Api
+from testbed.worker import Worker
 
 PRECONDITIONED = {"gauss_newton": "nystrom_sketch", "hessian": "kfac", "empirical_fisher": "adam_diagonal"}
 METHODS = [

@@ -12,9 +12,9 @@ from nestor_engine import Adam, Config, RMSprop, optimize
 from nestor_server.models import Dataset, Program, Study
 from nestor_server.storage import blobs
 from nestor_worker.runner import presets
-from tests.end_to_end.api import ENDLESS, PRESET, Api
-from tests.support.server import Server, wait_for
-from tests.support.worker import Worker
+from testbed.api import ENDLESS, PRESET, Api
+from testbed.server import Server, wait_for
+from testbed.worker import Worker
 
 
 def test_a_submitted_trial_runs_to_its_end(api: Api, worker: Worker):

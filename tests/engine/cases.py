@@ -23,6 +23,13 @@ from tests.engine.device import DEVICE
 SEED = 7
 
 
+def hessian(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
+    """The dense second derivative of a function of one tensor."""
+    found = torch.autograd.functional.hessian(function, at)
+    assert isinstance(found, Tensor)
+    return found
+
+
 def cross_entropy(outputs: Tensor, batch: Batch) -> Tensor:
     return F.cross_entropy(outputs, batch["y"], reduction="none")
 
@@ -231,7 +238,7 @@ class Dense:
             return self.functions.evaluate(self.ravel.tree(w), self.bilevel.buffers, hparams, self.val)["loss"]
 
     def hessian(self) -> Tensor:
-        return torch.autograd.functional.hessian(lambda w: self.loss(w, self.bilevel.hparams), self.w)
+        return hessian(lambda w: self.loss(w, self.bilevel.hparams), self.w)
 
     def gauss_newton(self) -> Tensor:
         b, functional = self.functions, torch.autograd.functional
@@ -244,8 +251,8 @@ class Dense:
         at = outputs(self.w)
         shape = b.forward(self.ravel.tree(self.w), b.buffers, b.hparams, batch)[0].shape
         jacobian = functional.jacobian(outputs, self.w)  # (outputs, n)
-        inner = functional.hessian(lambda o: b.criterion(o.reshape(shape), b.hparams, batch), at)
-        penalty = functional.hessian(lambda w: b.penalty(self.ravel.tree(w), b.hparams), self.w)
+        inner = hessian(lambda o: b.criterion(o.reshape(shape), b.hparams, batch), at)
+        penalty = hessian(lambda w: b.penalty(self.ravel.tree(w), b.hparams), self.w)
         return jacobian.T @ inner @ jacobian + penalty
 
     def fisher(self, per: str) -> Tensor:
@@ -263,7 +270,7 @@ class Dense:
             return torch.stack([b.criterion(outputs[i : i + 1], b.hparams, one) for i, one in enumerate(each)])
 
         gradients = functional.jacobian(losses, self.w)  # (B, n)
-        penalty = functional.hessian(lambda w: b.penalty(self.ravel.tree(w), b.hparams), self.w)
+        penalty = hessian(lambda w: b.penalty(self.ravel.tree(w), b.hparams), self.w)
         return gradients.T @ gradients / len(gradients) + penalty
 
     def minimizer(self, hparams: Tensors) -> Tensor:

@@ -16,7 +16,7 @@ if DEVICE.type != "cpu":
     # Before test modules create tensors: on the device by default, with deterministic kernels.
     torch.set_default_device(DEVICE)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]: a property of its module
 
 from tests.engine.cases import SEED
 

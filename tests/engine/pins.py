@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import nestor_engine as engine
+from nestor.options import Config
 
 BITWISE = os.environ.get("NESTOR_PINNED_BITWISE") == "1"  # on the processor that wrote them; others round differently
 Trajectory = dict[str, list[str]]  # what is pinned of it → its numbers, in hexadecimal
@@ -22,17 +23,17 @@ class Posed(Protocol):
     def bilevel(self) -> engine.Bilevel: ...
 
 
-def trajectory(problem: Posed, config: engine.Config, checkpoint: bytes | None = None) -> Trajectory:
+def trajectory(problem: Posed, config: Config, checkpoint: bytes | None = None) -> Trajectory:
     """From the beginning, or from a checkpoint."""
     return _written(_steps(problem, config, checkpoint))
 
 
-def interrupted(problem: Posed, config: engine.Config, step: int) -> bytes:
+def interrupted(problem: Posed, config: Config, step: int) -> bytes:
     """The checkpoint after a step."""
     return _steps(problem, config, None)[step - 1].state.save()
 
 
-def _steps(problem: Posed, config: engine.Config, checkpoint: bytes | None) -> list[engine.Step]:
+def _steps(problem: Posed, config: Config, checkpoint: bytes | None) -> list[engine.Step]:
     state = None if checkpoint is None else engine.State.load(checkpoint)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # batch norm adds up in as many parts as there are threads

@@ -6,6 +6,7 @@ import json
 import sys
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,6 +16,9 @@ from torch.nn import functional as F
 import nestor_engine as engine
 from nestor_engine.distributed import ALONE, Group
 from nestor_engine.hparams import L2, ExampleWeights
+from nestor_engine.optim.optimizers import Optimizer
+from nestor_engine.responses import Response
+from nestor_engine.responses.implicit import Implicit
 from tests.engine.device import DEVICE
 
 N_STEPS = 4
@@ -34,11 +38,11 @@ def problem(*layers: nn.Module) -> engine.Problem:
     )  # fmt: skip
 
 
-def config(response: engine.Response, inner: engine.Optimizer | None = None) -> engine.Config:
-    inner = inner or engine.Adam(1e-2, clip_norm=1.0)
-    traced = isinstance(response, engine.Implicit) and isinstance(response.curvature, engine.GaussNewton)
-    options = {"evaluate_every": 1, "warmup_steps": 1, "trace": traced}
-    return engine.Config(n_steps=N_STEPS, inner=inner, inner_steps=2, batch_size=25, response=response, **options)
+def config(response: Response, inner: Optimizer | None = None) -> engine.Config:
+    chosen = inner or engine.Adam(1e-2, clip_norm=1.0)
+    traced = isinstance(response, Implicit) and isinstance(response.curvature, engine.GaussNewton)
+    options: dict[str, Any] = {"evaluate_every": 1, "warmup_steps": 1, "trace": traced}
+    return engine.Config(n_steps=N_STEPS, inner=chosen, inner_steps=2, batch_size=25, response=response, **options)
 
 
 CG = engine.PreconditionedCG(3, engine.NystromSketch(rank=4))
@@ -58,7 +62,7 @@ RESPONSES = {
 }  # fmt: skip
 
 
-def run(response: engine.Response, group: Group = ALONE, *layers: nn.Module) -> list[engine.Step]:
+def run(response: Response, group: Group = ALONE, *layers: nn.Module) -> list[engine.Step]:
     posed = problem(*layers)
     return list(engine.optimize(posed.bilevel(), posed.data, config(response), group=group))
 

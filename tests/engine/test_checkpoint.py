@@ -14,6 +14,7 @@ from torch.nn import functional as F
 import nestor_engine as engine
 from nestor.errors import CheckpointFormatUnknown, StateInvalid
 from nestor_engine.hparams import L2
+from nestor_engine.hparams.decay import Per
 from nestor_engine.objective import Tensors
 from nestor_engine.tensors.serialization import to_safetensors
 from nestor_engine.training.state import FoldState
@@ -43,7 +44,7 @@ def normed(width: int = 4, *, affine: bool = True, running: bool = True) -> nn.M
     return nn.Sequential(nn.Linear(4, width), norm, nn.Linear(width, 4))
 
 
-def problem(model: nn.Module, per: str = "tensor", features: int = 4) -> engine.Problem:
+def problem(model: nn.Module, per: Per = "tensor", features: int = 4) -> engine.Problem:
     torch.manual_seed(1)
     x, y = torch.randn(12, features), torch.arange(12) % 4
     losses = lambda outputs, batch: F.cross_entropy(outputs, batch["y"])

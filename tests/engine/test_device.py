@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_map
 
 import nestor_engine as engine
+from nestor.options.responses import Response
 from nestor_engine.autodiff.linearization import Linearization
 from nestor_engine.autodiff.trace_cache import TraceCache
 from nestor_engine.errors import is_out_of_memory
@@ -52,7 +54,7 @@ def on(device: torch.device | str, name: str, dtype: torch.dtype) -> tuple[Bilev
     to = lambda t: t.to(device, dtype) if t.is_floating_point() else t.to(device)
     columns = [{k: to(v) for k, v in split.items()} for split in (data.train, data.val)]
     bilevel = bilevel.to(device)
-    named = lambda tree: torch.utils._pytree.tree_map(to, tree)
+    named = lambda tree: tree_map(to, tree)
     return (
         Bilevel(**vars(bilevel) | {part: named(getattr(bilevel, part)) for part in ("params", "buffers", "hparams")}),
         engine.Data(*columns),
@@ -97,12 +99,13 @@ def test_traced_products_are_those_of_autograd(name: str, product):
         torch.testing.assert_close(first, product(kept, v), rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(second, 2 * first, rtol=1e-9, atol=1e-12)
         rows = torch.stack([v, -v, v])
+        assert traced.curved_rows is not None
         torch.testing.assert_close(traced.curved_rows(rows), torch.stack([first, -first, first]), rtol=1e-9, atol=1e-12)
         for hparam, value in kept.mixed(v).items():
             torch.testing.assert_close(traced.mixed(v)[hparam], value, rtol=1e-9, atol=1e-12)
 
 
-def config(response: engine.Response, **parts) -> engine.Config:
+def config(response: Response, **parts) -> engine.Config:
     trained = {"inner": engine.Adam(1e-2), "inner_steps": 3, "batch_size": 7, "warmup_steps": 25}
     return engine.Config(**{"n_steps": 4, **trained, "response": response, "trace": True, **parts})
 
@@ -127,7 +130,7 @@ def tune(posed: engine.Problem, config: engine.Config, device=DEVICE, state: eng
 # KFAC's random signals depend on the signs of eigenvectors, which are any device's own.
 @pytest.mark.parametrize("name", [name for name in RESPONSES if name != "KFAC"])
 def test_a_trajectory_is_that_of_the_cpu(name: str):
-    here, there = (list(tune(problem(), config(RESPONSES[name]), device)) for device in ("cpu", DEVICE))
+    here, there = (list(tune(problem(), config(RESPONSES[name]), device)) for device in (torch.device("cpu"), DEVICE))
     for ours, theirs in zip(there, here, strict=True):
         assert ours.val_loss == pytest.approx(theirs.val_loss, rel=1e-5)
     for hparam, value in here[-1].state.hparams.items():

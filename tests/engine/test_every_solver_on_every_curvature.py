@@ -121,7 +121,7 @@ def iterate(solver: Solver, given: System, x0: Tensor) -> Tensor:
             return given.b
         case engine.Neumann(terms=terms, alpha=alpha):
             alpha = 1 / (given.norm * (1 + given.damping)) if alpha == "auto" else alpha
-            series = sum(torch.linalg.matrix_power(eye - alpha * given.A, j) for j in range(terms + 1))
+            series = sum((torch.linalg.matrix_power(eye - alpha * given.A, j) for j in range(terms + 1)), 0 * eye)
             return x0 + alpha * series @ (given.b - given.A @ x0)
         case engine.ConjugateGradient(steps=steps):
             return krylov(given, x0, eye, steps)

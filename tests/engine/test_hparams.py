@@ -63,6 +63,8 @@ class Tempered(Hyperparameters):
 
 
 class Warm(nn.Module):
+    temperature: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("temperature", torch.ones((), dtype=F64))
@@ -285,7 +287,7 @@ def test_the_implicit_hypergradient_of_the_start_is_exactly_zero():
     [
         (lambda: L1(nn.Linear(2, 2), epsilon=0.0), "kink at zero", errors.OptionOutOfRange),
         (lambda: L2(nn.Identity()), "no parameter that requires a gradient", errors.ModelHasNoParameters),
-        (lambda: InitializationScale(nn.Linear(2, 2), per="weight"), "choose one of", errors.ChoiceUnknown),
+        (lambda: InitializationScale(nn.Linear(2, 2), per="weight"), "choose one of", errors.ChoiceUnknown),  # pyright: ignore[reportArgumentType]: refused
         (lambda: LabelCorrection(torch.tensor([0, 3]), 3), "the labels run from 0 to 3", errors.LabelsOutOfRange),
         (lambda: LabelCorrection(torch.rand(4, 3), 3), r"pass labels.argmax\(1\)", errors.ColumnUnusable),
         (lambda: DistilledData(torch.arange(4)), "tokens have none", errors.ColumnUnusable),
@@ -295,14 +297,14 @@ def test_the_implicit_hypergradient_of_the_start_is_exactly_zero():
             errors.TooFewExamples,
         ),
         (
-            lambda: DistilledData.start(torch.rand(3, 2), torch.arange(3), kind="zeros"),
+            lambda: DistilledData.start(torch.rand(3, 2), torch.arange(3), kind="zeros"),  # pyright: ignore[reportArgumentType]: refused
             "choose one of 'noise'",
             errors.ChoiceUnknown,
         ),
         (lambda: Augmentation(), "Pass one of them", errors.AugmentationAmbiguous),
         (lambda: Augmentation(nn.Identity()), "no parameters to tune", errors.NothingToTune),
         (
-            lambda: LossReweighting(nn.Linear(1, 1), positive="identity"),
+            lambda: LossReweighting(nn.Linear(1, 1), positive="identity"),  # pyright: ignore[reportArgumentType]: refused
             "choose one of 'sigmoid'",
             errors.ChoiceUnknown,
         ),
@@ -313,7 +315,7 @@ def test_the_implicit_hypergradient_of_the_start_is_exactly_zero():
             errors.DropoutRateOutOfRange,
         ),
         (lambda: Dropout(nn.Dropout(0.1), temperature=0.0), "must be positive", errors.OptionOutOfRange),
-        (lambda: Dropout(nn.Dropout(0.1), per="weight"), "choose one of 'layer', 'global'", errors.ChoiceUnknown),
+        (lambda: Dropout(nn.Dropout(0.1), per="weight"), "choose one of 'layer', 'global'", errors.ChoiceUnknown),  # pyright: ignore[reportArgumentType]: refused
         (
             lambda: Submodule(nn.Sequential(nn.Linear(2, 2)), "1"),
             "no part '1'; its parts are '0'",

@@ -32,7 +32,7 @@ def _hypergradient(case: Dense, response: Response) -> Tensors:
 def test_every_case_agrees_with_the_dense_partial_sum(name: str, curvature: Curvature, terms: int):
     inverted, alpha = matrix(name, curvature), 0.05
     eye = torch.eye(len(inverted), dtype=F64)
-    partial = alpha * sum(torch.linalg.matrix_power(eye - alpha * inverted, j) for j in range(terms + 1))
+    partial = alpha * sum((torch.linalg.matrix_power(eye - alpha * inverted, j) for j in range(terms + 1)), 0 * eye)
     expected = dense(name).hypergradient(partial)
 
     got = _hypergradient(dense(name), engine.Implicit(curvature, engine.Neumann(terms, alpha=alpha)))

@@ -46,7 +46,9 @@ def test_at_a_minimum_it_learns_the_exact_implicit_hypergradient(minimum: Dense)
     got, _ = _trained(minimum, engine.Hypernetwork(rank=16, scale=1e-3, steps=100, damping=0.0), 5)
     exact = _flat(minimum.hypergradient(torch.linalg.inv(minimum.hessian())))
     assert _distance(got.gradient, exact) < 1e-3
+    assert got.inner_gradient_norm is not None
     assert got.inner_gradient_norm < 1e-12
+    assert got.solution is not None
     assert got.solution.residual < 1e-3
 
 
@@ -62,6 +64,7 @@ def test_damping_is_that_of_the_implicit_response(minimum: Dense):
 def test_of_many_hyperparameters_it_sees_the_projection_onto_its_directions(minimum: Dense):
     got, state = _trained(minimum, engine.Hypernetwork(rank=4, scale=1e-3, steps=100, damping=0.0), 1)
     directions = state.directions  # (m, 4)
+    assert directions is not None
     torch.testing.assert_close(directions.T @ directions, torch.eye(4, dtype=torch.float64))
     exact = _flat(minimum.hypergradient(torch.linalg.inv(minimum.hessian())))
     projected = directions @ directions.T @ exact
@@ -74,6 +77,7 @@ def test_away_from_a_minimum_the_antithetic_pair_cancels_the_gradient():
     got, _ = _trained(dense, engine.Hypernetwork(rank=16, scale=1e-3, steps=100, damping=0.0), 5)
     exact = _flat(dense.hypergradient(torch.linalg.inv(dense.hessian())))
     assert _distance(got.gradient, exact) < 1e-3
+    assert got.inner_gradient_norm is not None
     assert got.inner_gradient_norm > 0.1
 
 
@@ -81,6 +85,7 @@ def test_dropout_draws_the_same_mask_on_both_sides_of_a_difference():
     """With two masks the difference is their noise divided by the scale, thousands of times the curvature."""
     dense = Dense(*posed("dropout"))
     _, state = _trained(dense, engine.Hypernetwork(rank=20, scale=1e-5), 10)
+    assert state.response is not None
     assert state.response.norm() < 100
 
 
@@ -95,7 +100,9 @@ def test_a_trajectory_resumes_bitwise(name: str):
     *_, resumed = engine.optimize(problem.bilevel(), problem.data, config, half)
     assert resumed.state.save() == steps[-1].state.save()
     assert steps[-1].products == 5 + 2  # the norm's estimate is that of the step before
-    assert 0 < steps[-1].residual <= 1
+    residual = steps[-1].residual
+    assert residual is not None
+    assert 0 < residual <= 1
 
 
 class _FirstOnly(torch.autograd.Function):
@@ -127,14 +134,18 @@ def test_a_module_without_second_derivatives_is_served():
 def test_at_a_saddle_the_response_does_not_grow_without_bound():
     dense = Dense(*quadratic([[1.0, 0.0], [0.0, -0.5]]))
     got, state = _trained(dense, engine.Hypernetwork(rank=2, steps=20), 40)
+    assert got.solution is not None
     assert got.solution.residual <= 1
+    assert state.response is not None
     assert state.response.norm() < 10
 
 
 def test_a_non_finite_response_is_reported_and_dropped():
     dense = Dense(*quadratic([[float("nan")]]))
     got, state = _trained(dense, engine.Hypernetwork(rank=2), 1)
+    assert got.solution is not None
     assert got.solution.outcome is Outcome.nonfinite
+    assert state.response is not None
     assert not state.response.any()
 
 

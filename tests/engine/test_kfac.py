@@ -104,7 +104,7 @@ def test_for_equal_inputs_softmax_regression_is_gauss_newton_s():
     torch.testing.assert_close(matrix(EXACT.operator(dense.linearization()), 15), dense.gauss_newton())
 
 
-LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+LAYERS: dict[str, tuple[nn.Linear | nn.Conv1d | nn.Conv2d, tuple[int, ...]]] = {
     "rows": (nn.Linear(4, 3), (4,)),
     "sequences": (nn.Linear(4, 3), (5, 4)),
     "conv1d": (nn.Conv1d(2, 3, 3, padding=2, stride=2, dilation=2), (2, 9)),

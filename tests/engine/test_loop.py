@@ -74,8 +74,10 @@ def test_every_step_reports_what_it_did():
     assert [s.test_loss is not None for s in steps] == [False, False, False, True, False, True]
     assert all(0 <= s.val_metrics["accuracy"] <= 1 for s in steps)
     assert steps[0].hypergradient_cosine is None
-    assert -1 <= steps[1].hypergradient_cosine <= 1
-    assert all(s.products > 0 and s.residual >= 0 for s in steps)
+    cosine = steps[1].hypergradient_cosine
+    assert cosine is not None
+    assert -1 <= cosine <= 1
+    assert all(s.products > 0 and s.residual is not None and s.residual >= 0 for s in steps)
     assert "state" not in steps[0].record()
     for s in steps:
         assert 0 < s.seconds["data"] < s.seconds["inner"] + s.seconds["hypergradient"]
@@ -101,7 +103,9 @@ def test_the_inner_gradient_is_relative_to_its_start_also_after_a_resume():
     problem = _problem()
     steps = list(engine.optimize(problem.bilevel(), problem.data, _config()))
     start = steps[0].state.active_fold.inner_gradient_start
-    assert [s.inner_gradient_ratio for s in steps] == [pytest.approx(s.inner_gradient_norm / start) for s in steps]
+    norms = [s.inner_gradient_norm for s in steps if s.inner_gradient_norm is not None]
+    assert start is not None
+    assert [s.inner_gradient_ratio for s in steps] == [pytest.approx(norm / start) for norm in norms]
     state = engine.State.load(steps[2].state.save())
     resumed = next(engine.optimize(problem.bilevel(), problem.data, _config(), state))
     assert resumed.inner_gradient_ratio == steps[3].inner_gradient_ratio
@@ -167,11 +171,11 @@ def test_autocast_trains_in_bfloat16_and_differentiates_in_the_weights_precision
 
 def test_parts_of_another_kind_are_refused_with_what_to_pass():
     with pytest.raises(engine.errors.ConfigInvalid, match=r"Nestor's optimizers, such as Adam\(1e-3\)"):
-        engine.Config(n_steps=1, inner=torch.optim.SGD([torch.zeros(1)], 0.1))  # pyright: ignore[reportArgumentType]
+        engine.Config(n_steps=1, inner=torch.optim.SGD([torch.zeros(1)], 0.1))  # pyright: ignore[reportArgumentType]: refused
     with pytest.raises(engine.errors.ConfigInvalid, match="pass a response"):
-        engine.Config(n_steps=1, response=engine.Neumann())  # pyright: ignore[reportArgumentType]
+        engine.Config(n_steps=1, response=engine.Neumann())
     with pytest.raises(engine.errors.ConfigInvalid, match=r"pass a curvature, such as GaussNewton\(\)"):
-        engine.Implicit(engine.Neumann(), engine.GaussNewton())  # pyright: ignore[reportArgumentType]
+        engine.Implicit(engine.Neumann(), engine.GaussNewton())
 
 
 def test_a_metric_that_is_undefined_is_left_out_of_the_record():

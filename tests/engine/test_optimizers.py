@@ -128,6 +128,6 @@ def test_options_that_cannot_work_are_refused_with_a_remedy():
     with pytest.raises(engine.errors.ConfigInvalid, match="clip_norm=-1"):
         engine.SGD(0.1, clip_norm=-1)
     with pytest.raises(engine.errors.ConfigInvalid, match="CosineDecay"):
-        engine.SGD(0.1, schedule=lambda k: 1.0)  # pyright: ignore[reportArgumentType]
+        engine.SGD(0.1, schedule=lambda k: 1.0)
     with pytest.raises(engine.errors.ConfigInvalid, match=r"StepDecay\(every=0\): it must be at least 1"):
         engine.StepDecay(0)

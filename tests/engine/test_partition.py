@@ -10,7 +10,7 @@ from torch.nn import functional as F
 import nestor_engine as engine
 from nestor.errors import NestorError
 from nestor_engine.data.folds import Partition
-from nestor_engine.data.splits import INDEX, size_of
+from nestor_engine.data.splits import INDEX, View, size_of
 from nestor_engine.hparams import L2
 from nestor_engine.tensors.ravel import Ravel
 
@@ -45,6 +45,12 @@ def _run(config: engine.Config, state: engine.State | None = None) -> list[engin
     return list(engine.optimize(problem.bilevel(), problem.data, config, state))
 
 
+def positions(view: View) -> list[int]:
+    """Those of its examples among all that it was drawn from."""
+    assert view.positions is not None
+    return view.positions.tolist()
+
+
 # --- the division ---------------------------------------------------------------------------------
 
 
@@ -56,9 +62,9 @@ def test_every_example_is_in_one_fold_and_trained_on_by_all_others(stopping):
     held_out = 0 if partition.held_out is None else size_of(partition.held_out)
     n = N_TRAIN + N_VAL - held_out
     assert held_out == (6 if stopping else 0)
-    assert sorted(torch.cat([val.positions for _, val in views]).tolist()) == list(range(n))
+    assert sorted(row for _, val in views for row in positions(val)) == list(range(n))
     for train, val in views:
-        assert sorted([*train.positions.tolist(), *val.positions.tolist()]) == list(range(n))
+        assert sorted([*positions(train), *positions(val)]) == list(range(n))
         assert (len(train), len(val)) == (n * 2 // 3, n // 3)
 
 
@@ -67,7 +73,8 @@ def test_held_out_examples_are_the_validation_data_s_and_steer_nothing():
     partition = Partition(data, None, HALF, seed=1)
     train, val = partition.views(0)
     assert train.positions is None
-    rows = [tuple(row) for row in [*data.val["x"][val.positions].tolist(), *partition.held_out["x"].tolist()]]
+    assert partition.held_out is not None
+    rows = [tuple(row) for row in [*data.val["x"][positions(val)].tolist(), *partition.held_out["x"].tolist()]]
     assert sorted(rows) == sorted(map(tuple, data.val["x"].tolist()))
 
 
@@ -75,6 +82,7 @@ def test_examples_of_a_view_have_their_positions_as_index():
     partition = Partition(_problem().data, FOLDS, None, seed=1)
     train, _ = partition.views(1)
     batch = train.take(torch.tensor([4, 0]))
+    assert train.positions is not None
     assert torch.equal(batch[INDEX], train.positions[[4, 0]])
     assert torch.equal(batch["x"], train.columns["x"][batch[INDEX]])
 
@@ -89,13 +97,14 @@ def test_no_fold_s_weights_ever_see_its_examples():
         seen.append(batch[INDEX])
         return _loss(outputs, batch)
 
-    problem, config = _problem(watched), _config(folds=engine.Folds(3, every=2))
-    partition = Partition(problem.data, config.folds, None, config.seed)
+    folds = engine.Folds(3, every=2)
+    problem, config = _problem(watched), _config(folds=folds)
+    partition = Partition(problem.data, folds, None, config.seed)
     turns = []
     for step in engine.optimize(problem.bilevel(), problem.data, config):
-        fold = config.folds.active_fold(step.number)
+        fold = folds.active_fold(step.number)
         _, val = partition.views(fold)
-        assert not set(torch.cat(seen).tolist()) & set(val.positions.tolist())
+        assert not set(torch.cat(seen).tolist()) & set(positions(val))
         seen.clear()
         turns.append(fold)
     assert turns == [0, 0, 1, 1, 2, 2] * 2
@@ -127,7 +136,7 @@ def test_each_fold_is_warmed_up_when_its_turn_comes_first():
 def test_a_trial_ends_when_the_held_out_loss_no_longer_improves():
     steps = _run(_config(n_steps=200, early_stopping=HALF))
     losses = [step.held_out_loss for step in steps]
-    best = losses.index(min(losses)) + 1
+    best = losses.index(min(loss for loss in losses if loss is not None)) + 1
     assert len(steps) == best + HALF.patience < 200
     assert [step.value for step in steps] == losses
     assert steps[-1].test_loss is not None
@@ -137,6 +146,7 @@ def test_the_held_out_loss_is_that_of_the_step_s_weights_on_the_held_out_example
     problem, config = _problem(), _config(early_stopping=HALF, n_steps=2)
     *_, step = engine.optimize(problem.bilevel(), problem.data, config)
     held_out = Partition(problem.data, None, HALF, config.seed).held_out
+    assert held_out is not None
     bilevel = problem.bilevel()
     params = Ravel(bilevel.params).tree(step.state.weights)
     metrics = engine.evaluate(bilevel, params, step.state.buffers, step.state.hparams, held_out)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ def problem(make: Callable[[nn.Module], list[kinds.Hyperparameters]], model: nn.
     losses = lambda outputs, batch: F.cross_entropy(outputs, batch["y"], reduction="none")
     try:
         torch.set_default_dtype(torch.float64)  # of hyperparameters
-        return engine.Problem(model, make(model), losses, losses, **data())
+        return engine.Problem(model, make(model), losses, losses, **cast(Any, data()))
     finally:
         torch.set_default_dtype(torch.float32)
 
@@ -214,5 +215,5 @@ def test_nothing_is_pinned_that_no_case_makes():
 
 
 if __name__ == "__main__":
-    rows = [f"{json.dumps(name)}: {json.dumps(case())}" for name, case in CASES.items()]
+    rows = [f"{json.dumps(name)}: {json.dumps(case(None))}" for name, case in CASES.items()]
     PINNED.write_text("{\n" + ",\n".join(rows) + "\n}\n")

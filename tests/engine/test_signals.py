@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nestor_engine as engine
-from nestor_engine.curvature.signals import MAX_OUTPUTS, signals
+from nestor_engine.curvature.signals import MAX_OUTPUTS, Fisher, signals
 from nestor_engine.objective import Batch
-from tests.engine.cases import Dense, cross_entropy, dense_of, posed, squared
+from tests.engine.cases import Dense, cross_entropy, dense_of, hessian, posed, squared
 
 pytestmark = pytest.mark.usefixtures("seeded")
 F64 = torch.float64
@@ -74,7 +74,7 @@ def test_a_criterion_that_couples_too_many_outputs_is_refused():
 
 @pytest.mark.parametrize("name", ["softmax regression", "CNN, BatchNorm in training mode"])
 @pytest.mark.parametrize("fisher", ["sampled", "empirical"])
-def test_random_signs_have_the_diagonal_of_the_curvature_in_the_mean(name: str, fisher: str):
+def test_random_signs_have_the_diagonal_of_the_curvature_in_the_mean(name: str, fisher: Fisher):
     """Squares of the whole batch's gradient; rows cancel except in the mean. Here for every parameter."""
     dense = Dense(*posed(name))
     point, generator = dense.linearization(), torch.Generator().manual_seed(0)
@@ -85,8 +85,6 @@ def test_random_signs_have_the_diagonal_of_the_curvature_in_the_mean(name: str, 
             slopes = torch.autograd.grad(outputs, list(params.values()), signal, retain_graph=True)
             total += dense.ravel.vector(slopes).square() / 200
     whole = dense.gauss_newton() if fisher == "sampled" else dense.fisher("example")
-    penalty = torch.autograd.functional.hessian(
-        lambda w: dense.functions.penalty(dense.ravel.tree(w), dense.bilevel.hparams), dense.w
-    )
+    penalty = hessian(lambda w: dense.functions.penalty(dense.ravel.tree(w), dense.bilevel.hparams), dense.w)
     expected = (whole - penalty).diag()
     assert (total - expected).norm() < 0.15 * expected.norm()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -78,7 +79,7 @@ def test_a_zero_right_hand_side_has_the_zero_solution(solver: Solver):
 def test_neumann_is_the_partial_sum_of_the_geometric_series(terms: int, seed: int, n: int):
     matrix, b = _system(n, seed=seed)
     eye, alpha = torch.eye(n, dtype=F64), 0.3
-    expected = alpha * sum(torch.linalg.matrix_power(eye - alpha * matrix, j) for j in range(terms + 1)) @ b
+    expected = alpha * sum((torch.linalg.matrix_power(eye - alpha * matrix, j) for j in range(terms + 1)), 0 * eye) @ b
 
     solution = engine.Neumann(terms, alpha=alpha).solution(Operator(matrix.mv), b)
 
@@ -163,7 +164,7 @@ def test_a_sketch_of_higher_rank_than_the_operator_has_its_eigenvectors_and_no_m
     sizes = torch.tensor([1.0, 0.1, 0.01], dtype=dtype)
     rows, values = sketch(Operator(lambda v: vectors @ (sizes * (vectors.T @ v))), vectors[:, 0], rank=8, seed=1)
     assert len(rows) == 3 or values[3:].max() < 1e-6  # in float32, rounding may pass for a direction
-    loose = {"rtol": 1e-4, "atol": 1e-4} if dtype is torch.float32 else {"rtol": 1e-9, "atol": 1e-9}
+    loose: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4} if dtype is torch.float32 else {"rtol": 1e-9, "atol": 1e-9}
     torch.testing.assert_close(values[:3], sizes, **loose)
     torch.testing.assert_close((rows[:3] @ vectors).abs(), torch.eye(3, dtype=dtype), **loose)
 

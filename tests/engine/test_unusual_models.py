@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import pytest
 import torch
@@ -67,7 +68,7 @@ def _embedding(*, sparse: bool) -> nn.Embedding:
 def _convolution(layout: torch.memory_format) -> engine.Problem:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.GELU(), nn.Flatten(), nn.Linear(64, CLASSES))
-    return stated(model.to(memory_format=layout), torch.randn(N, 2, 6, 6).to(memory_format=layout))
+    return stated(cast(Any, model).to(memory_format=layout), torch.randn(N, 2, 6, 6).to(memory_format=layout))
 
 
 def plain() -> engine.Problem:

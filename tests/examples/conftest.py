@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from examples.paper.__main__ import main
-from tests.support.server import Server
-from tests.support.worker import running_worker
+from testbed.server import Server
+from testbed.worker import running_worker
 
 Experiment = Callable[..., dict[str, Any]]
 
@@ -19,7 +19,7 @@ Experiment = Callable[..., dict[str, Any]]
 @pytest.fixture(scope="session")
 def working_server(services: Any) -> Iterator[Server]:
     """A server with a worker for all experiments; the server of other tests has no worker."""
-    from tests.support.server import running_server
+    from testbed.server import running_server
 
     with running_server(services, redis_db=7) as server, running_worker(server):
         yield server

@@ -20,11 +20,11 @@ from nestor.schemas import Scope
 from nestor_server.database import migrate, plain_url
 from nestor_server.embedded.binaries import find_postgres
 from nestor_server.models import Checkpoint
+from testbed.server import Server, new_database, serving, wait_for
+from testbed.services import running_services
+from testbed.worker import running_worker
 from tests.landed import DATABASE, LEFT, recorded, weights_of
 from tests.landed.problems import PROBLEMS
-from tests.support.server import Server, new_database, serving, wait_for
-from tests.support.services import running_services
-from tests.support.worker import running_worker
 
 DIGITS = {"model": {"kind": "mlp", "hidden": [6]}, "train_size": 60, "val_size": 40}
 NOISY = DIGITS | {"hyperparameters": ["example_weights", {"kind": "l2", "per": "tensor"}], "label_noise": 0.3}

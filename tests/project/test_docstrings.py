@@ -22,11 +22,14 @@ DOCUMENTED = [  # a package enters this list when it has no gaps, and stays
 ]
 
 
+Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
 def sources(name: str) -> list[Path]:
     return sorted(ROOT.glob(name if name.endswith(".py") else f"{name}/**/*.py"))
 
 
-def definitions(body: list[ast.stmt], prefix: str = "") -> Iterator[tuple[str, ast.AST]]:
+def definitions(body: list[ast.stmt], prefix: str = "") -> Iterator[tuple[str, Definition]]:
     """The public classes, functions and methods, by their qualified names; those inside functions are private."""
     for node in body:
         match node:

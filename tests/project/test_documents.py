@@ -20,10 +20,10 @@ from benchmarks import document
 from examples.paper import EXPERIMENTS
 from examples.provenance import caption
 from nestor.hparams import L2
+from nestor.options.responses import Response
 from nestor.remote.client import Client
 from nestor.schemas import State
-from nestor_engine.responses import Response
-from tests.support.server import Server
+from testbed.server import Server
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -84,8 +84,11 @@ def test_every_method_of_the_table_tunes_something_with_the_products_of_the_tabl
         trial = nestor.create_study(method).optimize(
             problem, n_steps=3, response=named[method], show_progress_bar=False
         )
-        assert torch.equal(trial.hparams["l2"], before) == (method == "direct_only")
-        assert (method, trial.last_step.products) == (method, products)
+        tuned, last = trial.hparams["l2"], trial.last_step
+        assert isinstance(tuned, torch.Tensor)
+        assert torch.equal(tuned, before) == (method == "direct_only")
+        assert last is not None
+        assert (method, last.products) == (method, products)
 
 
 def test_every_documented_kind_of_hyperparameters_can_be_tuned():

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(
     path
-    for folder in ("client", "server", "worker", "migrations", "examples", "benchmarks")
+    for folder in ("client", "server", "worker", "migrations", "examples", "benchmarks", "testbed")
     for path in ROOT.glob(f"{folder}/**/*.py")
 )
 

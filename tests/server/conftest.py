@@ -13,8 +13,8 @@ from safetensors.numpy import save
 
 from nestor.schemas import HyperparameterInfo, State, Step
 from nestor_server.scheduling import leases, recording
-from tests.support.server import Server, running_server
-from tests.support.services import Services
+from testbed.server import Server, running_server
+from testbed.services import Services
 
 BROKER = 3  # a database of Valkey without a worker, so that messages can be counted
 SPEC = {"problem": {"preset": {}}, "n_steps": 1000}

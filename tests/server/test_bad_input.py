@@ -5,8 +5,8 @@ from __future__ import annotations
 import httpx
 import pytest
 
+from testbed.server import wait_for
 from tests.server.conftest import SPEC, ok, problem
-from tests.support.server import wait_for
 
 JSON = {"Content-Type": "application/json"}
 PRESET = SPEC["problem"]

@@ -12,10 +12,10 @@ from sqlalchemy import func, select
 
 from nestor.schemas import CHUNK_BYTES
 from nestor_server.models import Blob, BlobChunk
+from testbed.objects import settings_of
+from testbed.server import Server, running_server
+from testbed.services import Services
 from tests.server.conftest import ok, problem
-from tests.support.objects import settings_of
-from tests.support.server import Server, running_server
-from tests.support.services import Services
 
 
 @pytest.fixture(scope="module", params=["database", "directory", "s3"])

@@ -16,7 +16,7 @@ from sqlalchemy import create_engine, inspect, text
 from nestor_server import database
 from nestor_server.models import Base
 from nestor_server.settings import Settings
-from tests.support.server import new_database
+from testbed.server import new_database
 
 
 @pytest.fixture
@@ -86,8 +86,8 @@ def test_a_trial_that_is_asked_to_yield_is_still_asked_after_the_word_for_it_has
     with engine.begin() as connection:
         connection.execute(text("INSERT INTO users (id, name) VALUES (:id, 'u')"), {"id": user})
         insert(connection, "studies", id=study, owner_id=user, name="s", direction="minimize")
-        for number, desired in enumerate(("make_way", "pause")):
-            row = {"spec": "{}", "n_steps": 1, "state": "running", "desired": desired}
+        for number, word in enumerate(("make_way", "pause")):
+            row = {"spec": "{}", "n_steps": 1, "state": "running", "desired": word}
             insert(connection, "trials", id=uuid4(), study_id=study, number=number, **row)
 
     def desired() -> list[str]:

@@ -15,13 +15,13 @@ from nestor import Client
 from nestor_engine.program.load import torch_version
 from nestor_server import database
 from nestor_server.settings import Settings
+from testbed.server import Server, new_database, serving, wait_for
+from testbed.services import Services
+from testbed.worker import running_worker
 from tests.engine.pins import BITWISE
 from tests.landed import LEFT, recorded, restore, weights_of
 from tests.landed.problems import PROBLEMS
 from tests.server.conftest import ok
-from tests.support.server import Server, new_database, serving, wait_for
-from tests.support.services import Services
-from tests.support.worker import running_worker
 
 LANDED: dict[str, Any] = json.loads(LEFT.read_text())
 TRIALS: dict[str, str] = LANDED["trials"]

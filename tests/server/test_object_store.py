@@ -17,9 +17,9 @@ from nestor_server.models import Blob, BlobChunk, UnusedObject, User
 from nestor_server.services import readiness
 from nestor_server.settings import Settings
 from nestor_server.storage import blobs, object_store
-from tests.support.objects import keys, settings_of
-from tests.support.server import free_port, new_database
-from tests.support.services import Services
+from testbed.objects import keys, settings_of
+from testbed.server import free_port, new_database
+from testbed.services import Services
 
 LARGE = os.urandom(20_000)
 

@@ -15,8 +15,8 @@ from sqlalchemy import text
 from nestor.schemas import Scope
 from nestor_server.models import Worker
 from nestor_server.scheduling.task_queue import QUEUE
+from testbed.server import free_port, running_server, wait_for
 from tests.server.conftest import SPEC, Run, ok, problem
-from tests.support.server import free_port, running_server, wait_for
 
 
 def get(server, path: str) -> httpx.Response:

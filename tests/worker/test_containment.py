@@ -16,8 +16,8 @@ from nestor_worker.supervisor.attempt import Slot, supervise
 from nestor_worker.supervisor.blob_cache import BlobCache
 from nestor_worker.supervisor.prewarmed import Standby
 from nestor_worker.supervisor.runner_process import Runner
-from tests.support.server import wait_for
-from tests.support.worker import name
+from testbed.server import wait_for
+from testbed.worker import name
 from tests.worker.trials import claim, events
 
 NO_CACHE = BlobCache(Path("/nowhere"), 0)

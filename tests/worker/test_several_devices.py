@@ -20,8 +20,8 @@ from nestor_worker.runner import presets
 from nestor_worker.supervisor.attempt import Slot, supervise
 from nestor_worker.supervisor.blob_cache import BlobCache
 from nestor_worker.supervisor.runner_process import Runner
-from tests.support.server import wait_for
-from tests.support.worker import command
+from testbed.server import wait_for
+from testbed.worker import command
 from tests.worker.conftest import SPEC
 from tests.worker.trials import claim, events
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
 from hypothesis import settings
@@ -26,6 +26,8 @@ GRANTED = {Desired.stop: State.complete, Desired.cancel: State.cancelled, Desire
 
 
 class Life(RuleBasedStateMachine):
+    desired: Desired
+
     def __init__(self, sessions, ours, new_trial) -> None:
         super().__init__()
         self.sessions, self.settings = sessions, ours
@@ -58,6 +60,7 @@ class Life(RuleBasedStateMachine):
     @rule(action=st.sampled_from(sorted(ASKED)))
     def ask(self, action) -> None:
         desired, transition = MEANINGS[action].desired, MEANINGS[action].transition
+        assert desired is not None
         taken_back = self.state is State.running and self.desired is Desired.cancel and action != "cancel"
         legal = self.state in (State.running, transition.target, *transition.sources) and not taken_back
         with self.sessions.begin() as session:
@@ -127,6 +130,7 @@ class Life(RuleBasedStateMachine):
     @running
     @rule(state=st.sampled_from([State.complete, State.failed, State.cancelled, State.paused]))
     def finish(self, state) -> None:
+        assert self.lease is not None
         with self.sessions.begin() as session:
             reached = leases.finish(session, self.lease, state, {"code": "x"} if state is State.failed else None)
         if state is State.paused and self.desired is not Desired.pause:
@@ -143,6 +147,7 @@ class Life(RuleBasedStateMachine):
     @running
     @rule(paid_from=st.sampled_from([None, "restarts", "preemptions"]))
     def give_back(self, paid_from) -> None:
+        assert self.lease is not None
         with self.sessions.begin() as session:
             reached = leases.requeue(session, self.lease, "so", paid_from=paid_from)
         assert reached is self._given_up(paid_from)
@@ -243,7 +248,9 @@ class Life(RuleBasedStateMachine):
 
 def test_a_trials_states_follow_the_transition_table_under_any_actions(sessions, worker_settings, new_trial):
     run_state_machine_as_test(
-        lambda: Life(sessions, worker_settings, new_trial),
+        cast(
+            Any, lambda: Life(sessions, worker_settings, new_trial)
+        ),  # it takes what makes a machine, not only a class
         settings=settings(max_examples=12, stateful_step_count=25, deadline=None),
     )
 

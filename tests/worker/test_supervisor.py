@@ -19,7 +19,7 @@ from nestor_worker import workdir
 from nestor_worker.options import Options, devices
 from nestor_worker.supervisor.attempt import Slot, supervise
 from nestor_worker.supervisor.blob_cache import BlobCache
-from tests.support.server import wait_for
+from testbed.server import wait_for
 from tests.worker.trials import claim, expire
 
 NO_CACHE = BlobCache(Path("/nowhere"), 0)

@@ -65,8 +65,12 @@ def test_a_checkpoint_holds_the_step_at_which_it_was_due_even_if_training_has_co
 
 def test_checkpoints_do_not_hold_up_the_training():
     checkpointer, go_on = BackgroundCheckpointer(1e-9), threading.Event()
+
+    def wait() -> None:
+        go_on.wait()
+
     assert checkpointer.is_due
-    checkpointer.start(go_on.wait)
+    checkpointer.start(wait)
     assert not checkpointer.is_due  # one at a time
     go_on.set()
     checkpointer.finish()
@@ -87,7 +91,11 @@ def test_the_more_a_checkpoint_costs_the_fewer_are_written():
 
 def test_a_failure_in_the_background_fails_the_trial():
     checkpointer = BackgroundCheckpointer(1e-9)
-    checkpointer.start(lambda: 1 / 0)
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    checkpointer.start(fail)
     with pytest.raises(ZeroDivisionError):
         checkpointer.finish()
 

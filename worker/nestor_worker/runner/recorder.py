@@ -16,7 +16,8 @@ from nestor_worker.runner.snapshot_policy import SnapshotPolicy
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nestor_engine import Bilevel, Config, State, Step
+    from nestor.options import Config
+    from nestor_engine import Bilevel, State, Step
 
 MAX_CHECKPOINT_DUTY_CYCLE = 0.02  # the fraction of the runner's time that checkpoints may take
 

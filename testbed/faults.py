@@ -15,10 +15,10 @@ import psutil
 
 from nestor_server.embedded.process import Child
 from nestor_server.scheduling import task_queue
-from tests.end_to_end.api import Api
-from tests.end_to_end.cluster import LEASE, TestCluster
-from tests.support.server import wait_for
-from tests.support.worker import Worker, command
+from testbed.api import Api
+from testbed.cluster import LEASE, TestCluster
+from testbed.server import wait_for
+from testbed.worker import Worker, command
 
 
 def runner_of(worker: Worker) -> int:

@@ -24,7 +24,7 @@ from nestor_server import database
 from nestor_server.database import Sessions
 from nestor_server.services import tokens
 from nestor_server.settings import Settings
-from tests.support.services import Services
+from testbed.services import Services
 
 
 @dataclass
@@ -120,7 +120,7 @@ def running_server(
 def serving(settings: dict[str, Any], *, wait_on: str = "/readyz") -> Iterator[Server]:
     """A server on an existing database."""
     with tempfile.TemporaryDirectory(prefix="nestor-server-") as home:
-        given = {"port": free_port()} | settings
+        given: dict[str, Any] = {"port": free_port()} | settings
         ours = Settings(**given)
         environment = {key: value for key, value in os.environ.items() if not key.startswith("NESTOR_")}
         environment |= {f"NESTOR_{key.upper()}": str(value) for key, value in given.items()}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support.server import Server, wait_for
+from testbed.server import Server, wait_for
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""All parts of Nestor, which tests can break one by one. Checkpoints go to an object store; messages arrive twice."""
+"""All parts of Nestor, each of which can break alone. Checkpoints go to an object store; messages arrive twice."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from nestor_server.embedded.valkey import Valkey
 from nestor_server.models import BlobChunk, UnusedObject
 from nestor_server.scheduling.task_queue import QUEUE
 from nestor_worker import workdir
-from tests.end_to_end import audit_trigger
-from tests.support.objects import keys
-from tests.support.server import Server, free_port, running_server, serving, wait_for
-from tests.support.services import Services, fresh_home
-from tests.support.tcp_proxy import TcpProxy
-from tests.support.worker import Worker, command, running_worker
+from testbed import audit_trigger
+from testbed.objects import keys
+from testbed.server import Server, free_port, running_server, serving, wait_for
+from testbed.services import Services, fresh_home
+from testbed.tcp_proxy import TcpProxy
+from testbed.worker import Worker, command, running_worker
 
 LEASE = 5.0  # seconds
 PUSHED = re.compile(rb"LPUSH\r\n\$%d\r\n%s\r\n\$(\d+)\r\n" % (len(QUEUE), QUEUE.encode()))

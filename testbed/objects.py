@@ -1,4 +1,4 @@
-"""Object stores for tests: a directory, and a real S3 server in its own process."""
+"""Object stores: a directory, and a real S3 server in its own process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from nestor_server.storage import object_store
-from tests.support.server import free_port, wait_for
+from testbed.server import free_port, wait_for
 
 BUCKET = "nestor"
 

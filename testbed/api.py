@@ -1,4 +1,4 @@
-"""The requests that these tests make, and what they read from the database directly."""
+"""REST requests about trials under faults, and what the database holds about these trials."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from nestor.errors import IllegalTransition, NestorError
 from nestor_server.models import Blob, Checkpoint, Event, Snapshot, Step, Trial
 from nestor_server.storage import blobs
-from tests.support.server import Server, wait_for
+from testbed.server import Server, wait_for
 
 PRESET = {"model": {"kind": "mlp", "hidden": [8]}, "train_size": 100, "val_size": 50}
 ENDLESS = 1_000_000

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from uuid import UUID
 
 import torch
 
@@ -15,13 +16,13 @@ from nestor import Client
 from nestor.schemas import Preset, TrialCreate
 from nestor_engine import Config, Problem, State, Step, optimize, start_from
 from nestor_worker.runner import presets
-from tests.end_to_end import faults
-from tests.end_to_end.api import PRESET, Api, spec_of, without_clock
-from tests.end_to_end.audit_trigger import expect_consistent_journal, replayed
-from tests.end_to_end.cluster import TestCluster
-from tests.end_to_end.faults import FAULTS
-from tests.support.server import wait_for
-from tests.support.worker import Worker
+from testbed import faults
+from testbed.api import PRESET, Api, spec_of, without_clock
+from testbed.audit_trigger import expect_consistent_journal, replayed
+from testbed.cluster import TestCluster
+from testbed.faults import FAULTS
+from testbed.server import wait_for
+from testbed.worker import Worker
 
 LONG = 700  # steps, with checkpoints in between
 
@@ -34,7 +35,7 @@ def uninterrupted_steps(n_steps: int = LONG) -> list[Step]:
 
 
 def warm_started_steps(state: State, n_steps: int) -> list[Step]:
-    """The trajectory of a trial that was warm-warm_started_steps from `state`."""
+    """The trajectory of a trial that started warm from `state`."""
     config, problem = setting(n_steps)
     with one_thread():
         return list(optimize(start_from(problem.bilevel(), State.load(state.save())), problem.data, config))
@@ -57,14 +58,14 @@ class Reader:
     """Follows a trial's events from the beginning, across server restarts."""
 
     def __init__(self, api: Api, trial_id: str) -> None:
-        self._seen: list[tuple[str, int]] = []
+        self._seen: list[tuple[str, int | None]] = []
         self._seqs: list[int] = []
         self._thread = threading.Thread(target=self._read, args=(api, trial_id), daemon=True)
         self._thread.start()
 
     def _read(self, api: Api, trial_id: str) -> None:
         with Client(api.server.url, api.token) as client:
-            for event in client.events(trial_id):
+            for event in client.events(UUID(trial_id)):
                 self._seqs.append(event.seq)
                 self._seen.append((event.type.value, event.data.get("number", event.data.get("step"))))
 

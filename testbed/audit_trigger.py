@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from tests.support.server import Server
+from testbed.server import Server
 
 TRIGGER_SQL = """
 CREATE TABLE audit (trial_id uuid, seq bigint, type text, step int, token bigint, writer text);
