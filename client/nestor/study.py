@@ -11,7 +11,15 @@ from uuid import UUID, uuid4
 
 from nestor import schemas
 from nestor.backend import Backend
-from nestor.errors import InvalidInput, OptionTypeWrong, TrialNotFinished, shown
+from nestor.errors import (
+    ArgumentInvalid,
+    AttributesNotJson,
+    CallbacksWithoutWait,
+    FoldsWithExampleHparams,
+    OptionTypeWrong,
+    TrialNotFinished,
+    shown,
+)
 from nestor.extras import require
 from nestor.options.config import Config, documented, merged
 from nestor.results.values import Values
@@ -105,9 +113,7 @@ class Study:
             TrialFailed: the trial failed; `study.trials` has it, with all that it recorded.
         """
         if callbacks and not wait:
-            raise InvalidInput(
-                reason="Callbacks are called while optimize waits. Leave wait=True, or loop over trial.stream()."
-            )
+            raise CallbacksWithoutWait
         options = {
             "n_steps": n_steps,
             "inner_steps": inner_steps,
@@ -126,7 +132,7 @@ class Study:
             "seed": seed,
         }
         config = merged(config, {name: value for name, value in options.items() if value is not None})
-        spec = _spec(
+        spec = submission(
             config,
             warm_start=WarmStart(trial=warm_start.id) if isinstance(warm_start, Trial) else warm_start,
             priority=priority,
@@ -154,14 +160,11 @@ class Study:
         from nestor_engine.problem.validation.checks import check
 
         if not isinstance(problem, Problem):
-            raise InvalidInput(
-                reason=f"study.optimize takes a nestor.Problem, not {type(problem).__name__!r}: {problem!r}."
+            raise ArgumentInvalid(
+                owner="study.optimize", argument="problem", given=shown(problem), expected="a nestor.Problem"
             )
         if config.folds is not None and problem.hparams.by_position:
-            raise InvalidInput(
-                reason="Some hyperparameters have an entry for each training example, and folds make other examples "
-                "training examples from step to step. Leave folds out, or tune other kinds."
-            )
+            raise FoldsWithExampleHparams
         report = check(problem, batch_size=config.batch_size, ship=self._backend.ships)
         report.raise_errors()
         for finding in report.findings:
@@ -301,11 +304,11 @@ def _backend(server: str | Client | None, token: str | None) -> Backend:
     return server
 
 
-def _spec(config: Config, **options: Any) -> schemas.TrialCreate:
-    """What is asked for, in every range that a server checks; the backend fills in the problem.
+def submission(config: Config, **options: Any) -> schemas.TrialCreate:
+    """The request for a trial, checked as a server checks it; the backend fills in the problem.
 
     Raises:
-        InvalidInput: an option is outside of its range.
+        SchemaInvalid: an option is outside of its range.
     """
     to_come = schemas.ProgramProblem(program=UUID(int=0), dataset=UUID(int=0))
     return schemas.build(schemas.TrialCreate, {"problem": to_come, **options, **dict(config)})
@@ -316,5 +319,4 @@ def _plain(attrs: Mapping[str, Any] | None) -> dict[str, Any]:
     try:
         return json.loads(json.dumps({} if attrs is None else dict(attrs), allow_nan=False))
     except (TypeError, ValueError) as error:
-        reason = f"User attributes must be what JSON can hold: {error}. Convert them first."
-        raise InvalidInput(reason=reason) from error
+        raise AttributesNotJson(reason=str(error)) from error

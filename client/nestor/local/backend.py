@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 from nestor import lifecycle
-from nestor.errors import InvalidInput, StudyExists, StudyNotFound, TrialNotFound
+from nestor.errors import OneDeviceOnly, StudyExists, StudyNotFound, TrialNotFound
 from nestor.local.trial_runner import LocalTrial
 from nestor.schemas import (
     Action,
@@ -113,20 +113,15 @@ class Local:
         from torch.utils import _pytree as pytree
 
         from nestor_engine import start_from
-        from nestor_engine.errors import StateInvalid
 
         self.study(study_id)
         if spec.devices_per_trial > 1:
-            remedy = "Leave devices_per_trial=1, or use a server's study."
-            raise InvalidInput(reason=f"In this process a trial runs on one device. {remedy}")
+            raise OneDeviceOnly
         bilevel = problem.bilevel()
         warm_start = spec.warm_start
         if warm_start is not None:
             warm_start, reached = self._trial(warm_start.trial).reached(warm_start)
-            try:
-                bilevel = start_from(bilevel, reached)
-            except StateInvalid as error:
-                raise InvalidInput(reason=str(error)) from error
+            bilevel = start_from(bilevel, reached)
         device = next(leaf.device for leaf in pytree.tree_leaves(bilevel.params))
         # Nothing crosses a wire, so this id stands for the problem itself.
         here = uuid4()

@@ -7,9 +7,11 @@ from uuid import UUID
 
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
+from nestor.errors import CurvatureNotDistributed
 from nestor.options.base import Fraction, Value, Whole, about
-from nestor.options.config import ConfigFields, CrossChecks, needs_one_device
+from nestor.options.config import ConfigFields, CrossChecks, part_for_one_device
 from nestor.options.evaluation import Folds
+from nestor.options.mistakes.sentences import violation
 from nestor.options.presets import HyperparameterPreset, L2Preset, MLPPreset
 from nestor.schemas.base import Priority, Schema
 
@@ -32,11 +34,12 @@ class Preset(Schema):
     def _fits(self) -> Preset:
         if self.train_size + self.val_size > 1_700:
             raise ValueError(
-                "digits has 1,797 examples: train_size + val_size may be at most 1,700, the rest is the test set"
+                "digits has 1,797 examples: train_size + val_size may be at most 1,700, and the remaining examples are "
+                "the test set"
             )
         kinds = [kind.tag for kind in self.hyperparameters]
         if len(set(kinds)) != len(kinds):
-            raise ValueError("each kind of hyperparameter may be named once")
+            raise ValueError("each kind of hyperparameters may occur only once")
         return self
 
 
@@ -108,13 +111,15 @@ class TrialCreate(TrialSpec, CrossChecks):
         problem = info.data.get("problem")
         tuned = problem.preset.hyperparameters if isinstance(problem, PresetProblem) else ()
         if folds and (kinds := sorted(kind.tag for kind in tuned if kind.by_position)):
-            raise ValueError(f"{kinds[0]} has an entry for each training example, which folds exchange; leave one out")
+            raise ValueError(
+                f"{kinds[0]} has an entry for each training example, and does not support folds; remove one of them"
+            )
         return folds
 
     @field_validator("devices_per_trial")
     @classmethod
     def _fits_the_devices(cls, devices: int, info: ValidationInfo) -> int:
         response = info.data.get("response")
-        if response is not None and (reason := needs_one_device(response, devices)):
-            raise ValueError(reason)
+        if response is not None and (part := part_for_one_device(response, devices)) is not None:
+            raise violation(CurvatureNotDistributed, curvature=type(part).__name__, devices=devices)
         return devices

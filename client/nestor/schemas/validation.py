@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from nestor.errors import SchemaInvalid
-from nestor.options.sentences import explain
+from nestor.options.mistakes.sentences import as_error, mistakes
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -22,4 +22,4 @@ def build(model: type[Model], values: Mapping[str, Any]) -> Model:
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        raise SchemaInvalid(reason=explain(model, error)) from None
+        raise as_error(mistakes(model, error), SchemaInvalid) from None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nestor.errors import OptionUnknown
 from nestor.options.presets import (
     ExampleWeightsPreset,
     HyperparameterPreset,
@@ -18,7 +19,6 @@ from nestor.options.presets import (
 )
 from nestor.schemas import Preset
 from nestor_engine import Problem
-from nestor_engine.errors import ConfigInvalid
 from nestor_engine.hparams import L1, L2, ExampleWeights, Hyperparameters, LabelCorrection
 from nestor_engine.objective import Batch
 from nestor_engine.tensors.random import derive_seed
@@ -76,7 +76,7 @@ def _kind(kind: HyperparameterPreset, model: nn.Module, labels: Tensor) -> Hyper
         case LabelCorrectionPreset():
             return LabelCorrection(labels, CLASSES, strength=kind.strength)
         case _:
-            raise ConfigInvalid(reason=f"This worker does not know the hyperparameters {kind.tag!r}.")
+            raise OptionUnknown(option=f"hyperparameters={kind.tag!r}", rule="this worker does not support them")
 
 
 def _mislabelled(y: Tensor, fraction: float, seed: int) -> Tensor:
