@@ -37,7 +37,7 @@ class OptionMissing(OptionInvalid):
 
 
 class ChoiceUnknown(OptionInvalid):
-    """A word is none of those that the option takes."""
+    """A word is not one of those that the option takes."""
 
     def __init__(self, *, choices: Iterable[object] = (), **context: Any) -> None:
         if listed := list(choices):

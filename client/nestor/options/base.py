@@ -43,7 +43,7 @@ def about(description: str, *, unit: str | None = None, **limits: float) -> Any:
     return Field(description=description, json_schema_extra=extra, **cast(Any, limits))
 
 
-# Strict, for whoever writes "5" for 5, or True for 1, has mixed up two options.
+# Strict: a user who writes "5" for 5, or True for 1, has mixed up two options.
 Whole = Annotated[int, Field(strict=True)]
 Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Count = Annotated[Whole, Field(ge=1, le=MAX_STEPS)]
@@ -190,6 +190,7 @@ class Value(BaseModel):
 
 
 def snake_case(name: str) -> str:
+    """A class's name as a tag: ConjugateGradient → conjugate_gradient."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 

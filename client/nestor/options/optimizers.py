@@ -56,6 +56,7 @@ class SGD(Optimizer):
     weight_decay: Annotated[NonNegative, _WEIGHT_DECAY] = 0.0
 
     def check(self) -> None:
+        """Refuse Nesterov's momentum without momentum."""
         if self.nesterov and not self.momentum:
             raise violation(NesterovWithoutMomentum)
 

@@ -44,12 +44,16 @@ class Preset(Schema):
 
 
 class PresetProblem(Schema):
-    preset: Preset
+    """A problem that every worker can build by itself."""
+
+    preset: Annotated[Preset, about("which model, data and hyperparameters")]
 
 
 class ProgramProblem(Schema):
-    program: UUID
-    dataset: UUID
+    """A problem that was exported and uploaded."""
+
+    program: Annotated[UUID, about("one of your programs")]
+    dataset: Annotated[UUID, about("one of your data sets, with the columns that the program reads")]
 
 
 def _kind_of_problem(value: Any) -> str | None:
@@ -76,7 +80,7 @@ class WarmStart(Value):
     Steps, optimizers, batches and random draws begin anew: to go on with a trial itself, extend it.
     """
 
-    trial: Annotated[UUID, about("one of yours, in any study")]
+    trial: Annotated[UUID, about("one of your trials, in any study")]
     step: Annotated[
         Annotated[int, Field(ge=0)] | None, about("whose state is taken; null: the newest that was kept")
     ] = None
@@ -88,18 +92,18 @@ class WarmStart(Value):
 class _OfProblem(Value):
     """What comes before a configuration, so that the configuration's checks can read it."""
 
-    problem: AnyProblem
+    problem: Annotated[AnyProblem, about("what to tune: a preset, or an uploaded program with a data set")]
 
 
 class TrialSpec(ConfigFields, _OfProblem):
     """A tuning job as it was submitted and is stored."""
 
     warm_start: Annotated[WarmStart | None, about("begin with what another trial reached")] = None
-    priority: Priority = 0
+    priority: Annotated[Priority, about("trials of higher priority start first; above 0 requires an admin token")] = 0
     devices_per_trial: Annotated[
         int, Field(ge=1, le=1024), about("devices that each take their part of every batch")
     ] = 1
-    user_attrs: Annotated[dict[str, Any], about("kept with the trial")] = {}
+    user_attrs: Annotated[dict[str, Any], about("stored with the trial; Nestor does not read them")] = {}
 
 
 class TrialCreate(TrialSpec, CrossChecks):

@@ -107,6 +107,7 @@ def _items(annotation: Any) -> Iterator[Any]:
 
 
 def limits_of(annotations: list[Any]) -> Iterator[tuple[str, Any]]:
+    """The limits of numbers and lengths, as ("ge", 0); those of the outermost annotation first."""
     for annotation in annotations:
         if get_origin(annotation) is Annotated:
             for one in get_args(annotation)[1:]:
