@@ -339,7 +339,7 @@ def submission(config: Config, **options: Any) -> schemas.TrialCreate:
     """The request for a trial, checked as a server checks it; the backend fills in the problem.
 
     Raises:
-        SchemaInvalid: an option is outside of its range.
+        ConfigInvalid, SchemaInvalid: an option is outside of its range, or several are.
     """
     to_come = schemas.ProgramProblem(program=UUID(int=0), dataset=UUID(int=0))
     return schemas.build(schemas.TrialCreate, {"problem": to_come, **options, **dict(config)})

@@ -17,9 +17,11 @@ def build(model: type[Model], values: Mapping[str, Any]) -> Model:
     """A `model` of `values`, which a user gave.
 
     Raises:
-        SchemaInvalid: naming each wrong field, its value and what it may hold.
+        OptionInvalid: one field is wrong; it is raised as the class of that mistake.
+        SchemaInvalid: several fields are wrong; `errors` lists them.
     """
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        raise as_error(mistakes(model, error), SchemaInvalid) from None
+        found = mistakes(model, error)
+        raise (found[0].error() if len(found) == 1 else as_error(found, SchemaInvalid)) from None
