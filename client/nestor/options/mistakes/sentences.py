@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from pydantic import ValidationError
@@ -45,7 +45,7 @@ _KINDS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Mistake:
     """One field that is wrong.
 
@@ -61,7 +61,7 @@ class Mistake:
     field: str
     option: str
     rule: str
-    context: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    context: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any])
 
     def error(self) -> NestorError:
         """The mistake as an error of its own class."""
@@ -102,7 +102,7 @@ def mistakes(model: Any, error: ValidationError, *, within: str = "") -> list[Mi
         name = ".".join(map(str, place.path))
         mistake = _mistake(name, one, place, within)
         if not mistake.option:  # of the whole
-            mistake = replace(mistake, option=model.__name__)
+            mistake = dataclasses.replace(mistake, option=model.__name__)
         found.setdefault(name, mistake)  # a union reports each alternative
     return list(found.values())
 
