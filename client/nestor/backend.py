@@ -1,7 +1,7 @@
-"""What `Study` and `Trial` ask of the place where they live: a server (`Client`) or this process (`Local`).
+"""The interface behind `Study` and `Trial`, implemented by a server's `Client` and by this process's `Local`.
 
-Both answer with the wire's schemas, fail with the wire's errors, follow `nestor.lifecycle` and record the same events.
-One test suite holds for both.
+Both return the wire's schemas, raise the same errors, follow `nestor.lifecycle` and record the same events. One test
+suite covers both.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Backend(Protocol):
-    """A place where studies and their trials live."""
+    """Where studies and their trials are stored and run."""
 
     @property
     def ships(self) -> bool:
@@ -29,19 +29,31 @@ class Backend(Protocol):
         ...
 
     def create_study(self, new: StudyCreate) -> StudyRecord:
-        """Raises StudyExists, unless `new.load_if_exists`."""
+        """Create a study, or return the one of the same name if `new.load_if_exists`.
+
+        Raises:
+            StudyExists: there is one, and `new.load_if_exists` is False.
+        """
         ...
 
     def find_study(self, name: str) -> StudyRecord:
-        """Raises StudyNotFound."""
+        """The study of that name.
+
+        Raises:
+            StudyNotFound: the user has no such study.
+        """
         ...
 
     def study(self, study_id: UUID) -> StudyRecord:
-        """Raises StudyNotFound."""
+        """A study as of now.
+
+        Raises:
+            StudyNotFound: the user has no such study.
+        """
         ...
 
     def studies(self) -> Iterator[StudyRecord]:
-        """Newest first."""
+        """All studies of the user, newest first."""
         ...
 
     def set_user_attrs(self, study_id: UUID, changes: dict[str, Any]) -> StudyRecord:
@@ -49,7 +61,11 @@ class Backend(Protocol):
         ...
 
     def delete_study(self, study_id: UUID) -> None:
-        """Delete a study, and cancel what still runs in it. Raises StudyNotFound."""
+        """Delete a study with its trials; running ones are canceled first.
+
+        Raises:
+            StudyNotFound: the user has no such study.
+        """
         ...
 
     def submit(
@@ -63,39 +79,63 @@ class Backend(Protocol):
         watched: bool,
         show_progress_bar: bool,
     ) -> TrialRecord:
-        """Begin a trial of a problem that was checked, with `spec`, whose problem the backend fills in.
+        """Create a trial of a problem that was checked.
 
-        `program`: the problem's export, if the check made one.
-        `watched`: the caller goes on to read its events, to the end.
+        Args:
+            config: the configuration in `spec`, as one value.
+            spec: the request; the backend fills in its problem.
+            program: the problem's export, if the check made one.
+            watched: the caller will read the trial's events to the end.
+            show_progress_bar: show the progress of uploads.
+
+        Raises:
+            StudyNotFound: the user has no such study.
         """
         ...
 
     def trials(self, study_id: UUID) -> list[TrialRecord]:
-        """In order of their numbers."""
+        """The trials of a study, in order of their numbers."""
         ...
 
     def trial(self, trial_id: UUID) -> TrialRecord:
-        """Raises TrialNotFound."""
+        """A trial as of now.
+
+        Raises:
+            TrialNotFound: the user has no such trial.
+        """
         ...
 
     def request(self, trial_id: UUID, action: Action) -> TrialRecord:
-        """Idempotent. Raises IllegalTransition."""
+        """Ask for an action. Asking twice has one effect.
+
+        Raises:
+            IllegalTransition: the trial's state does not allow it.
+        """
         ...
 
     def extend(self, trial_id: UUID, steps: int) -> TrialRecord:
-        """Have a complete or paused trial take more steps. Raises IllegalTransition."""
+        """Let a complete or paused trial take more steps.
+
+        Raises:
+            IllegalTransition: it is neither complete nor paused.
+            TooManySteps: the sum is more than a trial can count.
+        """
         ...
 
     def prioritize(self, trial_id: UUID, priority: int) -> TrialRecord:
-        """Let a trial go before those of lower priority. Raises Forbidden."""
+        """Let a trial start before waiting trials of lower priority.
+
+        Raises:
+            Forbidden: a priority above 0 requires an admin token.
+        """
         ...
 
     def attempts(self, trial_id: UUID) -> list[Attempt]:
-        """In order of their numbers."""
+        """The attempts of a trial, in order of their numbers."""
         ...
 
     def events(self, trial_id: UUID, after: int = 0) -> Iterator[Event]:
-        """The events behind number `after`, each once and in order, as they come; `end` is the last."""
+        """Yield the events behind number `after`, each once and in order, as they occur; `end` is the last."""
         ...
 
     def steps(self, trial_id: UUID, after: int = 0) -> list[Step]:
@@ -107,25 +147,25 @@ class Backend(Protocol):
         ...
 
     def snapshot(self, trial_id: UUID, step: int | None = None) -> bytes:
-        """All hyperparameters at `step`, by default the latest that was kept, as safetensors.
+        """All hyperparameters at `step`, by default the newest snapshot, as safetensors.
 
         Raises:
-            HyperparametersNotFound: nothing was kept of that step.
+            HyperparametersNotFound: there is no snapshot of that step.
         """
         ...
 
     def checkpoint(self, trial_id: UUID) -> bytes:
-        """All of the trial's state as it was kept last, as safetensors.
+        """The newest checkpoint, as safetensors.
 
         Raises:
-            CheckpointNotFound: nothing was kept yet.
+            CheckpointNotFound: there is no checkpoint yet.
         """
         ...
 
     def detach(self, trial: TrialRecord) -> str:
-        """The watcher of an unfinished trial leaves; what becomes of the trial, as a sentence for the user."""
+        """What becomes of an unfinished trial whose watcher leaves, as a message for the user; may pause the trial."""
         ...
 
     def cause(self, trial_id: UUID) -> BaseException | None:
-        """The exception that failed the trial, where it is at hand."""
+        """The exception that failed the trial; None if it did not fail, or failed in another process."""
         ...

@@ -11,7 +11,15 @@ from uuid import UUID, uuid4
 
 from nestor import schemas
 from nestor.backend import Backend
-from nestor.errors import InvalidInput, OptionTypeWrong, TrialNotFinished, shown
+from nestor.errors import (
+    ArgumentInvalid,
+    AttributesNotJson,
+    CallbacksWithoutWait,
+    FoldsWithExampleHparams,
+    OptionTypeWrong,
+    TrialNotFinished,
+    shown,
+)
 from nestor.extras import require
 from nestor.options.config import Config, documented, merged
 from nestor.results.values import Values
@@ -30,7 +38,10 @@ Callback = Callable[["Study", Trial], None]
 
 
 class Study:
-    """One question, asked of one problem and its data, and the trials that answer it."""
+    """A named group of trials, on a server or in this process; the result of `create_study` or `load_study`.
+
+    Unlike in Optuna, a trial is not one sampled configuration: it trains once and tunes its hyperparameters meanwhile.
+    """
 
     def __init__(self, backend: Backend, record: schemas.Study) -> None:
         self._backend, self._record = backend, record
@@ -38,15 +49,17 @@ class Study:
 
     @property
     def id(self) -> UUID:
+        """Identifies the study in paths of the server's API."""
         return self._record.id
 
     @property
     def name(self) -> str:
+        """Unique among your studies."""
         return self._record.name
 
     @property
     def record(self) -> schemas.Study:
-        """All of it, as of now."""
+        """The study and a summary of its trials, fetched anew."""
         self._record = self._backend.study(self.id)
         return self._record
 
@@ -81,33 +94,33 @@ class Study:
         show_progress_bar: bool = True,
         user_attrs: Mapping[str, Any] | None = None,
     ) -> Trial:
-        """Train `problem` once, and tune its hyperparameters on the way.
+        """Train the model of `problem` once, and tune its hyperparameters meanwhile.
 
-        On a server the trial runs there: this call only watches it, Ctrl-C only ends the watching. In this
-        process Ctrl-C pauses the trial, and `wait=False` runs it in a background thread.
+        On a server, the trial runs there: this call only watches it, and Ctrl-C only stops watching. In this process,
+        Ctrl-C pauses the trial, and `wait=False` runs it in a background thread.
 
         Args:
-            config: how to tune, as one value. The keywords from `n_steps` to `seed` are its fields: an option may be
-                given in one of the two places, and has the default of `nestor.Config` if it is given in neither.
-            warm_start: a trial, of any study, whose weights and hyperparameters this one begins with; all else
-                begins anew. `nestor.WarmStart(trial=trial.id, weights=False)` takes its hyperparameters alone.
-            priority: where trials wait for a worker, those of a higher one go first, whosever they are; from -1000
-                to 1000. One above 0 takes a token of the scope admin.
-            devices_per_trial: devices that train together, each on its part of every batch; of one worker.
-            wait: return at the end; else at once, with a trial to `stream` or `wait` for.
-            callbacks: called as callback(study, trial) after each step, which is `trial.last_step`; `study.stop()`
-                ends the trial with what it reached. They need `wait`.
-            user_attrs: kept with the trial; anything that JSON can hold.
+            problem: the model, hyperparameters, losses and data.
+            config: how to tune, as one value. The keywords from `n_steps` to `seed` are its fields: pass each option
+                in one of the two places; `nestor.Config` has the defaults.
+            warm_start: a trial of any study, whose weights and hyperparameters this one starts from; optimizers and
+                steps start anew. `nestor.WarmStart(trial=trial.id, weights=False)` takes its hyperparameters alone.
+            priority: of the trials that wait for a worker, those of higher priority start first, also before those
+                of other users; from -1000 to 1000. A priority above 0 requires an admin token.
+            devices_per_trial: devices of one worker that train together, each on its part of every batch.
+            wait: return when the trial is finished; False: return at once, with a trial to `stream` or `wait` for.
+            callbacks: called as callback(study, trial) after each step, which is `trial.last_step`. They may call
+                `study.stop()`, which ends the trial and keeps its result. They require `wait`.
+            show_progress_bar: write a progress bar to stderr while this call waits.
+            user_attrs: stored with the trial; any JSON-serializable values.
 
         Raises:
-            ConfigInvalid, InvalidInput: an argument is outside of its range; the sentence says which.
-            ProblemInvalid: the problem cannot be tuned as it stands; nothing was begun.
-            TrialFailed: the trial failed; `study.trials` has it, with all that it recorded.
+            ConfigInvalid, InvalidInput: an argument is outside of its range; the message says which.
+            ProblemInvalid: the problem cannot be tuned; no trial was created.
+            TrialFailed: the trial failed; `study.trials` has it with its records.
         """
         if callbacks and not wait:
-            raise InvalidInput(
-                reason="Callbacks are called while optimize waits. Leave wait=True, or loop over trial.stream()."
-            )
+            raise CallbacksWithoutWait
         options = {
             "n_steps": n_steps,
             "inner_steps": inner_steps,
@@ -126,7 +139,7 @@ class Study:
             "seed": seed,
         }
         config = merged(config, {name: value for name, value in options.items() if value is not None})
-        spec = _spec(
+        spec = submission(
             config,
             warm_start=WarmStart(trial=warm_start.id) if isinstance(warm_start, Trial) else warm_start,
             priority=priority,
@@ -143,7 +156,7 @@ class Study:
         return trial
 
     def stop(self) -> None:
-        """In a callback: end its trial after this step. Elsewhere: end all trials that are not finished."""
+        """End the trial of the calling callback after this step; outside of callbacks, end all unfinished trials."""
         for trial in self.trials if self._watched is None else [self._watched]:
             if "stop" in trial.allowed_actions:
                 trial.stop()
@@ -154,14 +167,11 @@ class Study:
         from nestor_engine.problem.validation.checks import check
 
         if not isinstance(problem, Problem):
-            raise InvalidInput(
-                reason=f"study.optimize takes a nestor.Problem, not {type(problem).__name__!r}: {problem!r}."
+            raise ArgumentInvalid(
+                owner="study.optimize", argument="problem", given=shown(problem), expected="a nestor.Problem"
             )
         if config.folds is not None and problem.hparams.by_position:
-            raise InvalidInput(
-                reason="Some hyperparameters have an entry for each training example, and folds make other examples "
-                "training examples from step to step. Leave folds out, or tune other kinds."
-            )
+            raise FoldsWithExampleHparams
         report = check(problem, batch_size=config.batch_size, ship=self._backend.ships)
         report.raise_errors()
         for finding in report.findings:
@@ -185,7 +195,7 @@ class Study:
 
     @property
     def best_trial(self) -> Trial:
-        """The one that reached the lowest validation loss, or held-out loss, finished or not.
+        """The trial with the lowest held-out loss, or validation loss without held-out examples; it may be unfinished.
 
         Raises:
             TrialNotFinished: no trial has a value yet.
@@ -197,7 +207,11 @@ class Study:
 
     @property
     def best_value(self) -> float:
-        """The lowest validation loss of any step of any trial. Raises TrialNotFinished."""
+        """The lowest `value` of any step of any trial.
+
+        Raises:
+            TrialNotFinished: no trial has a value yet.
+        """
         return cast(float, self.best_trial.best_value)
 
     @property
@@ -206,7 +220,11 @@ class Study:
         return self.best_trial.best_hparams
 
     def trials_dataframe(self) -> pandas.DataFrame:
-        """One row a trial; user attributes as columns `user_attrs_<key>`."""
+        """One row per trial; user attributes as columns `user_attrs_<key>`.
+
+        Raises:
+            MissingExtra: pandas is not installed.
+        """
         pd = require("pandas", what="study.trials_dataframe", extra="viz")
         fields = ("number", "state", "step", "n_steps", "value", "best_value", "best_step", "started_at", "finished_at")
         rows = []
@@ -223,10 +241,15 @@ class Study:
 
     @property
     def user_attrs(self) -> dict[str, Any]:
+        """A copy; `set_user_attr` changes them."""
         return dict(self.record.user_attrs)
 
     def set_user_attr(self, key: str, value: Any) -> None:
-        """Keep `value` with the study; anything that JSON can hold."""
+        """Store `value` with the study.
+
+        Raises:
+            AttributesNotJson: `value` is not JSON-serializable.
+        """
         self._record = self._backend.set_user_attrs(self.id, _plain({key: value}))
 
     def __repr__(self) -> str:
@@ -249,14 +272,16 @@ def create_study(
     """Create a study on `server`; without one, in this process and for its lifetime.
 
     Args:
-        name: unique among your studies; made up by default.
+        name: unique among your studies; by default a random one.
         server: an address such as "http://localhost:8000", or a `Client`.
         token: by default NESTOR_TOKEN, else the one that `nestor up` saved for this server.
-        load_if_exists: continue the study of that name, if there is one.
+        load_if_exists: return the study of that name if it exists.
+        user_attrs: stored with the study; any JSON-serializable values.
+        tags: labels of the study.
 
     Raises:
-        InvalidInput: an argument is outside of its range; the sentence says which.
-        StudyExists: there is one of that name.
+        InvalidInput: an argument is outside of its range; the message says which.
+        StudyExists: you already have a study of that name.
     """
     new = schemas.build(
         schemas.StudyCreate,
@@ -272,18 +297,27 @@ def create_study(
 
 
 def load_study(name: str, *, server: str | Client | None = None, token: str | None = None) -> Study:
-    """Raises StudyNotFound."""
+    """The study of that name.
+
+    Raises:
+        StudyNotFound: you have no such study.
+    """
     backend = _backend(server, token)
     return Study(backend, backend.find_study(name))
 
 
 def delete_study(name: str, *, server: str | Client | None = None, token: str | None = None) -> None:
-    """Delete a study, and end what still runs in it. Raises StudyNotFound."""
+    """Delete a study with its trials; running ones are canceled first.
+
+    Raises:
+        StudyNotFound: you have no such study.
+    """
     backend = _backend(server, token)
     backend.delete_study(backend.find_study(name).id)
 
 
 def get_all_study_names(*, server: str | Client | None = None, token: str | None = None) -> list[str]:
+    """The names of your studies on `server`, or of those in this process; newest first."""
     return [study.name for study in _backend(server, token).studies()]
 
 
@@ -301,11 +335,11 @@ def _backend(server: str | Client | None, token: str | None) -> Backend:
     return server
 
 
-def _spec(config: Config, **options: Any) -> schemas.TrialCreate:
-    """What is asked for, in every range that a server checks; the backend fills in the problem.
+def submission(config: Config, **options: Any) -> schemas.TrialCreate:
+    """The request for a trial, checked as a server checks it; the backend fills in the problem.
 
     Raises:
-        InvalidInput: an option is outside of its range.
+        ConfigInvalid, SchemaInvalid: an option is outside of its range, or several are.
     """
     to_come = schemas.ProgramProblem(program=UUID(int=0), dataset=UUID(int=0))
     return schemas.build(schemas.TrialCreate, {"problem": to_come, **options, **dict(config)})
@@ -316,5 +350,4 @@ def _plain(attrs: Mapping[str, Any] | None) -> dict[str, Any]:
     try:
         return json.loads(json.dumps({} if attrs is None else dict(attrs), allow_nan=False))
     except (TypeError, ValueError) as error:
-        reason = f"User attributes must be what JSON can hold: {error}. Convert them first."
-        raise InvalidInput(reason=reason) from error
+        raise AttributesNotJson(reason=str(error)) from error

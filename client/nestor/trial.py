@@ -24,9 +24,9 @@ QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
 class Trial:
-    """A trial of a study, as it stands: until it is finished, each property asks anew.
+    """One training with tuned hyperparameters, on a server or in this process.
 
-    `record` holds all of it as of one moment.
+    Until the trial is finished, each property fetches its present value; `record` has all of them as of one moment.
     """
 
     def __init__(self, backend: Backend, record: schemas.Trial) -> None:
@@ -45,17 +45,17 @@ class Trial:
 
     @property
     def spec(self) -> schemas.TrialSpec:
-        """How it tunes."""
+        """The problem and the options, as submitted."""
         return self._record.spec
 
     @property
     def user_attrs(self) -> dict[str, Any]:
-        """What its user attached to it."""
+        """A copy of the attributes that were submitted."""
         return dict(self._record.user_attrs)
 
     @property
     def record(self) -> schemas.Trial:
-        """All of it, as of now."""
+        """All fields as of now; one request while the trial is not finished, none after."""
         if not self._record.state.finished:
             self.refresh()
         return self._record
@@ -67,18 +67,18 @@ class Trial:
 
     @property
     def allowed_actions(self) -> tuple[str, ...]:
-        """What can be asked of it now: "stop", "cancel", "pause", "resume", "retry", "extend"."""
+        """The actions that are possible now: "stop", "cancel", "pause", "resume", "retry", "extend"."""
         return self.record.allowed_actions
 
     @property
     def error(self) -> str | None:
-        """What went wrong, in a sentence."""
+        """Why the trial failed, as a sentence; None if it did not fail."""
         problem = self.record.error
         return None if problem is None else problem.get("detail") or problem.get("title")
 
     @property
     def value(self) -> float | None:
-        """The validation loss at the last step; of a trial that holds examples out, the loss on these."""
+        """The held-out loss at the last step; the validation loss if no examples are held out."""
         return self.record.value
 
     @property
@@ -88,24 +88,24 @@ class Trial:
 
     @property
     def best_step(self) -> int | None:
-        """The first step that has `best_value`."""
+        """The number of the first step with `best_value`."""
         return self.record.best_step
 
     @property
     def steps(self) -> list[Step]:
-        """All recorded steps."""
+        """All recorded steps, in order."""
         return self._backend.steps(self.id)
 
     @property
     def last_step(self) -> Step | None:
-        """The step seen last by `stream`, a callback's for example; if there was none, the last one recorded."""
+        """The step that `stream`, `wait` or a callback got last; before that, the last recorded step."""
         if self._last_step is None:
             recorded = self._backend.steps(self.id, after=max(0, self.record.step - 1))
             return recorded[-1] if recorded else None
         return self._last_step
 
     def refresh(self) -> Trial:
-        """Ask for the record anew."""
+        """Fetch the record anew, also of a finished trial, which may have been extended or retried."""
         self._record = self._backend.trial(self.id)
         return self
 
@@ -114,11 +114,10 @@ class Trial:
     def stream(self, *, after: int = 0) -> Iterator[Step]:
         """Yield each step with a number above `after`, once and in order, as it is taken.
 
-        A connection that breaks is resumed. When a worker had to go back to a checkpoint, the steps that it
-        takes again are not yielded again.
+        A broken connection is resumed. Steps that a worker repeats after a checkpoint are not yielded again.
 
         Raises:
-            TrialFailed: at the end of a trial that failed, after its last step.
+            TrialFailed: the trial failed; raised after its last step.
         """
         for _, step in self._follow(after):
             if step is not None:
@@ -126,17 +125,17 @@ class Trial:
         self._raise_if_failed()
 
     def events(self, *, after: int = 0) -> Iterator[Event]:
-        """Yield all that happens: states, steps, snapshots, log lines. The last event is `end`."""
+        """Yield states, steps, snapshots and log lines behind event number `after`. The last event is `end`."""
         return self._backend.events(self.id, after)
 
     def wait(self, *, show_progress_bar: bool = False, callbacks: Sequence[Callable[[Trial], None]] = ()) -> Trial:
-        """Return once the trial is finished; where it runs in this process, also when it is paused.
+        """Return when the trial is finished; in this process, also when it is paused.
 
-        Each callback is called after each step. Its exception, or Ctrl-C, ends the waiting; what that means for
-        the trial is said in the exception's message.
+        Each callback is called after each step. Its exception, or Ctrl-C, ends the waiting; the message of the
+        exception says what becomes of the trial.
 
         Raises:
-            TrialFailed: it failed. What it recorded can be read all the same.
+            TrialFailed: the trial failed; its records can still be read.
         """
         from nestor.results.progress import Bar
 
@@ -170,41 +169,66 @@ class Trial:
     # --- steering ---------------------------------------------------------------------------------
 
     def stop(self) -> Trial:
-        """End it after the present step, complete with what it reached."""
+        """Complete the trial after the present step, with the result so far.
+
+        Raises:
+            IllegalTransition: its state does not allow this.
+        """
         return self._request("stop")
 
     def cancel(self) -> Trial:
-        """End it; what was recorded stays readable."""
+        """End the trial without a result; its records stay readable.
+
+        Raises:
+            IllegalTransition: its state does not allow this.
+        """
         return self._request("cancel")
 
     def pause(self) -> Trial:
-        """Free the device; `resume` goes on from the same place."""
+        """Free the device after the present step; `resume` continues from there.
+
+        Raises:
+            IllegalTransition: its state does not allow this.
+        """
         return self._request("pause")
 
     def resume(self) -> Trial:
-        """Go on after a pause; while it still runs, take the pause or the stop back."""
+        """Continue after a pause; while the trial still runs, withdraw a requested pause or stop.
+
+        Raises:
+            IllegalTransition: its state does not allow this.
+        """
         return self._request("resume")
 
     def retry(self) -> Trial:
-        """Queue it again after a failure: from its newest checkpoint, and with fresh restart budgets."""
+        """Queue the trial again after a failure, from its newest checkpoint and with fresh restart budgets.
+
+        Raises:
+            IllegalTransition: it did not fail.
+        """
         return self._request("retry")
 
     def extend(self, steps: int) -> Trial:
-        """Have it take `steps` more, once it is complete or paused, from the weights that it has.
+        """Let a complete or paused trial take `steps` more.
 
-        Nothing is initialised again: the trajectory is that of a trial which was given all the steps at once, and a
-        schedule goes on counting where it was. A trial that was stopped early goes on from the step it reached.
+        Nothing is initialized again: the trajectory is that of a trial with all the steps from the start, and
+        schedules continue to count. A trial that ended early continues from the step that it reached.
 
         Raises:
             IllegalTransition: it is neither complete nor paused.
+            TooManySteps: the sum is more than a trial can count.
         """
         self._record = self._backend.extend(self.id, steps)
         return self
 
     def prioritize(self, priority: int) -> Trial:
-        """Let it go before trials of lower priority, yours and others': from -1000 to 1000, 0 by default.
+        """Let the trial start before waiting trials of lower priority, also of other users.
 
-        Everybody may step back. A priority above 0 takes a token of the scope admin.
+        Args:
+            priority: from -1000 to 1000. 0 is the default.
+
+        Raises:
+            Forbidden: a priority above 0 requires an admin token.
         """
         self._record = self._backend.prioritize(self.id, priority)
         return self
@@ -222,28 +246,29 @@ class Trial:
 
     @property
     def hparams(self) -> Values:
-        """The latest that were kept; those of a finished trial are the last step's."""
+        """The hyperparameters of the newest snapshot; of a finished trial, those of the last step."""
         return self._values(None)
 
     @property
     def best_hparams(self) -> Values:
-        """Those of the lowest loss on held-out examples.
+        """The hyperparameters at the step with the lowest held-out loss.
 
-        Without such examples the latest: a validation batch's loss is too noisy to pick a step by.
+        Without held-out examples, those of the newest snapshot: the loss of a validation batch is too noisy to choose
+        a step by.
         """
         return self._values(self.best_step if self.spec.early_stopping else None)
 
     def hparams_at(self, step: int) -> Values:
-        """Those after `step`; 0 has the initial ones.
+        """The hyperparameters after `step`; 0 has the initial values.
 
         Raises:
-            HyperparametersNotFound: nothing was kept of that step; the sentence says of which there is.
+            HyperparametersNotFound: that step has no snapshot; the message lists steps that have one.
         """
         return self._values(step)
 
     @property
     def hparams_steps(self) -> tuple[int, ...]:
-        """The steps whose hyperparameters were kept."""
+        """The steps that have a snapshot, in order."""
         return self._backend.hyperparameters(self.id).steps
 
     def load_weights(self, model: nn.Module) -> int:
@@ -254,19 +279,27 @@ class Trial:
         which are then copied in the order of the model's parameters.
 
         Returns:
-            The step that they are of.
+            The step of the checkpoint.
 
         Raises:
-            CheckpointNotFound: the trial has none yet.
+            CheckpointNotFound: the trial has no checkpoint yet.
             InvalidInput: the model has other parameters or buffers than the trial's; the first is named.
         """
         return weights.load(self._backend.checkpoint(self.id), model)
 
     def trajectory(self, name: str, *, quantiles: bool = True) -> pandas.DataFrame:
-        """How the values under `name` were distributed, at each step that was kept.
+        """The distribution of the hyperparameter `name` at each step that has a snapshot.
 
-        One row a step: count, min, max, mean, std and, with `quantiles`, columns such as "50%". Values are as
-        optimised, of all members when `name` is a prefix.
+        Args:
+            name: of a hyperparameter, or the first parts of names, whose entries are pooled.
+
+        Returns:
+            One row per step: count, min, max, mean, std and, with `quantiles`, columns such as "50%", of the entries
+            before the transform.
+
+        Raises:
+            HparamNotFound: the trial has no such hyperparameter.
+            MissingExtra: pandas is not installed.
         """
         pd = require("pandas", what="trial.trajectory", extra="viz")
         described = self._backend.hyperparameters(self.id)
@@ -283,7 +316,7 @@ class Trial:
         described = self._backend.hyperparameters(self.id)
         if step is not None and step not in described.steps:
             kept = ", ".join(map(str, described.steps[-20:])) or "none yet"
-            what = f"of step {step} (the latest that were kept: {kept})"
+            what = f"of step {step} (kept: {kept})"
             raise HyperparametersNotFound(trial=str(self.id), what=what)
         transforms = {item.name: item.transform for item in described.items}
         return Values(self._backend.snapshot(self.id, step), transforms)

@@ -15,7 +15,7 @@ from nestor.errors import NestorError
 from nestor.lifecycle import UserAction
 from nestor.local.backend import Local
 from nestor.schemas import Desired, Event, EventPage, State
-from nestor.study import _spec
+from nestor.study import submission
 from nestor_server.models import Trial
 from nestor_server.scheduling import leases, recording
 from nestor_worker.channel import Ended, Message
@@ -33,7 +33,7 @@ def config(n_steps: int) -> nestor.Config:
     return nestor.Config(n_steps=n_steps, inner=nestor.Adam(0.05), inner_steps=1, outer=nestor.RMSprop(0.05))
 
 
-SPEC = _spec(config(N_STEPS))
+SPEC = submission(config(N_STEPS))
 
 
 class Player(ABC):

@@ -13,8 +13,8 @@ import pytest
 from pydantic import TypeAdapter
 
 import nestor
-from nestor import options, schemas
-from nestor.errors import ConfigInvalid
+from nestor import errors, options, schemas
+from nestor.errors import ConfigInvalid, NestorError
 from nestor.options.reference import reference
 
 ROOT = Path(__file__).parents[2]
@@ -144,6 +144,47 @@ def test_a_mistake_is_one_sentence_of_nestor_s(make, sentence):
     with pytest.raises(ConfigInvalid, match=sentence) as caught:
         make()
     assert "pydantic" not in str(caught.value)
+
+
+CLASSES = {
+    "a number": (lambda: nestor.Neumann(-1), errors.OptionOutOfRange),
+    "not finite": (lambda: nestor.Adam(float("inf")), errors.OptionOutOfRange),
+    "a type": (lambda: nestor.Neumann("3"), errors.OptionTypeWrong),
+    "a part": (lambda: nestor.Implicit(nestor.Neumann()), errors.OptionTypeWrong),
+    "no dictionary": (lambda: nestor.Config(n_steps=1, outer_lr=0.1), errors.OptionTypeWrong),
+    "a word": (lambda: nestor.KFAC(fisher="true"), errors.ChoiceUnknown),
+    "a tag": (lambda: nestor.Implicit(solver="newton"), errors.ChoiceUnknown),
+    "a name": (lambda: nestor.Neumann(term=2), errors.OptionUnknown),
+    "a former name": (lambda: nestor.EarlyStopping(share=0.1), errors.OptionUnknown),
+    "nothing": (lambda: nestor.Config(), errors.OptionMissing),
+    "twice": (lambda: nestor.Neumann(1, terms=2), errors.OptionGivenTwice),
+    "too many": (lambda: nestor.Neumann(1, 2.0, 3), errors.TooManyArguments),
+    "no momentum": (lambda: nestor.SGD(nesterov=True), errors.NesterovWithoutMomentum),
+    "nested, no momentum": (MISTAKES["nested, no momentum"][0], errors.NesterovWithoutMomentum),
+    "too far back": (
+        lambda: nestor.Config(n_steps=1, inner_steps=3, response=nestor.Unrolled(4)),
+        errors.UnrollTooLong,
+    ),
+    "several": (lambda: nestor.Neumann(terms=-1, alpha=-1.0), errors.ConfigInvalid),
+}
+
+
+@pytest.mark.parametrize(("make", "cls"), CLASSES.values(), ids=CLASSES.keys())
+def test_a_mistake_has_a_class_of_its_own(make, cls):
+    with pytest.raises(ConfigInvalid) as caught:
+        make()
+    assert type(caught.value) is cls
+    assert type(NestorError.from_problem(caught.value.problem())) is cls
+
+
+def test_several_mistakes_are_listed_with_their_codes():
+    with pytest.raises(ConfigInvalid, match=r"Neumann\(terms=-1\): .* Neumann\(alpha=-1.0\): ") as caught:
+        nestor.Neumann(terms=-1, alpha=-1.0)
+    listed = [(one["field"], one["code"]) for one in caught.value.problem()["errors"]]
+    assert listed == [("terms", "option-out-of-range"), ("alpha", "option-out-of-range")]
+    with pytest.raises(errors.SchemaInvalid) as refused:
+        schemas.build(schemas.StudyCreate, {"names": "x"})
+    assert [one["code"] for one in refused.value.problem()["errors"]] == ["option-missing", "option-unknown"]
 
 
 def test_numbers_of_other_libraries_are_numbers():

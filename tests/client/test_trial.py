@@ -11,7 +11,15 @@ import pytest
 import torch
 
 import nestor
-from nestor.errors import CheckpointNotFound, HyperparametersNotFound, IllegalTransition, InvalidInput, TrialFailed
+from nestor.errors import (
+    ArgumentInvalid,
+    CallbacksWithoutWait,
+    CheckpointNotFound,
+    HyperparametersNotFound,
+    IllegalTransition,
+    InvalidInput,
+    TrialFailed,
+)
 from nestor.schemas import State
 from nestor_engine import optimize
 from tests.client.conftest import N_STEPS, QUICK, Finished
@@ -332,13 +340,13 @@ def test_a_problem_with_a_mistake_is_refused_before_anything_starts(new_study):
 
 def test_an_argument_that_is_not_a_problem_is_refused_by_name(new_study):
     study = new_study()
-    with pytest.raises(InvalidInput, match=r"takes a nestor\.Problem, not 'Linear'"):
+    with pytest.raises(ArgumentInvalid, match=r"problem is Linear.* Pass a nestor\.Problem"):
         study.optimize(torch.nn.Linear(1, 1), N_STEPS, **QUICK)
     assert study.trials == []
 
 
 def test_callbacks_require_wait(new_study):
-    with pytest.raises(InvalidInput, match="Callbacks are called while optimize waits"):
+    with pytest.raises(CallbacksWithoutWait, match="Callbacks require wait=True"):
         new_study().optimize(ridge(), N_STEPS, wait=False, callbacks=[print])
 
 

@@ -11,8 +11,8 @@ import importlib
 import pkgutil
 from typing import Any, TypeVar, cast
 
+from nestor.errors import OptionUnknown
 from nestor.options import OPTIONS, Option
-from nestor_engine.errors import ConfigInvalid
 
 _PACKAGES = ("optim", "curvature", "solvers", "responses")  # whose modules hold implementations
 _IMPLEMENTATIONS: dict[type[Option], type[Option]] = {}
@@ -39,7 +39,7 @@ def implementation(option: Option) -> Any:
     """The implementation of `option` and of the options in its fields; an implementation is returned unchanged.
 
     Raises:
-        ConfigInvalid: this version has no code for it.
+        OptionUnknown: this version has no code for it.
     """
     if isinstance(option, Implementation):
         return option
@@ -51,12 +51,12 @@ def implementation_of(declared: type[Option]) -> type[Any]:
     """The class that computes options of the class `declared`.
 
     Raises:
-        ConfigInvalid: this version has no code for it.
+        OptionUnknown: this version has no code for it.
     """
     if declared not in _IMPLEMENTATIONS:
         _discover()
     if declared not in _IMPLEMENTATIONS:
-        raise ConfigInvalid(reason=f"nestor_engine has no implementation of {declared.__name__}.")
+        raise OptionUnknown(option=declared.__name__, rule="nestor_engine does not implement it")
     return _IMPLEMENTATIONS[declared]
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 from nestor.errors.requests import InvalidInput
 
 
@@ -10,29 +13,49 @@ class ConfigInvalid(InvalidInput):
 
 
 class OptionInvalid(ConfigInvalid):
-    """An option is outside of its range or has the wrong type."""
+    """An option has a value that it does not take."""
 
     message = "{option}: {rule}."
 
 
 class OptionOutOfRange(OptionInvalid):
-    """A number is outside of its range."""
+    """A number or a length is outside of its range."""
 
 
 class OptionTypeWrong(OptionInvalid):
     """A value has a type that the option does not take."""
 
 
-class ChoiceUnknown(OptionInvalid):
-    """A word is none of those that the option takes."""
-
-    message = "{option}: choose one of {choices}."
-
-
-class OptionUnknown(ConfigInvalid):
+class OptionUnknown(OptionInvalid):
     """There is no such option, optimizer, curvature, solver or response."""
 
-    message = "{option} is not known to this version. {hint}"
+
+class OptionMissing(OptionInvalid):
+    """A required option was not given."""
+
+    message = "{option} is missing."
+
+
+class ChoiceUnknown(OptionInvalid):
+    """A word is not one of those that the option takes."""
+
+    def __init__(self, *, choices: Iterable[object] = (), **context: Any) -> None:
+        if listed := list(choices):
+            context = {"rule": f"choose one of {', '.join(map(repr, listed))}", "choices": listed, **context}
+        super().__init__(**context)
+
+
+class OptionGivenTwice(ConfigInvalid):
+    """An option was given in two places."""
+
+    message = "{option} is given twice: {first}, and {second}."
+    remedy = "Leave one of them out."
+
+
+class TooManyArguments(ConfigInvalid):
+    """An option was given more values by position than it has."""
+
+    message = "{option} takes at most {limit} values by position: {names}."
 
 
 class HparamsUnused(ConfigInvalid):
@@ -42,25 +65,19 @@ class HparamsUnused(ConfigInvalid):
     remedy = "Name one of them, or the first parts of a name."
 
 
-class StepsContradict(ConfigInvalid):
-    """Two options name different numbers of outer steps."""
-
-    message = "{option}: its steps={steps} contradicts n_steps={n_steps}."
-    remedy = "n_steps is the number of outer steps. Leave steps out of the outer optimizer."
-
-
-class UnrollTooLong(ConfigInvalid):
+class UnrollTooLong(OptionInvalid):
     """A response goes back further than the inner steps reach."""
 
-    message = "{option} goes back further than the {inner_steps} inner steps between two outer steps."
-    remedy = "Raise the number of inner steps, or unroll fewer."
+    message = (
+        "{option}: it goes back further than the {inner_steps} inner steps between two outer steps; raise inner_steps, "
+        "or unroll fewer."
+    )
 
 
-class NesterovWithoutMomentum(ConfigInvalid):
+class NesterovWithoutMomentum(OptionInvalid):
     """Nesterov's momentum was asked for without momentum."""
 
-    message = "SGD(nesterov=True) needs momentum."
-    remedy = "Pass momentum=0.9, or nesterov=False."
+    message = "{option}: nesterov=True needs momentum: pass momentum=0.9, or nesterov=False."
 
 
 class AugmentationAmbiguous(ConfigInvalid):
@@ -70,11 +87,13 @@ class AugmentationAmbiguous(ConfigInvalid):
     remedy = "Pass one of them."
 
 
-class SquaredGradientsMissing(ConfigInvalid):
-    """AdamDiagonal needs an inner optimizer that keeps squared gradients."""
+class SquaredGradientsMissing(OptionInvalid):
+    """A preconditioner needs an inner optimizer that stores squared gradients."""
 
-    message = "AdamDiagonal() reads squared gradients, which the inner optimizer does not keep."
-    remedy = "Use Adam, AdamW or RMSprop as the inner optimizer, or NystromSketch() as the preconditioner."
+    message = (
+        "{option}: {preconditioner} reads squared gradients, which the inner optimizer does not keep; use Adam, AdamW "
+        "or RMSprop as the inner optimizer, or NystromSketch as the preconditioner."
+    )
 
 
 class PreconditionerUnavailable(ConfigInvalid):
@@ -98,11 +117,18 @@ class BatchNotDivisible(ConfigInvalid):
     remedy = "Use larger batches, more data, or fewer devices."
 
 
-class CurvatureNotDistributed(ConfigInvalid):
+class CurvatureNotDistributed(OptionInvalid):
     """A curvature cannot be computed by several devices together."""
 
-    message = "{curvature} draws its factors from whole batches, which {devices} devices divide among them."
+    message = "{option}: {curvature} needs whole batches, which {devices} devices divide among them."
     remedy = "Use GaussNewton, or another preconditioner, or one device."
+
+
+class OneDeviceOnly(ConfigInvalid):
+    """A trial in the user's own process was given several devices."""
+
+    message = "In this process a trial runs on one device."
+    remedy = "Leave devices_per_trial=1, or use a server's study."
 
 
 class TooFewDevices(ConfigInvalid):
@@ -122,8 +148,8 @@ class TooManySteps(ConfigInvalid):
 class CallbacksWithoutWait(ConfigInvalid):
     """Callbacks were given to a call that does not wait."""
 
-    message = "Callbacks are called while optimize waits."
-    remedy = "Leave wait=True, or loop over trial.stream()."
+    message = "Callbacks require wait=True."
+    remedy = "Use wait=True, or loop over trial.stream()."
 
 
 class FoldsWithExampleHparams(ConfigInvalid):

@@ -20,9 +20,9 @@ class ProgramInvalid(InvalidInput):
 
 
 class ProgramTooLarge(ProgramInvalid):
-    """A program's graphs are larger than any model needs."""
+    """A part of a program has more bytes than it may have."""
 
-    message = "The program was refused: its graphs have {size:,} bytes, and the limit is {limit:,}."
+    message = "The program was refused: {what} has {size:,} bytes; the limit is {limit:,}."
     remedy = "Simplify the model."
 
 
@@ -46,6 +46,13 @@ class ProgramRejected(ProgramInvalid):
     message = "The program was refused: {reason}"
 
 
+class ProgramInputMissing(ProblemInvalid):
+    """An exported program reads a column that it was not given."""
+
+    message = "The program reads {name!r}, but was given {given}."
+    remedy = "Give the columns of the data the same names as at the export."
+
+
 class StateInvalid(InvalidInput):
     """A checkpoint does not belong to the problem."""
 
@@ -63,7 +70,7 @@ class CheckpointMismatch(StateInvalid):
     """A checkpoint holds other tensors than a model."""
 
     message = "The trial's checkpoint does not fit this model: {reason}."
-    remedy = "Pass the model that the problem was made with, or one that is built in the same way."
+    remedy = "Pass the model of the problem, or one that was built in the same way."
 
 
 class ArchitectureMismatch(StateInvalid):

@@ -59,7 +59,7 @@ class LocalTrial:
         self._reported = set[int]()  # the steps whose snapshots were reported although none was due
         self._engine: Iterator[nestor_engine.Step] | None = None
         self._state: nestor_engine.State | None = None  # after the last step
-        self._driving = threading.Lock()  # held by whoever takes a step
+        self._driving = threading.Lock()  # held by the thread that takes a step
         self._thread: threading.Thread | None = None
         self._append_state(by=USER, why=lifecycle.WHY_SUBMITTED)
 

@@ -24,7 +24,7 @@ def public_names() -> list[str]:
 
 
 def public_option(name: str) -> type[Option] | type[Config] | None:
-    """The option that `nestor` has under a name; None if there is none."""
+    """The option that `nestor` has under a name; None if no option has it."""
     if name == "Config":
         return Config
     found = OPTIONS.get(name)

@@ -27,8 +27,8 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import PydanticCustomError, core_schema
 
-from nestor.errors import ConfigInvalid, NestorError
-from nestor.options.sentences import explain
+from nestor.errors import ConfigInvalid, NestorError, OptionGivenTwice, TooManyArguments
+from nestor.options.mistakes.sentences import as_error, mistakes, violated
 
 MAX_STEPS = 2**31 - 1  # of a trial
 MAX_SIZE = 10_000  # of a rank, or of a number of products in one outer step
@@ -43,7 +43,7 @@ def about(description: str, *, unit: str | None = None, **limits: float) -> Any:
     return Field(description=description, json_schema_extra=extra, **cast(Any, limits))
 
 
-# Strict, for whoever writes "5" for 5, or True for 1, has mixed up two options.
+# Strict: a user who writes "5" for 5, or True for 1, has mixed up two options.
 Whole = Annotated[int, Field(strict=True)]
 Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Count = Annotated[Whole, Field(ge=1, le=MAX_STEPS)]
@@ -84,7 +84,11 @@ class Option:
         """Hook of implementations."""
 
     def check(self) -> None:
-        """What the fields say together. Raises ValueError with a sentence."""
+        """Check the fields against each other.
+
+        Raises:
+            ValueError: they contradict each other; made by `violation` if an error class exists for it.
+        """
 
     def parts(self) -> list[Option]:
         """This option and those inside of it."""
@@ -168,7 +172,7 @@ class Value(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     moved: ClassVar[Mapping[str, str]] = {}  # names of former fields, with what to write now
-    invalid: ClassVar[type[NestorError]] = ConfigInvalid  # raised with the `reason`
+    invalid: ClassVar[type[NestorError]] = ConfigInvalid  # raised for several mistakes
 
     if not TYPE_CHECKING:  # type checkers know the fields
 
@@ -180,12 +184,13 @@ class Value(BaseModel):
             try:
                 super().__init__(**{field: plain(value) for field, value in values.items()})
             except ValidationError as error:
-                raise self.invalid(reason=explain(type(self), error)) from None
+                raise as_error(mistakes(type(self), error), self.invalid) from None
 
         __init__.__pydantic_base_init__ = True  # inside another schema, its mistakes are reported with the others
 
 
 def snake_case(name: str) -> str:
+    """A class's name as a tag: ConjugateGradient → conjugate_gradient."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
@@ -237,16 +242,16 @@ def _constructor(cls: type[Option], construct: Callable[..., None]) -> Callable[
     def __init__(self: Option, *args: Any, **options: Any) -> None:
         name = type(self).__name__
         if len(args) > len(positional):
-            raise ConfigInvalid(reason=f"{name} takes at most {len(positional)} values by position: {positional}.")
+            raise TooManyArguments(option=name, limit=len(positional), names=positional)
         given = dict(zip(positional, args, strict=False))
         if twice := sorted(given.keys() & options.keys()):
-            raise ConfigInvalid(reason=f"{name}: {twice[0]} is given twice, by position and by name.")
+            raise OptionGivenTwice(option=f"{name}: {twice[0]}", first="by position", second="by name")
         try:
             construct(self, **{field: plain(value) for field, value in (given | options).items()})
             self.check()
         except ValidationError as error:
-            raise ConfigInvalid(reason=explain(cls, error, within=name)) from None
+            raise as_error(mistakes(cls, error, within=name)) from None
         except ValueError as error:
-            raise ConfigInvalid(reason=f"{name}: {error}.") from None
+            raise violated(name, error) from None
 
     return __init__

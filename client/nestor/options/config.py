@@ -9,12 +9,20 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationInfo, field_validator
 
-from nestor.errors import ConfigInvalid
+from nestor.errors import (
+    CurvatureNotDistributed,
+    HparamsUnused,
+    OptionGivenTwice,
+    OptionTypeWrong,
+    SquaredGradientsMissing,
+    UnrollTooLong,
+    shown,
+)
 from nestor.options.base import MAX_STEPS, Count, Option, Positive, Value, Whole, about
 from nestor.options.evaluation import EarlyStopping, Folds
+from nestor.options.mistakes.sentences import inside, violation
 from nestor.options.optimizers import Adam, Optimizer, RMSprop
 from nestor.options.responses import Implicit, Response
-from nestor.options.sentences import shown
 from nestor.options.solvers import Preconditioner
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -71,13 +79,11 @@ class ConfigFields(Value):
         """The outer optimizer of each hyperparameter.
 
         Raises:
-            ConfigInvalid: `outer_lr` names none of them.
+            HparamsUnused: `outer_lr` names none of them.
         """
         meant = {name: [key for key in self.outer_lr if name == key or name.startswith(f"{key}.")] for name in names}
         if unknown := sorted(set(self.outer_lr).difference(*meant.values())):
-            raise ConfigInvalid(
-                reason=f"outer_lr names {unknown[0]!r}, but the hyperparameters are {', '.join(map(repr, meant))}."
-            )
+            raise HparamsUnused(option="outer_lr", name=unknown[0], hparams=list(meant))
         return {
             name: dataclasses.replace(self.outer, lr=self.outer_lr[max(keys, key=len)]) if keys else self.outer
             for name, keys in meant.items()
@@ -87,10 +93,10 @@ class ConfigFields(Value):
         """Refuse what `n` processes cannot compute together.
 
         Raises:
-            ConfigInvalid: naming it, and what can be taken instead.
+            CurvatureNotDistributed: a part of the response needs whole batches.
         """
-        if reason := needs_one_device(self.response, n):
-            raise ConfigInvalid(reason=f"{reason}.")
+        if (part := part_for_one_device(self.response, n)) is not None:
+            raise CurvatureNotDistributed(option=f"{n} devices", curvature=type(part).__name__, devices=n)
 
 
 class CrossChecks(BaseModel):
@@ -103,7 +109,7 @@ class CrossChecks(BaseModel):
             try:
                 part.check()
             except ValueError as error:
-                raise ValueError(f"{type(part).__name__}: {error}") from None
+                raise inside(type(part).__name__, error) from None
         return value
 
     @field_validator("response", check_fields=False)
@@ -111,17 +117,11 @@ class CrossChecks(BaseModel):
     def _fits_the_inner_loop(cls, response: Response, info: ValidationInfo) -> Response:
         inner, inner_steps = info.data.get("inner"), info.data.get("inner_steps")
         if inner_steps is not None and response.unrolls > inner_steps:
-            raise ValueError(
-                f"it goes back further than the {inner_steps} inner steps between two outer steps; raise inner_steps, "
-                "or unroll fewer"
-            )
+            raise violation(UnrollTooLong, inner_steps=inner_steps)
         for part in response.parts():
             needed = part.needs_optimizer_state if isinstance(part, Preconditioner) else frozenset[str]()
             if inner is not None and not needed <= inner.keeps_state:
-                raise ValueError(
-                    f"{type(part).__name__} reads squared gradients, which the inner optimizer does not keep; use "
-                    "Adam, AdamW or RMSprop as the inner optimizer, or NystromSketch as the preconditioner"
-                )
+                raise violation(SquaredGradientsMissing, preconditioner=type(part).__name__)
         return response
 
 
@@ -142,13 +142,11 @@ def merged(config: Config | None, given: Mapping[str, Any]) -> Config:
     if config is None:
         return Config(**given)
     if not isinstance(config, Config):  # pyright: ignore[reportUnnecessaryIsInstance] a user passed it
-        raise ConfigInvalid(reason=f"config={shown(config)}: pass nestor.Config(n_steps=300, …).")
+        raise OptionTypeWrong(option=f"config={shown(config)}", rule="pass nestor.Config(n_steps=300, …)")
     chosen = {name: getattr(config, name) for name in config.model_fields_set}
     if twice := sorted(chosen.keys() & given.keys()):
-        raise ConfigInvalid(
-            reason=f"{twice[0]} is given twice: {shown(chosen[twice[0]])} in config, and {shown(given[twice[0]])} as a "
-            "keyword. Leave one of them out."
-        )
+        first, second = shown(chosen[twice[0]]), shown(given[twice[0]])
+        raise OptionGivenTwice(option=twice[0], first=f"{first} in config", second=f"{second} as a keyword")
     return Config(**chosen, **given)
 
 
@@ -162,12 +160,6 @@ def documented(function: Function) -> Function:
     return function
 
 
-def needs_one_device(response: Response, n: int) -> str | None:
-    """Why `n` devices cannot compute `response` together; None if they can."""
-    part = next((part for part in response.parts() if not part.supports_sharding), None)
-    if n == 1 or part is None:
-        return None
-    return (
-        f"{type(part).__name__} needs whole batches, which {n} devices divide among them; use GaussNewton, or another "
-        "preconditioner, or one device"
-    )
+def part_for_one_device(response: Response, n: int) -> Option | None:
+    """The part of `response` that `n` devices cannot compute together; None if they can compute all of it."""
+    return None if n == 1 else next((part for part in response.parts() if not part.supports_sharding), None)

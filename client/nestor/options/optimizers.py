@@ -7,7 +7,9 @@ from dataclasses import KW_ONLY
 from types import MappingProxyType
 from typing import Annotated, ClassVar
 
+from nestor.errors import NesterovWithoutMomentum
 from nestor.options.base import Momentum, NonNegative, Option, Positive, about, family, option
+from nestor.options.mistakes.sentences import violation
 from nestor.options.schedules import Schedule
 
 _MOVED = MappingProxyType(
@@ -54,8 +56,9 @@ class SGD(Optimizer):
     weight_decay: Annotated[NonNegative, _WEIGHT_DECAY] = 0.0
 
     def check(self) -> None:
+        """Refuse Nesterov's momentum without momentum."""
         if self.nesterov and not self.momentum:
-            raise ValueError("nesterov=True needs momentum: pass momentum=0.9, or nesterov=False")
+            raise violation(NesterovWithoutMomentum)
 
 
 @option

@@ -14,7 +14,7 @@ from pydantic_core import PydanticUndefined
 
 from nestor.options.base import OPTIONS, Option
 from nestor.options.config import Config
-from nestor.options.sentences import BOUNDS, annotation_of, limits_of, plain_type
+from nestor.options.mistakes.annotations import BOUNDS, annotation_of, limits_of, plain_type
 
 INTRODUCTION = """# Options
 

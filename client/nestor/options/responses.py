@@ -45,6 +45,7 @@ class Unrolled(Response):
 
     @property
     def unrolls(self) -> int:
+        """All of its `steps`."""
         return self.steps
 
 

@@ -31,7 +31,7 @@ class HyperparameterSpec:
 
     Attributes:
         transform: one of `TRANSFORMS`.
-        low, high: bounds of the raw tensor's entries; infinite where there is none.
+        low, high: bounds of the raw tensor's entries; infinite on a side without a bound.
     """
 
     transform: str
@@ -127,7 +127,7 @@ def _hyperparameter(json: Json, where: str) -> HyperparameterSpec:
     entries = fields(json, ("transform", "bounds"), where)
     transform, bounds = entries["transform"], entries["bounds"]
     if not isinstance(transform, str) or transform not in TRANSFORMS:
-        raise refused(f"{where} has the transform {brief(transform)}, which is none of {', '.join(TRANSFORMS)}")
+        raise refused(f"{where} has the transform {brief(transform)}, which is not one of {', '.join(TRANSFORMS)}")
     match bounds:
         case [None | int() | float() as low, None | int() | float() as high] if not (
             isinstance(low, bool) or isinstance(high, bool)  # to Python, a truth value is a number

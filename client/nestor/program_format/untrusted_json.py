@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Sized
 from typing import NoReturn, TypeAlias, cast
 
-from nestor.errors import ProgramInvalid
+from nestor.errors import ProgramInvalid, ProgramTooLarge
 from nestor.program_format.limits import MAX_JSON_LEVELS
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
@@ -25,7 +25,7 @@ def parse_json(data: bytes, *, what: str, max_bytes: int, max_values: int) -> Js
             integer of more than 64 bits.
     """
     if len(data) > max_bytes:
-        raise refused(f"{what} has {len(data):,} bytes; the limit is {max_bytes:,}")
+        raise ProgramTooLarge(what=what, size=len(data), limit=max_bytes)
     # A megabyte of brackets becomes a hundred megabytes of lists, so they are counted while still bytes.
     if data.count(b"[") + data.count(b"{") + data.count(b",") > max_values:
         raise refused(f"{what} has more than {max_values:,} values")

@@ -57,9 +57,10 @@ class Budget:
         self.nodes, self.values = nodes, values
 
     def take(self, *, nodes: int = 0, values: int = 0) -> None:
-        """
+        """Use up so many nodes and values.
+
         Raises:
-            ProgramInvalid: nothing is left.
+            ProgramInvalid: fewer are left.
         """
         self.nodes -= nodes
         self.values -= values

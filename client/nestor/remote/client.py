@@ -282,7 +282,7 @@ class Client:
 
         Raises:
             TrialNotFound
-            CheckpointNotFound: the trial has none yet.
+            CheckpointNotFound: the trial has no checkpoint yet.
         """
         return self._transport.request("GET", f"/trials/{trial_id}/checkpoint.safetensors").content
 
@@ -290,9 +290,9 @@ class Client:
     def detach(self, trial: schemas.Trial) -> str:
         """The message for a user who stops watching an unfinished trial. The trial continues."""
         return (
-            f"Detached from trial {trial.number}, which goes on at {self.server}. "
-            f"Watch it again with `nestor watch {trial.id}` or study.trials[{trial.number}].stream(). "
-            f"End it with `nestor stop {trial.id}`, which keeps the result, or `nestor cancel`."
+            f"Detached from trial {trial.number}, which continues at {self.server}. "
+            f"Watch it with `nestor watch {trial.id}` or study.trials[{trial.number}].stream(). "
+            f"Stop it with `nestor stop {trial.id}`, which keeps the result, or `nestor cancel`."
         )
 
     def cause(self, trial_id: UUID) -> None:

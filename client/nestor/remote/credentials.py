@@ -50,7 +50,7 @@ def find_token(server: str, token: str | None = None) -> str:
     """`token`, else NESTOR_TOKEN, else the token saved for `server`.
 
     Raises:
-        NoToken: there is none.
+        NoToken: no token is known for it.
         ClientError: the credentials file is broken.
     """
     chosen = token or os.environ.get("NESTOR_TOKEN")

@@ -1,7 +1,7 @@
-"""The wire: every field that crosses HTTP is named here, once, for server, worker and client alike.
+"""The wire: every field that crosses HTTP is declared here, once, for server, worker and client.
 
-Unknown fields are refused rather than dropped, and numbers must be finite: a misspelt option or a
-NaN is an error at the door, not a surprise an hour later.
+Unknown fields are refused, not ignored, and numbers must be finite: a misspelled option or a NaN is an error when the
+request arrives, not an hour later.
 """
 
 from __future__ import annotations

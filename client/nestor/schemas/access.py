@@ -9,54 +9,73 @@ from uuid import UUID
 
 from pydantic import Field, StringConstraints
 
+from nestor.options.base import about
 from nestor.schemas.base import Name, Schema
 
 
 class Scope(StrEnum):
+    """What a token permits; each scope includes those before it."""
+
     read = "read"
-    write = "write"  # includes read
-    admin = "admin"  # includes write
+    write = "write"
+    admin = "admin"
 
 
 class TokenCreate(Schema):
-    name: Name = "token"
-    scope: Scope = Scope.write
-    expires_in_days: Annotated[int, Field(ge=1, le=3650)] | None = None
+    """A token to create."""
+
+    name: Annotated[Name, about("tells your tokens apart; need not be unique")] = "token"
+    scope: Annotated[Scope, about("what it permits")] = Scope.write
+    expires_in_days: Annotated[
+        Annotated[int, Field(ge=1, le=3650)] | None, about("null: it does not expire", unit="days")
+    ] = None
 
 
 class Token(Schema):
-    id: UUID
-    name: str
-    scope: Scope
-    created_at: datetime
-    expires_at: datetime | None
+    """A token without its secret."""
+
+    id: Annotated[UUID, about("revokes the token: DELETE /api/v1/tokens/{id}")]
+    name: Annotated[str, about("as it was created")]
+    scope: Annotated[Scope, about("what it permits")]
+    created_at: Annotated[datetime, about("in UTC")]
+    expires_at: Annotated[datetime | None, about("in UTC; null: it does not expire")]
 
 
 class TokenCreated(Token):
-    token: str  # shown this once; the server keeps its SHA-256 only
+    """A new token with its secret, which no other response contains."""
+
+    token: Annotated[str, about("the secret; the server stores only its SHA-256")]
 
 
 class TokenPage(Schema):
-    items: tuple[Token, ...]
-    next_cursor: str | None = None
+    """Some of your tokens."""
+
+    items: Annotated[tuple[Token, ...], about("at most as many as `limit`")]
+    next_cursor: Annotated[str | None, about("pass it as `cursor` to get the next page; null: the last page")] = None
 
 
 class SessionCreate(Schema):
     """A token, exchanged for the cookie that a browser keeps."""
 
-    token: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    token: Annotated[str, StringConstraints(min_length=1, max_length=200), about("the secret of a token")]
 
 
 class Me(Schema):
-    user: str
-    scope: Scope
+    """The user of the request's token."""
+
+    user: Annotated[str, about("name of the user")]
+    scope: Annotated[Scope, about("what the token permits")]
 
 
 class Version(Schema):
-    nestor: str
-    api: str
+    """The versions of a server."""
+
+    nestor: Annotated[str, about("version of the package")]
+    api: Annotated[str, about("version of the paths, such as v1")]
 
 
 class Health(Schema):
-    status: Literal["ok", "unavailable"]
-    checks: dict[str, str]
+    """Whether a server can serve requests."""
+
+    status: Annotated[Literal["ok", "unavailable"], about("unavailable if any check failed")]
+    checks: Annotated[dict[str, str], about("ok, or what is wrong, for each part that the server needs")]

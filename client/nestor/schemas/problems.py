@@ -7,9 +7,11 @@ from uuid import UUID
 
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
+from nestor.errors import CurvatureNotDistributed
 from nestor.options.base import Fraction, Value, Whole, about
-from nestor.options.config import ConfigFields, CrossChecks, needs_one_device
+from nestor.options.config import ConfigFields, CrossChecks, part_for_one_device
 from nestor.options.evaluation import Folds
+from nestor.options.mistakes.sentences import violation
 from nestor.options.presets import HyperparameterPreset, L2Preset, MLPPreset
 from nestor.schemas.base import Priority, Schema
 
@@ -32,21 +34,26 @@ class Preset(Schema):
     def _fits(self) -> Preset:
         if self.train_size + self.val_size > 1_700:
             raise ValueError(
-                "digits has 1,797 examples: train_size + val_size may be at most 1,700, the rest is the test set"
+                "digits has 1,797 examples: train_size + val_size may be at most 1,700, and the remaining examples are "
+                "the test set"
             )
         kinds = [kind.tag for kind in self.hyperparameters]
         if len(set(kinds)) != len(kinds):
-            raise ValueError("each kind of hyperparameter may be named once")
+            raise ValueError("each kind of hyperparameters may occur only once")
         return self
 
 
 class PresetProblem(Schema):
-    preset: Preset
+    """A problem that every worker can build by itself."""
+
+    preset: Annotated[Preset, about("which model, data and hyperparameters")]
 
 
 class ProgramProblem(Schema):
-    program: UUID
-    dataset: UUID
+    """A problem that was exported and uploaded."""
+
+    program: Annotated[UUID, about("one of your programs")]
+    dataset: Annotated[UUID, about("one of your data sets, with the columns that the program reads")]
 
 
 def _kind_of_problem(value: Any) -> str | None:
@@ -73,7 +80,7 @@ class WarmStart(Value):
     Steps, optimizers, batches and random draws begin anew: to go on with a trial itself, extend it.
     """
 
-    trial: Annotated[UUID, about("one of yours, in any study")]
+    trial: Annotated[UUID, about("one of your trials, in any study")]
     step: Annotated[
         Annotated[int, Field(ge=0)] | None, about("whose state is taken; null: the newest that was kept")
     ] = None
@@ -85,18 +92,18 @@ class WarmStart(Value):
 class _OfProblem(Value):
     """What comes before a configuration, so that the configuration's checks can read it."""
 
-    problem: AnyProblem
+    problem: Annotated[AnyProblem, about("what to tune: a preset, or an uploaded program with a data set")]
 
 
 class TrialSpec(ConfigFields, _OfProblem):
     """A tuning job as it was submitted and is stored."""
 
     warm_start: Annotated[WarmStart | None, about("begin with what another trial reached")] = None
-    priority: Priority = 0
+    priority: Annotated[Priority, about("trials of higher priority start first; above 0 requires an admin token")] = 0
     devices_per_trial: Annotated[
         int, Field(ge=1, le=1024), about("devices that each take their part of every batch")
     ] = 1
-    user_attrs: Annotated[dict[str, Any], about("kept with the trial")] = {}
+    user_attrs: Annotated[dict[str, Any], about("stored with the trial; Nestor does not read them")] = {}
 
 
 class TrialCreate(TrialSpec, CrossChecks):
@@ -108,13 +115,15 @@ class TrialCreate(TrialSpec, CrossChecks):
         problem = info.data.get("problem")
         tuned = problem.preset.hyperparameters if isinstance(problem, PresetProblem) else ()
         if folds and (kinds := sorted(kind.tag for kind in tuned if kind.by_position)):
-            raise ValueError(f"{kinds[0]} has an entry for each training example, which folds exchange; leave one out")
+            raise ValueError(
+                f"{kinds[0]} has an entry for each training example, and does not support folds; remove one of them"
+            )
         return folds
 
     @field_validator("devices_per_trial")
     @classmethod
     def _fits_the_devices(cls, devices: int, info: ValidationInfo) -> int:
         response = info.data.get("response")
-        if response is not None and (reason := needs_one_device(response, devices)):
-            raise ValueError(reason)
+        if response is not None and (part := part_for_one_device(response, devices)) is not None:
+            raise violation(CurvatureNotDistributed, curvature=type(part).__name__, devices=devices)
         return devices

@@ -4,39 +4,51 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
+from nestor.options.base import about
 from nestor.schemas.base import Count, Name, Priority, Schema
 from nestor.schemas.problems import TrialSpec
 
+_SEQ = about("number of the trial's newest event when this was read")
+_CURSOR = about("pass it as `cursor` to get the next page; null: this is the last page")
+
 
 class StudyCreate(Schema):
-    name: Name
-    direction: Literal["minimize"] = "minimize"  # of the validation loss, which hypergradients descend
-    user_attrs: dict[str, Any] = {}
-    tags: tuple[Name, ...] = ()
-    load_if_exists: bool = False
+    """A study to create."""
+
+    name: Annotated[Name, about("unique among your studies")]
+    direction: Annotated[Literal["minimize"], about("of the validation loss; hypergradients only descend")] = "minimize"
+    user_attrs: Annotated[dict[str, Any], about("stored with the study; Nestor does not read them")] = {}
+    tags: Annotated[tuple[Name, ...], about("labels of the study")] = ()
+    load_if_exists: Annotated[bool, about("if the name is taken, return that study; false: refuse")] = False
 
 
 class StudyPatch(Schema):
-    user_attrs: dict[str, Any] | None = None  # replaces all of them
-    tags: tuple[Name, ...] | None = None
+    """Changes to a study; null leaves a field as it is."""
+
+    user_attrs: Annotated[dict[str, Any] | None, about("replaces all user attributes")] = None
+    tags: Annotated[tuple[Name, ...] | None, about("replaces all tags")] = None
 
 
 class Study(Schema):
-    id: UUID
-    name: str
-    direction: Literal["minimize"]
-    user_attrs: dict[str, Any]
-    tags: tuple[str, ...]
-    created_at: datetime
-    updated_at: datetime
-    trial_counts: dict[str, int]  # by state
-    best_value: float | None
+    """A study with a summary of its trials."""
+
+    id: Annotated[UUID, about("identifies the study in paths of the API")]
+    name: Annotated[str, about("unique among your studies")]
+    direction: Annotated[Literal["minimize"], about("of the validation loss")]
+    user_attrs: Annotated[dict[str, Any], about("as its user set them")]
+    tags: Annotated[tuple[str, ...], about("labels of the study")]
+    created_at: Annotated[datetime, about("in UTC")]
+    updated_at: Annotated[datetime, about("last change of its attributes or tags, in UTC")]
+    trial_counts: Annotated[dict[str, int], about("number of trials in each state; states without trials are left out")]
+    best_value: Annotated[float | None, about("lowest value of any step of its trials; null: no step was recorded")]
 
 
 class State(StrEnum):
+    """The state of a trial; `nestor.lifecycle` has the transitions."""
+
     queued = "queued"
     running = "running"
     paused = "paused"
@@ -46,6 +58,7 @@ class State(StrEnum):
 
     @property
     def finished(self) -> bool:
+        """Whether the trial takes no more steps unless a user retries or extends it."""
         return self in (State.complete, State.failed, State.cancelled)
 
 
@@ -56,134 +69,169 @@ class Desired(StrEnum):
     stop = "stop"  # keep the result
     cancel = "cancel"
     pause = "pause"
-    preempt = "preempt"  # asked by the server, not by a user: write a checkpoint and queue again, for others wait
+    preempt = "preempt"  # set by the server: write a checkpoint and queue again, because other trials wait
 
 
-Action = Literal["stop", "cancel", "pause", "resume", "retry"]  # what a user asks of a trial in one word
+Action = Literal["stop", "cancel", "pause", "resume", "retry"]  # the actions of a user that take no argument
 
 
 class TrialExtend(Schema):
-    steps: Count  # outer steps besides those of before
+    """A request for more steps."""
+
+    steps: Annotated[Count, about("outer steps to add", unit="outer steps")]
 
 
 class TrialPriority(Schema):
-    priority: Priority
+    """A new priority of a trial."""
+
+    priority: Annotated[Priority, about("trials of higher priority start first; above 0 requires an admin token")]
 
 
 class Attempt(Schema):
     """One lease of a trial by one worker, and why it ended."""
 
-    number: int  # from 1
-    worker: str | None
-    started_at: datetime
-    ended_at: datetime | None = None
-    state: State = State.running  # that it left the trial in
-    why: str | None = None
+    number: Annotated[int, about("from 1")]
+    worker: Annotated[str | None, about("the worker's name")]
+    started_at: Annotated[datetime, about("in UTC")]
+    ended_at: Annotated[datetime | None, about("in UTC; null: the attempt is running")] = None
+    state: Annotated[State, about("the state of the trial after the attempt")] = State.running
+    why: Annotated[str | None, about("why the attempt ended, as a sentence")] = None
 
 
 class Attempts(Schema):
-    items: tuple[Attempt, ...]
+    """All attempts of a trial."""
+
+    items: Annotated[tuple[Attempt, ...], about("in order of their numbers")]
 
 
 class Trial(Schema):
-    id: UUID
-    study_id: UUID
-    number: int  # unique in its study, from 0
-    state: State
-    desired: Desired
-    allowed_actions: tuple[str, ...]  # that would change something now
-    spec: TrialSpec
-    priority: int  # the spec's, unless it was changed since
-    step: int  # outer steps recorded
-    n_steps: int
-    value: float | None  # held-out loss at the last recorded step; validation loss where nothing is held out
-    best_value: float | None
-    best_step: int | None
-    attempt: int  # leases so far
-    restarts: int  # involuntary ends since the newest checkpoint, and
-    preemptions: int  # shutdowns of its worker: each has a budget, behind which the trial fails
-    error: dict[str, Any] | None  # problem+json
-    user_attrs: dict[str, Any]
-    worker: str | None
-    seq: int
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
+    """A trial as of one moment."""
+
+    id: Annotated[UUID, about("identifies the trial in paths of the API")]
+    study_id: Annotated[UUID, about("the study that it belongs to")]
+    number: Annotated[int, about("unique in its study, from 0")]
+    state: Annotated[State, about("queued, running, paused, or one of three finished states")]
+    desired: Annotated[Desired, about("what its worker is asked to do")]
+    allowed_actions: Annotated[tuple[str, ...], about("actions that would change something now")]
+    spec: Annotated[TrialSpec, about("the problem and the options, as submitted")]
+    priority: Annotated[int, about("the current priority; the spec has the submitted one")]
+    step: Annotated[int, about("recorded outer steps", unit="outer steps")]
+    n_steps: Annotated[int, about("outer steps in all, with extensions", unit="outer steps")]
+    value: Annotated[
+        float | None, about("held-out loss at the last recorded step; validation loss if nothing is held out")
+    ]
+    best_value: Annotated[float | None, about("the lowest value of any step")]
+    best_step: Annotated[int | None, about("the first step with the best value")]
+    attempt: Annotated[int, about("number of attempts so far")]
+    restarts: Annotated[
+        int, about("attempts since the newest checkpoint that ended unexpectedly; too many fail the trial")
+    ]
+    preemptions: Annotated[int, about("shutdowns of its worker since the newest checkpoint; too many fail the trial")]
+    error: Annotated[dict[str, Any] | None, about("why it failed, as problem+json")]
+    user_attrs: Annotated[dict[str, Any], about("as submitted")]
+    worker: Annotated[str | None, about("the worker that holds it")]
+    seq: Annotated[int, _SEQ]
+    created_at: Annotated[datetime, about("in UTC")]
+    started_at: Annotated[datetime | None, about("start of the first attempt, in UTC")]
+    finished_at: Annotated[datetime | None, about("in UTC; null: it is not finished")]
 
 
 class TensorSummary(Schema):
-    """One hyperparameter at one step, its entries as optimized."""
+    """Statistics of one hyperparameter at one step, over its entries before the transform."""
 
-    min: float
-    max: float
-    mean: float
-    std: float
-    gradient_norm: float
-    update_norm: float  # of what the outer step added
-    at_bounds: float = 0.0  # share of the entries
+    min: Annotated[float, about("smallest entry")]
+    max: Annotated[float, about("largest entry")]
+    mean: Annotated[float, about("mean of the entries")]
+    std: Annotated[float, about("standard deviation of the entries")]
+    gradient_norm: Annotated[float, about("Euclidean norm of the hypergradient")]
+    update_norm: Annotated[float, about("Euclidean norm of the change in the outer step")]
+    at_bounds: Annotated[float, about("fraction of the entries that are at a bound")] = 0.0
 
 
 class Step(Schema):
     """One outer update of the hyperparameters, with the inner steps before it. Losses are means over examples."""
 
-    number: int  # from 1
-    train_loss: float  # on the last inner batch, before its update; hyperparameter terms included
-    val_loss: float
-    held_out_loss: float | None = None  # on examples that steer nothing; with folds the mean over each one's last
-    test_loss: float | None = None
-    val_metrics: dict[str, float] = {}
-    test_metrics: dict[str, float] = {}
-    hypergradient_norm: float
-    hypergradient_cosine: float | None = None  # with the step before
-    inner_gradient_norm: float | None = None  # the implicit function theorem assumes zero
-    inner_gradient_ratio: float | None = None  # against the first inner step's
-    outcome: str | None = None  # of the linear solve, as a word
-    residual: float | None = None  # ‖b − A q‖ / ‖b‖
-    products: int = 0  # curvature products used
-    traced: bool = False  # whether they came from a trace: the same bits, at less cost
-    alpha: float | None = None  # step size of the Neumann series
-    alpha_norm: float | None = None  # times the curvature's norm: a series converges below 2
-    hyperparameters: dict[str, TensorSummary] = {}
-    seconds: dict[str, float] = {}  # wall time: inner, hypergradient, evaluation; of these, products and data
-    warnings: tuple[str, ...] = ()
+    number: Annotated[int, about("from 1")]
+    train_loss: Annotated[
+        float, about("on the last inner batch, before its update, with the terms of the hyperparameters")
+    ]
+    val_loss: Annotated[float, about("on this step's validation batch")]
+    held_out_loss: Annotated[
+        float | None, about("on examples that steer nothing; with folds, the mean of each part's latest")
+    ] = None
+    test_loss: Annotated[float | None, about("on the test set; null: not evaluated at this step")] = None
+    val_metrics: Annotated[dict[str, float], about("the problem's metrics on the same batch, by name")] = {}
+    test_metrics: Annotated[dict[str, float], about("the problem's metrics on the test set, by name")] = {}
+    hypergradient_norm: Annotated[float, about("Euclidean norm over all hyperparameters")]
+    hypergradient_cosine: Annotated[float | None, about("cosine with the hypergradient of the step before")] = None
+    inner_gradient_norm: Annotated[
+        float | None, about("norm of the training gradient; the implicit function theorem assumes 0")
+    ] = None
+    inner_gradient_ratio: Annotated[float | None, about("that norm relative to the one at the first inner step")] = None
+    outcome: Annotated[str | None, about("how the linear solve ended, as one word such as converged")] = None
+    residual: Annotated[float | None, about("‖b − A q‖ / ‖b‖ of the linear solve")] = None
+    products: Annotated[int, about("curvature products used")] = 0
+    traced: Annotated[bool, about("whether the products came from a trace, which is faster and gives equal bits")] = (
+        False
+    )
+    alpha: Annotated[float | None, about("step size of the Neumann series")] = None
+    alpha_norm: Annotated[float | None, about("that, times the curvature's norm; the series converges below 2")] = None
+    hyperparameters: Annotated[dict[str, TensorSummary], about("statistics by name")] = {}
+    seconds: Annotated[
+        dict[str, float],
+        about("wall time of inner, hypergradient and evaluation; products and data are parts of these", unit="seconds"),
+    ] = {}
+    warnings: Annotated[tuple[str, ...], about("sentences about what may be wrong with this step")] = ()
 
     @property
     def value(self) -> float:
-        """What the step is judged by."""
+        """The loss by which steps are compared: on held-out examples if there are any, else on validation examples."""
         return self.val_loss if self.held_out_loss is None else self.held_out_loss
 
 
 class StepColumns(Schema):
     """Steps as columns of equal length, in order of `number`."""
 
-    columns: dict[str, list[Any]]
-    seq: int  # the trial's, when this was read
+    columns: Annotated[dict[str, list[Any]], about("values by the name of a step's field")]
+    seq: Annotated[int, _SEQ]
 
 
 class HyperparameterInfo(Schema):
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    transform: str  # what turns the stored value into the one that the loss reads: identity, exp, sigmoid, softplus
+    """One hyperparameter that a trial tunes."""
+
+    name: Annotated[str, about("with dots, such as augmentation.conv.weight")]
+    shape: Annotated[tuple[int, ...], about("empty for a scalar")]
+    dtype: Annotated[str, about("such as float32")]
+    transform: Annotated[
+        str, about("maps the stored value to the one that the loss reads: identity, exp, sigmoid or softplus")
+    ]
 
 
 class Hyperparameters(Schema):
-    items: tuple[HyperparameterInfo, ...]
-    steps: tuple[int, ...]  # those with a snapshot, in order; 0 holds the initial values
-    seq: int
+    """What a trial tunes, and of which steps there are values."""
+
+    items: Annotated[tuple[HyperparameterInfo, ...], about("one for each hyperparameter")]
+    steps: Annotated[tuple[int, ...], about("steps with a snapshot, in order; 0 has the initial values")]
+    seq: Annotated[int, _SEQ]
 
 
 class StudyPage(Schema):
-    items: tuple[Study, ...]
-    next_cursor: str | None = None
+    """Some studies, newest first."""
+
+    items: Annotated[tuple[Study, ...], about("at most as many as `limit`")]
+    next_cursor: Annotated[str | None, _CURSOR] = None
 
 
 class TrialPage(Schema):
-    items: tuple[Trial, ...]
-    next_cursor: str | None = None
+    """Some trials of a study."""
+
+    items: Annotated[tuple[Trial, ...], about("at most as many as `limit`")]
+    next_cursor: Annotated[str | None, _CURSOR] = None
 
 
 class EventType(StrEnum):
+    """What an event reports."""
+
     state = "state"
     step = "step"
     snapshot = "snapshot"
@@ -193,14 +241,16 @@ class EventType(StrEnum):
 
 
 class Event(Schema):
-    seq: int
-    type: EventType
-    data: dict[str, Any]
+    """Something that happened to a trial."""
+
+    seq: Annotated[int, about("increases from event to event; `end` repeats the last number")]
+    type: Annotated[EventType, about("what the event reports")]
+    data: Annotated[dict[str, Any], about("for type step, a step; else fields that depend on the type")]
 
 
 class EventPage(Schema):
-    """A long poll's answer."""
+    """The answer to a long poll."""
 
-    items: tuple[Event, ...]
-    next_after: int
-    ended: bool
+    items: Annotated[tuple[Event, ...], about("in order; empty if nothing happened while the server waited")]
+    next_after: Annotated[int, about("pass it as `after` in the next request")]
+    ended: Annotated[bool, about("whether the trial is finished and no event follows")]

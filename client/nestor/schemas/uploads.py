@@ -6,43 +6,52 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import Field
-
+from nestor.options.base import about
 from nestor.schemas.base import Digest, Schema
 
 
 class BlobCreate(Schema):
-    digest: Digest
-    size: Annotated[int, Field(ge=0)]
+    """The announcement of an upload."""
+
+    digest: Annotated[Digest, about("SHA-256 of all bytes")]
+    size: Annotated[int, about("number of bytes", unit="bytes", ge=0)]
 
 
 class Upload(Schema):
-    id: UUID | None  # None: the blob is already there
-    digest: Digest
-    offset: int
-    size: int
+    """How far an upload got."""
+
+    id: Annotated[UUID | None, about("null: the blob is already stored, and nothing is to be sent")]
+    digest: Annotated[Digest, about("as announced")]
+    offset: Annotated[int, about("bytes that arrived; send the rest from here", unit="bytes")]
+    size: Annotated[int, about("as announced", unit="bytes")]
 
 
 class ProgramCreate(Schema):
-    graphs: Digest  # JSON, see nestor_engine.program
-    tensors: Digest  # safetensors: initial parameters, buffers and hyperparameters, and constants
+    """A program to register: its two blobs, which must be uploaded before."""
+
+    graphs: Annotated[Digest, about("the document with the graphs, JSON; see nestor.program_format")]
+    tensors: Annotated[Digest, about("initial parameters, buffers and hyperparameters, and constants, as safetensors")]
 
 
 class Program(ProgramCreate):
-    id: UUID
-    torch: str  # "2.13": the minor version that it was exported with
-    created_at: datetime
+    """A registered program."""
+
+    id: Annotated[UUID, about("names the program in a trial's problem")]
+    torch: Annotated[str, about("minor version of torch that exported it, such as 2.13")]
+    created_at: Annotated[datetime, about("in UTC")]
 
 
 class DatasetCreate(Schema):
     """Splits, each a safetensors blob of equally long columns."""
 
-    train: Digest
-    val: Digest
-    test: Digest | None = None
+    train: Annotated[Digest, about("training examples")]
+    val: Annotated[Digest, about("validation examples")]
+    test: Annotated[Digest | None, about("test examples; null: there is no test set")] = None
 
 
 class Dataset(DatasetCreate):
-    id: UUID
-    sizes: dict[str, int]  # examples in each split
-    created_at: datetime
+    """A registered data set."""
+
+    id: Annotated[UUID, about("names the data set in a trial's problem")]
+    sizes: Annotated[dict[str, int], about("number of examples in each split")]
+    created_at: Annotated[datetime, about("in UTC")]

@@ -9,7 +9,8 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 
 from nestor.errors import shortened, shown
-from nestor.options.sentences import ABSENT, Place, walk
+from nestor.options.mistakes.annotations import Place, walk
+from nestor.options.mistakes.sentences import ABSENT
 from nestor.schemas import API
 
 

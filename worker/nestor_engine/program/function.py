@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from nestor.errors import ProgramInputMissing
 from nestor.program_format import GraphValue, Ref
-from nestor_engine.errors import ProblemInvalid
 from nestor_engine.graphs.build import build
 from nestor_engine.graphs.check import CheckedGraph
 from nestor_engine.objective import Tensors
@@ -43,9 +43,7 @@ def _collect(tree: GraphValue, arg: Any, given: list[Any]) -> None:
     elif isinstance(tree, dict):
         for key, inner in tree.items():
             if key not in arg:
-                raise ProblemInvalid(
-                    reason=f"The program reads {key!r}, but was given {sorted(arg)}. Name the data's columns alike."
-                )
+                raise ProgramInputMissing(name=key, given=sorted(arg))
             _collect(inner, arg[key], given)
     elif isinstance(tree, list | tuple):
         for inner, item in zip(tree, arg, strict=True):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nestor.errors import OptionUnknown
 from nestor.options.presets import (
     ExampleWeightsPreset,
     HyperparameterPreset,
@@ -22,7 +23,6 @@ from nestor.options.presets import (
 )
 from nestor.schemas import Preset
 from nestor_engine import Problem
-from nestor_engine.errors import ConfigInvalid
 from nestor_engine.hparams import L1, L2, ExampleWeights, Hyperparameters, LabelCorrection
 from nestor_engine.objective import Batch
 from nestor_engine.tensors.random import derive_seed
@@ -86,7 +86,7 @@ def _kind(kind: HyperparameterPreset, model: nn.Module, labels: Tensor) -> Hyper
         case LabelCorrectionPreset():
             return LabelCorrection(labels, CLASSES, strength=kind.strength)
         case _:
-            raise ConfigInvalid(reason=f"This worker does not know the hyperparameters {kind.tag!r}.")
+            raise OptionUnknown(option=f"hyperparameters={kind.tag!r}", rule="this worker does not support them")
 
 
 def _with_label_noise(y: Tensor, fraction: float, seed: int) -> Tensor:

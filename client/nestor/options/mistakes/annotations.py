@@ -1,4 +1,4 @@
-"""Says in one sentence which field of an option or a schema is wrong, and what it may hold."""
+"""Follows the location of a mistake through annotations, to the field and to what it may hold."""
 
 from __future__ import annotations
 
@@ -7,23 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
 
-from nestor.errors import shown
-
-_KINDS = {
-    "int": "a whole number",
-    "float": "a number",
-    "finite": "a finite number",
-    "bool": "True or False",
-    "string": "a string",
-    "tuple": "a list",
-    "dict": "a dictionary",
-    "uuid": "a UUID",
-}
-ABSENT = ("extra_forbidden", "unexpected_keyword_argument")  # pydantic's words for a field that there is not
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
@@ -44,64 +30,6 @@ class Place:
     moved: str | None
 
 
-def explain(model: Any, error: ValidationError, *, within: str = "") -> str:
-    """What is wrong, one sentence for each field.
-
-    Args:
-        model: the schema or option that was to be made.
-        within: the name of the option that the user wrote: `Neumann(terms=-1): …` in place of `terms=-1: …`.
-    """
-    sentences: dict[str, str] = {}
-    for one in error.errors(include_url=False):
-        place = walk(model, list(one["loc"]))
-        field = ".".join(map(str, place.path))
-        sentences.setdefault(field, _sentence(field, one, place, within))  # a union reports each alternative
-    return " ".join(sentences.values())
-
-
-def _sentence(field: str, error: ErrorDetails, place: Place, within: str) -> str:
-    if error["type"] in ABSENT:
-        start = f"{within}({field}={shown(error['input'])})" if within else field
-        return f"{start}: {place.moved or 'there is no such option'}."
-    if error["type"] in ("missing", "missing_argument"):
-        return f"{field} is missing."
-    if error["loc"][-1:] == ("[key]",):
-        return f"{field}: the name {shown(error['input'])} must be a string."
-    start = f"{field}={shown(error['input'])}" if field else ""
-    if within:
-        start = f"{within}({start})" if start else within
-    return f"{start}{': ' if start else ''}{_expected(error, place.annotations)}."
-
-
-def _expected(error: ErrorDetails, annotations: list[Any]) -> str:
-    kind = error["type"].split("_")[0]
-    limits: dict[str, Any] = {}
-    for name, limit in limits_of(annotations):
-        limits.setdefault(name, limit)
-    bounds = " and ".join(f"{word} {limits[name]}" for name, word in BOUNDS.items() if name in limits)
-    words = [word for one in annotations for word in words_of(one)]
-    choice = "".join(f", or {word!r}" for word in words)
-    if error["type"] in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
-        return f"it must be {bounds}{choice}"
-    if error["type"] in ("string_too_short", "string_too_long"):
-        return f"it must have {limits.get('min_length', 0)} to {limits.get('max_length', 'any number of')} characters"
-    if error["type"] == "literal_error":
-        return f"it must be {error.get('ctx', {}).get('expected', 'one of the words that are allowed')}"
-    if kind in _KINDS:
-        return f"it must be {_KINDS[kind]}{f', {bounds}' if bounds else ''}{choice}"
-    if error["type"] == "union_tag_invalid":
-        return f"it must be one of {error.get('ctx', {}).get('expected_tags')}"
-    if error["type"] in ("union_tag_not_found", "option_type"):
-        return error["msg"].rstrip(".")
-    if error["type"] == "dataclass_type":
-        models = [model for one in annotations for model in _models(one)]
-        return " or ".join(f"pass {model.expected}" for model in models)
-    if error["type"] == "model_type":
-        return f"it must be a {error.get('ctx', {}).get('class_name', 'dictionary')}"
-    message = error["msg"].removeprefix("Value error, ").rstrip(".")
-    return message.replace("Input should", "it should", 1)
-
-
 def walk(annotation: Any, loc: list[Any]) -> Place:
     """Follow the location of an error from what was to be made.
 
@@ -110,7 +38,7 @@ def walk(annotation: Any, loc: list[Any]) -> Place:
     here, path, siblings = [annotation], list[Any](), list[str]()
     moved: str | None = None
     for part in loc:
-        models = [model for one in here for model in _models(one)]
+        models = [model for one in here for model in models_of(one)]
         named = [model for model in models if part == model.__name__ or part in _tags(model)]
         known = [annotation_of(_fields(model)[part]) for model in models if part in _fields(model)]
         if isinstance(part, str) and not known and named:
@@ -155,7 +83,7 @@ def plain_type(annotation: Any) -> Any:
     return annotation
 
 
-def _models(annotation: Any) -> Iterator[Any]:
+def models_of(annotation: Any) -> Iterator[Any]:
     """The schemas and options that a value of this annotation may be."""
     if isinstance(annotation, type):
         kind = cast(type[Any], annotation)
@@ -164,7 +92,7 @@ def _models(annotation: Any) -> Iterator[Any]:
         yield from cast("dict[str, Any]", getattr(kind, "members", {})).values()  # of a family of options
     inside = get_args(annotation) if get_origin(annotation) in (tuple, list) else alternatives(annotation)
     for one in inside:
-        yield from _models(one)
+        yield from models_of(one)
 
 
 def _items(annotation: Any) -> Iterator[Any]:
@@ -179,6 +107,7 @@ def _items(annotation: Any) -> Iterator[Any]:
 
 
 def limits_of(annotations: list[Any]) -> Iterator[tuple[str, Any]]:
+    """The limits of numbers and lengths, as ("ge", 0); those of the outermost annotation first."""
     for annotation in annotations:
         if get_origin(annotation) is Annotated:
             for one in get_args(annotation)[1:]:

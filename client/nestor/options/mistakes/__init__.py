@@ -1,0 +1,1 @@
+"""Turns what pydantic finds wrong with an option or a schema into Nestor's sentences and error classes."""
