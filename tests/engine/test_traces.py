@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nestor_engine as engine
@@ -266,3 +267,57 @@ def test_every_operator_of_a_derivative_exists_and_writes_into_no_argument():
         for overload in overloads:
             operator = of_trace(f"aten.{base}.{overload}")
             assert operator is None or not operator.target._schema.is_mutable
+
+
+LOSSES = {
+    "mse": F.mse_loss,
+    "smooth l1": F.smooth_l1_loss,
+    "huber": F.huber_loss,
+    "binary cross-entropy": lambda o, y: F.binary_cross_entropy(o.sigmoid(), y.sigmoid()),
+    "KL divergence": lambda o, y: F.kl_div(o.log_softmax(1), y.softmax(1), reduction="batchmean"),
+    "soft margin": lambda o, y: F.soft_margin_loss(o, y.sign()),
+}
+ACTIVATIONS = (
+    "ReLU",
+    "GELU",
+    "SiLU",
+    "ELU",
+    "Softplus",
+    "LeakyReLU",
+    "Hardtanh",
+    "Mish",
+    "SELU",
+    "LogSigmoid",
+    "PReLU",
+)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_traces_of_usual_activations_are_read_by_the_next_trial(activation: str):
+    _expect_read_again(nn.Sequential(nn.Linear(4, 5), getattr(nn, activation)(), nn.Linear(5, 3)), F.mse_loss)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_traces_of_usual_losses_are_read_by_the_next_trial(loss: str):
+    _expect_read_again(nn.Linear(4, 3), LOSSES[loss])
+
+
+def test_traces_of_pooling_and_upsampling_are_read_by_the_next_trial():
+    layers = [nn.Conv2d(1, 2, 2, padding=1), nn.MaxPool2d(2), nn.Upsample(scale_factor=2), nn.AvgPool2d(2)]
+    _expect_read_again(nn.Sequential(nn.Unflatten(1, (1, 2, 2)), *layers, nn.Flatten(), nn.Linear(2, 3)), F.mse_loss)
+
+
+def _expect_read_again(model: nn.Module, loss: Callable[..., Tensor]) -> None:
+    """A trace that is kept but refused when it is read would be made again in every trial, and nobody would notice."""
+    x, y = torch.randn(12, 4), torch.randn(12, 3)
+    of = lambda outputs, batch: loss(outputs, batch["y"])
+    problem = engine.Problem(model, engine.hparams.L2(model, per="global"), of, of, train=(x, y), val=(x, y))
+    config = engine.Config(n_steps=1, inner=engine.SGD(0.01), trace=True)
+    first = TraceCache()
+    (step,) = engine.optimize(problem.bilevel(), problem.data, config, trace_cache=first)
+    assert step.traced
+    assert (saved := first.save()) is not None
+    again = TraceCache(saved)
+    (step,) = engine.optimize(problem.bilevel(), problem.data, config, trace_cache=again)
+    assert step.traced
+    assert again.save() is None  # nothing was traced again

@@ -15,7 +15,7 @@ router = APIRouter(tags=["tokens"])
 
 @router.post("/tokens", status_code=201)
 def create_token(new: schemas.TokenCreate, caller: Admin, session: Tx) -> schemas.TokenCreated:
-    """Create another token of yours. This response is the only one that shows it."""
+    """Create another token for your user. This response is the only one that shows it."""
     return tokens.issue(session, caller.user_id, new)
 
 

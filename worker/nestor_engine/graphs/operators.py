@@ -194,12 +194,13 @@ def lookup(name: str) -> AtenOperator | None:
     return None if any(argument.is_out for argument in _schema_of(operator.target).arguments) else operator
 
 
-# Operators of derivatives. Saved traces may call them in addition to the operators of programs.
+# Saved traces may call the derivatives of the operators of programs, too. Most are named after their operator,
+_DERIVATIVE = re.compile(r"_?(\w+?)_(forward|backward|backward_data)")
+# and the others are these, into which torch divides some operators when it differentiates them.
 DERIVATIVES = _words("""
-    _adaptive_avg_pool2d _adaptive_avg_pool2d_backward _log_softmax _log_softmax_backward_data _softmax_backward_data
-    convolution_backward embedding_dense_backward gelu_backward native_batch_norm_backward native_group_norm_backward
-    native_layer_norm_backward nll_loss_forward nll_loss_backward nll_loss2d_forward nll_loss2d_backward
-    select_backward sigmoid_backward slice_backward tanh_backward threshold_backward
+    _adaptive_avg_pool2d _adaptive_avg_pool2d_backward _log_softmax _prelu_kernel _prelu_kernel_backward _softmax
+    convolution_backward embedding_dense_backward max_pool2d_with_indices_backward native_batch_norm_backward
+    native_group_norm_backward native_layer_norm_backward nll_loss2d_backward nll_loss2d_forward threshold_backward
 """)
 # Dropout's backward allocates with it, and fills the memory at once.
 ALLOCATIONS = frozenset({"aten.empty_like.default"})
@@ -211,10 +212,17 @@ def of_trace(name: str) -> AtenOperator | None:
     if (operator := lookup(name)) is not None:
         return operator
     match = _NAME.fullmatch(name)
-    if match is None or not (match[1] in DERIVATIVES or name in ALLOCATIONS):
+    if match is None or not (match[1] in DERIVATIVES or _is_derivative(match[1]) or name in ALLOCATIONS):
         return None
     operator = _operator(name)
-    return None if operator is None or _schema_of(operator.target).is_mutable else operator
+    if operator is None or _schema_of(operator.target).is_mutable:
+        return None
+    return operator if {"Tensor", "List[Tensor]"}.issuperset(operator.returns) else None
+
+
+def _is_derivative(base: str) -> bool:
+    match = _DERIVATIVE.fullmatch(base)
+    return match is not None and match[1] in ALLOWED
 
 
 def _schema_of(target: OpOverload[..., Any]) -> torch.FunctionSchema:
