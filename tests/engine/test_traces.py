@@ -277,19 +277,7 @@ LOSSES = {
     "KL divergence": lambda o, y: F.kl_div(o.log_softmax(1), y.softmax(1), reduction="batchmean"),
     "soft margin": lambda o, y: F.soft_margin_loss(o, y.sign()),
 }
-ACTIVATIONS = (
-    "ReLU",
-    "GELU",
-    "SiLU",
-    "ELU",
-    "Softplus",
-    "LeakyReLU",
-    "Hardtanh",
-    "Mish",
-    "SELU",
-    "LogSigmoid",
-    "PReLU",
-)
+ACTIVATIONS = "ReLU GELU SiLU ELU Softplus LeakyReLU Hardtanh Mish SELU LogSigmoid PReLU".split()
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -316,7 +304,8 @@ def _expect_read_again(model: nn.Module, loss: Callable[..., Tensor]) -> None:
     first = TraceCache()
     (step,) = engine.optimize(problem.bilevel(), problem.data, config, trace_cache=first)
     assert step.traced
-    assert (saved := first.save()) is not None
+    saved = first.save()
+    assert saved is not None
     again = TraceCache(saved)
     (step,) = engine.optimize(problem.bilevel(), problem.data, config, trace_cache=again)
     assert step.traced

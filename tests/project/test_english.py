@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # The folders and files to check.
 COVERED = """
-client server worker tests testbed examples benchmarks docs constraints .ci README.md CONTRIBUTING.md CHANGELOG.md pyproject.toml
+client server worker
+tests testbed examples benchmarks docs constraints .ci README.md CONTRIBUTING.md CHANGELOG.md pyproject.toml
 Makefile Dockerfile docker-compose.yml .pre-commit-config.yaml
 """.split()
 SUFFIXES = {".py", ".md", ".js", ".html", ".css", ".toml", ".yml", ".yaml", ".txt", ".mako", ""}
