@@ -330,7 +330,7 @@ def _backend(server: str | Client | None, token: str | None) -> Backend:
 
     if isinstance(server, str):
         return Client(server, token)
-    if not isinstance(server, Client):  # pyright: ignore[reportUnnecessaryIsInstance] of a user
+    if not isinstance(server, Client):
         raise OptionTypeWrong(option=f"server={shown(server)}", rule="pass an address, or a nestor.Client")
     return server
 

@@ -146,26 +146,27 @@ def test_a_mistake_is_one_sentence_of_nestor_s(make, sentence):
     assert "pydantic" not in str(caught.value)
 
 
+untyped: Any = nestor  # whose options a checker lets one misuse
 CLASSES = {
-    "a number": (lambda: nestor.Neumann(-1), errors.OptionOutOfRange),
-    "not finite": (lambda: nestor.Adam(float("inf")), errors.OptionOutOfRange),
-    "a type": (lambda: nestor.Neumann("3"), errors.OptionTypeWrong),
-    "a part": (lambda: nestor.Implicit(nestor.Neumann()), errors.OptionTypeWrong),
-    "no dictionary": (lambda: nestor.Config(n_steps=1, outer_lr=0.1), errors.OptionTypeWrong),
-    "a word": (lambda: nestor.KFAC(fisher="true"), errors.ChoiceUnknown),
-    "a tag": (lambda: nestor.Implicit(solver="newton"), errors.ChoiceUnknown),
-    "a name": (lambda: nestor.Neumann(term=2), errors.OptionUnknown),
-    "a former name": (lambda: nestor.EarlyStopping(share=0.1), errors.OptionUnknown),
-    "nothing": (lambda: nestor.Config(), errors.OptionMissing),
-    "twice": (lambda: nestor.Neumann(1, terms=2), errors.OptionGivenTwice),
-    "too many": (lambda: nestor.Neumann(1, 2.0, 3), errors.TooManyArguments),
-    "no momentum": (lambda: nestor.SGD(nesterov=True), errors.NesterovWithoutMomentum),
+    "a number": (lambda: untyped.Neumann(-1), errors.OptionOutOfRange),
+    "not finite": (lambda: untyped.Adam(float("inf")), errors.OptionOutOfRange),
+    "a type": (lambda: untyped.Neumann("3"), errors.OptionTypeWrong),
+    "a part": (lambda: untyped.Implicit(untyped.Neumann()), errors.OptionTypeWrong),
+    "no dictionary": (lambda: untyped.Config(n_steps=1, outer_lr=0.1), errors.OptionTypeWrong),
+    "a word": (lambda: untyped.KFAC(fisher="true"), errors.ChoiceUnknown),
+    "a tag": (lambda: untyped.Implicit(solver="newton"), errors.ChoiceUnknown),
+    "a name": (lambda: untyped.Neumann(term=2), errors.OptionUnknown),
+    "a former name": (lambda: untyped.EarlyStopping(share=0.1), errors.OptionUnknown),
+    "nothing": (lambda: untyped.Config(), errors.OptionMissing),
+    "twice": (lambda: untyped.Neumann(1, terms=2), errors.OptionGivenTwice),
+    "too many": (lambda: untyped.Neumann(1, 2.0, 3), errors.TooManyArguments),
+    "no momentum": (lambda: untyped.SGD(nesterov=True), errors.NesterovWithoutMomentum),
     "nested, no momentum": (MISTAKES["nested, no momentum"][0], errors.NesterovWithoutMomentum),
     "too far back": (
-        lambda: nestor.Config(n_steps=1, inner_steps=3, response=nestor.Unrolled(4)),
+        lambda: untyped.Config(n_steps=1, inner_steps=3, response=untyped.Unrolled(4)),
         errors.UnrollTooLong,
     ),
-    "several": (lambda: nestor.Neumann(terms=-1, alpha=-1.0), errors.ConfigInvalid),
+    "several": (lambda: untyped.Neumann(terms=-1, alpha=-1.0), errors.ConfigInvalid),
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from nestor.errors.base import NestorError
@@ -24,7 +24,7 @@ class ArgumentsInvalid(InvalidInput):
 
 
 @contextmanager
-def arguments_of(owner: str) -> Iterator[None]:
+def arguments_of(owner: str) -> Generator[None]:
     """Raise `ArgumentsInvalid` for the errors of a body, or of a function that this decorates.
 
     A `TypeError` stays what it is: so Python itself answers a call that does not fit a signature.

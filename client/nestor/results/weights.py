@@ -29,7 +29,7 @@ def load(checkpoint: bytes, model: nn.Module) -> int:
     from nestor_engine.hparams.weights import trainable
     from nestor_engine.tensors.layout import difference, shapes_of
 
-    if not isinstance(model, Module):
+    if not isinstance(model, Module):  # pyright: ignore[reportUnnecessaryIsInstance] of a user
         raise ArgumentInvalid(owner="load_weights", argument="model", given=shown(model), expected="a torch.nn.Module")
     trained = trainable(model)
     state = state_class.load(checkpoint).to("cpu")
