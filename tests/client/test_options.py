@@ -146,7 +146,6 @@ def test_a_mistake_is_one_sentence_of_nestor_s(make, sentence):
     assert "pydantic" not in str(caught.value)
 
 
-untyped: Any = nestor  # whose options a checker lets one misuse
 CLASSES = {
     "a number": (lambda: untyped.Neumann(-1), errors.OptionOutOfRange),
     "not finite": (lambda: untyped.Adam(float("inf")), errors.OptionOutOfRange),
