@@ -87,7 +87,7 @@ def test_a_running_trial_is_left_paused_resumed_and_cancelled(shell, server, tok
             watching.send_signal(signal.SIGINT)
             _, error = watching.communicate(timeout=30)
         assert watching.returncode == 130
-        assert f"Detached from trial 0, which goes on at {server.url}" in error
+        assert f"Detached from trial 0, which continues at {server.url}" in error
         assert trial.state is State.running
 
         assert json.loads(shell("pause", trial.id, "--json"))["desired"] == "pause"

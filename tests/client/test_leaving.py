@@ -60,7 +60,7 @@ def test_ctrl_c_leaves_a_trial_on_a_server_running_and_says_how_to_come_back(ser
 
     with nestor.Client(server.url, token) as client:
         (trial,) = nestor.load_study("interrupted", server=client).trials
-        assert f"Detached from trial 0, which goes on at {server.url}" in error.splitlines()[-1]
+        assert f"Detached from trial 0, which continues at {server.url}" in error.splitlines()[-1]
         assert f"`nestor watch {trial.id}`" in error
         numbers = [step.number for step, _ in zip(trial.stream(), range(10), strict=False)]
         assert numbers == list(range(1, 11))
