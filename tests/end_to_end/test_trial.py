@@ -6,6 +6,7 @@ import json
 from uuid import UUID
 
 import pytest
+import safetensors.numpy
 
 from nestor.schemas import Preset
 from nestor_engine import Adam, Config, RMSprop, optimize
@@ -15,6 +16,7 @@ from nestor_worker.runner import presets
 from testbed.api import ENDLESS, PRESET, Api
 from testbed.server import Server, wait_for
 from testbed.worker import Worker
+from tests.support.programs import TENSORS, call, document
 
 
 def test_a_submitted_trial_runs_to_its_end(api: Api, worker: Worker):
@@ -89,13 +91,12 @@ def test_an_uploaded_program_has_the_trajectory_of_the_local_problem(api: Api, s
 
 def test_a_malicious_program_is_refused_in_the_error_of_the_trial(api: Api, server: Server, worker: Worker, tmp_path):
     touched = tmp_path / "touched"
-    graph = {"inputs": [], "nodes": [{"op": "os.system", "args": [f"touch {touched}"]}], "outputs": None}
-    names = ("prepare", "forward", "criterion", "penalty", "evaluate")
-    poisoned = {"format": 1, "torch": "2.13", "hparams": {}, "graphs": dict.fromkeys(names, graph)}
-    old = poisoned | {"torch": "2.1"}
-    empty = (2).to_bytes(8, "little") + b"{}"
-    for program, reason in ((poisoned, "refused"), (old, "torch 2.1")):
-        problem = ship(server, api, json.dumps(program).encode(), empty, {"train": empty, "val": empty})
+    poisoned, old = document(), document("2.1")
+    for program in (poisoned, old):
+        program["graphs"]["forward"]["nodes"][0] = call("os.system", f"touch {touched}")
+    tensors, empty = safetensors.numpy.save(TENSORS), safetensors.numpy.save({})
+    for program, reason in ((poisoned, "os.system"), (old, "torch 2.1")):
+        problem = ship(server, api, json.dumps(program).encode(), tensors, {"train": empty, "val": empty})
         trial_id = api.submit(3, problem=problem)
         error = api.until(trial_id, "failed", "complete")["error"]
         assert error["code"] == "program-rejected"

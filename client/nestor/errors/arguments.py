@@ -27,12 +27,15 @@ class ArgumentsInvalid(InvalidInput):
 def arguments_of(owner: str) -> Generator[None]:
     """Raise `ArgumentsInvalid` for the errors of a body, or of a function that this decorates.
 
-    A `TypeError` stays what it is: so Python itself answers a call that does not fit a signature.
+    A `TypeError` stays what it is: so Python itself answers a call that does not fit a signature. So does the error of
+    exhausted memory, for which torch has a `RuntimeError`: smaller arguments may help, others do not.
     """
     try:
         yield
     except (NestorError, TypeError):
         raise
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, ValueError) as error:
+        if "memory" in str(error):
+            raise
         reason = f"{type(error).__name__}: {error}".split("\n")[0].rstrip(".")
         raise ArgumentsInvalid(owner=owner, reason=reason) from error

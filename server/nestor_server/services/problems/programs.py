@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from nestor import schemas
-from nestor.errors import ProgramNotFinite, ProgramNotFound
+from nestor.errors import ProgramNotFinite, ProgramNotFound, ProgramTooLarge
 from nestor.program_format import (
     MAX_DOCUMENT_BYTES,
     TRAINED_GROUPS,
@@ -71,7 +71,7 @@ def _header(session: Session, blob: Blob) -> Header:
 
 def _document(session: Session, blob: Blob, names: TensorNames) -> ProgramDocument:
     if blob.size > MAX_DOCUMENT_BYTES:  # before it is loaded
-        raise refused(f"its document has {blob.size:,} bytes; the limit is {MAX_DOCUMENT_BYTES:,}")
+        raise ProgramTooLarge(what="its document", size=blob.size, limit=MAX_DOCUMENT_BYTES)
     return parse_document(blobs.load(session, blob), names)
 
 
