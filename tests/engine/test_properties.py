@@ -140,17 +140,18 @@ def test_a_saved_state_comes_back_bit_for_bit(weights, buffers, hparams, inner, 
     assert back.save() == state.save()
 
 
-def test_hyperparameters_come_back_in_the_order_they_had():
-    """The order of tensors in a file differs between processes, and a sum over tensors depends on it."""
+def test_hyperparameters_and_buffers_come_back_in_the_order_they_had():
+    """The order of tensors in a file differs between processes. Sums over tensors and traces depend on it."""
     bilevel = build("GELU MLP").bilevel()
     some = dict.fromkeys("zyxwvutsrqponm", torch.zeros(2))
     state = engine.State.initial(
-        replace(bilevel.untransformed(), hparams=some, initial=lambda params, hparams: params),
+        replace(bilevel.untransformed(), hparams=some, buffers=some, initial=lambda params, hparams: params),
         engine.SGD(),
         engine.SGD(),
     )
     back = engine.State.load(state.save())
     assert list(back.hparams) == list(state.hparams)
+    assert list(back.buffers) == list(state.buffers)
 
 
 @st.composite

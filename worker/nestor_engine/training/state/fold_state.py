@@ -40,7 +40,8 @@ class FoldState:
     def initial(bilevel: Bilevel, inner: Optimizer, hparams: Tensors) -> FoldState:
         """Before the first inner step, under `hparams`."""
         weights = Ravel(bilevel.params).vector(bilevel.initial(bilevel.params, bilevel.values(hparams))).detach()
-        return FoldState(weights, dict(bilevel.buffers), inner.init(weights))
+        # Sorted, as after a checkpoint: traces and recordings that folds share take the buffers by position.
+        return FoldState(weights, dict(sorted(bilevel.buffers.items())), inner.init(weights))
 
     def to(self, device: torch.device | str) -> FoldState:
         """The same state with its tensors on `device`."""
