@@ -198,9 +198,7 @@ def lookup(name: str) -> AtenOperator | None:
 _DERIVATIVE = re.compile(r"_?(\w+?)_(forward|backward|backward_data)")
 # and the others are these, into which torch divides some operators when it differentiates them.
 DERIVATIVES = _words("""
-    _adaptive_avg_pool2d _adaptive_avg_pool2d_backward _log_softmax _prelu_kernel _prelu_kernel_backward _softmax
-    convolution_backward embedding_dense_backward max_pool2d_with_indices_backward native_batch_norm_backward
-    native_group_norm_backward native_layer_norm_backward nll_loss2d_backward nll_loss2d_forward threshold_backward
+    _adaptive_avg_pool2d _log_softmax _prelu_kernel _prelu_kernel_backward _softmax embedding_dense_backward
 """)
 # Dropout's backward allocates with it, and fills the memory at once.
 ALLOCATIONS = frozenset({"aten.empty_like.default"})
