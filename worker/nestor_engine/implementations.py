@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import pkgutil
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 from nestor.errors import OptionUnknown
@@ -67,11 +68,9 @@ def implementation_named(module: str, name: str) -> type[Any]:
         AttributeError: no option has this name.
     """
     if (declared := OPTIONS.get(name)) is not None:
-        if not declared.families():
-            return declared  # Folds and EarlyStopping need no code of the engine
-        _discover()
-        if declared in _IMPLEMENTATIONS:
-            return _IMPLEMENTATIONS[declared]
+        with suppress(OptionUnknown):  # a preset
+            # Folds and EarlyStopping need no code of the engine.
+            return implementation_of(declared) if declared.families() else declared
     raise AttributeError(f"module {module!r} has no attribute {name!r}")
 
 
