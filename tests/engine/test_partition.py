@@ -130,6 +130,13 @@ def test_each_fold_is_warmed_up_when_its_turn_comes_first():
     assert [fold.inner_steps for fold in step.state.folds] == [11, 8, 8]
 
 
+def test_a_trial_without_folds_continues_with_any_fold():
+    before = _run(_config(n_steps=2))[-1]
+    step = _run(_config(folds=FOLDS, n_steps=3), before.state)[-1]
+    assert step.state.active == 2
+    assert [fold.inner_steps for fold in step.state.folds] == [6, 0, 3]
+
+
 # --- early stopping -------------------------------------------------------------------------------
 
 

@@ -99,11 +99,11 @@ class State:
     def activate_fold(self, number: int, bilevel: Bilevel, inner: Optimizer) -> State:
         """The same trajectory with fold `number` active.
 
-        If that fold has not begun, it begins here: at the problem's initial weights, with the present hyperparameters.
+        Folds up to this one that have not begun begin here: at the problem's initial weights, with the present
+        hyperparameters. There are several if the trajectory had fewer folds before.
         """
-        if number < len(self.folds):
-            return replace(self, active=number)
-        return replace(self, active=number, folds=(*self.folds, FoldState.initial(bilevel, inner, self.hparams)))
+        new = [FoldState.initial(bilevel, inner, self.hparams) for _ in range(len(self.folds), number + 1)]
+        return replace(self, active=number, folds=(*self.folds, *new))
 
     def with_active_fold(self, fold: FoldState) -> State:
         """The same trajectory with the active fold's training replaced."""
