@@ -17,13 +17,13 @@ from tests.engine.device import DEVICE
 F64 = torch.float64
 
 
-def _moment(case: Dense) -> OuterStepContext:
+def _context(case: Dense) -> OuterStepContext:
     return OuterStepContext.at(case.bilevel, case.w, case.train, case.val)
 
 
 def _hypergradient(case: Dense, response: Response) -> Tensors:
     with randomness(SEED, DEVICE):
-        return response.hypergradient_at(_moment(case)).gradient
+        return response.hypergradient_at(_context(case)).gradient
 
 
 @pytest.mark.parametrize("name", CASES)

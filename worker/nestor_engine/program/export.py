@@ -4,7 +4,7 @@ Torch's own archive format is not used, because reading one can execute code of 
 """
 
 # pyright: reportUnknownMemberType=false
-# (torch types neither fork_rng and manual_seed nor Tensor.split)
+# (torch does not type fork_rng)
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Trace one function of a problem with torch.export, and explain failures in the author's terms."""
 
 # pyright: reportUnknownMemberType=false
-# (torch types neither fork_rng and manual_seed nor Tensor.split)
+# (torch does not type fork_rng)
 
 from __future__ import annotations
 

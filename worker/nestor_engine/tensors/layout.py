@@ -1,7 +1,7 @@
 """The layout of a vector of parameters: names and shapes, in order."""
 
 # pyright: reportUnknownMemberType=false
-# (torch types neither fork_rng and manual_seed nor Tensor.split)
+# (torch does not type Tensor.split)
 
 from __future__ import annotations
 

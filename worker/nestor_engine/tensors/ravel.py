@@ -1,7 +1,7 @@
 """Parameters as one vector of shape (n,) for solvers and optimizers, and as a pytree for models."""
 
 # pyright: reportUnknownMemberType=false
-# (torch types neither fork_rng and manual_seed nor Tensor.split)
+# (torch does not type Tensor.split)
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ Nothing is raised: findings are collected, so that the author can fix all of the
 """
 
 # pyright: reportUnknownMemberType=false
-# (torch types neither fork_rng and manual_seed nor Tensor.split)
+# (torch types neither fork_rng nor manual_seed)
 
 from __future__ import annotations
 
