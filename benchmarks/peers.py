@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +78,7 @@ def boat(task: Task, terms: int) -> list[Tensor]:
     upper = lambda feed, upper_model, lower_model, params: task.outer(params, hparams)
     series = NS(lower, upper, nn.Module(), nn.Module(), weights, hparams, config)
     series.compute_gradients({}, {}, nn.Module(), lower_model_params=weights, hparams=hparams)
-    return [h.grad for h in hparams if h.grad is not None]
+    return [cast(Tensor, h.grad) for h in hparams]
 
 
 def curvlinops(task: Task, terms: int) -> list[Tensor]:
