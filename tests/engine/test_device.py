@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
 from itertools import islice
 
 import pytest
@@ -16,7 +17,7 @@ from nestor.options.responses import Response
 from nestor_engine.autodiff.linearization import Linearization
 from nestor_engine.autodiff.trace_cache import TraceCache
 from nestor_engine.errors import is_out_of_memory
-from nestor_engine.hparams import L2, ExampleWeights
+from nestor_engine.hparams import L2, ExampleWeights, compose
 from nestor_engine.objective import Batch, Bilevel
 from nestor_engine.responses import response
 from nestor_engine.tensors.random import randomness
@@ -148,12 +149,28 @@ def test_a_trial_continues_bit_for_bit(name: str):
     assert resumed.state.save() == whole_run.state.save()
 
 
-def test_what_is_recorded_is_what_is_launched_one_by_one(monkeypatch):
-    ends = []
+def with_and_without_recordings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for pays in (2, 10**9):
         for part in (inner, response):
             monkeypatch.setattr(part, "RECORDING_PAYS", pays)
+        yield
+
+
+def test_what_is_recorded_is_what_is_launched_one_by_one(monkeypatch):
+    ends = []
+    for _ in with_and_without_recordings(monkeypatch):
         *_, last = tune(problem(nn.Dropout(0.2)), config(engine.Implicit(), autocast="bfloat16"))
+        ends.append(last.state.save())
+    assert ends[0] == ends[1]
+
+
+def test_folds_share_recordings_also_if_one_begins_after_a_resume(monkeypatch):
+    ends = []
+    for _ in with_and_without_recordings(monkeypatch):
+        posed, settings = problem(), config(engine.Implicit(), folds=engine.Folds(2), n_steps=5)
+        posed.hparams = compose(L2(posed.model, init=-2.0))  # weights of examples need a fixed training split
+        first = next(tune(posed, settings))
+        *_, last = tune(posed, settings, state=engine.State.load(first.state.save()))
         ends.append(last.state.save())
     assert ends[0] == ends[1]
 
