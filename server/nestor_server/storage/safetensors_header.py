@@ -54,7 +54,7 @@ class Header:
         """The size of the whole header in bytes, from the first eight bytes of the file.
 
         Raises:
-            Malformed: there are fewer than eight bytes, or the size is above `MAX_HEADER`.
+            Malformed: there are fewer than eight bytes, or the size is above `MAX_HEADER_BYTES`.
         """
         if len(first) < 8:
             raise Malformed("it is shorter than the eight bytes that every safetensors file begins with")
