@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nestor import options as options
     from nestor import schemas as schemas
     from nestor import visualization as visualization
+    from nestor.errors import ProblemInvalid as ProblemInvalid
     from nestor.options import *  # noqa: F403
     from nestor.remote.client import Client as Client
     from nestor.schemas import WarmStart as WarmStart
@@ -28,13 +29,13 @@ if TYPE_CHECKING:
     from nestor_engine import Problem as Problem
     from nestor_engine import evaluate as evaluate
     from nestor_engine import fit as fit
-    from nestor_engine.errors import ProblemInvalid as ProblemInvalid
 
 __version__ = "0.1.0"
 
 _MODULES = ("errors", "hparams", "options", "schemas", "visualization")
 _CLIENT = {
     "Client": "nestor.remote.client",
+    "ProblemInvalid": "nestor.errors",
     "Study": "nestor.study",
     "Trial": "nestor.trial",
     "WarmStart": "nestor.schemas",
@@ -43,7 +44,7 @@ _CLIENT = {
     "get_all_study_names": "nestor.study",
     "load_study": "nestor.study",
 }
-_ENGINE = ("Data", "Problem", "ProblemInvalid", "evaluate", "fit")
+_ENGINE = ("Data", "Problem", "evaluate", "fit")
 
 
 def __getattr__(name: str) -> Any:
@@ -54,8 +55,7 @@ def __getattr__(name: str) -> Any:
     elif name in _ENGINE:
         from nestor.extras import engine
 
-        home = engine(what=f"nestor.{name}")
-        value = getattr(home.errors if name == "ProblemInvalid" else home, name)
+        value = getattr(engine(what=f"nestor.{name}"), name)
     elif name == "__all__":  # an option is named where it is declared, and nowhere else
         from nestor.options import public_names
 

@@ -20,7 +20,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypeVar
 
-from nestor.errors import IllegalTransition, NestorError, OutOfMemory, ProblemFailed, TooManySteps
+from nestor.errors import (
+    IllegalTransition,
+    NestorError,
+    OutOfMemory,
+    ProblemFailed,
+    TooManySteps,
+    is_out_of_memory,
+)
 from nestor.schemas import MOST_STEPS, Action, Attempt, Desired, State
 
 T = TypeVar("T")
@@ -213,15 +220,11 @@ def attempts(changes: Iterable[tuple[dict[str, Any], datetime]]) -> list[Attempt
 # --- failures -------------------------------------------------------------------------------------
 
 
-def failure(error: BaseException, *, out_of_memory: bool) -> NestorError:
-    """The error that a failed trial keeps: `error` itself if it explains itself, else what it amounts to.
-
-    Args:
-        out_of_memory: whether `error` says that memory ran out, which only those who know torch can tell.
-    """
+def failure(error: BaseException) -> NestorError:
+    """The error that a failed trial keeps: `error` itself if it explains itself, else what it amounts to."""
     if isinstance(error, NestorError):
         return error
-    if out_of_memory:
+    if is_out_of_memory(error):
         return OutOfMemory()
     name = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
     return ProblemFailed(reason=f"{name}: {error}")

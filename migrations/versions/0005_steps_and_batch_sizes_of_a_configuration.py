@@ -22,6 +22,7 @@ MOVED = {
     ("outer", "batch_size"): ("val_batch_size", 1000),
 }
 RENAMED = {"share": "fraction", "least_steps": "min_steps"}
+MAX_STEPS = 2**31 - 1  # the new upper limit of the steps that had none; no trial takes so many
 AT_ONCE = 1000
 
 TRIALS = sa.table("trials", sa.column("id", sa.UUID()), sa.column("n_steps", sa.Integer()), sa.column("spec", JSONB()))
@@ -43,9 +44,10 @@ def upgraded(spec: dict[str, Any], n_steps: int) -> dict[str, Any]:
         spec[name] = options.pop(field, None) or default or n_steps
         if options:
             spec[optimizer] = options
-    stopping = spec.pop("stop_early", None)
-    spec["early_stopping"] = stopping and {RENAMED.get(name, name): value for name, value in stopping.items()}
-    return spec
+    stopping: dict[str, Any] | None = spec.pop("stop_early", None)
+    stopping = stopping and {RENAMED.get(name, name): value for name, value in stopping.items()}
+    spec["early_stopping"] = stopping and _limited(stopping, "min_steps")
+    return _limited(spec, "warmup_steps")
 
 
 def downgraded(spec: dict[str, Any]) -> dict[str, Any]:
@@ -58,7 +60,13 @@ def downgraded(spec: dict[str, Any]) -> dict[str, Any]:
     return spec
 
 
+def _limited(options: dict[str, Any], name: str) -> dict[str, Any]:
+    return options | {name: min(options[name], MAX_STEPS)} if name in options else options
+
+
 def _rewrite(change: Callable[[dict[str, Any], int], dict[str, Any]]) -> None:
+    # Now, because 0006 needs this lock: a worker that waited for a row here would deadlock with it.
+    op.execute("LOCK TABLE trials IN ACCESS EXCLUSIVE MODE")
     connection = op.get_bind()
     ids = list(connection.scalars(sa.select(TRIALS.c.id)))
     of_one = sa.update(TRIALS).where(TRIALS.c.id == sa.bindparam("trial")).values(spec=sa.bindparam("changed"))

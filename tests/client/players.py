@@ -200,7 +200,7 @@ class OnServer(Player):
             leases.finish(session, self._lease, State.complete, why=self._last.why)
 
     def fail(self) -> None:
-        problem = lifecycle.failure(RuntimeError(REASON), out_of_memory=False).problem()
+        problem = lifecycle.failure(RuntimeError(REASON)).problem()
         with self._server.sessions.begin() as session:
             leases.finish(session, self._lease, State.failed, problem, why=problem["detail"])
 

@@ -115,17 +115,17 @@ def test_steps_are_counted_from_the_end_of_a_complete_trial_and_from_the_plan_of
 
 
 def test_a_failure_is_a_problem_document_of_its_own_code():
-    known = lifecycle.failure(Diverged(step=3, what="loss", where="weights"), out_of_memory=False).problem()
+    known = lifecycle.failure(Diverged(step=3, what="loss", where="weights")).problem()
     assert (known["code"], known["title"], known["status"]) == ("diverged", "Diverged", 500)
     assert known["type"] == "https://nestor.invalid/errors/diverged"
     assert known["detail"].startswith("Step 3: the loss is not finite.")
-    memory = lifecycle.failure(MemoryError(), out_of_memory=True).problem()
+    memory = lifecycle.failure(MemoryError()).problem()
     assert (memory["code"], memory["title"]) == ("out-of-memory", "Out Of Memory")
     assert "smaller batches" in memory["detail"]
-    foreign = lifecycle.failure(ZeroDivisionError("division by zero"), out_of_memory=False).problem()
+    foreign = lifecycle.failure(ZeroDivisionError("division by zero")).problem()
     assert foreign["code"] == "problem-failed"
     assert "failed with ZeroDivisionError: division by zero. Run problem.check()" in foreign["detail"]
-    qualified = lifecycle.failure(subprocess.SubprocessError("x"), out_of_memory=False)
+    qualified = lifecycle.failure(subprocess.SubprocessError("x"))
     assert "failed with subprocess.SubprocessError: x" in str(qualified)
 
 

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
 import nestor_engine as engine
+from nestor.errors import is_out_of_memory
 from nestor.options.responses import Response
 from nestor_engine.autodiff.linearization import Linearization
 from nestor_engine.autodiff.trace_cache import TraceCache
-from nestor_engine.errors import is_out_of_memory
 from nestor_engine.hparams import L2, ExampleWeights, compose
 from nestor_engine.objective import Batch, Bilevel
 from nestor_engine.responses import response

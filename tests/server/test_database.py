@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 import sys
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from alembic import command
@@ -13,6 +14,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, inspect, text
 
+from nestor.options import EarlyStopping
+from nestor.options.base import MAX_STEPS
+from nestor.schemas import TrialSpec
 from nestor_server import database
 from nestor_server.models import Base
 from nestor_server.settings import Settings
@@ -69,11 +73,7 @@ def test_a_released_revision_never_changes(name, digest):
 
 def test_a_database_of_the_first_revision_is_brought_up_to_date_with_its_trials(url, engine):
     database.migrate(url, "0001")
-    user, study, trial = uuid4(), uuid4(), uuid4()
-    with engine.begin() as connection:
-        connection.execute(text("INSERT INTO users (id, name) VALUES (:id, 'u')"), {"id": user})
-        insert(connection, "studies", id=study, owner_id=user, name="s", direction="minimize")
-        insert(connection, "trials", id=trial, study_id=study, number=0, spec="{}", n_steps=1, state="queued")
+    (trial,) = insert_trials(engine, {"spec": "{}", "n_steps": 1, "state": "queued"})
     database.migrate(url)
     with engine.connect() as connection:
         kept = connection.execute(text("SELECT id, batches, preemptions, start_blob_id FROM trials")).one()
@@ -82,22 +82,52 @@ def test_a_database_of_the_first_revision_is_brought_up_to_date_with_its_trials(
 
 def test_a_trial_that_is_asked_to_yield_is_still_asked_after_the_word_for_it_has_changed(url, engine):
     database.migrate(url, "0004")
-    user, study = uuid4(), uuid4()
+    running = {"spec": "{}", "n_steps": 1, "state": "running"}
+    insert_trials(engine, running | {"desired": "make_way"}, running | {"desired": "pause"})
+    database.migrate(url, "0006")
+    assert trials_column(engine, "desired") == ["preempt", "pause"]
+    command.downgrade(database.alembic_config(url), "0005")
+    assert trials_column(engine, "desired") == ["make_way", "pause"]
+
+
+def test_a_submission_is_read_in_the_words_of_this_version_and_written_back_in_those_before(url, engine):
+    database.migrate(url, "0004")
+    before: dict = {
+        "problem": {
+            "preset": {"dataset": "digits", "hyperparameters": [{"kind": "l1", "per": "tensor", "init": -4.0}]}
+        },
+        "inner": {"optimizer": "sgd", "lr": 0.5, "steps": 3, "batch_size": 64},
+        "outer": {"optimizer": "adam", "steps": 7, "batch_size": 50},
+        "stop_early": {"kind": "early_stopping", "patience": 2, "share": 0.3, "least_steps": 10**12},
+        "warmup_steps": 10**12,
+    }
+    unsaid: dict = {"problem": before["problem"], "outer": {"optimizer": "rmsprop", "steps": None}, "stop_early": None}
+    insert_trials(engine, *({"spec": json.dumps(spec), "n_steps": 9, "state": "queued"} for spec in (before, unsaid)))
+    database.migrate(url)
+    said, filled = (TrialSpec.model_validate(spec) for spec in trials_column(engine, "spec"))
+    assert (said.n_steps, said.inner_steps, said.batch_size, said.val_batch_size) == (7, 3, 64, 50)
+    assert said.early_stopping == EarlyStopping(patience=2, fraction=0.3, min_steps=MAX_STEPS)
+    assert said.warmup_steps == MAX_STEPS
+    assert (filled.n_steps, filled.inner_steps, filled.batch_size, filled.val_batch_size) == (9, 5, 128, 1000)
+    command.downgrade(database.alembic_config(url), "0004")
+    limited = {"stop_early": before["stop_early"] | {"least_steps": MAX_STEPS}, "warmup_steps": MAX_STEPS}
+    assert trials_column(engine, "spec")[0] == before | limited
+
+
+def insert_trials(engine, *rows: dict) -> list[UUID]:
+    """Trials of one study, whose numbers are their places in the result."""
+    user, study, trials = uuid4(), uuid4(), [uuid4() for _ in rows]
     with engine.begin() as connection:
         connection.execute(text("INSERT INTO users (id, name) VALUES (:id, 'u')"), {"id": user})
         insert(connection, "studies", id=study, owner_id=user, name="s", direction="minimize")
-        for number, word in enumerate(("make_way", "pause")):
-            row = {"spec": "{}", "n_steps": 1, "state": "running", "desired": word}
-            insert(connection, "trials", id=uuid4(), study_id=study, number=number, **row)
+        for number, (trial, row) in enumerate(zip(trials, rows, strict=True)):
+            insert(connection, "trials", id=trial, study_id=study, number=number, **row)
+    return trials
 
-    def desired() -> list[str]:
-        with engine.connect() as connection:
-            return list(connection.execute(text("SELECT desired FROM trials ORDER BY number")).scalars())
 
-    database.migrate(url, "0006")
-    assert desired() == ["preempt", "pause"]
-    command.downgrade(database.alembic_config(url), "0005")
-    assert desired() == ["make_way", "pause"]
+def trials_column(engine, name: str) -> list:
+    with engine.connect() as connection:
+        return list(connection.execute(text(f"SELECT {name} FROM trials ORDER BY number")).scalars())
 
 
 def insert(connection, table: str, **values) -> None:

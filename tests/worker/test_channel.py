@@ -25,7 +25,7 @@ from nestor_worker.supervisor import buffer
 from nestor_worker.supervisor.buffer import RecordBuffer
 
 MESSAGES = [
-    Started([{"name": "l2", "shape": [2], "dtype": "float32", "transform": "exp"}], "cpu", 0),
+    Started([{"name": "l2", "shape": [2], "dtype": "float32", "transform": "exp"}]),
     Stepped({"number": 1, "val_loss": 0.1}),
     Snapshot(3, "snapshot-3.safetensors", [2]),
     Checkpoint(3, "checkpoint-3.safetensors"),

@@ -18,7 +18,7 @@ import safetensors.torch
 from nestor.lifecycle import RECENT, is_retained
 from nestor.options import Config
 from nestor.schemas import TrialCreate
-from nestor_worker.channel import Checkpoint, Ended, Failed, Message, Snapshot, Started, Stepped, Stop
+from nestor_worker.channel import Checkpoint, Ended, Failed, LogLine, Message, Snapshot, Started, Stepped, Stop
 from nestor_worker.runner.snapshot_policy import SnapshotPolicy
 from nestor_worker.supervisor import runner_process
 from nestor_worker.supervisor.runner_process import Runner
@@ -66,8 +66,10 @@ def of(kind: type, messages: list) -> list:
 def test_a_runner_reports_everything_in_order_and_exits(start):
     runner = start(5)
     heard = hear(runner)
-    assert isinstance(heard[0], Snapshot)
-    assert isinstance(started := heard[1], Started)
+    # Readers of a snapshot need the transforms, and the log line comes behind the snapshot of its step.
+    assert isinstance(started := heard[0], Started)
+    assert isinstance(heard[1], Snapshot)
+    assert heard[2] == LogLine(0, "runs on cpu, from the beginning")
     assert heard[-1] == Ended(5, stopped=False, why="all 5 steps are taken")
     assert [message.record["number"] for message in of(Stepped, heard)] == [1, 2, 3, 4, 5]
     assert [message.step for message in of(Snapshot, heard)] == [0, 1, 2, 3, 4, 5]

@@ -111,7 +111,7 @@ def test_a_full_disk_prevents_snapshots_and_checkpoints_but_training_continues(t
         recorded.trajectory._checkpointer.finish()
     assert sorted(path.name for path in tmp_path.iterdir()) == before
     assert len(recorded.of(Checkpoint)) == kept
-    (warning,) = recorded.of(LogLine)
+    (warning,) = [line for line in recorded.of(LogLine) if line.level == "warning"]
     assert "Free some space on the worker's disk" in warning.text
     recorded.take()
     recorded.trajectory.end(stopped=True)

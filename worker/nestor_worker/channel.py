@@ -27,8 +27,6 @@ class Started:
     """The training begins."""
 
     hyperparameters: list[dict[str, Any]]  # schemas.HyperparameterInfo
-    device: str
-    step: int  # the last step taken by earlier attempts; 0 if there was no step
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from nestor.errors.base import NestorError
 from nestor.errors.requests import InvalidInput
+from nestor.errors.trials import is_out_of_memory
 
 
 class ArgumentInvalid(InvalidInput):
@@ -28,14 +29,14 @@ def arguments_of(owner: str) -> Generator[None]:
     """Raise `ArgumentsInvalid` for the errors of a body, or of a function that this decorates.
 
     A `TypeError` stays what it is: so Python itself answers a call that does not fit a signature. So does the error of
-    exhausted memory, for which torch has a `RuntimeError`: smaller arguments may help, others do not.
+    exhausted memory, which is nobody's mistake.
     """
     try:
         yield
     except (NestorError, TypeError):
         raise
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, ValueError) as error:
-        if "memory" in str(error):
+        if is_out_of_memory(error):
             raise
         reason = f"{type(error).__name__}: {error}".split("\n")[0].rstrip(".")
         raise ArgumentsInvalid(owner=owner, reason=reason) from error

@@ -27,6 +27,13 @@ class OutOfMemory(TrialError):
     remedy = "Try a smaller model, smaller batches, or a larger device."
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out. Torch has its own error for devices, and a plain RuntimeError for the CPU's memory."""
+    if isinstance(error, MemoryError) or any(cls.__name__ == "OutOfMemoryError" for cls in type(error).__mro__):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
 class ProblemFailed(TrialError):
     """The problem's own functions raised an error while the trial ran."""
 

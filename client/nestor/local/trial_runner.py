@@ -292,9 +292,7 @@ class LocalTrial:
         return lifecycle.snapshot_interval(nbytes, self._config.n_steps)
 
     def _fail(self, error: Exception) -> None:
-        from nestor_engine.errors import is_out_of_memory
-
-        problem = lifecycle.failure(error, out_of_memory=is_out_of_memory(error)).problem()
+        problem = lifecycle.failure(error).problem()
         with self._changed:
             self.cause = error
             self._apply(lifecycle.FAIL, by=WORKER, why=problem["detail"], error=problem)

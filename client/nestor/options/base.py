@@ -194,9 +194,12 @@ def snake_case(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
+_PLAIN = {bool, int, float, type(None)}  # not subclasses: NumPy's float64 is a float
+
+
 def plain(value: Any) -> Any:
     """Numbers of NumPy, torch and other libraries as those of Python; anything else as it is."""
-    if isinstance(value, bool | str):
+    if type(value) in _PLAIN or isinstance(value, str):
         return value
     if isinstance(value, tuple | list):
         items = [plain(item) for item in cast("list[Any]", value)]

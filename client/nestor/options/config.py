@@ -70,34 +70,6 @@ class ConfigFields(Value):
     ] = 10
     seed: Annotated[Whole, about("of batches and of all random draws", ge=0, lt=2**63)] = 0
 
-    def has_ended(self, step: int, steps_since_best: int) -> bool:
-        """Whether outer step `step` is the last, so many steps after the lowest held-out loss."""
-        stopping = self.early_stopping
-        return step >= self.n_steps or (stopping is not None and stopping.is_due(step, steps_since_best))
-
-    def outers(self, names: Iterable[str]) -> dict[str, Any]:
-        """The outer optimizer of each hyperparameter.
-
-        Raises:
-            HparamsUnused: `outer_lr` names none of them.
-        """
-        meant = {name: [key for key in self.outer_lr if name == key or name.startswith(f"{key}.")] for name in names}
-        if unknown := sorted(set(self.outer_lr).difference(*meant.values())):
-            raise HparamsUnused(option="outer_lr", name=unknown[0], hparams=list(meant))
-        return {
-            name: dataclasses.replace(self.outer, lr=self.outer_lr[max(keys, key=len)]) if keys else self.outer
-            for name, keys in meant.items()
-        }
-
-    def check_devices(self, n: int) -> None:
-        """Refuse what `n` processes cannot compute together.
-
-        Raises:
-            CurvatureNotDistributed: a part of the response needs whole batches.
-        """
-        if (part := part_for_one_device(self.response, n)) is not None:
-            raise CurvatureNotDistributed(option=f"{n} devices", curvature=type(part).__name__, devices=n)
-
 
 class CrossChecks(BaseModel):
     """What the fields of a configuration say together, for `Config` and for a submission."""
@@ -131,6 +103,34 @@ class Config(ConfigFields, CrossChecks):
     `nestor.Study.optimize` takes the same options as keywords. `outer_lr={"augmentation": 0.1}` is meant for
     "augmentation.conv.weight", too.
     """
+
+    def has_ended(self, step: int, steps_since_best: int) -> bool:
+        """Whether outer step `step` is the last, so many steps after the lowest held-out loss."""
+        stopping = self.early_stopping
+        return step >= self.n_steps or (stopping is not None and stopping.is_due(step, steps_since_best))
+
+    def outers(self, names: Iterable[str]) -> dict[str, Any]:
+        """The outer optimizer of each hyperparameter.
+
+        Raises:
+            HparamsUnused: `outer_lr` names none of them.
+        """
+        meant = {name: [key for key in self.outer_lr if name == key or name.startswith(f"{key}.")] for name in names}
+        if unknown := sorted(set(self.outer_lr).difference(*meant.values())):
+            raise HparamsUnused(option="outer_lr", name=unknown[0], hparams=list(meant))
+        return {
+            name: dataclasses.replace(self.outer, lr=self.outer_lr[max(keys, key=len)]) if keys else self.outer
+            for name, keys in meant.items()
+        }
+
+    def check_devices(self, n: int) -> None:
+        """Refuse what `n` processes cannot compute together.
+
+        Raises:
+            CurvatureNotDistributed: a part of the response needs whole batches.
+        """
+        if (part := part_for_one_device(self.response, n)) is not None:
+            raise CurvatureNotDistributed(option=f"{n} devices", curvature=type(part).__name__, devices=n)
 
 
 def merged(config: Config | None, given: Mapping[str, Any]) -> Config:

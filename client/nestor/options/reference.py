@@ -44,7 +44,7 @@ def reference() -> str:
                 parts.append(f"### {cls.__name__}, as above\n")
             else:
                 written.add(cls)
-                parts.append(_section(cls.__name__, cls, _told(cls, family), level=3))
+                parts.append(_section(cls.__name__, cls, _with_tag(cls, family), level=3))
     return "\n".join(parts)
 
 
@@ -60,7 +60,7 @@ def _widest(family: type[Option]) -> type[Option]:
     return _widest(above) if issubclass(above, Option) and above is not Option else family
 
 
-def _told(cls: type[Option], family: type[Option]) -> str:
+def _with_tag(cls: type[Option], family: type[Option]) -> str:
     tag = f'`{{"{family.tag_key}": "{cls.tag}"}}`'
     return f"{tag}\n\n{_first(cls)}"
 

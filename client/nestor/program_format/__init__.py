@@ -40,7 +40,6 @@ from nestor.program_format.limits import TRANSFORMS as TRANSFORMS
 from nestor.program_format.limits import split_file as split_file
 from nestor.program_format.limits import valid_name as valid_name
 from nestor.program_format.untrusted_json import Json as Json
-from nestor.program_format.untrusted_json import brief as brief
 from nestor.program_format.untrusted_json import list_of as list_of
 from nestor.program_format.untrusted_json import parse_json as parse_json
 from nestor.program_format.untrusted_json import refused as refused

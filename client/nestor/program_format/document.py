@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from nestor.errors import ProgramFormatUnknown
+from nestor.errors import ProgramFormatUnknown, shown
 from nestor.program_format.graphs import Graph, graph_json, parse_graph
 from nestor.program_format.limits import (
     FORMAT,
@@ -19,7 +19,7 @@ from nestor.program_format.limits import (
     TRANSFORMS,
     valid_name,
 )
-from nestor.program_format.untrusted_json import Json, brief, fields, parse_json, refused
+from nestor.program_format.untrusted_json import Json, fields, parse_json, refused
 from nestor.program_format.values import Budget, GraphValue, Ref
 
 TensorNames = Mapping[str, frozenset[str]]  # group → the names of its tensors
@@ -63,7 +63,7 @@ def tensor_names(keys: Iterable[str]) -> TensorNames:
     for key in keys:
         group, _, name = key.partition(".")
         if group not in names or not valid_name(name):
-            raise refused(f"its tensor {brief(key)} is not named group.name with a group of {', '.join(TENSOR_GROUPS)}")
+            raise refused(f"its tensor {shown(key)} is not named group.name with a group of {', '.join(TENSOR_GROUPS)}")
         names[group].add(name)
     return {group: frozenset(found) for group, found in names.items()}
 
@@ -77,11 +77,11 @@ def parse_document(data: bytes, names: TensorNames) -> ProgramDocument:
     json = parse_json(data, what="its document", max_bytes=MAX_DOCUMENT_BYTES, max_values=MAX_VALUES)
     # The version first: another one may have other fields.
     if isinstance(json, dict) and "format" in json and (type(json["format"]) is not int or json["format"] != FORMAT):
-        raise ProgramFormatUnknown(version=brief(json["format"]), known=FORMAT)
+        raise ProgramFormatUnknown(version=shown(json["format"]), known=FORMAT)
     entries = fields(json, ("format", "torch", "hparams", "graphs"), "its document")
     torch = entries["torch"]
     if not isinstance(torch, str) or not re.fullmatch(r"[0-9]{1,4}\.[0-9]{1,4}", torch):
-        raise refused(f"its torch version is {brief(torch)}, not one like '2.13'")
+        raise refused(f"its torch version is {shown(torch)}, not one like '2.13'")
     hparams = _hyperparameters(entries["hparams"], names["hparams"])
     functions = fields(entries["graphs"], FUNCTIONS, "its graphs")
     budget = Budget()
@@ -115,19 +115,19 @@ def _finite(bound: float) -> float | None:
 
 def _hyperparameters(json: Json, names: frozenset[str]) -> dict[str, HyperparameterSpec]:
     if not isinstance(json, dict):
-        raise refused(f"its hyperparameters must be an object, not {brief(json)}")
+        raise refused(f"its hyperparameters must be an object, not {shown(json)}")
     if not json:
         raise refused("it has no hyperparameters")
     if odd := sorted(json.keys() ^ names):
-        raise refused(f"its document and its tensors name different hyperparameters, such as {brief(odd[0])}")
-    return {name: _hyperparameter(entry, f"the hyperparameter {brief(name)}") for name, entry in json.items()}
+        raise refused(f"its document and its tensors name different hyperparameters, such as {shown(odd[0])}")
+    return {name: _hyperparameter(entry, f"the hyperparameter {shown(name)}") for name, entry in json.items()}
 
 
 def _hyperparameter(json: Json, where: str) -> HyperparameterSpec:
     entries = fields(json, ("transform", "bounds"), where)
     transform, bounds = entries["transform"], entries["bounds"]
     if not isinstance(transform, str) or transform not in TRANSFORMS:
-        raise refused(f"{where} has the transform {brief(transform)}, which is not one of {', '.join(TRANSFORMS)}")
+        raise refused(f"{where} has the transform {shown(transform)}, which is not one of {', '.join(TRANSFORMS)}")
     match bounds:
         case [None | int() | float() as low, None | int() | float() as high] if not (
             isinstance(low, bool) or isinstance(high, bool)  # to Python, a truth value is a number
@@ -138,7 +138,7 @@ def _hyperparameter(json: Json, where: str) -> HyperparameterSpec:
                 return HyperparameterSpec(transform, lowest, highest)
         case _:
             pass
-    raise refused(f"{where} has the bounds {brief(bounds)}, which are not two numbers (or null) in order")
+    raise refused(f"{where} has the bounds {shown(bounds)}, which are not two numbers (or null) in order")
 
 
 def _check_signatures(graphs: dict[str, Graph], names: TensorNames) -> None:

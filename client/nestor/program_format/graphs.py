@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Container
 from dataclasses import dataclass
 
+from nestor.errors import shown
 from nestor.program_format.limits import MAX_REGION_LEVELS
-from nestor.program_format.untrusted_json import Json, brief, fields, list_of, refused
+from nestor.program_format.untrusted_json import Json, fields, list_of, refused
 from nestor.program_format.values import DEVICE, Budget, GraphValue, Ref, TorchConstant, decode, encode, leaves
 
 
@@ -84,7 +85,7 @@ def parse_graph(json: Json, *, constants: Container[str], budget: Budget, where:
     names: list[str] = []
     for name in list_of(entries["constants"], f"{where}: constants"):
         if not isinstance(name, str) or name not in constants:
-            raise refused(f"{where}: it reads the constant {brief(name)}, which was not sent")
+            raise refused(f"{where}: it reads the constant {shown(name)}, which was not sent")
         names.append(name)
     budget.take(values=len(names))
     known = len(numbers) + len(names)
@@ -107,10 +108,10 @@ def _call(json: Json, known: int, budget: Budget, where: str) -> Call:
     entries = fields(json, ("op", "args", "kwargs"), where)
     op, args, kwargs = entries["op"], list_of(entries["args"], f"{where}: args"), entries["kwargs"]
     if not isinstance(op, str):
-        raise refused(f"{where}: op must be a name, not {brief(op)}")
+        raise refused(f"{where}: op must be a name, not {shown(op)}")
     if not isinstance(kwargs, dict) or not all(key.isidentifier() for key in kwargs):
-        raise refused(f"{where}: kwargs must be an object of arguments by name, not {brief(kwargs)}")
-    where = f"{where} ({brief(op)})"
+        raise refused(f"{where}: kwargs must be an object of arguments by name, not {shown(kwargs)}")
+    where = f"{where} ({shown(op)})"
     return Call(
         op,
         tuple(decode(arg, known, budget, where) for arg in args),
@@ -128,11 +129,11 @@ def _region(json: Json, known: int, budget: Budget, where: str, level: int) -> R
         case ("autocast" as kind, (TorchConstant(kind="dtype"), bool(), bool())):
             pass
         case _:
-            raise refused(f"{where}: {brief(entries['region'])} with {brief(given)} is not a region")
+            raise refused(f"{where}: {shown(entries['region'])} with {shown(given)} is not a region")
     args: list[Ref] = []
     for arg in list_of(entries["args"], f"{where}: args"):
         if not isinstance(value := decode(arg, known, budget, where), Ref):
-            raise refused(f"{where}: a region takes values of the graph alone, not {brief(arg)}")
+            raise refused(f"{where}: a region takes values of the graph alone, not {shown(arg)}")
         args.append(value)
     graph = parse_graph(entries["graph"], constants=(), budget=budget, where=where, level=level + 1)
     if len(graph.inputs) != len(args) or not all(isinstance(tree, Ref) for tree in graph.inputs):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sized
-from typing import NoReturn, TypeAlias, cast
+from collections.abc import Iterable
+from typing import NoReturn, TypeAlias
 
-from nestor.errors import ProgramInvalid, ProgramTooLarge
+from nestor.errors import ProgramInvalid, ProgramTooLarge, shown
 from nestor.program_format.limits import MAX_JSON_LEVELS
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
@@ -43,7 +43,7 @@ def parse_json(data: bytes, *, what: str, max_bytes: int, max_values: int) -> Js
     except UnicodeDecodeError:
         raise refused(f"{what} is not JSON in UTF-8") from None
     except ValueError as error:
-        raise refused(f"{what} is not JSON as this format writes it ({brief(str(error))})") from error
+        raise refused(f"{what} is not JSON as this format writes it ({shown(str(error))})") from error
     if _is_deep(parsed):
         raise refused(too_deep)
     return parsed
@@ -62,7 +62,7 @@ def fields(json: Json, names: Iterable[str], where: str) -> dict[str, Json]:
     """
     names = sorted(names)
     if not isinstance(json, dict) or sorted(json) != names:
-        raise refused(f"{where} must be an object with the fields {', '.join(names)}, not {brief(json)}")
+        raise refused(f"{where} must be an object with the fields {', '.join(names)}, not {shown(json)}")
     return json
 
 
@@ -73,19 +73,8 @@ def list_of(json: Json, where: str) -> list[Json]:
         ProgramInvalid: it is anything else.
     """
     if not isinstance(json, list):
-        raise refused(f"{where} must be a list, not {brief(json)}")
+        raise refused(f"{where} must be a list, not {shown(json)}")
     return json
-
-
-def brief(value: object) -> str:
-    """`value` for a message, however long it is. Characters that cannot be printed are escaped."""
-    if isinstance(value, str):
-        text = repr(value[:61])
-    elif isinstance(value, list | dict) and (entries := len(cast("Sized", value))) > 20:
-        text = f"a {'list' if isinstance(value, list) else 'dict'} of {entries:,} entries"
-    else:
-        text = repr(cast("object", value))
-    return text if len(text) <= 60 else text[:57] + "…"
 
 
 def _is_deep(json: Json) -> bool:
@@ -106,7 +95,7 @@ def _object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     made: dict[str, Json] = {}
     for key, value in pairs:
         if key in made:
-            raise ValueError(f"the key {brief(key)} occurs twice")
+            raise ValueError(f"the key {shown(key)} occurs twice")
         made[key] = value
     return made
 

@@ -11,8 +11,9 @@ import math
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from nestor.errors import shown
 from nestor.program_format.limits import MAX_NODES, MAX_VALUE_LEVELS, MAX_VALUES, valid_name
-from nestor.program_format.untrusted_json import Json, brief, list_of, refused
+from nestor.program_format.untrusted_json import Json, list_of, refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +106,11 @@ def decode(json: Json, known: int, budget: Budget, where: str, level: int = 0) -
     if not isinstance(json, dict):
         return json  # `parse_json` held numbers to 64 bits; an operator takes strings of a list alone
     if len(json) != 1:
-        raise refused(f"{where}: {brief(json)} is not a value")
+        raise refused(f"{where}: {shown(json)} is not a value")
     ((tag, inner),) = json.items()
     if tag == "ref":
         if type(inner) is not int or not 0 <= inner < known:
-            raise refused(f"{where}: it refers to the value {brief(inner)}, which does not exist at that point")
+            raise refused(f"{where}: it refers to the value {shown(inner)}, which does not exist at that point")
         return Ref(inner)
     if tag == "tuple":
         return tuple(decode(item, known, budget, where, level + 1) for item in list_of(inner, f"{where}: a tuple"))
@@ -120,7 +121,7 @@ def decode(json: Json, known: int, budget: Budget, where: str, level: int = 0) -
             return _FLOATS[inner]
         if inner in CONSTANTS.get(tag, ()):
             return TorchConstant(tag, inner)
-    raise refused(f"{where}: {brief(json)} is not a value")
+    raise refused(f"{where}: {shown(json)} is not a value")
 
 
 def _decode_dict(items: list[Json], known: int, budget: Budget, where: str, level: int) -> dict[str, GraphValue]:
@@ -129,10 +130,10 @@ def _decode_dict(items: list[Json], known: int, budget: Budget, where: str, leve
         match item:
             case [str(name), value] if valid_name(name):
                 if name in decoded:
-                    raise refused(f"{where}: the name {brief(name)} occurs twice")
+                    raise refused(f"{where}: the name {shown(name)} occurs twice")
                 decoded[name] = decode(value, known, budget, where, level + 1)
             case _:
-                raise refused(f"{where}: {brief(item)} is not a named value")
+                raise refused(f"{where}: {shown(item)} is not a named value")
     return decoded
 
 

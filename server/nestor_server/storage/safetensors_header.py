@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nestor.errors import ProgramInvalid
-from nestor.program_format import MAX_HEADER_BYTES, MAX_VALUES, Json, brief, parse_json
+from nestor.errors import ProgramInvalid, shown
+from nestor.program_format import MAX_HEADER_BYTES, MAX_VALUES, Json, parse_json
 
 MAX_DIMENSIONS = 16
 ITEM_BYTES = {
@@ -54,7 +54,7 @@ class Header:
         """The size of the whole header in bytes, from the first eight bytes of the file.
 
         Raises:
-            Malformed: there are fewer than eight bytes, or the size is above `MAX_HEADER`.
+            Malformed: there are fewer than eight bytes, or the size is above `MAX_HEADER_BYTES`.
         """
         if len(first) < 8:
             raise Malformed("it is shorter than the eight bytes that every safetensors file begins with")
@@ -86,7 +86,7 @@ class Header:
         at = start
         for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.begin, tensor.end)):
             if tensor.begin != at:
-                raise Malformed(f"the bytes of {brief(tensor.name)} do not follow those before them")
+                raise Malformed(f"the bytes of {shown(tensor.name)} do not follow those before them")
             at = tensor.end
         if at != size:
             raise Malformed(f"its tensors end at byte {at}, but the file has {size}")
@@ -98,16 +98,16 @@ def _tensor(name: str, entry: Json, start: int) -> Tensor:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)]} if len(entry) == 3:
             pass
         case _:
-            raise Malformed(f"the entry of {brief(name)} is not a dtype, a shape and two offsets")
+            raise Malformed(f"the entry of {shown(name)} is not a dtype, a shape and two offsets")
     if dtype not in ITEM_BYTES:
-        raise Malformed(f"{brief(name)} has the type {brief(dtype)}; known are {', '.join(ITEM_BYTES)}")
+        raise Malformed(f"{shown(name)} has the type {shown(dtype)}; known are {', '.join(ITEM_BYTES)}")
     sizes = tuple(n for n in shape if type(n) is int and n >= 0)
     # A product of many large numbers takes hours, so dimensions are counted before.
     if len(sizes) != len(shape) or len(sizes) > MAX_DIMENSIONS:
-        raise Malformed(f"{brief(name)} has the shape {brief(shape)}; at most {MAX_DIMENSIONS} sizes are possible")
+        raise Malformed(f"{shown(name)} has the shape {shown(shape)}; at most {MAX_DIMENSIONS} sizes are possible")
     if begin < 0 or end - begin != math.prod(sizes) * ITEM_BYTES[dtype]:
         raise Malformed(
-            f"{brief(name)} has {end - begin} bytes, which does not match its shape {brief(shape)} of {dtype}"
+            f"{shown(name)} has {end - begin} bytes, which does not match its shape {shown(shape)} of {dtype}"
         )
     return Tensor(name, dtype, sizes, start + begin, start + end)
 

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from nestor.program_format import DEVICE, Call, Graph, GraphValue, Ref, Region, TorchConstant, brief, leaves
+from nestor.errors import shown
+from nestor.program_format import DEVICE, Call, Graph, GraphValue, Ref, Region, TorchConstant, leaves
 from nestor_engine.errors import ProgramRejected
 from nestor_engine.graphs.operators import EINSUM, GETITEM, SIZES, WORDS, AtenOperator, OperatorArgument
 
@@ -58,7 +59,7 @@ def check_graph(graph: Graph, lookup: Lookup, *, where: str, given: Sequence[Kin
             targets.append(region)
             kinds.append(tuple(region.kinds[ref.index] for ref in node.returned))
         else:
-            target, kind = _check_call(node, kinds, lookup, f"{at} ({brief(node.op)})")
+            target, kind = _check_call(node, kinds, lookup, f"{at} ({shown(node.op)})")
             targets.append(target)
             kinds.append(kind)
     for leaf in leaves(graph.outputs):
@@ -110,14 +111,14 @@ def _check_arguments(operator: AtenOperator, call: Call, kinds: Sequence[Kind], 
     given = {argument.name: value for argument, value in zip(positional, call.args, strict=False)}
     for name, value in call.kwargs.items():
         if name in given or keyword.iskeyword(name) or name not in {argument.name for argument in operator.arguments}:
-            raise ProgramRejected(reason=f"{where}: unknown argument {brief(name)}.")
+            raise ProgramRejected(reason=f"{where}: unknown argument {shown(name)}.")
         given[name] = value
     for argument in operator.arguments:
         if argument.name not in given:
             if argument.required:
                 raise ProgramRejected(reason=f"{where}: the argument {argument.name!r} is missing.")
         elif not _fits(argument, given[argument.name], kinds):
-            got = brief(given[argument.name])
+            got = shown(given[argument.name])
             raise ProgramRejected(reason=f"{where}: the argument {argument.name!r} must be {argument.type}, not {got}.")
 
 

@@ -19,10 +19,10 @@ from nestor.errors import (
     OutOfMemory,
     TensorNotReplaceable,
     arguments_of,
+    is_out_of_memory,
     shown,
 )
 from nestor_engine.data.splits import Columns, Data
-from nestor_engine.errors import is_out_of_memory
 from nestor_engine.hparams import Hyperparameters, compose
 from nestor_engine.hparams.weights import trainable
 from nestor_engine.objective import Bilevel, Tensors

@@ -11,7 +11,7 @@ import math
 import safetensors.torch
 import torch
 
-from nestor.errors import ProgramNotFinite, ProgramRejected
+from nestor.errors import ProgramNotFinite, ProgramRejected, shown
 from nestor.program_format import (
     MAX_HEADER_BYTES,
     MAX_VALUES,
@@ -20,7 +20,6 @@ from nestor.program_format import (
     ProgramDocument,
     Ref,
     TensorNames,
-    brief,
     leaves,
     parse_document,
     parse_json,
@@ -44,7 +43,7 @@ def load(graphs: bytes, tensors: bytes) -> Bilevel:
     document = parse_document(graphs, names)
     if document.torch != torch_version():
         raise ProgramRejected(
-            reason=f"it was exported with torch {brief(document.torch)}, and torch {torch_version()} runs here; "
+            reason=f"it was exported with torch {shown(document.torch)}, and torch {torch_version()} runs here; "
             f"operators differ between versions. Export it again with torch {torch_version()}, or start a worker "
             "with the other."
         )
@@ -93,7 +92,7 @@ def _read_tensors(tensors: bytes, names: TensorNames) -> dict[str, Tensors]:
     try:
         loaded = safetensors.torch.load(tensors)
     except Exception as error:  # the library does not document its exceptions
-        raise ProgramRejected(reason=f"its tensors cannot be read ({brief(str(error))}).") from error
+        raise ProgramRejected(reason=f"its tensors cannot be read ({shown(str(error))}).") from error
     for key, tensor in loaded.items():
         trained = key.partition(".")[0] in TRAINED_GROUPS
         if tensor.is_floating_point() and not (tensor.isfinite().all() if trained else not tensor.isnan().any()):

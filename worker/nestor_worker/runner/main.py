@@ -169,9 +169,7 @@ def _warm_start(bilevel: Bilevel, directory: Path, spec: workdir.WorkSpec) -> Bi
 
 def _failure(error: Exception) -> Failed:
     """The error as a message, with the sentence that the user reads."""
-    from nestor_engine.errors import is_out_of_memory
-
-    problem = lifecycle.failure(error, out_of_memory=is_out_of_memory(error)).problem()
+    problem = lifecycle.failure(error).problem()
     return Failed(problem["code"], problem["detail"], problem["context"])
 
 

@@ -111,9 +111,10 @@ class TrialRecorder:
             }
             for name, value in self._bilevel.hparams.items()
         ]
-        if start == 0:  # before the log line that `Started` becomes, however the two are divided among transactions
+        self._send(Started(hyperparameters))  # before the first snapshot, whose readers need the transforms
+        if start == 0:
             self._send(Snapshot(0, self._file("snapshot-0", _saved(self._bilevel.hparams))))
-        self._send(Started(hyperparameters, device, start))
+        self._send(LogLine(start, lifecycle.where_it_starts(device, start)))
 
     def record(self, step: Step) -> None:
         """Report one step, and write the snapshot and start the checkpoint that are due."""

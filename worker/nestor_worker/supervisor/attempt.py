@@ -84,11 +84,9 @@ def supervise(
                 raise
             except Exception as error:
                 log.exception("trial %s: the supervisor failed", lease.trial_id)
-                attempt.fill_cache()
                 return attempt.requeue(f"its supervisor failed with {type(error).__name__}: {error}")
     except LeaseLost:
         log.warning("trial %s: the lease was lost; this attempt ends and writes nothing more", lease.trial_id)
-        attempt.fill_cache()
         return None
     finally:
         runner.close()
@@ -135,7 +133,8 @@ class AttemptSupervisor:
             self._flush_all()
         except ChannelBroken as error:
             last, interrupted = None, f"its runner sent an invalid message: {error}"
-        self.fill_cache()  # before the trial ends: the next one may be a similar trial, which waits for that
+        finally:
+            self._fill_cache()  # before the trial ends, because a similar trial may begin right then
         if isinstance(last, Failed):
             return self._fail(NestorError.from_problem(asdict(last)).problem())
         return self._end(last, interrupted)
@@ -148,7 +147,7 @@ class AttemptSupervisor:
         """
         return self._persist(lambda session: leases.requeue(session, self._lease, reason, paid_from=paid_from))
 
-    def fill_cache(self) -> None:
+    def _fill_cache(self) -> None:
         """Store the newest checkpoint for the trial's next attempt, and its traces for similar trials."""
         with suppress(ChannelBroken):
             if (checkpoint := self._buffer.checkpoint()) is not None:

@@ -75,9 +75,11 @@ class BlobCache:
         return None
 
     def _keep(self, kept: Path, size: int, pieces: Pieces) -> None:
-        if size > self._limit or kept.exists():
+        if size > self._limit:
             return
         try:
+            if kept.exists():
+                return
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._make_room(size)
             with NamedTemporaryFile(dir=self._directory, suffix=PART, delete=False) as part:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from nestor import lifecycle
 from nestor.schemas import HyperparameterInfo, Step
 from nestor_server.scheduling.recording import CHECKPOINTS_KEPT, LogRecord, RecordedBatch, TensorFile
 from nestor_worker import channel
@@ -52,9 +51,8 @@ class RecordBuffer:
                     self._forget_old_checkpoints()
                 case LogLine(step, text, level):
                     self._entries.append(LogRecord(step, text, level))
-                case Started(hyperparameters, device, step):
+                case Started(hyperparameters):
                     self._entries.append(tuple(HyperparameterInfo.model_validate(info) for info in hyperparameters))
-                    self._entries.append(LogRecord(step, lifecycle.where_it_starts(device, step)))
                 case _:
                     raise ChannelBroken(f"a runner may not send {type(message).__name__}")
         except ValidationError as error:

@@ -72,7 +72,7 @@ def describe(trial: Trial) -> schemas.Trial:
         state=state,
         desired=desired,
         allowed_actions=lifecycle.allowed_actions(state, desired),
-        spec=schemas.TrialSpec(**trial.spec, user_attrs=trial.user_attrs),
+        spec=schemas.TrialSpec.model_validate({**trial.spec, "user_attrs": trial.user_attrs}),
         priority=trial.priority,
         step=trial.step,
         n_steps=trial.n_steps,
