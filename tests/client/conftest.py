@@ -49,8 +49,10 @@ def no_trial_left(started: list[Server]) -> Iterator[None]:
     yield
     for server in started:
         with server.sessions.begin() as session:
-            unfinished = models.Trial.state.in_((State.queued, State.running)) & (models.Trial.desired != Desired.cancel)
-            for trial in session.scalars(select(models.Trial).where(unfinished).with_for_update()).all():
+            unfinished = select(models.Trial).where(
+                models.Trial.state.in_((State.queued, State.running)), models.Trial.desired != Desired.cancel
+            )
+            for trial in session.scalars(unfinished.with_for_update()).all():
                 leases.request(session, trial, "cancel", by="a test")
 
 

@@ -1,4 +1,4 @@
-"""Errors are told apart by their codes, listed in one page, and never echo more of an input than a line."""
+"""Errors have different codes, are listed on one page, and never echo more of an input than a line."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def test_an_error_crosses_the_wire_as_the_class_that_was_raised(cls: type[Nestor
     context = dict.fromkeys(_fields(cls.message + cls.remedy), 3)
     raised = cls(**context)
     document = json.loads(json.dumps(raised.problem("id"), allow_nan=False))
-    heard = NestorError.from_problem(document)
-    assert type(heard) is cls
-    assert (str(heard), heard.context) == (str(raised), context)
+    received = NestorError.from_problem(document)
+    assert type(received) is cls
+    assert (str(received), received.context) == (str(raised), context)
     assert (document["code"], document["status"], document["retryable"]) == (cls.code(), cls.status, cls.retryable)
 
 
