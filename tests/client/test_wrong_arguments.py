@@ -48,8 +48,6 @@ GOOD: dict[str, Any] = {  # for parameters without a default
     "path": "0",
     "kinds": [],
     "name": "nobody's",
-    "preconditioner": nestor.NystromSketch(),
-    "solver": nestor.Neumann(),
     "trial": uuid4(),
     "trial_id": uuid4(),
     "study_id": uuid4(),
@@ -64,9 +62,6 @@ GOOD: dict[str, Any] = {  # for parameters without a default
     "digest": f"sha256:{'0' * 64}",
     "new": None,
     "spec": None,
-    "config": nestor.Config(n_steps=1),
-    "problem": None,
-    "channels": 1,
 }
 INSIDE = ("Study", "Trial", "Summary")  # made by Nestor, not by users
 RUN = ("fit", "evaluate")  # of the engine, on a problem as functions
