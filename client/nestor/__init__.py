@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nestor import schemas as schemas
     from nestor import visualization as visualization
     from nestor.errors import ProblemInvalid as ProblemInvalid
-    from nestor.options import *  # noqa: F403
+    from nestor.options import *
     from nestor.remote.client import Client as Client
     from nestor.schemas import WarmStart as WarmStart
     from nestor.study import Study as Study

@@ -17,10 +17,7 @@ from examples.paper.plain import trained
 from nestor.hparams import L2
 
 EXAMPLES = 50  # of the training and of the validation data, each
-BOUNDS = (
-    -16.0,
-    0.0,
-)  # of a decay's logarithm: from no effect to a weight of zero; beyond, training is unstable
+BOUNDS = (-16.0, 0.0)  # of a decay's logarithm: from no effect to a weight of zero; beyond, training is unstable
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,13 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import select
 
 import nestor
 from nestor import Client, Study, Trial
+from nestor.schemas import Desired, State
+from nestor_server import models
+from nestor_server.scheduling import leases
 from testbed.server import Server, running_server
 from testbed.services import Services
 from testbed.worker import Worker, running_worker
@@ -26,9 +30,30 @@ BROKER = 5  # a database of Valkey that no other test uses, so that no other wor
 
 
 @pytest.fixture(scope="package")
-def server(services: Services) -> Iterator[Server]:
+def started() -> list[Server]:
+    """The server of this folder, once a test has used it."""
+    return []
+
+
+@pytest.fixture(scope="package")
+def server(services: Services, started: list[Server]) -> Iterator[Server]:
     with running_server(services, redis_db=BROKER, heartbeat_seconds=0.3, reap_seconds=0.5) as server:
+        started.append(server)
         yield server
+        started.remove(server)
+
+
+@pytest.fixture(autouse=True)
+def no_trial_left(started: list[Server]) -> Iterator[None]:
+    """Cancel what a test left unfinished, as a failed one does: it would occupy the worker of the next tests."""
+    yield
+    for server in started:
+        with server.sessions.begin() as session:
+            unfinished = select(models.Trial).where(
+                models.Trial.state.in_((State.queued, State.running)), models.Trial.desired != Desired.cancel
+            )
+            for trial in session.scalars(unfinished.with_for_update()).all():
+                leases.request(session, trial, "cancel", by="a test")
 
 
 @pytest.fixture(scope="package")

@@ -39,6 +39,7 @@ SPEC = submission(config(N_STEPS))
 class Player(ABC):
     """What a user and a worker do to one trial. A step is under way from `claim` on, until the worker goes on."""
 
+    backend: Local | Client
     trial: UUID
 
     @abstractmethod
@@ -57,19 +58,19 @@ class Player(ABC):
     def fail(self) -> None:
         """The step under way fails."""
 
-    @property
-    @abstractmethod
-    def record(self) -> schemas.Trial: ...
-
-    @abstractmethod
-    def do(self, action: UserAction) -> schemas.Trial:
-        """The user asks for `action`."""
-
     @abstractmethod
     def events(self) -> list[Event]: ...
 
-    @abstractmethod
-    def attempts(self) -> list[schemas.Attempt]: ...
+    @property
+    def record(self) -> schemas.Trial:
+        return self.backend.trial(self.trial)
+
+    def attempts(self) -> list[schemas.Attempt]:
+        return self.backend.attempts(self.trial)
+
+    def do(self, action: UserAction) -> schemas.Trial:
+        """The user asks for `action`."""
+        return self.backend.extend(self.trial, 3) if action == "extend" else self.backend.request(self.trial, action)
 
     def ask(self, action: UserAction) -> tuple[Any, ...]:
         """What the user is answered: the trial, or an error."""
@@ -109,10 +110,10 @@ class InProcess(Player):
         self._open, self._waiting, self._failing = threading.Event(), threading.Event(), False
         problem = ridge()
         problem.train_loss = self._loss
-        self._backend = Local()
-        study = self._backend.create_study(schemas.StudyCreate(name=f"study {uuid4()}"))
-        self.trial = self._backend.submit(study.id, problem, config(N_STEPS), SPEC, watched=True).id
-        self._played = self._backend._trial(self.trial)
+        self.backend = backend = Local()
+        study = backend.create_study(schemas.StudyCreate(name=f"study {uuid4()}"))
+        self.trial = backend.submit(study.id, problem, config(N_STEPS), SPEC, watched=True).id
+        self._played = backend._trial(self.trial)
         self._played._driving.acquire()
 
     def _loss(self, outputs: Any, batch: Any) -> Any:
@@ -142,25 +143,15 @@ class InProcess(Player):
         self.obey()
         self._failing = False
 
-    @property
-    def record(self) -> schemas.Trial:
-        return self._backend.trial(self.trial)
-
-    def do(self, action: UserAction) -> schemas.Trial:
-        return self._backend.extend(self.trial, 3) if action == "extend" else self._backend.request(self.trial, action)
-
     def events(self) -> list[Event]:
-        return list(self._backend.events(self.trial))
-
-    def attempts(self) -> list[schemas.Attempt]:
-        return self._backend.attempts(self.trial)
+        return list(self.backend.events(self.trial))
 
 
 class OnServer(Player):
     """The engine, the recorder and the buffer of a runner and its supervisor, and the leases of a real database."""
 
     def __init__(self, server: Server, client: Client, directory: Path) -> None:
-        self._server, self._client, self._directory = server, client, directory
+        self.backend, self._client, self._server, self._directory = client, client, server, directory
         study = client.create_study(schemas.StudyCreate(name=f"study {uuid4()}"))
         # The test is the worker and trains a problem of its own, whichever is named here.
         preset = schemas.PresetProblem(preset=schemas.Preset())
@@ -204,20 +195,10 @@ class OnServer(Player):
         with self._server.sessions.begin() as session:
             leases.finish(session, self._lease, State.failed, problem, why=problem["detail"])
 
-    @property
-    def record(self) -> schemas.Trial:
-        return self._client.trial(self.trial)
-
-    def do(self, action: UserAction) -> schemas.Trial:
-        return self._client.extend(self.trial, 3) if action == "extend" else self._client.request(self.trial, action)
-
     def events(self) -> list[Event]:
         path, accepted = f"/trials/{self.trial}/events", {"Accept": "application/json"}
         answer = self._client._transport.request("GET", path, headers=accepted)
         return list(EventPage.model_validate_json(answer.content).items)
-
-    def attempts(self) -> list[schemas.Attempt]:
-        return self._client.attempts(self.trial)
 
     def _take(self) -> bool:
         step = next(self._steps, None)

@@ -125,9 +125,9 @@ OPTIONS = {
     "user_attrs": (lambda: {"user_attrs": {"a": float("nan")}}, "User attributes must be what JSON can hold"),
 }
 
-CHANGES: dict[str, tuple[Callable[[Trial], object], str]] = {
+CHANGES: dict[str, tuple[Callable[[Any], object], str]] = {
     "extend by nothing": (lambda trial: trial.extend(0), "steps=0: it must be at least 1 and at most 2147483647"),
-    "extend in words": (lambda trial: trial.extend("a"), "steps='a': it must be a whole number"),  # pyright: ignore
+    "extend in words": (lambda trial: trial.extend("a"), "steps='a': it must be a whole number"),
     "prioritize": (lambda trial: trial.prioritize(5000), "priority=5000: it must be at least -1000 and at most 1000"),
 }
 

@@ -105,8 +105,8 @@ import nestor
 response = nestor.Implicit(nestor.KFAC(), nestor.Neumann(3))
 print(nestor.Config(n_steps=3, response=response, folds=nestor.Folds()).response)
 """
-    told = "Implicit(curvature=KFAC(damping=0.03, decay=0.95, fisher='sampled'), solver=Neumann(terms=3, alpha='auto'))"
-    assert python(code) == told
+    kfac = "KFAC(damping=0.03, decay=0.95, fisher='sampled')"
+    assert python(code) == f"Implicit(curvature={kfac}, solver=Neumann(terms=3, alpha='auto'))"
 
 
 def test_every_public_option_is_a_name_of_nestor():
@@ -202,8 +202,8 @@ def test_numbers_of_other_libraries_are_numbers():
 def code() -> dict[str, str]:
     """Each file of the client and the engine, without texts and comments, in which options are only advised."""
     files = [path for part in ("client", "worker") for path in (ROOT / part).rglob("*.py")]
-    told = re.compile(r'""".*?"""|"[^"\n]*"|#[^\n]*', re.DOTALL)
-    return {str(path.relative_to(ROOT)): told.sub("", path.read_text()) for path in files}
+    texts = re.compile(r'""".*?"""|"[^"\n]*"|#[^\n]*', re.DOTALL)
+    return {str(path.relative_to(ROOT)): texts.sub("", path.read_text()) for path in files}
 
 
 @pytest.mark.parametrize("cls", [*options.Solver.members.values()], ids=lambda cls: cls.__name__)
@@ -276,5 +276,5 @@ print(trial.state.value, trial.last_step.outcome)
 def test_one_more_solver_is_its_declaration_and_its_file(tmp_path: Path):
     (tmp_path / "one_more_declared.py").write_text(DECLARED)
     (tmp_path / "one_more_computed.py").write_text(COMPUTED)
-    told = python(USED, cwd=tmp_path).splitlines()
-    assert told == ["ScaledIdentity(factor=-1): it must be above 0.", "complete truncated"]
+    printed = python(USED, cwd=tmp_path).splitlines()
+    assert printed == ["ScaledIdentity(factor=-1): it must be above 0.", "complete truncated"]

@@ -41,7 +41,7 @@ def end_slice(server: Server, trial: str) -> None:
         session.execute(update(models.Trial).where(models.Trial.id == UUID(trial)).values(claimed_at=ago))
 
 
-def told_by_slots(server: Server) -> dict[str, str]:
+def trials_by_slot(server: Server) -> dict[str, str]:
     """Device → the trial that its slot reports."""
     with server.sessions() as session:
         slots = session.execute(select(models.Worker.device, models.Worker.trial_id))
@@ -61,8 +61,8 @@ def test_three_trials_share_two_devices_and_each_has_the_trajectory_of_one_that_
     _, long, _ = steps
     wait_for(lambda: [api.trial(trial)["state"] for trial in steps] == ["running", "running", "queued"], "two to run")
     # A slot's own row follows with the next heartbeat, by when a short trial may have ended.
-    wait_for(lambda: long in told_by_slots(server).values(), "the long one's slot to say so")
-    assert told_by_slots(server).keys() == {"0", "1"}
+    wait_for(lambda: long in trials_by_slot(server).values(), "the long one's slot to say so")
+    assert trials_by_slot(server).keys() == {"0", "1"}
     end_slice(server, long)
 
     for trial, n in steps.items():

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -49,9 +50,9 @@ class Up:
             child for child in psutil.Process(self.pid).children() if any(word in part for part in child.cmdline())
         )
 
-    def ask(self, method: str, path: str, **options: object) -> httpx.Response:
+    def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self.token}"}
-        return httpx.request(method, f"{self.url}{path}", headers=headers, trust_env=False, timeout=10.0, **options)  # pyright: ignore[reportArgumentType]: handed through
+        return httpx.request(method, f"{self.url}{path}", headers=headers, trust_env=False, timeout=10.0, **options)
 
     def signal(self, number: signal.Signals) -> int:
         """Send it, and give the exit code."""

@@ -18,7 +18,6 @@ name, and is raised again as the same class in the client; the HTTP status belon
     ├── TrialError              what a trial ended with: Diverged, OutOfMemory, …
     └── ClientError             never on the wire: ServerUnreachable, NoToken, TrialFailed, MissingExtra
 """
-# ruff: noqa: F403
 
 from __future__ import annotations
 

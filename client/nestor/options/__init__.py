@@ -9,13 +9,13 @@ from __future__ import annotations
 from nestor.options.base import OPTIONS as OPTIONS
 from nestor.options.base import Option as Option
 from nestor.options.config import Config as Config
-from nestor.options.curvatures import *  # noqa: F403
-from nestor.options.evaluation import *  # noqa: F403
-from nestor.options.optimizers import *  # noqa: F403
-from nestor.options.presets import *  # noqa: F403
-from nestor.options.responses import *  # noqa: F403
-from nestor.options.schedules import *  # noqa: F403
-from nestor.options.solvers import *  # noqa: F403
+from nestor.options.curvatures import *
+from nestor.options.evaluation import *
+from nestor.options.optimizers import *
+from nestor.options.presets import *
+from nestor.options.responses import *
+from nestor.options.schedules import *
+from nestor.options.solvers import *
 
 
 def public_names() -> list[str]:
