@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sized
 from typing import Any, ClassVar, cast
 
 PROBLEM_JSON = "application/problem+json"
@@ -88,8 +87,10 @@ def shown(value: object, limit: int = SHOWN) -> str:
     """`value` as Python writes it, on one line and shortened: how a sentence quotes what a user gave."""
     if isinstance(value, str):
         value = value[: limit + 1]  # the rest would be cut off, and may be long
-    elif isinstance(value, list | dict) and (entries := len(cast("Sized", value))) > ITEMS:
-        return f"a {type(value).__name__} of {entries:,} entries"
+    elif isinstance(value, list | dict):
+        value = cast("list[object] | dict[object, object]", value)
+        if len(value) > ITEMS:
+            return f"a {type(value).__name__} of {len(value):,} entries"
     try:
         text = repr(value)
     except Exception:  # of a user's own class
