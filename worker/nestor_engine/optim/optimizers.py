@@ -5,9 +5,6 @@
 torch.optim; the tests compare the two.
 """
 
-# pyright: reportUnknownMemberType=false
-# (torch does not type torch.linalg.vector_norm)
-
 from __future__ import annotations
 
 import abc
@@ -20,6 +17,7 @@ from nestor import options
 from nestor_engine.implementations import Implementation
 from nestor_engine.objective import Tensors
 from nestor_engine.optim.schedules import Schedule
+from nestor_engine.tensors.linalg import vector_norm
 
 
 class Optimizer(options.Optimizer, Implementation, abc.ABC):
@@ -36,7 +34,7 @@ class Optimizer(options.Optimizer, Implementation, abc.ABC):
         """The gradients of one update, scaled together if their joint norm exceeds `clip_norm`."""
         if self.clip_norm is None:
             return gradients
-        length = _root(torch.stack([torch.linalg.vector_norm(g) for g in gradients]).square().sum())
+        length = _root(torch.stack([vector_norm(g) for g in gradients]).square().sum())
         factor = (self.clip_norm / length).clamp_max(1.0)
         return [g * factor for g in gradients]
 

@@ -1,13 +1,9 @@
 """The layout of a vector of parameters: names and shapes, in order."""
 
-# pyright: reportUnknownMemberType=false
-# (torch does not type Tensor.split)
-
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -46,7 +42,7 @@ class Layout:
 
     def split(self, vector: Tensor) -> Tensors:
         """The parameters in `vector`, shape (n,), by name, as views."""
-        parts = cast("tuple[Tensor, ...]", vector.split([torch.Size(shape).numel() for shape in self.shapes]))
+        parts = vector.split_with_sizes([torch.Size(shape).numel() for shape in self.shapes])
         return {name: part.view(shape) for name, part, shape in zip(self.names, parts, self.shapes, strict=True)}
 
     def vector(self, named: Tensors) -> Tensor:

@@ -1,11 +1,6 @@
 """Parameters as one vector of shape (n,) for solvers and optimizers, and as a pytree for models."""
 
-# pyright: reportUnknownMemberType=false
-# (torch does not type Tensor.split)
-
 from __future__ import annotations
-
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -42,7 +37,7 @@ class Ravel:
 
     def tree(self, vector: Tensor) -> PyTree:
         """The pytree whose leaves are views of `vector`, shape (n,)."""
-        parts = cast("tuple[Tensor, ...]", vector.split(self._sizes))
+        parts = vector.split_with_sizes(self._sizes)
         return pytree.tree_unflatten([p.view(s) for p, s in zip(parts, self._shapes, strict=True)], self._spec)
 
 
