@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 
 @contextmanager
-def twice_differentiable() -> Iterator[None]:
+def twice_differentiable() -> Generator[None]:
     """Do not use kernels without a second derivative: fused attention, and cuDNN's recurrent layers."""
     with sdpa_kernel(SDPBackend.MATH), native_recurrence():
         yield
@@ -39,7 +39,7 @@ class _NativeRecurrence(TorchFunctionMode):
 
 
 @contextmanager
-def without_cudnn() -> Iterator[None]:
+def without_cudnn() -> Generator[None]:
     """Use torch's own kernels instead of cuDNN's."""
     enabled = torch.backends.cudnn.enabled
     torch.backends.cudnn.enabled = False

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from nestor.errors import ExampleGradientsUnavailable
 from nestor_engine.autodiff.derivatives import Derivatives, Product
+from nestor_engine.autodiff.gradients import grad_or_none
 from nestor_engine.autodiff.kernels import twice_differentiable
 from nestor_engine.autodiff.trace_cache import Linear, TraceCache
 from nestor_engine.distributed import WHOLE, Share
@@ -126,7 +127,7 @@ class Linearization:
         """
         names = list(self.hparams)
         parts = (
-            torch.autograd.grad(self.slope, [self.hparams[n] for n in names], q, retain_graph=True, allow_unused=True)
+            grad_or_none(self.slope, [self.hparams[n] for n in names], q, retain_graph=True)
             if self.slope.requires_grad
             else [None] * len(names)
         )
@@ -154,9 +155,8 @@ class Linearization:
         """
         _, slopes = self.output_slopes
         size = examples_of(slopes)
-        by_example = lambda o: o.reshape(len(o), -1)  # (B, outputs), of outputs of shape (B,) too
-        rows = [by_example(slope.detach()) for slope in slopes]
-        tangents = [by_example(tangent) for tangent in self._push(v)]
+        rows = [_by_example(slope.detach()) for slope in slopes]
+        tangents = [_by_example(tangent) for tangent in self._push(v)]
         along = sum((row * tangent).sum(1, keepdim=True) for row, tangent in zip(rows, tangents, strict=True))
         pulled = [(size * along * row).view_as(slope) for row, slope in zip(rows, slopes, strict=True)]
         return self._pull_outputs(pulled) + self.penalty_product(v)
@@ -170,7 +170,7 @@ class Linearization:
         at, slopes = self.output_slopes
         pairs = [(s, t) for s, t in zip(slopes, tangents, strict=True) if s.requires_grad]
         curved = (
-            torch.autograd.grad([s for s, _ in pairs], at, [t for _, t in pairs], retain_graph=True, allow_unused=True)
+            grad_or_none([s for s, _ in pairs], at, [t for _, t in pairs], retain_graph=True)
             if pairs
             else [None] * len(at)
         )
@@ -226,7 +226,7 @@ class Linearization:
         free = [o.detach().requires_grad_() if isinstance(o, Tensor) and o.requires_grad else o for o in leaves]
         at = _differentiable(free)
         value = self._bilevel.criterion(pytree.tree_unflatten(free, spec), self._values, self._evaluated.batch)
-        slopes = torch.autograd.grad(value, at, create_graph=True, allow_unused=True)
+        slopes = grad_or_none(value, at, create_graph=True)
         return at, [torch.zeros_like(o) if s is None else s for o, s in zip(at, slopes, strict=True)]
 
     @cached_property
@@ -275,6 +275,11 @@ def examples_of(outputs: list[Tensor]) -> int:
     return first[0]
 
 
+def _by_example(o: Tensor) -> Tensor:
+    """(B, outputs), of outputs of shape (B,) too."""
+    return o.reshape(len(o), -1)
+
+
 def _differentiable(tree: PyTree) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.requires_grad]
 
@@ -282,7 +287,7 @@ def _differentiable(tree: PyTree) -> list[Tensor]:
 def _grad(value: Tensor, at: Tensor, *, create_graph: bool = False) -> Tensor:
     if not value.requires_grad:
         return torch.zeros_like(at)
-    (slope,) = torch.autograd.grad(value, at, create_graph=create_graph, retain_graph=True, allow_unused=True)
+    (slope,) = grad_or_none(value, at, create_graph=create_graph, retain_graph=True)
     return torch.zeros_like(at) if slope is None else slope
 
 
@@ -290,5 +295,5 @@ def _pull(slope: Tensor, at: Tensor, v: Tensor) -> Tensor:
     """The product of the Jacobian of `slope` with v, for a symmetric Jacobian."""
     if not slope.requires_grad:
         return torch.zeros_like(v)
-    (product,) = torch.autograd.grad(slope, at, v, retain_graph=True, allow_unused=True)
+    (product,) = grad_or_none(slope, at, v, retain_graph=True)
     return torch.zeros_like(v) if product is None else product

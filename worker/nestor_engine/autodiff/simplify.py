@@ -8,6 +8,8 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
+from nestor_engine.graphs.operators import is_operator, schema_of
+
 aten = torch.ops.aten
 
 
@@ -54,10 +56,10 @@ def _shortcut(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
 
 def _unsafe_memories(nodes: Iterable[fx.Node]) -> set[int]:
     """The storages that some node writes into, or fills with random draws."""
-    found = set()
+    found: set[int] = set()
     for node in nodes:
-        if isinstance(node.target, torch._ops.OpOverload):
-            schema = node.target._schema
+        if is_operator(node.target):
+            schema = schema_of(node.target)
             given = [
                 *zip(schema.arguments, node.args, strict=False),
                 *((a, node.kwargs.get(a.name)) for a in schema.arguments),
@@ -73,4 +75,4 @@ def _unsafe_memories(nodes: Iterable[fx.Node]) -> set[int]:
 def _memories(*nodes: object) -> set[int]:
     """The storages of the nodes' values at the time of tracing."""
     values = pytree.tree_leaves([node.meta.get("val") for node in nodes if isinstance(node, fx.Node)])
-    return {value.untyped_storage()._cdata for value in values if isinstance(value, torch.Tensor)}
+    return {value.untyped_storage()._cdata for value in values if isinstance(value, torch.Tensor)}  # pyright: ignore[reportPrivateUsage] the only identity of a storage without data

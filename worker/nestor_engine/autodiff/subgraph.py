@@ -84,7 +84,7 @@ class Part:
 
 def part(owner: fx.GraphModule, nodes: Sequence[fx.Node], inputs: Sequence[fx.Node], outputs: list[Any]) -> Part:
     """`nodes` of `owner`, in their order, as a function of `inputs`."""
-    made, copies = fx.Graph(), {}
+    made, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     for node in inputs:
         copies[node] = made.placeholder(node.name)
     for node in nodes:

@@ -15,7 +15,7 @@ from nestor.program_format import MAX_TRACE_BYTES, MAX_TRACE_VALUES, Json, list_
 from nestor_engine.autodiff.derivatives import Product, Traceable
 from nestor_engine.autodiff.kernels import without_cudnn
 from nestor_engine.autodiff.partial_eval import Split, split
-from nestor_engine.autodiff.replay import recorded, same
+from nestor_engine.autodiff.replay import Recording, recorded, same
 from nestor_engine.autodiff.subgraph import Part
 from nestor_engine.objective import Tensors
 
@@ -41,7 +41,11 @@ class Linear:
 
     def products(self, rows: Tensor) -> Tensor:
         """C v for each row v of shape (n,), all at once; shape (k, n)."""
-        return torch.vmap(lambda v: self._traced.split.each[0](*self._read, v)[0])(rows)
+
+        def product(v: Tensor) -> Tensor:
+            return self._traced.split.each[0](*self._read, v)[0]
+
+        return torch.vmap(product)(rows)
 
     def mixed(self, q: Tensor) -> Tensors:
         """(∂²f/∂λ∂w) q for each hyperparameter."""
@@ -73,9 +77,17 @@ class Traced:
         v = _probe(linearization)
         in_place = [*read, v]
         fast = [recorded(part, in_place, pinned=len(read)) for part in (product, mixed)]
-        self.once, own = recording, lambda part: lambda *given: [output.clone() for output in part(*given)]
-        # Solvers keep products, so each call returns a copy.
-        self.product, self.mixed = (own(r) if r else part for r, part in zip(fast, (product, mixed), strict=True))
+        self.once = recording
+        self.product, self.mixed = (_copying(r) if r else part for r, part in zip(fast, (product, mixed), strict=True))
+
+
+def _copying(part: Recording) -> Callable[..., list[Tensor]]:
+    """`part` with outputs of their own in each call, because solvers keep products."""
+
+    def copied(*given: Tensor) -> list[Tensor]:
+        return [output.clone() for output in part(*given)]
+
+    return copied
 
 
 class TraceCache:

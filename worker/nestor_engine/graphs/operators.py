@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import torch
 from torch._ops import HigherOrderOperator as HigherOrderOperator  # torch exports neither
@@ -191,7 +191,7 @@ def lookup(name: str) -> AtenOperator | None:
     returns = operator.returns
     if not returns or not (name in SIZES_OF_TENSORS or {"Tensor", "List[Tensor]"}.issuperset(returns)):
         return None
-    return None if any(argument.is_out for argument in _schema_of(operator.target).arguments) else operator
+    return None if any(argument.is_out for argument in schema_of(operator.target).arguments) else operator
 
 
 # Saved traces may call the derivatives of the operators of programs, too. Some, such as that of max_pool2d, do not
@@ -214,7 +214,7 @@ def of_trace(name: str) -> AtenOperator | None:
     if match is None or not (match[1] in DERIVATIVES or _is_derivative(match[1]) or name in ALLOCATIONS):
         return None
     operator = _operator(name)
-    if operator is None or _schema_of(operator.target).is_mutable:
+    if operator is None or schema_of(operator.target).is_mutable:
         return None
     return operator if {"Tensor", "List[Tensor]"}.issuperset(operator.returns) else None
 
@@ -224,7 +224,13 @@ def _is_derivative(base: str) -> bool:
     return match is not None and match[1] in ALLOWED
 
 
-def _schema_of(target: OpOverload[..., Any]) -> torch.FunctionSchema:
+def is_operator(target: object) -> TypeGuard[OpOverload[..., Any]]:
+    """Whether the target of a node is an operator of the dispatcher."""
+    return isinstance(target, OpOverload)
+
+
+def schema_of(target: OpOverload[..., Any]) -> torch.FunctionSchema:
+    """The names, types and aliases of an operator's arguments and results."""
     return target._schema  # pyright: ignore[reportPrivateUsage] torch shows it nowhere else
 
 
@@ -235,7 +241,7 @@ def _operator(name: str) -> AtenOperator | None:
     if packet is None or overload not in packet.overloads():
         return None
     target = getattr(packet, overload)
-    schema = _schema_of(target)
+    schema = schema_of(target)
     arguments = tuple(
         OperatorArgument(
             name=argument.name,
