@@ -11,12 +11,13 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from nestor import options
+from nestor_engine.autodiff.gradients import grad_or_none
 from nestor_engine.autodiff.linearization import Linearization
 from nestor_engine.curvature.curvature import Curvature
 from nestor_engine.curvature.kronecker import Block, Kronecker
 from nestor_engine.curvature.layers import Layer, Recorder, as_rows
 from nestor_engine.curvature.operator import Operator
-from nestor_engine.curvature.preconditioner import Preconditioner
+from nestor_engine.curvature.preconditioner import Preconditioner, Preconditions
 from nestor_engine.curvature.signals import signals
 from nestor_engine.objective import Tensors
 from nestor_engine.tensors.part_state import PartState, kept_as
@@ -48,7 +49,7 @@ class KFACPreconditionerState(KFACState):
 Role = Literal["kfac", "preconditioner"]  # both may occur in one outer step, with independent random signs
 
 
-class KFAC(options.KFAC, Curvature[KFACState]):
+class KFAC(options.KFAC, Curvature[KFACState], Preconditions):
     """Gauss–Newton with a Kronecker product for every layer, and an inverse in closed form [1, 2].
 
     For a layer with inputs a and gradients g by its outputs, the block of its weights is
@@ -110,7 +111,7 @@ class KFAC(options.KFAC, Curvature[KFACState]):
 
         layers, outputs, squares = self._measured(linearization, generator)
         penalty = pytree.tree_leaves(linearization.ravel.tree(_diagonal(linearization, generator)))
-        blocks = []
+        blocks: list[Block] = []
         for layer, output in zip(layers, outputs, strict=True):
             own = [penalty[p].reshape(-1) for p in (layer.weight, layer.bias) if p is not None]
             inputs = averaged(f"{layer.weight}.inputs", layer.second_moment)
@@ -123,7 +124,7 @@ class KFAC(options.KFAC, Curvature[KFACState]):
         self, linearization: Linearization, generator: torch.Generator
     ) -> tuple[list[Layer], list[Tensor], dict[int, Tensor]]:
         """The layers, Σ g gᵀ for each, and squared gradients of the other parameters, of this outer step only."""
-        params = pytree.tree_map(lambda leaf: leaf.detach().requires_grad_(), linearization.ravel.tree(linearization.w))
+        params = pytree.tree_map(_free, linearization.ravel.tree(linearization.w))
         leaves = pytree.tree_leaves(params)
         with Recorder(leaves) as recorder:
             outputs = linearization.replay(params)
@@ -135,7 +136,7 @@ class KFAC(options.KFAC, Curvature[KFACState]):
 
         for signal in signals(linearization, self.fisher, generator):
             wanted = [*edges, *(leaves[p] for p in squares)]
-            slopes = iter(torch.autograd.grad(outputs, wanted, signal, retain_graph=True, allow_unused=True))
+            slopes = iter(grad_or_none(outputs, wanted, signal, retain_graph=True))
             for layer, gram in zip(layers, grams, strict=True):
                 for slope in (next(slopes) for _ in layer.edges):
                     if slope is not None:
@@ -168,6 +169,10 @@ class KFACPreconditioner(Preconditioner[KFACPreconditionerState]):
         matrix, factors = self.kfac.average(operator.linearization, state, "preconditioner")
         shift = operator.shift(like) or self.kfac.damping * matrix.norm()
         return lambda r: matrix.inverse(r, shift), KFACPreconditionerState(state.count + 1, factors)
+
+
+def _free(leaf: Tensor) -> Tensor:
+    return leaf.detach().requires_grad_()
 
 
 def _diagonal(linearization: Linearization, generator: torch.Generator) -> Tensor:

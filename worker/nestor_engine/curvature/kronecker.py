@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from nestor_engine.curvature.layers import Layer
+from nestor_engine.tensors.linalg import eigh
 from nestor_engine.tensors.ravel import Ravel
 
 
@@ -87,5 +88,5 @@ def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues, clamped at zero against rounding, and eigenvectors; NaN for a matrix that is not finite."""
     if not torch.isfinite(matrix).all():
         return matrix.new_full((len(matrix),), torch.nan), matrix
-    values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
+    values, vectors = eigh((matrix + matrix.T) / 2)
     return values.clamp_min(0), vectors

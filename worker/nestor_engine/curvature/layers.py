@@ -95,7 +95,7 @@ class Recorder(TorchDispatchMode):
     _elsewhere: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        super().__init__()
+        super().__init__()  # pyright: ignore[reportUnknownMemberType] torch does not type its argument
         for position, parameter in enumerate(self.parameters):
             self._name(parameter, position, transposed=False)
 
@@ -132,7 +132,7 @@ class Recorder(TorchDispatchMode):
         for use in self._uses:
             uses.setdefault(use.weight, []).append(use)
             owners.setdefault(use.bias, set()).add(use.weight)
-        layers = []
+        layers: list[Layer] = []
         for weight, group in uses.items():
             first = group[0]
             if weight in self._elsewhere or any(use.transposed != first.transposed for use in group):

@@ -12,6 +12,7 @@ from torch import Tensor
 from nestor.errors import PreconditionerUnavailable
 from nestor_engine.autodiff.linearization import Linearization
 from nestor_engine.distributed import WHOLE, Share
+from nestor_engine.tensors.linalg import vector_norm
 from nestor_engine.tensors.part_state import PartState, kept_as
 from nestor_engine.tensors.random import derive_seed
 
@@ -50,7 +51,7 @@ class CountedProduct:
         if self._batched is None:
             return torch.stack([self(row) for row in v])
         self.count += len(v)
-        return self._share.mean(torch.cat([self._batched(rows) for rows in v.split(self.rows_at_a_time)]))
+        return self._share.mean(torch.cat([self._batched(rows) for rows in torch.split(v, self.rows_at_a_time)]))
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,8 @@ class NormState(PartState):
             v = torch.randn(like.shape, generator=generator, dtype=torch.float64, device="cpu").to(like)
             steps = POWER_STEPS
         for _ in range(steps):
-            product = multiply(v / v.norm().clamp_min(torch.finfo(v.dtype).tiny))
-            length = float(product.norm())
+            product = multiply(v / vector_norm(v).clamp_min(torch.finfo(v.dtype).tiny))
+            length = float(vector_norm(product))
             if not 0 < length < float("inf"):
                 break  # the operator is zero or not finite
             v = product

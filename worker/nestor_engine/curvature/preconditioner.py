@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from torch import Tensor
 
+from nestor import options
 from nestor_engine.curvature.operator import Operator
 from nestor_engine.tensors.part_state import PartState
 
@@ -30,9 +31,9 @@ class Preconditioner(abc.ABC, Generic[S]):
         return self
 
 
-class Preconditions(Protocol):
-    """What a solver accepts: a `Preconditioner`, or a curvature that provides one, such as `KFAC`."""
+class Preconditions(options.Preconditioner, abc.ABC):
+    """The option that a solver accepts: a `Preconditioner`, or a curvature that provides one, such as `KFAC`."""
 
+    @abc.abstractmethod
     def as_preconditioner(self) -> Preconditioner[Any]:
         """The preconditioner, whose state is kept between outer steps."""
-        ...

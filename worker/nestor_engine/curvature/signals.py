@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nestor.errors import OutputsCoupled
 from nestor_engine.autodiff.linearization import Linearization, examples_of
+from nestor_engine.tensors.linalg import eigh, vector_norm
 
 Fisher = Literal["sampled", "exact", "empirical"]
 MAX_OUTPUTS = 2048  # of one example: their second derivatives are a matrix of shape (MAX_OUTPUTS, MAX_OUTPUTS)
@@ -39,17 +40,16 @@ def signals(linearization: Linearization, fisher: Fisher, generator: torch.Gener
     if fisher == "empirical":
         examples = examples_of(at)
         sign = signs(examples)
-        for_examples = lambda o: sign.view(-1, *[1] * (o.ndim - 1))
-        yield [math.sqrt(examples) * for_examples(slope) * slope.detach() for slope in slopes]
+        yield [math.sqrt(examples) * sign.view(-1, *[1] * (slope.ndim - 1)) * slope.detach() for slope in slopes]
         return
     blocks, rows = _blocks(linearization, at)
-    values, vectors = torch.linalg.eigh((blocks + blocks.mT) / 2)
+    values, vectors = eigh((blocks + blocks.mT) / 2)
     roots = vectors * values.clamp_min(0).sqrt().unsqueeze(1)  # (rows, size, size)
     if fisher == "sampled":
         yield rows.split((roots @ signs(*roots.shape[:2], 1)).squeeze(2))
         return
     # Rows of one example, such as entries or tokens, meet in the layers below, so each gets a signal of its own.
-    roots = roots.unflatten(0, (rows.examples, -1))  # (examples, rows of one, size, size)
+    roots = roots.view(rows.examples, -1, rows.size, rows.size)  # (examples, rows of one, size, size)
     sign = signs(rows.examples, 1)
     for row, column in itertools.product(range(roots.shape[1]), range(rows.size)):
         signal = torch.zeros_like(roots[..., 0])
@@ -73,7 +73,7 @@ class _Rows:
         return torch.cat([o.reshape(self.count, -1) for o in ordered], 1)
 
     def split(self, rows: Tensor) -> list[Tensor]:
-        parts = zip(rows.split(self._sizes, 1), self._shapes, self._orders, strict=True)
+        parts = zip(rows.split_with_sizes(self._sizes, 1), self._shapes, self._orders, strict=True)
         return [part.reshape(shape).permute(*map(order.index, range(len(order)))) for part, shape, order in parts]
 
 
@@ -87,14 +87,17 @@ def _blocks(linearization: Linearization, at: list[Tensor]) -> tuple[Tensor, _Ro
     for rows in _divisions(at):
         if rows.size > MAX_OUTPUTS:
             break
-        product = lambda v, rows=rows: rows.join(linearization.criterion_product(rows.split(v)))
+
+        def product(v: Tensor, rows: _Rows = rows) -> Tensor:
+            return rows.join(linearization.criterion_product(rows.split(v)))
+
         eye = torch.eye(rows.size, dtype=at[0].dtype, device=at[0].device)
         blocks = torch.stack([product(unit.expand(rows.count, -1)) for unit in eye], 2)
         probe = torch.randn(rows.count, rows.size, generator=probe_source, device="cpu").to(at[0])
         whole, parts = product(probe), (blocks @ probe.unsqueeze(2)).squeeze(2)
         tolerance = torch.finfo(at[0].dtype).eps ** 0.5
         # Non-finite values count as uncoupled: the solver reports them.
-        if not (whole - parts).norm() > tolerance * whole.norm():
+        if not vector_norm(whole - parts) > tolerance * vector_norm(whole):
             return blocks, rows
     raise OutputsCoupled(limit=MAX_OUTPUTS)
 

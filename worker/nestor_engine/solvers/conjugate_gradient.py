@@ -13,7 +13,8 @@ from nestor import options
 from nestor_engine.curvature import Operator
 from nestor_engine.curvature.preconditioner import Preconditions
 from nestor_engine.solvers.solution import Outcome, Solution
-from nestor_engine.solvers.solver import Solver, StatelessSolver
+from nestor_engine.solvers.solver import ColdSolver, StatelessSolver
+from nestor_engine.tensors.linalg import vector_norm
 from nestor_engine.tensors.part_state import NoState, PartState
 
 
@@ -40,7 +41,7 @@ class ConjugateGradient(options.ConjugateGradient, StatelessSolver):
         return _conjugate(operator.damped(self.damping), b, x0, lambda r: r, self.steps, self.rtol), state
 
 
-class PreconditionedCG(options.PreconditionedCG, Solver[PartState]):
+class PreconditionedCG(options.PreconditionedCG, ColdSolver[PartState]):
     """Conjugate gradients with a preconditioner. Its state is that of the preconditioner.
 
     Args:
@@ -74,7 +75,7 @@ def _conjugate(
     steps: int,
     rtol: float,
 ) -> Solution:
-    size = b.norm()
+    size = vector_norm(b)
     if not size > 0:  # zero, or NaN
         return Solution(b, Outcome.converged if size == 0 else Outcome.nonfinite, float(size))
     x = torch.zeros_like(b) if x0 is None else x0
@@ -83,7 +84,7 @@ def _conjugate(
     p, rz = z, r @ z
     outcome = Outcome.truncated
     for _ in range(steps):
-        if r.norm() <= rtol * size:
+        if vector_norm(r) <= rtol * size:
             break
         Ap = operator(p)
         curvature = p @ Ap
@@ -98,7 +99,7 @@ def _conjugate(
         rz, before = r @ z, rz
         p = z + (rz / before) * p
     # In float32 the recursion for r drifts, so the reported residual is measured.
-    residual = float((b - operator(x)).norm() / size)
+    residual = float(vector_norm(b - operator(x)) / size)
     if outcome is Outcome.truncated and residual <= rtol:
         outcome = Outcome.converged
     if not math.isfinite(residual):

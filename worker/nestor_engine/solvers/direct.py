@@ -10,6 +10,7 @@ from nestor.errors import MatrixTooLarge
 from nestor_engine.curvature import Operator
 from nestor_engine.solvers.solution import Outcome, Solution
 from nestor_engine.solvers.solver import StatelessSolver, with_residual
+from nestor_engine.tensors.linalg import solve_ex
 from nestor_engine.tensors.part_state import NoState
 
 MAX_WEIGHTS = 20_000  # a matrix of 3 GiB in float64
@@ -46,5 +47,5 @@ def _dense_solve(operator: Operator, b: Tensor) -> Tensor:
     if n > MAX_WEIGHTS:
         raise MatrixTooLarge(n=n, limit=MAX_WEIGHTS)
     matrix = operator(torch.eye(n, dtype=b.dtype, device=b.device)).double()
-    x, failed = torch.linalg.solve_ex((matrix + matrix.T) / 2, b.double())
+    x, failed = solve_ex((matrix + matrix.T) / 2, b.double())
     return x.to(b) if not failed else torch.full_like(b, torch.nan)

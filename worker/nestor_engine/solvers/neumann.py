@@ -11,6 +11,7 @@ from nestor import options
 from nestor_engine.curvature import Operator
 from nestor_engine.solvers.solution import Outcome, Solution
 from nestor_engine.solvers.solver import StatelessSolver
+from nestor_engine.tensors.linalg import vector_norm
 from nestor_engine.tensors.part_state import NoState
 
 
@@ -44,7 +45,7 @@ class Neumann(options.Neumann, StatelessSolver):
         self, operator: Operator, b: Tensor, state: NoState, x0: Tensor | None = None
     ) -> tuple[Solution, NoState]:
         """See `Solver.solve`. Takes `terms` + 1 products, one more with `x0`, and those of the norm for "auto"."""
-        size = b.norm()
+        size = vector_norm(b)
         alpha = self.alpha
         if alpha == "auto":
             norm = operator.norm(b)
@@ -53,19 +54,19 @@ class Neumann(options.Neumann, StatelessSolver):
             alpha = 1 / max(norm, torch.finfo(b.dtype).tiny)
         x = torch.zeros_like(b) if x0 is None else x0
         v = b if x0 is None else b - operator(x0)
-        first = length = least = v.norm()
+        first = length = least = vector_norm(v)
         best = x
         stretch = torch.zeros_like(first)  # the largest α‖A v‖ / ‖v‖ so far
         for _ in range(self.terms + 1):
             Av = operator(v)
-            growth = Av.norm() / length
+            growth = vector_norm(Av) / length
             if self.alpha == "auto" and alpha * growth > 1:
                 alpha = _shortened(alpha, v, Av)
             stretch = torch.fmax(stretch, alpha * growth)
             # In as few passes over the vectors as possible: on small networks these cost as much as products.
             x = x.add(v, alpha=alpha)
             v = v.sub(Av, alpha=alpha)
-            length = v.norm()
+            length = vector_norm(v)
             if length <= least:
                 best, least = x, length
         if not torch.isfinite(length) or not torch.isfinite(size):

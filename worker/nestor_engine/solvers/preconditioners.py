@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nestor import options
 from nestor_engine.curvature import Operator
-from nestor_engine.curvature.preconditioner import Preconditioner
+from nestor_engine.curvature.preconditioner import Preconditioner, Preconditions
 from nestor_engine.implementations import Implementation
 from nestor_engine.solvers.sketch import sketch
 from nestor_engine.tensors.part_state import NoState, PartState, kept_as
@@ -34,7 +34,7 @@ class SketchState(PartState):
     age: int = field(default=-1, metadata=kept_as("sketch.age"))
 
 
-class NystromSketch(options.NystromSketch, Implementation, Preconditioner[SketchState]):
+class NystromSketch(options.NystromSketch, Implementation, Preconditioner[SketchState], Preconditions):
     """A randomized low-rank approximation of the curvature, Uᵀ Λ U, as a preconditioner [1].
 
         M⁻¹ = Uᵀ (Λ + μ)⁻¹ U + (I − Uᵀ U) / (λ_r + μ),
@@ -67,7 +67,7 @@ def _application(rows: Tensor, values: Tensor, shift: float) -> Callable[[Tensor
     return lambda r: (r + (gains * (rows @ r)) @ rows) / least
 
 
-class AdamDiagonal(options.AdamDiagonal, Implementation, Preconditioner[NoState]):
+class AdamDiagonal(options.AdamDiagonal, Implementation, Preconditioner[NoState], Preconditions):
     """The root of the inner optimizer's running mean of squared gradients; only the norm takes products.
 
         M = ‖C‖ √s / max √s + μ,      s the state `square` of Adam, AdamW or RMSprop, μ the operator's damping.

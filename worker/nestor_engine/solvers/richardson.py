@@ -12,7 +12,8 @@ from nestor import options
 from nestor_engine.curvature import Operator
 from nestor_engine.curvature.preconditioner import Preconditions
 from nestor_engine.solvers.solution import Outcome, Solution
-from nestor_engine.solvers.solver import Solver
+from nestor_engine.solvers.solver import ColdSolver
+from nestor_engine.tensors.linalg import vector_norm
 from nestor_engine.tensors.part_state import NoState, PartState, kept_as
 
 
@@ -29,7 +30,7 @@ class RichardsonState(PartState):
     steps: int = field(default=0, metadata=kept_as("richardson.steps"))
 
 
-class Richardson(options.Richardson, Solver[RichardsonState]):
+class Richardson(options.Richardson, ColdSolver[RichardsonState]):
     """Richardson's iteration with a preconditioner; each step is a fraction of the steepest-descent step [1, 2, 3]:
 
         z = M⁻¹ (b − A x),   x ← x + η (zᵀ(b − A x) / zᵀA z) z.
@@ -62,7 +63,7 @@ class Richardson(options.Richardson, Solver[RichardsonState]):
         self, operator: Operator, b: Tensor, state: RichardsonState, x0: Tensor | None = None
     ) -> tuple[Solution, RichardsonState]:
         """See `Solver.solve`. Takes at most `steps` products, one more with `x0`, and those of the preconditioner."""
-        size = b.norm()
+        size = vector_norm(b)
         if not size > 0:  # zero, or NaN
             return Solution(b, Outcome.converged if size == 0 else Outcome.nonfinite, float(size)), state
         apply, prepared = self.preconditioner.as_preconditioner().prepare(operator, b, state.preconditioner)
@@ -82,4 +83,4 @@ class Richardson(options.Richardson, Solver[RichardsonState]):
             step = max(self.rate, 1 / (taken + 1)) * slope / curvature
             x, r = x + step * z, r - step * Az
             taken += 1
-        return Solution(x, outcome, float(r.norm() / size)), RichardsonState(prepared, taken)
+        return Solution(x, outcome, float(vector_norm(r) / size)), RichardsonState(prepared, taken)

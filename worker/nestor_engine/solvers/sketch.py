@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from nestor_engine.curvature import Operator
+from nestor_engine.tensors.linalg import eigh, svd, vector_norm
 
 PLACES = 2**17  # entries of each vector that are combined at a time
 
@@ -24,11 +25,13 @@ def sketch(operator: Operator, like: Tensor, rank: int, *, seed: int) -> tuple[T
     n, eps = like.numel(), torch.finfo(like.dtype).eps
     tests = _signs(min(rank, n), n, seed)
     rows = like.new_empty(tests.shape)
-    for few, images in zip(tests.split(operator.rows_at_a_time), rows.split(operator.rows_at_a_time), strict=True):
+    for few, images in zip(
+        torch.split(tests, operator.rows_at_a_time), torch.split(rows, operator.rows_at_a_time), strict=True
+    ):
         images.copy_(operator.undamped(few.to(like)))
-    nudge = eps * float(rows.norm()) / n**0.5  # keeps the core positive definite against rounding
+    nudge = eps * float(vector_norm(rows)) / n**0.5  # keeps the core positive definite against rounding
     core = like.new_zeros(len(tests), len(tests), dtype=torch.float64)
-    for few, images in zip(tests.split(PLACES, 1), rows.split(PLACES, 1), strict=True):
+    for few, images in zip(torch.split(tests, PLACES, 1), torch.split(rows, PLACES, 1), strict=True):
         images.add_(few.to(like), alpha=nudge)
         core += few.to(core) @ images.T.to(core)
     nothing = like.new_zeros(1, n), like.new_zeros(1)
@@ -41,7 +44,7 @@ def sketch(operator: Operator, like: Tensor, rank: int, *, seed: int) -> tuple[T
     for _ in range(2):
         combination, R = _orthonormal(rows)
         rows, lower = _combined(rows, combination), R @ lower
-    rotation, roots, _ = torch.linalg.svd(lower, full_matrices=False)
+    rotation, roots, _ = svd(lower, full_matrices=False)
     return _combined(rows, rotation), (roots**2 - nudge).clamp_min(0).to(like)
 
 
@@ -56,7 +59,7 @@ def _signs(rank: int, n: int, seed: int) -> Tensor:
 def _orthonormal(rows: Tensor) -> tuple[Tensor, Tensor]:
     """C and R for Y = rowsᵀ: the columns of Q = Y C are orthonormal up to rounding, and Q R = Y."""
     gram = rows.new_zeros(len(rows), len(rows), dtype=torch.float64)
-    for part in rows.split(PLACES, 1):
+    for part in torch.split(rows, PLACES, 1):
         exact = part.double()
         gram += exact @ exact.T
     vectors, squares = _eigen(gram, torch.finfo(gram.dtype).eps)
@@ -66,13 +69,13 @@ def _orthonormal(rows: Tensor) -> tuple[Tensor, Tensor]:
 def _combined(rows: Tensor, combination: Tensor) -> Tensor:
     """The columns of Y C as rows, in place, because both may not fit into memory."""
     transposed = combination.T.to(rows)
-    for part in rows.split(PLACES, 1):
+    for part in torch.split(rows, PLACES, 1):
         part[: len(transposed)] = transposed @ part
     return rows[: len(transposed)]
 
 
 def _eigen(matrix: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """The eigenvectors, as columns, and eigenvalues of a symmetric matrix; only the eigenvalues above rounding."""
-    values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
+    values, vectors = eigh((matrix + matrix.T) / 2)
     keep = values > values.max().clamp_min(0) * eps * len(matrix)
     return vectors[:, keep], values[keep]

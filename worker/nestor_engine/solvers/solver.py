@@ -12,6 +12,7 @@ from nestor import options
 from nestor_engine.curvature import Operator
 from nestor_engine.implementations import Implementation
 from nestor_engine.solvers.solution import Outcome, Solution
+from nestor_engine.tensors.linalg import vector_norm
 from nestor_engine.tensors.part_state import NoState, PartState
 
 S = TypeVar("S", bound=PartState)
@@ -44,7 +45,11 @@ class Solver(options.Solver, Implementation, abc.ABC, Generic[S]):
         return self.solve(operator, b, self.init(), x0)[0]
 
 
-class StatelessSolver(Solver[NoState]):
+class ColdSolver(options.ColdSolver, Solver[S]):
+    """A solver that `WarmStarted` can start from its last solution."""
+
+
+class StatelessSolver(ColdSolver[NoState]):
     """A solver without a state."""
 
     def init(self) -> NoState:
@@ -54,8 +59,8 @@ class StatelessSolver(Solver[NoState]):
 
 def with_residual(operator: Operator, b: Tensor, x: Tensor, outcome: Outcome) -> Solution:
     """The solution x with its residual, which takes one product; `nonfinite` replaces `outcome` if it is not finite."""
-    size = b.norm()
-    residual = (b - operator(x)).norm() / size if size > 0 else size
+    size = vector_norm(b)
+    residual = vector_norm(b - operator(x)) / size if size > 0 else size
     if not torch.isfinite(residual):
         outcome = Outcome.nonfinite
     return Solution(x, outcome, float(residual))

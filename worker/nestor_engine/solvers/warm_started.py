@@ -11,7 +11,7 @@ from torch import Tensor
 from nestor import options
 from nestor_engine.curvature import Operator
 from nestor_engine.solvers.solution import Outcome, Solution
-from nestor_engine.solvers.solver import Solver
+from nestor_engine.solvers.solver import ColdSolver, Solver
 from nestor_engine.tensors.part_state import NoState, PartState, kept_as
 
 FAILED = (Outcome.diverged, Outcome.nonfinite)
@@ -41,7 +41,7 @@ class WarmStarted(options.WarmStarted, Solver[WarmStartedState]):
     """
 
     if TYPE_CHECKING:
-        solver: Solver[Any]
+        solver: ColdSolver[Any]
 
     def init(self) -> WarmStartedState:
         """The state of the solver, and no solution to start from."""
