@@ -61,14 +61,21 @@ class Bilevel:
 
     def to(self, device: torch.device | str) -> Bilevel:
         """The same problem on `device`. Functions with a method `to` are moved; others follow their arguments."""
-        move = lambda tree: pytree.tree_map(lambda leaf: leaf.detach().to(device), tree)
+
+        def moved(leaf: Tensor) -> Tensor:
+            return leaf.detach().to(device)
+
         functions = {
             name: function.to(device)
             for name in ("prepare", "forward", "criterion", "penalty", "evaluate")
             if hasattr(function := getattr(self, name), "to")
         }
         return replace(
-            self, params=move(self.params), buffers=move(self.buffers), hparams=move(self.hparams), **functions
+            self,
+            params=pytree.tree_map(moved, self.params),
+            buffers=pytree.tree_map(moved, self.buffers),
+            hparams=pytree.tree_map(moved, self.hparams),
+            **functions,
         )
 
     def train_loss(self, params: PyTree, buffers: Tensors, hparams: Tensors, batch: Batch) -> tuple[Tensor, Tensors]:
@@ -108,7 +115,10 @@ class Bilevel:
             first = pytree.tree_leaves(params)[0]
             with torch.autocast(first.device.type, dtype):
                 outputs, buffers = self.forward(params, buffers, values, batch)
-            restored = lambda leaf: leaf.to(first.dtype) if isinstance(leaf, Tensor) and leaf.dtype == dtype else leaf
+
+            def restored(leaf: object) -> object:
+                return leaf.to(first.dtype) if isinstance(leaf, Tensor) and leaf.dtype == dtype else leaf
+
             return pytree.tree_map(restored, outputs), buffers
 
         return replace(self, forward=forward)

@@ -1,8 +1,11 @@
 """Training data as hyperparameters."""
 
+# pyright: reportUnknownMemberType=false
+# (torch does not type Tensor.unique)
+
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +77,7 @@ class DistilledData(Hyperparameters):
         if kind not in ("noise", "examples", "means"):
             raise ChoiceUnknown(option=f"DistilledData.start({kind=})", choices=["noise", "examples", "means"])
         generator = torch.Generator().manual_seed(seed)
-        labels, counts = y.unique(return_counts=True)
+        labels, counts = cast("tuple[Tensor, Tensor]", y.unique(return_counts=True))
         if kind != "noise" and int(counts.min()) < per_class:
             raise TooFewExamples(
                 option=f"DistilledData.start({per_class=}, {kind=})",
@@ -86,11 +89,11 @@ class DistilledData(Hyperparameters):
         if kind == "noise":
             noise = torch.randn((len(y0), *x.shape[1:]), generator=generator, dtype=x.dtype, device="cpu")
             return x.mean() + x.std() * noise.to(x.device), y0
-        chosen = []
+        chosen: list[Tensor] = []
         for label in labels:
             rows = (y == label).nonzero().squeeze(1)
             rows = rows[torch.randperm(len(rows), generator=generator, device="cpu").to(rows.device)]
-            parts = rows.tensor_split(per_class) if kind == "means" else rows[:per_class].split(1)
+            parts = rows.tensor_split(per_class) if kind == "means" else torch.split(rows[:per_class], 1)
             chosen += [x[part].mean(0) for part in parts]
         return torch.stack(chosen), y0
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Iterator
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from nestor_engine.objective import Tensors
 
 ELEMENTS = (nn.Dropout,)
 CHANNELS = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)  # these drop whole channels
+DropoutLayer = nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d
 MARGIN = 1e-6  # rates and draws stay this far from 0 and 1, where the logit is infinite
 
 
@@ -92,7 +94,7 @@ class Dropout(Hyperparameters):
         self.remarks = tuple(
             f"Dropout does not tune the dropout={module.dropout} inside of {path!r} ({type(module).__name__}), which "
             "stays as it is. Add nn.Dropout modules in its place to tune it."
-            for path, module in model.named_modules()
+            for path, module in _modules(model)
             if isinstance(module, nn.RNNBase | nn.MultiheadAttention) and module.dropout
         )
 
@@ -115,7 +117,7 @@ class Dropout(Hyperparameters):
         }
         for parent in list(module.modules()):
             # Not named_children, which lists a shared layer only once.
-            for attribute, child in list(parent._modules.items()):
+            for attribute, child in list(parent._modules.items()):  # pyright: ignore[reportPrivateUsage] see above
                 if id(child) in concrete:
                     setattr(parent, attribute, concrete[id(child)])
 
@@ -125,6 +127,14 @@ class Dropout(Hyperparameters):
         return {f"{path}.rate": rate for path, rate in zip(self._paths, rates, strict=True)}
 
 
-def _layers(model: nn.Module) -> dict[str, nn.Dropout]:
+def _layers(model: nn.Module) -> dict[str, DropoutLayer]:
     # Exact types only: a subclass may do something else.
-    return {path: module for path, module in model.named_modules() if type(module) in (*ELEMENTS, *CHANNELS)}  # pyright: ignore[reportReturnType] all have a rate p
+    return {
+        path: module
+        for path, module in _modules(model)
+        if isinstance(module, DropoutLayer) and type(module) in (*ELEMENTS, *CHANNELS)
+    }
+
+
+def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    return cast("Iterator[tuple[str, nn.Module]]", model.named_modules())  # whose signature has no types

@@ -39,7 +39,7 @@ class UNet(nn.Module):
     def forward(self, image: Tensor, noise: Tensor) -> Tensor:
         """(B, channels, H, W) and (B, noise, H, W) → (B, channels, H, W)."""
         h = self.enter(torch.cat([image, noise], 1))
-        skipped = []
+        skipped: list[Tensor] = []
         for down in self.down:
             skipped.append(h)
             h = down(h)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nestor.errors import ChoiceUnknown, MadeForAnotherModel, ModelHasNoParameters
 from nestor_engine.hparams.hyperparameters import Hyperparameters
@@ -28,7 +28,10 @@ class OfWeights(Hyperparameters):
         if not weights:
             raise ModelHasNoParameters(owner=f"{type(self).__name__}: the model")
         first = next(iter(weights.values()))
-        full = lambda shape: torch.full(shape, float(init), dtype=first.dtype, device=first.device)
+
+        def full(shape: tuple[int, ...]) -> Tensor:
+            return torch.full(shape, float(init), dtype=first.dtype, device=first.device)
+
         self._per, self._name = per, name
         self._shapes = {parameter: w.shape for parameter, w in weights.items()}
         if per == "weight":

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from torch import nn
+from torch import Tensor, nn
 
 from nestor.errors import (
     ArgumentInvalid,
@@ -25,7 +25,7 @@ from nestor.errors import (
 from nestor_engine.data.splits import Columns, Data
 from nestor_engine.hparams import Hyperparameters, compose
 from nestor_engine.hparams.weights import trainable
-from nestor_engine.objective import Bilevel, Tensors
+from nestor_engine.objective import Batch, Bilevel, PyTree, Tensors
 from nestor_engine.problem.eager import EagerFunctions, Loss
 from nestor_engine.problem.meta_copy import meta_copy
 
@@ -64,9 +64,9 @@ class Problem:
         metrics: dict[str, Loss] | None = None,
         inputs: str | Sequence[str] = "x",
     ) -> None:
-        _expect("model", model, isinstance(model, nn.Module), "a torch.nn.Module")
+        _expect("model", model, lambda given: isinstance(given, nn.Module), "a torch.nn.Module")
         for name, function in {"train_loss": train_loss, "val_loss": val_loss, **(metrics or {})}.items():
-            _expect(name, function, callable(function), "a function of outputs and batch")
+            _expect(name, function, callable, "a function of outputs and batch")
         self.model = model
         self.hparams = compose(hparams)
         self.train_loss, self.val_loss = train_loss, val_loss
@@ -160,8 +160,8 @@ class Problem:
             raise FunctionFailed(function="The model or a loss", where=where, error=sentence.rstrip(".")) from error
 
 
-def _expect(argument: str, given: object, fits: bool, expected: str) -> None:
-    if not fits:
+def _expect(argument: str, given: object, fits: Callable[[object], bool], expected: str) -> None:
+    if not fits(given):
         raise ArgumentInvalid(owner="Problem", argument=argument, given=shown(given), expected=expected)
 
 
@@ -180,7 +180,16 @@ def _with_hparams(function: Loss) -> Loss:
     # A parameter with a default, such as `eps=0.1`, does not ask for hyperparameters.
     wanted = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty]
     if any(p.name == "hparams" and p.kind is p.KEYWORD_ONLY for p in parameters):
-        return lambda outputs, batch, hparams: function(outputs, batch, hparams=hparams)
+
+        def by_name(outputs: PyTree, batch: Batch, hparams: Tensors) -> Tensor:
+            return function(outputs, batch, hparams=hparams)
+
+        return by_name
     if len(wanted) >= 3 or any(p.name == "hparams" for p in parameters):
         return function
-    return lambda outputs, batch, hparams: function(outputs, batch)
+
+    def without(outputs: PyTree, batch: Batch, hparams: Tensors) -> Tensor:
+        del hparams
+        return function(outputs, batch)
+
+    return without
