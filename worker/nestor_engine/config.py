@@ -1,5 +1,8 @@
 """A configuration with implementations of its options."""
 
+# pyright: reportIncompatibleVariableOverride=false
+# (fields cannot be set, so narrower types are sound; pyright does not read `frozen` in pydantic's model_config)
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
@@ -23,7 +26,7 @@ class Config(options.Config):
     if TYPE_CHECKING:
         inner: Optimizer = cast(Any, None)
         outer: Optimizer = cast(Any, None)
-        response: Response = cast(Any, None)
+        response: Response[Any] = cast(Any, None)
 
     @field_validator("inner", "outer", "response")
     @classmethod

@@ -5,10 +5,13 @@ results is the result on the whole batch. All processes have the same state, bit
 only results are exchanged.
 """
 
+# pyright: reportUnknownMemberType=false
+# (torch types neither all_reduce nor the entries of Tensor.tolist)
+
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -55,8 +58,8 @@ class Group:
         if self.size == 1 or not flags:
             return flags
         found = torch.tensor(flags, dtype=torch.int32, device=self.device)
-        _reach(lambda: dist.all_reduce(found, dist.ReduceOp.MAX))
-        return [bool(flag) for flag in found.tolist()]
+        _all_reduce(found, dist.ReduceOp.MAX)
+        return [bool(flag) for flag in cast("list[int]", found.tolist())]
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class Share:
         if self.group.size == 1:
             return value
         weighted = value.detach() * ((self.part.stop - self.part.start) / self.n)
-        _reach(lambda: dist.all_reduce(weighted))
+        _all_reduce(weighted, dist.ReduceOp.SUM)
         return weighted
 
     def means(self, values: Tensors) -> Tensors:
@@ -97,8 +100,8 @@ ALONE = Group()
 WHOLE = Share(ALONE, 1)
 
 
-def _reach(collective: Callable[[], object]) -> None:
+def _all_reduce(value: Tensor, reduction: dist.ReduceOp.RedOpType) -> None:
     try:
-        collective()
+        dist.all_reduce(value, reduction)
     except RuntimeError as error:
         raise PeerLost(f"another process of the trial does not answer ({error})") from error

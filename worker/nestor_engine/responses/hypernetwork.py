@@ -11,6 +11,7 @@ from nestor import options
 from nestor_engine.curvature import NormState, Operator
 from nestor_engine.responses.response import Hypergradient, OuterStepContext, Response
 from nestor_engine.solvers import Outcome, Solution
+from nestor_engine.tensors.linalg import qr, vector_norm
 from nestor_engine.tensors.part_state import PartState, kept_as
 from nestor_engine.tensors.random import derive_seed, randomness
 from nestor_engine.tensors.ravel import Ravel
@@ -90,7 +91,7 @@ class Hypernetwork(options.Hypernetwork, Response[HypernetworkState]):
         hypergradient = Hypergradient(
             gradient={name: direct + indirect[name].to(direct) for name, direct in outer.by_hparams.items()},
             evaluation=outer.evaluation,
-            inner_gradient_norm=float(around.slope(last, w).norm()),
+            inner_gradient_norm=float(vector_norm(around.slope(last, w))),
             solution=solution,
             products=around.taken,
         )
@@ -107,12 +108,12 @@ class Hypernetwork(options.Hypernetwork, Response[HypernetworkState]):
         z = around.normal(k, directions.shape[1])
         asked = around(k, hparams=directions @ z)
         answer = around(k, weights=response @ z) + shift * (response @ z)
-        left, size = (asked + answer).norm(), asked.norm()
+        left, size = vector_norm(asked + answer), vector_norm(asked)
         if not torch.isfinite(response).all() or not torch.isfinite(left):
             return torch.zeros_like(response), Solution(torch.zeros_like(response), Outcome.nonfinite, 1.0)
         if left > size > 0:
             factor = (-(answer @ asked) / (answer @ answer)).clamp(0, 1)
-            response, left = factor * response, (asked + factor * answer).norm()
+            response, left = factor * response, vector_norm(asked + factor * answer)
         return response, Solution(response, Outcome.truncated, float(left / size) if size > 0 else 0.0)
 
 
@@ -158,4 +159,4 @@ class _Differences:
         m = len(self._at)
         if m <= rank:
             return torch.eye(m).to(self._at)
-        return torch.linalg.qr(self.normal(-1, m, rank)).Q.contiguous()
+        return qr(self.normal(-1, m, rank))[0].contiguous()

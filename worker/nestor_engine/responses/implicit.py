@@ -10,6 +10,7 @@ from nestor import options
 from nestor_engine.curvature import Curvature
 from nestor_engine.responses.response import Hypergradient, OuterStepContext, Response
 from nestor_engine.solvers import Solver
+from nestor_engine.tensors.linalg import vector_norm
 from nestor_engine.tensors.part_state import NoState, PartState
 
 
@@ -58,7 +59,7 @@ class Implicit(options.Implicit, Response[ImplicitState]):
         hypergradient = Hypergradient(
             gradient={name: direct - indirect[name] for name, direct in outer.by_hparams.items()},
             evaluation=outer.evaluation,
-            inner_gradient_norm=float(linearization.gradient.norm()),
+            inner_gradient_norm=float(vector_norm(linearization.gradient)),
             solution=solution,
             products=operator.products,
             traced=linearization.traced,

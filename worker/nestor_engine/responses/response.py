@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nestor import options
+from nestor_engine.autodiff.gradients import grad_or_none
 from nestor_engine.autodiff.kernels import native_recurrence
 from nestor_engine.autodiff.linearization import Linearization
 from nestor_engine.autodiff.replay import Recorded
@@ -38,7 +39,7 @@ def outer_objective(bilevel: Bilevel, ravel: Ravel) -> Recorded:
         free = {name: value.detach().requires_grad_() for name, value in hparams.items()}
         with native_recurrence():
             metrics = bilevel.evaluate(ravel.tree(w), buffers, bilevel.values(free), batch)
-        slopes = torch.autograd.grad(metrics["loss"], [w, *free.values()], allow_unused=True)
+        slopes = grad_or_none(metrics["loss"], [w, *free.values()])
         return {name: value.detach() for name, value in metrics.items()}, list(slopes)
 
     return Recorded(gradients, after=RECORDING_PAYS)
@@ -141,7 +142,7 @@ class OuterStepContext:
         hparams = {name: value.detach().requires_grad_() for name, value in self.hparams.items()}
         w = self.ravel.vector(self.bilevel.initial(self.bilevel.params, self.bilevel.values(hparams)))
         nothing = (None,) * len(hparams)
-        slopes = torch.autograd.grad(w, list(hparams.values()), a, allow_unused=True) if w.requires_grad else nothing
+        slopes = grad_or_none(w, list(hparams.values()), a) if w.requires_grad else nothing
         return {n: torch.zeros_like(h) if s is None else s for (n, h), s in zip(hparams.items(), slopes, strict=True)}
 
 

@@ -10,12 +10,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from nestor_engine.autodiff.gradients import grad_or_none
 from nestor_engine.autodiff.kernels import twice_differentiable
 from nestor_engine.autodiff.replay import Recorded
 from nestor_engine.data.splits import Batches, View
 from nestor_engine.distributed import ALONE, Group, Share
 from nestor_engine.objective import Batch, Bilevel, Tensors
 from nestor_engine.optim.optimizers import Optimizer
+from nestor_engine.tensors.linalg import vector_norm
 from nestor_engine.tensors.random import derive_seed, randomness, restored
 from nestor_engine.tensors.ravel import Ravel
 from nestor_engine.training.state import FoldState
@@ -95,7 +97,7 @@ class InnerLoop:
                     loss, gradient, buffers = self._fastest(w, buffers, values, batch)
                 gradient = self.share.mean(gradient)
                 if k == 0:
-                    start = float(gradient.norm())
+                    start = float(vector_norm(gradient))
                 (gradient,) = self._optimizer.clip([gradient])
                 self._optimizer.step_(w, gradient, optimizer_state, k)
         if self._fastest.is_recorded:  # the next step overwrites its outputs
@@ -162,5 +164,5 @@ def _pulled(outputs: Sequence[Tensor], inputs: Sequence[Tensor], incoming: Seque
     connected = [(o, a) for o, a in zip(outputs, incoming, strict=True) if o.requires_grad]
     if not connected:
         return [torch.zeros_like(at) for at in inputs]
-    pulled = torch.autograd.grad([o for o, _ in connected], inputs, [a for _, a in connected], allow_unused=True)
+    pulled = grad_or_none([o for o, _ in connected], inputs, [a for _, a in connected])
     return [torch.zeros_like(at) if p is None else p for at, p in zip(inputs, pulled, strict=True)]

@@ -1,15 +1,20 @@
 """Numbers about named tensors: norms, cosines, and summaries of hyperparameters."""
 
+# pyright: reportUnknownMemberType=false
+# (torch does not type the entries of Tensor.tolist)
+
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from nestor_engine.errors import Diverged
 from nestor_engine.objective import Bilevel, Tensors
+from nestor_engine.tensors.linalg import vector_norm
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class Summary:
 
 def summarize(bilevel: Bilevel, before: Tensors, after: Tensors, gradient: Tensors) -> dict[str, Summary]:
     """The summary of each hyperparameter after an outer step, with one transfer from the device."""
-    measured = {}
+    measured: Tensors = {}
     for name, value in after.items():
         low, high = bilevel.bounds.get(name, (-math.inf, math.inf))
         bounded = math.isfinite(low) or math.isfinite(high)
@@ -47,7 +52,7 @@ def summarize(bilevel: Bilevel, before: Tensors, after: Tensors, gradient: Tenso
         )
         measured[name] = torch.stack([number.double() for number in numbers])
     # One transfer for all: each waits for the device.
-    rows = torch.stack(list(measured.values())).tolist()
+    rows = cast("list[list[float]]", torch.stack(list(measured.values())).tolist())
     return {name: Summary(*row) for name, row in zip(measured, rows, strict=True)}
 
 
@@ -55,11 +60,11 @@ def norm(named: Tensors) -> float:
     """The Euclidean norm of all tensors as one vector."""
     if not named:
         return 0.0
-    return math.hypot(*torch.stack([_length(value) for value in named.values()]).tolist())
+    return math.hypot(*cast("list[float]", torch.stack([_length(value) for value in named.values()]).tolist()))
 
 
 def _length(value: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(value, dtype=torch.float64)
+    return vector_norm(value, dtype=torch.float64)
 
 
 def cosine(a: Tensors, b: Tensors) -> float | None:
