@@ -6,6 +6,7 @@ import html
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 from uuid import UUID, uuid4
 
@@ -27,7 +28,7 @@ from nestor.schemas import WarmStart
 from nestor.trial import Trial, table
 
 if TYPE_CHECKING:
-    import pandas
+    import pandas  # pyright: ignore[reportMissingTypeStubs] pandas has none
 
     from nestor.options import EarlyStopping, Folds, Optimizer, Response
     from nestor.remote.client import Client
@@ -161,7 +162,7 @@ class Study:
             if "stop" in trial.allowed_actions:
                 trial.stop()
 
-    def _check(self, problem: Problem, config: Config) -> Program | None:
+    def _check(self, problem: object, config: Config) -> Program | None:
         """The exported problem, where it leaves this process."""
         from nestor_engine import Problem
         from nestor_engine.problem.validation.checks import check
@@ -179,7 +180,7 @@ class Study:
         return report.program
 
     def _watch(self, trial: Trial, callbacks: Sequence[Callback], show_progress_bar: bool) -> None:
-        bound = [lambda trial, callback=callback: callback(self, trial) for callback in callbacks]
+        bound = [partial(callback, self) for callback in callbacks]
         self._watched = trial
         try:
             trial.wait(show_progress_bar=show_progress_bar, callbacks=bound)
@@ -227,7 +228,7 @@ class Study:
         """
         pd = require("pandas", what="study.trials_dataframe", extra="viz")
         fields = ("number", "state", "step", "n_steps", "value", "best_value", "best_step", "started_at", "finished_at")
-        rows = []
+        rows: list[dict[str, Any]] = []
         for record in self._backend.trials(self.id):
             row = {field: getattr(record, field) for field in fields}
             row["state"] = record.state.value
@@ -321,7 +322,7 @@ def get_all_study_names(*, server: str | Client | None = None, token: str | None
     return [study.name for study in _backend(server, token).studies()]
 
 
-def _backend(server: str | Client | None, token: str | None) -> Backend:
+def _backend(server: object, token: str | None) -> Backend:
     if server is None:
         from nestor.local.backend import here
 

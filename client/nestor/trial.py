@@ -17,7 +17,7 @@ from nestor.schemas import Action, Attempt, Event, EventType, State, Step
 
 if TYPE_CHECKING:
     import numpy
-    import pandas
+    import pandas  # pyright: ignore[reportMissingTypeStubs] pandas has none
     from torch import nn
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -303,7 +303,7 @@ class Trial:
         """
         pd = require("pandas", what="trial.trajectory", extra="viz")
         described = self._backend.hyperparameters(self.id)
-        rows = []
+        rows: list[dict[str, Any]] = []
         for step in described.steps:
             try:
                 values = Values(self._backend.snapshot(self.id, step), {}).numpy()

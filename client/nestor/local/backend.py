@@ -282,7 +282,7 @@ class Local:
             raise TrialNotFound(trial=str(trial_id))
         return trial
 
-    def _end(self) -> None:
+    def shut_down(self) -> None:
         """Threads must not compute while the interpreter takes torch down; each stops after its present step."""
         for trial in self._trials.values():
             if trial.in_background:
@@ -292,4 +292,4 @@ class Local:
 
 
 here = Local()
-atexit.register(here._end)
+atexit.register(here.shut_down)
