@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nestor_engine.errors import Diverged
+from nestor.errors import Diverged
 from nestor_engine.objective import Bilevel, Tensors
 
 
