@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nestor_engine as engine
-from nestor.errors import ProgramInvalid
+from nestor.errors import ProgramInvalid, ProgramRejected
 from nestor_engine.autodiff.linearization import Linearization
 from nestor_engine.autodiff.partial_eval import split
 from nestor_engine.autodiff.replay import same
@@ -19,7 +19,6 @@ from nestor_engine.autodiff.simplify import aten
 from nestor_engine.autodiff.subgraph import Part
 from nestor_engine.autodiff.trace_cache import TraceCache
 from nestor_engine.curvature import Operator
-from nestor_engine.errors import ProgramRejected
 from nestor_engine.graphs.operators import DERIVATIVES, lookup, of_trace
 from tests.engine.cases import CASES, Dense, dense
 

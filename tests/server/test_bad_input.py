@@ -5,6 +5,8 @@ from __future__ import annotations
 import httpx
 import pytest
 
+from nestor import schemas
+from nestor.errors import NestorError
 from testbed.server import wait_for
 from tests.server.conftest import SPEC, ok, problem
 
@@ -57,6 +59,9 @@ def test_a_bad_trial_is_refused_with_the_field_and_what_it_may_be(http, study, c
     (error,) = document["errors"]
     assert error["field"] == field
     assert remedy in error["message"] + error["remedy"]
+    with pytest.raises(NestorError) as in_python:
+        schemas.build(schemas.TrialCreate, SPEC | changes)
+    assert error["code"] == in_python.value.code()
     assert field in document["detail"]
     assert ok(http.get(f"/studies/{study}/trials"))["items"] == []
 
@@ -69,7 +74,8 @@ def test_a_missing_number_of_steps_is_named(http, study):
 def test_every_mistake_is_named_at_once(http, study):
     spec = SPEC | {"seeds": 1, "warmup_steps": -1, "inner": {"optimizer": "adam", "lr": 0}}
     document = problem(http.post(f"/studies/{study}/trials", json=spec), 422, "validation-failed")
-    assert {error["field"] for error in document["errors"]} == {"seeds", "warmup_steps", "inner.lr"}
+    codes = {error["field"]: error["code"] for error in document["errors"]}
+    assert codes == dict.fromkeys(("warmup_steps", "inner.lr"), "option-out-of-range") | {"seeds": "option-unknown"}
 
 
 def test_folds_with_hyperparameters_of_single_examples_are_refused(http, study):
@@ -107,6 +113,8 @@ def test_a_body_that_cannot_be_stored_is_refused_and_leaves_nothing(http, body):
     response = http.post("/studies", content=body, headers=JSON)
     assert response.status_code == 422, response.text
     assert response.headers["Content-Type"] == "application/problem+json"
+    document = response.json()
+    assert {error["code"] for error in document["errors"]} | {document["code"]} <= NestorError.known.keys()
     assert ok(http.get("/studies"))["items"] == []
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nestor_engine import errors as errors
+from nestor import errors as errors
 from nestor_engine import hparams as hparams
 from nestor_engine.config import Config as Config
 from nestor_engine.data.splits import Data as Data

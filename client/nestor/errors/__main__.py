@@ -19,6 +19,9 @@ values in its sentence, and `retryable`, which says whether the same request may
 as RFC 9457 `application/problem+json`, with the code in the member `code`; the Python client raises it as the same
 class. Codes stay what they are from version to version. Values that a user gave are shortened.
 
+An error about several fields lists them in `errors`: each entry has the `field`, its `message`, and the `code` of the
+class that Python raises for this mistake alone.
+
 ```python
 try:
     nestor.load_study("mine", server="http://localhost:8000")

@@ -6,8 +6,9 @@ import math
 
 from fastapi import Request
 
-from nestor.errors import ValidationFailed, shortened
+from nestor.errors import ValidationFailed, ValueNotStorable, shortened
 from nestor.schemas.base import Json
+from nestor_server.http.validation_errors import entry
 
 MAX_DEPTH = 64  # levels; Python cannot serialize much deeper documents
 
@@ -64,5 +65,5 @@ def _is_utf8(text: str) -> bool:
 
 def _refuse(field: str, message: str, remedy: str) -> None:
     field = shortened(field.replace("\0", "\\0"), 200)
-    error = {"field": field, "message": message, "remedy": remedy}
+    error = entry(ValueNotStorable, field, message, remedy)
     raise ValidationFailed(summary=f"{field}: {message}. {remedy}", errors=[error])

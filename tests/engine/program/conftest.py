@@ -9,8 +9,7 @@ import pytest
 import safetensors.torch
 from torch import fx
 
-from nestor.errors import ProgramInvalid
-from nestor_engine.errors import ProgramRejected
+from nestor.errors import ProgramInvalid, ProgramRejected
 from nestor_engine.program import load
 from tests.engine.program.problems import exported
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from nestor.errors import ProgramRejected
 from nestor.program_format import (
     MAX_TRACE_NODES,
     MAX_TRACE_VALUES,
@@ -21,7 +22,6 @@ from nestor.program_format import (
     graph_json,
     parse_graph,
 )
-from nestor_engine.errors import ProgramRejected
 from nestor_engine.graphs.build import build
 from nestor_engine.graphs.check import check_graph
 from nestor_engine.graphs.operators import GETITEM, of_trace

@@ -12,9 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from nestor.errors import shown
+from nestor.errors import ProgramRejected, shown
 from nestor.program_format import DEVICE, Call, Graph, GraphValue, Ref, Region, TorchConstant, leaves
-from nestor_engine.errors import ProgramRejected
 from nestor_engine.graphs.operators import EINSUM, GETITEM, SIZES, WORDS, AtenOperator, OperatorArgument
 
 TENSOR, TENSORS, NUMBER = "tensor", "tensors", "number"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from nestor.errors import ProgramInvalid
+from nestor.errors import NotExportable, ProgramInvalid, ProgramRejected
 from nestor.program_format import (
     FUNCTIONS,
     INDEX,
@@ -27,7 +27,6 @@ from nestor.program_format import (
     write_document,
 )
 from nestor_engine.data.splits import size_of
-from nestor_engine.errors import NotExportable, ProgramRejected
 from nestor_engine.objective import Batch, Bilevel, Tensors
 from nestor_engine.program.load import load, torch_version
 from nestor_engine.program.trace import BATCH, Traced, quiet, trace

@@ -11,8 +11,8 @@ from torch import Tensor, fx
 from torch._subclasses import FakeTensor
 from torch.utils import _pytree as pytree
 
+from nestor.errors import NotExportable
 from nestor.program_format import Call, Graph, GraphValue, Ref, Region, valid_name
-from nestor_engine.errors import NotExportable
 from nestor_engine.graphs.operators import GETITEM, SIZES, HigherOrderOperator, OpOverload, lookup
 from nestor_engine.graphs.values import graph_value
 from nestor_engine.program.failures import NO_SUCH_OPERATOR, place_of

@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from nestor_engine.errors import Diverged
+from nestor.errors import Diverged
 from nestor_engine.objective import Bilevel, Tensors
 from nestor_engine.tensors.linalg import vector_norm
 

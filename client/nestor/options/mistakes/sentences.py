@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -21,6 +21,8 @@ from nestor.errors import (
     shown,
 )
 from nestor.options.mistakes.annotations import BOUNDS, Place, limits_of, models_of, walk, words_of
+
+Detail = TypeVar("Detail", ErrorDetails, dict[str, Any])
 
 ABSENT = ("extra_forbidden", "unexpected_keyword_argument")  # pydantic's words for a field that does not exist
 _MISSING = ("missing", "missing_argument")
@@ -97,7 +99,7 @@ def mistakes(model: Any, error: ValidationError, *, within: str = "") -> list[Mi
         within: the name of the option that the user wrote: `Neumann(terms=-1): …` in place of `terms=-1: …`.
     """
     found: dict[str, Mistake] = {}
-    for one in error.errors(include_url=False):
+    for one in relevant(error.errors(include_url=False)):
         place = walk(model, list(one["loc"]))
         name = ".".join(map(str, place.path))
         mistake = _mistake(name, one, place, within)
@@ -105,6 +107,12 @@ def mistakes(model: Any, error: ValidationError, *, within: str = "") -> list[Mi
             mistake = dataclasses.replace(mistake, option=model.__name__)
         found.setdefault(name, mistake)  # a union reports each alternative
     return list(found.values())
+
+
+def relevant(details: Sequence[Detail]) -> list[Detail]:
+    """The errors of pydantic without those that follow from others: a list whose only item is wrong is not short."""
+    parents = {one["loc"][:length] for one in details for length in range(len(one["loc"]))}
+    return [one for one in details if one["type"] != "too_short" or one["loc"] not in parents]
 
 
 def as_error(found: list[Mistake], category: type[NestorError] = ConfigInvalid) -> NestorError:
@@ -123,10 +131,11 @@ def violated(name: str, error: ValueError) -> NestorError:
     """The error for the option `name` whose fields contradict each other."""
     context = (error.context or {}) if isinstance(error, PydanticCustomError) else {}
     kind = error.type if isinstance(error, PydanticCustomError) else ""
-    return Mistake(_class_of(kind), name, name, str(error), context).error()
+    return Mistake(class_of(kind), name, name, str(error), context).error()
 
 
-def _class_of(kind: str) -> type[OptionInvalid]:
+def class_of(kind: str) -> type[OptionInvalid]:
+    """The error for what pydantic, or a validator of ours, calls `kind`."""
     declared = NestorError.known.get(kind)
     if declared is not None and issubclass(declared, OptionInvalid):
         return declared
@@ -135,7 +144,7 @@ def _class_of(kind: str) -> type[OptionInvalid]:
 
 
 def _mistake(name: str, error: ErrorDetails, place: Place, within: str) -> Mistake:
-    cls = _class_of(error["type"])
+    cls = class_of(error["type"])
     if cls is OptionUnknown:
         start = f"{within}({name}={shown(error['input'])})" if within else name
         return Mistake(cls, name, start, place.moved or "there is no such option")

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from nestor import errors
+from nestor.errors import NotExportable
 from nestor_engine.data.splits import INDEX, Data, size_of
-from nestor_engine.errors import NotExportable
 from nestor_engine.hparams import CompositeHyperparameters
 from nestor_engine.objective import Batch, Bilevel, Tensors
 from nestor_engine.problem.validation.report import Finding as Finding

@@ -19,7 +19,7 @@ from typing import Any
 import safetensors
 import safetensors.torch
 
-from nestor_engine.errors import CheckpointFormatUnknown, StateInvalid
+from nestor.errors import CheckpointFormatUnknown, StateInvalid
 from nestor_engine.objective import Tensors
 from nestor_engine.tensors.serialization import to_safetensors
 

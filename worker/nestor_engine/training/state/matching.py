@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nestor_engine.errors import StateInvalid
+from nestor.errors import StateInvalid
 from nestor_engine.objective import Bilevel, Tensors
 from nestor_engine.tensors.layout import difference, shapes_of
 from nestor_engine.tensors.ravel import named_leaves

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nestor_engine.errors import StateInvalid
+from nestor.errors import StateInvalid
 from nestor_engine.objective import Bilevel, PyTree, Tensors
 from nestor_engine.optim.optimizers import Optimizer
 from nestor_engine.tensors.layout import Layout
