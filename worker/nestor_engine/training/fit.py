@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from nestor import options
+from nestor.errors import Diverged
 from nestor_engine.implementations import implementation
 from nestor_engine.objective import Bilevel, PyTree, Tensors
 from nestor_engine.optim.optimizers import Optimizer
 from nestor_engine.tensors.ravel import Ravel
 from nestor_engine.training.inner_loop import InnerLoop
-from nestor_engine.training.metrics import expect_finite
 from nestor_engine.training.state import State
 
 
@@ -50,5 +51,6 @@ def fit(
     state = State.initial(bilevel, optimizer, optimizer, seed, hparams)
     loop = InnerLoop(bilevel, ravel, train, optimizer, seed, batch_size=batch_size)
     fold, loss, _ = loop.run(state.active_fold, state.hparams, n_steps)
-    expect_finite(loss, n_steps, "training loss", "optimizer")
+    if not math.isfinite(loss):
+        raise Diverged(step=n_steps, what="training loss", where="optimizer")
     return Fitted(ravel.tree(fold.weights), fold.buffers, loss)

@@ -12,7 +12,6 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from nestor.errors import Diverged
 from nestor_engine.objective import Bilevel, Tensors
 from nestor_engine.tensors.linalg import vector_norm
 
@@ -73,18 +72,3 @@ def cosine(a: Tensors, b: Tensors) -> float | None:
     if not lengths > 0:
         return None
     return float(sum((a[name] * b[name]).sum(dtype=torch.float64) for name in a)) / lengths
-
-
-def expect_finite(value: float, step: int, what: str, where: str) -> None:
-    """Check that a number of the training is finite.
-
-    Args:
-        step: the outer step, or inner step of `fit`, of `value`.
-        what: the name of the value.
-        where: the optimizer whose learning rate the message suggests to lower.
-
-    Raises:
-        Diverged: `value` is not finite.
-    """
-    if not math.isfinite(value):
-        raise Diverged(step=step, what=what, where=where)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from nestor.errors import Diverged
 from nestor_engine.autodiff.trace_cache import TraceCache
 from nestor_engine.config import Config
 from nestor_engine.data.folds import Partition
@@ -23,7 +25,7 @@ from nestor_engine.training.diagnostics import advice
 from nestor_engine.training.evaluation import evaluate
 from nestor_engine.training.fold_data import FoldData
 from nestor_engine.training.inner_loop import InnerStep
-from nestor_engine.training.metrics import Summary, cosine, expect_finite, norm, summarize
+from nestor_engine.training.metrics import Summary, cosine, norm, summarize
 from nestor_engine.training.state import State
 from nestor_engine.training.step import Step
 
@@ -106,7 +108,8 @@ class OuterStepStages:
         fold, loss, last_steps = data.inner_loop.run(
             fold, state.hparams, config.inner_steps, keep=config.response.unrolls
         )
-        expect_finite(loss, state.step + 1, "training loss", "inner optimizer")
+        if not math.isfinite(loss):
+            raise Diverged(step=state.step + 1, what="training loss", where="inner optimizer")
         inner = InnerResult(loss, last_steps, data_seconds, started, time.perf_counter())
         return state.with_active_fold(fold), inner
 
@@ -121,8 +124,12 @@ class OuterStepStages:
         kept = from_tensors(response.init(), fold.response)
         with randomness(self._group.seed(derive_seed(state.seed, "outer", number)), self.device):
             hypergradient, kept = response.hypergradient(context, kept)
-        expect_finite(hypergradient.evaluation["loss"], number, "validation loss", "inner optimizer")
-        self._trace_if_it_pays(time.perf_counter() - inner.ended, number)
+        if not math.isfinite(hypergradient.evaluation["loss"]):
+            raise Diverged(step=number, what="validation loss", where="inner optimizer")
+        if self._config.trace is None and not self._traces:
+            # A clock decides whether to trace from the next outer step on. The results do not depend on it.
+            left = (time.perf_counter() - inner.ended) * (self._config.n_steps - number)
+            self._traces = self._group.any([left > TRACING_PAYS[self.device.type]])[0]
         return state.with_active_fold(replace(fold, response=to_tensors(kept))), hypergradient
 
     def update_hparams(self, state: State, hypergradient: Hypergradient) -> tuple[State, OuterUpdate]:
@@ -133,9 +140,11 @@ class OuterStepStages:
         """
         number, gradient = state.step + 1, hypergradient.gradient
         length = norm(gradient)
-        expect_finite(length, number, "hypergradient", "inner optimizer or the outer one")
+        if not math.isfinite(length):
+            raise Diverged(step=number, what="hypergradient", where="inner optimizer or the outer one")
         hparams, optimizer_state = self._updated(state, gradient)
         summaries = summarize(self._bilevel, state.hparams, hparams, gradient)
+        turn = cosine(gradient, state.previous)
         start = state.active_fold.inner_gradient_start
         inner_norm = hypergradient.inner_gradient_norm
         ratio = inner_norm / start if inner_norm is not None and start else None
@@ -146,7 +155,7 @@ class OuterStepStages:
         }
         update = OuterUpdate(
             norm=length,
-            cosine=cosine(gradient, state.previous),
+            cosine=turn,
             inner_gradient_ratio=ratio,
             summaries=summaries,
             warnings=tuple(warnings.values()),
@@ -226,15 +235,6 @@ class OuterStepStages:
             val_share=data.val.share,
         )
 
-    def _trace_if_it_pays(self, seconds: float, number: int) -> None:
-        """Trace from the next outer step on, if step `number` took long enough for this to pay.
-
-        The decision depends on a clock. The results do not depend on the decision.
-        """
-        if self._config.trace is None and not self._traces:
-            pays = seconds * (self._config.n_steps - number) > TRACING_PAYS[self.device.type]
-            self._traces = self._group.any([pays])[0]
-
     def _updated(self, state: State, gradient: Tensors) -> tuple[Tensors, dict[str, Tensors]]:
         """Hyperparameters and optimizer state after one outer update, projected onto the bounds."""
         clipped = dict(zip(gradient, self._config.outer.clip(list(gradient.values())), strict=True))
@@ -253,7 +253,8 @@ class OuterStepStages:
         if self._partition.held_out is None:
             return state, None
         loss = self._evaluate(state, self._partition.held_out)["loss"]
-        expect_finite(loss, state.step, "held-out loss", "inner optimizer")
+        if not math.isfinite(loss):
+            raise Diverged(step=state.step, what="held-out loss", where="inner optimizer")
         return state.with_validation_loss(loss, self._partition.folds)
 
     def _evaluate(self, state: State, columns: dict[str, Tensor]) -> dict[str, float]:
