@@ -23,8 +23,9 @@ def ridge(*, n: int = 40, val_loss: Callable[..., Any] | None = None, per_exampl
         x = draw(n, 4)
         return x, x @ truth + 0.3 * draw(n, 1)
 
-    torch.manual_seed(0)
     model = nn.Linear(4, 1)
+    for weights in model.parameters():  # torch's own generator belongs to trials in other threads, too
+        nn.init.uniform_(weights, -0.5, 0.5, generator=generator)
     return Problem(
         model,
         [L2(model, per="weight", init=-2.0), *([ExampleWeights(n)] if per_example else [])],
