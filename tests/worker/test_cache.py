@@ -12,8 +12,8 @@ from uuid import uuid4
 import pytest
 
 from nestor.errors import BlobDamaged
-from nestor_worker import workdir
 from nestor_worker.supervisor.blob_cache import ABANDONED_SECONDS, BlobCache
+from nestor_worker.supervisor.materialize import _traces_name
 
 
 def digest_of(data: bytes) -> str:
@@ -152,6 +152,6 @@ def test_a_named_entry_is_found_until_it_is_replaced(cache):
 def test_a_kept_trace_has_its_owner_in_its_name():
     mine, yours = uuid4(), uuid4()
     config = {"response": {"kind": "implicit"}, "batch_size": 8}
-    name = workdir._traces_name(mine, "sha256:a program", config)
-    assert name == workdir._traces_name(mine, "sha256:a program", config)
-    assert name != workdir._traces_name(yours, "sha256:a program", config)
+    name = _traces_name(mine, "sha256:a program", config)
+    assert name == _traces_name(mine, "sha256:a program", config)
+    assert name != _traces_name(yours, "sha256:a program", config)

@@ -20,9 +20,8 @@ from nestor import lifecycle
 from nestor.program_format import GRAPHS_FILE, SPLITS, TENSORS_FILE, split_file
 from nestor_worker import channel, workdir
 from nestor_worker.channel import Failed
-from nestor_worker.runner import sandbox
+from nestor_worker.runner import preload, sandbox
 from nestor_worker.runner.recorder import CannotWrite, TrialRecorder
-from nestor_worker.supervisor import prewarmed
 
 if TYPE_CHECKING:
     from nestor_engine import Bilevel, Config, Data
@@ -64,7 +63,7 @@ def main() -> None:
     directory, rank, code = Path(sys.argv[1]), int(sys.argv[2]), 0
     sandbox.contain(name="nestor-standby")
     supervisor = Connection()
-    prewarmed.load(supervisor.begun)
+    preload.load(supervisor.begun)
     supervisor.begun.wait()
     sandbox.rename("nestor-runner")
     from nestor_engine.distributed import PeerLost

@@ -33,6 +33,7 @@ from nestor_worker.channel import ChannelBroken, Ended, Failed, Stop
 from nestor_worker.supervisor.blob_cache import BlobCache
 from nestor_worker.supervisor.buffer import RecordBuffer
 from nestor_worker.supervisor.heartbeat import Heartbeat
+from nestor_worker.supervisor.materialize import materialize
 from nestor_worker.supervisor.runner_process import Runner
 
 log = logging.getLogger(__name__)
@@ -223,7 +224,7 @@ class AttemptSupervisor:
         """Write the work directory, and return the number of devices that the runner is to use."""
         trial = session.get_one(Trial, self._lease.trial_id)
         slot = self._slot
-        spec = workdir.materialize(
+        spec = materialize(
             session,
             trial,
             self._runner.directory,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
 
 from nestor_worker.supervisor.runner_process import Runner
@@ -35,28 +34,3 @@ class Standby:
         """End the runners that wait. Those that were taken belong to their callers."""
         while self._waiting:
             self._waiting.popitem()[1].close()
-
-
-def load(begun: threading.Event) -> None:
-    """In the runner: import what trials need and, until one has begun, run a tiny trial.
-
-    torch loads much of its differentiation code at first use.
-
-    Args:
-        begun: set when the runner has received its trial; the tiny trial then ends early.
-    """
-    import torch
-
-    from nestor.options import MLPPreset
-    from nestor.schemas import Preset
-    from nestor_engine import Config, optimize, program
-    from nestor_worker.runner import presets
-
-    del program
-    torch.set_num_threads(1)
-    if begun.is_set():
-        return
-    problem = presets.build(Preset(model=MLPPreset(hidden=(1,)), train_size=10, val_size=10), seed=0)
-    for _ in optimize(problem.bilevel(), problem.data, Config(n_steps=2, evaluate_every=1)):
-        if begun.is_set():
-            return
