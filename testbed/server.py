@@ -20,7 +20,7 @@ import httpx
 from sqlalchemy import NullPool, create_engine, make_url, text
 
 from nestor.schemas import API, Scope
-from nestor_server import database
+from nestor_server import database, revisions
 from nestor_server.database import Sessions
 from nestor_server.services import tokens
 from nestor_server.settings import Settings
@@ -110,7 +110,7 @@ def running_server(
 ) -> Iterator[Server]:
     """A server on a migrated database, with an admin token. `settings` are fields of `Settings`."""
     with new_database(services) as database_url:
-        database.migrate(database_url)
+        revisions.migrate(database_url)
         redis_url = services.redis_url.rpartition("/")[0] + f"/{redis_db}"
         with serving({"database_url": database_url, "redis_url": redis_url} | settings, wait_on=wait_on) as server:
             yield server

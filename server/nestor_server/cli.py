@@ -95,12 +95,12 @@ def migrate(home: HomeOption = None) -> None:
     """Upgrade the schema of a database: NESTOR_DATABASE_URL, else that of the running `nestor up`."""
     with _report_errors():
         _need("sqlalchemy", "nestor migrate", extra="server")
-        from nestor_server import database
+        from nestor_server import revisions
         from nestor_server.embedded.access import database_settings, describe_database_errors
 
         with describe_database_errors():
-            database.migrate(database_settings(home).database_url)
-        _say(f"The database is at revision {database.head()}.")
+            revisions.migrate(database_settings(home).database_url)
+        _say(f"The database is at revision {revisions.head()}.")
 
 
 @token_app.command("create")

@@ -1,16 +1,7 @@
-"""Sessions on Postgres, one transaction per request, and the migrations of the schema."""
+"""Engines and sessions on Postgres."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Generator
-from pathlib import Path
-
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from fastapi import Request
 from sqlalchemy import Engine, create_engine, make_url
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -40,49 +31,6 @@ def make_sessions(engine: Engine, settings: Settings) -> Sessions:
 def settings_of(session: Session) -> Settings:
     """The settings that `session` carries, or those of the environment if it was made without `make_sessions`."""
     return session.info.get("settings") or from_environment()
-
-
-def transaction(request: Request) -> Generator[Session]:
-    """The transaction of a request: committed when its route returns, rolled back when its route raises."""
-    sessions: Sessions = request.app.state.sessions
-    with sessions.begin() as session:
-        yield session
-
-
-# --- migrations -----------------------------------------------------------------------------------
-
-
-_MIGRATING = threading.Lock()  # Alembic keeps its state in module variables
-
-
-def migrations() -> Path:
-    """The folder of migrations: inside an installed package, or at the top of the repository in a checkout."""
-    installed = Path(__file__).parent / "migrations"
-    return installed if installed.is_dir() else Path(__file__).parents[2] / "migrations"
-
-
-def alembic_config(url: str) -> Config:
-    """What Alembic's commands need to work on the database at `url`."""
-    config = Config()
-    config.set_main_option("script_location", str(migrations()).replace("%", "%%"))
-    config.attributes["url"] = url
-    return config
-
-
-def migrate(url: str, revision: str = "head") -> None:
-    """Upgrade the database at `url` to `revision`. Concurrent calls, from any process, wait for each other."""
-    with _MIGRATING:
-        command.upgrade(alembic_config(url), revision)
-
-
-def head() -> str | None:
-    """The revision that this code expects."""
-    return ScriptDirectory.from_config(alembic_config("")).get_current_head()
-
-
-def revision(session: Session) -> str | None:
-    """The revision of the database; None if it was never migrated."""
-    return MigrationContext.configure(session.connection()).get_current_revision()
 
 
 def plain_url(url: str) -> str:

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from nestor.errors import NestorError
 from nestor.remote import credentials
-from nestor_server import database
+from nestor_server import revisions
 from nestor_server.embedded.access import database_settings
 from nestor_server.embedded.binaries import find_postgres, find_valkey
 from nestor_server.embedded.home import Home, ServerInfo, reachable
@@ -106,7 +106,7 @@ def _database(home: Home) -> CheckResult:
     try:
         engine = create_engine(database_settings(home.path).database_url, connect_args={"connect_timeout": 5})
         with Session(engine) as session:
-            revision, expected = database.revision(session), database.head()
+            revision, expected = revisions.revision(session), revisions.head()
         engine.dispose()
     except (NestorError, SQLAlchemyError) as error:
         return CheckResult(False, "the database does not answer", str(error))

@@ -12,7 +12,8 @@ import psycopg
 from alembic.script import ScriptDirectory
 
 from nestor.options import Config
-from nestor_server.database import alembic_config, plain_url
+from nestor_server.database import plain_url
+from nestor_server.revisions import alembic_config
 
 if TYPE_CHECKING:
     from nestor import Client

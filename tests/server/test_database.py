@@ -17,7 +17,7 @@ from sqlalchemy import create_engine, inspect, text
 from nestor.options import EarlyStopping
 from nestor.options.base import MAX_STEPS
 from nestor.schemas import TrialSpec
-from nestor_server import database
+from nestor_server import revisions
 from nestor_server.models import Base
 from nestor_server.settings import Settings
 from testbed.server import new_database
@@ -43,15 +43,15 @@ def differences(engine) -> list:
 
 
 def test_migrations_create_the_tables_that_the_models_describe(url, engine):
-    database.migrate(url)
+    revisions.migrate(url)
     assert differences(engine) == []
 
 
 def test_down_and_up_again_ends_where_it_began(url, engine):
-    database.migrate(url)
-    command.downgrade(database.alembic_config(url), "base")
+    revisions.migrate(url)
+    command.downgrade(revisions.alembic_config(url), "base")
     assert inspect(engine).get_table_names() == ["alembic_version"]
-    database.migrate(url)
+    revisions.migrate(url)
     assert differences(engine) == []
 
 
@@ -68,30 +68,30 @@ RELEASED = {
 
 @pytest.mark.parametrize(("name", "digest"), RELEASED.items())
 def test_a_released_revision_never_changes(name, digest):
-    assert hashlib.sha256((database.migrations() / "versions" / name).read_bytes()).hexdigest() == digest
+    assert hashlib.sha256((revisions.migrations() / "versions" / name).read_bytes()).hexdigest() == digest
 
 
 def test_a_database_of_the_first_revision_is_brought_up_to_date_with_its_trials(url, engine):
-    database.migrate(url, "0001")
+    revisions.migrate(url, "0001")
     (trial,) = insert_trials(engine, {"spec": "{}", "n_steps": 1, "state": "queued"})
-    database.migrate(url)
+    revisions.migrate(url)
     with engine.connect() as connection:
         kept = connection.execute(text("SELECT id, batches, preemptions, start_blob_id FROM trials")).one()
     assert tuple(kept) == (trial, 0, 0, None)
 
 
 def test_a_trial_that_is_asked_to_yield_is_still_asked_after_the_word_for_it_has_changed(url, engine):
-    database.migrate(url, "0004")
+    revisions.migrate(url, "0004")
     running = {"spec": "{}", "n_steps": 1, "state": "running"}
     insert_trials(engine, running | {"desired": "make_way"}, running | {"desired": "pause"})
-    database.migrate(url, "0006")
+    revisions.migrate(url, "0006")
     assert trials_column(engine, "desired") == ["preempt", "pause"]
-    command.downgrade(database.alembic_config(url), "0005")
+    command.downgrade(revisions.alembic_config(url), "0005")
     assert trials_column(engine, "desired") == ["make_way", "pause"]
 
 
 def test_a_submission_is_read_in_the_words_of_this_version_and_written_back_in_those_before(url, engine):
-    database.migrate(url, "0004")
+    revisions.migrate(url, "0004")
     before: dict = {
         "problem": {
             "preset": {"dataset": "digits", "hyperparameters": [{"kind": "l1", "per": "tensor", "init": -4.0}]}
@@ -103,13 +103,13 @@ def test_a_submission_is_read_in_the_words_of_this_version_and_written_back_in_t
     }
     unsaid: dict = {"problem": before["problem"], "outer": {"optimizer": "rmsprop", "steps": None}, "stop_early": None}
     insert_trials(engine, *({"spec": json.dumps(spec), "n_steps": 9, "state": "queued"} for spec in (before, unsaid)))
-    database.migrate(url)
+    revisions.migrate(url)
     said, filled = (TrialSpec.model_validate(spec) for spec in trials_column(engine, "spec"))
     assert (said.n_steps, said.inner_steps, said.batch_size, said.val_batch_size) == (7, 3, 64, 50)
     assert said.early_stopping == EarlyStopping(patience=2, fraction=0.3, min_steps=MAX_STEPS)
     assert said.warmup_steps == MAX_STEPS
     assert (filled.n_steps, filled.inner_steps, filled.batch_size, filled.val_batch_size) == (9, 5, 128, 1000)
-    command.downgrade(database.alembic_config(url), "0004")
+    command.downgrade(revisions.alembic_config(url), "0004")
     limited = {"stop_early": before["stop_early"] | {"least_steps": MAX_STEPS}, "warmup_steps": MAX_STEPS}
     assert trials_column(engine, "spec")[0] == before | limited
 
@@ -140,7 +140,7 @@ def insert(connection, table: str, **values) -> None:
 
 
 def test_servers_that_start_together_migrate_one_after_the_other(url, engine):
-    migrate = [sys.executable, "-c", f"from nestor_server import database; database.migrate({url!r})"]
+    migrate = [sys.executable, "-c", f"from nestor_server import revisions; revisions.migrate({url!r})"]
     started = [subprocess.Popen(migrate, stderr=subprocess.PIPE) for _ in range(2)]
     for process in started:
         _, errors = process.communicate(timeout=30)
@@ -149,7 +149,7 @@ def test_servers_that_start_together_migrate_one_after_the_other(url, engine):
 
 
 def test_chunks_are_stored_uncompressed(url, engine):
-    database.migrate(url)
+    revisions.migrate(url)
     with engine.connect() as connection:
         storage = connection.scalar(
             text("SELECT attstorage FROM pg_attribute WHERE attrelid = 'blob_chunks'::regclass AND attname = 'data'")

@@ -13,7 +13,7 @@ import pytest
 import nestor
 from nestor import Client
 from nestor_engine.program.load import torch_version
-from nestor_server import database
+from nestor_server import database, revisions
 from nestor_server.settings import Settings
 from testbed.server import Server, new_database, serving, wait_for
 from testbed.services import Services
@@ -36,7 +36,7 @@ def opened(services: Services, redis_db: int) -> Iterator[Server]:
     redis_url = services.redis_url.rpartition("/")[0] + f"/{redis_db}"
     with new_database(services) as url:
         restore(url)
-        database.migrate(url)
+        revisions.migrate(url)
         with serving({"database_url": url, "redis_url": redis_url} | IMPATIENT) as server:
             yield server
 
@@ -67,8 +67,8 @@ def test_it_is_migrated_to_this_version(services: Services):
     with new_database(services) as url:
         restore(url)
         assert revision(url) == "0004"
-        database.migrate(url)
-        assert revision(url) == database.head()
+        revisions.migrate(url)
+        assert revision(url) == revisions.head()
 
 
 def revision(url: str) -> str | None:
@@ -76,7 +76,7 @@ def revision(url: str) -> str | None:
     engine = database.make_engine(settings)
     try:
         with database.make_sessions(engine, settings)() as session:
-            return database.revision(session)
+            return revisions.revision(session)
     finally:
         engine.dispose()
 

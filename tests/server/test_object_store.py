@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import delete, func, select, update
 
 from nestor.errors import BlobNotFound, InvalidInput, Unavailable
-from nestor_server import database
+from nestor_server import database, revisions
 from nestor_server.database import Sessions
 from nestor_server.models import Blob, BlobChunk, UnusedObject, User
 from nestor_server.services import readiness
@@ -27,7 +27,7 @@ LARGE = os.urandom(20_000)
 @pytest.fixture(scope="module")
 def url(services: Services) -> Iterator[str]:
     with new_database(services) as url:
-        database.migrate(url)
+        revisions.migrate(url)
         yield url
 
 

@@ -11,8 +11,9 @@ from sqlalchemy import make_url, select
 from sqlalchemy.orm import Session
 
 from nestor.schemas import Desired, State
-from nestor_server.database import Sessions, make_engine, make_sessions, migrate, plain_url
+from nestor_server.database import Sessions, make_engine, make_sessions, plain_url
 from nestor_server.models import Study, Trial, User
+from nestor_server.revisions import migrate
 from nestor_server.scheduling import task_queue
 from nestor_server.settings import Settings
 

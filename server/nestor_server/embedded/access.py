@@ -16,10 +16,11 @@ from sqlalchemy.orm import Session
 from nestor.errors import NestorError, Unauthenticated
 from nestor.remote import credentials
 from nestor.schemas import Scope
-from nestor_server.database import make_engine, migrate
+from nestor_server.database import make_engine
 from nestor_server.embedded.errors import DatabaseUnusable, NotRunning
 from nestor_server.embedded.home import Home, default_home, write_private
 from nestor_server.embedded.postgres import local_url
+from nestor_server.revisions import migrate
 from nestor_server.services import tokens
 from nestor_server.settings import Settings
 

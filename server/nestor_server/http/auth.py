@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -10,14 +10,22 @@ from sqlalchemy.orm import Session
 
 from nestor.errors import CrossSite, Forbidden, TokenMissing
 from nestor.schemas import Scope
-from nestor_server.database import transaction
+from nestor_server.database import Sessions
 from nestor_server.services import tokens
 from nestor_server.services.tokens import Caller
 
 COOKIE = "nestor_token"
 REQUEST_HEADER = "X-Nestor-Request"  # a page of another site cannot send it without a CORS preflight, which is refused
 
+
 # scope="function": commit before the response is sent. Otherwise a client could read its own 201 and then get a 404.
+def transaction(request: Request) -> Generator[Session]:
+    """The transaction of a request: committed when its route returns, rolled back when its route raises."""
+    sessions: Sessions = request.app.state.sessions
+    with sessions.begin() as session:
+        yield session
+
+
 Tx = Annotated[Session, Depends(transaction, scope="function")]
 
 

@@ -9,7 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from nestor.errors import Unavailable
 from nestor.schemas import Health
-from nestor_server import database
+from nestor_server import revisions
 from nestor_server.database import Sessions
 from nestor_server.settings import Settings
 from nestor_server.storage import object_store
@@ -45,7 +45,7 @@ def _database(sessions: Sessions) -> str:
 
 def _migrations(sessions: Sessions) -> str:
     with sessions() as session:
-        at, expected = database.revision(session), database.head()
+        at, expected = revisions.revision(session), revisions.head()
     return "ok" if at == expected else f"the database is at {at}, the code expects {expected}: run `nestor migrate`"
 
 
