@@ -35,9 +35,12 @@ demo: $(READY) ## tune a real model through the complete service and print the r
 data: $(READY) ## fetch the data sets of the examples into the cache
 	@$(BIN)/python -m examples.data
 
-test: $(READY) ## run all tests
+test: $(READY) ## run all tests; fail, too, if they run a smaller part of the code than before
 	@.ci/chromium
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses 2 --dist worksteal
+	@rm -f .coverage .coverage.*
+	@OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -q --numprocesses 2 --dist worksteal
+	@$(BIN)/coverage combine -q
+	@$(BIN)/coverage report
 
 # GPU_PYTHON=python3 uses a Python that already has Nestor's dependencies and a torch with GPU support.
 GPU_PYTHON ?= $(BIN)/python
