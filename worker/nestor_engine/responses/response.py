@@ -25,7 +25,7 @@ from nestor_engine.tensors.part_state import NoState, PartState
 from nestor_engine.tensors.ravel import Ravel
 from nestor_engine.training.inner_loop import InnerLoop, InnerStep
 
-RECORDING_PAYS = 5  # outer steps on a GPU before the objective is recorded as a CUDA graph
+STEPS_BEFORE_RECORDING = 5  # outer steps on a GPU before the objective is recorded as a CUDA graph
 
 
 def outer_objective(bilevel: Bilevel, ravel: Ravel) -> Recorded:
@@ -42,7 +42,7 @@ def outer_objective(bilevel: Bilevel, ravel: Ravel) -> Recorded:
         slopes = grad_or_none(metrics["loss"], [w, *free.values()])
         return {name: value.detach() for name, value in metrics.items()}, list(slopes)
 
-    return Recorded(gradients, after=RECORDING_PAYS)
+    return Recorded(gradients, after=STEPS_BEFORE_RECORDING)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from nestor_engine.tensors.random import derive_seed, randomness, restored
 from nestor_engine.tensors.ravel import Ravel
 from nestor_engine.training.state import FoldState
 
-RECORDING_PAYS = 20  # inner steps on a GPU before they are recorded as a CUDA graph
+STEPS_BEFORE_RECORDING = 20  # inner steps on a GPU before they are recorded as a CUDA graph
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class InnerLoop:
     ) -> None:
         self.seed, self.group, self.batch_size = seed, group, batch_size
         self._bilevel, self._ravel, self._optimizer, self._train = bilevel, ravel, optimizer, train
-        self._fastest = Recorded(self._gradient, after=RECORDING_PAYS)
+        self._fastest = Recorded(self._gradient, after=STEPS_BEFORE_RECORDING)
 
     @cached_property
     def source(self) -> Batches:

@@ -30,7 +30,7 @@ from nestor_engine.training.state import State
 from nestor_engine.training.step import Step
 
 # Expected seconds of hypergradients beyond which tracing pays: it takes 1 to 5 s, and saves half of them or more.
-TRACING_PAYS = {"cpu": 10.0, "cuda": 4.0}
+MIN_SECONDS_TO_TRACE = {"cpu": 10.0, "cuda": 4.0}
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class OuterStepStages:
         if self._config.trace is None and not self._traces:
             # A clock decides whether to trace from the next outer step on. The results do not depend on it.
             left = (time.perf_counter() - inner.ended) * (self._config.n_steps - number)
-            self._traces = self._group.any([left > TRACING_PAYS[self.device.type]])[0]
+            self._traces = self._group.any([left > MIN_SECONDS_TO_TRACE[self.device.type]])[0]
         return state.with_active_fold(replace(fold, response=to_tensors(kept))), hypergradient
 
     def update_hparams(self, state: State, hypergradient: Hypergradient) -> tuple[State, OuterUpdate]:
@@ -144,7 +144,7 @@ class OuterStepStages:
             raise Diverged(step=number, what="hypergradient", where="inner optimizer or the outer one")
         hparams, optimizer_state = self._updated(state, gradient)
         summaries = summarize(self._bilevel, state.hparams, hparams, gradient)
-        turn = cosine(gradient, state.previous)
+        hypergradient_cosine = cosine(gradient, state.previous)
         start = state.active_fold.inner_gradient_start
         inner_norm = hypergradient.inner_gradient_norm
         ratio = inner_norm / start if inner_norm is not None and start else None
@@ -155,7 +155,7 @@ class OuterStepStages:
         }
         update = OuterUpdate(
             norm=length,
-            cosine=turn,
+            cosine=hypergradient_cosine,
             inner_gradient_ratio=ratio,
             summaries=summaries,
             warnings=tuple(warnings.values()),
