@@ -62,7 +62,7 @@ class Api:
     def until_a_new_checkpoint(self, trial_id: str) -> dict[str, Any]:
         """The running trial, after its next checkpoint."""
         past = self.checkpoints(trial_id)[-1:]
-        wait_for(lambda: self.checkpoints(trial_id)[-1:] > past, f"a checkpoint past {past}", seconds=60)
+        wait_for(lambda: self.checkpoints(trial_id)[-1:] > past, f"a checkpoint past {past}")
         trial = self.trial(trial_id)
         assert trial["state"] == "running", "the trial ended before the fault: give it more steps, or slow it down"
         return trial

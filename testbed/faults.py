@@ -22,7 +22,7 @@ from testbed.worker import Worker, command
 
 
 def runner_of(worker: Worker) -> int:
-    wait_for(lambda: len(worker.runners()) == 1, "one runner", seconds=60)
+    wait_for(lambda: len(worker.runners()) == 1, "one runner")
     return worker.runners()[0]
 
 
@@ -117,7 +117,7 @@ def disconnect_the_database(cluster: TestCluster, api: Api, trial_id: str) -> No
 def stall_the_worker_past_its_lease(cluster: TestCluster, api: Api, trial_id: str) -> None:
     cluster.worker.process.send_signal(signal.SIGSTOP)
     try:
-        wait_for(lambda: api.trial(trial_id)["state"] != "running", "the lease to be lost", seconds=30)
+        wait_for(lambda: api.trial(trial_id)["state"] != "running", "the lease to be lost")
     finally:
         cluster.worker.process.send_signal(signal.SIGCONT)
 
@@ -130,7 +130,7 @@ def fill_the_disk(cluster: TestCluster, api: Api, trial_id: str) -> None:
     def warned() -> bool:
         return any("Free some space" in event["text"] for event in api.events(trial_id, "log"))
 
-    wait_for(lambda: warned() or not command(runner), "a warning", seconds=30)
+    wait_for(lambda: warned() or not command(runner), "a warning")
     if command(runner):
         resource.prlimit(runner, resource.RLIMIT_FSIZE, before)
 

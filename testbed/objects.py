@@ -38,7 +38,7 @@ def running_s3() -> Generator[str]:
     before = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)
     try:
-        wait_for(lambda: _answers(url), "the S3 server", seconds=30)
+        wait_for(lambda: _answers(url), "the S3 server")
         httpx.put(f"{url}/{BUCKET}", trust_env=False).raise_for_status()
         yield f"s3://{BUCKET}/tests"
     finally:

@@ -41,7 +41,7 @@ class Server:
         """An HTTP client of the REST API, with this server's token unless another one or None is given."""
         token = self.token if token == "" else token
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        return httpx.Client(base_url=self.url + API, headers=headers, timeout=30, trust_env=False, **options)
+        return httpx.Client(base_url=self.url + API, headers=headers, timeout=120, trust_env=False, **options)
 
     def new_token(self, user: str | None = None, scope: Scope = Scope.write) -> str:
         """A token of a new user by default, so that tests do not see each other's data."""
@@ -57,7 +57,7 @@ class Server:
                 stdout=log,
                 stderr=log,
             )
-        wait_for(lambda: self._answers(path), "the server to answer", seconds=30)
+        wait_for(lambda: self._answers(path), "the server to answer")
 
     def stop(self, sig: signal.Signals = signal.SIGTERM) -> int | None:
         if self.process is None:
@@ -81,7 +81,7 @@ class Server:
             return False
 
 
-def wait_for(condition: Callable[[], object], what: str, *, seconds: float = 15.0) -> None:
+def wait_for(condition: Callable[[], object], what: str, *, seconds: float = 60.0) -> None:
     until = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > until:

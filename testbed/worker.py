@@ -86,7 +86,7 @@ def running_worker(server: Server, **env: Any) -> Iterator[Worker]:
             )
         worker = Worker(process, log)
         try:
-            wait_for(lambda: process.poll() is not None or b" is ready" in log.read_bytes(), "the worker", seconds=30)
+            wait_for(lambda: process.poll() is not None or b" is ready" in log.read_bytes(), "the worker")
             assert process.poll() is None, log.read_text()
             yield worker
         finally:

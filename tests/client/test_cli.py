@@ -35,7 +35,7 @@ class Shell:
     def __call__(self, *words: object, code: int = 0) -> str:
         """Run a command and check its exit code; return stdout on success and stderr otherwise."""
         with self.popen(*words) as process:
-            out, error = process.communicate(timeout=60)
+            out, error = process.communicate(timeout=300)
         assert process.returncode == code, error
         return error if code else out
 
@@ -85,7 +85,7 @@ def test_a_running_trial_is_left_paused_resumed_and_cancelled(shell, server, tok
             assert watching.stdout is not None
             assert json.loads(watching.stdout.readline())["number"] == 1
             watching.send_signal(signal.SIGINT)
-            _, error = watching.communicate(timeout=30)
+            _, error = watching.communicate(timeout=300)
         assert watching.returncode == 130
         assert f"Detached from trial 0, which continues at {server.url}" in error
         assert trial.state is State.running

@@ -74,7 +74,7 @@ from tests.client.problems import ridge
 trial = nestor.create_study().optimize(ridge(), 1_000_000, wait=False)
 next(trial.stream())
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
 
 

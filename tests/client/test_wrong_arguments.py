@@ -63,7 +63,7 @@ GOOD: dict[str, Any] = {  # for parameters without a default
     "new": None,
     "spec": None,
 }
-INSIDE = ("Study", "Trial", "Summary")  # made by Nestor, not by users
+INSIDE = ("Study", "Trial")  # made by Nestor, not by users
 RUN = ("fit", "evaluate")  # of the engine, on a problem as functions
 SKIPPED = {
     "optimize",  # below, and in test_mistakes

@@ -188,7 +188,7 @@ def test_of_concurrent_conflicting_requests_one_wins_and_the_record_is_consisten
 
 
 def test_a_runner_has_its_own_process_group_and_no_secrets(cluster: TestCluster):
-    wait_for(cluster.worker.waiting, "a runner in waiting", seconds=60)
+    wait_for(cluster.worker.waiting, "a runner in waiting")
     runner = cluster.worker.waiting()[0]
     assert os.getpgid(runner) == os.getsid(runner) == runner != os.getpgid(cluster.worker.pid)
     environment = Path(f"/proc/{runner}/environ").read_bytes()

@@ -55,7 +55,7 @@ def test_three_trials_share_two_devices_and_each_has_the_trajectory_of_one_that_
     problem = presets.build(Preset.model_validate(PRESET), seed=0)
     alone = list(optimize(problem.bilevel(), problem.data, Config(**spec)))
 
-    wait_for(lambda: len(worker.waiting()) == 2, "two runners in waiting", seconds=60)
+    wait_for(lambda: len(worker.waiting()) == 2, "two runners in waiting")
     assert {device_of(runner) for runner in worker.waiting()} == {"0", "1"}
     steps = {api.submit(n): n for n in (SHORT, LONG, SHORT)}
     _, long, _ = steps

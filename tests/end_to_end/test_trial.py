@@ -34,14 +34,14 @@ def test_a_submitted_trial_runs_to_its_end(api: Api, worker: Worker):
 
 def test_pause_resume_stop_and_cancel_do_what_they_say(api: Api, worker: Worker):
     trial_id = api.submit(ENDLESS)
-    wait_for(lambda: api.trial(trial_id)["step"] > 5, "some steps", seconds=60)
+    wait_for(lambda: api.trial(trial_id)["step"] > 5, "some steps")
     api.ask(trial_id, "pause")
     paused = api.until(trial_id, "paused")
     assert paused["step"] == api.checkpoints(trial_id)[-1]
     wait_for(lambda: worker.runners() == [], "the device to be free")
 
     api.ask(trial_id, "resume")
-    wait_for(lambda: api.trial(trial_id)["step"] > paused["step"], "more steps", seconds=60)
+    wait_for(lambda: api.trial(trial_id)["step"] > paused["step"], "more steps")
     api.ask(trial_id, "stop")
     stopped = api.until(trial_id, "complete")
     assert paused["step"] < stopped["step"] < ENDLESS
@@ -49,7 +49,7 @@ def test_pause_resume_stop_and_cancel_do_what_they_say(api: Api, worker: Worker)
     api.expect_whole(trial_id, stopped["step"])
 
     trial_id = api.submit(ENDLESS)
-    wait_for(lambda: api.trial(trial_id)["step"] > 5, "some steps", seconds=60)
+    wait_for(lambda: api.trial(trial_id)["step"] > 5, "some steps")
     api.ask(trial_id, "cancel")
     cancelled = api.until(trial_id, "cancelled", seconds=5)
     assert cancelled["step"] > 5
@@ -121,11 +121,11 @@ def test_an_extended_trial_goes_on_bit_for_bit_and_a_warm_started_one_from_its_w
 
 
 def test_a_standby_worker_takes_the_first_step_of_a_trial_soon(api: Api, worker: Worker):
-    wait_for(lambda: worker.waiting(), "a runner in waiting", seconds=60)
+    wait_for(lambda: worker.waiting(), "a runner in waiting")
     runner = worker.waiting()[0]
     trial_id = api.submit(ENDLESS)
-    wait_for(lambda: api.trial(trial_id)["step"] > 0, "a step", seconds=60)
+    wait_for(lambda: api.trial(trial_id)["step"] > 0, "a step")
     assert worker.runners() == [runner]
     api.ask(trial_id, "cancel")
     api.until(trial_id, "cancelled")
-    wait_for(lambda: worker.waiting() not in ([], [runner]), "the next runner in waiting", seconds=60)
+    wait_for(lambda: worker.waiting() not in ([], [runner]), "the next runner in waiting")

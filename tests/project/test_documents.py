@@ -34,7 +34,7 @@ WEIGHTS = 3 * 40 + 3
 
 
 def _shell(example: Example) -> None:
-    done = subprocess.run(["bash", "-euc", example.parsed], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(["bash", "-euc", example.parsed], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
 
 

@@ -143,7 +143,7 @@ def test_servers_that_start_together_migrate_one_after_the_other(url, engine):
     migrate = [sys.executable, "-c", f"from nestor_server import revisions; revisions.migrate({url!r})"]
     started = [subprocess.Popen(migrate, stderr=subprocess.PIPE) for _ in range(2)]
     for process in started:
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors.decode()
     assert differences(engine) == []
 

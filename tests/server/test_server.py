@@ -20,7 +20,7 @@ from tests.server.conftest import SPEC, Run, ok, problem
 
 
 def get(server, path: str) -> httpx.Response:
-    return httpx.get(server.url + path, timeout=15, trust_env=False, follow_redirects=True)
+    return httpx.get(server.url + path, timeout=60, trust_env=False, follow_redirects=True)
 
 
 def test_a_server_with_all_its_services_is_ready(server):

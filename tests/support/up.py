@@ -52,7 +52,7 @@ class Up:
 
     def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self.token}"}
-        return httpx.request(method, f"{self.url}{path}", headers=headers, trust_env=False, timeout=10.0, **options)
+        return httpx.request(method, f"{self.url}{path}", headers=headers, trust_env=False, timeout=60.0, **options)
 
     def signal(self, number: signal.Signals) -> int:
         """Send it, and give the exit code."""
@@ -99,7 +99,7 @@ def run(home: Path, *arguments: str, **environment: str) -> subprocess.Completed
         env=environment_for(home, **environment),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
 

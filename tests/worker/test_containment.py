@@ -37,7 +37,7 @@ def status(pid: int) -> dict[str, str]:
 
 
 def test_it_gains_no_privileges_leaves_no_core_and_is_killed_first_when_memory_is_low(runner):
-    wait_for(lambda: name(runner.pid) == "nestor-standby", "the runner to be contained", seconds=60)
+    wait_for(lambda: name(runner.pid) == "nestor-standby", "the runner to be contained")
     assert status(runner.pid)["NoNewPrivs"] == "1"
     assert int(Path(f"/proc/{runner.pid}/oom_score_adj").read_text()) > 0
     core = next(line for line in Path(f"/proc/{runner.pid}/limits").read_text().splitlines() if "core file" in line)
@@ -68,7 +68,7 @@ def test_a_runner_that_the_kernel_kills_ends_its_attempt_with_the_reason(
     lease, runner = claim(sessions, trial.id), SLOT.spawn()
 
     def kill() -> None:
-        wait_for(lambda: name(runner.pid) == "nestor-runner", "the trial to begin", seconds=60)
+        wait_for(lambda: name(runner.pid) == "nestor-runner", "the trial to begin")
         os.kill(runner.pid, number)
 
     killing = threading.Thread(target=kill)

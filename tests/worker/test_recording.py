@@ -153,5 +153,5 @@ def test_the_commit_notifies_readers(sessions, new_trial):
         listener.execute(f"LISTEN {event_log.CHANNEL}")
         with sessions.begin() as session:
             event_log.append(session, trial.id, "log", {})
-        heard = {note.payload for note in listener.notifies(timeout=5, stop_after=1)}
+        heard = {note.payload for note in listener.notifies(timeout=60, stop_after=1)}
     assert heard == {str(trial.id)}

@@ -52,7 +52,7 @@ def start():
 
 def hear(runner: Runner, until: type[Message] | None = None) -> list[Message]:
     heard = []
-    while (message := runner.inbox.get(timeout=60)) is not None:
+    while (message := runner.inbox.get(timeout=300)) is not None:
         heard.append(message)
         if until is not None and isinstance(message, until):
             break
@@ -125,7 +125,7 @@ def test_it_dies_with_its_supervisor(start):
     runner = start(100_000)
     hear(runner, until=Stepped)
     runner._process.stdin.close()  # the kernel does this for a killed supervisor
-    runner._process.wait(timeout=5)
+    runner._process.wait(timeout=60)
 
 
 def test_a_killed_runner_sends_no_last_message_and_has_a_reason(start):

@@ -37,7 +37,7 @@ def attempt(sessions, worker_settings) -> Callable[..., State | None]:
         lease, runner = claim(sessions, trial.id), SLOT.spawn()
 
         def disturb() -> None:
-            wait_for(lambda: step_of(sessions, trial) > 0, "a step", seconds=60)
+            wait_for(lambda: step_of(sessions, trial) > 0, "a step")
             if happens is not None:
                 happens(runner)
 

@@ -64,12 +64,12 @@ def test_a_supervisor_that_lost_its_lease_ends_its_runner_and_writes_nothing(ses
         with sessions() as session:
             return session.get_one(Trial, trial.id).step
 
-    wait_for(lambda: steps() > 0, "a step", seconds=60)
+    wait_for(lambda: steps() > 0, "a step")
     expire(sessions, trial.id)
     with sessions.begin() as session:
         leases.sweep_expired(session)
     new = claim(sessions, trial.id, "new")
-    thread.join(timeout=10)
+    thread.join(timeout=60)
     assert states == [None]
     assert workdirs() == []
     with sessions() as session:

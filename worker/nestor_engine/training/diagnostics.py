@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from nestor.schemas.steps import TensorSummary
 from nestor_engine.responses import Hypergradient
 from nestor_engine.solvers import Outcome
-from nestor_engine.training.metrics import Summary
 
 SETTLED = 10  # outer steps after which the inner gradient should have decreased
 GROWN = 3.0  # times its start: more than the difference between batches
 
 
 def advice(
-    number: int, hyper: Hypergradient, inner_gradient_ratio: float | None, summaries: dict[str, Summary]
+    number: int, hyper: Hypergradient, inner_gradient_ratio: float | None, summaries: dict[str, TensorSummary]
 ) -> Iterator[tuple[str, str]]:
     """(topic, sentence) of each warning; the caller reports a topic once per trajectory."""
     if hyper.solution and hyper.solution.outcome not in (Outcome.converged, Outcome.truncated):

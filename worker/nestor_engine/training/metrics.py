@@ -6,36 +6,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor
 
+from nestor.schemas.steps import TensorSummary
 from nestor_engine.objective import Bilevel, Tensors
 from nestor_engine.tensors.linalg import vector_norm
 
 
-@dataclass(frozen=True)
-class Summary:
-    """Statistics of one hyperparameter after one outer step, before its transform.
-
-    Attributes:
-        std: with the number of entries as divisor.
-        gradient_norm, update_norm: Euclidean norms of its hypergradient and of its change in the outer step.
-        at_bounds: fraction of the entries that lie at a bound.
-    """
-
-    min: float
-    max: float
-    mean: float
-    std: float
-    gradient_norm: float
-    update_norm: float
-    at_bounds: float = 0.0
-
-
-def summarize(bilevel: Bilevel, before: Tensors, after: Tensors, gradient: Tensors) -> dict[str, Summary]:
+def summarize(bilevel: Bilevel, before: Tensors, after: Tensors, gradient: Tensors) -> dict[str, TensorSummary]:
     """The summary of each hyperparameter after an outer step, with one transfer from the device."""
     measured: Tensors = {}
     for name, value in after.items():
@@ -52,7 +33,10 @@ def summarize(bilevel: Bilevel, before: Tensors, after: Tensors, gradient: Tenso
         measured[name] = torch.stack([number.double() for number in numbers])
     # One transfer for all: each waits for the device.
     rows = cast("list[list[float]]", torch.stack(list(measured.values())).tolist())
-    return {name: Summary(*row) for name, row in zip(measured, rows, strict=True)}
+    fields = TensorSummary.model_fields
+    return {
+        name: TensorSummary(**dict(zip(fields, row, strict=True))) for name, row in zip(measured, rows, strict=True)
+    }
 
 
 def norm(named: Tensors) -> float:

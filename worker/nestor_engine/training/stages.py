@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nestor.errors import Diverged
+from nestor.schemas.steps import TensorSummary
 from nestor_engine.autodiff.trace_cache import TraceCache
 from nestor_engine.config import Config
 from nestor_engine.data.folds import Partition
@@ -25,7 +26,7 @@ from nestor_engine.training.diagnostics import advice
 from nestor_engine.training.evaluation import evaluate
 from nestor_engine.training.fold_data import FoldData
 from nestor_engine.training.inner_loop import InnerStep
-from nestor_engine.training.metrics import Summary, cosine, norm, summarize
+from nestor_engine.training.metrics import cosine, norm, summarize
 from nestor_engine.training.state import State
 from nestor_engine.training.step import Step
 
@@ -58,7 +59,7 @@ class OuterUpdate:
     norm: float
     cosine: float | None
     inner_gradient_ratio: float | None
-    summaries: dict[str, Summary]
+    summaries: dict[str, TensorSummary]
     warnings: tuple[str, ...]
     ended: float
 

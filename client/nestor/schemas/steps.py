@@ -1,0 +1,63 @@
+"""The record of an outer step, as the engine makes it, a server stores it, and users read it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from nestor.options.base import about
+from nestor.schemas.base import Schema
+
+
+class TensorSummary(Schema):
+    """Statistics of one hyperparameter at one step, over its entries before the transform."""
+
+    min: Annotated[float, about("smallest entry")]
+    max: Annotated[float, about("largest entry")]
+    mean: Annotated[float, about("mean of the entries")]
+    std: Annotated[float, about("standard deviation of the entries")]
+    gradient_norm: Annotated[float, about("Euclidean norm of the hypergradient")]
+    update_norm: Annotated[float, about("Euclidean norm of the change in the outer step")]
+    at_bounds: Annotated[float, about("fraction of the entries that are at a bound")] = 0.0
+
+
+class Step(Schema):
+    """One outer update of the hyperparameters, with the inner steps before it. Losses are means over examples."""
+
+    number: Annotated[int, about("from 1")]
+    train_loss: Annotated[
+        float, about("on the last inner batch, before its update, with the terms of the hyperparameters")
+    ]
+    val_loss: Annotated[float, about("on this step's validation batch, at the weights after the inner steps")]
+    held_out_loss: Annotated[
+        float | None, about("on examples that steer nothing; with folds, the mean of each part's latest")
+    ] = None
+    test_loss: Annotated[float | None, about("on the whole test set; null: not evaluated at this step")] = None
+    val_metrics: Annotated[dict[str, float], about("the problem's metrics on the same batch, by name")] = {}
+    test_metrics: Annotated[dict[str, float], about("the problem's metrics on the test set, by name")] = {}
+    hypergradient_norm: Annotated[float, about("Euclidean norm over all hyperparameters")]
+    hypergradient_cosine: Annotated[
+        float | None, about("cosine with the hypergradient of the step before, over all hyperparameters")
+    ] = None
+    inner_gradient_norm: Annotated[
+        float | None, about("‖∂f/∂w‖ at the hypergradient; the implicit function theorem assumes 0")
+    ] = None
+    inner_gradient_ratio: Annotated[float | None, about("that norm relative to the one at the first inner step")] = None
+    outcome: Annotated[str | None, about("how the linear solve ended, as one word such as converged")] = None
+    residual: Annotated[float | None, about("‖b − A q‖ / ‖b‖ of the linear solve")] = None
+    products: Annotated[int, about("curvature products used")] = 0
+    traced: Annotated[bool, about("whether the products came from a trace, which is faster and gives equal bits")] = (
+        False
+    )
+    alpha: Annotated[float | None, about("step size of the Neumann series")] = None
+    alpha_norm: Annotated[float | None, about("that, times the curvature's norm; the series converges below 2")] = None
+    hyperparameters: Annotated[dict[str, TensorSummary], about("statistics by name")] = {}
+    seconds: Annotated[
+        dict[str, float],
+        about("wall time of inner, hypergradient and evaluation; products and data are parts of these", unit="seconds"),
+    ] = {}
+    warnings: Annotated[tuple[str, ...], about("sentences about what may be wrong with this step")] = ()
+
+    @property
+    def value(self) -> float:
+        """The loss by which steps are compared: on held-out examples if there are any, else on validation examples."""
+        return self.val_loss if self.held_out_loss is None else self.held_out_loss
