@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 
 from nestor.errors import BodyUnreadable, NestorError, OptionMissing, OptionTypeWrong, OptionUnknown, shortened, shown
 from nestor.options.mistakes.annotations import Place, walk
-from nestor.options.mistakes.sentences import ABSENT, class_of, relevant
+from nestor.options.mistakes.sentences import ABSENT, class_of, expected, relevant
 from nestor.schemas import API
 
 
@@ -42,6 +42,11 @@ def _explain(request: Request, error: dict[str, Any]) -> dict[str, Any]:
         return entry(OptionUnknown, field, "This field is unknown", f"{hint}{allowed}")
     if kind == "missing":
         return entry(OptionMissing, field, "This field is missing", "Add it.")
+    if place.annotations:
+        message = expected(error, place.annotations)
+    message = message.replace("Input should", "it should", 1)
+    if message.startswith("it "):
+        message = f"I{message[1:]}"
     return entry(class_of(kind), field, message, f"The value was {shown(error.get('input'))}.")
 
 

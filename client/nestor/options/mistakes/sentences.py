@@ -157,11 +157,12 @@ def _mistake(name: str, error: ErrorDetails, place: Place, within: str) -> Mista
     context = dict(error.get("ctx", {})) if error["type"] == cls.code() else {}
     if part := context.pop("part", None):
         start = f"{start}: {part}" if start else part
-        return Mistake(cls, name, start, _expected(error, place.annotations).removeprefix(f"{part}: "), context)
-    return Mistake(cls, name, start, _expected(error, place.annotations), context)
+        return Mistake(cls, name, start, expected(error, place.annotations).removeprefix(f"{part}: "), context)
+    return Mistake(cls, name, start, expected(error, place.annotations), context)
 
 
-def _expected(error: ErrorDetails, annotations: list[Any]) -> str:
+def expected(error: Mapping[str, Any], annotations: list[Any]) -> str:
+    """What a field may hold, from pydantic's `error` about it: "it must be …"."""
     kind = error["type"].split("_")[0]
     limits: dict[str, Any] = {}
     for name, limit in limits_of(annotations):
