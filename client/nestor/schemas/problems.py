@@ -69,7 +69,7 @@ AnyProblem = Annotated[
     Discriminator(
         _kind_of_problem,
         custom_error_type="problem",
-        custom_error_message='Input should be {"preset": …} or {"program": …, "dataset": …}',
+        custom_error_message='it must be {"preset": …} or {"program": …, "dataset": …}',
     ),
 ]
 

@@ -18,7 +18,6 @@ COOKIE = "nestor_token"
 REQUEST_HEADER = "X-Nestor-Request"  # a page of another site cannot send it without a CORS preflight, which is refused
 
 
-# scope="function": commit before the response is sent. Otherwise a client could read its own 201 and then get a 404.
 def transaction(request: Request) -> Generator[Session]:
     """The transaction of a request: committed when its route returns, rolled back when its route raises."""
     sessions: Sessions = request.app.state.sessions
@@ -26,6 +25,7 @@ def transaction(request: Request) -> Generator[Session]:
         yield session
 
 
+# scope="function": commit before the response is sent. Otherwise a client could read its own 201 and then get a 404.
 Tx = Annotated[Session, Depends(transaction, scope="function")]
 
 

@@ -21,7 +21,7 @@ def explain(request: Request, error: RequestValidationError) -> list[dict[str, A
 
 def _explain(request: Request, error: dict[str, Any]) -> dict[str, Any]:
     where, *path = error["loc"]
-    kind, message = error["type"], error["msg"].removeprefix("Value error, ").rstrip(".")
+    kind = error["type"]
     if kind == "json_invalid":
         detail = error.get("ctx", {}).get("error", "")
         message = f"The body is not JSON: {detail} (at character {path[0]})"
@@ -32,8 +32,7 @@ def _explain(request: Request, error: dict[str, Any]) -> dict[str, Any]:
         remedy = "Send an object, with Content-Type: application/json."
         return entry(OptionTypeWrong, field, "The body is not a JSON object", remedy)
     if kind in ABSENT and place.moved:
-        remedy = f"{place.moved[0].upper()}{place.moved[1:]}."
-        return entry(OptionUnknown, field, "This field no longer exists", remedy)
+        return entry(OptionUnknown, field, "This field no longer exists", f"{_capitalized(place.moved)}.")
     if kind in ABSENT:
         similar = difflib.get_close_matches(shortened(str(place.path[-1])), place.siblings, n=1)
         hint = f"Did you mean {similar[0]!r}? " if similar else ""
@@ -42,17 +41,19 @@ def _explain(request: Request, error: dict[str, Any]) -> dict[str, Any]:
         return entry(OptionUnknown, field, "This field is unknown", f"{hint}{allowed}")
     if kind == "missing":
         return entry(OptionMissing, field, "This field is missing", "Add it.")
-    if place.annotations:
-        message = expected(error, place.annotations)
-    message = message.replace("Input should", "it should", 1)
+    message = expected(error, place.annotations)
     if message.startswith("it "):
-        message = f"I{message[1:]}"
+        message = _capitalized(message)
     return entry(class_of(kind), field, message, f"The value was {shown(error.get('input'))}.")
 
 
 def entry(cls: type[NestorError], field: str, message: str, remedy: str) -> dict[str, Any]:
     """One of the `errors` of a ValidationFailed. Its code is that of `cls`, which Python raises for the mistake."""
     return {"field": shortened(field, 200), "code": cls.code(), "message": message, "remedy": remedy}
+
+
+def _capitalized(sentence: str) -> str:
+    return f"{sentence[0].upper()}{sentence[1:]}"
 
 
 def _body_model(request: Request) -> Any:

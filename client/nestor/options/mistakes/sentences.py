@@ -22,7 +22,7 @@ from nestor.errors import (
 )
 from nestor.options.mistakes.annotations import BOUNDS, Place, limits_of, models_of, walk, words_of
 
-Detail = TypeVar("Detail", ErrorDetails, dict[str, Any])
+E = TypeVar("E", bound=Mapping[str, Any])
 
 ABSENT = ("extra_forbidden", "unexpected_keyword_argument")  # pydantic's words for a field that does not exist
 _MISSING = ("missing", "missing_argument")
@@ -109,7 +109,7 @@ def mistakes(model: Any, error: ValidationError, *, within: str = "") -> list[Mi
     return list(found.values())
 
 
-def relevant(details: Sequence[Detail]) -> list[Detail]:
+def relevant(details: Sequence[E]) -> list[E]:
     """The errors of pydantic without those that follow from others: a list whose only item is wrong is not short."""
     parents = {one["loc"][:length] for one in details for length in range(len(one["loc"]))}
     return [one for one in details if one["type"] != "too_short" or one["loc"] not in parents]
@@ -162,7 +162,11 @@ def _mistake(name: str, error: ErrorDetails, place: Place, within: str) -> Mista
 
 
 def expected(error: Mapping[str, Any], annotations: list[Any]) -> str:
-    """What a field may hold, from pydantic's `error` about it: "it must be …"."""
+    """What a field may hold, from pydantic's `error` about it: "it must be …".
+
+    Args:
+        annotations: those of the field, for its limits; without them pydantic's own words have the limit.
+    """
     kind = error["type"].split("_")[0]
     limits: dict[str, Any] = {}
     for name, limit in limits_of(annotations):
@@ -170,9 +174,9 @@ def expected(error: Mapping[str, Any], annotations: list[Any]) -> str:
     bounds = " and ".join(f"{word} {limits[name]}" for name, word in BOUNDS.items() if name in limits)
     words = [word for one in annotations for word in words_of(one)]
     choice = "".join(f", or {word!r}" for word in words)
-    if error["type"] in _OUT_OF_RANGE:
+    if error["type"] in _OUT_OF_RANGE and bounds:
         return f"it must be {bounds}{choice}"
-    if error["type"] in _LENGTHS:
+    if error["type"] in _LENGTHS and limits:
         return f"it must have {limits.get('min_length', 0)} to {limits.get('max_length', 'any number of')} characters"
     if error["type"] == "literal_error":
         return f"it must be {error.get('ctx', {}).get('expected', 'one of the words that are allowed')}"
@@ -188,4 +192,4 @@ def expected(error: Mapping[str, Any], annotations: list[Any]) -> str:
     if error["type"] == "model_type":
         return f"it must be a {error.get('ctx', {}).get('class_name', 'dictionary')}"
     message = error["msg"].removeprefix("Value error, ").rstrip(".")
-    return message.replace("Input should", "it should", 1)
+    return message.replace("Input should", "it must", 1)
