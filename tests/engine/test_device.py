@@ -150,9 +150,9 @@ def test_a_trial_continues_bit_for_bit(name: str):
 
 
 def with_and_without_recordings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for pays in (2, 10**9):
+    for steps in (2, 10**9):
         for part in (inner, response):
-            monkeypatch.setattr(part, "STEPS_BEFORE_RECORDING", pays)
+            monkeypatch.setattr(part, "STEPS_BEFORE_RECORDING", steps)
         yield
 
 

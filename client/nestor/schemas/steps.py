@@ -14,7 +14,7 @@ class TensorSummary(Schema):
     min: Annotated[float, about("smallest entry")]
     max: Annotated[float, about("largest entry")]
     mean: Annotated[float, about("mean of the entries")]
-    std: Annotated[float, about("standard deviation of the entries")]
+    std: Annotated[float, about("standard deviation of the entries, with their number as divisor")]
     gradient_norm: Annotated[float, about("Euclidean norm of the hypergradient")]
     update_norm: Annotated[float, about("Euclidean norm of the change in the outer step")]
     at_bounds: Annotated[float, about("fraction of the entries that are at a bound")] = 0.0
@@ -29,7 +29,7 @@ class Step(Schema):
     ]
     val_loss: Annotated[float, about("on this step's validation batch, at the weights after the inner steps")]
     held_out_loss: Annotated[
-        float | None, about("on examples that steer nothing; with folds, the mean of each part's latest")
+        float | None, about("on examples that steer nothing; with folds, the mean over the last step of each fold")
     ] = None
     test_loss: Annotated[float | None, about("on the whole test set; null: not evaluated at this step")] = None
     val_metrics: Annotated[dict[str, float], about("the problem's metrics on the same batch, by name")] = {}
@@ -42,7 +42,9 @@ class Step(Schema):
         float | None, about("‖∂f/∂w‖ at the hypergradient; the implicit function theorem assumes 0")
     ] = None
     inner_gradient_ratio: Annotated[float | None, about("that norm relative to the one at the first inner step")] = None
-    outcome: Annotated[str | None, about("how the linear solve ended, as one word such as converged")] = None
+    outcome: Annotated[
+        str | None, about("how the linear solve ended, as one word such as converged; null: there was none")
+    ] = None
     residual: Annotated[float | None, about("‖b − A q‖ / ‖b‖ of the linear solve")] = None
     products: Annotated[int, about("curvature products used")] = 0
     traced: Annotated[bool, about("whether the products came from a trace, which is faster and gives equal bits")] = (
@@ -55,7 +57,7 @@ class Step(Schema):
         dict[str, float],
         about("wall time of inner, hypergradient and evaluation; products and data are parts of these", unit="seconds"),
     ] = {}
-    warnings: Annotated[tuple[str, ...], about("sentences about what may be wrong with this step")] = ()
+    warnings: Annotated[tuple[str, ...], about("sentences about what may be wrong, each topic once in a trial")] = ()
 
     @property
     def value(self) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,6 @@ from nestor.errors import ChoiceUnknown, DropoutNotFound, DropoutRateOutOfRange,
 from nestor_engine.hparams.hyperparameters import Hyperparameters
 from nestor_engine.objective import Tensors
 
-ELEMENTS = (nn.Dropout,)
 CHANNELS = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)  # these drop whole channels
 DropoutLayer = nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d
 MARGIN = 1e-6  # rates and draws stay this far from 0 and 1, where the logit is infinite
@@ -132,7 +131,7 @@ def _layers(model: nn.Module) -> dict[str, DropoutLayer]:
     return {
         path: module
         for path, module in _modules(model)
-        if isinstance(module, DropoutLayer) and type(module) in (*ELEMENTS, *CHANNELS)
+        if isinstance(module, DropoutLayer) and type(module) in get_args(DropoutLayer)
     }
 
 

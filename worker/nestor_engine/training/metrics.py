@@ -18,25 +18,24 @@ from nestor_engine.tensors.linalg import vector_norm
 
 def summarize(bilevel: Bilevel, before: Tensors, after: Tensors, gradient: Tensors) -> dict[str, TensorSummary]:
     """The summary of each hyperparameter after an outer step, with one transfer from the device."""
-    measured: Tensors = {}
+    measured: dict[str, Tensors] = {}
     for name, value in after.items():
         low, high = bilevel.bounds.get(name, (-math.inf, math.inf))
         bounded = math.isfinite(low) or math.isfinite(high)
-        numbers = (
-            *torch.aminmax(value),
-            value.mean(dtype=torch.float64),
-            value.std(correction=0),
-            _length(gradient[name]),
-            _length(value - before[name]),
-            ((value <= low) | (value >= high)).double().mean() if bounded else value.new_zeros(()),
-        )
-        measured[name] = torch.stack([number.double() for number in numbers])
+        smallest, largest = torch.aminmax(value)
+        measured[name] = {
+            "min": smallest,
+            "max": largest,
+            "mean": value.mean(dtype=torch.float64),
+            "std": value.std(correction=0),
+            "gradient_norm": _length(gradient[name]),
+            "update_norm": _length(value - before[name]),
+            "at_bounds": ((value <= low) | (value >= high)).double().mean() if bounded else value.new_zeros(()),
+        }
     # One transfer for all: each waits for the device.
-    rows = cast("list[list[float]]", torch.stack(list(measured.values())).tolist())
-    fields = TensorSummary.model_fields
-    return {
-        name: TensorSummary(**dict(zip(fields, row, strict=True))) for name, row in zip(measured, rows, strict=True)
-    }
+    numbers = [number.double() for of_one in measured.values() for number in of_one.values()]
+    values = iter(cast("list[float]", torch.stack(numbers).tolist()))
+    return {name: TensorSummary(**{field: next(values) for field in of_one}) for name, of_one in measured.items()}
 
 
 def norm(named: Tensors) -> float:
