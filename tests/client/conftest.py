@@ -11,6 +11,7 @@ from sqlalchemy import select
 
 import nestor
 from nestor import Client, Study, Trial
+from nestor.local.backend import here
 from nestor.schemas import Desired, State
 from nestor_server import models
 from nestor_server.scheduling import leases
@@ -45,8 +46,12 @@ def server(services: Services, started: list[Server]) -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def no_trial_left(started: list[Server]) -> Iterator[None]:
-    """Cancel what a test left unfinished, as a failed one does: it would occupy the worker of the next tests."""
+    """End what a test left unfinished, as a failed one does.
+
+    In this process it would reseed torch's generator during the next tests, and on a server it would occupy the worker.
+    """
     yield
+    here.shut_down()
     for server in started:
         with server.sessions.begin() as session:
             unfinished = select(models.Trial).where(

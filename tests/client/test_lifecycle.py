@@ -10,10 +10,11 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+import torch
 
 import nestor_server
 from nestor import lifecycle
-from nestor.errors import Diverged, IllegalTransition, InvalidInput
+from nestor.errors import Diverged, IllegalTransition, InvalidInput, arguments_of
 from nestor.lifecycle import MEANINGS, OBEDIENCE, RECENT, TRANSITIONS, UserAction
 from nestor.schemas import MOST_STEPS, Desired, State
 
@@ -114,14 +115,27 @@ def test_steps_are_counted_from_the_end_of_a_complete_trial_and_from_the_plan_of
         lifecycle.steps_after_extension(State.paused, 0, MOST_STEPS, 1)
 
 
+EXHAUSTED = [  # of Python, of a device, and of torch on the CPU
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+]
+
+
+@pytest.mark.parametrize("error", EXHAUSTED, ids=lambda error: type(error).__name__)
+def test_exhausted_memory_is_a_failure_of_its_own_and_no_mistake_in_an_argument(error: Exception):
+    memory = lifecycle.failure(error).problem()
+    assert (memory["code"], memory["title"]) == ("out-of-memory", "Out Of Memory")
+    assert "smaller batches" in memory["detail"]
+    with pytest.raises(type(error)), arguments_of("fit"):
+        raise error
+
+
 def test_a_failure_is_a_problem_document_of_its_own_code():
     known = lifecycle.failure(Diverged(step=3, what="loss", where="weights")).problem()
     assert (known["code"], known["title"], known["status"]) == ("diverged", "Diverged", 500)
     assert known["type"] == "https://nestor.invalid/errors/diverged"
     assert known["detail"].startswith("Step 3: the loss is not finite.")
-    memory = lifecycle.failure(MemoryError()).problem()
-    assert (memory["code"], memory["title"]) == ("out-of-memory", "Out Of Memory")
-    assert "smaller batches" in memory["detail"]
     foreign = lifecycle.failure(ZeroDivisionError("division by zero")).problem()
     assert foreign["code"] == "problem-failed"
     assert "failed with ZeroDivisionError: division by zero. Run problem.check()" in foreign["detail"]

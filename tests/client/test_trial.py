@@ -117,7 +117,6 @@ def test_hyperparameters_of_every_step_are_kept(trial):
 
 
 def test_trained_weights_come_back_into_the_model(trial):
-    torch.manual_seed(1)
     problem, other = ridge(), torch.nn.Linear(4, 1)
     assert trial.load_weights(other) == N_STEPS
     test, last = problem.data.test, trial.last_step

@@ -178,7 +178,7 @@ def test_of_concurrent_conflicting_requests_one_wins_and_the_record_is_consisten
     with faults.slow_runners(cluster), ThreadPoolExecutor(4) as crowd:
         api.until_a_new_checkpoint(trial_id)
         list(crowd.map(lambda action: api.request(trial_id, action), actions))
-        trial = api.until(trial_id, "cancelled", "complete", seconds=30)
+        trial = api.until(trial_id, "cancelled", "complete")
     assert trial["desired"] == {"cancelled": "cancel", "complete": "stop"}[trial["state"]]
     assert api.steps(trial_id) == [plain(step) for step in islice(uninterrupted, trial["step"])]
     expect_consistent_journal(cluster.server, trial_id, trial["step"])

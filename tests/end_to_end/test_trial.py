@@ -51,7 +51,7 @@ def test_pause_resume_stop_and_cancel_do_what_they_say(api: Api, worker: Worker)
     trial_id = api.submit(ENDLESS)
     wait_for(lambda: api.trial(trial_id)["step"] > 5, "some steps")
     api.ask(trial_id, "cancel")
-    cancelled = api.until(trial_id, "cancelled", seconds=5)
+    cancelled = api.until(trial_id, "cancelled")
     assert cancelled["step"] > 5
     assert cancelled["finished_at"] is not None
 

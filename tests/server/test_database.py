@@ -101,13 +101,13 @@ def test_a_submission_is_read_in_the_words_of_this_version_and_written_back_in_t
         "stop_early": {"kind": "early_stopping", "patience": 2, "share": 0.3, "least_steps": 10**12},
         "warmup_steps": 10**12,
     }
-    unsaid: dict = {"problem": before["problem"], "outer": {"optimizer": "rmsprop", "steps": None}, "stop_early": None}
-    insert_trials(engine, *({"spec": json.dumps(spec), "n_steps": 9, "state": "queued"} for spec in (before, unsaid)))
+    sparse: dict = {"problem": before["problem"], "outer": {"optimizer": "rmsprop", "steps": None}, "stop_early": None}
+    insert_trials(engine, *({"spec": json.dumps(spec), "n_steps": 9, "state": "queued"} for spec in (before, sparse)))
     revisions.migrate(url)
-    said, filled = (TrialSpec.model_validate(spec) for spec in trials_column(engine, "spec"))
-    assert (said.n_steps, said.inner_steps, said.batch_size, said.val_batch_size) == (7, 3, 64, 50)
-    assert said.early_stopping == EarlyStopping(patience=2, fraction=0.3, min_steps=MAX_STEPS)
-    assert said.warmup_steps == MAX_STEPS
+    given, filled = (TrialSpec.model_validate(spec) for spec in trials_column(engine, "spec"))
+    assert (given.n_steps, given.inner_steps, given.batch_size, given.val_batch_size) == (7, 3, 64, 50)
+    assert given.early_stopping == EarlyStopping(patience=2, fraction=0.3, min_steps=MAX_STEPS)
+    assert given.warmup_steps == MAX_STEPS
     assert (filled.n_steps, filled.inner_steps, filled.batch_size, filled.val_batch_size) == (9, 5, 128, 1000)
     command.downgrade(revisions.alembic_config(url), "0004")
     limited = {"stop_early": before["stop_early"] | {"least_steps": MAX_STEPS}, "warmup_steps": MAX_STEPS}
