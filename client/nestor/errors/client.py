@@ -56,6 +56,20 @@ class NoToken(ClientError):
     remedy = "Pass token=…, or set NESTOR_TOKEN. `nestor up` prints one, and `nestor token create` makes another."
 
 
+class TokenNotPickled(NoToken):
+    """A pickled client, study or trial was loaded where no token is known for its server."""
+
+    message = "No token is known for {server}: pickles do not contain tokens, so that they can be passed on."
+    remedy = "Set NESTOR_TOKEN in this process."
+
+
+class LocalNotPicklable(ClientError):
+    """A study or trial of this process was pickled."""
+
+    message = "A study without a server, and its trials, cannot be pickled, because they run in this process."
+    remedy = "Create the study with server=… to use it in other processes, or pickle results: dict(trial.hparams)."
+
+
 class TrialFailed(ClientError):
     """A trial that was waited for failed; the sentence is the one that the worker recorded."""
 
