@@ -46,6 +46,7 @@ class ServerInfo(TypedDict):
 
     url: str
     pid: int
+    workers: dict[str, int]  # the pid of each
 
 
 @final
@@ -73,7 +74,7 @@ class Home:
     def running(self) -> ServerInfo | None:
         """The address and pid of the running Nestor; None if nothing runs, or not yet."""
         try:
-            info: ServerInfo = json.loads(self.server_file.read_text())
+            info: ServerInfo = {"workers": {}, **json.loads(self.server_file.read_text())}
         except (OSError, ValueError):
             return None
         return info if alive(info["pid"]) else None  # a killed Nestor leaves its file behind
