@@ -35,6 +35,13 @@ class RequestNotSent(ClientError):
     remedy = "Shorten or correct its arguments."
 
 
+class ConnectionSettingsInvalid(ClientError):
+    """A variable about proxies or certificates has a value that cannot be used."""
+
+    message = "No connection can be made with the environment's settings: {reason}."
+    remedy = "Check HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY, SSL_CERT_FILE and SSL_CERT_DIR."
+
+
 class AddressInvalid(ClientError):
     """A server's address is not one."""
 

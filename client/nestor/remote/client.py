@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from nestor import schemas
-from nestor.errors import OptionTypeWrong, StudyNotFound, arguments_of, shown
+from nestor.errors import OptionOutOfRange, OptionTypeWrong, StudyNotFound, arguments_of, called_as, shown
 from nestor.remote import credentials, event_stream, uploads
 from nestor.remote.transport import Model, Transport, read
 from nestor.schemas import Action
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item", covariant=True)
 
 STEPS_PER_PAGE = 10_000
+MAX_TIMEOUT = 86_400
 
 
 class _Page(Protocol[Item]):
@@ -52,8 +53,13 @@ class Client:
 
     ships = True
 
+    @called_as("Client", url="Pass server=….", address="Pass server=…, the address.", api_key="Pass token=….")
     def __init__(self, server: str | None = None, token: str | None = None, *, timeout: float = 30.0) -> None:
         self.server = credentials.find_server(server)
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float):  # pyright: ignore[reportUnnecessaryIsInstance] of a user
+            raise OptionTypeWrong(option=f"timeout={shown(timeout)}", rule="it must be a number of seconds, above 0")
+        if not 0 < timeout < MAX_TIMEOUT:
+            raise OptionOutOfRange(option=f"{timeout=}", rule=f"it must be above 0 and below {MAX_TIMEOUT} seconds")
         self._timeout = timeout
         token = credentials.find_token(server, token)
         self._token_name = credentials.fingerprint(token)

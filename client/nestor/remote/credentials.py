@@ -12,7 +12,14 @@ from urllib.parse import parse_qs, urlsplit
 import platformdirs
 from pydantic import TypeAdapter
 
-from nestor.errors import AddressInvalid, CredentialsUnreadable, NoToken, OptionTypeWrong, TokenNotPickled
+from nestor.errors import (
+    AddressInvalid,
+    CredentialsUnreadable,
+    NoToken,
+    OptionInvalid,
+    OptionTypeWrong,
+    TokenNotPickled,
+)
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"  # where `nestor up` listens
 
@@ -72,7 +79,11 @@ def find_token(server: str | None = None, token: str | None = None) -> str:
         raise NoToken(server=address)
     if not isinstance(chosen, str):  # pyright: ignore[reportUnnecessaryIsInstance] of a user
         raise OptionTypeWrong(option="token", rule="it must be a string")
-    return chosen.strip()
+    chosen = chosen.strip()
+    if not (chosen.isascii() and chosen.isprintable()):
+        rule = "it must be one line of ASCII characters, as `nestor up` or `nestor token create` printed it"
+        raise OptionInvalid(option="token", rule=rule)
+    return chosen
 
 
 def _chosen(server: str | None) -> str:

@@ -20,6 +20,7 @@ from nestor.errors import (
     PROBLEM_JSON,
     AddressInvalid,
     AnswerUnreadable,
+    ConnectionSettingsInvalid,
     NestorError,
     RequestNotSent,
     ServerUnreachable,
@@ -71,8 +72,10 @@ class Transport:
             )
         except httpx.InvalidURL:
             raise AddressInvalid(server=server) from None
-        except UnicodeError as error:
-            raise RequestNotSent(reason=f"the token {error}") from None
+        except UnicodeError:
+            raise RequestNotSent(reason="the token has characters that are not ASCII") from None
+        except (OSError, ValueError, ImportError) as error:
+            raise ConnectionSettingsInvalid(reason=str(error).rstrip(".")) from error
         # Users do not close studies, so connections are closed with the last reference to this object.
         self._finalizer = weakref.finalize(self, self._http.close)
 
