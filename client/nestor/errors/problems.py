@@ -89,6 +89,13 @@ class MetricNameReserved(ProblemInvalid):
     remedy = "Rename it."
 
 
+class MetricNotTensor(ProblemInvalid):
+    """A metric returned something else than a tensor."""
+
+    message = "The metric {metric!r} returned a {type}."
+    remedy = "Return a tensor: leave out .item() and float()."
+
+
 # --- hyperparameters ------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from nestor.errors import LossNotPerExample, ModelOutputInvalid
 from nestor_engine.hparams import CompositeHyperparameters
 from nestor_engine.objective import Batch, PyTree, Tensors
+from nestor_engine.problem.losses import metric_mean
 
 Loss = Callable[..., Tensor]  # (outputs, batch) or (outputs, batch, hparams)
 
@@ -70,9 +71,7 @@ class EagerFunctions:
     def evaluate(self, params: PyTree, buffers: Tensors, values: Tensors, batch: Batch) -> Tensors:
         """ "loss", the mean of the validation loss, and the mean of each metric, detached; each of shape ()."""
         outputs = self._run(self.evaluating, params, buffers, values, batch)
-        metrics = {
-            name: metric(outputs, batch, values).detach().float().mean() for name, metric in self.metrics.items()
-        }
+        metrics = {name: metric_mean(name, metric(outputs, batch, values)) for name, metric in self.metrics.items()}
         return {"loss": self.val_loss(outputs, batch, values).mean(), **metrics}
 
     def _run(self, module: nn.Module, params: PyTree, buffers: Tensors, values: Tensors, batch: Batch) -> PyTree:

@@ -19,6 +19,7 @@ from nestor.errors import (
     OutOfMemory,
     TensorNotReplaceable,
     arguments_of,
+    called_as,
     is_out_of_memory,
     shown,
 )
@@ -27,6 +28,7 @@ from nestor_engine.hparams import Hyperparameters, compose
 from nestor_engine.hparams.weights import trainable
 from nestor_engine.objective import Batch, Bilevel, PyTree, Tensors
 from nestor_engine.problem.eager import EagerFunctions, Loss
+from nestor_engine.problem.losses import expect_loss, expect_metrics
 from nestor_engine.problem.meta_copy import meta_copy
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ class Problem:
     transformed values.
     """
 
-    @arguments_of("Problem")
+    @arguments_of("Problem", loss="Pass train_loss and val_loss.", criterion="Pass train_loss and val_loss.")
     def __init__(
         self,
         model: nn.Module,
@@ -65,8 +67,9 @@ class Problem:
         inputs: str | Sequence[str] = "x",
     ) -> None:
         _expect("model", model, lambda given: isinstance(given, nn.Module), "a torch.nn.Module")
-        for name, function in {"train_loss": train_loss, "val_loss": val_loss, **(metrics or {})}.items():
-            _expect(name, function, callable, "a function of outputs and batch")
+        expect_loss("train_loss", train_loss)
+        expect_loss("val_loss", val_loss)
+        expect_metrics(metrics or {})
         self.model = model
         self.hparams = compose(hparams)
         self.train_loss, self.val_loss = train_loss, val_loss
@@ -133,6 +136,7 @@ class Problem:
             values=kinds.values,
         )
 
+    @called_as("problem.check")
     def check(self) -> Report:
         """Run one batch through every path, in this process, and report mistakes in the problem's own terms."""
         from nestor_engine.problem.validation.checks import check  # torch.export takes a second to import

@@ -21,6 +21,7 @@ from nestor.errors import (
 )
 from nestor_engine.data.splits import INDEX
 from nestor_engine.objective import Batch
+from nestor_engine.problem.losses import batch_hint
 from nestor_engine.program.export import Program
 from nestor_engine.program.failures import place_of_error
 from nestor_engine.program.trace import quiet
@@ -207,4 +208,4 @@ def remedy(message: str, given: dict[str, Any]) -> str:
         )
     if "expected scalar type" in lowered or "dtype" in lowered:
         return "Convert the column to the type that the function expects, for example with .float() or .long(). "
-    return ""
+    return batch_hint(message, given.get("batch"))
