@@ -74,10 +74,8 @@ class Watch(TorchFunctionMode):
         self.lengths: list[str] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") == "__len__":
-            frame = next((f for f in _callers() if not _is_ours(f.f_code.co_filename)), None)
-            if frame is not None:
-                self.lengths.append(_line(frame.f_code.co_filename, frame.f_lineno))
+        if getattr(func, "__name__", "") == "__len__" and (place := line_of_caller()):
+            self.lengths.append(place)
         return func(*args, **(kwargs or {}))
 
 
@@ -135,6 +133,12 @@ def place_of_error(trace: TracebackType | None) -> str:
     if lines:
         parts.append(_line(*lines[-1]))
     return f" ({', '.join(parts)})" if parts else ""
+
+
+def line_of_caller() -> str:
+    """The line of the user's code that runs, or empty."""
+    frame = next((f for f in _callers() if not _is_ours(f.f_code.co_filename)), None)
+    return "" if frame is None else _line(frame.f_code.co_filename, frame.f_lineno)
 
 
 def _is_ours(file: str) -> bool:
