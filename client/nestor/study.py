@@ -173,7 +173,7 @@ class Study:
             )
         if config.folds is not None and problem.hparams.by_position:
             raise FoldsWithExampleHparams
-        report = check(problem, batch_size=config.batch_size, ship=self._backend.ships)
+        report = check(problem, config=config, ship=self._backend.ships)
         report.raise_errors()
         for finding in report.findings:
             warnings.warn(f"{finding.where}: {finding.sentence}", stacklevel=3)  # at the call of optimize

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
+from torch.utils.checkpoint import CheckpointFunction
 
 from nestor.errors import NotExportable
 from nestor_engine.graphs.operators import HigherOrderOperator, is_operator, schema_of
+from nestor_engine.program.failures import CHECKPOINT, NO_SUCH_OPERATOR
 from nestor_engine.program.functions import MARKER, Call
 
 if TYPE_CHECKING:
     from nestor_engine.program.trace import Traced
 
 Trace = Callable[[str, Callable[..., Any], tuple[Any, ...], tuple[Any, ...]], "Traced"]
-_REMEDY = "Write that part with ordinary torch functions, or run the problem in this process (server=None)."
+_REMEDY = NO_SUCH_OPERATOR[""][1]
 
 
 @dataclass(frozen=True)
@@ -106,15 +108,18 @@ def differentiate(function: str, call: Call, trace: Trace) -> Differentiated:
     Raises:
         NotExportable: its forward or backward cannot be traced; the message names its class.
     """
+    if call.cls is CheckpointFunction:
+        reason, remedy = CHECKPOINT
+        raise NotExportable(function=function, where=call.where, reason=reason, remedy=remedy)
     try:
         return _differentiate(function, call, trace)
     except NotExportable as error:
         reason = f"the backward of {call.name} cannot be exported: {error.context.get('reason', error)}"
         remedy = str(error.context.get("remedy") or _REMEDY)
-        raise NotExportable(function=function, where=_at(call), reason=reason, remedy=remedy) from error
+        raise NotExportable(function=function, where=call.where, reason=reason, remedy=remedy) from error
     except ValueError as error:
         reason = f"{call.name} has a backward of its own, and {error}."
-        raise NotExportable(function=function, where=_at(call), reason=reason, remedy=_REMEDY) from error
+        raise NotExportable(function=function, where=call.where, reason=reason, remedy=_REMEDY) from error
 
 
 def _differentiate(function: str, call: Call, trace: Trace) -> Differentiated:
@@ -223,7 +228,3 @@ def _example(tensor: Tensor) -> Tensor:
 def _sizes(tensor: Tensor) -> dict[int, Any] | None:
     varying = [dim for dim, size in enumerate(tensor.shape) if isinstance(size, torch.SymInt)]
     return dict.fromkeys(varying, torch.export.Dim.DYNAMIC) or None
-
-
-def _at(call: Call) -> str:
-    return f" ({call.where})" if call.where else ""

@@ -28,9 +28,10 @@ from torch.nn.modules._functions import BackwardHookFunction
 from torch.overrides import TorchFunctionMode
 
 from nestor.errors import NotExportable
-from nestor_engine.program.failures import line_of_caller
+from nestor_engine.program.failures import place_of_caller
 
 MARKER = _call_custom_autograd_function_in_pre_dispatch  # torch's verifier accepts it in a graph
+Hook = Callable[[Tensor], "Tensor | None"]
 _patching = threading.Lock()
 _traces: list[object] = []  # that run at present
 _APPLY: Any = vars(torch.autograd.Function)["apply"].__func__
@@ -43,7 +44,7 @@ class Call:
 
     Attributes:
         name: the Function's class, or the hook, for messages.
-        where: the line of the user's code.
+        where: the module and the line of the user's code, as ` (in …, file, line …)`, or empty.
         cls: has the static methods `forward` and `backward` of a Function.
         args: tensors without storage, whose sizes may be symbols, and constants.
         results: what it returned, as `args`.
@@ -63,6 +64,7 @@ class Recorder:
     """Collects the calls of one trace by the key that their node has as its first argument."""
 
     calls: dict[str, Call] = field(default_factory=dict[str, Call])
+    _hooks: dict[fx.Node, list[Hook]] = field(default_factory=dict["fx.Node", "list[Hook]"])
 
     def function(self, cls: Any, args: tuple[Any, ...], original: Callable[..., Any]) -> Any:
         """Call a Function, as one node."""
@@ -78,13 +80,19 @@ class Recorder:
         self._mark(mode.tracer, cls.__qualname__, cls, args, returned)
         return returned
 
-    def hook(self, tensor: Tensor, hook: Callable[[Tensor], Tensor | None]) -> bool:
+    def hook(self, tensor: Tensor, hook: Hook) -> bool:
         """Put a node for a hook behind `tensor`; False if the trace cannot: it has read the tensor already."""
         mode = _get_dispatch_mode_pre_dispatch(torch._C._TorchDispatchModeKey.PROXY)
         node = None if mode is None else _node_of(mode.tracer, tensor)
         if mode is None or node is None or node.users:
             return False
-        self._mark(mode.tracer, f"the hook {_name(hook)}", _hooked(hook), (tensor,), tensor)
+        if node in self._hooks:
+            self._hooks[node].append(hook)  # one node for all, because torch calls hooks in order
+        else:
+            hooks = [hook]
+            self._mark(mode.tracer, f"the hook {_name(hook)}", _hooked(hooks), (tensor,), tensor)
+            if (marked := _node_of(mode.tracer, tensor)) is not None:
+                self._hooks[marked] = hooks
         return True
 
     def _mark(self, tracer: Any, name: str, cls: Any, args: tuple[Any, ...], returned: Any) -> None:
@@ -94,7 +102,7 @@ class Recorder:
         proxy = tracer.create_proxy("call_function", MARKER, (key, *proxies), {})
         track_tensor_tree(returned, proxy, constant=None, tracer=tracer)
         results: tuple[Any, ...] = cast("tuple[Any, ...]", returned) if isinstance(returned, tuple) else (returned,)
-        self.calls[key] = Call(name, line_of_caller(), cls, args, results, isinstance(returned, tuple))
+        self.calls[key] = Call(name, place_of_caller(), cls, args, results, isinstance(returned, tuple))
 
 
 class Hooks(TorchFunctionMode):
@@ -114,7 +122,7 @@ class Hooks(TorchFunctionMode):
             if not self._recorder.hook(tensor, hook):
                 raise NotExportable(
                     function=self._function,
-                    where=f" ({line_of_caller()})",
+                    where=place_of_caller(),
                     reason=f"the hook {_name(hook)} is registered after its tensor was used.",
                     remedy="Call register_hook right behind the line that computes the tensor.",
                 )
@@ -136,8 +144,8 @@ def recording_functions() -> Generator[Recorder]:
         _recorder.reset(token)
 
 
-def _hooked(hook: Callable[[Tensor], Tensor | None]) -> Any:
-    """The identity, whose backward is `hook`, with the methods of a Function."""
+def _hooked(hooks: list[Hook]) -> Any:
+    """The identity, whose backward calls the hooks, with the methods of a Function."""
 
     class Hooked:
         @staticmethod
@@ -146,8 +154,10 @@ def _hooked(hook: Callable[[Tensor], Tensor | None]) -> Any:
 
         @staticmethod
         def backward(ctx: Any, grad: Tensor) -> Tensor:
-            changed = hook(grad)
-            return grad if changed is None else changed
+            for hook in hooks:
+                changed = hook(grad)
+                grad = grad if changed is None else changed
+            return grad
 
     return Hooked
 
