@@ -37,7 +37,7 @@ CHECKPOINT = (
 # Functions of torch whose call explains a failure: name → (reason, remedy).
 _CALLED: dict[str, tuple[str, str]] = {
     "__iter__": _LOOP,
-    "cdist": (_FIXES.format(name="cdist"), "Pass compute_mode='donot_use_mm_for_euclid_dist' to it."),
+    "cdist": (_FIXES.format(name="cdist"), "Pass compute_mode='use_mm_for_euclid_dist' to it."),
     "__len__": _BATCH_SIZE,
     "grid_sampler": (_FIXES.format(name="grid_sample"), _ELSE),
 }
@@ -60,6 +60,10 @@ _KNOWN: tuple[tuple[str, tuple[str, str]], ...] = (
         ("it turns a tensor into a Python number.", "Keep it a tensor: leave out .item(), .tolist() and float()."),
     ),
     ("packed|PackedSequence", _PACKED),
+    (
+        "in-place operation",
+        ("it writes into its argument.", "Work on a copy, as in x = x + 1 in place of x += 1."),
+    ),
 )
 
 NO_SUCH_OPERATOR = {
@@ -152,7 +156,7 @@ def _place(frames: list[tuple[FrameType, int]]) -> str:
     ]
     # Without the tracer's wrapper, the first is the model, whose `named_modules` has all names.
     users: list[nn.Module] = [
-        module for _, module in modules if not type(module).__module__.startswith("nestor_engine.")
+        module for _, module in modules if not type(module).__module__.startswith("nestor_engine.program.")
     ]
     parts: list[str] = []
     if users:

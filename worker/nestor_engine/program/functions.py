@@ -194,7 +194,7 @@ def apply_recorded(cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
     recorder = _recorder.get()
     if recorder is None:
         return original(*args, **kwargs)
-    if kwargs:
+    if cls.setup_context is not torch.autograd.Function.setup_context:  # torch fills in defaults of this style only
         bound = inspect.signature(cls.forward).bind(*args, **kwargs)
         bound.apply_defaults()
         args = bound.args

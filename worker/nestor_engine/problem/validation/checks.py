@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from nestor import errors
 from nestor.errors import NotExportable
-from nestor.options import Config
+from nestor.options import Config, DirectOnly
 from nestor_engine.autodiff.gradients import grad_or_none
 from nestor_engine.data.splits import INDEX, Data, size_of
 from nestor_engine.hparams import CompositeHyperparameters
@@ -27,6 +27,7 @@ from nestor_engine.objective import Batch, Bilevel, Tensors
 from nestor_engine.problem.validation import hooks
 from nestor_engine.problem.validation.comparison import differences
 from nestor_engine.problem.validation.coupling import broadcasts, couples_examples, grows_with_the_batch
+from nestor_engine.problem.validation.functions import once_differentiable
 from nestor_engine.problem.validation.rehearsal import not_finite, rehearse
 from nestor_engine.problem.validation.report import Called, shapes
 from nestor_engine.problem.validation.report import Finding as Finding
@@ -186,6 +187,15 @@ class _Check(Findings):
                 "at zero.",
                 errors.GradientNotFinite,
             )
+        if not isinstance(self._config.response, DirectOnly):
+            for name in once_differentiable(criterion):
+                self.error(
+                    "train_loss",
+                    f"The backward of the torch.autograd.Function {name} is not differentiable, so that its part of "
+                    "the second derivatives would be zero. Write it with torch functions of the gradient that it is "
+                    "given, without once_differentiable, .detach() and NumPy.",
+                    errors.SecondDerivativeMissing,
+                )
         decayed = slopes(bilevel.penalty(params, hparams), params)
         for name, slope in reached.items():
             if slope is not None and slope.any():

@@ -14,6 +14,7 @@ from nestor_engine.program.failures import place_of_caller
 _TWICE = "which torch cannot differentiate twice, as the hypergradient needs it. "
 _REPLACEMENTS = {
     "embedding_bag": "Use nn.Embedding, and a sum or mean over its dimension 1.",
+    "cdist": "Pass compute_mode='use_mm_for_euclid_dist' to it.",
     "ctc_loss": "Use another loss for the training, or compute this one with differentiable operators.",
     "scaled_dot_product": "Compute the attention with matmul and softmax.",
 }
