@@ -20,19 +20,18 @@ from torch.utils import _pytree as pytree
 from nestor import errors
 from nestor.errors import NotExportable
 from nestor.options import Config, DirectOnly
-from nestor_engine.autodiff.gradients import grad_or_none
 from nestor_engine.data.splits import INDEX, Data, size_of
 from nestor_engine.hparams import CompositeHyperparameters
 from nestor_engine.objective import Batch, Bilevel, Tensors
 from nestor_engine.problem.validation import hooks
 from nestor_engine.problem.validation.comparison import differences
-from nestor_engine.problem.validation.coupling import broadcasts, couples_examples, grows_with_the_batch
-from nestor_engine.problem.validation.functions import once_differentiable
-from nestor_engine.problem.validation.rehearsal import not_finite, rehearse
-from nestor_engine.problem.validation.report import Called, shapes
+from nestor_engine.problem.validation.coupling import check_coupling
+from nestor_engine.problem.validation.gradients import check_training_gradient, check_validation_gradient
+from nestor_engine.problem.validation.rehearsal import rehearse
 from nestor_engine.problem.validation.report import Finding as Finding
 from nestor_engine.problem.validation.report import Findings as Findings
 from nestor_engine.problem.validation.report import Report as Report
+from nestor_engine.problem.validation.report import shapes
 from nestor_engine.problem.validation.sensitivity import Missing, missing
 from nestor_engine.problem.validation.tensors import check_data, check_tensors
 from nestor_engine.program.export import EXAMPLES, Program, export
@@ -124,7 +123,7 @@ class _Check(Findings):
                     called = self.last_call("train_loss")
                     if self.returned_well("train_loss"):
                         self._gradients(bilevel, nudged, hparams, batch, criterion)
-                        self._by_examples("train_loss", called)
+                        check_coupling(self, "train_loss", called)
 
     def _batch_of_one(self, bilevel: Bilevel, prepared: Batch) -> None:
         one = {name: values[:1] for name, values in prepared.items()}
@@ -163,88 +162,20 @@ class _Check(Findings):
         return results[-1]
 
     def _gradients(self, bilevel: Bilevel, params: Tensors, hparams: Tensors, batch: Batch, criterion: Tensor) -> None:
-        loss = criterion + bilevel.penalty(params, hparams)
-        if not loss.isfinite():
+        penalty = bilevel.penalty(params, hparams)
+        if not (criterion + penalty).isfinite():
             self.error(
                 "training loss",
                 "With the hyperparameters' terms it is not finite. Start from smaller values.",
                 errors.LossNotFinite,
             )
             return
-        # The criterion alone: a decay moves every weight, also those of a part that is detached from the loss.
-        reached = slopes(criterion, params)
-        if all(slope is None for slope in reached.values()):
-            self.error(
-                "train_loss",
-                "No parameter reaches it: look for .detach(), .item(), argmax or torch.no_grad().",
-                errors.LossDetached,
-            )
+        twice = not isinstance(self._config.response, DirectOnly)
+        if not check_training_gradient(self, criterion, penalty, params, twice=twice):
             return
-        for name in not_finite(reached):
-            self.error(
-                f"parameter {name!r}",
-                "The gradient of train_loss with respect to it is NaN or infinite. Look for sqrt, norm or a division "
-                "at zero.",
-                errors.GradientNotFinite,
-            )
-        if not isinstance(self._config.response, DirectOnly):
-            for name in once_differentiable(criterion):
-                self.error(
-                    "train_loss",
-                    f"The backward of the torch.autograd.Function {name} is not differentiable, so that its part of "
-                    "the second derivatives would be zero. Write it with torch functions of the gradient that it is "
-                    "given, without once_differentiable, .detach() and NumPy.",
-                    errors.SecondDerivativeMissing,
-                )
-        decayed = slopes(bilevel.penalty(params, hparams), params)
-        for name, slope in reached.items():
-            if slope is not None and slope.any():
-                continue
-            if slope is not None:
-                sentence = (
-                    "The gradient of train_loss with respect to it is exactly zero. Look for sign, round or argmax "
-                    "behind it."
-                )
-            elif decayed[name] is not None:
-                sentence = (
-                    "It does not reach train_loss: only its decay will move it. Look for .detach(), torch.no_grad() "
-                    "and reentrant checkpointing, or freeze it with requires_grad_(False)."
-                )
-            else:
-                sentence = "It does not reach the training loss, so it will keep its value."
-            self.warning(f"parameter {name!r}", sentence, errors.ParameterUnused)
         for name, why in missing(bilevel, params, hparams, batch, probe(self._problem.data.val, bilevel)).items():
             report = self.error if why is Missing.influence else self.warning
             report(f"hyperparameter {name!r}", why.value, errors.HparamWithoutInfluence)
-
-    def _by_examples(self, which: str, called: Called | None) -> None:
-        """How a loss depends on the examples of a batch."""
-        if called is None:
-            return
-        if grows_with_the_batch(called.again, called.outputs, called.batch):
-            self.warning(
-                which,
-                "It grows with the number of examples in the batch, so its balance with other terms depends on the "
-                "batch size. Return the mean (reduction='mean'), or one loss per example.",
-                errors.LossSummed,
-            )
-        if not couples_examples(called.again, called.outputs, called.batch):
-            return
-        if column := broadcasts(called.again, called.outputs, called.batch):
-            self.warning(
-                which,
-                f"It broadcasts outputs of shape {tuple(called.outputs.shape)} with the column {column!r} of shape "
-                f"{tuple(called.batch[column].shape)}, and so compares every example with every other. Give both one "
-                "shape, for example with outputs.squeeze(1).",
-                errors.ExamplesCoupled,
-            )
-        else:
-            self.warning(
-                which,
-                "The loss of one example depends on the others in the batch. That is right for a contrastive or a "
-                "ranking loss. Otherwise compare the shapes of the outputs and the columns: torch broadcasts them.",
-                errors.ExamplesCoupled,
-            )
 
     def _validation(self, bilevel: Bilevel) -> None:
         for split, columns in self._problem.data.splits.items():
@@ -267,8 +198,8 @@ class _Check(Findings):
                             errors.MetricNotFinite,
                         )
                     if split == "val":
-                        self._validation_gradient(metrics["loss"], params, hparams)
-                        self._by_examples("val_loss", called)
+                        check_validation_gradient(self, metrics["loss"], params, hparams)
+                        check_coupling(self, "val_loss", called)
             for name, values in buffers.items():
                 if not torch.equal(values, bilevel.buffers[name]):
                     self.warning(
@@ -276,22 +207,6 @@ class _Check(Findings):
                         f"In evaluation mode it changes its buffer {name!r}. Do that in training mode only.",
                         errors.BufferChanged,
                     )
-
-    def _validation_gradient(self, loss: Tensor, params: Tensors, hparams: Tensors) -> None:
-        by_weights, by_hparams = slopes(loss, params), slopes(loss, hparams)
-        if all(slope is None for slope in (*by_weights.values(), *by_hparams.values())):
-            self.error(
-                "val_loss",
-                "It has no gradient, so there is nothing to tune by. An accuracy has none, nor has what passed "
-                "through .detach(), .item() or argmax. Return a differentiable loss, and report others as metrics.",
-                errors.LossDetached,
-            )
-        elif not any(slope is not None and slope.any() for slope in (*by_weights.values(), *by_hparams.values())):
-            self.warning(
-                "val_loss",
-                "Its gradient is exactly zero, so there is nothing to tune by. Look for sign, round or argmax.",
-                errors.LossDetached,
-            )
 
     def _outer_step(self) -> None:
         """Do what the trial does first, on a few examples."""
@@ -366,13 +281,6 @@ def _replaced(batch: Batch, prepared: Batch) -> str:
                 "probabilities, F.cross_entropy takes them. "
             )
     return ""
-
-
-def slopes(value: Tensor, at: Tensors) -> dict[str, Tensor | None]:
-    """The gradient of `value` by each tensor; None for one that it does not depend on."""
-    if not value.requires_grad:
-        return dict.fromkeys(at)
-    return dict(zip(at, grad_or_none(value, list(at.values()), retain_graph=True), strict=True))
 
 
 def _nudged(bilevel: Bilevel) -> Tensors:

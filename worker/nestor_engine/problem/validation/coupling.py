@@ -10,11 +10,44 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from nestor.errors import ExamplesCoupled, LossSummed
 from nestor_engine.data.splits import INDEX
 from nestor_engine.objective import Batch, PyTree
+from nestor_engine.problem.validation.report import Called, Findings
 
 Loss = Callable[[PyTree, Batch], Tensor]
 _TOLERANCE = 1e-3  # relative; losses are computed in single precision
+
+
+def check_coupling(findings: Findings, which: str, called: Called | None) -> None:
+    """Report what the loss `which` does with the examples of a batch that a mean over them does not."""
+    if called is None:
+        return
+    loss, outputs, batch = called.again, called.outputs, called.batch
+    if grows_with_the_batch(loss, outputs, batch):
+        findings.warning(
+            which,
+            "It grows with the number of examples in the batch, so its balance with other terms depends on the "
+            "batch size. Return the mean (reduction='mean'), or one loss per example.",
+            LossSummed,
+        )
+    if not couples_examples(loss, outputs, batch):
+        return
+    if column := broadcasts(loss, outputs, batch):
+        findings.warning(
+            which,
+            f"It broadcasts outputs of shape {tuple(outputs.shape)} with the column {column!r} of shape "
+            f"{tuple(batch[column].shape)}, and so compares every example with every other. Give both one "
+            "shape, for example with outputs.squeeze(1).",
+            ExamplesCoupled,
+        )
+    else:
+        findings.warning(
+            which,
+            "The loss of one example depends on the others in the batch. That is right for a contrastive or a "
+            "ranking loss. Otherwise compare the shapes of the outputs and the columns: torch broadcasts them.",
+            ExamplesCoupled,
+        )
 
 
 def grows_with_the_batch(loss: Loss, outputs: PyTree, batch: Batch) -> bool:

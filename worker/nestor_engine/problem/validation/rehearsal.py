@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from nestor import options
 from nestor_engine.config import Config
@@ -41,8 +40,3 @@ def rehearse(bilevel: Bilevel, train: Batch, val: Batch, config: options.Config)
     with torch.enable_grad():
         for _ in optimize(bilevel, data, step):
             pass
-
-
-def not_finite(gradients: dict[str, Tensor | None]) -> list[str]:
-    """The names of gradients that hold NaN or infinity."""
-    return [name for name, slope in gradients.items() if slope is not None and not slope.isfinite().all()]
