@@ -202,7 +202,8 @@ def _node_json(node: Call | Region) -> Json:
         kwargs: dict[str, Json] = {name: encode(value) for name, value in node.kwargs.items()}
         return {"op": node.op, "args": [encode(arg) for arg in node.args], "kwargs": kwargs}
     backward: dict[str, Json] = {} if node.backward is None else {"backward": graph_json(node.backward)}
-    return backward | {
+    return {
+        **backward,
         "region": node.kind,
         "options": [encode(option) for option in node.options],
         "graph": graph_json(node.graph),

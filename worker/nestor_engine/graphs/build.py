@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
@@ -86,7 +86,8 @@ def function_region(
     def with_device(graph: fx.GraphModule) -> Callable[..., tuple[Tensor | None, ...]]:
         return lambda *given: graph(*given, device)
 
-    return WithBackward.apply(results, without, with_device(forward), with_device(backward), *args)
+    apply = cast("Callable[..., tuple[Tensor, ...]]", cast(Any, WithBackward).apply)
+    return apply(results, without, with_device(forward), with_device(backward), *args)
 
 
 _REGIONS: dict[str, Callable[..., tuple[Tensor, ...]]] = {

@@ -1,6 +1,6 @@
 """Hooks that a model's author registered on parameters, applied to the weights of each call."""
 
-# pyright: reportPrivateUsage=false
+# pyright: reportPrivateUsage=false, reportUnknownMemberType=false
 # (torch shows registered hooks nowhere else)
 
 from __future__ import annotations

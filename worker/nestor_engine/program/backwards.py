@@ -145,7 +145,7 @@ def _differentiate(function: str, call: Call, trace: Trace) -> Differentiated:
         gradients = iter(grads)
         incoming = [next(gradients) if result.is_floating_point() else None for result in results]
         slopes = _backward(call.cls)(context, *incoming)
-        slopes = slopes if isinstance(slopes, tuple) else (slopes,)
+        slopes = cast("tuple[Any, ...]", slopes) if isinstance(slopes, tuple) else (slopes,)
         kept = [s if need else None for s, need in zip(slopes, needed, strict=False)]
         return list(results), saved, [s for s, arg in zip(kept, call.args, strict=True) if isinstance(arg, Tensor)]
 
@@ -220,7 +220,8 @@ def _writes(node: fx.Node) -> bool:
 
 def _example(tensor: Tensor) -> Tensor:
     """A tensor like one of a trace, with storage."""
-    shape = [int(size) if isinstance(size, int) else size.node.hint for size in tensor.shape]
+    sizes = cast("tuple[Any, ...]", tuple(tensor.shape))  # numbers and symbols
+    shape: list[int] = [int(size) if type(size) is int else size.node.hint for size in sizes]
     made = torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
     return made.requires_grad_(tensor.requires_grad)
 

