@@ -512,7 +512,7 @@ def test_a_check_takes_the_step_of_the_given_configuration(response: Any, ok: bo
         (lambda z: torch.stack([row.tanh() for row in z]), "it loops over the examples of a batch in Python"),
         (lambda z: torch.stack([z[i] for i in range(z.shape[0])]), "in place of a Python loop over it"),
         (lambda z: z.view(7, 8), "Write x.shape[0] or -1 for the batch"),
-        (lambda z: z if len(z) > 4 else -z, "do not branch on its size"),
+        (lambda z: z if len(z) > 4 else -z, "do not branch on the batch size"),
         (lambda z: torch.cdist(z, torch.eye(8)), "Pass compute_mode='use_mm_for_euclid_dist'"),
     ],
 )

@@ -21,7 +21,7 @@ _OURS = tuple(os.path.dirname(os.path.abspath(path)) + os.sep for path in (torch
 _BATCH_SIZE = (
     "it works for one batch size only, or branches on the batch size.",
     "Write x.shape[0] or -1 for the batch (not len(x), int(x.shape[0]) or a number), use operators on the whole batch "
-    "in place of a Python loop over it, and do not branch on its size.",
+    "in place of a Python loop over it, and do not branch on the batch size.",
 )
 _LOOP = (
     "it loops over the examples of a batch in Python.",
