@@ -219,7 +219,7 @@ class Study:
             raise ArgumentInvalid(owner="study.optimize", argument="problem", given=shown(problem), expected=expected)
         if config.folds is not None and problem.hparams.by_position:
             raise FoldsWithExampleHparams
-        report = check(problem, batch_size=config.batch_size, ship=self._backend.ships)
+        report = check(problem, config=config, ship=self._backend.ships)
         report.raise_errors()
         for finding in report.findings:
             warnings.warn(f"{finding.where}: {finding.sentence}", stacklevel=4)  # at the call of optimize

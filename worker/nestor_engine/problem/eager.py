@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from nestor.errors import LossNotPerExample, ModelOutputInvalid
 from nestor_engine.hparams import CompositeHyperparameters
 from nestor_engine.objective import Batch, PyTree, Tensors
+from nestor_engine.problem.gradient_hooks import GradientHooks, with_hooks
 from nestor_engine.problem.losses import metric_mean
 
 Loss = Callable[..., Tensor]  # (outputs, batch) or (outputs, batch, hparams)
@@ -26,6 +27,7 @@ class EagerFunctions:
         inputs: the columns that are the arguments of the module.
         supplies: whether hyperparameters replace buffers or frozen parameters.
         frozen: names of the parameters that are not trained; they are among the buffers.
+        hooks: the gradient hooks of parameters, by name.
         train_loss, val_loss, metrics: (outputs, batch, values) → losses.
     """
 
@@ -35,6 +37,7 @@ class EagerFunctions:
     kinds: CompositeHyperparameters
     supplies: bool
     frozen: frozenset[str]
+    hooks: GradientHooks
     train_loss: Loss
     val_loss: Loss
     metrics: dict[str, Loss]
@@ -47,7 +50,7 @@ class EagerFunctions:
         """
         # The module writes its running statistics into these, so they must not be the caller's.
         updated = {name: b if name in self.frozen else b.clone() for name, b in buffers.items()}
-        outputs = self._run(self.training, params, updated, values, batch)
+        outputs = self._run(self.training, with_hooks(params, self.hooks), updated, values, batch)
         if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(outputs)):
             raise ModelOutputInvalid(type=type(outputs).__name__)
         return outputs, updated
@@ -65,7 +68,7 @@ class EagerFunctions:
 
     def penalty(self, params: PyTree, values: Tensors) -> Tensor:
         """The sum of the penalties of all kinds, shape (); zero if no kind has one."""
-        term = self.kinds.penalty(params, values)
+        term = self.kinds.penalty(with_hooks(params, self.hooks), values)
         return next(iter(params.values())).new_zeros(()) if term is None else term
 
     def evaluate(self, params: PyTree, buffers: Tensors, values: Tensors, batch: Batch) -> Tensors:

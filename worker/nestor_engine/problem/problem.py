@@ -28,10 +28,14 @@ from nestor_engine.hparams import Hyperparameters, compose
 from nestor_engine.hparams.weights import trainable
 from nestor_engine.objective import Batch, Bilevel, PyTree, Tensors
 from nestor_engine.problem.eager import EagerFunctions, Loss
+from nestor_engine.problem.embedding_bags import use_embeddings
+from nestor_engine.problem.gradient_hooks import gradient_hooks
 from nestor_engine.problem.losses import expect_loss, expect_metrics
 from nestor_engine.problem.meta_copy import meta_copy
+from nestor_engine.tensors.inference import detached
 
 if TYPE_CHECKING:
+    from nestor.options import Config
     from nestor_engine.problem.validation.report import Report
     from nestor_engine.program.export import Program
 
@@ -91,8 +95,8 @@ class Problem:
             ProblemInvalid: there are no trainable parameters or no hyperparameters, or the hyperparameters were
                 made for another model or other data.
         """
-        params = {name: p.detach() for name, p in trainable(self.model).items()}
-        frozen = {name: p.detach() for name, p in self.model.named_parameters() if name not in params}
+        params = {name: detached(p) for name, p in trainable(self.model).items()}
+        frozen = {name: detached(p) for name, p in self.model.named_parameters() if name not in params}
         if not params:
             raise ModelHasNoParameters(owner="The model")
         kinds = self.hparams
@@ -102,9 +106,10 @@ class Problem:
         # Submodules in evaluation mode, such as a frozen BatchNorm, stay in this mode.
         training = meta_copy(self.model) if self.model.training else meta_copy(self.model).train()
         evaluating = meta_copy(self.model).eval()
-        kinds.adapt(training)
-        kinds.adapt(evaluating)
-        kept = {**dict(self.model.named_buffers()), **frozen}
+        for module in (training, evaluating):
+            use_embeddings(module)
+            kinds.adapt(module)
+        kept = {**{name: detached(buffer) for name, buffer in self.model.named_buffers()}, **frozen}
         supplied = kinds.tensors(kinds.values(kinds.init))
         for name in supplied:
             _expect_replaceable(name, training)
@@ -116,6 +121,7 @@ class Problem:
             kinds=kinds,
             supplies=bool(supplied),
             frozen=frozenset(frozen),
+            hooks=gradient_hooks(self.model),
             train_loss=_with_hparams(self.train_loss),
             val_loss=_with_hparams(self.val_loss),
             metrics={name: _with_hparams(metric) for name, metric in self.metrics.items()},
@@ -124,7 +130,9 @@ class Problem:
             params=params,
             buffers=kept,
             # Kinds are made from sizes, so theirs are on the CPU even if the model is not.
-            hparams={name: value.detach().to(next(iter(params.values())).device) for name, value in kinds.init.items()},
+            hparams={
+                name: detached(value).to(next(iter(params.values())).device) for name, value in kinds.init.items()
+            },
             transforms=dict(kinds.transforms),
             bounds=dict(kinds.bounds),
             prepare=kinds.prepare,
@@ -137,11 +145,18 @@ class Problem:
         )
 
     @called_as("problem.check")
-    def check(self) -> Report:
-        """Run one batch through every path, in this process, and report mistakes in the problem's own terms."""
+    def check(self, config: Config | None = None) -> Report:
+        """Take one outer step on a few examples, in this process, and report mistakes in the problem's own terms.
+
+        The report also says whether the problem can be sent to a server, and whether it would be trained there as it
+        is here: losses, gradients and second derivatives of its program are compared with its own.
+
+        Args:
+            config: as for `nestor.Study.optimize`; the defaults of `nestor.Config` otherwise.
+        """
         from nestor_engine.problem.validation.checks import check  # torch.export takes a second to import
 
-        return check(self)
+        return check(self, config=config)
 
     def export(self) -> Program:
         """The problem as graphs and tensors, which run without its code. See `nestor_engine.program`.
