@@ -38,11 +38,11 @@ class LossReweighting(Hyperparameters):
         *,
         reads: str = "x",
         positive: Literal["sigmoid", "softplus", "exp"] = "sigmoid",
-        name: str = "loss_reweighting",
+        name: str | None = None,
     ) -> None:
         if positive not in ("sigmoid", "softplus", "exp"):
             raise ChoiceUnknown(option=f"LossReweighting({positive=})", choices=["sigmoid", "softplus", "exp"])
-        self._network = Network("LossReweighting", network, name)
+        self._network = Network("LossReweighting", network, self._named(name, "loss_reweighting"))
         self._reads, self._positive = reads, TRANSFORMS[positive]
         self.init = self._network.init
         self.transforms = {}

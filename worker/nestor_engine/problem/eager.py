@@ -56,8 +56,9 @@ class EagerFunctions:
 
         Raises:
             LossNotPerExample: there are weights per example, but the loss is not one per example.
+            LossInvalid: it returned several losses, and no kind weighs them; or other losses than a kind weighs.
         """
-        losses = self.train_loss(outputs, batch, values)
+        losses = self.kinds.combine(self.train_loss(outputs, batch, values), values)
         if self.kinds.per_example and (losses.ndim != 1 or losses.shape[0] != batch["index"].shape[0]):
             raise LossNotPerExample(shape=tuple(losses.shape), batch=len(batch["index"]))
         return self.kinds.weigh(losses, values, batch).mean()

@@ -21,6 +21,7 @@ from nestor.errors import (
 )
 from nestor_engine.data.splits import INDEX
 from nestor_engine.objective import Batch
+from nestor_engine.problem.validation.hints import hint_for
 from nestor_engine.program.export import Program
 from nestor_engine.program.failures import place_of_error
 from nestor_engine.program.trace import quiet
@@ -185,6 +186,8 @@ def shapes(value: Any) -> str:
 
 def remedy(message: str, given: dict[str, Any]) -> str:
     """The usual remedy for a common failure, ending with a space; empty for other failures."""
+    if hint := hint_for(message):
+        return hint
     lowered = message.lower()
     if "out of bounds" in lowered or "out of range" in lowered:
         ranges = ", ".join(
