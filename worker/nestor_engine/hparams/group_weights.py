@@ -9,10 +9,10 @@ from typing import Literal, Self
 import torch
 from torch import Tensor, nn
 
-from nestor.errors import ChoiceUnknown, ColumnUnusable, GroupsOutOfRange, OptionOutOfRange
+from nestor.errors import ChoiceUnknown, ColumnUnusable, GroupsOutOfRange
+from nestor_engine.hparams.arguments import count, positive, text
 from nestor_engine.hparams.examples import column_of
 from nestor_engine.hparams.hyperparameters import Hyperparameters
-from nestor_engine.hparams.initial_weights import initial_weights
 from nestor_engine.objective import Batch, Tensors
 
 Normalize = Literal["softmax", "sigmoid"]
@@ -47,7 +47,7 @@ class GroupWeights(Hyperparameters):
 
     per_example = True
     start = None  # `init` are weights
-    _kind_default = "group_weights"
+    _usual_name, _count = "group_weights", "groups"
 
     def __init__(
         self,
@@ -61,12 +61,12 @@ class GroupWeights(Hyperparameters):
         kind = type(self).__name__
         if normalize not in _TRANSFORMS:
             raise ChoiceUnknown(option=f"{kind}({normalize=})", choices=list(_TRANSFORMS))
-        if isinstance(groups, bool) or groups < 2:
-            raise OptionOutOfRange(option=f"{kind}({groups})", rule="there must be at least two groups")
-        self._column, self._groups, self._normalize = column, groups, normalize
+        self._column = text(kind, "column", column, "the name of a training column")
+        groups = self._groups = count(kind, self._count, groups, self._count)
+        self._normalize = normalize
         self._fractions = torch.full((groups,), 1 / groups)
-        self._name = self._named(name, self._kind_default)
-        weights = initial_weights(kind, init, groups)
+        self._name = self._named(name, self._usual_name)
+        weights = positive(kind, init, groups)
         start = weights.log() if normalize == "softmax" else (weights / (2 * weights.max())).logit()
         self.init = {self._name: start}
         self.transforms = {self._name: _TRANSFORMS[normalize]}
@@ -128,7 +128,7 @@ class ClassWeights(GroupWeights):
         normalize, init: as for `GroupWeights`; inverse class frequencies are a usual start.
     """
 
-    _kind_default = "class_weights"
+    _usual_name, _count = "class_weights", "classes"
 
     def __init__(
         self,

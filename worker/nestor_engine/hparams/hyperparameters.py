@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nestor.errors import InitialValuesOutOfBounds, arguments_of
+from nestor_engine.hparams.arguments import text
 from nestor_engine.objective import Batch, PyTree, Tensors
 
 TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -74,9 +75,10 @@ class Hyperparameters:
 
     def _named(self, name: str | None, default: str) -> str:
         """The name that the author gave, or else `default`, which `compose` may number."""
-        if not name:
+        if name is None:
             self.default_name = default
-        return name or default
+            return default
+        return text(type(self).__name__, "name", name, "a text such as name='head_decay'")
 
     def _options(self) -> list[str]:
         """The options that `repr` shows, such as "per='tensor'"."""

@@ -28,11 +28,12 @@ def remarks_on_initial_values(kind: Hyperparameters) -> Iterator[str]:
         if transform not in _LOOKS or not value.numel() or not value.is_floating_point():
             continue
         below, inverse, called = _LOOKS[transform]
-        low, high = float(value.min()), float(value.max())
+        smallest, largest = value.detach().aminmax()
+        low, high = float(smallest), float(largest)
         if not 0 < low <= high < below:
             continue
         start = kind.start.format(name=name)
-        reached = float(TRANSFORMS[transform](value.min()))
+        reached = float(TRANSFORMS[transform](smallest))
         sentence = (
             f"{start} starts at {transform}({low:.6g}) = {reached:.6g}: initial values are given before the transform. "
             f"If {low:.6g} was meant, pass its {called}, {inverse(low):.6g}."

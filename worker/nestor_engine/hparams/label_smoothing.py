@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nestor.errors import ChoiceUnknown, ColumnUnusable, LabelsOutOfRange, OptionOutOfRange
+from nestor_engine.hparams.arguments import count, number, text
 from nestor_engine.hparams.examples import column_of
 from nestor_engine.hparams.hyperparameters import Hyperparameters
 from nestor_engine.objective import Batch, Tensors
@@ -51,13 +52,16 @@ class LabelSmoothing(Hyperparameters):
     ) -> None:
         if per not in ("global", "class"):
             raise ChoiceUnknown(option=f"LabelSmoothing({per=})", choices=["global", "class"])
-        if isinstance(classes, bool) or classes < 2:
-            raise OptionOutOfRange(option=f"LabelSmoothing({classes})", rule="there must be at least two classes")
+        classes, init = count("LabelSmoothing", "classes", classes, "classes"), number("LabelSmoothing", "init", init)
         if not 0 < init < 1:
             raise OptionOutOfRange(
                 option=f"LabelSmoothing({init=})", rule="it must be above 0 and below 1; 0.1 is usual"
             )
-        self._classes, self._per, self._column = classes, per, column
+        self._classes, self._per, self._column = (
+            classes,
+            per,
+            text("LabelSmoothing", "column", column, "the label column"),
+        )
         self._name = self._named(name, "label_smoothing")
         shape = () if per == "global" else (classes,)
         self.init = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from torch import Tensor, nn
@@ -11,6 +12,22 @@ from nestor_engine.hparams.examples import column_of
 from nestor_engine.hparams.hyperparameters import TRANSFORMS, Hyperparameters
 from nestor_engine.hparams.network import Network
 from nestor_engine.objective import Batch, Tensors
+
+
+class Rater(nn.Module):
+    """The weights that `LossReweighting` gives to examples.
+
+    Attributes:
+        network: a copy of its network.
+    """
+
+    def __init__(self, network: nn.Module, positive: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.network, self._positive = network, positive
+
+    def forward(self, read: Tensor) -> Tensor:
+        """Weights of shape (B,), of examples as the network reads them: a column, or losses of shape (B, 1)."""
+        return self._positive(self.network(read).flatten())
 
 
 class LossReweighting(Hyperparameters):
@@ -55,6 +72,17 @@ class LossReweighting(Hyperparameters):
         """
         if self._reads != "loss":
             column_of("LossReweighting", self._reads, train)
+
+    def rater(self, hparams: Mapping[str, Tensor]) -> Rater:
+        """What was learned, as an ordinary module that scores new examples.
+
+        Args:
+            hparams: the hyperparameters of a trial, such as `trial.best_hparams`.
+
+        Raises:
+            HparamNotFound: they are not of this kind.
+        """
+        return Rater(self._network.module(hparams), self._positive)
 
     def weigh(self, losses: Tensor, values: Tensors, batch: Batch) -> Tensor:
         """Each loss times the weight that the network gives its example, shape (B,).

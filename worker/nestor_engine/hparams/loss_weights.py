@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from nestor.errors import ArgumentInvalid, TaskLossesInvalid, shown
+from nestor_engine.hparams.arguments import count, positive
 from nestor_engine.hparams.hyperparameters import Hyperparameters
-from nestor_engine.hparams.initial_weights import initial_weights
 from nestor_engine.objective import Tensors
 
 
@@ -41,9 +41,11 @@ class LossWeights(Hyperparameters):
     def __init__(
         self, tasks: Sequence[str] | int, *, init: Sequence[float] | None = None, name: str | None = None
     ) -> None:
-        self._by_name = not isinstance(tasks, int)
-        names = tuple(map(str, range(tasks))) if isinstance(tasks, int) else tuple(tasks)
-        if isinstance(tasks, str | bool) or len(names) < 2 or len(set(names)) != len(names):
+        self._by_name = isinstance(tasks, list | tuple)
+        names = tuple(tasks) if isinstance(tasks, list | tuple) else ()
+        if isinstance(tasks, int):
+            names = tuple(map(str, range(count("LossWeights", "tasks", tasks, "tasks"))))
+        if len(names) < 2 or len(set(names)) != len(names) or not all(isinstance(name, str) for name in names):
             raise ArgumentInvalid(
                 owner="LossWeights",
                 argument="tasks",
@@ -52,7 +54,7 @@ class LossWeights(Hyperparameters):
             )
         self.tasks = names
         self._name = self._named(name, "loss_weights")
-        self.init = {self._name: initial_weights("LossWeights", init, len(names)).log()}
+        self.init = {self._name: positive("LossWeights", init, len(names)).log()}
         self.transforms = {self._name: "exp"}
 
     def _options(self) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, cast
 
 import torch
@@ -17,6 +17,7 @@ from nestor.errors import (
     PartNotFound,
     shown,
 )
+from nestor_engine.hparams.arguments import number
 from nestor_engine.hparams.hyperparameters import Hyperparameters
 from nestor_engine.objective import PyTree, Tensors
 from nestor_engine.tensors.ravel import named_leaves
@@ -71,7 +72,7 @@ class OfWeights(Hyperparameters):
         if per not in self.granularities:
             raise ChoiceUnknown(option=f"{kind}(per={per!r})", choices=list(self.granularities))
         _expect_tensors(kind, model)
-        self._per, self._only = per, _parts(kind, only)
+        self._per, self._only, init = per, _parts(kind, only), number(kind, "init", init)
         weights = self._chosen(model)
         if not weights:
             self._refuse_nothing(model)
@@ -80,7 +81,7 @@ class OfWeights(Hyperparameters):
         first = next(iter(weights.values()))
 
         def full(shape: tuple[int, ...]) -> Tensor:
-            return torch.full(shape, float(init), dtype=first.dtype, device=first.device)
+            return torch.full(shape, init, dtype=first.dtype, device=first.device)
 
         self._shapes = {parameter: w.shape for parameter, w in weights.items()}
         self._broadcast = dict(_broadcast_shapes(model, weights, per))
@@ -158,8 +159,8 @@ def _parts(kind: str, only: Only | None) -> tuple[str, ...]:
     """The parts without their final dots."""
     if only is None:
         return ()
-    given = [only] if isinstance(only, str) else list(only)
-    if not given or not all(isinstance(part, str) and part.strip(".") for part in given):
+    given = [only] if isinstance(only, str) else list(only) if isinstance(cast("object", only), Iterable) else []
+    if not given or not all(isinstance(cast("object", part), str) and part.strip(".") for part in given):
         raise ArgumentInvalid(
             owner=kind,
             argument="only",
