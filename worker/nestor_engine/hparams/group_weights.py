@@ -104,7 +104,7 @@ class GroupWeights(Hyperparameters):
         soft = column.is_floating_point()
         counts = column.sum(0) if soft else torch.bincount(column.long(), minlength=self._groups)
         kind = copy.copy(self)
-        kind._fractions = (counts / counts.sum()).to(self.init[self._name])
+        kind._fractions = (counts.double() / counts.sum()).to(self.init[self._name])
         return kind
 
     def weigh(self, losses: Tensor, values: Tensors, batch: Batch) -> Tensor:

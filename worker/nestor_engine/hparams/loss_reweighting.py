@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -73,11 +73,12 @@ class LossReweighting(Hyperparameters):
         if self._reads != "loss":
             column_of("LossReweighting", self._reads, train)
 
-    def rater(self, hparams: Mapping[str, Tensor]) -> Rater:
+    def rater(self, hparams: Mapping[str, Any]) -> Rater:
         """What was learned, as an ordinary module that scores new examples.
 
         Args:
-            hparams: the hyperparameters of a trial, such as `trial.best_hparams`.
+            hparams: the hyperparameters of a trial, such as `trial.best_hparams`. If a problem has several
+                kinds of this class, give each a name.
 
         Raises:
             HparamNotFound: they are not of this kind.

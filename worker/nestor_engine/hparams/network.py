@@ -51,7 +51,7 @@ class Network:
             raise NetworkHasMemory(kind=self._kind, buffer=changed[0])
         return output
 
-    def module(self, values: Mapping[str, Tensor]) -> nn.Module:
+    def module(self, values: Mapping[str, Any]) -> nn.Module:
         """The network as a module of its own, with copies of these hyperparameters as its parameters.
 
         Raises:
