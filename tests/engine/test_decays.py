@@ -143,7 +143,7 @@ def test_each_feature_has_a_decay_and_biases_and_norms_have_one(name: str):
 def test_the_decay_of_a_feature_reaches_its_own_weights(name: str):
     module, weights, inputs, outputs = LAYERS[name]
     for per, dim in (("input", inputs), ("output", outputs)):
-        kind = L2(module, per=per)
+        kind = L2(module, per=per)  # pyright: ignore[reportArgumentType]: one of its words
         for parameter, shape in weights.items():
             for feature in range(shape[dim]):
                 values = {n: torch.zeros_like(v) for n, v in kind.init.items()}

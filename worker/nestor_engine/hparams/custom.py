@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,7 +45,7 @@ def _named(name: Any) -> str:
 
 def _tensor(name: str, value: Any) -> Tensor:
     try:
-        return cast("Tensor", torch.as_tensor(value)).detach().clone()
+        return torch.as_tensor(value).detach().clone()
     except (TypeError, ValueError, RuntimeError) as error:
         raise ArgumentInvalid(
             owner="Custom",

@@ -65,7 +65,7 @@ class Dropout(Hyperparameters):
     [1] Gal, Hron and Kendall (2017), Concrete dropout.
     """
 
-    start = None  # `init` is a rate
+    init_shown = None  # `init` is a rate
 
     def __init__(
         self,

@@ -31,7 +31,7 @@ class ExampleWeights(Hyperparameters):
         self._n, self._name = n, self._named(name, "example_weights")
         self.init = {self._name: torch.full((n,), float(init))}
         self.transforms = {self._name: transform}
-        self.start = f"ExampleWeights(init={init:g})"
+        self.init_shown = f"ExampleWeights(init={init:g})"
 
     def validate(self, model: nn.Module, train: Tensors) -> None:
         """Check the number of training examples.

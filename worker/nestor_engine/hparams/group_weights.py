@@ -46,7 +46,7 @@ class GroupWeights(Hyperparameters):
     """
 
     per_example = True
-    start = None  # `init` are weights
+    init_shown = None  # `init` are weights
     _usual_name, _count = "group_weights", "groups"
 
     def __init__(

@@ -36,7 +36,7 @@ class Hyperparameters:
         remarks: sentences for the author of the problem; `check` reports them as warnings.
         default_name: the name that the kind chose for itself, of which `compose` may make `<name>_2`; empty if its
             author named the tensors.
-        start: how messages name initial values that are given before the transform; None if they are given after it.
+        init_shown: how messages name initial values that are given before the transform; None if they are given after it.
         tasks: names of the losses that the training loss must return; empty for one loss.
     """
 
@@ -45,7 +45,7 @@ class Hyperparameters:
     bounds: Mapping[str, tuple[float, float]] = MappingProxyType({})
     remarks: tuple[str, ...] = ()
     default_name: str = ""
-    start: str | None = "The hyperparameter {name!r}"
+    init_shown: str | None = "The hyperparameter {name!r}"
     tasks: tuple[str, ...] = ()
     per_example = False  # whether `weigh` needs one loss per example
     by_position = False  # whether there is an entry for each training example

@@ -20,7 +20,7 @@ def remarks_on_initial_values(kind: Hyperparameters) -> Iterator[str]:
 
     A logarithm between 0 and 1 stands for a value between 1 and 2.7, which a decay seldom is; 1e-4 is a usual decay.
     """
-    if kind.start is None:
+    if kind.init_shown is None:
         return
     said: set[str] = set()
     for name, value in kind.init.items():
@@ -32,7 +32,7 @@ def remarks_on_initial_values(kind: Hyperparameters) -> Iterator[str]:
         low, high = float(smallest), float(largest)
         if not 0 < low <= high < below:
             continue
-        start = kind.start.format(name=name)
+        start = kind.init_shown.format(name=name)
         reached = float(TRANSFORMS[transform](smallest))
         sentence = (
             f"{start} starts at {transform}({low:.6g}) = {reached:.6g}: initial values are given before the transform. "

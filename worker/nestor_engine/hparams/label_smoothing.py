@@ -38,7 +38,7 @@ class LabelSmoothing(Hyperparameters):
     [1] Szegedy et al. (2016), Rethinking the Inception architecture for computer vision.
     """
 
-    start = None  # `init` is a probability
+    init_shown = None  # `init` is a probability
 
     def __init__(
         self,

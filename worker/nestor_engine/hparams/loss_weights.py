@@ -36,7 +36,7 @@ class LossWeights(Hyperparameters):
         semantics.
     """
 
-    start = None  # `init` are weights
+    init_shown = None  # `init` are weights
 
     def __init__(
         self, tasks: Sequence[str] | int, *, init: Sequence[float] | None = None, name: str | None = None
@@ -45,7 +45,11 @@ class LossWeights(Hyperparameters):
         names = tuple(tasks) if isinstance(tasks, list | tuple) else ()
         if isinstance(tasks, int):
             names = tuple(map(str, range(count("LossWeights", "tasks", tasks, "tasks"))))
-        if len(names) < 2 or len(set(names)) != len(names) or not all(isinstance(name, str) for name in names):
+        if (
+            len(names) < 2
+            or len(set(names)) != len(names)
+            or not all(isinstance(cast("object", name), str) for name in names)
+        ):
             raise ArgumentInvalid(
                 owner="LossWeights",
                 argument="tasks",

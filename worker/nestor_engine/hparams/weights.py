@@ -96,7 +96,7 @@ class OfWeights(Hyperparameters):
                 for parameter, shape in self._broadcast.items()
             }
         self.transforms = dict.fromkeys(self.init, "exp")
-        self.start = f"{kind}(init={init:g})"
+        self.init_shown = f"{kind}(init={init:g})"
 
     def _options(self) -> list[str]:
         return [f"per={self._per!r}", *([f"only={list(self._only)}"] if self._only else [])]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -14,6 +15,7 @@ from nestor_engine.hparams import CompositeHyperparameters
 from nestor_engine.objective import Batch, PyTree, Tensors
 
 Loss = Callable[..., Tensor]  # (outputs, batch) or (outputs, batch, hparams)
+TrainLoss = Callable[..., Any]  # the same; with `LossWeights` it returns a dict or a tensor of several losses
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class EagerFunctions:
     kinds: CompositeHyperparameters
     supplies: bool
     frozen: frozenset[str]
-    train_loss: Loss
+    train_loss: TrainLoss
     val_loss: Loss
     metrics: dict[str, Loss]
 

@@ -26,7 +26,7 @@ from nestor_engine.data.splits import Columns, Data
 from nestor_engine.hparams import Hyperparameters, compose
 from nestor_engine.hparams.weights import trainable
 from nestor_engine.objective import Batch, Bilevel, PyTree, Tensors
-from nestor_engine.problem.eager import EagerFunctions, Loss
+from nestor_engine.problem.eager import EagerFunctions, Loss, TrainLoss
 from nestor_engine.problem.meta_copy import meta_copy
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Problem:
         self,
         model: nn.Module,
         hparams: Hyperparameters | Sequence[Hyperparameters | Tensors] | Tensors,
-        train_loss: Loss,
+        train_loss: TrainLoss,
         val_loss: Loss,
         *,
         train: Columns,
