@@ -32,8 +32,8 @@ class Decay(OfWeights, abc.ABC):
         super().__init__(model, per, init, name, only, default_name=default_name)
         if init == 0:
             self.remarks = (
-                f"{self.init_shown} starts with a decay of exp(0) = 1: initial values are given before the transform. If no "
-                "decay was meant, pass the logarithm of a small one, such as -14.",
+                f"{self.init_shown} starts with a decay of exp(0) = 1: initial values are given before the transform. "
+                "If no decay was meant, pass the logarithm of a small one, such as -14.",
             )
 
     @abc.abstractmethod

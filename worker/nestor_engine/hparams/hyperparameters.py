@@ -36,7 +36,8 @@ class Hyperparameters:
         remarks: sentences for the author of the problem; `check` reports them as warnings.
         default_name: the name that the kind chose for itself, of which `compose` may make `<name>_2`; empty if its
             author named the tensors.
-        init_shown: how messages name initial values that are given before the transform; None if they are given after it.
+        init_shown: how messages name initial values that are given before the transform; None if they are
+            given after it.
         tasks: names of the losses that the training loss must return; empty for one loss.
     """
 
