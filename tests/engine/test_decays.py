@@ -330,7 +330,7 @@ REFUSED: dict[str, tuple[Callable[[], object], type[NestorError], str]] = {
     "nothing": (lambda: pose(None), errors.ArgumentInvalid, "hparams is None"),
     "a kind in a dict": (lambda: pose({"decay": L2(Net())}), errors.ArgumentInvalid, "the tensor 'decay'"),
     "a number as a name": (lambda: pose([{1: X}]), errors.ArgumentInvalid, "a name is 1"),
-    "a transform of nothing": (lambda: Custom({"a": X}, {"b": "exp"}), errors.ArgumentInvalid, "none of the tensors"),
+    "a transform of nothing": (lambda: Custom({"a": X}, {"b": "exp"}), errors.ArgumentInvalid, "not among the tensors"),
 }
 
 

@@ -16,7 +16,7 @@ def number(owner: str, argument: str, given: object) -> float:
     """`given` as a finite number of Python.
 
     Raises:
-        ArgumentInvalid: it is none.
+        ArgumentInvalid: it is not a finite number.
     """
     try:
         value = float(given)  # pyright: ignore[reportArgumentType]: that is the question
@@ -48,10 +48,10 @@ def count(owner: str, argument: str, given: object, what: str) -> int:
 
 
 def text(owner: str, argument: str, given: object, expected: str) -> str:
-    """`given`, which must be text.
+    """`given`, which must be text that is not empty.
 
     Raises:
-        ArgumentInvalid: it is none, or empty.
+        ArgumentInvalid: it is not text, or empty.
     """
     if not isinstance(given, str) or not given:
         raise ArgumentInvalid(owner=owner, argument=argument, given=shown(given), expected=expected)

@@ -30,7 +30,7 @@ class Custom(Hyperparameters):
             raise ArgumentInvalid(
                 owner="Custom",
                 argument="transforms",
-                given=f"one for {shown(unknown[0])}, which is none of the tensors {', '.join(map(repr, self.init))}",
+                given=f"one for {shown(unknown[0])}, which is not among the tensors {', '.join(map(repr, self.init))}",
                 expected="transforms under the names of the tensors",
             )
 
