@@ -1,11 +1,14 @@
-"""Problems that a worker builds by itself: a model and kinds of hyperparameters, without code or data."""
+"""Problems that a worker builds by itself: a model and kinds of hyperparameters, or the factory of a package."""
 
 from __future__ import annotations
 
+import importlib.metadata
+from collections.abc import Iterable, Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from nestor.errors import EntryPointParamMissing, EntryPointParamUnknown
 from nestor.options.base import Option, Real, Whole, about, family, option
 
 _PER = about(
@@ -100,3 +103,34 @@ class MLPPreset(Option):
         """Their names. Linear layers and activations share one numbering."""
         layers = range(0, 2 * len(self.hidden) + 1, 2)
         return tuple(f"{layer}.{parameter}" for layer in layers for parameter in ("weight", "bias"))
+
+
+def registered() -> dict[str, importlib.metadata.EntryPoint]:
+    """The factories that installed packages register in the group `nestor.problems`, by module and function."""
+    found = importlib.metadata.entry_points(group="nestor.problems")
+    return {point.value.partition("[")[0].replace(" ", ""): point for point in found}
+
+
+def package_of(point: importlib.metadata.EntryPoint) -> str:
+    """Name and version of the package that registers `point`."""
+    return "an unknown package" if point.dist is None else f"{point.dist.name} {point.dist.version}"
+
+
+def check_params(entry_point: str, given: Iterable[str], required: Mapping[str, bool], *, takes_others: bool) -> None:
+    """Check the names of the arguments for a factory.
+
+    Args:
+        given: the names that the user gave.
+        required: for each parameter of the factory, whether it has no default.
+        takes_others: whether the factory takes further arguments (`**kwargs`).
+
+    Raises:
+        EntryPointParamUnknown, EntryPointParamMissing
+    """
+    names = list(given)
+    for name in names:
+        if name not in required and not takes_others:
+            raise EntryPointParamUnknown(entry_point=entry_point, param=name, params=list(required))
+    for name, is_required in required.items():
+        if is_required and name not in names:
+            raise EntryPointParamMissing(entry_point=entry_point, param=name, params=list(required))
