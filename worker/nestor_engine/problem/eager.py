@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -16,6 +17,7 @@ from nestor_engine.problem.gradient_hooks import GradientHooks, with_hooks
 from nestor_engine.problem.losses import metric_mean
 
 Loss = Callable[..., Tensor]  # (outputs, batch) or (outputs, batch, hparams)
+TrainLoss = Callable[..., Any]  # the same; with `LossWeights` it returns a dict or a tensor of several losses
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class EagerFunctions:
     supplies: bool
     frozen: frozenset[str]
     hooks: GradientHooks
-    train_loss: Loss
+    train_loss: TrainLoss
     val_loss: Loss
     metrics: dict[str, Loss]
 
@@ -60,8 +62,9 @@ class EagerFunctions:
 
         Raises:
             LossNotPerExample: there are weights per example, but the loss is not one per example.
+            LossInvalid: it returned several losses, and no kind weighs them; or other losses than a kind weighs.
         """
-        losses = self.train_loss(outputs, batch, values)
+        losses = self.kinds.combine(self.train_loss(outputs, batch, values), values)
         if self.kinds.per_example and (losses.ndim != 1 or losses.shape[0] != batch["index"].shape[0]):
             raise LossNotPerExample(shape=tuple(losses.shape), batch=len(batch["index"]))
         return self.kinds.weigh(losses, values, batch).mean()

@@ -27,7 +27,7 @@ from nestor_engine.data.splits import Columns, Data
 from nestor_engine.hparams import Hyperparameters, compose
 from nestor_engine.hparams.weights import trainable
 from nestor_engine.objective import Batch, Bilevel, PyTree, Tensors
-from nestor_engine.problem.eager import EagerFunctions, Loss
+from nestor_engine.problem.eager import EagerFunctions, Loss, TrainLoss
 from nestor_engine.problem.embedding_bags import use_embeddings
 from nestor_engine.problem.gradient_hooks import gradient_hooks
 from nestor_engine.problem.losses import expect_loss, expect_metrics
@@ -45,8 +45,9 @@ class Problem:
 
     Args:
         model: trained from its present weights; parameters that do not require gradients stay constant.
-        hparams: a kind from `nestor.hparams`, several, or a dict of tensors that the losses read.
-        train_loss: (outputs, batch) or (outputs, batch, hparams) → a scalar, or one loss per example, shape (B,).
+        hparams: a kind from `nestor.hparams`, a dict of tensors that the losses read, or a list of both.
+        train_loss: (outputs, batch) or (outputs, batch, hparams) → a scalar, or one loss per example, shape (B,);
+            with `LossWeights`, one for each task.
         val_loss: the same for the validation loss that is minimized over hyperparameters; a mean over examples.
         metrics: name → function like `val_loss`; reported for validation and test data.
         train, val, test: tuples (x, y), or dicts of columns. The test split is only evaluated.
@@ -60,8 +61,8 @@ class Problem:
     def __init__(
         self,
         model: nn.Module,
-        hparams: Hyperparameters | Sequence[Hyperparameters] | Tensors,
-        train_loss: Loss,
+        hparams: Hyperparameters | Sequence[Hyperparameters | Tensors] | Tensors,
+        train_loss: TrainLoss,
         val_loss: Loss,
         *,
         train: Columns,
@@ -88,6 +89,14 @@ class Problem:
                     reader="The model", column=missing[0], split=split, columns=sorted(columns), argument="inputs"
                 )
 
+    def __repr__(self) -> str:
+        numbers = sum(p.numel() for p in trainable(self.model).values())
+        columns = {name: tuple(values.shape[1:]) for name, values in self.data.train.items()}
+        return (
+            f"Problem({type(self.model).__name__} with {numbers:,} trained parameters, {self.hparams!r}, "
+            f"sizes={self.data.sizes}, columns={columns})"
+        )
+
     def bilevel(self) -> Bilevel:
         """The problem as functions, running the module eagerly.
 
@@ -103,6 +112,7 @@ class Problem:
         if not kinds.init:
             raise HparamsMissing()
         kinds.validate(self.model, self.data.train)
+        kinds = kinds.for_data(self.data.train)
         # Submodules in evaluation mode, such as a frozen BatchNorm, stay in this mode.
         training = meta_copy(self.model) if self.model.training else meta_copy(self.model).train()
         evaluating = meta_copy(self.model).eval()

@@ -70,7 +70,8 @@ class _Check(Findings):
         self._original = problem
         self._program: Program | None = None
         self._problem = copy.copy(problem)
-        self._problem.train_loss = self.recording("train_loss", problem.train_loss)
+        if not problem.hparams.tasks:  # `LossWeights` checks several losses itself
+            self._problem.train_loss = self.recording("train_loss", problem.train_loss)
         self._problem.val_loss = self.recording("val_loss", problem.val_loss)
 
     def run(self, *, ship: bool) -> Report:

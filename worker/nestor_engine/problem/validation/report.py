@@ -27,6 +27,7 @@ from nestor.errors import (
 from nestor_engine.data.splits import INDEX
 from nestor_engine.objective import Batch
 from nestor_engine.problem.losses import batch_hint
+from nestor_engine.problem.validation.hints import hint_for
 from nestor_engine.problem.validation.torch_errors import explained
 from nestor_engine.program.export import Program
 from nestor_engine.program.failures import place_of_error
@@ -237,6 +238,8 @@ def shapes(value: Any) -> str:
 
 def remedy(message: str, given: dict[str, Any]) -> str:
     """The usual remedy for a common failure, ending with a space; empty for other failures."""
+    if hint := hint_for(message):
+        return hint
     lowered = message.lower()
     if "out of bounds" in lowered or "out of range" in lowered:
         ranges = ", ".join(
