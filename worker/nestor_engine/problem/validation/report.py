@@ -27,8 +27,8 @@ from nestor.errors import (
 from nestor_engine.data.splits import INDEX
 from nestor_engine.objective import Batch
 from nestor_engine.problem.losses import batch_hint
-from nestor_engine.problem.validation.hints import hint_for
-from nestor_engine.problem.validation.torch_errors import explained
+from nestor_engine.problem.validation.torch_errors.derivatives import explained
+from nestor_engine.problem.validation.torch_errors.hints import hint_for
 from nestor_engine.program.export import Program
 from nestor_engine.program.failures import place_of_error
 from nestor_engine.program.trace import quiet
