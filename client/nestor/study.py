@@ -213,9 +213,11 @@ class Study:
         if isinstance(problem, FunctionsAndData):
             return problem, None
         if not isinstance(problem, Problem):
-            expected = "a nestor.EntryPoint, or a nestor.Problem(model, hparams, train_loss, val_loss, train=…, val=…)"
+            expected = "a nestor.Problem(model, hparams, train_loss, val_loss, train=…, val=…)"
             if inspect.isroutine(problem):
                 expected += " of what this function trains: Nestor calls no objective function"
+            else:
+                expected += " or a nestor.EntryPoint"
             raise ArgumentInvalid(owner="study.optimize", argument="problem", given=shown(problem), expected=expected)
         if config.folds is not None and problem.hparams.by_position:
             raise FoldsWithExampleHparams

@@ -33,7 +33,7 @@ def test_a_client_a_study_and_a_trial_come_back_as_they_were(client: Client):
     assert pickle.loads(pickle.dumps(client)).server == client.server
     again = pickle.loads(pickle.dumps(study))
     assert (again.id, [one.id for one in again.trials]) == (study.id, [trial.id])
-    assert pickle.loads(pickle.dumps(trial)).cancel().state.finished
+    assert pickle.loads(pickle.dumps(trial)).wait().state.finished
     assert copy.deepcopy(study).name == study.name
 
 
