@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from nestor.errors import ChoiceUnknown, MadeForAnotherModel, ModelHasNoParameters
 from nestor_engine.hparams.hyperparameters import Hyperparameters
 from nestor_engine.objective import PyTree, Tensors
+from nestor_engine.problem.wrappers import expect_values, unwrapped
 from nestor_engine.tensors.ravel import named_leaves
 
 
@@ -57,7 +58,13 @@ class OfWeights(Hyperparameters):
 
 
 def trainable(model: nn.Module | PyTree) -> Tensors:
-    """The trained weights by name; empty parameters are left out."""
+    """The trained weights by name, without those of wrappers; empty parameters are left out.
+
+    Raises:
+        ModelInvalid: a tensor has no shape or no values yet, or a trained one is complex.
+    """
     if isinstance(model, nn.Module):
+        model = unwrapped(model)
+        expect_values(model)
         return {name: p for name, p in model.named_parameters() if p.requires_grad and p.numel()}
     return named_leaves(model)

@@ -12,6 +12,8 @@ from torch.utils import _pytree as pytree
 from nestor.errors import LossNotPerExample, ModelOutputInvalid
 from nestor_engine.hparams import CompositeHyperparameters
 from nestor_engine.objective import Batch, PyTree, Tensors
+from nestor_engine.problem.inputs import Inputs
+from nestor_engine.problem.outputs import flattened, restored
 
 Loss = Callable[..., Tensor]  # (outputs, batch) or (outputs, batch, hparams)
 
@@ -22,7 +24,7 @@ class EagerFunctions:
 
     Attributes:
         training, evaluating: copies of the module without tensors, in the two modes.
-        inputs: the columns that are the arguments of the module.
+        inputs: the arguments of the module.
         supplies: whether hyperparameters replace buffers or frozen parameters.
         frozen: names of the parameters that are not trained; they are among the buffers.
         train_loss, val_loss, metrics: (outputs, batch, values) → losses.
@@ -30,7 +32,7 @@ class EagerFunctions:
 
     training: nn.Module
     evaluating: nn.Module
-    inputs: tuple[str, ...]
+    inputs: Inputs
     kinds: CompositeHyperparameters
     supplies: bool
     frozen: frozenset[str]
@@ -41,14 +43,16 @@ class EagerFunctions:
     def forward(self, params: PyTree, buffers: Tensors, values: Tensors, batch: Batch) -> tuple[PyTree, Tensors]:
         """The outputs in training mode, and the buffers after the call; the given buffers are not written to.
 
+        Objects other than lists, tuples and dicts are returned as `Outputs`, which `criterion` turns back into them.
+
         Raises:
             ModelOutputInvalid: the module returned no tensor.
         """
         # The module writes its running statistics into these, so they must not be the caller's.
         updated = {name: b if name in self.frozen else b.clone() for name, b in buffers.items()}
-        outputs = self._run(self.training, params, updated, values, batch)
+        outputs = flattened(self._run(self.training, params, updated, values, batch))
         if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(outputs)):
-            raise ModelOutputInvalid(type=type(outputs).__name__)
+            raise ModelOutputInvalid(type=type(restored(outputs)).__name__)
         return outputs, updated
 
     def criterion(self, outputs: PyTree, values: Tensors, batch: Batch) -> Tensor:
@@ -57,7 +61,7 @@ class EagerFunctions:
         Raises:
             LossNotPerExample: there are weights per example, but the loss is not one per example.
         """
-        losses = self.train_loss(outputs, batch, values)
+        losses = self.train_loss(restored(outputs), batch, values)
         if self.kinds.per_example and (losses.ndim != 1 or losses.shape[0] != batch["index"].shape[0]):
             raise LossNotPerExample(shape=tuple(losses.shape), batch=len(batch["index"]))
         return self.kinds.weigh(losses, values, batch).mean()
@@ -78,4 +82,5 @@ class EagerFunctions:
     def _run(self, module: nn.Module, params: PyTree, buffers: Tensors, values: Tensors, batch: Batch) -> PyTree:
         if self.supplies:
             buffers = buffers | self.kinds.tensors(values)
-        return functional_call(module, (params, buffers), tuple(batch[name] for name in self.inputs))
+        args, named = self.inputs.read(batch)
+        return functional_call(module, (params, buffers), args, named)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -27,7 +27,9 @@ from nestor_engine.hparams import Hyperparameters, compose
 from nestor_engine.hparams.weights import trainable
 from nestor_engine.objective import Batch, Bilevel, PyTree, Tensors
 from nestor_engine.problem.eager import EagerFunctions, Loss
+from nestor_engine.problem.inputs import Inputs
 from nestor_engine.problem.meta_copy import meta_copy
+from nestor_engine.problem.wrappers import unwrapped
 
 if TYPE_CHECKING:
     from nestor_engine.problem.validation.report import Report
@@ -38,13 +40,15 @@ class Problem:
     """An ordinary module and what to tune about its training.
 
     Args:
-        model: trained from its present weights; parameters that do not require gradients stay constant.
+        model: trained from its present weights; parameters that do not require gradients stay constant. `DataParallel`,
+            `DistributedDataParallel` and the result of torch.compile stand for the module inside.
         hparams: a kind from `nestor.hparams`, several, or a dict of tensors that the losses read.
         train_loss: (outputs, batch) or (outputs, batch, hparams) → a scalar, or one loss per example, shape (B,).
         val_loss: the same for the validation loss that is minimized over hyperparameters; a mean over examples.
         metrics: name → function like `val_loss`; reported for validation and test data.
         train, val, test: tuples (x, y), or dicts of columns. The test split is only evaluated.
-        inputs: the column, or columns, that are the arguments of the model.
+        inputs: the column, or columns, that are the arguments of the model in order; or a dict from the names of
+            arguments to columns, such as {"input_ids": "ids", "attention_mask": "mask"}.
 
     `batch` holds the columns and `index`, the examples' positions in their split; `hparams` holds the
     transformed values.
@@ -62,18 +66,19 @@ class Problem:
         val: Columns,
         test: Columns | None = None,
         metrics: dict[str, Loss] | None = None,
-        inputs: str | Sequence[str] = "x",
+        inputs: str | Sequence[str] | Mapping[str, str] = "x",
     ) -> None:
         _expect("model", model, lambda given: isinstance(given, nn.Module), "a torch.nn.Module")
         for name, function in {"train_loss": train_loss, "val_loss": val_loss, **(metrics or {})}.items():
             _expect(name, function, callable, "a function of outputs and batch")
-        self.model = model
+        self.model = unwrapped(model)
         self.hparams = compose(hparams)
         self.train_loss, self.val_loss = train_loss, val_loss
         self.metrics = dict(metrics or {})
         if "loss" in self.metrics:
             raise MetricNameReserved(name="loss")
-        self.inputs = (inputs,) if isinstance(inputs, str) else tuple(inputs)
+        self.arguments = Inputs.of(inputs).fitted(self.model)
+        self.inputs = self.arguments.columns
         self.data = Data.of(train=train, val=val, test=test)
         for split, columns in self.data.splits.items():
             if missing := [name for name in self.inputs if name not in columns]:
@@ -109,7 +114,7 @@ class Problem:
         functions = EagerFunctions(
             training=training,
             evaluating=evaluating,
-            inputs=self.inputs,
+            inputs=self.arguments,
             kinds=kinds,
             supplies=bool(supplied),
             frozen=frozenset(frozen),

@@ -29,7 +29,7 @@ from nestor.program_format import (
 from nestor_engine.data.splits import size_of
 from nestor_engine.objective import Batch, Bilevel, Tensors
 from nestor_engine.program.load import load, torch_version
-from nestor_engine.program.trace import BATCH, Traced, quiet, trace
+from nestor_engine.program.trace import BATCH, Sizes, Traced, quiet, trace
 from nestor_engine.program.write import write
 from nestor_engine.tensors.serialization import to_safetensors
 
@@ -119,8 +119,8 @@ def _trace_all(bilevel: Bilevel, train: Batch, val: Batch) -> dict[str, Traced]:
     params, hparams = _requiring_grad(bilevel.params), _requiring_grad(bilevel.hparams)
     buffers = bilevel.buffers
 
-    def batches(batch: Batch) -> Any:
-        return {name: {0: BATCH} for name in batch}
+    def batches(batch: Batch) -> Sizes:
+        return [{0: BATCH} for _ in batch]
 
     prepare = trace("prepare", bilevel.prepare, (hparams, train), (None, batches(train)))
     with quiet(), torch.random.fork_rng(devices=[]):
@@ -128,7 +128,10 @@ def _trace_all(bilevel: Bilevel, train: Batch, val: Batch) -> dict[str, Traced]:
         outputs = _leaves_of(bilevel.forward(params, buffers, hparams, prepared)[0])
     sizes = prepare.output_sizes()
     forward = trace("forward", bilevel.forward, (params, buffers, hparams, prepared), (None, None, None, sizes))
-    output_sizes = forward.output_sizes()[0]
+    # The form as it was traced: a number in it that is a size of a tensor stays one.
+    form = forward.outputs[0].children()[0]
+    outputs = pytree.tree_unflatten(pytree.tree_leaves(outputs), form)
+    output_sizes = forward.output_sizes()[: form.num_leaves]
     criterion = trace("criterion", bilevel.criterion, (outputs, hparams, prepared), (output_sizes, None, sizes))
     penalty = trace("penalty", bilevel.penalty, (params, hparams), (None, None))
     evaluate = trace("evaluate", bilevel.evaluate, (params, buffers, hparams, val), (None, None, None, batches(val)))

@@ -17,11 +17,13 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
+from nestor.errors import NestorError
 from nestor_engine.autodiff.kernels import twice_differentiable
 from nestor_engine.graphs.operators import HigherOrderOperator
 from nestor_engine.program.failures import Watch, explain
 
 BATCH = torch.export.Dim("batch")
+Sizes = list[dict[int, Any] | None]  # for each leaf of a tree: dimension → torch.export.Dim, if it varies
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ class Traced:
     outputs: tuple[pytree.TreeSpec, list[Any]]
     constants: dict[fx.Node, torch.Tensor]
 
-    def output_sizes(self) -> Any:
-        """For each result, the dimensions that vary with the batch; an entry of `sizes` of `trace`."""
+    def output_sizes(self) -> Sizes:
+        """For each leaf of the results, the dimensions that vary with the batch."""
         batch = {
             str(size)
             for node in self.graph.find_nodes(op="placeholder")
@@ -55,43 +57,60 @@ class Traced:
             # A multiple of the batch size, as after x.view(-1, classes), has no name of its own.
             return {d: BATCH if str(s) in batch else torch.export.Dim.DYNAMIC for d, s in varying.items()} or None
 
-        spec, leaves = self.outputs
-        return pytree.tree_unflatten([sizes(leaf) for leaf in leaves], spec)
+        return [sizes(leaf) for leaf in self.outputs[1]]
+
+
+class _Flat:
+    """A function of leaves that returns leaves: torch.export would hold objects to rules of its own.
+
+    Attributes:
+        returned: the form of the results, after a call.
+    """
+
+    def __init__(self, function: Callable[..., Any], form: pytree.TreeSpec) -> None:
+        self._function, self._form = function, form
+        self.returned: pytree.TreeSpec | None = None
+
+    def __call__(self, leaves: list[Any]) -> list[Any]:
+        results, self.returned = pytree.tree_flatten(self._function(*pytree.tree_unflatten(leaves, self._form)))
+        return results
 
 
 class _Holder(nn.Module):
     """torch.export takes modules only."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[[list[Any]], list[Any]]) -> None:
         super().__init__()
         self._function = function
 
-    def forward(self, arguments: tuple[Any, ...]) -> Any:
-        return self._function(*arguments)
+    def forward(self, leaves: list[Any]) -> list[Any]:
+        return self._function(leaves)
 
 
-def trace(name: str, function: Callable[..., Any], arguments: tuple[Any, ...], sizes: tuple[Any, ...]) -> Traced:
+def trace(name: str, function: Callable[..., Any], arguments: tuple[Any, ...], sizes: tuple[Sizes | None, ...]) -> Traced:
     """The graph of `function`, training-mode operators and all, differentiable as often as they are.
 
     Args:
-        sizes: for each argument None, or a tree of its structure with {dimension: torch.export.Dim}.
+        sizes: for each argument None, or the dimensions that vary for each of its leaves.
 
     Raises:
         NotExportable: naming the place and the remedy.
     """
-    dynamic = tuple(
-        pytree.tree_map(_nothing, argument) if size is None else size
-        for argument, size in zip(arguments, sizes, strict=True)
-    )
+    flat, spec = pytree.tree_flatten(arguments)
+    dynamic: Sizes = []
+    for argument, varying in zip(arguments, sizes, strict=True):
+        dynamic += [None] * len(pytree.tree_leaves(argument)) if varying is None else varying
+    called = _Flat(function, spec)
     watch = Watch()
     try:
         with quiet(), watch, torch.enable_grad(), torch.random.fork_rng(devices=[]):
-            exported = torch.export.export(_Holder(function), (arguments,), dynamic_shapes=(dynamic,), strict=False)
+            exported = torch.export.export(_Holder(called), (flat,), dynamic_shapes=(dynamic,), strict=False)
+    except NestorError:
+        raise
     except Exception as error:
         raise explain(name, error, watch) from error
     # Every function transforms all hyperparameters, also those that it does not read.
     exported.graph.eliminate_dead_code(is_impure_node=_has_effects)
-    flat, spec = pytree.tree_flatten(arguments)
     constants: dict[fx.Node, torch.Tensor] = {}
     given: list[Any] = []
     specs = exported.graph_signature.input_specs
@@ -103,20 +122,15 @@ def trace(name: str, function: Callable[..., Any], arguments: tuple[Any, ...], s
             constants[placeholder] = held[str(described.target)]
     given = [node if isinstance(leaf, torch.Tensor) else leaf for node, leaf in zip(given, flat, strict=True)]
     (returned,) = exported.graph.find_nodes(op="output")
-    results = exported.call_spec.out_spec
-    assert results is not None  # only a graph that was never called has none
+    assert called.returned is not None  # it was called to be traced
     return Traced(
         name=name,
         graph=exported.graph,
         module=exported.graph_module,
         inputs=(spec, given),
-        outputs=(results, list(returned.args[0])),
+        outputs=(called.returned, list(returned.args[0])),
         constants=constants,
     )
-
-
-def _nothing(leaf: Any) -> None:
-    """No dimension of `leaf` varies."""
 
 
 def _has_effects(node: fx.Node) -> bool:

@@ -1,0 +1,88 @@
+"""Modules that only call another one: `DataParallel`, `DistributedDataParallel`, and the result of torch.compile."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from nestor.errors import LazyParameters, ModelNotSupported, ParametersComplex, ParametersWithoutValues
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside of all wrappers around `model`, whose parameters have the names without `module.`.
+
+    Raises:
+        ModelNotSupported: the module, or a part of it, is of TorchScript or of FSDP.
+    """
+    while (inner := wrapped_by(model)) is not None:
+        model = inner
+    for path, module in model.named_modules():
+        if kind := _unsupported(module):
+            raise ModelNotSupported(part=f"The model's part {path!r}" if path else "The model", kind=kind)
+    return model
+
+
+def wrapped_by(module: nn.Module) -> nn.Module | None:
+    """The module that `module` only calls; None if it is no wrapper."""
+    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return module.module
+    # Importing it takes seconds, and no module is compiled before somebody did.
+    dynamo: Any = sys.modules.get("torch._dynamo.eval_frame")
+    if dynamo is not None and isinstance(module, dynamo.OptimizedModule):
+        compiled: Any = module
+        return compiled._orig_mod
+    return None
+
+
+def expect_values(model: nn.Module) -> None:
+    """Check that the model's tensors have values that can be trained.
+
+    Raises:
+        LazyParameters: a lazy module was not called yet.
+        ParametersWithoutValues: a tensor is on the meta device.
+        ParametersComplex: a trained parameter is complex.
+    """
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise LazyParameters(name=name)
+        if tensor.is_meta:
+            raise ParametersWithoutValues(name=name)
+        if tensor.is_complex() and tensor.requires_grad:
+            raise ParametersComplex(name=name, dtype=str(tensor.dtype))
+
+
+class PassThrough(nn.Module):
+    """What stands for a wrapper inside of a model: it calls the wrapped module, and keeps the names of parameters."""
+
+    def __init__(self, attribute: str, module: nn.Module) -> None:
+        super().__init__()
+        self._attribute = attribute
+        self.training = module.training
+        self.add_module(attribute, module)
+
+    def forward(self, *args: Any, **named: Any) -> Any:
+        """What the wrapped module returns."""
+        return self.get_submodule(self._attribute)(*args, **named)
+
+
+def without_wrappers(model: nn.Module) -> None:
+    """Replace the wrappers inside of `model`, in place: they distribute or compile, which a copy must not do."""
+    for parent in list(model.modules()):
+        # Not named_children, which lists a shared module only once.
+        for name, child in list(parent._modules.items()):  # pyright: ignore[reportPrivateUsage] see above
+            if child is not None and (inner := wrapped_by(child)) is not None:
+                attribute = next(key for key, module in child.named_children() if module is inner)
+                setattr(parent, name, PassThrough(attribute, inner))
+
+
+def _unsupported(module: nn.Module) -> str | None:
+    if isinstance(module, torch.jit.ScriptModule):
+        return "a TorchScript module"
+    sharded: Any = sys.modules.get("torch.distributed.fsdp")
+    if sharded is not None and isinstance(module, sharded.FullyShardedDataParallel):
+        return "FullyShardedDataParallel"
+    return None
