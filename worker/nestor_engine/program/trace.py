@@ -110,7 +110,7 @@ def trace(name: str, function: Callable[..., Any], arguments: tuple[Any, ...], s
     except Exception as error:
         raise explain(name, error, watch) from error
     # Every function transforms all hyperparameters, also those that it does not read.
-    exported.graph.eliminate_dead_code(is_impure_node=_has_effects)
+    exported.graph.eliminate_dead_code(is_impure_node=has_effects)
     constants: dict[fx.Node, torch.Tensor] = {}
     given: list[Any] = []
     specs = exported.graph_signature.input_specs
@@ -133,7 +133,8 @@ def trace(name: str, function: Callable[..., Any], arguments: tuple[Any, ...], s
     )
 
 
-def _has_effects(node: fx.Node) -> bool:
+def has_effects(node: fx.Node) -> bool:
+    """Whether the node must stay although nothing reads its value: it writes, or draws random numbers."""
     # A region may write into a buffer and return nothing.
     return isinstance(node.target, HigherOrderOperator) or node.is_impure()
 
