@@ -60,12 +60,19 @@ class AttributeOutdated(ModelInvalid):
     remedy = "Compute it in forward, or keep state between calls in a buffer."
 
 
+class ParameterNotReplaceable(ModelInvalid):
+    """An attribute holds a parameter where training cannot put other values."""
+
+    message = "The model's attribute {attribute} holds the parameter {name!r} where training cannot replace it."
+    remedy = "Hold it in a list or a dict, or read it from its module in forward."
+
+
 class ClosureReadsModel(ModelInvalid):
-    """A function among the model's attributes reads the model through a global name."""
+    """A function among the model's attributes reads the model through a variable of its own."""
 
     message = (
-        "The model's attribute {attribute} is a function that reads the model through the global name {name!r}, where "
-        "its weights are not those that are trained."
+        "The model's attribute {attribute} is a function that reads the model through the variable {name!r}, where its "
+        "weights are not those that are trained."
     )
     remedy = "Make it a method of the model, or pass it what it reads."
 

@@ -42,7 +42,9 @@ class Inputs:
             positional = (given,)
         elif isinstance(given, Sequence):
             positional = tuple(given)
-        if not (named or positional) or not all(isinstance(name, str) for name in (*named, *named.values(), *positional)):
+        if not (named or positional) or not all(
+            isinstance(name, str) for name in (*named, *named.values(), *positional)
+        ):
             expected = "a column, a list of columns, or a dict from arguments of the model's forward to columns"
             raise ArgumentInvalid(owner="Problem", argument="inputs", given=shown(given), expected=expected)
         return cls(positional, dict(named))

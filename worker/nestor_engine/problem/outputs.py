@@ -125,7 +125,7 @@ class _Flattening:
     def _object(self, value: Any) -> Recipe:
         if id(value) in self._objects:
             return self._objects[id(value)]
-        number, names, keys = len(self._objects), tuple(_attributes(value)), _keys(value)
+        number, names, keys = len(self._objects), tuple(attributes_of(value)), _keys(value)
         self._objects[id(value)] = Recipe("again", number)
         entries: list[Any] = [value[key] for key in keys]
         children = [*entries, *(getattr(value, name) for name in names)]
@@ -192,7 +192,7 @@ def _keys(value: Any) -> tuple[Any, ...]:
     return tuple(range(len(value))) if isinstance(value, list | tuple) else ()
 
 
-def _attributes(value: Any) -> Iterator[str]:
+def attributes_of(value: Any) -> Iterator[str]:
     """The names of the attributes that are set, in `__dict__` and in slots."""
     for cls in type(value).__mro__:
         given: Any = vars(cls).get("__slots__", ())
@@ -201,4 +201,3 @@ def _attributes(value: Any) -> Iterator[str]:
             if not slot.startswith("__dict__") and slot != "__weakref__" and hasattr(value, name):
                 yield name
     yield from getattr(value, "__dict__", {})
-

@@ -21,6 +21,7 @@ from nestor.errors import NestorError
 from nestor_engine.autodiff.kernels import twice_differentiable
 from nestor_engine.graphs.operators import HigherOrderOperator
 from nestor_engine.program.failures import Watch, explain
+from nestor_engine.program.out_arguments import without_out_arguments
 
 BATCH = torch.export.Dim("batch")
 Sizes = list[dict[int, Any] | None]  # for each leaf of a tree: dimension → torch.export.Dim, if it varies
@@ -87,7 +88,9 @@ class _Holder(nn.Module):
         return self._function(leaves)
 
 
-def trace(name: str, function: Callable[..., Any], arguments: tuple[Any, ...], sizes: tuple[Sizes | None, ...]) -> Traced:
+def trace(
+    name: str, function: Callable[..., Any], arguments: tuple[Any, ...], sizes: tuple[Sizes | None, ...]
+) -> Traced:
     """The graph of `function`, training-mode operators and all, differentiable as often as they are.
 
     Args:
@@ -109,6 +112,7 @@ def trace(name: str, function: Callable[..., Any], arguments: tuple[Any, ...], s
         raise
     except Exception as error:
         raise explain(name, error, watch) from error
+    without_out_arguments(exported.graph_module)
     # Every function transforms all hyperparameters, also those that it does not read.
     exported.graph.eliminate_dead_code(is_impure_node=has_effects)
     constants: dict[fx.Node, torch.Tensor] = {}
