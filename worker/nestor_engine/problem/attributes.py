@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from nestor.errors import AttributeOutdated, ClosureReadsModel, ParameterNotRegistered, ParameterNotReplaceable
 from nestor_engine.problem.outputs import attributes_of
+from nestor_engine.problem.wrappers import wrapped_by
 
 # What deepcopy returns as it is.
 _ATOMS = (
@@ -91,7 +92,8 @@ def survey(model: nn.Module) -> Attributes:
     """
     surveyed = _Survey(model)
     for path, module in model.named_modules():
-        surveyed.module(module, f"model.{path}" if path else "model")
+        if wrapped_by(module) is None:  # a copy has none of these
+            surveyed.module(module, f"model.{path}" if path else "model")
     return surveyed.found
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from nestor.errors import ModelNotCopyable, NestorError
 from nestor_engine.problem.attributes import Attributes, Name, Place, Template, is_filled, survey
-from nestor_engine.problem.wrappers import without_wrappers
+from nestor_engine.problem.wrappers import PassThrough, wrapped_by
 
 Memo = dict[int, Any]  # id of an original → its copy
 
@@ -28,12 +28,17 @@ def meta_copy(model: nn.Module) -> nn.Module:
     memo: Memo = {id(t): t.detach().to("meta") for t in (*model.parameters(), *model.buffers())}
     memo |= {id(p): nn.Parameter(memo[id(p)], requires_grad=p.requires_grad) for p in model.parameters()}
     memo |= found.stand_ins
+    # Wrappers inside of the model distribute or compile, which a copy must not do.
+    inside = {module: inner for module in model.modules() if (inner := wrapped_by(module)) is not None}
+    passing = {module: PassThrough(module) for module in inside}
+    memo |= {id(module): made for module, made in passing.items()}
     copied = _copied(model, memo)
+    for module, made in passing.items():
+        made.hold(copy.deepcopy(inside[module], memo))
     _rebind(found, memo)
     places = [(_place_in_copy(place, memo), template) for place, template in found.aliases]
     if held := [(place, template) for place, template in places if place is not None]:
         _Aliases(held).watch(copied)
-    without_wrappers(copied)
     for module in copied.modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag):
             module.sparse = False

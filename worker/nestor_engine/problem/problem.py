@@ -68,7 +68,7 @@ class Problem:
         metrics: dict[str, Loss] | None = None,
         inputs: str | Sequence[str] | Mapping[str, str] = "x",
     ) -> None:
-        _expect("model", model, lambda given: isinstance(given, nn.Module), "a torch.nn.Module")
+        _expect("model", model, _has_forward, "a torch.nn.Module with a forward")
         for name, function in {"train_loss": train_loss, "val_loss": val_loss, **(metrics or {})}.items():
             _expect(name, function, callable, "a function of outputs and batch")
         self.model = unwrapped(model)
@@ -168,6 +168,11 @@ class Problem:
 def _expect(argument: str, given: object, fits: Callable[[object], bool], expected: str) -> None:
     if not fits(given):
         raise ArgumentInvalid(owner="Problem", argument=argument, given=shown(given), expected=expected)
+
+
+def _has_forward(given: object) -> bool:
+    """Whether it is a module, and no mere container such as ModuleList."""
+    return isinstance(given, nn.Module) and getattr(given.forward, "__func__", None) is not nn.Module.forward
 
 
 def _expect_replaceable(name: str, module: nn.Module) -> None:

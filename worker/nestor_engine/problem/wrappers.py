@@ -56,27 +56,21 @@ def expect_values(model: nn.Module) -> None:
 
 
 class PassThrough(nn.Module):
-    """What stands for a wrapper inside of a model: it calls the wrapped module, and keeps the names of parameters."""
+    """What stands for a wrapper inside of a copy: it only calls the module inside, and keeps its parameters' names."""
 
-    def __init__(self, attribute: str, module: nn.Module) -> None:
+    def __init__(self, wrapper: nn.Module) -> None:
         super().__init__()
-        self._attribute = attribute
-        self.training = module.training
-        self.add_module(attribute, module)
+        self.training = wrapper.training
+        inner = wrapped_by(wrapper)
+        self._attribute = next(name for name, module in wrapper.named_children() if module is inner)
+
+    def hold(self, module: nn.Module) -> None:
+        """Call `module` from now on."""
+        self.add_module(self._attribute, module)
 
     def forward(self, *args: Any, **named: Any) -> Any:
-        """What the wrapped module returns."""
+        """What the module inside returns."""
         return self.get_submodule(self._attribute)(*args, **named)
-
-
-def without_wrappers(model: nn.Module) -> None:
-    """Replace the wrappers inside of `model`, in place: they distribute or compile, which a copy must not do."""
-    for parent in list(model.modules()):
-        # Not named_children, which lists a shared module only once.
-        for name, child in list(parent._modules.items()):  # pyright: ignore[reportPrivateUsage] see above
-            if child is not None and (inner := wrapped_by(child)) is not None:
-                attribute = next(key for key, module in child.named_children() if module is inner)
-                setattr(parent, name, PassThrough(attribute, inner))
 
 
 def _unsupported(module: nn.Module) -> str | None:

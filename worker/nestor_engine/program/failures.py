@@ -22,6 +22,14 @@ _BATCH_SIZE = (
     "it works for one batch size only, or branches on the batch size.",
     "Take sizes from the tensor, as in x.shape[0] (not len(x)) and x.flatten(1), and do not branch on the batch size.",
 )
+_PACKED = (
+    "it packs sequences, whose shapes depend on the data.",
+    "Give the recurrent module the padded sequences, take the last step of each with gather, and mask the loss.",
+)
+_AVERAGED = (
+    "BatchNorm(momentum=None) averages over all batches, with a factor that depends on their number.",
+    "Give it a momentum, such as 0.1.",
+)
 # A pattern in the message → (reason, remedy); the first match counts.
 _KNOWN: tuple[tuple[str, tuple[str, str]], ...] = (
     ("specialized it to be a constant|generated guard|Constraints violated", _BATCH_SIZE),
@@ -40,10 +48,7 @@ _KNOWN: tuple[tuple[str, tuple[str, str]], ...] = (
         r"\.tolist|\.item\(\)|_local_scalar_dense",
         ("it turns a tensor into a Python number.", "Keep it a tensor: leave out .item(), .tolist() and float()."),
     ),
-    (
-        "packed|PackedSequence",
-        ("it packs sequences, whose shapes depend on the data.", "Pad the sequences and mask the loss instead."),
-    ),
+    ("packed|PackedSequence", _PACKED),
 )
 
 NO_SUCH_OPERATOR = {
@@ -85,7 +90,7 @@ def explain(function: str, error: Exception, watch: Watch) -> NotExportable:
     """The error to raise when tracing `function` raised `error`: with place, reason and remedy."""
     text = f"{type(error).__name__}: {error}"
     first_line = str(error).strip().split("\n")[0]
-    reason, remedy = next(
+    reason, remedy = _by_frames(error.__traceback__) or next(
         (advice for pattern, advice in _KNOWN if re.search(pattern, text)),
         (
             f"torch says: {first_line}" + ("" if first_line.endswith(".") else "."),
@@ -97,6 +102,17 @@ def explain(function: str, error: Exception, watch: Watch) -> NotExportable:
         # torch finds this after the function has run, so the traceback does not contain the line.
         where = f" ({watch.lengths[0]})" if watch.lengths else ""
     return NotExportable(function=function, where=where, reason=reason, remedy=remedy)
+
+
+def _by_frames(trace: TracebackType | None) -> tuple[str, str] | None:
+    """Reason and remedy of modules of torch whose failure is named after one of their operators; None for others."""
+    for frame, _ in traceback.walk_tb(trace):
+        module = frame.f_locals.get("self")
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.momentum is None:  # pyright: ignore[reportPrivateUsage]
+            return _AVERAGED
+        if any(isinstance(value, nn.utils.rnn.PackedSequence) for value in frame.f_locals.values()):
+            return _PACKED
+    return None
 
 
 def place_of(node: fx.Node | None) -> str:
