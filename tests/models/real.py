@@ -5,25 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import timm
 import torch
-from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
 import nestor
 from nestor.hparams import L2
-
-# Comes first: without it, timm cannot be imported with torch's CPU build.
-from tests.support import vision as vision
+from tests.support.vision import peft, timm, transformers
 
 N, CLASSES, TOKENS, LENGTH = 16, 3, 32, 6
 
 
-def _bert() -> BertForSequenceClassification:
-    return BertForSequenceClassification(
-        BertConfig(
+def _bert() -> nn.Module:
+    return transformers.BertForSequenceClassification(
+        transformers.BertConfig(
             vocab_size=TOKENS,
             hidden_size=16,
             num_hidden_layers=2,
@@ -73,16 +68,18 @@ def bert() -> nestor.Problem:
 
 def gpt2() -> nestor.Problem:
     """A language model that returns its cache of keys and values, too."""
-    config = GPT2Config(
+    config = transformers.GPT2Config(
         vocab_size=TOKENS, n_positions=16, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0
     )
-    return _problem(GPT2LMHeadModel(config), texts(), next_token, MASKED)
+    return _problem(transformers.GPT2LMHeadModel(config), texts(), next_token, MASKED)
 
 
 def lora() -> nestor.Problem:
     """The classifier of texts with frozen weights, low-rank changes of them, and a head that is trained."""
-    config = LoraConfig(r=2, target_modules=["query", "value"], modules_to_save=["classifier"], task_type="SEQ_CLS")
-    return _problem(get_peft_model(_bert(), config), texts(), inputs=MASKED)
+    config = peft.LoraConfig(
+        r=2, target_modules=["query", "value"], modules_to_save=["classifier"], task_type="SEQ_CLS"
+    )
+    return _problem(peft.get_peft_model(_bert(), config), texts(), inputs=MASKED)
 
 
 def vit() -> nestor.Problem:

@@ -1,9 +1,9 @@
-"""torchvision for tests of real models, without its C++ operators.
+"""timm, transformers and peft for tests, also where the C++ operators of torchvision cannot be loaded.
 
 PyPI's torchvision is built for torch with CUDA, and does not load into torch's CPU build: "operator torchvision::nms
 does not exist". timm requires torchvision, and transformers and peft import it if it is installed. No model of the
 tests calls its operators, so it is enough to declare those that its import registers something for.
-Tests import timm, transformers and peft behind this module.
+Tests take these libraries from this module, never by themselves.
 """
 
 from __future__ import annotations
@@ -26,4 +26,8 @@ except RuntimeError as error:
         _library.define(schema)
     import torchvision
 
-__all__ = ["torchvision"]
+import peft  # noqa: E402  # behind the declarations
+import timm  # noqa: E402  # behind the declarations
+import transformers  # noqa: E402  # behind the declarations
+
+__all__ = ["peft", "timm", "torchvision", "transformers"]
