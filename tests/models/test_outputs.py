@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from nestor.errors import ModelOutputInvalid, NotExportable
-from nestor_engine.problem.outputs import Outputs, flattened, restored
+from nestor_engine.problem.model.outputs import Outputs, flattened, restored
 from tests.models.comparing import CLASSES, FEATURES, numbers, numbers_here_and_shipped, problem
 
 

@@ -77,7 +77,7 @@ def test_names_are_those_of_the_module_inside(name: str):
     assert list(problem(WRAPPERS[name](plain())).bilevel().params) == list(dict(plain().named_parameters()))
 
 
-@pytest.mark.parametrize("kind", [L2, Dropout, lambda model: Submodule(model, "0")])
+@pytest.mark.parametrize("kind", [L2, lambda model: L2(model, per="input", only="3"), Dropout, lambda model: Submodule(model, "0")])
 def test_kinds_made_from_wrapper_and_module_are_the_same(kind: Callable[[nn.Module], Any]):
     model = plain()
     model[0].requires_grad_(False)

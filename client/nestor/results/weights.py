@@ -27,7 +27,7 @@ def load(checkpoint: bytes, model: nn.Module) -> int:
     from torch.nn import Module
 
     from nestor_engine.hparams.weights import trainable
-    from nestor_engine.problem.wrappers import unwrapped
+    from nestor_engine.problem.model.wrappers import unwrapped
     from nestor_engine.tensors.layout import difference, shapes_of
 
     if not isinstance(model, Module):  # pyright: ignore[reportUnnecessaryIsInstance] of a user

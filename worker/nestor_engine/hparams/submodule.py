@@ -7,7 +7,7 @@ from torch import nn
 from nestor.errors import MadeForAnotherModel, NothingToTune, SubmoduleNotFound, SubmoduleNotFrozen
 from nestor_engine.hparams.hyperparameters import Hyperparameters
 from nestor_engine.objective import Tensors
-from nestor_engine.problem.wrappers import unwrapped
+from nestor_engine.problem.model.wrappers import unwrapped
 
 
 class Submodule(Hyperparameters):

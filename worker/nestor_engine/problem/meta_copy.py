@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from nestor.errors import ModelNotCopyable, NestorError
-from nestor_engine.problem.attributes import Attributes, Name, Place, Template, is_filled, survey
-from nestor_engine.problem.wrappers import PassThrough, wrapped_by
+from nestor_engine.problem.model.attributes import Attributes, Name, Place, Template, is_filled, survey
+from nestor_engine.problem.model.wrappers import PassThrough, wrapped_by
 
 Memo = dict[int, Any]  # id of an original → its copy
 

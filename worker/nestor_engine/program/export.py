@@ -28,7 +28,7 @@ from nestor.program_format import (
 )
 from nestor_engine.data.splits import size_of
 from nestor_engine.objective import Batch, Bilevel, Tensors
-from nestor_engine.problem.outputs import Outputs
+from nestor_engine.problem.model.outputs import Outputs
 from nestor_engine.program.load import load, torch_version
 from nestor_engine.program.trace import BATCH, Sizes, Traced, has_effects, quiet, trace
 from nestor_engine.program.write import write

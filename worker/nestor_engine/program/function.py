@@ -28,8 +28,8 @@ class Function:
         given: list[Any] = []
         for tree, arg in zip(graph.inputs, args, strict=True):
             _collect(tree, arg, given)
-        # Two constants of equal content have one name, and each has its place among the arguments.
-        constants = [self._constants[name] for name in graph.constants]
+        # Constants are named by their contents, so a graph that reads two equal ones lists one name twice.
+        constants = (self._constants[name] for name in graph.constants)
         results = iter(self._module(*given, *constants, self._device))
         return _restore(graph.outputs, results)
 

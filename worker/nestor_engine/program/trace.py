@@ -20,7 +20,9 @@ from torch.utils import _pytree as pytree
 from nestor.errors import NestorError
 from nestor_engine.autodiff.kernels import twice_differentiable
 from nestor_engine.graphs.operators import HigherOrderOperator
+from nestor_engine.program.backwards import Differentiated, differentiate, marked
 from nestor_engine.program.failures import Watch, explain
+from nestor_engine.program.functions import Hooks, recording_functions
 from nestor_engine.program.out_arguments import without_out_arguments
 
 BATCH = torch.export.Dim("batch")
@@ -34,6 +36,7 @@ class Traced:
     Attributes:
         inputs: the arguments' tree, flattened: its form, and a placeholder or a constant for each leaf.
         constants: placeholder → a tensor that the function reads, but that is not among its arguments.
+        functions: what the nodes of custom Functions and hooks stand for, by the key that is their first argument.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Traced:
     inputs: tuple[pytree.TreeSpec, list[Any]]
     outputs: tuple[pytree.TreeSpec, list[Any]]
     constants: dict[fx.Node, torch.Tensor]
+    functions: dict[str, Differentiated]
 
     def output_sizes(self) -> Sizes:
         """For each leaf of the results, the dimensions that vary with the batch."""
@@ -106,7 +110,14 @@ def trace(
     called = _Flat(function, spec)
     watch = Watch()
     try:
-        with quiet(), watch, torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        with (
+            quiet(),
+            recording_functions() as recorder,
+            Hooks(recorder, name),
+            watch,
+            torch.enable_grad(),
+            torch.random.fork_rng(devices=[]),
+        ):
             exported = torch.export.export(_Holder(called), (flat,), dynamic_shapes=(dynamic,), strict=False)
     except NestorError:
         raise
@@ -134,6 +145,7 @@ def trace(
         inputs=(spec, given),
         outputs=(called.returned, list(returned.args[0])),
         constants=constants,
+        functions={key: differentiate(name, recorder.calls[key], trace) for key in marked(exported.graph_module)},
     )
 
 

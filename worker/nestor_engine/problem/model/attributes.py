@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from nestor.errors import AttributeOutdated, ClosureReadsModel, ParameterNotRegistered, ParameterNotReplaceable
-from nestor_engine.problem.outputs import attributes_of
-from nestor_engine.problem.wrappers import wrapped_by
+from nestor_engine.problem.model.outputs import attributes_of
+from nestor_engine.problem.model.wrappers import wrapped_by
 
 # What deepcopy returns as it is.
 _ATOMS = (

@@ -34,7 +34,7 @@ class Inputs:
         """The arguments from what a user passes: a column, columns in order, or argument → column.
 
         Raises:
-            ArgumentInvalid: it is none of these.
+            ArgumentInvalid: it is something else.
         """
         named: Mapping[Any, Any] = given if isinstance(given, Mapping) else {}
         positional: tuple[Any, ...] = ()
