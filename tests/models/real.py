@@ -16,9 +16,10 @@ from tests.support.vision import peft, timm, transformers
 N, CLASSES, TOKENS, LENGTH = 16, 3, 32, 6
 
 
-def _bert() -> nn.Module:
+def _bert() -> Any:
+    config: Any = transformers.BertConfig  # its signature lacks what all configurations take
     return transformers.BertForSequenceClassification(
-        transformers.BertConfig(
+        config(
             vocab_size=TOKENS,
             hidden_size=16,
             num_hidden_layers=2,
@@ -92,9 +93,8 @@ def vit() -> nestor.Problem:
 
 def resnet() -> nestor.Problem:
     """A residual network with batch normalization."""
-    model = timm.models.resnet.ResNet(
-        timm.models.resnet.BasicBlock, layers=(1, 1, 1, 1), channels=(8, 8, 16, 16), num_classes=CLASSES
-    )
+    block: Any = timm.models.resnet.BasicBlock  # the annotation asks for an instance
+    model = timm.models.resnet.ResNet(block, layers=(1, 1, 1, 1), channels=(8, 8, 16, 16), num_classes=CLASSES)
     return _problem(model, images(32))
 
 

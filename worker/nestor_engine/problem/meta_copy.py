@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import types
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
 from nestor.errors import ModelNotCopyable, NestorError
 from nestor_engine.problem.model.attributes import Attributes, Name, Place, Template, is_filled, survey
-from nestor_engine.problem.model.wrappers import PassThrough, wrapped_by
+from nestor_engine.problem.model.wrappers import PassThrough, modules_of, wrapped_by
 
 Memo = dict[int, Any]  # id of an original → its copy
 
@@ -73,8 +73,8 @@ def _filled(template: Template, value: Any, module: nn.Module) -> Any:
         path, _, name = template.name.rpartition(".")
         return getattr(module.get_submodule(path), name)
     items = [item if name is None else _filled(name, item, module) for name, item in zip(template, value, strict=True)]
-    named = hasattr(type(value), "_fields")
-    return type(value)(*items) if named else tuple(items)
+    kind = cast("Any", type(value))
+    return kind(*items) if hasattr(kind, "_fields") else tuple(items)
 
 
 def _read(place: Place) -> Any:
@@ -147,7 +147,7 @@ def _copied(model: nn.Module, memo: Memo) -> nn.Module:
 def _attributes(model: nn.Module) -> list[tuple[str, Any]]:
     return [
         (f"model.{path}.{name}" if path else f"model.{name}", value)
-        for path, module in model.named_modules()
+        for path, module in modules_of(model)
         for name, value in vars(module).items()
         if name not in ("_parameters", "_buffers", "_modules")
     ]

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from nestor.errors import AttributeOutdated, ClosureReadsModel, ParameterNotRegistered, ParameterNotReplaceable
 from nestor_engine.problem.model.outputs import attributes_of
-from nestor_engine.problem.model.wrappers import wrapped_by
+from nestor_engine.problem.model.wrappers import modules_of, wrapped_by
 
 # What deepcopy returns as it is.
 _ATOMS = (
@@ -91,7 +91,7 @@ def survey(model: nn.Module) -> Attributes:
         ClosureReadsModel: a function reads the model as a global variable.
     """
     surveyed = _Survey(model)
-    for path, module in model.named_modules():
+    for path, module in modules_of(model):
         if wrapped_by(module) is None:  # a copy has none of these
             surveyed.module(module, f"model.{path}" if path else "model")
     return surveyed.found
@@ -178,7 +178,7 @@ class _Survey:
             self._visit(value.__self__, path, None)
             return
         if not isinstance(value, list | dict | set | frozenset | deque):
-            if hasattr(type(value), "__deepcopy__"):
+            if hasattr(cast("Any", type(value)), "__deepcopy__"):
                 return
             try:
                 reduced: Any = value.__reduce_ex__(4)
@@ -205,8 +205,9 @@ def _contents(value: Any, path: str) -> Iterator[tuple[Any, str, Place | None]]:
     elif isinstance(value, set | frozenset):
         for inner in cast("set[Any]", value):
             yield inner, path, None
-    for name in attributes_of(value):
-        yield getattr(value, name), f"{path}.{name}", Place(value, name, attribute=True)
+    holder = cast("Any", value)
+    for name in attributes_of(holder):
+        yield getattr(holder, name), f"{path}.{name}", Place(value, name, attribute=True)
 
 
 def _globals_of(function: types.FunctionType) -> set[str]:

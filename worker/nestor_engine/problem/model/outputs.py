@@ -171,25 +171,29 @@ def _object(recipe: Recipe, tensors: tuple[Any, ...], objects: dict[int, Any]) -
     """An object without a call of its __init__, which may compute, or refuse what is there already."""
     cls, names, keys, number = recipe.value
     entries, attributes = recipe.children[: len(keys)], recipe.children[len(keys) :]
-    base = next((base for base in _BUILTIN if issubclass(cls, base)), object)
+    base = _base_of(cls)
     if base is tuple:  # which is complete when it is made, so it cannot hold itself
-        made = tuple.__new__(cls, [_restored(entry, tensors, objects) for entry in entries])
+        made = base.__new__(cls, [_restored(entry, tensors, objects) for entry in entries])
         objects[number] = made
     else:
         made = base.__new__(cls)
         objects[number] = made
         for key, entry in zip(keys, entries, strict=True):
             value = _restored(entry, tensors, objects)
-            list.append(made, value) if base is list else base.__setitem__(made, key, value)
+            base.append(made, value) if base is list else base.__setitem__(made, key, value)
     for name, attribute in zip(names, attributes, strict=True):
         object.__setattr__(made, name, _restored(attribute, tensors, objects))  # frozen dataclasses, too
     return made
 
 
+def _base_of(cls: type) -> Any:
+    return next((base for base in _BUILTIN if issubclass(cls, base)), object)
+
+
 def _keys(value: Any) -> tuple[Any, ...]:
     if isinstance(value, dict):
         return tuple(cast("dict[Any, Any]", value))
-    return tuple(range(len(value))) if isinstance(value, list | tuple) else ()
+    return tuple(range(len(cast("list[Any]", value)))) if isinstance(value, list | tuple) else ()
 
 
 def attributes_of(value: Any) -> Iterator[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -20,21 +21,26 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """
     while (inner := wrapped_by(model)) is not None:
         model = inner
-    for path, module in model.named_modules():
+    for path, module in modules_of(model):
         if kind := _unsupported(module):
             raise ModelNotSupported(part=f"The model's part {path!r}" if path else "The model", kind=kind)
     return model
 
 
+def modules_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The paths and modules of `named_modules`, whose signature has no types."""
+    return cast("Iterator[tuple[str, nn.Module]]", model.named_modules())
+
+
 def wrapped_by(module: nn.Module) -> nn.Module | None:
     """The module that `module` only calls; None if it is no wrapper."""
+    anything: Any = module  # torch does not type what wrappers hold
     if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        return module.module
+        return anything.module
     # Importing it takes seconds, and no module is compiled before somebody did.
     dynamo: Any = sys.modules.get("torch._dynamo.eval_frame")
     if dynamo is not None and isinstance(module, dynamo.OptimizedModule):
-        compiled: Any = module
-        return compiled._orig_mod
+        return anything._orig_mod
     return None
 
 
