@@ -187,7 +187,7 @@ def _object(recipe: Recipe, tensors: tuple[Any, ...], objects: dict[int, Any]) -
 
 
 def _base_of(cls: type) -> Any:
-    return next((base for base in _BUILTIN if issubclass(cls, base)), object)
+    return cast("Any", next((base for base in _BUILTIN if issubclass(cls, base)), object))
 
 
 def _keys(value: Any) -> tuple[Any, ...]:
