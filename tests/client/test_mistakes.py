@@ -168,7 +168,8 @@ def cross_entropy(outputs, batch):
 def problem(**changes: Any) -> nestor.Problem:
     decay = L2(NET, per="global")
     given: dict[str, Any] = {"model": NET, "hparams": decay, "train_loss": cross_entropy, "val_loss": cross_entropy}
-    return nestor.Problem(**given | {"train": (x, y), "val": (x, y)} | changes)
+    stated: dict[str, Any] = given | {"train": (x, y), "val": (x, y)} | changes
+    return nestor.Problem(**stated)
 
 
 # Mistakes in the problem that are found before or when it is checked: what was passed, and the sentence.

@@ -11,6 +11,7 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import httpx
 import psutil
@@ -37,7 +38,7 @@ def up() -> Iterator[Up]:
     """One that several tests read; none may stop it. It has two workers, and a shell set up for other programs."""
     with fresh_home() as path:
         (path / "celery.py").write_text("raise SystemExit('not the library')")
-        shell = FOREIGN | BROKEN | {"PYTHONPATH": str(path)}
+        shell: dict[str, Any] = FOREIGN | BROKEN | {"PYTHONPATH": str(path)}
         with running_up(path / "home", "--workers", "2", **shell) as up:
             yield up
 
@@ -88,7 +89,7 @@ def test_a_worker_that_dies_is_started_again_and_the_doctor_shows_both(up: Up):
 
     wait_for(replaced, 10)
     wait_for(lambda: run(up.home, "doctor").stdout.count("takes trials") == 2, 60)
-    report = run(up.home, "doctor", **FOREIGN)
+    report = run(up.home, "doctor", **cast("dict[str, Any]", FOREIGN))
     assert report.returncode == 0, report.stdout
     assert "worker-1" in report.stdout
     assert "worker-2" in report.stdout
