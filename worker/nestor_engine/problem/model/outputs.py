@@ -172,7 +172,7 @@ def _object(recipe: Recipe, tensors: tuple[Any, ...], objects: dict[int, Any]) -
     cls, names, keys, number = recipe.value
     entries, attributes = recipe.children[: len(keys)], recipe.children[len(keys) :]
     base = _base_of(cls)
-    if base is tuple:  # which is complete when it is made, so it cannot hold itself
+    if issubclass(cls, tuple):  # which is complete when it is made, so it cannot hold itself
         made = base.__new__(cls, [_restored(entry, tensors, objects) for entry in entries])
         objects[number] = made
     else:
@@ -180,7 +180,7 @@ def _object(recipe: Recipe, tensors: tuple[Any, ...], objects: dict[int, Any]) -
         objects[number] = made
         for key, entry in zip(keys, entries, strict=True):
             value = _restored(entry, tensors, objects)
-            base.append(made, value) if base is list else base.__setitem__(made, key, value)
+            base.append(made, value) if issubclass(cls, list) else base.__setitem__(made, key, value)
     for name, attribute in zip(names, attributes, strict=True):
         object.__setattr__(made, name, _restored(attribute, tensors, objects))  # frozen dataclasses, too
     return made
