@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, cast
 
 import pytest
@@ -155,11 +154,6 @@ def test_gradients_of_examples_need_a_row_of_outputs_for_each(curvature):
 # --- refusals -----------------------------------------------------------------------------------------
 
 
-@dataclass
-class Answer:
-    logits: Tensor
-
-
 class Checkpointed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -172,7 +166,7 @@ class Checkpointed(nn.Module):
 @pytest.mark.parametrize(
     ("model", "dtype", "message"),
     [
-        (lambda: Around(linear(), Answer), torch.float32, "returned a Answer, in which no tensor can be found"),
+        (lambda: Around(linear(), str), torch.float32, "returned a str, in which no tensor can be found"),
         (lambda: linear().bfloat16(), torch.bfloat16, "autocast='bfloat16'"),
         (Checkpointed, torch.float32, "Run every part once, inside forward"),
     ],
@@ -181,9 +175,13 @@ class Checkpointed(nn.Module):
 def test_a_problem_that_cannot_be_trained_is_reported_with_a_remedy(
     model: Callable[[], nn.Module], dtype: torch.dtype, message: str
 ):
-    loss = lambda outputs, batch: cross_entropy(getattr(outputs, "logits", outputs), batch)
     problem = engine.Problem(
-        model(), {"unread": torch.zeros(())}, loss, loss, train=(features().to(dtype), Y), val=(features().to(dtype), Y)
+        model(),
+        {"unread": torch.zeros(())},
+        cross_entropy,
+        cross_entropy,
+        train=(features().to(dtype), Y),
+        val=(features().to(dtype), Y),
     )
     assert message in str(problem.check())
 

@@ -23,11 +23,111 @@ class ModelHasNoParameters(ModelInvalid):
     remedy = "Pass the model itself, and call requires_grad_(True) on what should be trained."
 
 
+class ModelNotSupported(ModelInvalid):
+    """The model, or a part of it, is a module that cannot be called with other weights."""
+
+    message = "{part} is {kind}, which cannot be called with other weights."
+    remedy = "Pass the torch.nn.Module that it was made from."
+
+
+class ModelNotCopyable(ModelInvalid):
+    """An attribute of the model can be neither copied nor shared."""
+
+    message = "The model cannot be copied because of its attribute {attribute}: {error}."
+    remedy = "Create what it holds in forward, or remove it from the model."
+
+
+class ParameterNotRegistered(ModelInvalid):
+    """An attribute holds trainable tensors that torch does not count among the model's parameters."""
+
+    message = (
+        "The model's attribute {attribute} holds a tensor of shape {shape} that requires a gradient and is not one of "
+        "model.parameters(), so nothing would train it."
+    )
+    remedy = (
+        "Use nn.ParameterList, nn.ParameterDict or nn.ModuleList in place of a list or dict, or freeze it with "
+        "requires_grad_(False)."
+    )
+
+
+class AttributeOutdated(ModelInvalid):
+    """The model reads an attribute that was computed from its weights before the call."""
+
+    message = (
+        "The model reads its attribute {attribute}, which was computed from its parameters before this call. It would "
+        "keep that value while the parameters are trained."
+    )
+    remedy = "Compute it in forward, or keep state between calls in a buffer."
+
+
+class ParameterNotReplaceable(ModelInvalid):
+    """An attribute holds a parameter where training cannot put other values."""
+
+    message = "The model's attribute {attribute} holds the parameter {name!r} where training cannot replace it."
+    remedy = "Hold it in a list or a dict, or read it from its module in forward."
+
+
+class ClosureReadsModel(ModelInvalid):
+    """A function among the model's attributes reads the model through a variable of its own."""
+
+    message = (
+        "The model's attribute {attribute} is a function that reads the model through the variable {name!r}, where its "
+        "weights are not those that are trained."
+    )
+    remedy = "Make it a method of the model, or pass it what it reads."
+
+
+class LazyParameters(ModelInvalid):
+    """A lazy module was not called yet."""
+
+    message = "The model's tensor {name!r} belongs to a lazy module and has no shape before the first call."
+    remedy = "Call the model on one batch first, such as model(x[:2])."
+
+
+class ParametersWithoutValues(ModelInvalid):
+    """A tensor of the model is on the meta device."""
+
+    message = "The model's tensor {name!r} is on the meta device and has no values."
+    remedy = "Call model.to_empty(device='cpu'), then load or initialize its weights."
+
+
+class ParametersComplex(ModelInvalid):
+    """A trained parameter is complex."""
+
+    message = "The model's parameter {name!r} is {dtype}. Complex parameters cannot be trained."
+    remedy = "Store its real and imaginary parts as real parameters, and join them with torch.complex in forward."
+
+
+class InputsInvalid(ModelInvalid):
+    """The columns that `inputs` names do not fit the arguments of the model's forward."""
+
+
+class InputUnknown(InputsInvalid):
+    """The model's forward has no argument of that name."""
+
+    message = "The model's forward has no argument {argument!r}; its arguments are {arguments}."
+    remedy = "Name one of them in inputs={{argument: column}}."
+
+
+class InputMissing(InputsInvalid):
+    """The model's forward requires an argument for which there is no column."""
+
+    message = "The model's forward requires the argument {argument!r}, and inputs gives it no column."
+    remedy = "Add it: inputs={{argument: column}}, with arguments among {arguments}."
+
+
+class InputsTooMany(InputsInvalid):
+    """There are more columns than the model's forward takes by position."""
+
+    message = "inputs names {given} columns by position; the arguments of the model's forward are {arguments}."
+    remedy = "Leave some out, or give them by name: inputs={{argument: column}}."
+
+
 class ModelOutputInvalid(ModelInvalid):
     """The model returned something without a tensor."""
 
     message = "The model returned a {type}, in which no tensor can be found."
-    remedy = "Return a tensor, or a tuple, list or dict of tensors."
+    remedy = "Return a tensor, or a tuple, list, dict or object that holds tensors."
 
 
 class ParameterDtypesDiffer(ModelInvalid):

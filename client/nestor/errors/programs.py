@@ -12,6 +12,13 @@ class NotExportable(ProblemInvalid):
     message = "{function} cannot be exported{where}: {reason} {remedy}"
 
 
+class OutputDependsOnBatchSize(NotExportable):
+    """The model returns an object with a number that was computed from the batch size."""
+
+    message = "The model returns an object that holds {number}, a number computed from the batch size."
+    remedy = "Return it as a tensor, or let the loss take the size from a tensor, as in logits.shape[0]."
+
+
 class ProgramInvalid(InvalidInput):
     """A program does not follow the format."""
 

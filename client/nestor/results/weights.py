@@ -27,10 +27,12 @@ def load(checkpoint: bytes, model: nn.Module) -> int:
     from torch.nn import Module
 
     from nestor_engine.hparams.weights import trainable
+    from nestor_engine.problem.model.wrappers import unwrapped
     from nestor_engine.tensors.layout import difference, shapes_of
 
     if not isinstance(model, Module):  # pyright: ignore[reportUnnecessaryIsInstance] of a user
         raise ArgumentInvalid(owner="load_weights", argument="model", given=shown(model), expected="a torch.nn.Module")
+    model = unwrapped(model)
     trained = trainable(model)
     state = state_class.load(checkpoint).to("cpu")
     n = sum(parameter.numel() for parameter in trained.values())

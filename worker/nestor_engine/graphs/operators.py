@@ -83,12 +83,12 @@ RANDOM = _words("""
 LINEAR_ALGEBRA = _words("""
     addbmm addmm addmv addr baddbmm bilinear bmm cdist _euclidean_dist chain_matmul cholesky_inverse cholesky_solve
     corrcoef cov cross dot einsum frobenius_norm ger inner inverse kron linalg_cholesky linalg_cross linalg_det
-    linalg_diagonal linalg_eigh linalg_eigvalsh linalg_inv linalg_matmul linalg_matrix_exp linalg_matrix_norm
-    linalg_matrix_power linalg_multi_dot linalg_norm linalg_pinv linalg_qr linalg_slogdet linalg_solve
-    linalg_solve_triangular linalg_svd linalg_svdvals linalg_vecdot linalg_vector_norm linear logdet matmul matrix_exp
-    matrix_power mm mv nuclear_norm outer pdist pinverse renorm slogdet tensordot vdot fft_fft fft_fft2 fft_fftn
-    fft_fftfreq fft_fftshift fft_ifft fft_ifft2 fft_ifftn fft_ifftshift fft_irfft fft_irfft2 fft_irfftn fft_rfft
-    fft_rfft2 fft_rfftn fft_rfftfreq stft istft
+    linalg_diagonal linalg_eigh linalg_eigvalsh linalg_householder_product linalg_inv linalg_matmul
+    linalg_matrix_exp linalg_matrix_norm linalg_matrix_power linalg_multi_dot linalg_norm linalg_pinv linalg_qr
+    linalg_slogdet linalg_solve linalg_solve_triangular linalg_svd linalg_svdvals linalg_vecdot linalg_vector_norm
+    linear logdet matmul matrix_exp matrix_power mm mv nuclear_norm outer pdist pinverse renorm slogdet tensordot
+    vdot fft_fft fft_fft2 fft_fftn fft_fftfreq fft_fftshift fft_ifft fft_ifft2 fft_ifftn fft_ifftshift fft_irfft
+    fft_irfft2 fft_irfftn fft_rfft fft_rfft2 fft_rfftn fft_rfftfreq stft istft
 """)
 
 NETWORKS = _words("""

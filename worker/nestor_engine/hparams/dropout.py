@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from nestor.errors import ChoiceUnknown, DropoutNotFound, DropoutRateOutOfRange, MadeForAnotherModel, OptionOutOfRange
 from nestor_engine.hparams.hyperparameters import Hyperparameters
 from nestor_engine.objective import Tensors
+from nestor_engine.problem.model.wrappers import unwrapped
 
 CHANNELS = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)  # these drop whole channels
 DropoutLayer = nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d
@@ -143,4 +144,4 @@ def _layers(model: nn.Module) -> dict[str, DropoutLayer]:
 
 
 def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    return cast("Iterator[tuple[str, nn.Module]]", model.named_modules())  # whose signature has no types
+    return cast("Iterator[tuple[str, nn.Module]]", unwrapped(model).named_modules())  # whose signature has no types

@@ -7,6 +7,7 @@ from torch import nn
 from nestor.errors import MadeForAnotherModel, NothingToTune, SubmoduleNotFound, SubmoduleNotFrozen
 from nestor_engine.hparams.hyperparameters import Hyperparameters
 from nestor_engine.objective import Tensors
+from nestor_engine.problem.model.wrappers import unwrapped
 
 
 class Submodule(Hyperparameters):
@@ -29,7 +30,7 @@ class Submodule(Hyperparameters):
     """
 
     def __init__(self, model: nn.Module, path: str) -> None:
-        self._path = path
+        self._path, model = path, unwrapped(model)
         try:
             parameters = dict(model.get_submodule(path).named_parameters(path))
         except AttributeError as error:

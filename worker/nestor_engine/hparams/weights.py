@@ -20,6 +20,7 @@ from nestor.errors import (
 from nestor_engine.hparams.arguments import number
 from nestor_engine.hparams.hyperparameters import Hyperparameters
 from nestor_engine.objective import PyTree, Tensors
+from nestor_engine.problem.model.wrappers import expect_values, unwrapped
 from nestor_engine.tensors.ravel import named_leaves
 
 Per = Literal["global", "tensor", "input", "output", "channel", "weight"]
@@ -72,6 +73,7 @@ class OfWeights(Hyperparameters):
         if per not in self.granularities:
             raise ChoiceUnknown(option=f"{kind}(per={per!r})", choices=list(self.granularities))
         _expect_tensors(kind, model)
+        model = unwrapped(model) if isinstance(model, nn.Module) else model
         self._per, self._only, init = per, _parts(kind, only), number(kind, "init", init)
         weights = self._chosen(model)
         if not weights:
@@ -149,8 +151,14 @@ class OfWeights(Hyperparameters):
 
 
 def trainable(model: nn.Module | PyTree) -> Tensors:
-    """The trained weights by name; empty parameters are left out."""
+    """The trained weights by name, without those of wrappers; empty parameters are left out.
+
+    Raises:
+        ModelInvalid: a tensor has no shape or no values yet, or a trained one is complex.
+    """
     if isinstance(model, nn.Module):
+        model = unwrapped(model)
+        expect_values(model)
         return {name: p for name, p in model.named_parameters() if p.requires_grad and p.numel()}
     return named_leaves(model)
 

@@ -15,6 +15,8 @@ from nestor_engine.hparams import CompositeHyperparameters
 from nestor_engine.objective import Batch, PyTree, Tensors
 from nestor_engine.problem.gradient_hooks import GradientHooks, with_hooks
 from nestor_engine.problem.losses import metric_mean
+from nestor_engine.problem.model.inputs import Inputs
+from nestor_engine.problem.model.outputs import flattened, restored
 
 Loss = Callable[..., Tensor]  # (outputs, batch) or (outputs, batch, hparams)
 TrainLoss = Callable[..., Any]  # the same; with `LossWeights` it returns a dict or a tensor of several losses
@@ -26,7 +28,7 @@ class EagerFunctions:
 
     Attributes:
         training, evaluating: copies of the module without tensors, in the two modes.
-        inputs: the columns that are the arguments of the module.
+        inputs: the arguments of the module.
         supplies: whether hyperparameters replace buffers or frozen parameters.
         frozen: names of the parameters that are not trained; they are among the buffers.
         hooks: the gradient hooks of parameters, by name.
@@ -35,7 +37,7 @@ class EagerFunctions:
 
     training: nn.Module
     evaluating: nn.Module
-    inputs: tuple[str, ...]
+    inputs: Inputs
     kinds: CompositeHyperparameters
     supplies: bool
     frozen: frozenset[str]
@@ -47,14 +49,16 @@ class EagerFunctions:
     def forward(self, params: PyTree, buffers: Tensors, values: Tensors, batch: Batch) -> tuple[PyTree, Tensors]:
         """The outputs in training mode, and the buffers after the call; the given buffers are not written to.
 
+        Objects other than lists, tuples and dicts are returned as `Outputs`, which `criterion` turns back into them.
+
         Raises:
             ModelOutputInvalid: the module returned no tensor.
         """
         # The module writes its running statistics into these, so they must not be the caller's.
         updated = {name: b if name in self.frozen else b.clone() for name, b in buffers.items()}
-        outputs = self._run(self.training, with_hooks(params, self.hooks), updated, values, batch)
+        outputs = flattened(self._run(self.training, with_hooks(params, self.hooks), updated, values, batch))
         if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(outputs)):
-            raise ModelOutputInvalid(type=type(outputs).__name__)
+            raise ModelOutputInvalid(type=type(restored(outputs)).__name__)
         return outputs, updated
 
     def criterion(self, outputs: PyTree, values: Tensors, batch: Batch) -> Tensor:
@@ -64,7 +68,7 @@ class EagerFunctions:
             LossNotPerExample: there are weights per example, but the loss is not one per example.
             LossInvalid: it returned several losses, and no kind weighs them; or other losses than a kind weighs.
         """
-        losses = self.kinds.combine(self.train_loss(outputs, batch, values), values)
+        losses = self.kinds.combine(self.train_loss(restored(outputs), batch, values), values)
         if self.kinds.per_example and (losses.ndim != 1 or losses.shape[0] != batch["index"].shape[0]):
             raise LossNotPerExample(shape=tuple(losses.shape), batch=len(batch["index"]))
         return self.kinds.weigh(losses, values, batch).mean()
@@ -83,4 +87,5 @@ class EagerFunctions:
     def _run(self, module: nn.Module, params: PyTree, buffers: Tensors, values: Tensors, batch: Batch) -> PyTree:
         if self.supplies:
             buffers = buffers | self.kinds.tensors(values)
-        return functional_call(module, (params, buffers), tuple(batch[name] for name in self.inputs))
+        args, named = self.inputs.read(batch)
+        return functional_call(module, (params, buffers), args, named)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -32,6 +32,8 @@ from nestor_engine.problem.embedding_bags import use_embeddings
 from nestor_engine.problem.gradient_hooks import gradient_hooks
 from nestor_engine.problem.losses import expect_loss, expect_metrics
 from nestor_engine.problem.meta_copy import meta_copy
+from nestor_engine.problem.model.inputs import Inputs
+from nestor_engine.problem.model.wrappers import unwrapped
 from nestor_engine.tensors.inference import detached
 
 if TYPE_CHECKING:
@@ -44,14 +46,16 @@ class Problem:
     """An ordinary module and what to tune about its training.
 
     Args:
-        model: trained from its present weights; parameters that do not require gradients stay constant.
+        model: trained from its present weights; parameters that do not require gradients stay constant. `DataParallel`,
+            `DistributedDataParallel` and the result of torch.compile stand for the module inside.
         hparams: a kind from `nestor.hparams`, a dict of tensors that the losses read, or a list of both.
         train_loss: (outputs, batch) or (outputs, batch, hparams) → a scalar, or one loss per example, shape (B,);
             with `LossWeights`, one for each task.
         val_loss: the same for the validation loss that is minimized over hyperparameters; a mean over examples.
         metrics: name → function like `val_loss`; reported for validation and test data.
         train, val, test: tuples (x, y), or dicts of columns. The test split is only evaluated.
-        inputs: the column, or columns, that are the arguments of the model.
+        inputs: the column, or columns, that are the arguments of the model in order; or a dict from the names of
+            arguments to columns, such as {"input_ids": "ids", "attention_mask": "mask"}.
 
     `batch` holds the columns and `index`, the examples' positions in their split; `hparams` holds the
     transformed values.
@@ -69,19 +73,20 @@ class Problem:
         val: Columns,
         test: Columns | None = None,
         metrics: dict[str, Loss] | None = None,
-        inputs: str | Sequence[str] = "x",
+        inputs: str | Sequence[str] | Mapping[str, str] = "x",
     ) -> None:
-        _expect("model", model, lambda given: isinstance(given, nn.Module), "a torch.nn.Module")
+        _expect("model", model, _has_forward, "a torch.nn.Module with a forward")
         expect_loss("train_loss", train_loss)
         expect_loss("val_loss", val_loss)
         expect_metrics(metrics or {})
-        self.model = model
+        self.model = unwrapped(model)
         self.hparams = compose(hparams)
         self.train_loss, self.val_loss = train_loss, val_loss
         self.metrics = dict(metrics or {})
         if "loss" in self.metrics:
             raise MetricNameReserved(name="loss")
-        self.inputs = (inputs,) if isinstance(inputs, str) else tuple(inputs)
+        self.arguments = Inputs.of(inputs).fitted(self.model)
+        self.inputs = self.arguments.columns
         self.data = Data.of(train=train, val=val, test=test)
         for split, columns in self.data.splits.items():
             if missing := [name for name in self.inputs if name not in columns]:
@@ -127,7 +132,7 @@ class Problem:
         functions = EagerFunctions(
             training=training,
             evaluating=evaluating,
-            inputs=self.inputs,
+            inputs=self.arguments,
             kinds=kinds,
             supplies=bool(supplied),
             frozen=frozenset(frozen),
@@ -193,6 +198,11 @@ class Problem:
 def _expect(argument: str, given: object, fits: Callable[[object], bool], expected: str) -> None:
     if not fits(given):
         raise ArgumentInvalid(owner="Problem", argument=argument, given=shown(given), expected=expected)
+
+
+def _has_forward(given: object) -> bool:
+    """Whether it is a module, and no mere container such as ModuleList."""
+    return isinstance(given, nn.Module) and getattr(given.forward, "__func__", None) is not nn.Module.forward
 
 
 def _expect_replaceable(name: str, module: nn.Module) -> None:

@@ -9,11 +9,11 @@ Torch's own archive format is not used, because reading one can execute code of 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from nestor.errors import NotExportable, ProgramInvalid, ProgramRejected
@@ -28,8 +28,9 @@ from nestor.program_format import (
 )
 from nestor_engine.data.splits import size_of
 from nestor_engine.objective import Batch, Bilevel, Tensors
+from nestor_engine.problem.model.outputs import Outputs
 from nestor_engine.program.load import load, torch_version
-from nestor_engine.program.trace import BATCH, Traced, quiet, trace
+from nestor_engine.program.trace import BATCH, Sizes, Traced, has_effects, quiet, trace
 from nestor_engine.program.write import write
 from nestor_engine.tensors.serialization import to_safetensors
 
@@ -119,8 +120,8 @@ def _trace_all(bilevel: Bilevel, train: Batch, val: Batch) -> dict[str, Traced]:
     params, hparams = _requiring_grad(bilevel.params), _requiring_grad(bilevel.hparams)
     buffers = bilevel.buffers
 
-    def batches(batch: Batch) -> Any:
-        return {name: {0: BATCH} for name in batch}
+    def batches(batch: Batch) -> Sizes:
+        return [{0: BATCH} for _ in batch]
 
     prepare = trace("prepare", bilevel.prepare, (hparams, train), (None, batches(train)))
     with quiet(), torch.random.fork_rng(devices=[]):
@@ -128,11 +129,31 @@ def _trace_all(bilevel: Bilevel, train: Batch, val: Batch) -> dict[str, Traced]:
         outputs = _leaves_of(bilevel.forward(params, buffers, hparams, prepared)[0])
     sizes = prepare.output_sizes()
     forward = trace("forward", bilevel.forward, (params, buffers, hparams, prepared), (None, None, None, sizes))
-    output_sizes = forward.output_sizes()[0]
+    # The form as it was traced: a number in it that is a size of a tensor stays one.
+    form = forward.outputs[0].children()[0]
+    outputs = pytree.tree_unflatten(pytree.tree_leaves(outputs), form)
+    output_sizes = forward.output_sizes()[: form.num_leaves]
     criterion = trace("criterion", bilevel.criterion, (outputs, hparams, prepared), (output_sizes, None, sizes))
+    if isinstance(outputs, Outputs):
+        forward, criterion = _without_unread(forward, criterion, form.num_leaves)
     penalty = trace("penalty", bilevel.penalty, (params, hparams), (None, None))
     evaluate = trace("evaluate", bilevel.evaluate, (params, buffers, hparams, val), (None, None, None, batches(val)))
     return {traced.name: traced for traced in (prepare, forward, criterion, penalty, evaluate)}
+
+
+def _without_unread(forward: Traced, criterion: Traced, n: int) -> tuple[Traced, Traced]:
+    """Both without those of the `n` leaves of the outputs that the criterion does not read.
+
+    An object may hold much more than a loss reads, such as hidden states and caches of keys and values.
+    """
+    (form, results), (arguments, given) = forward.outputs, criterion.inputs
+    unread = {i for i, leaf in enumerate(given[:n]) if not (isinstance(leaf, fx.Node) and leaf.users)}
+    returned = [None if i in unread else leaf for i, leaf in enumerate(results)]
+    passed = [None if i in unread else leaf for i, leaf in enumerate(given)]
+    (end,) = forward.graph.find_nodes(op="output")
+    end.args = (tuple(returned),)
+    forward.graph.eliminate_dead_code(is_impure_node=has_effects)
+    return replace(forward, outputs=(form, returned)), replace(criterion, inputs=(arguments, passed))
 
 
 def _requiring_grad(tensors: Tensors) -> Tensors:

@@ -23,13 +23,20 @@ _BATCH_SIZE = (
     "Write x.shape[0] or -1 for the batch (not len(x), int(x.shape[0]) or a number), use operators on the whole batch "
     "in place of a Python loop over it, and do not branch on the batch size.",
 )
+_AVERAGED = (
+    "BatchNorm(momentum=None) averages over all batches, with a factor that depends on their number.",
+    "Give it a momentum, such as 0.1.",
+)
 _LOOP = (
     "it loops over the examples of a batch in Python.",
     "Apply layers and operators to the whole batch; for a loop over time steps, put the time first.",
 )
 _FIXES = "torch's {name} fixes the batch size in a program."
 _ELSE = "Write that part with ordinary torch functions, or run the problem in this process (server=None)."
-_PACKED = ("it packs sequences, whose shapes depend on the data.", "Pad the sequences and mask the loss instead.")
+_PACKED = (
+    "it packs sequences, whose shapes depend on the data.",
+    "Give the recurrent module the padded sequences, take the last step of each with gather, and mask the loss.",
+)
 CHECKPOINT = (
     "it checkpoints activations (torch.utils.checkpoint), which runs parts of the model again in the backward pass.",
     "Call those parts directly.",
@@ -106,7 +113,7 @@ def explain(function: str, error: Exception, watch: Watch) -> NotExportable:
     """The error to raise when tracing `function` raised `error`: with place, reason and remedy."""
     text = f"{type(error).__name__}: {error}"
     first_line = str(error).strip().split("\n")[0]
-    reason, remedy = next(
+    reason, remedy = _of_batch_norm(error.__traceback__) or next(
         (advice for pattern, advice in _KNOWN if re.search(pattern, text)),
         (
             f"torch says: {first_line}" + ("" if first_line.endswith(".") else "."),
@@ -122,6 +129,13 @@ def explain(function: str, error: Exception, watch: Watch) -> NotExportable:
         if called := next((name for name in _CALLED if name in watch.places), None):
             where, (reason, remedy) = watch.places[called], _CALLED[called]
     return NotExportable(function=function, where=where, reason=reason, remedy=remedy)
+
+
+def _of_batch_norm(trace: TracebackType | None) -> tuple[str, str] | None:
+    """Reason and remedy if a BatchNorm counts batches, which fails under the name of an operator; None otherwise."""
+    modules = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(trace)]
+    norms = [one for one in modules if isinstance(one, nn.modules.batchnorm._BatchNorm)]  # pyright: ignore[reportPrivateUsage]
+    return _AVERAGED if any(one.momentum is None for one in norms) else None
 
 
 def place_of(node: fx.Node | None) -> str:

@@ -17,14 +17,16 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from nestor.errors import NotExportable
+from nestor.errors import NestorError
 from nestor_engine.autodiff.kernels import twice_differentiable
 from nestor_engine.graphs.operators import HigherOrderOperator
 from nestor_engine.program.backwards import Differentiated, differentiate, marked
 from nestor_engine.program.failures import Watch, explain
 from nestor_engine.program.functions import Hooks, recording_functions
+from nestor_engine.program.out_arguments import without_out_arguments
 
 BATCH = torch.export.Dim("batch")
+Sizes = list[dict[int, Any] | None]  # for each leaf of a tree: dimension → torch.export.Dim, if it varies
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,8 @@ class Traced:
     constants: dict[fx.Node, torch.Tensor]
     functions: dict[str, Differentiated]
 
-    def output_sizes(self) -> Any:
-        """For each result, the dimensions that vary with the batch; an entry of `sizes` of `trace`."""
+    def output_sizes(self) -> Sizes:
+        """For each leaf of the results, the dimensions that vary with the batch."""
         batch = {
             str(size)
             for node in self.graph.find_nodes(op="placeholder")
@@ -60,34 +62,52 @@ class Traced:
             # A multiple of the batch size, as after x.view(-1, classes), has no name of its own.
             return {d: BATCH if str(s) in batch else torch.export.Dim.DYNAMIC for d, s in varying.items()} or None
 
-        spec, leaves = self.outputs
-        return pytree.tree_unflatten([sizes(leaf) for leaf in leaves], spec)
+        return [sizes(leaf) for leaf in self.outputs[1]]
+
+
+class _Flat:
+    """A function of leaves that returns leaves: torch.export would hold objects to rules of its own.
+
+    Attributes:
+        returned: the form of the results, after a call.
+    """
+
+    def __init__(self, function: Callable[..., Any], form: pytree.TreeSpec) -> None:
+        self._function, self._form = function, form
+        self.returned: pytree.TreeSpec | None = None
+
+    def __call__(self, leaves: list[Any]) -> list[Any]:
+        results, self.returned = pytree.tree_flatten(self._function(*pytree.tree_unflatten(leaves, self._form)))
+        return results
 
 
 class _Holder(nn.Module):
     """torch.export takes modules only."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[[list[Any]], list[Any]]) -> None:
         super().__init__()
         self._function = function
 
-    def forward(self, arguments: tuple[Any, ...]) -> Any:
-        return self._function(*arguments)
+    def forward(self, leaves: list[Any]) -> list[Any]:
+        return self._function(leaves)
 
 
-def trace(name: str, function: Callable[..., Any], arguments: tuple[Any, ...], sizes: tuple[Any, ...]) -> Traced:
+def trace(
+    name: str, function: Callable[..., Any], arguments: tuple[Any, ...], sizes: tuple[Sizes | None, ...]
+) -> Traced:
     """The graph of `function`, training-mode operators and all, differentiable as often as they are.
 
     Args:
-        sizes: for each argument None, or a tree of its structure with {dimension: torch.export.Dim}.
+        sizes: for each argument None, or the dimensions that vary for each of its leaves.
 
     Raises:
         NotExportable: naming the place and the remedy.
     """
-    dynamic = tuple(
-        pytree.tree_map(_nothing, argument) if size is None else size
-        for argument, size in zip(arguments, sizes, strict=True)
-    )
+    flat, spec = pytree.tree_flatten(arguments)
+    dynamic: Sizes = []
+    for argument, varying in zip(arguments, sizes, strict=True):
+        dynamic += [None] * len(pytree.tree_leaves(argument)) if varying is None else varying
+    called = _Flat(function, spec)
     watch = Watch()
     try:
         with (
@@ -98,14 +118,14 @@ def trace(name: str, function: Callable[..., Any], arguments: tuple[Any, ...], s
             torch.enable_grad(),
             torch.random.fork_rng(devices=[]),
         ):
-            exported = torch.export.export(_Holder(function), (arguments,), dynamic_shapes=(dynamic,), strict=False)
-    except NotExportable:
+            exported = torch.export.export(_Holder(called), (flat,), dynamic_shapes=(dynamic,), strict=False)
+    except NestorError:
         raise
     except Exception as error:
         raise explain(name, error, watch) from error
+    without_out_arguments(exported.graph_module)
     # Every function transforms all hyperparameters, also those that it does not read.
-    exported.graph.eliminate_dead_code(is_impure_node=_has_effects)
-    flat, spec = pytree.tree_flatten(arguments)
+    exported.graph.eliminate_dead_code(is_impure_node=has_effects)
     constants: dict[fx.Node, torch.Tensor] = {}
     given: list[Any] = []
     specs = exported.graph_signature.input_specs
@@ -117,24 +137,20 @@ def trace(name: str, function: Callable[..., Any], arguments: tuple[Any, ...], s
             constants[placeholder] = held[str(described.target)]
     given = [node if isinstance(leaf, torch.Tensor) else leaf for node, leaf in zip(given, flat, strict=True)]
     (returned,) = exported.graph.find_nodes(op="output")
-    results = exported.call_spec.out_spec
-    assert results is not None  # only a graph that was never called has none
+    assert called.returned is not None  # it was called to be traced
     return Traced(
         name=name,
         graph=exported.graph,
         module=exported.graph_module,
         inputs=(spec, given),
-        outputs=(results, list(returned.args[0])),
+        outputs=(called.returned, list(returned.args[0])),
         constants=constants,
         functions={key: differentiate(name, recorder.calls[key], trace) for key in marked(exported.graph_module)},
     )
 
 
-def _nothing(leaf: Any) -> None:
-    """No dimension of `leaf` varies."""
-
-
-def _has_effects(node: fx.Node) -> bool:
+def has_effects(node: fx.Node) -> bool:
+    """Whether the node must stay although nothing reads its value: it writes, or draws random numbers."""
     # A region may write into a buffer and return nothing.
     return isinstance(node.target, HigherOrderOperator) or node.is_impure()
 
