@@ -28,7 +28,8 @@ class Function:
         given: list[Any] = []
         for tree, arg in zip(graph.inputs, args, strict=True):
             _collect(tree, arg, given)
-        results = iter(self._module(*given, *self._constants.values(), self._device))
+        # Not self._module(…), which prints where its generated code failed.
+        results = iter(self._module.forward(*given, *self._constants.values(), self._device))
         return _restore(graph.outputs, results)
 
     def to(self, device: torch.device | str) -> Function:

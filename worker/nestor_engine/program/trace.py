@@ -1,15 +1,8 @@
 """Trace one function of a problem with torch.export, and explain failures in the author's terms."""
 
-# pyright: reportUnknownMemberType=false
-# (torch does not type fork_rng)
-
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +10,11 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from nestor_engine.autodiff.kernels import twice_differentiable
 from nestor_engine.graphs.operators import HigherOrderOperator
+from nestor_engine.graphs.tracing import traced_here, tracing
 from nestor_engine.program.failures import Watch, explain
+from nestor_engine.program.quiet import quiet
+from nestor_engine.tensors.generators import OwnGenerators
 
 BATCH = torch.export.Dim("batch")
 
@@ -67,6 +62,7 @@ class _Holder(nn.Module):
         self._function = function
 
     def forward(self, arguments: tuple[Any, ...]) -> Any:
+        traced_here()
         return self._function(*arguments)
 
 
@@ -85,7 +81,7 @@ def trace(name: str, function: Callable[..., Any], arguments: tuple[Any, ...], s
     )
     watch = Watch()
     try:
-        with quiet(), watch, torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        with tracing(), quiet(), OwnGenerators(), watch, torch.enable_grad():
             exported = torch.export.export(_Holder(function), (arguments,), dynamic_shapes=(dynamic,), strict=False)
     except Exception as error:
         raise explain(name, error, watch) from error
@@ -122,22 +118,3 @@ def _nothing(leaf: Any) -> None:
 def _has_effects(node: fx.Node) -> bool:
     # A region may write into a buffer and return nothing.
     return isinstance(node.target, HigherOrderOperator) or node.is_impure()
-
-
-@contextlib.contextmanager
-def quiet() -> Generator[None]:
-    """Use kernels that can be traced and differentiated twice, and suppress the tracer's own output."""
-    logger = logging.getLogger("torch")
-    level = logger.level
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
-        warnings.simplefilter("ignore")
-        logger.setLevel(logging.CRITICAL)
-        try:
-            with twice_differentiable(), torch.backends.mkldnn.flags(enabled=False):
-                yield
-        finally:
-            logger.setLevel(level)

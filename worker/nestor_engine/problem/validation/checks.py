@@ -3,13 +3,10 @@
 Nothing is raised: findings are collected, so that the author can fix all of them at once.
 """
 
-# pyright: reportUnknownMemberType=false
-# (torch types neither fork_rng nor manual_seed)
-
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol, cast
 
@@ -30,6 +27,8 @@ from nestor_engine.problem.validation.sensitivity import Missing, missing
 from nestor_engine.problem.validation.tensors import check_data, check_tensors
 from nestor_engine.program.export import EXAMPLES, Program, export
 from nestor_engine.program.load import load
+from nestor_engine.tensors.generators import OwnGenerators
+from nestor_engine.tensors.random import randomness
 
 
 class Checkable(Protocol):
@@ -67,8 +66,7 @@ class _Check(Findings):
         self._problem.val_loss = self.recording("val_loss", problem.val_loss)
 
     def run(self, *, ship: bool) -> Report:
-        devices: Sequence[int] = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-        with torch.random.fork_rng(devices=devices):
+        with OwnGenerators():
             check_data(self, self._problem.data)
             if self._batch_size is not None and self._batch_size < 1:
                 self.error("batch size", f"It is {self._batch_size}; it must be at least one.", errors.OptionOutOfRange)
@@ -129,8 +127,8 @@ class _Check(Findings):
         """The model's outputs. Two runs with one seed must agree."""
         results: list[Any] = []
         for _ in range(2):
-            torch.manual_seed(0)
-            results.append(bilevel.forward(params, bilevel.buffers, hparams, batch)[0])
+            with randomness(0, next(iter(params.values())).device):
+                results.append(bilevel.forward(params, bilevel.buffers, hparams, batch)[0])
         first, second = (pytree.tree_leaves(result) for result in results)
         if not all(torch.equal(a, b) for a, b in zip(first, second, strict=True) if isinstance(a, Tensor)):
             self.error(
@@ -206,8 +204,8 @@ class _Check(Findings):
         results: list[Tensor] = []
         with self.explaining("export", batch=batch):
             for functions in (bilevel, loaded):
-                torch.manual_seed(0)
-                results.append(functions.train_loss(bilevel.params, bilevel.buffers, bilevel.hparams, batch)[0])
+                with randomness(0, next(iter(bilevel.params.values())).device):
+                    results.append(functions.train_loss(bilevel.params, bilevel.buffers, bilevel.hparams, batch)[0])
             if not torch.allclose(results[0], results[1], rtol=1e-4, atol=1e-6):
                 self.error(
                     "export",

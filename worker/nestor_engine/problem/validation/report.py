@@ -23,7 +23,7 @@ from nestor_engine.data.splits import INDEX
 from nestor_engine.objective import Batch
 from nestor_engine.program.export import Program
 from nestor_engine.program.failures import place_of_error
-from nestor_engine.program.trace import quiet
+from nestor_engine.program.quiet import quiet
 
 Severity = Literal["error", "warning"]
 
