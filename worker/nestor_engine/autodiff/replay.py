@@ -46,7 +46,7 @@ class Recording:
                 function(*self._inputs)
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        self._graph.register_generator_state(generators(inputs[0].device)[1])
+        self._graph.register_generator_state(generators(inputs[0].device)[1])  # pyright: ignore[reportUnknownMemberType]
         with torch.cuda.graph(self._graph, stream=side, capture_error_mode="thread_local"):
             self._outputs = function(*self._inputs)
         self._own = {id(leaf) for leaf in _leaves(self._outputs)}

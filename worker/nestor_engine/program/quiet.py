@@ -43,13 +43,13 @@ def hear_warnings() -> Generator[list[Heard]]:
     marker = type("_Marker", (Warning,), {})
     warnings.simplefilter("ignore", marker)
     filters = cast("list[Any]", warnings.filters)
-    _replace(filters, lambda entry: entry[2] is marker, ("ignore", listener, listener, None, 0))
+    _replace(filters, 2, marker, [("ignore", listener, listener, None, 0)])
     try:
         yield listener.heard
     finally:
         listener.stop()
         for one in (filters, cast("list[Any]", warnings.filters)):  # another thread may be in `catch_warnings`
-            _replace(one, lambda entry: entry[1] is listener, None)
+            _replace(one, 1, listener, [])
 
 
 @contextlib.contextmanager
@@ -111,8 +111,8 @@ def _loggers_of_torch() -> list[str]:
     return [name for name in list(logging.root.manager.loggerDict) if name.partition(".")[0] == "torch"]
 
 
-def _replace(filters: list[Any], found: Any, entry: Any) -> None:
-    for place, present in enumerate(filters):
-        if found(present):
-            filters[place : place + 1] = [] if entry is None else [entry]
-            return
+def _replace(filters: list[Any], field: int, value: object, entries: list[Any]) -> None:
+    """Put `entries` in the place of the first filter whose `field` is `value`."""
+    place = next((place for place, entry in enumerate(filters) if entry[field] is value), None)
+    if place is not None:
+        filters[place : place + 1] = entries

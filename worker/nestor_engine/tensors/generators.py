@@ -5,7 +5,7 @@ draws from them. A trial in the user's process must not: its draws would depend 
 them.
 """
 
-# pyright: reportPrivateUsage=false, reportUnknownMemberType=false
+# pyright: reportPrivateUsage=false, reportPrivateImportUsage=false, reportUnknownMemberType=false
 # (torch has no public names for the dispatch modes that are active, and does not type its operators)
 
 from __future__ import annotations

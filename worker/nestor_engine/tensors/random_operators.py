@@ -1,6 +1,6 @@
 """Random operators of torch, and how to make each of them draw from a given generator."""
 
-# pyright: reportPrivateUsage=false, reportUnknownMemberType=false
+# pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
 # (torch has no public names for an operator's schema, and does not type its operators)
 
 from __future__ import annotations
