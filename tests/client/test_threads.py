@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import nestor
-from nestor.hparams import L2
+from nestor.hparams import L2, Augmentation, Dropout
 from nestor.schemas import State
 from nestor_engine import fit
 from tests.client.problems import ridge
@@ -65,6 +65,15 @@ class Sampling(nn.Module):
         return x.gather(1, chosen).repeat(1, 2)
 
 
+class Shift(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((8,), 0.1))
+
+    def forward(self, x, noise):
+        return x + self.scale * noise[:, :1]
+
+
 def cross_entropy(outputs, batch):
     return F.cross_entropy(outputs, batch["y"])
 
@@ -88,6 +97,7 @@ NETWORKS = {
     "LSTM": lambda: Last(nn.LSTM(1, 5, 2, dropout=0.4, batch_first=True)),
     "noise in the losses": mlp,
     "augmentation": mlp,
+    "tuned dropout": lambda: mlp(nn.Dropout(0.5)),
 }
 
 
@@ -100,13 +110,15 @@ def problem(name="dropout"):
             nn.init.uniform_(parameter, -0.5, 0.5, generator=generator)
     kinds = [L2(network, per="tensor", init=-4.0)]
     if name == "augmentation":
-        kinds.append(nestor.hparams.InputNoise((8,)))
+        kinds.append(Augmentation(Shift()))
+    if name == "tuned dropout":
+        kinds.append(Dropout(network))
     losses = (noisy, noisy) if name == "noise in the losses" else (cross_entropy, cross_entropy)
     return nestor.Problem(network, kinds, *losses, train=(x, y), val=(x, y), test=(x, y), metrics={"noisy": noisy})
 
 
 def record(trial):
-    return [(step.train_loss, step.val_loss, step.test_loss, step.test_metrics["noisy"]) for step in trial.steps]
+    return [(step.train_loss, step.val_loss, step.test_loss, step.test_metrics) for step in trial.steps]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -115,8 +127,9 @@ def test_background_trials_equal_a_sequential_one_and_leave_the_callers_random_n
     expected_draws = [float(torch.rand(())) for _ in range(200)]
     study = nestor.create_study()
     sequential = study.optimize(problem(name), **QUICK)
+    written = [problem(name) for _ in range(4)]
     torch.manual_seed(1)
-    trials = [study.optimize(problem(name), **QUICK, wait=False) for _ in range(4)]
+    trials = [study.optimize(one, **QUICK, wait=False) for one in written]
     draws = [float(torch.rand(())) for _ in range(200)]
     assert all(trial.wait().state is State.complete for trial in trials)
     assert draws == expected_draws
@@ -138,7 +151,7 @@ def nestor_optimize(written):
 def test_a_trial_draws_nothing_from_the_caller_during_two_thousand_draws():
     torch.manual_seed(1)
     expected = torch.stack([torch.rand(()) for _ in range(2_000)])
-    trial = nestor.create_study().optimize(problem(), **{**QUICK, "n_steps": 10_000}, wait=False)
+    trial = nestor.create_study().optimize(problem(), **{**QUICK, "n_steps": 100_000}, wait=False)
     torch.manual_seed(1)
     draws = torch.stack([torch.rand(()) for _ in range(2_000)])
     running = not trial.state.finished

@@ -63,7 +63,17 @@ class _Holder(nn.Module):
 
     def forward(self, arguments: tuple[Any, ...]) -> Any:
         traced_here()
-        return self._function(*arguments)
+        try:
+            return self._function(*arguments)
+        except RuntimeError as error:
+            # torch prints the graph to the standard error stream of the process when it sees this text.
+            if "data-dependent" in str(error):
+                raise _DataDependent from error
+            raise
+
+
+class _DataDependent(Exception):
+    """Stands for its `__cause__` on the way through torch's tracer."""
 
 
 def trace(name: str, function: Callable[..., Any], arguments: tuple[Any, ...], sizes: tuple[Any, ...]) -> Traced:
@@ -83,6 +93,10 @@ def trace(name: str, function: Callable[..., Any], arguments: tuple[Any, ...], s
     try:
         with tracing(), quiet(), OwnGenerators(), watch, torch.enable_grad():
             exported = torch.export.export(_Holder(function), (arguments,), dynamic_shapes=(dynamic,), strict=False)
+    except _DataDependent as stand_in:
+        error = stand_in.__cause__
+        assert isinstance(error, RuntimeError)  # `_Holder` raises it from one
+        raise explain(name, error, watch) from error
     except Exception as error:
         raise explain(name, error, watch) from error
     # Every function transforms all hyperparameters, also those that it does not read.
