@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nestor import options as options
     from nestor import schemas as schemas
     from nestor import visualization as visualization
+    from nestor.entry_points import EntryPoint as EntryPoint
     from nestor.errors import ProblemInvalid as ProblemInvalid
     from nestor.options import *
     from nestor.remote.client import Client as Client
@@ -35,6 +36,7 @@ __version__ = "0.1.0"
 _MODULES = ("errors", "hparams", "options", "schemas", "visualization")
 _CLIENT = {
     "Client": "nestor.remote.client",
+    "EntryPoint": "nestor.entry_points",
     "ProblemInvalid": "nestor.errors",
     "Study": "nestor.study",
     "Trial": "nestor.trial",

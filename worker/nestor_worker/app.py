@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import threading
 import warnings
 
@@ -12,11 +11,13 @@ from celery import signals
 from celery.platforms import SecurityWarning
 
 from nestor_server.database import make_engine, make_sessions
-from nestor_server.scheduling.task_queue import RUN_TRIAL, celery_app
+from nestor_server.models import Worker
+from nestor_server.scheduling.task_queue import RUN_TRIAL, celery_app, queue_of
 from nestor_server.settings import Settings
 from nestor_server.storage import object_store
 from nestor_worker import workdir
 from nestor_worker.options import Options, cores
+from nestor_worker.supervisor import entry_points
 from nestor_worker.supervisor.attempt import Slot
 from nestor_worker.supervisor.blob_cache import BlobCache
 from nestor_worker.supervisor.heartbeat import Presence
@@ -37,10 +38,11 @@ def serve(settings: Settings, options: Options) -> int:
     slots = _slots(options)
     engine = make_engine(settings, f"nestor-worker {os.getpid()}")
     sessions = make_sessions(engine, settings)
-    presence = Presence(sessions, settings, {slot.name: ", ".join(slot.devices) for slot in slots})
+    offers = entry_points.installed()
+    presence = Presence(sessions, settings, {slot.name: ", ".join(slot.devices) for slot in slots}, offers)
     draining = threading.Event()
     standby = Standby(enabled=options.standby)
-    tasks = Tasks(sessions, settings, slots, standby, presence, draining)
+    tasks = Tasks(sessions, settings, slots, standby, presence, draining, offers)
 
     app = celery_app(settings)
     app.task(tasks.run_trial, name=RUN_TRIAL)
@@ -49,6 +51,7 @@ def serve(settings: Settings, options: Options) -> int:
         draining.set()
 
     def on_ready(**_: object) -> None:
+        presence.start()  # not before: a worker that does not reach the broker takes no trial
         used = ", ".join(sorted({device for slot in slots for device in slot.devices}))
         log.info("worker %s is ready: %d concurrent trial(s) on %s", _worker_id(), len(slots), used)
 
@@ -63,12 +66,12 @@ def serve(settings: Settings, options: Options) -> int:
     warnings.simplefilter("ignore", SecurityWarning)
 
     workdir.remove_orphans()
-    presence.start()
     for slot in slots:
         standby.prepare(slot)
     worker = app.Worker(
         pool="threads",
         concurrency=len(slots),
+        queues=[queue_of(None), *(queue_of(name) for name, info in offers.items() if info.error is None)],
         hostname=f"nestor@{_worker_id()}",
         quiet=True,
         without_gossip=True,
@@ -84,7 +87,8 @@ def serve(settings: Settings, options: Options) -> int:
 def _slots(options: Options) -> list[Slot]:
     slots = options.slots
     # If the threads of two trials compete for a core, both become many times slower, not twice.
-    threads = options.threads or max(1, cores() // (len(slots) * options.devices_per_trial))
+    trials = options.worker_count * len(slots)
+    threads = options.threads or max(1, cores() // (trials * options.devices_per_trial))
     cache = BlobCache(options.cache_dir, options.cache_bytes)
     names = [_worker_id()] if len(slots) == 1 else [f"{_worker_id()}/{i}" for i in range(len(slots))]
     return [
@@ -94,4 +98,4 @@ def _slots(options: Options) -> list[Slot]:
 
 
 def _worker_id() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}"
+    return Worker.id_of(os.getpid())

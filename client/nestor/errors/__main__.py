@@ -41,6 +41,7 @@ _ORDER = (
     "problems",
     "data",
     "programs",
+    "entry_points",
     "findings",
     "trials",
     "client",

@@ -9,19 +9,29 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from nestor import schemas
-from nestor.errors import OptionTypeWrong, StudyNotFound, arguments_of, shown
+from nestor.entry_points import EntryPoint
+from nestor.errors import (
+    ArgumentInvalid,
+    OptionOutOfRange,
+    OptionTypeWrong,
+    StudyNotFound,
+    arguments_of,
+    called_as,
+    shown,
+)
 from nestor.remote import credentials, event_stream, uploads
 from nestor.remote.transport import Model, Transport, read
 from nestor.schemas import Action
 
 if TYPE_CHECKING:
     from nestor.options import Config
-    from nestor_engine import Problem
+    from nestor_engine.problem.entry_points import Trainable
     from nestor_engine.program.export import Program
 
 Item = TypeVar("Item", covariant=True)
 
 STEPS_PER_PAGE = 10_000
+MAX_TIMEOUT = 86_400
 
 
 class _Page(Protocol[Item]):
@@ -37,6 +47,9 @@ class Client:
     All methods raise `ServerUnreachable` if the server does not respond, and the error that the server reports, a
     `NestorError`. Requests are repeated when the connection fails or the server is busy; none takes effect twice.
 
+    A client can be pickled, and so can its studies and trials. A pickle contains the address but not the token. The
+    process that loads it uses the token that it has used before, else NESTOR_TOKEN or the credentials file.
+
     Args:
         server: its address; by default NESTOR_SERVER, else the one that `nestor up` started last.
         token: by default NESTOR_TOKEN, else the one in the credentials file.
@@ -49,9 +62,27 @@ class Client:
 
     ships = True
 
+    @called_as("Client", url="Pass server=….", address="Pass server=…, the address.", api_key="Pass token=….")
     def __init__(self, server: str | None = None, token: str | None = None, *, timeout: float = 30.0) -> None:
         self.server = credentials.find_server(server)
-        self._transport = Transport(self.server, credentials.find_token(self.server, token), timeout)
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float):  # pyright: ignore[reportUnnecessaryIsInstance] of a user
+            raise OptionTypeWrong(option=f"timeout={shown(timeout)}", rule="it must be a number of seconds, above 0")
+        if not 0 < timeout < MAX_TIMEOUT:
+            raise OptionOutOfRange(option=f"{timeout=}", rule=f"it must be above 0 and below {MAX_TIMEOUT} seconds")
+        self._timeout = timeout
+        token = credentials.find_token(server, token)
+        self._token_name = credentials.fingerprint(token)
+        self._connected: Transport | None = Transport(self.server, token, timeout)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_connected": None}
+
+    @property
+    def _transport(self) -> Transport:
+        """The connections, made at the first use after unpickling: an error there would not reach the user."""
+        if self._connected is None:
+            self._connected = Transport(self.server, credentials.recall(self.server, self._token_name), self._timeout)
+        return self._connected
 
     def __enter__(self) -> Client:
         return self
@@ -61,7 +92,8 @@ class Client:
 
     def close(self) -> None:
         """Close the connections. `with Client() as client:` does this at the end of the block."""
-        self._transport.close()
+        if self._connected is not None:
+            self._connected.close()
 
     def __repr__(self) -> str:
         return f"Client({self.server!r})"
@@ -124,7 +156,7 @@ class Client:
     def submit(
         self,
         study_id: UUID,
-        problem: Problem,
+        problem: Trainable | EntryPoint,
         config: Config,
         spec: schemas.TrialCreate,
         *,
@@ -132,11 +164,11 @@ class Client:
         watched: bool = False,
         show_progress_bar: bool = True,
     ) -> schemas.Trial:
-        """Upload a checked problem and its data, and queue a trial.
+        """Upload a checked problem and its data, unless a worker builds it, and queue a trial.
 
         Args:
             config: not used, because `spec` contains it.
-            spec: everything except the problem, which is filled in here.
+            spec: everything except the problem, which is filled in here; that of an entry point is complete.
             program: the export of `problem`, if the caller has it.
             watched: not used, because the server runs a trial whether or not it is watched.
             show_progress_bar: show bars for large uploads.
@@ -147,6 +179,17 @@ class Client:
             ProgramInvalid, DatasetInvalid, TooLarge: the server refuses an upload.
         """
         del config, watched
+        if isinstance(problem, EntryPoint):
+            return self.create_trial(study_id, spec)
+        from nestor_engine import Problem
+
+        if not isinstance(problem, Problem):
+            raise ArgumentInvalid(
+                owner="Client.submit",
+                argument="problem",
+                given=shown(problem),
+                expected="a nestor.Problem or EntryPoint",
+            )
         exported = problem.export() if program is None else program
         blobs = {"graphs": exported.graphs, "tensors": exported.tensors, **problem.data.save()}
         digests = {
@@ -161,14 +204,19 @@ class Client:
         return self.create_trial(study_id, spec.model_copy(update={"problem": uploaded_problem}))
 
     def create_trial(self, study_id: UUID, spec: schemas.TrialCreate) -> schemas.Trial:
-        """Queue a trial of a preset or an uploaded program; `submit` does all of it for a `nestor.Problem`.
+        """Queue a trial of a preset, an uploaded program or an entry point; `submit` uploads a `nestor.Problem` first.
 
         Raises:
             StudyNotFound, ProgramNotFound, DatasetNotFound
             ValidationFailed: a field of `spec` is wrong.
             Forbidden: a priority above 0 without an admin token.
+            EntryPointInvalid: running workers do not have the entry point, or it does not take the params.
         """
         return self._post(f"/studies/{study_id}/trials", spec, schemas.Trial)
+
+    def presets(self) -> schemas.Presets:
+        """What workers build by themselves: presets, and the entry points of packages that running workers have."""
+        return self._get("/presets", schemas.Presets)
 
     def trials(self, study_id: UUID) -> list[schemas.Trial]:
         """All trials of a study, by number.

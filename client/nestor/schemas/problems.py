@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, cast
 from uuid import UUID
 
@@ -26,8 +27,8 @@ class Preset(Schema):
     label_noise: Annotated[Fraction, about("fraction of training labels that are moved to the next class")] = 0.0
     hyperparameters: Annotated[
         tuple[HyperparameterPreset, ...],
-        about("the kinds of hyperparameters, each once"),
-        Field(min_length=1, max_length=4),
+        about("the kinds of hyperparameters, each once, or once for each part of the model"),
+        Field(min_length=1, max_length=8),
     ] = (L2Preset(),)
 
     @model_validator(mode="after")
@@ -37,9 +38,12 @@ class Preset(Schema):
                 "digits has 1,797 examples: train_size + val_size may be at most 1,700, and the remaining examples are "
                 "the test set"
             )
-        kinds = [kind.tag for kind in self.hyperparameters]
+        for part in (part for kind in self.hyperparameters for part in getattr(kind, "only", ())):
+            if not any(f"{name}.".startswith(f"{part.rstrip('.')}.") for name in self.model.parameters):
+                raise ValueError(f"no parameter begins with {part!r}: they are {', '.join(self.model.parameters)}")
+        kinds = [(kind.tag, getattr(kind, "only", ())) for kind in self.hyperparameters]
         if len(set(kinds)) != len(kinds):
-            raise ValueError("each kind of hyperparameters may occur only once")
+            raise ValueError("each kind of hyperparameters may occur only once, or once for each part (only)")
         return self
 
 
@@ -56,20 +60,43 @@ class ProgramProblem(Schema):
     dataset: Annotated[UUID, about("one of your data sets, with the columns that the program reads")]
 
 
+_OBJECT_REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+
+class EntryPointProblem(Schema):
+    """A problem that a package on the workers builds: code that their operator installed."""
+
+    entry_point: Annotated[
+        str, about("module and function as the package registers them, such as package:factory"), Field(max_length=200)
+    ]
+    params: Annotated[dict[str, Any], about("arguments of the function, by name")] = {}
+
+    @field_validator("entry_point")
+    @classmethod
+    def _is_a_reference(cls, entry_point: str) -> str:
+        if not _OBJECT_REFERENCE.fullmatch(entry_point):
+            raise ValueError("write the module and the function, such as package:factory")
+        return entry_point
+
+
 def _kind_of_problem(value: Any) -> str | None:
     """Which alternative is meant, so that only its mistakes are reported."""
     given: dict[Any, Any] = cast(dict[Any, Any], value) if isinstance(value, dict) else getattr(value, "__dict__", {})
     if "preset" in given:
         return "PresetProblem"
+    if "entry_point" in given or "params" in given:
+        return "EntryPointProblem"
     return "ProgramProblem" if "program" in given or "dataset" in given else None
 
 
 AnyProblem = Annotated[
-    Annotated[PresetProblem, Tag("PresetProblem")] | Annotated[ProgramProblem, Tag("ProgramProblem")],
+    Annotated[PresetProblem, Tag("PresetProblem")]
+    | Annotated[ProgramProblem, Tag("ProgramProblem")]
+    | Annotated[EntryPointProblem, Tag("EntryPointProblem")],
     Discriminator(
         _kind_of_problem,
         custom_error_type="problem",
-        custom_error_message='it must be {"preset": …} or {"program": …, "dataset": …}',
+        custom_error_message='it must be {"preset": …}, {"program": …, "dataset": …} or {"entry_point": …}',
     ),
 ]
 
@@ -92,7 +119,7 @@ class WarmStart(Value):
 class _OfProblem(Value):
     """What comes before a configuration, so that the configuration's checks can read it."""
 
-    problem: Annotated[AnyProblem, about("what to tune: a preset, or an uploaded program with a data set")]
+    problem: Annotated[AnyProblem, about("what to tune: a preset, a program with its data set, or an entry point")]
 
 
 class TrialSpec(ConfigFields, _OfProblem):

@@ -1,13 +1,14 @@
-"""/programs and /datasets: what a trial works on, made of uploaded blobs"""
+"""/programs, /datasets and /presets: what a trial works on, uploaded or built by workers"""
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from nestor import schemas
-from nestor_server.http.auth import Tx, Writer
+from nestor_server.http import files
+from nestor_server.http.auth import Reader, Tx, Writer
 from nestor_server.http.idempotency import Idempotent, PostResult
-from nestor_server.services.problems import datasets, programs
+from nestor_server.services.problems import datasets, presets, programs
 
 router = APIRouter(tags=["problems"])
 
@@ -22,3 +23,9 @@ def create_program(new: schemas.ProgramCreate, caller: Writer, session: Tx, resp
 def create_dataset(new: schemas.DatasetCreate, caller: Writer, session: Tx, respond: Idempotent) -> Response:
     """A data set from uploaded splits."""
     return respond(lambda: PostResult(datasets.create(session, caller.user_id, new)))
+
+
+@router.get("/presets", response_model=schemas.Presets)
+def list_presets(request: Request, caller: Reader, session: Tx) -> Response:
+    """What workers build by themselves: presets, and the entry points of packages that running workers have."""
+    return files.json_response(request, presets.describe(session))

@@ -15,6 +15,7 @@ from nestor.errors import ColumnNotTensor, ColumnReserved, ColumnsMissing, DataL
 from nestor.program_format import INDEX as INDEX
 from nestor_engine.distributed import ALONE, Group
 from nestor_engine.objective import Batch, Tensors
+from nestor_engine.tensors.inference import detached
 from nestor_engine.tensors.random import derive_seed
 from nestor_engine.tensors.serialization import to_safetensors
 
@@ -99,7 +100,7 @@ def _kind(given: object) -> str:
 
 def _tensor(split: str, column: str, values: Any) -> Tensor:
     if isinstance(values, Tensor):
-        return values.detach()
+        return detached(values)
     try:
         tensor = torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -28,8 +28,10 @@ class Function:
         given: list[Any] = []
         for tree, arg in zip(graph.inputs, args, strict=True):
             _collect(tree, arg, given)
+        # Constants are named by their contents, so a graph that reads two equal ones lists one name twice.
+        constants = (self._constants[name] for name in graph.constants)
         # Not self._module(…), which prints where its generated code failed.
-        results = iter(self._module.forward(*given, *self._constants.values(), self._device))
+        results = iter(self._module.forward(*given, *constants, self._device))
         return _restore(graph.outputs, results)
 
     def to(self, device: torch.device | str) -> Function:
