@@ -39,6 +39,11 @@ def _module(made, *given, **named):
     return run
 
 
+def _derivative(function):
+    w = torch.ones(8, 8, device=DEVICE, requires_grad=True)
+    return torch.autograd.grad(function(w).square().sum(), w)[0]
+
+
 def _checkpointed(reentrant):
     """The mask of the recomputation is that of the forward pass."""
     w = torch.ones(8, 8, device=DEVICE, requires_grad=True)
@@ -85,6 +90,13 @@ def _seeding():
 
 DRAWS = {
     "dropout": lambda: F.dropout(X, 0.5),
+    "dropout of a view": lambda: F.dropout(X.t(), p=0.3),
+    "dropout with its derivative": lambda: _derivative(lambda w: F.dropout(w * X, 0.5)),
+    "torch.dropout": lambda: torch.dropout(X, 0.5, train=True),
+    "dropout in evaluation mode": lambda: F.dropout(X, 0.5, training=False),
+    "dropout of everything": lambda: F.dropout(X, 1.0),
+    "dropout of nothing": lambda: F.dropout(X, 0.0),
+    "dropout in half precision": lambda: F.dropout(X.bfloat16(), 0.3),
     "dropout in place": lambda: F.dropout(X.clone(), 0.5, inplace=True),
     "dropout of channels": lambda: F.dropout2d(X.view(1, 8, 8, 1).expand(2, 8, 8, 1), 0.5),
     "alpha dropout": lambda: F.alpha_dropout(X, 0.5, training=True),

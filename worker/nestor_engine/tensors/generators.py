@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any, cast
 
 import torch
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -23,6 +24,7 @@ from nestor_engine.tensors.random_operators import (
     device_of,
     drawing_from,
     dropout,
+    fast_dropout,
     is_composite,
     may_draw,
     with_generator,
@@ -48,7 +50,7 @@ class OwnGenerators(TorchFunctionMode):
     while they run; only there can another thread's draw come between.
 
     A function mode costs about a microsecond for each call of torch. Watching every operator costs several, so this is
-    done only in functions that may draw.
+    done only in functions that may draw, and not for the most frequent one, dropout.
     """
 
     def __init__(self) -> None:
@@ -98,6 +100,8 @@ class OwnGenerators(TorchFunctionMode):
             return func(*args, **kwargs)
         if any(kwargs.get("generator") is default for default in (torch.default_generator, *_cuda_defaults())):
             kwargs = {**kwargs, "generator": None}
+        if func in (F.dropout, torch.dropout) and (fast := fast_dropout(self.generator, *args, **kwargs)) is not None:
+            return fast
         with self if body is not None else self._operators:
             return (body or func)(*args, **kwargs)
 

@@ -77,6 +77,26 @@ def dropout(
     return given.mul(mask).mul_(0.0 if p == 1 else 1 / (1 - p)), mask
 
 
+def fast_dropout(
+    generator_of: Callable[[torch.device], torch.Generator],
+    input: torch.Tensor,
+    p: float = 0.5,
+    train: bool = True,
+    inplace: bool = False,
+    training: bool = True,
+) -> torch.Tensor | None:
+    """`torch.dropout` and `F.dropout` on a CPU, out of the same operators; None where it is not as simple."""
+    plain = type(input) in (torch.Tensor, torch.nn.Parameter) and not torch._C._functorch.is_functorch_wrapped_tensor(
+        input
+    )
+    if not plain or inplace or not input.is_cpu or not 0 < p < 1 or not input.numel():
+        return None
+    if not (train and training):
+        return input
+    noise = torch.empty_like(input).bernoulli_(1 - p, generator=generator_of(input.device)).div_(1 - p)
+    return input * noise
+
+
 def drawing_from(generator: torch.Generator, drawing: OpOverload, args: Any, kwargs: Any) -> tuple[Any, Any]:
     """The arguments with `generator`, unless the author passed one."""
     at = [argument.name for argument in drawing._schema.arguments].index("generator")
