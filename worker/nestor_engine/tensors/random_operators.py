@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache, lru_cache
 from types import CodeType, FunctionType
 from typing import Any
 
 import torch
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch._ops import OpOverload, OpOverloadPacket
 from torch.utils import _pytree as pytree
 
@@ -86,9 +88,7 @@ def fast_dropout(
     training: bool = True,
 ) -> torch.Tensor | None:
     """`torch.dropout` and `F.dropout` on a CPU, out of the same operators; None where it is not as simple."""
-    plain = type(input) in (torch.Tensor, torch.nn.Parameter) and not torch._C._functorch.is_functorch_wrapped_tensor(
-        input
-    )
+    plain = type(input) in (torch.Tensor, torch.nn.Parameter) and not is_functorch_wrapped_tensor(input)
     if not plain or inplace or not input.is_cpu or not 0 < p < 1 or not input.numel():
         return None
     if not (train and training):
