@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     import nestor_engine
     from nestor.options import Config
+    from nestor_engine.tensors.generators import OwnGenerators
 
 USER, WORKER = "user", "this process"  # who changes a trial, as its events say
 
@@ -57,6 +59,7 @@ class LocalTrial:
         self._log: list[Event] = []
         self._snapshots: dict[int, dict[str, Tensor]] = {}
         self._reported = set[int]()  # the steps whose snapshots were reported although none was due
+        self._generators: OwnGenerators | None = None
         self._engine: Iterator[nestor_engine.Step] | None = None
         self._state: nestor_engine.State | None = None  # after the last step
         self._driving = threading.Lock()  # held by the thread that takes a step
@@ -227,7 +230,9 @@ class LocalTrial:
                 self._end(obedience.transition, obedience.why)
                 return False
         try:
-            step = next(self._trajectory(), None)
+            trajectory = self._trajectory()
+            with self._own_generators():
+                step = next(trajectory, None)
         except Exception as error:
             self._fail(error)
             return False
@@ -247,6 +252,14 @@ class LocalTrial:
         if self._engine is None:
             self._engine = optimize(self._bilevel, self._data, self._config, self._state)
         return self._engine
+
+    def _own_generators(self) -> AbstractContextManager[object]:
+        """The user's threads, and other trials, have other random numbers."""
+        if self._generators is None:
+            from nestor_engine.tensors.generators import OwnGenerators
+
+            self._generators = OwnGenerators()
+        return self._generators
 
     def _claim(self) -> None:
         """Begin an attempt, from the last step."""

@@ -15,6 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from nestor_engine.autodiff.simplify import dependents, simplify
 from nestor_engine.autodiff.subgraph import Part, part
+from nestor_engine.graphs.tracing import traced_here, tracing
 
 Group = Sequence[Tensor]
 
@@ -44,6 +45,7 @@ def split(function: Callable[..., Sequence[Group]], point: Sequence[Tensor], vec
     sizes: list[int] = []
 
     def flat(*given: Tensor) -> list[Tensor]:
+        traced_here()
         groups = function(given[: len(point)], *given[len(point) :])
         sizes.extend(len(group) for group in groups)
         return [output for group in groups for output in group]
@@ -51,7 +53,8 @@ def split(function: Callable[..., Sequence[Group]], point: Sequence[Tensor], vec
     # The tracer distinguishes inputs by identity, so all must be different objects.
     inputs = [given.detach() for given in (*point, *vectors)]
     # Fake tensors have no storage: the tracer keeps every intermediate value until the end.
-    traced = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
+    with tracing():
+        traced = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
     graph = traced.graph
     # Unused random draws stay, because later draws must be those that autograd would make.
     graph.eliminate_dead_code()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from nestor_engine.tensors.generators import generators
 from nestor_engine.tensors.linalg import vector_norm
 
 WARM_UP = 3  # calls before a recording: the first ones choose kernels and allocate workspaces
@@ -45,6 +46,7 @@ class Recording:
                 function(*self._inputs)
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
+        self._graph.register_generator_state(generators(inputs[0].device)[1])  # pyright: ignore[reportUnknownMemberType]
         with torch.cuda.graph(self._graph, stream=side, capture_error_mode="thread_local"):
             self._outputs = function(*self._inputs)
         self._own = {id(leaf) for leaf in _leaves(self._outputs)}
@@ -106,7 +108,7 @@ def recorded(function: Callable[..., Any], inputs: Sequence[Tensor], *, pinned: 
     Raises:
         RuntimeError: the function cannot be recorded, or its recording computes something else.
     """
-    generator = torch.cuda.default_generators[inputs[0].device.index or 0]
+    _, generator = generators(inputs[0].device)
     before = generator.get_state()
     try:
         recording = Recording(function, inputs, pinned=pinned)

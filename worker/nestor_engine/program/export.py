@@ -3,9 +3,6 @@
 Torch's own archive format is not used, because reading one can execute code of its author.
 """
 
-# pyright: reportUnknownMemberType=false
-# (torch does not type fork_rng)
-
 from __future__ import annotations
 
 import math
@@ -30,8 +27,10 @@ from nestor_engine.data.splits import size_of
 from nestor_engine.objective import Batch, Bilevel, Tensors
 from nestor_engine.problem.model.outputs import Outputs
 from nestor_engine.program.load import load, torch_version
-from nestor_engine.program.trace import BATCH, Sizes, Traced, has_effects, quiet, trace
+from nestor_engine.program.quiet import quiet
+from nestor_engine.program.trace import BATCH, Sizes, Traced, has_effects, trace
 from nestor_engine.program.write import write
+from nestor_engine.tensors.generators import OwnGenerators
 from nestor_engine.tensors.serialization import to_safetensors
 
 # Unlike any size that a model is likely to have, so that no dimension equals the batch's by chance.
@@ -124,7 +123,7 @@ def _trace_all(bilevel: Bilevel, train: Batch, val: Batch) -> dict[str, Traced]:
         return [{0: BATCH} for _ in batch]
 
     prepare = trace("prepare", bilevel.prepare, (hparams, train), (None, batches(train)))
-    with quiet(), torch.random.fork_rng(devices=[]):
+    with quiet(), OwnGenerators():
         prepared = _leaves_of(bilevel.prepare(hparams, train))
         outputs = _leaves_of(bilevel.forward(params, buffers, hparams, prepared)[0])
     sizes = prepare.output_sizes()

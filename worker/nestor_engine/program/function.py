@@ -30,7 +30,8 @@ class Function:
             _collect(tree, arg, given)
         # Constants are named by their contents, so a graph that reads two equal ones lists one name twice.
         constants = (self._constants[name] for name in graph.constants)
-        results = iter(self._module(*given, *constants, self._device))
+        # Not self._module(…), which prints where its generated code failed.
+        results = iter(self._module.forward(*given, *constants, self._device))
         return _restore(graph.outputs, results)
 
     def to(self, device: torch.device | str) -> Function:

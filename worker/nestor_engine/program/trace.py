@@ -1,15 +1,8 @@
 """Trace one function of a problem with torch.export, and explain failures in the author's terms."""
 
-# pyright: reportUnknownMemberType=false
-# (torch does not type fork_rng)
-
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +11,14 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from nestor.errors import NestorError
-from nestor_engine.autodiff.kernels import twice_differentiable
 from nestor_engine.graphs.operators import HigherOrderOperator
+from nestor_engine.graphs.tracing import traced_here, tracing
 from nestor_engine.program.backwards import Differentiated, differentiate, marked
 from nestor_engine.program.failures import Watch, explain
 from nestor_engine.program.functions import Hooks, recording_functions
 from nestor_engine.program.out_arguments import without_out_arguments
+from nestor_engine.program.quiet import quiet
+from nestor_engine.tensors.generators import OwnGenerators
 
 BATCH = torch.export.Dim("batch")
 Sizes = list[dict[int, Any] | None]  # for each leaf of a tree: dimension → torch.export.Dim, if it varies
@@ -89,7 +84,18 @@ class _Holder(nn.Module):
         self._function = function
 
     def forward(self, leaves: list[Any]) -> list[Any]:
-        return self._function(leaves)
+        traced_here()
+        try:
+            return self._function(leaves)
+        except RuntimeError as error:
+            # torch prints the graph to the standard error stream of the process when it sees this text.
+            if "data-dependent" in str(error):
+                raise _DataDependent from error
+            raise
+
+
+class _DataDependent(Exception):
+    """Stands for its `__cause__` on the way through torch's tracer."""
 
 
 def trace(
@@ -111,14 +117,19 @@ def trace(
     watch = Watch()
     try:
         with (
+            tracing(),
             quiet(),
+            OwnGenerators(),
             recording_functions() as recorder,
             Hooks(recorder, name),
             watch,
             torch.enable_grad(),
-            torch.random.fork_rng(devices=[]),
         ):
             exported = torch.export.export(_Holder(called), (flat,), dynamic_shapes=(dynamic,), strict=False)
+    except _DataDependent as stand_in:
+        error = stand_in.__cause__
+        assert isinstance(error, RuntimeError)  # `_Holder` raises it from one
+        raise explain(name, error, watch) from error
     except NestorError:
         raise
     except Exception as error:
@@ -153,22 +164,3 @@ def has_effects(node: fx.Node) -> bool:
     """Whether the node must stay although nothing reads its value: it writes, or draws random numbers."""
     # A region may write into a buffer and return nothing.
     return isinstance(node.target, HigherOrderOperator) or node.is_impure()
-
-
-@contextlib.contextmanager
-def quiet() -> Generator[None]:
-    """Use kernels that can be traced and differentiated twice, and suppress the tracer's own output."""
-    logger = logging.getLogger("torch")
-    level = logger.level
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
-        warnings.simplefilter("ignore")
-        logger.setLevel(logging.CRITICAL)
-        try:
-            with twice_differentiable(), torch.backends.mkldnn.flags(enabled=False):
-                yield
-        finally:
-            logger.setLevel(level)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import cast
 
 import torch
 from torch import Tensor
+
+from nestor_engine.tensors.generators import generators
 
 
 def derive_seed(seed: int, *words: str | int) -> int:
@@ -19,7 +20,7 @@ def derive_seed(seed: int, *words: str | int) -> int:
 
 @contextmanager
 def randomness(seed: int, device: torch.device) -> Generator[None]:
-    """Seed torch's generators, and restore their states at the end."""
+    """Seed the thread's generators, and restore their states at the end."""
     with restored(device) as reseed:
         reseed(seed)
         yield
@@ -27,27 +28,27 @@ def randomness(seed: int, device: torch.device) -> Generator[None]:
 
 @contextmanager
 def restored(device: torch.device) -> Generator[Callable[[int], None]]:
-    """Restore the states of torch's generators at the end; yields a function that seeds them at little cost."""
-    with _restored(device) as generators:
+    """Restore the states of the thread's generators at the end; yields a function that seeds them at little cost."""
+    with _restored(device) as seeded:
 
         def reseed(seed: int) -> None:
             # Not torch.manual_seed: each call keeps a traceback for every backend that is not initialized.
-            for generator in generators:
+            for generator in seeded:
                 generator.manual_seed(seed)
 
         yield reseed
 
 
 def upcoming(device: torch.device) -> list[Tensor]:
-    """The states of torch's generators, which determine the next draws; see `repeated`."""
-    return [generator.get_state() for generator in _generators(device)]
+    """The states of the thread's generators, which determine the next draws; see `repeated`."""
+    return [generator.get_state() for generator in generators(device)]
 
 
 @contextmanager
 def repeated(states: list[Tensor], device: torch.device) -> Generator[None]:
     """Repeat the draws after `upcoming` returned `states`, and restore the generators at the end."""
-    with _restored(device) as generators:
-        for generator, state in zip(generators, states, strict=True):
+    with _restored(device) as seeded:
+        for generator, state in zip(seeded, states, strict=True):
             generator.set_state(state)
         yield
 
@@ -55,18 +56,9 @@ def repeated(states: list[Tensor], device: torch.device) -> Generator[None]:
 @contextmanager
 def _restored(device: torch.device) -> Generator[list[torch.Generator]]:
     before = upcoming(device)
-    generators = _generators(device)
+    seeded = generators(device)
     try:
-        yield generators
+        yield seeded
     finally:
-        for generator, state in zip(generators, before, strict=True):
+        for generator, state in zip(seeded, before, strict=True):
             generator.set_state(state)
-
-
-def _generators(device: torch.device) -> list[torch.Generator]:
-    generators = [torch.default_generator]
-    if device.type == "cuda":
-        index = cast("int | None", device.index)  # which its annotation leaves out
-        index = torch.cuda.current_device() if index is None else index
-        generators.append(torch.cuda.default_generators[index])
-    return generators

@@ -10,6 +10,7 @@ from nestor.errors import Diverged
 from nestor_engine.implementations import implementation
 from nestor_engine.objective import Bilevel, PyTree, Tensors
 from nestor_engine.optim.optimizers import Optimizer
+from nestor_engine.tensors.generators import OwnGenerators
 from nestor_engine.tensors.ravel import Ravel
 from nestor_engine.training.inner_loop import InnerLoop
 from nestor_engine.training.state import State
@@ -50,7 +51,8 @@ def fit(
     ravel = Ravel(bilevel.params)
     state = State.initial(bilevel, optimizer, optimizer, seed, hparams)
     loop = InnerLoop(bilevel, ravel, train, optimizer, seed, batch_size=batch_size)
-    fold, loss, _ = loop.run(state.active_fold, state.hparams, n_steps)
+    with OwnGenerators():
+        fold, loss, _ = loop.run(state.active_fold, state.hparams, n_steps)
     if not math.isfinite(loss):
         raise Diverged(step=n_steps, what="training loss", where="optimizer")
     return Fitted(ravel.tree(fold.weights), fold.buffers, loss)

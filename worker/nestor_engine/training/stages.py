@@ -264,4 +264,5 @@ class OuterStepStages:
 
     def _evaluate(self, state: State, columns: dict[str, Tensor]) -> dict[str, float]:
         params = self._ravel.tree(state.weights)
-        return evaluate(self._bilevel, params, state.buffers, state.hparams, columns, self._group)
+        with randomness(self._group.seed(derive_seed(state.seed, "evaluation", state.step)), self.device):
+            return evaluate(self._bilevel, params, state.buffers, state.hparams, columns, self._group)

@@ -3,13 +3,10 @@
 Nothing is raised: findings are collected, so that the author can fix all of them at once.
 """
 
-# pyright: reportUnknownMemberType=false
-# (torch types neither fork_rng nor manual_seed)
-
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -36,6 +33,8 @@ from nestor_engine.problem.validation.sensitivity import Missing, missing
 from nestor_engine.problem.validation.tensors import check_data, check_tensors
 from nestor_engine.program.export import EXAMPLES, Program, export
 from nestor_engine.program.load import load
+from nestor_engine.tensors.generators import OwnGenerators
+from nestor_engine.tensors.random import randomness
 
 
 class Checkable(Protocol):
@@ -80,8 +79,7 @@ class _Check(Findings):
             sentence = f"It is used inside of torch.{mode}(), where nothing can be trained. Leave that block first."
             self.error("the problem", sentence, errors.GradientsDisabled)
             return self.report()
-        devices: Sequence[int] = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-        with torch.random.fork_rng(devices=devices):
+        with OwnGenerators():
             check_data(self, self._problem.data)
             with self.explaining("the problem"):
                 bilevel = self._problem.bilevel().untransformed()
@@ -142,9 +140,9 @@ class _Check(Findings):
         """The model's outputs. Two runs with one seed must agree, and leave their input as it is."""
         results: list[Any] = []
         for _ in range(2):
-            torch.manual_seed(0)
             given = {name: values.clone() for name, values in batch.items()}
-            results.append(bilevel.forward(params, bilevel.buffers, hparams, given)[0])
+            with randomness(0, next(iter(params.values())).device):
+                results.append(bilevel.forward(params, bilevel.buffers, hparams, given)[0])
             for name, values in given.items():
                 if not torch.equal(values.detach(), batch[name].detach()):
                     self.error(

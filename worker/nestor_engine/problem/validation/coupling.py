@@ -15,6 +15,7 @@ from nestor_engine.data.splits import INDEX
 from nestor_engine.objective import Batch, PyTree
 from nestor_engine.problem.validation.report import Called, Findings
 from nestor_engine.tensors.linalg import vector_norm
+from nestor_engine.tensors.random import randomness
 
 Loss = Callable[[PyTree, Batch], Tensor]
 _TOLERANCE = 1e-3  # relative; losses are computed in single precision
@@ -125,7 +126,8 @@ def _taken(outputs: PyTree, batch: Batch, rows: Tensor) -> tuple[PyTree, Batch]:
 def _slopes(loss: Loss, outputs: PyTree, batch: Batch, kept: int) -> Tensor:
     """The gradient of the loss at the outputs of the first `kept` examples, as one vector."""
     at = [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor) and leaf.requires_grad]
-    value = loss(outputs, batch)
+    with randomness(0, batch[INDEX].device):  # a loss with noise does not couple examples
+        value = loss(outputs, batch)
     value = value[:kept].sum() if value.ndim else value
     slopes = torch.autograd.grad(value, at, allow_unused=True, materialize_grads=True)
     return torch.cat([slope[:kept].reshape(-1) for slope in slopes])

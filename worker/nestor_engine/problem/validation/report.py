@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-import warnings
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
@@ -31,7 +30,7 @@ from nestor_engine.problem.validation.torch_errors.derivatives import explained
 from nestor_engine.problem.validation.torch_errors.hints import hint_for
 from nestor_engine.program.export import Program
 from nestor_engine.program.failures import place_of_error
-from nestor_engine.program.trace import quiet
+from nestor_engine.program.quiet import hear_warnings, quiet
 
 Severity = Literal["error", "warning"]
 
@@ -176,13 +175,12 @@ class Findings:
     @contextlib.contextmanager
     def _hearing(self, where: str) -> Generator[None]:
         """Turn warnings into findings, one for each text; numbers in it do not make another."""
-        with warnings.catch_warnings(record=True) as heard:
-            warnings.simplefilter("always")
+        with hear_warnings() as heard:
             try:
                 yield
             finally:
                 for warning in heard:
-                    text = str(warning.message).strip().split("\n")[0].rstrip(".")
+                    text = warning.message.strip().split("\n")[0].rstrip(".")
                     topic = re.sub(r"\d+", "", text)
                     if topic not in self._warned and not issubclass(warning.category, DeprecationWarning):
                         self._warned.add(topic)
