@@ -11,7 +11,7 @@ from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any, cast
 
 from nestor.data.reference import Ref
-from nestor.errors import MissingExtra, ReferenceNotFound
+from nestor.errors import MissingExtra, ReferenceNotFound, Unavailable
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
@@ -29,7 +29,8 @@ def downloaded(ref: Ref) -> Path:
     """The object's file in this user's cache, which is downloaded if the object is not the one of the last time.
 
     Raises:
-        ReferenceNotFound: there is no such bucket or object, or the store does not answer.
+        ReferenceNotFound: there is no such bucket or object, or the credentials do not allow it.
+        Unavailable: the store does not answer.
         MissingExtra: obstore is not installed.
     """
     import platformdirs
@@ -58,7 +59,7 @@ def look_up(ref: Ref, *, machine: str = "this machine") -> tuple[str, int]:
     """What identifies the object's present contents, and its size in bytes.
 
     Raises:
-        ReferenceNotFound, MissingExtra: as `downloaded`; the message names the `machine`.
+        ReferenceNotFound, Unavailable, MissingExtra: as `downloaded`; the message names the `machine`.
     """
     store, key = _store(ref)
     with _answering(ref, machine):
@@ -70,7 +71,7 @@ def pieces(ref: Ref, *, machine: str = "this machine") -> Iterator[bytes]:
     """The bytes of the object, in pieces.
 
     Raises:
-        ReferenceNotFound, MissingExtra: as `downloaded`; the message names the `machine`.
+        ReferenceNotFound, Unavailable, MissingExtra: as `downloaded`; the message names the `machine`.
     """
     store, key = _store(ref)
     with _answering(ref, machine):
@@ -90,15 +91,14 @@ def _store(ref: Ref) -> tuple[ObjectStore, str]:
 
 @contextmanager
 def _answering(ref: Ref, machine: str) -> Generator[None]:
-    from obstore.exceptions import BaseError
+    from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
     try:
         yield
-    except (BaseError, OSError) as error:
-        missing = isinstance(error, FileNotFoundError) or "NoSuchBucket" in str(error)
-        reason = "there is no such bucket or object" if missing else f"the store answers: {_first_words(error)}"
+    except FileNotFoundError as error:
+        raise ReferenceNotFound(uri=ref.uri, machine=machine, reason="there is no such bucket or object") from error
+    except (PermissionDeniedError, UnauthenticatedError) as error:
+        reason = "the credentials in its environment do not allow it"
         raise ReferenceNotFound(uri=ref.uri, machine=machine, reason=reason) from error
-
-
-def _first_words(error: Exception) -> str:
-    return " ".join(str(error).split())[:200].rstrip(".")
+    except (BaseError, OSError) as error:
+        raise Unavailable(part=f"The object store of {ref.uri}") from error

@@ -71,17 +71,17 @@ def ref(uri: str, *, columns: str | Sequence[str] | None = None) -> Ref:
     return Ref(uri, _names(columns))
 
 
-def _names(columns: Any) -> tuple[str, ...] | None:
+def _names(columns: object) -> tuple[str, ...] | None:
     if columns is None:
         return None
     names: list[Any] = [columns] if isinstance(columns, str) else []
     if isinstance(columns, list | tuple):
-        names = list(cast("list[Any] | tuple[Any, ...]", columns))
+        names = list(cast("Sequence[Any]", columns))
     if not names or not all(isinstance(name, str) and name for name in names) or len(set(names)) != len(names):
         raise ArgumentInvalid(
             owner="nestor.data.ref",
             argument="columns",
-            given=shown(columns),
+            given=shown(cast(object, columns)),
             expected="the name of a column, or a list of different names",
         )
     return tuple(names)

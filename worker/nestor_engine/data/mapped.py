@@ -12,9 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -150,7 +149,7 @@ class MappedColumn(Tensor):
 
     @staticmethod
     def __new__(
-        cls,
+        cls: type[MappedColumn],
         rows: Rows,
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
@@ -160,9 +159,19 @@ class MappedColumn(Tensor):
     ) -> MappedColumn:
         """A column of `rows`, which are converted to `dtype` and moved to `device` when they are taken."""
         made: Any = Tensor._make_wrapper_subclass(cls, rows.shape, dtype=dtype, device=torch.device(device))
-        self = cast("MappedColumn", made)
+        return made
+
+    def __init__(
+        self,
+        rows: Rows,
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+        *,
+        ref: Ref | None = None,
+        source: str = "",
+    ) -> None:
+        del dtype, device  # of the tensor itself
         self.rows, self.ref, self.source = rows, ref, source
-        return self
 
     def __repr__(self, *, tensor_contents: object = None) -> str:
         del tensor_contents

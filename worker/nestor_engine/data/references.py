@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,41 @@ def open_columns(ref: Ref, path: Path) -> dict[str, MappedColumn]:
         if ref.format != "safetensors" and dtype.is_floating_point:
             dtype = torch.get_default_dtype()
         opened[name] = MappedColumn(rows, dtype, ref=ref, source=name)
+    return opened
+
+
+def recorded_columns(
+    uri: str, identity: FileIdentity, columns: Mapping[str, Mapping[str, Any]]
+) -> dict[str, MappedColumn]:
+    """The columns of a file as they were recorded with a data set.
+
+    Args:
+        identity: the file, as it was when its digest was computed.
+        columns: name in the split → "source", "dtype" and "shape", as in `nestor.schemas.ReferencedColumn`.
+
+    Raises:
+        ReferenceChanged: the file is another one now, or its columns are not as recorded.
+        DatasetInvalid: as `open_columns`.
+    """
+    sources = tuple(dict.fromkeys(str(column["source"]) for column in columns.values()))
+    ref, path = Ref(uri), Path(identity.path)
+    if ref.format != "npy":
+        ref = Ref(uri, sources)
+    try:
+        found = open_columns(ref, path) if FileIdentity.of(path) == identity else None
+    except OSError:
+        found = None
+    if found is None or FileIdentity.of(path) != identity:
+        raise ReferenceChanged(uri=uri, reason="it was replaced or written to")
+    opened: dict[str, MappedColumn] = {}
+    for name, column in columns.items():
+        stored, dtype = found.get(str(column["source"])), DTYPES[str(column["dtype"])]
+        same = stored is not None and tuple(stored.shape) == tuple(column["shape"])
+        if stored is None or not same or stored.dtype.is_floating_point != dtype.is_floating_point:
+            raise ReferenceChanged(uri=uri, reason=f"its column {column['source']!r} is not as recorded")
+        if not dtype.is_floating_point and stored.dtype != dtype:
+            raise ReferenceChanged(uri=uri, reason=f"its column {column['source']!r} is not as recorded")
+        opened[name] = MappedColumn(stored.rows, dtype, ref=ref, source=stored.source)
     return opened
 
 
