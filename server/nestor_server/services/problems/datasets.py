@@ -36,7 +36,8 @@ def create(session: Session, owner_id: UUID, new: schemas.DatasetCreate) -> sche
     """
     splits = {split: _Split.of(session, owner_id, split, given) for split, given in new if given is not None}
     sizes = {name: split.examples() for name, split in splits.items()}
-    dataset = Dataset(owner_id=owner_id, splits=new.model_dump(mode="json", exclude_none=True), sizes=sizes)
+    given = new.model_dump(mode="json")
+    dataset = Dataset(owner_id=owner_id, splits={name: given[name] for name in splits}, sizes=sizes)
     session.add(dataset)
     session.flush()
     session.refresh(dataset)
