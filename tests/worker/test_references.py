@@ -144,7 +144,7 @@ def test_a_file_that_changed_fails_the_trial_also_after_a_pause(sessions, files,
     [
         ([], None, "reference-not-allowed", "its operator allows no data by reference"),
         (["/elsewhere", "s3://bucket/a"], None, "reference-not-allowed", "allows /elsewhere, s3://bucket/a/"),
-        (None, lambda path: path.unlink(), "reference-not-found", "cannot be read on the worker: there is no such file"),
+        (None, lambda path: path.unlink(), "reference-not-found", "read on the worker: there is no such file"),
         (None, lambda path: (path.unlink(), path.mkdir()), "reference-not-found", "it is a directory"),
         (None, lambda path: (path.unlink(), path.symlink_to("/etc/hostname")), "reference-not-allowed", "may not read"),
         (None, lambda path: os.truncate(path, 100), "reference-changed", "its SHA-256 is another one"),
