@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nestor import options as options
     from nestor import schemas as schemas
     from nestor import visualization as visualization
+    from nestor.entry_points import EntryPoint as EntryPoint
     from nestor.errors import ProblemInvalid as ProblemInvalid
     from nestor.options import *
     from nestor.remote.client import Client as Client
@@ -36,6 +37,7 @@ __version__ = "0.1.0"
 _MODULES = ("data", "errors", "hparams", "options", "schemas", "visualization")
 _CLIENT = {
     "Client": "nestor.remote.client",
+    "EntryPoint": "nestor.entry_points",
     "ProblemInvalid": "nestor.errors",
     "Study": "nestor.study",
     "Trial": "nestor.trial",

@@ -15,8 +15,9 @@ from nestor.schemas import Study as StudyRecord
 from nestor.schemas import Trial as TrialRecord
 
 if TYPE_CHECKING:
+    from nestor.entry_points import EntryPoint
     from nestor.options import Config
-    from nestor_engine import Problem
+    from nestor_engine.problem.entry_points import Trainable
     from nestor_engine.program.export import Program
 
 
@@ -71,7 +72,7 @@ class Backend(Protocol):
     def submit(
         self,
         study_id: UUID,
-        problem: Problem,
+        problem: Trainable | EntryPoint,
         config: Config,
         spec: TrialCreate,
         *,
@@ -82,8 +83,9 @@ class Backend(Protocol):
         """Create a trial of a problem that was checked.
 
         Args:
+            problem: an entry point only if the backend `ships` problems; else what it built.
             config: the configuration in `spec`, as one value.
-            spec: the request; the backend fills in its problem.
+            spec: the request; the backend fills in its problem, unless it names an entry point.
             program: the problem's export, if the check made one.
             watched: the caller will read the trial's events to the end.
             show_progress_bar: show the progress of uploads.

@@ -185,6 +185,21 @@ def export(
 
 
 @app.command()
+def presets(server: ServerOption = None, json: JsonOption = False) -> None:
+    """List the problems that workers build: presets, and the entry points of installed packages."""
+    with _client(server) as client:
+        found = client.presets()
+    if json:
+        return _print_json(found.model_dump(mode="json"))
+    rows = [("preset", preset.name, "", "", preset.description) for preset in found.presets]
+    for point in found.entry_points:
+        params = [one.name if one.required else f"{one.name}={one.default!r}" for one in point.parameters]
+        about = point.error or point.description
+        rows.append(("entry point", point.entry_point, point.package, ", ".join(params), about))
+    return _print_table(("kind", "name", "package", "params", "description"), rows)
+
+
+@app.command()
 def version(server: ServerOption = None, json: JsonOption = False) -> None:
     """Print the installed version and, with --server, that of the server."""
     from nestor import __version__

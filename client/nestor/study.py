@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 
 from nestor import schemas
 from nestor.backend import Backend
+from nestor.entry_points import EntryPoint
 from nestor.errors import (
     ArgumentInvalid,
     AttributesNotJson,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from nestor.options import EarlyStopping, Folds, Optimizer, Response
     from nestor.remote.client import Client
     from nestor_engine import Problem
+    from nestor_engine.problem.entry_points import Trainable
     from nestor_engine.program.export import Program
 
 Callback = Callable[["Study", Trial], None]
@@ -69,7 +71,7 @@ class Study:
     @documented
     def optimize(
         self,
-        problem: Problem,
+        problem: Problem | EntryPoint,
         n_steps: int | None = None,
         *,
         config: Config | None = None,
@@ -101,7 +103,8 @@ class Study:
         Ctrl-C pauses the trial, and `wait=False` runs it in a background thread.
 
         Args:
-            problem: the model, hyperparameters, losses and data.
+            problem: the model, hyperparameters, losses and data; or an entry point, which builds them where the trial
+                runs.
             config: how to tune, as one value. The keywords from `n_steps` to `seed` are its fields: pass each option
                 in one of the two places; `nestor.Config` has the defaults.
             warm_start: a trial of any study, whose weights and hyperparameters this one starts from; optimizers and
@@ -146,10 +149,11 @@ class Study:
             priority=priority,
             devices_per_trial=devices_per_trial,
             user_attrs=_plain(user_attrs),
+            **({"problem": problem.problem} if isinstance(problem, EntryPoint) else {}),
         )
-        program = self._check(problem, config)
+        checked, program = self._check(problem, config)
         record = self._backend.submit(
-            self.id, problem, config, spec, program=program, watched=wait, show_progress_bar=show_progress_bar
+            self.id, checked, config, spec, program=program, watched=wait, show_progress_bar=show_progress_bar
         )
         trial = Trial(self._backend, record)
         if wait:
@@ -162,14 +166,24 @@ class Study:
             if "stop" in trial.allowed_actions:
                 trial.stop()
 
-    def _check(self, problem: object, config: Config) -> Program | None:
-        """The exported problem, where it leaves this process."""
+    def _check(self, problem: object, config: Config) -> tuple[Trainable | EntryPoint, Program | None]:
+        """The problem, built if this process trains it, and its export if it leaves this process."""
+        if isinstance(problem, EntryPoint):
+            if self._backend.ships:  # the package need not be installed here
+                return problem, None
+            problem = problem.build(seed=config.seed, folds=config.folds is not None)
         from nestor_engine import Problem
+        from nestor_engine.problem.entry_points import FunctionsAndData
         from nestor_engine.problem.validation.checks import check
 
+        if isinstance(problem, FunctionsAndData):
+            return problem, None
         if not isinstance(problem, Problem):
             raise ArgumentInvalid(
-                owner="study.optimize", argument="problem", given=shown(problem), expected="a nestor.Problem"
+                owner="study.optimize",
+                argument="problem",
+                given=shown(problem),
+                expected="a nestor.Problem or EntryPoint",
             )
         if config.folds is not None and problem.hparams.by_position:
             raise FoldsWithExampleHparams
@@ -177,7 +191,7 @@ class Study:
         report.raise_errors()
         for finding in report.findings:
             warnings.warn(f"{finding.where}: {finding.sentence}", stacklevel=3)  # at the call of optimize
-        return report.program
+        return problem, report.program
 
     def _watch(self, trial: Trial, callbacks: Sequence[Callback], show_progress_bar: bool) -> None:
         bound = [partial(callback, self) for callback in callbacks]
@@ -337,7 +351,7 @@ def _backend(server: object, token: str | None) -> Backend:
 
 
 def submission(config: Config, **options: Any) -> schemas.TrialCreate:
-    """The request for a trial, checked as a server checks it; the backend fills in the problem.
+    """The request for a trial, checked as a server checks it; the backend fills in the problem if it is uploaded.
 
     Raises:
         ConfigInvalid, SchemaInvalid: an option is outside of its range, or several are.

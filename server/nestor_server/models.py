@@ -281,6 +281,7 @@ class Worker(Base):
     id: Mapped[str] = mapped_column(primary_key=True)  # host:pid, unique among running workers
     device: Mapped[str]
     versions: Mapped[dict[str, Any]]
+    entry_points: Mapped[dict[str, Any]] = mapped_column(default=dict)  # name → schemas.EntryPointInfo
     heartbeat_at: Mapped[datetime] = _now()
     trial_id: Mapped[UUID | None] = mapped_column(ForeignKey("trials.id", ondelete="SET NULL"))
 

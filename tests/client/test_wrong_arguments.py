@@ -62,6 +62,7 @@ GOOD: dict[str, Any] = {  # for parameters without a default
     "digest": f"sha256:{'0' * 64}",
     "new": None,
     "spec": None,
+    "entry_point": "package:factory",
 }
 INSIDE = ("Study", "Trial")  # made by Nestor, not by users
 RUN = ("fit", "evaluate")  # of the engine, on a problem as functions
@@ -82,8 +83,13 @@ def _answers(function: Callable[..., Any], name: str) -> Iterator[str]:
         p for p in inspect.signature(function).parameters.values() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
     ]
     required = {p.name: GOOD[p.name] for p in parameters if p.default is p.empty}
+    unnamed = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]
+
+    def called(**given: Any) -> Any:
+        return function(*(given.pop(one) for one in unnamed), **given)
+
     for parameter in parameters:
-        yield from _wrong(function, name, parameter.name, required)
+        yield from _wrong(called, name, parameter.name, required)
 
 
 def _wrong(function: Callable[..., Any], name: str, parameter: str, others: dict[str, Any]) -> Iterator[str]:

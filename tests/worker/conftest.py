@@ -51,7 +51,7 @@ def session(sessions: Sessions) -> Iterator[Session]:
 def sent(monkeypatch) -> list:
     """The messages that would go to the broker."""
     trials: list = []
-    monkeypatch.setattr(task_queue, "send", lambda settings, trial_id: trials.append(trial_id))
+    monkeypatch.setattr(task_queue, "send", lambda settings, trial_id, queue: trials.append(trial_id))
     return trials
 
 

@@ -14,13 +14,16 @@ class WorkController:
 class Celery:
     conf: Settings
     def __init__(self, main: str, *, broker: str, set_as_current: bool = ...) -> None: ...
-    def send_task(self, name: str, *, kwargs: Mapping[str, object], ignore_result: bool = ...) -> object: ...
+    def send_task(
+        self, name: str, *, kwargs: Mapping[str, object], ignore_result: bool = ..., queue: str = ...
+    ) -> object: ...
     def task(self, function: Callable[..., object], *, name: str) -> object: ...
     def Worker(
         self,
         *,
         pool: str,
         concurrency: int,
+        queues: list[str],
         hostname: str,
         quiet: bool,
         without_gossip: bool,

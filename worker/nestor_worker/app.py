@@ -12,11 +12,12 @@ from celery import signals
 from celery.platforms import SecurityWarning
 
 from nestor_server.database import make_engine, make_sessions
-from nestor_server.scheduling.task_queue import RUN_TRIAL, celery_app
+from nestor_server.scheduling.task_queue import RUN_TRIAL, celery_app, queue_of
 from nestor_server.settings import Settings
 from nestor_server.storage import object_store
 from nestor_worker import workdir
 from nestor_worker.options import Options, cores
+from nestor_worker.supervisor import entry_points
 from nestor_worker.supervisor.attempt import Slot
 from nestor_worker.supervisor.blob_cache import BlobCache
 from nestor_worker.supervisor.heartbeat import Presence
@@ -38,10 +39,11 @@ def serve(settings: Settings, options: Options) -> int:
     slots = _slots(options)
     engine = make_engine(settings, f"nestor-worker {os.getpid()}")
     sessions = make_sessions(engine, settings)
-    presence = Presence(sessions, settings, {slot.name: ", ".join(slot.devices) for slot in slots})
+    offers = entry_points.installed()
+    presence = Presence(sessions, settings, {slot.name: ", ".join(slot.devices) for slot in slots}, offers)
     draining = threading.Event()
     standby = Standby(enabled=options.standby)
-    tasks = Tasks(sessions, settings, slots, standby, presence, draining)
+    tasks = Tasks(sessions, settings, slots, standby, presence, draining, offers)
 
     app = celery_app(settings)
     app.task(tasks.run_trial, name=RUN_TRIAL)
@@ -70,6 +72,7 @@ def serve(settings: Settings, options: Options) -> int:
     worker = app.Worker(
         pool="threads",
         concurrency=len(slots),
+        queues=[queue_of(None), *(queue_of(name) for name, info in offers.items() if info.error is None)],
         hostname=f"nestor@{_worker_id()}",
         quiet=True,
         without_gossip=True,

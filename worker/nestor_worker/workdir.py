@@ -53,7 +53,7 @@ class WorkSpec:
     """What the runner does: the contents of `spec.json`."""
 
     config: dict[str, Any]  # nestor.Config
-    preset: dict[str, Any] | None  # schemas.Preset; None: a program and its data are in the directory
+    preset: dict[str, Any] | None  # schemas.Preset
     best_step: int | None  # of the steps that were recorded so far
     best_value: float | None
     warm: Literal["weights", "hyperparameters"] | None  # the contents of START
@@ -61,6 +61,7 @@ class WorkSpec:
     checkpoint_seconds: float
     memory_bytes: int | None = None
     devices: int = 1
+    entry_point: dict[str, Any] | None = None  # schemas.EntryPointProblem; without both, a program is in the directory
     traces: str = ""  # the cache name of the traces of similar trials
 
     @staticmethod

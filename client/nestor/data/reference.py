@@ -111,5 +111,5 @@ def _mistake(uri: Any) -> str | None:
     if ".." in path.split("/"):
         return "it leads through '..'"
     if PurePosixPath(path).suffix.lower() not in FORMATS:
-        return f"its extension is none of {', '.join(FORMATS)}"
+        return f"its extension must be one of {', '.join(FORMATS)}"
     return None

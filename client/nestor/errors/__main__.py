@@ -42,6 +42,7 @@ _ORDER = (
     "data",
     "references",
     "programs",
+    "entry_points",
     "findings",
     "trials",
     "client",

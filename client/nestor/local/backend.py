@@ -17,6 +17,7 @@ from nestor.schemas import (
     Action,
     Attempt,
     Desired,
+    EntryPointProblem,
     Event,
     Hyperparameters,
     ProgramProblem,
@@ -32,8 +33,9 @@ from nestor.schemas import Study as StudyRecord
 from nestor.schemas import Trial as TrialRecord
 
 if TYPE_CHECKING:
+    from nestor.entry_points import EntryPoint
     from nestor.options import Config
-    from nestor_engine import Problem
+    from nestor_engine.problem.entry_points import Trainable
     from nestor_engine.program.export import Program
 
 
@@ -122,7 +124,7 @@ class Local:
     def submit(
         self,
         study_id: UUID,
-        problem: Problem,
+        problem: Trainable | EntryPoint,
         config: Config,
         spec: TrialCreate,
         *,
@@ -140,8 +142,10 @@ class Local:
         del program, show_progress_bar  # nothing is uploaded
         from torch.utils import _pytree as pytree
 
+        from nestor.entry_points import EntryPoint
         from nestor_engine import start_from
 
+        assert not isinstance(problem, EntryPoint)  # `ships` is False
         self.study(study_id)
         if spec.devices_per_trial > 1:
             raise OneDeviceOnly
@@ -153,7 +157,8 @@ class Local:
         device = next(leaf.device for leaf in pytree.tree_leaves(bilevel.params))
         # Nothing crosses a wire, so this id stands for the problem itself.
         here = uuid4()
-        what = ProgramProblem(program=here, dataset=here)
+        named = isinstance(spec.problem, EntryPointProblem)
+        what = spec.problem if named else ProgramProblem(program=here, dataset=here)
         spec = spec.model_copy(update={"problem": what, "warm_start": warm_start})
         with self._lock:
             record = TrialRecord(

@@ -1,11 +1,14 @@
-"""Problems that a worker builds by itself: a model and kinds of hyperparameters, without code or data."""
+"""Problems that a worker builds by itself: a model and kinds of hyperparameters, or the factory of a package."""
 
 from __future__ import annotations
 
+import importlib.metadata
+from collections.abc import Iterable, Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from nestor.errors import EntryPointParamMissing, EntryPointParamUnknown
 from nestor.options.base import Option, Real, Whole, about, family, option
 
 _PER = about("whether there is one decay for all weights, one for each tensor, or one for each weight")
@@ -67,3 +70,34 @@ class MLPPreset(Option):
         about("widths of the hidden layers"),
         Field(min_length=1, max_length=16),
     ] = (128,)
+
+
+def registered() -> dict[str, importlib.metadata.EntryPoint]:
+    """The factories that installed packages register in the group `nestor.problems`, by module and function."""
+    found = importlib.metadata.entry_points(group="nestor.problems")
+    return {point.value.partition("[")[0].replace(" ", ""): point for point in found}
+
+
+def package_of(point: importlib.metadata.EntryPoint) -> str:
+    """Name and version of the package that registers `point`."""
+    return "an unknown package" if point.dist is None else f"{point.dist.name} {point.dist.version}"
+
+
+def check_params(entry_point: str, given: Iterable[str], required: Mapping[str, bool], *, takes_others: bool) -> None:
+    """Check the names of the arguments for a factory.
+
+    Args:
+        given: the names that the user gave.
+        required: for each parameter of the factory, whether it has no default.
+        takes_others: whether the factory takes further arguments (`**kwargs`).
+
+    Raises:
+        EntryPointParamUnknown, EntryPointParamMissing
+    """
+    names = list(given)
+    for name in names:
+        if name not in required and not takes_others:
+            raise EntryPointParamUnknown(entry_point=entry_point, param=name, params=list(required))
+    for name, is_required in required.items():
+        if is_required and name not in names:
+            raise EntryPointParamMissing(entry_point=entry_point, param=name, params=list(required))

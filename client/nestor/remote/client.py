@@ -9,7 +9,8 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from nestor import schemas
-from nestor.errors import OptionTypeWrong, StudyNotFound, arguments_of, shown
+from nestor.entry_points import EntryPoint
+from nestor.errors import ArgumentInvalid, OptionTypeWrong, StudyNotFound, arguments_of, shown
 from nestor.remote import credentials, event_stream, uploads
 from nestor.remote.references import referenced
 from nestor.remote.transport import Model, Transport, read
@@ -17,7 +18,7 @@ from nestor.schemas import Action
 
 if TYPE_CHECKING:
     from nestor.options import Config
-    from nestor_engine import Problem
+    from nestor_engine.problem.entry_points import Trainable
     from nestor_engine.program.export import Program
 
 Item = TypeVar("Item", covariant=True)
@@ -125,7 +126,7 @@ class Client:
     def submit(
         self,
         study_id: UUID,
-        problem: Problem,
+        problem: Trainable | EntryPoint,
         config: Config,
         spec: schemas.TrialCreate,
         *,
@@ -133,11 +134,11 @@ class Client:
         watched: bool = False,
         show_progress_bar: bool = True,
     ) -> schemas.Trial:
-        """Upload a checked problem and its data, and queue a trial.
+        """Upload a checked problem and its data, unless a worker builds it, and queue a trial.
 
         Args:
             config: not used, because `spec` contains it.
-            spec: everything except the problem, which is filled in here.
+            spec: everything except the problem, which is filled in here; that of an entry point is complete.
             program: the export of `problem`, if the caller has it.
             watched: not used, because the server runs a trial whether or not it is watched.
             show_progress_bar: show bars for large uploads.
@@ -148,6 +149,17 @@ class Client:
             ProgramInvalid, DatasetInvalid, TooLarge: the server refuses an upload.
         """
         del config, watched
+        if isinstance(problem, EntryPoint):
+            return self.create_trial(study_id, spec)
+        from nestor_engine import Problem
+
+        if not isinstance(problem, Problem):
+            raise ArgumentInvalid(
+                owner="Client.submit",
+                argument="problem",
+                given=shown(problem),
+                expected="a nestor.Problem or EntryPoint",
+            )
         exported = problem.export() if program is None else program
         blobs = {"graphs": exported.graphs, "tensors": exported.tensors, **problem.data.save()}
         digests: dict[str, Any] = {
@@ -162,14 +174,19 @@ class Client:
         return self.create_trial(study_id, spec.model_copy(update={"problem": uploaded_problem}))
 
     def create_trial(self, study_id: UUID, spec: schemas.TrialCreate) -> schemas.Trial:
-        """Queue a trial of a preset or an uploaded program; `submit` does all of it for a `nestor.Problem`.
+        """Queue a trial of a preset, an uploaded program or an entry point; `submit` uploads a `nestor.Problem` first.
 
         Raises:
             StudyNotFound, ProgramNotFound, DatasetNotFound
             ValidationFailed: a field of `spec` is wrong.
             Forbidden: a priority above 0 without an admin token.
+            EntryPointInvalid: running workers do not have the entry point, or it does not take the params.
         """
         return self._post(f"/studies/{study_id}/trials", spec, schemas.Trial)
+
+    def presets(self) -> schemas.Presets:
+        """What workers build by themselves: presets, and the entry points of packages that running workers have."""
+        return self._get("/presets", schemas.Presets)
 
     def trials(self, study_id: UUID) -> list[schemas.Trial]:
         """All trials of a study, by number.

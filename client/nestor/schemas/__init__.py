@@ -24,7 +24,12 @@ from nestor.schemas.base import Name as Name
 from nestor.schemas.base import Priority as Priority
 from nestor.schemas.base import Schema as Schema
 from nestor.schemas.base import TensorName as TensorName
+from nestor.schemas.presets import EntryPointInfo as EntryPointInfo
+from nestor.schemas.presets import ParameterInfo as ParameterInfo
+from nestor.schemas.presets import PresetInfo as PresetInfo
+from nestor.schemas.presets import Presets as Presets
 from nestor.schemas.problems import AnyProblem as AnyProblem
+from nestor.schemas.problems import EntryPointProblem as EntryPointProblem
 from nestor.schemas.problems import Preset as Preset
 from nestor.schemas.problems import PresetProblem as PresetProblem
 from nestor.schemas.problems import ProgramProblem as ProgramProblem

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, cast
 from uuid import UUID
 
@@ -56,20 +57,43 @@ class ProgramProblem(Schema):
     dataset: Annotated[UUID, about("one of your data sets, with the columns that the program reads")]
 
 
+_OBJECT_REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+
+class EntryPointProblem(Schema):
+    """A problem that a package on the workers builds: code that their operator installed."""
+
+    entry_point: Annotated[
+        str, about("module and function as the package registers them, such as package:factory"), Field(max_length=200)
+    ]
+    params: Annotated[dict[str, Any], about("arguments of the function, by name")] = {}
+
+    @field_validator("entry_point")
+    @classmethod
+    def _is_a_reference(cls, entry_point: str) -> str:
+        if not _OBJECT_REFERENCE.fullmatch(entry_point):
+            raise ValueError("write the module and the function, such as package:factory")
+        return entry_point
+
+
 def _kind_of_problem(value: Any) -> str | None:
     """Which alternative is meant, so that only its mistakes are reported."""
     given: dict[Any, Any] = cast(dict[Any, Any], value) if isinstance(value, dict) else getattr(value, "__dict__", {})
     if "preset" in given:
         return "PresetProblem"
+    if "entry_point" in given or "params" in given:
+        return "EntryPointProblem"
     return "ProgramProblem" if "program" in given or "dataset" in given else None
 
 
 AnyProblem = Annotated[
-    Annotated[PresetProblem, Tag("PresetProblem")] | Annotated[ProgramProblem, Tag("ProgramProblem")],
+    Annotated[PresetProblem, Tag("PresetProblem")]
+    | Annotated[ProgramProblem, Tag("ProgramProblem")]
+    | Annotated[EntryPointProblem, Tag("EntryPointProblem")],
     Discriminator(
         _kind_of_problem,
         custom_error_type="problem",
-        custom_error_message='it must be {"preset": …} or {"program": …, "dataset": …}',
+        custom_error_message='it must be {"preset": …}, {"program": …, "dataset": …} or {"entry_point": …}',
     ),
 ]
 
@@ -92,7 +116,7 @@ class WarmStart(Value):
 class _OfProblem(Value):
     """What comes before a configuration, so that the configuration's checks can read it."""
 
-    problem: Annotated[AnyProblem, about("what to tune: a preset, or an uploaded program with a data set")]
+    problem: Annotated[AnyProblem, about("what to tune: a preset, a program with its data set, or an entry point")]
 
 
 class TrialSpec(ConfigFields, _OfProblem):

@@ -57,7 +57,9 @@ class ReferencedSplit(Schema):
     files: Annotated[
         tuple[ReferencedFile, ...], about("the referenced files, each once"), Field(min_length=1, max_length=100)
     ]
-    uploaded: Annotated[Digest | None, about("a safetensors blob with the other columns; null: there are none")] = None
+    uploaded: Annotated[
+        Digest | None, about("a safetensors blob with the other columns; null: all columns lie in files")
+    ] = None
 
 
 def _kind_of_split(value: Any) -> str | None:

@@ -1,15 +1,16 @@
-"""/programs and /datasets: what a trial works on, made of uploaded blobs"""
+"""/programs, /datasets and /presets: what a trial works on, uploaded or built by workers"""
 
 from __future__ import annotations
 
 from uuid import UUID
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from nestor import schemas
+from nestor_server.http import files
 from nestor_server.http.auth import Reader, Tx, Writer
 from nestor_server.http.idempotency import Idempotent, PostResult
-from nestor_server.services.problems import datasets, programs
+from nestor_server.services.problems import datasets, presets, programs
 
 router = APIRouter(tags=["problems"])
 
@@ -30,3 +31,9 @@ def create_dataset(new: schemas.DatasetCreate, caller: Writer, session: Tx, resp
 def read_dataset(dataset_id: UUID, caller: Reader, session: Tx) -> schemas.Dataset:
     """The splits of a data set: the digest of a blob, or the references."""
     return datasets.record(datasets.get(session, caller.user_id, dataset_id))
+
+
+@router.get("/presets", response_model=schemas.Presets)
+def list_presets(request: Request, caller: Reader, session: Tx) -> Response:
+    """What workers build by themselves: presets, and the entry points of packages that running workers have."""
+    return files.json_response(request, presets.describe(session))

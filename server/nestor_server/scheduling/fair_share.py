@@ -3,7 +3,8 @@
 A free slot takes the trial with the highest priority. Ties go to the user with the fewest running trials, then to the
 user who was served longest ago, then to the trial of that user that has waited longest. A running trial whose time
 slice is over is ranked together with the waiting trials, behind those of its own user. If it would not be chosen
-again, it is preempted: it writes a checkpoint and is queued. It yields only to trials with the same number of devices.
+again, it is preempted: it writes a checkpoint and is queued. It yields only to trials with the same number of devices
+that its worker can run.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Subquery, and_, case, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from nestor.schemas import Desired, State
-from nestor_server.models import Study, Trial
+from nestor.schemas import Desired, EntryPointInfo, State
+from nestor_server.models import Study, Trial, Worker
+from nestor_server.scheduling import entry_points
 
 QUEUED, RUNNING = Trial.state == State.queued.value, Trial.state == State.running.value
 
@@ -40,11 +42,15 @@ def next_trial(session: Session, fits: ColumnElement[bool]) -> UUID | None:
 def preempt(session: Session, slice_seconds: float) -> None:
     """Request the preemption of running trials whose time slice is over, one per waiting trial with a better rank."""
     over = and_(RUNNING, Trial.claimed_at < func.now() - timedelta(seconds=slice_seconds))
-    for devices, slots in session.execute(select(Trial.devices, func.count()).where(over).group_by(Trial.devices)):
-        ranked = _ranked(and_(Trial.devices == devices, or_(QUEUED, over)))
+    held = select(Trial.devices, Worker.entry_points, func.array_agg(Trial.id)).where(over)
+    held = held.outerjoin(Worker, Worker.id == Trial.lease_owner).group_by(Trial.devices, Worker.entry_points)
+    for devices, listed, trial_ids in session.execute(held):
+        offers = {name: EntryPointInfo.model_validate(info) for name, info in (listed or {}).items()}
+        waiting = and_(QUEUED, Trial.devices == devices, entry_points.runs_on(offers))
+        ranked = _ranked(or_(waiting, and_(over, Trial.id.in_(trial_ids))))
         session.execute(
             update(Trial)
-            .where(Trial.id.in_(select(ranked.c.id).where(ranked.c.rank > slots)))
+            .where(Trial.id.in_(select(ranked.c.id).where(ranked.c.rank > len(trial_ids))))
             .where(over, Trial.desired == Desired.run.value)
             .values(desired=Desired.preempt.value)
             .execution_options(synchronize_session=False)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any, Literal
 from uuid import UUID
 
@@ -22,7 +23,8 @@ from nestor.lifecycle import Transition
 from nestor.schemas import Action, Desired, State
 from nestor_server.database import settings_of
 from nestor_server.models import Trial, Worker
-from nestor_server.scheduling import fair_share, rollback, state_machine, task_queue
+from nestor_server.scheduling import entry_points, fair_share, rollback, state_machine, task_queue
+from nestor_server.scheduling.entry_points import Offers
 from nestor_server.scheduling.state_machine import FRESH_BUDGETS
 
 LeaseBudget = Literal["restarts", "preemptions"]  # the counter that an unrequested end of a lease increments
@@ -132,14 +134,17 @@ def claim(session: Session, trial_id: UUID, owner: str, *, where: ColumnElement[
     return Lease(trial_id, row.lease_token, owner, row.lease_expires_at, row.attempt)
 
 
-def claim_next(session: Session, trial_id: UUID, owner: str, *, devices: int = 1) -> Lease | None:
+def claim_next(
+    session: Session, trial_id: UUID, owner: str, *, devices: int = 1, offers: Offers = MappingProxyType({})
+) -> Lease | None:
     """Lease the queued trial that is next by fair share to `owner`; None if no trial waits.
 
     Args:
         trial_id: named by the message. It is claimed only if all waiting trials are locked, such as by their users.
         devices: number of devices of `owner`. Trials that need more are left to other workers.
+        offers: the entry points of `owner`. Trials of others are left to other workers.
     """
-    fits = Trial.devices <= devices
+    fits = and_(Trial.devices <= devices, entry_points.runs_on(offers))
     trial_id = fair_share.next_trial(session, fits) or trial_id
     return claim(session, trial_id, owner, where=fits)
 
@@ -221,7 +226,11 @@ def sweep_expired(session: Session) -> list[UUID]:
     fair_share.preempt(session, settings.slice_seconds)
     alive = Worker.heartbeat_at > _from_now(-settings.lease_seconds)
     idle = select(func.count()).where(Worker.trial_id.is_(None), alive)
-    waiting = Trial.state == State.queued.value, Trial.sent_at < _from_now(-settings.requeue_after_seconds)
+    waiting = (
+        Trial.state == State.queued.value,
+        Trial.sent_at < _from_now(-settings.requeue_after_seconds),
+        entry_points.is_offered(alive),
+    )
     oldest = select(Trial.id).where(*waiting).order_by(Trial.sent_at).limit(idle.scalar_subquery())
     resent = session.scalars(
         update(Trial)

@@ -1,6 +1,7 @@
 """Celery messages to workers. Each only says that a trial waits.
 
 Messages may be lost, repeated or late without harm: Postgres knows what is queued, and the reaper sends messages again.
+A trial of an entry point has its message in a queue of its own, from which only workers with this entry point read.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from nestor_server.database import settings_of
+from nestor_server.scheduling import entry_points
 from nestor_server.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -22,6 +24,11 @@ log = logging.getLogger(__name__)
 RUN_TRIAL = "nestor.run_trial"
 QUEUE = "nestor"
 _PENDING = "messages"
+
+
+def queue_of(entry_point: str | None) -> str:
+    """The queue for trials of an entry point; None for presets and programs, which all workers run."""
+    return QUEUE if entry_point is None else f"{QUEUE}:{entry_point}"
 
 
 def celery_app(settings: Settings) -> Celery:
@@ -56,10 +63,11 @@ def _app(redis_url: str) -> Celery:
     return app
 
 
-def send(settings: Settings, trial_id: UUID) -> bool:
+def send(settings: Settings, trial_id: UUID, queue: str = QUEUE) -> bool:
     """Send now. False if the broker does not answer; then the reaper sends the message again."""
     try:
-        celery_app(settings).send_task(RUN_TRIAL, kwargs={"trial_id": str(trial_id)}, ignore_result=True)
+        kwargs = {"trial_id": str(trial_id)}
+        celery_app(settings).send_task(RUN_TRIAL, kwargs=kwargs, ignore_result=True, queue=queue)
     except (OperationalError, OSError) as error:
         log.warning("no message for trial %s, the reaper will send it: the broker does not answer: %s", trial_id, error)
         return False
@@ -68,15 +76,16 @@ def send(settings: Settings, trial_id: UUID) -> bool:
 
 def send_on_commit(session: Session, trial_id: UUID) -> None:
     """Send after the transaction is committed, so that workers find the trial."""
-    session.info.setdefault(_PENDING, []).append(trial_id)
+    queue = queue_of(entry_points.name_of(session, trial_id))  # no query is possible after the commit
+    session.info.setdefault(_PENDING, []).append((trial_id, queue))
 
 
 @event.listens_for(Session, "after_commit")
 def _send_pending(session: Session) -> None:
     if session.in_nested_transaction():  # a savepoint was released; the transaction may still be rolled back
         return
-    for trial_id in session.info.pop(_PENDING, ()):
-        send(settings_of(session), trial_id)
+    for trial_id, queue in session.info.pop(_PENDING, ()):
+        send(settings_of(session), trial_id, queue)
 
 
 @event.listens_for(Session, "after_rollback")

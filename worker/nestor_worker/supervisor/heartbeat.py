@@ -22,6 +22,7 @@ from nestor.schemas import Desired
 from nestor_server.database import Sessions
 from nestor_server.models import Worker
 from nestor_server.scheduling import leases
+from nestor_server.scheduling.entry_points import Offers
 from nestor_server.scheduling.leases import Lease, LeaseLost
 from nestor_server.settings import Settings
 
@@ -77,9 +78,10 @@ class Heartbeat:
 
 
 class Presence:
-    """The rows of this worker in `workers`: one per slot, with its devices and its trial."""
+    """The rows of this worker in `workers`: one per slot, with its devices, its trial and its entry points."""
 
-    def __init__(self, sessions: Sessions, settings: Settings, slots: Mapping[str, str]) -> None:
+    def __init__(self, sessions: Sessions, settings: Settings, slots: Mapping[str, str], offers: Offers) -> None:
+        self._entry_points = {name: info.model_dump(mode="json") for name, info in offers.items()}
         self._sessions, self._settings, self._slots = sessions, settings, slots
         self._running: dict[str, UUID | None] = dict.fromkeys(slots)
         self._ending = threading.Event()
@@ -108,7 +110,13 @@ class Presence:
     def _show(self) -> None:
         versions = {name: version(name) for name in ("nestor", "torch")}
         rows = [
-            {"id": slot, "device": device, "versions": versions, "trial_id": self._running[slot]}
+            {
+                "id": slot,
+                "device": device,
+                "versions": versions,
+                "entry_points": self._entry_points,
+                "trial_id": self._running[slot],
+            }
             for slot, device in self._slots.items()
         ]
         new = insert(Worker).values(rows)

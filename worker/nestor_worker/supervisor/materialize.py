@@ -47,10 +47,11 @@ def materialize(
     if trial.program_id is not None:
         program = session.get_one(Program, trial.program_id)
         digests |= {GRAPHS_FILE: program.graphs, TENSORS_FILE: program.tensors}
-    preset = submitted["problem"].get("preset")
+    problem = submitted["problem"]
     spec = WorkSpec(
         config=config,
-        preset=preset,
+        preset=problem.get("preset"),
+        entry_point=problem if "entry_point" in problem else None,
         best_step=trial.best_step,
         best_value=trial.best_value,
         warm=None if warm is None else "weights" if warm["weights"] else "hyperparameters",
@@ -58,7 +59,7 @@ def materialize(
         checkpoint_seconds=checkpoint_seconds,
         memory_bytes=memory_bytes,
         devices=trial.devices,
-        traces=_traces_name(owner, digests.get(GRAPHS_FILE) or preset, config),
+        traces=_traces_name(owner, digests.get(GRAPHS_FILE) or problem, config),
     )
     spec.write(directory)
 

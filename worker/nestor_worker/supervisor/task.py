@@ -9,6 +9,7 @@ from uuid import UUID
 
 from nestor_server.database import Sessions
 from nestor_server.scheduling import leases
+from nestor_server.scheduling.entry_points import Offers
 from nestor_server.scheduling.leases import Lease
 from nestor_server.settings import Settings
 from nestor_worker.supervisor.attempt import Slot, supervise
@@ -29,9 +30,10 @@ class Tasks:
         standby: Standby,
         presence: Presence,
         draining: threading.Event,
+        offers: Offers,
     ) -> None:
         self._sessions, self._settings, self._presence, self._draining = sessions, settings, presence, draining
-        self._standby = standby
+        self._standby, self._offers = standby, offers
         self._free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
         for slot in slots:
             self._free.put(slot)
@@ -48,7 +50,7 @@ class Tasks:
 
     def _claim(self, trial_id: UUID, slot: Slot) -> Lease | None:
         with self._sessions.begin() as session:
-            return leases.claim_next(session, trial_id, slot.name, devices=len(slot.devices))
+            return leases.claim_next(session, trial_id, slot.name, devices=len(slot.devices), offers=self._offers)
 
     def _run(self, lease: Lease, slot: Slot) -> None:
         self._presence.runs(slot.name, lease.trial_id)

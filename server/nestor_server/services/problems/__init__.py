@@ -1,1 +1,1 @@
-"""Programs, data sets, and the names and shapes of parameters and hyperparameters."""
+"""Programs, data sets, presets, and the names and shapes of parameters and hyperparameters."""

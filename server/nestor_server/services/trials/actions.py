@@ -9,10 +9,10 @@ from sqlalchemy.orm import Session
 
 from nestor import lifecycle, schemas
 from nestor.errors import Forbidden, StudyNotFound
-from nestor.schemas import Action, ProgramProblem, Scope, State
+from nestor.schemas import Action, EntryPointProblem, ProgramProblem, Scope, State
 from nestor_server.models import Study, Trial
 from nestor_server.scheduling import leases, state_machine, task_queue
-from nestor_server.services.problems import datasets, programs
+from nestor_server.services.problems import datasets, presets, programs
 from nestor_server.services.tokens import Caller
 from nestor_server.services.trials import warm_starts
 from nestor_server.services.trials.queries import describe, find
@@ -23,7 +23,7 @@ def create(session: Session, me: Caller, study_id: UUID, new: schemas.TrialCreat
 
     Raises:
         StudyNotFound, ProgramNotFound, DatasetNotFound, TrialNotFound, CheckpointNotFound, HyperparametersNotFound
-        InvalidInput: the warm start has another architecture.
+        InvalidInput: the warm start has another architecture, or running workers cannot build the problem.
         Forbidden: the priority requires an admin token.
     """
     owner_id = me.user_id
@@ -32,6 +32,8 @@ def create(session: Session, me: Caller, study_id: UUID, new: schemas.TrialCreat
     if isinstance(new.problem, ProgramProblem):
         program_id = programs.get(session, owner_id, new.problem.program).id
         dataset_id = datasets.get(session, owner_id, new.problem.dataset).id
+    if isinstance(new.problem, EntryPointProblem):
+        presets.validate(session, new.problem)
     start_blob_id = None
     if new.warm_start is not None:
         start, start_blob_id = warm_starts.find(session, owner_id, new.warm_start)

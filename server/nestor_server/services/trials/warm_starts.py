@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from nestor.errors import ArchitectureMismatch, CheckpointNotFound, HyperparametersNotFound
-from nestor.schemas import ProgramProblem, WarmStart
+from nestor.schemas import EntryPointProblem, ProgramProblem, WarmStart
 from nestor.schemas.problems import AnyProblem
 from nestor_server.models import Blob, Checkpoint, Snapshot
 from nestor_server.services.problems import architectures, programs
@@ -41,11 +41,13 @@ def find(session: Session, owner_id: UUID, start: WarmStart) -> tuple[WarmStart,
 def validate(session: Session, owner_id: UUID, start: WarmStart, blob_id: UUID, problem: AnyProblem) -> None:
     """Check that `problem` has the names and shapes of the tensors that it starts from.
 
-    The runner checks those without names: checkpoints of format 2, and hyperparameters of presets.
+    The runner checks what is not known here: checkpoints of format 2, hyperparameters of presets, and entry points.
 
     Raises:
         InvalidInput: they differ. The error names the first difference.
     """
+    if isinstance(problem, EntryPointProblem):
+        return
     try:
         stored = architectures.of_start(tensor_blobs.header(session, session.get_one(Blob, blob_id)), start)
     except Malformed:

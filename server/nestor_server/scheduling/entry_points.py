@@ -1,0 +1,49 @@
+"""Which workers can run which trials of entry points, as conditions in SQL.
+
+A worker lists in its rows what its packages offer. A trial goes only to a worker that has the entry point and whose
+version of it takes the trial's params, so that another worker cannot fail the trial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Text, and_, cast, literal, or_, select
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.orm import Session
+
+from nestor.schemas import EntryPointInfo
+from nestor_server.models import Trial, Worker
+
+_problem = Trial.spec["problem"]
+_entry_point = _problem["entry_point"].astext  # NULL for presets and programs
+
+Offers = Mapping[str, EntryPointInfo]
+
+
+def name_of(session: Session, trial_id: UUID) -> str | None:
+    """The entry point of a trial; None for presets and programs."""
+    return session.scalars(select(_entry_point).where(Trial.id == trial_id)).one_or_none()
+
+
+def runs_on(offers: Offers) -> ColumnElement[bool]:
+    """Whether a worker that offers `offers` can build the trial's problem: always that of a preset or a program."""
+    return or_(_entry_point.is_(None), *(_fits(info) for info in offers.values() if info.error is None))
+
+
+def is_offered(alive: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Whether a worker for which `alive` holds has the trial's entry point, if it has one."""
+    return or_(
+        _entry_point.is_(None), select(Worker.id).where(alive, Worker.entry_points.has_key(_entry_point)).exists()
+    )
+
+
+def _fits(info: EntryPointInfo) -> ColumnElement[bool]:
+    """`EntryPointInfo.check`, in SQL."""
+    params = _problem["params"]
+    names = [parameter.name for parameter in info.parameters]
+    required = [parameter.name for parameter in info.parameters if parameter.required]
+    others = params.op("-")(cast(names, ARRAY(Text)))
+    fits = [_entry_point == info.entry_point, params.has_all(cast(required, ARRAY(Text)))]
+    return and_(*fits, *([] if info.takes_others else [others == cast(literal({}, JSONB), JSONB)]))
