@@ -9,15 +9,19 @@ if TYPE_CHECKING:
     from nestor_engine.hparams import L2 as L2
     from nestor_engine.hparams import TRANSFORMS as TRANSFORMS
     from nestor_engine.hparams import Augmentation as Augmentation
+    from nestor_engine.hparams import ClassWeights as ClassWeights
     from nestor_engine.hparams import CompositeHyperparameters as CompositeHyperparameters
     from nestor_engine.hparams import Custom as Custom
     from nestor_engine.hparams import DistilledData as DistilledData
     from nestor_engine.hparams import Dropout as Dropout
     from nestor_engine.hparams import ExampleWeights as ExampleWeights
+    from nestor_engine.hparams import GroupWeights as GroupWeights
     from nestor_engine.hparams import Hyperparameters as Hyperparameters
     from nestor_engine.hparams import InitializationScale as InitializationScale
     from nestor_engine.hparams import LabelCorrection as LabelCorrection
+    from nestor_engine.hparams import LabelSmoothing as LabelSmoothing
     from nestor_engine.hparams import LossReweighting as LossReweighting
+    from nestor_engine.hparams import LossWeights as LossWeights
     from nestor_engine.hparams import Submodule as Submodule
     from nestor_engine.hparams import UNet as UNet
 
@@ -26,15 +30,19 @@ __all__ = [
     "L2",
     "TRANSFORMS",
     "Augmentation",
+    "ClassWeights",
     "CompositeHyperparameters",
     "Custom",
     "DistilledData",
     "Dropout",
     "ExampleWeights",
+    "GroupWeights",
     "Hyperparameters",
     "InitializationScale",
     "LabelCorrection",
+    "LabelSmoothing",
     "LossReweighting",
+    "LossWeights",
     "Submodule",
     "UNet",
 ]

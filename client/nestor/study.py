@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-import json
+import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -15,17 +15,21 @@ from nestor.backend import Backend
 from nestor.entry_points import EntryPoint
 from nestor.errors import (
     ArgumentInvalid,
-    AttributesNotJson,
+    AttributeMissing,
     CallbacksWithoutWait,
     FoldsWithExampleHparams,
+    OptionInvalid,
     OptionTypeWrong,
     TrialNotFinished,
+    called_as,
+    no_attribute,
     shown,
 )
 from nestor.extras import require
 from nestor.options.config import Config, documented, merged
 from nestor.results.values import Values
 from nestor.schemas import WarmStart
+from nestor.schemas.storable import json_attributes
 from nestor.trial import Trial, table
 
 if TYPE_CHECKING:
@@ -39,6 +43,29 @@ if TYPE_CHECKING:
 
 Callback = Callable[["Study", Trial], None]
 
+# What Optuna's users look for → what to do here.
+_HERE = {
+    "study_name": "Pass name=….",
+    "storage": "Pass server=…, the address of a Nestor server; without one, the study lives in this process.",
+    **dict.fromkeys(("direction", "directions"), "Nestor minimizes val_loss; return the negative of what should grow."),
+    **dict.fromkeys(("sampler", "pruner"), "Nestor samples nothing: one training tunes its hyperparameters meanwhile."),
+    "func": "Pass a nestor.Problem as the first argument.",
+    "n_trials": "Each call is one trial, which tunes while it trains. Pass n_steps=…, its number of outer steps.",
+    "n_jobs": "Start trials with wait=False; a server runs as many at a time as it has workers.",
+    "timeout": "Call study.stop() in a callback.",
+    "catch": "Catch nestor.errors.TrialFailed around the call.",
+    "epochs": "Pass n_steps=… and inner_steps=….",
+    "lr": "Pass inner=nestor.Adam(lr).",
+}
+_ATTRIBUTES_HERE = {
+    "best_params": "Use best_hparams.",
+    "best_trials": "Use best_trial.",
+    "get_trials": "Use trials.",
+    "direction": "The direction is always to minimize val_loss.",
+    **dict.fromkeys(("ask", "tell", "enqueue_trial", "add_trial", "add_trials"), "Use optimize(problem, n_steps)."),
+    **dict.fromkeys(("load_weights", "hparams", "steps"), "Trials have it, such as study.best_trial."),
+}
+
 
 class Study:
     """A named group of trials, on a server or in this process; the result of `create_study` or `load_study`.
@@ -49,6 +76,11 @@ class Study:
     def __init__(self, backend: Backend, record: schemas.Study) -> None:
         self._backend, self._record = backend, record
         self._watched: Trial | None = None
+
+    if not TYPE_CHECKING:  # type checkers know the attributes
+
+        def __getattr__(self, name: str) -> AttributeMissing:
+            raise no_attribute(self, name, _ATTRIBUTES_HERE)
 
     @property
     def id(self) -> UUID:
@@ -69,6 +101,7 @@ class Study:
     # --- running ----------------------------------------------------------------------------------
 
     @documented
+    @called_as("study.optimize", **_HERE)
     def optimize(
         self,
         problem: Problem | EntryPoint,
@@ -123,6 +156,7 @@ class Study:
             ProblemInvalid: the problem cannot be tuned; no trial was created.
             TrialFailed: the trial failed; `study.trials` has it with its records.
         """
+        _check_watching(wait=wait, show_progress_bar=show_progress_bar, callbacks=callbacks)
         if callbacks and not wait:
             raise CallbacksWithoutWait
         options = {
@@ -148,7 +182,7 @@ class Study:
             warm_start=WarmStart(trial=warm_start.id) if isinstance(warm_start, Trial) else warm_start,
             priority=priority,
             devices_per_trial=devices_per_trial,
-            user_attrs=_plain(user_attrs),
+            user_attrs=json_attributes(user_attrs),
             **({"problem": problem.problem} if isinstance(problem, EntryPoint) else {}),
         )
         checked, program = self._check(problem, config)
@@ -179,18 +213,16 @@ class Study:
         if isinstance(problem, FunctionsAndData):
             return problem, None
         if not isinstance(problem, Problem):
-            raise ArgumentInvalid(
-                owner="study.optimize",
-                argument="problem",
-                given=shown(problem),
-                expected="a nestor.Problem or EntryPoint",
-            )
+            expected = "a nestor.EntryPoint, or a nestor.Problem(model, hparams, train_loss, val_loss, train=…, val=…)"
+            if inspect.isroutine(problem):
+                expected += " of what this function trains: Nestor calls no objective function"
+            raise ArgumentInvalid(owner="study.optimize", argument="problem", given=shown(problem), expected=expected)
         if config.folds is not None and problem.hparams.by_position:
             raise FoldsWithExampleHparams
-        report = check(problem, batch_size=config.batch_size, ship=self._backend.ships)
+        report = check(problem, config=config, ship=self._backend.ships)
         report.raise_errors()
         for finding in report.findings:
-            warnings.warn(f"{finding.where}: {finding.sentence}", stacklevel=3)  # at the call of optimize
+            warnings.warn(f"{finding.where}: {finding.sentence}", stacklevel=4)  # at the call of optimize
         return problem, report.program
 
     def _watch(self, trial: Trial, callbacks: Sequence[Callback], show_progress_bar: bool) -> None:
@@ -259,13 +291,14 @@ class Study:
         """A copy; `set_user_attr` changes them."""
         return dict(self.record.user_attrs)
 
+    @called_as("study.set_user_attr")
     def set_user_attr(self, key: str, value: Any) -> None:
         """Store `value` with the study.
 
         Raises:
             AttributesNotJson: `value` is not JSON-serializable.
         """
-        self._record = self._backend.set_user_attrs(self.id, _plain({key: value}))
+        self._record = self._backend.set_user_attrs(self.id, json_attributes({key: value}))
 
     def __repr__(self) -> str:
         return f"Study(name={self.name!r}, id='{self.id}')"
@@ -275,6 +308,7 @@ class Study:
         return heading + table(self._backend.trials(self.id))
 
 
+@called_as("create_study", **_HERE)
 def create_study(
     name: str | None = None,
     *,
@@ -303,7 +337,7 @@ def create_study(
         {
             "name": f"study-{uuid4().hex[:8]}" if name is None else name,
             "load_if_exists": load_if_exists,
-            "user_attrs": _plain(user_attrs),
+            "user_attrs": json_attributes(user_attrs),
             "tags": tags,
         },
     )
@@ -311,6 +345,7 @@ def create_study(
     return Study(backend, backend.create_study(new))
 
 
+@called_as("load_study", **_HERE)
 def load_study(name: str, *, server: str | Client | None = None, token: str | None = None) -> Study:
     """The study of that name.
 
@@ -318,9 +353,10 @@ def load_study(name: str, *, server: str | Client | None = None, token: str | No
         StudyNotFound: you have no such study.
     """
     backend = _backend(server, token)
-    return Study(backend, backend.find_study(name))
+    return Study(backend, backend.find_study(_checked_name(name)))
 
 
+@called_as("delete_study", **_HERE)
 def delete_study(name: str, *, server: str | Client | None = None, token: str | None = None) -> None:
     """Delete a study with its trials; running ones are canceled first.
 
@@ -328,16 +364,50 @@ def delete_study(name: str, *, server: str | Client | None = None, token: str | 
         StudyNotFound: you have no such study.
     """
     backend = _backend(server, token)
-    backend.delete_study(backend.find_study(name).id)
+    backend.delete_study(backend.find_study(_checked_name(name)).id)
 
 
+@called_as("get_all_study_names", **_HERE)
 def get_all_study_names(*, server: str | Client | None = None, token: str | None = None) -> list[str]:
     """The names of your studies on `server`, or of those in this process; newest first."""
     return [study.name for study in _backend(server, token).studies()]
 
 
+def _checked_name(name: str) -> str:
+    """`name`, checked as that of a new study."""
+    return schemas.build(schemas.StudyCreate, {"name": name}).name
+
+
+def _check_watching(*, wait: object, show_progress_bar: object, callbacks: object) -> None:
+    """Check the arguments of `optimize` that no schema describes."""
+    for name, flag in (("wait", wait), ("show_progress_bar", show_progress_bar)):
+        if not isinstance(flag, bool):
+            raise OptionTypeWrong(option=f"{name}={shown(flag)}", rule="it must be True or False")
+    expected = "a list of functions of (study, trial)"
+    if not isinstance(callbacks, list | tuple):
+        raise ArgumentInvalid(owner="study.optimize", argument="callbacks", given=shown(callbacks), expected=expected)
+    for index, callback in enumerate(cast("Sequence[object]", callbacks)):
+        if not (callable(callback) and _takes(callback, 2)):
+            argument, given = f"callbacks[{index}]", shown(callback)
+            raise ArgumentInvalid(owner="study.optimize", argument=argument, given=given, expected=expected)
+
+
+def _takes(function: Callable[..., object], n: int) -> bool:
+    """Whether `function` can be called with `n` arguments by position, as far as Python knows."""
+    try:
+        inspect.signature(function).bind(*range(n))
+    except TypeError:
+        return False
+    except ValueError:  # a builtin without a signature
+        return True
+    return True
+
+
 def _backend(server: object, token: str | None) -> Backend:
     if server is None:
+        if token is not None:
+            rule = "it is for a server: pass server=… too, or leave it out"
+            raise OptionInvalid(option="token", rule=rule)
         from nestor.local.backend import here
 
         return here
@@ -358,11 +428,3 @@ def submission(config: Config, **options: Any) -> schemas.TrialCreate:
     """
     to_come = schemas.ProgramProblem(program=UUID(int=0), dataset=UUID(int=0))
     return schemas.build(schemas.TrialCreate, {"problem": to_come, **options, **dict(config)})
-
-
-def _plain(attrs: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What JSON makes of `attrs`, so that both backends give back the same."""
-    try:
-        return json.loads(json.dumps({} if attrs is None else dict(attrs), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise AttributesNotJson(reason=str(error)) from error

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import html
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from nestor import schemas
 from nestor.backend import Backend
-from nestor.errors import HyperparametersNotFound, NestorError, TrialFailed
+from nestor.errors import (
+    AttributeMissing,
+    HyperparametersNotFound,
+    NestorError,
+    OptionTypeWrong,
+    TrialFailed,
+    called_as,
+    no_attribute,
+    shown,
+)
 from nestor.extras import require
 from nestor.results import weights
 from nestor.results.values import Values, members
@@ -22,6 +32,20 @@ if TYPE_CHECKING:
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
+# What Optuna's users look for → what to do here.
+_ATTRIBUTES_HERE = {
+    **dict.fromkeys(("params", "distributions"), "Use hparams, the values, or spec, the options."),
+    **dict.fromkeys(
+        ("suggest_float", "suggest_int", "suggest_categorical"),
+        "Hyperparameters are tuned while the model trains: declare them in nestor.Problem(model, hparams, …).",
+    ),
+    **dict.fromkeys(("report", "should_prune"), "Pass early_stopping=nestor.EarlyStopping() to study.optimize."),
+    "set_user_attr": "Pass user_attrs=… to study.optimize, or use study.set_user_attr.",
+    **dict.fromkeys(("intermediate_values", "losses", "history"), "Use steps."),
+    "best_params": "Use best_hparams.",
+    "duration": "Use record.started_at and record.finished_at.",
+}
+
 
 class Trial:
     """One training with tuned hyperparameters, on a server or in this process.
@@ -32,6 +56,11 @@ class Trial:
     def __init__(self, backend: Backend, record: schemas.Trial) -> None:
         self._backend, self._record = backend, record
         self._last_step: Step | None = None
+
+    if not TYPE_CHECKING:  # type checkers know the attributes
+
+        def __getattr__(self, name: str) -> AttributeMissing:
+            raise no_attribute(self, name, _ATTRIBUTES_HERE)
 
     @property
     def id(self) -> UUID:
@@ -111,6 +140,7 @@ class Trial:
 
     # --- watching ---------------------------------------------------------------------------------
 
+    @called_as("trial.stream")
     def stream(self, *, after: int = 0) -> Iterator[Step]:
         """Yield each step with a number above `after`, once and in order, as it is taken.
 
@@ -119,15 +149,17 @@ class Trial:
         Raises:
             TrialFailed: the trial failed; raised after its last step.
         """
-        for _, step in self._follow(after):
+        for _, step in self._follow(_number("after", after)):
             if step is not None:
                 yield step
         self._raise_if_failed()
 
+    @called_as("trial.events")
     def events(self, *, after: int = 0) -> Iterator[Event]:
         """Yield states, steps, snapshots and log lines behind event number `after`. The last event is `end`."""
-        return self._backend.events(self.id, after)
+        return self._backend.events(self.id, _number("after", after))
 
+    @called_as("trial.wait")
     def wait(self, *, show_progress_bar: bool = False, callbacks: Sequence[Callable[[Trial], None]] = ()) -> Trial:
         """Return when the trial is finished; in this process, also when it is paused.
 
@@ -208,6 +240,7 @@ class Trial:
         """
         return self._request("retry")
 
+    @called_as("trial.extend")
     def extend(self, steps: int) -> Trial:
         """Let a complete or paused trial take `steps` more.
 
@@ -221,6 +254,7 @@ class Trial:
         self._record = self._backend.extend(self.id, steps)
         return self
 
+    @called_as("trial.prioritize")
     def prioritize(self, priority: int) -> Trial:
         """Let the trial start before waiting trials of lower priority, also of other users.
 
@@ -258,19 +292,21 @@ class Trial:
         """
         return self._values(self.best_step if self.spec.early_stopping else None)
 
+    @called_as("trial.hparams_at")
     def hparams_at(self, step: int) -> Values:
         """The hyperparameters after `step`; 0 has the initial values.
 
         Raises:
             HyperparametersNotFound: that step has no snapshot; the message lists steps that have one.
         """
-        return self._values(step)
+        return self._values(_number("step", step))
 
     @property
     def hparams_steps(self) -> tuple[int, ...]:
         """The steps that have a snapshot, in order."""
         return self._backend.hyperparameters(self.id).steps
 
+    @called_as("trial.load_weights")
     def load_weights(self, model: nn.Module) -> int:
         """Copy the trained weights and buffers into `model` by name: the problem's own, or one of its architecture.
 
@@ -287,6 +323,7 @@ class Trial:
         """
         return weights.load(self._backend.checkpoint(self.id), model)
 
+    @called_as("trial.trajectory")
     def trajectory(self, name: str, *, quantiles: bool = True) -> pandas.DataFrame:
         """The distribution of the hyperparameter `name` at each step that has a snapshot.
 
@@ -331,6 +368,17 @@ class Trial:
 
     def _repr_html_(self) -> str:
         return table([self.record])
+
+
+def _number(name: str, value: int) -> int:
+    """`value`, the argument `name`, which must be a whole number."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        rule = "it must be a whole number, at least 0"
+        raise OptionTypeWrong(option=f"{name}={shown(value)}", rule=rule) from None
 
 
 def _distribution(named: dict[str, numpy.ndarray], quantiles: tuple[float, ...]) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, cast
 
+from nestor.errors import ArgumentInvalid, called_as, shown
 from nestor.extras import require
 from nestor.study import Study
 from nestor.trial import Trial
@@ -22,9 +23,10 @@ BANDS = (  # lower edge, upper edge, fraction of the values, opacity
 )
 
 
+@called_as("plot_optimization_history")
 def plot_optimization_history(study: Study | Trial | Iterable[Trial]) -> Figure:
     """The value of each trial at each step, and its lowest: held-out loss if there is one, else validation loss."""
-    trials = study.trials if isinstance(study, Study) else [study] if isinstance(study, Trial) else list(study)
+    trials = _trials(study)
     figure = _figure("plot_optimization_history")
     for trial in trials:
         steps, name = trial.steps, f"trial {trial.number}"
@@ -39,8 +41,10 @@ def plot_optimization_history(study: Study | Trial | Iterable[Trial]) -> Figure:
     return _titled(figure, "Validation loss", x="outer step", y="validation loss")
 
 
+@called_as("plot_trial")
 def plot_trial(trial: Trial) -> Figure:
     """A trial's losses, its metrics, and the hypergradient's norm, over its steps."""
+    _expect_trial("plot_trial", "trial", trial)
     _require_plotly("plot_trial")
     from plotly.subplots import make_subplots
 
@@ -68,11 +72,13 @@ def plot_trial(trial: Trial) -> Figure:
     return figure.update_layout(title=f"Trial {trial.number}", template="plotly_white", height=180 + 200 * len(panels))
 
 
+@called_as("plot_hyperparameter_bands")
 def plot_hyperparameter_bands(trial: Trial, name: str) -> Figure:
     """The distribution of the values under `name` along a trial: their median, and bands of 50 %, 90 % and all.
 
     Values are in the space that is optimized. `name` may be a prefix, which stands for all its members.
     """
+    _expect_trial("plot_hyperparameter_bands", "trial", trial)
     figure = _figure("plot_hyperparameter_bands")
     columns = cast("Mapping[str, Iterable[float]]", trial.trajectory(name).reset_index())
     x = list(columns["step"])
@@ -84,6 +90,20 @@ def plot_hyperparameter_bands(trial: Trial, name: str) -> Figure:
     figure.add_scatter(x=x, y=list(columns["50%"]), name="median", mode="lines", line={"color": f"rgb({BLUE})"})
     count = int(next(iter(columns["count"]), 0))
     return _titled(figure, f"{name}: {count:,} values, as optimized", x="outer step", y=name)
+
+
+def _trials(given: object) -> list[Trial]:
+    if isinstance(given, Study):
+        return given.trials
+    several = list(cast("Iterable[object]", given)) if isinstance(given, Iterable) else [given]
+    for one in several:
+        _expect_trial("plot_optimization_history", "study", one, "a Study, a Trial, or several trials")
+    return cast("list[Trial]", several)
+
+
+def _expect_trial(owner: str, argument: str, given: object, expected: str = "a Trial, such as study.trials[0]") -> None:
+    if not isinstance(given, Trial):
+        raise ArgumentInvalid(owner=owner, argument=argument, given=shown(given), expected=expected)
 
 
 def _require_plotly(function: str) -> None:

@@ -31,8 +31,11 @@ HomeOption = Annotated[
 
 
 @contextmanager
-def _report_errors() -> Generator[None]:
-    """Print a `NestorError` as its sentence and exit with status 1."""
+def _operating() -> Generator[None]:
+    """Keep the variables of other programs out, and print a `NestorError` as its sentence, with exit status 1."""
+    from nestor_server.embedded.environment import restrict
+
+    restrict()
     try:
         yield
     except NestorError as error:
@@ -47,12 +50,16 @@ def up(
     host: Annotated[
         str, typer.Option(help="Address to listen on. With 0.0.0.0 other machines can connect; they need a token too.")
     ] = "127.0.0.1",
+    workers: Annotated[
+        int,
+        typer.Option(help="Number of workers, which divide the machine's GPUs and cores among them.", min=1, max=256),
+    ] = 1,
 ) -> None:
-    """Run everything on this machine: PostgreSQL, Valkey, API server, dashboard and one worker.
+    """Run everything on this machine: PostgreSQL, Valkey, API server, dashboard and workers.
 
     If NESTOR_DATABASE_URL or NESTOR_REDIS_URL is set, that server is used instead of an own PostgreSQL or Valkey.
     """
-    with _report_errors():
+    with _operating():
         _need("sqlalchemy", "nestor up", extra="embedded")
         _need("torch", "nestor up (its worker)", extra="worker")
         from nestor_server.embedded.access import save_credentials
@@ -61,17 +68,17 @@ def up(
 
         stop_on_signals()
         try:
-            with Stack(home or default_home(), host=host, port=port, say=_say) as stack:
+            with Stack(home or default_home(), host=host, port=port, workers=workers, say=_say) as stack:
                 _say(f"Nestor is up: {stack.url}/#token={stack.token}")
                 _say(f"  data  {stack.home.path}")
                 _say(f"  logs  {stack.home.log('{' + ','.join(stack.names) + '}')}")
                 if reason := save_credentials(stack.url, stack.token):
                     _say(f"  The token could not be saved for clients ({reason}); pass it as NESTOR_TOKEN.")
-                _say("Press Ctrl-C to stop.")
+                _say("Ctrl-C stops everything; the data stay.")
                 try:
                     stack.watch()
                 except Stopped:
-                    _say("Stopping: worker, server, databases.")
+                    _say("Stopping: workers, server, databases.")
         except Stopped:  # during startup
             pass
         _say("Stopped.")
@@ -83,7 +90,7 @@ def server(
     host: Annotated[str | None, typer.Option(help="Default: NESTOR_HOST, else 127.0.0.1.")] = None,
 ) -> None:
     """Run only the API server, with NESTOR_DATABASE_URL and NESTOR_REDIS_URL."""
-    with _report_errors():
+    with _operating():
         _need("sqlalchemy", "nestor server", extra="server")
         from nestor_server.serve import serve
 
@@ -93,12 +100,12 @@ def server(
 @app.command()
 def migrate(home: HomeOption = None) -> None:
     """Upgrade the schema of a database: NESTOR_DATABASE_URL, else that of the running `nestor up`."""
-    with _report_errors():
+    with _operating():
         _need("sqlalchemy", "nestor migrate", extra="server")
         from nestor_server import revisions
         from nestor_server.embedded.access import database_settings, describe_database_errors
 
-        with describe_database_errors():
+        with describe_database_errors(home):
             revisions.migrate(database_settings(home).database_url)
         _say(f"The database is at revision {revisions.head()}.")
 
@@ -114,7 +121,7 @@ def create_token(
     home: HomeOption = None,
 ) -> None:
     """Create a token and print it. It cannot be shown again: the database stores only its hash."""
-    with _report_errors():
+    with _operating():
         _need("sqlalchemy", "nestor token create", extra="server")
         from nestor_server.embedded.access import create_token, database_settings
 
@@ -124,7 +131,7 @@ def create_token(
 @app.command()
 def doctor(home: HomeOption = None) -> None:
     """Check this installation, and print remedies."""
-    with _report_errors():
+    with _operating():
         _need("sqlalchemy", "nestor doctor", extra="server")
         from nestor_server.doctor import examine
         from nestor_server.embedded.home import default_home

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +16,12 @@ from sqlalchemy.orm import Session
 
 from nestor.errors import NestorError
 from nestor.remote import credentials
+from nestor.schemas import API
 from nestor_server import revisions
-from nestor_server.embedded.access import database_settings
+from nestor_server.embedded.access import database_settings, registered_workers
 from nestor_server.embedded.binaries import find_postgres, find_valkey
 from nestor_server.embedded.home import Home, ServerInfo, reachable
-from nestor_server.embedded.process import unprivileged
+from nestor_server.embedded.process import alive, unprivileged
 
 TIMEOUT_SECONDS = 5.0
 
@@ -44,7 +45,11 @@ def examine(path: Path) -> Iterator[CheckResult]:
     yield _server(home, running)
     if running or "NESTOR_DATABASE_URL" in os.environ:
         yield _database(home)
+    if running:
+        yield from _workers(home, running["workers"])
     yield _credentials()
+    if any(name in os.environ for name in ("NESTOR_SERVER", "NESTOR_TOKEN")):
+        yield _client()
 
 
 def _torch() -> CheckResult:
@@ -113,6 +118,39 @@ def _database(home: Home) -> CheckResult:
     if revision != expected:
         return CheckResult(False, f"the database is at revision {revision}, the code at {expected}", "nestor migrate")
     return CheckResult(True, f"the database is at revision {revision}")
+
+
+def _workers(home: Home, pids: Mapping[str, int]) -> Iterator[CheckResult]:
+    try:
+        settings = database_settings(home.path)
+        registered = registered_workers(settings, pids.values(), seconds=settings.lease_seconds)
+    except (NestorError, SQLAlchemyError) as error:
+        yield CheckResult(False, "it is unknown which workers run", str(error))
+        return
+    for name, pid in pids.items():
+        if pid in registered and alive(pid):
+            yield CheckResult(True, f"{name} (process {pid}) takes trials")
+        else:
+            what = "has no connection to the broker or the database" if alive(pid) else "has ended"
+            yield CheckResult(False, f"{name} (process {pid}) {what}", f"read {home.log(name)}")
+
+
+def _client() -> CheckResult:
+    """Whether the server and token of a client's variables are right."""
+    try:
+        server = credentials.find_server()
+        headers = {"Authorization": f"Bearer {credentials.find_token()}"}
+        response = httpx.get(f"{server}{API}/me", headers=headers, timeout=TIMEOUT_SECONDS, trust_env=False)
+    except (NestorError, httpx.HTTPError, UnicodeError) as error:
+        where = os.environ.get("NESTOR_SERVER") or "the default server"
+        return CheckResult(False, f"NESTOR_SERVER: no Nestor server answers at {where}", str(error))
+    if response.status_code == 401:
+        return CheckResult(
+            False, f"NESTOR_TOKEN: {server} does not accept this token", "nestor token create, or unset NESTOR_TOKEN"
+        )
+    if response.status_code != 200:
+        return CheckResult(False, f"NESTOR_SERVER: {server} is not a Nestor server", "set it to an address that is one")
+    return CheckResult(True, f"clients reach {server}")
 
 
 def _credentials() -> CheckResult:

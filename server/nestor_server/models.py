@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 from uuid import UUID
@@ -284,6 +285,11 @@ class Worker(Base):
     entry_points: Mapped[dict[str, Any]] = mapped_column(default=dict)  # name → schemas.EntryPointInfo
     heartbeat_at: Mapped[datetime] = _now()
     trial_id: Mapped[UUID | None] = mapped_column(ForeignKey("trials.id", ondelete="SET NULL"))
+
+    @staticmethod
+    def id_of(pid: int) -> str:
+        """The id of the worker process `pid` on this machine. With several slots, each appends "/" and its number."""
+        return f"{socket.gethostname()}:{pid}"
 
 
 IDEMPOTENCY_WINDOW = timedelta(hours=24)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from nestor.options.mistakes.sentences import expected
+from nestor_server.embedded.errors import DatabaseUnusable, SettingInvalid
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -59,7 +62,32 @@ class Settings(BaseSettings):
         return f"{scheme}://{rest}"
 
 
+Read = TypeVar("Read", bound=BaseSettings)
+
+
+def read_settings(model: type[Read], **given: Any) -> Read:
+    """The settings `model`, read from the environment except for those that are `given`.
+
+    Raises:
+        DatabaseUnusable: NESTOR_DATABASE_URL is not the address of a PostgreSQL database.
+        SettingInvalid: another variable has a value that it does not take.
+    """
+    try:
+        return model(**given)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = str(first["loc"][0])
+        if name == "database_url":  # its value has a password
+            raise DatabaseUnusable(reason=first["msg"].removeprefix("Value error, ")) from None
+        rule = expected(first, [])
+        raise SettingInvalid(variable=f"NESTOR_{name.upper()}", value=first["input"], rule=rule) from None
+
+
 @lru_cache(maxsize=1)
 def settings() -> Settings:
-    """The settings of the environment, read once per process."""
-    return Settings()
+    """The settings of the environment, read once per process.
+
+    Raises:
+        DatabaseUnusable, SettingInvalid: a variable has a value that it does not take.
+    """
+    return read_settings(Settings)

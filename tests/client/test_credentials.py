@@ -48,6 +48,34 @@ def test_the_server_written_last_is_the_default(file, monkeypatch):
     assert credentials.find_server() == "http://third:3"
 
 
+@pytest.mark.parametrize(
+    ("printed", "address", "token"),
+    [
+        ("http://127.0.0.1:8000/#token=nst_a", "http://127.0.0.1:8000", "nst_a"),
+        (" http://127.0.0.1:8000/ ", "http://127.0.0.1:8000", None),
+        ("127.0.0.1:8000/#token=nst_a&study=1", "http://127.0.0.1:8000", "nst_a"),
+        ("http://127.0.0.1:8000/#study=1&trial=2", "http://127.0.0.1:8000", None),
+        ("https://host/prefix/api/v1/studies?name=x", "https://host/prefix", None),
+        ("https://host/prefix/docs/", "https://host/prefix", None),
+        ("http://[::1]:8000/readyz", "http://[::1]:8000", None),
+    ],
+)
+def test_a_printed_address_is_one(file, monkeypatch, printed, address, token):
+    file.write_text(f'{{"{address}": "saved"}}')
+    assert credentials.find_server(printed) == address
+    assert credentials.find_token(printed) == (token or "saved")
+    assert credentials.find_token(printed, "given") == "given"
+    monkeypatch.setenv("NESTOR_SERVER", printed)
+    assert Client().server == address
+    assert "token" not in repr(Client())
+
+
+def test_a_malformed_address_is_refused_without_the_token_behind_it(file):
+    with pytest.raises(ClientError) as refused:
+        credentials.find_server("ftp://x/#token=nst_secret")
+    assert "nst_secret" not in str(refused.value)
+
+
 def test_an_invalid_server_address_is_refused_with_an_example():
     with pytest.raises(ClientError, match=r"'ftp://x' is not the address of a server\. Write it like http"):
         credentials.find_server("ftp://x")

@@ -16,6 +16,8 @@ import nestor
 from nestor.errors import ConfigInvalid, InvalidInput, TrialFailed
 from nestor.hparams import L2
 from nestor.schemas import State
+from nestor_engine.hparams import compose
+from nestor_engine.program import load
 from tests.client.problems import ridge, squared_error
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +67,20 @@ def test_large_hyperparameters_are_kept_sparsely_but_first_best_and_last_always(
     kept = trial.hparams_steps
     assert {0, trial.best_step, 150} <= set(kept)
     assert len(kept) <= 150 / 2 + 3
+
+
+def test_hyperparameters_are_read_in_the_order_of_their_declaration():
+    problem = ridge()
+    problem.hparams = compose([{"z": torch.ones(2)}, {"a": torch.ones((), dtype=torch.float64)}, L2(problem.model)])
+    problem.val_loss = lambda out, batch, hparams: squared_error(out, batch) + hparams["z"].sum() * hparams["a"]
+    declared = ["z", "a", "l2.weight", "l2.bias"]
+    trial = nestor.create_study().optimize(problem, 2, **QUICK)
+    for values in (trial.hparams, trial.best_hparams, trial.hparams_at(0), trial.hparams.transformed):
+        assert list(values) == declared
+    assert list(trial.hparams.numpy()) == declared
+    assert [list(step.hyperparameters) for step in trial.steps] == [declared, declared]
+    program = problem.export()
+    assert list(load(program.graphs, program.tensors).hparams) == declared
 
 
 def test_a_background_trial_does_not_keep_the_process_from_ending():

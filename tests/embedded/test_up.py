@@ -11,6 +11,7 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import httpx
 import psutil
@@ -19,6 +20,7 @@ import pytest
 from nestor_server.embedded.home import Home, reachable
 from testbed.server import new_database
 from testbed.services import Services, fresh_home
+from tests.embedded.test_environment import BROKEN, FOREIGN
 from tests.support.up import Up, credentials, ended, run, running_up, saved_token, wait_for
 
 NOBODY = 65534
@@ -33,9 +35,12 @@ def home() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def up() -> Iterator[Up]:
-    """One that several tests read; none may stop it."""
-    with fresh_home() as path, running_up(path / "home") as up:
-        yield up
+    """One that several tests read; none may stop it. It has two workers, and a shell set up for other programs."""
+    with fresh_home() as path:
+        (path / "celery.py").write_text("raise SystemExit('not the library')")
+        shell: dict[str, Any] = FOREIGN | BROKEN | {"PYTHONPATH": str(path)}
+        with running_up(path / "home", "--workers", "2", **shell) as up:
+            yield up
 
 
 def test_it_prints_an_address_and_a_token_that_log_in(up: Up):
@@ -45,7 +50,7 @@ def test_it_prints_an_address_and_a_token_that_log_in(up: Up):
 
 
 def test_it_says_where_every_log_is(up: Up):
-    for part in ("postgres", "valkey", "server", "worker"):
+    for part in ("postgres", "valkey", "server", "worker-1", "worker-2"):
         assert part in up.output
         assert (up.home / "logs" / f"{part}.log").stat().st_size > 0
 
@@ -63,6 +68,40 @@ def test_a_second_one_in_the_same_directory_reports_where_the_first_is(up: Up):
     assert second.returncode == 1
     assert f"already runs on {up.home}, at {up.url}" in _plain(second.stderr)
     assert up.ask("GET", "/readyz").status_code == 200
+
+
+def test_it_runs_trials_whatever_the_shell_has_set_for_other_programs(up: Up):
+    study = up.ask("POST", "/api/v1/studies", json={"name": "in spite"}).json()["id"]
+    short = ENDLESS | {"n_steps": 1, "inner_steps": 1, "problem": {"preset": {"model": {"kind": "mlp", "hidden": [4]}}}}
+    trial = up.ask("POST", f"/api/v1/studies/{study}/trials", json=short).raise_for_status().json()["id"]
+    wait_for(lambda: up.ask("GET", f"/api/v1/trials/{trial}").json()["state"] == "complete", 60)
+
+
+def test_a_worker_that_dies_is_started_again_and_the_doctor_shows_both(up: Up):
+    before = Home(up.home).running()
+    assert before is not None
+    os.kill(before["workers"]["worker-2"], signal.SIGKILL)
+    wait_for(lambda: "The worker-2 ended with signal SIGKILL" in up.output, 10)
+
+    def replaced() -> bool:
+        now = Home(up.home).running()
+        return now is not None and now["workers"]["worker-2"] != before["workers"]["worker-2"]
+
+    wait_for(replaced, 10)
+    wait_for(lambda: run(up.home, "doctor").stdout.count("takes trials") == 2, 60)
+    report = run(up.home, "doctor", **cast("dict[str, Any]", FOREIGN))
+    assert report.returncode == 0, report.stdout
+    assert "worker-1" in report.stdout
+    assert "worker-2" in report.stdout
+
+
+@pytest.mark.parametrize("printed", ["{url}/#token={token}", "{url}/#token={token}&study=x", " {url}/api/v1/ "])
+def test_what_it_prints_is_an_address_for_clients(up: Up, printed: str):
+    address = printed.format(url=up.url, token=up.token)
+    listed = run(up.home, "studies", "--server", address, home_option=False)
+    assert listed.returncode == 0, listed.stderr
+    listed = run(up.home, "studies", home_option=False, NESTOR_SERVER=address)
+    assert listed.returncode == 0, listed.stderr
 
 
 def test_a_port_in_use_is_reported_before_anything_starts(home: Path):
@@ -88,6 +127,15 @@ def test_the_doctor_finds_nothing_wrong_with_it(up: Up):
     report = run(up.home, "doctor")
     assert report.returncode == 0, report.stdout
     assert f"the server at {up.url} is ready" in report.stdout
+
+
+def test_the_doctor_reports_a_wrong_server_and_token_of_the_client(up: Up):
+    report = run(up.home, "doctor", NESTOR_SERVER="http://127.0.0.1:1", NESTOR_TOKEN="nst_wrong")
+    assert report.returncode == 1
+    assert "http://127.0.0.1:1" in report.stdout
+    report = run(up.home, "doctor", NESTOR_SERVER=up.url, NESTOR_TOKEN="nst_wrong")
+    assert report.returncode == 1
+    assert "NESTOR_TOKEN" in report.stdout
 
 
 def test_a_server_that_dies_is_started_again(up: Up):
@@ -151,6 +199,21 @@ def test_a_database_that_does_not_answer_is_reported_with_its_setting(home: Path
     assert refused.returncode == 1
     assert "Check NESTOR_DATABASE_URL" in _plain(refused.stderr)
     assert "wrong" not in refused.stderr
+
+
+def test_a_broker_that_does_not_answer_is_reported_with_its_setting(home: Path):
+    refused = run(home, "up", "--port", "0", NESTOR_REDIS_URL="redis://:wrong@127.0.0.1:1/0")
+    assert refused.returncode == 1
+    assert "Check NESTOR_REDIS_URL" in _plain(refused.stderr)
+    assert "wrong" not in refused.stderr
+    assert "is up" not in refused.stdout
+
+
+@pytest.mark.parametrize("command", ["up", "migrate", "doctor"])
+def test_a_setting_with_a_wrong_value_is_named(home: Path, command: str):
+    refused = run(home, command, NESTOR_LEASE_SECONDS="soon", NESTOR_DATABASE_URL="postgresql://h/d")
+    assert refused.returncode == 1
+    assert "NESTOR_LEASE_SECONDS='soon': it must be a number" in _plain(refused.stderr + refused.stdout)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="as a normal user PostgreSQL runs as oneself")

@@ -13,23 +13,27 @@ from torch.nn import functional as F
 import nestor_engine as engine
 from nestor import errors
 from nestor.errors import NestorError, ProblemInvalid
+from nestor_engine.curvature import Curvature
 from nestor_engine.hparams import (
     L1,
     L2,
     TRANSFORMS,
     Augmentation,
-    Custom,
+    ClassWeights,
     DistilledData,
     Dropout,
     ExampleWeights,
+    GroupWeights,
     Hyperparameters,
     InitializationScale,
     LabelCorrection,
+    LabelSmoothing,
     LossReweighting,
+    LossWeights,
     Submodule,
     UNet,
 )
-from nestor_engine.objective import Tensors
+from nestor_engine.objective import Batch, Tensors
 from nestor_engine.responses import OuterStepContext
 from nestor_engine.tensors.random import randomness
 from tests.engine.cases import SEED, Dense, cross_entropy, whole
@@ -38,6 +42,7 @@ from tests.engine.device import DEVICE
 F64 = torch.float64
 N, CLASSES = 14, 3
 Y = torch.arange(N) % CLASSES
+SOURCE = (torch.arange(N) > 9).long()  # two sources of data, of ten and four examples
 
 
 class Blur(nn.Module):
@@ -79,8 +84,15 @@ def problem(kinds: Callable[[nn.Module, Tensor], list[Hyperparameters]], *layers
     x, xv = torch.randn(N, 5, dtype=F64), torch.randn(6, 5, dtype=F64)
     model = nn.Sequential(*layers, nn.Linear(5, CLASSES)).double()
     hparams = [*kinds(model, x), L2(model, per="global", init=-1.0, name="fixed")]
-    val = (xv, torch.arange(6) % CLASSES)
-    return engine.Problem(model, hparams, cross_entropy, cross_entropy, train=(x, Y), val=val)
+    for kind in hparams:
+        kind.init = {name: value.double() for name, value in kind.init.items()}
+    train, val = {"x": x, "y": Y, "source": SOURCE}, {"x": xv, "y": torch.arange(6) % CLASSES}
+    loss = two_tasks if any(kind.tasks for kind in hparams) else cross_entropy
+    return engine.Problem(model, hparams, loss, cross_entropy, train=train, val=val)
+
+
+def two_tasks(outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
+    return {"labels": cross_entropy(outputs, batch), "size": outputs.square().mean(1)}
 
 
 def _mlp(inputs: int) -> nn.Module:
@@ -89,6 +101,28 @@ def _mlp(inputs: int) -> nn.Module:
 
 KINDS: dict[str, Callable[[], engine.Problem]] = {
     "l1": lambda: problem(lambda model, x: [L1(model, init=-2.0, epsilon=0.5)]),
+    "l2 for each input": lambda: problem(lambda model, x: [L2(model, per="input", init=-2.0)]),
+    "l2 for each output": lambda: problem(lambda model, x: [L2(model, per="output", init=-2.0)]),
+    "l2 for each filter": lambda: problem(
+        lambda model, x: [L2(model, per="channel", init=-2.0)],
+        nn.Unflatten(1, (1, 5)),
+        nn.Conv1d(1, 1, 1),
+        nn.Flatten(),
+    ),
+    "l2 of two parts": lambda: problem(
+        lambda model, x: [
+            L2(model, only="0.weight", per="tensor", init=-2.0),
+            L1(model, only="0.bias", init=-2.0, epsilon=0.5),
+        ]
+    ),
+    "group_weights by softmax": lambda: problem(lambda model, x: [GroupWeights("source", 2)]),
+    "group_weights by sigmoid": lambda: problem(lambda model, x: [GroupWeights("source", 2, normalize="sigmoid")]),
+    "class_weights": lambda: problem(lambda model, x: [ClassWeights(CLASSES, init=[1.0, 2.0, 0.5])]),
+    "label_smoothing": lambda: problem(lambda model, x: [LabelSmoothing(CLASSES, dtype=F64)]),
+    "label_smoothing for each class": lambda: problem(
+        lambda model, x: [LabelSmoothing(CLASSES, per="class", dtype=F64), ClassWeights(CLASSES)]
+    ),
+    "loss_weights": lambda: problem(lambda model, x: [LossWeights(["labels", "size"])]),
     "label_correction": lambda: problem(lambda model, x: [LabelCorrection(Y, CLASSES, dtype=F64)]),
     "distilled_data": lambda: problem(lambda model, x: [DistilledData(x)]),
     "distilled_data with labels": lambda: problem(
@@ -115,6 +149,19 @@ def test_the_hypergradient_is_the_slope_of_the_objective_after_training_again(na
     assert along == pytest.approx(dense.retrained_slope(direction), rel=1e-5)
 
 
+@pytest.mark.parametrize("name", [name for name in KINDS if "_weights" in name or "smoothing" in name or "l2 " in name])
+@pytest.mark.parametrize("curvature", [engine.Hessian(), engine.GaussNewton(0.0)], ids=repr)
+def test_away_from_the_minimum_the_hypergradient_is_that_of_a_dense_matrix(name: str, curvature: Curvature):
+    dense = Dense.of(KINDS[name]())
+    matrix = dense.hessian() if isinstance(curvature, engine.Hessian) else dense.gauss_newton()
+    expected = dense.hypergradient(torch.linalg.inv(matrix))
+
+    got = _implicit(dense, curvature, engine.Direct())
+
+    for hparam in expected:
+        torch.testing.assert_close(got[hparam], expected[hparam])
+
+
 def test_a_reweighting_by_losses_has_the_hypergradient_of_weights_that_do_not_follow():
     dense = Dense.of(problem(lambda model, x: [LossReweighting(_mlp(1), reads="loss", positive="softplus")]))
     expected = dense.hypergradient(torch.linalg.inv(dense.hessian()))
@@ -126,7 +173,7 @@ def test_a_reweighting_by_losses_has_the_hypergradient_of_weights_that_do_not_fo
         torch.testing.assert_close(got[hparam], expected[hparam])
 
 
-def _implicit(dense: Dense, curvature: engine.Hessian, solver: engine.Direct) -> Tensors:
+def _implicit(dense: Dense, curvature: Curvature, solver: engine.Direct) -> Tensors:
     context = OuterStepContext.at(dense.bilevel, dense.w, dense.train, dense.val)
     with randomness(SEED, DEVICE):
         return engine.Implicit(curvature, solver).hypergradient_at(context).gradient
@@ -139,7 +186,8 @@ def test_all_kinds_compose_and_a_trajectory_resumes_bitwise():
     kinds = [
         *(L2(model, per="tensor"), L1(model, per="global"), DistilledData(x), Augmentation(UNet(1, width=4, depth=1))),
         *(LabelCorrection(Y, CLASSES), ExampleWeights(N), Dropout(model), InitializationScale(model)),
-        *(LossReweighting(nn.Linear(1, 1), reads="loss"), Custom({"unread": torch.zeros(())})),
+        *(LabelSmoothing(CLASSES), ClassWeights(CLASSES), L2(model, only="0", per="channel")),
+        *(LossReweighting(nn.Linear(1, 1), reads="loss"), {"unread": torch.zeros(())}),
     ]
     stated = engine.Problem(model, kinds, cross_entropy, cross_entropy, train=(x, Y), val=(x, Y))
     config = engine.Config(n_steps=2, inner=engine.Adam(1e-2), inner_steps=1, batch_size=7, outer=engine.Adam(0.01))

@@ -21,7 +21,7 @@ from nestor.errors import ColumnNotInMemory
 from nestor_engine import Config, Data, Problem, optimize
 from nestor_engine.data import mapped
 from nestor_engine.data.mapped import MappedColumn, joined, rows_at, scan
-from nestor_engine.hparams import L2
+from nestor_engine.hparams import L2, ClassWeights, LabelCorrection, LabelSmoothing
 
 pytestmark = pytest.mark.cpu
 
@@ -76,11 +76,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
-def trajectory(splits: dict[str, Any], config: dict[str, Any]) -> list[dict[str, Any]]:
+def trajectory(splits: dict[str, Any], config: dict[str, Any], kind: Any = None) -> list[dict[str, Any]]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(6, 3))
     losses = lambda outputs, batch: F.cross_entropy(outputs, batch["y"], reduction="none")
-    problem = Problem(model, L2(model), losses, losses_mean, **splits)
+    problem = Problem(model, kind or L2(model), losses, losses_mean, **splits)
     steps = optimize(problem.bilevel(), problem.data, Config(n_steps=4, inner_steps=2, **config))
     return [step.record() | {"seconds": None} for step in steps]
 
@@ -190,6 +190,14 @@ def test_a_scan_reads_pieces_and_finds_what_one_over_all_rows_does(tmp_path, mon
     assert int(numbers[found.lowest].min()) == int(numbers.min())
     assert found.highest is not None
     assert int(numbers[found.highest].max()) == int(numbers.max())
+
+
+@pytest.mark.parametrize("kind", [ClassWeights(3), LabelSmoothing(3), LabelCorrection(draw(40, 0)["y"], 3)])
+def test_kinds_that_read_the_labels_read_those_of_a_file(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(mapped, "SCAN_BYTES", 64)
+    splits = {"train": draw(40, 0), "val": draw(30, 1)}
+    refs = {name: as_safetensors(columns, tmp_path / name) for name, columns in splits.items()}
+    assert trajectory(refs, {"batch_size": 16}, kind) == trajectory(splits, {"batch_size": 16}, kind)
 
 
 def test_a_batch_and_an_evaluation_read_no_more_rows_than_they_have(tmp_path, monkeypatch):

@@ -48,6 +48,17 @@ BAD_SPECS = {
     ),
     "too many digits": ({"problem": {"preset": {"train_size": 1500, "val_size": 700}}}, "problem.preset", "1,700"),
     "a kind named twice": ({"problem": {"preset": {"hyperparameters": ["l2", "l2"]}}}, "problem.preset", "once"),
+    "a part of another model": (
+        {"problem": {"preset": {"hyperparameters": [{"l2": {"only": ["head"]}}]}}}, "problem.preset", "0.weight"
+    ),
+    "a decay of a part twice": (
+        {"problem": {"preset": {"hyperparameters": [{"l2": {"only": ["0"]}}, {"l2": {"only": ["0"]}}]}}},
+        "problem.preset", "once for each part",
+    ),
+    "a smoothing of nothing": (
+        {"problem": {"preset": {"hyperparameters": [{"label_smoothing": {"init": 0}}]}}},
+        "problem.preset.hyperparameters.0.init", "above 0",
+    ),
     "a layer of no units": ({"problem": {"preset": {"model": {"hidden": [0]}}}}, "problem.preset.model.hidden.0", "0"),
     "a word for a list": ({"user_attrs": "x"}, "user_attrs", "'x'"),
 }  # fmt: skip

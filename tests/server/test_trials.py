@@ -12,11 +12,11 @@ import redis
 from safetensors.numpy import load, save
 from sqlalchemy import func, select
 
-from nestor.schemas import Scope, State
+from nestor.schemas import Scope, State, TensorSummary
 from nestor_server.models import Blob
 from nestor_server.scheduling import leases, recording
 from nestor_server.scheduling.task_queue import QUEUE
-from tests.server.conftest import SPEC, ok, problem
+from tests.server.conftest import SPEC, ok, problem, step
 from tests.server.test_problems_by_upload import GRAPHS, TENSORS, columns, upload_dataset, upload_program
 
 
@@ -337,6 +337,24 @@ def test_hyperparameters_are_described_with_the_steps_that_have_them(http, run, 
     described = ok(http.get(f"{run.path}/hyperparameters"))
     assert described["steps"] == [0, 2]
     assert {item["name"]: item["shape"] for item in described["items"]} == {"l2": [3, 4], "weights.examples": [5]}
+
+
+def test_hyperparameters_come_in_the_order_of_their_declaration(http, run):
+    """Neither JSONB nor safetensors keeps it."""
+    names = ["weights", "l2.10.weight", "l2.2.weight", "b"]
+    run.snapshot(0, {name: np.zeros(1, np.float32) for name in names})
+    one = TensorSummary(min=0, max=0, mean=0, std=0, gradient_norm=0, update_norm=0)
+    run.number += 1
+    taken = step(run.number).model_copy(update={"hyperparameters": dict.fromkeys(names, one)})
+    with run.server.sessions.begin() as session:
+        recording.record(session, run.lease, recording.RecordedBatch(steps=(taken,)))
+
+    assert [item["name"] for item in ok(http.get(f"{run.path}/hyperparameters"))["items"]] == names
+    (recorded,) = ok(http.get(f"{run.path}/steps"))["columns"]["hyperparameters"]
+    assert list(recorded) == names
+    page = ok(http.get(f"{run.path}/events", params={"wait": 0}, headers={"Accept": "application/json"}))
+    (streamed,) = [event["data"]["hyperparameters"] for event in page["items"] if event["type"] == "step"]
+    assert list(streamed) == names
 
 
 @pytest.mark.parametrize("name", ["l2", "weights.examples"])

@@ -92,10 +92,11 @@ def running_up(home: Path, *options: str, python: list[str] | None = None, **env
 COMMAND = ("-c", "from nestor.cli import main; main()")  # what the script `nestor` does
 
 
-def run(home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(home: Path, *arguments: str, home_option: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a `nestor` command to its end."""
+    options = ["--home", str(home)] if home_option else []
     return subprocess.run(
-        [sys.executable, *COMMAND, *arguments, "--home", str(home)],
+        [sys.executable, *COMMAND, *arguments, *options],
         env=environment_for(home, **environment),
         capture_output=True,
         text=True,

@@ -57,11 +57,16 @@ def test_every_kind_of_hyperparameter_can_be_tuned_together():
         {"kind": "l1", "per": "global"},
         "example_weights",
         {"kind": "label_correction", "strength": 2},
+        {"kind": "label_smoothing", "init": 0.05, "per": "class"},
+        {"kind": "class_weights", "normalize": "sigmoid"},
+        {"kind": "l2", "per": "output", "only": ["2"]},
     ]
     problem = presets.build(preset(hyperparameters=kinds), seed=0)
     bilevel = problem.bilevel()
     shapes = {name: tuple(h.shape) for name, h in bilevel.hparams.items()}
-    assert shapes == {"l2": (4,), "l1": (), "example_weights": (100,), "label_correction": (100, 10)}
+    assert shapes == {"l2": (4,), "l1": (), "example_weights": (100,), "label_correction": (100, 10)} | {
+        **{"label_smoothing": (10,), "class_weights": (10,), "l2.2.weight": (10,), "l2.2.bias": ()}
+    }
     steps = list(optimize(bilevel, problem.data, Config(n_steps=2)))
     assert [step.number for step in steps] == [1, 2]
     assert not same(steps[-1].state.hparams, bilevel.hparams)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import threading
 import warnings
 
@@ -12,6 +11,7 @@ from celery import signals
 from celery.platforms import SecurityWarning
 
 from nestor_server.database import make_engine, make_sessions
+from nestor_server.models import Worker
 from nestor_server.scheduling.task_queue import RUN_TRIAL, celery_app, queue_of
 from nestor_server.settings import Settings
 from nestor_server.storage import object_store
@@ -52,6 +52,7 @@ def serve(settings: Settings, options: Options) -> int:
         draining.set()
 
     def on_ready(**_: object) -> None:
+        presence.start()  # not before: a worker that does not reach the broker takes no trial
         used = ", ".join(sorted({device for slot in slots for device in slot.devices}))
         log.info("worker %s is ready: %d concurrent trial(s) on %s", _worker_id(), len(slots), used)
 
@@ -66,7 +67,6 @@ def serve(settings: Settings, options: Options) -> int:
     warnings.simplefilter("ignore", SecurityWarning)
 
     workdir.remove_orphans()
-    presence.start()
     for slot in slots:
         standby.prepare(slot)
     worker = app.Worker(
@@ -88,7 +88,8 @@ def serve(settings: Settings, options: Options) -> int:
 def _slots(options: Options) -> list[Slot]:
     slots = options.slots
     # If the threads of two trials compete for a core, both become many times slower, not twice.
-    threads = options.threads or max(1, cores() // (len(slots) * options.devices_per_trial))
+    trials = options.worker_count * len(slots)
+    threads = options.threads or max(1, cores() // (trials * options.devices_per_trial))
     cache, roots = BlobCache(options.cache_dir, options.cache_bytes), Roots.of(options.data_roots)
     names = [_worker_id()] if len(slots) == 1 else [f"{_worker_id()}/{i}" for i in range(len(slots))]
     return [
@@ -107,4 +108,4 @@ def _slots(options: Options) -> list[Slot]:
 
 
 def _worker_id() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}"
+    return Worker.id_of(os.getpid())

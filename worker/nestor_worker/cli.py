@@ -19,14 +19,17 @@ def worker(
 ) -> None:
     """Run trials on this machine until SIGTERM or Ctrl-C. Running trials are then checkpointed and requeued."""
     from nestor.errors import NestorError
-    from nestor_server.settings import settings
+    from nestor_server.embedded.environment import restrict
+
+    restrict()
+    from nestor_server.settings import read_settings, settings
     from nestor_worker.app import serve
     from nestor_worker.options import Options
 
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    options = Options() if concurrency is None else Options(concurrency=concurrency)
+    given = {} if concurrency is None else {"concurrency": concurrency}
     try:
-        code = serve(settings(), options)
+        code = serve(settings(), read_settings(Options, **given))
     except NestorError as error:
         typer.echo(str(error), err=True)
         code = 1

@@ -22,6 +22,8 @@ class Options(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="NESTOR_", extra="ignore", frozen=True)
 
     devices_per_trial: Annotated[int, Field(ge=1)] = 1  # maximum; trials that request more run on other workers
+    worker_count: Annotated[int, Field(ge=1)] = 1  # workers on this machine, which divide its devices and cores
+    worker_number: Annotated[int, Field(ge=0)] = 0  # of this one among them, from 0
     concurrency: Annotated[int, Field(ge=1)] | None = None  # concurrent trials; default: one per device
     threads: Annotated[int, Field(ge=1)] | None = None  # of one trial; default: an equal share of the cores
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 5.0  # minimum time between two checkpoints of a trial
@@ -44,11 +46,16 @@ class Options(BaseSettings):
         Raises:
             InvalidInput: this machine has fewer devices than `devices_per_trial`.
         """
-        found, per = devices(), self.devices_per_trial
+        found, per = self._share_of(devices()), self.devices_per_trial
         if found != CPU and per > len(found):
             raise TooFewDevices(option="NESTOR_DEVICES_PER_TRIAL", wanted=per, devices=len(found))
         n = self.concurrency or max(1, len(found) // per)
         return tuple(tuple(found[i % len(found)] for i in range(k * per, (k + 1) * per)) for k in range(n))
+
+    def _share_of(self, found: tuple[str, ...]) -> tuple[str, ...]:
+        """The devices of this worker. Workers share devices only if there are more workers than devices."""
+        number = self.worker_number % self.worker_count
+        return found[number :: self.worker_count] or (found[number % len(found)],)
 
 
 def devices() -> tuple[str, ...]:

@@ -46,6 +46,10 @@ class NestorError(Exception):
         words = {name: _in_words(value) for name, value in self.context.items()}
         super().__init__(f"{self.message} {self.remedy}".strip().format(**words))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the sentence and the context: exceptions of worker processes travel this way."""
+        return _restored, (type(self), self.args, vars(self))
+
     @classmethod
     def code(cls) -> str:
         """The class's name as the wire writes it: StudyExists → study-exists."""
@@ -81,6 +85,12 @@ class NestorError(Exception):
         error.context = _shortened(problem.get("context") or {})
         Exception.__init__(error, problem.get("detail") or problem.get("title") or "unknown error")
         return error
+
+
+def _restored(cls: type[NestorError], args: tuple[Any, ...], state: dict[str, Any]) -> NestorError:
+    error = cls.__new__(cls, *args)
+    vars(error).update(state)
+    return error
 
 
 def shown(value: object, limit: int = SHOWN) -> str:

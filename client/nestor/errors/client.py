@@ -35,6 +35,13 @@ class RequestNotSent(ClientError):
     remedy = "Shorten or correct its arguments."
 
 
+class ConnectionSettingsInvalid(ClientError):
+    """A variable about proxies or certificates has a value that cannot be used."""
+
+    message = "No connection can be made with the environment's settings: {reason}."
+    remedy = "Check HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY, SSL_CERT_FILE and SSL_CERT_DIR."
+
+
 class AddressInvalid(ClientError):
     """A server's address is not one."""
 
@@ -54,6 +61,20 @@ class NoToken(ClientError):
 
     message = "No token is known for {server}."
     remedy = "Pass token=…, or set NESTOR_TOKEN. `nestor up` prints one, and `nestor token create` makes another."
+
+
+class TokenNotPickled(NoToken):
+    """A pickled client, study or trial was loaded where no token is known for its server."""
+
+    message = "No token is known for {server}: pickles do not contain tokens, so that they can be passed on."
+    remedy = "Set NESTOR_TOKEN in this process."
+
+
+class LocalNotPicklable(ClientError):
+    """A study or trial of this process was pickled."""
+
+    message = "A study without a server, and its trials, cannot be pickled, because they run in this process."
+    remedy = "Create the study with server=… to use it in other processes, or pickle results: dict(trial.hparams)."
 
 
 class TrialFailed(ClientError):

@@ -95,6 +95,13 @@ class LabelsOutOfRange(DatasetInvalid):
     remedy = "Count them from 0, and pass the number of classes."
 
 
+class GroupsOutOfRange(DatasetInvalid):
+    """A column holds groups that a kind of hyperparameters has no weight for."""
+
+    message = "{kind}: the column {column!r} runs from {low} to {high}, but there are {groups} groups, from 0."
+    remedy = "Number the groups from 0, and pass how many there are."
+
+
 class SplitsDiffer(DatasetInvalid):
     """Folds need the same columns in both splits."""
 

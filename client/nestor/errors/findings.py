@@ -36,6 +36,30 @@ class LossDetached(LossInvalid):
     """No parameter reaches a loss."""
 
 
+class LossSummed(LossInvalid):
+    """A loss grows with the number of examples in the batch."""
+
+
+class ExamplesCoupled(LossInvalid):
+    """The loss of one example depends on other examples, such as by broadcasting."""
+
+
+class GradientNotFinite(LossInvalid):
+    """The gradient of the training loss is NaN or infinite on initial weights."""
+
+
+class GradientsDisabled(ProblemInvalid):
+    """The problem is used inside of torch.no_grad() or torch.inference_mode()."""
+
+
+class SecondDerivativeMissing(ProblemInvalid):
+    """A part of the problem cannot be differentiated twice, or not in the way that a trial does it."""
+
+
+class WarningRaised(ProblemInvalid):
+    """Torch, or the problem's code, warned while the problem ran."""
+
+
 class MetricNotFinite(ProblemInvalid):
     """A metric is NaN or infinite on initial weights."""
 
@@ -69,7 +93,11 @@ class BufferChanged(ModelInvalid):
 
 
 class ParameterUnused(ModelInvalid):
-    """A parameter does not reach the training loss."""
+    """A parameter does not reach the training loss, or only the decay does."""
+
+
+class HookNotServed(ModelInvalid):
+    """A hook of the model does not run in a trial as it does in PyTorch."""
 
 
 class HparamWithoutInfluence(HparamsInvalid):
@@ -81,6 +109,6 @@ class ColumnDtypeDiffers(DatasetInvalid):
 
 
 class ExportDiffers(NotExportable):
-    """The exported program computes other losses than the problem."""
+    """The exported program computes other losses or derivatives than the problem."""
 
     message = "{reason}"

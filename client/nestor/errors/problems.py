@@ -82,11 +82,32 @@ class LossNotPerExample(LossInvalid):
     remedy = "Return shape (B,), for example with reduction='none'."
 
 
+class LossOfSeveralTasks(LossInvalid):
+    """The training loss returned several losses, and no kind of hyperparameters weighs them."""
+
+    message = "train_loss returned a {type} where one loss is needed."
+    remedy = "Return one tensor, or tune the weights of several losses with LossWeights, which takes a dict."
+
+
+class TaskLossesInvalid(LossInvalid):
+    """The training loss did not return the losses that `LossWeights` weighs."""
+
+    message = "LossWeights: train_loss returned {returned}."
+    remedy = "Return {expected}."
+
+
 class MetricNameReserved(ProblemInvalid):
     """A metric is named like the validation loss."""
 
     message = "A metric may not be named {name!r}: that is the validation loss."
     remedy = "Rename it."
+
+
+class MetricNotTensor(ProblemInvalid):
+    """A metric returned something else than a tensor."""
+
+    message = "The metric {metric!r} returned a {type}."
+    remedy = "Return a tensor: leave out .item() and float()."
 
 
 # --- hyperparameters ------------------------------------------------------------------------------
@@ -107,7 +128,14 @@ class HparamsNameTaken(HparamsInvalid):
     """Two kinds of hyperparameters have one name."""
 
     message = "Two kinds of hyperparameters are named {name!r}."
-    remedy = "Pass name=… to one of them."
+    remedy = "Pass another name=… to one of them, or rename the tensor in the dict."
+
+
+class TaskWeightsTwice(HparamsInvalid):
+    """Two kinds of hyperparameters weigh the losses of tasks."""
+
+    message = "{kind} occurs twice, and the training loss returns one set of losses."
+    remedy = "Leave one out."
 
 
 class TensorSuppliedTwice(HparamsInvalid):
@@ -140,6 +168,20 @@ class MadeForAnotherModel(HparamsInvalid):
 
     message = "{kind} was made for another model than the problem's."
     remedy = "Make it from that model, after freezing and replacing layers."
+
+
+class MadeForPart(HparamsInvalid):
+    """The hyperparameters were made from a part of the model."""
+
+    message = "{kind} was made from the model's part {part!r}, not from the model."
+    remedy = "Make it from the model, and choose the part: {kind}(model, only={only})."
+
+
+class PartNotFound(HparamsInvalid):
+    """No trained parameter is in a part of the model that a kind of hyperparameters names."""
+
+    message = "{kind}(only={part!r}): no trained parameter begins with {part!r}; the parts are {parts}."
+    remedy = "Name one of them, or the first parts of a parameter's name."
 
 
 class ExampleCountDiffers(HparamsInvalid):

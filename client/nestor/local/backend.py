@@ -7,11 +7,11 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never
 from uuid import UUID, uuid4
 
 from nestor import lifecycle
-from nestor.errors import OneDeviceOnly, StudyExists, StudyNotFound, TrialNotFound
+from nestor.errors import LocalNotPicklable, OneDeviceOnly, StudyExists, StudyNotFound, TrialNotFound
 from nestor.local.trial_runner import LocalTrial
 from nestor.schemas import (
     Action,
@@ -51,6 +51,12 @@ class Local:
 
     def __repr__(self) -> str:
         return "this process"
+
+    def __reduce__(self) -> Never:
+        raise LocalNotPicklable
+
+    def __deepcopy__(self, memo: object) -> Local:
+        return self  # a copy of a study is the same study
 
     # --- studies ----------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import PydanticCustomError, core_schema
 
-from nestor.errors import ConfigInvalid, NestorError, OptionGivenTwice, TooManyArguments
+from nestor.errors import ConfigInvalid, NestorError, OptionGivenTwice, OptionInvalid, TooManyArguments, shown
 from nestor.options.mistakes.sentences import as_error, mistakes, violated
 
 MAX_STEPS = 2**31 - 1  # of a trial
@@ -176,11 +176,15 @@ class Value(BaseModel):
 
     if not TYPE_CHECKING:  # type checkers know the fields
 
-        def __init__(self, **values: Any) -> None:
+        def __init__(self, *by_position: Any, **values: Any) -> None:
             """
             Raises:
                 ConfigInvalid: a field is missing, unknown or outside of its range; the sentence says which.
             """
+            if by_position:
+                name, first = type(self).__name__, next(iter(type(self).model_fields), "")
+                rule = f"pass its fields by name, such as {first}=…"
+                raise OptionInvalid(option=f"{name}({shown(by_position[0])})", rule=rule)
             try:
                 super().__init__(**{field: plain(value) for field, value in values.items()})
             except ValidationError as error:

@@ -11,7 +11,13 @@ from pydantic import Field
 from nestor.errors import EntryPointParamMissing, EntryPointParamUnknown
 from nestor.options.base import Option, Real, Whole, about, family, option
 
-_PER = about("whether there is one decay for all weights, one for each tensor, or one for each weight")
+_PER = about(
+    "whether there is one decay for all weights, one for each tensor, one for each input, output or filter of a "
+    "tensor, or one for each weight"
+)
+_ONLY = about("the part of the model that decays: first parts of parameter names, such as 0; all of it by default")
+_Per = Literal["global", "tensor", "input", "output", "channel", "weight"]
+_Parts = tuple[Annotated[str, Field(min_length=1, max_length=200)], ...]
 _INIT = about("logarithm of the initial decay")
 
 
@@ -28,16 +34,37 @@ class HyperparameterPreset(Option):
 class L2Preset(HyperparameterPreset):
     """Weight decay."""
 
-    per: Annotated[Literal["global", "tensor", "weight"], _PER] = "weight"
+    per: Annotated[_Per, _PER] = "weight"
     init: Annotated[Real, _INIT] = -6.0
+    only: Annotated[_Parts, _ONLY, Field(max_length=16)] = ()
 
 
 @option
 class L1Preset(HyperparameterPreset):
     """Sparsity: the absolute values of the weights, smooth at zero."""
 
-    per: Annotated[Literal["global", "tensor", "weight"], _PER] = "weight"
+    per: Annotated[_Per, _PER] = "weight"
     init: Annotated[Real, _INIT] = -6.0
+    only: Annotated[_Parts, _ONLY, Field(max_length=16)] = ()
+
+
+@option
+class ClassWeightsPreset(HyperparameterPreset):
+    """A weight for each class of the training examples, of mean one."""
+
+    normalize: Annotated[
+        Literal["softmax", "sigmoid"], about("whether one class may outweigh all others, or is bounded")
+    ] = "softmax"
+
+
+@option
+class LabelSmoothingPreset(HyperparameterPreset):
+    """The strength of label smoothing."""
+
+    init: Annotated[Real, about("initial fraction that is spread over all classes", gt=0, lt=1)] = 0.1
+    per: Annotated[
+        Literal["global", "class"], about("whether there is one strength for all labels, or one for each class")
+    ] = "global"
 
 
 @option
@@ -70,6 +97,12 @@ class MLPPreset(Option):
         about("widths of the hidden layers"),
         Field(min_length=1, max_length=16),
     ] = (128,)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Their names. Linear layers and activations share one numbering."""
+        layers = range(0, 2 * len(self.hidden) + 1, 2)
+        return tuple(f"{layer}.{parameter}" for layer in layers for parameter in ("weight", "bias"))
 
 
 def registered() -> dict[str, importlib.metadata.EntryPoint]:

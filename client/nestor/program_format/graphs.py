@@ -3,14 +3,15 @@
     {"inputs": [tree, …], "constants": [name, …], "nodes": [node, …], "outputs": tree}
 
 Values are numbered: first the leaves of the inputs, then the constants, then one for each node. A node is
-{"op": name, "args": […], "kwargs": {…}} or a region of another gradient or autocast mode:
-{"region": "grad" | "autocast", "options": […], "graph": {…}, "args": […]}.
+{"op": name, "args": […], "kwargs": {…}} or a region of another gradient or autocast mode, or one with its own backward:
+{"region": "grad" | "autocast", "options": […], "graph": {…}, "args": […]},
+{"region": "function", "options": [results, [position, …]], "graph": {…}, "backward": {…}, "args": […]}.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nestor.errors import shown
 from nestor.program_format.limits import MAX_REGION_LEVELS
@@ -29,23 +30,32 @@ class Call:
 
 @dataclass(frozen=True)
 class Region:
-    """A graph that runs in another mode; its results are the tuple `graph.outputs`.
+    """A graph that runs in another mode, or has a backward of its own; its results are the tuple `graph.outputs`.
 
     Attributes:
-        kind: "grad" with the options (enabled,), or "autocast" with (dtype, enabled, cache).
+        kind: "grad" with the options (enabled,), "autocast" with (dtype, enabled, cache), or "function" with
+            (results, positions of those without a gradient).
         args: what the graph's inputs are, one value each.
+        backward: of a "function", what a `torch.autograd.Function` calls backward: (args, results, saved values,
+            a gradient for each result) → for each argument its gradient, or None. The saved values are the outputs of
+            `graph` behind the results.
     """
 
     kind: str
     options: tuple[GraphValue, ...]
     graph: Graph
     args: tuple[Ref, ...]
+    backward: Graph | None = None
 
     @property
     def returned(self) -> tuple[Ref, ...]:
         """What the region returns, as values of its own graph."""
-        outputs = self.graph.outputs
-        return tuple(leaf for leaf in (outputs if isinstance(outputs, tuple) else ()) if isinstance(leaf, Ref))
+        refs = _refs(self.graph.outputs)
+        match self.options:
+            case (int() as results, tuple()) if self.backward is not None:
+                return refs[:results]
+            case _:
+                return refs
 
 
 @dataclass(frozen=True)
@@ -120,13 +130,19 @@ def _call(json: Json, known: int, budget: Budget, where: str) -> Call:
 
 
 def _region(json: Json, known: int, budget: Budget, where: str, level: int) -> Region:
-    entries = fields(json, ("region", "options", "graph", "args"), where)
+    parts = ("region", "options", "graph", "args")
+    has_backward = isinstance(json, dict) and json.get("region") == "function"
+    entries = fields(json, (*parts, "backward") if has_backward else parts, where)
     given = list_of(entries["options"], f"{where}: options")
     options = tuple(decode(option, 0, budget, where) for option in given)
     match entries["region"], options:
         case ("grad" as kind, (bool(),)):
             pass
         case ("autocast" as kind, (TorchConstant(kind="dtype"), bool(), bool())):
+            pass
+        case ("function" as kind, (int() as results, tuple(without))) if not isinstance(results, bool) and all(
+            type(position) is int and 0 <= position < results for position in without
+        ):
             pass
         case _:
             raise refused(f"{where}: {shown(entries['region'])} with {shown(given)} is not a region")
@@ -140,7 +156,35 @@ def _region(json: Json, known: int, budget: Budget, where: str, level: int) -> R
         raise refused(f"{where}: the inputs of a region must be one value for each of its {len(args)} arguments")
     if not isinstance(graph.outputs, tuple) or not all(isinstance(leaf, Ref) for leaf in graph.outputs):
         raise refused(f"{where}: a region returns a tuple of values")
-    return Region(kind, options, graph, tuple(args))
+    region = Region(kind, options, graph, tuple(args))
+    if kind != "function":
+        return region
+    backward = parse_graph(
+        entries["backward"], constants=(), budget=budget, where=f"{where}, backward", level=level + 1
+    )
+    _check_backward(region, options[0], backward, where)
+    return replace(region, backward=backward)
+
+
+def _check_backward(region: Region, results: GraphValue, backward: Graph, where: str) -> None:
+    """Hold a backward to its signature; see `Region`."""
+    n_args, outputs = len(region.args), _refs(region.graph.outputs)
+    if not isinstance(results, int) or not 1 <= results <= len(outputs):
+        raise refused(f"{where}: its graph has {len(outputs)} outputs, not the {shown(results)} results")
+    wanted = n_args + len(outputs) + results
+    if len(backward.inputs) != wanted or not all(isinstance(tree, Ref) for tree in backward.inputs):
+        raise refused(f"{where}: the inputs of its backward must be {wanted} values")
+    slopes = backward.outputs
+    if (
+        not isinstance(slopes, tuple)
+        or len(slopes) != n_args
+        or not all(s is None or isinstance(s, Ref) for s in slopes)
+    ):
+        raise refused(f"{where}: its backward returns a tuple of {n_args} values or nulls")
+
+
+def _refs(tree: GraphValue) -> tuple[Ref, ...]:
+    return tuple(leaf for leaf in (tree if isinstance(tree, tuple) else ()) if isinstance(leaf, Ref))
 
 
 def graph_json(graph: Graph) -> Json:
@@ -157,7 +201,9 @@ def _node_json(node: Call | Region) -> Json:
     if isinstance(node, Call):
         kwargs: dict[str, Json] = {name: encode(value) for name, value in node.kwargs.items()}
         return {"op": node.op, "args": [encode(arg) for arg in node.args], "kwargs": kwargs}
+    backward: dict[str, Json] = {} if node.backward is None else {"backward": graph_json(node.backward)}
     return {
+        **backward,
         "region": node.kind,
         "options": [encode(option) for option in node.options],
         "graph": graph_json(node.graph),

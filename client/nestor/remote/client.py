@@ -10,7 +10,15 @@ from pydantic import BaseModel
 
 from nestor import schemas
 from nestor.entry_points import EntryPoint
-from nestor.errors import ArgumentInvalid, OptionTypeWrong, StudyNotFound, arguments_of, shown
+from nestor.errors import (
+    ArgumentInvalid,
+    OptionOutOfRange,
+    OptionTypeWrong,
+    StudyNotFound,
+    arguments_of,
+    called_as,
+    shown,
+)
 from nestor.remote import credentials, event_stream, uploads
 from nestor.remote.references import referenced
 from nestor.remote.transport import Model, Transport, read
@@ -24,6 +32,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item", covariant=True)
 
 STEPS_PER_PAGE = 10_000
+MAX_TIMEOUT = 86_400
 
 
 class _Page(Protocol[Item]):
@@ -39,6 +48,9 @@ class Client:
     All methods raise `ServerUnreachable` if the server does not respond, and the error that the server reports, a
     `NestorError`. Requests are repeated when the connection fails or the server is busy; none takes effect twice.
 
+    A client can be pickled, and so can its studies and trials. A pickle contains the address but not the token. The
+    process that loads it uses the token that it has used before, else NESTOR_TOKEN or the credentials file.
+
     Args:
         server: its address; by default NESTOR_SERVER, else the one that `nestor up` started last.
         token: by default NESTOR_TOKEN, else the one in the credentials file.
@@ -51,9 +63,27 @@ class Client:
 
     ships = True
 
+    @called_as("Client", url="Pass server=….", address="Pass server=…, the address.", api_key="Pass token=….")
     def __init__(self, server: str | None = None, token: str | None = None, *, timeout: float = 30.0) -> None:
         self.server = credentials.find_server(server)
-        self._transport = Transport(self.server, credentials.find_token(self.server, token), timeout)
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float):  # pyright: ignore[reportUnnecessaryIsInstance] of a user
+            raise OptionTypeWrong(option=f"timeout={shown(timeout)}", rule="it must be a number of seconds, above 0")
+        if not 0 < timeout < MAX_TIMEOUT:
+            raise OptionOutOfRange(option=f"{timeout=}", rule=f"it must be above 0 and below {MAX_TIMEOUT} seconds")
+        self._timeout = timeout
+        token = credentials.find_token(server, token)
+        self._token_name = credentials.fingerprint(token)
+        self._connected: Transport | None = Transport(self.server, token, timeout)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_connected": None}
+
+    @property
+    def _transport(self) -> Transport:
+        """The connections, made at the first use after unpickling: an error there would not reach the user."""
+        if self._connected is None:
+            self._connected = Transport(self.server, credentials.recall(self.server, self._token_name), self._timeout)
+        return self._connected
 
     def __enter__(self) -> Client:
         return self
@@ -63,7 +93,8 @@ class Client:
 
     def close(self) -> None:
         """Close the connections. `with Client() as client:` does this at the end of the block."""
-        self._transport.close()
+        if self._connected is not None:
+            self._connected.close()
 
     def __repr__(self) -> str:
         return f"Client({self.server!r})"

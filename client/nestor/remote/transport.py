@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import email.utils
+import logging
+import random
 import time
 import weakref
 from collections.abc import Generator
@@ -12,21 +14,26 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 import httpx
-import stamina
 from pydantic import BaseModel, ValidationError
 
 from nestor.errors import (
     PROBLEM_JSON,
     AddressInvalid,
     AnswerUnreadable,
+    ConnectionSettingsInvalid,
     NestorError,
     RequestNotSent,
     ServerUnreachable,
 )
 from nestor.schemas import API
 
+log = logging.getLogger(__name__)
+
 ATTEMPTS = 6
 RETRY_SECONDS = 45.0  # limit for all attempts of one request
+FIRST_PAUSE_SECONDS = 0.1  # doubles with every attempt, up to
+LONGEST_PAUSE_SECONDS = 5.0
+JITTER_SECONDS = 0.5  # so that many clients do not come back at the same time
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 RETRYABLE_STATUSES = frozenset({429, 502, 503, 504})
 
@@ -65,8 +72,10 @@ class Transport:
             )
         except httpx.InvalidURL:
             raise AddressInvalid(server=server) from None
-        except UnicodeError as error:
-            raise RequestNotSent(reason=f"the token {error}") from None
+        except UnicodeError:
+            raise RequestNotSent(reason="the token has characters that are not ASCII") from None
+        except (OSError, ValueError, ImportError) as error:
+            raise ConnectionSettingsInvalid(reason=str(error).rstrip(".")) from error
         # Users do not close studies, so connections are closed with the last reference to this object.
         self._finalizer = weakref.finalize(self, self._http.close)
 
@@ -86,18 +95,18 @@ class Transport:
         headers = dict(options.pop("headers", None) or {})
         if method == "POST":
             headers.setdefault("Idempotency-Key", str(uuid4()))
+        end = time.monotonic() + RETRY_SECONDS
         with self.translate_errors():
-            for attempt in stamina.retry_context(
-                on=self._should_retry if retry else _never,
-                attempts=ATTEMPTS,
-                timeout=RETRY_SECONDS,
-                wait_initial=0.1,
-                wait_max=5.0,
-                wait_jitter=0.5,
-            ):
-                with attempt:
+            for attempt in range(1, ATTEMPTS):
+                try:
                     return self._accept(self._http.request(method, path, headers=headers, **options))
-        raise AssertionError("retry_context either returns or raises")
+                except (RetryLater, httpx.TransportError) as error:
+                    pause = self._pause_after(error, attempt)
+                    if not retry or pause is None or time.monotonic() + pause > end:
+                        raise
+                    log.debug("%s %s is repeated in %.1f s: %s", method, path, pause, error)
+                    time.sleep(pause)
+            return self._accept(self._http.request(method, path, headers=headers, **options))
 
     @contextmanager
     def stream(self, path: str, **options: Any) -> Generator[httpx.Response]:
@@ -136,18 +145,14 @@ class Transport:
             raise RetryLater(error, retry_after(response))
         raise error
 
-    def _should_retry(self, error: Exception) -> bool | float:
-        if isinstance(error, RetryLater):
-            return True if error.after is None else error.after
-        # A mistyped address should fail at once.
-        return isinstance(error, httpx.TransportError) and (
-            self.connected_before or not isinstance(error, httpx.ConnectError)
-        )
-
-
-def _never(error: Exception) -> bool:
-    del error
-    return False
+    def _pause_after(self, error: RetryLater | httpx.TransportError, attempt: int) -> float | None:
+        """Seconds until the next attempt; None if it would fail as well, as for a mistyped address."""
+        if isinstance(error, RetryLater) and error.after is not None:
+            return error.after
+        if isinstance(error, httpx.ConnectError) and not self.connected_before:
+            return None
+        backoff = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (attempt - 1))
+        return backoff + random.uniform(0.0, JITTER_SECONDS)
 
 
 def read(model: type[Model], response: httpx.Response) -> Model:

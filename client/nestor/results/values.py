@@ -20,7 +20,7 @@ class Values(Mapping[str, "Tensor | dict[str, Tensor]"]):
     """
 
     def __init__(self, data: bytes, transforms: Mapping[str, str]) -> None:
-        """`data` is a safetensors file, `transforms` maps a name to the name of its transform."""
+        """`data` is a safetensors file; `transforms` maps each name to its transform, in the order of declaration."""
         self._data, self._transforms = data, transforms
         self._tensors: dict[str, Tensor] | None = None
 
@@ -28,7 +28,7 @@ class Values(Mapping[str, "Tensor | dict[str, Tensor]"]):
         """Name → array, in the space that is optimized. This does not import torch."""
         import safetensors.numpy
 
-        return safetensors.numpy.load(self._data)
+        return self._in_order(safetensors.numpy.load(self._data))
 
     @property
     def transformed(self) -> dict[str, Tensor]:
@@ -59,9 +59,13 @@ class Values(Mapping[str, "Tensor | dict[str, Tensor]"]):
     def _all(self) -> dict[str, Tensor]:
         if self._tensors is None:
             load = require("safetensors.torch", what="Hyperparameters as tensors", extra="worker", package="torch").load
-            self._tensors = tensors = cast("dict[str, Tensor]", load(self._data))
+            self._tensors = tensors = self._in_order(cast("dict[str, Tensor]", load(self._data)))
             return tensors
         return self._tensors
+
+    def _in_order(self, loaded: dict[str, Any]) -> dict[str, Any]:
+        """In the order of declaration; that of a safetensors file depends on dtypes and names."""
+        return {name: loaded[name] for name in self._transforms if name in loaded} | loaded
 
 
 def members(named: Mapping[str, Any], name: str) -> dict[str, Any]:

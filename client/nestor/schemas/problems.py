@@ -27,8 +27,8 @@ class Preset(Schema):
     label_noise: Annotated[Fraction, about("fraction of training labels that are moved to the next class")] = 0.0
     hyperparameters: Annotated[
         tuple[HyperparameterPreset, ...],
-        about("the kinds of hyperparameters, each once"),
-        Field(min_length=1, max_length=4),
+        about("the kinds of hyperparameters, each once, or once for each part of the model"),
+        Field(min_length=1, max_length=8),
     ] = (L2Preset(),)
 
     @model_validator(mode="after")
@@ -38,9 +38,12 @@ class Preset(Schema):
                 "digits has 1,797 examples: train_size + val_size may be at most 1,700, and the remaining examples are "
                 "the test set"
             )
-        kinds = [kind.tag for kind in self.hyperparameters]
+        for part in (part for kind in self.hyperparameters for part in getattr(kind, "only", ())):
+            if not any(f"{name}.".startswith(f"{part.rstrip('.')}.") for name in self.model.parameters):
+                raise ValueError(f"no parameter begins with {part!r}: they are {', '.join(self.model.parameters)}")
+        kinds = [(kind.tag, getattr(kind, "only", ())) for kind in self.hyperparameters]
         if len(set(kinds)) != len(kinds):
-            raise ValueError("each kind of hyperparameters may occur only once")
+            raise ValueError("each kind of hyperparameters may occur only once, or once for each part (only)")
         return self
 
 

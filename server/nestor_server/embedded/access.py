@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
-from pydantic import ValidationError
-from sqlalchemy.exc import OperationalError
+import redis
+from sqlalchemy import func, select
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.orm import Session
 
 from nestor.errors import NestorError, Unauthenticated
 from nestor.remote import credentials
 from nestor.schemas import Scope
 from nestor_server.database import make_engine
-from nestor_server.embedded.errors import DatabaseUnusable, NotRunning
+from nestor_server.embedded.errors import (
+    BrokerUnusable,
+    DatabaseUnusable,
+    EmbeddedDatabaseUnusable,
+    NotRunning,
+    StackError,
+)
 from nestor_server.embedded.home import Home, default_home, write_private
 from nestor_server.embedded.postgres import local_url
+from nestor_server.models import Worker
 from nestor_server.revisions import migrate
 from nestor_server.services import tokens
-from nestor_server.settings import Settings
+from nestor_server.settings import Settings, read_settings
 
 USER = "local"  # the owner of the token that `nestor up` creates
 
@@ -37,14 +45,24 @@ def data_roots(host: str) -> str:
 
 
 @contextmanager
-def describe_database_errors() -> Generator[None]:
-    """Turn a wrong address and the driver's connection errors into `DatabaseUnusable`, which has a remedy."""
+def describe_database_errors(home: Path | None = None) -> Generator[None]:
+    """Turn a wrong address and the driver's errors into an error with a remedy.
+
+    Args:
+        home: of the `nestor up` whose PostgreSQL is used if NESTOR_DATABASE_URL is not set.
+    """
     try:
         yield
-    except ValidationError as error:
-        raise DatabaseUnusable(reason=error.errors()[0]["msg"]) from error
-    except OperationalError as error:
-        raise DatabaseUnusable(reason=" ".join(str(error.orig).split())) from error
+    except (ArgumentError, ValueError) as error:  # the text of some has the address, and so the password
+        raise _unusable("its address cannot be parsed", home) from error
+    except DBAPIError as error:
+        raise _unusable(" ".join(str(error.orig).split()).rstrip("."), home) from error
+
+
+def _unusable(reason: str, home: Path | None) -> StackError:
+    if os.environ.get("NESTOR_DATABASE_URL"):
+        return DatabaseUnusable(reason=reason)
+    return EmbeddedDatabaseUnusable(reason=reason, log=str(Home(home or default_home()).log("postgres")))
 
 
 def database_settings(home: Path | None) -> Settings:
@@ -54,12 +72,11 @@ def database_settings(home: Path | None) -> Settings:
         DatabaseUnusable: NESTOR_DATABASE_URL is not the address of a PostgreSQL database.
         NotRunning: neither is there.
     """
-    with describe_database_errors():
-        if "NESTOR_DATABASE_URL" in os.environ:
-            return Settings()
-        path = home or default_home()
-        if url := local_url(Home(path)):
-            return Settings(database_url=url)
+    if os.environ.get("NESTOR_DATABASE_URL"):
+        return read_settings(Settings)
+    path = home or default_home()
+    if url := local_url(Home(path)):
+        return read_settings(Settings, database_url=url)
     raise NotRunning(home=str(path))
 
 
@@ -67,15 +84,40 @@ def prepare(database_url: str, home: Home) -> str:
     """Migrate the database, and return a valid admin token: the one stored in `home`, or a new one.
 
     Raises:
-        DatabaseUnusable
+        DatabaseUnusable, EmbeddedDatabaseUnusable
     """
-    with describe_database_errors():
-        settings = Settings(database_url=database_url)
+    settings = read_settings(Settings, database_url=database_url)
+    with describe_database_errors(home.path):
         migrate(settings.database_url)
         with _transaction(settings) as session:
             token = _stored_token(session, home) or tokens.create(session, USER, Scope.admin, "nestor up")
     write_private(home.token_file, token)
     return token
+
+
+def check_broker(redis_url: str) -> None:
+    """Connect to the broker of NESTOR_REDIS_URL once.
+
+    Raises:
+        BrokerUnusable
+    """
+    try:
+        with redis.Redis.from_url(redis_url, socket_timeout=5.0, socket_connect_timeout=5.0) as broker:
+            broker.ping()
+    except (redis.RedisError, OSError, ValueError) as error:
+        raise BrokerUnusable(reason=" ".join(str(error).split()).rstrip(".")) from error
+
+
+def registered_workers(settings: Settings, pids: Iterable[int], *, seconds: float) -> set[int]:
+    """Those of the processes `pids` on this machine that take trials: workers with a heartbeat in the last `seconds`.
+
+    Raises:
+        DatabaseUnusable, EmbeddedDatabaseUnusable
+    """
+    recent = Worker.heartbeat_at > func.now() - timedelta(seconds=seconds)
+    with describe_database_errors(), _transaction(settings) as session:
+        ids = {worker.partition("/")[0] for worker in session.scalars(select(Worker.id).where(recent))}
+    return {pid for pid in pids if Worker.id_of(pid) in ids}
 
 
 def create_token(settings: Settings, user: str, scope: Scope, name: str, days: float | None) -> str:
@@ -109,9 +151,9 @@ def _stored_token(session: Session, home: Home) -> str | None:
     return token
 
 
-def server_info(url: str) -> str:
-    """The text of `Home.server_file` for a server at `url` in this process."""
-    return json.dumps({"url": url, "pid": os.getpid()})
+def server_info(url: str, workers: Mapping[str, int]) -> str:
+    """The text of `Home.server_file` for a server at `url` in this process; `workers` has the pids by name."""
+    return json.dumps({"url": url, "pid": os.getpid(), "workers": dict(workers)})
 
 
 def save_credentials(url: str, token: str) -> str | None:

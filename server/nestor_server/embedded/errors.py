@@ -72,6 +72,27 @@ class DatabaseUnusable(StackError):
     )
 
 
+class EmbeddedDatabaseUnusable(StackError):
+    """The PostgreSQL of `nestor up` runs, but refuses a connection or a statement."""
+
+    message = "Nestor's own PostgreSQL cannot be used: {reason}. Its log is {log}."
+
+
+class BrokerUnusable(StackError):
+    """The broker has a wrong address, or does not answer."""
+
+    message = (
+        "The broker cannot be used: {reason}. Check NESTOR_REDIS_URL (redis://:password@host:6379/0), or unset it to "
+        "let Nestor run its own."
+    )
+
+
+class SettingInvalid(StackError):
+    """A NESTOR_ variable has a value that the setting does not take."""
+
+    message = "{variable}={value!r}: {rule}. Correct the variable, or unset it; docs/operations.md lists all settings."
+
+
 class NotRunning(StackError):
     """A command needs a running `nestor up` or a database address."""
 

@@ -10,7 +10,7 @@ import shutil
 import stat
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TypedDict, final
+from typing import TypedDict, cast, final
 
 import platformdirs
 
@@ -46,6 +46,7 @@ class ServerInfo(TypedDict):
 
     url: str
     pid: int
+    workers: dict[str, int]  # the pid of each
 
 
 @final
@@ -73,8 +74,8 @@ class Home:
     def running(self) -> ServerInfo | None:
         """The address and pid of the running Nestor; None if nothing runs, or not yet."""
         try:
-            info: ServerInfo = json.loads(self.server_file.read_text())
-        except (OSError, ValueError):
+            info = cast(ServerInfo, {"workers": {}, **json.loads(self.server_file.read_text())})
+        except (OSError, ValueError, TypeError):
             return None
         return info if alive(info["pid"]) else None  # a killed Nestor leaves its file behind
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import socket
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import final
 
 from nestor_server.embedded.binaries import find_postgres, postgres_within_reach
+from nestor_server.embedded.environment import for_databases
 from nestor_server.embedded.errors import ChildFailed
 from nestor_server.embedded.home import Home, write_private
 from nestor_server.embedded.process import Account, Child, alive, end_orphan, tail, unprivileged
@@ -91,7 +91,7 @@ class Postgres:
             self.name,
             [programs / "postgres", "-D", data, "-p", str(port), *(f"--{k}={v}" for k, v in SETTINGS.items())],
             log=self._home.log(self.name),
-            env=_environment(),
+            env=for_databases(),
             cwd=data,
             account=account,
             stop_signal=signal.SIGINT,  # a fast shutdown: clients are disconnected, data is flushed
@@ -132,7 +132,7 @@ class Postgres:
             result = subprocess.run(
                 [programs / "initdb", "-D", partial, "-U", USER, "-E", "UTF8", "--locale=C", "-A", "scram-sha-256",
                  "--pwfile", password_file, "--no-instructions"],
-                stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=False, cwd=directory, env=_environment(),
+                stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=False, cwd=directory, env=for_databases(),
                 user=account.uid if account else None,
                 group=account.gid if account else None,
                 extra_groups=[] if account else None,
@@ -148,12 +148,6 @@ class Postgres:
             end_orphan(int(lines[0]), data, signal.SIGINT, signal.SIGQUIT)
             # PostgreSQL takes the pid of a zombie for a running server and refuses to start.
             (data / "postmaster.pid").unlink(missing_ok=True)
-
-
-def _environment() -> dict[str, str]:
-    """This environment without PG* variables, which PostgreSQL reads, and with a locale that every system has."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "NESTOR_"))}
-    return kept | {"LC_ALL": "C"}
 
 
 def _pid_file(data: Path) -> list[str]:

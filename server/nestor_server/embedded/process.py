@@ -91,6 +91,7 @@ class Child:
         self._process: subprocess.Popen[bytes] | None = None
         self._watchdog: subprocess.Popen[bytes] | None = None
         self._log_start = 0
+        self._signaled = False
 
     def start(self) -> None:
         """Start the process, or start it again after `stop`.
@@ -102,6 +103,7 @@ class Child:
             raise RuntimeError("start children from the main thread: they get a signal when their thread ends")
         on_linux = sys.platform == "linux"
         account = self._account
+        self._signaled = False
         with self.log.open("ab") as log:
             self._log_start = log.tell()  # an error shows only what this run logs
             self._process = subprocess.Popen(
@@ -131,13 +133,19 @@ class Child:
         assert self._process is not None
         return self._process.poll()
 
+    def signal_stop(self) -> None:
+        """Send the stop signal once, and do not wait: so several processes can stop at the same time."""
+        if self._process is not None and self._process.poll() is None and not self._signaled:
+            self._process.send_signal(self._stop_signal)
+            self._signaled = True
+
     def stop(self, *, timeout: float = 10.0) -> None:
         """Send the stop signal, and kill the process if it still runs after `timeout` seconds."""
         process = self._process
         if process is None:
             return
         if process.poll() is None:
-            process.send_signal(self._stop_signal)
+            self.signal_stop()
             try:
                 process.wait(timeout)
             except subprocess.TimeoutExpired:
@@ -148,8 +156,13 @@ class Child:
             self._watchdog.communicate()
         self._process = self._watchdog = None
 
-    def wait_until(self, ready: Callable[[], bool], *, timeout: float, pause: float = 0.02) -> None:
+    def wait_until(
+        self, ready: Callable[[], bool], *, timeout: float, pause: float = 0.02, why: Callable[[], str] = str
+    ) -> None:
         """Call `ready` every `pause` seconds until it is true.
+
+        Args:
+            why: called after the last attempt for what `ready` found, if that is known.
 
         Raises:
             ChildFailed: the process ended, or was not ready within `timeout` seconds.
@@ -160,7 +173,8 @@ class Child:
             if code is not None:
                 raise self.failed(f"ended with {describe_exit(code)} instead of starting")
             if time.monotonic() > deadline:
-                raise self.failed(f"was not ready after {timeout:.0f} s")
+                reason = why()
+                raise self.failed(f"was not ready after {timeout:.0f} s{reason and f' ({reason})'}")
             time.sleep(pause)
 
     def failed(self, what: str) -> ChildFailed:

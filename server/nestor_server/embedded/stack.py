@@ -1,6 +1,6 @@
-"""All parts on one machine, started in order and stopped in reverse: databases, API server, worker.
+"""All parts on one machine, started in order and stopped in reverse: databases, API server, workers.
 
-If PostgreSQL or Valkey ends, everything stops, because its data may be damaged. The API server and the worker are
+If PostgreSQL or Valkey ends, everything stops, because its data may be damaged. The API server and the workers are
 restarted after pauses that double, until one of them ends more than `MAX_RESTARTS` times in quick succession.
 """
 
@@ -22,19 +22,21 @@ from typing import final
 import httpx
 
 from nestor_server.embedded import access
+from nestor_server.embedded.environment import restricted
 from nestor_server.embedded.errors import AddressUnusable, PortTaken
 from nestor_server.embedded.home import Home, write_private
 from nestor_server.embedded.postgres import Postgres, free_port
 from nestor_server.embedded.process import Child, describe_exit
 from nestor_server.embedded.valkey import Valkey
+from nestor_server.settings import Settings, read_settings
 
 READY_SECONDS = 60.0
+STOP_SECONDS = 25.0  # for workers to write checkpoints
 WATCH_SECONDS = 0.2  # between two checks of the children
 MAX_RESTARTS = 5
 FIRST_PAUSE_SECONDS = 0.5  # doubles with every restart
 STEADY_SECONDS = 60.0  # a child that ran for this long may use all its restarts again
 MAX_LOG_BYTES = 10 * 2**20  # a longer log is renamed at the next start
-PARTS = ("postgres", "valkey", "server", "worker")
 
 
 class Stopped(BaseException):
@@ -63,10 +65,11 @@ class Restarts:
     def __init__(self) -> None:
         self._count = 0
         self._started = time.monotonic()
+        self.due: float | None = None  # when an ended child is started again
 
     def next_pause(self) -> float | None:
         """Seconds to wait before the restart; None if the child ended too often."""
-        if time.monotonic() - self._started > STEADY_SECONDS:
+        if self.seconds > STEADY_SECONDS:
             self._count = 0
         self._count += 1
         return None if self._count > MAX_RESTARTS else FIRST_PAUSE_SECONDS * 2 ** (self._count - 1)
@@ -74,6 +77,12 @@ class Restarts:
     def started(self) -> None:
         """Note that the child was started now."""
         self._started = time.monotonic()
+        self.due = None
+
+    @property
+    def seconds(self) -> float:
+        """How long ago the child was started."""
+        return time.monotonic() - self._started
 
 
 @dataclass(frozen=True)
@@ -112,18 +121,25 @@ class Address:
 
 @final
 class Stack:
-    """All parts. Use it as `with Stack(...) as stack: stack.watch()` in the main thread; exit stops every part."""
+    """All parts. Use it as `with Stack(...) as stack: stack.watch()` in the main thread; exit stops every part.
 
-    def __init__(self, home: Path, *, host: str, port: int, say: Callable[[str], None] = print) -> None:
+    Args:
+        workers: number of worker processes, which divide the machine's devices and cores among them.
+    """
+
+    def __init__(
+        self, home: Path, *, host: str, port: int, workers: int = 1, say: Callable[[str], None] = print
+    ) -> None:
         self.home = Home(home)
         self.token = ""
         self.url = ""
         self._requested = (host, port)
+        self._worker_names = ["worker"] if workers == 1 else [f"worker-{i}" for i in range(1, workers + 1)]
         self._say = say
         self._parts = ExitStack()
         self._databases: list[Postgres | Valkey] = []
         self._children: dict[str, Child] = {}
-        self._restarts = {"server": Restarts(), "worker": Restarts()}
+        self._restarts: dict[str, Restarts] = {}
 
     def __enter__(self) -> Stack:
         with ExitStack() as parts:  # stops the started parts if a later one fails
@@ -140,10 +156,12 @@ class Stack:
         parts.callback(home.release)
         address = Address.free(*self._requested)
         self.url = address.url
-        for name in PARTS:
+        for name in ("postgres", "valkey", "server", *self._worker_names):
             _rotate_log(home.log(name))
 
         database_url, redis_url = os.environ.get("NESTOR_DATABASE_URL"), os.environ.get("NESTOR_REDIS_URL")
+        if redis_url:
+            access.check_broker(redis_url)
         if not database_url:
             postgres = Postgres(home)
             parts.callback(postgres.stop)
@@ -158,7 +176,7 @@ class Stack:
         self.token = access.prepare(database_url, home)
 
         # By environment and not by argv, which every user can read.
-        environment = {name: value for name, value in os.environ.items() if name != "NESTOR_TOKEN"} | {
+        environment = restricted(os.environ) | {
             "NESTOR_DATABASE_URL": database_url,
             "NESTOR_REDIS_URL": redis_url,
             "NESTOR_HOST": address.host,
@@ -169,21 +187,55 @@ class Stack:
             "TMPDIR": str(home.scratch()),
             "PYTHONUNBUFFERED": "1",
         }
-        for name, module, timeout in (("server", "nestor_server", 10.0), ("worker", "nestor_worker", 25.0)):
-            child = Child(
-                name,
-                [sys.executable, "-P", "-m", module],  # -P: never import files from the home
-                log=home.log(name),
-                env=environment,
-                cwd=home.path,
-            )
-            self._children[name] = child
-            parts.callback(child.stop, timeout=timeout)
-            child.start()
-            self._restarts[name].started()
-        self._children["server"].wait_until(lambda: ready(self.url), timeout=READY_SECONDS, pause=0.1)
+        environment.pop("NESTOR_TOKEN", None)
+        self._start_child("server", "nestor_server", environment)
+        parts.callback(self._children["server"].stop)
+        parts.callback(self._stop_workers)
+        for number, name in enumerate(self._worker_names):
+            share = {"NESTOR_WORKER_COUNT": str(len(self._worker_names)), "NESTOR_WORKER_NUMBER": str(number)}
+            self._start_child(name, "nestor_worker", environment | share)
+        self._wait_for_children(read_settings(Settings, database_url=database_url))
         parts.callback(home.server_file.unlink, missing_ok=True)
-        write_private(home.server_file, access.server_info(self.url))
+        self._announce()
+
+    def _start_child(self, name: str, module: str, environment: dict[str, str]) -> None:
+        argv = [sys.executable, "-P", "-m", module]  # -P: never import files from the home
+        self._children[name] = Child(name, argv, log=self.home.log(name), env=environment, cwd=self.home.path)
+        self._restarts[name] = Restarts()
+        self._children[name].start()
+
+    def _wait_for_children(self, settings: Settings) -> None:
+        """Wait until the server answers and every worker has registered, so that a trial submitted now runs."""
+        reason = ""
+
+        def answers() -> bool:
+            nonlocal reason
+            reason = unreadiness(self.url)
+            return not reason
+
+        self._children["server"].wait_until(answers, timeout=READY_SECONDS, pause=0.1, why=lambda: reason)
+        for name in self._worker_names:
+            worker, restarts = self._children[name], self._restarts[name]
+            worker.wait_until(
+                lambda pid=worker.pid, restarts=restarts: bool(
+                    access.registered_workers(settings, [pid], seconds=restarts.seconds)
+                ),
+                timeout=READY_SECONDS,
+                pause=0.2,
+                why=lambda: "it did not connect to the broker",
+            )
+
+    def _announce(self) -> None:
+        pids = {name: self._children[name].pid for name in self._worker_names}
+        write_private(self.home.server_file, access.server_info(self.url, pids))
+
+    def _stop_workers(self) -> None:
+        workers = [child for name, child in self._children.items() if name != "server"]
+        for worker in workers:
+            worker.signal_stop()
+        end = time.monotonic() + STOP_SECONDS
+        for worker in workers:
+            worker.stop(timeout=max(0.1, end - time.monotonic()))
 
     @property
     def names(self) -> list[str]:
@@ -203,10 +255,13 @@ class Stack:
                 if (code := database.poll()) is not None:
                     raise database.failed(f"ended with {describe_exit(code)}, so everything was stopped")
             for name, child in self._children.items():
-                if (code := child.poll()) is not None:
-                    self._restart(name, child, code)
+                due = self._restarts[name].due
+                if due is not None and time.monotonic() >= due:
+                    self._start_again(name, child)
+                elif due is None and (code := child.poll()) is not None:
+                    self._schedule_restart(name, child, code)
 
-    def _restart(self, name: str, child: Child, code: int) -> None:
+    def _schedule_restart(self, name: str, child: Child, code: int) -> None:
         restarts = self._restarts[name]
         pause = restarts.next_pause()
         if pause is None:
@@ -214,18 +269,22 @@ class Stack:
                 f"ended with {describe_exit(code)} {MAX_RESTARTS + 1} times in a row, so everything was stopped"
             )
         self._say(f"The {name} ended with {describe_exit(code)}; restarting it in {pause:g} s. Its log: {child.log}")
-        time.sleep(pause)
+        restarts.due = time.monotonic() + pause
+
+    def _start_again(self, name: str, child: Child) -> None:
         child.stop()  # ends its watchdog
         child.start()
-        restarts.started()
+        self._restarts[name].started()
+        self._announce()
 
 
-def ready(url: str) -> bool:
-    """Whether the server at `url` and the parts that it needs answer."""
+def unreadiness(url: str) -> str:
+    """Why the server at `url` cannot be used yet: which part that it needs does not answer; "" if it is ready."""
     try:
-        return httpx.get(f"{url}/readyz", timeout=2.0, trust_env=False).status_code == 200
-    except httpx.HTTPError:
-        return False
+        response = httpx.get(f"{url}/readyz", timeout=2.0, trust_env=False)
+    except httpx.HTTPError as error:
+        return str(error) or type(error).__name__
+    return "" if response.status_code == 200 else response.text[:300]
 
 
 def _rotate_log(log: Path) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 from pathlib import Path
 from typing import final
 
 from nestor_server.embedded.binaries import find_valkey, valkey_within_reach
+from nestor_server.embedded.environment import for_databases
 from nestor_server.embedded.errors import ChildFailed
 from nestor_server.embedded.home import Home, write_private
 from nestor_server.embedded.postgres import free_port
@@ -68,7 +68,7 @@ class Valkey:
             self.name,
             [program, configuration],
             log=self._home.log(self.name),
-            env={name: value for name, value in os.environ.items() if not name.startswith("NESTOR_")},
+            env=for_databases(),
             cwd=directory,
             account=account,
             orphan_signal=signal.SIGTERM,

@@ -14,13 +14,17 @@ from nestor_engine.hparams import (
     L1,
     L2,
     Augmentation,
+    ClassWeights,
     DistilledData,
     Dropout,
     ExampleWeights,
+    GroupWeights,
     Hyperparameters,
     InitializationScale,
     LabelCorrection,
+    LabelSmoothing,
     LossReweighting,
+    LossWeights,
     UNet,
 )
 from nestor_engine.objective import Batch
@@ -195,8 +199,26 @@ def every_kind() -> Problem:
     return Problem(net, kinds, losses, cross_entropy, train=(x, y), val=(features(1, 5, 5, seed=1), y))
 
 
+def weighed() -> Problem:
+    """Decays of parts and features, and weights of groups, classes and tasks; two of their constants are equal."""
+    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.GELU(), nn.Flatten(), nn.Linear(27, CLASSES))
+    x, y = features(1, 5, 5), classes()
+
+    def losses(outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
+        return {"labels": F.cross_entropy(outputs, batch["y"], reduction="none"), "size": outputs.square().mean(1)}
+
+    kinds = [
+        *(L2(net, only="0", per="channel"), L2(net, only="3", per="input"), L2(net, per="output")),
+        *(LossWeights(["labels", "size"]), GroupWeights("source", CLASSES, normalize="sigmoid")),
+        *(ClassWeights(CLASSES, init=[1.0, 2.0, 3.0, 4.0]), LabelSmoothing(CLASSES, per="class")),
+    ]
+    train = {"x": x, "y": y, "source": y.flip(0)}
+    return Problem(net, kinds, losses, cross_entropy, train=train, val=(features(1, 5, 5, seed=1), y))
+
+
 PROBLEMS: dict[str, Callable[[], Problem]] = {
-    function.__name__: function for function in (mlp, convolution, lstm, transformer, odd, augmentation, every_kind)
+    function.__name__: function
+    for function in (mlp, convolution, lstm, transformer, odd, augmentation, every_kind, weighed)
 }
 
 

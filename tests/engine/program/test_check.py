@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from nestor.errors import ProblemInvalid
-from nestor_engine import Problem
+from nestor_engine import Config, Problem
 from nestor_engine.hparams import (
     L2,
     Augmentation,
@@ -258,7 +258,9 @@ def test_a_model_that_writes_into_the_data():
 def test_batch_norm_with_a_batch_of_one():
     model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, CLASSES))
     assert check(problem(model), ship=False).ok
-    assert "BatchNorm cannot train on a batch of one" in messages(check(problem(model), batch_size=1))
+    assert "BatchNorm cannot train on a batch of one" in messages(
+        check(problem(model), config=Config(n_steps=1, batch_size=1))
+    )
 
 
 def test_infinite_initial_hyperparameters():

@@ -55,7 +55,7 @@ def test_an_unsupported_operation_is_reported_with_place_and_remedy(function: An
 
 
 def test_the_line_that_calls_len_is_found():
-    with pytest.raises(NotExportable, match=r"\(test_export.py, line \d+: .*len\(out\)"):
+    with pytest.raises(NotExportable, match=r"test_export.py, line \d+: .*len\(out\)"):
         problem(lambda out: out / len(out)).export()
 
 

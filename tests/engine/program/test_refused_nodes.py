@@ -18,6 +18,9 @@ def node(op: Any, *args: Any, **kwargs: Any) -> Document:
     return {"op": op, "args": list(args), "kwargs": kwargs}
 
 
+X = {"ref": 0}
+
+
 def with_node(made: Document, function: str = "forward") -> Document:
     """The valid program with one more node in front, whose result is unused."""
     changed = document()
@@ -35,14 +38,33 @@ def _shift(value: Any, first: int) -> Any:
         return value
     if set(value) == {"ref"}:
         return {"ref": value["ref"] + (value["ref"] >= first)}
-    return {key: inner if key == "graph" else _shift(inner, first) for key, inner in value.items()}
+    return {key: inner if key in ("graph", "backward") else _shift(inner, first) for key, inner in value.items()}
+
+
+def inner(inputs: list[int], outputs: Any, *nodes: Document) -> Document:
+    """A region's graph."""
+    return {"inputs": [{"ref": i} for i in inputs], "constants": [], "nodes": list(nodes), "outputs": outputs}
+
+
+def function(**changes: Any) -> Document:
+    """The identity with its derivative as a region of its own, except for the changes."""
+    made = {
+        "graph": inner([0], {"tuple": [{"ref": 0}]}),
+        "backward": inner([0, 1, 2], {"tuple": [{"ref": 2}]}),
+        "args": [X],
+        "results": 1,
+        "without": [],
+    } | changes
+    options = [made.pop("results"), {"tuple": made.pop("without")}]
+    return {"region": "function", "options": options, **made}
+
+
+def test_a_function_with_its_backward_is_valid():
+    load(json.dumps(with_node(function())).encode(), tensors())
 
 
 def test_the_document_that_is_attacked_here_is_valid():
     load(json.dumps(with_node(node("aten.add.Tensor", {"ref": 0}, 1))).encode(), tensors())
-
-
-X = {"ref": 0}
 
 
 @pytest.mark.usefixtures("nothing_is_built")
@@ -108,6 +130,25 @@ X = {"ref": 0}
         {"region": "vmap", "options": [True], "graph": {}, "args": []},
         {"region": "grad", "options": ["True"], "graph": {}, "args": []},
         {"region": "grad", "options": [True], "graph": {}, "args": []},
+        function(results=0),
+        function(results=2),
+        function(results=True),
+        function(results="1"),
+        function(without=[1]),
+        function(without=[True]),
+        function(without=None),
+        function(args=[X, X]),
+        function(args=[1]),
+        function(backward=None),
+        function(backward=inner([0], {"tuple": [{"ref": 0}]})),
+        function(backward=inner([0, 1, 2], {"tuple": []})),
+        function(backward=inner([0, 1, 2], {"tuple": [1]})),
+        function(backward=inner([0, 1, 2], {"ref": 0})),
+        function(backward=inner([0, 1, 2], {"tuple": [{"ref": 3}]}, node("aten.sym_size.int", X, 0))),
+        function(backward=inner([0, 1, 2], {"tuple": [{"ref": 0}]}, node("os.system", "true"))),
+        function(graph=inner([0], {"tuple": [{"ref": 1}]}, node("aten.sym_size.int", X, 0))),
+        {name: value for name, value in function().items() if name != "backward"},
+        function() | {"region": "grad"},
         {"op": "aten.add.Tensor", "args": [X, X]},
         {"op": "aten.add.Tensor", "args": [X, X], "kwargs": {}, "name": "x"},
         {"op": "aten.add.Tensor", "args": "xy", "kwargs": {}},

@@ -63,7 +63,7 @@ def test_a_loaded_program_computes_the_same_bits_at_any_batch_size(name: str, si
     assert same(everything(loaded, train, val), everything(problem.bilevel(), train, val))
 
 
-@pytest.mark.parametrize("name", ["convolution", "lstm", "transformer", "odd", "augmentation", "every_kind"])
+@pytest.mark.parametrize("name", ["convolution", "lstm", "transformer", "odd", "augmentation", "every_kind", "weighed"])
 def test_a_loaded_program_differentiates_twice_like_the_problem(name: str):
     problem, program = exported(name)
     batch = batch_of(6, problem.data.train)

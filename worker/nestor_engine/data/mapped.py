@@ -277,6 +277,7 @@ class Scan(NamedTuple):
     highest: int | None = None
 
 
+_WITHOUT_AMIN = (torch.uint16, torch.uint32, torch.uint64)
 _scans: dict[tuple[str, torch.dtype], Scan] = {}
 
 
@@ -291,19 +292,28 @@ def scan(column: Tensor) -> Scan:
     return _scans[key]
 
 
+def extremes(column: Tensor) -> tuple[int, int]:
+    """The smallest and the largest number of a column of integers or booleans with at least one example."""
+    found = scan(column)
+    assert found.lowest is not None
+    assert found.highest is not None
+    return int(column[found.lowest].min()), int(column[found.highest].max())
+
+
 def _scan(column: Tensor) -> Scan:
     if not column.ndim or not column.numel():
         return Scan()
     if column.is_complex():
         return Scan()
     if column.is_floating_point():
-        for start, piece in _pieces(column):
+        for start, piece in pieces(column):
             if not piece.isfinite().all():
                 return Scan(start + int((~piece.isfinite()).reshape(len(piece), -1).any(1).nonzero()[0]))
         return Scan()
     low = high = (0, 0)  # a number, and its row
-    for start, piece in _pieces(column):
+    for start, piece in pieces(column):
         flat = piece.reshape(len(piece), -1)
+        flat = flat.long() if flat.dtype in _WITHOUT_AMIN else flat
         least, most = flat.amin(1).long(), flat.amax(1).long()
         lowest, highest = int(least.argmin()), int(most.argmax())
         if start == 0 or int(least[lowest]) < low[0]:
@@ -313,7 +323,7 @@ def _scan(column: Tensor) -> Scan:
     return Scan(lowest=low[1], highest=high[1])
 
 
-def _pieces(column: Tensor) -> Iterator[tuple[int, Tensor]]:
+def pieces(column: Tensor) -> Iterator[tuple[int, Tensor]]:
     """All rows in order, each piece with the number of its first row. A tensor is one piece."""
     n = len(column)
     size = n if not isinstance(column, MappedColumn) else max(1, SCAN_BYTES * n // max(1, column.nbytes))

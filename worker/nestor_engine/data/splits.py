@@ -18,6 +18,7 @@ from nestor_engine.data.mapped import MappedColumn, rows_at
 from nestor_engine.data.references import column_of, columns_of
 from nestor_engine.distributed import ALONE, Group
 from nestor_engine.objective import Batch, Tensors
+from nestor_engine.tensors.inference import detached
 from nestor_engine.tensors.random import derive_seed
 from nestor_engine.tensors.serialization import to_safetensors
 
@@ -125,7 +126,7 @@ def _tensor(split: str, column: str, values: Any) -> Tensor:
     if isinstance(values, Ref):
         return column_of(split, column, values)
     if isinstance(values, Tensor):
-        return values.detach()
+        return detached(values)
     try:
         tensor = torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from nestor.program_format import DEVICE, GraphValue, Ref, Region, TorchConstant, leaves
 from nestor_engine.graphs.check import CheckedGraph
 from nestor_engine.graphs.values import torch_value
+from nestor_engine.graphs.with_backward import WithBackward
 
 
 def build(checked: CheckedGraph, device: torch.device | None = None) -> fx.GraphModule:
@@ -37,14 +38,18 @@ def build(checked: CheckedGraph, device: torch.device | None = None) -> fx.Graph
         assert not isinstance(value, dict)  # no operator takes one, and its keys are names from the file
         return value
 
-    for node, target in zip(graph.nodes, checked.targets, strict=True):
+    for position, (node, target) in enumerate(zip(graph.nodes, checked.targets, strict=True)):
         function: Callable[..., Any]
         if isinstance(node, Region):
             assert isinstance(target, CheckedGraph)
             name = f"region{len(regions)}"
             regions[name] = build(target)
+            modules = [made.get_attr(name)]
+            if (backward := checked.backwards.get(position)) is not None:
+                regions[f"{name}_backward"] = build(backward)
+                modules.append(made.get_attr(f"{name}_backward"))
             function, kwargs = _REGIONS[node.kind], dict[str, Any]()
-            args = (*fill(node.options), made.get_attr(name), here, *fill(node.args))
+            args = (*fill(node.options), *modules, here, *fill(node.args))
         else:
             assert not isinstance(target, CheckedGraph)
             function, args = target, fill(node.args)
@@ -68,4 +73,25 @@ def autocast_region(
         return graph(*args, device)
 
 
-_REGIONS: dict[str, Callable[..., tuple[Tensor, ...]]] = {"grad": grad_region, "autocast": autocast_region}
+def function_region(
+    results: int,
+    without: tuple[int, ...],
+    forward: fx.GraphModule,
+    backward: fx.GraphModule,
+    device: torch.device,
+    *args: Any,
+) -> tuple[Tensor, ...]:
+    """Run `forward` so that `backward` is its derivative; see `Region` for their signatures."""
+
+    def with_device(graph: fx.GraphModule) -> Callable[..., tuple[Tensor | None, ...]]:
+        return lambda *given: graph(*given, device)
+
+    apply = cast("Callable[..., tuple[Tensor, ...]]", cast(Any, WithBackward).apply)
+    return apply(results, without, with_device(forward), with_device(backward), *args)
+
+
+_REGIONS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
+    "grad": grad_region,
+    "autocast": autocast_region,
+    "function": function_region,
+}

@@ -8,7 +8,7 @@ memory or time when it runs; the runner process limits these.
 from __future__ import annotations
 
 import keyword
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -31,11 +31,13 @@ class CheckedGraph:
     Attributes:
         kinds: what every numbered value is.
         targets: for each node the function that it calls, or the checked graph of a region.
+        backwards: the checked backward graphs, by the position of their region.
     """
 
     graph: Graph
     kinds: tuple[Kind, ...]
     targets: tuple[Callable[..., Any] | CheckedGraph, ...]
+    backwards: Mapping[int, CheckedGraph]
 
 
 def check_graph(graph: Graph, lookup: Lookup, *, where: str, given: Sequence[Kind] | None = None) -> CheckedGraph:
@@ -51,11 +53,14 @@ def check_graph(graph: Graph, lookup: Lookup, *, where: str, given: Sequence[Kin
     """
     kinds: list[Kind] = [*(given or [TENSOR] * graph.n_inputs), *([TENSOR] * len(graph.constants))]
     targets: list[Callable[..., Any] | CheckedGraph] = []
+    backwards: dict[int, CheckedGraph] = {}
     for position, node in enumerate(graph.nodes):
         at = f"{where}, node {position}"
         if isinstance(node, Region):
             region = _check_region(node, kinds, lookup, at)
             targets.append(region)
+            if node.backward is not None:
+                backwards[position] = _check_backward(node, node.backward, region, lookup, at)
             kinds.append(tuple(region.kinds[ref.index] for ref in node.returned))
         else:
             target, kind = _check_call(node, kinds, lookup, f"{at} ({shown(node.op)})")
@@ -64,7 +69,7 @@ def check_graph(graph: Graph, lookup: Lookup, *, where: str, given: Sequence[Kin
     for leaf in leaves(graph.outputs):
         if isinstance(leaf, Ref) and not isinstance(kinds[leaf.index], str):
             raise ProgramRejected(reason=f"{where}: an output is neither a tensor nor a number.")
-    return CheckedGraph(graph, tuple(kinds), tuple(targets))
+    return CheckedGraph(graph, tuple(kinds), tuple(targets), backwards)
 
 
 def _check_region(region: Region, kinds: Sequence[Kind], lookup: Lookup, where: str) -> CheckedGraph:
@@ -72,6 +77,19 @@ def _check_region(region: Region, kinds: Sequence[Kind], lookup: Lookup, where: 
     if not all(isinstance(kind, str) for kind in given):
         raise ProgramRejected(reason=f"{where}: a region takes tensors and numbers only.")
     return check_graph(region.graph, lookup, where=where, given=given)
+
+
+def _check_backward(region: Region, backward: Graph, forward: CheckedGraph, lookup: Lookup, where: str) -> CheckedGraph:
+    given = forward.kinds[: len(region.args)]
+    outputs = [forward.kinds[leaf.index] for leaf in leaves(forward.graph.outputs) if isinstance(leaf, Ref)]
+    if not all(kind == TENSOR for kind in outputs):
+        raise ProgramRejected(reason=f"{where}: a region with a backward returns tensors only.")
+    grads = [TENSOR] * len(region.returned)
+    checked = check_graph(backward, lookup, where=f"{where}, backward", given=[*given, *outputs, *grads])
+    for kind, slope in zip(given, leaves(backward.outputs), strict=True):
+        if isinstance(slope, Ref) and not (kind == checked.kinds[slope.index] == TENSOR):
+            raise ProgramRejected(reason=f"{where}: a gradient is a tensor, of a tensor.")
+    return checked
 
 
 def _check_call(call: Call, kinds: Sequence[Kind], lookup: Lookup, where: str) -> tuple[Callable[..., Any], Kind]:

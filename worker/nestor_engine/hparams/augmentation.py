@@ -40,13 +40,15 @@ class Augmentation(Hyperparameters):
         channels: int | None = None,
         noise: int = 1,
         column: str = "x",
-        name: str = "augmentation",
+        name: str | None = None,
     ) -> None:
         if (network is None) == (channels is None):
             raise AugmentationAmbiguous()
         if noise < 1 or (channels is not None and channels < 1):
             raise OptionOutOfRange(option=f"Augmentation({channels=}, {noise=})", rule="both must be at least 1")
-        self._network = Network("Augmentation", network or UNet(channels or 1, noise=noise), name)
+        self._network = Network(
+            "Augmentation", network or UNet(channels or 1, noise=noise), self._named(name, "augmentation")
+        )
         self._channels, self._noise, self._column = channels, noise, column
         self.init = self._network.init
         self.transforms = {}

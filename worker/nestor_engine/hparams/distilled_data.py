@@ -36,7 +36,7 @@ class DistilledData(Hyperparameters):
 
     by_position = True
 
-    def __init__(self, x: Any, *, column: str = "x", name: str = "distilled_data") -> None:
+    def __init__(self, x: Any, *, column: str = "x", name: str | None = None) -> None:
         x = torch.as_tensor(x)
         if not x.is_floating_point() or not x.ndim:
             raise ColumnUnusable(
@@ -46,8 +46,8 @@ class DistilledData(Hyperparameters):
                 shape=tuple(x.shape),
                 advice="Distill what has a gradient; tokens have none.",
             )
-        self._column, self._name = column, name
-        self.init = {name: x.detach().clone()}
+        self._column, self._name = column, self._named(name, "distilled_data")
+        self.init = {self._name: x.detach().clone()}
         self.transforms = {}
 
     @staticmethod

@@ -65,6 +65,8 @@ class Dropout(Hyperparameters):
     [1] Gal, Hron and Kendall (2017), Concrete dropout.
     """
 
+    init_shown = None  # `init` is a rate
+
     def __init__(
         self,
         model: nn.Module,
@@ -72,7 +74,7 @@ class Dropout(Hyperparameters):
         init: float | None = None,
         per: Literal["layer", "global"] = "layer",
         temperature: float = 0.1,
-        name: str = "dropout",
+        name: str | None = None,
     ) -> None:
         if per not in ("layer", "global"):
             raise ChoiceUnknown(option=f"Dropout({per=})", choices=["layer", "global"])
@@ -84,12 +86,17 @@ class Dropout(Hyperparameters):
         rates = {path: layer.p if init is None else init for path, layer in layers.items()}
         if outside := [path for path, rate in rates.items() if not 0 < rate < 1]:
             raise DropoutRateOutOfRange(layer=outside[0], rate=rates[outside[0]])
-        self._paths, self._per, self._temperature, self._name = tuple(layers), per, temperature, name
+        self._paths, self._per, self._temperature, self._name = (
+            tuple(layers),
+            per,
+            temperature,
+            self._named(name, "dropout"),
+        )
         logits = [math.log(rate / (1 - rate)) for rate in rates.values()]
         first = next(model.parameters(), torch.empty(()))
         start = logits if per == "layer" else sum(logits) / len(logits)
-        self.init = {name: torch.tensor(start, dtype=first.dtype, device=first.device)}
-        self.transforms = {name: "sigmoid"}
+        self.init = {self._name: torch.tensor(start, dtype=first.dtype, device=first.device)}
+        self.transforms = {self._name: "sigmoid"}
         self.remarks = tuple(
             f"Dropout does not tune the dropout={module.dropout} inside of {path!r} ({type(module).__name__}), which "
             "stays as it is. Add nn.Dropout modules in its place to tune it."

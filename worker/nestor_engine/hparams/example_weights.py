@@ -25,12 +25,13 @@ class ExampleWeights(Hyperparameters):
 
     per_example = by_position = True
 
-    def __init__(self, n: int, *, init: float = 0.0, transform: str = "sigmoid", name: str = "example_weights") -> None:
+    def __init__(self, n: int, *, init: float = 0.0, transform: str = "sigmoid", name: str | None = None) -> None:
         if n < 1:
             raise OptionOutOfRange(option=f"ExampleWeights({n})", rule="give the number of training examples")
-        self._n, self._name = n, name
-        self.init = {name: torch.full((n,), float(init))}
-        self.transforms = {name: transform}
+        self._n, self._name = n, self._named(name, "example_weights")
+        self.init = {self._name: torch.full((n,), float(init))}
+        self.transforms = {self._name: transform}
+        self.init_shown = f"ExampleWeights(init={init:g})"
 
     def validate(self, model: nn.Module, train: Tensors) -> None:
         """Check the number of training examples.

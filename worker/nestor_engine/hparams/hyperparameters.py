@@ -6,13 +6,14 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nestor.errors import InitialValuesOutOfBounds, arguments_of
+from nestor_engine.hparams.arguments import text
 from nestor_engine.objective import Batch, PyTree, Tensors
 
 TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -33,12 +34,20 @@ class Hyperparameters:
         transforms: name → one of `TRANSFORMS`; other names are not transformed.
         bounds: name → (least, largest) value, before the transform; other names have no bounds.
         remarks: sentences for the author of the problem; `check` reports them as warnings.
+        default_name: the name that the kind chose for itself, of which `compose` may make `<name>_2`; empty if its
+            author named the tensors.
+        init_shown: how messages name initial values that are given before the transform; None if they are
+            given after it.
+        tasks: names of the losses that the training loss must return; empty for one loss.
     """
 
     init: Tensors
     transforms: dict[str, str]
     bounds: Mapping[str, tuple[float, float]] = MappingProxyType({})
     remarks: tuple[str, ...] = ()
+    default_name: str = ""
+    init_shown: str | None = "The hyperparameter {name!r}"
+    tasks: tuple[str, ...] = ()
     per_example = False  # whether `weigh` needs one loss per example
     by_position = False  # whether there is an entry for each training example
 
@@ -62,6 +71,20 @@ class Hyperparameters:
         kind.bounds = dict.fromkeys(self.init, (least, largest))
         return kind
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join([*self._options(), *_described(self.init)])})"
+
+    def _named(self, name: str | None, default: str) -> str:
+        """The name that the author gave, or else `default`, which `compose` may number."""
+        if name is None:
+            self.default_name = default
+            return default
+        return text(type(self).__name__, "name", name, "a text such as name='head_decay'")
+
+    def _options(self) -> list[str]:
+        """The options that `repr` shows, such as "per='tensor'"."""
+        return []
+
     def validate(self, model: nn.Module, train: Tensors) -> None:
         """Check that these hyperparameters fit a model and the columns of training data.
 
@@ -69,6 +92,11 @@ class Hyperparameters:
             ProblemInvalid: naming what does not fit.
         """
         del model, train
+
+    def for_data(self, train: Tensors) -> Self:
+        """This kind with what it must know about the columns of training data; their values may be read here only."""
+        del train
+        return self
 
     def adapt(self, module: nn.Module) -> None:
         """Change a copy of the model without tensors, in place. Do not change names of parameters."""
@@ -89,6 +117,11 @@ class Hyperparameters:
         del values
         return batch
 
+    def combine(self, losses: Any, values: Tensors) -> Any:
+        """One loss, shape () or (B,), from what the training loss returned."""
+        del values
+        return losses
+
     def weigh(self, losses: Tensor, values: Tensors, batch: Batch) -> Tensor:
         """The weighted losses; arguments and result have shape (B,) if `per_example`."""
         del values, batch
@@ -98,3 +131,12 @@ class Hyperparameters:
         """A term of the training loss that depends on the weights directly, shape (); None for no term."""
         del params, values
         return None
+
+
+def _described(init: Tensors, limit: int = 3) -> list[str]:
+    """Names and shapes of a few tensors, and how many there are if there are more."""
+    shapes = [f"{name}: {tuple(value.shape)}" for name, value in init.items()]
+    if len(shapes) <= limit:
+        return shapes
+    numbers = sum(value.numel() for value in init.values())
+    return [*shapes[: limit - 1], "…", f"{numbers:,} numbers in {len(shapes):,} tensors"]

@@ -7,7 +7,7 @@ from typing import Literal
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from nestor_engine.hparams.weights import OfWeights
+from nestor_engine.hparams.weights import OfWeights, Only
 from nestor_engine.objective import PyTree, Tensors
 from nestor_engine.tensors.ravel import named_leaves
 
@@ -26,6 +26,7 @@ class InitializationScale(OfWeights):
     Args:
         model: the problem's model.
         per: one scale for all weights, or one per tensor.
+        only: the part of the model whose weights are scaled, as for `L2`.
         init: the logarithm of the initial scale.
     """
 
@@ -36,13 +37,16 @@ class InitializationScale(OfWeights):
         model: nn.Module,
         *,
         per: Literal["global", "tensor"] = "tensor",
+        only: Only | None = None,
         init: float = 0.0,
-        name: str = "initialization_scale",
+        name: str | None = None,
     ) -> None:
-        super().__init__(model, per, init, name)
+        super().__init__(model, per, init, name, only, default_name="initialization_scale")
 
     def initial(self, params: PyTree, values: Tensors) -> PyTree:
-        """Each tensor of the initial weights times its scale."""
+        """Each chosen tensor of the initial weights times its scale."""
         leaves, spec = pytree.tree_flatten(params)
-        scales = self.of(named_leaves(params), values).values()
-        return pytree.tree_unflatten([scale * w for scale, w in zip(scales, leaves, strict=True)], spec)
+        named = named_leaves(params)
+        scales = self.of(named, values)
+        scaled = [scales[name] * w if name in scales else w for name, w in zip(named, leaves, strict=True)]
+        return pytree.tree_unflatten(scaled, spec)

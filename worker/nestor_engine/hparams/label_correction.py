@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ class LabelCorrection(Hyperparameters):
         strength: float = 4.0,
         column: str = "y",
         dtype: torch.dtype | None = None,
-        name: str = "label_correction",
+        name: str | None = None,
     ) -> None:
         labels = torch.as_tensor(labels).detach()
         if labels.is_floating_point() or labels.dtype == torch.bool or labels.ndim != 1 or not len(labels):
@@ -58,9 +59,16 @@ class LabelCorrection(Hyperparameters):
             raise LabelsOutOfRange(
                 kind="LabelCorrection", classes=classes, low=int(labels.min()), high=int(labels.max())
             )
-        self._n, self._column, self._name = len(labels), column, name
-        self.init = {name: strength * F.one_hot(labels.long(), classes).to(dtype or torch.get_default_dtype())}
+        self._n, self._column, self._name = len(labels), column, self._named(name, "label_correction")
+        self.init = {self._name: strength * F.one_hot(labels.long(), classes).to(dtype or torch.get_default_dtype())}
         self.transforms = {}
+        if 0 < strength < 1:
+            given = 1 / (1 + (classes - 1) * math.exp(-strength))
+            meant = math.log(strength * (classes - 1) / (1 - strength)) if classes > 1 else math.inf
+            self.remarks = (
+                f"LabelCorrection(strength={strength:g}) gives each label the probability {given:.3g} at the start, "
+                f"because it is a logit. If the probability {strength:g} was meant, pass {meant:.6g}.",
+            )
 
     def validate(self, model: nn.Module, train: Tensors) -> None:
         """Check the label column and the number of training examples.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -11,6 +12,22 @@ from nestor_engine.hparams.examples import column_of
 from nestor_engine.hparams.hyperparameters import TRANSFORMS, Hyperparameters
 from nestor_engine.hparams.network import Network
 from nestor_engine.objective import Batch, Tensors
+
+
+class Rater(nn.Module):
+    """The weights that `LossReweighting` gives to examples.
+
+    Attributes:
+        network: a copy of its network.
+    """
+
+    def __init__(self, network: nn.Module, positive: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.network, self._positive = network, positive
+
+    def forward(self, read: Tensor) -> Tensor:
+        """Weights of shape (B,), of examples as the network reads them: a column, or losses of shape (B, 1)."""
+        return self._positive(self.network(read).flatten())
 
 
 class LossReweighting(Hyperparameters):
@@ -38,11 +55,11 @@ class LossReweighting(Hyperparameters):
         *,
         reads: str = "x",
         positive: Literal["sigmoid", "softplus", "exp"] = "sigmoid",
-        name: str = "loss_reweighting",
+        name: str | None = None,
     ) -> None:
         if positive not in ("sigmoid", "softplus", "exp"):
             raise ChoiceUnknown(option=f"LossReweighting({positive=})", choices=["sigmoid", "softplus", "exp"])
-        self._network = Network("LossReweighting", network, name)
+        self._network = Network("LossReweighting", network, self._named(name, "loss_reweighting"))
         self._reads, self._positive = reads, TRANSFORMS[positive]
         self.init = self._network.init
         self.transforms = {}
@@ -55,6 +72,18 @@ class LossReweighting(Hyperparameters):
         """
         if self._reads != "loss":
             column_of("LossReweighting", self._reads, train)
+
+    def rater(self, hparams: Mapping[str, Any]) -> Rater:
+        """What was learned, as an ordinary module that scores new examples.
+
+        Args:
+            hparams: the hyperparameters of a trial, such as `trial.best_hparams`. If a problem has several
+                kinds of this class, give each a name.
+
+        Raises:
+            HparamNotFound: they are not of this kind.
+        """
+        return Rater(self._network.module(hparams), self._positive)
 
     def weigh(self, losses: Tensor, values: Tensors, batch: Batch) -> Tensor:
         """Each loss times the weight that the network gives its example, shape (B,).

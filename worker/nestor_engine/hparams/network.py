@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from nestor.errors import NetworkHasMemory, NothingToTune
+from nestor.errors import HparamNotFound, NetworkHasMemory, NothingToTune
 from nestor_engine.objective import Tensors
 from nestor_engine.problem.meta_copy import meta_copy
 
@@ -48,3 +50,23 @@ class Network:
         if changed := [name for name, copy in copies.items() if copy._version != versions[name]]:
             raise NetworkHasMemory(kind=self._kind, buffer=changed[0])
         return output
+
+    def module(self, values: Mapping[str, Any]) -> nn.Module:
+        """The network as a module of its own, with copies of these hyperparameters as its parameters.
+
+        Raises:
+            HparamNotFound: a hyperparameter of this network is missing.
+        """
+        tensors = dict(self._constants)
+        for parameter in self._parameters:
+            name = f"{self._name}.{parameter}"
+            if name not in values:
+                raise HparamNotFound(name=name, hparams=list(values))
+            tensors[parameter] = values[name]
+        copies = {name: t.detach().clone() for name, t in tensors.items()}
+        memo: dict[int, Any] = {id(buffer): copies[name] for name, buffer in self._module.named_buffers()}
+        memo |= {
+            id(p): nn.Parameter(copies[name], requires_grad=name in self._parameters)
+            for name, p in self._module.named_parameters()
+        }
+        return copy.deepcopy(self._module, memo)  # which takes what is in the memo in place of the meta tensors

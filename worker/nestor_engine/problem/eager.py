@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -12,8 +13,11 @@ from torch.utils import _pytree as pytree
 from nestor.errors import LossNotPerExample, ModelOutputInvalid
 from nestor_engine.hparams import CompositeHyperparameters
 from nestor_engine.objective import Batch, PyTree, Tensors
+from nestor_engine.problem.gradient_hooks import GradientHooks, with_hooks
+from nestor_engine.problem.losses import metric_mean
 
 Loss = Callable[..., Tensor]  # (outputs, batch) or (outputs, batch, hparams)
+TrainLoss = Callable[..., Any]  # the same; with `LossWeights` it returns a dict or a tensor of several losses
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class EagerFunctions:
         inputs: the columns that are the arguments of the module.
         supplies: whether hyperparameters replace buffers or frozen parameters.
         frozen: names of the parameters that are not trained; they are among the buffers.
+        hooks: the gradient hooks of parameters, by name.
         train_loss, val_loss, metrics: (outputs, batch, values) → losses.
     """
 
@@ -34,7 +39,8 @@ class EagerFunctions:
     kinds: CompositeHyperparameters
     supplies: bool
     frozen: frozenset[str]
-    train_loss: Loss
+    hooks: GradientHooks
+    train_loss: TrainLoss
     val_loss: Loss
     metrics: dict[str, Loss]
 
@@ -46,7 +52,7 @@ class EagerFunctions:
         """
         # The module writes its running statistics into these, so they must not be the caller's.
         updated = {name: b if name in self.frozen else b.clone() for name, b in buffers.items()}
-        outputs = self._run(self.training, params, updated, values, batch)
+        outputs = self._run(self.training, with_hooks(params, self.hooks), updated, values, batch)
         if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(outputs)):
             raise ModelOutputInvalid(type=type(outputs).__name__)
         return outputs, updated
@@ -56,23 +62,22 @@ class EagerFunctions:
 
         Raises:
             LossNotPerExample: there are weights per example, but the loss is not one per example.
+            LossInvalid: it returned several losses, and no kind weighs them; or other losses than a kind weighs.
         """
-        losses = self.train_loss(outputs, batch, values)
+        losses = self.kinds.combine(self.train_loss(outputs, batch, values), values)
         if self.kinds.per_example and (losses.ndim != 1 or losses.shape[0] != batch["index"].shape[0]):
             raise LossNotPerExample(shape=tuple(losses.shape), batch=len(batch["index"]))
         return self.kinds.weigh(losses, values, batch).mean()
 
     def penalty(self, params: PyTree, values: Tensors) -> Tensor:
         """The sum of the penalties of all kinds, shape (); zero if no kind has one."""
-        term = self.kinds.penalty(params, values)
+        term = self.kinds.penalty(with_hooks(params, self.hooks), values)
         return next(iter(params.values())).new_zeros(()) if term is None else term
 
     def evaluate(self, params: PyTree, buffers: Tensors, values: Tensors, batch: Batch) -> Tensors:
         """ "loss", the mean of the validation loss, and the mean of each metric, detached; each of shape ()."""
         outputs = self._run(self.evaluating, params, buffers, values, batch)
-        metrics = {
-            name: metric(outputs, batch, values).detach().float().mean() for name, metric in self.metrics.items()
-        }
+        metrics = {name: metric_mean(name, metric(outputs, batch, values)) for name, metric in self.metrics.items()}
         return {"loss": self.val_loss(outputs, batch, values).mean(), **metrics}
 
     def _run(self, module: nn.Module, params: PyTree, buffers: Tensors, values: Tensors, batch: Batch) -> PyTree:

@@ -19,6 +19,7 @@ from nestor.errors import (
     OutOfMemory,
     TensorNotReplaceable,
     arguments_of,
+    called_as,
     is_out_of_memory,
     shown,
 )
@@ -26,10 +27,15 @@ from nestor_engine.data.splits import Columns, Data
 from nestor_engine.hparams import Hyperparameters, compose
 from nestor_engine.hparams.weights import trainable
 from nestor_engine.objective import Batch, Bilevel, PyTree, Tensors
-from nestor_engine.problem.eager import EagerFunctions, Loss
+from nestor_engine.problem.eager import EagerFunctions, Loss, TrainLoss
+from nestor_engine.problem.embedding_bags import use_embeddings
+from nestor_engine.problem.gradient_hooks import gradient_hooks
+from nestor_engine.problem.losses import expect_loss, expect_metrics
 from nestor_engine.problem.meta_copy import meta_copy
+from nestor_engine.tensors.inference import detached
 
 if TYPE_CHECKING:
+    from nestor.options import Config
     from nestor_engine.problem.validation.report import Report
     from nestor_engine.program.export import Program
 
@@ -39,8 +45,9 @@ class Problem:
 
     Args:
         model: trained from its present weights; parameters that do not require gradients stay constant.
-        hparams: a kind from `nestor.hparams`, several, or a dict of tensors that the losses read.
-        train_loss: (outputs, batch) or (outputs, batch, hparams) → a scalar, or one loss per example, shape (B,).
+        hparams: a kind from `nestor.hparams`, a dict of tensors that the losses read, or a list of both.
+        train_loss: (outputs, batch) or (outputs, batch, hparams) → a scalar, or one loss per example, shape (B,);
+            with `LossWeights`, one for each task.
         val_loss: the same for the validation loss that is minimized over hyperparameters; a mean over examples.
         metrics: name → function like `val_loss`; reported for validation and test data.
         train, val, test: tuples (x, y), or dicts of columns. The test split is only evaluated.
@@ -50,12 +57,12 @@ class Problem:
     transformed values.
     """
 
-    @arguments_of("Problem")
+    @arguments_of("Problem", loss="Pass train_loss and val_loss.", criterion="Pass train_loss and val_loss.")
     def __init__(
         self,
         model: nn.Module,
-        hparams: Hyperparameters | Sequence[Hyperparameters] | Tensors,
-        train_loss: Loss,
+        hparams: Hyperparameters | Sequence[Hyperparameters | Tensors] | Tensors,
+        train_loss: TrainLoss,
         val_loss: Loss,
         *,
         train: Columns,
@@ -65,8 +72,9 @@ class Problem:
         inputs: str | Sequence[str] = "x",
     ) -> None:
         _expect("model", model, lambda given: isinstance(given, nn.Module), "a torch.nn.Module")
-        for name, function in {"train_loss": train_loss, "val_loss": val_loss, **(metrics or {})}.items():
-            _expect(name, function, callable, "a function of outputs and batch")
+        expect_loss("train_loss", train_loss)
+        expect_loss("val_loss", val_loss)
+        expect_metrics(metrics or {})
         self.model = model
         self.hparams = compose(hparams)
         self.train_loss, self.val_loss = train_loss, val_loss
@@ -81,6 +89,14 @@ class Problem:
                     reader="The model", column=missing[0], split=split, columns=sorted(columns), argument="inputs"
                 )
 
+    def __repr__(self) -> str:
+        numbers = sum(p.numel() for p in trainable(self.model).values())
+        columns = {name: tuple(values.shape[1:]) for name, values in self.data.train.items()}
+        return (
+            f"Problem({type(self.model).__name__} with {numbers:,} trained parameters, {self.hparams!r}, "
+            f"sizes={self.data.sizes}, columns={columns})"
+        )
+
     def bilevel(self) -> Bilevel:
         """The problem as functions, running the module eagerly.
 
@@ -88,20 +104,22 @@ class Problem:
             ProblemInvalid: there are no trainable parameters or no hyperparameters, or the hyperparameters were
                 made for another model or other data.
         """
-        params = {name: p.detach() for name, p in trainable(self.model).items()}
-        frozen = {name: p.detach() for name, p in self.model.named_parameters() if name not in params}
+        params = {name: detached(p) for name, p in trainable(self.model).items()}
+        frozen = {name: detached(p) for name, p in self.model.named_parameters() if name not in params}
         if not params:
             raise ModelHasNoParameters(owner="The model")
         kinds = self.hparams
         if not kinds.init:
             raise HparamsMissing()
         kinds.validate(self.model, self.data.train)
+        kinds = kinds.for_data(self.data.train)
         # Submodules in evaluation mode, such as a frozen BatchNorm, stay in this mode.
         training = meta_copy(self.model) if self.model.training else meta_copy(self.model).train()
         evaluating = meta_copy(self.model).eval()
-        kinds.adapt(training)
-        kinds.adapt(evaluating)
-        kept = {**dict(self.model.named_buffers()), **frozen}
+        for module in (training, evaluating):
+            use_embeddings(module)
+            kinds.adapt(module)
+        kept = {**{name: detached(buffer) for name, buffer in self.model.named_buffers()}, **frozen}
         supplied = kinds.tensors(kinds.values(kinds.init))
         for name in supplied:
             _expect_replaceable(name, training)
@@ -113,6 +131,7 @@ class Problem:
             kinds=kinds,
             supplies=bool(supplied),
             frozen=frozenset(frozen),
+            hooks=gradient_hooks(self.model),
             train_loss=_with_hparams(self.train_loss),
             val_loss=_with_hparams(self.val_loss),
             metrics={name: _with_hparams(metric) for name, metric in self.metrics.items()},
@@ -121,7 +140,9 @@ class Problem:
             params=params,
             buffers=kept,
             # Kinds are made from sizes, so theirs are on the CPU even if the model is not.
-            hparams={name: value.detach().to(next(iter(params.values())).device) for name, value in kinds.init.items()},
+            hparams={
+                name: detached(value).to(next(iter(params.values())).device) for name, value in kinds.init.items()
+            },
             transforms=dict(kinds.transforms),
             bounds=dict(kinds.bounds),
             prepare=kinds.prepare,
@@ -133,11 +154,19 @@ class Problem:
             values=kinds.values,
         )
 
-    def check(self) -> Report:
-        """Run one batch through every path, in this process, and report mistakes in the problem's own terms."""
+    @called_as("problem.check")
+    def check(self, config: Config | None = None) -> Report:
+        """Take one outer step on a few examples, in this process, and report mistakes in the problem's own terms.
+
+        The report also says whether the problem can be sent to a server, and whether it would be trained there as it
+        is here: losses, gradients and second derivatives of its program are compared with its own.
+
+        Args:
+            config: as for `nestor.Study.optimize`; the defaults of `nestor.Config` otherwise.
+        """
         from nestor_engine.problem.validation.checks import check  # torch.export takes a second to import
 
-        return check(self)
+        return check(self, config=config)
 
     def export(self) -> Program:
         """The problem as graphs and tensors, which run without its code. See `nestor_engine.program`.

@@ -20,8 +20,27 @@ _OURS = tuple(os.path.dirname(os.path.abspath(path)) + os.sep for path in (torch
 
 _BATCH_SIZE = (
     "it works for one batch size only, or branches on the batch size.",
-    "Take sizes from the tensor, as in x.shape[0] (not len(x)) and x.flatten(1), and do not branch on the batch size.",
+    "Write x.shape[0] or -1 for the batch (not len(x), int(x.shape[0]) or a number), use operators on the whole batch "
+    "in place of a Python loop over it, and do not branch on the batch size.",
 )
+_LOOP = (
+    "it loops over the examples of a batch in Python.",
+    "Apply layers and operators to the whole batch; for a loop over time steps, put the time first.",
+)
+_FIXES = "torch's {name} fixes the batch size in a program."
+_ELSE = "Write that part with ordinary torch functions, or run the problem in this process (server=None)."
+_PACKED = ("it packs sequences, whose shapes depend on the data.", "Pad the sequences and mask the loss instead.")
+CHECKPOINT = (
+    "it checkpoints activations (torch.utils.checkpoint), which runs parts of the model again in the backward pass.",
+    "Call those parts directly.",
+)
+# Functions of torch whose call explains a failure: name → (reason, remedy).
+_CALLED: dict[str, tuple[str, str]] = {
+    "__iter__": _LOOP,
+    "cdist": (_FIXES.format(name="cdist"), "Pass compute_mode='use_mm_for_euclid_dist' to it."),
+    "__len__": _BATCH_SIZE,
+    "grid_sampler": (_FIXES.format(name="grid_sample"), _ELSE),
+}
 # A pattern in the message → (reason, remedy); the first match counts.
 _KNOWN: tuple[tuple[str, tuple[str, str]], ...] = (
     ("specialized it to be a constant|generated guard|Constraints violated", _BATCH_SIZE),
@@ -40,16 +59,17 @@ _KNOWN: tuple[tuple[str, tuple[str, str]], ...] = (
         r"\.tolist|\.item\(\)|_local_scalar_dense",
         ("it turns a tensor into a Python number.", "Keep it a tensor: leave out .item(), .tolist() and float()."),
     ),
+    ("packed|PackedSequence", _PACKED),
     (
-        "packed|PackedSequence",
-        ("it packs sequences, whose shapes depend on the data.", "Pad the sequences and mask the loss instead."),
+        "in-place operation",
+        ("it writes into its argument.", "Work on a copy, as in x = x + 1 in place of x += 1."),
     ),
 )
 
 NO_SUCH_OPERATOR = {
     "": (
         "it uses {name}, which programs do not support.",
-        "Write that part with ordinary torch functions, or run the problem in this process (server=None).",
+        _ELSE,
     ),
     "aten.item.default": (
         "it turns a tensor into a Python number, which stops the gradient.",
@@ -67,17 +87,18 @@ NO_SUCH_OPERATOR = {
 
 
 class Watch(TorchFunctionMode):
-    """Records where len() was called on a tensor: it fixes the size, and no error message says where."""
+    """Records where functions of torch were called first, because no error message says where a size was fixed."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.lengths: list[str] = []
+        self.places: dict[str, str] = {}  # the function's name → its place, as ` (in …, file, line …)`
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") == "__len__":
-            frame = next((f for f in _callers() if not _is_ours(f.f_code.co_filename)), None)
-            if frame is not None:
-                self.lengths.append(_line(frame.f_code.co_filename, frame.f_lineno))
+        name = str(getattr(func, "__name__", ""))
+        if name == "unbind" and len(args) + len(kwargs or {}) < 3 and isinstance(args[0].shape[0], torch.SymInt):
+            name = "__iter__"  # `for row in x`
+        if name not in self.places:
+            self.places[name] = place_of_caller()
         return func(*args, **(kwargs or {}))
 
 
@@ -93,9 +114,13 @@ def explain(function: str, error: Exception, watch: Watch) -> NotExportable:
         ),
     )
     where = place_of_error(error.__traceback__)
-    if (reason, remedy) == _BATCH_SIZE:
+    if "_pack_padded_sequence" in watch.places:
+        where, (reason, remedy) = watch.places["_pack_padded_sequence"], _PACKED
+    elif (reason, remedy) == _BATCH_SIZE:
         # torch finds this after the function has run, so the traceback does not contain the line.
-        where = f" ({watch.lengths[0]})" if watch.lengths else ""
+        where = ""
+        if called := next((name for name in _CALLED if name in watch.places), None):
+            where, (reason, remedy) = watch.places[called], _CALLED[called]
     return NotExportable(function=function, where=where, reason=reason, remedy=remedy)
 
 
@@ -115,7 +140,15 @@ def place_of(node: fx.Node | None) -> str:
 
 def place_of_error(trace: TracebackType | None) -> str:
     """The module and the last line of the user's code in a traceback, as ` (in …, file, line …)`, or empty."""
-    frames = list(traceback.walk_tb(trace))
+    return _place([(frame, number) for frame, number in traceback.walk_tb(trace)])
+
+
+def place_of_caller() -> str:
+    """The module and the line of the user's code that runs, as ` (in …, file, line …)`, or empty."""
+    return _place(list(traceback.walk_stack(None))[::-1])
+
+
+def _place(frames: list[tuple[FrameType, int]]) -> str:
     modules: list[tuple[FrameType, nn.Module]] = [
         (frame, module)
         for frame, _ in frames
@@ -123,7 +156,7 @@ def place_of_error(trace: TracebackType | None) -> str:
     ]
     # Without the tracer's wrapper, the first is the model, whose `named_modules` has all names.
     users: list[nn.Module] = [
-        module for _, module in modules if not type(module).__module__.startswith("nestor_engine.")
+        module for _, module in modules if not type(module).__module__.startswith("nestor_engine.program.")
     ]
     parts: list[str] = []
     if users:
@@ -145,8 +178,3 @@ def _line(file: str, number: int) -> str:
     code = linecache.getline(file, number).strip()
     code = code if len(code) <= 80 else code[:79] + "…"
     return f"{os.path.basename(file)}, line {number}" + (f": {code}" if code else "")
-
-
-def _callers() -> Iterator[FrameType]:
-    for frame, _ in traceback.walk_stack(None):
-        yield frame

@@ -28,7 +28,9 @@ class Function:
         given: list[Any] = []
         for tree, arg in zip(graph.inputs, args, strict=True):
             _collect(tree, arg, given)
-        results = iter(self._module(*given, *self._constants.values(), self._device))
+        # Constants are named by their contents, so a graph that reads two equal ones lists one name twice.
+        constants = (self._constants[name] for name in graph.constants)
+        results = iter(self._module(*given, *constants, self._device))
         return _restore(graph.outputs, results)
 
     def to(self, device: torch.device | str) -> Function:

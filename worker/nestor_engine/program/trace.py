@@ -17,9 +17,12 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
+from nestor.errors import NotExportable
 from nestor_engine.autodiff.kernels import twice_differentiable
 from nestor_engine.graphs.operators import HigherOrderOperator
+from nestor_engine.program.backwards import Differentiated, differentiate, marked
 from nestor_engine.program.failures import Watch, explain
+from nestor_engine.program.functions import Hooks, recording_functions
 
 BATCH = torch.export.Dim("batch")
 
@@ -31,6 +34,7 @@ class Traced:
     Attributes:
         inputs: the arguments' tree, flattened: its form, and a placeholder or a constant for each leaf.
         constants: placeholder → a tensor that the function reads, but that is not among its arguments.
+        functions: what the nodes of custom Functions and hooks stand for, by the key that is their first argument.
     """
 
     name: str
@@ -39,6 +43,7 @@ class Traced:
     inputs: tuple[pytree.TreeSpec, list[Any]]
     outputs: tuple[pytree.TreeSpec, list[Any]]
     constants: dict[fx.Node, torch.Tensor]
+    functions: dict[str, Differentiated]
 
     def output_sizes(self) -> Any:
         """For each result, the dimensions that vary with the batch; an entry of `sizes` of `trace`."""
@@ -85,8 +90,17 @@ def trace(name: str, function: Callable[..., Any], arguments: tuple[Any, ...], s
     )
     watch = Watch()
     try:
-        with quiet(), watch, torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        with (
+            quiet(),
+            recording_functions() as recorder,
+            Hooks(recorder, name),
+            watch,
+            torch.enable_grad(),
+            torch.random.fork_rng(devices=[]),
+        ):
             exported = torch.export.export(_Holder(function), (arguments,), dynamic_shapes=(dynamic,), strict=False)
+    except NotExportable:
+        raise
     except Exception as error:
         raise explain(name, error, watch) from error
     # Every function transforms all hyperparameters, also those that it does not read.
@@ -112,6 +126,7 @@ def trace(name: str, function: Callable[..., Any], arguments: tuple[Any, ...], s
         inputs=(spec, given),
         outputs=(results, list(returned.args[0])),
         constants=constants,
+        functions={key: differentiate(name, recorder.calls[key], trace) for key in marked(exported.graph_module)},
     )
 
 

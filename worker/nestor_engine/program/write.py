@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import torch
@@ -15,7 +15,9 @@ from nestor.errors import NotExportable
 from nestor.program_format import Call, Graph, GraphValue, Ref, Region, valid_name
 from nestor_engine.graphs.operators import GETITEM, SIZES, HigherOrderOperator, OpOverload, lookup
 from nestor_engine.graphs.values import graph_value
+from nestor_engine.program.backwards import Differentiated
 from nestor_engine.program.failures import NO_SUCH_OPERATOR, place_of
+from nestor_engine.program.functions import MARKER
 from nestor_engine.program.trace import Traced
 
 # Uninitialized memory may hold data of others. Zeros have the same meaning to a correct program.
@@ -47,7 +49,7 @@ def write(traced: Traced) -> tuple[Graph, dict[str, Tensor]]:
         # The data need not have columns that the function does not read.
         inputs[-1] = {name: node for name, node in inputs[-1].items() if node.users}
     constants = {node: _digest(traced.name, tensor) for node, tensor in traced.constants.items()}
-    writer = _Writer(traced.name, traced.module)
+    writer = _Writer(traced.name, traced.module, traced.functions)
     for tree in inputs:
         writer.introduce(tree)
     for node in constants:
@@ -67,9 +69,9 @@ def write(traced: Traced) -> tuple[Graph, dict[str, Tensor]]:
 class _Writer:
     """Numbers the values of one graph, and translates references to them."""
 
-    def __init__(self, function: str, module: torch.nn.Module) -> None:
-        self._function, self._module = function, module
-        self._numbers: dict[fx.Node, int] = {}
+    def __init__(self, function: str, module: torch.nn.Module, functions: Mapping[str, Differentiated]) -> None:
+        self._function, self._module, self._functions = function, module, functions
+        self._numbers: dict[fx.Node | object, int] = {}
 
     def introduce(self, tree: Any) -> None:
         """Number the nodes of `tree`, in order, after those that have numbers."""
@@ -103,7 +105,15 @@ class _Writer:
         for node in graph.nodes:
             if node.op != "call_function" or str(node.target).startswith(_CHECKS):
                 continue
-            written.append(self._node(node))
+            if node.target is MARKER:
+                called = self._functions[str(node.args[0])]
+                written.append(self._with_backward(node, called))
+                if not called.returns_tuple:
+                    region = Ref(len(self._numbers))
+                    self._numbers[object()] = region.index  # no node stands for the tuple
+                    written.append(Call(GETITEM, (region, 0), {}))
+            else:
+                written.append(self._node(node))
             self.introduce(node)
         return tuple(written)
 
@@ -140,24 +150,39 @@ class _Writer:
         # autocast names its device first; a program has only one.
         options = args[:at] if kind == "grad" else args[1:at]
         inner: Any = self._module.get_submodule(str(args[at].target))
-        writer = _Writer(self._function, inner)
-        placeholders = inner.graph.find_nodes(op="placeholder")
-        writer.introduce(placeholders)
-        nodes = writer.nodes(inner.graph)
-        (returned,) = inner.graph.find_nodes(op="output")
         given = [self.value(arg, node) for arg in args[at + 1 :]]
         if not all(isinstance(arg, Ref) for arg in given):
             raise self._refused(node, name)
         return Region(
             kind,
             tuple(self.value(option, node) for option in options),
-            Graph(
-                inputs=tuple(writer.value(placeholder) for placeholder in placeholders),
-                constants=(),
-                nodes=nodes,
-                outputs=writer.value(tuple(returned.args[0]), node),
-            ),
+            self._inner(inner.graph, inner, self._functions, node),
             tuple(arg for arg in given if isinstance(arg, Ref)),
+        )
+
+    def _with_backward(self, node: fx.Node, called: Differentiated) -> Region:
+        return Region(
+            "function",
+            (called.results, called.without),
+            self._inner(called.forward, called.module, called.functions, node),
+            tuple(Ref(self._numbers[arg]) for arg in node.args if isinstance(arg, fx.Node)),
+            self._inner(called.backward, called.module, called.functions, node),
+        )
+
+    def _inner(
+        self, graph: fx.Graph, module: torch.nn.Module, functions: Mapping[str, Differentiated], node: fx.Node
+    ) -> Graph:
+        """The graph of a region; `node` calls it."""
+        writer = _Writer(self._function, module, functions)
+        placeholders = graph.find_nodes(op="placeholder")
+        writer.introduce(placeholders)
+        nodes = writer.nodes(graph)
+        (returned,) = graph.find_nodes(op="output")
+        return Graph(
+            inputs=tuple(writer.value(placeholder) for placeholder in placeholders),
+            constants=(),
+            nodes=nodes,
+            outputs=writer.value(tuple(returned.args[0]), node),
         )
 
     def _refused(self, node: fx.Node, name: str) -> NotExportable:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 
 from nestor.schemas.steps import TensorSummary
 from nestor_engine.responses import Hypergradient
@@ -32,3 +33,18 @@ def advice(
                 f"Every entry of the hyperparameter {name!r} lies at a bound, so it is no longer tuned. "
                 "Widen its bounds, or lower the outer learning rate.",
             )
+
+
+def nonfinite_metrics(metrics: Mapping[str, Mapping[str, float]]) -> Iterator[tuple[str, str]]:
+    """The same for metrics that are NaN or infinite; `metrics` has those of each split.
+
+    A recorded step leaves them out, because JSON cannot hold them.
+    """
+    for split, values in metrics.items():
+        for name, value in values.items():
+            if not math.isfinite(value):
+                yield (
+                    f"metric:{split}:{name}",
+                    f"The metric {name!r} is {value} on {split} data. Steps in which a metric is not finite do not "
+                    "record it. Look for a division by zero, such as a batch without examples of a class.",
+                )

@@ -17,9 +17,10 @@ from nestor_engine.tensors.linalg import vector_norm
 
 
 def summarize(bilevel: Bilevel, before: Tensors, after: Tensors, gradient: Tensors) -> dict[str, TensorSummary]:
-    """The summary of each hyperparameter after an outer step, with one transfer from the device."""
+    """The summary of each hyperparameter after an outer step, as declared, with one transfer from the device."""
     measured: dict[str, Tensors] = {}
-    for name, value in after.items():
+    for name in bilevel.hparams:
+        value = after[name]
         low, high = bilevel.bounds.get(name, (-math.inf, math.inf))
         bounded = math.isfinite(low) or math.isfinite(high)
         smallest, largest = torch.aminmax(value)

@@ -22,7 +22,7 @@ from nestor_engine.responses.response import outer_objective
 from nestor_engine.tensors.part_state import from_tensors, to_tensors
 from nestor_engine.tensors.random import derive_seed, randomness
 from nestor_engine.tensors.ravel import Ravel
-from nestor_engine.training.diagnostics import advice
+from nestor_engine.training.diagnostics import advice, nonfinite_metrics
 from nestor_engine.training.evaluation import evaluate
 from nestor_engine.training.fold_data import FoldData
 from nestor_engine.training.inner_loop import InnerStep
@@ -187,6 +187,10 @@ class OuterStepStages:
         if self._test is not None and (number % self._config.evaluate_every == 0 or is_last):
             tested = self._evaluate(state, self._test)
         val_metrics = dict(hypergradient.evaluation)
+        unknown = nonfinite_metrics({"validation": val_metrics, "test": tested})
+        unknown = {topic: sentence for topic, sentence in unknown if topic not in state.warned}
+        state = replace(state, warned=[*state.warned, *unknown])
+        news = self._trace_cache.news() if self._traces else ()
         return Step(
             number=number,
             train_loss=inner.loss,
@@ -213,7 +217,7 @@ class OuterStepStages:
                 "data": self._folds[state.active].seconds - inner.data_seconds,
                 "evaluation": time.perf_counter() - update.ended,
             },
-            warnings=(*update.warnings, *(self._trace_cache.news() if self._traces else ())),
+            warnings=(*update.warnings, *unknown.values(), *news),
             state=state,
         )
 

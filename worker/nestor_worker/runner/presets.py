@@ -15,15 +15,17 @@ from torch.nn import functional as F
 
 from nestor.errors import OptionUnknown
 from nestor.options.presets import (
+    ClassWeightsPreset,
     ExampleWeightsPreset,
     HyperparameterPreset,
     L1Preset,
     L2Preset,
     LabelCorrectionPreset,
+    LabelSmoothingPreset,
 )
 from nestor.schemas import Preset
 from nestor_engine import Problem
-from nestor_engine.hparams import L1, L2, ExampleWeights, Hyperparameters, LabelCorrection
+from nestor_engine.hparams import L1, L2, ClassWeights, ExampleWeights, Hyperparameters, LabelCorrection, LabelSmoothing
 from nestor_engine.objective import Batch
 from nestor_engine.tensors.random import derive_seed
 
@@ -78,9 +80,13 @@ def _mlp(hidden: tuple[int, ...], seed: int) -> nn.Module:
 def _kind(kind: HyperparameterPreset, model: nn.Module, labels: Tensor) -> Hyperparameters:
     match kind:
         case L2Preset():
-            return L2(model, per=kind.per, init=kind.init)
+            return L2(model, per=kind.per, only=kind.only or None, init=kind.init)
         case L1Preset():
-            return L1(model, per=kind.per, init=kind.init)
+            return L1(model, per=kind.per, only=kind.only or None, init=kind.init)
+        case ClassWeightsPreset():
+            return ClassWeights(CLASSES, normalize=kind.normalize)
+        case LabelSmoothingPreset():
+            return LabelSmoothing(CLASSES, per=kind.per, init=kind.init)
         case ExampleWeightsPreset():
             return ExampleWeights(len(labels), init=kind.init)
         case LabelCorrectionPreset():

@@ -95,6 +95,8 @@ class Presence:
     def stop(self) -> None:
         """Delete the rows."""
         self._ending.set()
+        if self._thread.ident is None:  # never started
+            return
         self._thread.join(timeout=5)
         self._write(lambda session: session.execute(delete(Worker).where(Worker.id.in_(self._slots))))
 

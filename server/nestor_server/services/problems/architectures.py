@@ -27,11 +27,10 @@ def of_start(header: Header, start: WarmStart) -> Architecture:
 
 
 def of_preset(preset: Preset) -> Architecture:
-    """The architecture of the preset's MLP. Its layers and activations share one numbering."""
-    parameters: Shapes = {}
-    for i, (before, after) in enumerate(pairwise((PIXELS, *preset.model.hidden, CLASSES))):
-        parameters |= {f"{2 * i}.weight": (after, before), f"{2 * i}.bias": (after,)}
-    return {"params": parameters, "buffers": {}}
+    """The architecture of the preset's MLP."""
+    widths = pairwise((PIXELS, *preset.model.hidden, CLASSES))
+    shapes = [shape for before, after in widths for shape in ((after, before), (after,))]
+    return {"params": dict(zip(preset.model.parameters, shapes, strict=True)), "buffers": {}}
 
 
 def difference(stored: Architecture, expected: Architecture) -> str | None:

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from nestor.schemas import Event, EventType, State
 from nestor_server import models
 from nestor_server.models import Trial
+from nestor_server.services.records.hyperparameters import in_declared_order
 
 PAGE = 500
 
@@ -31,7 +32,9 @@ def read(session: Session, trial_id: UUID, after: int, limit: int = PAGE) -> Pag
     One statement reads both tables. Two statements could miss an entry that is committed between them.
     """
     # The state first: if it is final, no entry can follow those below.
-    state, seq, error = session.execute(select(Trial.state, Trial.seq, Trial.error).where(Trial.id == trial_id)).one()
+    state, seq, error, described = session.execute(
+        select(Trial.state, Trial.seq, Trial.error, Trial.hyperparameters).where(Trial.id == trial_id)
+    ).one()
     steps, events = models.Step, models.Event
     both = union_all(
         select(steps.seq, literal(EventType.step.value, Text).label("type"), steps.data)
@@ -45,6 +48,15 @@ def read(session: Session, trial_id: UUID, after: int, limit: int = PAGE) -> Pag
     ).subquery()
     rows = session.execute(select(both).order_by(both.c.seq).limit(limit)).all()
     items = tuple(Event(seq=row.seq, type=EventType(row.type), data=row.data) for row in rows)
+    items = tuple(_in_order(event, described) for event in items)
     next_after = items[-1].seq if items else after
     done = State(state).finished and len(items) < limit
     return Page(items, next_after, {"state": state, "error": error, "seq": seq} if done else None)
+
+
+def _in_order(event: Event, described: list[dict[str, Any]] | None) -> Event:
+    """A step with its hyperparameters in the order of their declaration; other events as they are."""
+    if event.type != EventType.step or not (summaries := event.data.get("hyperparameters")):
+        return event
+    ordered = in_declared_order(described, summaries)
+    return event.model_copy(update={"data": event.data | {"hyperparameters": ordered}})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 from uuid import UUID
 
 from sqlalchemy import select
@@ -31,6 +32,12 @@ def describe(session: Session, owner_id: UUID, trial_id: UUID) -> schemas.Hyperp
     steps = session.scalars(select(Snapshot.step).where(Snapshot.trial_id == trial_id).order_by(Snapshot.step))
     items = tuple(HyperparameterInfo.model_validate(item) for item in trial.hyperparameters or ())
     return schemas.Hyperparameters(items=items, steps=tuple(steps), seq=trial.seq)
+
+
+def in_declared_order(described: Sequence[Mapping[str, Any]] | None, named: dict[str, Any]) -> dict[str, Any]:
+    """`named` in the order in which a trial's problem declares its hyperparameters; JSONB stores another one."""
+    names = [item["name"] for item in described or ()]
+    return {name: named[name] for name in names if name in named} | named
 
 
 def snapshot(session: Session, owner_id: UUID, trial_id: UUID, step: int | None) -> Slice:

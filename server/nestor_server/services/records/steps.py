@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from nestor import schemas
 from nestor.errors import StepColumnUnknown
 from nestor_server.models import Step
+from nestor_server.services.records.hyperparameters import in_declared_order
 from nestor_server.services.trials import queries as trial_queries
 
 COLUMNS = (*schemas.Step.model_fields, "recorded_at")
@@ -33,7 +34,8 @@ def columns(
     """
     # Read before the steps. So a response may contain more than its `seq` says, and the next poll finds nothing new.
     # In the other order, the next poll could miss steps.
-    seq = trial_queries.find(session, owner_id, trial_id).seq
+    trial = trial_queries.find(session, owner_id, trial_id)
+    seq = trial.seq
     names = list(dict.fromkeys(names or COLUMNS))
     if unknown := [name for name in names if name not in COLUMNS]:
         raise StepColumnUnknown(column=unknown[0], columns=list(COLUMNS))
@@ -41,4 +43,8 @@ def columns(
     rows = session.execute(
         select(*wanted).where(Step.trial_id == trial_id, Step.number > after).order_by(Step.number).limit(limit)
     ).all()
-    return schemas.StepColumns(columns={name: [row[i] for row in rows] for i, name in enumerate(names)}, seq=seq)
+    columns = {name: [row[i] for row in rows] for i, name in enumerate(names)}
+    if "hyperparameters" in columns:
+        summaries = columns["hyperparameters"]
+        columns["hyperparameters"] = [in_declared_order(trial.hyperparameters, one or {}) for one in summaries]
+    return schemas.StepColumns(columns=columns, seq=seq)

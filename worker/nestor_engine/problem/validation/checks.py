@@ -11,18 +11,24 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from nestor import errors
 from nestor.errors import NotExportable
+from nestor.options import Config, DirectOnly
 from nestor_engine.data.mapped import Scan, scan
 from nestor_engine.data.splits import INDEX, Data, size_of
 from nestor_engine.hparams import CompositeHyperparameters
 from nestor_engine.objective import Batch, Bilevel, Tensors
+from nestor_engine.problem.validation import hooks
+from nestor_engine.problem.validation.comparison import differences
+from nestor_engine.problem.validation.coupling import check_coupling
+from nestor_engine.problem.validation.gradients import check_training_gradient, check_validation_gradient
+from nestor_engine.problem.validation.rehearsal import rehearse
 from nestor_engine.problem.validation.report import Finding as Finding
 from nestor_engine.problem.validation.report import Findings as Findings
 from nestor_engine.problem.validation.report import Report as Report
@@ -36,6 +42,7 @@ from nestor_engine.program.load import load
 class Checkable(Protocol):
     """The attributes of a `Problem` that a check reads; importing `Problem` here would be circular."""
 
+    model: nn.Module
     hparams: CompositeHyperparameters
     train_loss: Callable[..., Tensor]
     val_loss: Callable[..., Tensor]
@@ -47,72 +54,78 @@ class Checkable(Protocol):
         ...
 
 
-def check(problem: Checkable, *, batch_size: int | None = None, ship: bool = True) -> Report:
+def check(problem: Checkable, *, config: Config | None = None, ship: bool = True) -> Report:
     """Look for mistakes in a problem.
 
     Args:
-        batch_size: the batch size of the planned training, if known.
+        config: of the planned training; by default the defaults of `nestor.Config`.
         ship: also check that the problem can be exported, which takes a few seconds more.
     """
-    return _Check(problem, batch_size).run(ship=ship)
+    return _Check(problem, config or Config(n_steps=1)).run(ship=ship)
 
 
 class _Check(Findings):
-    def __init__(self, problem: Checkable, batch_size: int | None) -> None:
+    def __init__(self, problem: Checkable, config: Config) -> None:
         super().__init__()
-        self._batch_size = batch_size
+        self._config = config
         self._original = problem
         self._program: Program | None = None
         self._problem = copy.copy(problem)
-        self._problem.train_loss = self.recording("train_loss", problem.train_loss)
+        if not problem.hparams.tasks:  # `LossWeights` checks several losses itself
+            self._problem.train_loss = self.recording("train_loss", problem.train_loss)
         self._problem.val_loss = self.recording("val_loss", problem.val_loss)
 
     def run(self, *, ship: bool) -> Report:
+        if torch.is_inference_mode_enabled() or not torch.is_grad_enabled():
+            mode = "inference_mode" if torch.is_inference_mode_enabled() else "no_grad"
+            sentence = f"It is used inside of torch.{mode}(), where nothing can be trained. Leave that block first."
+            self.error("the problem", sentence, errors.GradientsDisabled)
+            return self.report()
         devices: Sequence[int] = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
         with torch.random.fork_rng(devices=devices):
             check_data(self, self._problem.data)
-            if self._batch_size is not None and self._batch_size < 1:
-                self.error("batch size", f"It is {self._batch_size}; it must be at least one.", errors.OptionOutOfRange)
             with self.explaining("the problem"):
                 bilevel = self._problem.bilevel().untransformed()
                 for remark in self._problem.hparams.remarks:
                     self.warning("hyperparameters", remark)
                 check_tensors(self, bilevel, self._problem.data, self._problem.inputs)
+                self._hooks()
                 # With broken data or weights, the later checks would report consequences, not causes.
                 if self.report().ok:
                     self._training(bilevel)
                     self._validation(bilevel)
+                if self.report().ok:
+                    self._outer_step()
                 if ship and self.report().ok:
                     self._export(bilevel)
         return replace(self.report(), program=self._program)
 
+    def _hooks(self) -> None:
+        for where, sentence in hooks.unserved(self._original.model):
+            self.error(where, sentence, errors.HookNotServed)
+        for where, sentence in hooks.served(self._original.model):
+            self.warning(where, sentence, errors.HookNotServed)
+
     def _training(self, bilevel: Bilevel) -> None:
         columns = self._problem.data.train
-        # Away from initial zeros: the decay of a bias that is zero has a gradient of zero.
-        nudged = {n: (p + 0.01 * torch.randn_like(p)).requires_grad_() for n, p in bilevel.params.items()}
+        nudged = _nudged(bilevel)
         hparams = {name: values.detach().clone().requires_grad_() for name, values in bilevel.hparams.items()}
         batch = probe(columns, bilevel)
         with self.explaining("hyperparameters, on the training batch", batch=batch):
             prepared = bilevel.prepare(hparams, batch)
-            if self._batch_size == 1 or size_of(columns) == 1:
+            if self._config.batch_size == 1 or size_of(columns) == 1:
                 self._batch_of_one(bilevel, prepared)
-            before = {name: values.detach().clone() for name, values in prepared.items()}
             outputs = None
             with self.explaining("model, in training mode", batch=_inputs(self._problem, prepared)):
                 outputs = self._draw(bilevel, nudged, hparams, prepared)
-            for name, values in prepared.items():
-                if not torch.equal(values.detach(), before[name]):
-                    self.error(
-                        "model",
-                        f"It writes into its input {name!r}, that is into the data. Work on a copy.",
-                        errors.InputOverwritten,
-                    )
             if outputs is not None:
                 note = _replaced(batch, prepared)
                 with self.explaining("train_loss", loss="train_loss", note=note, outputs=outputs, batch=prepared):
                     criterion = bilevel.criterion(outputs, hparams, prepared)
+                    called = self.last_call("train_loss")
                     if self.returned_well("train_loss"):
                         self._gradients(bilevel, nudged, hparams, batch, criterion)
+                        check_coupling(self, "train_loss", called)
 
     def _batch_of_one(self, bilevel: Bilevel, prepared: Batch) -> None:
         one = {name: values[:1] for name, values in prepared.items()}
@@ -127,11 +140,19 @@ class _Check(Findings):
                 )
 
     def _draw(self, bilevel: Bilevel, params: Tensors, hparams: Tensors, batch: Batch) -> Any:
-        """The model's outputs. Two runs with one seed must agree."""
+        """The model's outputs. Two runs with one seed must agree, and leave their input as it is."""
         results: list[Any] = []
         for _ in range(2):
             torch.manual_seed(0)
-            results.append(bilevel.forward(params, bilevel.buffers, hparams, batch)[0])
+            given = {name: values.clone() for name, values in batch.items()}
+            results.append(bilevel.forward(params, bilevel.buffers, hparams, given)[0])
+            for name, values in given.items():
+                if not torch.equal(values.detach(), batch[name].detach()):
+                    self.error(
+                        "model",
+                        f"It writes into its input {name!r}, that is into the data. Work on a copy.",
+                        errors.InputOverwritten,
+                    )
         first, second = (pytree.tree_leaves(result) for result in results)
         if not all(torch.equal(a, b) for a, b in zip(first, second, strict=True) if isinstance(a, Tensor)):
             self.error(
@@ -143,30 +164,17 @@ class _Check(Findings):
         return results[-1]
 
     def _gradients(self, bilevel: Bilevel, params: Tensors, hparams: Tensors, batch: Batch, criterion: Tensor) -> None:
-        loss = criterion + bilevel.penalty(params, hparams)
-        if not loss.isfinite():
+        penalty = bilevel.penalty(params, hparams)
+        if not (criterion + penalty).isfinite():
             self.error(
                 "training loss",
                 "With the hyperparameters' terms it is not finite. Start from smaller values.",
                 errors.LossNotFinite,
             )
             return
-        if not loss.requires_grad:
-            self.error(
-                "train_loss",
-                "No parameter reaches it: look for .detach(), .item() or torch.no_grad().",
-                errors.LossDetached,
-            )
+        twice = not isinstance(self._config.response, DirectOnly)
+        if not check_training_gradient(self, criterion, penalty, params, twice=twice):
             return
-        reached = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
-        first = cast("tuple[Tensor | None, ...]", reached)  # which its annotation leaves out
-        for name, gradient in zip(params, first, strict=True):
-            if gradient is None:
-                self.warning(
-                    f"parameter {name!r}",
-                    "It does not reach the training loss, so it will keep its value.",
-                    errors.ParameterUnused,
-                )
         for name, why in missing(bilevel, params, hparams, batch, probe(self._problem.data.val, bilevel)).items():
             report = self.error if why is Missing.influence else self.warning
             report(f"hyperparameter {name!r}", why.value, errors.HparamWithoutInfluence)
@@ -177,8 +185,13 @@ class _Check(Findings):
                 continue
             batch = probe(columns, bilevel)
             buffers = {name: values.clone() for name, values in bilevel.buffers.items()}
+            params, hparams = (
+                {name: t.detach().requires_grad_() for name, t in group.items()}
+                for group in (_nudged(bilevel), bilevel.hparams)
+            )
             with self.explaining(f"model, val_loss or metrics, on {split} data", loss="val_loss", batch=batch):
-                metrics = bilevel.evaluate(bilevel.params, buffers, bilevel.hparams, batch)
+                metrics = bilevel.evaluate(params, buffers, hparams, batch)
+                called = self.last_call("val_loss")
                 if self.returned_well("val_loss"):
                     for name in [name for name, value in metrics.items() if not value.isfinite()]:
                         self.warning(
@@ -186,6 +199,9 @@ class _Check(Findings):
                             f"It is {float(metrics[name])} on {split} data with initial weights.",
                             errors.MetricNotFinite,
                         )
+                    if split == "val":
+                        check_validation_gradient(self, metrics["loss"], params, hparams)
+                        check_coupling(self, "val_loss", called)
             for name, values in buffers.items():
                 if not torch.equal(values, bilevel.buffers[name]):
                     self.warning(
@@ -193,6 +209,16 @@ class _Check(Findings):
                         f"In evaluation mode it changes its buffer {name!r}. Do that in training mode only.",
                         errors.BufferChanged,
                     )
+
+    def _outer_step(self) -> None:
+        """Do what the trial does first, on a few examples."""
+        bilevel = self._problem.bilevel()
+        train, val = (probe(columns, bilevel) for columns in (self._problem.data.train, self._problem.data.val))
+        with self.explaining(
+            "one outer step",
+            again=lambda: bilevel.train_loss(bilevel.params, bilevel.buffers, bilevel.hparams, train),
+        ):
+            rehearse(bilevel, train, val, self._config)
 
     def _export(self, bilevel: Bilevel) -> None:
         data = self._original.data
@@ -202,19 +228,30 @@ class _Check(Findings):
             self.error("export", str(error), type(error), error)
             return
         loaded = load(program.graphs, program.tensors).to(next(iter(bilevel.params.values())).device)
-        batch = probe(self._problem.data.train, bilevel)
-        batch = {name: torch.cat([values, values]) for name, values in batch.items()}
-        results: list[Tensor] = []
-        with self.explaining("export", batch=batch):
-            for functions in (bilevel, loaded):
-                torch.manual_seed(0)
-                results.append(functions.train_loss(bilevel.params, bilevel.buffers, bilevel.hparams, batch)[0])
-            if not torch.allclose(results[0], results[1], rtol=1e-4, atol=1e-6):
-                self.error(
+        train, val = (
+            {name: torch.cat([values, values]) for name, values in probe(columns, bilevel).items()}
+            for columns in (data.train, data.val)
+        )
+        moved = replace(bilevel, params={name: p.detach() for name, p in _nudged(bilevel).items()})
+        with self.explaining("export", batch=train):
+            found = differences(moved, loaded, train, val)
+            modules = hooks.of_modules(self._original.model)
+            if found:
+                cause = (
+                    f"The backward hooks of {', '.join(modules)} do not run on a server: use register_hook on a "
+                    "tensor in forward."
+                    if modules and "loss is" not in str(found[0])
+                    else "The export fixed values that change between calls. Use torch's random functions, no global "
+                    "state."
+                )
+                more = f" ({len(found) - 1} other numbers differ, too.)" if len(found) > 1 else ""
+                self.error("export", _capitalized(f"{found[0]}. {cause}{more}"), errors.ExportDiffers)
+            elif modules:
+                self.warning(
                     "export",
-                    f"The exported training loss is {float(results[1]):.6g}, the problem's {float(results[0]):.6g}: "
-                    "the export fixed values that change between calls. Use torch's random functions, no global state.",
-                    errors.ExportDiffers,
+                    f"The backward hooks of {', '.join(modules)} do not run on a server. On a few examples that "
+                    "changes no gradient.",
+                    errors.HookNotServed,
                 )
 
 
@@ -245,3 +282,12 @@ def _replaced(batch: Batch, prepared: Batch) -> str:
                 "probabilities, F.cross_entropy takes them. "
             )
     return ""
+
+
+def _nudged(bilevel: Bilevel) -> Tensors:
+    """Weights away from initial zeros: the decay of a bias that is zero has a gradient of zero."""
+    return {n: (p + 0.01 * torch.randn_like(p)).detach().requires_grad_() for n, p in bilevel.params.items()}
+
+
+def _capitalized(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
+import warnings
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
@@ -18,9 +20,15 @@ from nestor.errors import (
     LossNotTensor,
     NestorError,
     ProblemInvalid,
+    SecondDerivativeMissing,
+    WarningRaised,
+    shortened,
 )
 from nestor_engine.data.splits import INDEX
 from nestor_engine.objective import Batch
+from nestor_engine.problem.losses import batch_hint
+from nestor_engine.problem.validation.torch_errors.derivatives import explained
+from nestor_engine.problem.validation.torch_errors.hints import hint_for
 from nestor_engine.program.export import Program
 from nestor_engine.program.failures import place_of_error
 from nestor_engine.program.trace import quiet
@@ -75,25 +83,40 @@ class Report:
         return "\n".join(map(str, self.findings)) or "The problem is in order."
 
 
+@dataclass(frozen=True)
+class Called:
+    """A call of a loss: its arguments, its result, and the loss as a function of outputs and batch."""
+
+    outputs: Any
+    batch: Batch
+    result: Any
+    again: Callable[..., Any]
+
+
 class Findings:
     """Collects findings while the author's code runs."""
 
     def __init__(self) -> None:
         self._found: list[Finding] = []
-        self._returned: dict[str, tuple[Any, Batch, Any]] = {}  # loss → its last arguments and result
+        self._returned: dict[str, Called] = {}  # loss → its last call
+        self._warned = set[str]()
 
     def report(self) -> Report:
         """The findings so far, each once: validation and test data often have the same."""
         return Report(tuple(dict.fromkeys(self._found)))
 
     def recording(self, which: str, loss: Callable[..., Any]) -> Callable[..., Any]:
-        """`loss`, which now also keeps its last arguments and result for `returned_well(which)`."""
+        """`loss`, which now also keeps its last call for `last_call(which)`."""
 
         @functools.wraps(loss)  # the number of its parameters matters
         def recorded(outputs: Any, batch: Batch, *rest: Any, **named: Any) -> Any:
             self._returned.pop(which, None)
             result = loss(outputs, batch, *rest, **named)
-            self._returned[which] = outputs, batch, result
+
+            def again(outputs: Any, batch: Batch) -> Any:
+                return loss(outputs, batch, *rest, **named)
+
+            self._returned[which] = Called(outputs, batch, result, again)
             return result
 
         return recorded
@@ -113,17 +136,26 @@ class Findings:
         self._found.append(Finding("warning", where, sentence, kind.code()))
 
     @contextlib.contextmanager
-    def explaining(self, where: str, *, loss: str | None = None, note: str = "", **given: Any) -> Generator[None]:
-        """Turn an exception of the author's code into a finding that shows the arguments of the code.
+    def explaining(
+        self,
+        where: str,
+        *,
+        loss: str | None = None,
+        note: str = "",
+        again: Callable[[], object] = lambda: None,
+        **given: Any,
+    ) -> Generator[None]:
+        """Turn an exception of the author's code, and each warning, into a finding.
 
         Args:
             where: the part of the problem that runs.
             loss: if this loss returned something wrong, that is reported instead of the exception.
             note: what the author may not know about the arguments.
+            again: runs the author's code, to find the line that calls an operator.
             given: the arguments to show.
         """
         try:
-            with quiet():
+            with quiet(), self._hearing(where):
                 yield
         except NestorError as error:
             self.error(where, str(error), type(error), error)
@@ -132,13 +164,33 @@ class Findings:
                 return
             first = str(error).strip().split("\n")[0].rstrip(".")
             shown = "; ".join(f"{name} {shapes(value)}" for name, value in given.items())
+            known = explained(error, again)
+            said = f"{known} " if known else f"{note}{remedy(first, given)}"
             self.error(
                 f"{where}{place_of_error(error.__traceback__)}",
-                f"{type(error).__name__}: {first}. {note}{remedy(first, given)}"
-                + (f"It was given {shown}." if shown else ""),
-                FunctionFailed,
+                f"{said}It raised {type(error).__name__}: {first}." + (f" It was given {shown}." if shown else ""),
+                SecondDerivativeMissing if known else FunctionFailed,
                 error,
             )
+
+    @contextlib.contextmanager
+    def _hearing(self, where: str) -> Generator[None]:
+        """Turn warnings into findings, one for each text; numbers in it do not make another."""
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            try:
+                yield
+            finally:
+                for warning in heard:
+                    text = str(warning.message).strip().split("\n")[0].rstrip(".")
+                    topic = re.sub(r"\d+", "", text)
+                    if topic not in self._warned and not issubclass(warning.category, DeprecationWarning):
+                        self._warned.add(topic)
+                        self.warning(where, f"It warns: {shortened(text, 300)}.", WarningRaised)
+
+    def last_call(self, which: str) -> Called | None:
+        """The last call of a loss; None if it raised, was not called, or `returned_well` was asked about it."""
+        return self._returned.get(which)
 
     def returned_well(self, which: str) -> bool:
         """Whether a loss returned a finite scalar, or one finite number per example. Otherwise an error is added.
@@ -147,7 +199,8 @@ class Findings:
         """
         if which not in self._returned:
             return True
-        outputs, batch, result = self._returned.pop(which)
+        called = self._returned.pop(which)
+        outputs, batch, result = called.outputs, called.batch, called.result
         n = len(batch[INDEX])
         if not isinstance(result, Tensor) or not result.is_floating_point():
             got = f"a {result.dtype} tensor" if isinstance(result, Tensor) else f"a {type(result).__name__}"
@@ -185,6 +238,8 @@ def shapes(value: Any) -> str:
 
 def remedy(message: str, given: dict[str, Any]) -> str:
     """The usual remedy for a common failure, ending with a space; empty for other failures."""
+    if hint := hint_for(message):
+        return hint
     lowered = message.lower()
     if "out of bounds" in lowered or "out of range" in lowered:
         ranges = ", ".join(
@@ -207,4 +262,4 @@ def remedy(message: str, given: dict[str, Any]) -> str:
         )
     if "expected scalar type" in lowered or "dtype" in lowered:
         return "Convert the column to the type that the function expects, for example with .float() or .long(). "
-    return ""
+    return batch_hint(message, given.get("batch"))

@@ -1,0 +1,118 @@
+"""What a study can store: JSON without NaN, NUL, lone surrogates, integers of 2**63 and more, and deep nesting."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from nestor.errors import AttributesNotJson, shown
+
+MAX_DEPTH = 64  # levels; Python cannot serialize much deeper documents
+TEXT = "The text contains a character that cannot be stored", "Remove NUL characters and lone surrogates."
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A part of a document that cannot be stored, with a sentence about it and its remedy."""
+
+    field: str
+    message: str
+    remedy: str
+
+
+def first_fault(field: str, value: object) -> Fault | None:
+    """The first part of a JSON document that cannot be stored. `field` names the whole; "" for none."""
+    pending: list[tuple[str, object, int]] = [(field, value, 0)]
+    while pending:
+        field, value, depth = pending.pop()
+        match value:
+            case float() if not math.isfinite(value):
+                return Fault(field, "The number is not finite", "Send a finite number, or omit the field.")
+            case int() if abs(value) >= 2**63 and not isinstance(value, bool):
+                remedy = "Integers must be below 2**63; send larger ones as text."
+                return Fault(field, "The number is too large", remedy)
+            case str() if not is_storable(value):
+                return Fault(field, *TEXT)
+            case dict() | list() if depth == MAX_DEPTH:
+                return Fault(field[:200], f"This is nested deeper than {MAX_DEPTH} levels", "Flatten the document.")
+            case dict():
+                for key, item in cast("dict[str, object]", value).items():
+                    if not is_storable(key):
+                        return Fault(field, *TEXT)
+                    pending.append((f"{field}.{key}" if field else key, item, depth + 1))
+            case list():
+                items = cast("list[object]", value)
+                pending.extend((f"{field}.{index}", item, depth + 1) for index, item in enumerate(items))
+            case _:
+                pass
+    return None
+
+
+def is_storable(text: str) -> bool:
+    """Whether PostgreSQL can store `text`: no NUL, and all of it can be encoded."""
+    if "\0" in text:
+        return False
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def json_attributes(attrs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What JSON makes of user attributes, so that every backend returns the same.
+
+    Raises:
+        AttributesNotJson: naming the first attribute that JSON cannot hold, with what to pass.
+    """
+    if attrs is None:
+        return {}
+    if not isinstance(attrs, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] of a user
+        raise AttributesNotJson(reason=f"user_attrs is {shown(attrs)}", advice="Pass a dict of names and values.")
+    for key in attrs:
+        if not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance] of a user
+            raise AttributesNotJson(reason=f"the name {shown(key)} is not a string", advice="Use strings as names.")
+    plain = {key: _plain(f"user_attrs[{shown(key, 40)}]", value, 0) for key, value in attrs.items()}
+    for key, value in plain.items():
+        if fault := first_fault(f"user_attrs[{shown(key, 40)}]", {key: value}):
+            raise AttributesNotJson(reason=f"{fault.field}: {fault.message}", advice=fault.remedy)
+    return json.loads(json.dumps(plain))
+
+
+def _plain(where: str, value: object, depth: int) -> object:
+    if depth > MAX_DEPTH:
+        raise AttributesNotJson(reason=f"{where[:80]}… is nested too deeply", advice="Flatten it.")
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, dict):
+        return {
+            _name(where, key): _plain(f"{where}[{shown(key, 40)}]", item, depth + 1)
+            for key, item in cast("dict[object, object]", value).items()
+        }
+    if isinstance(value, list | tuple):
+        items = cast("list[object] | tuple[object, ...]", value)
+        return [_plain(f"{where}[{index}]", item, depth + 1) for index, item in enumerate(items)]
+    raise AttributesNotJson(reason=f"{where} is of the type {type(value).__name__}", advice=_advice(value))
+
+
+def _name(where: str, key: object) -> str:
+    if key is None or isinstance(key, bool | int | float):
+        return json.dumps(key)  # as json writes them
+    if not isinstance(key, str):
+        reason = f"the name {shown(key)} in {where} is of the type {type(key).__name__}"
+        raise AttributesNotJson(reason=reason, advice="Use strings as names.")
+    return key
+
+
+def _advice(value: object) -> str:
+    if getattr(value, "shape", None) == ():
+        return "Pass its Python number: value.item()."
+    for method in ("tolist", "isoformat"):
+        if callable(getattr(value, method, None)):
+            return f"Pass value.{method}()."
+    if isinstance(value, set | frozenset):
+        return "Pass a list: sorted(value)."
+    return "Pass numbers, strings, lists and dicts, or str(value)."

@@ -1,0 +1,1 @@
+"""What to do about errors that torch raises in a check."""
