@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nestor import data as data
     from nestor import errors as errors
     from nestor import hparams as hparams
     from nestor import options as options
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_MODULES = ("errors", "hparams", "options", "schemas", "visualization")
+_MODULES = ("data", "errors", "hparams", "options", "schemas", "visualization")
 _CLIENT = {
     "Client": "nestor.remote.client",
     "EntryPoint": "nestor.entry_points",

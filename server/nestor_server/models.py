@@ -243,13 +243,13 @@ class Program(Base):
 
 
 class Dataset(Base):
-    """Uploaded splits: one blob each."""
+    """Splits: a blob each, or files by reference."""
 
     __tablename__ = "datasets"
 
     id: Mapped[UUID] = _key()
     owner_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
-    splits: Mapped[dict[str, Any]]  # name → digest
+    splits: Mapped[dict[str, Any]]  # name → digest, or a schemas.ReferencedSplit
     sizes: Mapped[dict[str, Any]]  # name → examples
     created_at: Mapped[datetime] = _now()
 

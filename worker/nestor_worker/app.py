@@ -22,6 +22,7 @@ from nestor_worker.supervisor.attempt import Slot
 from nestor_worker.supervisor.blob_cache import BlobCache
 from nestor_worker.supervisor.heartbeat import Presence
 from nestor_worker.supervisor.prewarmed import Standby
+from nestor_worker.supervisor.references import Roots
 from nestor_worker.supervisor.task import Tasks
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ def serve(settings: Settings, options: Options) -> int:
     """Run trials until SIGTERM or SIGINT, then checkpoint and requeue the running ones. Returns the exit code.
 
     Raises:
-        MissingExtra, InvalidInput: `NESTOR_BLOB_URL` or `NESTOR_DEVICES_PER_TRIAL` cannot be used.
+        MissingExtra, InvalidInput: `NESTOR_BLOB_URL`, `NESTOR_DEVICES_PER_TRIAL` or `NESTOR_DATA_ROOTS` cannot be used.
     """
     if settings.blob_url is not None:
         object_store.open_store(settings.blob_url)  # fails now instead of at the first large checkpoint
@@ -89,10 +90,19 @@ def _slots(options: Options) -> list[Slot]:
     # If the threads of two trials compete for a core, both become many times slower, not twice.
     trials = options.worker_count * len(slots)
     threads = options.threads or max(1, cores() // (trials * options.devices_per_trial))
-    cache = BlobCache(options.cache_dir, options.cache_bytes)
+    cache, roots = BlobCache(options.cache_dir, options.cache_bytes), Roots.of(options.data_roots)
     names = [_worker_id()] if len(slots) == 1 else [f"{_worker_id()}/{i}" for i in range(len(slots))]
     return [
-        Slot(name, devices, threads, options.checkpoint_seconds, cache, options.memory_bytes, options.silence_seconds)
+        Slot(
+            name,
+            devices,
+            threads,
+            options.checkpoint_seconds,
+            cache,
+            options.memory_bytes,
+            options.silence_seconds,
+            roots,
+        )
         for name, devices in zip(names, slots, strict=True)
     ]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 import platformdirs
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from nestor.errors import TooFewDevices
 
@@ -31,7 +31,13 @@ class Options(BaseSettings):
     memory_bytes: Annotated[int, Field(ge=2**30)] | None = None  # of one trial; allocations above it fail
     cache_bytes: Annotated[int, Field(ge=0)] = 16 * 2**30  # size limit of the cache of blobs on disk
     cache_dir: Path = Path(platformdirs.user_cache_dir("nestor"))  # all workers of a machine may share it
+    data_roots: Annotated[tuple[str, ...], NoDecode] = ()  # directories and buckets that trials may read by reference
     standby: bool = True  # prewarm a runner for each free slot: 400 MB each, for a first step within a second
+
+    @field_validator("data_roots", mode="before")
+    @classmethod
+    def _separated_by_commas(cls, roots: object) -> object:
+        return tuple(root.strip() for root in roots.split(",") if root.strip()) if isinstance(roots, str) else roots
 
     @property
     def slots(self) -> tuple[tuple[str, ...], ...]:

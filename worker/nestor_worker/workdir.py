@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 SPEC = "spec.json"
+REFERENCES = "references.json"
 CHECKPOINT = "checkpoint.safetensors"
 TRACES = "traces.json"  # of curvature products, from an earlier trial of the same program or from this one
 START = "start.safetensors"  # the warm start: a checkpoint or a snapshot of another trial
@@ -28,6 +29,23 @@ def remove_orphans() -> None:
         # A directory with our own pid is an old one too: in a container, every worker gets the same pid.
         if owner.isdigit() and (int(owner) == os.getpid() or not Path(f"/proc/{owner}").exists()):
             shutil.rmtree(path, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class PlacedFile:
+    """A referenced file on this machine, with the digest that was recorded.
+
+    Attributes:
+        size, mtime_ns, inode: of the file whose digest was computed.
+        columns: name in the split → a schemas.ReferencedColumn.
+    """
+
+    uri: str
+    path: str
+    size: int
+    mtime_ns: int
+    inode: int
+    columns: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -54,3 +72,17 @@ class WorkSpec:
     def write(self, directory: Path) -> None:
         """Write the spec to this work directory."""
         (directory / SPEC).write_text(json.dumps(asdict(self)))
+
+
+def write_references(directory: Path, placed: dict[str, list[PlacedFile]]) -> None:
+    """Write which referenced files belong to which split."""
+    written = {split: [asdict(file) for file in files] for split, files in placed.items()}
+    (directory / REFERENCES).write_text(json.dumps(written))
+
+
+def read_references(directory: Path) -> dict[str, list[PlacedFile]]:
+    """What `write_references` wrote; empty if it was not called."""
+    path = directory / REFERENCES
+    if not path.exists():
+        return {}
+    return {split: [PlacedFile(**file) for file in files] for split, files in json.loads(path.read_text()).items()}

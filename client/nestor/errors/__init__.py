@@ -33,6 +33,7 @@ from nestor.errors.findings import *
 from nestor.errors.options import *
 from nestor.errors.problems import *
 from nestor.errors.programs import *
+from nestor.errors.references import *
 from nestor.errors.requests import *
 from nestor.errors.resources import *
 from nestor.errors.trials import *

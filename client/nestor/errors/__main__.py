@@ -40,6 +40,7 @@ _ORDER = (
     "options",
     "problems",
     "data",
+    "references",
     "programs",
     "entry_points",
     "findings",

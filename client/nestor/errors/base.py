@@ -12,7 +12,7 @@ ITEMS = 32  # of a quoted list or dictionary
 # Names of context values that are Nestor's own sentences or paths of this machine, and so may be longer.
 _LONG = {
     **dict.fromkeys(("reason", "remedy", "summary", "message", "expected", "rule", "hint", "advice"), 1_000),
-    **dict.fromkeys(("field", "option", "where"), 200),
+    **dict.fromkeys(("field", "option", "where", "uri"), 200),
     **dict.fromkeys(("file", "home", "log", "looked"), 4_096),
     **dict.fromkeys(("findings", "tail"), 20_000),
 }

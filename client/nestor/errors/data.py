@@ -60,6 +60,13 @@ class ColumnReserved(DatasetInvalid):
     remedy = "Rename it."
 
 
+class ColumnTwice(DatasetInvalid):
+    """A split takes two columns of one name from different places."""
+
+    message = "The {split} split has two columns with the name {column!r}."
+    remedy = "Rename one of them."
+
+
 class ColumnNotFound(DatasetInvalid):
     """A column that is read does not exist."""
 

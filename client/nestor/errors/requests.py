@@ -66,6 +66,13 @@ class BlobUrlInvalid(InvalidInput):
     remedy = "Write it like file:///srv/nestor or s3://bucket/prefix."
 
 
+class DataRootInvalid(InvalidInput):
+    """An entry of the setting NESTOR_DATA_ROOTS is neither a directory nor a bucket."""
+
+    message = "NESTOR_DATA_ROOTS cannot be used: {root!r} is neither an absolute path nor s3://bucket/prefix."
+    remedy = "Write it like /data,s3://bucket/prefix."
+
+
 # --- uploads --------------------------------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ from nestor.errors import (
     shown,
 )
 from nestor.remote import credentials, event_stream, uploads
+from nestor.remote.references import referenced
 from nestor.remote.transport import Model, Transport, read
 from nestor.schemas import Action
 
@@ -192,14 +193,14 @@ class Client:
             )
         exported = problem.export() if program is None else program
         blobs = {"graphs": exported.graphs, "tensors": exported.tensors, **problem.data.save()}
-        digests = {
+        digests: dict[str, Any] = {
             name: self.upload(data, what=f"upload {name}", show_progress_bar=show_progress_bar)
             for name, data in blobs.items()
         }
         uploaded = self.create_program(
             schemas.ProgramCreate(graphs=digests.pop("graphs"), tensors=digests.pop("tensors"))
         )
-        dataset = self.create_dataset(schemas.DatasetCreate(**digests))
+        dataset = self.create_dataset(schemas.DatasetCreate(**digests | referenced(problem.data.mapped, digests)))
         uploaded_problem = schemas.ProgramProblem(program=uploaded.id, dataset=dataset.id)
         return self.create_trial(study_id, spec.model_copy(update={"problem": uploaded_problem}))
 
@@ -382,6 +383,14 @@ class Client:
             BlobNotFound, DatasetInvalid
         """
         return self._post("/datasets", new, schemas.Dataset)
+
+    def dataset(self, dataset_id: UUID) -> schemas.Dataset:
+        """A data set: the digest or the references of each split.
+
+        Raises:
+            DatasetNotFound
+        """
+        return self._get(f"/datasets/{dataset_id}", schemas.Dataset)
 
     # --- the server -------------------------------------------------------------------------------
 

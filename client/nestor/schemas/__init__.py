@@ -55,6 +55,9 @@ from nestor.schemas.records import Trial as Trial
 from nestor.schemas.records import TrialExtend as TrialExtend
 from nestor.schemas.records import TrialPage as TrialPage
 from nestor.schemas.records import TrialPriority as TrialPriority
+from nestor.schemas.references import ReferencedColumn as ReferencedColumn
+from nestor.schemas.references import ReferencedFile as ReferencedFile
+from nestor.schemas.references import ReferencedSplit as ReferencedSplit
 from nestor.schemas.steps import Step as Step
 from nestor.schemas.steps import TensorSummary as TensorSummary
 from nestor.schemas.uploads import BlobCreate as BlobCreate

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from nestor.options.base import about
 from nestor.schemas.base import Digest, Schema
+from nestor.schemas.references import Split
 
 
 class BlobCreate(Schema):
@@ -42,11 +43,11 @@ class Program(ProgramCreate):
 
 
 class DatasetCreate(Schema):
-    """Splits, each a safetensors blob of equally long columns."""
+    """Splits of equally long columns: each a safetensors blob, or files by reference."""
 
-    train: Annotated[Digest, about("training examples")]
-    val: Annotated[Digest, about("validation examples")]
-    test: Annotated[Digest | None, about("test examples; null: there is no test set")] = None
+    train: Annotated[Split, about("training examples")]
+    val: Annotated[Split, about("validation examples")]
+    test: Annotated[Split | None, about("test examples; null: there is no test set")] = None
 
 
 class Dataset(DatasetCreate):

@@ -35,6 +35,15 @@ from nestor_server.settings import Settings, read_settings
 USER = "local"  # the owner of the token that `nestor up` creates
 
 
+def data_roots(host: str) -> str:
+    """NESTOR_DATA_ROOTS of a local installation: the user's home directory, whose files the user can read anyway.
+
+    Nothing, if other machines can reach the server, or if the home directory is not one user's.
+    """
+    home = Path.home()
+    return str(home) if host in ("127.0.0.1", "localhost", "::1") and home != Path("/") else ""
+
+
 @contextmanager
 def describe_database_errors(home: Path | None = None) -> Generator[None]:
     """Turn a wrong address and the driver's errors into an error with a remedy.

@@ -182,6 +182,7 @@ class Stack:
             "NESTOR_HOST": address.host,
             "NESTOR_PORT": str(address.port),
             "NESTOR_HOME": str(home.path),
+            "NESTOR_DATA_ROOTS": os.environ.get("NESTOR_DATA_ROOTS", access.data_roots(address.host)),
             "NESTOR_CACHE_DIR": os.environ.get("NESTOR_CACHE_DIR", str(home.path / "cache")),
             "TMPDIR": str(home.scratch()),
             "PYTHONUNBUFFERED": "1",

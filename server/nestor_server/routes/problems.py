@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 from fastapi import APIRouter, Request, Response
 
 from nestor import schemas
@@ -21,8 +23,14 @@ def create_program(new: schemas.ProgramCreate, caller: Writer, session: Tx, resp
 
 @router.post("/datasets", status_code=201, response_model=schemas.Dataset)
 def create_dataset(new: schemas.DatasetCreate, caller: Writer, session: Tx, respond: Idempotent) -> Response:
-    """A data set from uploaded splits."""
+    """A data set from uploaded splits, or from files that workers can read."""
     return respond(lambda: PostResult(datasets.create(session, caller.user_id, new)))
+
+
+@router.get("/datasets/{dataset_id}")
+def read_dataset(dataset_id: UUID, caller: Reader, session: Tx) -> schemas.Dataset:
+    """The splits of a data set: the digest of a blob, or the references."""
+    return datasets.record(datasets.get(session, caller.user_id, dataset_id))
 
 
 @router.get("/presets", response_model=schemas.Presets)

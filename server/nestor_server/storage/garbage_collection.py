@@ -18,12 +18,15 @@ from nestor_server.models import Blob, Checkpoint, Dataset, Program, Snapshot, S
 
 _BY_DIGEST = (Program.graphs, Program.tensors)
 _SPLITS = tuple(Dataset.splits[name].astext for name in SPLITS)
+_PARTS = tuple(Dataset.splits[name]["uploaded"].astext for name in SPLITS)  # of splits by reference
 USED = or_(
     exists().where(Snapshot.blob_id == Blob.id),
     exists().where(Checkpoint.blob_id == Blob.id),
     exists().where(Trial.start_blob_id == Blob.id),
     exists().where(Program.owner_id == Blob.owner_id, or_(*(d == Blob.digest for d in _BY_DIGEST))),
-    exists().where(Dataset.owner_id == Blob.owner_id, or_(*(d == cast(Blob.digest, String) for d in _SPLITS))),
+    exists().where(
+        Dataset.owner_id == Blob.owner_id, or_(*(d == cast(Blob.digest, String) for d in (*_SPLITS, *_PARTS)))
+    ),
 )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nestor.errors import HoldOutEmpty, SplitsDiffer, TooFewExamples
 from nestor.options import EarlyStopping, Folds
+from nestor_engine.data.mapped import joined, rows_at
 from nestor_engine.data.splits import Data, View, size_of
 from nestor_engine.objective import Tensors
 from nestor_engine.tensors.random import derive_seed
@@ -34,7 +35,7 @@ class Partition:
         self.held_out: Tensors | None = None
         if stopping is not None:
             held, steering = _divided(data.val, stopping.fraction, derive_seed(seed, "held out"))
-            self.held_out = {name: values[held] for name, values in data.val.items()}
+            self.held_out = {name: rows_at(values, held) for name, values in data.val.items()}
             self._val = View(data.val, steering)
         self.folds = 1
         if folds is not None:
@@ -72,7 +73,7 @@ def _pooled(train: View, val: View) -> Tensors:
     if _form(first) != _form(second):
         raise SplitsDiffer(train=_columns_of(first), val=_columns_of(second))
     rest = val.all()
-    return {name: torch.cat([values, rest[name]]) for name, values in first.items()}
+    return {name: joined(values, rest[name]) for name, values in first.items()}
 
 
 def _shuffled(n: int, seed: int) -> Tensor:

@@ -11,15 +11,18 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from nestor.data import Ref
 from nestor.errors import ColumnNotTensor, ColumnReserved, ColumnsMissing, DataLengthsDiffer, SplitEmpty, SplitInvalid
 from nestor.program_format import INDEX as INDEX
+from nestor_engine.data.mapped import MappedColumn, rows_at
+from nestor_engine.data.references import column_of, columns_of
 from nestor_engine.distributed import ALONE, Group
 from nestor_engine.objective import Batch, Tensors
 from nestor_engine.tensors.inference import detached
 from nestor_engine.tensors.random import derive_seed
 from nestor_engine.tensors.serialization import to_safetensors
 
-Columns = Any  # a tuple (x, y), or a dict of columns; tensors or arrays
+Columns = Any  # a tuple (x, y), or a dict of columns: tensors, arrays or references; or one reference
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,11 @@ class Data:
 
     @staticmethod
     def of(train: Columns, val: Columns, test: Columns | None = None) -> Data:
-        """From tuples (x, y), which become the columns `x` and `y`, or from dicts of columns.
+        """From tuples (x, y), which become the columns `x` and `y`, from dicts of columns, or from references.
 
         Raises:
-            DatasetInvalid: a split has another form, is empty, or has columns of different lengths.
+            DatasetInvalid: a split has another form, is empty, or has columns of different lengths; a reference cannot
+                be read.
         """
         return Data(_columns("train", train), _columns("val", val), None if test is None else _columns("test", test))
 
@@ -57,17 +61,35 @@ class Data:
         return Data(**{s: {k: v.to(device) for k, v in columns.items()} for s, columns in self.splits.items()})
 
     def save(self) -> dict[str, bytes]:
-        """Each split as safetensors."""
-        return {split: to_safetensors(columns) for split, columns in self.splits.items()}
+        """The columns in memory of each split that has some, as safetensors."""
+        in_memory = {
+            split: {name: values for name, values in columns.items() if not isinstance(values, MappedColumn)}
+            for split, columns in self.splits.items()
+        }
+        return {split: to_safetensors(columns) for split, columns in in_memory.items() if columns}
+
+    @property
+    def mapped(self) -> dict[str, dict[str, MappedColumn]]:
+        """Split → its columns by reference."""
+        return {
+            split: {name: values for name, values in columns.items() if isinstance(values, MappedColumn)}
+            for split, columns in self.splits.items()
+        }
 
     @staticmethod
-    def load(blobs: dict[str, bytes]) -> Data:
+    def load(blobs: dict[str, bytes], mapped: dict[str, dict[str, MappedColumn]] | None = None) -> Data:
         """The data that `save` wrote.
+
+        Args:
+            mapped: as `mapped`; the columns that it left out.
 
         Raises:
             DatasetInvalid: see `of`.
         """
-        return Data.of(**{split: safetensors.torch.load(blob) for split, blob in blobs.items()})
+        splits: dict[str, Tensors] = {split: dict(columns) for split, columns in (mapped or {}).items()}
+        for split, blob in blobs.items():
+            splits[split] = splits.get(split, {}) | safetensors.torch.load(blob)
+        return Data.of(**splits)
 
 
 def size_of(columns: Tensors) -> int:
@@ -76,6 +98,8 @@ def size_of(columns: Tensors) -> int:
 
 
 def _columns(split: str, given: Columns) -> Tensors:
+    if isinstance(given, Ref):
+        given = columns_of(split, given)
     pair = list(cast("list[Any] | tuple[Any, ...]", given)) if isinstance(given, list | tuple) else []
     if not isinstance(given, dict) and len(pair) != 2:
         raise SplitInvalid(split=split, given=_kind(cast("object", given)))
@@ -99,6 +123,8 @@ def _kind(given: object) -> str:
 
 
 def _tensor(split: str, column: str, values: Any) -> Tensor:
+    if isinstance(values, Ref):
+        return column_of(split, column, values)
     if isinstance(values, Tensor):
         return detached(values)
     try:
@@ -126,16 +152,15 @@ class View:
         return next(iter(self.columns.values())).device
 
     def all(self) -> Batch:
-        """Every example. For a whole split the columns are not copied."""
+        """Every example. The columns of a whole split are not copied, and mapped ones are not read."""
         if self.positions is None:
             return self.columns | {INDEX: torch.arange(len(self), device=self.device)}
-        return self._at(self.positions)
+        at = self.positions
+        return {name: rows_at(values, at) for name, values in self.columns.items()} | {INDEX: at}
 
     def take(self, which: Tensor) -> Batch:
         """The examples with the numbers `which` in this view, shape (B,)."""
-        return self._at(which if self.positions is None else self.positions[which])
-
-    def _at(self, index: Tensor) -> Batch:
+        index = which if self.positions is None else self.positions[which]
         return {name: values.index_select(0, index) for name, values in self.columns.items()} | {INDEX: index}
 
 

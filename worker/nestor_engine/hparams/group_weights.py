@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nestor.errors import ChoiceUnknown, ColumnUnusable, GroupsOutOfRange
+from nestor_engine.data.mapped import extremes, pieces
 from nestor_engine.hparams.arguments import count, positive, text
 from nestor_engine.hparams.examples import column_of
 from nestor_engine.hparams.hyperparameters import Hyperparameters
@@ -94,7 +95,7 @@ class GroupWeights(Hyperparameters):
                 "losses * hparams['weights'][batch['y']].",
             )
         if not soft:
-            low, high = int(values.min()), int(values.max())
+            low, high = extremes(values)
             if low < 0 or high >= self._groups:
                 raise GroupsOutOfRange(kind=kind, column=self._column, low=low, high=high, groups=self._groups)
 
@@ -102,7 +103,10 @@ class GroupWeights(Hyperparameters):
         """This kind with the fractions of training examples in each group."""
         column = train[self._column]
         soft = column.is_floating_point()
-        counts = column.sum(0) if soft else torch.bincount(column.long(), minlength=self._groups)
+        counts = sum(
+            (part.sum(0) if soft else torch.bincount(part.long(), minlength=self._groups)) for _, part in pieces(column)
+        )
+        assert isinstance(counts, Tensor)
         kind = copy.copy(self)
         kind._fractions = (counts.double() / counts.sum()).to(self.init[self._name])
         return kind

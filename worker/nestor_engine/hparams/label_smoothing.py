@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nestor.errors import ChoiceUnknown, ColumnUnusable, LabelsOutOfRange, OptionOutOfRange
+from nestor_engine.data.mapped import extremes
 from nestor_engine.hparams.arguments import count, number, text
 from nestor_engine.hparams.examples import column_of
 from nestor_engine.hparams.hyperparameters import Hyperparameters
@@ -91,7 +92,7 @@ class LabelSmoothing(Hyperparameters):
                 shape=tuple(labels.shape),
                 advice="Convert labels with .long().",
             )
-        low, high = int(labels.min()), int(labels.max())
+        low, high = extremes(labels)
         if low < 0 or high >= self._classes:
             raise LabelsOutOfRange(kind="LabelSmoothing", classes=self._classes, low=low, high=high)
 

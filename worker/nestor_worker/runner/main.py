@@ -25,6 +25,7 @@ from nestor_worker.runner.recorder import CannotWrite, TrialRecorder
 
 if TYPE_CHECKING:
     from nestor_engine import Bilevel, Config, Data
+    from nestor_engine.data.mapped import MappedColumn
     from nestor_engine.distributed import Group
 
 
@@ -163,7 +164,21 @@ def _problem(directory: Path, spec: workdir.WorkSpec, config: Config) -> tuple[B
 
     files = {split: directory / split_file(split) for split in SPLITS}
     bilevel = load((directory / GRAPHS_FILE).read_bytes(), (directory / TENSORS_FILE).read_bytes())
-    return bilevel, Data.load({split: path.read_bytes() for split, path in files.items() if path.exists()}), ""
+    uploaded = {split: path.read_bytes() for split, path in files.items() if path.exists()}
+    return bilevel, Data.load(uploaded, _mapped(directory)), ""
+
+
+def _mapped(directory: Path) -> dict[str, dict[str, MappedColumn]]:
+    """The columns that lie in referenced files, by their splits."""
+    from nestor.data.files import FileIdentity
+    from nestor_engine.data.references import recorded_columns
+
+    splits: dict[str, dict[str, MappedColumn]] = {}
+    for split, files in workdir.read_references(directory).items():
+        for file in files:
+            identity = FileIdentity(file.path, file.size, file.mtime_ns, file.inode)
+            splits.setdefault(split, {}).update(recorded_columns(file.uri, identity, file.columns))
+    return splits
 
 
 def _warm_start(bilevel: Bilevel, directory: Path, spec: workdir.WorkSpec) -> Bilevel:

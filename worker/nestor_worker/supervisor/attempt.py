@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from sqlalchemy.exc import InterfaceError, OperationalError
@@ -24,16 +24,18 @@ from nestor import lifecycle
 from nestor.errors import NestorError, Unavailable
 from nestor.schemas import Desired, State
 from nestor_server.database import Sessions
-from nestor_server.models import Trial
+from nestor_server.models import Dataset, Trial
 from nestor_server.scheduling import leases, recording
 from nestor_server.scheduling.leases import Lease, LeaseBudget, LeaseLost
 from nestor_server.settings import Settings
 from nestor_worker import channel, workdir
 from nestor_worker.channel import ChannelBroken, Ended, Failed, Stop
+from nestor_worker.supervisor import references
 from nestor_worker.supervisor.blob_cache import BlobCache
 from nestor_worker.supervisor.buffer import RecordBuffer
 from nestor_worker.supervisor.heartbeat import Heartbeat
 from nestor_worker.supervisor.materialize import materialize
+from nestor_worker.supervisor.references import Roots
 from nestor_worker.supervisor.runner_process import Runner
 
 log = logging.getLogger(__name__)
@@ -47,6 +49,10 @@ LOST_SECONDS = 5.0  # time for the first process of a runner to notice that anot
 DRAIN_SECONDS = 6.0  # as STOP_SECONDS, at shutdown of the worker: the sender of SIGTERM may not wait long
 
 
+class _Interrupted(Exception):
+    """The attempt must end before its runner begins."""
+
+
 @dataclass(frozen=True)
 class Slot:
     """What a worker uses for one trial at a time."""
@@ -58,6 +64,7 @@ class Slot:
     cache: BlobCache
     memory_bytes: int | None = None
     silence_seconds: float = math.inf  # a runner without a message for this long counts as hung
+    roots: Roots = field(default_factory=Roots)  # below which trials may read by reference
 
     def spawn(self) -> Runner:
         """A new runner on this slot's devices, which waits for its trial."""
@@ -123,7 +130,12 @@ class AttemptSupervisor:
             LeaseLost: the lease is not valid any more, and another worker may run the trial.
         """
         try:
-            devices = self._persist(self._materialize)
+            devices, splits = self._persist(self._materialize)
+            self._provide(splits)
+        except _Interrupted:
+            return self._end(None, "it was interrupted while its data were read")
+        except Unavailable as error:
+            return self.requeue(str(error))
         except NestorError as error:
             return self._fail(error.problem())
         log.info("trial %s: attempt %d, runner %d", self._lease.trial_id, self._lease.attempt, self._runner.pid)
@@ -220,8 +232,8 @@ class AttemptSupervisor:
             lambda session: leases.finish(session, self._lease, State.failed, problem, why=problem["detail"])
         )
 
-    def _materialize(self, session: Session) -> int:
-        """Write the work directory, and return the number of devices that the runner is to use."""
+    def _materialize(self, session: Session) -> tuple[int, dict[str, Any]]:
+        """Write the work directory. Returns the number of devices that the runner is to use, and the data's splits."""
         trial = session.get_one(Trial, self._lease.trial_id)
         slot = self._slot
         spec = materialize(
@@ -234,7 +246,26 @@ class AttemptSupervisor:
             memory_bytes=slot.memory_bytes,
         )
         self._traces = spec.traces
-        return spec.devices
+        dataset = None if trial.dataset_id is None else session.get_one(Dataset, trial.dataset_id)
+        return spec.devices, {} if dataset is None else dict(dataset.splits)
+
+    def _provide(self, splits: dict[str, Any]) -> None:
+        """Find the files that the trial reads by reference. It takes no transaction, because it may read them all.
+
+        Raises:
+            LeaseLost: as `run`.
+            _Interrupted: the worker shuts down, or the user asked for an end.
+            DatasetInvalid, Unavailable: as `references.provide`.
+        """
+
+        def check() -> None:
+            if self.heartbeat.lost.is_set():
+                raise LeaseLost(self._lease)
+            if self._draining.is_set() or self._latest_desired() is not Desired.run:
+                raise _Interrupted
+
+        directory, slot = self._runner.directory, self._slot
+        workdir.write_references(directory, references.provide(splits, slot.roots, slot.cache, directory, check))
 
     def _flush(self) -> bool:
         """Record one batch. Whether the buffer is empty now. Training continues if the database does not answer."""

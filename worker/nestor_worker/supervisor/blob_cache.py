@@ -74,6 +74,46 @@ class BlobCache:
             return data
         return None
 
+    @property
+    def limit(self) -> int:
+        """The largest number of bytes that all files together may have."""
+        return self._limit
+
+    def has(self, digest: str) -> bool:
+        """Whether a file of this name is stored. Its contents may be damaged."""
+        return self._path(digest).exists()
+
+    def fetch(self, digest: str, size: int, pieces: Pieces) -> bool:
+        """Store a blob that may be too large to be copied; whether its bytes have the digest, and are stored.
+
+        Raises:
+            OSError: the directory cannot be written.
+        """
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._make_room(size)
+        with NamedTemporaryFile(dir=self._directory, suffix=PART, delete=False) as part:
+            path = Path(part.name)
+        try:
+            is_right = _write(path, pieces) == digest
+            if is_right:
+                path.replace(self._path(digest))
+        finally:
+            path.unlink(missing_ok=True)
+        return is_right
+
+    def linked(self, digest: str, target: Path) -> Path:
+        """The file of a stored blob under another name, where the cache does not remove it.
+
+        Across file systems it is the cache's own file, which may be removed before it is opened.
+        """
+        kept = self._path(digest)
+        os.utime(kept)
+        try:
+            target.hardlink_to(kept)
+        except OSError:
+            return kept
+        return target
+
     def _keep(self, kept: Path, size: int, pieces: Pieces) -> None:
         if size > self._limit:
             return

@@ -6,7 +6,7 @@ import hashlib
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from sqlalchemy import select
@@ -64,8 +64,12 @@ def materialize(
     spec.write(directory)
 
     if trial.dataset_id is not None:
-        dataset = session.get_one(Dataset, trial.dataset_id)
-        digests |= {split_file(split): digest for split, digest in dataset.splits.items() if digest}
+        splits = session.get_one(Dataset, trial.dataset_id).splits
+        parts: dict[str, str | None] = {
+            name: cast("dict[str, Any]", split)["uploaded"] if isinstance(split, dict) else split
+            for name, split in splits.items()
+        }
+        digests |= {split_file(name): digest for name, digest in parts.items() if digest}
     files = {name: blobs.find(session, owner, digest) for name, digest in digests.items()}
     if trial.start_blob_id is not None:
         files[START] = session.get_one(Blob, trial.start_blob_id)

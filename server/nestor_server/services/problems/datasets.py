@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy import select
@@ -12,6 +13,7 @@ from nestor.errors import (
     ColumnNotFinite,
     ColumnReserved,
     ColumnsMissing,
+    ColumnTwice,
     DataLengthsDiffer,
     DatasetNotFound,
     SplitEmpty,
@@ -20,24 +22,31 @@ from nestor.errors import (
 from nestor.program_format import INDEX
 from nestor_server.models import Blob, Dataset
 from nestor_server.storage import blobs, tensor_blobs
-from nestor_server.storage.safetensors_header import Malformed
+from nestor_server.storage.safetensors_header import Malformed, Tensor
 
 
 def create(session: Session, owner_id: UUID, new: schemas.DatasetCreate) -> schemas.Dataset:
-    """Record a data set whose splits were uploaded.
+    """Record a data set whose splits were uploaded, or lie in files that workers can read.
+
+    The server does not read such files. Workers compare them with what is recorded here.
 
     Raises:
         BlobNotFound: a digest is not of a complete blob of this owner.
         DatasetInvalid: a split is empty, has columns of different lengths, is not finite, or is not safetensors.
     """
-    splits = new.model_dump(exclude_none=True)
-    found = {split: blobs.find_and_retain(session, owner_id, digest) for split, digest in splits.items()}
-    sizes = {split: _examples(session, split, blob) for split, blob in found.items()}
-    dataset = Dataset(owner_id=owner_id, splits=splits, sizes=sizes)
+    splits = {split: _Split.of(session, owner_id, split, given) for split, given in new if given is not None}
+    sizes = {name: split.examples() for name, split in splits.items()}
+    given = new.model_dump(mode="json")
+    dataset = Dataset(owner_id=owner_id, splits={name: given[name] for name in splits}, sizes=sizes)
     session.add(dataset)
     session.flush()
     session.refresh(dataset)
-    return schemas.Dataset(id=dataset.id, sizes=sizes, created_at=dataset.created_at, **splits)
+    return record(dataset)
+
+
+def record(dataset: Dataset) -> schemas.Dataset:
+    """The data set as the API shows it."""
+    return schemas.Dataset(id=dataset.id, sizes=dataset.sizes, created_at=dataset.created_at, **dataset.splits)
 
 
 def get(session: Session, owner_id: UUID, dataset_id: UUID) -> Dataset:
@@ -54,22 +63,65 @@ def get(session: Session, owner_id: UUID, dataset_id: UUID) -> Dataset:
     return dataset
 
 
-def _examples(session: Session, split: str, blob: Blob) -> int:
-    """The number of examples of a valid split."""
+@dataclass(frozen=True)
+class _Split:
+    """A split to validate.
+
+    Attributes:
+        blob: the uploaded columns, if there are any.
+        uploaded: the columns in the blob.
+        shapes: column → shape, of the uploaded columns and of those in referenced files.
+    """
+
+    session: Session
+    name: str
+    blob: Blob | None
+    uploaded: dict[str, Tensor]
+    shapes: dict[str, tuple[int, ...]]
+
+    @classmethod
+    def of(cls, session: Session, owner_id: UUID, name: str, given: str | schemas.ReferencedSplit) -> _Split:
+        """The split with the headers of its blob.
+
+        Raises:
+            BlobNotFound, DatasetInvalid: as `create`.
+        """
+        digest = given if isinstance(given, str) else given.uploaded
+        blob = None if digest is None else blobs.find_and_retain(session, owner_id, digest)
+        uploaded = {} if blob is None else _columns(session, name, blob)
+        shapes = {column: tensor.shape for column, tensor in uploaded.items()}
+        for file in () if isinstance(given, str) else given.files:
+            for column, referenced in file.columns.items():
+                if column in shapes:
+                    raise ColumnTwice(split=name, column=column)
+                shapes[column] = referenced.shape
+        return cls(session, name, blob, uploaded, shapes)
+
+    def examples(self) -> int:
+        """The number of examples of a valid split.
+
+        Raises:
+            DatasetInvalid: as `create`.
+        """
+        if not self.shapes:
+            raise ColumnsMissing(split=self.name)
+        if INDEX in self.shapes:
+            raise ColumnReserved(split=self.name, column=INDEX)
+        lengths = {name: shape[0] if shape else "a scalar" for name, shape in self.shapes.items()}
+        examples = next(iter(lengths.values()))
+        if len(set(lengths.values())) != 1 or isinstance(examples, str):
+            raise DataLengthsDiffer(split=self.name, lengths=dict(sorted(lengths.items())))
+        if examples == 0:
+            raise SplitEmpty(split=self.name)
+        if self.blob is not None and (
+            column := tensor_blobs.first_not_finite(self.session, self.blob, self.uploaded.values())
+        ):
+            raise ColumnNotFinite(split=self.name, column=column.name)
+        return examples
+
+
+def _columns(session: Session, split: str, blob: Blob) -> dict[str, Tensor]:
     try:
-        columns = tensor_blobs.header(session, blob).tensors
+        return tensor_blobs.header(session, blob).tensors
     except Malformed as error:
         raise SplitNotSafetensors(split=split, reason=error) from None
-    if not columns:
-        raise ColumnsMissing(split=split)
-    if INDEX in columns:
-        raise ColumnReserved(split=split, column=INDEX)
-    lengths = {name: column.shape[0] if column.shape else "a scalar" for name, column in columns.items()}
-    examples = next(iter(lengths.values()))
-    if len(set(lengths.values())) != 1 or isinstance(examples, str):
-        raise DataLengthsDiffer(split=split, lengths=dict(sorted(lengths.items())))
-    if examples == 0:
-        raise SplitEmpty(split=split)
-    if column := tensor_blobs.first_not_finite(session, blob, columns.values()):
-        raise ColumnNotFinite(split=split, column=column.name)
-    return examples

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from nestor import errors
 from nestor.errors import NotExportable
 from nestor.options import Config, DirectOnly
+from nestor_engine.data.mapped import Scan, scan
 from nestor_engine.data.splits import INDEX, Data, size_of
 from nestor_engine.hparams import CompositeHyperparameters
 from nestor_engine.objective import Batch, Bilevel, Tensors
@@ -257,9 +258,8 @@ def probe(columns: Tensors, bilevel: Bilevel) -> Batch:
     n = size_of(columns)
     rows = [round(position * (n - 1) / (EXAMPLES - 1)) for position in range(EXAMPLES)]
     for values in columns.values():
-        if not values.is_floating_point() and values.ndim and values.numel():
-            flat = values.reshape(n, -1)
-            rows += [int(flat.amin(1).long().argmin()), int(flat.amax(1).long().argmax())]
+        found = Scan() if values.is_floating_point() else scan(values)
+        rows += [row for row in (found.lowest, found.highest) if row is not None]
     device = next(iter(bilevel.params.values())).device
     index = torch.tensor(rows)
     return {name: values[index.to(values.device)].to(device) for name, values in columns.items()} | {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nestor import errors
+from nestor_engine.data.mapped import scan
 from nestor_engine.data.splits import Data
 from nestor_engine.objective import Bilevel
 from nestor_engine.problem.validation.report import Findings
@@ -14,8 +15,7 @@ def check_data(findings: Findings, data: Data) -> None:
     """Look for non-finite values, and for test columns that differ from the validation columns."""
     for split, columns in data.splits.items():
         for name, values in columns.items():
-            if values.is_floating_point() and not values.isfinite().all():
-                bad = int((~values.isfinite()).reshape(len(values), -1).any(1).nonzero()[0])
+            if values.is_floating_point() and (bad := scan(values).not_finite) is not None:
                 findings.error(
                     f"{split} data",
                     f"The column {name!r} holds NaN or infinity, first in example {bad}. Remove or impute it.",
