@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from nestor.errors import (
@@ -22,6 +23,7 @@ from nestor.errors import (
     is_out_of_memory,
     shown,
 )
+from nestor_engine.data.forms import with_parts
 from nestor_engine.data.splits import Columns, Data
 from nestor_engine.hparams import Hyperparameters, compose
 from nestor_engine.hparams.weights import trainable
@@ -73,8 +75,9 @@ class Problem:
         self.metrics = dict(metrics or {})
         if "loss" in self.metrics:
             raise MetricNameReserved(name="loss")
+        self.data = Data.of(train=train, val=val, test=test, dtype=_dtype_of(model))
+        inputs = with_parts(inputs, self.data.train)
         self.inputs = (inputs,) if isinstance(inputs, str) else tuple(inputs)
-        self.data = Data.of(train=train, val=val, test=test)
         for split, columns in self.data.splits.items():
             if missing := [name for name in self.inputs if name not in columns]:
                 raise ColumnNotFound(
@@ -163,6 +166,12 @@ class Problem:
 def _expect(argument: str, given: object, fits: Callable[[object], bool], expected: str) -> None:
     if not fits(given):
         raise ArgumentInvalid(owner="Problem", argument=argument, given=shown(given), expected=expected)
+
+
+def _dtype_of(model: nn.Module) -> torch.dtype | None:
+    """The one dtype in which the model can be trained; None if it has none or several."""
+    dtypes = {p.dtype for p in trainable(model).values()}
+    return dtypes.pop() if dtypes in ({torch.float32}, {torch.float64}) else None
 
 
 def _expect_replaceable(name: str, module: nn.Module) -> None:
