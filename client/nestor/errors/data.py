@@ -171,3 +171,14 @@ class HoldOutEmpty(DatasetInvalid):
         "{option} of {n} validation examples holds out {taken}. At least one must be held out, and one must be left."
     )
     remedy = "Give more validation examples, or change that option."
+
+
+class TransformInvalid(DatasetInvalid):
+    """The transform of training batches does not return a batch."""
+
+    message = "The transform {reason}."
+    remedy = "{advice}"
+
+
+class TransformNotReproducible(DatasetInvalid):
+    """Two calls of the transform with one seed give different batches."""

@@ -54,7 +54,9 @@ def with_parts(inputs: Any, columns: Mapping[str, object]) -> Any:
     if isinstance(inputs, str) and not any(name == inputs or _below(name, f"{inputs}.0") for name in columns):
         prefix = f"{inputs}."
         return {name.removeprefix(prefix): name for name in columns if name.startswith(prefix)} or inputs
-    names: list[Any] = [inputs] if isinstance(inputs, str) else list(inputs) if isinstance(inputs, list | tuple) else []
+    names: tuple[Any, ...] = (inputs,) if isinstance(inputs, str) else ()
+    if type(inputs) in (list, tuple):
+        names = tuple(inputs)
     if not names or not all(isinstance(name, str) for name in names):
         return inputs
     return tuple(column for name in names for column in (list(_parts(name, columns)) or [name]))

@@ -30,6 +30,7 @@ from nestor_engine.hparams.weights import trainable
 from nestor_engine.objective import Batch, Bilevel, PyTree, Tensors
 from nestor_engine.problem.eager import EagerFunctions, Loss
 from nestor_engine.problem.meta_copy import meta_copy
+from nestor_engine.problem.transform import Transform, TransformedBatches
 
 if TYPE_CHECKING:
     from nestor_engine.problem.validation.report import Report
@@ -45,8 +46,11 @@ class Problem:
         train_loss: (outputs, batch) or (outputs, batch, hparams) → a scalar, or one loss per example, shape (B,).
         val_loss: the same for the validation loss that is minimized over hyperparameters; a mean over examples.
         metrics: name → function like `val_loss`; reported for validation and test data.
-        train, val, test: tuples (x, y), or dicts of columns. The test split is only evaluated.
+        train, val, test: tuples (x, y), dicts of columns, or Datasets, which are read once; see docs/data.md. The test
+            split is only evaluated.
         inputs: the column, or columns, that are the arguments of the model.
+        transform: batch → batch, applied to training batches alone, before hyperparameters and model; its random
+            draws are torch's. It returns all columns that it was given.
 
     `batch` holds the columns and `index`, the examples' positions in their split; `hparams` holds the
     transformed values.
@@ -65,10 +69,14 @@ class Problem:
         test: Columns | None = None,
         metrics: dict[str, Loss] | None = None,
         inputs: str | Sequence[str] = "x",
+        transform: Transform | None = None,
     ) -> None:
         _expect("model", model, lambda given: isinstance(given, nn.Module), "a torch.nn.Module")
         for name, function in {"train_loss": train_loss, "val_loss": val_loss, **(metrics or {})}.items():
             _expect(name, function, callable, "a function of outputs and batch")
+        if transform is not None:
+            _expect("transform", transform, callable, "a function from a batch to a batch")
+        self.transform = transform
         self.model = model
         self.hparams = compose(hparams)
         self.train_loss, self.val_loss = train_loss, val_loss
@@ -126,7 +134,7 @@ class Problem:
             hparams={name: value.detach() for name, value in kinds.init.items()},
             transforms=dict(kinds.transforms),
             bounds=dict(kinds.bounds),
-            prepare=kinds.prepare,
+            prepare=kinds.prepare if self.transform is None else TransformedBatches(self.transform, kinds),
             forward=functions.forward,
             criterion=functions.criterion,
             penalty=functions.penalty,

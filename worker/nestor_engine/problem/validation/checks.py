@@ -22,6 +22,7 @@ from nestor.errors import NotExportable
 from nestor_engine.data.splits import INDEX, Data, size_of
 from nestor_engine.hparams import CompositeHyperparameters
 from nestor_engine.objective import Batch, Bilevel, Tensors
+from nestor_engine.problem.transform import Transform, check_transform
 from nestor_engine.problem.validation.report import Finding as Finding
 from nestor_engine.problem.validation.report import Findings as Findings
 from nestor_engine.problem.validation.report import Report as Report
@@ -40,6 +41,7 @@ class Checkable(Protocol):
     val_loss: Callable[..., Tensor]
     inputs: tuple[str, ...]
     data: Data
+    transform: Transform | None
 
     def bilevel(self) -> Bilevel:
         """As `Problem.bilevel`."""
@@ -77,6 +79,8 @@ class _Check(Findings):
                 for remark in self._problem.hparams.remarks:
                     self.warning("hyperparameters", remark)
                 check_tensors(self, bilevel, self._problem.data, self._problem.inputs)
+                if self.report().ok:
+                    check_transform(self, self._problem.transform, probe(self._problem.data.train, bilevel))
                 # With broken data or weights, the later checks would report consequences, not causes.
                 if self.report().ok:
                     self._training(bilevel)
