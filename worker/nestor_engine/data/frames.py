@@ -20,8 +20,10 @@ _ADVICE = {
 
 
 def is_pandas(values: Any) -> bool:
-    """Whether `values` is a DataFrame, a Series, an Index or an array of pandas."""
-    return any(kind.__module__.partition(".")[0] == "pandas" for kind in type(values).__mro__)
+    """Whether `values` is a DataFrame, a Series, an Index or an array of pandas, and not one of its scalars."""
+    return hasattr(values, "isna") and any(
+        kind.__module__.partition(".")[0] == "pandas" for kind in type(values).__mro__
+    )
 
 
 def is_frame(values: Any) -> bool:
