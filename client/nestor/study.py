@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -14,7 +13,6 @@ from nestor import schemas
 from nestor.backend import Backend
 from nestor.errors import (
     ArgumentInvalid,
-    AttributesNotJson,
     CallbacksWithoutWait,
     FoldsWithExampleHparams,
     OptionTypeWrong,
@@ -23,6 +21,7 @@ from nestor.errors import (
 )
 from nestor.extras import require
 from nestor.options.config import Config, documented, merged
+from nestor.results.attributes import plain
 from nestor.results.values import Values
 from nestor.schemas import WarmStart
 from nestor.trial import Trial, table
@@ -145,7 +144,7 @@ class Study:
             warm_start=WarmStart(trial=warm_start.id) if isinstance(warm_start, Trial) else warm_start,
             priority=priority,
             devices_per_trial=devices_per_trial,
-            user_attrs=_plain(user_attrs),
+            user_attrs=plain(user_attrs),
         )
         program = self._check(problem, config)
         record = self._backend.submit(
@@ -251,7 +250,7 @@ class Study:
         Raises:
             AttributesNotJson: `value` is not JSON-serializable.
         """
-        self._record = self._backend.set_user_attrs(self.id, _plain({key: value}))
+        self._record = self._backend.set_user_attrs(self.id, plain({key: value}))
 
     def __repr__(self) -> str:
         return f"Study(name={self.name!r}, id='{self.id}')"
@@ -289,7 +288,7 @@ def create_study(
         {
             "name": f"study-{uuid4().hex[:8]}" if name is None else name,
             "load_if_exists": load_if_exists,
-            "user_attrs": _plain(user_attrs),
+            "user_attrs": plain(user_attrs),
             "tags": tags,
         },
     )
@@ -344,11 +343,3 @@ def submission(config: Config, **options: Any) -> schemas.TrialCreate:
     """
     to_come = schemas.ProgramProblem(program=UUID(int=0), dataset=UUID(int=0))
     return schemas.build(schemas.TrialCreate, {"problem": to_come, **options, **dict(config)})
-
-
-def _plain(attrs: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What JSON makes of `attrs`, so that both backends give back the same."""
-    try:
-        return json.loads(json.dumps({} if attrs is None else dict(attrs), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise AttributesNotJson(reason=str(error)) from error

@@ -166,4 +166,4 @@ class AttributesNotJson(ConfigInvalid):
     """User attributes are not what JSON can hold."""
 
     message = "User attributes must be what JSON can hold: {reason}."
-    remedy = "Convert them first."
+    remedy = "Pass numbers, texts, lists and dictionaries of them; a number of NumPy or torch gives one with .item()."

@@ -93,7 +93,7 @@ class _Reading:
 
         if self._size == 0:
             raise SplitEmpty(split=self._split)
-        first = self._row(0)
+        first = _copied(self._row(0))
         self._expect_the_same_again(first)
         nbytes = self._size * sum(values.nbytes for values in first.values())
         size, free = _in_words(nbytes), _free_memory()
@@ -104,7 +104,7 @@ class _Reading:
         what = f"reading {size} of {self._split} data"
         # TQDM_DISABLE=1 turns this bar off, like every other.
         for number in tqdm(range(self._size), desc=what, unit="item", delay=SHOW_AFTER, leave=False):
-            for name, row in (first if number == 0 else self._row(number, first)).items():
+            for name, row in self._row(number, first).items():
                 found[name][number] = row
         return found
 
@@ -138,10 +138,15 @@ class _Reading:
     def _expect_the_same_again(self, first: Tensors) -> None:
         """Check that a few items do not change between two reads, as they do under a random transform."""
         for number in range(min(TWICE, self._size)):
-            before = first if number == 0 else self._row(number, first)
+            before = _copied(self._row(number, first))
             for name, values in self._row(number, first).items():
                 if not torch.equal(values.nan_to_num(), before[name].nan_to_num()):
                     raise ItemRandom(split=self._split, item=number, column=name)
+
+
+def _copied(row: Tensors) -> Tensors:
+    """For a Dataset that returns one tensor again and again, with other contents."""
+    return {name: values.clone() for name, values in row.items()}
 
 
 def _held(split: str, dataset: Any) -> tuple[Tensor, ...] | None:

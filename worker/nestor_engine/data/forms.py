@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 from torch import Tensor
@@ -13,6 +14,7 @@ from nestor_engine.data.frames import columns_of_frame, is_frame, is_pandas
 
 PAIR = ("x", "y")
 FORMS = "Pass a tuple (x, y), or a dict of columns by name."
+_LOAD = "Load the file first, for example with numpy.load or pandas.read_csv."
 ITEMS = "Let its items be tuples (x, y), or dicts of columns by name; several inputs are ((a, b), y)."
 
 
@@ -25,7 +27,8 @@ def columns_in(split: str, given: Any) -> dict[str, Any]:
     """
     pairs = _pairs(given)
     if pairs is None:
-        raise SplitInvalid(split=split, given=called(given), advice=FORMS)
+        advice = f"{_LOAD} {FORMS}" if isinstance(given, str | Path) else FORMS
+        raise SplitInvalid(split=split, given=called(given), advice=advice)
     return _flattened(split, pairs)
 
 
