@@ -1,4 +1,4 @@
-"""The cost of a hypergradient: `python -m benchmarks.hypergradient [--json FILE] [--quick] [--cases NAME …]`.
+"""The cost of a hypergradient: `python -m benchmarks.hypergradient [--json FILE] [--quick] [--no-errors] [--cases …]`.
 
 All methods run in one process on one thread and alternate. Costs are processor times relative to a plain training
 gradient on the same batch, which is measured before and after each method; medians over the rounds.
@@ -22,8 +22,9 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -47,21 +48,20 @@ COLUMNS = ("product", "hypergradient", "peak_mb", "error")
 Row = dict[str, Any]
 
 
-def measure(name: str, rounds: int) -> list[Row]:
+def measure(name: str, rounds: int, *, errors: bool) -> list[Row]:
     """The rows of one case."""
-    subject, few = case(name), case(name, FEW)
-    alpha, alpha_on_few = step_size(subject), step_size(few)
+    subject = case(name)
+    alpha = step_size(subject)
     gradient = training_gradient(task_of(subject, alpha))
-    exact = Exact(few.double(), alpha_on_few)
+    error_of = errors_of(name) if errors else repeat(lambda: None)
     rows, runs = list(floors(subject)), []
     print(f"\n{name}: one training gradient takes {1e3 * seconds(gradient, least=1.0):.1f} ms", file=sys.stderr)
-    for contender, on_few in zip(contenders(subject, alpha), contenders(few, alpha_on_few), strict=True):
+    for contender, error in zip(contenders(subject, alpha), error_of, strict=errors):
         row = empty(name, contender.implementation, contender.curvature, contender.solver)
         rows.append(row)
         print(f"  {contender.implementation}, {contender.curvature}, {contender.solver}", file=sys.stderr, flush=True)
         try:
-            row["error"] = exact.error(on_few)
-            on_few.restart()
+            row["error"] = error()
             row["peak_mb"] = peak_mb(contender.hypergradient, gradient)
             contender.hypergradient()
             runs.append((row, contender))
@@ -115,6 +115,15 @@ def training_gradient(task: Task) -> Run:
     return run
 
 
+def errors_of(name: str) -> Iterator[Callable[[], float | None]]:
+    """A function for each contender that returns its error on a few examples."""
+    few = case(name, FEW)
+    alpha = step_size(few)
+    exact = Exact(few.double(), alpha)
+    for contender in contenders(few, alpha):
+        yield partial(exact.error, contender)
+
+
 def step_size(subject: Case) -> float:
     """The step size of the series: slightly below the inverse of the Hessian's largest |eigenvalue|."""
     nestor = Nestor(subject)
@@ -144,7 +153,9 @@ class Exact:
         else:
             exact = self._series(contender.curvature)
         size = float(exact.norm())
-        return float((contender.hypergradient().double() - exact).norm()) / size if size else None
+        difference = float((contender.hypergradient().double() - exact).norm())
+        contender.restart()
+        return difference / size if size else None
 
     def _by_hand(self, curvature: str) -> Tensor:
         way = {"Hessian": reverse_over_reverse, "Gauss-Newton": curvlinops_gauss_newton}[curvature]
@@ -200,13 +211,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     parser.add_argument("--quick", action="store_true", help="one round of the two smallest cases")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"{ROUNDS} by default")
+    parser.add_argument("--no-errors", action="store_true", help="leave out the errors, which take most of the time")
     parser.add_argument("--cases", nargs="+", choices=MODELS, help="only these")
     options = parser.parse_args()
     one_thread()
     install_peers()
     rows: list[Row] = []
     for name in options.cases or (["softmax", "mlp"] if options.quick else MODELS):
-        rows += measure(name, 1 if options.quick else options.rounds)
+        rows += measure(name, 1 if options.quick else options.rounds, errors=not options.no_errors)
         if options.json:
             options.json.write_text(json.dumps(rows, indent=1))
     print(f"{caption('benchmarks.hypergradient')}\n\n{table(rows)}")

@@ -44,8 +44,8 @@ BATCHES = {"mlp": 128, "cnn": 64, "resnet18": 64, "transformer": 64}  # the last
 EXAMPLES = 512  # of the training and the validation data each
 EVERY = (5, 20) if ON_GPU else (5, 20, 50, 100)  # inner steps per outer step
 # Inner steps of a run by model, for plain training and for tuning.
-LENGTHS = {"mlp": 5_000, "cnn": 2_000, "resnet18": 300, "transformer": 2_000} if ON_GPU else {"mlp": 2_000, "cnn": 300}
-TUNED_LENGTHS = {"mlp": 1_000, "cnn": 500} if ON_GPU else LENGTHS
+LENGTHS = {"mlp": 2_000, "cnn": 1_000, "resnet18": 300, "transformer": 1_000} if ON_GPU else {"mlp": 2_000, "cnn": 300}
+TUNED_LENGTHS = {"mlp": 10_000, "cnn": 5_000, "resnet18": 1_000, "transformer": 5_000} if ON_GPU else LENGTHS
 ROUNDS = 3 if ON_GPU else 5
 Row = dict[str, Any]
 
@@ -129,6 +129,17 @@ def inner(subject: Subject, steps: int, rounds: int) -> list[Row]:
     return [row(subject, "inner loop / by hand, in this process", statistics.median(ratios), steps)]
 
 
+def determinism(subject: Subject, steps: int, rounds: int) -> list[Row]:
+    """What deterministic kernels cost the inner loop; workers use them. CUBLAS_WORKSPACE_CONFIG must be set."""
+    ratios = []
+    for _ in range(rounds):
+        free = seconds(lambda: subject.untuned(steps))
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        ratios.append(seconds(lambda: subject.untuned(steps)) / free)
+        torch.use_deterministic_algorithms(False)
+    return [row(subject, "inner loop, deterministic kernels / any kernels", statistics.median(ratios), steps)]
+
+
 def through_the_service(subject: Subject, server: str, steps: int) -> list[Row]:
     """A trial of few outer steps, so that inner steps dominate. The hand-written loop runs before and after it."""
     before = wall(lambda: subject.by_hand(steps))
@@ -159,19 +170,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     parser.add_argument("--quick", action="store_true", help="short runs and one round of the multilayer perceptron")
+    parser.add_argument("--cases", nargs="+", choices=LENGTHS, help="only these models")
     parser.add_argument("--local", action="store_true", help="without the service")
     options = parser.parse_args()
     one_thread()
     rows: list[Row] = []
     rounds = 1 if options.quick else ROUNDS
-    lengths = {"mlp": 200} if options.quick else LENGTHS
+    lengths = {"mlp": 200} if options.quick else {name: LENGTHS[name] for name in options.cases or LENGTHS}
     for name, steps in lengths.items():
         subject = Subject(name)
         subject.by_hand(5)
         rows += inner(subject, steps, rounds)
+        if ON_GPU:
+            rows += determinism(subject, steps, rounds)
         if name in TUNED_LENGTHS:
             length = steps if options.quick else TUNED_LENGTHS[name]
-            rows += tuning(subject, length, rounds, EVERY[:2] if options.quick else EVERY)
+            rows += tuning(subject, length, 1 if ON_GPU else rounds, EVERY[:2] if options.quick else EVERY)
+        if options.json:
+            options.json.write_text(json.dumps(rows, indent=1))
     if not options.local:
         with running_service() as server:
             for name, steps in lengths.items():

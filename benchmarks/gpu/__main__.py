@@ -69,7 +69,8 @@ def measured(part: str, *, quick: bool) -> dict[str, Any]:
 
 
 def _python(*arguments: str, limit: int) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    fixed = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    environment = os.environ | fixed
     command = [sys.executable, *arguments]
     try:
         return subprocess.run(

@@ -28,8 +28,8 @@ N_STEPS = 600
 Row = dict[str, Any]
 
 
-def problem() -> nestor.Problem:
-    """A convolutional network with batch norm and dropout, created on the CPU as a client does."""
+def problem(device: torch.device | str = "cpu") -> nestor.Problem:
+    """A convolutional network with batch norm and dropout; a client creates it on the CPU."""
     torch.manual_seed(0)
     x, y = torch.randn(600, 1, 8, 8), torch.arange(600) % 10
     x = x + y.view(-1, 1, 1, 1) / 5
@@ -37,6 +37,7 @@ def problem() -> nestor.Problem:
         nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Dropout(0.2), nn.Linear(576, 10)
     )
     loss = lambda outputs, batch: F.cross_entropy(outputs, batch["y"], reduction="none")
+    model, x, y = model.to(device), x.to(device), y.to(device)
     kinds = [L2(model, per="weight", init=-6.0), ExampleWeights(400)]
     return nestor.Problem(model, kinds, loss, loss, train=(x[:400], y[:400]), val=(x[400:], y[400:]))
 
@@ -65,9 +66,9 @@ def run(server: str, n_steps: int) -> list[Row]:
     # Few steps, because rounding errors grow and the two use different kernels.
     there, here = (
         nestor.create_study("benchmarks: gpu, briefly", server=address, load_if_exists=True).optimize(
-            problem(), n_steps=5, seed=0, **options
+            problem(device), n_steps=5, seed=0, **options
         )
-        for address in (server, None)
+        for address, device in ((server, "cpu"), (None, DEVICE))
     )
     there.wait()
     here.wait()

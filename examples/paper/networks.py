@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # of computations outside of the service
+
 
 def softmax_regression(shape: torch.Size, classes: int) -> nn.Module:
     """One linear layer on the pixels."""
@@ -85,11 +87,12 @@ def count(model: nn.Module) -> int:
 
 
 def tested(model: nn.Module, split: tuple[Tensor, Tensor]) -> float:
-    """The accuracy of `model`, in evaluation mode, on (x, y)."""
-    x, y = split
-    model.eval()
+    """The accuracy of `model`, in evaluation mode, on (x, y); computed on this process's GPU if it has one."""
+    x, y = (column.to(DEVICE) for column in split)
+    model.eval().to(DEVICE)
     with torch.no_grad():
         right = [(model(part).argmax(1) == label).sum() for part, label in zip(x.split(500), y.split(500), strict=True)]
+    model.cpu()
     return float(torch.stack(right).sum()) / len(y)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 import nestor
+from examples.paper.networks import DEVICE
 
 Tensors = dict[str, Tensor]
 Metrics = dict[str, dict[str, float]]  # split → validation loss (as `loss`) and metrics
@@ -33,9 +33,8 @@ def trained(
         batch_size: training examples in a batch.
         hparams: as optimized; the problem's initial ones by default.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    bilevel, data = problem.bilevel().to(device), problem.data.to(device)
-    fixed = {name: value.to(device) for name, value in (hparams or bilevel.hparams).items()}
+    bilevel, data = problem.bilevel().to(DEVICE), problem.data.to(DEVICE)
+    fixed = {name: value.to(DEVICE) for name, value in (hparams or bilevel.hparams).items()}
     fitted = nestor.fit(
         bilevel, data.train, n_steps=n_steps, inner=inner, batch_size=batch_size, hparams=fixed, seed=seed
     )

@@ -13,6 +13,7 @@ from tests.engine.pins import expect, trajectory
 from tests.landed import CHECKPOINTS, CHECKPOINTS_FORMAT_3, CONTINUED, checkpoint_of, config_of
 from tests.landed.problems import PROBLEMS
 
+pytestmark = pytest.mark.cpu  # the numbers follow from the draws of a CPU
 TOLD: dict[str, dict[str, Any]] = json.loads(CONTINUED.read_text())
 FORMATS = pytest.mark.parametrize("folder", [CHECKPOINTS, CHECKPOINTS_FORMAT_3], ids=["format 2", "format 3"])
 

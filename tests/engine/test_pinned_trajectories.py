@@ -20,6 +20,7 @@ import nestor_engine as engine
 from nestor_engine import hparams as kinds
 from tests.engine.pins import Trajectory, expect, trajectory
 
+pytestmark = pytest.mark.cpu  # its draws are those of a CPU
 PINNED = Path(__file__).with_name("pinned_trajectories.json")
 N, N_VAL, FEATURES, CLASSES, STEPS = 15, 9, 3, 3, 5
 

@@ -200,6 +200,7 @@ _DERIVATIVE = re.compile(r"_?(\w+?)_(forward|backward|backward_data)")
 # and the others are these, into which torch divides some operators when it differentiates them.
 DERIVATIVES = _words("""
     _adaptive_avg_pool2d _log_softmax _prelu_kernel _prelu_kernel_backward _softmax embedding_dense_backward
+    cudnn_batch_norm cudnn_batch_norm_backward
 """)
 # Dropout's backward allocates with it, and fills the memory at once.
 ALLOCATIONS = frozenset({"aten.empty_like.default"})

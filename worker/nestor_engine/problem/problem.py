@@ -131,7 +131,8 @@ class Problem:
         return Bilevel(
             params=params,
             buffers=kept,
-            hparams={name: value.detach() for name, value in kinds.init.items()},
+            # Kinds are made from sizes, so theirs are on the CPU even if the model is not.
+            hparams={name: value.detach().to(next(iter(params.values())).device) for name, value in kinds.init.items()},
             transforms=dict(kinds.transforms),
             bounds=dict(kinds.bounds),
             prepare=kinds.prepare if self.transform is None else TransformedBatches(self.transform, kinds),
