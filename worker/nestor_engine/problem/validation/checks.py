@@ -245,7 +245,7 @@ def _replaced(batch: Batch, prepared: Batch) -> str:
     for name, values in batch.items():
         if (given := shapes(values)) != (now := shapes(prepared[name])):
             return (
-                f"Hyperparameters, or a transform, turned its column {name!r} from {given} into {now}. If these are class "
-                "probabilities, F.cross_entropy takes them. "
+                f"Hyperparameters or the transform turned its column {name!r} from {given} into {now}. If these are "
+                "class probabilities, F.cross_entropy takes them. "
             )
     return ""
