@@ -39,7 +39,7 @@ def verified(split: str, columns: Tensors) -> Tensors:
     """`columns`, all on the device of the first one.
 
     Raises:
-        DatasetInvalid: there are none, they are empty or not equally long, or one has the reserved name.
+        DatasetInvalid: the split has no columns, or they are empty or not equally long, or one has the reserved name.
     """
     if not columns:
         raise ColumnsMissing(split=split)

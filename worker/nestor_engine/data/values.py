@@ -185,7 +185,7 @@ def _of_list(values: Sequence[Any], place: Place, dtype: torch.dtype) -> Tensor:
 
 
 def _no_numbers(array: Any) -> tuple[str, str]:
-    """Reason and advice for an array whose dtype is none of numbers."""
+    """Reason and advice for an array that does not hold numbers."""
     match array.dtype.kind:
         case "U" | "S" | "T":
             return "it holds strings", _ENCODE
