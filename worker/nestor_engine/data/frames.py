@@ -1,4 +1,4 @@
-"""Columns from pandas objects. Nothing here imports pandas: whoever passes such an object has it."""
+"""Columns from pandas objects. Nothing here imports pandas: a user who passes such an object has it."""
 
 from __future__ import annotations
 
