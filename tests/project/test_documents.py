@@ -103,6 +103,15 @@ def test_every_documented_kind_of_hyperparameters_can_be_tuned():
         assert [name for name, value in before.items() if torch.equal(last.state.hparams[name], value)] == []
 
 
+def test_the_data_of_the_data_page_can_be_tuned_on():
+    torch.manual_seed(0)
+    shown = _run("docs/data.md").namespace
+    assert shown["report"].findings == ()
+    for problem in (shown["problem"], shown["tabular"]):
+        *_, last = nestor_engine.optimize(problem.bilevel(), problem.data, nestor.Config(n_steps=2))
+        assert last.number == 2
+
+
 # --- what the pages name ---------------------------------------------------------------------------
 
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()

@@ -12,10 +12,48 @@ class DatasetInvalid(ProblemInvalid):
 
 
 class SplitInvalid(DatasetInvalid):
-    """A split is neither a tuple (x, y) nor a dict of columns."""
+    """A split has a form that holds no columns."""
 
     message = "The {split} split is {given}."
-    remedy = "Pass a tuple (x, y), or a dict of columns by name."
+    remedy = "{advice}"
+
+
+class SplitTooLarge(DatasetInvalid):
+    """The items of a Dataset do not fit into memory together."""
+
+    message = "The {split} split is a {given} of {n:,} items, which take {size}, and {free} of memory are free."
+    remedy = "Pass a Subset of it, or write its columns to files and pass them by reference."
+
+
+class ItemFailed(DatasetInvalid):
+    """A Dataset raised an error when an item was read; the error is the `__cause__`."""
+
+    message = "Item {item} of the {split} split cannot be read: {error}."
+    remedy = "Correct the __getitem__ of {given}, or pass columns."
+
+
+class ItemRandom(DatasetInvalid):
+    """An item of a Dataset differs each time that it is read, and a split is read once."""
+
+    message = "Item {item} of the {split} split has another {column!r} each time that it is read."
+    remedy = (
+        "A Dataset is read once, which would fix its random transform at one draw. Pass it without the transform, "
+        "and draw in Problem(transform=…)."
+    )
+
+
+class ItemsDiffer(DatasetInvalid):
+    """The items of a Dataset have different columns."""
+
+    message = "Item {item} of the {split} split has the columns {columns}; item 0 has {first}."
+    remedy = "Return the same columns for every item."
+
+
+class ExamplesDiffer(DatasetInvalid):
+    """The examples of a column have different shapes or dtypes, so that they are not the rows of one tensor."""
+
+    message = "{entry} of the column {column!r} of the {split} split is {shape}; the first is {first}."
+    remedy = "Pad, crop or convert all of them to one shape and dtype."
 
 
 class SplitNotSafetensors(DatasetInvalid):
@@ -40,10 +78,34 @@ class ColumnsMissing(DatasetInvalid):
 
 
 class ColumnNotTensor(DatasetInvalid):
-    """A column cannot be made a tensor."""
+    """A column cannot be made a tensor of numbers."""
 
-    message = "The column {column!r} of the {split} split cannot be made a tensor: {reason}."
-    remedy = "Pass a tensor, or an array of numbers."
+    message = "The column {column!r} of the {split} split cannot be used: {reason}."
+    remedy = "{advice}"
+
+
+class ColumnNameInvalid(DatasetInvalid):
+    """A column has a name that a program cannot hold."""
+
+    message = "The {split} split has a column named {column}."
+    remedy = "Rename it: a name is a string of 1 to {most} printable characters, without quotes and backslashes."
+
+
+class ColumnNameTaken(DatasetInvalid):
+    """Two columns of a split have one name."""
+
+    message = "The {split} split has two columns named {column!r}."
+    remedy = "Rename one of them."
+
+
+class RowsMisaligned(DatasetInvalid):
+    """Two pandas objects of a split have the same index in different orders."""
+
+    message = "In the {split} split, {first!r} and {second!r} have the same index in different orders."
+    remedy = (
+        "Examples are matched by position, so give both the same order, for example with y.loc[x.index]. If the "
+        "positions are right, call reset_index(drop=True) on both."
+    )
 
 
 class DataLengthsDiffer(DatasetInvalid):
@@ -123,3 +185,14 @@ class HoldOutEmpty(DatasetInvalid):
         "{option} of {n} validation examples holds out {taken}. At least one must be held out, and one must be left."
     )
     remedy = "Give more validation examples, or change that option."
+
+
+class TransformInvalid(DatasetInvalid):
+    """The transform of training batches does not return a batch."""
+
+    message = "The transform {reason}."
+    remedy = "{advice}"
+
+
+class TransformNotReproducible(DatasetInvalid):
+    """Two calls of the transform with one seed give different batches."""

@@ -28,6 +28,7 @@ from nestor.program_format.limits import GRAPHS_FILE as GRAPHS_FILE
 from nestor.program_format.limits import INDEX as INDEX
 from nestor.program_format.limits import MAX_DOCUMENT_BYTES as MAX_DOCUMENT_BYTES
 from nestor.program_format.limits import MAX_HEADER_BYTES as MAX_HEADER_BYTES
+from nestor.program_format.limits import MAX_NAME as MAX_NAME
 from nestor.program_format.limits import MAX_TRACE_BYTES as MAX_TRACE_BYTES
 from nestor.program_format.limits import MAX_TRACE_NODES as MAX_TRACE_NODES
 from nestor.program_format.limits import MAX_TRACE_VALUES as MAX_TRACE_VALUES

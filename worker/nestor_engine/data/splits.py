@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from nestor.data import Ref
-from nestor.errors import ColumnNotTensor, ColumnReserved, ColumnsMissing, DataLengthsDiffer, SplitEmpty, SplitInvalid
 from nestor.program_format import INDEX as INDEX
+from nestor_engine.data.columns import Columns as Columns
+from nestor_engine.data.columns import columns_of, verified
 from nestor_engine.data.mapped import MappedColumn, rows_at
-from nestor_engine.data.references import column_of, columns_of
 from nestor_engine.distributed import ALONE, Group
 from nestor_engine.objective import Batch, Tensors
-from nestor_engine.tensors.inference import detached
 from nestor_engine.tensors.random import derive_seed
 from nestor_engine.tensors.serialization import to_safetensors
-
-Columns = Any  # a tuple (x, y), or a dict of columns: tensors, arrays or references; or one reference
 
 
 @dataclass(frozen=True)
@@ -37,14 +32,18 @@ class Data:
     test: Tensors | None = None
 
     @staticmethod
-    def of(train: Columns, val: Columns, test: Columns | None = None) -> Data:
-        """From tuples (x, y), which become the columns `x` and `y`, from dicts of columns, or from references.
+    def of(train: Columns, val: Columns, test: Columns | None = None, *, dtype: torch.dtype | None = None) -> Data:
+        """From tuples (x, y), which become the columns `x` and `y`, dicts of columns, Datasets, or references.
+
+        Args:
+            dtype: see `columns_of`.
 
         Raises:
             DatasetInvalid: a split has another form, is empty, or has columns of different lengths; a reference cannot
                 be read.
         """
-        return Data(_columns("train", train), _columns("val", val), None if test is None else _columns("test", test))
+        given = {"train": train, "val": val} | ({} if test is None else {"test": test})
+        return Data(**{split: columns_of(split, columns, dtype) for split, columns in given.items()})
 
     @property
     def splits(self) -> dict[str, Tensors]:
@@ -84,56 +83,17 @@ class Data:
             mapped: as `mapped`; the columns that it left out.
 
         Raises:
-            DatasetInvalid: see `of`.
+            DatasetInvalid: a split is empty, or has columns of different lengths.
         """
         splits: dict[str, Tensors] = {split: dict(columns) for split, columns in (mapped or {}).items()}
         for split, blob in blobs.items():
             splits[split] = splits.get(split, {}) | safetensors.torch.load(blob)
-        return Data.of(**splits)
+        return Data(**{split: verified(split, columns) for split, columns in splits.items()})
 
 
 def size_of(columns: Tensors) -> int:
     """How many examples the columns hold."""
     return len(next(iter(columns.values())))
-
-
-def _columns(split: str, given: Columns) -> Tensors:
-    if isinstance(given, Ref):
-        given = columns_of(split, given)
-    pair = list(cast("list[Any] | tuple[Any, ...]", given)) if isinstance(given, list | tuple) else []
-    if not isinstance(given, dict) and len(pair) != 2:
-        raise SplitInvalid(split=split, given=_kind(cast("object", given)))
-    named = cast("dict[str, Any]", given) if isinstance(given, dict) else dict(zip(("x", "y"), pair, strict=True))
-    columns = {name: _tensor(split, name, values) for name, values in named.items()}
-    if not columns:
-        raise ColumnsMissing(split=split)
-    lengths = {name: len(values) if values.ndim else "a scalar" for name, values in columns.items()}
-    if "a scalar" in lengths.values() or len(set(lengths.values())) != 1:
-        raise DataLengthsDiffer(split=split, lengths=lengths)
-    if 0 in lengths.values():
-        raise SplitEmpty(split=split)
-    if INDEX in columns:
-        raise ColumnReserved(split=split, column=INDEX)
-    return columns
-
-
-def _kind(given: object) -> str:
-    name = f"a {type(given).__name__}"
-    return f"{name} of {len(cast('Sized', given))}" if isinstance(given, list | tuple) else name
-
-
-def _tensor(split: str, column: str, values: Any) -> Tensor:
-    if isinstance(values, Ref):
-        return column_of(split, column, values)
-    if isinstance(values, Tensor):
-        return detached(values)
-    try:
-        tensor = torch.as_tensor(values)
-    except (TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).split("\n")[0].rstrip(".")
-        raise ColumnNotTensor(split=split, column=column, reason=reason) from error
-    # NumPy's default is float64, so arrays are converted to torch's default dtype. Tensors stay as they are.
-    return tensor.to(torch.get_default_dtype()) if tensor.is_floating_point() else tensor
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from nestor.errors import (
@@ -23,6 +24,7 @@ from nestor.errors import (
     is_out_of_memory,
     shown,
 )
+from nestor_engine.data.forms import with_parts
 from nestor_engine.data.splits import Columns, Data
 from nestor_engine.hparams import Hyperparameters, compose
 from nestor_engine.hparams.weights import trainable
@@ -34,6 +36,7 @@ from nestor_engine.problem.losses import expect_loss, expect_metrics
 from nestor_engine.problem.meta_copy import meta_copy
 from nestor_engine.problem.model.inputs import Inputs
 from nestor_engine.problem.model.wrappers import unwrapped
+from nestor_engine.problem.transform import Transform, TransformedBatches
 from nestor_engine.tensors.inference import detached
 
 if TYPE_CHECKING:
@@ -53,9 +56,12 @@ class Problem:
             with `LossWeights`, one for each task.
         val_loss: the same for the validation loss that is minimized over hyperparameters; a mean over examples.
         metrics: name → function like `val_loss`; reported for validation and test data.
-        train, val, test: tuples (x, y), or dicts of columns. The test split is only evaluated.
+        train, val, test: tuples (x, y), dicts of columns, Datasets, which are read once, or references. The test split
+            is only evaluated. See docs/data.md.
         inputs: the column, or columns, that are the arguments of the model in order; or a dict from the names of
             arguments to columns, such as {"input_ids": "ids", "attention_mask": "mask"}.
+        transform: batch → batch, applied to training batches alone, before hyperparameters and model; its random
+            draws are torch's. It returns all columns that it was given.
 
     `batch` holds the columns and `index`, the examples' positions in their split; `hparams` holds the
     transformed values.
@@ -74,20 +80,24 @@ class Problem:
         test: Columns | None = None,
         metrics: dict[str, Loss] | None = None,
         inputs: str | Sequence[str] | Mapping[str, str] = "x",
+        transform: Transform | None = None,
     ) -> None:
         _expect("model", model, _has_forward, "a torch.nn.Module with a forward")
         expect_loss("train_loss", train_loss)
         expect_loss("val_loss", val_loss)
         expect_metrics(metrics or {})
+        if transform is not None:
+            _expect("transform", transform, callable, "a function from a batch to a batch")
+        self.transform = transform
         self.model = unwrapped(model)
         self.hparams = compose(hparams)
         self.train_loss, self.val_loss = train_loss, val_loss
         self.metrics = dict(metrics or {})
         if "loss" in self.metrics:
             raise MetricNameReserved(name="loss")
-        self.arguments = Inputs.of(inputs).fitted(self.model)
+        self.data = Data.of(train=train, val=val, test=test, dtype=_dtype_of(self.model))
+        self.arguments = Inputs.of(with_parts(inputs, self.data.train)).fitted(self.model)
         self.inputs = self.arguments.columns
-        self.data = Data.of(train=train, val=val, test=test)
         for split, columns in self.data.splits.items():
             if missing := [name for name in self.inputs if name not in columns]:
                 raise ColumnNotFound(
@@ -150,7 +160,7 @@ class Problem:
             },
             transforms=dict(kinds.transforms),
             bounds=dict(kinds.bounds),
-            prepare=kinds.prepare,
+            prepare=kinds.prepare if self.transform is None else TransformedBatches(self.transform, kinds),
             forward=functions.forward,
             criterion=functions.criterion,
             penalty=functions.penalty,
@@ -203,6 +213,12 @@ def _expect(argument: str, given: object, fits: Callable[[object], bool], expect
 def _has_forward(given: object) -> bool:
     """Whether it is a module, and no mere container such as ModuleList."""
     return isinstance(given, nn.Module) and getattr(given.forward, "__func__", None) is not nn.Module.forward
+
+
+def _dtype_of(model: nn.Module) -> torch.dtype | None:
+    """The one dtype in which the model can be trained; None if it has none or several."""
+    dtypes = {p.dtype for p in trainable(model).values()}
+    return dtypes.pop() if dtypes in ({torch.float32}, {torch.float64}) else None
 
 
 def _expect_replaceable(name: str, module: nn.Module) -> None:

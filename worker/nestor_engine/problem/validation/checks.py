@@ -21,6 +21,7 @@ from nestor_engine.data.mapped import Scan, scan
 from nestor_engine.data.splits import INDEX, Data, size_of
 from nestor_engine.hparams import CompositeHyperparameters
 from nestor_engine.objective import Batch, Bilevel, Tensors
+from nestor_engine.problem.transform import Transform, check_transform
 from nestor_engine.problem.validation import hooks
 from nestor_engine.problem.validation.comparison import differences
 from nestor_engine.problem.validation.coupling import check_coupling
@@ -47,6 +48,7 @@ class Checkable(Protocol):
     val_loss: Callable[..., Tensor]
     inputs: tuple[str, ...]
     data: Data
+    transform: Transform | None
 
     def bilevel(self) -> Bilevel:
         """As `Problem.bilevel`."""
@@ -88,6 +90,8 @@ class _Check(Findings):
                     self.warning("hyperparameters", remark)
                 check_tensors(self, bilevel, self._problem.data, self._problem.inputs)
                 self._hooks()
+                if self.report().ok:
+                    check_transform(self, self._problem.transform, probe(self._problem.data.train, bilevel))
                 # With broken data or weights, the later checks would report consequences, not causes.
                 if self.report().ok:
                     self._training(bilevel)
@@ -276,8 +280,8 @@ def _replaced(batch: Batch, prepared: Batch) -> str:
     for name, values in batch.items():
         if (given := shapes(values)) != (now := shapes(prepared[name])):
             return (
-                f"Hyperparameters turned its column {name!r} from {given} into {now}. If these are class "
-                "probabilities, F.cross_entropy takes them. "
+                f"Hyperparameters or the transform turned its column {name!r} from {given} into {now}. If these are "
+                "class probabilities, F.cross_entropy takes them. "
             )
     return ""
 
