@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import nestor
-from nestor.hparams import L2, Augmentation, Dropout
+from nestor.hparams import L2, Augmentation, Dropout, Hyperparameters
 from nestor.schemas import State
 from nestor_engine import fit
 from tests.client.problems import ridge
@@ -108,7 +108,7 @@ def problem(name="dropout"):
     with torch.no_grad():
         for parameter in network.parameters():
             nn.init.uniform_(parameter, -0.5, 0.5, generator=generator)
-    kinds = [L2(network, per="tensor", init=-4.0)]
+    kinds: list[Hyperparameters] = [L2(network, per="tensor", init=-4.0)]
     if name == "augmentation":
         kinds.append(Augmentation(Shift()))
     if name == "tuned dropout":

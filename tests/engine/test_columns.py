@@ -134,7 +134,7 @@ def test_a_column_has_the_values_and_the_dtype_of_its_source(name: str, weights:
     assert torch.equal(x, values.to(x.dtype))
     assert not x.requires_grad
     assert not x.is_inference()
-    x[torch.arange(2)] * torch.ones((), requires_grad=True)  # autograd may save it
+    assert (x[torch.arange(2)] * torch.ones((), requires_grad=True)).requires_grad  # autograd may save it
     assert torch.equal(Data.load(Data.of(columns, columns).save()).train["x"], x)
 
 

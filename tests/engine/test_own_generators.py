@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -50,6 +51,7 @@ def _checkpointed(reentrant):
     y = checkpoint(lambda w: F.dropout(w * X, 0.5) * torch.rand_like(X), w, use_reentrant=reentrant)
     if reentrant:
         (y * y).sum().backward()
+        assert w.grad is not None
         return torch.cat([w.grad, y.detach()])
     return torch.cat([torch.autograd.grad((y * y).sum(), w)[0], y.detach()])
 
@@ -127,7 +129,7 @@ DRAWS = {
     "multinomial": lambda: torch.multinomial(CHANCES, 3),
     "poisson": lambda: torch.poisson(CHANCES * 4),
     "binomial": lambda: torch.binomial(torch.full((8, 8), 5.0, device=DEVICE), CHANCES),
-    "gamma": lambda: torch._standard_gamma(CHANCES + 0.1),
+    "gamma": lambda: torch._standard_gamma(CHANCES + 0.1),  # pyright: ignore[reportPrivateImportUsage]
     "Beta": lambda: torch.distributions.Beta(2.0, 3.0).sample((4,)),
     "Categorical": lambda: torch.distributions.Categorical(logits=X).sample(),
     "rrelu": lambda: F.rrelu(X, training=True),
@@ -162,6 +164,11 @@ def restored():
         yield
 
 
+def numpy_state() -> Any:
+    """The words of NumPy's legacy generator."""
+    return cast("tuple[Any, ...]", np.random.get_state())[1]
+
+
 @pytest.mark.parametrize("name", DRAWS)
 def test_own_generators_draw_what_the_default_ones_would(name):
     def twice():
@@ -170,7 +177,7 @@ def test_own_generators_draw_what_the_default_ones_would(name):
 
     expected = twice()
     torch.manual_seed(5)
-    untouched, others = torch.get_rng_state(), (random.getstate(), np.random.get_state()[1].copy())
+    untouched, others = torch.get_rng_state(), (random.getstate(), numpy_state().copy())
     got = []
 
     def run():
@@ -183,8 +190,8 @@ def test_own_generators_draw_what_the_default_ones_would(name):
     assert [torch.equal(a, b) for a, b in zip(got, expected, strict=True)] == [True] * 3
     assert torch.equal(torch.get_rng_state(), untouched)
     assert random.getstate() == others[0]
-    assert (np.random.get_state()[1] == others[1]).all()
-    assert torch.random.default_generator is torch.default_generator
+    assert (numpy_state() == others[1]).all()
+    assert torch.random.default_generator is torch.default_generator  # pyright: ignore[reportPrivateImportUsage]
 
 
 def test_every_random_operator_of_torch_can_be_given_a_generator():

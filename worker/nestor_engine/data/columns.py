@@ -9,11 +9,12 @@ import torch
 from nestor.data import Ref
 from nestor.errors import ColumnReserved, ColumnsMissing, DataLengthsDiffer, SplitEmpty
 from nestor.program_format import INDEX
+from nestor_engine.data.arrays import Place
 from nestor_engine.data.datasets import columns_read, is_dataset
 from nestor_engine.data.forms import columns_in
 from nestor_engine.data.frames import expect_same_order
 from nestor_engine.data.references import columns_of as columns_by_reference
-from nestor_engine.data.values import Place, tensor_of
+from nestor_engine.data.values import tensor_of
 from nestor_engine.objective import Tensors
 
 # A tuple (x, y), a dict of columns, a DataFrame, a Dataset, or a reference. Columns are tensors, arrays, lists, pandas

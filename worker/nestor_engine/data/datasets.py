@@ -22,8 +22,9 @@ from nestor.errors import (
     SplitInvalid,
     SplitTooLarge,
 )
+from nestor_engine.data.arrays import Place, described
 from nestor_engine.data.forms import called, columns_in, columns_in_item, is_value
-from nestor_engine.data.values import Place, described, tensor_of
+from nestor_engine.data.values import tensor_of
 from nestor_engine.objective import Tensors
 
 SHOW_AFTER = 2.0  # seconds of reading, before a progress bar appears

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nestor.errors import RowsMisaligned, shown
-from nestor_engine.data.values import Place, of_array, of_objects
+from nestor_engine.data.arrays import Place, of_array, of_objects
 
 _ADVICE = {
     "category": "Pass values.cat.codes.astype('int64'), or a column for each category with pandas.get_dummies.",

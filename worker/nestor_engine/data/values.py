@@ -1,4 +1,4 @@
-"""One column that a user passed as a tensor: from tensors, arrays, lists and pandas objects."""
+"""One column that a user passed as a tensor: from tensors, arrays, lists, pandas objects and references."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # (values are of any library, and torch does not type as_tensor)
@@ -6,52 +6,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from torch import Tensor
 
 from nestor.data import Ref
-from nestor.errors import ColumnNotTensor, ExamplesDiffer, shown
+from nestor.errors import ExamplesDiffer, shown
+from nestor_engine.data.arrays import COMPLEX, LARGEST, Place, described, is_image, of_array, of_tensor, unusable
+from nestor_engine.data.frames import is_pandas, tensor_of_frame
 from nestor_engine.data.mapped import MappedColumn
 from nestor_engine.data.references import column_of
-
-# Torch computes with few operators in the unsigned integers of more than 8 bits.
-_SIGNED = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
-_KEPT = {
-    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
-    *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
-}
-_LARGEST = 2**63 - 1
-
-_NUMBERS = "Pass a tensor, or an array of numbers."
-_ENCODE = "Encode it as numbers, for example with numpy.unique(values, return_inverse=True)[1]."
-_DATES = "Pass numbers, for example the days since the first: (values - values.min()) / numpy.timedelta64(1, 'D')."
-_FILL = "Fill or drop missing values first."
-_COMPLEX = "Pass torch.view_as_real(values), and call torch.view_as_complex in the model."
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a value was given, for a sentence about it.
-
-    Attributes:
-        part: a column of a DataFrame that is itself a column.
-        entry: an entry of a list, or an item of a Dataset, such as "item 3".
-    """
-
-    split: str
-    column: str
-    part: str = ""
-    entry: str = ""
-
-    def refusal(self, reason: str, advice: str) -> ColumnNotTensor:
-        """The error to raise: `reason` is a clause about "it", the column, its part or its entry."""
-        subject = ", ".join(filter(None, (self.entry and f"in {self.entry}", self.part and f"in {self.part}")))
-        reason = f"{subject}, {reason}" if subject else reason
-        return ColumnNotTensor(split=self.split, column=self.column, reason=reason, advice=advice)
 
 
 def tensor_of(values: Any, place: Place, dtype: torch.dtype) -> Tensor:
@@ -64,23 +30,21 @@ def tensor_of(values: Any, place: Place, dtype: torch.dtype) -> Tensor:
         ColumnNotTensor: they are no numbers, or in a form that torch cannot train on.
         ExamplesDiffer: a list has entries of different shapes.
     """
-    from nestor_engine.data.frames import is_pandas, tensor_of_frame
-
     if isinstance(values, Ref):
         values = column_of(place.split, place.column, values)
     if isinstance(values, MappedColumn):
         return _of_mapped(values, dtype)
     if isinstance(values, Tensor):
-        return _of_tensor(values, place)
+        return of_tensor(values, place)
     if is_pandas(values):
         return tensor_of_frame(values, place, dtype)
     if isinstance(values, bool | int | float | complex):
         return _of_number(values, place, dtype)
     if isinstance(values, list | tuple):
         return _of_list(cast("Sequence[Any]", values), place, dtype)
-    if hasattr(values, "__array__") and not _is_image(values):
+    if hasattr(values, "__array__") and not is_image(values):
         return of_array(values, place, dtype)
-    raise place.refusal(*_unusable(values))
+    raise place.refusal(*unusable(values))
 
 
 def _of_mapped(values: MappedColumn, dtype: torch.dtype) -> Tensor:
@@ -89,64 +53,29 @@ def _of_mapped(values: MappedColumn, dtype: torch.dtype) -> Tensor:
     return values.to(dtype) if array else values.detach()
 
 
-def _of_tensor(values: Tensor, place: Place) -> Tensor:
-    kind = type(values)
-    if values.is_nested:
-        advice = "Pad it with torch.nested.to_padded_tensor(values, 0.0), and mask the loss."
-        raise place.refusal("it is a nested tensor", advice)
-    if values.layout != torch.strided:
-        raise place.refusal(f"its layout is {values.layout}", "Pass values.to_dense().")
-    if values.is_quantized:
-        raise place.refusal(f"it is quantized ({values.dtype})", "Pass values.dequantize().")
-    if values.is_meta:
-        raise place.refusal("it is on the meta device, where tensors hold no numbers", "Pass a tensor with numbers.")
-    if kind is not nn.Parameter and (is_traceable_wrapper_subclass(values) or kind.__module__.startswith("torch.mask")):
-        raise place.refusal(f"it is a {kind.__name__}", "Pass an ordinary tensor.")
-    if values.is_complex():
-        raise place.refusal(f"it is {values.dtype}", _COMPLEX)
-    if values.dtype in _SIGNED:
-        if values.dtype is torch.uint64 and values.numel() and bool((values.view(torch.int64) < 0).any()):
-            raise place.refusal("it holds integers above those of int64", "Pass smaller numbers, such as positions.")
-        values = values.to(_SIGNED[values.dtype])
-    if values.dtype not in _KEPT:
-        raise place.refusal(f"it is {values.dtype}", "Convert it with values.float().")
-    values = values.detach().as_subclass(Tensor)  # such as the images of torchvision
-    if values.is_inference():
-        values = values.clone()  # autograd saves no tensor that was made under torch.inference_mode
-    return values.resolve_neg()  # imag returns views that are negated when they are read
+def _of_number(value: complex, place: Place, dtype: torch.dtype) -> Tensor:
+    if isinstance(value, complex):
+        raise place.refusal("it is complex", COMPLEX)
+    if isinstance(value, int) and not -LARGEST - 1 <= value <= LARGEST:
+        raise place.refusal(f"{shown(value)} is outside of int64", "Pass smaller numbers, such as positions.")
+    return torch.as_tensor(value, dtype=dtype if isinstance(value, float) else None)
 
 
-def of_array(values: Any, place: Place, dtype: torch.dtype) -> Tensor:
-    """As `tensor_of`, for what NumPy can make an array of."""
-    import numpy
-
-    if numpy.ma.is_masked(values):
-        raise place.refusal("it has masked entries", "Fill them with values.filled(…), or drop these examples.")
-    try:
-        array: Any = numpy.asarray(values)
-    except Exception as error:  # of any library
-        reason = str(error).split("\n")[0].rstrip(".")
-        raise place.refusal(f"NumPy cannot read the {type(values).__name__} ({shown(reason)})", _NUMBERS) from error
-    kind, given = array.dtype.kind, array.dtype
-    if kind not in "biuf":
-        raise place.refusal(*_no_numbers(array))
-    if kind == "u" and given.itemsize == 8 and array.size and int(array.max()) > _LARGEST:
-        raise place.refusal("it holds integers above those of int64", "Pass smaller numbers, such as positions.")
-    wanted, original = given.newbyteorder("="), array
-    if kind == "f":
-        wanted = numpy.dtype(str(dtype).removeprefix("torch."))
-    elif kind == "u" and given.itemsize > 1:
-        wanted = numpy.dtype("int32" if given.itemsize == 2 else "int64")
-    with numpy.errstate(over="ignore"):
-        array = array.astype(wanted, copy=False)
-    # Torch has no negative strides. What is read-only may be a file or another owner's memory.
-    if not array.flags.writeable or any(stride < 0 for stride in array.strides):
-        array = array.copy()
-    found = torch.from_numpy(array)
-    if kind == "f" and wanted.itemsize < given.itemsize and found.isinf().sum() > numpy.isinf(original).sum():
-        advice = "Scale them, or train in double precision: model.double()."
-        raise place.refusal(f"it holds numbers that {wanted} cannot hold", advice)
-    return found
+def _of_list(values: Sequence[Any], place: Place, dtype: torch.dtype) -> Tensor:
+    if all(isinstance(value, bool | int | float | list | tuple) for value in values):
+        try:
+            found = torch.as_tensor(values)
+        except (OverflowError, RuntimeError, TypeError, ValueError):
+            pass  # the rows tell which of them is the cause
+        else:
+            if found.is_floating_point():  # read again, because the first tensor may have fewer digits
+                found = torch.as_tensor(values, dtype=dtype)
+            return of_tensor(found, place)
+    rows = [
+        tensor_of(value, place if place.entry else replace(place, entry=f"entry {number}"), dtype)
+        for number, value in enumerate(values)
+    ]
+    return stacked(rows, place)
 
 
 def stacked(rows: Sequence[Tensor], place: Place, what: str = "Entry") -> Tensor:
@@ -165,83 +94,3 @@ def stacked(rows: Sequence[Tensor], place: Place, what: str = "Entry") -> Tensor
                 first=described(rows[0]),
             )
     return torch.stack([row.to(rows[0].device) for row in rows])
-
-
-def described(values: Tensor) -> str:
-    """The shape and dtype of a tensor, as a sentence names them."""
-    return f"of shape {tuple(values.shape)}, {str(values.dtype).removeprefix('torch.')}"
-
-
-def _of_number(value: complex, place: Place, dtype: torch.dtype) -> Tensor:
-    if isinstance(value, complex):
-        raise place.refusal("it is complex", _COMPLEX)
-    if isinstance(value, int) and not -_LARGEST - 1 <= value <= _LARGEST:
-        raise place.refusal(f"{shown(value)} is outside of int64", "Pass smaller numbers, such as positions.")
-    return torch.as_tensor(value, dtype=dtype if isinstance(value, float) else None)
-
-
-def _of_list(values: Sequence[Any], place: Place, dtype: torch.dtype) -> Tensor:
-    if all(isinstance(value, bool | int | float | list | tuple) for value in values):
-        try:
-            found = torch.as_tensor(values)
-        except (OverflowError, RuntimeError, TypeError, ValueError):
-            pass  # the rows tell which of them is the cause
-        else:
-            if found.is_floating_point():  # read again, because the first tensor may have fewer digits
-                found = torch.as_tensor(values, dtype=dtype)
-            return _of_tensor(found, place)
-    rows = [
-        tensor_of(value, place if place.entry else replace(place, entry=f"entry {number}"), dtype)
-        for number, value in enumerate(values)
-    ]
-    return stacked(rows, place)
-
-
-def _no_numbers(array: Any) -> tuple[str, str]:
-    """Reason and advice for an array that does not hold numbers."""
-    match array.dtype.kind:
-        case "U" | "S" | "T":
-            return "it holds strings", _ENCODE
-        case "M" | "m":
-            return f"it holds times ({array.dtype})", _DATES
-        case "c":
-            return f"it is {array.dtype}", _COMPLEX
-        case "V":
-            return "it is a structured array", "Pass each of its fields as a column: values['name']."
-        case _:
-            return of_objects(array.reshape(-1))
-
-
-def of_objects(values: Any) -> tuple[str, str]:
-    """Reason and advice for entries of type object, of which the first that is no number counts."""
-    for number, value in enumerate(values):
-        if isinstance(value, bool | int | float) or getattr(value, "ndim", None) == 0:
-            if value == value:  # NaN is not equal to itself
-                continue
-            return f"it holds objects, and entry {number} is missing", _FILL
-        reason, advice = _unusable(value)
-        if hasattr(value, "__array__") or type(value) in (list, tuple):
-            reason, advice = f"it is a {type(value).__name__}", "Pass one array of equal rows, as numpy.stack makes it."
-        return f"it holds objects, and entry {number}: {reason}", advice
-    return "it holds numbers as objects", "Convert it with values.astype('float32') or values.astype('int64')."
-
-
-def _unusable(value: Any) -> tuple[str, str]:
-    """Reason and advice for a value that no array can be made of."""
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):
-        return "a value is missing", _FILL
-    if isinstance(value, str | bytes):
-        return f"it is the text {shown(value)}", _ENCODE
-    if hasattr(value, "isoformat"):
-        return f"it is a {type(value).__name__}", _DATES
-    if _is_image(value):
-        return "it is an image of PIL", "Convert it, for example with torchvision's pil_to_tensor."
-    if type(value).__module__.startswith("scipy.sparse"):
-        return f"it is a {type(value).__name__}", "Pass values.toarray()."
-    if hasattr(value, "__getitem__") and hasattr(value, "__len__"):
-        return f"it is a {type(value).__name__}", "Pass a Dataset as the whole split: its items are tuples or dicts."
-    return f"it is a {type(value).__name__}", _NUMBERS
-
-
-def _is_image(value: Any) -> bool:
-    return any(kind.__module__.startswith("PIL.") for kind in type(value).__mro__)
