@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -65,13 +66,13 @@ def test_a_training_that_diverges_fails_with_a_sentence(api: Api, worker: Worker
     assert api.events(trial_id, "state")[-1]["why"] == error["detail"]
 
 
-def ship(server: Server, api: Api, graphs: bytes, tensors: bytes, splits: dict[str, bytes]) -> dict[str, str]:
+def ship(server: Server, api: Api, graphs: bytes, tensors: bytes, splits: dict[str, Any]) -> dict[str, str]:
     """A problem in the database, without the server's checks."""
     with server.sessions.begin() as session:
         owner = session.get_one(Study, UUID(api.study)).owner_id
         store = lambda data: blobs.store(session, owner, data).digest
         program = Program(owner_id=owner, graphs=store(graphs), tensors=store(tensors), torch="2.13")
-        digests = {split: store(data) for split, data in splits.items()}
+        digests = {split: store(bytes(data)) for split, data in splits.items()}
         dataset = Dataset(owner_id=owner, splits=digests, sizes=dict.fromkeys(digests, 1))
         session.add_all([program, dataset])
         session.flush()

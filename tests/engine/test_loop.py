@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -13,7 +14,7 @@ import nestor_engine as engine
 from nestor_engine.data.splits import Batches
 from nestor_engine.hparams import L2, Custom, ExampleWeights
 from nestor_engine.tensors.random import derive_seed
-from nestor_engine.tensors.serialization import to_safetensors
+from nestor_engine.tensors.serialization import SafetensorsFile, to_safetensors
 
 
 def _problem(n: int = 60) -> engine.Problem:
@@ -248,6 +249,19 @@ def test_data_may_share_memory_between_columns():
     data = engine.Data.of(train=(x, x), val={"x": x, "y": x.T.T})
     loaded = engine.Data.load(data.save())
     assert all(torch.equal(loaded.train[name], x.cpu()) for name in ("x", "y"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.int64, torch.uint8, torch.bool])
+def test_any_part_of_a_saved_split_is_that_of_the_whole_file(dtype: torch.dtype):
+    """Uploads read parts, so that a data set is not copied as a whole."""
+    x = (torch.arange(60).reshape(4, 5, 3) % 7).to(dtype).transpose(0, 1)
+    file = SafetensorsFile({"a": x, "b": torch.arange(5), "a column with ä": x[:, 0]})
+    whole = bytes(file)
+    assert len(file) == len(whole)
+    assert all(file[i:j] == whole[i:j] for i in range(len(whole) + 1) for j in range(i, len(whole) + 1, 7))
+    loaded = safetensors.torch.load(whole)
+    assert torch.equal(loaded["a"], x.cpu())
+    assert torch.equal(loaded["a column with ä"], x[:, 0].cpu())
 
 
 def test_splits_of_another_form_are_refused_with_what_to_pass():

@@ -74,7 +74,7 @@ def make_program(name: str) -> dict[str, Any]:
     (directory / "graphs.json").write_bytes(program.graphs)
     (directory / "tensors.safetensors").write_bytes(program.tensors)
     for split, data in problem.data.save().items():
-        (directory / f"{split}.safetensors").write_bytes(data)
+        (directory / f"{split}.safetensors").write_bytes(bytes(data))
     return {"config": engine.describe(config), "trajectory": trajectory(problem, config)}
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import nestor
 from nestor.hparams import L2
-from tests.support.vision import peft, timm, transformers
+from testbed.vision import peft, timm, transformers
 
 N, CLASSES, TOKENS, LENGTH = 16, 3, 32, 6
 

@@ -80,7 +80,9 @@ def submit(sessions, new_trial) -> Callable[..., Trial]:
             row = session.get_one(Trial, trial.id)
             owner = session.get_one(Study, row.study_id).owner_id
             graphs, tensors = (blobs.store(session, owner, data).digest for data in (exported.graphs, exported.tensors))
-            digests = {split: blobs.store(session, owner, data).digest for split, data in problem.data.save().items()}
+            digests = {
+                split: blobs.store(session, owner, bytes(data)).digest for split, data in problem.data.save().items()
+            }
             new = DatasetCreate(**digests | referenced(problem.data.mapped, digests))
             program = Program(owner_id=owner, graphs=graphs, tensors=tensors, torch="2.13")
             session.add(program)

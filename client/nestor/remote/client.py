@@ -192,7 +192,8 @@ class Client:
                 expected="a nestor.Problem or EntryPoint",
             )
         exported = problem.export() if program is None else program
-        blobs = {"graphs": exported.graphs, "tensors": exported.tensors, **problem.data.save()}
+        blobs: dict[str, uploads.Content] = {"graphs": exported.graphs, "tensors": exported.tensors}
+        blobs |= problem.data.save()
         digests: dict[str, Any] = {
             name: self.upload(data, what=f"upload {name}", show_progress_bar=show_progress_bar)
             for name, data in blobs.items()
@@ -350,7 +351,7 @@ class Client:
 
     # --- blobs, programs, data sets ---------------------------------------------------------------
 
-    def upload(self, data: bytes, *, what: str = "upload", show_progress_bar: bool = True) -> str:
+    def upload(self, data: uploads.Content, *, what: str = "upload", show_progress_bar: bool = True) -> str:
         """Store `data` unless the server has it already, and return its digest "sha256:…".
 
         A broken upload is resumed. `what` labels the progress bar, which only large uploads show.

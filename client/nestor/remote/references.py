@@ -31,7 +31,7 @@ def referenced(
 
 
 def _files(columns: Mapping[str, MappedColumn]) -> tuple[ReferencedFile, ...]:
-    from nestor_engine.data.references import NAMES
+    from nestor_engine.tensors.serialization import NAMES
 
     of_file: dict[str, dict[str, ReferencedColumn]] = {}
     digests: dict[str, str] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from nestor.errors import NestorError, OffsetMismatch
 from nestor.remote.transport import Transport, read
@@ -14,17 +14,25 @@ from nestor.schemas import CHUNK_BYTES, BlobCreate, Upload
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+
+class Content(Protocol):
+    """Bytes, or what makes them in parts: those of a data set are not copied as a whole."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, part: slice, /) -> bytes: ...
+
+
 BAR_FROM_BYTES = 16 * CHUNK_BYTES  # smaller uploads take too little time for a progress bar
 MAX_STALLED_ATTEMPTS = 5  # consecutive attempts to resume an upload that gained no bytes
 
 
-def upload(transport: Transport, data: bytes, *, what: str = "upload", show_progress_bar: bool = True) -> str:
+def upload(transport: Transport, data: Content, *, what: str = "upload", show_progress_bar: bool = True) -> str:
     """Store `data` on the server, and return its digest "sha256:…".
 
     Raises:
         NestorError: the server refuses the bytes, or the upload makes no progress.
     """
-    digest = "sha256:" + hashlib.sha256(data).hexdigest()
+    digest = _digest(data)
     furthest, stalled = -1, 0
     with _bar(len(data), what, show=show_progress_bar) as bar:
         while True:
@@ -50,7 +58,14 @@ def _begin(transport: Transport, digest: str, size: int) -> Upload:
     return read(Upload, transport.request("POST", "/blobs", json=new.model_dump()))
 
 
-def _send_chunk(transport: Transport, state: Upload, data: bytes) -> Upload:
+def _digest(data: Content) -> str:
+    found = hashlib.sha256()
+    for start in range(0, len(data), CHUNK_BYTES):
+        found.update(data[start : start + CHUNK_BYTES])
+    return f"sha256:{found.hexdigest()}"
+
+
+def _send_chunk(transport: Transport, state: Upload, data: Content) -> Upload:
     chunk = data[state.offset : state.offset + CHUNK_BYTES]
     headers = {"Upload-Offset": str(state.offset), "Content-Type": "application/octet-stream"}
     # No retry with the same offset: the caller asks the server for the current one.

@@ -324,8 +324,8 @@ def _scan(column: Tensor) -> Scan:
 
 
 def pieces(column: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """All rows in order, each piece with the number of its first row. A tensor is one piece."""
+    """All rows in order, each piece with the number of its first row."""
     n = len(column)
-    size = n if not isinstance(column, MappedColumn) else max(1, SCAN_BYTES * n // max(1, column.nbytes))
+    size = max(1, SCAN_BYTES * n // max(1, column.nbytes))
     for start in range(0, n, size):
         yield start, column[start : start + size]

@@ -21,14 +21,9 @@ from nestor.data.formats import FileColumn, read_columns, unreadable
 from nestor.errors import ReferenceChanged, ReferenceNotOneColumn, ReferenceWithoutNames
 from nestor.extras import require
 from nestor_engine.data.mapped import FileRows, MappedColumn
+from nestor_engine.tensors.serialization import DTYPES
 
 PARQUET_BYTES = 2**25  # decoded at a time
-DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
-    "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def columns_of(split: str, ref: Ref) -> dict[str, MappedColumn]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import safetensors.torch
@@ -17,7 +17,7 @@ from nestor_engine.data.mapped import MappedColumn, rows_at
 from nestor_engine.distributed import ALONE, Group
 from nestor_engine.objective import Batch, Tensors
 from nestor_engine.tensors.random import derive_seed
-from nestor_engine.tensors.serialization import to_safetensors
+from nestor_engine.tensors.serialization import SafetensorsFile
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,13 @@ class Data:
         """The same examples with all columns on `device`."""
         return Data(**{s: {k: v.to(device) for k, v in columns.items()} for s, columns in self.splits.items()})
 
-    def save(self) -> dict[str, bytes]:
-        """The columns in memory of each split that has some, as safetensors."""
+    def save(self) -> dict[str, SafetensorsFile]:
+        """The columns in memory of each split that has some, as safetensors; they are not copied."""
         in_memory = {
             split: {name: values for name, values in columns.items() if not isinstance(values, MappedColumn)}
             for split, columns in self.splits.items()
         }
-        return {split: to_safetensors(columns) for split, columns in in_memory.items() if columns}
+        return {split: SafetensorsFile(columns) for split, columns in in_memory.items() if columns}
 
     @property
     def mapped(self) -> dict[str, dict[str, MappedColumn]]:
@@ -76,7 +76,9 @@ class Data:
         }
 
     @staticmethod
-    def load(blobs: dict[str, bytes], mapped: dict[str, dict[str, MappedColumn]] | None = None) -> Data:
+    def load(
+        blobs: Mapping[str, bytes | SafetensorsFile], mapped: dict[str, dict[str, MappedColumn]] | None = None
+    ) -> Data:
         """The data that `save` wrote.
 
         Args:
@@ -87,7 +89,7 @@ class Data:
         """
         splits: dict[str, Tensors] = {split: dict(columns) for split, columns in (mapped or {}).items()}
         for split, blob in blobs.items():
-            splits[split] = splits.get(split, {}) | safetensors.torch.load(blob)
+            splits[split] = splits.get(split, {}) | safetensors.torch.load(bytes(blob))
         return Data(**{split: verified(split, columns) for split, columns in splits.items()})
 
 

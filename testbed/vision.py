@@ -1,9 +1,9 @@
-"""timm, transformers and peft for tests, also where the C++ operators of torchvision cannot be loaded.
+"""timm, transformers and peft for tests and benchmarks, also where the C++ operators of torchvision cannot be loaded.
 
 PyPI's torchvision is built for torch with CUDA, and does not load into torch's CPU build: "operator torchvision::nms
 does not exist". timm requires torchvision, and transformers and peft import it if it is installed. No model of the
 tests calls its operators, so it is enough to declare those that its import registers something for.
-Tests take these libraries from this module, never by themselves.
+Both take these libraries from this module, never by themselves.
 """
 
 from __future__ import annotations
