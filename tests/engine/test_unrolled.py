@@ -174,7 +174,7 @@ def test_unrolling_from_the_very_first_step_sees_the_scale_of_the_initial_weight
         for shift in (1e-5, -1e-5):
             scale = torch.full((4,), 0.2, dtype=torch.float64)
             scale[tensor] += shift
-            problem.hparams.init["initialization_scale"] = scale
+            problem.hparams.kinds[0].init["initialization_scale"] = scale
             bilevel, *_, fold, _ = _trained(problem, inner, steps=4, keep=0)
             params = Ravel(bilevel.params).tree(fold.weights)
             hparams = bilevel.values(bilevel.hparams)
