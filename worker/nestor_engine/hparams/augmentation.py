@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from nestor.errors import AugmentationAmbiguous, ColumnUnusable, NetworkOutputInvalid, OptionOutOfRange
+from nestor.errors import AugmentationAmbiguous, ColumnUnusable, NetworkOutputInvalid
+from nestor_engine.hparams.arguments import at_least
 from nestor_engine.hparams.examples import column_of
 from nestor_engine.hparams.hyperparameters import Hyperparameters
 from nestor_engine.hparams.network import Network
@@ -44,8 +45,9 @@ class Augmentation(Hyperparameters):
     ) -> None:
         if (network is None) == (channels is None):
             raise AugmentationAmbiguous()
-        if noise < 1 or (channels is not None and channels < 1):
-            raise OptionOutOfRange(option=f"Augmentation({channels=}, {noise=})", rule="both must be at least 1")
+        at_least(1, "Augmentation", "noise", noise)
+        if channels is not None:
+            at_least(1, "Augmentation", "channels", channels)
         self._network = Network(
             "Augmentation", network or UNet(channels or 1, noise=noise), self._named(name, "augmentation")
         )

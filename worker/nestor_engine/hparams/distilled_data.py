@@ -10,8 +10,9 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from nestor.errors import ChoiceUnknown, ColumnUnusable, TooFewExamples
+from nestor.errors import ColumnUnusable, TooFewExamples
 from nestor_engine.data.splits import INDEX
+from nestor_engine.hparams.arguments import at_least, checked, tensor
 from nestor_engine.hparams.examples import column_of, validate_examples
 from nestor_engine.hparams.hyperparameters import Hyperparameters
 from nestor_engine.objective import Batch, Tensors
@@ -37,20 +38,14 @@ class DistilledData(Hyperparameters):
     by_position = True
 
     def __init__(self, x: Any, *, column: str = "x", name: str | None = None) -> None:
-        x = torch.as_tensor(x)
-        if not x.is_floating_point() or not x.ndim:
-            raise ColumnUnusable(
-                kind="DistilledData",
-                expected="floating-point examples of shape (n, …)",
-                dtype=x.dtype,
-                shape=tuple(x.shape),
-                advice="Distill what has a gradient; tokens have none.",
-            )
+        x = tensor("DistilledData", "x", x)
+        _expect_examples("DistilledData", x)
         self._column, self._name = column, self._named(name, "distilled_data")
-        self.init = {self._name: x.detach().clone()}
+        self.init = {self._name: x.clone()}
         self.transforms = {}
 
     @staticmethod
+    @checked("DistilledData.start")
     def start(
         x: Tensor,
         y: Tensor,
@@ -74,8 +69,16 @@ class DistilledData(Hyperparameters):
         Raises:
             ProblemInvalid: a class has fewer than `per_class` examples, or `kind` is unknown.
         """
-        if kind not in ("noise", "examples", "means"):
-            raise ChoiceUnknown(option=f"DistilledData.start({kind=})", choices=["noise", "examples", "means"])
+        at_least(1, "DistilledData.start", "per_class", per_class)
+        _expect_examples("DistilledData.start", x)
+        if y.is_floating_point() or y.is_complex() or y.shape != x.shape[:1]:
+            raise ColumnUnusable(
+                kind="DistilledData.start",
+                expected=f"one integer label for each of the {len(x)} examples",
+                dtype=y.dtype,
+                shape=tuple(y.shape),
+                advice="Pass the labels of these examples.",
+            )
         generator = torch.Generator().manual_seed(seed)
         labels, counts = cast("tuple[Tensor, Tensor]", y.unique(return_counts=True))
         if kind != "noise" and int(counts.min()) < per_class:
@@ -118,3 +121,14 @@ class DistilledData(Hyperparameters):
     def prepare(self, values: Tensors, batch: Batch) -> Batch:
         """The batch with the distilled examples as its column."""
         return batch | {self._column: values[self._name][batch[INDEX]]}
+
+
+def _expect_examples(kind: str, x: Tensor) -> None:
+    if not x.is_floating_point() or not x.ndim or not len(x):
+        raise ColumnUnusable(
+            kind=kind,
+            expected="floating-point examples of shape (n, …)",
+            dtype=x.dtype,
+            shape=tuple(x.shape),
+            advice="Distill what has a gradient; tokens have none.",
+        )

@@ -9,7 +9,7 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from nestor.errors import ChoiceUnknown, DropoutNotFound, DropoutRateOutOfRange, MadeForAnotherModel, OptionOutOfRange
+from nestor.errors import DropoutNotFound, DropoutRateOutOfRange, MadeForAnotherModel, OptionOutOfRange
 from nestor_engine.hparams.hyperparameters import Hyperparameters
 from nestor_engine.objective import Tensors
 from nestor_engine.problem.model.wrappers import unwrapped
@@ -77,8 +77,6 @@ class Dropout(Hyperparameters):
         temperature: float = 0.1,
         name: str | None = None,
     ) -> None:
-        if per not in ("layer", "global"):
-            raise ChoiceUnknown(option=f"Dropout({per=})", choices=["layer", "global"])
         if not temperature > 0:
             raise OptionOutOfRange(option=f"Dropout({temperature=})", rule="it must be positive; 0.1 is usual")
         layers = _layers(model)

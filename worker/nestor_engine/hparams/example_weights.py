@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
-from nestor.errors import OptionOutOfRange
 from nestor_engine.data.splits import INDEX
+from nestor_engine.hparams.arguments import at_least
 from nestor_engine.hparams.examples import validate_examples
 from nestor_engine.hparams.hyperparameters import Hyperparameters
 from nestor_engine.objective import Batch, Tensors
@@ -25,11 +27,17 @@ class ExampleWeights(Hyperparameters):
 
     per_example = by_position = True
 
-    def __init__(self, n: int, *, init: float = 0.0, transform: str = "sigmoid", name: str | None = None) -> None:
-        if n < 1:
-            raise OptionOutOfRange(option=f"ExampleWeights({n})", rule="give the number of training examples")
+    def __init__(
+        self,
+        n: int,
+        *,
+        init: float = 0.0,
+        transform: Literal["identity", "exp", "sigmoid", "softplus"] = "sigmoid",
+        name: str | None = None,
+    ) -> None:
+        at_least(1, "ExampleWeights", "n", n)
         self._n, self._name = n, self._named(name, "example_weights")
-        self.init = {self._name: torch.full((n,), float(init))}
+        self.init = {self._name: torch.full((n,), init)}
         self.transforms = {self._name: transform}
         self.init_shown = f"ExampleWeights(init={init:g})"
 

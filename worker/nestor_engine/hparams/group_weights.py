@@ -9,9 +9,9 @@ from typing import Literal, Self
 import torch
 from torch import Tensor, nn
 
-from nestor.errors import ChoiceUnknown, ColumnUnusable, GroupsOutOfRange
+from nestor.errors import ColumnUnusable, GroupsOutOfRange
 from nestor_engine.data.mapped import extremes, pieces
-from nestor_engine.hparams.arguments import count, positive, text
+from nestor_engine.hparams.arguments import at_least, positive
 from nestor_engine.hparams.examples import column_of
 from nestor_engine.hparams.hyperparameters import Hyperparameters
 from nestor_engine.objective import Batch, Tensors
@@ -60,11 +60,8 @@ class GroupWeights(Hyperparameters):
         name: str | None = None,
     ) -> None:
         kind = type(self).__name__
-        if normalize not in _TRANSFORMS:
-            raise ChoiceUnknown(option=f"{kind}({normalize=})", choices=list(_TRANSFORMS))
-        self._column = text(kind, "column", column, "the name of a training column")
-        groups = self._groups = count(kind, self._count, groups, self._count)
-        self._normalize = normalize
+        at_least(2, kind, self._count, groups)
+        self._column, self._groups, self._normalize = column, groups, normalize
         self._fractions = torch.full((groups,), 1 / groups)
         self._name = self._named(name, self._usual_name)
         weights = positive(kind, init, groups)

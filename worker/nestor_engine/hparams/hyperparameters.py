@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nestor.errors import InitialValuesOutOfBounds, arguments_of
-from nestor_engine.hparams.arguments import text
+from nestor.errors import InitialValuesOutOfBounds
+from nestor_engine.hparams.arguments import checked
 from nestor_engine.objective import Batch, PyTree, Tensors
 
 TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -54,9 +54,9 @@ class Hyperparameters:
     def __init_subclass__(cls) -> None:
         # The user's own kinds keep their errors.
         if "__init__" in vars(cls) and cls.__module__.startswith("nestor_engine."):
-            cls.__init__ = arguments_of(cls.__name__)(cls.__init__)
+            cls.__init__ = checked(cls.__name__)(cls.__init__)
 
-    @arguments_of("bounded")
+    @checked("bounded")
     def bounded(self, least: float = -math.inf, largest: float = math.inf) -> Self:
         """A copy whose entries, before the transform, every outer step projects onto an interval.
 
@@ -79,7 +79,7 @@ class Hyperparameters:
         if name is None:
             self.default_name = default
             return default
-        return text(type(self).__name__, "name", name, "a text such as name='head_decay'")
+        return name
 
     def _options(self) -> list[str]:
         """The options that `repr` shows, such as "per='tensor'"."""

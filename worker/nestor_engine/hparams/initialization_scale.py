@@ -30,8 +30,6 @@ class InitializationScale(OfWeights):
         init: the logarithm of the initial scale.
     """
 
-    granularities = ("global", "tensor")
-
     def __init__(
         self,
         model: nn.Module,

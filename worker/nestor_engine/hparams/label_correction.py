@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from nestor.errors import ColumnUnusable, LabelsOutOfRange
 from nestor_engine.data.splits import INDEX
+from nestor_engine.hparams.arguments import at_least, tensor
 from nestor_engine.hparams.examples import column_of, validate_examples
 from nestor_engine.hparams.hyperparameters import Hyperparameters
 from nestor_engine.objective import Batch, Tensors
@@ -46,7 +47,8 @@ class LabelCorrection(Hyperparameters):
         dtype: torch.dtype | None = None,
         name: str | None = None,
     ) -> None:
-        labels = torch.as_tensor(labels).detach()
+        labels = tensor("LabelCorrection", "labels", labels)
+        at_least(1, "LabelCorrection", "classes", classes)
         if labels.is_floating_point() or labels.dtype == torch.bool or labels.ndim != 1 or not len(labels):
             raise ColumnUnusable(
                 kind="LabelCorrection",

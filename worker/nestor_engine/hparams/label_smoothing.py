@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from nestor.errors import ChoiceUnknown, ColumnUnusable, LabelsOutOfRange, OptionOutOfRange
+from nestor.errors import ColumnUnusable, LabelsOutOfRange, OptionOutOfRange
 from nestor_engine.data.mapped import extremes
-from nestor_engine.hparams.arguments import count, number, text
+from nestor_engine.hparams.arguments import at_least
 from nestor_engine.hparams.examples import column_of
 from nestor_engine.hparams.hyperparameters import Hyperparameters
 from nestor_engine.objective import Batch, Tensors
@@ -51,18 +51,12 @@ class LabelSmoothing(Hyperparameters):
         dtype: torch.dtype | None = None,
         name: str | None = None,
     ) -> None:
-        if per not in ("global", "class"):
-            raise ChoiceUnknown(option=f"LabelSmoothing({per=})", choices=["global", "class"])
-        classes, init = count("LabelSmoothing", "classes", classes, "classes"), number("LabelSmoothing", "init", init)
+        at_least(2, "LabelSmoothing", "classes", classes)
         if not 0 < init < 1:
             raise OptionOutOfRange(
                 option=f"LabelSmoothing({init=})", rule="it must be above 0 and below 1; 0.1 is usual"
             )
-        self._classes, self._per, self._column = (
-            classes,
-            per,
-            text("LabelSmoothing", "column", column, "the label column"),
-        )
+        self._classes, self._per, self._column = classes, per, column
         self._name = self._named(name, "label_smoothing")
         shape = () if per == "global" else (classes,)
         self.init = {

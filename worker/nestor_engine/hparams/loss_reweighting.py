@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from nestor.errors import ChoiceUnknown, NetworkOutputInvalid
+from nestor.errors import NetworkOutputInvalid
 from nestor_engine.hparams.examples import column_of
 from nestor_engine.hparams.hyperparameters import TRANSFORMS, Hyperparameters
 from nestor_engine.hparams.network import Network
@@ -57,8 +57,6 @@ class LossReweighting(Hyperparameters):
         positive: Literal["sigmoid", "softplus", "exp"] = "sigmoid",
         name: str | None = None,
     ) -> None:
-        if positive not in ("sigmoid", "softplus", "exp"):
-            raise ChoiceUnknown(option=f"LossReweighting({positive=})", choices=["sigmoid", "softplus", "exp"])
         self._network = Network("LossReweighting", network, self._named(name, "loss_reweighting"))
         self._reads, self._positive = reads, TRANSFORMS[positive]
         self.init = self._network.init

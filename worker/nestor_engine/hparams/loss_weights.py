@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nestor.errors import ArgumentInvalid, TaskLossesInvalid, shown
-from nestor_engine.hparams.arguments import count, positive
+from nestor_engine.hparams.arguments import at_least, positive
 from nestor_engine.hparams.hyperparameters import Hyperparameters
 from nestor_engine.objective import Tensors
 
@@ -43,12 +43,13 @@ class LossWeights(Hyperparameters):
     ) -> None:
         self._by_name = isinstance(tasks, list | tuple)
         names = tuple(tasks) if isinstance(tasks, list | tuple) else ()
-        if isinstance(tasks, int):
-            names = tuple(map(str, range(count("LossWeights", "tasks", tasks, "tasks"))))
+        if isinstance(tasks, int) and not isinstance(tasks, bool):
+            at_least(2, "LossWeights", "tasks", tasks, largest=1_000)
+            names = tuple(map(str, range(tasks)))
         if (
             len(names) < 2
-            or len(set(names)) != len(names)
             or not all(isinstance(cast("object", name), str) for name in names)
+            or len(set(names)) != len(names)
         ):
             raise ArgumentInvalid(
                 owner="LossWeights",

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nestor.errors import OptionOutOfRange
+from nestor_engine.hparams.arguments import at_least, checked
+
 GROUPS = 4  # of channels, in every GroupNorm
 
 
@@ -26,8 +29,14 @@ class UNet(nn.Module):
     [1] Ronneberger, Fischer and Brox (2015), U-Net: convolutional networks for biomedical image segmentation.
     """
 
+    @checked("UNet")
     def __init__(self, channels: int, *, noise: int = 1, width: int = 16, depth: int = 2) -> None:
         super().__init__()
+        at_least(1, "UNet", "channels", channels)
+        at_least(0, "UNet", "noise", noise)
+        at_least(0, "UNet", "depth", depth, largest=16)
+        if width < GROUPS or width % GROUPS:
+            raise OptionOutOfRange(option=f"UNet(width={width})", rule=f"it must be a multiple of {GROUPS}")
         widths = [width * 2**level for level in range(depth + 1)]
         self.enter = _block(channels + noise, width)
         self.down = nn.ModuleList(_block(a, b, stride=2) for a, b in pairwise(widths))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, cast
 
 import torch
@@ -10,14 +10,12 @@ from torch import Tensor, nn
 
 from nestor.errors import (
     ArgumentInvalid,
-    ChoiceUnknown,
     MadeForAnotherModel,
     MadeForPart,
     ModelHasNoParameters,
     PartNotFound,
     shown,
 )
-from nestor_engine.hparams.arguments import number
 from nestor_engine.hparams.hyperparameters import Hyperparameters
 from nestor_engine.objective import PyTree, Tensors
 from nestor_engine.problem.model.wrappers import expect_values, unwrapped
@@ -57,8 +55,6 @@ class OfWeights(Hyperparameters):
             `default_name.<part>`.
     """
 
-    granularities: tuple[str, ...] = ("global", "tensor", "input", "output", "channel", "weight")
-
     def __init__(
         self,
         model: nn.Module | PyTree,
@@ -70,11 +66,9 @@ class OfWeights(Hyperparameters):
         default_name: str,
     ) -> None:
         kind = type(self).__name__
-        if per not in self.granularities:
-            raise ChoiceUnknown(option=f"{kind}(per={per!r})", choices=list(self.granularities))
         _expect_tensors(kind, model)
         model = unwrapped(model) if isinstance(model, nn.Module) else model
-        self._per, self._only, init = per, _parts(kind, only), number(kind, "init", init)
+        self._per, self._only, init = per, _parts(kind, only), float(init)
         weights = self._chosen(model)
         if not weights:
             self._refuse_nothing(model)
@@ -167,7 +161,7 @@ def _parts(kind: str, only: Only | None) -> tuple[str, ...]:
     """The parts without their final dots."""
     if only is None:
         return ()
-    given = [only] if isinstance(only, str) else list(only) if isinstance(cast("object", only), Iterable) else []
+    given = [only] if isinstance(only, str) else list(only) if isinstance(cast("object", only), list | tuple) else []
     if not given or not all(isinstance(cast("object", part), str) and part.strip(".") for part in given):
         raise ArgumentInvalid(
             owner=kind,

@@ -85,14 +85,14 @@ class Problem:
         _expect("model", model, _has_forward, "a torch.nn.Module with a forward")
         expect_loss("train_loss", train_loss)
         expect_loss("val_loss", val_loss)
-        expect_metrics(metrics or {})
+        expect_metrics({} if metrics is None else metrics)
         if transform is not None:
             _expect("transform", transform, callable, "a function from a batch to a batch")
         self.transform = transform
         self.model = unwrapped(model)
         self.hparams = compose(hparams)
         self.train_loss, self.val_loss = train_loss, val_loss
-        self.metrics = dict(metrics or {})
+        self.metrics = dict({} if metrics is None else metrics)
         if "loss" in self.metrics:
             raise MetricNameReserved(name="loss")
         self.data = Data.of(train=train, val=val, test=test, dtype=_dtype_of(self.model))

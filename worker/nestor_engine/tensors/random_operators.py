@@ -89,7 +89,7 @@ def fast_dropout(
 ) -> torch.Tensor | None:
     """`torch.dropout` and `F.dropout` on a CPU, out of the same operators; None where it is not as simple."""
     plain = type(input) in (torch.Tensor, torch.nn.Parameter) and not is_functorch_wrapped_tensor(input)
-    if not plain or inplace or not input.is_cpu or not 0 < p < 1 or not input.numel():
+    if not plain or inplace or not input.is_cpu or not isinstance(p, float) or not 0 < p < 1 or not input.numel():
         return None
     if not (train and training):
         return input
