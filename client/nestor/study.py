@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 
 from nestor import schemas
 from nestor.backend import Backend
+from nestor.callbacks import expect_callbacks, expect_flag
 from nestor.entry_points import EntryPoint
 from nestor.errors import (
     ArgumentInvalid,
@@ -156,7 +157,9 @@ class Study:
             ProblemInvalid: the problem cannot be tuned; no trial was created.
             TrialFailed: the trial failed; `study.trials` has it with its records.
         """
-        _check_watching(wait=wait, show_progress_bar=show_progress_bar, callbacks=callbacks)
+        expect_flag("wait", wait)
+        expect_flag("show_progress_bar", show_progress_bar)
+        expect_callbacks("study.optimize", callbacks, ("study", "trial"))
         if callbacks and not wait:
             raise CallbacksWithoutWait
         options = {
@@ -300,6 +303,8 @@ class Study:
         Raises:
             AttributesNotJson: `value` is not JSON-serializable.
         """
+        if not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance] of a user
+            raise OptionTypeWrong(option=f"key={shown(key)}", rule="it must be a string")
         self._record = self._backend.set_user_attrs(self.id, json_attributes({key: value}))
 
     def __repr__(self) -> str:
@@ -378,31 +383,6 @@ def get_all_study_names(*, server: str | Client | None = None, token: str | None
 def _checked_name(name: str) -> str:
     """`name`, checked as that of a new study."""
     return schemas.build(schemas.StudyCreate, {"name": name}).name
-
-
-def _check_watching(*, wait: object, show_progress_bar: object, callbacks: object) -> None:
-    """Check the arguments of `optimize` that no schema describes."""
-    for name, flag in (("wait", wait), ("show_progress_bar", show_progress_bar)):
-        if not isinstance(flag, bool):
-            raise OptionTypeWrong(option=f"{name}={shown(flag)}", rule="it must be True or False")
-    expected = "a list of functions of (study, trial)"
-    if not isinstance(callbacks, list | tuple):
-        raise ArgumentInvalid(owner="study.optimize", argument="callbacks", given=shown(callbacks), expected=expected)
-    for index, callback in enumerate(cast("Sequence[object]", callbacks)):
-        if not (callable(callback) and _takes(callback, 2)):
-            argument, given = f"callbacks[{index}]", shown(callback)
-            raise ArgumentInvalid(owner="study.optimize", argument=argument, given=given, expected=expected)
-
-
-def _takes(function: Callable[..., object], n: int) -> bool:
-    """Whether `function` can be called with `n` arguments by position, as far as Python knows."""
-    try:
-        inspect.signature(function).bind(*range(n))
-    except TypeError:
-        return False
-    except ValueError:  # a builtin without a signature
-        return True
-    return True
 
 
 def _backend(server: object, token: str | None) -> Backend:

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from nestor import schemas
 from nestor.backend import Backend
+from nestor.callbacks import expect_callbacks, expect_flag
 from nestor.errors import (
     AttributeMissing,
     HyperparametersNotFound,
@@ -169,6 +170,8 @@ class Trial:
         Raises:
             TrialFailed: the trial failed; its records can still be read.
         """
+        expect_flag("show_progress_bar", show_progress_bar)
+        expect_callbacks("trial.wait", callbacks, ("trial",))
         from nestor.results.progress import Bar
 
         with Bar(self.record, show=show_progress_bar) as bar:

@@ -53,6 +53,7 @@ GOOD: dict[str, Any] = {  # for parameters without a default
     "name": "nobody's",
     "trial": uuid4(),
     "trial_id": uuid4(),
+    "dataset_id": uuid4(),
     "study_id": uuid4(),
     "steps": 1,
     "step": 1,
@@ -101,7 +102,7 @@ def _wrong(function: Callable[..., Any], name: str, parameter: str, others: dict
             result = function(**others | {parameter: wrong})
             if inspect.isgenerator(result):
                 list(islice(result, 2))
-        except TypeError:
+        except nestor.errors.CallInvalid:
             pass
         except NestorError as error:
             if len(str(error)) > 2_000 or "pydantic" in str(error):

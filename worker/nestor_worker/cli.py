@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -10,12 +11,18 @@ import typer
 app = typer.Typer()
 
 
+class LogLevel(StrEnum):
+    """The least urgent messages that are logged."""
+
+    debug, info, warning, error = "debug", "info", "warning", "error"
+
+
 @app.command()
 def worker(
     concurrency: Annotated[
         int | None, typer.Option(help="Number of concurrent trials. Default: one per device.", min=1)
     ] = None,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    log_level: Annotated[LogLevel, typer.Option(help="What is logged.")] = LogLevel.info,
 ) -> None:
     """Run trials on this machine until SIGTERM or Ctrl-C. Running trials are then checkpointed and requeued."""
     from nestor.errors import NestorError

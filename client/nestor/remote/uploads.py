@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from nestor.errors import NestorError, OffsetMismatch
+from nestor.errors import ArgumentInvalid, NestorError, OffsetMismatch, shown
 from nestor.remote.transport import Transport, read
 from nestor.schemas import CHUNK_BYTES, BlobCreate, Upload
 
@@ -30,8 +30,11 @@ def upload(transport: Transport, data: Content, *, what: str = "upload", show_pr
     """Store `data` on the server, and return its digest "sha256:…".
 
     Raises:
+        ArgumentInvalid: `data` is something else than bytes.
         NestorError: the server refuses the bytes, or the upload makes no progress.
     """
+    if not _is_bytes(data):
+        raise ArgumentInvalid(owner="client.upload", argument="data", given=shown(data), expected="bytes")
     digest = _digest(data)
     furthest, stalled = -1, 0
     with _bar(len(data), what, show=show_progress_bar) as bar:
@@ -56,6 +59,13 @@ def upload(transport: Transport, data: Content, *, what: str = "upload", show_pr
 def _begin(transport: Transport, digest: str, size: int) -> Upload:
     new = BlobCreate(digest=digest, size=size)
     return read(Upload, transport.request("POST", "/blobs", json=new.model_dump()))
+
+
+def _is_bytes(data: Any) -> bool:
+    try:
+        return isinstance(data[:0], bytes | bytearray | memoryview)
+    except (TypeError, LookupError):
+        return False
 
 
 def _digest(data: Content) -> str:

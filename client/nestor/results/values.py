@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from nestor.errors import HparamNotFound
+from nestor.errors import HparamNotFound, OptionTypeWrong, shown
 from nestor.extras import engine, require
 
 if TYPE_CHECKING:
@@ -73,7 +73,10 @@ def members(named: Mapping[str, Any], name: str) -> dict[str, Any]:
 
     Raises:
         HparamNotFound: neither.
+        OptionTypeWrong: `name` is not a string.
     """
+    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance] of a user
+        raise OptionTypeWrong(option=f"name={shown(name)}", rule="it must be a string")
     found = {name: named[name]} if name in named else {k: v for k, v in named.items() if k.startswith(f"{name}.")}
     if not found:
         raise HparamNotFound(name=name, hparams=list(named))

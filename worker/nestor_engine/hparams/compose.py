@@ -33,6 +33,13 @@ class CompositeHyperparameters(Hyperparameters):
     """
 
     def __init__(self, kinds: Sequence[Hyperparameters]) -> None:
+        if not isinstance(kinds, list | tuple) or not all(isinstance(kind, Hyperparameters) for kind in kinds):
+            raise ArgumentInvalid(
+                owner="CompositeHyperparameters",
+                argument="kinds",
+                given=shown(kinds),
+                expected="a list of kinds such as L2(model)",
+            )
         nested = [one.kinds if isinstance(one, CompositeHyperparameters) else (one,) for one in kinds]
         self.kinds = tuple(kind for several in nested for kind in several)
         self.init, self.transforms, self.bounds = {}, {}, {}
