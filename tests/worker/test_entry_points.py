@@ -17,7 +17,7 @@ from nestor.errors import EntryPointNotFound, EntryPointNotOffered, EntryPointPa
 from nestor.schemas import EntryPointInfo, EntryPointProblem, ParameterInfo, State
 from nestor_engine import Config, optimize
 from nestor_server.database import Sessions
-from nestor_server.models import Step, Trial, Worker
+from nestor_server.models import Event, Step, Trial, Worker
 from nestor_server.scheduling import entry_points as routing
 from nestor_server.scheduling import fair_share, leases, task_queue
 from nestor_server.services.problems import presets
@@ -148,6 +148,38 @@ def test_the_processes_of_several_devices_build_the_same_problem(
     with sessions() as session:
         steps = session.scalars(select(Step.data).where(Step.trial_id == trial.id).order_by(Step.number)).all()
     assert [step["val_loss"] for step in steps] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("line", "state", "said"),
+    [
+        ("model.extra = nn.Linear(2, 2)", State.complete, "extra.weight"),
+        ("loss = lambda outputs, batch: F.mse_loss(outputs.detach(), batch['y'])", State.failed, "train_loss"),
+    ],
+)
+def test_a_problem_that_a_package_made_is_checked_on_the_worker(
+    line: str,
+    state: State,
+    said: str,
+    sessions: Sessions,
+    worker_settings: Settings,
+    new_trial: Callable[..., Trial],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Its users cannot check it: they have no package."""
+    source = SOURCE.replace("    return", f"    {line}\n    return")
+    install(tmp_path, "moons", source, {"settling": POINT}, version="0.2")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    trial = new_trial(spec=SPEC | {"n_steps": 2}, n_steps=2)
+    slot = Slot("w1", ("cpu",), threads=1, checkpoint_seconds=60, cache=BlobCache(Path("/nowhere"), 0))
+    lease = claim(sessions, trial.id)
+    assert supervise(sessions, worker_settings, lease, slot, slot.spawn(), threading.Event()) is state
+    with sessions() as session:
+        error = session.get_one(Trial, trial.id).error
+        events = session.scalars(select(Event.data).where(Event.trial_id == trial.id, Event.type == "log")).all()
+    assert said in str([*events, error])
 
 
 # --- routing --------------------------------------------------------------------------------------

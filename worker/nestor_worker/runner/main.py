@@ -100,11 +100,11 @@ def _run(directory: Path, spec: workdir.WorkSpec, supervisor: Connection, rank: 
         # It costs time, and nothing here reads such memory. torch does not annotate its public name.
         torch._C._set_deterministic_fill_uninitialized_memory(False)  # pyright: ignore[reportPrivateUsage]
     config = Config(**spec.config)
-    bilevel, data, built_by = _problem(directory, spec, config)
-    bilevel = _warm_start(bilevel, directory, spec)
-    bilevel, data = bilevel.to(device), data.to(device)
     path = directory / workdir.CHECKPOINT
     state = State.load(path.read_bytes()) if path.exists() else None
+    bilevel, data, notes = _problem(directory, spec, config, unchecked=state is None and rank == 0)
+    bilevel = _warm_start(bilevel, directory, spec)
+    bilevel, data = bilevel.to(device), data.to(device)
 
     path = directory / workdir.TRACES
     traces = TraceCache(path.read_bytes() if path.exists() else b"")
@@ -117,8 +117,8 @@ def _run(directory: Path, spec: workdir.WorkSpec, supervisor: Connection, rank: 
         return
     recorder = TrialRecorder(directory, spec, config, supervisor.send, bilevel)
     recorder.begin(state, device)
-    if built_by:
-        supervisor.send(LogLine(0 if state is None else state.step, f"the problem is of {built_by}"))
+    for level, note in notes:
+        supervisor.send(LogLine(0 if state is None else state.step, note, level))
     for step in optimize(bilevel, data, config, state, group, traces):
         recorder.record(step)
         if group.any([supervisor.stopping.is_set()])[0]:
@@ -142,22 +142,39 @@ def _join(directory: Path, rank: int, size: int, device: str) -> Group:
     return Group(rank, size, device)
 
 
-def _problem(directory: Path, spec: workdir.WorkSpec, config: Config) -> tuple[Bilevel, Data, str]:
-    """The functions, the examples, and the package that made them; its version may differ between two workers."""
+def _problem(
+    directory: Path, spec: workdir.WorkSpec, config: Config, *, unchecked: bool
+) -> tuple[Bilevel, Data, list[tuple[str, str]]]:
+    """The functions, the examples, and lines for the trial's log, with their levels.
+
+    Args:
+        unchecked: nobody has checked the problem, unless the client did: it is checked if a package made it.
+
+    Raises:
+        CheckFailed: what a package made cannot be trained.
+    """
     if spec.preset is not None:
         from nestor.schemas import Preset
         from nestor_worker.runner import presets
 
         problem = presets.build(Preset.model_validate(spec.preset), seed=config.seed)
-        return problem.bilevel(), problem.data, ""
+        return problem.bilevel(), problem.data, []
     if spec.entry_point is not None:
         from nestor.schemas import EntryPointProblem
+        from nestor_engine import Problem
         from nestor_engine.problem import entry_points
+        from nestor_engine.problem.validation.checks import check
 
         named = EntryPointProblem.model_validate(spec.entry_point)
         factory = entry_points.find(named.entry_point, where="on this worker")
         built = entry_points.build(factory, named.params, seed=config.seed, folds=config.folds is not None)
-        return built.bilevel(), built.data, factory.package
+        # Two workers may have different versions of the package.
+        notes = [("info", f"the problem is of {factory.package}")]
+        if unchecked and isinstance(built, Problem):
+            report = check(built, config=config, ship=False)
+            report.raise_errors()
+            notes += [("warning", f"{finding.where}: {finding.sentence}") for finding in report.findings]
+        return built.bilevel(), built.data, notes
 
     from nestor_engine import Data
     from nestor_engine.program import load
@@ -165,7 +182,7 @@ def _problem(directory: Path, spec: workdir.WorkSpec, config: Config) -> tuple[B
     files = {split: directory / split_file(split) for split in SPLITS}
     bilevel = load((directory / GRAPHS_FILE).read_bytes(), (directory / TENSORS_FILE).read_bytes())
     uploaded = {split: path.read_bytes() for split, path in files.items() if path.exists()}
-    return bilevel, Data.load(uploaded, _mapped(directory)), ""
+    return bilevel, Data.load(uploaded, _mapped(directory)), []
 
 
 def _mapped(directory: Path) -> dict[str, dict[str, MappedColumn]]:
