@@ -21,7 +21,7 @@ pytestmark = [
     # peft reads an attribute of the model whose name transformers has changed.
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
 ]
-BROKER = 9  # a database of Valkey that no other test uses, so that no other worker takes these messages
+BROKER = 13  # a database of Valkey that no other test uses, so that no other worker takes these messages
 QUICK: dict[str, Any] = {
     "n_steps": 2,
     "inner": nestor.Adam(1e-2),
