@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils import _pytree as pytree
 from torch.utils.data import Dataset, Subset
 
 import nestor
@@ -132,7 +133,7 @@ class Predicted:
     height: Tensor | None = None
 
 
-torch.utils._pytree.register_dataclass(Predicted)  # as its documentation asks of models that are exported
+pytree.register_dataclass(Predicted)  # as its documentation asks of models that are exported
 
 
 class Shared(nn.Module):
@@ -177,7 +178,7 @@ class Doubled(torch.autograd.Function):
         return 2 * x
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         return 3 * grad  # not the derivative: what its author wrote must be what is used
 
 

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from nestor.errors.problems import ProblemInvalid
 from nestor.errors.requests import InvalidInput
+
+# A function of a program → what its author wrote.
+_USERS_NAMES = {
+    "prepare": "The change of a batch by its transform and its hyperparameters",
+    "forward": "The model",
+    "criterion": "train_loss",
+    "penalty": "The penalty",
+    "evaluate": "val_loss, a metric, or the model in evaluation mode",
+}
 
 
 class NotExportable(ProblemInvalid):
     """A function of the problem does something that no graph can hold."""
 
     message = "{function} cannot be exported{where}: {reason} {remedy}"
+
+    def __init__(self, **context: Any) -> None:
+        if "function" in context:
+            context["function"] = _USERS_NAMES.get(context["function"], context["function"])
+        super().__init__(**context)
 
 
 class OutputDependsOnBatchSize(NotExportable):

@@ -285,6 +285,6 @@ def test_what_cannot_be_exported_is_an_error_only_when_it_must_be_shipped():
             return out if out.mean() > 0 else -out
 
     assert check(problem(Branching()), ship=False).ok
-    assert "export: forward cannot be exported (in Branching, test_check.py, line" in messages(
+    assert "export: The model cannot be exported (in Branching, test_check.py, line" in messages(
         check(problem(Branching()))
     )

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch import distributions as D
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 from torch.utils.checkpoint import checkpoint
@@ -237,11 +238,43 @@ SERVED: dict[str, Callable[[], Problem]] = {
     "losses of examples": lambda: stated(
         Net(), lambda out, batch: F.cross_entropy(out, batch["y"], reduction="none"), hparams=ExampleWeights(N)
     ),
+    "a Gaussian likelihood": lambda: stated(
+        Net(out=2), lambda out, batch: F.gaussian_nll_loss(out[:, 0], batch["y"].float(), out[:, 1].exp())
+    ),
+    "torch.distributions": lambda: stated(Net(), likelihoods),
     "a mean over positions that count": lambda: stated(
         Net(), lambda out, batch: F.cross_entropy(out, batch["y"], ignore_index=1)
     ),
 }
 NAMED = ("a mask of a parameter's gradient",)  # served, and yet said
+
+
+def likelihoods(out: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """The sum of those that have second derivatives; each one checks its arguments."""
+    a, b, c = out.unbind(1)
+    positive, counts = F.softplus(b) + 0.1, batch["y"].float()
+    terms = [
+        D.Normal(a, positive).log_prob(counts),
+        D.Laplace(a, positive).log_prob(counts),
+        D.Cauchy(a, positive).log_prob(counts),
+        D.Gumbel(a, positive).log_prob(counts),
+        D.StudentT(3.0, a, positive).log_prob(counts),
+        D.LogNormal(a, positive).log_prob(counts + 1),
+        D.Gamma(positive, c.exp()).log_prob(counts + 1),
+        D.Beta(positive, c.exp()).log_prob((counts + 1) / 4),
+        D.Poisson(positive).log_prob(counts),
+        D.Bernoulli(logits=a).log_prob(counts.clamp(max=1)),
+        D.Geometric(a.sigmoid()).log_prob(counts),
+        D.NegativeBinomial(3, logits=a).log_prob(counts),
+        D.Categorical(logits=out).log_prob(batch["y"]),
+        D.OneHotCategorical(logits=out).log_prob(F.one_hot(batch["y"], CLASSES).float()),
+        D.Dirichlet(out.exp()).log_prob(F.one_hot(batch["y"], CLASSES) / 2 + 1 / 6),
+        D.MultivariateNormal(out, torch.eye(CLASSES)).log_prob(torch.zeros(CLASSES)),
+        D.Independent(D.Normal(out, 1.0), 1).log_prob(torch.zeros(CLASSES)),
+        D.MixtureSameFamily(D.Categorical(logits=out), D.Normal(out, 1.0)).log_prob(counts),
+        D.kl_divergence(D.Normal(a, positive), D.Normal(0.0, 1.0)),
+    ]
+    return -torch.stack(terms).mean()
 
 
 def derivatives(functions: Bilevel, at: Bilevel) -> list[Tensor]:
@@ -382,6 +415,21 @@ def contrastive(out: Tensor, batch: dict[str, Tensor]) -> Tensor:
     return F.cross_entropy(unit @ unit.T / 0.5, torch.arange(len(out)))
 
 
+class Prototypes(nn.Module):
+    """A loss with parameters, which nobody trains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.centers = nn.Parameter(torch.eye(CLASSES))
+
+    def forward(self, out: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        return F.cross_entropy(out @ self.centers.T, batch["y"])
+
+
+def distilled(teacher: nn.Module) -> Callable[[Tensor, dict[str, Tensor]], Tensor]:
+    return lambda out, batch: F.mse_loss(out, teacher(batch["x"]))
+
+
 FINDINGS: dict[str, tuple[Callable[[], Problem], bool, str, tuple[str, ...]]] = {
     # name → problem, whether for a server, severity, and words of the findings
     "a detached backbone under a decay": (
@@ -396,6 +444,17 @@ FINDINGS: dict[str, tuple[Callable[[], Problem], bool, str, tuple[str, ...]]] = 
     "nothing is trained": (
         lambda: stated(Net(), lambda out, batch: out.argmax(1).float().mean(), ce), False, "error",
         ("train_loss: No parameter reaches it",),
+    ),
+    "a loss with parameters of its own": (
+        lambda: stated(Net(), Prototypes()), False, "warning",
+        ("train_loss: It reads tensors that require gradients and are no parameters of the model; shapes: (3, 3)",),
+    ),
+    "a teacher that requires gradients": (
+        lambda: stated(Net(), distilled(Net()), ce), False, "warning", ("of the model; shapes: (3, 8), (8,",),
+    ),
+    "one_hot without its classes, on a server": (
+        lambda: stated(Net(), lambda out, batch: F.mse_loss(out, F.one_hot(batch["y"]).float())), True, "error",
+        ("train_loss cannot be exported", "Pass it num_classes."),
     ),
     "an accuracy to tune by": (lambda: stated(Net(), ce, accuracy), False, "error", ("val_loss: It has no gradient",)),
     "a detached validation loss": (

@@ -33,7 +33,9 @@ class CompositeHyperparameters(Hyperparameters):
     """
 
     def __init__(self, kinds: Sequence[Hyperparameters]) -> None:
-        if not isinstance(kinds, list | tuple) or not all(isinstance(kind, Hyperparameters) for kind in kinds):
+        if not isinstance(kinds, list | tuple) or not all(
+            isinstance(cast("object", k), Hyperparameters) for k in kinds
+        ):
             raise ArgumentInvalid(
                 owner="CompositeHyperparameters",
                 argument="kinds",

@@ -37,6 +37,11 @@ _PACKED = (
     "it packs sequences, whose shapes depend on the data.",
     "Give the recurrent module the padded sequences, take the last step of each with gather, and mask the loss.",
 )
+_DATA_DEPENDENT = (
+    "its control flow or a shape depends on the values of a tensor.",
+    "Use torch.where in place of if, and masks in place of selections; leave out .item() and .tolist().",
+)
+_ONE_HOT = ("torch's one_hot counts the classes in the values.", "Pass it num_classes.")
 CHECKPOINT = (
     "it checkpoints activations (torch.utils.checkpoint), which runs parts of the model again in the backward pass.",
     "Call those parts directly.",
@@ -53,10 +58,7 @@ _KNOWN: tuple[tuple[str, tuple[str, str]], ...] = (
     ("specialized it to be a constant|generated guard|Constraints violated", _BATCH_SIZE),
     (
         "data-dependent|DataDependent|dynamic output shape|DynamicOutputShape|unbacked",
-        (
-            "its control flow or a shape depends on the values of a tensor.",
-            "Use torch.where in place of if, and masks in place of selections; leave out .item() and .tolist().",
-        ),
+        _DATA_DEPENDENT,
     ),
     (
         r"\.numpy\(\)|numpy|__array__",
@@ -104,6 +106,8 @@ class Watch(TorchFunctionMode):
         name = str(getattr(func, "__name__", ""))
         if name == "unbind" and len(args) + len(kwargs or {}) < 3 and isinstance(args[0].shape[0], torch.SymInt):
             name = "__iter__"  # `for row in x`
+        if name == "one_hot" and len(args) + len(kwargs or {}) < 2:
+            name = "one_hot without num_classes"
         if name not in self.places:
             self.places[name] = place_of_caller()
         return func(*args, **(kwargs or {}))
@@ -121,6 +125,8 @@ def explain(function: str, error: Exception, watch: Watch) -> NotExportable:
         ),
     )
     where = place_of_error(error.__traceback__)
+    if (reason, remedy) == _DATA_DEPENDENT and (place := watch.places.get("one_hot without num_classes")):
+        return NotExportable(function=function, where=place, reason=_ONE_HOT[0], remedy=_ONE_HOT[1])
     if "_pack_padded_sequence" in watch.places:
         where, (reason, remedy) = watch.places["_pack_padded_sequence"], _PACKED
     elif (reason, remedy) == _BATCH_SIZE:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from nestor.errors import NestorError
@@ -18,6 +23,7 @@ from nestor_engine.program.failures import Watch, explain
 from nestor_engine.program.functions import Hooks, recording_functions
 from nestor_engine.program.out_arguments import without_out_arguments
 from nestor_engine.program.quiet import quiet
+from nestor_engine.tensors.function_modes import reentrant
 from nestor_engine.tensors.generators import OwnGenerators
 
 BATCH = torch.export.Dim("batch")
@@ -94,6 +100,37 @@ class _Holder(nn.Module):
             raise
 
 
+class _PassedChecks(TorchFunctionMode):
+    """Answers the questions that torch's own Python code asks about values, which a graph cannot answer: all is well.
+
+    torch.distributions raises an error unless its arguments are valid, and `gaussian_nll_loss` if a variance is below
+    zero. In this process both are asked. A worker finds a loss that is not finite instead.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.__bool__ and (answer := _passes(inspect.currentframe())) is not None:
+            return answer
+        if func is F.gaussian_nll_loss:
+            with self:
+                return reentrant(func)(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _passes(caller: FrameType | None) -> bool | None:
+    """The answer with which the code that asks goes on; None if it is not of torch, or not known to check values."""
+    while caller is not None and caller.f_code.co_name == "__torch_function__":  # of modes around it
+        caller = caller.f_back
+    if caller is None:
+        return None
+    code = caller.f_code
+    if code is F.gaussian_nll_loss.__code__:
+        return False
+    return True if code.co_filename.startswith(_DISTRIBUTIONS) else None
+
+
+_DISTRIBUTIONS = os.path.dirname(torch.distributions.__file__) + os.sep
+
+
 class _DataDependent(Exception):
     """Stands for its `__cause__` on the way through torch's tracer."""
 
@@ -124,6 +161,7 @@ def trace(
             Hooks(recorder, name),
             watch,
             torch.enable_grad(),
+            _PassedChecks(),
         ):
             exported = torch.export.export(_Holder(called), (flat,), dynamic_shapes=(dynamic,), strict=False)
     except _DataDependent as stand_in:

@@ -31,11 +31,11 @@ def is_exporting() -> bool:
 
 @lru_cache(maxsize=4096)
 def reentrant(func: Any) -> Any:
-    """For a function that runs a backward pass or attention: the same function, which function modes do not intercept.
+    """For a function that runs a backward pass, attention or a check: the same function, which no mode intercepts.
 
     A function mode is inactive while it handles a function, so it would not see what runs inside.
     """
-    if not isinstance(func, FunctionType) or func.__name__ not in ("grad", "backward", "multi_head_attention_forward"):
+    if not isinstance(func, FunctionType) or func.__name__ not in _WATCHED_INSIDE:
         return None
     names = [name for name in func.__code__.co_names if name.startswith("has_torch_function")]
     if not names or not func.__module__.startswith("torch."):
@@ -44,6 +44,9 @@ def reentrant(func: Any) -> Any:
     body = FunctionType(func.__code__, known, func.__name__, func.__defaults__, func.__closure__)
     body.__kwdefaults__ = func.__kwdefaults__
     return body
+
+
+_WATCHED_INSIDE = frozenset({"grad", "backward", "multi_head_attention_forward", "gaussian_nll_loss"})
 
 
 def _never(*_: object) -> bool:

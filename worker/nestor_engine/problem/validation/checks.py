@@ -25,7 +25,7 @@ from nestor_engine.problem.transform import Transform, check_transform
 from nestor_engine.problem.validation import hooks
 from nestor_engine.problem.validation.comparison import differences
 from nestor_engine.problem.validation.coupling import check_coupling
-from nestor_engine.problem.validation.gradients import check_training_gradient, check_validation_gradient
+from nestor_engine.problem.validation.gradients import check_leaves, check_training_gradient, check_validation_gradient
 from nestor_engine.problem.validation.rehearsal import rehearse
 from nestor_engine.problem.validation.report import Finding as Finding
 from nestor_engine.problem.validation.report import Findings as Findings
@@ -175,6 +175,7 @@ class _Check(Findings):
             )
             return
         twice = not isinstance(self._config.response, DirectOnly)
+        check_leaves(self, "train_loss", criterion, [*params.values(), *hparams.values()])
         if not check_training_gradient(self, criterion, penalty, params, twice=twice):
             return
         for name, why in missing(bilevel, params, hparams, batch, probe(self._problem.data.val, bilevel)).items():
@@ -202,6 +203,7 @@ class _Check(Findings):
                             errors.MetricNotFinite,
                         )
                     if split == "val":
+                        check_leaves(self, "val_loss", metrics["loss"], [*params.values(), *hparams.values()])
                         check_validation_gradient(self, metrics["loss"], params, hparams)
                         check_coupling(self, "val_loss", called)
             for name, values in buffers.items():

@@ -1,4 +1,4 @@
-"""Find custom `autograd.Function`s whose backward loses the second derivative without an error."""
+"""Walk the graph of a loss: find Functions that lose the second derivative, and tensors that nobody trains."""
 
 # pyright: reportPrivateUsage=false
 # (torch shows the inputs of a node nowhere else)
@@ -26,17 +26,30 @@ def once_differentiable(value: Tensor) -> list[str]:
 
 def _functions(value: Tensor) -> Iterator[tuple[Any, str]]:
     """The nodes of custom Functions in the graph of `value`, with the names of their classes."""
-    seen, rest = set[Any](), [value.grad_fn]
-    while rest:
-        node = rest.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        rest += [following for following, _ in node.next_functions]
+    for node in _nodes(value):
         if isinstance(node, BackwardCFunction):
             cls: Any = getattr(node, "_forward_cls", type(node))
             if not cls.__module__.startswith("torch."):
                 yield node, cls.__qualname__
+
+
+def leaves(value: Tensor) -> Iterator[Tensor]:
+    """The tensors that require gradients and that `value` was computed from."""
+    for node in _nodes(value):
+        variable = getattr(node, "variable", None)
+        if isinstance(variable, Tensor):
+            yield variable
+
+
+def _nodes(value: Tensor) -> Iterator[Any]:
+    """The nodes of the graph of `value`, each once."""
+    seen, rest = set[Any](), [value.grad_fn]
+    while rest:
+        node = rest.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            rest += [following for following, _ in node.next_functions]
+            yield node
 
 
 def _is_linear(node: Any) -> bool:

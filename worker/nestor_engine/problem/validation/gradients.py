@@ -7,7 +7,7 @@ from torch import Tensor
 from nestor.errors import GradientNotFinite, LossDetached, ParameterUnused, SecondDerivativeMissing
 from nestor_engine.autodiff.gradients import grad_or_none
 from nestor_engine.objective import Tensors
-from nestor_engine.problem.validation.functions import once_differentiable
+from nestor_engine.problem.validation.functions import leaves, once_differentiable
 from nestor_engine.problem.validation.report import Findings
 
 Slopes = dict[str, Tensor | None]  # None for a tensor that the loss does not depend on
@@ -70,6 +70,24 @@ def check_validation_gradient(findings: Findings, loss: Tensor, params: Tensors,
             "val_loss",
             "Its gradient is exactly zero, so there is nothing to tune by. Look for sign, round or argmax.",
             LossDetached,
+        )
+
+
+def check_leaves(findings: Findings, where: str, loss: Tensor, known: list[Tensor]) -> None:
+    """Look for tensors that the author perhaps expects to be trained, and that are no part of the problem.
+
+    Args:
+        known: the parameters and the hyperparameters.
+    """
+    others = [leaf for leaf in leaves(loss) if not any(leaf is one for one in known)]
+    if others:
+        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in others)
+        findings.warning(
+            where,
+            f"It reads tensors that require gradients and are no parameters of the model; shapes: {shapes}. They will "
+            "keep their values. To train them, make their module a part of the model; to tune them, pass them as "
+            "hyperparameters; otherwise call requires_grad_(False) on them.",
+            ParameterUnused,
         )
 
 
