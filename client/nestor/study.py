@@ -30,7 +30,7 @@ from nestor.extras import require
 from nestor.options.config import Config, documented, merged
 from nestor.results.values import Values
 from nestor.schemas import WarmStart
-from nestor.schemas.storable import json_attributes
+from nestor.schemas.storable import expect_attribute_name, json_attributes
 from nestor.trial import Trial, table
 
 if TYPE_CHECKING:
@@ -303,8 +303,7 @@ class Study:
         Raises:
             AttributesNotJson: `value` is not JSON-serializable.
         """
-        if not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance] of a user
-            raise OptionTypeWrong(option=f"key={shown(key)}", rule="it must be a string")
+        expect_attribute_name(key)
         self._record = self._backend.set_user_attrs(self.id, json_attributes({key: value}))
 
     def __repr__(self) -> str:
