@@ -231,11 +231,9 @@ def test_a_warm_start_names_its_step_and_keeps_its_blob(server, http, run, submi
 def test_the_weights_of_the_best_step_are_read_and_started_from(http, run, submit):
     def read(**params):
         response = http.get(f"{run.path}/checkpoint.safetensors", params=params)
-        return (
-            int(load(response.content)["step"][0])
-            if response.is_success
-            else problem(response, 404, "checkpoint-not-found")
-        )
+        if response.is_success:
+            return int(load(response.content)["step"][0])
+        return problem(response, 404, "checkpoint-not-found")["detail"]
 
     run.record(3)
     assert "of step 3, the best so far" in read(step="best")
