@@ -73,7 +73,8 @@ class Local:
             there = next((study for study in self._studies.values() if study.name == new.name), None)
             if there is None:
                 now = datetime.now(UTC)
-                kept = new.model_dump(exclude={"load_if_exists"}) | {"direction": new.direction or "minimize"}
+                kept = new.model_dump(exclude={"load_if_exists"})
+                kept["direction"] = new.direction or "minimize"
                 there = StudyRecord(
                     id=uuid4(), created_at=now, updated_at=now, trial_counts={}, best_value=None, **kept
                 )

@@ -133,7 +133,7 @@ def describe(session: Session, found: Sequence[Study]) -> list[schemas.Study]:
     for study_id, state, count, lowest, highest in session.execute(groups) if counts else ():
         counts[study_id][state] = count
         value = lowest if ranked[study_id].direction == "minimize" else highest
-        if ranked[study_id].is_better(value, best.get(study_id)):
+        if value is not None and ranked[study_id].is_better(value, best.get(study_id)):
             best[study_id] = value
     return [
         schemas.Study(

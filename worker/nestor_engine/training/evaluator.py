@@ -52,7 +52,7 @@ class Evaluator:
         return found
 
     def on_test(self, state: State) -> Evaluated:
-        """The active fold's on the test set; empty if there is none."""
+        """The active fold on the test set; empty without a test set."""
         return {} if self._test is None else self._evaluate(state, state.active_fold, self._test)
 
     def _evaluate(self, state: State, fold: FoldState, columns: Tensors) -> Evaluated:
