@@ -121,7 +121,8 @@ class State:
             evaluated: "loss" and the metrics.
         """
         losses = [*self.held_out, evaluated["loss"]][-folds:]
-        metrics = [*self.held_out_metrics, {k: v for k, v in evaluated.items() if k != "loss"}][-folds:]
+        of_fold = {name: value for name, value in evaluated.items() if name != "loss"}
+        metrics = [*self.held_out_metrics, of_fold][-folds:] if of_fold else []
         means = {"loss": sum(losses) / len(losses), **mean_of(metrics)}
         state = replace(self, held_out=losses, held_out_metrics=metrics)
         if self.held_out_best is None or means["loss"] < self.held_out_best:
