@@ -9,7 +9,7 @@ import httpx
 from sqlalchemy import func, select
 
 from nestor.errors import IllegalTransition, NestorError
-from nestor_server.models import Blob, Checkpoint, Event, Snapshot, Step, Trial
+from nestor_server.models import Blob, Checkpoint, Event, Result, Snapshot, Step, Trial
 from nestor_server.storage import blobs
 from testbed.server import Server, wait_for
 
@@ -105,7 +105,8 @@ class Api:
 
     def unused_blobs(self) -> int:
         """The number of blobs that nothing refers to."""
-        used = [select(column) for column in (Snapshot.blob_id, Checkpoint.blob_id, Trial.start_blob_id)]
+        columns = (Snapshot.blob_id, Checkpoint.blob_id, Result.blob_id, Trial.start_blob_id)
+        used = [select(column) for column in columns]
         named = used[0].union(*used[1:]).subquery()
         return self._read(
             select(func.count()).where(Blob.complete, ~select(named).where(named.c[0] == Blob.id).exists())

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
-from nestor.schemas import Action, Attempt, Event, Hyperparameters, Step, StudyCreate, TrialCreate
+from nestor.schemas import Action, Attempt, Event, Hyperparameters, Step, StudyCreate, TrialCreate, WhichStep
 from nestor.schemas import Study as StudyRecord
 from nestor.schemas import Trial as TrialRecord
 
@@ -34,6 +34,7 @@ class Backend(Protocol):
 
         Raises:
             StudyExists: there is one, and `new.load_if_exists` is False.
+            RankingDiffers: there is one that ranks its trials in another way.
         """
         ...
 
@@ -156,11 +157,11 @@ class Backend(Protocol):
         """
         ...
 
-    def checkpoint(self, trial_id: UUID) -> bytes:
-        """The newest checkpoint, as safetensors.
+    def checkpoint(self, trial_id: UUID, step: WhichStep = "latest") -> bytes:
+        """What is kept of a step, as safetensors: weights, buffers and hyperparameters at least.
 
         Raises:
-            CheckpointNotFound: there is no checkpoint yet.
+            CheckpointNotFound: nothing is kept of that step.
         """
         ...
 

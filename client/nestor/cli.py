@@ -41,15 +41,18 @@ TrialId = Annotated[UUID, typer.Argument(help="The trial's id, as `nestor trials
 @app.command()
 def studies(server: ServerOption = None, json: JsonOption = False) -> None:
     """List your studies, newest first."""
+    from nestor.lifecycle import Ranking
+
     with _client(server) as client:
         found = list(client.studies())
     if json:
         return _print_json([study.model_dump(mode="json") for study in found])
-    heads = ("study", "trials", "best validation loss", "last change")
+    heads = ("study", "trials", "ranked by", "best value", "last change")
     rows: list[tuple[str, ...]] = []
     for study in found:
         counts = ", ".join(f"{count} {state}" for state, count in study.trial_counts.items())
-        rows.append((study.name, counts or "none", _number(study.best_value), f"{study.updated_at:%Y-%m-%d %H:%M}"))
+        ranked, changed = str(Ranking(study.metric, study.direction)), f"{study.updated_at:%Y-%m-%d %H:%M}"
+        rows.append((study.name, counts or "none", ranked, _number(study.best_value), changed))
     return _print_table(heads, rows)
 
 
@@ -234,7 +237,7 @@ def _show_trials(records: list[TrialRecord], *, json: bool, one: bool = False) -
     if json:
         dumped = [record.model_dump(mode="json") for record in records]
         return _print_json(dumped[0] if one else dumped)
-    heads = ("trial", "id", "state", "priority", "step", "best validation loss", "error", "can")
+    heads = ("trial", "id", "state", "priority", "step", "best value", "error", "can")
     rows: list[tuple[str, ...]] = []
     for record in records:
         error = (record.error or {}).get("detail", "")

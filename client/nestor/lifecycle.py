@@ -15,20 +15,22 @@ told the desired state and makes the transition itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypeVar
 
 from nestor.errors import (
     IllegalTransition,
+    MetricUnknown,
     NestorError,
     OutOfMemory,
     ProblemFailed,
+    RankingDiffers,
     TooManySteps,
     is_out_of_memory,
 )
-from nestor.schemas import MOST_STEPS, Action, Attempt, Desired, State
+from nestor.schemas import MOST_STEPS, Action, Attempt, Desired, Direction, State, WhichStep
 
 T = TypeVar("T")
 
@@ -233,9 +235,80 @@ def failure(error: BaseException) -> NestorError:
 # --- the best step --------------------------------------------------------------------------------
 
 
-def is_better(value: float, best: float | None) -> bool:
-    """Whether a step's `value` replaces the best so far: only a lower one does, so the first of equal steps stays."""
-    return best is None or value < best
+@dataclass(frozen=True)
+class Ranking:
+    """By which number a study compares steps and trials, and which way.
+
+    Attributes:
+        metric: one of the problem's; None: the loss on all held-out examples, else on all validation examples.
+    """
+
+    metric: str | None = None
+    direction: Direction = "minimize"
+
+    def __str__(self) -> str:
+        return f"{self.metric or 'the loss'} ({self.direction})"
+
+    def expect(self, metrics: Iterable[str]) -> None:
+        """Check that a problem with these metrics can be ranked.
+
+        Raises:
+            MetricUnknown: the metric is not among them.
+        """
+        names = list(metrics)
+        if self.metric is not None and self.metric not in names:
+            raise MetricUnknown(metric=self.metric, metrics=names)
+
+    def expect_same(self, study: str, metric: str | None, direction: Direction | None) -> None:
+        """Check what a request says about the ranking of a study; None says nothing.
+
+        Raises:
+            RankingDiffers: it names another metric or direction.
+        """
+        given = Ranking(self.metric if metric is None else metric, self.direction if direction is None else direction)
+        if given != self:
+            raise RankingDiffers(name=study, ranking=str(self), given=str(given))
+
+    def is_better(self, value: float | None, best: float | None) -> bool:
+        """Whether a step's `value` replaces the best so far. Of equal steps the first stays; None never replaces."""
+        if value is None or not math.isfinite(value):
+            return False
+        return best is None or (value < best if self.direction == "minimize" else value > best)
+
+    def best(self, candidates: Iterable[T], value: Callable[[T], float | None]) -> T | None:
+        """The first of the candidates with the best value; None if none has a value."""
+        found: T | None = None
+        for one in candidates:
+            if self.is_better(value(one), None if found is None else value(found)):
+                found = one
+        return found
+
+
+MUCH_WORSE = 0.1  # of the best value
+
+
+def decline(ranking: Ranking, *, value: float | None, best_value: float | None, best_step: int | None) -> str | None:
+    """A warning for the log of a trial that ends much worse than its best step; None if it does not."""
+    if value is None or best_value is None:
+        return None
+    if not ranking.is_better(best_value, value) or abs(value - best_value) <= MUCH_WORSE * abs(best_value):
+        return None
+    return (
+        f"The {ranking.metric or 'loss'} of the last step is {value:.4g}, much worse than {best_value:.4g} at step "
+        f"{best_step}; load_weights and best_hparams return that step. With early_stopping, held-out examples judge a "
+        "trial, and it ends soon after its best step."
+    )
+
+
+def which_step(asked: WhichStep | None, best_step: int | None) -> str:
+    """The step whose files are missing, as the end of a clause."""
+    if asked is None or asked == "latest":
+        return "yet"
+    if asked == "best":
+        return (
+            "of a best step: none was evaluated yet" if best_step is None else f"of step {best_step}, the best so far"
+        )
+    return f"of step {asked}"
 
 
 # --- retention of snapshots -----------------------------------------------------------------------

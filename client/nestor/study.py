@@ -27,6 +27,7 @@ from nestor.errors import (
     shown,
 )
 from nestor.extras import require
+from nestor.lifecycle import Ranking
 from nestor.options.config import Config, documented, merged
 from nestor.results.values import Values
 from nestor.schemas import WarmStart
@@ -48,7 +49,8 @@ Callback = Callable[["Study", Trial], None]
 _HERE = {
     "study_name": "Pass name=….",
     "storage": "Pass server=…, the address of a Nestor server; without one, the study lives in this process.",
-    **dict.fromkeys(("direction", "directions"), "Nestor minimizes val_loss; return the negative of what should grow."),
+    "directions": "Pass metric=… and direction=…: trials are ranked by one metric.",
+    **dict.fromkeys(("metric", "direction"), "Pass it to nestor.create_study."),
     **dict.fromkeys(("sampler", "pruner"), "Nestor samples nothing: one training tunes its hyperparameters meanwhile."),
     "func": "Pass a nestor.Problem as the first argument.",
     "n_trials": "Each call is one trial, which tunes while it trains. Pass n_steps=…, its number of outer steps.",
@@ -62,7 +64,7 @@ _ATTRIBUTES_HERE = {
     "best_params": "Use best_hparams.",
     "best_trials": "Use best_trial.",
     "get_trials": "Use trials.",
-    "direction": "The direction is always to minimize val_loss.",
+    **dict.fromkeys(("direction", "metric", "metric_names"), "Use record.metric and record.direction."),
     **dict.fromkeys(("ask", "tell", "enqueue_trial", "add_trial", "add_trials"), "Use optimize(problem, n_steps)."),
     **dict.fromkeys(("load_weights", "hparams", "steps"), "Trials have it, such as study.best_trial."),
 }
@@ -203,6 +205,10 @@ class Study:
             if "stop" in trial.allowed_actions:
                 trial.stop()
 
+    @property
+    def _ranking(self) -> Ranking:
+        return Ranking(self._record.metric, self._record.direction)
+
     def _check(self, problem: object, config: Config) -> tuple[Trainable | EntryPoint, Program | None]:
         """The problem, built if this process trains it, and its export if it leaves this process."""
         if isinstance(problem, EntryPoint):
@@ -222,6 +228,7 @@ class Study:
             else:
                 expected += " or a nestor.EntryPoint"
             raise ArgumentInvalid(owner="study.optimize", argument="problem", given=shown(problem), expected=expected)
+        self._ranking.expect(problem.metrics)
         if config.folds is not None and problem.hparams.by_position:
             raise FoldsWithExampleHparams
         report = check(problem, config=config, ship=self._backend.ships)
@@ -247,19 +254,19 @@ class Study:
 
     @property
     def best_trial(self) -> Trial:
-        """The trial with the lowest held-out loss, or validation loss without held-out examples; it may be unfinished.
+        """The trial with the best `best_value`, by the metric and the direction of the study; it may be unfinished.
 
         Raises:
             TrialNotFinished: no trial has a value yet.
         """
-        records = [record for record in self._backend.trials(self.id) if record.best_value is not None]
-        if not records:
+        best = self._ranking.best(self._backend.trials(self.id), lambda record: record.best_value)
+        if best is None:
             raise TrialNotFinished(study=self.name)
-        return Trial(self._backend, min(records, key=lambda record: cast(float, record.best_value)))
+        return Trial(self._backend, best)
 
     @property
     def best_value(self) -> float:
-        """The lowest `value` of any step of any trial.
+        """The `best_value` of `best_trial`.
 
         Raises:
             TrialNotFinished: no trial has a value yet.
@@ -321,6 +328,8 @@ def create_study(
     server: str | Client | None = None,
     token: str | None = None,
     load_if_exists: bool = False,
+    metric: str | None = None,
+    direction: Literal["minimize", "maximize"] | None = None,
     user_attrs: Mapping[str, Any] | None = None,
     tags: Sequence[str] = (),
 ) -> Study:
@@ -331,18 +340,24 @@ def create_study(
         server: an address such as "http://localhost:8000", or a `Client`.
         token: by default NESTOR_TOKEN, else the one that `nestor up` saved for this server.
         load_if_exists: return the study of that name if it exists.
+        metric: one of the problems' metrics, by which steps and trials are ranked; by default the loss on all held-out
+            examples, or on all validation examples if none are held out. Hypergradients always minimize `val_loss`.
+        direction: "minimize", the default, or "maximize", which requires a metric. Neither can change later.
         user_attrs: stored with the study; any JSON-serializable values.
         tags: labels of the study.
 
     Raises:
         InvalidInput: an argument is outside of its range; the message says which.
         StudyExists: you already have a study of that name.
+        RankingDiffers: the study that exists has another metric or direction.
     """
     new = schemas.build(
         schemas.StudyCreate,
         {
             "name": f"study-{uuid4().hex[:8]}" if name is None else name,
             "load_if_exists": load_if_exists,
+            "metric": metric,
+            "direction": direction,
             "user_attrs": json_attributes(user_attrs),
             "tags": tags,
         },

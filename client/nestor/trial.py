@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex, cast
 from uuid import UUID
 
 from nestor import schemas
@@ -24,7 +24,7 @@ from nestor.errors import (
 from nestor.extras import require
 from nestor.results import weights
 from nestor.results.values import Values, members
-from nestor.schemas import Action, Attempt, Event, EventType, State, Step
+from nestor.schemas import Action, Attempt, Event, EventType, State, Step, WhichStep
 
 if TYPE_CHECKING:
     import numpy
@@ -108,17 +108,21 @@ class Trial:
 
     @property
     def value(self) -> float | None:
-        """The held-out loss at the last step; the validation loss if no examples are held out."""
+        """The study's metric, or else the loss, at the last evaluated step, on all examples that judge the trial.
+
+        These are the held-out examples, or all validation examples if none are held out. A step is evaluated every
+        `evaluate_every` steps and at the end; with early stopping, each step is. None: no step was evaluated yet.
+        """
         return self.record.value
 
     @property
     def best_value(self) -> float | None:
-        """The lowest `value` of any step."""
+        """The best `value` of any step, by the direction of the study."""
         return self.record.best_value
 
     @property
     def best_step(self) -> int | None:
-        """The number of the first step with `best_value`."""
+        """The number of the first step with `best_value`, whose weights and hyperparameters are kept."""
         return self.record.best_step
 
     @property
@@ -191,9 +195,11 @@ class Trial:
     def _follow(self, after: int) -> Iterator[tuple[Event, Step | None]]:
         for event in self.events():
             step = None
-            if event.type is EventType.step and event.data["number"] > after:
-                step = self._last_step = Step.model_validate(event.data)
-                after = step.number
+            if event.type is EventType.step and event.data["number"] >= after:
+                self._last_step = Step.model_validate(event.data)
+                if self._last_step.number > after:  # else recorded again, with an evaluation
+                    step = self._last_step
+                    after = step.number
             yield event, step
 
     def _raise_if_failed(self) -> None:
@@ -288,12 +294,12 @@ class Trial:
 
     @property
     def best_hparams(self) -> Values:
-        """The hyperparameters at the step with the lowest held-out loss.
+        """The hyperparameters of `best_step`; before the first evaluated step, those of the newest snapshot.
 
-        Without held-out examples, those of the newest snapshot: the loss of a validation batch is too noisy to choose
-        a step by.
+        Raises:
+            HyperparametersNotFound: a running trial has not stored them yet; its next checkpoint does.
         """
-        return self._values(self.best_step if self.spec.early_stopping else None)
+        return self._values(self.best_step)
 
     @called_as("trial.hparams_at")
     def hparams_at(self, step: int) -> Values:
@@ -310,21 +316,26 @@ class Trial:
         return self._backend.hyperparameters(self.id).steps
 
     @called_as("trial.load_weights")
-    def load_weights(self, model: nn.Module) -> int:
-        """Copy the trained weights and buffers into `model` by name: the problem's own, or one of its architecture.
+    def load_weights(self, model: nn.Module, step: WhichStep = "best") -> int:
+        """Copy trained weights and buffers into `model` by name: the problem's own, or one of its architecture.
 
-        They are those of the newest checkpoint; of a finished trial, those of its last step. The model is not
-        changed if they do not fit. Checkpoints of Nestor's earlier versions (format 2) do not name the weights,
-        which are then copied in the order of the model's parameters.
+        The default is the step to which `best_value` and `best_hparams` belong. With folds, the weights are those of
+        the fold that this step trained. The model is not changed if they do not fit. Checkpoints of Nestor's earlier
+        versions (format 2) do not name the weights, which are then copied in the order of the model's parameters.
+
+        Args:
+            step: "best"; "latest", the newest checkpoint, which a finished trial has of its last step; or the number
+                of a step whose weights are kept.
 
         Returns:
-            The step of the checkpoint.
+            The step of the weights.
 
         Raises:
-            CheckpointNotFound: the trial has no checkpoint yet.
+            CheckpointNotFound: the weights of that step are not kept. A running trial stores those of the best step
+                with its next checkpoint; trials of Nestor's earlier versions kept the latest weights alone.
             InvalidInput: the model has other parameters or buffers than the trial's; the first is named.
         """
-        return weights.load(self._backend.checkpoint(self.id), model)
+        return weights.load(self._backend.checkpoint(self.id, _which("step", step)), model)
 
     @called_as("trial.trajectory")
     def trajectory(self, name: str, *, quantiles: bool = True) -> pandas.DataFrame:
@@ -384,6 +395,20 @@ def _number(name: str, value: int) -> int:
         raise OptionTypeWrong(option=f"{name}={shown(value)}", rule=rule) from None
 
 
+def _which(name: str, value: object) -> WhichStep:
+    """`value`, the argument `name`, which must say of which step weights are read."""
+    if isinstance(value, str) and value in ("best", "latest"):
+        return cast("WhichStep", value)
+    if (
+        not isinstance(value, str | bool)
+        and isinstance(value, SupportsIndex)
+        and (number := operator.index(value)) >= 0
+    ):
+        return number
+    rule = 'it must be "best", "latest" or the number of a step'
+    raise OptionTypeWrong(option=f"{name}={shown(value)}", rule=rule)
+
+
 def _distribution(named: dict[str, numpy.ndarray], quantiles: tuple[float, ...]) -> dict[str, float]:
     import numpy as np
 
@@ -400,7 +425,7 @@ def _distribution(named: dict[str, numpy.ndarray], quantiles: tuple[float, ...])
 
 def table(records: list[schemas.Trial]) -> str:
     """Trials as an HTML table, for notebooks."""
-    heads = ("trial", "state", "step", "validation loss", "best", "at step", "error")
+    heads = ("trial", "state", "step", "value", "best", "at step", "error")
     rows = [
         (
             record.number,

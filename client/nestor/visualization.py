@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from nestor.errors import ArgumentInvalid, called_as, shown
 from nestor.extras import require
+from nestor.lifecycle import Ranking
 from nestor.study import Study
 from nestor.trial import Trial
 
@@ -25,20 +26,27 @@ BANDS = (  # lower edge, upper edge, fraction of the values, opacity
 
 @called_as("plot_optimization_history")
 def plot_optimization_history(study: Study | Trial | Iterable[Trial]) -> Figure:
-    """The value of each trial at each step, and its lowest: held-out loss if there is one, else validation loss."""
+    """The value of each trial at each evaluated step, and its best: the study's metric, or else the loss.
+
+    Trials that are not given as a study are shown by the loss.
+    """
     trials = _trials(study)
     figure = _figure("plot_optimization_history")
+    record = study.record if isinstance(study, Study) else None
+    ranking = Ranking() if record is None else Ranking(record.metric, record.direction)
     for trial in trials:
-        steps, name = trial.steps, f"trial {trial.number}"
-        if not steps:
+        name = f"trial {trial.number}"
+        points = [(step.number, step.value_of(ranking.metric)) for step in trial.steps if step.value is not None]
+        best = ranking.best(points, lambda point: point[1])
+        if best is None:
             continue
-        best = min(steps, key=lambda step: step.value)
-        curve = {"x": [step.number for step in steps], "y": [step.value for step in steps]}
-        figure.add_scatter(**curve, name=name, mode="lines", legendgroup=name)
+        x, y = zip(*points, strict=True)
+        figure.add_scatter(x=x, y=y, name=name, mode="lines", legendgroup=name)
         figure.add_scatter(
-            x=[best.number], y=[best.value], name=f"{name}, best", mode="markers", legendgroup=name, showlegend=False
+            x=[best[0]], y=[best[1]], name=f"{name}, best", mode="markers", legendgroup=name, showlegend=False
         )
-    return _titled(figure, "Validation loss", x="outer step", y="validation loss")
+    measure = ranking.metric or "loss"
+    return _titled(figure, f"{measure[0].upper()}{measure[1:]} on all validation examples", x="outer step", y=measure)
 
 
 @called_as("plot_trial")
@@ -49,7 +57,8 @@ def plot_trial(trial: Trial) -> Figure:
     from plotly.subplots import make_subplots
 
     steps = trial.steps
-    metrics = list(dict.fromkeys(name for step in steps for name in (*step.val_metrics, *step.test_metrics)))
+    named = (name for step in steps for name in (*step.val_metrics, *step.metrics, *step.test_metrics))
+    metrics = list(dict.fromkeys(named))
     panels = ["loss", *metrics, "hypergradient norm"]
     figure = make_subplots(rows=len(panels), cols=1, shared_xaxes=True, subplot_titles=panels)
 
@@ -60,11 +69,13 @@ def plot_trial(trial: Trial) -> Figure:
             figure.add_scatter(x=x, y=y, name=name, mode="lines+markers" if marked else "lines", row=row, col=1)
 
     draw(1, "training", [step.train_loss for step in steps])
-    draw(1, "validation", [step.val_loss for step in steps])
-    draw(1, "held out", [step.held_out_loss for step in steps])
+    draw(1, "validation batch", [step.val_loss for step in steps])
+    judged = "held out" if any(step.held_out_loss is not None for step in steps) else "validation"
+    draw(1, judged, [step.value for step in steps], marked=judged == "validation")
     draw(1, "test", [step.test_loss for step in steps], marked=True)
     for row, metric in enumerate(metrics, start=2):
-        draw(row, f"validation {metric}", [step.val_metrics.get(metric) for step in steps])
+        draw(row, f"validation batch {metric}", [step.val_metrics.get(metric) for step in steps])
+        draw(row, f"{judged} {metric}", [step.metrics.get(metric) for step in steps], marked=True)
         draw(row, f"test {metric}", [step.test_metrics.get(metric) for step in steps], marked=True)
     draw(len(panels), "hypergradient norm", [step.hypergradient_norm for step in steps])
     figure.update_yaxes(type="log", row=len(panels), col=1)

@@ -96,7 +96,7 @@ def run(lab: Lab) -> None:
             reached.setdefault(name, []).append(metrics)
         for name, trial in waiting.items():
             problem = _problem(images, sizes, seed, learned=True)
-            trial.wait().load_weights(problem.model)
+            trial.wait().load_weights(problem.model, step="latest")
             reached.setdefault(name, []).append(evaluated(problem, SPLITS))
             augmentations.setdefault(name, tuned(trial))
     ratios = _costs(images, sizes)

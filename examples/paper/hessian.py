@@ -104,7 +104,7 @@ def trained(lab: Lab, pooled: int, n: int) -> tuple[Linearization, Tensor]:
         response=nestor.Implicit(nestor.Hessian(), nestor.WarmStarted(nestor.ConjugateGradient(10))),
         show_progress_bar=False,
     )
-    trial.load_weights(model)
+    trial.load_weights(model, step="latest")
     bilevel = replace(problem.bilevel(), hparams=dict(trial.hparams))
     data, w = problem.data, Ravel(bilevel.params).vector(bilevel.params)
     train, val = ({**columns, "index": torch.arange(len(columns["y"]))} for columns in (data.train, data.val))

@@ -101,7 +101,7 @@ def tuned(lab: Lab, study: nestor.Study, images: Images, case: Case) -> tuple[di
     )
     as_long = 5 * case.n_steps  # as the trial
     untuned = trained(problem, inner, as_long, batch_size=EXAMPLES, splits=("test",))["test"]
-    trial.load_weights(model)
+    trial.load_weights(model, step="latest")
     row = {
         "data": images.name,
         "network": case.name,

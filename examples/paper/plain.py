@@ -44,8 +44,12 @@ def trained(
 
 
 def tuned(trial: nestor.Trial) -> Tensors:
-    """The hyperparameters of a trial, before their transforms."""
-    return {name: value for name, value in trial.best_hparams.items() if isinstance(value, Tensor)}
+    """The last hyperparameters of a trial, before their transforms; with held-out examples, the best by their loss.
+
+    The best step by the validation loss would be no fair choice: the hyperparameters are fitted to these examples.
+    """
+    found = trial.best_hparams if trial.spec.early_stopping else trial.hparams
+    return {name: value for name, value in found.items() if isinstance(value, Tensor)}
 
 
 def evaluated(problem: nestor.Problem, splits: Sequence[str] = HELD_OUT) -> Metrics:

@@ -27,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from nestor.schemas import Desired, Scope, State
+from nestor.schemas import Desired, Direction, Scope, State
 
 NAMING = {
     "ix": "ix_%(column_0_label)s",
@@ -97,12 +97,14 @@ class Study(Base):
     __table_args__ = (
         # A deleted study's name is free again.
         Index("uq_studies_owner_name", "owner_id", "name", unique=True, postgresql_where=text("deleted_at IS NULL")),
+        CheckConstraint("direction IN ('minimize', 'maximize')", name="direction"),
     )
 
     id: Mapped[UUID] = _key()
     owner_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
     name: Mapped[str]
-    direction: Mapped[str] = mapped_column(default="minimize")
+    metric: Mapped[str | None]  # these two are the fields of lifecycle.Ranking
+    direction: Mapped[Direction] = mapped_column(Text, default="minimize")
     user_attrs: Mapped[dict[str, Any]] = mapped_column(default=dict)
     tags: Mapped[list[str]] = mapped_column(default=list)
     next_number: Mapped[int] = mapped_column(Integer, default=0)  # the next trial's
@@ -268,6 +270,19 @@ class Checkpoint(Base):
     """Everything needed to continue exactly from one step. The newest two are kept."""
 
     __tablename__ = "checkpoints"
+
+    trial_id: Mapped[UUID] = mapped_column(ForeignKey("trials.id", ondelete="CASCADE"), primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True)
+    blob_id: Mapped[UUID] = mapped_column(ForeignKey("blobs.id"))
+
+
+class Result(Base):
+    """Weights, buffers and hyperparameters of a best step, without the optimizers' state.
+
+    The newest is kept, and the newest before the newest checkpoint: to that checkpoint a lost lease rolls back.
+    """
+
+    __tablename__ = "results"
 
     trial_id: Mapped[UUID] = mapped_column(ForeignKey("trials.id", ondelete="CASCADE"), primary_key=True)
     step: Mapped[int] = mapped_column(primary_key=True)

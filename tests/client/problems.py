@@ -38,5 +38,29 @@ def ridge(*, n: int = 40, val_loss: Callable[..., Any] | None = None, per_exampl
     )
 
 
+def overfitting() -> Problem:
+    """Twelve examples for twenty weights, which learn the noise: the validation loss falls, then it rises."""
+    generator = torch.Generator().manual_seed(1)
+    draw = lambda *shape: torch.randn(*shape, generator=generator)
+    truth = 0.2 * draw(20, 1)
+
+    def split(n: int, noise: float) -> tuple[Tensor, Tensor]:
+        x = draw(n, 20)
+        return x, x @ truth + noise * draw(n, 1)
+
+    model = nn.Linear(20, 1)
+    for weights in model.parameters():
+        nn.init.uniform_(weights, -0.1, 0.1, generator=generator)
+    return Problem(
+        model,
+        L2(model, per="weight", init=-9.0),
+        squared_error,
+        squared_error,
+        metrics={"closeness": lambda outputs, batch: -(outputs - batch["y"]).abs().mean()},
+        train=split(12, 2.0),
+        val=split(50, 0.1),
+    )
+
+
 def squared_error(outputs: Tensor, batch: dict[str, Tensor]) -> Tensor:
     return F.mse_loss(outputs, batch["y"])

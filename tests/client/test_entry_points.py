@@ -100,6 +100,7 @@ def test_a_trial_through_rest_that_is_paused_and_resumed_ends_like_one_that_is_n
 ):
     # A clock decides when an attempt to trace the loss is made, and a warning says that it failed.
     body = {"problem": MOONS.problem.model_dump(), "inner_steps": 3, "seed": 3, "trace": False}
+    body["evaluate_every"] = 1  # a pause evaluates the step after which it takes effect
     with server.http(token) as http:
         api = Api(http, server)
         trial = api.submit(10_000, **body)

@@ -14,9 +14,9 @@ import torch
 
 import nestor_server
 from nestor import lifecycle
-from nestor.errors import Diverged, IllegalTransition, InvalidInput, arguments_of
+from nestor.errors import Diverged, IllegalTransition, InvalidInput, MetricUnknown, RankingDiffers, arguments_of
 from nestor.lifecycle import MEANINGS, OBEDIENCE, RECENT, TRANSITIONS, UserAction
-from nestor.schemas import MOST_STEPS, Desired, State
+from nestor.schemas import MOST_STEPS, Desired, Direction, State
 
 # What a user may ask for: a table that a reader can check against the drawing in the module.
 ALLOWED: dict[State, set[str]] = {
@@ -143,11 +143,46 @@ def test_a_failure_is_a_problem_document_of_its_own_code():
     assert "failed with subprocess.SubprocessError: x" in str(qualified)
 
 
-def test_only_a_lower_value_is_better():
-    assert lifecycle.is_better(1.0, None)
-    assert lifecycle.is_better(0.5, 1.0)
-    assert not lifecycle.is_better(1.0, 1.0)
-    assert not lifecycle.is_better(float("nan"), 1.0)
+@pytest.mark.parametrize(("direction", "sign"), [("minimize", 1), ("maximize", -1)])
+def test_only_a_value_that_is_finite_and_lower_or_higher_is_better(direction: Direction, sign: int):
+    is_better = lifecycle.Ranking("f1", direction).is_better
+    assert is_better(1.0 * sign, None)
+    assert is_better(0.5 * sign, 1.0 * sign)
+    assert not is_better(1.0 * sign, 1.0 * sign)
+    assert not is_better(2.0 * sign, 1.0 * sign)
+    for value in (None, float("nan"), float("inf"), float("-inf")):
+        assert not is_better(value, 1.0)
+        assert not is_better(value, None)
+
+
+def test_the_best_is_the_first_of_equals_and_none_without_values():
+    ranking = lifecycle.Ranking("f1", "maximize")
+    pairs = [("a", None), ("b", 0.5), ("c", 0.7), ("d", 0.7)]
+    assert ranking.best(pairs, lambda pair: pair[1]) == ("c", 0.7)
+    assert ranking.best(pairs[:1], lambda pair: pair[1]) is None
+
+
+def test_a_ranking_refuses_problems_without_its_metric_and_requests_for_another():
+    ranking = lifecycle.Ranking("f1", "maximize")
+    with pytest.raises(MetricUnknown, match="by the metric 'f1', and the metrics of the problem are: 'mae'"):
+        ranking.expect(["mae"])
+    lifecycle.Ranking().expect([])
+    ranking.expect_same("digits", None, None)
+    ranking.expect_same("digits", "f1", "maximize")
+    with pytest.raises(RankingDiffers, match=r"ranks its trials by f1 \(maximize\), and this asks for f1 \(minimize\)"):
+        ranking.expect_same("digits", None, "minimize")
+
+
+@pytest.mark.parametrize(
+    ("direction", "value", "best", "warns"),
+    [("minimize", 3.15, 1.14, True), ("minimize", 1.2, 1.14, False), ("minimize", 1.0, 1.0, False),
+     ("maximize", 0.5, 0.9, True), ("maximize", 0.89, 0.9, False)],
+)  # fmt: skip
+def test_a_trial_that_ends_much_worse_than_its_best_step_is_warned_about(direction, value, best, warns):
+    ranking = lifecycle.Ranking("f1", direction)
+    warning = lifecycle.decline(ranking, value=value, best_value=best, best_step=1)
+    assert (warning is not None) == warns
+    assert warning is None or f"much worse than {best:.4g} at step 1" in warning
 
 
 def test_what_is_evicted_is_what_is_not_retained_any_more():

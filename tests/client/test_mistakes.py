@@ -42,7 +42,10 @@ NEW_STUDY = {
     "a numbered attribute": ({"user_attrs": {1: 2}}, "the name 1 is not a string. Use strings"),
     "Optuna's study_name": ({"study_name": "x"}, "create_study: there is no argument 'study_name'.*Pass name"),
     "Optuna's storage": ({"storage": "sqlite:///x"}, "there is no argument 'storage'.*Pass server"),
-    "Optuna's direction": ({"direction": "maximize"}, "there is no argument 'direction'.*minimizes val_loss"),
+    "Optuna's directions": ({"directions": ["maximize"]}, "there is no argument 'directions'.*ranked by one metric"),
+    "a loss to maximize": ({"direction": "maximize"}, "direction='maximize': only a metric can be maximized.*metric="),
+    "another direction": ({"metric": "f1", "direction": "up"}, "direction='up': .*'minimize'.*'maximize'"),
+    "a metric without a name": ({"metric": ""}, "metric=''"),
     "load_if_exists": ({"load_if_exists": "perhaps"}, "load_if_exists='perhaps': it must be True or False"),
 }
 

@@ -46,8 +46,10 @@ def test_a_finished_trial_says_how_it_went(finished, trial):
     assert trial.state is State.complete
     assert trial.error is None
     assert trial.user_attrs == {"k": [1]}
-    assert trial.value == trial.steps[-1].val_loss == trial.last_step.val_loss
-    assert trial.best_value == min(step.val_loss for step in trial.steps) == trial.steps[trial.best_step - 1].val_loss
+    values = {step.number: step.value for step in trial.steps if step.value is not None}
+    assert list(values) == [5, 10, 12]
+    assert trial.value == values[12] == trial.last_step.value
+    assert trial.best_value == min(values.values()) == values[trial.best_step]
     assert trial.spec.n_steps == N_STEPS
     assert trial.spec.inner.lr == 0.05
     assert finished.study.best_trial.id == trial.id
@@ -92,7 +94,8 @@ def test_a_bar_shows_where_a_trial_stands(trial, capfd):
     trial.wait(show_progress_bar=True)
     shown = capfd.readouterr().err
     assert f"{N_STEPS}/{N_STEPS}" in shown
-    assert f"val {trial.value:.4g}, mae " in shown
+    assert f"val {trial.last_step.val_loss:.4g}, mae " in shown
+    assert f"all val {trial.value:.4g}" in shown
     assert "|hypergradient| " in shown
 
 
@@ -102,7 +105,7 @@ def test_hyperparameters_come_as_tensors(finished, trial):
     assert trial.hparams["l2"].keys() == {"l2.weight", "l2.bias"}
     assert trial.hparams.numpy()["l2.bias"].tolist() == trial.hparams["l2.bias"].tolist()
     assert torch.equal(trial.hparams.transformed["l2.weight"], trial.hparams["l2.weight"].exp())
-    assert torch.equal(finished.study.best_hparams["l2.bias"], trial.hparams["l2.bias"])
+    assert torch.equal(finished.study.best_hparams["l2.bias"], trial.hparams_at(trial.best_step)["l2.bias"])
     with pytest.raises(KeyError, match="There is no hyperparameter 'l1'"):
         trial.hparams["l1"]
 
@@ -118,7 +121,7 @@ def test_hyperparameters_of_every_step_are_kept(trial):
 
 def test_trained_weights_come_back_into_the_model(trial):
     problem, other = ridge(), torch.nn.Linear(4, 1)
-    assert trial.load_weights(other) == N_STEPS
+    assert trial.load_weights(other, step="latest") == N_STEPS
     test, last = problem.data.test, trial.last_step
     assert test is not None
     assert last is not None
@@ -152,10 +155,11 @@ def test_hyperparameters_come_as_a_frame_of_quantiles(trial):
 
 def test_figures_show_what_was_recorded(finished, trial):
     curve, best = curves(nestor.visualization.plot_optimization_history(finished.study))
-    assert list(curve["y"]) == [step.val_loss for step in trial.steps]
+    assert list(curve["y"]) == [step.value for step in trial.steps if step.value is not None]
     assert list(best["y"]) == [trial.best_value]
     names = {curve["name"] for curve in curves(nestor.visualization.plot_trial(trial))}
-    assert {"training", "validation", "test", "validation mae", "test mae", "hypergradient norm"} <= names
+    losses = {"training", "validation batch", "validation", "test"}
+    assert losses | {"validation batch mae", "validation mae", "test mae", "hypergradient norm"} <= names
     *_, median = curves(nestor.visualization.plot_hyperparameter_bands(trial, "l2"))
     assert list(median["y"]) == trial.trajectory("l2")["50%"].tolist()
 

@@ -27,9 +27,9 @@ from testbed.cluster import TestCluster
 from testbed.expected import (
     LONG,
     Reader,
+    expect_steps,
     expect_trajectory,
     inject_faults,
-    plain,
     uninterrupted_steps,
     warm_started_steps,
 )
@@ -156,7 +156,7 @@ def test_extending_a_stopped_trial_equals_one_that_never_stopped_and_a_warm_star
             assert all(crowd.map(lambda action: api.request(trial_id, action), ["stop"] * 4))
         stopped = api.until(trial_id, "complete")["step"]
     assert 0 < stopped < LONG
-    assert api.steps(trial_id) == [plain(step) for step in uninterrupted[:stopped]]
+    expect_steps(api, trial_id, uninterrupted[:stopped])
 
     expected = warm_started_steps(uninterrupted[stopped - 1].state, 60)
     warm = api.submit(60, study=api.new_study(), warm_start={"trial": trial_id, "step": stopped})
@@ -180,7 +180,7 @@ def test_of_concurrent_conflicting_requests_one_wins_and_the_record_is_consisten
         list(crowd.map(lambda action: api.request(trial_id, action), actions))
         trial = api.until(trial_id, "cancelled", "complete")
     assert trial["desired"] == {"cancelled": "cancel", "complete": "stop"}[trial["state"]]
-    assert api.steps(trial_id) == [plain(step) for step in islice(uninterrupted, trial["step"])]
+    expect_steps(api, trial_id, islice(uninterrupted, trial["step"]))
     expect_consistent_journal(cluster.server, trial_id, trial["step"])
     reader.expect_steps(trial["step"])
     assert api.unused_blobs() == 0

@@ -87,7 +87,7 @@ def test_an_uploaded_program_has_the_trajectory_of_the_local_problem(api: Api, s
     assert trial["error"] is None
     config = Config(n_steps=3, inner=Adam(), inner_steps=1, outer=RMSprop())
     *_, last = optimize(problem.bilevel(), problem.data, config)
-    assert trial["value"] == pytest.approx(last.val_loss, rel=1e-4)
+    assert trial["value"] == pytest.approx(last.value, rel=1e-4)
 
 
 def test_a_malicious_program_is_refused_in_the_error_of_the_trial(api: Api, server: Server, worker: Worker, tmp_path):

@@ -164,9 +164,9 @@ def test_with_folds_it_is_the_mean_over_the_last_step_of_each():
     state = _run(_config(n_steps=1))[0].state
     means = []
     for loss in (4.0, 2.0, 3.0, 1.0):
-        state, mean = state.with_validation_loss(loss, folds=2)
-        means.append(mean)
-    assert means == [4.0, 3.0, 2.5, 2.0]
+        state, mean = state.with_held_out({"loss": loss, "error": loss / 4}, folds=2)
+        means.append((mean["loss"], mean["error"]))
+    assert means == [(4.0, 1.0), (3.0, 0.75), (2.5, 0.625), (2.0, 0.5)]
     assert (state.held_out_best, state.steps_since_best) == (2.0, 0)
 
 

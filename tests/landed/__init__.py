@@ -76,5 +76,5 @@ def weights_of(client: Client, trial_id: str) -> dict[str, float]:
     from tests.landed.problems import Net
 
     net = Net()
-    Trial(client, client.trial(UUID(trial_id))).load_weights(net)
+    Trial(client, client.trial(UUID(trial_id))).load_weights(net, step="latest")
     return {name: float(value.double().square().sum()) for name, value in net.state_dict().items()}

@@ -112,6 +112,14 @@ def test_the_data_of_the_data_page_can_be_tuned_on():
         assert last.number == 2
 
 
+def test_the_best_step_of_the_page_on_values_is_that_of_its_trial():
+    torch.manual_seed(0)
+    trial = _run("docs/values.md").namespace["trial"]
+    accuracies = {step.number: step.metrics["accuracy"] for step in trial.steps if step.value is not None}
+    assert list(accuracies) == [4, 8, 12]
+    assert trial.best_value == accuracies[trial.best_step] == max(accuracies.values())
+
+
 # --- what the pages name ---------------------------------------------------------------------------
 
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()

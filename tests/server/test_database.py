@@ -117,6 +117,24 @@ def test_a_submission_is_read_in_the_words_of_this_version_and_written_back_in_t
     assert trials_column(engine, "spec")[0] == before | limited
 
 
+def test_steps_of_before_keep_the_number_by_which_they_were_compared(url, engine):
+    revisions.migrate(url, "0007")
+    (trial,) = insert_trials(engine, {"spec": "{}", "n_steps": 2, "state": "complete"})
+    before: list[dict] = [{"val_loss": 0.1, "held_out_loss": None}, {"val_loss": 0.3, "held_out_loss": 1e-300}]
+    with engine.begin() as connection:
+        for number, data in enumerate(before, start=1):
+            insert(connection, "steps", trial_id=trial, number=number, seq=number, data=json.dumps(data))
+    steps = text("SELECT data FROM steps ORDER BY number")
+    revisions.migrate(url, "0008")
+    with engine.connect() as connection:
+        found = list(connection.execute(steps).scalars())
+    added = {"metrics": {}, "val_examples": None}
+    assert found == [{**before[0], **added, "value": 0.1}, {**before[1], **added, "value": 1e-300}]
+    command.downgrade(revisions.alembic_config(url), "0007")
+    with engine.connect() as connection:
+        assert list(connection.execute(steps).scalars()) == before
+
+
 def insert_trials(engine, *rows: dict) -> list[UUID]:
     """Trials of one study, whose numbers are their places in the result."""
     user, study, trials = uuid4(), uuid4(), [uuid4() for _ in rows]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from tests.server.conftest import SPEC, Run, ok, problem
 
@@ -60,13 +60,47 @@ def test_a_made_up_cursor_is_refused(http):
 
 
 def test_a_study_reports_the_states_of_its_trials(http, study, submit, server):
-    from uuid import UUID
-
     submit()
     run = Run(server, UUID(submit()["id"]))
     run.record(4)
     assert ok(http.get(f"/studies/{study}"))["trial_counts"] == {"queued": 1, "running": 1}
     assert ok(http.get(f"/studies/{study}"))["best_value"] == 1 / 4
+
+
+def test_trials_are_ranked_by_the_metric_and_the_direction_of_their_study(http, server):
+    ranked = {"metric": "accuracy", "direction": "maximize"}
+    created = ok(http.post("/studies", json={"name": "ranked", **ranked}))
+    assert {name: created[name] for name in ranked} == ranked
+    run = Run(server, UUID(ok(http.post(f"/studies/{created['id']}/trials", json=SPEC))["id"]))
+    run.record(4)  # step k has the accuracy 1 - 1/k
+    trial = ok(http.get(run.path))
+    assert (trial["value"], trial["best_value"], trial["best_step"]) == (0.75, 0.75, 4)
+    assert ok(http.get(f"/studies/{created['id']}"))["best_value"] == 0.75
+
+
+def test_what_ranks_trials_changes_only_before_the_first_one(http, study, submit):
+    path = f"/studies/{study}"
+    plain = ok(http.get(path))
+    assert (plain["metric"], plain["direction"]) == (None, "minimize")
+    problem(http.patch(path, json={"direction": "maximize"}), 422, "loss-maximized")
+    changed = ok(http.patch(path, json={"metric": "accuracy", "direction": "maximize"}))
+    assert (changed["metric"], changed["direction"]) == ("accuracy", "maximize")
+    submit()
+    refused = problem(http.patch(path, json={"direction": "minimize"}), 409, "ranking-differs")
+    assert "ranks its trials by accuracy (maximize), and this asks for accuracy (minimize)" in refused["detail"]
+    ok(http.patch(path, json={"metric": "accuracy", "tags": ["same"]}))
+    again = {"name": "study", "load_if_exists": True}
+    assert ok(http.post("/studies", json=again))["metric"] == "accuracy"
+    problem(http.post("/studies", json={**again, "metric": "f1"}), 409, "ranking-differs")
+
+
+def test_a_loss_is_not_maximized_and_a_preset_is_not_ranked_by_a_metric_that_it_lacks(http):
+    refused = problem(http.post("/studies", json={"name": "up", "direction": "maximize"}), 422, "validation-failed")
+    assert [(one["field"], one["code"]) for one in refused["errors"]] == [("direction", "loss-maximized")]
+    ranked = ok(http.post("/studies", json={"name": "f1", "metric": "f1", "direction": "maximize"}))["id"]
+    refused = problem(http.post(f"/studies/{ranked}/trials", json=SPEC), 422, "metric-unknown")
+    assert "the metrics of the problem are: 'accuracy'" in refused["detail"]
+    assert ok(http.get(f"/studies/{ranked}/trials"))["items"] == []
 
 
 def test_attributes_and_tags_are_replaced(http, study):

@@ -228,6 +228,38 @@ def test_a_warm_start_names_its_step_and_keeps_its_blob(server, http, run, submi
     assert "weights=False" in document["detail"]
 
 
+def test_the_weights_of_the_best_step_are_read_and_started_from(http, run, submit):
+    def read(**params):
+        response = http.get(f"{run.path}/checkpoint.safetensors", params=params)
+        if response.is_success:
+            return int(load(response.content)["step"][0])
+        return problem(response, 404, "checkpoint-not-found")["detail"]
+
+    run.record(3)
+    assert "of step 3, the best so far" in read(step="best")
+    results = (recording.TensorFile(3, save({"step": np.array([3])})),)
+    with run.server.sessions.begin() as session:
+        recording.record(session, run.lease, recording.RecordedBatch(results=results))
+    run.checkpoint()
+    run.record(2, held_out=9.0)  # worse
+    run.checkpoint()
+    run.record(1, held_out=8.0)
+    run.checkpoint()
+    assert [read(step=step) for step in ("best", 3, 5, 6, "latest")] == [3, 3, 5, 6, 6]
+    assert read() == 6
+    assert "of step 1" in read(step=1)
+    for wrong in ("worst", "-1", "2.5"):
+        problem(http.get(f"{run.path}/checkpoint.safetensors", params={"step": wrong}), 422, "validation-failed")
+    start = {"trial": str(run.id), "step": "best"}
+    assert submit(warm_start=start)["spec"]["warm_start"] == {**start, "step": 3, "weights": True}
+    assert submit(warm_start={"trial": str(run.id)})["spec"]["warm_start"]["step"] == 6
+    other = submit()["id"]
+    document = problem(
+        http.get(f"/trials/{other}/checkpoint.safetensors", params={"step": "best"}), 404, "checkpoint-not-found"
+    )
+    assert "none was evaluated yet" in document["detail"]
+
+
 def checkpoint_of(run, hidden: int, **others: np.ndarray) -> None:
     shapes = {"0.weight": (hidden, 64), "0.bias": (hidden,), "2.weight": (10, hidden), "2.bias": (10,)}
     parameters = {f"params.{name}": np.zeros(shape, np.float32) for name, shape in shapes.items()}

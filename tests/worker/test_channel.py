@@ -16,6 +16,7 @@ from nestor_worker.channel import (
     Ended,
     Failed,
     LogLine,
+    Result,
     Snapshot,
     Started,
     Stepped,
@@ -29,11 +30,13 @@ MESSAGES = [
     Stepped({"number": 1, "val_loss": 0.1}),
     Snapshot(3, "snapshot-3.safetensors", [2]),
     Checkpoint(3, "checkpoint-3.safetensors"),
+    Result(2, "result-2.safetensors"),
     LogLine(3, "two\nlines and λ", "warning"),
     Ended(3, True),
     Failed("diverged", "Step 3: …"),
     Begin(),
     Stop(),
+    Stop(evaluate=True),
 ]
 
 
@@ -129,13 +132,14 @@ def test_a_batch_stays_the_same_until_it_is_recorded(gathered, tmp_path):
 
 def test_files_stay_on_disk_until_they_are_recorded_with_as_many_checkpoints_as_are_kept(gathered, tmp_path):
     for step in range(5):
+        gathered.add(Result(step, channel.write_file(tmp_path, f"result-{step}", b"%d" % step)))
         gathered.add(Checkpoint(step, channel.write_file(tmp_path, f"checkpoint-{step}", b"%d" % step)))
         gathered.add(Snapshot(step, channel.write_file(tmp_path, f"snapshot-{step}", b"%d" % step)))
-    assert len(list(tmp_path.iterdir())) == 5 + 2
+    assert len(list(tmp_path.iterdir())) == 5 + 2 + 2
     batch = gathered.batch()
-    assert [kept.step for kept in batch.checkpoints] == [3, 4]
+    assert [kept.step for kept in batch.checkpoints] == [kept.step for kept in batch.results] == [3, 4]
     assert [kept.step for kept in batch.snapshots] == [0, 1, 2, 3, 4]
-    assert len(list(tmp_path.iterdir())) == 5 + 2
+    assert len(list(tmp_path.iterdir())) == 5 + 2 + 2
     gathered.recorded()
     assert list(tmp_path.iterdir()) == [tmp_path / "checkpoint-4"]
     assert gathered.checkpoint() == b"4"

@@ -216,8 +216,8 @@ def test_without_a_checkpoint_a_trial_begins_again(sessions, new_trial):
 def test_a_trial_is_evaluated_on_held_out_examples_also_after_a_rollback(sessions, new_trial):
     trial = new_trial()
     lease = claim(sessions, trial.id)
-    judged = lambda number, val_loss, held_out: step(number, val_loss).model_copy(update={"held_out_loss": held_out})
-    steps = (judged(1, 0.5, 0.7), judged(2, 0.4, 0.8), judged(3, 0.3, 0.6))
+    judged = lambda number, held_out: step(number, held_out).model_copy(update={"held_out_loss": held_out})
+    steps = (judged(1, 0.7), judged(2, 0.8), judged(3, 0.6))
     with sessions.begin() as session:
         recording.record(session, lease, RecordedBatch(steps=steps, checkpoints=(TensorFile(2, b"at 2"),)))
     with sessions.begin() as session:

@@ -11,8 +11,9 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
 from nestor.schemas import Desired, EventType, HyperparameterInfo
+from nestor.schemas import Step as StepRecord
 from nestor_server.database import plain_url
-from nestor_server.models import Blob, Checkpoint, Event, Program, Snapshot, Step, Study, Trial
+from nestor_server.models import Blob, Checkpoint, Event, Program, Result, Snapshot, Step, Study, Trial
 from nestor_server.scheduling import event_log, leases, recording
 from nestor_server.scheduling.recording import LogRecord, RecordedBatch, TensorFile
 from nestor_server.storage import blobs
@@ -82,16 +83,85 @@ def test_the_response_contains_the_desired_state(sessions, new_trial):
         assert leases.renew(session, lease) is Desired.stop
 
 
-def test_the_best_step_is_the_first_of_the_lowest(sessions, new_trial):
-    trial = new_trial()
+@pytest.mark.parametrize(("metric", "direction"), [(None, "minimize"), ("f1", "minimize"), ("f1", "maximize")])
+def test_the_best_step_is_the_first_of_the_best_by_the_study_s_metric(sessions, new_trial, metric, direction):
+    trial, sign = new_trial(), -1 if direction == "maximize" else 1
+    rank_by(sessions, trial, metric, direction)
     lease = claim(sessions, trial.id)
-    for steps in ([step(1, 0.9), step(2, 0.4), step(3, 0.4)], [step(4, 0.4), step(5, 0.7)], [step(6, 0.1)]):
+
+    batches = [[(1, None)], [(2, 0.9), (3, 0.4), (4, 0.4), (5, None)], [(6, 0.4), (7, 0.7)], [(8, None)], [(9, 0.1)]]
+    expected = [(None, None, None), (3, 0.4, 0.4), (3, 0.4, 0.7), (3, 0.4, 0.7), (9, 0.1, 0.1)]
+    for numbers, (best_step, best, last) in zip(batches, expected, strict=True):
+        steps = tuple(ranked(metric, number, value and sign * value) for number, value in numbers)
         with sessions.begin() as session:
-            recording.record(session, lease, RecordedBatch(steps=tuple(steps)))
+            recording.record(session, lease, RecordedBatch(steps=steps))
         with sessions() as session:
             row = session.get_one(Trial, trial.id)
-            assert (row.best_step, row.best_value) == ((2, 0.4) if steps[-1].number < 6 else (6, 0.1))
-            assert (row.step, row.value) == (steps[-1].number, steps[-1].val_loss)
+            assert (row.best_step, row.best_value) == (best_step, best and sign * best)
+            assert (row.step, row.value) == (steps[-1].number, last and sign * last)
+
+
+@pytest.mark.parametrize(("metric", "direction"), [(None, "minimize"), ("f1", "minimize"), ("f1", "maximize")])
+def test_after_a_lost_lease_the_best_step_is_that_of_the_steps_until_the_newest_checkpoint(
+    sessions, new_trial, metric, direction
+):
+    trial, sign = new_trial(), -1 if direction == "maximize" else 1
+    rank_by(sessions, trial, metric, direction)
+    values = {2: 0.5, 4: 0.3, 6: 0.3, 8: 0.4, 10: 0.1}
+    steps = [ranked(metric, number, sign * values[number] if number in values else None) for number in range(1, 11)]
+    lease = claim(sessions, trial.id)
+    with sessions.begin() as session:
+        kept = (TensorFile(9, b"checkpoint"),)
+        results = (TensorFile(4, b"4"),)
+        recording.record(session, lease, RecordedBatch(steps=tuple(steps[:9]), checkpoints=kept, results=results))
+    with sessions.begin() as session:
+        recording.record(session, lease, RecordedBatch(steps=tuple(steps[9:]), results=(TensorFile(10, b"10"),)))
+        leases.requeue(session, lease, "so")
+    with sessions() as session:
+        row = session.get_one(Trial, trial.id)
+        assert (row.step, row.best_step, row.value, row.best_value) == (10, 10, sign * 0.1, sign * 0.1)
+        assert results_of(session, trial) == {4: b"4", 10: b"10"}
+    claim(sessions, trial.id)
+    with sessions() as session:
+        row = session.get_one(Trial, trial.id)
+        assert (row.step, row.best_step, row.value, row.best_value) == (9, 4, sign * 0.4, sign * 0.3)
+        assert results_of(session, trial) == {4: b"4"}
+
+
+def test_of_the_results_the_newest_is_kept_and_the_newest_before_the_newest_checkpoint(sessions, new_trial):
+    trial = new_trial()
+    lease = claim(sessions, trial.id)
+    for results, checkpoint, kept in [
+        ((2,), 3, {2}), ((4,), None, {2, 4}), ((6,), None, {2, 6}), ((), 7, {6}), ((8,), 9, {8}), ((), 10, {8})
+    ]:  # fmt: skip
+        batch = RecordedBatch(
+            results=tuple(TensorFile(at, b"result %d" % at) for at in results),
+            checkpoints=() if checkpoint is None else (TensorFile(checkpoint, b"checkpoint %d" % checkpoint),),
+        )
+        with sessions.begin() as session:
+            recording.record(session, lease, batch)
+        with sessions() as session:
+            assert results_of(session, trial).keys() == kept
+    with sessions() as session:
+        assert session.scalars(select(func.count()).where(Blob.owner_id == owner(session, trial))).one() == 3
+
+
+def ranked(metric: str | None, number: int, value: float | None) -> StepRecord:
+    """A step that has this value by the metric; None: it was not evaluated."""
+    if metric is None or value is None:
+        return step(number, value)
+    return step(number, 1.0, **{metric: value})
+
+
+def rank_by(sessions, trial, metric: str | None, direction: str) -> None:
+    with sessions.begin() as session:
+        study = session.get_one(Study, trial.study_id)
+        study.metric, study.direction = metric, direction
+
+
+def results_of(session, trial) -> dict[int, bytes]:
+    found = session.execute(select(Result.step, Blob).join(Blob).where(Result.trial_id == trial.id)).all()
+    return {row.step: blobs.load(session, row.Blob) for row in found}
 
 
 def test_a_step_is_recorded_once_or_not_at_all(sessions, new_trial):

@@ -25,9 +25,9 @@ from nestor_worker.workdir import WorkSpec
 from tests.worker.conftest import SPEC
 
 
-def write_spec(directory: Path, n_steps: int, **fields) -> None:
+def write_spec(directory: Path, n_steps: int, config_changes: dict | None = None, **fields) -> None:
     config = TrialCreate.model_validate(SPEC).model_dump(mode="json", include=set(Config.model_fields))
-    config["n_steps"] = n_steps
+    config |= {"n_steps": n_steps, **(config_changes or {})}
     preset = {"model": {"kind": "mlp", "hidden": [8]}, "train_size": 100, "val_size": 50}
     spec = WorkSpec(config, preset, best_step=None, best_value=None, warm=None, threads=1, checkpoint_seconds=60)
     (directory / "spec.json").write_text(json.dumps(dataclasses.asdict(spec) | fields))
@@ -117,6 +117,16 @@ def test_on_a_stop_message_it_writes_a_checkpoint_and_exits(start):
     assert heard[-1] == Ended(of(Stepped, heard)[-1].record["number"], stopped=True)
     reached = of(Stepped, heard)[-1].record["number"]
     assert of(Checkpoint, heard)[-1].step == of(Snapshot, heard)[-1].step == reached
+
+
+def test_the_last_step_is_evaluated_if_the_user_ends_the_training_and_as_planned_if_it_is_preempted(start):
+    for stop in (Stop(), Stop(evaluate=True)):
+        runner = start(100_000, config_changes={"evaluate_every": 90_000})
+        heard = hear(runner, until=Stepped)
+        runner.send(stop)
+        steps = of(Stepped, heard + hear(runner))
+        evaluated = [message.record["number"] for message in steps if message.record["value"] is not None]
+        assert evaluated == ([len(steps)] if stop.evaluate else [])
 
 
 def test_it_dies_with_its_supervisor(start):

@@ -7,10 +7,13 @@ import threading
 import time
 
 import pytest
+import torch
 
+from nestor.errors import MetricUnknown
+from nestor.lifecycle import Ranking
 from nestor.schemas import Preset
 from nestor_engine import Config, State, optimize
-from nestor_worker.channel import Checkpoint, LogLine, Snapshot
+from nestor_worker.channel import Checkpoint, LogLine, Result, Snapshot
 from nestor_worker.runner import presets
 from nestor_worker.runner.recorder import MAX_CHECKPOINT_DUTY_CYCLE, BackgroundCheckpointer, CannotWrite, TrialRecorder
 from nestor_worker.workdir import WorkSpec
@@ -21,18 +24,20 @@ PRESET = {"model": {"kind": "mlp", "hidden": [8]}, "train_size": 100, "val_size"
 class RecordedTrajectory:
     """A trajectory of a small problem, and its messages."""
 
-    def __init__(self, directory, *, checkpoint_seconds: float) -> None:
+    def __init__(self, directory, *, checkpoint_seconds: float, **options) -> None:
         problem = presets.build(Preset.model_validate(PRESET), seed=0)
-        config = Config(n_steps=100)
-        spec = WorkSpec({}, PRESET, None, None, None, threads=1, checkpoint_seconds=checkpoint_seconds)
-        self.directory, self.messages = directory, []
+        config = Config(**{"n_steps": 100, **options})
+        how = {"threads": 1, "checkpoint_seconds": checkpoint_seconds, "metric": "accuracy", "direction": "maximize"}
+        spec = WorkSpec({}, PRESET, None, None, None, **how)
+        self.directory, self.messages, self.steps = directory, [], []
         self.trajectory = TrialRecorder(directory, spec, config, self.messages.append, problem.bilevel())
         self.trajectory.begin(None, "cpu")
         self._steps = optimize(problem.bilevel(), problem.data, config)
 
     def take(self, n: int = 1) -> None:
         for _ in range(n):
-            self.trajectory.record(next(self._steps))
+            self.steps.append(next(self._steps))
+            self.trajectory.record(self.steps[-1])
 
     def of(self, kind: type) -> list:
         return [message for message in self.messages if isinstance(message, kind)]
@@ -61,6 +66,48 @@ def test_a_checkpoint_holds_the_step_at_which_it_was_due_even_if_training_has_co
     assert kept[-1].step == 5
     for checkpoint in kept:
         assert State.load((tmp_path / checkpoint.file).read_bytes()).step == checkpoint.step
+
+
+def test_the_weights_of_the_best_step_are_written_before_each_checkpoint_behind_it(tmp_path):
+    recorded = RecordedTrajectory(tmp_path, checkpoint_seconds=1e-9, evaluate_every=2)
+    for _ in range(20):
+        recorded.trajectory._checkpointer._due_at = 0.0  # whatever the last one cost
+        recorded.take()
+        recorded.trajectory._checkpointer.finish()
+    recorded.trajectory.end(stopped=True)
+    best, written, seen = None, None, list[int]()
+    values = {step.number: step.metrics.get("accuracy") for step in recorded.steps}
+    for message in recorded.messages:
+        if isinstance(message, Result):
+            state = State.load((tmp_path / message.file).read_bytes())
+            assert state.is_result
+            written = state.step
+            seen.append(message.step)
+            ours = recorded.steps[message.step - 1].state
+            assert all(torch.equal(state.params[name], value) for name, value in ours.params.items())
+            assert state.hparams.keys() == ours.hparams.keys()
+        if isinstance(message, Checkpoint):
+            ranked = [number for number in range(1, message.step + 1) if values[number] is not None]
+            best = max(ranked, key=lambda number: values[number], default=None)
+            assert written == best
+    assert len(seen) == len(set(seen)) > 1
+
+
+def test_the_weights_of_the_best_step_are_kept_when_the_trial_fails(tmp_path):
+    recorded = RecordedTrajectory(tmp_path, checkpoint_seconds=60, evaluate_every=1)
+    recorded.take(3)
+    recorded.trajectory.save_best()
+    best = max(recorded.steps, key=lambda step: step.metrics["accuracy"])
+    assert [message.step for message in recorded.of(Result)] == [best.number]
+    assert recorded.of(Checkpoint) == []
+
+
+def test_a_metric_that_the_problem_lacks_fails_the_trial_at_the_first_evaluation(tmp_path):
+    recorded = RecordedTrajectory(tmp_path, checkpoint_seconds=60, evaluate_every=2)
+    recorded.trajectory._ranking = Ranking("f1", "maximize")
+    recorded.take()
+    with pytest.raises(MetricUnknown, match="the metrics of the problem are: 'accuracy'"):
+        recorded.take()
 
 
 def test_checkpoints_do_not_hold_up_the_training():

@@ -12,11 +12,14 @@ from nestor_server.models import Event, Trial
 from nestor_server.scheduling import leases
 
 
-def step(number: int, val_loss: float = 1.0) -> StepRecord:
+def step(number: int, value: float | None = 1.0, **metrics: float) -> StepRecord:
     return StepRecord(
         number=number,
         train_loss=1.0,
-        val_loss=val_loss,
+        val_loss=1.0,
+        val_examples=10,
+        value=value,
+        metrics=metrics,
         hypergradient_norm=1.0,
         inner_gradient_norm=1.0,
         outcome="truncated",

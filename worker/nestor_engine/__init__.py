@@ -18,6 +18,7 @@ from nestor_engine.solvers import Outcome as Outcome
 from nestor_engine.training.evaluation import evaluate as evaluate
 from nestor_engine.training.fit import Fitted as Fitted
 from nestor_engine.training.fit import fit as fit
+from nestor_engine.training.outer_loop import evaluated as evaluated
 from nestor_engine.training.outer_loop import optimize as optimize
 from nestor_engine.training.state import State as State
 from nestor_engine.training.state import start_from as start_from

@@ -54,6 +54,14 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class Result:
+    """Weights, buffers and hyperparameters of the best step so far were written to `file`."""
+
+    step: int
+    file: str
+
+
+@dataclass(frozen=True)
 class LogLine:
     """A line for the trial's log."""
 
@@ -90,12 +98,19 @@ class Begin:
 
 @dataclass(frozen=True)
 class Stop:
-    """Write a checkpoint and exit."""
+    """Write a checkpoint and exit.
+
+    Attributes:
+        evaluate: the user ends the training, so its last step is evaluated.
+    """
+
+    evaluate: bool = False
 
 
-Message = Started | Stepped | Snapshot | Checkpoint | LogLine | Ended | Failed | Begin | Stop
+Message = Started | Stepped | Snapshot | Checkpoint | Result | LogLine | Ended | Failed | Begin | Stop
 _KINDS: dict[str, type[Message]] = {
-    cls.__name__.lower(): cls for cls in (Started, Stepped, Snapshot, Checkpoint, LogLine, Ended, Failed, Begin, Stop)
+    cls.__name__.lower(): cls
+    for cls in (Started, Stepped, Snapshot, Checkpoint, Result, LogLine, Ended, Failed, Begin, Stop)
 }
 
 

@@ -10,6 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from nestor.lifecycle import Ranking
+from nestor.schemas import Direction
+
 SPEC = "spec.json"
 REFERENCES = "references.json"
 CHECKPOINT = "checkpoint.safetensors"
@@ -63,6 +66,13 @@ class WorkSpec:
     devices: int = 1
     entry_point: dict[str, Any] | None = None  # schemas.EntryPointProblem; without both, a program is in the directory
     traces: str = ""  # the cache name of the traces of similar trials
+    metric: str | None = None  # these two are the fields of lifecycle.Ranking
+    direction: Direction = "minimize"
+
+    @property
+    def ranking(self) -> Ranking:
+        """How the study compares steps."""
+        return Ranking(self.metric, self.direction)
 
     @staticmethod
     def read(directory: Path) -> WorkSpec:

@@ -74,6 +74,15 @@ class UnrollTooLong(OptionInvalid):
     )
 
 
+class LossMaximized(OptionInvalid):
+    """A study was to rank by the highest validation loss."""
+
+    message = (
+        "{option}: only a metric can be maximized, because hypergradients minimize val_loss; name it with metric=…, or "
+        "return from val_loss the negative of what should grow."
+    )
+
+
 class NesterovWithoutMomentum(OptionInvalid):
     """Nesterov's momentum was asked for without momentum."""
 

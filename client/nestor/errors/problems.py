@@ -203,6 +203,16 @@ class MetricNameReserved(ProblemInvalid):
     remedy = "Rename it."
 
 
+class MetricUnknown(ProblemInvalid):
+    """A study ranks its trials by a metric that the problem does not have."""
+
+    message = "The study ranks its trials by the metric {metric!r}, and the metrics of the problem are: {metrics}."
+    remedy = (
+        "Add it to metrics={{…}} of the problem, or create a study with one of these. Without metric=…, a study ranks "
+        "by the loss."
+    )
+
+
 class MetricNotTensor(ProblemInvalid):
     """A metric returned something else than a tensor."""
 

@@ -117,8 +117,11 @@ class HyperparametersNotFound(NotFound):
 class CheckpointNotFound(NotFound):
     """No checkpoint of that step was kept."""
 
-    message = "Trial {trial!r} has no checkpoint {what}; its newest two are kept."
-    remedy = "Leave the step out to start from the newest, or start from the hyperparameters alone: weights=False."
+    message = "Trial {trial!r} has no checkpoint {what}."
+    remedy = (
+        "The newest two are kept, and the weights of the best step with the next checkpoint after it. Ask for the "
+        "newest, step='latest', or start from the hyperparameters alone: weights=False."
+    )
 
 
 class TokenNotFound(NotFound):
@@ -143,6 +146,13 @@ class StudyExists(Conflict):
 
     message = "You already have a study named {name!r}."
     remedy = "Pass load_if_exists=True to continue it, or pick another name."
+
+
+class RankingDiffers(Conflict):
+    """A study ranks its trials by another metric or in another direction than the one that was asked for."""
+
+    message = "Study {name!r} ranks its trials by {ranking}, and this asks for {given}."
+    remedy = "Leave out metric and direction, or create another study: the best weights of its trials are kept by that."
 
 
 class IllegalTransition(Conflict):

@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 
 from nestor import lifecycle
 from nestor.errors import LocalNotPicklable, OneDeviceOnly, StudyExists, StudyNotFound, TrialNotFound
+from nestor.lifecycle import Ranking
 from nestor.local.trial_runner import LocalTrial
 from nestor.schemas import (
     Action,
@@ -27,6 +28,7 @@ from nestor.schemas import (
     TrialCreate,
     TrialExtend,
     TrialPriority,
+    WhichStep,
     build,
 )
 from nestor.schemas import Study as StudyRecord
@@ -65,18 +67,22 @@ class Local:
 
         Raises:
             StudyExists: there is one, and `new.load_if_exists` is False.
+            RankingDiffers: there is one that ranks its trials in another way.
         """
         with self._lock:
             there = next((study for study in self._studies.values() if study.name == new.name), None)
             if there is None:
                 now = datetime.now(UTC)
                 kept = new.model_dump(exclude={"load_if_exists"})
+                kept["direction"] = new.direction or "minimize"
                 there = StudyRecord(
                     id=uuid4(), created_at=now, updated_at=now, trial_counts={}, best_value=None, **kept
                 )
                 self._studies[there.id] = there
             elif not new.load_if_exists:
                 raise StudyExists(name=new.name)
+            else:
+                Ranking(there.metric, there.direction).expect_same(new.name, new.metric, new.direction)
         return self.study(there.id)
 
     def find_study(self, name: str) -> StudyRecord:
@@ -97,9 +103,10 @@ class Local:
         if found is None:
             raise StudyNotFound(study=str(study_id))
         trials = self.trials(found.id)
-        values = [trial.best_value for trial in trials if trial.best_value is not None]
+        best = Ranking(found.metric, found.direction).best(trials, lambda trial: trial.best_value)
         counts = Counter(trial.state.value for trial in trials)
-        return found.model_copy(update={"trial_counts": dict(counts), "best_value": min(values, default=None)})
+        changes = {"trial_counts": dict(counts), "best_value": None if best is None else best.best_value}
+        return found.model_copy(update=changes)
 
     def studies(self) -> Iterator[StudyRecord]:
         """Newest first."""
@@ -152,7 +159,7 @@ class Local:
         from nestor_engine import start_from
 
         assert not isinstance(problem, EntryPoint)  # `ships` is False
-        self.study(study_id)
+        study = self.study(study_id)
         if spec.devices_per_trial > 1:
             raise OneDeviceOnly
         bilevel = problem.bilevel()
@@ -193,7 +200,12 @@ class Local:
                 finished_at=None,
             )
             trial = self._trials[record.id] = LocalTrial(
-                record, bilevel.to(device), problem.data.to(device), config, device=device.type
+                record,
+                bilevel.to(device),
+                problem.data.to(device),
+                config,
+                device=device.type,
+                ranking=Ranking(study.metric, study.direction),
             )
         if not watched:
             trial.start()
@@ -256,13 +268,13 @@ class Local:
         """
         return self._trial(trial_id).snapshot(step)
 
-    def checkpoint(self, trial_id: UUID) -> bytes:
-        """The state after the last step, as safetensors.
+    def checkpoint(self, trial_id: UUID, step: WhichStep = "latest") -> bytes:
+        """The state after the last step, or the weights of the best step, as safetensors.
 
         Raises:
-            CheckpointNotFound: no step was taken yet.
+            CheckpointNotFound: nothing is kept of that step.
         """
-        return self._trial(trial_id).checkpoint()
+        return self._trial(trial_id).checkpoint(step)
 
     def detach(self, trial: TrialRecord) -> str:
         """Pause a trial whose watcher leaves, unless a thread runs it; what became of it, as a sentence."""

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from nestor import lifecycle
-from nestor.errors import CheckpointNotFound, HyperparametersNotFound
-from nestor.lifecycle import Transition
+from nestor.errors import CheckpointNotFound, HyperparametersNotFound, MetricUnknown
+from nestor.lifecycle import Ranking, Transition
 from nestor.schemas import (
     Action,
     Attempt,
@@ -23,6 +23,7 @@ from nestor.schemas import (
     State,
     Step,
     WarmStart,
+    WhichStep,
 )
 from nestor.schemas import Trial as TrialRecord
 
@@ -51,17 +52,20 @@ class LocalTrial:
         config: Config,
         *,
         device: str,
+        ranking: Ranking,
     ) -> None:
         self.record, self.cause = record, None
         self.steps: list[Step] = []
         self._bilevel, self._data, self._config, self._device = bilevel, data, config, device
+        self._ranking = ranking
         self._changed = threading.Condition()  # guards all of this
         self._log: list[Event] = []
         self._snapshots: dict[int, dict[str, Tensor]] = {}
         self._reported = set[int]()  # the steps whose snapshots were reported although none was due
         self._generators: OwnGenerators | None = None
         self._engine: Iterator[nestor_engine.Step] | None = None
-        self._state: nestor_engine.State | None = None  # after the last step
+        self._last: nestor_engine.Step | None = None  # with the state after it
+        self._best: nestor_engine.State | None = None  # the result of the best step
         self._driving = threading.Lock()  # held by the thread that takes a step
         self._thread: threading.Thread | None = None
         self._append_state(by=USER, why=lifecycle.WHY_SUBMITTED)
@@ -134,17 +138,26 @@ class LocalTrial:
     def reached(self, start: WarmStart) -> tuple[WarmStart, nestor_engine.State | dict[str, Tensor]]:
         """What another trial may start from, and `start` with the step that it means."""
         with self._changed:
-            if not start.weights:
-                step = max(self._snapshots, default=0) if start.step is None else start.step
-                found = self._snapshots.get(step)
+            asked = start.step
+            if start.weights:
+                found = self._kept("latest" if asked is None else asked)
+                step = None if found is None else found.step
             else:
-                step = self.record.step if start.step is None else start.step
-                found = self._state if self._state is not None and self._state.step == step else None
+                step = self.record.best_step if asked == "best" else asked
+                step = max(self._snapshots, default=0) if asked is None else step
+                found = None if step is None else self._snapshots.get(step)
+            best = self.record.best_step
         if found is None:
             missing = CheckpointNotFound if start.weights else HyperparametersNotFound
-            what = "yet" if start.step is None else f"of step {step}"
-            raise missing(trial=str(self.record.id), what=what)
+            raise missing(trial=str(self.record.id), what=lifecycle.which_step(asked, best))
         return start.model_copy(update={"step": step}), found
+
+    def _kept(self, step: WhichStep) -> nestor_engine.State | None:
+        """The state after the last step, or the result of the best step."""
+        last = None if self._last is None else self._last.state
+        if step in ("best", "latest"):
+            return self._best if step == "best" else last
+        return next((state for state in (last, self._best) if state is not None and state.step == step), None)
 
     def events(self, after: int = 0) -> Iterator[Event]:
         """The events behind `after`. They also end, without `end`, where a pause leaves nobody who would go on."""
@@ -191,13 +204,13 @@ class LocalTrial:
         # Cloned: tensors that share memory cannot be saved.
         return safetensors.torch.save({name: value.detach().cpu().clone() for name, value in found.items()})
 
-    def checkpoint(self) -> bytes:
-        """The state after the last step, as safetensors. Raises CheckpointNotFound."""
+    def checkpoint(self, step: WhichStep) -> bytes:
+        """The state after the last step, or the weights of the best step. Raises CheckpointNotFound."""
         with self._changed:
-            state = self._state
-        if state is None:
-            raise CheckpointNotFound(trial=str(self.record.id), what="yet")
-        return state.save()
+            found, best = self._kept(step), self.record.best_step
+        if found is None:
+            raise CheckpointNotFound(trial=str(self.record.id), what=lifecycle.which_step(step, best))
+        return found.save()
 
     # --- one turn after the other -----------------------------------------------------------------
 
@@ -225,10 +238,8 @@ class LocalTrial:
                 self._claim()
             elif state is not State.running:
                 return False
-            elif desired in lifecycle.OBEDIENCE:
-                obedience = lifecycle.OBEDIENCE[desired]
-                self._end(obedience.transition, obedience.why)
-                return False
+        if desired in lifecycle.OBEDIENCE and state is State.running:
+            return self._obey(desired)
         try:
             trajectory = self._trajectory()
             with self._own_generators():
@@ -240,18 +251,61 @@ class LocalTrial:
             self._engine = None  # Ctrl-C in the middle of a step: that step is taken again, from the last state
             raise
         with self._changed:
-            if step is None:
-                self._end(lifecycle.COMPLETE, lifecycle.why_complete(self.record.step, self.record.n_steps))
-                return False
-            self._take(step)
-        return True
+            if step is not None:
+                return self._take(step)
+            self._engine = None
+            last = self._last
+            if last is not None and not self._config.has_ended(last.number, last.state.steps_since_best):
+                return True  # a stop or a pause ended the trajectory, and was withdrawn
+            record = self.record
+            warning = lifecycle.decline(
+                self._ranking, value=record.value, best_value=record.best_value, best_step=record.best_step
+            )
+            why = lifecycle.why_complete(record.step, record.n_steps)
+            self._end(lifecycle.COMPLETE, why, warning=warning)
+            return False
+
+    def _obey(self, desired: Desired) -> bool:
+        """End the attempt as desired, after an evaluation of the last step; whether there is more to do."""
+        try:
+            if desired is not Desired.cancel:
+                self._evaluate_last()
+        except Exception as error:
+            self._fail(error)
+            return False
+        with self._changed:
+            if self.record.desired is not desired:  # it was withdrawn meanwhile
+                return True
+            obedience = lifecycle.OBEDIENCE[desired]
+            self._end(obedience.transition, obedience.why)
+            return False
 
     def _trajectory(self) -> Iterator[nestor_engine.Step]:
         from nestor_engine import optimize
 
         if self._engine is None:
-            self._engine = optimize(self._bilevel, self._data, self._config, self._state)
+            state = None if self._last is None else self._last.state
+            self._engine = optimize(self._bilevel, self._data, self._config, state, ending=self._is_ending)
         return self._engine
+
+    def _is_ending(self) -> bool:
+        """Whether the step under way is the last, because the user stops or pauses the trial."""
+        return self.record.desired in (Desired.stop, Desired.pause)
+
+    def _evaluate_last(self) -> None:
+        """Evaluate the last step if it was not, and record it anew: the user ends the training between two steps."""
+        from nestor_engine import evaluated
+
+        last = self._last
+        if last is None or last.value is not None:
+            return
+        with self._own_generators():
+            step = evaluated(self._bilevel, self._data, self._config, last)
+        with self._changed:
+            self.steps.pop()
+            why = f"step {step.number} is recorded again, with an evaluation"
+            self._append(EventType.rewind, {"step": step.number - 1, "why": why})
+            self._take(step, again=True)
 
     def _own_generators(self) -> AbstractContextManager[object]:
         """The user's threads, and other trials, have other random numbers."""
@@ -271,20 +325,29 @@ class LocalTrial:
             self._append(EventType.snapshot, {"step": 0})
         self._append_log(first, lifecycle.where_it_starts(self._device, first))
 
-    def _take(self, step: nestor_engine.Step) -> None:
-        taken = Step.model_validate(step.record())
-        changes: dict[str, Any] = {"step": taken.number, "value": taken.value}
-        better = lifecycle.is_better(taken.value, self.record.best_value)
-        self._keep(taken.number, step.state.hparams, better=better)
-        self._state = step.state
+    def _take(self, step: nestor_engine.Step, *, again: bool = False) -> bool:
+        """Record a step; whether it can be ranked, else the trial fails."""
+        taken, metric = Step.model_validate(step.record()), self._ranking.metric
+        changes: dict[str, Any] = {"step": taken.number}
+        if step.value is not None:
+            try:
+                self._ranking.expect(step.metrics)
+            except MetricUnknown as error:
+                self._fail(error)
+                return False
+            changes["value"] = value = step.value_of(metric)
+            if self._ranking.is_better(value, self.record.best_value):
+                changes |= {"best_value": value, "best_step": taken.number}
+                self._best = step.state.result()
+        self._keep(taken.number, step.state.hparams, better="best_step" in changes)
+        self._last = step
         self.steps.append(taken)
-        if better:
-            changes |= {"best_value": taken.value, "best_step": taken.number}
         self._append(EventType.step, taken.model_dump(mode="json"), **changes)
         if self._is_due(taken.number):
             self._append(EventType.snapshot, {"step": taken.number})
-        for warning in taken.warnings:
+        for warning in taken.warnings if not again else ():
             self._append_log(taken.number, warning, "warning")
+        return True
 
     def _keep(self, number: int, hparams: dict[str, Tensor], *, better: bool) -> None:
         """Keep a snapshot of the newest step, and drop those that are kept no longer: memory takes each at once."""
@@ -310,12 +373,14 @@ class LocalTrial:
             self.cause = error
             self._apply(lifecycle.FAIL, by=WORKER, why=problem["detail"], error=problem)
 
-    def _end(self, transition: Transition, why: str) -> None:
+    def _end(self, transition: Transition, why: str, *, warning: str | None = None) -> None:
         """End the attempt, and report the snapshots of its best and its last step."""
         for step in sorted({self.record.best_step or 0, self.record.step} - self._reported):
             if not self._is_due(step):
                 self._reported.add(step)
                 self._append(EventType.snapshot, {"step": step})
+        if warning is not None:
+            self._append_log(self.record.step, warning, "warning")
         self._apply(transition, by=WORKER, why=why)
 
     # --- events -----------------------------------------------------------------------------------

@@ -66,7 +66,12 @@ class ConfigFields(Value):
         about("hold out validation examples, and end when their loss no longer improves; null: after n_steps"),
     ] = None
     evaluate_every: Annotated[
-        Count, about("outer steps between two evaluations on the test set", unit="outer steps")
+        Count,
+        about(
+            "outer steps between two evaluations on all validation examples and on the test set; the last step is "
+            "always evaluated, and with early stopping each step is, on the held-out examples",
+            unit="outer steps",
+        ),
     ] = 10
     seed: Annotated[Whole, about("of batches and of all random draws", ge=0, lt=2**63)] = 0
 

@@ -22,7 +22,7 @@ from nestor.errors import (
 from nestor.remote import credentials, event_stream, uploads
 from nestor.remote.references import referenced
 from nestor.remote.transport import Model, Transport, read
-from nestor.schemas import Action
+from nestor.schemas import Action, WhichStep
 
 if TYPE_CHECKING:
     from nestor.options import Config
@@ -106,6 +106,7 @@ class Client:
 
         Raises:
             StudyExists
+            RankingDiffers: the existing study ranks its trials in another way.
         """
         return self._post("/studies", new, schemas.Study)
 
@@ -327,14 +328,15 @@ class Client:
         path = f"/trials/{trial_id}/hyperparameters.safetensors"
         return self._transport.request("GET", path, params=params).content
 
-    def checkpoint(self, trial_id: UUID) -> bytes:
-        """The newest checkpoint of a trial, as a safetensors file.
+    def checkpoint(self, trial_id: UUID, step: WhichStep = "latest") -> bytes:
+        """What is stored of a step, as a safetensors file: a checkpoint, or the weights of the best step.
 
         Raises:
             TrialNotFound
-            CheckpointNotFound: the trial has no checkpoint yet.
+            CheckpointNotFound: nothing is stored of that step.
         """
-        return self._transport.request("GET", f"/trials/{trial_id}/checkpoint.safetensors").content
+        path = f"/trials/{trial_id}/checkpoint.safetensors"
+        return self._transport.request("GET", path, params={"step": step}).content
 
     @arguments_of("detach")
     def detach(self, trial: schemas.Trial) -> str:

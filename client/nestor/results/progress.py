@@ -29,7 +29,7 @@ class Bar:
         if event.type is EventType.state:
             text = STATE_TEXTS.get(event.data["state"])
             self._bar.set_description(f"{self._name}, {text}" if text else self._name)
-        if event.type is EventType.rewind:
+        if event.type is EventType.rewind and "why" not in event.data:  # else one step is recorded again
             self._write(f"The steps after {event.data['step']} are computed again from the last checkpoint.")
         if step is None:
             return
@@ -46,7 +46,6 @@ class Bar:
 def summary(step: Step) -> str:
     """The main numbers of a step in one line."""
     metrics = (f"{name} {value:.4g}" for name, value in step.val_metrics.items())
-    held_out = () if step.held_out_loss is None else (f"held out {step.held_out_loss:.4g}",)
-    return ", ".join(
-        (f"val {step.val_loss:.4g}", *held_out, *metrics, f"|hypergradient| {step.hypergradient_norm:.2e}")
-    )
+    judged = "all val" if step.held_out_loss is None else "held out"
+    value = () if step.value is None else (f"{judged} {step.value:.4g}",)
+    return ", ".join((f"val {step.val_loss:.4g}", *metrics, *value, f"|hypergradient| {step.hypergradient_norm:.2e}"))

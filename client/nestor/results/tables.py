@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 from nestor.schemas import Step
 
-NESTED = ("val_metrics", "test_metrics", "seconds")  # mappings; their entries become columns such as val_accuracy
+NESTED = ("val_metrics", "metrics", "test_metrics", "seconds")  # their entries become columns such as val_accuracy
 
 
 def flat(step: Step) -> dict[str, Any]:

@@ -40,6 +40,7 @@ from nestor.schemas.records import Action as Action
 from nestor.schemas.records import Attempt as Attempt
 from nestor.schemas.records import Attempts as Attempts
 from nestor.schemas.records import Desired as Desired
+from nestor.schemas.records import Direction as Direction
 from nestor.schemas.records import Event as Event
 from nestor.schemas.records import EventPage as EventPage
 from nestor.schemas.records import EventType as EventType
@@ -55,6 +56,7 @@ from nestor.schemas.records import Trial as Trial
 from nestor.schemas.records import TrialExtend as TrialExtend
 from nestor.schemas.records import TrialPage as TrialPage
 from nestor.schemas.records import TrialPriority as TrialPriority
+from nestor.schemas.records import WhichStep as WhichStep
 from nestor.schemas.references import ReferencedColumn as ReferencedColumn
 from nestor.schemas.references import ReferencedFile as ReferencedFile
 from nestor.schemas.references import ReferencedSplit as ReferencedSplit

@@ -109,7 +109,8 @@ class WarmStart(Value):
 
     trial: Annotated[UUID, about("one of your trials, in any study")]
     step: Annotated[
-        Annotated[int, Field(ge=0)] | None, about("whose state is taken; null: the newest that was kept")
+        Annotated[int, Field(ge=0)] | Literal["best"] | None,
+        about('whose state is taken; "best": of the trial\'s best step; null: the newest that was kept'),
     ] = None
     weights: Annotated[
         bool, about("take weights and buffers, from a checkpoint; false: hyperparameters alone, from a snapshot")

@@ -7,11 +7,18 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
+from pydantic import ValidationInfo, field_validator
+
+from nestor.errors import LossMaximized
 from nestor.options.base import about
+from nestor.options.mistakes.sentences import violation
 from nestor.schemas.base import Count, Name, Priority, Schema
 from nestor.schemas.problems import TrialSpec
 
 _SEQ = about("number of the trial's newest event when this was read")
+Direction = Literal["minimize", "maximize"]
+WhichStep = int | Literal["best", "latest"]  # of which weights are read
+_METRIC = about("a metric of the problem, which ranks steps and trials; null: the loss on all validation examples")
 _CURSOR = about("pass it as `cursor` to get the next page; null: this is the last page")
 
 
@@ -19,15 +26,28 @@ class StudyCreate(Schema):
     """A study to create."""
 
     name: Annotated[Name, about("unique among your studies")]
-    direction: Annotated[Literal["minimize"], about("of the validation loss; hypergradients only descend")] = "minimize"
+    metric: Annotated[Name | None, _METRIC] = None
+    direction: Annotated[
+        Direction | None,
+        about("whether a lower or a higher metric is better; null: minimize"),
+    ] = None
     user_attrs: Annotated[dict[str, Any], about("stored with the study; Nestor does not read them")] = {}
     tags: Annotated[tuple[Name, ...], about("labels of the study")] = ()
     load_if_exists: Annotated[bool, about("if the name is taken, return that study; false: refuse")] = False
 
+    @field_validator("direction")
+    @classmethod
+    def _maximizes_a_metric(cls, direction: Direction | None, info: ValidationInfo) -> Direction | None:
+        if direction == "maximize" and info.data.get("metric", "") is None:
+            raise violation(LossMaximized)
+        return direction
+
 
 class StudyPatch(Schema):
-    """Changes to a study; null leaves a field as it is."""
+    """Changes to a study; null leaves a field as it is. What ranks trials can change only before the first trial."""
 
+    metric: Annotated[Name | None, about("a metric of the problem, which ranks steps and trials")] = None
+    direction: Annotated[Direction | None, about("whether a lower or a higher metric is better")] = None
     user_attrs: Annotated[dict[str, Any] | None, about("replaces all user attributes")] = None
     tags: Annotated[tuple[Name, ...] | None, about("replaces all tags")] = None
 
@@ -37,13 +57,14 @@ class Study(Schema):
 
     id: Annotated[UUID, about("identifies the study in paths of the API")]
     name: Annotated[str, about("unique among your studies")]
-    direction: Annotated[Literal["minimize"], about("of the validation loss")]
+    metric: Annotated[str | None, _METRIC]
+    direction: Annotated[Direction, about("whether a lower or a higher metric is better")]
     user_attrs: Annotated[dict[str, Any], about("as its user set them")]
     tags: Annotated[tuple[str, ...], about("labels of the study")]
     created_at: Annotated[datetime, about("in UTC")]
     updated_at: Annotated[datetime, about("last change of its attributes or tags, in UTC")]
     trial_counts: Annotated[dict[str, int], about("number of trials in each state; states without trials are left out")]
-    best_value: Annotated[float | None, about("lowest value of any step of its trials; null: no step was recorded")]
+    best_value: Annotated[float | None, about("the best value of any of its trials; null: no step was evaluated")]
 
 
 class State(StrEnum):
@@ -118,10 +139,14 @@ class Trial(Schema):
     step: Annotated[int, about("recorded outer steps", unit="outer steps")]
     n_steps: Annotated[int, about("outer steps in all, with extensions", unit="outer steps")]
     value: Annotated[
-        float | None, about("held-out loss at the last recorded step; validation loss if nothing is held out")
+        float | None,
+        about(
+            "the study's metric at the last evaluated step, on all held-out examples, or on all validation examples if "
+            "none are held out; without a metric, the loss"
+        ),
     ]
-    best_value: Annotated[float | None, about("the lowest value of any step")]
-    best_step: Annotated[int | None, about("the first step with the best value")]
+    best_value: Annotated[float | None, about("the best value of any step, in the study's direction")]
+    best_step: Annotated[int | None, about("the first step with the best value; its weights are kept")]
     attempt: Annotated[int, about("number of attempts so far")]
     restarts: Annotated[
         int, about("attempts since the newest checkpoint that ended unexpectedly; too many fail the trial")

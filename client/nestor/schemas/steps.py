@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 from nestor.options.base import about
@@ -28,11 +29,22 @@ class Step(Schema):
         float, about("on the last inner batch, before its update, with the terms of the hyperparameters")
     ]
     val_loss: Annotated[float, about("on this step's validation batch, at the weights after the inner steps")]
+    val_examples: Annotated[
+        int | None, about("examples in that batch; null: recorded by an earlier version", unit="examples")
+    ] = None
+    value: Annotated[
+        float | None,
+        about(
+            "loss on all held-out examples, or on all validation examples if none are held out, after the step; with "
+            "folds, the mean over those that have begun; null: not evaluated at this step"
+        ),
+    ] = None
     held_out_loss: Annotated[
         float | None, about("on examples that steer nothing; with folds, the mean over the last step of each fold")
     ] = None
+    metrics: Annotated[dict[str, float], about("the problem's metrics on the examples of `value`, by name")] = {}
     test_loss: Annotated[float | None, about("on the whole test set; null: not evaluated at this step")] = None
-    val_metrics: Annotated[dict[str, float], about("the problem's metrics on the same batch, by name")] = {}
+    val_metrics: Annotated[dict[str, float], about("the problem's metrics on this step's validation batch")] = {}
     test_metrics: Annotated[dict[str, float], about("the problem's metrics on the test set, by name")] = {}
     hypergradient_norm: Annotated[float, about("Euclidean norm over all hyperparameters")]
     hypergradient_cosine: Annotated[
@@ -59,7 +71,7 @@ class Step(Schema):
     ] = {}
     warnings: Annotated[tuple[str, ...], about("sentences about what may be wrong, each topic once in a trial")] = ()
 
-    @property
-    def value(self) -> float:
-        """The loss by which steps are compared: on held-out examples if there are any, else on validation examples."""
-        return self.val_loss if self.held_out_loss is None else self.held_out_loss
+    def value_of(self, metric: str | None) -> float | None:
+        """The metric on the examples of `value`, or `value` itself; None if it was not evaluated or is not finite."""
+        value = self.value if metric is None else self.metrics.get(metric)
+        return value if value is not None and math.isfinite(value) else None

@@ -4,7 +4,7 @@ import { get, RequestRejected, send, Unavailable } from "./api.js";
 import { showStudies, showTrial, showTrials } from "./views.js";
 
 const SHORT_PAUSE = 2_000, LONG_PAUSE = 10_000, MAX_PAUSE = 30_000; // milliseconds between two polls
-const COLUMNS = "number,train_loss,val_loss,held_out_loss,test_loss,hypergradient_norm,inner_gradient_norm,residual,outcome,val_metrics";
+const COLUMNS = "number,train_loss,val_loss,held_out_loss,test_loss,hypergradient_norm,inner_gradient_norm,residual,outcome,value,metrics,val_metrics";
 const STEPS_PER_PAGE = 10_000;
 
 /** @param {string} id @returns {any} */
@@ -87,7 +87,7 @@ async function readTrial() {
     steps = { trial: trial.id, attempt: trial.attempt, after: 0, columns: {} };
   }
   if (trial.step !== steps.after) await readSteps(trial.id);
-  showTrial(trial, steps.columns);
+  showTrial(trial, steps.columns, study?.metric ?? null);
   if (study) {
     trials = trials.map((one) => (one.id === trial.id ? trial : one));
     showTrials(study, trials, selected.trial, (/** @type {string} */ id) => select({ ...selected, trial: id }));

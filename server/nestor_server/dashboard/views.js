@@ -29,8 +29,8 @@ export function showTrials(study, trials, selected, select) {
   ]);
 }
 
-/** @param {any} trial @param {Record<string, any[]>} columns */
-export function showTrial(trial, columns) {
+/** @param {any} trial @param {Record<string, any[]>} columns @param {string | null} metric that ranks the study's trials */
+export function showTrial(trial, columns, metric) {
   find("trial-title").textContent = `Trial ${trial.number}`;
   const mark = find("trial-state");
   mark.textContent = stateText(trial);
@@ -60,15 +60,19 @@ export function showTrial(trial, columns) {
   });
 
   const last = (/** @type {string} */ name) => columns[name]?.at(-1);
+  const heldOut = last("held_out_loss") != null;
+  const evaluated = (columns.value ?? []).findLastIndex((value) => value !== null);
+  const judged = heldOut ? "Held-out" : "Validation"; // the examples that judge the trial
   const numbers = {
     "Validation loss": short(last("val_loss") ?? NaN),
     "Training loss": short(last("train_loss") ?? NaN),
-    ...(last("held_out_loss") == null ? {} : { "Held-out loss": short(last("held_out_loss")) }),
-    [`Best ${last("held_out_loss") == null ? "validation" : "held-out"} loss`]: trial.best_value === null ? "–" : `${short(trial.best_value)} at step ${trial.best_step}`,
+    ...(heldOut ? { "Held-out loss": short(last("held_out_loss")) } : evaluated < 0 ? {} : { "Validation loss, all examples": short(columns.value[evaluated]) }),
+    [`Best ${metric ?? `${judged.toLowerCase()} loss`}`]: trial.best_value === null ? "–" : `${short(trial.best_value)} at step ${trial.best_step}`,
     "Hypergradient norm": short(last("hypergradient_norm") ?? NaN),
     "Inner gradient norm": short(last("inner_gradient_norm") ?? NaN),
     "Linear solve": last("outcome") == null ? "–" : `${last("outcome")}, residual ${short(last("residual") ?? NaN)}`,
     ...Object.fromEntries(Object.entries(last("val_metrics") ?? {}).map(([name, value]) => [`Validation ${name}`, short(value)])),
+    ...Object.fromEntries(Object.entries(columns.metrics?.[evaluated] ?? {}).map(([name, value]) => [`${judged} ${name}, all examples`, short(value)])),
     Attempt: String(trial.attempt),
     Worker: trial.worker ?? "–",
   };

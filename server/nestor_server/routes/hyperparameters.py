@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from nestor import schemas
 from nestor_server.http import files
 from nestor_server.http.auth import Reader, Tx
-from nestor_server.routes.parameters import AppSessions, StepNumber
+from nestor_server.routes.parameters import AppSessions, CheckpointStep, StepNumber
 from nestor_server.services.records import hyperparameters
 from nestor_server.services.records.hyperparameters import Format
 from nestor_server.services.trials import warm_starts
@@ -58,15 +58,20 @@ def tensor(
 @router.get("/trials/{trial_id}/checkpoint.safetensors", response_class=Response)
 @router.head("/trials/{trial_id}/checkpoint.safetensors", include_in_schema=False)
 def checkpoint(
-    trial_id: UUID, request: Request, caller: Reader, session: Tx, sessions: AppSessions, step: StepNumber = None
+    trial_id: UUID,
+    request: Request,
+    caller: Reader,
+    session: Tx,
+    sessions: AppSessions,
+    step: CheckpointStep = "latest",
 ) -> Response:
-    """The complete state of a trial at one of its newest two checkpoints, by default the newest.
+    """The state of a trial at one of its newest two checkpoints, or the result of its best step.
 
     Trained parameters, buffers and hyperparameters are named `params.<name>`, `buffers.<name>` and `hparams.<name>`.
-    The other tensors are what a worker needs to continue exactly.
+    A checkpoint has more tensors, with which a worker continues exactly.
     """
     content = warm_starts.checkpoint(session, caller.user_id, trial_id, step)
     etag = hyperparameters.sha256(session, content)
     return files.file_response(
-        request, sessions, content, etag, name="checkpoint.safetensors", immutable=step is not None
+        request, sessions, content, etag, name="checkpoint.safetensors", immutable=isinstance(step, int)
     )

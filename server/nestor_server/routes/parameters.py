@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import Depends, Query, Request
+from pydantic import Field
 
 from nestor_server.database import Sessions
 from nestor_server.services import paging
@@ -14,6 +15,10 @@ Limit = Annotated[int, Query(ge=1, le=paging.MAX_LIMIT)]
 Cursor = Annotated[str | None, Query(max_length=500, description="`next_cursor` of the previous page")]
 After = Annotated[int, Query(ge=0, le=2**63 - 1)]
 StepNumber = Annotated[int | None, Query(ge=0, le=2**31 - 1, description="the latest recorded step by default")]
+CheckpointStep = Annotated[
+    Literal["latest", "best"] | Annotated[int, Field(ge=0, le=2**31 - 1)],
+    Query(description="the number of a step; or the latest, or the best by the study's metric"),
+]
 
 
 def _settings(request: Request) -> Settings:

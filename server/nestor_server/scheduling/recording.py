@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import case, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, case, delete, func, or_, select, update
 from sqlalchemy import insert as plain_insert
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from nestor.schemas import Desired, EventType, HyperparameterInfo
 from nestor.schemas import Step as StepRecord
-from nestor_server.models import Checkpoint, Event, Snapshot, Step, Study, Trial
-from nestor_server.scheduling import event_log
+from nestor_server.models import Checkpoint, Event, Result, Snapshot, Step, Study, Trial
+from nestor_server.scheduling import event_log, rankings
 from nestor_server.scheduling.leases import Lease, LeaseLost
 from nestor_server.scheduling.state_machine import FRESH_BUDGETS
 from nestor_server.storage import blobs, garbage_collection
@@ -26,7 +26,7 @@ CHECKPOINTS_KEPT = 2  # also the second newest: a failing machine could have wri
 
 @dataclass(frozen=True)
 class TensorFile:
-    """A snapshot or a checkpoint: the bytes of a safetensors file, and its step."""
+    """A snapshot, a checkpoint or a result: the bytes of a safetensors file, and its step."""
 
     step: int
     data: bytes
@@ -49,12 +49,14 @@ class RecordedBatch:
     steps: tuple[StepRecord, ...] = ()
     snapshots: tuple[TensorFile, ...] = ()
     checkpoints: tuple[TensorFile, ...] = ()
+    results: tuple[TensorFile, ...] = ()
     logs: tuple[LogRecord, ...] = ()
     hyperparameters: tuple[HyperparameterInfo, ...] | None = None
     number: int | None = None  # in this lease, from 1, so that a batch can be sent again; None: once
 
     def __bool__(self) -> bool:
-        return any((self.steps, self.snapshots, self.checkpoints, self.logs, self.hyperparameters))
+        recorded = (self.steps, self.snapshots, self.checkpoints, self.results, self.logs, self.hyperparameters)
+        return any(recorded)
 
 
 def record(session: Session, lease: Lease, batch: RecordedBatch) -> Desired:
@@ -65,12 +67,12 @@ def record(session: Session, lease: Lease, batch: RecordedBatch) -> Desired:
         Unavailable: the object store does not answer.
     """
     # First the bytes, which may take long: the trial's row, which the heartbeat needs, is not locked yet.
-    stored = _store(session, lease.trial_id, [*batch.snapshots, *batch.checkpoints])
+    stored = _store(session, lease.trial_id, [*batch.snapshots, *batch.checkpoints, *batch.results])
     entries = _entries(batch)
     row = session.execute(
         update(Trial)
         .where(lease.holds, Trial.batches < (batch.number or Trial.batches + 1))
-        .values(seq=Trial.seq + len(entries), batches=Trial.batches + 1, **_progress(batch, lease.trial_id))
+        .values(seq=Trial.seq + len(entries), batches=Trial.batches + 1, **_progress(session, batch, lease.trial_id))
         .returning(Trial.seq, Trial.desired)
         .execution_options(synchronize_session=False)
     ).one_or_none()
@@ -96,6 +98,7 @@ def record(session: Session, lease: Lease, batch: RecordedBatch) -> Desired:
         session.execute(plain_insert(Event), events)
     _upsert(session, Snapshot, lease.trial_id, batch.snapshots, stored)
     _upsert(session, Checkpoint, lease.trial_id, batch.checkpoints, stored)
+    _upsert(session, Result, lease.trial_id, batch.results, stored)
     _delete_replaced(session, lease.trial_id, batch)
     event_log.notify(session, lease.trial_id)
     return Desired(row.desired)
@@ -126,19 +129,21 @@ def _event(entry: TensorFile | LogRecord) -> dict[str, Any]:
     return {"type": EventType.snapshot.value, "data": {"step": entry.step}}
 
 
-def _progress(batch: RecordedBatch, trial_id: UUID) -> dict[str, Any]:
+def _progress(session: Session, batch: RecordedBatch, trial_id: UUID) -> dict[str, Any]:
     """The new values of the trial's row, which are written by the statement that checks the lease."""
     values: dict[str, Any] = {}
     if batch.steps:
-        last, best = batch.steps[-1], min(batch.steps, key=lambda step: step.value)
-        # lifecycle.is_better, in SQL.
-        better = or_(Trial.best_value.is_(None), Trial.best_value > best.value)
-        values |= {
-            "step": last.number,
-            "value": last.value,
-            "best_value": case((better, best.value), else_=Trial.best_value),
-            "best_step": case((better, best.number), else_=Trial.best_step),
-        }
+        values["step"] = batch.steps[-1].number
+    if evaluated := [step for step in batch.steps if step.value is not None]:
+        ranking = rankings.of_trial(session, trial_id)
+        values["value"] = evaluated[-1].value_of(ranking.metric)
+        if best := ranking.best(evaluated, lambda step: step.value_of(ranking.metric)):
+            value = best.value_of(ranking.metric)
+            # lifecycle.Ranking.is_better, in SQL.
+            lower = ranking.direction == "minimize"
+            better = or_(Trial.best_value.is_(None), Trial.best_value > value if lower else Trial.best_value < value)
+            values["best_value"] = case((better, value), else_=Trial.best_value)
+            values["best_step"] = case((better, best.number), else_=Trial.best_step)
     if batch.hyperparameters is not None:
         values["hyperparameters"] = [info.model_dump(mode="json") for info in batch.hyperparameters]
     if batch.checkpoints:
@@ -160,7 +165,7 @@ def _store(session: Session, trial_id: UUID, tensors: list[TensorFile]) -> dict[
 
 def _upsert(
     session: Session,
-    table: type[Snapshot] | type[Checkpoint],
+    table: type[Snapshot] | type[Checkpoint] | type[Result],
     trial_id: UUID,
     tensors: Sequence[TensorFile],
     stored: dict[bytes, UUID],
@@ -176,16 +181,28 @@ def _upsert(
 
 
 def _delete_replaced(session: Session, trial_id: UUID, batch: RecordedBatch) -> None:
-    """Delete replaced snapshots and all but the newest checkpoints, with the blobs that only they refer to."""
+    """Delete replaced snapshots, and old checkpoints and results, with the blobs that only they refer to."""
     blob_ids: list[UUID] = []
     replaced = {step for s in batch.snapshots for step in s.replaces} - {s.step for s in batch.snapshots}
     if replaced:
-        old = delete(Snapshot).where(Snapshot.trial_id == trial_id, Snapshot.step.in_(replaced))
-        blob_ids += session.scalars(old.returning(Snapshot.blob_id).execution_options(synchronize_session=False))
+        blob_ids += _delete(session, Snapshot, trial_id, Snapshot.step.in_(replaced))
+    checkpoints = select(Checkpoint.step).where(Checkpoint.trial_id == trial_id).order_by(Checkpoint.step.desc())
     if batch.checkpoints:
-        newest = select(Checkpoint.step).where(Checkpoint.trial_id == trial_id).order_by(Checkpoint.step.desc())
-        old = delete(Checkpoint).where(
-            Checkpoint.trial_id == trial_id, Checkpoint.step.not_in(newest.limit(CHECKPOINTS_KEPT))
-        )
-        blob_ids += session.scalars(old.returning(Checkpoint.blob_id).execution_options(synchronize_session=False))
+        blob_ids += _delete(session, Checkpoint, trial_id, Checkpoint.step.not_in(checkpoints.limit(CHECKPOINTS_KEPT)))
+    if batch.results or batch.checkpoints:
+        newest = select(func.max(Result.step)).where(Result.trial_id == trial_id)
+        at_checkpoint = newest.where(Result.step <= checkpoints.limit(1).scalar_subquery())
+        kept = (newest.scalar_subquery(), func.coalesce(at_checkpoint.scalar_subquery(), 0))
+        blob_ids += _delete(session, Result, trial_id, Result.step.not_in(kept))
     garbage_collection.delete_unreferenced(session, blob_ids)
+
+
+def _delete(
+    session: Session,
+    table: type[Snapshot] | type[Checkpoint] | type[Result],
+    trial_id: UUID,
+    where: ColumnElement[bool],
+) -> Sequence[UUID]:
+    """Delete rows of a trial, and return the blobs that they referred to."""
+    old = delete(table).where(table.trial_id == trial_id, where).returning(table.blob_id)
+    return session.scalars(old.execution_options(synchronize_session=False)).all()

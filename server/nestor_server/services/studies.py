@@ -10,10 +10,10 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from nestor import schemas
-from nestor.errors import StudyExists, StudyNotFound
+from nestor.errors import LossMaximized, StudyExists, StudyNotFound
 from nestor.schemas import State
 from nestor_server.models import Study, Trial
-from nestor_server.scheduling import leases
+from nestor_server.scheduling import leases, rankings
 from nestor_server.services import paging
 
 
@@ -22,10 +22,12 @@ def create(session: Session, owner_id: UUID, new: schemas.StudyCreate) -> tuple[
 
     Raises:
         StudyExists: the user has a study of that name, and `load_if_exists` is not set.
+        RankingDiffers: `load_if_exists` is set, and the study ranks its trials in another way.
     """
+    fields = new.model_dump(exclude={"load_if_exists", "tags"}, exclude_none=True)
     created = session.scalars(
         insert(Study)
-        .values(owner_id=owner_id, **new.model_dump(exclude={"load_if_exists", "tags"}), tags=list(new.tags))
+        .values(owner_id=owner_id, **fields, tags=list(new.tags))
         .on_conflict_do_nothing(index_elements=[Study.owner_id, Study.name], index_where=Study.deleted_at.is_(None))
         .returning(Study)
     ).one_or_none()
@@ -34,7 +36,9 @@ def create(session: Session, owner_id: UUID, new: schemas.StudyCreate) -> tuple[
     if not new.load_if_exists:
         raise StudyExists(name=new.name)
     query = select(Study).where(Study.owner_id == owner_id, Study.name == new.name, Study.deleted_at.is_(None))
-    return describe(session, [session.scalars(query).one()])[0], False
+    study = session.scalars(query).one()
+    rankings.of_study(study).expect_same(study.name, new.metric, new.direction)
+    return describe(session, [study])[0], False
 
 
 def page(
@@ -79,12 +83,19 @@ def get(session: Session, owner_id: UUID, study_id: UUID) -> schemas.Study:
 
 
 def change(session: Session, owner_id: UUID, study_id: UUID, patch: schemas.StudyPatch) -> schemas.Study:
-    """Replace the attributes or tags that `patch` sets.
+    """Replace what `patch` sets.
 
     Raises:
         StudyNotFound
+        RankingDiffers: the study has trials, whose best weights were kept by its metric and direction.
+        LossMaximized: it would rank by the highest loss.
     """
     study = find(session, owner_id, study_id, lock=True)
+    if study.next_number > 0:
+        rankings.of_study(study).expect_same(study.name, patch.metric, patch.direction)
+    study.metric, study.direction = patch.metric or study.metric, patch.direction or study.direction
+    if study.metric is None and study.direction == "maximize":
+        raise LossMaximized(option="direction='maximize'")
     if patch.user_attrs is not None:
         study.user_attrs = patch.user_attrs
     if patch.tags is not None:
@@ -112,21 +123,24 @@ def delete(session: Session, owner_id: UUID, study_id: UUID, *, by: str = "user"
 def describe(session: Session, found: Sequence[Study]) -> list[schemas.Study]:
     """The studies as the REST interface shows them. One query reads the trials of all of them."""
     counts: dict[UUID, dict[str, int]] = {study.id: {} for study in found}
+    ranked = {study.id: rankings.of_study(study) for study in found}
     best: dict[UUID, float] = {}
     groups = (
-        select(Trial.study_id, Trial.state, func.count(), func.min(Trial.best_value))
+        select(Trial.study_id, Trial.state, func.count(), func.min(Trial.best_value), func.max(Trial.best_value))
         .where(Trial.study_id.in_(list(counts)))
         .group_by(Trial.study_id, Trial.state)
     )
-    for study_id, state, count, value in session.execute(groups) if counts else ():
+    for study_id, state, count, lowest, highest in session.execute(groups) if counts else ():
         counts[study_id][state] = count
-        if value is not None:
-            best[study_id] = min(value, best.get(study_id, value))
+        value = lowest if ranked[study_id].direction == "minimize" else highest
+        if value is not None and ranked[study_id].is_better(value, best.get(study_id)):
+            best[study_id] = value
     return [
         schemas.Study(
             id=study.id,
             name=study.name,
-            direction="minimize",
+            metric=study.metric,
+            direction=study.direction,
             user_attrs=study.user_attrs,
             tags=tuple(study.tags),
             created_at=study.created_at,

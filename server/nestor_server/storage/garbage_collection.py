@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from nestor.program_format import SPLITS
 from nestor.schemas import State
 from nestor_server.database import settings_of
-from nestor_server.models import Blob, Checkpoint, Dataset, Program, Snapshot, Study, Trial
+from nestor_server.models import Blob, Checkpoint, Dataset, Program, Result, Snapshot, Study, Trial
 
 _BY_DIGEST = (Program.graphs, Program.tensors)
 _SPLITS = tuple(Dataset.splits[name].astext for name in SPLITS)
@@ -22,6 +22,7 @@ _PARTS = tuple(Dataset.splits[name]["uploaded"].astext for name in SPLITS)  # of
 USED = or_(
     exists().where(Snapshot.blob_id == Blob.id),
     exists().where(Checkpoint.blob_id == Blob.id),
+    exists().where(Result.blob_id == Blob.id),
     exists().where(Trial.start_blob_id == Blob.id),
     exists().where(Program.owner_id == Blob.owner_id, or_(*(d == Blob.digest for d in _BY_DIGEST))),
     exists().where(
@@ -31,7 +32,7 @@ USED = or_(
 
 
 def delete_unreferenced(session: Session, blob_ids: Collection[UUID]) -> None:
-    """Delete those of `blob_ids` that no snapshot, checkpoint, trial, program or data set refers to."""
+    """Delete those of `blob_ids` that no snapshot, checkpoint, result, trial, program or data set refers to."""
     if blob_ids:
         _delete(session, delete(Blob).where(Blob.id.in_(blob_ids), ~USED, _unwanted(session)))
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from nestor.errors import HoldOutEmpty, SplitsDiffer, TooFewExamples
 from nestor.options import EarlyStopping, Folds
 from nestor_engine.data.mapped import joined, rows_at
-from nestor_engine.data.splits import Data, View, size_of
+from nestor_engine.data.splits import INDEX, Data, View, size_of
 from nestor_engine.objective import Tensors
 from nestor_engine.tensors.random import derive_seed
 
@@ -23,7 +23,7 @@ class Partition:
 
     Attributes:
         folds: the number of folds.
-        held_out: columns; None without early stopping.
+        held_out: columns, with their positions in the validation data as index; None without early stopping.
     """
 
     def __init__(self, data: Data, folds: Folds | None, stopping: EarlyStopping | None, seed: int) -> None:
@@ -35,7 +35,7 @@ class Partition:
         self.held_out: Tensors | None = None
         if stopping is not None:
             held, steering = _divided(data.val, stopping.fraction, derive_seed(seed, "held out"))
-            self.held_out = {name: rows_at(values, held) for name, values in data.val.items()}
+            self.held_out = _taken(data.val, held)
             self._val = View(data.val, steering)
         self.folds = 1
         if folds is not None:
@@ -55,6 +55,15 @@ class Partition:
         part = slice(fold * size, (fold + 1) * size)
         others = torch.cat([self._order[: part.start], self._order[part.stop :]])
         return View(self._pool, others), View(self._pool, self._order[part])
+
+    def validation(self, fold: int) -> Tensors:
+        """The columns of all validation examples of `fold`, as `held_out`; mapped ones are not read."""
+        view = self.views(fold)[1]
+        return view.columns if view.positions is None else _taken(view.columns, view.positions)
+
+
+def _taken(columns: Tensors, positions: Tensor) -> Tensors:
+    return {name: rows_at(values, positions) for name, values in columns.items()} | {INDEX: positions}
 
 
 def _divided(columns: Tensors, fraction: float, seed: int) -> tuple[Tensor, Tensor]:

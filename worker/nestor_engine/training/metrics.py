@@ -1,4 +1,4 @@
-"""Numbers about named tensors: norms, cosines, and summaries of hyperparameters."""
+"""Numbers about named tensors: norms, cosines, summaries of hyperparameters, and means of numbers by name."""
 
 # pyright: reportUnknownMemberType=false
 # (torch does not type the entries of Tensor.tolist)
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -56,3 +57,12 @@ def cosine(a: Tensors, b: Tensors) -> float | None:
     if not lengths > 0:
         return None
     return float(sum((a[name] * b[name]).sum(dtype=torch.float64) for name in a)) / lengths
+
+
+def mean_of(several: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The mean of each number by its name, over those of `several` that have it."""
+    values: dict[str, list[float]] = {}
+    for one in several:
+        for name, value in one.items():
+            values.setdefault(name, []).append(value)
+    return {name: sum(numbers) / len(numbers) for name, numbers in values.items()}

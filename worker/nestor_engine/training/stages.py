@@ -7,7 +7,6 @@ import time
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from nestor.errors import Diverged
 from nestor.schemas.steps import TensorSummary
@@ -23,7 +22,7 @@ from nestor_engine.tensors.part_state import from_tensors, to_tensors
 from nestor_engine.tensors.random import derive_seed, randomness
 from nestor_engine.tensors.ravel import Ravel
 from nestor_engine.training.diagnostics import advice, nonfinite_metrics
-from nestor_engine.training.evaluation import evaluate
+from nestor_engine.training.evaluator import Evaluator
 from nestor_engine.training.fold_data import FoldData
 from nestor_engine.training.inner_loop import InnerStep
 from nestor_engine.training.metrics import cosine, norm, summarize
@@ -76,16 +75,17 @@ class OuterStepStages:
     def __init__(
         self, bilevel: Bilevel, data: Data, config: Config, seed: int, group: Group, trace_cache: TraceCache
     ) -> None:
-        self._bilevel, self._config, self._group, self._test = bilevel, config, group, data.test
+        self._bilevel, self._config, self._group = bilevel, config, group
         self._outers = config.outers(bilevel.hparams)
         self._ravel = Ravel(bilevel.params)
         self.device = self._ravel.device
         trained_as = bilevel if config.autocast is None else bilevel.autocast(getattr(torch, config.autocast))
-        self._partition = Partition(data, config.folds, config.early_stopping, seed)
+        partition = Partition(data, config.folds, config.early_stopping, seed)
         self._folds = [
-            FoldData.of(self._partition.views(fold), trained_as, self._ravel, config, seed, group)
-            for fold in range(self._partition.folds)
+            FoldData.of(partition.views(fold), trained_as, self._ravel, config, seed, group)
+            for fold in range(partition.folds)
         ]
+        self._evaluator = Evaluator(bilevel, partition, data.test, group)
         self._objective = outer_objective(bilevel, self._ravel)
         self._trace_cache = trace_cache
         self._traces = bool(config.trace or (config.trace is None and trace_cache.is_warm))
@@ -173,30 +173,38 @@ class OuterStepStages:
         return state, update
 
     def evaluate_and_record(
-        self, state: State, inner: InnerResult, hypergradient: Hypergradient, update: OuterUpdate
+        self, state: State, inner: InnerResult, hypergradient: Hypergradient, update: OuterUpdate, *, ends: bool
     ) -> Step:
-        """Evaluate on the held-out and the test examples, and collect all numbers of the outer step.
+        """Evaluate what is due, and collect all numbers of the outer step.
+
+        Args:
+            ends: the user ends the training after this step, so that it is evaluated in any case.
 
         Raises:
-            Diverged: the held-out loss is not finite.
+            Diverged: the held-out loss, or the loss on all validation examples, is not finite.
         """
         number, solution = state.step, hypergradient.solution
-        state, held_out_loss = self._held_out_loss(state)
-        tested: dict[str, float] = {}
-        is_last = self._config.has_ended(number, state.steps_since_best)
-        if self._test is not None and (number % self._config.evaluate_every == 0 or is_last):
-            tested = self._evaluate(state, self._test)
+        state, evaluated = self._evaluator.on_held_out(state)
+        held_out_loss = evaluated.get("loss")
+        is_due = number % self._config.evaluate_every == 0 or self._config.has_ended(number, state.steps_since_best)
+        if held_out_loss is None and (is_due or ends):
+            evaluated = self._evaluator.on_validation(state)
+        tested = self._evaluator.on_test(state) if is_due else {}
         val_metrics = dict(hypergradient.evaluation)
-        unknown = nonfinite_metrics({"validation": val_metrics, "test": tested})
-        unknown = {topic: sentence for topic, sentence in unknown if topic not in state.warned}
+        unknown = dict(nonfinite_metrics({"validation": evaluated, "test": tested}))
+        unknown |= dict(nonfinite_metrics({"validation": val_metrics}))
+        unknown = {topic: sentence for topic, sentence in unknown.items() if topic not in state.warned}
         state = replace(state, warned=[*state.warned, *unknown])
         news = self._trace_cache.news() if self._traces else ()
         return Step(
             number=number,
             train_loss=inner.loss,
             val_loss=val_metrics.pop("loss"),
+            val_examples=self._folds[state.active].val.batch_size,
             val_metrics=val_metrics,
             held_out_loss=held_out_loss,
+            value=evaluated.pop("loss", None),
+            metrics=evaluated,
             test_loss=tested.pop("loss", None),
             test_metrics=tested,
             hypergradient_norm=update.norm,
@@ -252,17 +260,3 @@ class OuterStepStages:
             bounds = self._bilevel.bounds.get(name)
             hparams[name] = updated if bounds is None else updated.clamp(*bounds)
         return hparams, optimizer_state
-
-    def _held_out_loss(self, state: State) -> tuple[State, float | None]:
-        """The mean over the last loss of each fold on held-out examples, if there are any."""
-        if self._partition.held_out is None:
-            return state, None
-        loss = self._evaluate(state, self._partition.held_out)["loss"]
-        if not math.isfinite(loss):
-            raise Diverged(step=state.step, what="held-out loss", where="inner optimizer")
-        return state.with_validation_loss(loss, self._partition.folds)
-
-    def _evaluate(self, state: State, columns: dict[str, Tensor]) -> dict[str, float]:
-        params = self._ravel.tree(state.weights)
-        with randomness(self._group.seed(derive_seed(state.seed, "evaluation", state.step)), self.device):
-            return evaluate(self._bilevel, params, state.buffers, state.hparams, columns, self._group)

@@ -30,14 +30,20 @@ if TYPE_CHECKING:
 
 
 class Connection:
-    """The runner's end of the channel. `begun` and `stopping` are set by the messages `Begin` and `Stop`."""
+    """The runner's end of the channel.
+
+    Attributes:
+        begun: set by the message `Begin`.
+        stop: the newest message `Stop`.
+    """
 
     def __init__(self) -> None:
         # What libraries print must not be read as messages, so from here on standard output is standard error.
         self._out: BinaryIO = os.fdopen(os.dup(1), "wb", buffering=0)
         os.dup2(2, 1)
         self._sending = threading.Lock()  # a background thread sends checkpoints
-        self.begun, self.stopping = threading.Event(), threading.Event()
+        self.begun = threading.Event()
+        self.stop: channel.Stop | None = None
         threading.Thread(target=self._listen, name="supervisor", daemon=True).start()
 
     def send(self, message: channel.Message) -> None:
@@ -48,13 +54,17 @@ class Connection:
             while rest:
                 rest = rest[self._out.write(rest) :]
 
+    def ends(self) -> bool:
+        """Whether the user ends the training after the present step."""
+        return self.stop is not None and self.stop.evaluate
+
     def _listen(self) -> None:
         try:
             for message in channel.messages(sys.stdin.buffer):
                 if isinstance(message, channel.Begin):
                     self.begun.set()
                 elif isinstance(message, channel.Stop):
-                    self.stopping.set()
+                    self.stop = message
         finally:
             os._exit(1)  # the supervisor has ended, so nothing would be recorded
 
@@ -119,14 +129,20 @@ def _run(directory: Path, spec: workdir.WorkSpec, supervisor: Connection, rank: 
     recorder.begin(state, device)
     for level, note in notes:
         supervisor.send(LogLine(0 if state is None else state.step, note, level))
-    for step in optimize(bilevel, data, config, state, group, traces):
-        recorder.record(step)
-        if group.any([supervisor.stopping.is_set()])[0]:
-            break
+    try:
+        for step in optimize(bilevel, data, config, state, group, traces, supervisor.ends):
+            recorder.record(step)
+            stop = supervisor.stop
+            # The last step before an end by the user is one that was evaluated.
+            if group.any([stop is not None and (step.value is not None or not stop.evaluate)])[0]:
+                break
+    except Exception:
+        recorder.save_best()
+        raise
     if (written := traces.save()) is not None:
         with contextlib.suppress(OSError):  # on a full disk; then the next trial makes its own traces
             channel.write_file(directory, workdir.TRACES, written)
-    recorder.end(stopped=supervisor.stopping.is_set())
+    recorder.end(stopped=supervisor.stop is not None)
 
 
 def _join(directory: Path, rank: int, size: int, device: str) -> Group:

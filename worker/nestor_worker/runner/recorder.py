@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from nestor import lifecycle
 from nestor_worker import channel, workdir
-from nestor_worker.channel import Checkpoint, Ended, LogLine, Snapshot, Started, Stepped
+from nestor_worker.channel import Checkpoint, Ended, LogLine, Result, Snapshot, Started, Stepped
 from nestor_worker.runner.snapshot_policy import SnapshotPolicy
 
 if TYPE_CHECKING:
@@ -82,12 +83,19 @@ class TrialRecorder:
         self._directory, self._send, self._bilevel = directory, send, bilevel
         self._n_steps = config.n_steps
         nbytes = sum(value.nbytes for value in bilevel.hparams.values())
+        self._ranking = spec.ranking
         self._snapshots = SnapshotPolicy(
-            n_steps=config.n_steps, nbytes=nbytes, best_step=spec.best_step, best_value=spec.best_value
+            n_steps=config.n_steps,
+            nbytes=nbytes,
+            best_step=spec.best_step,
+            best_value=spec.best_value,
+            ranking=spec.ranking,
         )
         self._checkpointer = BackgroundCheckpointer(spec.checkpoint_seconds)
         self._state: State | None = None  # after the last step
-        self._best: tuple[int, dict[str, Tensor]] | None = None  # without its state, which is many times as large
+        self._value: float | None = None  # of the last step, by the study's ranking
+        self._best: State | None = None  # the result of the best step of this attempt, on the CPU
+        self._recorded_result: int | None = None  # the step of the newest result of this attempt
         self._last_checkpoint = 0  # the step of the newest checkpoint
         self._last_snapshot = 0  # the step of the newest snapshot
         self._cannot_write = False  # the last write failed
@@ -117,11 +125,18 @@ class TrialRecorder:
         self._send(LogLine(start, lifecycle.where_it_starts(device, start)))
 
     def record(self, step: Step) -> None:
-        """Report one step, and write the snapshot and start the checkpoint that are due."""
+        """Report one step, and write the snapshot and start the checkpoint that are due.
+
+        Raises:
+            MetricUnknown: the study ranks its trials by a metric that the problem does not have.
+        """
         self._state = step.state
+        if step.value is not None:
+            self._ranking.expect(step.metrics)
         self._send(Stepped(step.record()))
-        if self._snapshots.is_best(step.number, step.value):
-            self._best = step.number, step.state.hparams
+        self._value = step.value_of(self._ranking.metric)
+        if self._snapshots.is_best(step.number, self._value):
+            self._best = step.state.result()
         if self._snapshots.due(step.number):
             evicted = self._snapshots.evicted(step.number)
             self._try_to_write(step.number, lambda: self._write_snapshot(step.number, step.state.hparams, evicted))
@@ -148,7 +163,17 @@ class TrialRecorder:
                 self._checkpoint(self._state)()
         except OSError as error:
             raise CannotWrite(f"the checkpoint at step {step} could not be written: {error}") from error
+        best_step, best_value = self._snapshots.best
+        warning = lifecycle.decline(self._ranking, value=self._value, best_value=best_value, best_step=best_step)
+        if warning is not None and not stopped:
+            self._send(LogLine(step, warning, "warning"))
         self._send(Ended(step, stopped, "" if stopped else lifecycle.why_complete(step, self._n_steps)))
+
+    def save_best(self) -> None:
+        """Write the best step's snapshot and result before the trial fails; a checkpoint would repeat the failure."""
+        with contextlib.suppress(Exception):  # the failure itself is reported
+            self._checkpointer.finish()
+            self._best_writer()()
 
     def _try_to_write(self, step: int, write: Callable[[], None]) -> None:
         """A full disk does not stop the training. The trial's log says so, once."""
@@ -163,15 +188,29 @@ class TrialRecorder:
             self._cannot_write = False
 
     def _checkpoint(self, state: State) -> Callable[[], None]:
-        """A job that writes the best step's snapshot and a checkpoint at `state`, so that both are recorded."""
+        """A job that writes the best step's files and a checkpoint at `state`, so that all are recorded."""
+        write_best = self._best_writer()
+
+        def write() -> None:
+            write_best()
+            self._send(Checkpoint(state.step, self._file(f"checkpoint-{state.step}", state.save())))
+            self._last_checkpoint = state.step
+
+        return write
+
+    def _best_writer(self) -> Callable[[], None]:
+        """A job that writes the snapshot and the result of the best step so far, unless they are recorded."""
         best, (number, replaced) = self._best, self._snapshots.superseded()
 
         def write() -> None:
-            if number is not None and best is not None:
-                self._write_snapshot(*best, replaced)
-            self._send(Checkpoint(state.step, self._file(f"checkpoint-{state.step}", state.save())))
-            self._snapshots.recorded(best and best[0])
-            self._last_checkpoint = state.step
+            if best is None:
+                return
+            if number is not None:
+                self._write_snapshot(best.step, best.hparams, replaced)
+            if best.step != self._recorded_result:
+                self._send(Result(best.step, self._file(f"result-{best.step}", best.save())))
+            self._recorded_result = best.step
+            self._snapshots.recorded(best.step)
 
         return write
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from nestor.lifecycle import evicted_steps, is_better, is_due, is_retained, snapshot_interval
+from nestor.lifecycle import Ranking, evicted_steps, is_due, is_retained, snapshot_interval
+
+LOSS = Ranking()
 
 
 class SnapshotPolicy:
@@ -14,10 +16,13 @@ class SnapshotPolicy:
     Args:
         nbytes: the size of one snapshot.
         best_step, best_value: of the steps that earlier attempts recorded.
+        ranking: how the study compares steps.
     """
 
-    def __init__(self, *, n_steps: int, nbytes: int, best_step: int | None, best_value: float | None) -> None:
-        self._n_steps = n_steps
+    def __init__(
+        self, *, n_steps: int, nbytes: int, best_step: int | None, best_value: float | None, ranking: Ranking = LOSS
+    ) -> None:
+        self._n_steps, self._ranking = n_steps, ranking
         self._every = snapshot_interval(nbytes, n_steps)
         self._best = (best_step, best_value)
         self._recorded_best = best_step
@@ -26,9 +31,14 @@ class SnapshotPolicy:
         """Whether `step` gets a snapshot regardless of its value."""
         return is_due(step, self._n_steps, self._every)
 
-    def is_best(self, step: int, value: float) -> bool:
-        """Note the value of `step`. Whether it is the best so far."""
-        if not is_better(value, self._best[1]):
+    @property
+    def best(self) -> tuple[int | None, float | None]:
+        """The best step so far, and its value."""
+        return self._best
+
+    def is_best(self, step: int, value: float | None) -> bool:
+        """Note the value of `step`; None if it was not evaluated. Whether it is the best so far."""
+        if not self._ranking.is_better(value, self._best[1]):
             return False
         self._best = (step, value)
         return True

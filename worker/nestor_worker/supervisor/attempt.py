@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 FLUSH_SECONDS = 0.25  # between two transactions
 RETRYABLE_ERRORS = (OperationalError, InterfaceError, Unavailable)  # of the database or the object store
-STOP_SECONDS = 20.0  # time for the current step and a checkpoint, before a runner is killed
+STOP_SECONDS = 20.0  # time for the current step, its evaluation and a checkpoint, before a runner is killed
 LOST_SECONDS = 5.0  # time for the first process of a runner to notice that another one has ended
 DRAIN_SECONDS = 6.0  # as STOP_SECONDS, at shutdown of the worker: the sender of SIGTERM may not wait long
 
@@ -172,7 +172,8 @@ class AttemptSupervisor:
 
     def _listen(self, runner: Runner) -> Ended | Failed | None:
         """Buffer and record the runner's messages. Returns the last one, or None if there will be none."""
-        stopping, deadline = False, math.inf  # until which a runner that was asked to stop may run
+        asked: Stop | None = None
+        deadline = math.inf  # until which a runner that was asked to stop may run
         received_at = time.monotonic()
         while True:
             try:
@@ -194,10 +195,11 @@ class AttemptSupervisor:
             desired, drained = self._latest_desired(), self._draining.is_set()
             if desired is Desired.cancel:
                 return None
-            if (desired is not Desired.run or drained) and not stopping:
-                runner.send(Stop())
-                stopping = True
-            if drained or desired in (Desired.stop, Desired.pause):  # a preemption waits for a long step
+            by_user = desired in (Desired.stop, Desired.pause)
+            if (by_user or drained or desired is Desired.preempt) and (asked is None or asked.evaluate < by_user):
+                asked = Stop(evaluate=by_user)
+                runner.send(asked)
+            if drained or by_user:  # a preemption waits for a long step
                 deadline = min(deadline, time.monotonic() + (DRAIN_SECONDS if drained else STOP_SECONDS))
             if runner.has_lost_a_process:
                 deadline = min(deadline, time.monotonic() + LOST_SECONDS)

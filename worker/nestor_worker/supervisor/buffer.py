@@ -10,11 +10,11 @@ from pydantic import ValidationError
 from nestor.schemas import HyperparameterInfo, Step
 from nestor_server.scheduling.recording import CHECKPOINTS_KEPT, LogRecord, RecordedBatch, TensorFile
 from nestor_worker import channel
-from nestor_worker.channel import ChannelBroken, Checkpoint, LogLine, Message, Snapshot, Started, Stepped
+from nestor_worker.channel import ChannelBroken, Checkpoint, LogLine, Message, Result, Snapshot, Started, Stepped
 
 LARGE_BYTES = 64 * 2**20  # of tensors per transaction; the last tensor may exceed it
 
-Entry = Step | Snapshot | Checkpoint | LogRecord | tuple[HyperparameterInfo, ...]
+Entry = Step | Snapshot | Checkpoint | Result | LogRecord | tuple[HyperparameterInfo, ...]
 
 
 class RecordBuffer:
@@ -29,7 +29,7 @@ class RecordBuffer:
     @property
     def is_large(self) -> bool:
         """Whether the waiting files fill a transaction."""
-        files = (entry.file for entry in self._entries if isinstance(entry, Snapshot | Checkpoint))
+        files = (entry.file for entry in self._entries if isinstance(entry, Snapshot | Checkpoint | Result))
         return sum(self._size(file) for file in files) >= LARGE_BYTES
 
     def add(self, message: Message) -> None:
@@ -45,10 +45,10 @@ class RecordBuffer:
                 case Snapshot(file=file):
                     channel.check_name(file)
                     self._entries.append(message)
-                case Checkpoint(file=file):
+                case Checkpoint(file=file) | Result(file=file):
                     channel.check_name(file)
                     self._entries.append(message)
-                    self._forget_old_checkpoints()
+                    self._forget_old(type(message))
                 case LogLine(step, text, level):
                     self._entries.append(LogRecord(step, text, level))
                 case Started(hyperparameters):
@@ -86,6 +86,7 @@ class RecordBuffer:
         steps: list[Step] = []
         snapshots: list[TensorFile] = []
         checkpoints: list[TensorFile] = []
+        results: list[TensorFile] = []
         logs: list[LogRecord] = []
         infos, nbytes = None, 0
         while self._entries and nbytes < LARGE_BYTES:
@@ -99,16 +100,27 @@ class RecordBuffer:
                     checkpoints.append(TensorFile(step, self._read(file)))
                     self._checkpoint = file
                     nbytes += len(checkpoints[-1].data)
+                case Result(step, file):
+                    results.append(TensorFile(step, self._read(file)))
+                    nbytes += len(results[-1].data)
                 case LogRecord() as log:
                     logs.append(log)
                 case described:
                     infos = described
         self._number += 1
-        return RecordedBatch(tuple(steps), tuple(snapshots), tuple(checkpoints), tuple(logs), infos, self._number)
+        return RecordedBatch(
+            steps=tuple(steps),
+            snapshots=tuple(snapshots),
+            checkpoints=tuple(checkpoints),
+            results=tuple(results),
+            logs=tuple(logs),
+            hyperparameters=infos,
+            number=self._number,
+        )
 
-    def _forget_old_checkpoints(self) -> None:
+    def _forget_old(self, kind: type[Checkpoint] | type[Result]) -> None:
         """Keep only as many as the database would keep. Otherwise the disk fills while the database does not answer."""
-        waiting = [entry for entry in self._entries if isinstance(entry, Checkpoint)]
+        waiting = [entry for entry in self._entries if isinstance(entry, kind)]
         for old in waiting[:-CHECKPOINTS_KEPT]:
             self._entries.remove(old)
             (self._directory / old.file).unlink(missing_ok=True)

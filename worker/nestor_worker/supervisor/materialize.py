@@ -37,7 +37,8 @@ def materialize(
         BlobNotFound: a blob of the problem was deleted.
         BlobDamaged: the contents of a blob do not match its digest.
     """
-    owner = session.scalars(select(Study.owner_id).where(Study.id == trial.study_id)).one()
+    study = session.get_one(Study, trial.study_id)
+    owner = study.owner_id
     # Validated again, because jsonb returns the float 1e30 as an integer, which torch cannot multiply with.
     submitted = TrialSpec.model_validate(trial.spec).model_dump(mode="json")
     config = {name: submitted[name] for name in Config.model_fields}
@@ -54,6 +55,8 @@ def materialize(
         entry_point=problem if "entry_point" in problem else None,
         best_step=trial.best_step,
         best_value=trial.best_value,
+        metric=study.metric,
+        direction=study.direction,
         warm=None if warm is None else "weights" if warm["weights"] else "hyperparameters",
         threads=threads,
         checkpoint_seconds=checkpoint_seconds,

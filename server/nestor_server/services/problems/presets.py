@@ -13,6 +13,7 @@ from nestor.schemas import EntryPointInfo, EntryPointProblem
 from nestor_server.database import settings_of
 from nestor_server.models import Worker
 
+METRICS = ("accuracy",)  # of every preset
 DIGITS = schemas.PresetInfo(
     name="digits",
     description="A multilayer perceptron that recognizes handwritten digits: 1,797 images of 8×8 pixels.",

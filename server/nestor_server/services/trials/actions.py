@@ -9,7 +9,8 @@ from sqlalchemy.orm import Session
 
 from nestor import lifecycle, schemas
 from nestor.errors import Forbidden, StudyNotFound
-from nestor.schemas import Action, EntryPointProblem, ProgramProblem, Scope, State
+from nestor.lifecycle import Ranking
+from nestor.schemas import Action, EntryPointProblem, PresetProblem, ProgramProblem, Scope, State
 from nestor_server.models import Study, Trial
 from nestor_server.scheduling import leases, state_machine, task_queue
 from nestor_server.services.problems import datasets, presets, programs
@@ -23,7 +24,8 @@ def create(session: Session, me: Caller, study_id: UUID, new: schemas.TrialCreat
 
     Raises:
         StudyNotFound, ProgramNotFound, DatasetNotFound, TrialNotFound, CheckpointNotFound, HyperparametersNotFound
-        InvalidInput: the warm start has another architecture, or running workers cannot build the problem.
+        InvalidInput: the warm start has another architecture, running workers cannot build the problem, or it lacks the
+            metric by which the study ranks.
         Forbidden: the priority requires an admin token.
     """
     owner_id = me.user_id
@@ -39,15 +41,18 @@ def create(session: Session, me: Caller, study_id: UUID, new: schemas.TrialCreat
         start, start_blob_id = warm_starts.find(session, owner_id, new.warm_start)
         warm_starts.validate(session, owner_id, start, start_blob_id, new.problem)
         new = new.model_copy(update={"warm_start": start})
-    number = session.scalars(
+    taken = session.execute(
         update(Study)
         .where(Study.id == study_id, Study.owner_id == owner_id, Study.deleted_at.is_(None))
         .values(next_number=Study.next_number + 1)
-        .returning(Study.next_number - 1)
+        .returning(Study.next_number - 1, Study.metric, Study.direction)
         .execution_options(synchronize_session=False)
     ).one_or_none()
-    if number is None:
+    if taken is None:
         raise StudyNotFound(study=str(study_id))
+    number, metric, direction = taken
+    if isinstance(new.problem, PresetProblem):  # workers look at the metrics of the others
+        Ranking(metric, direction).expect(presets.METRICS)
     trial = Trial(
         study_id=study_id,
         number=number,

@@ -7,10 +7,11 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from nestor import lifecycle
 from nestor.errors import ArchitectureMismatch, CheckpointNotFound, HyperparametersNotFound
-from nestor.schemas import EntryPointProblem, ProgramProblem, WarmStart
+from nestor.schemas import EntryPointProblem, ProgramProblem, WarmStart, WhichStep
 from nestor.schemas.problems import AnyProblem
-from nestor_server.models import Blob, Checkpoint, Snapshot
+from nestor_server.models import Blob, Checkpoint, Result, Snapshot
 from nestor_server.services.problems import architectures, programs
 from nestor_server.services.trials import queries as trial_queries
 from nestor_server.storage import blobs, tensor_blobs
@@ -19,23 +20,24 @@ from nestor_server.storage.tensor_blobs import Slice
 
 
 def find(session: Session, owner_id: UUID, start: WarmStart) -> tuple[WarmStart, UUID]:
-    """`start` with its step filled in, and the blob's id. The blob cannot be deleted before this is committed.
+    """`start` with the number of its step, and the blob's id. The blob cannot be deleted before this is committed.
 
     Raises:
         TrialNotFound
-        CheckpointNotFound, HyperparametersNotFound: no checkpoint or snapshot of that step is stored.
+        CheckpointNotFound, HyperparametersNotFound: no checkpoint, result or snapshot of that step is stored.
     """
     trial = trial_queries.find(session, owner_id, start.trial)
-    table = Checkpoint if start.weights else Snapshot
-    query = select(table.step, Blob.id).join(Blob, Blob.id == table.blob_id).where(table.trial_id == trial.id)
-    if start.step is not None:
-        query = query.where(table.step == start.step)
-    newest = query.order_by(table.step.desc()).limit(1).with_for_update(of=Blob, read=True, key_share=True)
-    found = session.execute(newest).one_or_none()
-    if found is None:
-        missing = CheckpointNotFound if start.weights else HyperparametersNotFound
-        raise missing(trial=str(trial.id), what="yet" if start.step is None else f"of step {start.step}")
-    return start.model_copy(update={"step": found.step}), found.id
+    step = trial.best_step if start.step == "best" else start.step
+    stored = (Checkpoint, Result) if start.step is not None else (Checkpoint,)  # the newest is one to continue from
+    for table in () if start.step == "best" and step is None else stored if start.weights else (Snapshot,):
+        query = select(table.step, Blob.id).join(Blob, Blob.id == table.blob_id).where(table.trial_id == trial.id)
+        if step is not None:
+            query = query.where(table.step == step)
+        newest = query.order_by(table.step.desc()).limit(1).with_for_update(of=Blob, read=True, key_share=True)
+        if found := session.execute(newest).one_or_none():
+            return start.model_copy(update={"step": found.step}), found.id
+    missing = CheckpointNotFound if start.weights else HyperparametersNotFound
+    raise missing(trial=str(trial.id), what=lifecycle.which_step(start.step, trial.best_step))
 
 
 def validate(session: Session, owner_id: UUID, start: WarmStart, blob_id: UUID, problem: AnyProblem) -> None:
@@ -62,13 +64,13 @@ def validate(session: Session, owner_id: UUID, start: WarmStart, blob_id: UUID, 
         raise ArchitectureMismatch(trial=str(start.trial), reason=reason)
 
 
-def checkpoint(session: Session, owner_id: UUID, trial_id: UUID, step: int | None) -> Slice:
-    """The checkpoint at `step`, or the newest one: weights, buffers, hyperparameters and optimizer states.
+def checkpoint(session: Session, owner_id: UUID, trial_id: UUID, step: WhichStep) -> Slice:
+    """What is stored of `step`: a checkpoint, with the optimizers' state, or the result of a best step, without.
 
     Raises:
         TrialNotFound
-        CheckpointNotFound: no checkpoint of that step is stored.
+        CheckpointNotFound: nothing of that step is stored.
     """
-    _, blob_id = find(session, owner_id, WarmStart(trial=trial_id, step=step))
+    _, blob_id = find(session, owner_id, WarmStart(trial=trial_id, step=None if step == "latest" else step))
     blob = session.get_one(Blob, blob_id)
     return Slice(b"", blob, 0, blob.size)

@@ -15,6 +15,7 @@ from nestor.errors import StateInvalid
 from nestor_engine.objective import Bilevel, PyTree, Tensors
 from nestor_engine.optim.optimizers import Optimizer
 from nestor_engine.tensors.layout import Layout
+from nestor_engine.training.metrics import mean_of
 from nestor_engine.training.state import checkpoint
 from nestor_engine.training.state.checkpoint import grouped, prefixed
 from nestor_engine.training.state.fold_state import FoldState, moved
@@ -33,9 +34,11 @@ class State:
         previous: the hypergradient of the last outer step.
         warned: topics of the warnings that were given.
         held_out: the last losses on held-out examples, one for each fold.
-        held_out_best: the lowest mean of these so far.
+        held_out_metrics: the metrics on them, likewise; fewer after loading a checkpoint of an earlier version.
+        held_out_best: the lowest mean of these losses so far.
         steps_since_best: outer steps since then.
         layout: names and shapes of the parameters in `weights`; None after loading a checkpoint of format 2.
+        is_result: only weights, buffers and hyperparameters are there, from which no training continues.
     """
 
     folds: tuple[FoldState, ...]
@@ -47,9 +50,11 @@ class State:
     previous: Tensors = field(default_factory=dict)
     warned: list[str] = field(default_factory=list)
     held_out: list[float] = field(default_factory=list)
+    held_out_metrics: list[dict[str, float]] = field(default_factory=list)
     held_out_best: float | None = None
     steps_since_best: int = 0
     layout: Layout | None = None
+    is_result: bool = False
 
     @staticmethod
     def initial(
@@ -109,13 +114,34 @@ class State:
         """The same trajectory with the active fold's training replaced."""
         return replace(self, folds=(*self.folds[: self.active], fold, *self.folds[self.active + 1 :]))
 
-    def with_validation_loss(self, loss: float, folds: int) -> tuple[State, float]:
-        """The state after one more loss on held-out examples, and the mean over the last one of each fold."""
-        last = [*self.held_out, loss][-folds:]
-        mean = sum(last) / len(last)
-        if self.held_out_best is None or mean < self.held_out_best:
-            return replace(self, held_out=last, held_out_best=mean, steps_since_best=0), mean
-        return replace(self, held_out=last, steps_since_best=self.steps_since_best + 1), mean
+    def with_held_out(self, evaluated: dict[str, float], folds: int) -> tuple[State, dict[str, float]]:
+        """The state after one more evaluation on held-out examples, and the mean over the last one of each fold.
+
+        Args:
+            evaluated: "loss" and the metrics.
+        """
+        losses = [*self.held_out, evaluated["loss"]][-folds:]
+        of_fold = {name: value for name, value in evaluated.items() if name != "loss"}
+        metrics = [*self.held_out_metrics, of_fold][-folds:] if of_fold else []
+        means = {"loss": sum(losses) / len(losses), **mean_of(metrics)}
+        state = replace(self, held_out=losses, held_out_metrics=metrics)
+        if self.held_out_best is None or means["loss"] < self.held_out_best:
+            return replace(state, held_out_best=means["loss"], steps_since_best=0), means
+        return replace(state, steps_since_best=self.steps_since_best + 1), means
+
+    def result(self) -> State:
+        """Weights and buffers of the active fold, and the hyperparameters, on the CPU: what users take away."""
+        fold = self.active_fold
+        taken = State(
+            folds=(FoldState(fold.weights, fold.buffers, {}),),
+            hparams=self.hparams,
+            outer_optimizer_state={name: {} for name in self.hparams},
+            seed=self.seed,
+            step=self.step,
+            layout=self.layout,
+            is_result=True,
+        )
+        return taken.to("cpu")
 
     def save(self) -> bytes:
         """As safetensors; the counters travel in the header."""
@@ -134,8 +160,10 @@ class State:
             "warned": self.warned,
             "folds": {k: [fold.inner_steps, fold.inner_gradient_start] for k, fold in self.inactive_folds.items()},
             "held_out": self.held_out,
+            "held_out_metrics": self.held_out_metrics,
             "held_out_best": self.held_out_best,
             "waited": self.steps_since_best,
+            **({"is_result": True} if self.is_result else {}),
         }
         return checkpoint.write(tensors, counters)
 
@@ -180,8 +208,12 @@ class State:
         """This state with a layout, checked to belong to this problem.
 
         Raises:
-            StateInvalid: it belongs to another problem; the message names the first difference.
+            StateInvalid: it is a result, or belongs to another problem; the message names the first difference.
         """
+        if self.is_result:
+            raise StateInvalid(
+                reason="it is a result without the optimizers' state, from which only a new training starts"
+            )
         state, layout = self.with_layout(bilevel.params), Layout.of(bilevel.params)
         expect_names(state.params, state.buffers, state.hparams, bilevel)
         # Optimizers and solvers keep vectors in the order of the layout, so the order of the parameters must agree.

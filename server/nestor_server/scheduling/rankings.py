@@ -1,0 +1,50 @@
+"""How studies compare steps and trials: `nestor.lifecycle.Ranking` in the database."""
+
+from __future__ import annotations
+
+import sys
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, select
+from sqlalchemy.orm import Session
+
+from nestor.lifecycle import Ranking
+from nestor_server.models import Step, Study, Trial
+
+MAX = sys.float_info.max  # PostgreSQL orders infinity and NaN above it
+
+
+def of_study(study: Study) -> Ranking:
+    """The ranking of a study."""
+    return Ranking(study.metric, study.direction)
+
+
+def of_trial(session: Session, trial_id: UUID) -> Ranking:
+    """The ranking of the study of a trial; that of a purged study does not matter."""
+    query = select(Study.metric, Study.direction).join(Trial, Trial.study_id == Study.id).where(Trial.id == trial_id)
+    row = session.execute(query).one_or_none()
+    return Ranking() if row is None else Ranking(row.metric, row.direction)
+
+
+def best_recorded(session: Session, trial_id: UUID) -> tuple[int | None, float | None, float | None]:
+    """The best of a trial's recorded steps, its value, and the value of the last step that was evaluated."""
+    ranking = of_trial(session, trial_id)
+    value = _value_of(ranking.metric)
+    is_finite = value.between(-MAX, MAX)
+    ordered = value if ranking.direction == "minimize" else value.desc()
+    steps = select(Step.number, value).where(Step.trial_id == trial_id)
+    # Of equal values the first is the best, as in lifecycle.Ranking.
+    best = session.execute(steps.where(is_finite).order_by(ordered, Step.number).limit(1)).one_or_none()
+    last = session.execute(
+        select(value, is_finite)
+        .where(Step.trial_id == trial_id, Step.data["value"].as_float().is_not(None))
+        .order_by(Step.number.desc())
+        .limit(1)
+    ).one_or_none()
+    number, best_value = best or (None, None)
+    return number, best_value, last[0] if last is not None and last[1] else None
+
+
+def _value_of(metric: str | None) -> ColumnElement[float]:
+    """schemas.Step.value_of, in SQL."""
+    return (Step.data["value"] if metric is None else Step.data["metrics"][metric]).as_float()
