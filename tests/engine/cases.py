@@ -235,7 +235,7 @@ class Dense:
 
     def outer(self, w: Tensor, hparams: Tensors) -> Tensor:
         with native_recurrence():
-            return self.functions.evaluate(self.ravel.tree(w), self.bilevel.buffers, hparams, self.val)["loss"]
+            return self.functions.val_loss_at(self.ravel.tree(w), self.bilevel.buffers, hparams, self.val)
 
     def hessian(self) -> Tensor:
         return hessian(lambda w: self.loss(w, self.bilevel.hparams), self.w)

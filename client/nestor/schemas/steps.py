@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from nestor.options.base import about
+from nestor.options.base import Number, about
 from nestor.schemas.base import Schema
 
 
@@ -32,8 +32,8 @@ class Step(Schema):
         float | None, about("on examples that steer nothing; with folds, the mean over the last step of each fold")
     ] = None
     test_loss: Annotated[float | None, about("on the whole test set; null: not evaluated at this step")] = None
-    val_metrics: Annotated[dict[str, float], about("the problem's metrics on the same batch, by name")] = {}
-    test_metrics: Annotated[dict[str, float], about("the problem's metrics on the test set, by name")] = {}
+    val_metrics: Annotated[dict[str, Number], about("the problem's metrics on the same batch, by name")] = {}
+    test_metrics: Annotated[dict[str, Number], about("the problem's metrics on the test set, by name")] = {}
     hypergradient_norm: Annotated[float, about("Euclidean norm over all hyperparameters")]
     hypergradient_cosine: Annotated[
         float | None, about("cosine with the hypergradient of the step before, over all hyperparameters")
