@@ -139,7 +139,10 @@ class Bilevel:
         values = self.values
 
         def applied(function: Callable[[PyTree, Tensors, Batch], Measured]) -> Callable[..., Measured]:
-            return lambda outputs, hparams, batch: function(outputs, values(hparams), batch)
+            def at(outputs: PyTree, hparams: Tensors, batch: Batch) -> Measured:
+                return function(outputs, values(hparams), batch)
+
+            return at
 
         return Bilevel(
             params=self.params,

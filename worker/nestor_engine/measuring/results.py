@@ -17,7 +17,7 @@ Measured = Tensor | Pair
 
 def is_pair(value: object) -> TypeGuard[tuple[Any, Any]]:
     """Whether a function returned (sum, weight)."""
-    return isinstance(value, tuple) and len(cast("tuple[Any, ...]", value)) == 2 and not hasattr(value, "_fields")
+    return type(value) is tuple and len(cast("tuple[Any, ...]", value)) == 2
 
 
 def single(value: Measured) -> Tensor:
@@ -67,7 +67,7 @@ def _pair(function: str, pair: tuple[Any, Any]) -> Pair:
     if not isinstance(weight, torch.SymInt) and _number(weight) is None:
         raise SumAndWeightInvalid(function=function, shapes=f"() and a {type(weight).__name__}")
     # A size, which may be a symbol while the function is traced.
-    return total, total.detach().new_ones(()) * weight
+    return total, total.detach().new_ones(()) * cast(Any, weight)
 
 
 def _number(value: object) -> float | None:

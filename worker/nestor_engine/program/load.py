@@ -54,14 +54,14 @@ def load(graphs: bytes, tensors: bytes) -> Bilevel:
         _check_results(name, found)
         return found
 
-    graphs = {name: checked(name, graph) for name, graph in document.graphs.items()}
+    written = {name: checked(name, graph) for name, graph in document.graphs.items()}
     metrics = {name: checked(f"metric {shown(name)}", graph) for name, graph in document.metrics.items()}
     state = _read_tensors(tensors, names)
     # Solvers see one vector of parameters in the order of the problem, and safetensors sorts.
     for group, order in zip(("params", "buffers", "hparams"), document.graphs["forward"].inputs, strict=False):
         assert isinstance(order, dict)  # `parse_document` checks this
         state[group] = {name: state[group][name] for name in order}
-    functions = {name: Function(graph, state["constants"]) for name, graph in graphs.items()}
+    functions = {name: Function(graph, state["constants"]) for name, graph in written.items()}
     if "evaluate" in functions:  # format 1
         evaluation: dict[str, Any] = {"evaluate": functions["evaluate"]}
     else:

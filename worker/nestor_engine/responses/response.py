@@ -62,7 +62,10 @@ def outer_objective(bilevel: Bilevel, ravel: Ravel) -> Recorded:
 
 
 def _detached(outputs: PyTree) -> PyTree:
-    return pytree.tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, outputs)
+    def detached(leaf: object) -> object:
+        return leaf.detach() if isinstance(leaf, Tensor) else leaf
+
+    return pytree.tree_map(detached, outputs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +173,7 @@ class OuterStepContext:
     @torch.no_grad()
     def _metrics(self, outputs: PyTree) -> dict[str, float]:
         """Those of `val`, from the outputs for it."""
-        metrics = {} if outputs is None else self.bilevel.metrics_of(outputs)
+        metrics = None if outputs is None else self.bilevel.metrics_of(outputs)
         if not metrics:
             return {}
         collector = Collector(metrics, self.bilevel.values(self.hparams), self.val_share)

@@ -24,10 +24,10 @@ from nestor_engine.measuring.results import single
 from nestor_engine.objective import Batch, Bilevel, PyTree, Tensors
 from nestor_engine.problem.transform import Transform, check_transform
 from nestor_engine.problem.validation import hooks
+from nestor_engine.problem.validation.batches.coupling import check_coupling
+from nestor_engine.problem.validation.batches.means import check_mean, check_sums
 from nestor_engine.problem.validation.comparison import differences
-from nestor_engine.problem.validation.coupling import check_coupling
 from nestor_engine.problem.validation.gradients import check_leaves, check_training_gradient, check_validation_gradient
-from nestor_engine.problem.validation.means import check_mean, check_sums
 from nestor_engine.problem.validation.rehearsal import rehearse
 from nestor_engine.problem.validation.report import Finding as Finding
 from nestor_engine.problem.validation.report import Findings as Findings

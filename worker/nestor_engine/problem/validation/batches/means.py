@@ -14,7 +14,7 @@ from nestor_engine.data.splits import INDEX
 from nestor_engine.measuring.results import is_pair
 from nestor_engine.objective import Batch, PyTree
 from nestor_engine.problem.model.outputs import flattened, restored
-from nestor_engine.problem.validation.coupling import couples_examples, grows_with_the_batch, taken
+from nestor_engine.problem.validation.batches.coupling import couples_examples, grows_with_the_batch, taken
 from nestor_engine.problem.validation.report import Called, Findings
 from nestor_engine.tensors.random import randomness
 
