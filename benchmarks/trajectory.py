@@ -160,7 +160,7 @@ def task(context: OuterStepContext) -> Task:
     alpha = 0.9 / engine.Hessian().operator(context.linearization()).norm(context.w)
     return Task(
         lambda w, h: bilevel.train_loss(shaped(w), context.buffers, named(h), context.train)[0],
-        lambda w, h: bilevel.evaluate(shaped(w), context.buffers, named(h), context.val)["loss"],
+        lambda w, h: bilevel.val_loss_at(shaped(w), context.buffers, named(h), context.val),
         list(ravel.tree(context.w).values()),
         list(context.hparams.values()),
         alpha,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects import postgresql
 
 revision = "0008"
 down_revision = "0007"
@@ -21,6 +22,7 @@ UPGRADED = f"data || jsonb_build_object('value', {FORMER_VALUE}, 'metrics', '{{}
 
 def upgrade() -> None:
     op.add_column("studies", sa.Column("metric", sa.Text(), nullable=True))
+    op.add_column("programs", sa.Column("metrics", postgresql.JSONB(), nullable=True))
     op.create_check_constraint(op.f("ck_studies_direction"), "studies", "direction IN ('minimize', 'maximize')")
     op.create_table(
         "results",
@@ -40,4 +42,5 @@ def downgrade() -> None:
     op.execute("UPDATE steps SET data = data - 'value' - 'metrics' - 'val_examples'")
     op.drop_table("results")
     op.drop_constraint(op.f("ck_studies_direction"), "studies", type_="check")
+    op.drop_column("programs", "metrics")
     op.drop_column("studies", "metric")

@@ -241,6 +241,7 @@ class Program(Base):
     graphs: Mapped[str]  # digests
     tensors: Mapped[str]
     torch: Mapped[str]
+    metrics: Mapped[list[str] | None] = mapped_column(JSONB)  # names; null: recorded before they were listed
     created_at: Mapped[datetime] = _now()
 
 

@@ -163,7 +163,8 @@ def quadratic(matrix: list[list[float]]) -> tuple[Bilevel, engine.Data]:
         forward=lambda params, buffers, hparams, batch: (params + batch["x"], buffers),
         criterion=lambda o, hparams, batch: (0.5 * ((o @ curvature) * o).sum(1) - o @ hparams["pull"]).mean(),
         penalty=lambda params, hparams: params.new_zeros(()),
-        evaluate=lambda params, buffers, hparams, batch: {"loss": 0.5 * (params + batch["x"]).square().sum(1).mean()},
+        predict=lambda params, buffers, hparams, batch: params + batch["x"],
+        val_loss=lambda outputs, hparams, batch: 0.5 * outputs.square().sum(1).mean(),
     )
     x = torch.randn(6, n, dtype=torch.float64)
     return bilevel, engine.Data.of(train=(x, x), val=(x[:3], x[:3]))
@@ -235,7 +236,7 @@ class Dense:
 
     def outer(self, w: Tensor, hparams: Tensors) -> Tensor:
         with native_recurrence():
-            return self.functions.evaluate(self.ravel.tree(w), self.bilevel.buffers, hparams, self.val)["loss"]
+            return self.functions.val_loss_at(self.ravel.tree(w), self.bilevel.buffers, hparams, self.val)
 
     def hessian(self) -> Tensor:
         return hessian(lambda w: self.loss(w, self.bilevel.hparams), self.w)

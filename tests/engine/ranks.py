@@ -10,31 +10,56 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nestor_engine as engine
 from nestor_engine.distributed import ALONE, Group
 from nestor_engine.hparams import L2, ExampleWeights
+from nestor_engine.objective import Batch
 from nestor_engine.optim.optimizers import Optimizer
 from nestor_engine.responses import Response
 from nestor_engine.responses.implicit import Implicit
+from nestor_engine.training import evaluation
 from tests.engine.device import DEVICE
 
 N_STEPS = 4
+OF_SUMS = "of sums"
+SCALES = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64, device=DEVICE)
 
 
-def problem(*layers: nn.Module) -> engine.Problem:
-    """In float64; 61 training and 31 validation examples, which two do not divide evenly."""
+def right(outputs: Tensor, batch: Batch) -> Tensor:
+    return (outputs.argmax(1) == batch["y"]).float()
+
+
+def precision(outputs: Tensor, batch: Batch) -> Tensor:
+    chosen = outputs.argmax(1) == 1
+    return (chosen & (batch["y"] == 1)).sum() / chosen.sum().clamp(min=1)
+
+
+def share_of_ones(outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    is_one = batch["y"] == 1
+    return right(outputs, batch)[is_one].sum(), is_one.sum()
+
+
+def problem(*layers: nn.Module, of_sums: bool = False) -> engine.Problem:
+    """In float64; 61 training and 31 validation examples, which two do not divide evenly.
+
+    With `of_sums`, the validation loss is a sum and a weight.
+    """
     generator = torch.Generator(DEVICE).manual_seed(0)
     x, y = torch.randn(61, 4, generator=generator, dtype=torch.float64), torch.arange(61) % 3
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), *layers, nn.Tanh(), nn.Linear(8, 3)).double()
     loss = lambda outputs, batch: F.cross_entropy(outputs, batch["y"], reduction="none")
-    accuracy = lambda outputs, batch: (outputs.argmax(1) == batch["y"]).float()
+
+    def sums(outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        return F.cross_entropy(outputs, batch["y"], SCALES, reduction="sum"), SCALES[batch["y"]].sum()
+
     return engine.Problem(
-        model, [L2(model, per="tensor"), ExampleWeights(61)], loss, loss,
-        metrics={"accuracy": accuracy}, train=(x, y), val=(x[:31], y[:31]), test=(x, y),
+        model, [L2(model, per="tensor"), ExampleWeights(61)], loss, sums if of_sums else loss,
+        metrics={"accuracy": right, "precision": precision, "share": share_of_ones},
+        train=(x, y), val=(x[:31], y[:31]), test=(x, y),
     )  # fmt: skip
 
 
@@ -62,8 +87,8 @@ RESPONSES = {
 }  # fmt: skip
 
 
-def run(response: Response, group: Group = ALONE, *layers: nn.Module) -> list[engine.Step]:
-    posed = problem(*layers)
+def run(response: Response, group: Group = ALONE, *layers: nn.Module, of_sums: bool = False) -> list[engine.Step]:
+    posed = problem(*layers, of_sums=of_sums)
     return list(engine.optimize(posed.bilevel(), posed.data, config(response), group=group))
 
 
@@ -73,7 +98,8 @@ def main(directory: Path, rank: int, size: int) -> None:
         torch.set_default_device(DEVICE)
     dist.init_process_group("gloo", init_method=f"file://{directory / 'peers'}", rank=rank, world_size=size)
     group = Group(rank, size)
-    records = {}
+    evaluation.EVALUATION_BATCH = 7  # each process evaluates in chunks
+    records: dict[str, Any] = {OF_SUMS: [step.record() for step in run(engine.Implicit(), group, of_sums=True)]}
     for name, response in RESPONSES.items():
         steps = run(response, group)
         records[name] = [step.record() for step in steps]

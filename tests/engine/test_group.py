@@ -15,7 +15,7 @@ import torch
 import nestor_engine as engine
 from nestor.errors import ConfigInvalid
 from nestor_engine.distributed import Group
-from tests.engine.ranks import N_STEPS, RESPONSES, problem, run
+from tests.engine.ranks import N_STEPS, OF_SUMS, RESPONSES, problem, run
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,10 +50,18 @@ def test_two_processes_compute_the_trajectory_of_one(together: Path, name: str):
     torch.testing.assert_close(state.weights, reached.weights, rtol=1e-7, atol=1e-9)
     # Weights of examples are float32.
     torch.testing.assert_close(state.hparams, reached.hparams, rtol=1e-5, atol=1e-7)
-    records = json.loads((together / "records-0.json").read_text())[name]
-    for ours, theirs in zip(records, [step.record() for step in alone], strict=True):
-        for field in ("seconds", "hyperparameters"):
-            del ours[field], theirs[field]
+    compare(together, name, alone)
+
+
+def test_two_processes_steer_by_a_loss_of_sums_and_weights_as_one_does(together: Path):
+    compare(together, OF_SUMS, run(engine.Implicit(), of_sums=True))
+
+
+def compare(together: Path, name: str, alone: list[engine.Step]) -> None:
+    """The numbers that each process recorded, with those of one process."""
+    first, second = (json.loads((together / f"records-{rank}.json").read_text())[name] for rank in range(2))
+    assert [numbers(step) for step in first] == [numbers(step) for step in second]
+    for ours, theirs in zip(first, [step.record() for step in alone], strict=True):
         assert numbers(ours) == pytest.approx(numbers(theirs), rel=1e-5, abs=1e-7)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
 import nestor_engine as engine
 from nestor_engine.curvature import Curvature
-from nestor_engine.objective import Bilevel, Tensors
+from nestor_engine.objective import Tensors
 from nestor_engine.responses import OuterStepContext, Response
 from nestor_engine.tensors.random import randomness
 from tests.engine.cases import CASES, SEED, Dense, dense, matrix, posed, ridge, ridge_minimizer
@@ -84,13 +86,8 @@ def test_the_hypergradient_is_the_slope_of_the_objective_after_training_again():
 def test_a_validation_loss_that_reads_the_hyperparameter_contributes_its_direct_gradient():
     bilevel, data = ridge()
     decay = bilevel.hparams["decay"]
-    plain = bilevel.evaluate
-    direct = Bilevel(
-        **{
-            **vars(bilevel),
-            "evaluate": lambda p, b, h, batch: {"loss": plain(p, b, h, batch)["loss"] + (h["decay"] ** 2).sum()},
-        }
-    )
+    plain = bilevel.val_loss
+    direct = replace(bilevel, val_loss=lambda out, h, batch: plain(out, h, batch) + (h["decay"] ** 2).sum())
     batches = [{**split, "index": torch.arange(len(split["x"]))} for split in (data.train, data.val)]
     w = ridge_minimizer(data, decay)
     args = (w, *batches)

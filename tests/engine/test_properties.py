@@ -22,7 +22,7 @@ from nestor_engine.tensors.ravel import Ravel
 from nestor_engine.training import evaluation
 from nestor_engine.training.inner_loop import InnerLoop
 from nestor_engine.training.state import FoldState
-from tests.engine.cases import Dense, build, dense, ridge, ridge_minimizer, whole
+from tests.engine.cases import Dense, build, dense, ridge, ridge_minimizer
 from tests.engine.device import DEVICE
 
 F64 = torch.float64
@@ -183,8 +183,8 @@ def test_an_evaluation_in_pieces_is_that_of_the_whole(size: int, name: str):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluation, "EVALUATION_BATCH", size)
         pieces = engine.evaluate(b, b.params, b.buffers, b.hparams, train)
-    evaluated = b.evaluate(b.params, b.buffers, b.values(b.hparams), whole(train))
-    assert pieces == pytest.approx({metric: float(value) for metric, value in evaluated.items()}, rel=1e-6)
+    at_once = engine.evaluate(b, b.params, b.buffers, b.hparams, train)
+    assert pieces == pytest.approx(at_once, rel=1e-6)
 
 
 @pytest.mark.parametrize("curvature", [engine.Hessian(), engine.GaussNewton(0.0)], ids=repr)

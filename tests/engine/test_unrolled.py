@@ -59,7 +59,7 @@ def _through_all_steps_at_once(problem: engine.Problem, trained: tuple) -> Tenso
         w, optimizer_state = inner.step(w, *inner.clip([gradient]), optimizer_state, step.k)
     torch.testing.assert_close(w.detach(), fold.weights)
     with native_recurrence():
-        value = bilevel.evaluate(ravel.tree(w), fold.buffers, bilevel.values(hparams), whole(problem.data.val))["loss"]
+        value = bilevel.val_loss_at(ravel.tree(w), fold.buffers, bilevel.values(hparams), whole(problem.data.val))
     return dict(zip(hparams, torch.autograd.grad(value, list(hparams.values())), strict=True))
 
 
@@ -178,7 +178,7 @@ def test_unrolling_from_the_very_first_step_sees_the_scale_of_the_initial_weight
             bilevel, *_, fold, _ = _trained(problem, inner, steps=4, keep=0)
             params = Ravel(bilevel.params).tree(fold.weights)
             hparams = bilevel.values(bilevel.hparams)
-            values.append(bilevel.evaluate(params, fold.buffers, hparams, whole(problem.data.val))["loss"])
+            values.append(bilevel.val_loss_at(params, fold.buffers, hparams, whole(problem.data.val)))
         slope = float(values[0] - values[1]) / 2e-5
         assert got[tensor].item() == pytest.approx(slope, rel=1e-5)
     assert not late.any()

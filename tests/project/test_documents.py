@@ -103,6 +103,16 @@ def test_every_documented_kind_of_hyperparameters_can_be_tuned():
         assert [name for name, value in before.items() if torch.equal(last.state.hparams[name], value)] == []
 
 
+def test_the_metrics_of_the_metrics_page_are_exact():
+    torch.manual_seed(0)
+    shown = _run("docs/metrics.md").namespace
+    trial, net, columns = shown["trial"], shown["Net"](), shown["columns"]
+    trial.load_weights(net)
+    with torch.no_grad():
+        expected = float(shown["precision"](net(columns["x"]), columns))
+    assert shown["tested"]["precision"] == pytest.approx(expected, rel=1e-5)
+
+
 def test_the_data_of_the_data_page_can_be_tuned_on():
     torch.manual_seed(0)
     shown = _run("docs/data.md").namespace

@@ -64,7 +64,7 @@ def replaced(old: str, new: str) -> bytes:
 
 # Where a document has a value of one type, and values of others. A place that takes numbers takes any.
 TYPED_PLACES: dict[tuple[str | int, ...], list[Any]] = {
-    ("format",): [None, True, "1", 1.0, [], 2],
+    ("format",): [None, True, "1", 2.0, [], 0, 1, 3],
     ("torch",): [None, 2, [], "2", "2.13.0+cu; rm", "2.1³"],
     ("hparams",): [None, 1, "l2", [], {}],
     ("hparams", "l2"): [None, 1, "exp", [], {}],
@@ -91,7 +91,13 @@ TYPED_PLACES: dict[tuple[str | int, ...], list[Any]] = {
     (*FORWARD, "outputs"): [None, 1, ref(0), {"tuple": []}, {"tuple": [{"device": "program"}, columns()]}],
     ("graphs", "penalty", "outputs"): [None, 1.0, {"tuple": [ref(0)]}],
     ("graphs", "prepare", "outputs"): [None, columns(), columns(x=1)],
-    ("graphs", "evaluate", "outputs"): [None, columns(accuracy=4), {"dict": [["loss", 1.0]]}],
+    ("graphs", "predict", "outputs"): [None, 1.0, columns(logits=3), {"tuple": [ref(3)]}],
+    ("graphs", "predict", "inputs"): [None, [], [columns(w=0)]],
+    ("graphs", "val_loss", "outputs"): [None, 1.0, columns(loss=3), {"tuple": [ref(3)]}, {"tuple": [ref(3), 1.0]}],
+    ("graphs", "val_loss", "inputs", 0): [None, {"tuple": [ref(0)]}, columns(logits=0)],
+    ("metrics",): [None, 1, "x", [], {"": {}}, {"loss": {}}, {"a'b": {}}, {"largest": 1}],
+    ("metrics", "largest", "outputs"): [None, columns(largest=2), {"tuple": [ref(2)] * 3}],
+    ("metrics", "largest", "inputs", 1): [None, columns(), columns(l2=1, other=2)],
     ("graphs", "criterion", "inputs", 0): [{"tuple": [ref(0)]}, columns(logits=0)],
 }
 

@@ -30,7 +30,7 @@ def document(torch: str = "2.13") -> Document:
     """A new one at each call, so that a test may change it."""
     without_autograd = graph([ref(0)], [call("aten.detach.default", ref(0))], {"tuple": [ref(1)]})
     return {
-        "format": 1,
+        "format": 2,
         "torch": torch,
         "hparams": {"l2": {"transform": "exp", "bounds": [-20, None]}},
         "graphs": {
@@ -53,13 +53,22 @@ def document(torch: str = "2.13") -> Document:
                 ref(3),
             ),
             "penalty": graph([columns(w=0), columns(l2=1)], [call("aten.sum.default", ref(0))], ref(2)),
-            "evaluate": graph(
-                [columns(w=0), columns(), columns(l2=1), columns(x=2, y=3)],
-                [
-                    call("aten.linear.default", ref(2), ref(0)),
-                    call("aten.cross_entropy_loss.default", ref(4), ref(3), None, 1),
-                ],
-                columns(loss=5),
+            "predict": graph(
+                [columns(w=0), columns(), columns(l2=1), columns(x=2)],
+                [call("aten.linear.default", ref(2), ref(0))],
+                ref(3),
+            ),
+            "val_loss": graph(
+                [ref(0), columns(l2=1), columns(y=2)],
+                [call("aten.cross_entropy_loss.default", ref(0), ref(2), None, 1)],
+                ref(3),
+            ),
+        },
+        "metrics": {
+            "largest": graph(
+                [ref(0), columns(l2=1), columns()],
+                [call("aten.amax.default", ref(0)), call("aten.ones_like.default", ref(2))],
+                {"tuple": [ref(2), ref(3)]},
             ),
         },
     }

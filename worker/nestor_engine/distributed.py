@@ -1,7 +1,8 @@
 """Several processes compute one trajectory together: each takes its part of every batch.
 
-Gradients, curvature products, losses and metrics are means over examples. So the weighted mean of the processes'
-results is the result on the whole batch. All processes have the same state, bit for bit, and make the same decisions:
+Gradients, curvature products and losses are means over examples. So the weighted mean of the processes' results is the
+result on the whole batch. Losses and metrics that are no such means have a weight of their own, or are computed on the
+outputs of all processes. All processes have the same state, bit for bit, and make the same decisions:
 only results are exchanged.
 """
 
@@ -10,6 +11,8 @@ only results are exchanged.
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
@@ -72,8 +75,10 @@ class Share:
     @property
     def part(self) -> slice:
         """A contiguous part of the batch. The sizes of all parts differ by at most one."""
-        rank, size = self.group.rank, self.group.size
-        return slice(rank * self.n // size, (rank + 1) * self.n // size)
+        return self._part_of(self.group.rank)
+
+    def _part_of(self, rank: int) -> slice:
+        return slice(rank * self.n // self.group.size, (rank + 1) * self.n // self.group.size)
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean over the batch; `value` is the mean over this process's part. The result has no autograd graph."""
@@ -86,6 +91,38 @@ class Share:
     def means(self, values: Tensors) -> Tensors:
         """`mean` of each tensor, in order: one message per tensor."""
         return {name: self.mean(value) for name, value in values.items()}
+
+    def total(self, value: Tensor) -> Tensor:
+        """The sum of `value` over all processes. The result has no autograd graph."""
+        if self.group.size == 1:
+            return value
+        total = value.detach().clone()
+        _all_reduce(total, dist.ReduceOp.SUM)
+        return total
+
+    def gather(self, rows: Tensor, dim: int) -> Tensor:
+        """The entries of all processes along `dim`, in order.
+
+        Args:
+            rows: has the same number of entries, 1 or more, for each example of this process's part.
+        """
+        if self.group.size == 1:
+            return rows
+        sizes = [part.stop - part.start for part in map(self._part_of, range(self.group.size))]
+        rows = rows.detach().movedim(dim, 0).contiguous()
+        per_example = len(rows) // sizes[self.group.rank]
+        # Messages of one length, as bytes: backends do not exchange every dtype.
+        padded = rows.new_zeros((max(sizes) * per_example, *rows.shape[1:]))
+        padded[: len(rows)] = rows
+        message = padded.reshape(-1).view(torch.uint8)
+        received = [torch.empty_like(message) for _ in sizes]
+        with _peers():
+            dist.all_gather(received, message)
+        parts = [
+            data.view(rows.dtype).reshape(padded.shape)[: n * per_example]
+            for data, n in zip(received, sizes, strict=True)
+        ]
+        return torch.cat(parts).movedim(0, dim)
 
     def settle(self, before: Tensors, after: Tensors) -> Tensors:
         """Buffers after a training step, equal in all processes: buffers that changed are averaged."""
@@ -101,7 +138,13 @@ WHOLE = Share(ALONE, 1)
 
 
 def _all_reduce(value: Tensor, reduction: dist.ReduceOp.RedOpType) -> None:
-    try:
+    with _peers():
         dist.all_reduce(value, reduction)
+
+
+@contextmanager
+def _peers() -> Generator[None]:
+    try:
+        yield
     except RuntimeError as error:
         raise PeerLost(f"another process of the trial does not answer ({error})") from error

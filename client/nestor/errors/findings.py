@@ -44,6 +44,14 @@ class ExamplesCoupled(LossInvalid):
     """The loss of one example depends on other examples, such as by broadcasting."""
 
 
+class NotAMean(LossInvalid):
+    """The validation loss on a batch is not the mean over its examples."""
+
+
+class SumsNotAdditive(LossInvalid):
+    """A loss or metric returns (sum, weight), and these are not sums over the examples of the batch."""
+
+
 class GradientNotFinite(LossInvalid):
     """The gradient of the training loss is NaN or infinite on initial weights."""
 

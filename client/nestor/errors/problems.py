@@ -213,11 +213,35 @@ class MetricUnknown(ProblemInvalid):
     )
 
 
-class MetricNotTensor(ProblemInvalid):
-    """A metric returned something else than a tensor."""
+class MetricNotNumber(ProblemInvalid):
+    """A metric returned neither a number nor the pair of a sum and a weight."""
 
     message = "The metric {metric!r} returned a {type}."
-    remedy = "Return a tensor: leave out .item() and float()."
+    remedy = "Return a number: a tensor, or a number of Python or NumPy; or the pair (sum, weight) of two scalars."
+
+
+class SumAndWeightInvalid(ProblemInvalid):
+    """A loss or metric returned a pair that is not a sum and a weight."""
+
+    message = "{function} returned a pair of the shapes {shapes}."
+    remedy = "Return two scalars: the sum over the examples of the batch, and the weight by which it is divided."
+
+
+class BilevelIncomplete(ProblemInvalid):
+    """A problem as functions lacks those that evaluate it."""
+
+    message = "A Bilevel needs the functions predict and val_loss, or evaluate."
+    remedy = "Pass predict, val_loss and metrics; or evaluate, which returns {{'loss': mean, metric: mean, …}}."
+
+
+class OutputNotJoinable(ProblemInvalid):
+    """A metric needs an output for all examples of a split, and chunks of the split have it in different forms."""
+
+    message = (
+        "The metric {metric!r} reads an output of shape {shapes} on chunks of the examples. It does not have one row "
+        "for each example, so that the output for all examples cannot be put together."
+    )
+    remedy = "Return the pair (sum, weight) of two scalars from the metric, which are added up over the chunks."
 
 
 # --- hyperparameters ------------------------------------------------------------------------------

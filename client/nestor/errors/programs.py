@@ -13,7 +13,8 @@ _USERS_NAMES = {
     "forward": "The model",
     "criterion": "train_loss",
     "penalty": "The penalty",
-    "evaluate": "val_loss, a metric, or the model in evaluation mode",
+    "predict": "The model in evaluation mode",
+    "val_loss": "val_loss",
 }
 
 
@@ -26,6 +27,13 @@ class NotExportable(ProblemInvalid):
         if "function" in context:
             context["function"] = _USERS_NAMES.get(context["function"], context["function"])
         super().__init__(**context)
+
+
+class MetricNotExportable(NotExportable):
+    """A metric leaves torch, which works in this process only."""
+
+    message = "The metric {metric!r} cannot be exported: it returned a {type} in place of a tensor."
+    remedy = "Write it with torch functions, or run the problem in this process (server=None)."
 
 
 class OutputDependsOnBatchSize(NotExportable):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 import operator
 import re
 from collections.abc import Callable, Mapping
@@ -17,12 +18,15 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, ca
 import pydantic.dataclasses
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    PlainSerializer,
     TypeAdapter,
     ValidationError,
+    WithJsonSchema,
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import PydanticCustomError, core_schema
@@ -52,6 +56,27 @@ Positive = Annotated[Real, Field(gt=0)]
 NonNegative = Annotated[Real, Field(ge=0)]
 Momentum = Annotated[Real, Field(ge=0, lt=1)]
 Fraction = Annotated[Real, Field(ge=0, le=1)]
+
+NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def _number(value: object) -> object:
+    return NOT_FINITE.get(value, value) if isinstance(value, str) else value
+
+
+def _number_json(value: float) -> float | str:
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+# A measured number, which may be NaN or infinite. JSON has no such numbers: there it is a string.
+Number = Annotated[
+    float,
+    BeforeValidator(_number),
+    PlainSerializer(_number_json, when_used="json"),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "enum": [*NOT_FINITE]}]}),
+]
 
 
 class Option:

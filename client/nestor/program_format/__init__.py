@@ -1,7 +1,8 @@
 """The format of a program: a tuning problem as one JSON document and one safetensors file, without code.
 
-    {"format": 1, "torch": "2.13", "hparams": {name: {"transform": …, "bounds": [low, high]}},
-     "graphs": {"prepare": graph, "forward": graph, "criterion": graph, "penalty": graph, "evaluate": graph}}
+    {"format": 2, "torch": "2.13", "hparams": {name: {"transform": …, "bounds": [low, high]}},
+     "graphs": {"prepare": graph, "forward": graph, "criterion": graph, "penalty": graph, "predict": graph,
+                "val_loss": graph}, "metrics": {name: graph}}
 
 `graphs` describes a graph, `values` what its operators take. Everything here is pure: no torch, no files, no network.
 The server checks an upload with it, the engine writes and reads programs and kept traces with it, so that both refuse

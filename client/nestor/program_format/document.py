@@ -1,4 +1,4 @@
-"""The document of a program: five functions, and how its hyperparameters are transformed and bounded."""
+"""The document of a program: its functions, and how its hyperparameters are transformed and bounded."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import json as json_module
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nestor.errors import ProgramFormatUnknown, shown
 from nestor.program_format.graphs import Graph, graph_json, parse_graph
 from nestor.program_format.limits import (
     FORMAT,
     FUNCTIONS,
+    FUNCTIONS_OF_FORMAT_1,
     MAX_DOCUMENT_BYTES,
     MAX_VALUES,
     TENSOR_GROUPS,
@@ -45,12 +46,19 @@ class ProgramDocument:
 
     Attributes:
         torch: major and minor version that it was exported with, as "2.13".
-        graphs: one for each of `FUNCTIONS`.
+        graphs: one for each of `FUNCTIONS`; of a document of format 1, for each of `FUNCTIONS_OF_FORMAT_1`.
+        metrics: by name.
     """
 
     torch: str
     hparams: dict[str, HyperparameterSpec]
     graphs: dict[str, Graph]
+    metrics: dict[str, Graph] = field(default_factory=dict[str, Graph])
+
+    @property
+    def metric_names(self) -> list[str] | None:
+        """None: a document of format 1, whose graphs do not name them."""
+        return sorted(self.metrics) if set(FUNCTIONS) <= set(self.graphs) else None
 
 
 def tensor_names(keys: Iterable[str]) -> TensorNames:
@@ -76,21 +84,28 @@ def parse_document(data: bytes, names: TensorNames) -> ProgramDocument:
     """
     json = parse_json(data, what="its document", max_bytes=MAX_DOCUMENT_BYTES, max_values=MAX_VALUES)
     # The version first: another one may have other fields.
-    if isinstance(json, dict) and "format" in json and (type(json["format"]) is not int or json["format"] != FORMAT):
-        raise ProgramFormatUnknown(version=shown(json["format"]), known=FORMAT)
-    entries = fields(json, ("format", "torch", "hparams", "graphs"), "its document")
+    version = json.get("format", FORMAT) if isinstance(json, dict) else FORMAT
+    if type(version) is not int or not 1 <= version <= FORMAT:
+        raise ProgramFormatUnknown(version=shown(version), known=FORMAT)
+    parts = ("format", "torch", "hparams", "graphs") + (("metrics",) if version > 1 else ())
+    entries = fields(json, parts, "its document")
     torch = entries["torch"]
     if not isinstance(torch, str) or not re.fullmatch(r"[0-9]{1,4}\.[0-9]{1,4}", torch):
         raise refused(f"its torch version is {shown(torch)}, not one like '2.13'")
     hparams = _hyperparameters(entries["hparams"], names["hparams"])
-    functions = fields(entries["graphs"], FUNCTIONS, "its graphs")
+    known = FUNCTIONS if version > 1 else FUNCTIONS_OF_FORMAT_1
+    functions, measures = fields(entries["graphs"], known, "its graphs"), entries.get("metrics", {})
+    if not isinstance(measures, dict) or not all(valid_name(name) and name != "loss" for name in measures):
+        raise refused(f"its metrics must be an object of graphs by name, not {shown(measures)}")
     budget = Budget()
-    graphs = {
-        name: parse_graph(functions[name], constants=names["constants"], budget=budget, where=name)
-        for name in FUNCTIONS
-    }
-    _check_signatures(graphs, names)
-    return ProgramDocument(torch, hparams, graphs)
+
+    def parsed(json: Json, where: str) -> Graph:
+        return parse_graph(json, constants=names["constants"], budget=budget, where=where)
+
+    graphs = {name: parsed(functions[name], name) for name in known}
+    metrics = {name: parsed(graph, f"metric {shown(name)}") for name, graph in measures.items()}
+    _check_signatures(graphs, metrics, names)
+    return ProgramDocument(torch, hparams, graphs, metrics)
 
 
 def write_document(document: ProgramDocument) -> bytes:
@@ -104,6 +119,7 @@ def write_document(document: ProgramDocument) -> bytes:
         "torch": document.torch,
         "hparams": hparams,
         "graphs": {name: graph_json(graph) for name, graph in document.graphs.items()},
+        "metrics": {name: graph_json(graph) for name, graph in document.metrics.items()},
     }
     return json_module.dumps(json, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
@@ -141,24 +157,29 @@ def _hyperparameter(json: Json, where: str) -> HyperparameterSpec:
     raise refused(f"{where} has the bounds {shown(bounds)}, which are not two numbers (or null) in order")
 
 
-def _check_signatures(graphs: dict[str, Graph], names: TensorNames) -> None:
-    """Hold the five functions to their arguments and results.
+def _check_signatures(graphs: dict[str, Graph], metrics: dict[str, Graph], names: TensorNames) -> None:
+    """Hold the functions to their arguments and results.
 
-        prepare(hparams, batch) → columns                           forward(params, buffers, hparams, columns)
-        criterion(outputs, hparams, columns) → number                       → (outputs, buffers)
-        penalty(params, hparams) → number                           evaluate(params, buffers, hparams, batch) → metrics
+        prepare(hparams, batch) → columns                       forward(params, buffers, hparams, columns)
+        criterion(outputs, hparams, columns) → number                   → (outputs, buffers)
+        penalty(params, hparams) → number                       predict(params, buffers, hparams, batch) → outputs
+        val_loss(outputs, hparams, batch) → number, or (sum, weight); each metric likewise
 
-    `prepare` returns what the training reads of a batch, and `evaluate` metrics by name, one of which is "loss".
+    `prepare` returns what the training reads of a batch. In format 1, evaluate(params, buffers, hparams, batch) returns
+    numbers by name, one of which is "loss".
     """
     signatures = {
         "prepare": ("hparams", None),
         "forward": ("params", "buffers", "hparams", None),
         "criterion": ("outputs", "hparams", None),
         "penalty": ("params", "hparams"),
+        "predict": ("params", "buffers", "hparams", None),
+        "val_loss": ("outputs", "hparams", None),
         "evaluate": ("params", "buffers", "hparams", None),
     }
-    for name, signature in signatures.items():
-        trees = graphs[name].inputs
+    measures = {f"metric {shown(name)}": graph for name, graph in metrics.items()}
+    for name, graph in (graphs | measures).items():
+        trees, signature = graph.inputs, signatures.get(name, signatures["val_loss"])
         _check(len(trees) == len(signature), name, f"it must have {len(signature)} inputs, not {len(trees)}")
         for position, (group, tree) in enumerate(zip(signature, trees, strict=True)):
             if group == "outputs":
@@ -174,17 +195,27 @@ def _check_signatures(graphs: dict[str, Graph], names: TensorNames) -> None:
         _check(read <= (prepared or frozenset()), name, "it must read no column that `prepare` does not return")
     match graphs["forward"].outputs:
         case (outputs, buffers) if _columns(buffers) == names["buffers"]:
-            _check(
-                _outline(outputs) == _outline(graphs["criterion"].inputs[0]),
-                "criterion",
-                "its input 0 must have the form of the outputs of `forward`",
-            )
+            _check_reader("criterion", graphs["criterion"], "forward", outputs)
         case _:
             _check(False, "forward", "its output must be a pair of outputs and buffers")
     for name in ("criterion", "penalty"):
         _check(isinstance(graphs[name].outputs, Ref), name, "its output must be one value")
-    metrics = _columns(graphs["evaluate"].outputs)
-    _check(metrics is not None and "loss" in metrics, "evaluate", "its output must be a dict of values with a loss")
+    if "evaluate" in graphs:
+        found = _columns(graphs["evaluate"].outputs)
+        _check(found is not None and "loss" in found, "evaluate", "its output must be a dict of values with a loss")
+        return
+    for name, graph in ({"val_loss": graphs["val_loss"]} | measures).items():
+        _check_reader(name, graph, "predict", graphs["predict"].outputs)
+        match graph.outputs:
+            case Ref() | (Ref(), Ref()):
+                pass
+            case _:
+                _check(False, name, "its output must be one value, or a pair of a sum and a weight")
+
+
+def _check_reader(name: str, graph: Graph, of: str, outputs: GraphValue) -> None:
+    fits = _outline(outputs) == _outline(graph.inputs[0])
+    _check(fits, name, f"its input 0 must have the form of the outputs of `{of}`")
 
 
 def _check(holds: bool, function: str, sentence: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-FORMAT = 1  # version of the document
-FUNCTIONS = ("prepare", "forward", "criterion", "penalty", "evaluate")
+FORMAT = 2  # version of the document
+FUNCTIONS = ("prepare", "forward", "criterion", "penalty", "predict", "val_loss")
+# In format 1, `evaluate` computes means over a batch in place of the last two, and of the metrics.
+FUNCTIONS_OF_FORMAT_1 = ("prepare", "forward", "criterion", "penalty", "evaluate")
 TRANSFORMS = ("identity", "exp", "sigmoid", "softplus")
 
 # A tensor's key in the file is its group, a dot, and its name.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated
 
-from nestor.options.base import about
+from nestor.options.base import Number, about
 from nestor.schemas.base import Schema
 
 
@@ -42,10 +42,10 @@ class Step(Schema):
     held_out_loss: Annotated[
         float | None, about("on examples that steer nothing; with folds, the mean over the last step of each fold")
     ] = None
-    metrics: Annotated[dict[str, float], about("the problem's metrics on the examples of `value`, by name")] = {}
+    metrics: Annotated[dict[str, Number], about("the problem's metrics on the examples of `value`, by name")] = {}
     test_loss: Annotated[float | None, about("on the whole test set; null: not evaluated at this step")] = None
-    val_metrics: Annotated[dict[str, float], about("the problem's metrics on this step's validation batch")] = {}
-    test_metrics: Annotated[dict[str, float], about("the problem's metrics on the test set, by name")] = {}
+    val_metrics: Annotated[dict[str, Number], about("the problem's metrics on this step's validation batch")] = {}
+    test_metrics: Annotated[dict[str, Number], about("the problem's metrics on the test set, by name")] = {}
     hypergradient_norm: Annotated[float, about("Euclidean norm over all hyperparameters")]
     hypergradient_cosine: Annotated[
         float | None, about("cosine with the hypergradient of the step before, over all hyperparameters")

@@ -40,8 +40,9 @@ export function draw(figure, { numbers, curves, steps, x, y }) {
   figure.replaceChildren(svg);
 }
 
-/** A number with four significant digits. @param {number} value */
+/** A number with four significant digits; a metric that is not finite is a string. @param {number | string} value */
 export function short(value) {
+  if (typeof value === "string") return value;
   if (!Number.isFinite(value)) return "–";
   const size = Math.abs(value);
   if (size !== 0 && (size >= 1e5 || size < 1e-3)) return value.toExponential(2);

@@ -274,6 +274,29 @@ def test_test_data_with_other_columns():
     assert "test data: Its columns are ['label', 'x'], those of the validation data ['x', 'y']" in text
 
 
+def test_a_validation_loss_that_is_no_mean_over_examples_is_a_warning():
+    y = classes(1)
+    y[:5] = -100
+    val = features(6, seed=1), y
+    sums = lambda out, batch: (F.cross_entropy(out, batch["y"], reduction="sum"), (batch["y"] != -100).sum())
+    means = lambda out, batch: (cross_entropy(out, batch), (batch["y"] != -100).sum())
+    given = {"val": val, "train": (features(6), classes())}
+    assert "val_loss: It is not a mean over examples" in str(check(problem(**given), ship=False))
+    assert check(problem(**given, val_loss=sums), ship=False).findings == ()
+    assert "val_loss: It returns (sum, weight), and its sum on a batch" in str(
+        check(problem(**given, val_loss=means), ship=False)
+    )
+
+
+def test_a_metric_outside_of_torch_can_be_used_here_and_not_be_sent():
+    right = lambda out, batch: (out.argmax(1).numpy() == batch["y"].numpy()).mean()
+    stated = problem(metrics={"right": right})
+    assert check(stated, ship=False).ok
+    text = messages(check(stated))
+    assert "The metric 'right' cannot be exported" in text
+    assert "server=None" in text
+
+
 def test_what_cannot_be_exported_is_an_error_only_when_it_must_be_shipped():
     class Branching(nn.Module):
         def __init__(self) -> None:

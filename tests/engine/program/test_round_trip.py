@@ -32,13 +32,15 @@ def everything(bilevel: Bilevel, train: Batch, val: Batch) -> dict[str, object]:
     state = bilevel.params, bilevel.buffers, bilevel.hparams
     prepared = bilevel.prepare(bilevel.hparams, train)
     outputs, buffers = bilevel.forward(*state, prepared)
+    predicted = bilevel.predict(bilevel.params, buffers, bilevel.hparams, val)
     return {
         "prepared": prepared,
         "outputs": outputs,
         "buffers": buffers,
         "criterion": bilevel.criterion(outputs, bilevel.hparams, prepared),
         "penalty": bilevel.penalty(bilevel.params, bilevel.hparams),
-        "evaluate": bilevel.evaluate(bilevel.params, buffers, bilevel.hparams, val),
+        "validation loss": bilevel.val_loss(predicted, bilevel.hparams, val),
+        "metrics": {name: f(predicted, bilevel.hparams, val) for name, f in bilevel.metrics_of(predicted).items()},
         "next draw": torch.rand(3),
     }
 
@@ -133,7 +135,7 @@ def test_what_a_function_does_not_read_the_data_need_not_have():
     loaded = load(program.graphs, program.tensors)
     batch = batch_of(4, problem.data.val) | {"unread": torch.zeros(4)}
     del batch["index"]
-    assert loaded.evaluate(loaded.params, loaded.buffers, loaded.hparams, batch)["loss"].isfinite()
+    assert loaded.val_loss_at(loaded.params, loaded.buffers, loaded.hparams, batch).isfinite()
 
 
 def test_no_device_is_written_into_a_program():

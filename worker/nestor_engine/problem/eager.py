@@ -12,19 +12,19 @@ from torch.utils import _pytree as pytree
 
 from nestor.errors import LossNotPerExample, ModelOutputInvalid
 from nestor_engine.hparams import CompositeHyperparameters
+from nestor_engine.measuring.results import Measured, loss_of, metric_of
 from nestor_engine.objective import Batch, PyTree, Tensors
 from nestor_engine.problem.gradient_hooks import GradientHooks, with_hooks
-from nestor_engine.problem.losses import metric_mean
 from nestor_engine.problem.model.inputs import Inputs
 from nestor_engine.problem.model.outputs import flattened, restored
 
-Loss = Callable[..., Tensor]  # (outputs, batch) or (outputs, batch, hparams)
+Loss = Callable[..., Any]  # (outputs, batch) or (outputs, batch, hparams) → a tensor, or (sum, weight)
 TrainLoss = Callable[..., Any]  # the same; with `LossWeights` it returns a dict or a tensor of several losses
 
 
 @dataclass(frozen=True)
 class EagerFunctions:
-    """`forward`, `criterion`, `penalty` and `evaluate` of a `Bilevel`; see there for the signatures.
+    """The functions of a `Bilevel` from `forward` to `metrics`; see there for the signatures.
 
     Attributes:
         training, evaluating: copies of the module without tensors, in the two modes.
@@ -78,11 +78,22 @@ class EagerFunctions:
         term = self.kinds.penalty(with_hooks(params, self.hooks), values)
         return next(iter(params.values())).new_zeros(()) if term is None else term
 
-    def evaluate(self, params: PyTree, buffers: Tensors, values: Tensors, batch: Batch) -> Tensors:
-        """ "loss", the mean of the validation loss, and the mean of each metric, detached; each of shape ()."""
-        outputs = self._run(self.evaluating, params, buffers, values, batch)
-        metrics = {name: metric_mean(name, metric(outputs, batch, values)) for name, metric in self.metrics.items()}
-        return {"loss": self.val_loss(outputs, batch, values).mean(), **metrics}
+    def predict(self, params: PyTree, buffers: Tensors, values: Tensors, batch: Batch) -> PyTree:
+        """The outputs in evaluation mode, of the form that `forward` gives them."""
+        return flattened(self._run(self.evaluating, params, buffers, values, batch))
+
+    def measure(self, outputs: PyTree, values: Tensors, batch: Batch) -> Measured:
+        """The validation loss: its mean over the batch, shape (), or (sum, weight)."""
+        return loss_of("val_loss", self.val_loss(restored(outputs), batch, values))
+
+    def metric(self, name: str) -> Callable[[PyTree, Tensors, Batch], Measured]:
+        """A metric as a function of `predict`'s outputs: a number, shape (), or (sum, weight)."""
+        function = self.metrics[name]
+
+        def metric(outputs: PyTree, values: Tensors, batch: Batch) -> Measured:
+            return metric_of(name, function(restored(outputs), batch, values))
+
+        return metric
 
     def _run(self, module: nn.Module, params: PyTree, buffers: Tensors, values: Tensors, batch: Batch) -> PyTree:
         if self.supplies:

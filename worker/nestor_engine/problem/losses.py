@@ -9,7 +9,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from nestor.errors import ArgumentInvalid, MetricNotTensor, shown
+from nestor.errors import ArgumentInvalid, shown
 
 EXPECTED = "a function of (outputs, batch), or of (outputs, batch, hparams)"
 
@@ -46,17 +46,6 @@ def expect_metrics(metrics: object) -> None:
             given = f"a dict with the key {shown(name)}"
             raise ArgumentInvalid(owner="Problem", argument="metrics", given=given, expected=expected)
         expect_loss(f"metrics[{name!r}]", metric)
-
-
-def metric_mean(name: str, value: object) -> Tensor:
-    """The mean of what a metric returned, detached, shape ().
-
-    Raises:
-        MetricNotTensor: it is no tensor: another number would be a constant in an exported program.
-    """
-    if not isinstance(value, Tensor):
-        raise MetricNotTensor(metric=name, type=type(value).__name__)
-    return value.detach().float().mean()
 
 
 def batch_hint(message: str, batch: object) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nestor.errors import (
     ArgumentInvalid,
@@ -54,8 +54,10 @@ class Problem:
         hparams: a kind from `nestor.hparams`, a dict of tensors that the losses read, or a list of both.
         train_loss: (outputs, batch) or (outputs, batch, hparams) → a scalar, or one loss per example, shape (B,);
             with `LossWeights`, one for each task.
-        val_loss: the same for the validation loss that is minimized over hyperparameters; a mean over examples.
-        metrics: name → function like `val_loss`; reported for validation and test data.
+        val_loss: the same for the validation loss that is minimized over hyperparameters; a mean over examples, or
+            the pair (sum, weight) of two scalars, such as for token losses with ignored positions.
+        metrics: name → function with the same arguments; reported for validation and test data. It is called with the
+            outputs for all examples of a split, unless it returns (sum, weight). See docs/metrics.md.
         train, val, test: tuples (x, y), dicts of columns, Datasets, which are read once, or references. The test split
             is only evaluated. See docs/data.md.
         inputs: the column, or columns, that are the arguments of the model in order; or a dict from the names of
@@ -164,7 +166,9 @@ class Problem:
             forward=functions.forward,
             criterion=functions.criterion,
             penalty=functions.penalty,
-            evaluate=functions.evaluate,
+            predict=functions.predict,
+            val_loss=functions.measure,
+            metrics={name: functions.metric(name) for name in self.metrics},
             initial=kinds.initial,
             values=kinds.values,
         )
@@ -237,14 +241,14 @@ def _with_hparams(function: Loss) -> Loss:
     wanted = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty]
     if any(p.name == "hparams" and p.kind is p.KEYWORD_ONLY for p in parameters):
 
-        def by_name(outputs: PyTree, batch: Batch, hparams: Tensors) -> Tensor:
+        def by_name(outputs: PyTree, batch: Batch, hparams: Tensors) -> Any:
             return function(outputs, batch, hparams=hparams)
 
         return by_name
     if len(wanted) >= 3 or any(p.name == "hparams" for p in parameters):
         return function
 
-    def without(outputs: PyTree, batch: Batch, hparams: Tensors) -> Tensor:
+    def without(outputs: PyTree, batch: Batch, hparams: Tensors) -> Any:
         del hparams
         return function(outputs, batch)
 

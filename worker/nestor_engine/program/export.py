@@ -1,4 +1,4 @@
-"""From a problem to its program: trace the five functions, write graphs as JSON and tensors as safetensors.
+"""From a problem to its program: trace its functions, write graphs as JSON and tensors as safetensors.
 
 Torch's own archive format is not used, because reading one can execute code of its author.
 """
@@ -6,6 +6,7 @@ Torch's own archive format is not used, because reading one can execute code of 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,6 +61,7 @@ def export(bilevel: Bilevel, *, train: Tensors, val: Tensors) -> Program:
         ("buffer", bilevel.buffers),
         ("hyperparameter", bilevel.hparams),
         ("column", train | val),
+        ("metric", bilevel.metrics or {}),
     ):
         if refused := [name for name in names if not valid_name(name)]:
             raise NotExportable(
@@ -72,12 +74,16 @@ def export(bilevel: Bilevel, *, train: Tensors, val: Tensors) -> Program:
     traced = _trace_all(bilevel, few(train), few(val))
     weights = {t.untyped_storage().data_ptr(): name for name, t in bilevel.params.items()}
     constants: Tensors = {}
-    graphs: dict[str, Graph] = {}
-    for name in FUNCTIONS:
-        graphs[name], read = write(traced[name])
+
+    def written(traced: Traced) -> Graph:
+        graph, read = write(traced)
         for constant, tensor in read.items():
-            _refuse_weights(name, tensor, weights)
+            _refuse_weights(traced.name, tensor, weights)
             constants[constant] = tensor
+        return graph
+
+    graphs = {name: written(traced.functions[name]) for name in FUNCTIONS}
+    metrics = {name: written(metric) for name, metric in traced.metrics.items()}
     hparams = {
         name: HyperparameterSpec(
             bilevel.transforms.get(name, "identity"), *bilevel.bounds.get(name, (-math.inf, math.inf))
@@ -92,7 +98,7 @@ def export(bilevel: Bilevel, *, train: Tensors, val: Tensors) -> Program:
         "constants": constants,
     }
     program = Program(
-        graphs=write_document(ProgramDocument(torch_version(), hparams, graphs)),
+        graphs=write_document(ProgramDocument(torch_version(), hparams, graphs, metrics)),
         tensors=to_safetensors(
             {f"{group}.{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
         ),
@@ -113,7 +119,15 @@ def few(columns: Tensors) -> Batch:
     return {name: values[index.to(values.device)] for name, values in columns.items()} | {INDEX: index}
 
 
-def _trace_all(bilevel: Bilevel, train: Batch, val: Batch) -> dict[str, Traced]:
+@dataclass(frozen=True)
+class _Functions:
+    """All functions of a problem, traced: those of the format, and the metrics by name."""
+
+    functions: dict[str, Traced]
+    metrics: dict[str, Traced]
+
+
+def _trace_all(bilevel: Bilevel, train: Batch, val: Batch) -> _Functions:
     device = next(iter(bilevel.params.values())).device
     train, val = ({name: values.to(device) for name, values in batch.items()} for batch in (train, val))
     params, hparams = _requiring_grad(bilevel.params), _requiring_grad(bilevel.hparams)
@@ -126,6 +140,7 @@ def _trace_all(bilevel: Bilevel, train: Batch, val: Batch) -> dict[str, Traced]:
     with quiet(), OwnGenerators():
         prepared = _leaves_of(bilevel.prepare(hparams, train))
         outputs = _leaves_of(bilevel.forward(params, buffers, hparams, prepared)[0])
+        predicted = _leaves_of(bilevel.predict(params, buffers, hparams, val))
     sizes = prepare.output_sizes()
     forward = trace("forward", bilevel.forward, (params, buffers, hparams, prepared), (None, None, None, sizes))
     # The form as it was traced: a number in it that is a size of a tensor stays one.
@@ -134,25 +149,48 @@ def _trace_all(bilevel: Bilevel, train: Batch, val: Batch) -> dict[str, Traced]:
     output_sizes = forward.output_sizes()[: form.num_leaves]
     criterion = trace("criterion", bilevel.criterion, (outputs, hparams, prepared), (output_sizes, None, sizes))
     if isinstance(outputs, Outputs):
-        forward, criterion = _without_unread(forward, criterion, form.num_leaves)
+        forward, (criterion,) = _without_unread(forward, [criterion], form.num_leaves)
     penalty = trace("penalty", bilevel.penalty, (params, hparams), (None, None))
-    evaluate = trace("evaluate", bilevel.evaluate, (params, buffers, hparams, val), (None, None, None, batches(val)))
-    return {traced.name: traced for traced in (prepare, forward, criterion, penalty, evaluate)}
+
+    predict = trace("predict", bilevel.predict, (params, buffers, hparams, val), (None, None, None, batches(val)))
+    predicted = pytree.tree_unflatten(pytree.tree_leaves(predicted), predict.outputs[0])
+    reading = (predicted, hparams, val), (predict.output_sizes(), None, batches(val))
+    metrics = bilevel.metrics_of(predicted)
+    readers = [
+        trace("val_loss", bilevel.val_loss, *reading),
+        *(trace(f"The metric {name!r}", metric, *reading) for name, metric in metrics.items()),
+    ]
+    predict, (val_loss, *measures) = _without_unread(predict, readers, len(predict.outputs[1]))
+    return _Functions(
+        {traced.name: traced for traced in (prepare, forward, criterion, penalty, predict, val_loss)},
+        dict(zip(metrics, measures, strict=True)),
+    )
 
 
-def _without_unread(forward: Traced, criterion: Traced, n: int) -> tuple[Traced, Traced]:
-    """Both without those of the `n` leaves of the outputs that the criterion does not read.
+def _without_unread(producer: Traced, readers: Sequence[Traced], n: int) -> tuple[Traced, list[Traced]]:
+    """All without those of the `n` leaves of the producer's outputs that no reader reads.
 
     An object may hold much more than a loss reads, such as hidden states and caches of keys and values.
     """
-    (form, results), (arguments, given) = forward.outputs, criterion.inputs
-    unread = {i for i, leaf in enumerate(given[:n]) if not (isinstance(leaf, fx.Node) and leaf.users)}
-    returned = [None if i in unread else leaf for i, leaf in enumerate(results)]
-    passed = [None if i in unread else leaf for i, leaf in enumerate(given)]
-    (end,) = forward.graph.find_nodes(op="output")
+    form, results = producer.outputs
+
+    def reads(reader: Traced, number: int) -> bool:
+        leaf = reader.inputs[1][number]
+        return isinstance(leaf, fx.Node) and bool(leaf.users)
+
+    unread = {number for number in range(n) if not any(reads(reader, number) for reader in readers)}
+    returned = [None if number in unread else leaf for number, leaf in enumerate(results)]
+    (end,) = producer.graph.find_nodes(op="output")
     end.args = (tuple(returned),)
-    forward.graph.eliminate_dead_code(is_impure_node=has_effects)
-    return replace(forward, outputs=(form, returned)), replace(criterion, inputs=(arguments, passed))
+    producer.graph.eliminate_dead_code(is_impure_node=has_effects)
+    passed = [
+        replace(
+            reader,
+            inputs=(reader.inputs[0], [None if i in unread else leaf for i, leaf in enumerate(reader.inputs[1])]),
+        )
+        for reader in readers
+    ]
+    return replace(producer, outputs=(form, returned)), passed
 
 
 def _requiring_grad(tensors: Tensors) -> Tensors:

@@ -62,7 +62,10 @@ _KNOWN: tuple[tuple[str, tuple[str, str]], ...] = (
     ),
     (
         r"\.numpy\(\)|numpy|__array__",
-        ("it leaves torch for NumPy.", "Use the torch function of the same name, so that the graph can hold it."),
+        (
+            "it leaves torch for NumPy.",
+            "Use the torch function of the same name, or run the problem in this process (server=None).",
+        ),
     ),
     (
         r"\.tolist|\.item\(\)|_local_scalar_dense",

@@ -7,6 +7,7 @@ tensor or a graph is created; nothing is unpickled, imported by name, or evaluat
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -47,15 +48,25 @@ def load(graphs: bytes, tensors: bytes) -> Bilevel:
             f"operators differ between versions. Export it again with torch {torch_version()}, or start a worker "
             "with the other."
         )
-    checked = {name: check_graph(graph, lookup, where=name) for name, graph in document.graphs.items()}
-    for name, graph in checked.items():
-        _check_results(name, graph)
+
+    def checked(name: str, graph: Graph) -> CheckedGraph:
+        found = check_graph(graph, lookup, where=name)
+        _check_results(name, found)
+        return found
+
+    written = {name: checked(name, graph) for name, graph in document.graphs.items()}
+    metrics = {name: checked(f"metric {shown(name)}", graph) for name, graph in document.metrics.items()}
     state = _read_tensors(tensors, names)
     # Solvers see one vector of parameters in the order of the problem, and safetensors sorts.
     for group, order in zip(("params", "buffers", "hparams"), document.graphs["forward"].inputs, strict=False):
         assert isinstance(order, dict)  # `parse_document` checks this
         state[group] = {name: state[group][name] for name in order}
-    functions = {name: Function(graph, state["constants"]) for name, graph in checked.items()}
+    functions = {name: Function(graph, state["constants"]) for name, graph in written.items()}
+    if "evaluate" in functions:  # format 1
+        evaluation: dict[str, Any] = {"evaluate": functions["evaluate"]}
+    else:
+        measures = {name: Function(graph, state["constants"]) for name, graph in metrics.items()}
+        evaluation = {"predict": functions["predict"], "val_loss": functions["val_loss"], "metrics": measures}
     return Bilevel(
         params=state["params"],
         buffers=state["buffers"],
@@ -66,7 +77,7 @@ def load(graphs: bytes, tensors: bytes) -> Bilevel:
         forward=functions["forward"],
         criterion=functions["criterion"],
         penalty=functions["penalty"],
-        evaluate=functions["evaluate"],
+        **evaluation,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from nestor import options
 from nestor_engine.autodiff.gradients import grad_or_none
@@ -18,7 +19,8 @@ from nestor_engine.autodiff.replay import Recorded
 from nestor_engine.autodiff.trace_cache import TraceCache
 from nestor_engine.distributed import WHOLE, Share
 from nestor_engine.implementations import Implementation
-from nestor_engine.objective import Batch, Bilevel, Tensors
+from nestor_engine.measuring.collector import Collector
+from nestor_engine.objective import Batch, Bilevel, PyTree, Tensors
 from nestor_engine.optim.optimizers import SGD
 from nestor_engine.solvers import Solution
 from nestor_engine.tensors.part_state import NoState, PartState
@@ -29,20 +31,41 @@ STEPS_BEFORE_RECORDING = 5  # outer steps on a GPU before the objective is recor
 
 
 def outer_objective(bilevel: Bilevel, ravel: Ravel) -> Recorded:
-    """(w, buffers, hparams, batch) ↦ the evaluation, and the gradients of its loss by w and each hyperparameter.
+    """(w, buffers, hparams, batch) ↦ the loss, its gradients by w and each hyperparameter, and the outputs.
 
-    A gradient is None if the loss does not depend on the tensor.
+    The loss is a list: of the mean alone, or of sum and weight, each with gradients of its own. A gradient is None if
+    the loss does not depend on the tensor. The outputs are None if no metric reads them.
     """
 
-    def gradients(w: Tensor, buffers: Tensors, hparams: Tensors, batch: Batch) -> tuple[Tensors, list[Tensor | None]]:
+    def gradients(
+        w: Tensor, buffers: Tensors, hparams: Tensors, batch: Batch
+    ) -> tuple[list[Tensor], list[list[Tensor | None]], PyTree]:
         w = w.detach().requires_grad_()
         free = {name: value.detach().requires_grad_() for name, value in hparams.items()}
         with native_recurrence():
-            metrics = bilevel.evaluate(ravel.tree(w), buffers, bilevel.values(free), batch)
-        slopes = grad_or_none(metrics["loss"], [w, *free.values()])
-        return {name: value.detach() for name, value in metrics.items()}, list(slopes)
+            values = bilevel.values(free)
+            outputs = bilevel.predict(ravel.tree(w), buffers, values, batch)
+            loss = bilevel.val_loss(outputs, values, batch)
+        parts = [*loss] if isinstance(loss, tuple) else [loss]
+        at = [w, *free.values()]
+        slopes: list[list[Tensor | None]] = []
+        for part in parts:
+            # A weight often has no gradient. A loss without one is an error, which torch raises.
+            differs = part.requires_grad or part is parts[0]
+            slopes.append(
+                [*grad_or_none(part, at, retain_graph=part is not parts[-1])] if differs else [None] * len(at)
+            )
+        is_read = bilevel.metrics is None or bool(bilevel.metrics)
+        return [part.detach() for part in parts], slopes, _detached(outputs) if is_read else None
 
     return Recorded(gradients, after=STEPS_BEFORE_RECORDING)
+
+
+def _detached(outputs: PyTree) -> PyTree:
+    def detached(leaf: object) -> object:
+        return leaf.detach() if isinstance(leaf, Tensor) else leaf
+
+    return pytree.tree_map(detached, outputs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,17 +148,37 @@ class OuterStepContext:
         )
 
     def outer(self) -> Outer:
-        """g and its gradients at `w` on `val`, as means over all processes."""
-        metrics, slopes = self.objective(self.w, self.buffers, self.hparams, self.val)
+        """g and its gradients at `w` on `val`, and the metrics there, on the examples of all processes."""
+        parts, slopes, outputs = self.objective(self.w, self.buffers, self.hparams, self.val)
+        mean, total = self.val_share.mean, self.val_share.total
         wanted = [self.w, *self.hparams.values()]
-        # Expanded zeros take no memory: most hyperparameters have no direct term, and may be as many as the weights.
-        filled = [
-            at.new_zeros(()).expand_as(at) if slope is None else slope.clone() if self.objective.is_recorded else slope
-            for at, slope in zip(wanted, slopes, strict=True)
-        ]
-        mean = self.val_share.mean
-        evaluation = {name: float(mean(value)) for name, value in metrics.items()}
-        return Outer(evaluation, mean(filled[0]), dict(zip(self.hparams, map(mean, filled[1:]), strict=True)))
+        if len(parts) == 1:
+            loss, combined = mean(parts[0]), [mean(self._filled(*pair)) for pair in zip(wanted, slopes[0], strict=True)]
+        else:
+            weight = total(parts[1])
+            loss = total(parts[0]) / weight
+            combined: list[Tensor] = []
+            for at, by_sum, by_weight in zip(wanted, *slopes, strict=True):
+                slope = total(self._filled(at, by_sum)) / weight
+                combined.append(slope if by_weight is None else slope - total(by_weight) * (loss / weight))
+        evaluation = {"loss": float(loss), **self._metrics(outputs)}
+        return Outer(evaluation, combined[0], dict(zip(self.hparams, combined[1:], strict=True)))
+
+    def _filled(self, at: Tensor, slope: Tensor | None) -> Tensor:
+        if slope is None:
+            # Expanded zeros take no memory: most hyperparameters have no direct term, and may be as many as weights.
+            return at.new_zeros(()).expand_as(at)
+        return slope.clone() if self.objective.is_recorded else slope
+
+    @torch.no_grad()
+    def _metrics(self, outputs: PyTree) -> dict[str, float]:
+        """Those of `val`, from the outputs for it."""
+        metrics = None if outputs is None else self.bilevel.metrics_of(outputs)
+        if not metrics:
+            return {}
+        collector = Collector(metrics, self.bilevel.values(self.hparams), self.val_share)
+        collector.add(outputs, self.val)
+        return collector.results()
 
     def pull_initial(self, a: Tensor) -> Tensors:
         """(∂w_0/∂λ)ᵀ a for each hyperparameter; `a`, of shape (n,), is the derivative by the initial weights."""

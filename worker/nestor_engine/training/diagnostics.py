@@ -36,15 +36,12 @@ def advice(
 
 
 def nonfinite_metrics(metrics: Mapping[str, Mapping[str, float]]) -> Iterator[tuple[str, str]]:
-    """The same for metrics that are NaN or infinite; `metrics` has those of each split.
-
-    A recorded step leaves them out, because JSON cannot hold them.
-    """
+    """The same for metrics that are NaN or infinite; `metrics` has those of each split."""
     for split, values in metrics.items():
         for name, value in values.items():
             if not math.isfinite(value):
                 yield (
                     f"metric:{split}:{name}",
-                    f"The metric {name!r} is {value} on {split} data. Steps in which a metric is not finite do not "
-                    "record it. Look for a division by zero, such as a batch without examples of a class.",
+                    f"The metric {name!r} is {value} on {split} data. Look for a division by zero, such as examples "
+                    "of which none is of a class.",
                 )

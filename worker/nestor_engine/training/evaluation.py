@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from nestor_engine.data.splits import chunks, size_of
+from nestor_engine.data.splits import INDEX, View, chunks, size_of
 from nestor_engine.distributed import ALONE, Group
+from nestor_engine.measuring.collector import Collector
 from nestor_engine.objective import Bilevel, PyTree, Tensors
 
 EVALUATION_BATCH = 1024  # examples at a time; limits the memory
@@ -19,18 +20,31 @@ def evaluate(
     columns: Tensors,
     group: Group = ALONE,
 ) -> dict[str, float]:
-    """The validation loss (as "loss") and the metrics over a whole split: means over its examples.
+    """The validation loss (as "loss") and the metrics on a whole split.
+
+    A loss or metric that returns (sum, weight) is added up over the split. Any other loss is a mean over the examples,
+    and any other metric is computed on the outputs for all examples at once.
 
     Args:
         hparams: before their transforms.
+
+    Raises:
+        OutputNotJoinable: a metric needs an output for all examples that is not one row for each of them.
     """
     share = group.share(size_of(columns))
-    n = share.part.stop - share.part.start
-    totals: dict[str, float] = {}
+    collector: Collector | None = None
+    total = weight = 0.0
     with torch.no_grad():
         values = bilevel.values(hparams)
         for batch in chunks(columns, EVALUATION_BATCH, share.part):
-            for name, mean in bilevel.evaluate(params, buffers, values, batch).items():
-                totals[name] = totals.get(name, 0.0) + float(mean) * len(batch["index"])
-    means = {name: torch.tensor(total / n, dtype=torch.float64, device=group.device) for name, total in totals.items()}
-    return {name: float(mean) for name, mean in share.means(means).items()}
+            outputs = bilevel.predict(params, buffers, values, batch)
+            loss = bilevel.val_loss(outputs, values, batch)
+            of_batch = loss if isinstance(loss, tuple) else (float(loss) * len(batch[INDEX]), len(batch[INDEX]))
+            total, weight = total + float(of_batch[0]), weight + float(of_batch[1])
+            if collector is None:
+                collector = Collector(bilevel.metrics_of(outputs), values, share, View(columns).all())
+            collector.add(outputs, batch)
+            del outputs  # those of a whole split may be large
+        sums = share.total(torch.tensor([total, weight], dtype=torch.float64, device=group.device))
+        assert collector is not None  # a split has examples
+        return {"loss": float(sums[0] / sums[1]), **collector.results()}

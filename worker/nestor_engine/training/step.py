@@ -21,8 +21,6 @@ class Step(steps.Step):
     state: Annotated[InstanceOf[State], Field(exclude=True, repr=False)]
 
     def record(self) -> dict[str, Any]:
-        """Everything but the state, as plain data. Non-finite numbers are None; non-finite metrics are left out."""
-        plain = self.model_dump()
-        for metrics in ("val_metrics", "metrics", "test_metrics"):
-            plain[metrics] = {name: value for name, value in plain[metrics].items() if math.isfinite(value)}
+        """Everything but the state, as JSON. Metrics that are not finite are strings, other such numbers None."""
+        plain = self.model_dump(mode="json")
         return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in plain.items()}

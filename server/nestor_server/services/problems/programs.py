@@ -35,7 +35,13 @@ def create(session: Session, owner_id: UUID, new: schemas.ProgramCreate) -> sche
     header = _header(session, tensors)
     document = _document(session, graphs, tensor_names(header.tensors))
     _check_numbers(session, tensors, header)
-    program = Program(owner_id=owner_id, graphs=new.graphs, tensors=new.tensors, torch=document.torch)
+    program = Program(
+        owner_id=owner_id,
+        graphs=new.graphs,
+        tensors=new.tensors,
+        torch=document.torch,
+        metrics=document.metric_names,
+    )
     session.add(program)
     session.flush()
     session.refresh(program)

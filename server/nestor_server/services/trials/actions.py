@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from sqlalchemy import update
@@ -31,8 +32,12 @@ def create(session: Session, me: Caller, study_id: UUID, new: schemas.TrialCreat
     owner_id = me.user_id
     _check_priority(me, new.priority)
     program_id = dataset_id = None
+    metrics: Sequence[str] | None = None  # unknown: the worker looks at them
+    if isinstance(new.problem, PresetProblem):
+        metrics = presets.METRICS
     if isinstance(new.problem, ProgramProblem):
-        program_id = programs.get(session, owner_id, new.problem.program).id
+        program = programs.get(session, owner_id, new.problem.program)
+        program_id, metrics = program.id, program.metrics
         dataset_id = datasets.get(session, owner_id, new.problem.dataset).id
     if isinstance(new.problem, EntryPointProblem):
         presets.validate(session, new.problem)
@@ -51,8 +56,8 @@ def create(session: Session, me: Caller, study_id: UUID, new: schemas.TrialCreat
     if taken is None:
         raise StudyNotFound(study=str(study_id))
     number, metric, direction = taken
-    if isinstance(new.problem, PresetProblem):  # workers look at the metrics of the others
-        Ranking(metric, direction).expect(presets.METRICS)
+    if metrics is not None:
+        Ranking(metric, direction).expect(metrics)
     trial = Trial(
         study_id=study_id,
         number=number,

@@ -20,11 +20,13 @@ from nestor.options import Config, DirectOnly
 from nestor_engine.data.mapped import Scan, scan
 from nestor_engine.data.splits import INDEX, Data, size_of
 from nestor_engine.hparams import CompositeHyperparameters
-from nestor_engine.objective import Batch, Bilevel, Tensors
+from nestor_engine.measuring.results import single
+from nestor_engine.objective import Batch, Bilevel, PyTree, Tensors
 from nestor_engine.problem.transform import Transform, check_transform
 from nestor_engine.problem.validation import hooks
+from nestor_engine.problem.validation.batches.coupling import check_coupling
+from nestor_engine.problem.validation.batches.means import check_mean, check_sums
 from nestor_engine.problem.validation.comparison import differences
-from nestor_engine.problem.validation.coupling import check_coupling
 from nestor_engine.problem.validation.gradients import check_leaves, check_training_gradient, check_validation_gradient
 from nestor_engine.problem.validation.rehearsal import rehearse
 from nestor_engine.problem.validation.report import Finding as Finding
@@ -193,19 +195,16 @@ class _Check(Findings):
                 for group in (_nudged(bilevel), bilevel.hparams)
             )
             with self.explaining(f"model, val_loss or metrics, on {split} data", loss="val_loss", batch=batch):
-                metrics = bilevel.evaluate(params, buffers, hparams, batch)
+                outputs = bilevel.predict(params, buffers, hparams, batch)
+                loss = single(bilevel.val_loss(outputs, hparams, batch))
                 called = self.last_call("val_loss")
                 if self.returned_well("val_loss"):
-                    for name in [name for name, value in metrics.items() if not value.isfinite()]:
-                        self.warning(
-                            f"metric {name!r}",
-                            f"It is {float(metrics[name])} on {split} data with initial weights.",
-                            errors.MetricNotFinite,
-                        )
+                    self._metrics(bilevel, split, outputs, hparams, batch)
                     if split == "val":
-                        check_leaves(self, "val_loss", metrics["loss"], [*params.values(), *hparams.values()])
-                        check_validation_gradient(self, metrics["loss"], params, hparams)
+                        check_leaves(self, "val_loss", loss, [*params.values(), *hparams.values()])
+                        check_validation_gradient(self, loss, params, hparams)
                         check_coupling(self, "val_loss", called)
+                    check_mean(self, "val_loss", called)
             for name, values in buffers.items():
                 if not torch.equal(values, bilevel.buffers[name]):
                     self.warning(
@@ -213,6 +212,20 @@ class _Check(Findings):
                         f"In evaluation mode it changes its buffer {name!r}. Do that in training mode only.",
                         errors.BufferChanged,
                     )
+
+    @torch.no_grad()
+    def _metrics(self, bilevel: Bilevel, split: str, outputs: PyTree, hparams: Tensors, batch: Batch) -> None:
+        for name, metric in bilevel.metrics_of(outputs).items():
+            with self.explaining(f"metric {name!r}, on {split} data", outputs=outputs, batch=batch):
+                value = metric(outputs, hparams, batch)
+                if not (number := single(value)).isfinite():
+                    self.warning(
+                        f"metric {name!r}",
+                        f"It is {float(number)} on {split} data with initial weights.",
+                        errors.MetricNotFinite,
+                    )
+                if isinstance(value, tuple):
+                    check_sums(self, f"metric {name!r}", _at(metric, hparams), outputs, batch)
 
     def _outer_step(self) -> None:
         """Do what the trial does first, on a few examples."""
@@ -257,6 +270,10 @@ class _Check(Findings):
                     "changes no gradient.",
                     errors.HookNotServed,
                 )
+
+
+def _at(metric: Callable[[PyTree, Tensors, Batch], Any], hparams: Tensors) -> Callable[[PyTree, Batch], Any]:
+    return lambda outputs, batch: metric(outputs, hparams, batch)
 
 
 def probe(columns: Tensors, bilevel: Bilevel) -> Batch:

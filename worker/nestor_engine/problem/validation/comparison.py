@@ -1,4 +1,4 @@
-"""Compare an exported program with the problem itself: losses, gradients, and second derivatives, on one batch."""
+"""Compare an exported program with the problem itself: losses, metrics and derivatives, on one batch."""
 
 # pyright: reportUnknownMemberType=false
 # (torch does not type manual_seed)
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nestor_engine.measuring.results import single
 from nestor_engine.objective import Batch, Bilevel, Tensors
 from nestor_engine.tensors.linalg import vector_norm
 
@@ -39,6 +40,8 @@ def differences(problem: Bilevel, program: Bilevel, train: Batch, val: Batch) ->
     found: list[Difference] = []
     for (what, ours), theirs in zip(written.items(), exported.values(), strict=True):
         larger = max(_length(ours), _length(theirs))
+        if torch.equal(ours.isfinite(), theirs.isfinite()):
+            ours, theirs = ours.nan_to_num(), theirs.nan_to_num()  # a metric may be NaN on a few examples
         if not _length(ours - theirs) <= _TOLERANCE * larger + 1e-6:
             found.append(Difference(what, _shown(ours), _shown(theirs)))
     return found
@@ -70,9 +73,12 @@ def _measured(functions: Bilevel, at: Bilevel, train: Batch, val: Batch) -> Tens
     products = _slopes(torch.stack(along).sum(), params, hparams)
     measured |= {f"second derivative of the training loss by {what}": product for what, product in products}
     torch.manual_seed(0)
-    evaluated = functions.evaluate(params, at.buffers, hparams, val)["loss"]
+    outputs = functions.predict(params, at.buffers, hparams, val)
+    evaluated = single(functions.val_loss(outputs, hparams, val))
     measured["validation loss"] = evaluated
     measured |= {f"gradient of the validation loss by {what}": s for what, s in _slopes(evaluated, params, hparams)}
+    for name, metric in sorted(functions.metrics_of(outputs).items()):
+        measured[f"metric {name!r}"] = single(metric(outputs, hparams, val))
     return {what: value.detach() for what, value in measured.items()}
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
+import torch
 from torch import Tensor
 
 from nestor.errors import (
@@ -24,6 +25,7 @@ from nestor.errors import (
     shortened,
 )
 from nestor_engine.data.splits import INDEX
+from nestor_engine.measuring.results import is_pair
 from nestor_engine.objective import Batch
 from nestor_engine.problem.losses import batch_hint
 from nestor_engine.problem.validation.torch_errors.derivatives import explained
@@ -89,7 +91,12 @@ class Called:
     outputs: Any
     batch: Batch
     result: Any
-    again: Callable[..., Any]
+    loss: Callable[..., Any]
+
+    def again(self, outputs: Any, batch: Batch) -> Any:
+        """The loss as a tensor, also if it returns (sum, weight)."""
+        result = self.loss(outputs, batch)
+        return result[0] / result[1] if is_pair(result) else result
 
 
 class Findings:
@@ -200,6 +207,16 @@ class Findings:
         called = self._returned.pop(which)
         outputs, batch, result = called.outputs, called.batch, called.result
         n = len(batch[INDEX])
+        if is_pair(result):
+            if not (torch.as_tensor(result[0]) / torch.as_tensor(result[1])).isfinite():
+                self.error(
+                    which,
+                    "Its sum or its weight is NaN or infinite on initial weights, or the weight is 0. Look for log(0), "
+                    "and for a batch of which every position is ignored.",
+                    LossNotFinite,
+                )
+                return False
+            return True
         if not isinstance(result, Tensor) or not result.is_floating_point():
             got = f"a {result.dtype} tensor" if isinstance(result, Tensor) else f"a {type(result).__name__}"
             self.error(

@@ -66,7 +66,7 @@ def _mixed(bilevel: Bilevel, params: Tensors, hparams: Tensors, train: Batch) ->
 def _direct(bilevel: Bilevel, params: Tensors, hparams: Tensors, val: Batch) -> Slopes:
     """∂g/∂λ; None for each if the validation loss fails, which another check reports."""
     with contextlib.suppress(Exception), native_recurrence():
-        return _slopes(bilevel.evaluate(params, bilevel.buffers, hparams, val)["loss"], hparams)
+        return _slopes(bilevel.val_loss_at(params, bilevel.buffers, hparams, val), hparams)
     return dict.fromkeys(hparams)
 
 

@@ -56,7 +56,7 @@ def grows_with_the_batch(loss: Loss, outputs: PyTree, batch: Batch) -> bool:
     """Whether a scalar loss doubles if every example occurs twice, as a sum does and a mean does not."""
     with contextlib.suppress(Exception), torch.no_grad():  # a loss may need the very batch
         rows = torch.arange(len(batch[INDEX]))
-        once, twice = (loss(*_taken(outputs, batch, chosen)) for chosen in (rows, rows.repeat(2)))
+        once, twice = (loss(*taken(outputs, batch, chosen)) for chosen in (rows, rows.repeat(2)))
         return once.ndim == 0 and bool(once.abs() > 1e-6) and torch.allclose(twice, 2 * once, rtol=_TOLERANCE, atol=0.0)
     return False
 
@@ -71,7 +71,7 @@ def couples_examples(loss: Loss, outputs: PyTree, batch: Batch) -> bool:
         kept = n // 2
         rows = torch.arange(n)
         exchanged = torch.cat([rows[:kept], rows[:1].expand(n - kept)])  # the others become the first example
-        first, second = (_slopes(loss, *_taken(outputs, batch, chosen), kept) for chosen in (rows, exchanged))
+        first, second = (_slopes(loss, *taken(outputs, batch, chosen), kept) for chosen in (rows, exchanged))
         if not first.any() or not second.any() or not (first.isfinite().all() and second.isfinite().all()):
             return False
         along = (first @ second) / (second @ second)
@@ -100,7 +100,7 @@ def _aligned(loss: Loss, column: str, outputs: Tensor, batch: Batch) -> Tensor:
     return loss(outputs.reshape(batch[column].shape), batch)
 
 
-def _taken(outputs: PyTree, batch: Batch, rows: Tensor) -> tuple[PyTree, Batch]:
+def taken(outputs: PyTree, batch: Batch, rows: Tensor) -> tuple[PyTree, Batch]:
     """Outputs and columns of some examples.
 
     Raises:

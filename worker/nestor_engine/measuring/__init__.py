@@ -1,0 +1,1 @@
+"""Losses and metrics of many examples, exact although the examples come in chunks."""

@@ -1,0 +1,1 @@
+"""How losses and metrics depend on the batch."""
