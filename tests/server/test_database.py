@@ -117,6 +117,21 @@ def test_a_submission_is_read_in_the_words_of_this_version_and_written_back_in_t
     assert trials_column(engine, "spec")[0] == before | limited
 
 
+def test_a_pruned_trial_is_a_complete_one_to_the_version_before(url, engine):
+    revisions.migrate(url, "0007")
+    trial = {"spec": "{}", "n_steps": 1}
+    insert_trials(engine, trial | {"state": "running"}, trial | {"state": "complete"})
+    revisions.migrate(url, "0009")
+    for column, value in (("tags", []), ("revision", 0), ("seconds", 0.0), ("ends_after", None)):
+        assert trials_column(engine, column) == [value] * 2
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE trials SET desired = 'prune', ends_after = 3, ends_as = 'prune'"))
+        connection.execute(text("UPDATE trials SET state = 'pruned' WHERE state = 'complete'"))
+    command.downgrade(revisions.alembic_config(url), "0007")
+    assert trials_column(engine, "state") == ["running", "complete"]
+    assert trials_column(engine, "desired") == ["stop", "stop"]
+
+
 def insert_trials(engine, *rows: dict) -> list[UUID]:
     """Trials of one study, whose numbers are their places in the result."""
     user, study, trials = uuid4(), uuid4(), [uuid4() for _ in rows]

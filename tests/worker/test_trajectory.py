@@ -5,12 +5,13 @@ from __future__ import annotations
 import resource
 import threading
 import time
+from typing import Any
 
 import pytest
 
 from nestor.schemas import Preset
 from nestor_engine import Config, State, optimize
-from nestor_worker.channel import Checkpoint, LogLine, Snapshot
+from nestor_worker.channel import Checkpoint, Ended, LogLine, Snapshot, Stepped
 from nestor_worker.runner import presets
 from nestor_worker.runner.recorder import MAX_CHECKPOINT_DUTY_CYCLE, BackgroundCheckpointer, CannotWrite, TrialRecorder
 from nestor_worker.workdir import WorkSpec
@@ -21,10 +22,10 @@ PRESET = {"model": {"kind": "mlp", "hidden": [8]}, "train_size": 100, "val_size"
 class RecordedTrajectory:
     """A trajectory of a small problem, and its messages."""
 
-    def __init__(self, directory, *, checkpoint_seconds: float) -> None:
+    def __init__(self, directory, *, checkpoint_seconds: float, **fields: Any) -> None:
         problem = presets.build(Preset.model_validate(PRESET), seed=0)
         config = Config(n_steps=100)
-        spec = WorkSpec({}, PRESET, None, None, None, threads=1, checkpoint_seconds=checkpoint_seconds)
+        spec = WorkSpec({}, PRESET, None, None, None, threads=1, checkpoint_seconds=checkpoint_seconds, **fields)
         self.directory, self.messages = directory, []
         self.trajectory = TrialRecorder(directory, spec, config, self.messages.append, problem.bilevel())
         self.trajectory.begin(None, "cpu")
@@ -123,3 +124,17 @@ def test_a_trial_whose_last_checkpoint_cannot_be_written_is_not_finished(tmp_pat
     recorded.take(2)
     with no_room, pytest.raises(CannotWrite, match="checkpoint at step 2"):
         recorded.trajectory.end(stopped=True)
+
+
+def test_a_trial_ends_after_the_step_in_which_its_time_is_up_counting_earlier_attempts(tmp_path):
+    recorded = RecordedTrajectory(tmp_path, checkpoint_seconds=60, timeout=1_000.0, seconds=600.0)
+    recorded.take(2)
+    assert not recorded.trajectory.time_is_up
+    seconds = [message.seconds for message in recorded.of(Stepped)]
+    assert 600 < seconds[0] < seconds[1] < 700
+    late = RecordedTrajectory(tmp_path, checkpoint_seconds=60, timeout=1_000.0, seconds=1_000.0)
+    late.take()
+    assert late.trajectory.time_is_up
+    late.trajectory.end(stopped=True)
+    assert late.of(Ended) == [Ended(1, stopped=False, why="its time is up")]
+    assert [message.step for message in late.of(Checkpoint)] == [1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -22,6 +23,7 @@ from nestor.schemas import (
     Hyperparameters,
     State,
     Step,
+    TrialPatch,
     WarmStart,
 )
 from nestor.schemas import Trial as TrialRecord
@@ -62,6 +64,7 @@ class LocalTrial:
         self._generators: OwnGenerators | None = None
         self._engine: Iterator[nestor_engine.Step] | None = None
         self._state: nestor_engine.State | None = None  # after the last step
+        self._began_at = 0.0  # of this attempt, on `time.monotonic`, earlier by what attempts before it have trained
         self._driving = threading.Lock()  # held by the thread that takes a step
         self._thread: threading.Thread | None = None
         self._append_state(by=USER, why=lifecycle.WHY_SUBMITTED)
@@ -90,11 +93,17 @@ class LocalTrial:
 
     # --- the user ---------------------------------------------------------------------------------
 
-    def request(self, action: Action) -> TrialRecord:
-        """Ask for `action`, which is done before the next step. Raises IllegalTransition."""
+    def request(self, action: Action, after_step: int | None = None) -> TrialRecord:
+        """Ask for `action`, which is done before the next step. Raises IllegalTransition.
+
+        Args:
+            after_step: the step that a callback saw. No step follows it, unless a thread takes them: then the trial
+                ends where it is.
+        """
         with self._changed:
-            why = lifecycle.why_asked(action)
-            match lifecycle.respond(self.record.state, self.record.desired, action):
+            why, state = lifecycle.why_asked(action, after_step), self.record.state
+            is_late = after_step is not None and (state, action) == (State.complete, "prune")
+            match lifecycle.PRUNE if is_late else lifecycle.respond(state, self.record.desired, action):
                 case Transition() as transition:
                     desired = lifecycle.MEANINGS[action].desired or Desired.run
                     self._apply(transition, by=USER, why=why, desired=desired)
@@ -112,8 +121,10 @@ class LocalTrial:
             state, record = self.record.state, self.record
             lifecycle.respond(state, record.desired, "extend")
             n_steps, spec = lifecycle.steps_after_extension(state, record.step, record.n_steps, steps), record.spec
+            # A user who asks for more steps wants them taken, whatever early stopping or the clock say.
             update: dict[str, Any] = {"n_steps": n_steps}
-            if self._config.early_stopping is not None:  # a user who asks for more steps wants them taken
+            spec = spec.model_copy(update={"timeout": None})
+            if self._config.early_stopping is not None:
                 update["early_stopping"] = replace(self._config.early_stopping, min_steps=n_steps)
                 spec = spec.model_copy(update={"early_stopping": update["early_stopping"]})
             self._config = self._config.model_copy(update=update)
@@ -127,6 +138,13 @@ class LocalTrial:
         with self._changed:
             if priority != self.record.priority:
                 self._append_state(by=USER, why=lifecycle.why_prioritized(priority), record={"priority": priority})
+            return self.record
+
+    def change(self, patch: TrialPatch) -> TrialRecord:
+        """Change attributes and tags."""
+        with self._changed:
+            user_attrs, tags = patch.apply(self.record.user_attrs, self.record.tags)
+            self.record = self.record.model_copy(update={"user_attrs": user_attrs, "tags": tags})
             return self.record
 
     # --- what was recorded ------------------------------------------------------------------------
@@ -229,6 +247,9 @@ class LocalTrial:
                 obedience = lifecycle.OBEDIENCE[desired]
                 self._end(obedience.transition, obedience.why)
                 return False
+            elif self._time_is_up:
+                self._complete()
+                return False
         try:
             trajectory = self._trajectory()
             with self._own_generators():
@@ -241,10 +262,20 @@ class LocalTrial:
             raise
         with self._changed:
             if step is None:
-                self._end(lifecycle.COMPLETE, lifecycle.why_complete(self.record.step, self.record.n_steps))
+                self._complete()
                 return False
             self._take(step)
         return True
+
+    @property
+    def _time_is_up(self) -> bool:
+        """Whether the trial had trained for its whole time at its last step."""
+        timeout = self.record.spec.timeout
+        return timeout is not None and self.record.seconds >= timeout
+
+    def _complete(self) -> None:
+        step, n_steps = self.record.step, self.record.n_steps
+        self._end(lifecycle.COMPLETE, lifecycle.why_complete(step, n_steps, time_is_up=self._time_is_up))
 
     def _trajectory(self) -> Iterator[nestor_engine.Step]:
         from nestor_engine import optimize
@@ -270,10 +301,12 @@ class LocalTrial:
             self._snapshots[0] = dict(self._bilevel.hparams)
             self._append(EventType.snapshot, {"step": 0})
         self._append_log(first, lifecycle.where_it_starts(self._device, first))
+        self._began_at = time.monotonic() - self.record.seconds  # as if it had trained without a pause
 
     def _take(self, step: nestor_engine.Step) -> None:
         taken = Step.model_validate(step.record())
-        changes: dict[str, Any] = {"step": taken.number, "value": taken.value}
+        seconds = time.monotonic() - self._began_at
+        changes: dict[str, Any] = {"step": taken.number, "value": taken.value, "seconds": seconds}
         better = lifecycle.is_better(taken.value, self.record.best_value)
         self._keep(taken.number, step.state.hparams, better=better)
         self._state = step.state

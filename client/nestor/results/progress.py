@@ -30,7 +30,9 @@ class Bar:
             text = STATE_TEXTS.get(event.data["state"])
             self._bar.set_description(f"{self._name}, {text}" if text else self._name)
         if event.type is EventType.rewind:
-            self._write(f"The steps after {event.data['step']} are computed again from the last checkpoint.")
+            why = event.data.get("why")
+            what = "computed again from the last checkpoint" if why is None else f"withdrawn, because {why}"
+            self._write(f"The steps after {event.data['step']} are {what}.")
         if step is None:
             return
         self._bar.set_postfix_str(summary(step), refresh=False)

@@ -73,13 +73,45 @@ def json_attributes(attrs: Mapping[str, Any] | None) -> dict[str, Any]:
     if not isinstance(attrs, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] of a user
         raise AttributesNotJson(reason=f"user_attrs is {shown(attrs)}", advice="Pass a dict of names and values.")
     for key in attrs:
-        if not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance] of a user
-            raise AttributesNotJson(reason=f"the name {shown(key)} is not a string", advice="Use strings as names.")
+        expect_attribute_name(key)
     plain = {key: _plain(f"user_attrs[{shown(key, 40)}]", value, 0) for key, value in attrs.items()}
     for key, value in plain.items():
         if fault := first_fault(f"user_attrs[{shown(key, 40)}]", {key: value}):
             raise AttributesNotJson(reason=f"{fault.field}: {fault.message}", advice=fault.remedy)
     return json.loads(json.dumps(plain))
+
+
+def expect_attribute_name(name: object) -> None:
+    """Check the name of a user attribute.
+
+    Raises:
+        AttributesNotJson: it is not a string.
+    """
+    if not isinstance(name, str):
+        raise AttributesNotJson(reason=f"the name {shown(name)} is not a string", advice="Use strings as names.")
+
+
+def one_attribute(key: str, value: Any) -> dict[str, Any]:
+    """One user attribute, as JSON makes it.
+
+    Raises:
+        AttributesNotJson: the key is not a string, or JSON cannot hold the value.
+    """
+    expect_attribute_name(key)
+    return json_attributes({key: value})
+
+
+def merge_patch(target: object, patch: object) -> Any:
+    """`target` changed by a JSON merge patch (RFC 7396): objects key by key, null removes, other values replace."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(cast("dict[str, Any]", target)) if isinstance(target, dict) else {}
+    for key, value in cast("dict[str, Any]", patch).items():
+        if value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = merge_patch(merged.get(key), value)
+    return merged
 
 
 def _plain(where: str, value: object, depth: int) -> object:

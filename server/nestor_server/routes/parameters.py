@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Depends, Query, Request
+from fastapi import Depends, Header, Query, Request
 
 from nestor_server.database import Sessions
 from nestor_server.services import paging
@@ -14,6 +14,11 @@ Limit = Annotated[int, Query(ge=1, le=paging.MAX_LIMIT)]
 Cursor = Annotated[str | None, Query(max_length=500, description="`next_cursor` of the previous page")]
 After = Annotated[int, Query(ge=0, le=2**63 - 1)]
 StepNumber = Annotated[int | None, Query(ge=0, le=2**31 - 1, description="the latest recorded step by default")]
+
+IfMatch = Annotated[
+    str | None,
+    Header(max_length=1_000, description="do nothing unless this is the present ETag; 412 if it is another one"),
+]
 
 
 def _settings(request: Request) -> Settings:

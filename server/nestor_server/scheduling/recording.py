@@ -51,6 +51,7 @@ class RecordedBatch:
     checkpoints: tuple[TensorFile, ...] = ()
     logs: tuple[LogRecord, ...] = ()
     hyperparameters: tuple[HyperparameterInfo, ...] | None = None
+    seconds: float | None = None  # wall time of training, over all attempts; None: as recorded before
     number: int | None = None  # in this lease, from 1, so that a batch can be sent again; None: once
 
     def __bool__(self) -> bool:
@@ -139,6 +140,8 @@ def _progress(batch: RecordedBatch, trial_id: UUID) -> dict[str, Any]:
             "best_value": case((better, best.value), else_=Trial.best_value),
             "best_step": case((better, best.number), else_=Trial.best_step),
         }
+    if batch.seconds is not None:
+        values["seconds"] = batch.seconds
     if batch.hyperparameters is not None:
         values["hyperparameters"] = [info.model_dump(mode="json") for info in batch.hyperparameters]
     if batch.checkpoints:

@@ -14,7 +14,7 @@ from nestor.errors import StudyExists, StudyNotFound
 from nestor.schemas import State
 from nestor_server.models import Study, Trial
 from nestor_server.scheduling import leases
-from nestor_server.services import paging
+from nestor_server.services import paging, versions
 
 
 def create(session: Session, owner_id: UUID, new: schemas.StudyCreate) -> tuple[schemas.Study, bool]:
@@ -78,35 +78,44 @@ def get(session: Session, owner_id: UUID, study_id: UUID) -> schemas.Study:
     return describe(session, [find(session, owner_id, study_id)])[0]
 
 
-def change(session: Session, owner_id: UUID, study_id: UUID, patch: schemas.StudyPatch) -> schemas.Study:
-    """Replace the attributes or tags that `patch` sets.
+def change(
+    session: Session, owner_id: UUID, study_id: UUID, patch: schemas.StudyPatch, *, if_match: str | None = None
+) -> schemas.Study:
+    """Change attributes and tags. Concurrent changes of different keys are all kept, because they follow each other.
 
     Raises:
         StudyNotFound
+        VersionMismatch: `if_match` names another version.
     """
     study = find(session, owner_id, study_id, lock=True)
-    if patch.user_attrs is not None:
-        study.user_attrs = patch.user_attrs
-    if patch.tags is not None:
-        study.tags = list(patch.tags)
+    _expect(session, study, if_match)
+    user_attrs, tags = patch.apply(study.user_attrs, study.tags)
+    study.user_attrs, study.tags = user_attrs, list(tags)
     study.updated_at = func.now()
     session.flush()
     session.refresh(study)
     return describe(session, [study])[0]
 
 
-def delete(session: Session, owner_id: UUID, study_id: UUID, *, by: str = "user") -> None:
+def delete(session: Session, owner_id: UUID, study_id: UUID, *, by: str = "user", if_match: str | None = None) -> None:
     """Mark a study as deleted, which frees its name, and cancel its unfinished trials.
 
     Raises:
         StudyNotFound
+        VersionMismatch: `if_match` names another version.
     """
     study = find(session, owner_id, study_id, lock=True)
+    _expect(session, study, if_match)
     study.deleted_at = func.now()
     session.flush()
     unfinished = [state.value for state in State if not state.finished]
     for trial in session.scalars(select(Trial).where(Trial.study_id == study_id, Trial.state.in_(unfinished))).all():
         leases.request(session, trial, "cancel", by=by)
+
+
+def _expect(session: Session, study: Study, if_match: str | None) -> None:
+    if if_match is not None:
+        versions.expect(if_match, "study", versions.of(describe(session, [study])[0]))
 
 
 def describe(session: Session, found: Sequence[Study]) -> list[schemas.Study]:

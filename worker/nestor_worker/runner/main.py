@@ -121,7 +121,7 @@ def _run(directory: Path, spec: workdir.WorkSpec, supervisor: Connection, rank: 
         supervisor.send(LogLine(0 if state is None else state.step, note, level))
     for step in optimize(bilevel, data, config, state, group, traces):
         recorder.record(step)
-        if group.any([supervisor.stopping.is_set()])[0]:
+        if group.any([supervisor.stopping.is_set() or recorder.time_is_up])[0]:
             break
     if (written := traces.save()) is not None:
         with contextlib.suppress(OSError):  # on a full disk; then the next trial makes its own traces

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -81,6 +82,8 @@ class TrialRecorder:
     ) -> None:
         self._directory, self._send, self._bilevel = directory, send, bilevel
         self._n_steps = config.n_steps
+        self._started_at = time.monotonic() - spec.seconds  # as if it had trained without a pause
+        self._timeout = math.inf if spec.timeout is None else spec.timeout
         nbytes = sum(value.nbytes for value in bilevel.hparams.values())
         self._snapshots = SnapshotPolicy(
             n_steps=config.n_steps, nbytes=nbytes, best_step=spec.best_step, best_value=spec.best_value
@@ -119,7 +122,7 @@ class TrialRecorder:
     def record(self, step: Step) -> None:
         """Report one step, and write the snapshot and start the checkpoint that are due."""
         self._state = step.state
-        self._send(Stepped(step.record()))
+        self._send(Stepped(step.record(), self._seconds))
         if self._snapshots.is_best(step.number, step.value):
             self._best = step.number, step.state.hparams
         if self._snapshots.due(step.number):
@@ -139,6 +142,7 @@ class TrialRecorder:
         Raises:
             CannotWrite: they cannot be written.
         """
+        time_is_up = self.time_is_up
         self._checkpointer.finish()
         step = 0 if self._state is None else self._state.step
         try:
@@ -148,7 +152,18 @@ class TrialRecorder:
                 self._checkpoint(self._state)()
         except OSError as error:
             raise CannotWrite(f"the checkpoint at step {step} could not be written: {error}") from error
-        self._send(Ended(step, stopped, "" if stopped else lifecycle.why_complete(step, self._n_steps)))
+        stopped = stopped and not time_is_up
+        why = lifecycle.why_complete(step, self._n_steps, time_is_up=time_is_up)
+        self._send(Ended(step, stopped, "" if stopped else why))
+
+    @property
+    def time_is_up(self) -> bool:
+        """Whether the trial has trained for its whole time, with earlier attempts."""
+        return self._seconds >= self._timeout
+
+    @property
+    def _seconds(self) -> float:
+        return time.monotonic() - self._started_at
 
     def _try_to_write(self, step: int, write: Callable[[], None]) -> None:
         """A full disk does not stop the training. The trial's log says so, once."""

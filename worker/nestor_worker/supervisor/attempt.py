@@ -197,7 +197,7 @@ class AttemptSupervisor:
             if (desired is not Desired.run or drained) and not stopping:
                 runner.send(Stop())
                 stopping = True
-            if drained or desired in (Desired.stop, Desired.pause):  # a preemption waits for a long step
+            if drained or desired in lifecycle.OBEDIENCE:  # a preemption waits for a long step
                 deadline = min(deadline, time.monotonic() + (DRAIN_SECONDS if drained else STOP_SECONDS))
             if runner.has_lost_a_process:
                 deadline = min(deadline, time.monotonic() + LOST_SECONDS)
