@@ -112,6 +112,13 @@ def test_the_data_of_the_data_page_can_be_tuned_on():
         assert last.number == 2
 
 
+def test_the_code_for_those_who_come_from_optuna_runs():
+    shown = _run("docs/from_optuna.md").namespace
+    assert shown["trial"].user_attrs == {"test accuracy": 0.91}
+    assert shown["trial"].tags == ("candidate",)
+    assert len(shown["outer"].trials) == 3
+
+
 # --- what the pages name ---------------------------------------------------------------------------
 
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
