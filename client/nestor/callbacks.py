@@ -30,7 +30,7 @@ def prunes(callback: Callable[[], object]) -> bool:
     try:
         return callback() is PRUNE
     except Exception as error:
-        # By name, because whoever raises it has imported optuna, and nobody else needs it.
+        # By name, because only a user who raises it needs to have optuna.
         classes = ((cls.__module__.partition(".")[0], cls.__name__) for cls in type(error).__mro__)
         if ("optuna", "TrialPruned") in classes:
             return True
