@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nestor import options as options
     from nestor import schemas as schemas
     from nestor import visualization as visualization
+    from nestor.callbacks import PRUNE as PRUNE
     from nestor.entry_points import EntryPoint as EntryPoint
     from nestor.errors import ProblemInvalid as ProblemInvalid
     from nestor.options import *
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from nestor.study import create_study as create_study
     from nestor.study import delete_study as delete_study
     from nestor.study import get_all_study_names as get_all_study_names
+    from nestor.study import get_trial as get_trial
     from nestor.study import load_study as load_study
     from nestor.trial import Trial as Trial
     from nestor_engine import Data as Data
@@ -36,6 +38,7 @@ __version__ = "0.1.0"
 
 _MODULES = ("data", "errors", "hparams", "options", "schemas", "visualization")
 _CLIENT = {
+    "PRUNE": "nestor.callbacks",
     "Client": "nestor.remote.client",
     "EntryPoint": "nestor.entry_points",
     "ProblemInvalid": "nestor.errors",
@@ -45,6 +48,7 @@ _CLIENT = {
     "create_study": "nestor.study",
     "delete_study": "nestor.study",
     "get_all_study_names": "nestor.study",
+    "get_trial": "nestor.study",
     "load_study": "nestor.study",
 }
 _ENGINE = ("Data", "Problem", "evaluate", "fit")

@@ -6,11 +6,23 @@ suite covers both.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
-from nestor.schemas import Action, Attempt, Event, Hyperparameters, Step, StudyCreate, TrialCreate, WhichStep
+from nestor.schemas import (
+    Action,
+    Attempt,
+    Event,
+    Hyperparameters,
+    State,
+    Step,
+    StudyCreate,
+    StudyPatch,
+    TrialCreate,
+    TrialPatch,
+    WhichStep,
+)
 from nestor.schemas import Study as StudyRecord
 from nestor.schemas import Trial as TrialRecord
 
@@ -58,8 +70,12 @@ class Backend(Protocol):
         """All studies of the user, newest first."""
         ...
 
-    def set_user_attrs(self, study_id: UUID, changes: dict[str, Any]) -> StudyRecord:
-        """Set some user attributes and leave the others."""
+    def change_study(self, study_id: UUID, patch: StudyPatch) -> StudyRecord:
+        """Change attributes and tags. What others change at the same time is kept, unless it has the same key.
+
+        Raises:
+            StudyNotFound: the user has no such study.
+        """
         ...
 
     def delete_study(self, study_id: UUID) -> None:
@@ -96,8 +112,16 @@ class Backend(Protocol):
         """
         ...
 
-    def trials(self, study_id: UUID) -> list[TrialRecord]:
-        """The trials of a study, in order of their numbers."""
+    def trials(self, study_id: UUID, states: Collection[State] | None = None) -> list[TrialRecord]:
+        """The trials of a study, in order of their numbers; with `states`, those that are in one of them."""
+        ...
+
+    def find_trial(self, study_id: UUID, number: int) -> TrialRecord:
+        """The trial of a study that has this number.
+
+        Raises:
+            TrialNotFound: the study has no such trial.
+        """
         ...
 
     def trial(self, trial_id: UUID) -> TrialRecord:
@@ -108,8 +132,19 @@ class Backend(Protocol):
         """
         ...
 
-    def request(self, trial_id: UUID, action: Action) -> TrialRecord:
+    def change_trial(self, trial_id: UUID, patch: TrialPatch) -> TrialRecord:
+        """Change attributes and tags. What others change at the same time is kept, unless it has the same key.
+
+        Raises:
+            TrialNotFound: the user has no such trial.
+        """
+        ...
+
+    def request(self, trial_id: UUID, action: Action, after_step: int | None = None) -> TrialRecord:
         """Ask for an action. Asking twice has one effect.
+
+        Args:
+            after_step: of a stop or a prune, the step after which the trial is to end, whatever it has done since.
 
         Raises:
             IllegalTransition: the trial's state does not allow it.
@@ -117,10 +152,10 @@ class Backend(Protocol):
         ...
 
     def extend(self, trial_id: UUID, steps: int) -> TrialRecord:
-        """Let a complete or paused trial take more steps.
+        """Let a complete, pruned or paused trial take more steps.
 
         Raises:
-            IllegalTransition: it is neither complete nor paused.
+            IllegalTransition: it is neither complete nor pruned nor paused.
             TooManySteps: the sum is more than a trial can count.
         """
         ...

@@ -1,12 +1,40 @@
-"""Checks of the arguments with which users watch a trial, which no schema describes."""
+"""The functions with which users watch a trial, and checks of arguments that no schema describes."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from typing import cast
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from enum import Enum
+from typing import SupportsIndex, cast
 
 from nestor.errors import ArgumentInvalid, OptionTypeWrong, shown
+from nestor.schemas import State, WhichStep
+
+
+class _Prune(Enum):
+    PRUNE = "prune"
+
+    def __repr__(self) -> str:
+        return "nestor.PRUNE"
+
+    __str__ = __repr__
+
+
+PRUNE = _Prune.PRUNE
+"""What a callback returns to prune its trial."""
+
+
+def prunes(callback: Callable[[], object]) -> bool:
+    """Call a callback. Whether it asks to prune the trial: it returns `PRUNE`, or raises Optuna's TrialPruned."""
+    try:
+        return callback() is PRUNE
+    except Exception as error:
+        # By name, because only a user who raises it needs to have optuna.
+        classes = ((cls.__module__.partition(".")[0], cls.__name__) for cls in type(error).__mro__)
+        if ("optuna", "TrialPruned") in classes:
+            return True
+        raise
 
 
 def expect_flag(name: str, given: object) -> None:
@@ -17,6 +45,55 @@ def expect_flag(name: str, given: object) -> None:
     """
     if not isinstance(given, bool):
         raise OptionTypeWrong(option=f"{name}={shown(given)}", rule="it must be True or False")
+
+
+def whole_number(name: str, value: int) -> int:
+    """`value`, the argument `name`, which must be a whole number.
+
+    Raises:
+        OptionTypeWrong: it is something else.
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        rule = "it must be a whole number, at least 0"
+        raise OptionTypeWrong(option=f"{name}={shown(value)}", rule=rule) from None
+
+
+def which_step(name: str, value: object) -> WhichStep:
+    """`value`, the argument `name`, which must say of which step weights are read.
+
+    Raises:
+        OptionTypeWrong: it does not.
+    """
+    if isinstance(value, str) and value in ("best", "latest"):
+        return cast("WhichStep", value)
+    is_number = not isinstance(value, str | bool) and isinstance(value, SupportsIndex)
+    if is_number and (number := operator.index(value)) >= 0:
+        return number
+    rule = 'it must be "best", "latest" or the number of a step'
+    raise OptionTypeWrong(option=f"{name}={shown(value)}", rule=rule)
+
+
+def states_of(owner: str, given: object) -> frozenset[State]:
+    """The states that a user gave, by value, by name, or as Optuna calls them.
+
+    Raises:
+        ArgumentInvalid: it is no list of states.
+    """
+    expected = "a list of " + ", ".join(repr(state.value) for state in State)
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ArgumentInvalid(owner=owner, argument="states", given=shown(given), expected=expected)
+    found: set[State] = set()
+    for state in cast("Iterable[object]", given):
+        name = str(getattr(state, "name", state)).lower()
+        name = {"fail": "failed", "waiting": "queued"}.get(name, name)  # Optuna's
+        if name not in State.__members__:
+            raise ArgumentInvalid(owner=owner, argument="a state", given=shown(state), expected=expected)
+        found.add(State(name))
+    return frozenset(found)
 
 
 def expect_callbacks(owner: str, given: object, arguments: tuple[str, ...]) -> None:

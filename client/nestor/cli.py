@@ -103,6 +103,12 @@ def pause(trial: TrialId, server: ServerOption = None, json: JsonOption = False)
 
 
 @app.command()
+def prune(trial: TrialId, server: ServerOption = None, json: JsonOption = False) -> None:
+    """Give a trial up and keep what it recorded."""
+    _request(trial, "prune", server, json=json)
+
+
+@app.command()
 def resume(trial: TrialId, server: ServerOption = None, json: JsonOption = False) -> None:
     """Queue a paused trial again."""
     _request(trial, "resume", server, json=json)
@@ -121,7 +127,7 @@ def extend(
     server: ServerOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Queue a complete or paused trial for more steps, from its current weights."""
+    """Queue a complete, pruned or paused trial for more steps, from its current weights."""
     with _client(server) as client:
         _show_trials([client.extend(trial, steps)], json=json, one=True)
 

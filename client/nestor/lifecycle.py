@@ -1,15 +1,20 @@
 """The life of a trial, as pure functions: the server's SQL, the worker and the in-process backend stand on it.
 
-    queued ──claim──► running ──► complete | failed | cancelled | paused
+    queued ──claim──► running ──► complete | pruned | failed | cancelled | paused
        ▲                 │
        ├──── requeue ────┘        from its newest checkpoint, until a budget is spent
        ├──── resume               paused
-       ├──── extend               complete, paused: more steps, the same weights
-       └──── retry                failed: from its newest checkpoint, with fresh budgets
+       ├──── extend               complete, pruned, paused: more steps, the same weights
+       ├──── retry                failed: from its newest checkpoint, with fresh budgets
+       └──── rewind               its user asked for an end after a step, and it has gone on: back to that step
 
-Without a worker, the user's actions are transitions: a queued or paused trial also becomes complete (stop) or
-cancelled (cancel), and a queued one paused (pause). A running trial belongs to the worker that holds it, which is
-told the desired state and makes the transition itself.
+Without a worker, the user's actions are transitions: a queued or paused trial also becomes complete (stop), pruned
+(prune) or cancelled (cancel), and a queued one paused (pause). A running trial belongs to the worker that holds it,
+which is told the desired state and makes the transition itself.
+
+A callback that asks for an end watches from another process, so the worker may be some steps ahead of it. Such a
+request names the step after which the trial is to end. Steps behind it are withdrawn, and the trial is trained again
+from the checkpoint before that step up to it: so it has the weights of that step, with the same bits.
 """
 
 from __future__ import annotations
@@ -30,7 +35,7 @@ from nestor.errors import (
     TooManySteps,
     is_out_of_memory,
 )
-from nestor.schemas import MOST_STEPS, Action, Attempt, Desired, Direction, State, WhichStep
+from nestor.schemas import MOST_STEPS, Action, Attempt, Desired, Direction, EndingAction, State, WhichStep
 
 T = TypeVar("T")
 
@@ -57,13 +62,16 @@ CLAIM = _transition("claim", State.queued, to=State.running)
 REQUEUE = _transition("requeue", State.running, to=State.queued)
 COMPLETE = _transition("complete", State.running, State.queued, State.paused, to=State.complete)
 FAIL = _transition("fail", State.running, to=State.failed)
+# A complete trial is pruned only by the callback that saw its last step.
+PRUNE = _transition("prune", State.running, State.queued, State.paused, State.complete, to=State.pruned)
 CANCEL = _transition("cancel", State.running, State.queued, State.paused, to=State.cancelled)
 PAUSE = _transition("pause", State.running, State.queued, to=State.paused)
 RESUME = _transition("resume", State.paused, to=State.queued)
-EXTEND = _transition("extend", State.complete, State.paused, to=State.queued)
+EXTEND = _transition("extend", State.complete, State.pruned, State.paused, to=State.queued)
 RETRY = _transition("retry", State.failed, to=State.queued)
+REWIND = _transition("rewind", State.complete, State.pruned, State.failed, State.paused, to=State.queued)
 
-TRANSITIONS = (CLAIM, REQUEUE, COMPLETE, FAIL, CANCEL, PAUSE, RESUME, EXTEND, RETRY)
+TRANSITIONS = (CLAIM, REQUEUE, COMPLETE, FAIL, PRUNE, CANCEL, PAUSE, RESUME, EXTEND, RETRY, REWIND)
 
 
 def changes_on_entry(target: State, now: T) -> dict[str, T | None]:
@@ -90,6 +98,7 @@ MEANINGS: dict[UserAction, Meaning] = {
     "stop": Meaning(COMPLETE, Desired.stop),
     "cancel": Meaning(CANCEL, Desired.cancel),
     "pause": Meaning(PAUSE, Desired.pause),
+    "prune": Meaning(PRUNE, Desired.prune),
     "extend": Meaning(EXTEND, None),
 }
 
@@ -114,6 +123,27 @@ def respond(state: State, desired: Desired, action: UserAction) -> Transition | 
     raise IllegalTransition(state=state.value, action=action, allowed=", ".join(allowed) or "nothing")
 
 
+def respond_after(
+    state: State, desired: Desired, action: EndingAction, *, step: int, after: int
+) -> Transition | Desired | None:
+    """What follows when a user asks for an end after step `after` of a trial whose last recorded step is `step`.
+
+    Returns:
+        `REWIND` if the trial has gone on; the desired state also for a queued trial, which is to end after that step;
+        else what `respond` returns.
+
+    Raises:
+        IllegalTransition: the trial is cancelled, or is being cancelled.
+    """
+    if state is State.queued or (state is State.running and desired is not Desired.cancel):
+        return MEANINGS[action].desired
+    if state in REWIND.sources and (step > after or (state is State.failed and step == after)):
+        return REWIND
+    if (state, action) == (State.complete, "prune"):
+        return PRUNE
+    return respond(state, desired, action)
+
+
 def allowed_actions(state: State, desired: Desired) -> tuple[UserAction, ...]:
     """The actions that would change something now: `respond` refuses the others, or does nothing."""
     return tuple(action for action in MEANINGS if _is_allowed(state, desired, action))
@@ -122,8 +152,8 @@ def allowed_actions(state: State, desired: Desired) -> tuple[UserAction, ...]:
 def _is_allowed(state: State, desired: Desired, action: UserAction) -> bool:
     meaning = MEANINGS[action]
     if state is not State.running:
-        return state in meaning.transition.sources
-    takes_back = action == "resume"  # a stop or a pause that the worker has not obeyed yet
+        return state in meaning.transition.sources and (state, action) != (State.complete, "prune")
+    takes_back = action == "resume"  # a stop, a pause or a prune that the worker has not obeyed yet
     if desired is Desired.cancel or not (takes_back or state in meaning.transition.sources):
         return False
     return meaning.desired is not _desired_by_user(desired)
@@ -147,19 +177,20 @@ class Obedience:
 
 OBEDIENCE: dict[Desired, Obedience] = {
     Desired.stop: Obedience(COMPLETE, "stopped early, as was asked for"),
+    Desired.prune: Obedience(PRUNE, "pruned, as was asked for"),
     Desired.cancel: Obedience(CANCEL, "cancelled, as was asked for"),
     Desired.pause: Obedience(PAUSE, "paused, as was asked for"),
 }
 
 
 def transition_to(state: State) -> Transition:
-    """How a worker ends its attempt in `state`: complete, failed, cancelled or paused."""
-    return next(end for end in (COMPLETE, FAIL, CANCEL, PAUSE) if end.target is state)
+    """How a worker ends its attempt in `state`: complete, pruned, failed, cancelled or paused."""
+    return next(end for end in (COMPLETE, PRUNE, FAIL, CANCEL, PAUSE) if end.target is state)
 
 
-def why_asked(action: str) -> str:
+def why_asked(action: str, after: int | None = None) -> str:
     """The reason that is recorded where a user's action changes a trial."""
-    return f"{action} was asked for"
+    return f"{action} was asked for" + ("" if after is None else f" after step {after}")
 
 
 def why_extended(steps: int) -> str:
@@ -172,11 +203,14 @@ def why_prioritized(priority: int) -> str:
     return f"its priority is {priority} now"
 
 
-def why_complete(step: int, n_steps: int) -> str:
+def why_complete(step: int, n_steps: int, *, time_is_up: bool) -> str:
     """The reason that is recorded when a training ends by itself after `step` of `n_steps` outer steps."""
-    return f"all {step} steps are taken" if step >= n_steps else "the held-out loss no longer improves"
+    if step >= n_steps:
+        return f"all {step} steps are taken"
+    return "its time is up" if time_is_up else "the held-out loss no longer improves"
 
 
+WHY_AGAIN = "the last step is recorded again, with an evaluation"
 WHY_SUBMITTED = "submitted"
 WHY_CLAIMED = "a worker is free"
 
@@ -187,12 +221,12 @@ def where_it_starts(device: str, step: int) -> str:
 
 
 def steps_after_extension(state: State, step: int, n_steps: int, more: int) -> int:
-    """All the steps of a trial that is to take `more`: a complete one counts them from `step`, where it ended.
+    """All the steps of a trial that is to take `more`: one that has ended counts them from `step`, its last.
 
     Raises:
         TooManySteps: more than a trial can count.
     """
-    extended = (step if state is State.complete else n_steps) + more
+    extended = (step if state.finished else n_steps) + more
     if extended > MOST_STEPS:
         raise TooManySteps(n_steps=extended, limit=MOST_STEPS)
     return extended
@@ -266,6 +300,14 @@ class Ranking:
             RankingDiffers: it names another metric or direction.
         """
         given = Ranking(self.metric if metric is None else metric, self.direction if direction is None else direction)
+        self.expect_equal(study, given)
+
+    def expect_equal(self, study: str, given: Ranking) -> None:
+        """Check that a request does not change the ranking of a study.
+
+        Raises:
+            RankingDiffers: it does.
+        """
         if given != self:
             raise RankingDiffers(name=study, ranking=str(self), given=str(given))
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import html
 import inspect
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextvars import ContextVar
+from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 from uuid import UUID, uuid4
 
 from nestor import schemas
 from nestor.backend import Backend
-from nestor.callbacks import expect_callbacks, expect_flag
+from nestor.callbacks import expect_callbacks, expect_flag, states_of, whole_number
 from nestor.entry_points import EntryPoint
 from nestor.errors import (
     ArgumentInvalid,
@@ -22,6 +24,7 @@ from nestor.errors import (
     OptionInvalid,
     OptionTypeWrong,
     TrialNotFinished,
+    TrialNotFound,
     called_as,
     no_attribute,
     shown,
@@ -30,8 +33,8 @@ from nestor.extras import require
 from nestor.lifecycle import Ranking
 from nestor.options.config import Config, documented, merged
 from nestor.results.values import Values
-from nestor.schemas import WarmStart
-from nestor.schemas.storable import expect_attribute_name, json_attributes
+from nestor.schemas import StudyPatch, WarmStart
+from nestor.schemas.storable import json_attributes, one_attribute
 from nestor.trial import Trial, table
 
 if TYPE_CHECKING:
@@ -43,7 +46,10 @@ if TYPE_CHECKING:
     from nestor_engine.problem.entry_points import Trainable
     from nestor_engine.program.export import Program
 
-Callback = Callable[["Study", Trial], None]
+Callback = Callable[["Study", Trial], object]
+
+# The trial that the callbacks of this thread are called for.
+_WATCHED: ContextVar[Trial | None] = ContextVar("watched", default=None)
 
 # What Optuna's users look for → what to do here.
 _HERE = {
@@ -55,7 +61,6 @@ _HERE = {
     "func": "Pass a nestor.Problem as the first argument.",
     "n_trials": "Each call is one trial, which tunes while it trains. Pass n_steps=…, its number of outer steps.",
     "n_jobs": "Start trials with wait=False; a server runs as many at a time as it has workers.",
-    "timeout": "Call study.stop() in a callback.",
     "catch": "Catch nestor.errors.TrialFailed around the call.",
     "epochs": "Pass n_steps=… and inner_steps=….",
     "lr": "Pass inner=nestor.Adam(lr).",
@@ -63,9 +68,10 @@ _HERE = {
 _ATTRIBUTES_HERE = {
     "best_params": "Use best_hparams.",
     "best_trials": "Use best_trial.",
-    "get_trials": "Use trials.",
     **dict.fromkeys(("direction", "metric", "metric_names"), "Use record.metric and record.direction."),
+    **dict.fromkeys(("sampler", "pruner"), "Nestor samples nothing. Callbacks and early stopping end trials early."),
     **dict.fromkeys(("ask", "tell", "enqueue_trial", "add_trial", "add_trials"), "Use optimize(problem, n_steps)."),
+    **dict.fromkeys(("system_attrs", "set_system_attr"), "Use user_attrs and set_user_attr, or tags and set_tags."),
     **dict.fromkeys(("load_weights", "hparams", "steps"), "Trials have it, such as study.best_trial."),
 }
 
@@ -78,7 +84,6 @@ class Study:
 
     def __init__(self, backend: Backend, record: schemas.Study) -> None:
         self._backend, self._record = backend, record
-        self._watched: Trial | None = None
 
     if not TYPE_CHECKING:  # type checkers know the attributes
 
@@ -128,10 +133,12 @@ class Study:
         warm_start: Trial | WarmStart | None = None,
         priority: int = 0,
         devices_per_trial: int = 1,
+        timeout: float | None = None,
         wait: bool = True,
         callbacks: Sequence[Callback] = (),
         show_progress_bar: bool = True,
         user_attrs: Mapping[str, Any] | None = None,
+        tags: Sequence[str] = (),
     ) -> Trial:
         """Train the model of `problem` once, and tune its hyperparameters meanwhile.
 
@@ -148,11 +155,16 @@ class Study:
             priority: of the trials that wait for a worker, those of higher priority start first, also before those
                 of other users; from -1000 to 1000. A priority above 0 requires an admin token.
             devices_per_trial: devices of one worker that train together, each on its part of every batch.
+            timeout: seconds of training, by the clock on the wall, after which the trial ends as complete: after the
+                step in which they are over. Time in a queue or a pause does not count, and a trial that is resumed or
+                moves to another worker has the rest. `trial.extend` lifts the limit.
             wait: return when the trial is finished; False: return at once, with a trial to `stream` or `wait` for.
             callbacks: called as callback(study, trial) after each step, which is `trial.last_step`. They may call
-                `study.stop()`, which ends the trial and keeps its result. They require `wait`.
+                `study.stop()`, which ends the trial after this step and keeps its result, and they may return
+                `nestor.PRUNE` or raise `optuna.TrialPruned`, which ends it as pruned. They require `wait`.
             show_progress_bar: write a progress bar to stderr while this call waits.
-            user_attrs: stored with the trial; any JSON-serializable values.
+            user_attrs: stored with the trial; any JSON-serializable values. `trial.set_user_attr` changes them.
+            tags: labels of the trial. `trial.set_tags` changes them.
 
         Raises:
             ConfigInvalid, InvalidInput: an argument is outside of its range; the message says which.
@@ -187,7 +199,9 @@ class Study:
             warm_start=WarmStart(trial=warm_start.id) if isinstance(warm_start, Trial) else warm_start,
             priority=priority,
             devices_per_trial=devices_per_trial,
+            timeout=timeout,
             user_attrs=json_attributes(user_attrs),
+            tags=tags,
             **({"problem": problem.problem} if isinstance(problem, EntryPoint) else {}),
         )
         checked, program = self._check(problem, config)
@@ -200,8 +214,16 @@ class Study:
         return trial
 
     def stop(self) -> None:
-        """End the trial of the calling callback after this step; outside of callbacks, end all unfinished trials."""
-        for trial in self.trials if self._watched is None else [self._watched]:
+        """End the trial of the calling callback after its step; outside of callbacks, end all unfinished trials.
+
+        On a server, the worker may be some steps ahead of the callback. These steps are withdrawn, and the worker
+        repeats those between its last checkpoint and the callback's step: so the trial has the weights of that step.
+        """
+        watched = _WATCHED.get()
+        if watched is not None and watched.record.study_id == self.id:
+            watched.stop()
+            return
+        for trial in self.trials:
             if "stop" in trial.allowed_actions:
                 trial.stop()
 
@@ -239,18 +261,54 @@ class Study:
 
     def _watch(self, trial: Trial, callbacks: Sequence[Callback], show_progress_bar: bool) -> None:
         bound = [partial(callback, self) for callback in callbacks]
-        self._watched = trial
+        token = _WATCHED.set(trial)
         try:
             trial.wait(show_progress_bar=show_progress_bar, callbacks=bound)
         finally:
-            self._watched = None
+            _WATCHED.reset(token)
 
     # --- results ----------------------------------------------------------------------------------
 
     @property
     def trials(self) -> list[Trial]:
-        """In order of their numbers."""
-        return [Trial(self._backend, record) for record in self._backend.trials(self.id)]
+        """All trials, in order of their numbers."""
+        return self.get_trials()
+
+    @called_as("study.get_trials", deepcopy="Leave it out: trials are read anew.")
+    def get_trials(self, states: Collection[str | Enum] | None = None) -> list[Trial]:
+        """The trials in order of their numbers: all, or those whose state is one of `states`.
+
+        Args:
+            states: such as `[nestor.schemas.State.complete]` or `["complete", "pruned"]`; Optuna's `TrialState`, too.
+
+        Raises:
+            ArgumentInvalid: there is no such state.
+        """
+        wanted = None if states is None else states_of("study.get_trials", states)
+        return [Trial(self._backend, record) for record in self._backend.trials(self.id, wanted)]
+
+    @called_as("study.trial")
+    def trial(self, number: int) -> Trial:
+        """The trial of that number.
+
+        Raises:
+            TrialNotFound: the study has no such trial.
+        """
+        return Trial(self._backend, self._backend.find_trial(self.id, whole_number("number", number)))
+
+    @called_as("study.get_trial")
+    def get_trial(self, trial: int | UUID | str) -> Trial:
+        """A trial of this study, by its number or its id.
+
+        Raises:
+            TrialNotFound: the study has no such trial.
+        """
+        if not isinstance(trial, UUID | str):
+            return self.trial(trial)
+        found = Trial(self._backend, self._backend.trial(_trial_id(trial)))
+        if found.record.study_id != self.id:
+            raise TrialNotFound(trial=str(trial))
+        return found
 
     @property
     def best_trial(self) -> Trial:
@@ -305,13 +363,26 @@ class Study:
 
     @called_as("study.set_user_attr")
     def set_user_attr(self, key: str, value: Any) -> None:
-        """Store `value` with the study.
+        """Store `value` with the study. Attributes that others set are kept.
 
         Raises:
             AttributesNotJson: `value` is not JSON-serializable.
         """
-        expect_attribute_name(key)
-        self._record = self._backend.set_user_attrs(self.id, json_attributes({key: value}))
+        self._record = self._backend.change_study(self.id, StudyPatch(set_user_attrs=one_attribute(key, value)))
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The study's labels as of now."""
+        return self.record.tags
+
+    @called_as("study.set_tags")
+    def set_tags(self, tags: Sequence[str]) -> None:
+        """Replace all tags of the study.
+
+        Raises:
+            InvalidInput: a tag is empty or longer than 200 characters.
+        """
+        self._record = self._backend.change_study(self.id, schemas.build(StudyPatch, {"tags": tags}))
 
     def __repr__(self) -> str:
         return f"Study(name={self.name!r}, id='{self.id}')"
@@ -377,6 +448,18 @@ def load_study(name: str, *, server: str | Client | None = None, token: str | No
     return Study(backend, backend.find_study(_checked_name(name)))
 
 
+@called_as("get_trial", **_HERE)
+def get_trial(trial_id: UUID | str, *, server: str | Client | None = None, token: str | None = None) -> Trial:
+    """A trial of any of your studies, by its id.
+
+    Raises:
+        TrialNotFound: you have no such trial.
+    """
+    checked = _trial_id(trial_id)
+    backend = _backend(server, token)
+    return Trial(backend, backend.trial(checked))
+
+
 @called_as("delete_study", **_HERE)
 def delete_study(name: str, *, server: str | Client | None = None, token: str | None = None) -> None:
     """Delete a study with its trials; running ones are canceled first.
@@ -392,6 +475,14 @@ def delete_study(name: str, *, server: str | Client | None = None, token: str | 
 def get_all_study_names(*, server: str | Client | None = None, token: str | None = None) -> list[str]:
     """The names of your studies on `server`, or of those in this process; newest first."""
     return [study.name for study in _backend(server, token).studies()]
+
+
+def _trial_id(given: UUID | str) -> UUID:
+    try:
+        return given if isinstance(given, UUID) else UUID(given)
+    except (ValueError, AttributeError, TypeError):
+        rule = "pass a trial's id, such as trial.id; study.trial(3) takes a number"
+        raise OptionTypeWrong(option=f"trial_id={shown(given)}", rule=rule) from None
 
 
 def _checked_name(name: str) -> str:

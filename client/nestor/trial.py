@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import html
-import operator
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, SupportsIndex, cast
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from nestor import schemas
 from nestor.backend import Backend
-from nestor.callbacks import expect_callbacks, expect_flag
+from nestor.callbacks import expect_callbacks, expect_flag, prunes, which_step, whole_number
 from nestor.errors import (
     AttributeMissing,
     HyperparametersNotFound,
+    IllegalTransition,
     NestorError,
-    OptionTypeWrong,
     TrialFailed,
     called_as,
     no_attribute,
-    shown,
 )
 from nestor.extras import require
 from nestor.results import weights
 from nestor.results.values import Values, members
-from nestor.schemas import Action, Attempt, Event, EventType, State, Step, WhichStep
+from nestor.schemas import (
+    MOST_STEPS,
+    Action,
+    Attempt,
+    EndingAction,
+    Event,
+    EventType,
+    State,
+    Step,
+    TrialPatch,
+    WhichStep,
+)
+from nestor.schemas.storable import one_attribute
 
 if TYPE_CHECKING:
     import numpy
@@ -40,11 +52,16 @@ _ATTRIBUTES_HERE = {
         ("suggest_float", "suggest_int", "suggest_categorical"),
         "Hyperparameters are tuned while the model trains: declare them in nestor.Problem(model, hparams, …).",
     ),
-    **dict.fromkeys(("report", "should_prune"), "Pass early_stopping=nestor.EarlyStopping() to study.optimize."),
-    "set_user_attr": "Pass user_attrs=… to study.optimize, or use study.set_user_attr.",
+    **dict.fromkeys(
+        ("report", "should_prune"), "In a callback, read trial.last_step, and return nestor.PRUNE to prune the trial."
+    ),
     **dict.fromkeys(("intermediate_values", "losses", "history"), "Use steps."),
     "best_params": "Use best_hparams.",
-    "duration": "Use record.started_at and record.finished_at.",
+    **dict.fromkeys(
+        ("duration", "datetime_start", "datetime_complete"),
+        "Use record.started_at, record.finished_at, and record.seconds, the time in which it trained.",
+    ),
+    **dict.fromkeys(("system_attrs", "set_system_attr"), "Use user_attrs and set_user_attr, or tags and set_tags."),
 }
 
 
@@ -57,6 +74,8 @@ class Trial:
     def __init__(self, backend: Backend, record: schemas.Trial) -> None:
         self._backend, self._record = backend, record
         self._last_step: Step | None = None
+        self._seen_by_callback: int | None = None  # the step that callbacks are called for at the moment
+        self._ends_after: int | None = None  # the step after which a callback ended the trial
 
     if not TYPE_CHECKING:  # type checkers know the attributes
 
@@ -80,8 +99,31 @@ class Trial:
 
     @property
     def user_attrs(self) -> dict[str, Any]:
-        """A copy of the attributes that were submitted."""
-        return dict(self._record.user_attrs)
+        """A copy of the attributes as of now; `set_user_attr` changes them."""
+        return dict(self.refresh()._record.user_attrs)
+
+    @called_as("trial.set_user_attr")
+    def set_user_attr(self, key: str, value: Any) -> None:
+        """Store `value` with the trial, also after its end. Attributes that others set are kept.
+
+        Raises:
+            AttributesNotJson: `value` is not JSON-serializable.
+        """
+        self._record = self._backend.change_trial(self.id, TrialPatch(set_user_attrs=one_attribute(key, value)))
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The trial's labels as of now."""
+        return self.refresh()._record.tags
+
+    @called_as("trial.set_tags")
+    def set_tags(self, tags: Sequence[str]) -> None:
+        """Replace all tags of the trial, also after its end.
+
+        Raises:
+            InvalidInput: a tag is empty or longer than 200 characters.
+        """
+        self._record = self._backend.change_trial(self.id, schemas.build(TrialPatch, {"tags": tags}))
 
     @property
     def record(self) -> schemas.Trial:
@@ -92,12 +134,12 @@ class Trial:
 
     @property
     def state(self) -> State:
-        """queued, running, paused, complete, failed or cancelled."""
+        """queued, running, paused, complete, pruned, failed or cancelled."""
         return self.record.state
 
     @property
     def allowed_actions(self) -> tuple[str, ...]:
-        """The actions that are possible now: "stop", "cancel", "pause", "resume", "retry", "extend"."""
+        """The actions that are possible now: "stop", "cancel", "pause", "prune", "resume", "retry", "extend"."""
         return self.record.allowed_actions
 
     @property
@@ -154,7 +196,7 @@ class Trial:
         Raises:
             TrialFailed: the trial failed; raised after its last step.
         """
-        for _, step in self._follow(_number("after", after)):
+        for _, step in self._follow(whole_number("after", after)):
             if step is not None:
                 yield step
         self._raise_if_failed()
@@ -162,13 +204,15 @@ class Trial:
     @called_as("trial.events")
     def events(self, *, after: int = 0) -> Iterator[Event]:
         """Yield states, steps, snapshots and log lines behind event number `after`. The last event is `end`."""
-        return self._backend.events(self.id, _number("after", after))
+        return self._backend.events(self.id, whole_number("after", after))
 
     @called_as("trial.wait")
-    def wait(self, *, show_progress_bar: bool = False, callbacks: Sequence[Callable[[Trial], None]] = ()) -> Trial:
+    def wait(self, *, show_progress_bar: bool = False, callbacks: Sequence[Callable[[Trial], object]] = ()) -> Trial:
         """Return when the trial is finished; in this process, also when it is paused.
 
-        Each callback is called after each step. Its exception, or Ctrl-C, ends the waiting; the message of the
+        Each callback is called after each step. If it returns `nestor.PRUNE` or raises `optuna.TrialPruned`, the trial
+        ends as pruned; if it calls `trial.stop()`, as complete. The step that the callback saw is the last one, even
+        if the worker has gone on meanwhile. Another exception, or Ctrl-C, ends the waiting; the message of the
         exception says what becomes of the trial.
 
         Raises:
@@ -182,8 +226,8 @@ class Trial:
             try:
                 for event, step in self._follow(0):
                     bar.show(event, step)
-                    for callback in callbacks if step is not None else ():
-                        callback(self)
+                    if step is not None:
+                        self._call(callbacks, step.number)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(self._backend.detach(self._record)) from None
             except Exception as error:
@@ -192,15 +236,30 @@ class Trial:
         self._raise_if_failed()
         return self
 
+    def _call(self, callbacks: Sequence[Callable[[Trial], object]], step: int) -> None:
+        self._seen_by_callback = step
+        try:
+            if any(prunes(partial(callback, self)) for callback in callbacks):
+                self.prune()
+        finally:
+            self._seen_by_callback = None
+
     def _follow(self, after: int) -> Iterator[tuple[Event, Step | None]]:
-        for event in self.events():
-            step = None
-            if event.type is EventType.step and event.data["number"] >= after:
-                self._last_step = Step.model_validate(event.data)
-                if self._last_step.number > after:  # else recorded again, with an evaluation
-                    step = self._last_step
-                    after = step.number
-            yield event, step
+        seq, ended, self._ends_after = 0, False, None
+        while not ended:
+            ended = True
+            for event in self._backend.events(self.id, seq):
+                seq, step = event.seq, None
+                if event.type is EventType.step and after <= event.data["number"] <= (self._ends_after or MOST_STEPS):
+                    self._last_step = Step.model_validate(event.data)
+                    if self._last_step.number > after:  # else recorded again, with an evaluation
+                        step = self._last_step
+                        after = step.number
+                if event.type is EventType.end and self._ends_after is not None:
+                    # It may have ended before a callback asked for that, and returns to the step of the callback.
+                    ended = self.refresh()._record.state.finished
+                if ended:
+                    yield event, step
 
     def _raise_if_failed(self) -> None:
         if self.state is State.failed:
@@ -210,12 +269,22 @@ class Trial:
     # --- steering ---------------------------------------------------------------------------------
 
     def stop(self) -> Trial:
-        """Complete the trial after the present step, with the result so far.
+        """Complete the trial after the present step, with the result so far; in a callback, after the step that it saw.
 
         Raises:
             IllegalTransition: its state does not allow this.
         """
-        return self._request("stop")
+        return self._end("stop")
+
+    def prune(self) -> Trial:
+        """Give the trial up after the present step; in a callback, after the step that it saw.
+
+        It keeps what it recorded, and can be extended. A callback can also return `nestor.PRUNE`.
+
+        Raises:
+            IllegalTransition: its state does not allow this.
+        """
+        return self._end("prune")
 
     def cancel(self) -> Trial:
         """End the trial without a result; its records stay readable.
@@ -251,13 +320,14 @@ class Trial:
 
     @called_as("trial.extend")
     def extend(self, steps: int) -> Trial:
-        """Let a complete or paused trial take `steps` more.
+        """Let a complete, pruned or paused trial take `steps` more.
 
         Nothing is initialized again: the trajectory is that of a trial with all the steps from the start, and
-        schedules continue to count. A trial that ended early continues from the step that it reached.
+        schedules continue to count. A trial that ended early continues from the step that it reached. All these steps
+        are taken: `timeout` and early stopping do not end the trial before.
 
         Raises:
-            IllegalTransition: it is neither complete nor paused.
+            IllegalTransition: it is neither complete nor pruned nor paused.
             TooManySteps: the sum is more than a trial can count.
         """
         self._record = self._backend.extend(self.id, steps)
@@ -280,6 +350,15 @@ class Trial:
     def attempts(self) -> list[Attempt]:
         """Who ran it, from when to when, and why each attempt ended."""
         return self._backend.attempts(self.id)
+
+    def _end(self, action: EndingAction) -> Trial:
+        after = self._seen_by_callback
+        if after is None:
+            return self._request(action)
+        self._ends_after = after
+        with suppress(IllegalTransition):  # it was canceled meanwhile
+            self._record = self._backend.request(self.id, action, after)
+        return self
 
     def _request(self, action: Action) -> Trial:
         self._record = self._backend.request(self.id, action)
@@ -308,7 +387,7 @@ class Trial:
         Raises:
             HyperparametersNotFound: that step has no snapshot; the message lists steps that have one.
         """
-        return self._values(_number("step", step))
+        return self._values(whole_number("step", step))
 
     @property
     def hparams_steps(self) -> tuple[int, ...]:
@@ -335,7 +414,7 @@ class Trial:
                 with its next checkpoint; trials of Nestor's earlier versions kept the latest weights alone.
             InvalidInput: the model has other parameters or buffers than the trial's; the first is named.
         """
-        return weights.load(self._backend.checkpoint(self.id, _which("step", step)), model)
+        return weights.load(self._backend.checkpoint(self.id, which_step("step", step)), model)
 
     @called_as("trial.trajectory")
     def trajectory(self, name: str, *, quantiles: bool = True) -> pandas.DataFrame:
@@ -382,31 +461,6 @@ class Trial:
 
     def _repr_html_(self) -> str:
         return table([self.record])
-
-
-def _number(name: str, value: int) -> int:
-    """`value`, the argument `name`, which must be a whole number."""
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        return operator.index(value)
-    except TypeError:
-        rule = "it must be a whole number, at least 0"
-        raise OptionTypeWrong(option=f"{name}={shown(value)}", rule=rule) from None
-
-
-def _which(name: str, value: object) -> WhichStep:
-    """`value`, the argument `name`, which must say of which step weights are read."""
-    if isinstance(value, str) and value in ("best", "latest"):
-        return cast("WhichStep", value)
-    if (
-        not isinstance(value, str | bool)
-        and isinstance(value, SupportsIndex)
-        and (number := operator.index(value)) >= 0
-    ):
-        return number
-    rule = 'it must be "best", "latest" or the number of a step'
-    raise OptionTypeWrong(option=f"{name}={shown(value)}", rule=rule)
 
 
 def _distribution(named: dict[str, numpy.ndarray], quantiles: tuple[float, ...]) -> dict[str, float]:

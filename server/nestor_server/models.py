@@ -121,6 +121,7 @@ class Trial(Base):
         UniqueConstraint("study_id", "number", name="uq_trials_study_number"),
         _one_of("state", State),
         _one_of("desired", Desired),
+        CheckConstraint("(ends_after IS NULL) = (ends_as IS NULL)", name="end"),
         # The reaper reads this index every few seconds.
         Index(
             "ix_trials_unfinished", "state", "lease_expires_at", postgresql_where=text("state IN ('queued', 'running')")
@@ -132,6 +133,8 @@ class Trial(Base):
     number: Mapped[int]
     spec: Mapped[dict[str, Any]]  # schemas.TrialSpec
     user_attrs: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    tags: Mapped[list[str]] = mapped_column(default=list)
+    revision: Mapped[int] = mapped_column(default=0)  # of its attributes and tags, for the ETag
     program_id: Mapped[UUID | None] = mapped_column(ForeignKey("programs.id"))
     dataset_id: Mapped[UUID | None] = mapped_column(ForeignKey("datasets.id"))
     n_steps: Mapped[int]  # total; above the spec's if the trial was extended
@@ -141,11 +144,14 @@ class Trial(Base):
 
     state: Mapped[str] = mapped_column(default=State.queued.value)
     desired: Mapped[str] = mapped_column(default=Desired.run.value)
+    ends_after: Mapped[int | None]  # the last step that counts, if its user asked for an end after that step
+    ends_as: Mapped[str | None]  # the desired state of that request: stop or prune
     seq: Mapped[int] = mapped_column(BigInteger, default=0)  # the last number given to a step or an event of this trial
     step: Mapped[int] = mapped_column(default=0)
     value: Mapped[float | None] = mapped_column(Float)
     best_value: Mapped[float | None] = mapped_column(Float)
     best_step: Mapped[int | None]
+    seconds: Mapped[float] = mapped_column(Float, default=0.0)  # wall time of training, over all attempts
     error: Mapped[dict[str, Any] | None]  # problem+json
     hyperparameters: Mapped[list[dict[str, Any]] | None] = mapped_column(JSONB)  # [schemas.HyperparameterInfo]
 

@@ -127,9 +127,9 @@ def test_a_trial_has_buttons_for_what_is_allowed_and_is_retried_and_extended(pag
 
     page.goto(f"{server.url}/#token={token}")
     page.get_by_role("button", name="digits").click()
-    buttons("Pause", "Stop and keep the result", "Cancel")
+    buttons("Pause", "Stop and keep the result", "Prune", "Cancel")
     page.get_by_role("button", name="Pause").click()
-    buttons("Resume", "Stop and keep the result", "Cancel")
+    buttons("Resume", "Stop and keep the result", "Prune", "Cancel")
     run.finish(State.failed, {"code": "diverged", "detail": "The loss is not finite at step 3. Lower the rate."})
     buttons("Retry")
     page.get_by_role("button", name="Retry").click()
@@ -142,7 +142,7 @@ def test_a_trial_has_buttons_for_what_is_allowed_and_is_retried_and_extended(pag
     page.get_by_role("button", name="Extend").click()
     expect(page.locator("#trial-state")).to_have_text("queued", timeout=30_000)
     assert api.get(run.path).json()["n_steps"] == api.get(run.path).json()["step"] + 7
-    buttons("Pause", "Stop and keep the result", "Cancel")
+    buttons("Pause", "Stop and keep the result", "Prune", "Cancel")
 
 
 def test_a_failed_trial_shows_its_error(page, server, token, run):

@@ -16,21 +16,23 @@ import nestor_server
 from nestor import lifecycle
 from nestor.errors import Diverged, IllegalTransition, InvalidInput, MetricUnknown, RankingDiffers, arguments_of
 from nestor.lifecycle import MEANINGS, OBEDIENCE, RECENT, TRANSITIONS, UserAction
-from nestor.schemas import MOST_STEPS, Desired, Direction, State
+from nestor.schemas import MOST_STEPS, Desired, Direction, EndingAction, State
 
 # What a user may ask for: a table that a reader can check against the drawing in the module.
 ALLOWED: dict[State, set[str]] = {
-    State.queued: {"stop", "cancel", "pause"},
-    State.paused: {"resume", "stop", "cancel", "extend"},
+    State.queued: {"stop", "cancel", "pause", "prune"},
+    State.paused: {"resume", "stop", "cancel", "prune", "extend"},
     State.complete: {"extend"},
+    State.pruned: {"extend"},
     State.failed: {"retry"},
     State.cancelled: set(),
 }
 ALLOWED_WHILE_RUNNING: dict[Desired, set[str]] = {
-    Desired.run: {"stop", "cancel", "pause"},
-    Desired.preempt: {"stop", "cancel", "pause"},
-    Desired.stop: {"resume", "cancel", "pause"},
-    Desired.pause: {"resume", "stop", "cancel"},
+    Desired.run: {"stop", "cancel", "pause", "prune"},
+    Desired.preempt: {"stop", "cancel", "pause", "prune"},
+    Desired.stop: {"resume", "cancel", "pause", "prune"},
+    Desired.prune: {"resume", "cancel", "pause", "stop"},
+    Desired.pause: {"resume", "stop", "cancel", "prune"},
     Desired.cancel: set(),
 }
 ALL = list(product(State, Desired))
@@ -74,7 +76,7 @@ def test_a_worker_can_obey_what_a_user_can_ask_of_a_running_trial():
     asked = {meaning.desired for meaning in MEANINGS.values()} - {None, Desired.run}
     assert asked == set(OBEDIENCE)
     assert all(State.running in obedience.transition.sources for obedience in OBEDIENCE.values())
-    for state in (State.complete, State.failed, State.cancelled, State.paused):
+    for state in (State.complete, State.pruned, State.failed, State.cancelled, State.paused):
         assert lifecycle.transition_to(state).target is state
         assert State.running in lifecycle.transition_to(state).sources
 
@@ -108,8 +110,28 @@ def test_attempts_are_read_from_the_changes_of_state():
     )
 
 
+@pytest.mark.parametrize("action", ["stop", "prune"])
+@pytest.mark.parametrize(("state", "desired"), ALL, ids=str)
+def test_an_end_after_a_step_returns_to_it_if_the_trial_has_gone_on(
+    state: State, desired: Desired, action: EndingAction
+):
+    ahead = lambda step: lifecycle.respond_after(state, desired, action, step=step, after=3)
+    if state is State.cancelled or (state is State.running and desired is Desired.cancel):
+        with pytest.raises(IllegalTransition, match="cancelled"):
+            ahead(5)
+    elif state in (State.queued, State.running):
+        assert {ahead(step) for step in (2, 3, 5)} == {MEANINGS[action].desired}
+    else:
+        assert ahead(5) is lifecycle.REWIND
+        if state is State.failed:
+            assert ahead(3) is lifecycle.REWIND  # the step behind it failed
+        elif state is State.complete:
+            assert ahead(3) is (None if action == "stop" else lifecycle.PRUNE)
+
+
 def test_steps_are_counted_from_the_end_of_a_complete_trial_and_from_the_plan_of_a_paused_one():
     assert lifecycle.steps_after_extension(State.complete, 4, 10, 5) == 9
+    assert lifecycle.steps_after_extension(State.pruned, 4, 10, 5) == 9
     assert lifecycle.steps_after_extension(State.paused, 4, 10, 5) == 15
     with pytest.raises(InvalidInput, match="at most 2,147,483,647"):
         lifecycle.steps_after_extension(State.paused, 0, MOST_STEPS, 1)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
 
 import nestor
-from nestor import Study
-from nestor.errors import InvalidInput, StudyExists, StudyNotFound, TrialNotFinished
+from nestor import Client, Study
+from nestor.errors import IllegalTransition, InvalidInput, StudyExists, StudyNotFound, TrialNotFinished, TrialNotFound
+from nestor.schemas import State
+from testbed.server import wait_for
 from tests.client.problems import ridge
 
 
@@ -50,6 +55,77 @@ def test_user_attributes_are_set_one_by_one(place, name):
     study = nestor.create_study(name, server=place, user_attrs={"a": 1})
     study.set_user_attr("b", ["x", {"y": None}])
     assert study.user_attrs == nestor.load_study(name, server=place).user_attrs == {"a": 1, "b": ["x", {"y": None}]}
+
+
+def test_twelve_clients_set_twelve_attributes(place, name, token):
+    nestor.create_study(name, server=place)
+    barrier = threading.Barrier(12)
+
+    def set_one(n: int) -> None:
+        server = None if place is None else Client(place.server, token)
+        study = nestor.load_study(name, server=server)
+        barrier.wait()
+        study.set_user_attr(f"k{n}", {"n": n})
+
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(set_one, range(12)))
+    assert nestor.load_study(name, server=place).user_attrs == {f"k{n}": {"n": n} for n in range(12)}
+
+
+def test_an_attribute_is_set_as_a_whole_and_tags_are_replaced(place, name):
+    study = nestor.create_study(name, server=place, tags=("x",))
+    for value in ({"x": 1}, {"y": None}, None):
+        study.set_user_attr("a", value)
+        assert study.user_attrs == {"a": value}
+    study.set_tags(["y", "z"])
+    assert study.tags == nestor.load_study(name, server=place).tags == ("y", "z")
+
+
+def test_a_trial_is_found_by_its_number_and_by_its_id(place, name):
+    study = nestor.create_study(name, server=place)
+    first, second = (study.optimize(ridge(), 1, wait=False, show_progress_bar=False) for _ in range(2))
+    assert study.trial(1).id == study.get_trial(1).id == second.id
+    assert study.get_trial(first.id).number == study.get_trial(str(first.id)).number == 0
+    assert nestor.get_trial(first.id, server=place).number == 0
+    for missing in (lambda: study.trial(2), lambda: study.trial(-1), lambda: nestor.get_trial(uuid4(), server=place)):
+        with pytest.raises(TrialNotFound, match=r"Trial .* was not found"):
+            missing()
+    with pytest.raises(TrialNotFound):
+        nestor.create_study(server=place).get_trial(first.id)
+    for wrong in (
+        lambda: study.trial(cast(Any, "x")),
+        lambda: study.trial(True),
+        lambda: nestor.get_trial("x", server=place),
+    ):
+        with pytest.raises(InvalidInput, match=r"pass a trial's id|whole number"):
+            wrong()
+
+
+def test_a_pruned_trial_is_listed_as_such(place, name):
+    study = nestor.create_study(name, server=place)
+    trial = study.optimize(ridge(), 100_000, show_progress_bar=False, wait=False).prune()
+    wait_for(lambda: trial.state.finished, "the end")
+    assert [trial.state for trial in study.get_trials(states=["pruned"])] == [State.pruned]
+    assert study.record.trial_counts == {"pruned": 1}
+    assert study.trials_dataframe()["state"].tolist() == ["pruned"]
+    with pytest.raises(IllegalTransition, match=r"A trial that is pruned cannot resume\. From here it can: extend"):
+        trial.resume()
+
+
+def test_trials_are_listed_by_state(place, name):
+    from optuna.trial import TrialState
+
+    study = nestor.create_study(name, server=place)
+    trials = [study.optimize(ridge(), 100_000, show_progress_bar=False, wait=False) for _ in range(2)]
+    trials[0].cancel()
+    wait_for(lambda: trials[0].state.finished, "the end")
+    assert [trial.number for trial in study.get_trials(states=[State.cancelled])] == [0]
+    assert [trial.number for trial in study.get_trials(states={"cancelled", *State})] == [0, 1]
+    assert study.get_trials(states=()) == study.get_trials(states=(TrialState.FAIL, TrialState.PRUNED)) == []
+    assert [trial.number for trial in study.get_trials()] == [trial.number for trial in study.trials] == [0, 1]
+    for wrong in ("complete", ["done"], 3):
+        with pytest.raises(InvalidInput, match="Pass a list of 'queued', 'running'"):
+            study.get_trials(states=cast(Any, wrong))
 
 
 @pytest.mark.parametrize("value", [float("nan"), object()], ids=["nan", "object"])

@@ -20,13 +20,16 @@ SITUATIONS: dict[tuple[State, Desired], list[list[str]]] = {  # (state, desired)
     (State.queued, Desired.run): [[], ["pause", "resume"], ["claim", "pause", "obey", "resume"]],
     (State.running, Desired.run): [["claim"], ["claim", "pause", "resume"], ["claim", "fail", "retry", "claim"]],
     (State.running, Desired.stop): [["claim", "stop"]],
+    (State.running, Desired.prune): [["claim", "prune"], ["claim", "pause", "prune"]],
     (State.running, Desired.pause): [["claim", "pause"], ["claim", "stop", "pause"]],
     (State.running, Desired.cancel): [["claim", "cancel"], ["claim", "pause", "cancel"]],
     (State.paused, Desired.pause): [["pause"], ["claim", "pause", "obey"]],
     (State.complete, Desired.run): [["claim", "complete"], ["claim", "complete", "extend", "claim", "complete"]],
     (State.complete, Desired.stop): [["stop"], ["pause", "stop"], ["claim", "stop", "obey"]],
+    (State.pruned, Desired.prune): [["prune"], ["pause", "prune"], ["claim", "prune", "obey"]],
     (State.failed, Desired.run): [["claim", "fail"]],
     (State.failed, Desired.stop): [["claim", "stop", "fail"]],
+    (State.failed, Desired.prune): [["claim", "prune", "fail"]],
     (State.failed, Desired.pause): [["claim", "pause", "fail"]],
     (State.failed, Desired.cancel): [["claim", "cancel", "fail"]],
     (State.cancelled, Desired.cancel): [["cancel"], ["pause", "cancel"], ["claim", "cancel", "obey"]],
@@ -165,7 +168,7 @@ def test_a_cancellation_is_not_taken_back_while_a_step_is_under_way(players):
 def test_a_paused_trial_is_not_retried_and_a_failed_one_not_extended(players):
     for player in players:
         player.do("pause")
-        words = "A trial that is paused cannot retry. From here it can: resume, stop, cancel, extend."
+        words = "A trial that is paused cannot retry. From here it can: resume, stop, cancel, prune, extend."
         assert player.ask("retry") == ("IllegalTransition", words)
         player.do("resume")
         player.claim()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import math
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import uuid4
 
@@ -85,7 +87,7 @@ def test_a_trial_says_what_can_be_asked_of_it(new_study, trial):
     assert trial.allowed_actions == ("extend",)
     running = new_study().optimize(ridge(), **ENDLESS)
     next(running.stream())
-    assert running.allowed_actions == ("stop", "cancel", "pause")
+    assert running.allowed_actions == ("stop", "cancel", "pause", "prune")
     running.cancel()
     assert running.wait().allowed_actions == ()
 
@@ -174,17 +176,125 @@ def test_what_cannot_be_done_is_refused(trial):
     assert trial.stop().state is State.complete
 
 
-def test_a_callback_stops_its_study_and_the_result_is_kept(new_study):
+@pytest.fixture(scope="module")
+def three_steps() -> list[float]:
+    """The validation losses of the first three steps, and the test loss after them."""
+    problem, options = ridge(), {name: value for name, value in QUICK.items() if name != "show_progress_bar"}
+    steps = list(optimize(problem.bilevel(), problem.data, nestor.Config(n_steps=3, **options)))
+    assert steps[-1].test_loss is not None
+    return [*(step.val_loss for step in steps), steps[-1].test_loss]
+
+
+def stop_study(study: nestor.Study, trial: nestor.Trial) -> None:
+    study.stop()
+
+
+def stop_trial(study: nestor.Study, trial: nestor.Trial) -> None:
+    trial.stop()
+
+
+def return_prune(study: nestor.Study, trial: nestor.Trial) -> object:
+    return nestor.PRUNE
+
+
+def raise_pruned(study: nestor.Study, trial: nestor.Trial) -> None:
+    from optuna import TrialPruned
+
+    raise TrialPruned("it will not be the best")
+
+
+def ended_by(study: nestor.Study, ask: Any, n_steps: int) -> nestor.Trial:
+    """A trial whose callback asks for an end at step 3, and is called for no other step after it."""
+    seen = list[int]()
+
+    def watch(study: nestor.Study, trial: nestor.Trial) -> object:
+        assert trial.last_step is not None
+        seen.append(trial.last_step.number)
+        return ask(study, trial) if trial.last_step.number == 3 else None
+
+    trial = study.optimize(ridge(), n_steps, **QUICK, callbacks=[watch])
+    assert seen == [step.number for step in trial.steps] == [1, 2, 3]
+    assert trial.last_step is not None
+    assert (trial.record.step, trial.last_step.number, trial.hparams_steps) == (3, 3, (0, 1, 2, 3))
+    assert trial.allowed_actions == ("extend",)
+    return trial
+
+
+@pytest.mark.parametrize(
+    ("ask", "n_steps", "state", "why"),
+    [
+        (stop_study, 100_000, State.complete, "stopped early, as was asked for"),
+        # On a server, all steps are taken before the callback sees the third.
+        (raise_pruned, 12, State.pruned, "pruned, as was asked for"),
+    ],
+)
+def test_a_trial_ends_after_the_step_at_which_a_callback_asked_for_it(new_study, three_steps, ask, n_steps, state, why):
     study = new_study()
-
-    def stop(study, trial):
-        if trial.last_step.number == 3:
-            study.stop()
-
-    trial = study.optimize(ridge(), 100_000, **QUICK, callbacks=[stop])
-    assert trial.state is State.complete
-    assert 3 <= len(trial.steps) < 100_000
+    trial = ended_by(study, ask, n_steps)
+    assert (trial.state, trial.attempts[-1].why) == (state, why)
+    # Its results are those of a trial of three steps.
+    assert [step.val_loss for step in trial.steps] == pytest.approx(three_steps[:3], rel=1e-5)
+    model, test = torch.nn.Linear(4, 1), ridge().data.test
+    assert trial.load_weights(model) == 3
+    assert test is not None
+    assert squared_error(model(test["x"]), {"y": test["y"]}).item() == pytest.approx(three_steps[3], rel=1e-5)
     assert study.best_trial.id == trial.id
+
+
+@pytest.mark.parametrize("ask", [stop_trial, return_prune], ids=["stop", "prune"])
+@pytest.mark.parametrize("n_steps", [3, 12])
+def test_a_trial_of_this_process_ends_after_the_step_of_its_callback_and_is_extended(ask, n_steps):
+    trial = ended_by(nestor.create_study(), ask, n_steps)
+    assert trial.state is (State.complete if ask is stop_trial else State.pruned)
+    assert trial.extend(2).wait().record.step == 5
+
+
+def test_a_trial_ends_when_its_time_is_up_and_a_pause_uses_none_of_it(new_study):
+    began = time.monotonic()
+    trial = new_study().optimize(ridge(), **ENDLESS, trace=False, timeout=2.0)
+    next(trial.stream())
+    trial.pause()
+    assert any(event.type == "state" and event.data["state"] == "paused" for event in trial.events())
+    paused, record = time.monotonic(), trial.record
+    assert 0 < record.seconds < 2.0
+    time.sleep(0.5)
+    pause = time.monotonic() - paused
+    ended = trial.resume().wait().record
+    assert 1.95 < ended.seconds < time.monotonic() - began - pause
+    assert (ended.state, ended.step) == (State.complete, trial.steps[-1].number)
+    assert record.step < ended.step < 100_000
+    assert [attempt.why for attempt in trial.attempts] == ["paused, as was asked for", "its time is up"]
+    extended = trial.extend(2).wait().record
+    assert (extended.step, extended.spec.timeout) == (ended.step + 2, None)
+
+
+def test_a_time_that_cannot_be_is_refused(new_study):
+    for timeout in (0, -1.0, float("nan"), "1h"):
+        with pytest.raises(InvalidInput, match="timeout="):
+            new_study().optimize(ridge(), 1, **QUICK, timeout=timeout)
+
+
+def test_attributes_and_tags_of_a_trial_are_set_at_any_time(new_study):
+    study = new_study()
+    trial = study.optimize(ridge(), 1, **QUICK, user_attrs={"a": 1, "b": {"x": 1}}, tags=["first"])
+    other = study.get_trial(trial.id)
+    trial.set_user_attr("test f1", 0.91)
+    other.set_user_attr("b", {"y": None})
+    other.set_user_attr("c", None)
+    trial.set_tags(["second", "third"])
+    expected = {"a": 1, "b": {"y": None}, "c": None, "test f1": 0.91}
+    assert trial.user_attrs == other.user_attrs == study.trial(0).user_attrs == expected
+    assert other.tags == trial.tags == ("second", "third")
+    assert trial.spec.tags == ("first",)
+    assert study.trials_dataframe()["user_attrs_test f1"].tolist() == [0.91]
+    for wrong in (
+        lambda: trial.set_user_attr("d", {1}),
+        lambda: trial.set_user_attr(1, 1),
+        lambda: trial.set_tags("x"),
+    ):
+        with pytest.raises(InvalidInput):
+            wrong()
+    assert other.user_attrs == expected
 
 
 def test_an_exception_in_a_callback_ends_the_watching_and_says_what_became_of_the_trial(new_study):
@@ -310,6 +420,17 @@ def test_a_warm_started_trial_begins_with_what_another_reached(finished, trial, 
             study.optimize(other, 1, **QUICK, warm_start=reached)
     with pytest.raises(CheckpointNotFound, match="has no checkpoint of step 1"):
         study.optimize(ridge(), 1, **QUICK, warm_start=nestor.WarmStart(trial=trial.id, step=1))
+
+
+def test_a_callback_stops_the_trial_of_its_own_thread():
+    study = nestor.create_study()
+
+    def run(n: int) -> nestor.Trial:
+        stop = lambda study, trial: study.stop() if trial.last_step.number == n else None
+        return study.optimize(ridge(), 8, **QUICK, callbacks=[stop])
+
+    with ThreadPoolExecutor(4) as pool:
+        assert [trial.record.step for trial in pool.map(run, range(2, 6))] == [2, 3, 4, 5]
 
 
 def test_study_stop_outside_of_a_callback_ends_all_its_trials(new_study):

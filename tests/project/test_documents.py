@@ -130,6 +130,13 @@ def test_the_best_step_of_the_page_on_values_is_that_of_its_trial():
     assert trial.best_value == accuracies[trial.best_step] == max(accuracies.values())
 
 
+def test_the_code_for_those_who_come_from_optuna_runs():
+    shown = _run("docs/from_optuna.md").namespace
+    assert shown["trial"].user_attrs == {"test accuracy": 0.91}
+    assert shown["trial"].tags == ("candidate",)
+    assert len(shown["outer"].trials) == 3
+
+
 # --- what the pages name ---------------------------------------------------------------------------
 
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()

@@ -65,6 +65,7 @@ RELEASED = {
     "0004": "b0e8cbc6f4043505cc506c28e36d3a1d6fc4ee770941938cf961c2d3f30f7486",
     "0005": "f68e07c0056b65f00aabe4e2cdfe81cc79ee723e1907ab9b35affcf001c69d48",
     "0006": "9944d7ad46bdb508e3b09b73c0e15d28f501e4680ef342a4a31dd94744bf7d29",
+    "0007": "993ea6b5f44e264ab58681fae5d1b15d1409458bdc80f4ff04c325e1c7db3443",
 }
 
 
@@ -133,6 +134,21 @@ def test_steps_of_before_keep_the_number_by_which_they_were_compared(url, engine
     command.downgrade(revisions.alembic_config(url), "0007")
     with engine.connect() as connection:
         assert list(connection.execute(steps).scalars()) == before
+
+
+def test_a_pruned_trial_is_a_complete_one_to_the_version_before(url, engine):
+    revisions.migrate(url, "0008")
+    trial = {"spec": "{}", "n_steps": 1}
+    insert_trials(engine, trial | {"state": "running"}, trial | {"state": "complete"})
+    revisions.migrate(url, "0009")
+    for column, value in (("tags", []), ("revision", 0), ("seconds", 0.0), ("ends_after", None)):
+        assert trials_column(engine, column) == [value] * 2
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE trials SET desired = 'prune', ends_after = 3, ends_as = 'prune'"))
+        connection.execute(text("UPDATE trials SET state = 'pruned' WHERE state = 'complete'"))
+    command.downgrade(revisions.alembic_config(url), "0008")
+    assert trials_column(engine, "state") == ["running", "complete"]
+    assert trials_column(engine, "desired") == ["stop", "stop"]
 
 
 def insert_trials(engine, *rows: dict) -> list[UUID]:

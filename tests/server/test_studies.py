@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID, uuid4
+
+import pytest
 
 from tests.server.conftest import SPEC, Run, ok, problem
 
@@ -103,12 +106,133 @@ def test_a_loss_is_not_maximized_and_a_preset_is_not_ranked_by_a_metric_that_it_
     assert ok(http.get(f"/studies/{ranked}/trials"))["items"] == []
 
 
-def test_attributes_and_tags_are_replaced(http, study):
-    changed = ok(http.patch(f"/studies/{study}", json={"user_attrs": {"k": [1, None]}}))
-    assert (changed["user_attrs"], changed["tags"]) == ({"k": [1, None]}, [])
-    changed = ok(http.patch(f"/studies/{study}", json={"tags": ["t"]}))
-    assert (changed["user_attrs"], changed["tags"]) == ({"k": [1, None]}, ["t"])
-    assert changed["updated_at"] > changed["created_at"]
+@pytest.fixture(params=["study", "trial"])
+def path(request, study, submit) -> str:
+    """Of something with attributes and tags."""
+    return f"/studies/{study}" if request.param == "study" else f"/trials/{submit()['id']}"
+
+
+# The examples of RFC 7396, appendix A, as attributes: before, patch, after.
+MERGED = [
+    ({"a": "b"}, {"a": "c"}, {"a": "c"}),
+    ({"a": "b"}, {"b": "c"}, {"a": "b", "b": "c"}),
+    ({"a": "b"}, {"a": None}, {}),
+    ({"a": "b", "b": "c"}, {"a": None}, {"b": "c"}),
+    ({"a": ["b"]}, {"a": "c"}, {"a": "c"}),
+    ({"a": "c"}, {"a": ["b"]}, {"a": ["b"]}),
+    ({"a": {"b": "c"}}, {"a": {"b": "d", "c": None}}, {"a": {"b": "d"}}),
+    ({"a": [{"b": "c"}]}, {"a": [1]}, {"a": [1]}),
+    ({"e": 1}, {"a": 1}, {"e": 1, "a": 1}),
+    ({}, {"a": {"bb": {"ccc": None}}}, {"a": {"bb": {}}}),
+    ({"a": 1}, None, {}),
+]
+
+
+@pytest.mark.parametrize(("before", "patch", "after"), MERGED)
+def test_attributes_are_merged_as_in_the_rfc(http, study, before, patch, after):
+    path = f"/studies/{study}"
+    assert ok(http.patch(path, json={"user_attrs": before}))["user_attrs"] == before
+    assert ok(http.patch(path, json={"user_attrs": patch}))["user_attrs"] == after
+
+
+def test_attributes_are_merged_or_set_as_they_are_and_tags_replaced(http, path):
+    changed = ok(http.patch(path, json={"user_attrs": {"k": [1, None], "l": {"x": 1}}}))
+    assert (changed["user_attrs"], changed["tags"]) == ({"k": [1, None], "l": {"x": 1}}, [])
+    changed = ok(http.patch(path, json={"tags": ["t"], "set_user_attrs": {"l": {"y": None}, "m": None}}))
+    assert changed["user_attrs"] == {"k": [1, None], "l": {"y": None}, "m": None}
+    assert changed["tags"] == ["t"]
+    assert ok(http.patch(path, json={"tags": None}))["tags"] == []
+    assert ok(http.patch(path, json={}))["user_attrs"] == changed["user_attrs"] == ok(http.get(path))["user_attrs"]
+    for refused in ({"tags": [""]}, {"set_user_attrs": None}, {"name": "x"}, {"user_attrs": [1]}):
+        problem(http.patch(path, json=refused), 422, "validation-failed")
+
+
+def test_of_twelve_clients_that_set_twelve_keys_none_loses_one(server, http, path):
+    token = http.headers["Authorization"].removeprefix("Bearer ")
+    barrier = threading.Barrier(12)
+
+    def change(n: int) -> None:
+        with server.http(token) as one:
+            barrier.wait()
+            for key in (f"k{n}", "all"):
+                ok(one.patch(path, json={"user_attrs": {key: {str(n): n}}}))
+
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(change, range(12)))
+    numbers = {str(n): n for n in range(12)}
+    assert ok(http.get(path))["user_attrs"] == {f"k{n}": {str(n): n} for n in range(12)} | {"all": numbers}
+
+
+def test_a_change_of_another_version_is_refused_and_changes_nothing(http, path):
+    first = http.get(path).headers["ETag"]
+    stale = http.patch(path, json={"user_attrs": {"a": 1}}, headers={"If-Match": first}).headers["ETag"]
+    assert stale != first
+    second = http.patch(path, json={"tags": ["x"]}).headers["ETag"]
+    assert http.get(path, headers={"If-None-Match": second}).status_code == 304
+    before = ok(http.get(path))
+    for tag in (first, stale, "0", '"0"', f"W/{second}", f"{first}, {stale}"):
+        document = problem(http.patch(path, json={"tags": []}, headers={"If-Match": tag}), 412, "version-mismatch")
+        assert second in document["detail"]
+    assert ok(http.get(path)) == before
+    for tag in (f"{first}, {second}", "*"):
+        assert http.patch(path, json={"tags": ["y"]}, headers={"If-Match": tag}).status_code == 200
+        second = http.get(path).headers["ETag"]
+
+
+ACTIONS = {
+    "stop": None, "prune": {"after_step": 1}, "cancel": None, "pause": None, "resume": None, "retry": None,
+    "extend": {"steps": 1}, "priority": {"priority": -1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_an_action_on_another_version_is_refused(http, submit, action):
+    path = f"/trials/{submit()['id']}"
+    stale = {"If-Match": http.get(path).headers["ETag"]}
+    ok(http.patch(path, json={"tags": ["x"]}))
+    before = ok(http.get(path))
+    problem(http.post(f"{path}/{action}", json=ACTIONS[action], headers=stale), 412, "version-mismatch")
+    assert ok(http.get(path)) == before
+    paused = http.post(f"{path}/pause", headers={"If-Match": http.get(path).headers["ETag"]})
+    assert ok(paused)["state"] == "paused"
+    assert paused.headers["ETag"] == http.get(path).headers["ETag"]
+
+
+def test_a_study_of_another_version_is_not_deleted(http, study):
+    stale = {"If-Match": http.get(f"/studies/{study}").headers["ETag"]}
+    ok(http.patch(f"/studies/{study}", json={"tags": ["x"]}))
+    problem(http.delete(f"/studies/{study}", headers=stale), 412, "version-mismatch")
+    present = {"If-Match": http.get(f"/studies/{study}").headers["ETag"]}
+    assert http.delete(f"/studies/{study}", headers=present).status_code == 204
+
+
+def test_trials_are_listed_by_state_and_by_number(http, study, submit):
+    trials = [submit(tags=["a"])["id"] for _ in range(4)]
+    for trial, action in zip(trials, ("prune", "pause", "cancel"), strict=False):
+        ok(http.post(f"/trials/{trial}/{action}"))
+
+    def listed(**params) -> list[int]:
+        numbers, cursor = [], None
+        while True:
+            page = ok(http.get(f"/studies/{study}/trials", params=params | ({"cursor": cursor} if cursor else {})))
+            numbers += [trial["number"] for trial in page["items"]]
+            if (cursor := page["next_cursor"]) is None:
+                return numbers
+
+    assert listed(state="pruned") == [0]
+    assert listed(state=["paused", "cancelled", "queued"], limit=1) == [1, 2, 3]
+    assert listed(number=2) == [2]
+    assert listed(number=2, state="queued") == listed(number=9) == []
+    assert ok(http.get(f"/studies/{study}"))["trial_counts"] == {"cancelled": 1, "paused": 1, "pruned": 1, "queued": 1}
+    problem(http.get(f"/studies/{study}/trials", params={"state": "done"}), 422, "validation-failed")
+
+
+def test_a_trial_keeps_what_was_submitted_beside_what_was_changed(http, submit):
+    trial = submit(user_attrs={"a": 1}, tags=["x"])
+    changed = ok(http.patch(f"/trials/{trial['id']}", json={"user_attrs": {"a": 2}, "tags": ["y"]}))
+    assert (changed["user_attrs"], changed["tags"]) == ({"a": 2}, ["y"])
+    assert (changed["spec"]["user_attrs"], changed["spec"]["tags"]) == ({"a": 1}, ["x"])
+    assert changed["seq"] == trial["seq"]  # the event log is that of its training
 
 
 def test_a_deleted_study_is_gone_its_trials_end_and_its_name_is_free(http, study, submit):
@@ -128,6 +252,7 @@ def test_a_user_does_not_see_the_studies_of_others(http, stranger, study, submit
     for path in (f"/studies/{study}", f"/studies/{study}/trials"):
         problem(stranger.get(path), 404, "study-not-found")
     problem(stranger.patch(f"/studies/{study}", json={"tags": []}), 404, "study-not-found")
+    problem(stranger.patch(f"/trials/{trial}", json={"tags": []}), 404, "trial-not-found")
     problem(stranger.delete(f"/studies/{study}"), 404, "study-not-found")
     problem(stranger.post(f"/studies/{study}/trials", json=SPEC), 404, "study-not-found")
     tensors = ("/hyperparameters/l2", "/hyperparameters.safetensors", "/checkpoint.safetensors")

@@ -124,7 +124,7 @@ def test_an_unchanged_trial_costs_a_304_and_a_step_changes_it(http, run):
     assert (changed.json()["step"], changed.json()["value"], changed.json()["worker"]) == (1, 1.0, "worker")
 
 
-@pytest.mark.parametrize("action", ["stop", "pause", "cancel"])
+@pytest.mark.parametrize("action", ["stop", "pause", "prune", "cancel"])
 def test_a_request_for_a_running_trial_is_recorded_and_may_be_repeated(http, run, action):
     first = ok(http.post(f"{run.path}/{action}"))
     assert (first["state"], first["desired"]) == ("running", action)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import resource
+from typing import Any, cast
 
 import pytest
 
@@ -27,7 +28,7 @@ from nestor_worker.supervisor.buffer import RecordBuffer
 
 MESSAGES = [
     Started([{"name": "l2", "shape": [2], "dtype": "float32", "transform": "exp"}]),
-    Stepped({"number": 1, "val_loss": 0.1}),
+    Stepped({"number": 1, "val_loss": 0.1}, 2.5),
     Snapshot(3, "snapshot-3.safetensors", [2]),
     Checkpoint(3, "checkpoint-3.safetensors"),
     Result(2, "result-2.safetensors"),
@@ -95,7 +96,10 @@ def test_a_runner_cannot_have_other_files_read(tmp_path):
     assert (tmp_path / "secret").exists()
 
 
-@pytest.mark.parametrize("message", [Stepped({"number": 1}), Stop(), Snapshot(1, "../a")], ids=str)
+TIMELESS = [Stepped({}, cast(Any, seconds)) for seconds in (-1.0, float("inf"), float("nan"), "1")]
+
+
+@pytest.mark.parametrize("message", [Stepped({"number": 1}), *TIMELESS, Stop(), Snapshot(1, "../a")], ids=str)
 def test_a_forbidden_message_of_a_runner_reaches_no_transaction(tmp_path, message):
     gathered = RecordBuffer(tmp_path, max_bytes=100)
     with pytest.raises(ChannelBroken):

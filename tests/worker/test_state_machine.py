@@ -22,7 +22,13 @@ from nestor_server.scheduling.recording import RecordedBatch, TensorFile
 from tests.worker.trials import step
 
 ASKED = set(MEANINGS) - {"extend"}
-GRANTED = {Desired.stop: State.complete, Desired.cancel: State.cancelled, Desired.pause: State.paused}
+ENDINGS = ("stop", "prune")
+GRANTED = {
+    Desired.stop: State.complete,
+    Desired.prune: State.pruned,
+    Desired.cancel: State.cancelled,
+    Desired.pause: State.paused,
+}
 
 
 class Life(RuleBasedStateMachine):
@@ -47,6 +53,8 @@ class Life(RuleBasedStateMachine):
         self.state, self.desired, self.n_steps = State.queued, Desired.run, 100
         self.step = self.checkpoint = self.attempt = self.restarts = self.preemptions = 0
         self.n_entries = 0  # entries of the journal until now, with those that were withdrawn
+        self.end: tuple[int, str] | None = None  # the step after which it is to end, and the action
+        self.checkpoints = list[int]()
         self.lease: Lease | None = None
         self.lost: list[Lease] = []
         self.sent: list[RecordedBatch] = []  # under this lease
@@ -62,7 +70,8 @@ class Life(RuleBasedStateMachine):
         desired, transition = MEANINGS[action].desired, MEANINGS[action].transition
         assert desired is not None
         taken_back = self.state is State.running and self.desired is Desired.cancel and action != "cancel"
-        legal = self.state in (State.running, transition.target, *transition.sources) and not taken_back
+        sources = transition.sources - {State.complete}  # a callback alone prunes a complete trial
+        legal = self.state in (State.running, transition.target, *sources) and not taken_back
         with self.sessions.begin() as session:
             trial = session.get_one(Trial, self.id)
             if not legal:
@@ -73,24 +82,68 @@ class Life(RuleBasedStateMachine):
         if self.state is State.running:
             if action != "retry" and self.desired is not desired:  # it runs again already
                 self.n_entries += 1
+                if action in ENDINGS or (action == "resume" and self.desired in ENDINGS):
+                    self.end = None
                 self.desired = desired
         elif self.state in transition.sources:
             self.n_entries += 1
+            if action in (*ENDINGS, "cancel"):
+                self.end = None
             self.state, self.desired = transition.target, desired
             if action == "retry":
                 self.restarts = self.preemptions = 0
+
+    @rule(action=st.sampled_from(ENDINGS), after=st.integers(1, 6))
+    def ask_for_an_end_after_a_step(self, action, after) -> None:
+        canceled = self.state is State.cancelled or (self.state is State.running and self.desired is Desired.cancel)
+        given_up = self.state is State.pruned and action == "stop" and self.step <= after
+        too_early = self.state is State.failed and self.step < after
+        with self.sessions.begin() as session:
+            trial = session.get_one(Trial, self.id)
+            if canceled or given_up or too_early:
+                with pytest.raises(IllegalTransition):
+                    leases.request_end(session, trial, action, after)
+                return
+            leases.request_end(session, trial, action, after)
+        target = State.complete if action == "stop" else State.pruned
+        if self.state is State.running:
+            self.n_entries += self.end != (after, action)
+            self.desired, self.end = Desired(action), (after, action)
+        elif self.state is State.queued:
+            if self.end != (after, action):
+                self._return_to(after)
+                self.n_entries += 1
+                self.end = (after, action)
+        elif self.step > after or self.state is State.failed:
+            self._return_to(after)
+            self.n_entries += 1
+            self.seen.add((self.state, State.queued))
+            self.state, self.desired, self.end, self.restarts, self.preemptions = (
+                State.queued, Desired.run, (after, action), 0, 0
+            )  # fmt: skip
+        elif self.state is State.paused or (self.state is State.complete and action == "prune"):
+            self.n_entries += 1
+            self.state, self.desired, self.end = target, Desired(action), None
+
+    def _return_to(self, after: int) -> None:
+        if self.step > after:
+            self.n_entries += 1
+            self.step = after
+        self.checkpoints = [kept for kept in self.checkpoints if kept <= after]
+        self.checkpoint = max(self.checkpoints, default=0)
 
     @rule(steps=st.integers(1, 5))
     def extend(self, steps) -> None:
         with self.sessions.begin() as session:
             trial = session.get_one(Trial, self.id)
-            if self.state not in (State.complete, State.paused):
+            if self.state not in (State.complete, State.pruned, State.paused):
                 with pytest.raises(IllegalTransition):
                     leases.extend(session, trial, steps)
                 return
             leases.extend(session, trial, steps)
         self.n_entries += 1
-        self.n_steps = steps + (self.step if self.state is State.complete else self.n_steps)
+        self.n_steps = steps + (self.n_steps if self.state is State.paused else self.step)
+        self.end = None
         self.state, self.desired, self.restarts, self.preemptions = State.queued, Desired.run, 0, 0
 
     # --- workers ----------------------------------------------------------------------------------
@@ -101,7 +154,8 @@ class Life(RuleBasedStateMachine):
             lease = leases.claim(session, self.id, "worker")
         assert (lease is not None) == (self.state is State.queued)
         if lease is not None:
-            self.n_entries += 1 + (self.step > self.checkpoint)  # with a rewind
+            # With a rewind, also of a snapshot alone.
+            self.n_entries += 1 + (self.step > self.checkpoint)
             self.state, self.lease, self.attempt, self.step = State.running, lease, self.attempt + 1, self.checkpoint
             self.sent = []
 
@@ -110,10 +164,12 @@ class Life(RuleBasedStateMachine):
     def record(self, n, checkpoint) -> None:
         steps = tuple(step(self.step + 1 + i) for i in range(n))
         kept = (TensorFile(self.step + n, b"at %d" % (self.step + n)),) if checkpoint else ()
-        self.sent.append(RecordedBatch(steps=steps, checkpoints=kept, number=len(self.sent) + 1))
+        best = (TensorFile(1, b"best"),) if self.step == 0 else ()  # of equal steps the first
+        self.sent.append(RecordedBatch(steps=steps, snapshots=best, checkpoints=kept, number=len(self.sent) + 1))
         self._write(self.sent[-1])
-        self.step, self.n_entries = self.step + n, self.n_entries + n
+        self.step, self.n_entries = self.step + n, self.n_entries + n + len(best)
         if checkpoint:
+            self.checkpoints = [*self.checkpoints, self.step][-recording.CHECKPOINTS_KEPT :]
             self.checkpoint, self.restarts, self.preemptions = self.step, 0, 0
 
     @running
@@ -134,15 +190,32 @@ class Life(RuleBasedStateMachine):
         with self.sessions.begin() as session:
             reached = leases.finish(session, self.lease, state, {"code": "x"} if state is State.failed else None)
         if state is State.paused and self.desired is not Desired.pause:
-            state = GRANTED.get(self.desired, State.queued)
+            assert reached is self._given_up(None)
+            return
+        if state in (State.complete, State.failed):
+            state = self._requested(state)
         assert reached is state
         self._end(state)
 
+    def _requested(self, state: State) -> State:
+        if self.end is None:
+            return State.pruned if state is State.complete and self.desired is Desired.prune else state
+        after, action = self.end
+        if state is State.failed and self.step < after:
+            return state
+        if state is State.complete and self.step <= after:
+            if self.step < after:
+                return State.queued if self.desired in ENDINGS else state
+            return State.complete if action == "stop" else State.pruned
+        self._return_to(after)
+        return State.queued
+
     @running
-    @rule(action=st.sampled_from(["pause", "pause", "stop", "cancel"]))
+    @rule(action=st.sampled_from(["pause", "pause", "stop", "prune", "cancel"]))
     def ask_and_be_obeyed(self, action) -> None:
         self.ask(action)
-        self.finish(GRANTED[self.desired])
+        granted = GRANTED[self.desired]
+        self.finish(State.complete if granted is State.pruned else granted)
 
     @running
     @rule(paid_from=st.sampled_from([None, "restarts", "preemptions"]))
@@ -179,6 +252,9 @@ class Life(RuleBasedStateMachine):
             assert (self.id in leases.sweep_expired(session)) == (due and self._given_up("restarts") is State.queued)
 
     def _given_up(self, paid_from) -> State:
+        if self.desired in ENDINGS and self.end is not None:
+            self._return_to(self.end[0])
+            return self._end(State.queued)
         if self.desired in OBEDIENCE:
             return self._end(GRANTED[self.desired])
         if paid_from is not None:
@@ -193,6 +269,10 @@ class Life(RuleBasedStateMachine):
         self.lost.append(self.lease)
         self.n_entries += 1
         self.state, self.lease = state, None
+        if state is State.queued:
+            self.desired = Desired.run
+        if state.finished:
+            self.end = None
         return state
 
     # --- what always holds ------------------------------------------------------------------------
@@ -206,6 +286,7 @@ class Life(RuleBasedStateMachine):
             assert (row.lease_owner is not None) == (row.lease_expires_at is not None) == (self.state is State.running)
             assert (row.finished_at is not None) == self.state.finished
             assert (row.error is not None) == (self.state is State.failed)
+            assert (row.ends_after, row.ends_as) == (self.end or (None, None))
             assert (row.answer_by is not None) == (self.state is State.running and self.desired is not Desired.run)
             if self.state is State.running:
                 assert row.desired == self.desired
@@ -263,6 +344,8 @@ def test_each_transition_of_the_table_occurs(sessions, worker_settings, new_tria
     ask = lambda action: lambda: life.ask(action)
     finish = lambda state: lambda: life.finish(state)
     extend = lambda: life.extend(3)
+    end_after = lambda action, after: lambda: life.ask_for_an_end_after_a_step(action, after)
+    record = lambda n: lambda: life.record(n, checkpoint=True)
     story = [
         *running(lambda: life.record(2, checkpoint=True), lambda: life.record(1, checkpoint=False)),
         lambda: life.give_back(None),
@@ -271,6 +354,12 @@ def test_each_transition_of_the_table_occurs(sessions, worker_settings, new_tria
         *running(finish(State.failed)), ask("retry"), ask("cancel"),
         life.submit, ask("pause"), ask("cancel"),
         life.submit, ask("pause"), ask("stop"), extend,
+        *running(record(3), finish(State.complete)), end_after("stop", 2),
+        *running(record(1), record(1), finish(State.complete)), end_after("prune", 2), end_after("prune", 1),
+        *running(ask("prune"), finish(State.complete)), extend,
+        *running(record(3), finish(State.failed)), end_after("prune", 2),
+        ask("pause"), end_after("stop", 1), ask("prune"), extend, ask("prune"),
+        life.submit, ask("pause"), ask("prune"), extend,
         *running(ask("cancel"), finish(State.cancelled)),
     ]  # fmt: skip
     for happens in story:

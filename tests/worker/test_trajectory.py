@@ -13,7 +13,7 @@ from nestor.errors import MetricUnknown
 from nestor.lifecycle import Ranking
 from nestor.schemas import Preset
 from nestor_engine import Config, State, optimize
-from nestor_worker.channel import Checkpoint, LogLine, Result, Snapshot
+from nestor_worker.channel import Checkpoint, Ended, LogLine, Result, Snapshot, Stepped
 from nestor_worker.runner import presets
 from nestor_worker.runner.recorder import MAX_CHECKPOINT_DUTY_CYCLE, BackgroundCheckpointer, CannotWrite, TrialRecorder
 from nestor_worker.workdir import WorkSpec
@@ -24,11 +24,13 @@ PRESET = {"model": {"kind": "mlp", "hidden": [8]}, "train_size": 100, "val_size"
 class RecordedTrajectory:
     """A trajectory of a small problem, and its messages."""
 
-    def __init__(self, directory, *, checkpoint_seconds: float, **options) -> None:
+    def __init__(
+        self, directory, *, checkpoint_seconds: float, timeout: float | None = None, seconds: float = 0.0, **options
+    ) -> None:
         problem = presets.build(Preset.model_validate(PRESET), seed=0)
         config = Config(**{"n_steps": 100, **options})
         how = {"threads": 1, "checkpoint_seconds": checkpoint_seconds, "metric": "accuracy", "direction": "maximize"}
-        spec = WorkSpec({}, PRESET, None, None, None, **how)
+        spec = WorkSpec({}, PRESET, None, None, None, timeout=timeout, seconds=seconds, **how)
         self.directory, self.messages, self.steps = directory, [], []
         self.trajectory = TrialRecorder(directory, spec, config, self.messages.append, problem.bilevel())
         self.trajectory.begin(None, "cpu")
@@ -170,3 +172,17 @@ def test_a_trial_whose_last_checkpoint_cannot_be_written_is_not_finished(tmp_pat
     recorded.take(2)
     with no_room, pytest.raises(CannotWrite, match="checkpoint at step 2"):
         recorded.trajectory.end(stopped=True)
+
+
+def test_a_trial_ends_after_the_step_in_which_its_time_is_up_counting_earlier_attempts(tmp_path):
+    recorded = RecordedTrajectory(tmp_path, checkpoint_seconds=60, timeout=1_000.0, seconds=600.0)
+    recorded.take(2)
+    assert not recorded.trajectory.time_is_up
+    seconds = [message.seconds for message in recorded.of(Stepped)]
+    assert 600 < seconds[0] < seconds[1] < 700
+    late = RecordedTrajectory(tmp_path, checkpoint_seconds=60, timeout=1_000.0, seconds=1_000.0)
+    late.take()
+    assert late.trajectory.time_is_up
+    late.trajectory.end(stopped=True)
+    assert late.of(Ended) == [Ended(1, stopped=False, why="its time is up")]
+    assert [message.step for message in late.of(Checkpoint)] == [1]

@@ -34,6 +34,7 @@ class Stepped:
     """One outer step was taken."""
 
     record: dict[str, Any]  # schemas.Step
+    seconds: float = 0.0  # wall time of training until now, over all attempts
 
 
 @dataclass(frozen=True)

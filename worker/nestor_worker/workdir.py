@@ -65,6 +65,8 @@ class WorkSpec:
     memory_bytes: int | None = None
     devices: int = 1
     entry_point: dict[str, Any] | None = None  # schemas.EntryPointProblem; without both, a program is in the directory
+    timeout: float | None = None  # seconds of training after which the trial ends
+    seconds: float = 0.0  # that earlier attempts have trained
     traces: str = ""  # the cache name of the traces of similar trials
     metric: str | None = None  # these two are the fields of lifecycle.Ranking
     direction: Direction = "minimize"

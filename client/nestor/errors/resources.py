@@ -162,6 +162,14 @@ class IllegalTransition(Conflict):
     remedy = "From here it can: {allowed}."
 
 
+class VersionMismatch(Conflict):
+    """A request was meant for another version of a study or a trial than the present one."""
+
+    status = 412
+    message = "The {what} has changed: its ETag is {etag}, and If-Match names another one. Nothing was changed."
+    remedy = "Read it again, and repeat the request with the new ETag. Without If-Match, attributes are merged by key."
+
+
 class IdempotencyConflict(Conflict):
     """An idempotency key was used for another request."""
 

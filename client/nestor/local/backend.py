@@ -5,9 +5,9 @@ from __future__ import annotations
 import atexit
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Never
+from typing import TYPE_CHECKING, Never
 from uuid import UUID, uuid4
 
 from nestor import lifecycle
@@ -25,8 +25,10 @@ from nestor.schemas import (
     State,
     Step,
     StudyCreate,
+    StudyPatch,
     TrialCreate,
     TrialExtend,
+    TrialPatch,
     TrialPriority,
     WhichStep,
     build,
@@ -112,11 +114,12 @@ class Local:
         """Newest first."""
         return (self.study(study_id) for study_id in reversed(list(self._studies)))
 
-    def set_user_attrs(self, study_id: UUID, changes: dict[str, Any]) -> StudyRecord:
-        """Set some user attributes and leave the others."""
+    def change_study(self, study_id: UUID, patch: StudyPatch) -> StudyRecord:
+        """Change attributes and tags, each key by itself."""
         with self._lock:
             before = self.study(study_id)
-            changed = {"user_attrs": before.user_attrs | changes, "updated_at": datetime.now(UTC)}
+            user_attrs, tags = patch.apply(before.user_attrs, before.tags)
+            changed = {"user_attrs": user_attrs, "tags": tags, "updated_at": datetime.now(UTC)}
             self._studies[study_id] = before.model_copy(update=changed)
         return self.study(study_id)
 
@@ -191,8 +194,10 @@ class Local:
                 attempt=0,
                 restarts=0,
                 preemptions=0,
+                seconds=0.0,
                 error=None,
                 user_attrs=spec.user_attrs,
+                tags=spec.tags,
                 worker=None,
                 seq=0,
                 created_at=datetime.now(UTC),
@@ -211,9 +216,22 @@ class Local:
             trial.start()
         return trial.record
 
-    def trials(self, study_id: UUID) -> list[TrialRecord]:
-        """In order of their numbers."""
-        return [trial.record for trial in list(self._trials.values()) if trial.record.study_id == study_id]
+    def trials(self, study_id: UUID, states: Collection[State] | None = None) -> list[TrialRecord]:
+        """In order of their numbers; with `states`, those that are in one of them."""
+        records = [trial.record for trial in list(self._trials.values())]
+        wanted = State if states is None else states
+        return [record for record in records if record.study_id == study_id and record.state in wanted]
+
+    def find_trial(self, study_id: UUID, number: int) -> TrialRecord:
+        """The trial of that number.
+
+        Raises:
+            TrialNotFound: the study has no such trial.
+        """
+        for record in self.trials(study_id):
+            if record.number == number:
+                return record
+        raise TrialNotFound(trial=str(number))
 
     def trial(self, trial_id: UUID) -> TrialRecord:
         """A trial as of now.
@@ -223,13 +241,17 @@ class Local:
         """
         return self._trial(trial_id).record
 
-    def request(self, trial_id: UUID, action: Action) -> TrialRecord:
-        """Ask for an action; asking twice has one effect.
+    def change_trial(self, trial_id: UUID, patch: TrialPatch) -> TrialRecord:
+        """Change attributes and tags, each key by itself."""
+        return self._trial(trial_id).change(patch)
+
+    def request(self, trial_id: UUID, action: Action, after_step: int | None = None) -> TrialRecord:
+        """Ask for an action; asking twice has one effect. A trial of this process is never ahead of its callbacks.
 
         Raises:
             IllegalTransition: the trial's state does not allow it.
         """
-        return self._trial(trial_id).request(action)
+        return self._trial(trial_id).request(action, after_step)
 
     def extend(self, trial_id: UUID, steps: int) -> TrialRecord:
         """Have a complete or paused trial take more steps.

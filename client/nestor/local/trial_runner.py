@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -22,6 +23,7 @@ from nestor.schemas import (
     Hyperparameters,
     State,
     Step,
+    TrialPatch,
     WarmStart,
     WhichStep,
 )
@@ -66,6 +68,7 @@ class LocalTrial:
         self._engine: Iterator[nestor_engine.Step] | None = None
         self._last: nestor_engine.Step | None = None  # with the state after it
         self._best: nestor_engine.State | None = None  # the result of the best step
+        self._began_at = 0.0  # of this attempt, on `time.monotonic`, earlier by what attempts before it have trained
         self._driving = threading.Lock()  # held by the thread that takes a step
         self._thread: threading.Thread | None = None
         self._append_state(by=USER, why=lifecycle.WHY_SUBMITTED)
@@ -94,11 +97,17 @@ class LocalTrial:
 
     # --- the user ---------------------------------------------------------------------------------
 
-    def request(self, action: Action) -> TrialRecord:
-        """Ask for `action`, which is done before the next step. Raises IllegalTransition."""
+    def request(self, action: Action, after_step: int | None = None) -> TrialRecord:
+        """Ask for `action`, which is done before the next step. Raises IllegalTransition.
+
+        Args:
+            after_step: the step that a callback saw. No step follows it, unless a thread takes them: then the trial
+                ends where it is.
+        """
         with self._changed:
-            why = lifecycle.why_asked(action)
-            match lifecycle.respond(self.record.state, self.record.desired, action):
+            why, state = lifecycle.why_asked(action, after_step), self.record.state
+            is_late = after_step is not None and (state, action) == (State.complete, "prune")
+            match lifecycle.PRUNE if is_late else lifecycle.respond(state, self.record.desired, action):
                 case Transition() as transition:
                     desired = lifecycle.MEANINGS[action].desired or Desired.run
                     self._apply(transition, by=USER, why=why, desired=desired)
@@ -116,8 +125,10 @@ class LocalTrial:
             state, record = self.record.state, self.record
             lifecycle.respond(state, record.desired, "extend")
             n_steps, spec = lifecycle.steps_after_extension(state, record.step, record.n_steps, steps), record.spec
+            # A user who asks for more steps wants them taken, whatever early stopping or the clock say.
             update: dict[str, Any] = {"n_steps": n_steps}
-            if self._config.early_stopping is not None:  # a user who asks for more steps wants them taken
+            spec = spec.model_copy(update={"timeout": None})
+            if self._config.early_stopping is not None:
                 update["early_stopping"] = replace(self._config.early_stopping, min_steps=n_steps)
                 spec = spec.model_copy(update={"early_stopping": update["early_stopping"]})
             self._config = self._config.model_copy(update=update)
@@ -131,6 +142,13 @@ class LocalTrial:
         with self._changed:
             if priority != self.record.priority:
                 self._append_state(by=USER, why=lifecycle.why_prioritized(priority), record={"priority": priority})
+            return self.record
+
+    def change(self, patch: TrialPatch) -> TrialRecord:
+        """Change attributes and tags."""
+        with self._changed:
+            user_attrs, tags = patch.apply(self.record.user_attrs, self.record.tags)
+            self.record = self.record.model_copy(update={"user_attrs": user_attrs, "tags": tags})
             return self.record
 
     # --- what was recorded ------------------------------------------------------------------------
@@ -238,8 +256,10 @@ class LocalTrial:
                 self._claim()
             elif state is not State.running:
                 return False
-        if desired in lifecycle.OBEDIENCE and state is State.running:
+        if state is State.running and desired in lifecycle.OBEDIENCE:
             return self._obey(desired)
+        if state is State.running and self._time_is_up:
+            return self._complete()
         try:
             trajectory = self._trajectory()
             with self._own_generators():
@@ -256,22 +276,12 @@ class LocalTrial:
             self._engine = None
             last = self._last
             if last is not None and not self._config.has_ended(last.number, last.state.steps_since_best):
-                return True  # a stop or a pause ended the trajectory, and was withdrawn
-            record = self.record
-            warning = lifecycle.decline(
-                self._ranking, value=record.value, best_value=record.best_value, best_step=record.best_step
-            )
-            why = lifecycle.why_complete(record.step, record.n_steps)
-            self._end(lifecycle.COMPLETE, why, warning=warning)
-            return False
+                return True  # a user or the clock ended the trajectory: if it was not withdrawn, the next turn obeys
+        return self._complete()
 
     def _obey(self, desired: Desired) -> bool:
-        """End the attempt as desired, after an evaluation of the last step; whether there is more to do."""
-        try:
-            if desired is not Desired.cancel:
-                self._evaluate_last()
-        except Exception as error:
-            self._fail(error)
+        """End the attempt as desired; whether there is more to do."""
+        if desired is not Desired.cancel and not self._evaluate_last():
             return False
         with self._changed:
             if self.record.desired is not desired:  # it was withdrawn meanwhile
@@ -279,6 +289,25 @@ class LocalTrial:
             obedience = lifecycle.OBEDIENCE[desired]
             self._end(obedience.transition, obedience.why)
             return False
+
+    def _complete(self) -> bool:
+        """End the trial after all of its steps or of its time; whether there is more to do."""
+        if not self._evaluate_last():
+            return False
+        with self._changed:
+            record = self.record
+            warning = lifecycle.decline(
+                self._ranking, value=record.value, best_value=record.best_value, best_step=record.best_step
+            )
+            why = lifecycle.why_complete(record.step, record.n_steps, time_is_up=self._time_is_up)
+            self._end(lifecycle.COMPLETE, why, warning=warning)
+            return False
+
+    @property
+    def _time_is_up(self) -> bool:
+        """Whether the trial had trained for its whole time at its last step."""
+        timeout = self.record.spec.timeout
+        return timeout is not None and self.record.seconds >= timeout
 
     def _trajectory(self) -> Iterator[nestor_engine.Step]:
         from nestor_engine import optimize
@@ -289,23 +318,28 @@ class LocalTrial:
         return self._engine
 
     def _is_ending(self) -> bool:
-        """Whether the step under way is the last, because the user stops or pauses the trial."""
-        return self.record.desired in (Desired.stop, Desired.pause)
+        """Whether the step under way is the last, because the user or the clock ends the attempt."""
+        desired, timeout = self.record.desired, self.record.spec.timeout
+        is_asked = desired in lifecycle.OBEDIENCE and desired is not Desired.cancel
+        return is_asked or (timeout is not None and time.monotonic() - self._began_at >= timeout)
 
-    def _evaluate_last(self) -> None:
-        """Evaluate the last step if it was not, and record it anew: the user ends the training between two steps."""
+    def _evaluate_last(self) -> bool:
+        """Evaluate the last step if it was not, and record it anew; whether that went well, else the trial fails."""
         from nestor_engine import evaluated
 
         last = self._last
         if last is None or last.value is not None:
-            return
-        with self._own_generators():
-            step = evaluated(self._bilevel, self._data, self._config, last)
+            return True
+        try:
+            with self._own_generators():
+                step = evaluated(self._bilevel, self._data, self._config, last)
+        except Exception as error:
+            self._fail(error)
+            return False
         with self._changed:
             self.steps.pop()
-            why = f"step {step.number} is recorded again, with an evaluation"
-            self._append(EventType.rewind, {"step": step.number - 1, "why": why})
-            self._take(step, again=True)
+            self._append(EventType.rewind, {"step": step.number - 1, "why": lifecycle.WHY_AGAIN})
+            return self._take(step, again=True)
 
     def _own_generators(self) -> AbstractContextManager[object]:
         """The user's threads, and other trials, have other random numbers."""
@@ -324,11 +358,14 @@ class LocalTrial:
             self._snapshots[0] = dict(self._bilevel.hparams)
             self._append(EventType.snapshot, {"step": 0})
         self._append_log(first, lifecycle.where_it_starts(self._device, first))
+        self._began_at = time.monotonic() - self.record.seconds  # as if it had trained without a pause
 
     def _take(self, step: nestor_engine.Step, *, again: bool = False) -> bool:
         """Record a step; whether it can be ranked, else the trial fails."""
         taken, metric = Step.model_validate(step.record()), self._ranking.metric
         changes: dict[str, Any] = {"step": taken.number}
+        if not again:
+            changes["seconds"] = time.monotonic() - self._began_at
         if step.value is not None:
             try:
                 self._ranking.expect(step.metrics)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from uuid import UUID
 
 from pydantic import BaseModel
 
 from nestor import schemas
+from nestor.callbacks import states_of, whole_number
 from nestor.entry_points import EntryPoint
 from nestor.errors import (
     ArgumentInvalid,
     OptionOutOfRange,
     OptionTypeWrong,
     StudyNotFound,
+    TrialNotFound,
     arguments_of,
     called_as,
     shown,
@@ -22,7 +24,7 @@ from nestor.errors import (
 from nestor.remote import credentials, event_stream, uploads
 from nestor.remote.references import referenced
 from nestor.remote.transport import Model, Transport, read
-from nestor.schemas import Action, WhichStep
+from nestor.schemas import Action, State, WhichStep
 
 if TYPE_CHECKING:
     from nestor.options import Config
@@ -133,17 +135,13 @@ class Client:
         """All studies of this user, newest first. Pages are requested as the iterator advances."""
         return self._pages(lambda cursor: self._get("/studies", schemas.StudyPage, **cursor))
 
-    def set_user_attrs(self, study_id: UUID, changes: dict[str, Any]) -> schemas.Study:
-        """Set some user attributes of a study and keep the others.
+    def change_study(self, study_id: UUID, patch: schemas.StudyPatch) -> schemas.Study:
+        """Change attributes and tags of a study. What other clients set is kept, unless it has the same key.
 
         Raises:
             StudyNotFound
-            InvalidInput: a value is not JSON.
         """
-        patch = schemas.build(schemas.StudyPatch, {"user_attrs": self.study(study_id).user_attrs | changes})
-        body = patch.model_dump(mode="json", exclude_unset=True)
-        response = self._transport.request("PATCH", f"/studies/{study_id}", json=body)
-        return read(schemas.Study, response)
+        return self._patch(f"/studies/{study_id}", patch, schemas.Study)
 
     def delete_study(self, study_id: UUID) -> None:
         """Delete a study and cancel its unfinished trials.
@@ -221,14 +219,30 @@ class Client:
         """What workers build by themselves: presets, and the entry points of packages that running workers have."""
         return self._get("/presets", schemas.Presets)
 
-    def trials(self, study_id: UUID) -> list[schemas.Trial]:
-        """All trials of a study, by number.
+    def trials(self, study_id: UUID, states: Collection[State] | None = None) -> list[schemas.Trial]:
+        """The trials of a study, by number: all, or those in one of `states`.
 
         Raises:
             StudyNotFound
         """
-        path = f"/studies/{study_id}/trials"
-        return list(self._pages(lambda cursor: self._get(path, schemas.TrialPage, **cursor)))
+        path, wanted = f"/studies/{study_id}/trials", {}
+        if states is not None:
+            wanted = {"state": sorted(states_of("Client.trials", states))}
+            if not wanted["state"]:
+                return []
+        return list(self._pages(lambda cursor: self._get(path, schemas.TrialPage, **wanted, **cursor)))
+
+    def find_trial(self, study_id: UUID, number: int) -> schemas.Trial:
+        """A trial by its study and its number.
+
+        Raises:
+            StudyNotFound, TrialNotFound
+        """
+        if 0 <= whole_number("number", number) <= schemas.MOST_STEPS:
+            found = self._get(f"/studies/{study_id}/trials", schemas.TrialPage, number=number).items
+            if found:
+                return found[0]
+        raise TrialNotFound(trial=str(number))
 
     def trial(self, trial_id: UUID) -> schemas.Trial:
         """The current record of a trial.
@@ -238,21 +252,33 @@ class Client:
         """
         return self._get(f"/trials/{trial_id}", schemas.Trial)
 
-    def request(self, trial_id: UUID, action: Action) -> schemas.Trial:
+    def change_trial(self, trial_id: UUID, patch: schemas.TrialPatch) -> schemas.Trial:
+        """Change attributes and tags of a trial. What other clients set is kept, unless it has the same key.
+
+        Raises:
+            TrialNotFound
+        """
+        return self._patch(f"/trials/{trial_id}", patch, schemas.Trial)
+
+    def request(self, trial_id: UUID, action: Action, after_step: int | None = None) -> schemas.Trial:
         """Ask for an action. A worker that runs the trial performs it soon, so the returned state may be unchanged.
+
+        Args:
+            after_step: of a stop or a prune, the last step that counts: later ones are withdrawn.
 
         Raises:
             TrialNotFound
             IllegalTransition: the action is not possible in the trial's state.
         """
-        return self._post(f"/trials/{trial_id}/{action}", None, schemas.Trial)
+        end = None if after_step is None else schemas.build(schemas.TrialEnd, {"after_step": after_step})
+        return self._post(f"/trials/{trial_id}/{action}", end, schemas.Trial)
 
     def extend(self, trial_id: UUID, steps: int) -> schemas.Trial:
-        """Queue a complete or paused trial for `steps` more outer steps.
+        """Queue a complete, pruned or paused trial for `steps` more outer steps.
 
         Raises:
             TrialNotFound
-            IllegalTransition: the trial is neither complete nor paused.
+            IllegalTransition: the trial is neither complete nor pruned nor paused.
         """
         return self._post(
             f"/trials/{trial_id}/extend", schemas.build(schemas.TrialExtend, {"steps": steps}), schemas.Trial
@@ -423,6 +449,12 @@ class Client:
             raise OptionTypeWrong(option=shown(body), rule="pass a value of nestor.schemas")
         document = None if body is None else body.model_dump(mode="json")
         return read(model, self._transport.request("POST", path, json=document))
+
+    def _patch(self, path: str, patch: BaseModel, model: type[Model]) -> Model:
+        if not isinstance(patch, BaseModel):  # pyright: ignore[reportUnnecessaryIsInstance] of a user
+            raise OptionTypeWrong(option=shown(patch), rule="pass a value of nestor.schemas")
+        document = patch.model_dump(mode="json", exclude_unset=True)
+        return read(model, self._transport.request("PATCH", path, json=document))
 
     @staticmethod
     def _pages(get: Callable[[dict[str, str]], _Page[Item]]) -> Iterator[Item]:

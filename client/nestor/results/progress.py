@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from nestor.lifecycle import WHY_AGAIN
 from nestor.schemas import Event, EventType, State, Step, Trial
 
 STATE_TEXTS = {State.queued.value: "waiting for a worker", State.paused.value: "paused"}
@@ -29,8 +30,10 @@ class Bar:
         if event.type is EventType.state:
             text = STATE_TEXTS.get(event.data["state"])
             self._bar.set_description(f"{self._name}, {text}" if text else self._name)
-        if event.type is EventType.rewind and "why" not in event.data:  # else one step is recorded again
-            self._write(f"The steps after {event.data['step']} are computed again from the last checkpoint.")
+        if event.type is EventType.rewind and event.data.get("why") != WHY_AGAIN:
+            why = event.data.get("why")
+            what = "computed again from the last checkpoint" if why is None else f"withdrawn, because {why}"
+            self._write(f"The steps after {event.data['step']} are {what}.")
         if step is None:
             return
         self._bar.set_postfix_str(summary(step), refresh=False)

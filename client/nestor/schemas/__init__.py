@@ -41,6 +41,7 @@ from nestor.schemas.records import Attempt as Attempt
 from nestor.schemas.records import Attempts as Attempts
 from nestor.schemas.records import Desired as Desired
 from nestor.schemas.records import Direction as Direction
+from nestor.schemas.records import EndingAction as EndingAction
 from nestor.schemas.records import Event as Event
 from nestor.schemas.records import EventPage as EventPage
 from nestor.schemas.records import EventType as EventType
@@ -53,8 +54,10 @@ from nestor.schemas.records import StudyCreate as StudyCreate
 from nestor.schemas.records import StudyPage as StudyPage
 from nestor.schemas.records import StudyPatch as StudyPatch
 from nestor.schemas.records import Trial as Trial
+from nestor.schemas.records import TrialEnd as TrialEnd
 from nestor.schemas.records import TrialExtend as TrialExtend
 from nestor.schemas.records import TrialPage as TrialPage
+from nestor.schemas.records import TrialPatch as TrialPatch
 from nestor.schemas.records import TrialPriority as TrialPriority
 from nestor.schemas.records import WhichStep as WhichStep
 from nestor.schemas.references import ReferencedColumn as ReferencedColumn

@@ -9,12 +9,12 @@ from uuid import UUID
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from nestor.errors import CurvatureNotDistributed
-from nestor.options.base import Fraction, Value, Whole, about
+from nestor.options.base import Fraction, Positive, Value, Whole, about
 from nestor.options.config import ConfigFields, CrossChecks, part_for_one_device
 from nestor.options.evaluation import Folds
 from nestor.options.mistakes.sentences import violation
 from nestor.options.presets import HyperparameterPreset, L2Preset, MLPPreset
-from nestor.schemas.base import Priority, Schema
+from nestor.schemas.base import Name, Priority, Schema
 
 
 class Preset(Schema):
@@ -131,7 +131,12 @@ class TrialSpec(ConfigFields, _OfProblem):
     devices_per_trial: Annotated[
         int, Field(ge=1, le=1024), about("devices that each take their part of every batch")
     ] = 1
+    timeout: Annotated[
+        Positive | None,
+        about("it ends after the step in which it has trained for so long, pauses not counted", unit="seconds"),
+    ] = None
     user_attrs: Annotated[dict[str, Any], about("stored with the trial; Nestor does not read them")] = {}
+    tags: Annotated[tuple[Name, ...], about("labels of the trial")] = ()
 
 
 class TrialCreate(TrialSpec, CrossChecks):

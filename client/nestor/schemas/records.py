@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -14,6 +15,7 @@ from nestor.options.base import about
 from nestor.options.mistakes.sentences import violation
 from nestor.schemas.base import Count, Name, Priority, Schema
 from nestor.schemas.problems import TrialSpec
+from nestor.schemas.storable import merge_patch
 
 _SEQ = about("number of the trial's newest event when this was read")
 Direction = Literal["minimize", "maximize"]
@@ -43,13 +45,36 @@ class StudyCreate(Schema):
         return direction
 
 
-class StudyPatch(Schema):
-    """Changes to a study; null leaves a field as it is. What ranks trials can change only before the first trial."""
+class Patch(Schema):
+    """Changes to a study or a trial: a JSON merge patch (RFC 7396). A field that is left out stays as it is."""
 
-    metric: Annotated[Name | None, about("a metric of the problem, which ranks steps and trials")] = None
-    direction: Annotated[Direction | None, about("whether a lower or a higher metric is better")] = None
-    user_attrs: Annotated[dict[str, Any] | None, about("replaces all user attributes")] = None
-    tags: Annotated[tuple[Name, ...] | None, about("replaces all tags")] = None
+    user_attrs: Annotated[
+        dict[str, Any] | None,
+        about("merged into the attributes, objects key by key; null in place of a value removes its key"),
+    ] = None
+    set_user_attrs: Annotated[
+        dict[str, Any],
+        about("attributes to set as they are: each replaces the whole value of its key, and null is a value"),
+    ] = {}
+    tags: Annotated[tuple[Name, ...] | None, about("replaces all tags; null removes them")] = None
+
+    def apply(self, user_attrs: dict[str, Any], tags: Sequence[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """The attributes and the tags after the change."""
+        if "user_attrs" in self.model_fields_set:
+            user_attrs = {} if self.user_attrs is None else merge_patch(user_attrs, self.user_attrs)
+        tags = (self.tags or ()) if "tags" in self.model_fields_set else tuple(tags)
+        return user_attrs | self.set_user_attrs, tags
+
+
+class StudyPatch(Patch):
+    """Changes to a study: a JSON merge patch (RFC 7396). A field that is left out stays as it is."""
+
+    metric: Annotated[Name | None, about("as in a new study; it can change only before the first trial")] = None
+    direction: Annotated[Direction | None, about("as in a new study; it can change only before the first trial")] = None
+
+
+class TrialPatch(Patch):
+    """Changes to a trial, also after its end: a JSON merge patch (RFC 7396). What is left out stays as it is."""
 
 
 class Study(Schema):
@@ -74,13 +99,14 @@ class State(StrEnum):
     running = "running"
     paused = "paused"
     complete = "complete"
+    pruned = "pruned"  # its user gave it up; it keeps what it recorded
     failed = "failed"
     cancelled = "cancelled"
 
     @property
     def finished(self) -> bool:
         """Whether the trial takes no more steps unless a user retries or extends it."""
-        return self in (State.complete, State.failed, State.cancelled)
+        return self in (State.complete, State.pruned, State.failed, State.cancelled)
 
 
 class Desired(StrEnum):
@@ -88,12 +114,27 @@ class Desired(StrEnum):
 
     run = "run"
     stop = "stop"  # keep the result
+    prune = "prune"  # keep the records, as those of a trial that was given up
     cancel = "cancel"
     pause = "pause"
     preempt = "preempt"  # set by the server: write a checkpoint and queue again, because other trials wait
 
 
-Action = Literal["stop", "cancel", "pause", "resume", "retry"]  # the actions of a user that take no argument
+Action = Literal["stop", "cancel", "pause", "prune", "resume", "retry"]  # the actions of a user other than extend
+EndingAction = Literal["stop", "prune"]
+
+
+class TrialEnd(Schema):
+    """When a trial that is stopped or pruned is to end."""
+
+    after_step: Annotated[
+        Count | None,
+        about(
+            "the last step that counts: later ones are withdrawn, and steps since the checkpoint before are computed "
+            "again; null: the step that it takes now",
+            unit="outer steps",
+        ),
+    ] = None
 
 
 class TrialExtend(Schema):
@@ -131,7 +172,7 @@ class Trial(Schema):
     id: Annotated[UUID, about("identifies the trial in paths of the API")]
     study_id: Annotated[UUID, about("the study that it belongs to")]
     number: Annotated[int, about("unique in its study, from 0")]
-    state: Annotated[State, about("queued, running, paused, or one of three finished states")]
+    state: Annotated[State, about("queued, running, paused, or one of four finished states")]
     desired: Annotated[Desired, about("what its worker is asked to do")]
     allowed_actions: Annotated[tuple[str, ...], about("actions that would change something now")]
     spec: Annotated[TrialSpec, about("the problem and the options, as submitted")]
@@ -152,8 +193,10 @@ class Trial(Schema):
         int, about("attempts since the newest checkpoint that ended unexpectedly; too many fail the trial")
     ]
     preemptions: Annotated[int, about("shutdowns of its worker since the newest checkpoint; too many fail the trial")]
+    seconds: Annotated[float, about("wall time that it has trained, over all its attempts", unit="seconds")]
     error: Annotated[dict[str, Any] | None, about("why it failed, as problem+json")]
-    user_attrs: Annotated[dict[str, Any], about("as submitted")]
+    user_attrs: Annotated[dict[str, Any], about("as its user set them, at the submission or later")]
+    tags: Annotated[tuple[str, ...], about("labels of the trial")]
     worker: Annotated[str | None, about("the worker that holds it")]
     seq: Annotated[int, _SEQ]
     created_at: Annotated[datetime, about("in UTC")]
@@ -208,7 +251,7 @@ class EventType(StrEnum):
     step = "step"
     snapshot = "snapshot"
     log = "log"
-    rewind = "rewind"  # steps after data["step"] are withdrawn and will be computed again
+    rewind = "rewind"  # steps after data["step"] are withdrawn
     end = "end"
 
 

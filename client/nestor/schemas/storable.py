@@ -91,6 +91,29 @@ def expect_attribute_name(name: object) -> None:
         raise AttributesNotJson(reason=f"the name {shown(name)} is not a string", advice="Use strings as names.")
 
 
+def one_attribute(key: str, value: Any) -> dict[str, Any]:
+    """One user attribute, as JSON makes it.
+
+    Raises:
+        AttributesNotJson: the key is not a string, or JSON cannot hold the value.
+    """
+    expect_attribute_name(key)
+    return json_attributes({key: value})
+
+
+def merge_patch(target: object, patch: object) -> Any:
+    """`target` changed by a JSON merge patch (RFC 7396): objects key by key, null removes, other values replace."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(cast("dict[str, Any]", target)) if isinstance(target, dict) else {}
+    for key, value in cast("dict[str, Any]", patch).items():
+        if value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = merge_patch(merged.get(key), value)
+    return merged
+
+
 def _plain(where: str, value: object, depth: int) -> object:
     if depth > MAX_DEPTH:
         raise AttributesNotJson(reason=f"{where[:80]}… is nested too deeply", advice="Flatten it.")

@@ -5,7 +5,7 @@ import { draw, short } from "./chart.js";
 /** @param {string} id @returns {any} */
 const find = (id) => document.getElementById(id);
 /** What a running trial is about to do, by its desired state. */
-const PENDING = { pause: "pausing", stop: "stopping", cancel: "canceling", preempt: "being preempted" };
+const PENDING = { pause: "pausing", stop: "stopping", prune: "being pruned", cancel: "canceling", preempt: "being preempted" };
 
 /** @param {any[]} studies @param {string} selected @param {(id: string) => void} select */
 export function showStudies(studies, selected, select) {

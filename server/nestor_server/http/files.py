@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator
 
@@ -11,6 +10,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from nestor_server.database import Sessions
+from nestor_server.services import versions
 from nestor_server.storage.tensor_blobs import Slice
 
 IMMUTABLE = "private, max-age=31536000, immutable"
@@ -29,9 +29,9 @@ def matches(request: Request, etag: str) -> bool:
 def json_response(request: Request, content: BaseModel, etag: str | None = None) -> Response:
     """`content` as JSON, or 304 if the client has it. The default ETag is the hash of the JSON."""
     body = content.model_dump_json().encode()
-    etag = etag or hashlib.sha256(body).hexdigest()
+    etag = etag or versions.of(content)
     headers = {"ETag": f'"{etag}"', "Cache-Control": REVALIDATE, "Vary": "Authorization, Cookie"}
-    if matches(request, etag):
+    if request.method in ("GET", "HEAD") and matches(request, etag):
         return Response(status_code=304, headers=headers)
     return Response(body, headers=headers, media_type="application/json")
 

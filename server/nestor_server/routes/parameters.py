@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import Depends, Query, Request
+from fastapi import Depends, Header, Query, Request
 from pydantic import Field
 
 from nestor_server.database import Sessions
@@ -18,6 +18,11 @@ StepNumber = Annotated[int | None, Query(ge=0, le=2**31 - 1, description="the la
 CheckpointStep = Annotated[
     Literal["latest", "best"] | Annotated[int, Field(ge=0, le=2**31 - 1)],
     Query(description="the number of a step; or the latest, or the best by the study's metric"),
+]
+
+IfMatch = Annotated[
+    str | None,
+    Header(max_length=1_000, description="do nothing unless this is the present ETag; 412 if it is another one"),
 ]
 
 

@@ -12,7 +12,7 @@ from nestor.schemas import API
 from nestor_server.http import files
 from nestor_server.http.auth import Reader, Tx, Writer
 from nestor_server.http.idempotency import Idempotent, PostResult
-from nestor_server.routes.parameters import Cursor, Limit
+from nestor_server.routes.parameters import Cursor, IfMatch, Limit
 from nestor_server.services import paging, studies
 
 router = APIRouter(prefix="/studies", tags=["studies"])
@@ -48,13 +48,21 @@ def get(study_id: UUID, request: Request, caller: Reader, session: Tx) -> Respon
     return files.json_response(request, studies.get(session, caller.user_id, study_id))
 
 
-@router.patch("/{study_id}")
-def change(study_id: UUID, patch: schemas.StudyPatch, caller: Writer, session: Tx) -> schemas.Study:
-    """Replace user attributes or tags."""
-    return studies.change(session, caller.user_id, study_id, patch)
+@router.patch("/{study_id}", response_model=schemas.Study)
+def change(
+    study_id: UUID,
+    patch: schemas.StudyPatch,
+    request: Request,
+    caller: Writer,
+    session: Tx,
+    if_match: IfMatch = None,
+) -> Response:
+    """Change user attributes, each key by itself, and tags, as a JSON merge patch."""
+    changed = studies.change(session, caller.user_id, study_id, patch, if_match=if_match)
+    return files.json_response(request, changed)
 
 
 @router.delete("/{study_id}", status_code=204)
-def delete(study_id: UUID, caller: Writer, session: Tx) -> None:
+def delete(study_id: UUID, caller: Writer, session: Tx, if_match: IfMatch = None) -> None:
     """Delete a study and cancel its unfinished trials. Its name is free again."""
-    studies.delete(session, caller.user_id, study_id, by=f"user {caller.user}")
+    studies.delete(session, caller.user_id, study_id, by=f"user {caller.user}", if_match=if_match)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from nestor import schemas
 from nestor.schemas import API
 from nestor_server.http import files
 from nestor_server.http.auth import Reader, Tx, Writer
 from nestor_server.http.idempotency import Idempotent, PostResult
-from nestor_server.routes.parameters import Cursor, Limit
+from nestor_server.routes.parameters import Cursor, IfMatch, Limit
 from nestor_server.services import paging
 from nestor_server.services.trials import actions, attempts, queries
 
@@ -35,64 +36,114 @@ def page(
     request: Request,
     caller: Reader,
     session: Tx,
+    state: Annotated[list[schemas.State], Query(description="only trials in this state; repeat it for several")] = [],  # noqa: B006
+    number: Annotated[int | None, Query(ge=0, le=2**31 - 1, description="only the trial of this number")] = None,
     cursor: Cursor = None,
     limit: Limit = paging.DEFAULT_LIMIT,
 ) -> Response:
     """The trials of a study, by number."""
-    content = queries.page(session, caller.user_id, study_id, cursor=cursor, limit=limit)
+    content = queries.page(session, caller.user_id, study_id, states=state, number=number, cursor=cursor, limit=limit)
     return files.json_response(request, content)
 
 
 @router.get("/trials/{trial_id}", response_model=schemas.Trial)
 def get(trial_id: UUID, request: Request, caller: Reader, session: Tx) -> Response:
-    """One trial. Its ETag changes with each step and each change of state, so polling mostly gets a 304."""
-    trial = queries.get(session, caller.user_id, trial_id)
-    return files.json_response(request, trial, queries.version(trial))
+    """One trial. Its ETag changes with each step and each change, so polling mostly gets a 304."""
+    return files.json_response(request, *queries.get(session, caller.user_id, trial_id))
 
 
-@router.post("/trials/{trial_id}/stop")
-def stop(trial_id: UUID, caller: Writer, session: Tx) -> schemas.Trial:
-    """End the trial and keep its result."""
-    return actions.request(session, caller, trial_id, "stop")
+@router.patch("/trials/{trial_id}", response_model=schemas.Trial)
+def change(
+    trial_id: UUID,
+    patch: schemas.TrialPatch,
+    request: Request,
+    caller: Writer,
+    session: Tx,
+    if_match: IfMatch = None,
+) -> Response:
+    """Change user attributes, each key by itself, and tags, as a JSON merge patch, also after the trial's end."""
+    return files.json_response(request, *actions.change(session, caller, trial_id, patch, if_match=if_match))
 
 
-@router.post("/trials/{trial_id}/cancel")
-def cancel(trial_id: UUID, caller: Writer, session: Tx) -> schemas.Trial:
+@router.post("/trials/{trial_id}/stop", response_model=schemas.Trial)
+def stop(
+    trial_id: UUID,
+    request: Request,
+    caller: Writer,
+    session: Tx,
+    end: schemas.TrialEnd | None = None,
+    if_match: IfMatch = None,
+) -> Response:
+    """End the trial and keep its result. With `after_step`, the result is that of this step."""
+    return files.json_response(request, *actions.end(session, caller, trial_id, "stop", end, if_match=if_match))
+
+
+@router.post("/trials/{trial_id}/prune", response_model=schemas.Trial)
+def prune(
+    trial_id: UUID,
+    request: Request,
+    caller: Writer,
+    session: Tx,
+    end: schemas.TrialEnd | None = None,
+    if_match: IfMatch = None,
+) -> Response:
+    """End the trial as pruned: it is given up, and keeps what it recorded. With `after_step`, up to this step."""
+    return files.json_response(request, *actions.end(session, caller, trial_id, "prune", end, if_match=if_match))
+
+
+@router.post("/trials/{trial_id}/cancel", response_model=schemas.Trial)
+def cancel(trial_id: UUID, request: Request, caller: Writer, session: Tx, if_match: IfMatch = None) -> Response:
     """End the trial as cancelled; its records stay."""
-    return actions.request(session, caller, trial_id, "cancel")
+    return files.json_response(request, *actions.request(session, caller, trial_id, "cancel", if_match=if_match))
 
 
-@router.post("/trials/{trial_id}/pause")
-def pause(trial_id: UUID, caller: Writer, session: Tx) -> schemas.Trial:
+@router.post("/trials/{trial_id}/pause", response_model=schemas.Trial)
+def pause(trial_id: UUID, request: Request, caller: Writer, session: Tx, if_match: IfMatch = None) -> Response:
     """Write a checkpoint and free the device; `resume` continues from there."""
-    return actions.request(session, caller, trial_id, "pause")
+    return files.json_response(request, *actions.request(session, caller, trial_id, "pause", if_match=if_match))
 
 
-@router.post("/trials/{trial_id}/resume")
-def resume(trial_id: UUID, caller: Writer, session: Tx) -> schemas.Trial:
+@router.post("/trials/{trial_id}/resume", response_model=schemas.Trial)
+def resume(trial_id: UUID, request: Request, caller: Writer, session: Tx, if_match: IfMatch = None) -> Response:
     """Queue a paused trial again."""
-    return actions.request(session, caller, trial_id, "resume")
+    return files.json_response(request, *actions.request(session, caller, trial_id, "resume", if_match=if_match))
 
 
-@router.post("/trials/{trial_id}/retry")
-def retry(trial_id: UUID, caller: Writer, session: Tx) -> schemas.Trial:
+@router.post("/trials/{trial_id}/retry", response_model=schemas.Trial)
+def retry(trial_id: UUID, request: Request, caller: Writer, session: Tx, if_match: IfMatch = None) -> Response:
     """Queue a failed trial again, from its newest checkpoint and with fresh budgets."""
-    return actions.request(session, caller, trial_id, "retry")
+    return files.json_response(request, *actions.request(session, caller, trial_id, "retry", if_match=if_match))
 
 
 @router.post("/trials/{trial_id}/extend", response_model=schemas.Trial)
-def extend(trial_id: UUID, more: schemas.TrialExtend, caller: Writer, session: Tx, respond: Idempotent) -> Response:
-    """Queue a complete or paused trial for more steps, from its current weights.
+def extend(
+    trial_id: UUID,
+    more: schemas.TrialExtend,
+    caller: Writer,
+    session: Tx,
+    respond: Idempotent,
+    if_match: IfMatch = None,
+) -> Response:
+    """Queue a complete, pruned or paused trial for more steps, from its current weights.
 
     A repeated request with the same Idempotency-Key has no further effect.
     """
-    return respond(lambda: PostResult(actions.extend(session, caller, trial_id, more.steps), created=False))
+    extend = lambda: actions.extend(session, caller, trial_id, more.steps, if_match=if_match)
+    return respond(lambda: PostResult(extend(), created=False))
 
 
-@router.post("/trials/{trial_id}/priority")
-def prioritize(trial_id: UUID, new: schemas.TrialPriority, caller: Writer, session: Tx) -> schemas.Trial:
+@router.post("/trials/{trial_id}/priority", response_model=schemas.Trial)
+def prioritize(
+    trial_id: UUID,
+    new: schemas.TrialPriority,
+    request: Request,
+    caller: Writer,
+    session: Tx,
+    if_match: IfMatch = None,
+) -> Response:
     """Let the trial run before those of lower priority, and after those of higher."""
-    return actions.prioritize(session, caller, trial_id, new.priority)
+    changed = actions.prioritize(session, caller, trial_id, new.priority, if_match=if_match)
+    return files.json_response(request, *changed)
 
 
 @router.get("/trials/{trial_id}/attempts")

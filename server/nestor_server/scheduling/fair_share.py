@@ -1,10 +1,10 @@
 """Which trial runs next: fair shares for users when slots are scarce.
 
-A free slot takes the trial with the highest priority. Ties go to the user with the fewest running trials, then to the
-user who was served longest ago, then to the trial of that user that has waited longest. A running trial whose time
-slice is over is ranked together with the waiting trials, behind those of its own user. If it would not be chosen
-again, it is preempted: it writes a checkpoint and is queued. It yields only to trials with the same number of devices
-that its worker can run.
+A free slot takes a trial that only returns to the step after which it is to end, which is short. Otherwise it takes the
+trial with the highest priority. Ties go to the user with the fewest running trials, then to the user who was served
+longest ago, then to the trial of that user that has waited longest. A running trial whose time slice is over is ranked
+together with the waiting trials, behind those of its own user. If it would not be chosen again, it is preempted: it
+writes a checkpoint and is queued. It yields only to trials with the same number of devices that its worker can run.
 """
 
 from __future__ import annotations
@@ -74,11 +74,13 @@ def _ranked(candidate: ColumnElement[bool]) -> Subquery:
     before = func.row_number().over(partition_by=Study.owner_id, order_by=[Trial.priority.desc(), *age])
     candidates = (
         select(Trial.id, func.row_number().over(order_by=age).label("age"), Trial.priority, users.c.served)
+        .add_columns(Trial.ends_after.is_not(None).label("returns"))
         .add_columns((users.c.running + before).label("share"))  # trials of its user, including this one
         .join(Study, Study.id == Trial.study_id)
         .join(users, users.c.owner_id == Study.owner_id)
         .where(candidate)
         .subquery()
     )
-    order = [candidates.c.priority.desc(), candidates.c.share, candidates.c.served.nulls_first(), candidates.c.age]
+    first = [candidates.c.returns.desc(), candidates.c.priority.desc()]
+    order = [*first, candidates.c.share, candidates.c.served.nulls_first(), candidates.c.age]
     return select(candidates.c.id, func.row_number().over(order_by=order).label("rank")).subquery()

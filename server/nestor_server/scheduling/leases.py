@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from nestor import lifecycle
 from nestor.errors import PreemptionsSpent, RestartsSpent
 from nestor.lifecycle import Transition
-from nestor.schemas import Action, Desired, State
+from nestor.schemas import Action, Desired, EndingAction, State
 from nestor_server.database import settings_of
 from nestor_server.models import Trial, Worker
 from nestor_server.scheduling import entry_points, fair_share, rollback, state_machine, task_queue
@@ -28,6 +28,8 @@ from nestor_server.scheduling.entry_points import Offers
 from nestor_server.scheduling.state_machine import FRESH_BUDGETS
 
 LeaseBudget = Literal["restarts", "preemptions"]  # the counter that an unrequested end of a lease increments
+ENDINGS = ("stop", "prune")  # actions, and the desired states that they ask for
+NO_END: dict[str, Any] = {"ends_after": None, "ends_as": None}
 
 
 class LeaseLost(Exception):
@@ -61,18 +63,20 @@ def request(session: Session, trial: Trial, action: Action, *, by: str = "user")
     Raises:
         IllegalTransition: the action is not allowed in the trial's state. The error lists those that are.
     """
-    session.refresh(trial, with_for_update={"key_share": True})
+    lock(session, trial)
     state, why = State(trial.state), lifecycle.why_asked(action)
+    withdraws = action == "resume" and trial.desired in ENDINGS
+    end = NO_END if withdraws or action in ENDINGS else {}
     match lifecycle.respond(state, Desired(trial.desired), action):
         case Transition() as transition:
-            values: dict[str, Any] = dict(FRESH_BUDGETS) if transition is lifecycle.RETRY else {}
+            values: dict[str, Any] = {**end, **(FRESH_BUDGETS if transition is lifecycle.RETRY else {})}
             values["desired"] = (lifecycle.MEANINGS[action].desired or Desired.run).value
             state_machine.apply(session, transition, Trial.id == trial.id, by=by, why=why, **values)
             if transition.target is State.queued:
                 task_queue.send_on_commit(session, trial.id)
         case Desired() as desired:
             deadline = None if desired is Desired.run else _from_now(settings_of(session).answer_seconds)
-            state_machine.write(session, Trial.id == trial.id, desired=desired.value, answer_by=deadline)
+            state_machine.write(session, Trial.id == trial.id, desired=desired.value, answer_by=deadline, **end)
             state_machine.append_event(session, trial.id, state, by=by, why=why, desired=desired.value)
         case None:
             pass
@@ -80,24 +84,66 @@ def request(session: Session, trial: Trial, action: Action, *, by: str = "user")
     return trial
 
 
-def extend(session: Session, trial: Trial, steps: int, *, by: str = "user") -> Trial:
-    """Queue a complete or paused trial again, for `steps` more steps from its current weights.
+def request_end(session: Session, trial: Trial, action: EndingAction, after: int, *, by: str = "user") -> Trial:
+    """Request that the trial ends after step `after`, as a callback does that has seen this step.
 
-    A complete trial takes them after its last step, a paused one in addition to its remaining steps. Early stopping
-    does not end the trial before these steps.
+    If the trial has gone on, later steps are withdrawn, and the trial is queued to be trained up to that step again.
+    It ends with its later steps only if that would take too long; see `rollback.return_to`.
 
     Raises:
-        IllegalTransition: the trial is neither complete nor paused.
+        IllegalTransition: the trial is cancelled.
+    """
+    lock(session, trial)
+    state, desired = State(trial.state), Desired(trial.desired)
+    answer = lifecycle.respond_after(state, desired, action, step=trial.step, after=after)
+    if answer is lifecycle.REWIND and not rollback.return_to(session, trial.id, after):
+        answer = lifecycle.PRUNE if (state, action) == (State.complete, "prune") else None
+    end: dict[str, Any] = {"ends_after": after, "ends_as": action}
+    why = lifecycle.why_asked(action, after)
+    match answer:
+        case Transition(target=State.queued) as transition:
+            values = {"desired": Desired.run.value, **FRESH_BUDGETS, **end}
+            state_machine.apply(session, transition, Trial.id == trial.id, by=by, why=why, **values)
+            task_queue.send_on_commit(session, trial.id)
+        case Transition() as transition:
+            state_machine.apply(session, transition, Trial.id == trial.id, by=by, why=why, desired=action)
+        case Desired() if (trial.ends_after, trial.ends_as) != (after, action):
+            if state is State.running:
+                end |= {"desired": action, "answer_by": _from_now(settings_of(session).answer_seconds)}
+            else:
+                rollback.return_to(session, trial.id, after)
+            state_machine.write(session, Trial.id == trial.id, **end)
+            state_machine.append_event(session, trial.id, state, by=by, why=why, desired=action)
+        case _:
+            pass
+    session.refresh(trial)
+    return trial
+
+
+def lock(session: Session, trial: Trial) -> None:
+    """Read the trial's row again, and keep others from changing it until the end of this transaction."""
+    session.refresh(trial, with_for_update={"key_share": True})
+
+
+def extend(session: Session, trial: Trial, steps: int, *, by: str = "user") -> Trial:
+    """Queue a complete, pruned or paused trial again, for `steps` more steps from its current weights.
+
+    A paused trial takes them in addition to its remaining steps, another one after its last step. Neither early
+    stopping nor the time limit ends the trial before these steps.
+
+    Raises:
+        IllegalTransition: the trial is neither complete nor pruned nor paused.
         InvalidInput: the total number of steps is above the maximum.
     """
-    session.refresh(trial, with_for_update={"key_share": True})
+    lock(session, trial)
     state = State(trial.state)
     lifecycle.respond(state, Desired(trial.desired), "extend")
     n_steps = lifecycle.steps_after_extension(state, trial.step, trial.n_steps, steps)
     values: dict[str, Any] = {"desired": Desired.run.value, "n_steps": n_steps, **FRESH_BUDGETS}
+    # A user who extends a trial wants these steps, even if early stopping or the clock had ended it.
+    values |= {**NO_END, "spec": trial.spec | {"timeout": None}}
     if stopping := trial.spec.get("early_stopping"):
-        # A user who extends a trial wants these steps, even if early stopping had ended it.
-        values["spec"] = trial.spec | {"early_stopping": stopping | {"min_steps": n_steps}}
+        values["spec"] |= {"early_stopping": stopping | {"min_steps": n_steps}}
     why = lifecycle.why_extended(steps)
     state_machine.apply(session, lifecycle.EXTEND, Trial.id == trial.id, by=by, why=why, **values)
     task_queue.send_on_commit(session, trial.id)
@@ -166,7 +212,8 @@ def finish(
 ) -> State:
     """End the attempt in `state`: complete, failed (with its problem+json), cancelled or paused.
 
-    Returns the state that was reached: if the user has withdrawn a pause, the trial is queued instead.
+    Returns the state that was reached. The trial is queued instead if the user has withdrawn a pause, or if it has
+    gone on beyond the step after which it was to end.
 
     Raises:
         LeaseLost: the lease is not valid any more.
@@ -174,6 +221,10 @@ def finish(
     desired = _lock(session, lease)
     if state is State.paused and desired is not Desired.pause:
         return _release(session, lease, desired, why="the pause was withdrawn")
+    if end := _requested_end(session, lease.trial_id, desired, state):
+        state, why = end
+        if state is State.queued:
+            return _release(session, lease, Desired.run, why=why)
     transition = lifecycle.transition_to(state)
     state_machine.apply(session, transition, lease.holds, by=lease.owner, why=why, error=error)
     return state
@@ -272,6 +323,10 @@ def _end_attempt(
 ) -> State:
     """Enter the state that the user requested; otherwise the queue, or failed if the budget is spent."""
     where = Trial.id == trial_id
+    if desired in ENDINGS:
+        after = session.scalar(select(Trial.ends_after).where(where))
+        if after is not None and rollback.return_to(session, trial_id, after):
+            desired, paid_from = Desired.run, None
     if desired in lifecycle.OBEDIENCE:
         transition = lifecycle.OBEDIENCE[desired].transition
         state_machine.apply(session, transition, where, by=by, why=f"{lifecycle.why_asked(desired)}; {why}")
@@ -287,5 +342,31 @@ def _end_attempt(
             error = error_class(count=spent, reason=why).problem()
             state_machine.apply(session, lifecycle.FAIL, where, by=by, why=why, error=error)
             return State.failed
-    state_machine.apply(session, lifecycle.REQUEUE, where, by=by, why=why)
+    state_machine.apply(session, lifecycle.REQUEUE, where, by=by, why=why, desired=Desired.run.value)
     return State.queued
+
+
+def _requested_end(session: Session, trial_id: UUID, desired: Desired, state: State) -> tuple[State, str] | None:
+    """The state and the reason in place of the `state` that a worker reports; None: as it reports.
+
+    They differ if the user asked for an end after a step. The state is `queued` if the trial must return to that step.
+    """
+    if state in (State.cancelled, State.paused):
+        return None
+    step, after, action = session.execute(
+        select(Trial.step, Trial.ends_after, Trial.ends_as).where(Trial.id == trial_id)
+    ).one()
+    if after is None:
+        pruned = state is State.complete and desired is Desired.prune
+        return (State.pruned, lifecycle.OBEDIENCE[desired].why) if pruned else None
+    end = lifecycle.OBEDIENCE[Desired(action)]
+    target, why, again = end.transition.target, end.why, (State.queued, f"{action} was asked for after step {after}")
+    if state is State.failed:
+        return again if step >= after and rollback.return_to(session, trial_id, after) else None
+    if step < after:  # it obeyed before it came to that step, or has ended by itself
+        return again if desired in ENDINGS else None
+    if step == after:
+        return target, why
+    if rollback.return_to(session, trial_id, after):
+        return again
+    return target, f"{why}; the request came too late to return to step {after}"

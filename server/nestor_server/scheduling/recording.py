@@ -52,6 +52,7 @@ class RecordedBatch:
     results: tuple[TensorFile, ...] = ()
     logs: tuple[LogRecord, ...] = ()
     hyperparameters: tuple[HyperparameterInfo, ...] | None = None
+    seconds: float | None = None  # wall time of training, over all attempts; None: as recorded before
     number: int | None = None  # in this lease, from 1, so that a batch can be sent again; None: once
 
     def __bool__(self) -> bool:
@@ -144,6 +145,8 @@ def _progress(session: Session, batch: RecordedBatch, trial_id: UUID) -> dict[st
             better = or_(Trial.best_value.is_(None), Trial.best_value > value if lower else Trial.best_value < value)
             values["best_value"] = case((better, value), else_=Trial.best_value)
             values["best_step"] = case((better, best.number), else_=Trial.best_step)
+    if batch.seconds is not None:
+        values["seconds"] = batch.seconds
     if batch.hyperparameters is not None:
         values["hyperparameters"] = [info.model_dump(mode="json") for info in batch.hyperparameters]
     if batch.checkpoints:

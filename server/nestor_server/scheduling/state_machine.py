@@ -32,6 +32,8 @@ def apply(
     values.setdefault("desired", case((Trial.desired == Desired.preempt.value, "run"), else_=Trial.desired))
     if target is not State.running:
         values |= {"lease_owner": None, "lease_expires_at": None}
+    if target.finished:
+        values |= {"ends_after": None, "ends_as": None}
     if target is State.queued:
         values |= {"queued_at": func.now(), "sent_at": func.now()}
     row = write(session, and_(where, Trial.state.in_(transition.sources)), state=target.value, **values)

@@ -11,10 +11,11 @@ from sqlalchemy.orm import Session
 
 from nestor import schemas
 from nestor.errors import LossMaximized, StudyExists, StudyNotFound
+from nestor.lifecycle import Ranking
 from nestor.schemas import State
 from nestor_server.models import Study, Trial
 from nestor_server.scheduling import leases, rankings
-from nestor_server.services import paging
+from nestor_server.services import paging, versions
 
 
 def create(session: Session, owner_id: UUID, new: schemas.StudyCreate) -> tuple[schemas.Study, bool]:
@@ -82,42 +83,55 @@ def get(session: Session, owner_id: UUID, study_id: UUID) -> schemas.Study:
     return describe(session, [find(session, owner_id, study_id)])[0]
 
 
-def change(session: Session, owner_id: UUID, study_id: UUID, patch: schemas.StudyPatch) -> schemas.Study:
-    """Replace what `patch` sets.
+def change(
+    session: Session, owner_id: UUID, study_id: UUID, patch: schemas.StudyPatch, *, if_match: str | None = None
+) -> schemas.Study:
+    """Change a study. Concurrent changes of different attributes are all kept, because they follow each other.
 
     Raises:
         StudyNotFound
         RankingDiffers: the study has trials, whose best weights were kept by its metric and direction.
         LossMaximized: it would rank by the highest loss.
+        VersionMismatch: `if_match` names another version.
     """
     study = find(session, owner_id, study_id, lock=True)
+    _expect(session, study, if_match)
+    ranking = Ranking(
+        patch.metric if "metric" in patch.model_fields_set else study.metric,
+        (patch.direction or "minimize") if "direction" in patch.model_fields_set else study.direction,
+    )
     if study.next_number > 0:
-        rankings.of_study(study).expect_same(study.name, patch.metric, patch.direction)
-    study.metric, study.direction = patch.metric or study.metric, patch.direction or study.direction
-    if study.metric is None and study.direction == "maximize":
+        rankings.of_study(study).expect_equal(study.name, ranking)
+    if ranking.metric is None and ranking.direction == "maximize":
         raise LossMaximized(option="direction='maximize'")
-    if patch.user_attrs is not None:
-        study.user_attrs = patch.user_attrs
-    if patch.tags is not None:
-        study.tags = list(patch.tags)
+    study.metric, study.direction = ranking.metric, ranking.direction
+    user_attrs, tags = patch.apply(study.user_attrs, study.tags)
+    study.user_attrs, study.tags = user_attrs, list(tags)
     study.updated_at = func.now()
     session.flush()
     session.refresh(study)
     return describe(session, [study])[0]
 
 
-def delete(session: Session, owner_id: UUID, study_id: UUID, *, by: str = "user") -> None:
+def delete(session: Session, owner_id: UUID, study_id: UUID, *, by: str = "user", if_match: str | None = None) -> None:
     """Mark a study as deleted, which frees its name, and cancel its unfinished trials.
 
     Raises:
         StudyNotFound
+        VersionMismatch: `if_match` names another version.
     """
     study = find(session, owner_id, study_id, lock=True)
+    _expect(session, study, if_match)
     study.deleted_at = func.now()
     session.flush()
     unfinished = [state.value for state in State if not state.finished]
     for trial in session.scalars(select(Trial).where(Trial.study_id == study_id, Trial.state.in_(unfinished))).all():
         leases.request(session, trial, "cancel", by=by)
+
+
+def _expect(session: Session, study: Study, if_match: str | None) -> None:
+    if if_match is not None:
+        versions.expect(if_match, "study", versions.of(describe(session, [study])[0]))
 
 
 def describe(session: Session, found: Sequence[Study]) -> list[schemas.Study]:

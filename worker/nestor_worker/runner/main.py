@@ -129,12 +129,17 @@ def _run(directory: Path, spec: workdir.WorkSpec, supervisor: Connection, rank: 
     recorder.begin(state, device)
     for level, note in notes:
         supervisor.send(LogLine(0 if state is None else state.step, note, level))
+
+    def is_ending() -> bool:
+        return supervisor.ends() or recorder.time_is_up
+
     try:
-        for step in optimize(bilevel, data, config, state, group, traces, supervisor.ends):
+        for step in optimize(bilevel, data, config, state, group, traces, is_ending):
             recorder.record(step)
-            stop = supervisor.stop
-            # The last step before an end by the user is one that was evaluated.
-            if group.any([stop is not None and (step.value is not None or not stop.evaluate)])[0]:
+            stop, is_evaluated = supervisor.stop, step.value is not None
+            # The last step before an end by the user, or by the clock, is one that was evaluated.
+            ends = stop is not None and (is_evaluated or not stop.evaluate)
+            if group.any([ends or (recorder.time_is_up and is_evaluated)])[0]:
                 break
     except Exception:
         recorder.save_best()

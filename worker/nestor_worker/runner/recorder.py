@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -82,6 +83,8 @@ class TrialRecorder:
     ) -> None:
         self._directory, self._send, self._bilevel = directory, send, bilevel
         self._n_steps = config.n_steps
+        self._started_at = time.monotonic() - spec.seconds  # as if it had trained without a pause
+        self._timeout = math.inf if spec.timeout is None else spec.timeout
         nbytes = sum(value.nbytes for value in bilevel.hparams.values())
         self._ranking = spec.ranking
         self._snapshots = SnapshotPolicy(
@@ -133,7 +136,7 @@ class TrialRecorder:
         self._state = step.state
         if step.value is not None:
             self._ranking.expect(step.metrics)
-        self._send(Stepped(step.record()))
+        self._send(Stepped(step.record(), self._seconds))
         self._value = step.value_of(self._ranking.metric)
         if self._snapshots.is_best(step.number, self._value):
             self._best = step.state.result()
@@ -154,6 +157,7 @@ class TrialRecorder:
         Raises:
             CannotWrite: they cannot be written.
         """
+        time_is_up = self.time_is_up
         self._checkpointer.finish()
         step = 0 if self._state is None else self._state.step
         try:
@@ -163,11 +167,22 @@ class TrialRecorder:
                 self._checkpoint(self._state)()
         except OSError as error:
             raise CannotWrite(f"the checkpoint at step {step} could not be written: {error}") from error
+        stopped = stopped and not time_is_up
         best_step, best_value = self._snapshots.best
         warning = lifecycle.decline(self._ranking, value=self._value, best_value=best_value, best_step=best_step)
         if warning is not None and not stopped:
             self._send(LogLine(step, warning, "warning"))
-        self._send(Ended(step, stopped, "" if stopped else lifecycle.why_complete(step, self._n_steps)))
+        why = lifecycle.why_complete(step, self._n_steps, time_is_up=time_is_up)
+        self._send(Ended(step, stopped, "" if stopped else why))
+
+    @property
+    def time_is_up(self) -> bool:
+        """Whether the trial has trained for its whole time, with earlier attempts."""
+        return self._seconds >= self._timeout
+
+    @property
+    def _seconds(self) -> float:
+        return time.monotonic() - self._started_at
 
     def save_best(self) -> None:
         """Write the best step's snapshot and result before the trial fails; a checkpoint would repeat the failure."""

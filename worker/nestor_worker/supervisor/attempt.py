@@ -195,7 +195,7 @@ class AttemptSupervisor:
             desired, drained = self._latest_desired(), self._draining.is_set()
             if desired is Desired.cancel:
                 return None
-            by_user = desired in (Desired.stop, Desired.pause)
+            by_user = desired in lifecycle.OBEDIENCE
             if (by_user or drained or desired is Desired.preempt) and (asked is None or asked.evaluate < by_user):
                 asked = Stop(evaluate=by_user)
                 runner.send(asked)

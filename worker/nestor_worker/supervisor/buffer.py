@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from pathlib import Path
 
@@ -24,6 +25,7 @@ class RecordBuffer:
         self._directory, self._max_bytes = directory, max_bytes
         self._entries: deque[Entry] = deque()
         self._batch, self._taken, self._number = RecordedBatch(), list[str](), 0
+        self._seconds: float | None = None  # wall time of training at the newest step
         self._checkpoint = self._recorded_checkpoint = ""  # the newest in any batch; the newest in a recorded one
 
     @property
@@ -40,8 +42,11 @@ class RecordBuffer:
         """
         try:
             match message:
-                case Stepped(record):
+                case Stepped(record, seconds):
+                    if not (isinstance(seconds, int | float) and 0 <= seconds < math.inf):  # pyright: ignore[reportUnnecessaryIsInstance] of a runner
+                        raise ChannelBroken(f"a step has the time {seconds!r}")
                     self._entries.append(Step.model_validate(record))
+                    self._seconds = seconds
                 case Snapshot(file=file):
                     channel.check_name(file)
                     self._entries.append(message)
@@ -115,6 +120,7 @@ class RecordBuffer:
             results=tuple(results),
             logs=tuple(logs),
             hyperparameters=infos,
+            seconds=self._seconds,
             number=self._number,
         )
 

@@ -42,7 +42,8 @@ def materialize(
     # Validated again, because jsonb returns the float 1e30 as an integer, which torch cannot multiply with.
     submitted = TrialSpec.model_validate(trial.spec).model_dump(mode="json")
     config = {name: submitted[name] for name in Config.model_fields}
-    config["n_steps"] = trial.n_steps  # differs from the submission if the trial was extended
+    # It differs from the submission if the trial was extended, or is to end after a step.
+    config["n_steps"] = trial.n_steps if trial.ends_after is None else min(trial.n_steps, trial.ends_after)
     warm = submitted["warm_start"]
     digests: dict[str, str] = {}
     if trial.program_id is not None:
@@ -57,6 +58,8 @@ def materialize(
         best_value=trial.best_value,
         metric=study.metric,
         direction=study.direction,
+        timeout=submitted["timeout"] if trial.ends_after is None else None,
+        seconds=trial.seconds,
         warm=None if warm is None else "weights" if warm["weights"] else "hyperparameters",
         threads=threads,
         checkpoint_seconds=checkpoint_seconds,

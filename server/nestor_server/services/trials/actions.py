@@ -11,13 +11,15 @@ from sqlalchemy.orm import Session
 from nestor import lifecycle, schemas
 from nestor.errors import Forbidden, StudyNotFound
 from nestor.lifecycle import Ranking
-from nestor.schemas import Action, EntryPointProblem, PresetProblem, ProgramProblem, Scope, State
+from nestor.schemas import Action, EndingAction, EntryPointProblem, PresetProblem, ProgramProblem, Scope, State
 from nestor_server.models import Study, Trial
 from nestor_server.scheduling import leases, state_machine, task_queue
 from nestor_server.services.problems import datasets, presets, programs
 from nestor_server.services.tokens import Caller
 from nestor_server.services.trials import warm_starts
-from nestor_server.services.trials.queries import describe, find
+from nestor_server.services.trials.queries import describe, describe_version, find_version
+
+Versioned = tuple[schemas.Trial, str]  # a trial and its version
 
 
 def create(session: Session, me: Caller, study_id: UUID, new: schemas.TrialCreate) -> schemas.Trial:
@@ -61,8 +63,9 @@ def create(session: Session, me: Caller, study_id: UUID, new: schemas.TrialCreat
     trial = Trial(
         study_id=study_id,
         number=number,
-        spec=new.model_dump(mode="json", exclude={"user_attrs"}),
+        spec=new.model_dump(mode="json"),
         user_attrs=new.user_attrs,
+        tags=list(new.tags),
         program_id=program_id,
         dataset_id=dataset_id,
         start_blob_id=start_blob_id,
@@ -78,41 +81,87 @@ def create(session: Session, me: Caller, study_id: UUID, new: schemas.TrialCreat
     return describe(trial)
 
 
-def request(session: Session, me: Caller, trial_id: UUID, action: Action) -> schemas.Trial:
+def change(
+    session: Session, me: Caller, trial_id: UUID, patch: schemas.TrialPatch, *, if_match: str | None = None
+) -> Versioned:
+    """Change attributes and tags, also of a finished trial. Concurrent changes of different keys are all kept.
+
+    Raises:
+        TrialNotFound
+        VersionMismatch: `if_match` names another version.
+    """
+    trial = find_version(session, me.user_id, trial_id, if_match)
+    user_attrs, tags = patch.apply(trial.user_attrs, trial.tags)
+    changed = {"user_attrs": user_attrs, "tags": list(tags), "revision": Trial.revision + 1}
+    state_machine.write(session, Trial.id == trial.id, **changed)
+    session.refresh(trial)
+    return describe_version(trial)
+
+
+def request(session: Session, me: Caller, trial_id: UUID, action: Action, *, if_match: str | None = None) -> Versioned:
     """Request an action: done immediately if no worker has the trial, otherwise by its worker.
 
     Raises:
         TrialNotFound
         IllegalTransition: the action is not allowed in the trial's state.
+        VersionMismatch: `if_match` names another version.
     """
-    return describe(leases.request(session, find(session, me.user_id, trial_id), action, by=f"user {me.user}"))
+    trial = find_version(session, me.user_id, trial_id, if_match)
+    return describe_version(leases.request(session, trial, action, by=f"user {me.user}"))
 
 
-def extend(session: Session, me: Caller, trial_id: UUID, steps: int) -> schemas.Trial:
-    """Queue a complete or paused trial again, for `steps` more outer steps.
+def end(
+    session: Session,
+    me: Caller,
+    trial_id: UUID,
+    action: EndingAction,
+    when: schemas.TrialEnd | None,
+    *,
+    if_match: str | None = None,
+) -> Versioned:
+    """Request a stop or a prune: now, or after the step that `when` names, whatever the trial has done since.
 
     Raises:
         TrialNotFound
-        IllegalTransition: the trial is neither complete nor paused.
+        IllegalTransition: the action is not allowed in the trial's state.
+        VersionMismatch: `if_match` names another version.
     """
-    return describe(leases.extend(session, find(session, me.user_id, trial_id), steps, by=f"user {me.user}"))
+    if when is None or when.after_step is None:
+        return request(session, me, trial_id, action, if_match=if_match)
+    trial = find_version(session, me.user_id, trial_id, if_match)
+    return describe_version(leases.request_end(session, trial, action, when.after_step, by=f"user {me.user}"))
 
 
-def prioritize(session: Session, me: Caller, trial_id: UUID, priority: int) -> schemas.Trial:
+def extend(session: Session, me: Caller, trial_id: UUID, steps: int, *, if_match: str | None = None) -> schemas.Trial:
+    """Queue a complete, pruned or paused trial again, for `steps` more outer steps.
+
+    Raises:
+        TrialNotFound
+        IllegalTransition: the trial is neither complete nor pruned nor paused.
+        VersionMismatch: `if_match` names another version.
+    """
+    trial = find_version(session, me.user_id, trial_id, if_match)
+    return describe(leases.extend(session, trial, steps, by=f"user {me.user}"))
+
+
+def prioritize(
+    session: Session, me: Caller, trial_id: UUID, priority: int, *, if_match: str | None = None
+) -> Versioned:
     """Change the trial's priority, which orders waiting trials and decides which running ones are preempted.
 
     Raises:
         TrialNotFound
         Forbidden: the priority requires an admin token.
+        VersionMismatch: `if_match` names another version.
     """
-    trial = find(session, me.user_id, trial_id)
+    trial = find_version(session, me.user_id, trial_id, if_match)
     _check_priority(me, priority)
     if trial.priority != priority:
         state_machine.write(session, Trial.id == trial.id, priority=priority)
         why = lifecycle.why_prioritized(priority)
         state_machine.append_event(session, trial.id, State(trial.state), by=f"user {me.user}", why=why)
         session.refresh(trial)
-    return describe(trial)
+    return describe_version(trial)
 
 
 def _check_priority(me: Caller, priority: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from sqlalchemy import select
@@ -11,13 +12,21 @@ from nestor import lifecycle, schemas
 from nestor.errors import TrialNotFound
 from nestor.schemas import Desired, State
 from nestor_server.models import Study, Trial
-from nestor_server.services import paging, studies
+from nestor_server.scheduling import leases
+from nestor_server.services import paging, studies, versions
 
 
 def page(
-    session: Session, owner_id: UUID, study_id: UUID, *, cursor: str | None = None, limit: int = paging.DEFAULT_LIMIT
+    session: Session,
+    owner_id: UUID,
+    study_id: UUID,
+    *,
+    states: Sequence[State] = (),
+    number: int | None = None,
+    cursor: str | None = None,
+    limit: int = paging.DEFAULT_LIMIT,
 ) -> schemas.TrialPage:
-    """One page of the trials of a study, by number.
+    """One page of the trials of a study, by number: all, those in one of `states`, or the one of a number.
 
     Raises:
         StudyNotFound
@@ -25,6 +34,10 @@ def page(
     """
     studies.find(session, owner_id, study_id)
     query = select(Trial).where(Trial.study_id == study_id)
+    if states:
+        query = query.where(Trial.state.in_([state.value for state in states]))
+    if number is not None:
+        query = query.where(Trial.number == number)
     if cursor is not None:
         query = query.where(Trial.number > paging.decode(cursor, int))
     found = session.scalars(query.order_by(Trial.number).limit(limit + 1)).all()
@@ -48,18 +61,32 @@ def find(session: Session, owner_id: UUID, trial_id: UUID) -> Trial:
     return trial
 
 
-def get(session: Session, owner_id: UUID, trial_id: UUID) -> schemas.Trial:
-    """One trial, as the REST interface shows it.
+def find_version(session: Session, owner_id: UUID, trial_id: UUID, if_match: str | None) -> Trial:
+    """The table row of a trial that is to be changed, locked so that it stays at this version.
+
+    Raises:
+        TrialNotFound
+        VersionMismatch: `if_match` names another version.
+    """
+    trial = find(session, owner_id, trial_id)
+    leases.lock(session, trial)
+    versions.expect(if_match, "trial", describe_version(trial)[1])
+    return trial
+
+
+def get(session: Session, owner_id: UUID, trial_id: UUID) -> tuple[schemas.Trial, str]:
+    """One trial, as the REST interface shows it, and its version.
 
     Raises:
         TrialNotFound
     """
-    return describe(find(session, owner_id, trial_id))
+    return describe_version(find(session, owner_id, trial_id))
 
 
-def version(trial: schemas.Trial) -> str:
-    """A string that changes with every visible change of the trial, for ETags."""
-    return f"{trial.seq}-{trial.state.value}-{trial.desired.value}"
+def describe_version(trial: Trial) -> tuple[schemas.Trial, str]:
+    """The trial as the REST interface shows it, and its version."""
+    described = describe(trial)
+    return described, versions.of_trial(described, trial.revision)
 
 
 def describe(trial: Trial) -> schemas.Trial:
@@ -72,7 +99,7 @@ def describe(trial: Trial) -> schemas.Trial:
         state=state,
         desired=desired,
         allowed_actions=lifecycle.allowed_actions(state, desired),
-        spec=schemas.TrialSpec.model_validate({**trial.spec, "user_attrs": trial.user_attrs}),
+        spec=schemas.TrialSpec.model_validate({"user_attrs": trial.user_attrs, **trial.spec}),
         priority=trial.priority,
         step=trial.step,
         n_steps=trial.n_steps,
@@ -82,8 +109,10 @@ def describe(trial: Trial) -> schemas.Trial:
         attempt=trial.attempt,
         restarts=trial.restarts,
         preemptions=trial.preemptions,
+        seconds=trial.seconds,
         error=trial.error,
         user_attrs=trial.user_attrs,
+        tags=tuple(trial.tags),
         worker=trial.lease_owner,
         seq=trial.seq,
         created_at=trial.created_at,
