@@ -70,8 +70,7 @@ def which_step(name: str, value: object) -> WhichStep:
     """
     if isinstance(value, str) and value in ("best", "latest"):
         return cast("WhichStep", value)
-    is_number = not isinstance(value, str | bool) and isinstance(value, SupportsIndex)
-    if is_number and (number := operator.index(value)) >= 0:
+    if isinstance(value, SupportsIndex) and not isinstance(value, bool) and (number := operator.index(value)) >= 0:
         return number
     rule = 'it must be "best", "latest" or the number of a step'
     raise OptionTypeWrong(option=f"{name}={shown(value)}", rule=rule)
