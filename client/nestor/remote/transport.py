@@ -7,9 +7,9 @@ import logging
 import random
 import time
 import weakref
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -20,6 +20,7 @@ from nestor.errors import (
     PROBLEM_JSON,
     AddressInvalid,
     AnswerUnreadable,
+    ConnectionsClosed,
     ConnectionSettingsInvalid,
     NestorError,
     RequestNotSent,
@@ -34,10 +35,13 @@ RETRY_SECONDS = 45.0  # limit for all attempts of one request
 FIRST_PAUSE_SECONDS = 0.1  # doubles with every attempt, up to
 LONGEST_PAUSE_SECONDS = 5.0
 JITTER_SECONDS = 0.5  # so that many clients do not come back at the same time
+MAX_CONNECTIONS = 256  # each stream of events holds one
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 RETRYABLE_STATUSES = frozenset({429, 502, 503, 504})
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -66,7 +70,9 @@ class Transport:
             self._http = httpx.Client(
                 base_url=server + API,
                 headers={"Authorization": f"Bearer {token}"},
-                timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0)),
+                # A request that waits for one of its own connections is not late.
+                timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0), pool=None),
+                limits=httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=20),
                 # A proxy from the environment cannot reach this machine's loopback addresses.
                 trust_env=urlsplit(server).hostname not in LOOPBACK,
             )
@@ -77,11 +83,11 @@ class Transport:
         except (OSError, ValueError, ImportError) as error:
             raise ConnectionSettingsInvalid(reason=str(error).rstrip(".")) from error
         # Users do not close studies, so connections are closed with the last reference to this object.
-        self._finalizer = weakref.finalize(self, self._http.close)
+        weakref.finalize(self, self._http.close)  # synchronous only: nothing can be awaited then
 
     def close(self) -> None:
         """Close all connections."""
-        self._finalizer()
+        self._http.close()
 
     def request(self, method: str, path: str, *, retry: bool = True, **options: Any) -> httpx.Response:
         """Send a request, with retries if `retry`, and return the complete response.
@@ -123,6 +129,8 @@ class Transport:
                 yield self._accept(response)
         except httpx.InvalidURL as error:
             raise RequestNotSent(reason=error) from error
+        except RuntimeError as error:
+            raise ConnectionsClosed(server=self.server) from error
 
     @contextmanager
     def translate_errors(self) -> Generator[None]:
@@ -135,6 +143,8 @@ class Transport:
             raise ServerUnreachable(server=self.server, reason=reason_of(error)) from error
         except (httpx.InvalidURL, UnicodeError, ValueError, TypeError) as error:
             raise RequestNotSent(reason=error) from error
+        except RuntimeError as error:  # closed by the user, or opened in an event loop that has ended
+            raise ConnectionsClosed(server=self.server) from error
 
     def _accept(self, response: httpx.Response) -> httpx.Response:
         self.connected_before = True
@@ -153,6 +163,11 @@ class Transport:
             return None
         backoff = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (attempt - 1))
         return backoff + random.uniform(0.0, JITTER_SECONDS)
+
+
+def offload(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """The result of a function that computes for long. `AsyncClient` calls it in a thread."""
+    return function(*args, **kwargs)
 
 
 def read(model: type[Model], response: httpx.Response) -> Model:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from nestor import schemas
 from nestor.schemas import API
 from nestor_server.http import files
 from nestor_server.http.auth import Reader, Tx, Writer
 from nestor_server.http.idempotency import Idempotent, PostResult
-from nestor_server.routes.parameters import Cursor, Limit
+from nestor_server.routes.parameters import After, Cursor, Limit
 from nestor_server.services import paging
+from nestor_server.services.records import logs
 from nestor_server.services.trials import actions, attempts, queries
 
 router = APIRouter(tags=["trials"])
@@ -35,11 +37,12 @@ def page(
     request: Request,
     caller: Reader,
     session: Tx,
+    number: Annotated[int | None, Query(ge=0, le=2**31 - 1, description="only the trial of this number")] = None,
     cursor: Cursor = None,
     limit: Limit = paging.DEFAULT_LIMIT,
 ) -> Response:
     """The trials of a study, by number."""
-    content = queries.page(session, caller.user_id, study_id, cursor=cursor, limit=limit)
+    content = queries.page(session, caller.user_id, study_id, number=number, cursor=cursor, limit=limit)
     return files.json_response(request, content)
 
 
@@ -99,3 +102,20 @@ def prioritize(trial_id: UUID, new: schemas.TrialPriority, caller: Writer, sessi
 def list_attempts(trial_id: UUID, caller: Reader, session: Tx) -> schemas.Attempts:
     """The attempts at the trial: worker, start, end, and why each ended."""
     return attempts.page(session, caller.user_id, trial_id)
+
+
+@router.get("/trials/{trial_id}/logs", response_model=schemas.LogPage)
+def list_logs(
+    trial_id: UUID,
+    request: Request,
+    caller: Reader,
+    session: Tx,
+    level: Annotated[schemas.LogLevel, Query(description="the least urgent lines that are listed")] = (
+        schemas.LogLevel.info
+    ),
+    after: After = 0,
+    limit: Limit = paging.MAX_LIMIT,
+) -> Response:
+    """The lines of the trial's log whose number is above `after`."""
+    content = logs.page(session, caller.user_id, trial_id, level=level, after=after, limit=limit)
+    return files.json_response(request, content)

@@ -15,9 +15,15 @@ from nestor_server.services import paging, studies
 
 
 def page(
-    session: Session, owner_id: UUID, study_id: UUID, *, cursor: str | None = None, limit: int = paging.DEFAULT_LIMIT
+    session: Session,
+    owner_id: UUID,
+    study_id: UUID,
+    *,
+    number: int | None = None,
+    cursor: str | None = None,
+    limit: int = paging.DEFAULT_LIMIT,
 ) -> schemas.TrialPage:
-    """One page of the trials of a study, by number.
+    """One page of the trials of a study, by number; with `number`, that trial alone.
 
     Raises:
         StudyNotFound
@@ -25,6 +31,8 @@ def page(
     """
     studies.find(session, owner_id, study_id)
     query = select(Trial).where(Trial.study_id == study_id)
+    if number is not None:
+        query = query.where(Trial.number == number)
     if cursor is not None:
         query = query.where(Trial.number > paging.decode(cursor, int))
     found = session.scalars(query.order_by(Trial.number).limit(limit + 1)).all()
