@@ -26,6 +26,7 @@ from nestor.errors import (
     RequestNotSent,
     ServerUnreachable,
 )
+from nestor.remote.credentials import LOOPBACK
 from nestor.schemas import API
 
 log = logging.getLogger(__name__)
@@ -36,9 +37,7 @@ FIRST_PAUSE_SECONDS = 0.1  # doubles with every attempt, up to
 LONGEST_PAUSE_SECONDS = 5.0
 JITTER_SECONDS = 0.5  # so that many clients do not come back at the same time
 MAX_CONNECTIONS = 256  # each stream of events holds one
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 RETRYABLE_STATUSES = frozenset({429, 502, 503, 504})
-
 
 P = ParamSpec("P")
 T = TypeVar("T")

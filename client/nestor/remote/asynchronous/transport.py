@@ -24,12 +24,12 @@ from nestor.errors import (
     RequestNotSent,
     ServerUnreachable,
 )
+from nestor.remote.credentials import LOOPBACK
 from nestor.remote.transport import (
     ATTEMPTS,
     FIRST_PAUSE_SECONDS,
     JITTER_SECONDS,
     LONGEST_PAUSE_SECONDS,
-    LOOPBACK,
     MAX_CONNECTIONS,
     RETRY_SECONDS,
     RETRYABLE_STATUSES,
