@@ -73,14 +73,15 @@ def delete_study(
     with connect(server) as client:
         found = client.find_study(study)
         n_trials = sum(found.trial_counts.values())
+        counted = "1 trial" if n_trials == 1 else f"{n_trials} trials"
         if not yes:
             if not sys.stdin.isatty():
                 raise DeletionNotConfirmed(study=study)
-            typer.confirm(f"Delete study {study!r} and its {n_trials} trials?", abort=True, err=True)
+            typer.confirm(f"Delete study {study!r} and its {counted}?", abort=True, err=True)
         client.delete_study(found.id)
     if json:
         return print_json({"study": study, "trials": n_trials})
-    return print(f"Deleted study {study!r} and its {n_trials} trials.")
+    return print(f"Deleted study {study!r} and its {counted}.")
 
 
 @study_app.command("best")
