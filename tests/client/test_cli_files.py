@@ -93,6 +93,10 @@ def test_weights_are_exported_by_their_names_in_the_model(shell, trial, tmp_path
     assert saved.keys() == dict(model.named_parameters()).keys()
     for name, weight in model.named_parameters():
         assert torch.equal(saved[name], weight)
+    best = tmp_path / "best.safetensors"
+    shell("export", trial.id, "--safetensors", best, "--step", "best")
+    at_best = trial.hparams_at(trial.best_step)
+    assert torch.equal(safetensors.torch.load_file(best)["l2.weight"], at_best["l2.weight"])
     with shell.popen("export", trial.id, "--weights", "-", text=False) as process:
         out, _ = process.communicate(timeout=60)
     assert out == (tmp_path / "weights").read_bytes()
@@ -100,7 +104,8 @@ def test_weights_are_exported_by_their_names_in_the_model(shell, trial, tmp_path
 
 def test_formats_that_contradict_each_other_are_refused(shell, trial):
     assert "Only one format can be written to standard output" in shell("export", trial.id, "--csv", "--json", code=2)
-    assert "It selects hyperparameters" in shell("export", trial.id, "--csv", "x", "--step", "1", code=2)
+    assert "Pass --safetensors or --weights, too." in shell("export", trial.id, "--csv", "x", "--step", "1", code=2)
+    assert "'-1' is neither a number nor best" in shell("export", trial.id, "--weights", "--step", "-1", code=2)
 
 
 def test_tables_fit_a_terminal_of_80_columns_and_bytes_are_kept_from_it(shell, trial):

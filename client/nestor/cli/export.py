@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-STDOUT = "-"
+STDOUT, BEST = "-", "best"
 FORMATS = ("--safetensors", "--weights", "--csv", "--json")
 
 
@@ -51,7 +51,12 @@ def export(
     json: Annotated[
         str | None, typer.Option(help="Write the trial and its steps, as one JSON document.", metavar="[FILE|-]")
     ] = None,
-    step: Annotated[int | None, typer.Option(help="Step of the hyperparameters. Default: the latest.", min=0)] = None,
+    step: Annotated[
+        str | None,
+        typer.Option(
+            help="Step of the hyperparameters or weights: its number, or best. Default: the latest.", metavar="N|best"
+        ),
+    ] = None,
     server: ServerOption = None,
 ) -> None:
     """Save results of a trial. Without FILE, or with -, they go to standard output. Existing files are replaced."""
@@ -62,15 +67,22 @@ def export(
         raise typer.BadParameter(f"Pass {', '.join(f'{name} FILE' for name in FORMATS)}, or several of them.")
     if list(targets.values()).count(STDOUT) > 1:
         raise typer.BadParameter("Only one format can be written to standard output. Pass a FILE for the others.")
-    if step is not None and safetensors is None:
-        raise typer.BadParameter("It selects hyperparameters. Pass --safetensors, too.", param_hint="--step")
+    if step is not None and not (step == BEST or (step.isascii() and step.isdecimal())):
+        raise typer.BadParameter(f"{step!r} is neither a number nor best.", param_hint="--step")
+    if step is not None and safetensors is None and weights is None:
+        raise typer.BadParameter(
+            "Pass --safetensors or --weights, too. The others have all steps.", param_hint="--step"
+        )
     if STDOUT in (safetensors, weights) and sys.stdout.isatty():
         raise BinaryOnTerminal(what="Hyperparameters" if safetensors == STDOUT else "Weights")
     contents = {"--safetensors": _hyperparameters, "--weights": _weights, "--csv": _csv, "--json": _json}
     with connect(server) as client:
         record = trial_of(client, trial)
+        wanted = record.best_step if step == BEST else None if step is None else int(step)
+        if step == BEST and wanted is None:
+            raise HyperparametersNotFound(trial=str(record.id), what="of a best step: no step was evaluated yet")
         for name, file in targets.items():
-            _write(file, contents[name](client, record, step))
+            _write(file, contents[name](client, record, wanted))
             if STDOUT not in targets.values():
                 print(file)
 
@@ -86,10 +98,9 @@ def _hyperparameters(client: Client, trial: TrialRecord, step: int | None) -> by
 
 
 def _weights(client: Client, trial: TrialRecord, step: int | None) -> bytes:
-    del step
     from nestor.results.checkpoints import weights_of
 
-    weights = weights_of(client.checkpoint(trial.id))
+    weights = weights_of(client.checkpoint(trial.id) if step is None else client.checkpoint(trial.id, step))
     if weights is None:
         raise WeightsUnnamed(trial=str(trial.id))
     return weights

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -48,6 +48,13 @@ def create_study(
         list[str] | None,
         typer.Option(help="A user attribute, as KEY=VALUE; may be repeated. A value that is JSON is stored as such."),
     ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="A metric of the problem, by which trials are ranked. Default: the loss.", metavar="NAME"),
+    ] = None,
+    direction: Annotated[
+        Literal["minimize", "maximize"] | None, typer.Option(help="Whether a lower or a higher metric is better.")
+    ] = None,
     load_if_exists: Annotated[bool, typer.Option("--load-if-exists", help="Keep a study of that name.")] = False,
     server: ServerOption = None,
     json: JsonOption = False,
@@ -56,7 +63,8 @@ def create_study(
     from nestor import schemas
 
     fields = {"name": name, "tags": tuple(tag or ()), "user_attrs": _attributes(attr or ())}
-    new = schemas.build(schemas.StudyCreate, fields | {"load_if_exists": load_if_exists})
+    ranking = {key: value for key, value in (("metric", metric), ("direction", direction)) if value is not None}
+    new = schemas.build(schemas.StudyCreate, fields | ranking | {"load_if_exists": load_if_exists})
     with connect(server) as client:
         study = client.create_study(new)
     return print_json(study.model_dump(mode="json")) if json else print(study.name)

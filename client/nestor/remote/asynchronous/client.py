@@ -330,14 +330,17 @@ class AsyncClient(AsyncBlobs, AsyncAdministration):
         path = f"/trials/{trial_id}/hyperparameters.safetensors"
         return (await self._transport.request("GET", path, params=params)).content
 
-    async def checkpoint(self, trial_id: UUID) -> bytes:
-        """The newest checkpoint of a trial, as a safetensors file.
+    async def checkpoint(self, trial_id: UUID, step: int | None = None) -> bytes:
+        """The checkpoint of a trial at `step`, by default the newest, as a safetensors file.
 
         Raises:
             TrialNotFound
-            CheckpointNotFound: the trial has no checkpoint yet.
+            CheckpointNotFound: the trial has no checkpoint yet, or none of that step.
         """
-        return (await self._transport.request("GET", f"/trials/{trial_id}/checkpoint.safetensors")).content
+        params = {} if step is None else {"step": step}
+        return (
+            await self._transport.request("GET", f"/trials/{trial_id}/checkpoint.safetensors", params=params)
+        ).content
 
     @arguments_of("detach")
     def detach(self, trial: schemas.Trial) -> str:
