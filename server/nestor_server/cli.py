@@ -6,12 +6,11 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from nestor.errors import MissingExtra, NestorError
-from nestor.schemas import Scope
 
 # The entry point group nestor.commands lists this module, so every `nestor …` loads it.
 # Slow imports are therefore inside the commands.
@@ -19,6 +18,8 @@ from nestor.schemas import Scope
 app = typer.Typer(no_args_is_help=True)
 token_app = typer.Typer(help="Tokens, which let users into a server.", no_args_is_help=True)
 app.add_typer(token_app, name="token")
+
+ScopeName = Literal["read", "write", "admin"]  # nestor.schemas.Scope, whose import would take most of the start
 
 HomeOption = Annotated[
     Path | None,
@@ -117,8 +118,8 @@ def migrate(home: HomeOption = None, json: JsonOption = False) -> None:
 def create_token(
     user: Annotated[str, typer.Option(help="The user it belongs to; created if missing.")] = "local",
     scope: Annotated[
-        Scope, typer.Option(help="What it allows; write includes read, admin includes write.")
-    ] = Scope.write,
+        ScopeName, typer.Option(help="What it allows; write includes read, admin includes write.")
+    ] = "write",
     name: Annotated[str, typer.Option(help="A name that describes its use.")] = "token",
     expires_in_days: Annotated[float | None, typer.Option(help="Default: it never expires.", min=0.0)] = None,
     home: HomeOption = None,
@@ -127,10 +128,11 @@ def create_token(
     """Create a token and print it. It cannot be shown again: the database stores only its hash."""
     with _operating():
         _need("sqlalchemy", "nestor token create", extra="server")
+        from nestor.schemas import Scope
         from nestor_server.embedded.access import create_token, database_settings
 
-        token = create_token(database_settings(home), user, scope, name, expires_in_days)
-    _say_json({"token": token, "user": user, "scope": scope.value, "name": name}) if json else _say(token)
+        token = create_token(database_settings(home), user, Scope(scope), name, expires_in_days)
+    _say_json({"token": token, "user": user, "scope": scope, "name": name}) if json else _say(token)
 
 
 @app.command()

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from uuid import UUID
 
 import pytest
 import typer
 import typer.main
 
+import nestor_server.cli
+from nestor.cli import watching
 from nestor.cli.application import application
 from nestor.cli.reference import reference
+from nestor.schemas import LogLevel, Scope
 from testbed.server import free_port
 from tests.client.shell import DOCUMENT, Shell, completed, here
 
@@ -92,6 +97,17 @@ def test_without_a_server_each_command_says_one_sentence(words, monkeypatch, cap
     assert (code, out) == (1, "")
     assert error.startswith(f"No Nestor server answers at {server}: ")
     assert len(error.splitlines()) == 1
+
+
+def test_the_words_of_options_are_those_of_the_schemas():
+    assert get_args(watching.Level) == tuple(LogLevel)
+    assert get_args(nestor_server.cli.ScopeName) == tuple(Scope)
+
+
+def test_the_start_of_a_command_loads_neither_the_schemas_nor_torch():
+    code = "import sys\nfrom nestor.cli.application import application\napplication()\nprint(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"nestor.schemas", "torch", "httpx", "pandas", "sqlalchemy", "rich"} & set(run.stdout.split())
 
 
 def test_a_reader_that_leaves_gets_no_traceback(shell, trial):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 from uuid import UUID
 
 import typer
@@ -19,13 +19,15 @@ from nestor.cli.arguments import (
     trial_of,
 )
 from nestor.cli.output import moment, print_json, print_table, print_trial
-from nestor.schemas import EventType, LogLevel, LogLine
 
 if TYPE_CHECKING:
     from nestor.remote.client import Client
+    from nestor.schemas import LogLine
     from nestor.schemas import Trial as TrialRecord
 
 app = typer.Typer()
+
+Level = Literal["info", "warning", "error"]  # nestor.schemas.LogLevel, whose import would take most of the start
 
 
 @app.command()
@@ -62,7 +64,7 @@ def logs(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Wait for further lines until the trial ends.")
     ] = False,
-    level: Annotated[LogLevel, typer.Option(help="Print lines that are at least as urgent.")] = LogLevel.info,
+    level: Annotated[Level, typer.Option(help="Print lines that are at least as urgent.")] = "info",
     server: ServerOption = None,
     json: JsonLinesOption = False,
 ) -> None:
@@ -75,9 +77,11 @@ def logs(
                 print(f"{moment(line.at)}  step {line.step}  {line.level}  {line.text}", flush=True)
 
 
-def _lines(client: Client, trial: UUID, level: LogLevel, *, follow: bool) -> Iterator[LogLine]:
+def _lines(client: Client, trial: UUID, level: Level, *, follow: bool) -> Iterator[LogLine]:
+    from nestor.schemas import EventType, LogLevel, LogLine
+
     last = 0
-    for line in client.logs(trial, level=level):
+    for line in client.logs(trial, level=LogLevel(level)):
         last = line.seq
         yield line
     levels = list(LogLevel)
