@@ -9,12 +9,12 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 import httpx
 
-from nestor import __version__
 from nestor.errors import NestorError
 from nestor.remote import credentials
 from nestor.schemas import API, Scope
@@ -79,8 +79,8 @@ def _server(server: str, *, is_set: bool) -> CheckResult | None:
         remedy = f"pip install nestor=={about['nestor']}"
         return CheckResult(False, f"{name}: {server} has the interface {about['api']}, this client {API}", remedy)
     versions = f"Nestor {about['nestor']}"
-    if about["nestor"] != __version__:
-        versions += f", this client {__version__}"
+    if about["nestor"] != (installed := version("nestor")):
+        versions += f", this client {installed}"
     return CheckResult(True, f"{name}: {server} answers ({versions})")
 
 

@@ -36,7 +36,7 @@ def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, optional
         table.add_column(heads[i], no_wrap=heads[i] == "id", overflow="fold")
     for row in rows:
         table.add_row(*(Text(row[i]) for i in shown))  # as Text, because rich takes brackets in a name for markup
-    Console(width=None if sys.stdout.isatty() else columns(), soft_wrap=False).print(table)
+    Console(width=columns()).print(table)
 
 
 def print_trials(records: Iterable[TrialRecord], study: str) -> None:

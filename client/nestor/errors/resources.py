@@ -131,7 +131,7 @@ class TokenNotFound(NotFound):
     """You have no such token."""
 
     message = "Token {token!r} was not found."
-    remedy = "GET /api/v1/tokens lists yours."
+    remedy = "`nestor token list` lists yours."
 
 
 # --- the present state ----------------------------------------------------------------------------
