@@ -41,6 +41,7 @@ RENAMED = {"__enter__": "__aenter__", "__exit__": "__aexit__"}
 TEXTS = {
     "httpx.Client(": "httpx.AsyncClient(",
     "`with Client() as client:`": "`async with AsyncClient() as client:`",
+    "A client can be pickled, and so can its studies and trials.": "A client can be pickled.",
     "Callable[[dict[str, str]], Page[Item]]": "Callable[[dict[str, str]], Awaitable[Page[Item]]]",
     '"""One user of one server.\n': (
         '"""One user of one server, for asyncio: the methods of `Client`, to be awaited.\n\n'
@@ -250,7 +251,7 @@ def _defined(node: ast.stmt) -> list[str]:
         case ast.Assign(targets=targets):
             named = [one for target in targets for one in ast.walk(target) if isinstance(one, ast.Name)]
             return [one.id for one in named]
-        case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+        case ast.FunctionDef(name=name) | ast.ClassDef(name=name) | ast.AnnAssign(target=ast.Name(id=name)):
             return [name]
         case _:
             raise ValueError(f"line {node.lineno} has a statement that this cannot convert")

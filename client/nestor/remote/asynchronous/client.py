@@ -35,7 +35,7 @@ class AsyncClient(AsyncBlobs, AsyncAdministration):
     All methods raise `ServerUnreachable` if the server does not respond, and the error that the server reports, a
     `NestorError`. Requests are repeated when the connection fails or the server is busy; none takes effect twice.
 
-    A client can be pickled, and so can its studies and trials. A pickle contains the address but not the token. The
+    A client can be pickled. A pickle contains the address but not the token. The
     process that loads it uses the token that it has used before, else NESTOR_TOKEN or the credentials file.
 
     Args:
