@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-Level = Literal["info", "warning", "error"]  # nestor.schemas.LogLevel, whose import would take most of the start
+Level = Literal["info", "warning"]  # nestor.schemas.LogLevel, whose import would take most of the start
 
 
 @app.command()

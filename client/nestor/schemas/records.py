@@ -208,7 +208,6 @@ class LogLevel(StrEnum):
 
     info = "info"
     warning = "warning"
-    error = "error"
 
 
 class LogLine(Schema):
@@ -216,7 +215,7 @@ class LogLine(Schema):
 
     seq: Annotated[int, about("its number among the trial's events")]
     at: Annotated[datetime, about("when it was recorded, in UTC")]
-    level: Annotated[str, about("info, warning or error")]
+    level: Annotated[str, about("info or warning")]
     step: Annotated[int, about("the outer step that was taken before", unit="outer steps")]
     text: Annotated[str, about("one or more sentences")]
 
