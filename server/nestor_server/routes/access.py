@@ -1,4 +1,4 @@
-"""/tokens, /me, /session and /workers: who may use the server, and what runs the trials"""
+"""/tokens, /me and /session: who may use the server"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 from nestor import schemas
 from nestor_server.http.auth import COOKIE, Admin, Reader, Tx, require_same_site
-from nestor_server.services import tokens, workers
+from nestor_server.services import tokens
 
 router = APIRouter(tags=["tokens"])
 
@@ -35,12 +35,6 @@ def revoke_token(token_id: UUID, caller: Admin, session: Tx) -> None:
 def me(caller: Reader) -> schemas.Me:
     """Whose token this is, and what it may do."""
     return schemas.Me(user=caller.user, scope=caller.scope)
-
-
-@router.get("/workers")
-def list_workers(caller: Reader, session: Tx) -> schemas.Workers:
-    """The running workers, their devices, and which of your trials they run."""
-    return workers.page(session, caller.user_id)
 
 
 @router.post("/session")
