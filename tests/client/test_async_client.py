@@ -135,10 +135,10 @@ def test_a_problem_is_submitted_and_its_steps_are_read_as_they_are_taken(server,
     asyncio.run(use())
 
 
-def test_hundreds_of_requests_wait_at_the_same_time(server, token):
+def test_a_hundred_requests_wait_at_the_same_time(server, token):
     async def use() -> None:
         async with AsyncClient(server.url, token) as client:
-            users = await asyncio.gather(*(client.me() for _ in range(300)))
+            users = await asyncio.gather(*(client.me() for _ in range(100)))
             assert {me.user for me in users} == {users[0].user}
 
     asyncio.run(use())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import email.utils
 import logging
 import random
+import threading
 import time
 import weakref
 from collections.abc import Callable, Generator
@@ -36,7 +37,7 @@ RETRY_SECONDS = 45.0  # limit for all attempts of one request
 FIRST_PAUSE_SECONDS = 0.1  # doubles with every attempt, up to
 LONGEST_PAUSE_SECONDS = 5.0
 JITTER_SECONDS = 0.5  # so that many clients do not come back at the same time
-MAX_CONNECTIONS = 256  # each stream of events holds one
+MAX_REQUESTS = 32  # at the same time, so that one client does not occupy all threads of a server; streams do not count
 RETRYABLE_STATUSES = frozenset({429, 502, 503, 504})
 
 P = ParamSpec("P")
@@ -65,13 +66,13 @@ class Transport:
     def __init__(self, server: str, token: str, timeout: float) -> None:
         self.server = server
         self.connected_before = False  # whether this server ever responded
+        self._slots = threading.Semaphore(MAX_REQUESTS)
         try:
             self._http = httpx.Client(
                 base_url=server + API,
                 headers={"Authorization": f"Bearer {token}"},
-                # A request that waits for one of its own connections is not late.
-                timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0), pool=None),
-                limits=httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=20),
+                timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0)),
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=MAX_REQUESTS),
                 # A proxy from the environment cannot reach this machine's loopback addresses.
                 trust_env=urlsplit(server).hostname not in LOOPBACK,
             )
@@ -104,14 +105,14 @@ class Transport:
         with self.translate_errors():
             for attempt in range(1, ATTEMPTS):
                 try:
-                    return self._accept(self._http.request(method, path, headers=headers, **options))
+                    return self._send(method, path, headers=headers, **options)
                 except (RetryLater, httpx.TransportError) as error:
                     pause = self._pause_after(error, attempt)
                     if not retry or pause is None or time.monotonic() + pause > end:
                         raise
                     log.debug("%s %s is repeated in %.1f s: %s", method, path, pause, error)
                     time.sleep(pause)
-            return self._accept(self._http.request(method, path, headers=headers, **options))
+            return self._send(method, path, headers=headers, **options)
 
     @contextmanager
     def stream(self, path: str, **options: Any) -> Generator[httpx.Response]:
@@ -144,6 +145,10 @@ class Transport:
             raise RequestNotSent(reason=error) from error
         except RuntimeError as error:  # closed by the user, or opened in an event loop that has ended
             raise ConnectionsClosed(server=self.server) from error
+
+    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        with self._slots:
+            return self._accept(self._http.request(method, path, **options))
 
     def _accept(self, response: httpx.Response) -> httpx.Response:
         self.connected_before = True

@@ -35,11 +35,12 @@ WAITING = {
     "get": "get",  # the argument of `_pages`
 }
 ITERATORS = {"EventSource(response).iter_sse": "EventSource(response).aiter_sse"}
-CONTEXTS = frozenset({"self._http.stream", "transport.stream"})
+CONTEXTS = frozenset({"self._http.stream", "transport.stream", "self._slots"})
 RECEIVERS = frozenset({"", "self", "self._transport", "self._connected", "transport", "pauses", *MODULES})
 RENAMED = {"__enter__": "__aenter__", "__exit__": "__aexit__"}
 TEXTS = {
     "httpx.Client(": "httpx.AsyncClient(",
+    "threading.Semaphore(": "asyncio.Semaphore(",
     "`with Client() as client:`": "`async with AsyncClient() as client:`",
     "A client can be pickled, and so can its studies and trials.": "A client can be pickled.",
     "Callable[[dict[str, str]], Page[Item]]": "Callable[[dict[str, str]], Awaitable[Page[Item]]]",
@@ -136,8 +137,8 @@ def _is_waiting(function: Function, names: Names) -> bool:
 
 
 def _opens(node: ast.With) -> bool:
-    calls = [item.context_expr for item in node.items if isinstance(item.context_expr, ast.Call)]
-    return any(ast.unparse(call.func) in CONTEXTS for call in calls)
+    opened = [item.context_expr for item in node.items]
+    return any(ast.unparse(one.func if isinstance(one, ast.Call) else one) in CONTEXTS for one in opened)
 
 
 def _lists(call: ast.Call, names: Names) -> bool:

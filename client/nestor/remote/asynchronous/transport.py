@@ -30,7 +30,7 @@ from nestor.remote.transport import (
     FIRST_PAUSE_SECONDS,
     JITTER_SECONDS,
     LONGEST_PAUSE_SECONDS,
-    MAX_CONNECTIONS,
+    MAX_REQUESTS,
     RETRY_SECONDS,
     RETRYABLE_STATUSES,
     RetryLater,
@@ -56,13 +56,13 @@ class AsyncTransport:
     def __init__(self, server: str, token: str, timeout: float) -> None:
         self.server = server
         self.connected_before = False  # whether this server ever responded
+        self._slots = asyncio.Semaphore(MAX_REQUESTS)
         try:
             self._http = httpx.AsyncClient(
                 base_url=server + API,
                 headers={"Authorization": f"Bearer {token}"},
-                # A request that waits for one of its own connections is not late.
-                timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0), pool=None),
-                limits=httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=20),
+                timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0)),
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=MAX_REQUESTS),
                 # A proxy from the environment cannot reach this machine's loopback addresses.
                 trust_env=urlsplit(server).hostname not in LOOPBACK,
             )
@@ -93,14 +93,14 @@ class AsyncTransport:
         with self.translate_errors():
             for attempt in range(1, ATTEMPTS):
                 try:
-                    return self._accept(await self._http.request(method, path, headers=headers, **options))
+                    return await self._send(method, path, headers=headers, **options)
                 except (RetryLater, httpx.TransportError) as error:
                     pause = self._pause_after(error, attempt)
                     if not retry or pause is None or time.monotonic() + pause > end:
                         raise
                     log.debug("%s %s is repeated in %.1f s: %s", method, path, pause, error)
                     await asyncio.sleep(pause)
-            return self._accept(await self._http.request(method, path, headers=headers, **options))
+            return await self._send(method, path, headers=headers, **options)
 
     @asynccontextmanager
     async def stream(self, path: str, **options: Any) -> AsyncGenerator[httpx.Response]:
@@ -133,6 +133,10 @@ class AsyncTransport:
             raise RequestNotSent(reason=error) from error
         except RuntimeError as error:  # closed by the user, or opened in an event loop that has ended
             raise ConnectionsClosed(server=self.server) from error
+
+    async def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        async with self._slots:
+            return self._accept(await self._http.request(method, path, **options))
 
     def _accept(self, response: httpx.Response) -> httpx.Response:
         self.connected_before = True
