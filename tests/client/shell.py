@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
@@ -45,7 +46,8 @@ def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *w
     with pytest.raises(SystemExit) as ended:
         main()
     assert isinstance(ended.value.code, int)
-    return ended.value.code, *capsys.readouterr()
+    out, error = capsys.readouterr()
+    return ended.value.code, out, error
 
 
 def completed(shell: Shell, *words: str) -> list[str]:
@@ -72,7 +74,7 @@ def in_terminal(shell: Shell, *words: object, width: int = 80) -> tuple[int, str
         while part := _read(ours):
             written += part
     os.close(ours)
-    return process.returncode, written.decode().replace("\r\n", "\n")
+    return process.returncode, re.sub(r"\x1b\[[\d;]*m", "", written.decode()).replace("\r\n", "\n")
 
 
 def _read(terminal: int) -> bytes:

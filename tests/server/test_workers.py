@@ -59,7 +59,7 @@ def test_log_lines_are_listed_by_level_and_in_pages(http: httpx.Client, stranger
     run.record(2, logs=tuple(LogRecord(1 + i // 2, level, f"line {i}") for i, level in enumerate(LEVELS)))
     path = f"/trials/{run.id}/logs"
 
-    def texts(**params: object) -> list[str]:
+    def texts(**params: str | int) -> list[str]:
         return [line["text"] for line in ok(http.get(path, params=params))["items"]]
 
     assert texts() == ["line 0", "line 1", "line 2", "line 3"]

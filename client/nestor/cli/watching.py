@@ -86,7 +86,7 @@ def _lines(client: Client, trial: UUID, level: Level, *, follow: bool) -> Iterat
         yield line
     levels = list(LogLevel)
     for event in client.events(trial, after=last) if follow else ():
-        if event.type is EventType.log and event.data["level"] in levels[levels.index(level) :]:
+        if event.type is EventType.log and event.data["level"] in levels[levels.index(LogLevel(level)) :]:
             yield LogLine(seq=event.seq, **event.data)
 
 
