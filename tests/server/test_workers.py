@@ -56,7 +56,7 @@ LEVELS = ["info", "warning", "info", "warning"]
 
 
 def test_log_lines_are_listed_by_level_and_in_pages(http: httpx.Client, stranger: httpx.Client, run: Run):
-    run.record(2, logs=tuple(LogRecord(1 + i // 2, level, f"line {i}") for i, level in enumerate(LEVELS)))
+    run.record(2, logs=tuple(LogRecord(1 + i // 2, f"line {i}", level) for i, level in enumerate(LEVELS)))
     path = f"/trials/{run.id}/logs"
 
     def texts(**params: str | int) -> list[str]:
