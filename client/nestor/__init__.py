@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nestor.entry_points import EntryPoint as EntryPoint
     from nestor.errors import ProblemInvalid as ProblemInvalid
     from nestor.options import *
+    from nestor.remote.asynchronous.client import AsyncClient as AsyncClient
     from nestor.remote.client import Client as Client
     from nestor.schemas import WarmStart as WarmStart
     from nestor.study import Study as Study
@@ -38,9 +39,10 @@ __version__ = "0.1.0"
 
 _MODULES = ("data", "errors", "hparams", "options", "schemas", "visualization")
 _CLIENT = {
-    "PRUNE": "nestor.callbacks",
+    "AsyncClient": "nestor.remote.asynchronous.client",
     "Client": "nestor.remote.client",
     "EntryPoint": "nestor.entry_points",
+    "PRUNE": "nestor.callbacks",
     "ProblemInvalid": "nestor.errors",
     "Study": "nestor.study",
     "Trial": "nestor.trial",

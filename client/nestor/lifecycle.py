@@ -188,6 +188,11 @@ def transition_to(state: State) -> Transition:
     return next(end for end in (COMPLETE, PRUNE, FAIL, CANCEL, PAUSE) if end.target is state)
 
 
+def numbers_up_to(n_trials: int) -> str:
+    """The numbers of a study's trials, as a sentence says them."""
+    return f"0 to {n_trials - 1}" if n_trials > 1 else "0" if n_trials else "none yet"
+
+
 def why_asked(action: str, after: int | None = None) -> str:
     """The reason that is recorded where a user's action changes a trial."""
     return f"{action} was asked for" + ("" if after is None else f" after step {after}")

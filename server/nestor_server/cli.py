@@ -6,12 +6,11 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from nestor.errors import MissingExtra, NestorError
-from nestor.schemas import Scope
 
 # The entry point group nestor.commands lists this module, so every `nestor …` loads it.
 # Slow imports are therefore inside the commands.
@@ -19,6 +18,8 @@ from nestor.schemas import Scope
 app = typer.Typer(no_args_is_help=True)
 token_app = typer.Typer(help="Tokens, which let users into a server.", no_args_is_help=True)
 app.add_typer(token_app, name="token")
+
+ScopeName = Literal["read", "write", "admin"]  # nestor.schemas.Scope, whose import would take most of the start
 
 HomeOption = Annotated[
     Path | None,
@@ -28,6 +29,8 @@ HomeOption = Annotated[
         "else the user's data directory.",
     ),
 ]
+
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")]
 
 
 @contextmanager
@@ -98,7 +101,7 @@ def server(
 
 
 @app.command()
-def migrate(home: HomeOption = None) -> None:
+def migrate(home: HomeOption = None, json: JsonOption = False) -> None:
     """Upgrade the schema of a database: NESTOR_DATABASE_URL, else that of the running `nestor up`."""
     with _operating():
         _need("sqlalchemy", "nestor migrate", extra="server")
@@ -107,53 +110,77 @@ def migrate(home: HomeOption = None) -> None:
 
         with describe_database_errors(home):
             revisions.migrate(database_settings(home).database_url)
-        _say(f"The database is at revision {revisions.head()}.")
+        head = revisions.head()
+    _say_json({"revision": head}) if json else _say(f"The database is at revision {head}.")
 
 
 @token_app.command("create")
 def create_token(
     user: Annotated[str, typer.Option(help="The user it belongs to; created if missing.")] = "local",
     scope: Annotated[
-        Scope, typer.Option(help="What it allows; write includes read, admin includes write.")
-    ] = Scope.write,
+        ScopeName, typer.Option(help="What it allows; write includes read, admin includes write.")
+    ] = "write",
     name: Annotated[str, typer.Option(help="A name that describes its use.")] = "token",
     expires_in_days: Annotated[float | None, typer.Option(help="Default: it never expires.", min=0.0)] = None,
     home: HomeOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Create a token and print it. It cannot be shown again: the database stores only its hash."""
     with _operating():
         _need("sqlalchemy", "nestor token create", extra="server")
+        from nestor.schemas import Scope
         from nestor_server.embedded.access import create_token, database_settings
 
-        print(create_token(database_settings(home), user, scope, name, expires_in_days))
+        token = create_token(database_settings(home), user, Scope(scope), name, expires_in_days)
+    _say_json({"token": token, "user": user, "scope": scope, "name": name}) if json else _say(token)
 
 
 @app.command()
-def doctor(home: HomeOption = None) -> None:
-    """Check this installation, and print remedies."""
-    with _operating():
-        _need("sqlalchemy", "nestor doctor", extra="server")
-        from nestor_server.doctor import examine
-        from nestor_server.embedded.home import default_home
+def doctor(home: HomeOption = None, json: JsonOption = False) -> None:
+    """Check this installation, NESTOR_SERVER and NESTOR_TOKEN, and print remedies. If any is wrong, exit with 1."""
+    from dataclasses import asdict
 
-        results = list(examine(home or default_home()))
-    for result in results:
+    with _operating():
+        from nestor_server.client_checks import CheckResult, examine_client
+
+        if _is_installed("sqlalchemy"):
+            from nestor_server.doctor import examine
+            from nestor_server.embedded.home import default_home
+
+            results = [*examine(home or default_home()), *examine_client()]
+        else:
+            only = CheckResult(True, "only the client is installed here; nestor[server] would add the rest")
+            results = [only, *examine_client()]
+    is_ok = all(result.ok for result in results)
+    if json:
+        _say_json({"ok": is_ok, "checks": [asdict(result) for result in results]})
+    for result in () if json else results:
         _say(f"{'ok ' if result.ok else 'BAD'}  {result.message}")
         if result.remedy:
             _say(f"     → {result.remedy}")
-    if not all(result.ok for result in results):
+    if not is_ok:
         raise typer.Exit(1)
 
 
-def _need(module: str, what: str, *, extra: str) -> None:
+def _is_installed(module: str) -> bool:
     import importlib.util
 
-    if importlib.util.find_spec(module) is None:
+    return importlib.util.find_spec(module) is not None
+
+
+def _need(module: str, what: str, *, extra: str) -> None:
+    if not _is_installed(module):
         raise MissingExtra(what=what, package=module, extra=extra)
 
 
 def _say(line: str) -> None:
     print(line, flush=True)  # flush: pipes are buffered
+
+
+def _say_json(document: object) -> None:
+    import json
+
+    _say(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 if __name__ == "__main__":

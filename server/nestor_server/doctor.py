@@ -1,12 +1,10 @@
-"""`nestor doctor`: checks of an installation, each with a remedy for what it finds wrong."""
+"""Checks of an installation of the server, each with a remedy for what it finds wrong."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -15,24 +13,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from nestor.errors import NestorError
-from nestor.remote import credentials
-from nestor.schemas import API
 from nestor_server import revisions
+from nestor_server.client_checks import TIMEOUT_SECONDS, CheckResult
 from nestor_server.embedded.access import database_settings, registered_workers
 from nestor_server.embedded.binaries import find_postgres, find_valkey
 from nestor_server.embedded.home import Home, ServerInfo, reachable
 from nestor_server.embedded.process import alive, unprivileged
-
-TIMEOUT_SECONDS = 5.0
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    """One line of the report."""
-
-    ok: bool
-    message: str
-    remedy: str = ""
 
 
 def examine(path: Path) -> Iterator[CheckResult]:
@@ -47,9 +33,6 @@ def examine(path: Path) -> Iterator[CheckResult]:
         yield _database(home)
     if running:
         yield from _workers(home, running["workers"])
-    yield _credentials()
-    if any(name in os.environ for name in ("NESTOR_SERVER", "NESTOR_TOKEN")):
-        yield _client()
 
 
 def _torch() -> CheckResult:
@@ -133,30 +116,3 @@ def _workers(home: Home, pids: Mapping[str, int]) -> Iterator[CheckResult]:
         else:
             what = "has no connection to the broker or the database" if alive(pid) else "has ended"
             yield CheckResult(False, f"{name} (process {pid}) {what}", f"read {home.log(name)}")
-
-
-def _client() -> CheckResult:
-    """Whether the server and token of a client's variables are right."""
-    try:
-        server = credentials.find_server()
-        headers = {"Authorization": f"Bearer {credentials.find_token()}"}
-        response = httpx.get(f"{server}{API}/me", headers=headers, timeout=TIMEOUT_SECONDS, trust_env=False)
-    except (NestorError, httpx.HTTPError, UnicodeError) as error:
-        where = os.environ.get("NESTOR_SERVER") or "the default server"
-        return CheckResult(False, f"NESTOR_SERVER: no Nestor server answers at {where}", str(error))
-    if response.status_code == 401:
-        return CheckResult(
-            False, f"NESTOR_TOKEN: {server} does not accept this token", "nestor token create, or unset NESTOR_TOKEN"
-        )
-    if response.status_code != 200:
-        return CheckResult(False, f"NESTOR_SERVER: {server} is not a Nestor server", "set it to an address that is one")
-    return CheckResult(True, f"clients reach {server}")
-
-
-def _credentials() -> CheckResult:
-    path = credentials.path()
-    if not path.exists():
-        return CheckResult(True, f"no credentials in {path} yet")
-    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        return CheckResult(False, f"other users can read the tokens in {path}", f"chmod 600 {path}")
-    return CheckResult(True, f"credentials: {path}")

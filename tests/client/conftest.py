@@ -18,7 +18,9 @@ from nestor_server.scheduling import leases
 from testbed.server import Server, running_server
 from testbed.services import Services
 from testbed.worker import Worker, running_worker
+from tests.client.awaited import Awaited
 from tests.client.problems import ridge
+from tests.client.shell import Shell
 
 N_STEPS = 12
 QUICK: dict[str, Any] = {
@@ -77,6 +79,24 @@ def token(server: Server) -> str:
 def client(server: Server, token: str) -> Iterator[Client]:
     with Client(server.url, token) as client:
         yield client
+
+
+@pytest.fixture(scope="package")
+def shell(server: Server, token: str) -> Shell:
+    """Commands with the address and the token of this folder."""
+    return Shell(NESTOR_SERVER=server.url, NESTOR_TOKEN=token)
+
+
+@pytest.fixture
+def trial(finished_on_server: Finished) -> Trial:
+    """A complete trial on the server."""
+    return finished_on_server.trial
+
+
+@pytest.fixture(params=[Client, Awaited], ids=["Client", "AsyncClient"], name="Client")
+def each_client(request: pytest.FixtureRequest) -> type[Client]:
+    """Both clients, under the name of one."""
+    return request.param
 
 
 NewStudy = Callable[..., Study]

@@ -4,50 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import signal
-import subprocess
-import sys
+from uuid import uuid4
 
-import pytest
 import safetensors.numpy
 
 import nestor
-from nestor.schemas import State
+from nestor.schemas import Scope, State
 from testbed.server import free_port
 from tests.client.conftest import N_STEPS, QUICK
 from tests.client.problems import ridge
-
-STUDY = "finished [b]"
-
-
-class Shell:
-    def __init__(self, **environment: str) -> None:
-        cleared = {name: value for name, value in os.environ.items() if not name.startswith("NESTOR_")}
-        self.environment = {**cleared, **environment, "COLUMNS": "200"}
-
-    def popen(self, *words: object) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "nestor.cli", *map(str, words)],
-            env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-
-    def __call__(self, *words: object, code: int = 0) -> str:
-        """Run a command and check its exit code; return stdout on success and stderr otherwise."""
-        with self.popen(*words) as process:
-            out, error = process.communicate(timeout=300)
-        assert process.returncode == code, error
-        return error if code else out
-
-
-@pytest.fixture(scope="module")
-def shell(server, token) -> Shell:
-    return Shell(NESTOR_SERVER=server.url, NESTOR_TOKEN=token)
-
-
-@pytest.fixture
-def trial(finished_on_server) -> nestor.Trial:
-    return finished_on_server.trial
+from tests.client.shell import STUDY, Shell
 
 
 def test_studies_and_trials_are_listed(shell, trial):
@@ -104,8 +71,17 @@ def test_failures_print_one_message_and_exit_1(shell, trial):
     for words, sentence in (
         (("trials", "nowhere"), "Study 'nowhere' was not found."),
         (("watch", unknown), f"Trial '{unknown}' was not found."),
+        (("watch", "nowhere/0"), "Study 'nowhere' was not found."),
+        (("pause", f"{STUDY}/1"), f"Trial '{STUDY}/1' was not found. The study's trials are 0."),
         (("export", trial.id, "--safetensors", "/nowhere/file"), "No such file or directory"),
-        (("export", trial.id, "--safetensors", "/dev/null", "--step", 99), "of step 99"),
+        (("export", trial.id, "--csv", "/"), "/ cannot be written: Is a directory."),
+        (("export", trial.id, "--safetensors", "/dev/null", "--step", 99), "of step 99 (kept: 0, 1,"),
+        (("submit", "/nowhere", "--study", STUDY), "/nowhere cannot be read: No such file or directory."),
+        (("study", "create", STUDY), "You already have a study named"),
+        (("study", "best", "nowhere"), "Study 'nowhere' was not found."),
+        (("study", "delete", STUDY), "Pass --yes."),
+        (("token", "list"), "Use a token with the scope 'admin'."),
+        (("token", "revoke", unknown), "Use a token with the scope 'admin'."),
     ):
         (line,) = shell(*words, code=1).splitlines()
         assert sentence in line
@@ -120,7 +96,8 @@ def test_without_server_or_token_the_remedy_is_named(tmp_path):
 
 def test_mistyped_commands_exit_2(shell, trial):
     assert "No such command 'studeis'" in shell("studeis", code=2)
-    assert "should be a valid UUID" in shell("watch", "1", code=2)
+    for name in ("1", "digits", "digits/", "/3", "digits/x", "digits/-1", "digits/٣"):
+        assert f"{name!r} does not name a trial. Write STUDY/NUMBER" in shell("watch", name, code=2)
     assert "--safetensors FILE" in shell("export", trial.id, code=2)
 
 
@@ -141,3 +118,49 @@ def test_a_trial_is_extended_and_its_attempts_are_listed(shell, client, worker):
     assert (first["state"], second["number"]) == ("complete", 2)
     assert "all 5 steps are taken" in shell("attempts", trial.id)
     assert "cannot retry" in shell("retry", trial.id, code=1)
+
+
+# --- studies --------------------------------------------------------------------------------------
+
+
+def test_a_study_is_created_shown_and_deleted(shell, trial):
+    name = f"study {uuid4()}"
+    words = ("study", "create", name, "--tag", "x", "--attr", "lr=0.1", "--attr", "who=me=you", "--json")
+    made = json.loads(shell(*words))
+    assert (made["name"], made["tags"], made["user_attrs"]) == (name, ["x"], {"lr": 0.1, "who": "me=you"})
+    assert json.loads(shell(*words, "--load-if-exists"))["id"] == made["id"]
+    assert "has no trial with a recorded value yet" in shell("study", "best", name, code=1)
+    assert json.loads(shell("study", "best", STUDY, "--json"))["id"] == str(trial.id)
+    assert json.loads(shell("study", "delete", name, "--yes", "--json")) == {"study": name, "trials": 0}
+    assert "was not found" in shell("trials", name, code=1)
+    assert "'novalue' is not KEY=VALUE" in shell("study", "create", name, "--attr", "novalue", code=2)
+
+
+# --- what a trial does ----------------------------------------------------------------------------
+
+
+def test_the_log_of_a_trial_is_printed(shell, trial):
+    lines = [json.loads(line) for line in shell("logs", trial.id, "--json").splitlines()]
+    expected = [event.data["text"] for event in trial.events() if event.type == "log"]
+    assert [line["text"] for line in lines] == expected != []
+    assert lines[0]["text"] in shell("logs", f"{STUDY}/0")
+    urgent = [line for line in lines if line["level"] != "info"]
+    followed = shell("logs", trial.id, "--follow", "--level", "warning", "--json").splitlines()
+    assert [json.loads(line) for line in followed] == urgent
+
+
+def test_workers_are_listed_with_their_devices(shell, worker):
+    found = json.loads(shell("workers", "--json"))
+    assert {one["device"] for one in found["items"]} == {"cpu"}
+    assert all(one["versions"].keys() == {"nestor", "torch"} for one in found["items"])
+    assert f"{found['queued']} trials wait" in shell("workers") or found["queued"] == 1
+
+
+def test_tokens_are_listed_and_revoked(server):
+    with nestor.Client(server.url, server.new_token(scope=Scope.admin)) as client:
+        made = client.create_token(nestor.schemas.TokenCreate(name="ci", scope=Scope.admin, expires_in_days=3))
+    shell = Shell(NESTOR_SERVER=server.url, NESTOR_TOKEN=made.token)
+    assert [one["name"] for one in json.loads(shell("token", "list", "--json"))] == ["token", "ci"]
+    assert str(made.id) in shell("token", "list")
+    assert shell("token", "revoke", made.id) == f"Revoked token {made.id}.\n"
+    assert "this token was revoked" in shell("token", "list", code=1)

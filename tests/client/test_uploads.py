@@ -8,7 +8,6 @@ import pytest
 
 from nestor.errors import BlobNotFound, ServerUnreachable
 from nestor.remote import uploads
-from nestor.remote.client import Client
 from nestor.schemas import CHUNK_BYTES
 from tests.client.cutting import cutting
 
@@ -21,7 +20,7 @@ def test_an_upload_can_be_downloaded(client, size):
     assert client.download(client.upload(data)) == data
 
 
-def test_what_the_server_has_is_not_sent_again(server, token):
+def test_what_the_server_has_is_not_sent_again(Client, server, token):
     data = os.urandom(MEGABYTE)
     with Client(server.url, token) as client:
         digest = client.upload(data)
@@ -30,7 +29,7 @@ def test_what_the_server_has_is_not_sent_again(server, token):
     assert proxy.cut == 0
 
 
-def test_an_upload_that_is_cut_goes_on_where_it_stood(server, token):
+def test_an_upload_that_is_cut_goes_on_where_it_stood(Client, server, token):
     data = os.urandom(3 * CHUNK_BYTES)
     # Three connections are cut, each within a chunk that follows at least one whole one.
     cuts = (CHUNK_BYTES + MEGABYTE, CHUNK_BYTES + MEGABYTE, 2 * MEGABYTE)
@@ -39,7 +38,7 @@ def test_an_upload_that_is_cut_goes_on_where_it_stood(server, token):
     assert proxy.cut == 3
 
 
-def test_a_lost_response_costs_no_byte(server, token):
+def test_a_lost_response_costs_no_byte(Client, server, token):
     """The chunk arrived, its answer did not: the client asks where the upload stands."""
     data = os.urandom(2 * CHUNK_BYTES)
     with cutting(server.url, received=(700,)) as proxy, Client(proxy.url, token) as client:
@@ -47,7 +46,7 @@ def test_a_lost_response_costs_no_byte(server, token):
     assert proxy.cut == 1
 
 
-def test_an_upload_that_gets_nowhere_gives_up(server, token):
+def test_an_upload_that_gets_nowhere_gives_up(Client, server, token):
     with cutting(server.url, sent=(MEGABYTE,) * 30) as proxy, Client(proxy.url, token) as client:
         with pytest.raises(ServerUnreachable):
             client.upload(os.urandom(CHUNK_BYTES))
@@ -65,7 +64,7 @@ def test_a_large_upload_shows_a_bar_and_a_small_one_does_not(client, monkeypatch
     assert "quiet" not in shown
 
 
-def test_blobs_of_other_users_are_not_found(client, server):
+def test_blobs_of_other_users_are_not_found(Client, client, server):
     digest = client.upload(b"mine")
     with Client(server.url, server.new_token()) as other, pytest.raises(BlobNotFound):
         other.download(digest)

@@ -27,6 +27,7 @@ from nestor.errors.base import NestorError as NestorError
 from nestor.errors.base import shortened as shortened
 from nestor.errors.base import shown as shown
 from nestor.errors.client import *
+from nestor.errors.commands import *
 from nestor.errors.data import *
 from nestor.errors.entry_points import *
 from nestor.errors.findings import *

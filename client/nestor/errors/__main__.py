@@ -46,6 +46,7 @@ _ORDER = (
     "findings",
     "trials",
     "client",
+    "commands",
 )
 
 

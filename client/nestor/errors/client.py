@@ -35,6 +35,13 @@ class RequestNotSent(ClientError):
     remedy = "Shorten or correct its arguments."
 
 
+class ConnectionsClosed(ClientError):
+    """A client was used after it was closed, or an `AsyncClient` in a second event loop."""
+
+    message = "The connections of this client to {server} are closed."
+    remedy = "Create another client. An AsyncClient serves one event loop."
+
+
 class ConnectionSettingsInvalid(ClientError):
     """A variable about proxies or certificates has a value that cannot be used."""
 

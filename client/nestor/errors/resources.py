@@ -79,6 +79,12 @@ class TrialNotFound(NotFound):
     remedy = "`nestor trials STUDY` lists yours."
 
 
+class TrialNumberNotFound(TrialNotFound):
+    """A study has no trial of that number."""
+
+    message = "Trial {trial!r} was not found. The study's trials are {numbers}."
+
+
 class BlobNotFound(NotFound):
     """You have no such blob."""
 
@@ -128,7 +134,7 @@ class TokenNotFound(NotFound):
     """You have no such token."""
 
     message = "Token {token!r} was not found."
-    remedy = "GET /api/v1/tokens lists yours."
+    remedy = "`nestor token list` lists yours."
 
 
 # --- the present state ----------------------------------------------------------------------------

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Never
 from uuid import UUID, uuid4
 
 from nestor import lifecycle
-from nestor.errors import LocalNotPicklable, OneDeviceOnly, StudyExists, StudyNotFound, TrialNotFound
+from nestor.errors import (
+    LocalNotPicklable,
+    OneDeviceOnly,
+    StudyExists,
+    StudyNotFound,
+    TrialNotFound,
+    TrialNumberNotFound,
+)
 from nestor.lifecycle import Ranking
 from nestor.local.trial_runner import LocalTrial
 from nestor.schemas import (
@@ -226,12 +233,14 @@ class Local:
         """The trial of that number.
 
         Raises:
-            TrialNotFound: the study has no such trial.
+            TrialNumberNotFound: the study has no trial of that number; the message says which it has.
         """
-        for record in self.trials(study_id):
+        records = self.trials(study_id)
+        for record in records:
             if record.number == number:
                 return record
-        raise TrialNotFound(trial=str(number))
+        name, numbers = self.study(study_id).name, lifecycle.numbers_up_to(len(records))
+        raise TrialNumberNotFound(trial=f"{name}/{number}", numbers=numbers)
 
     def trial(self, trial_id: UUID) -> TrialRecord:
         """A trial as of now.

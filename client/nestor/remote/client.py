@@ -2,49 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
-
-from pydantic import BaseModel
 
 from nestor import schemas
 from nestor.callbacks import states_of, whole_number
 from nestor.entry_points import EntryPoint
-from nestor.errors import (
-    ArgumentInvalid,
-    OptionOutOfRange,
-    OptionTypeWrong,
-    StudyNotFound,
-    TrialNotFound,
-    arguments_of,
-    called_as,
-    shown,
-)
-from nestor.remote import credentials, event_stream, uploads
+from nestor.errors import ArgumentInvalid, StudyNotFound, TrialFailed, TrialNumberNotFound, arguments_of, shown
+from nestor.lifecycle import numbers_up_to
+from nestor.remote import event_stream, uploads
+from nestor.remote.administration import Administration
+from nestor.remote.blobs import Blobs
 from nestor.remote.references import referenced
-from nestor.remote.transport import Model, Transport, read
-from nestor.schemas import Action, State, WhichStep
+from nestor.remote.transport import offload
+from nestor.schemas import Action, EventType, LogLevel, State, WhichStep
 
 if TYPE_CHECKING:
     from nestor.options import Config
     from nestor_engine.problem.entry_points import Trainable
     from nestor_engine.program.export import Program
 
-Item = TypeVar("Item", covariant=True)
-
 STEPS_PER_PAGE = 10_000
-MAX_TIMEOUT = 86_400
 
 
-class _Page(Protocol[Item]):
-    @property
-    def items(self) -> Iterable[Item]: ...
-    @property
-    def next_cursor(self) -> str | None: ...
-
-
-class Client:
+class Client(Blobs, Administration):
     """One user of one server.
 
     All methods raise `ServerUnreachable` if the server does not respond, and the error that the server reports, a
@@ -64,39 +46,6 @@ class Client:
     """
 
     ships = True
-
-    @called_as("Client", url="Pass server=….", address="Pass server=…, the address.", api_key="Pass token=….")
-    def __init__(self, server: str | None = None, token: str | None = None, *, timeout: float = 30.0) -> None:
-        self.server = credentials.find_server(server)
-        if isinstance(timeout, bool) or not isinstance(timeout, int | float):  # pyright: ignore[reportUnnecessaryIsInstance] of a user
-            raise OptionTypeWrong(option=f"timeout={shown(timeout)}", rule="it must be a number of seconds, above 0")
-        if not 0 < timeout < MAX_TIMEOUT:
-            raise OptionOutOfRange(option=f"{timeout=}", rule=f"it must be above 0 and below {MAX_TIMEOUT} seconds")
-        self._timeout = timeout
-        token = credentials.find_token(server, token)
-        self._token_name = credentials.fingerprint(token)
-        self._connected: Transport | None = Transport(self.server, token, timeout)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_connected": None}
-
-    @property
-    def _transport(self) -> Transport:
-        """The connections, made at the first use after unpickling: an error there would not reach the user."""
-        if self._connected is None:
-            self._connected = Transport(self.server, credentials.recall(self.server, self._token_name), self._timeout)
-        return self._connected
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connections. `with Client() as client:` does this at the end of the block."""
-        if self._connected is not None:
-            self._connected.close()
 
     def __repr__(self) -> str:
         return f"Client({self.server!r})"
@@ -190,9 +139,9 @@ class Client:
                 given=shown(problem),
                 expected="a nestor.Problem or EntryPoint",
             )
-        exported = problem.export() if program is None else program
+        exported = offload(problem.export) if program is None else program
         blobs: dict[str, uploads.Content] = {"graphs": exported.graphs, "tensors": exported.tensors}
-        blobs |= problem.data.save()
+        blobs |= offload(problem.data.save)
         digests: dict[str, Any] = {
             name: self.upload(data, what=f"upload {name}", show_progress_bar=show_progress_bar)
             for name, data in blobs.items()
@@ -200,7 +149,8 @@ class Client:
         uploaded = self.create_program(
             schemas.ProgramCreate(graphs=digests.pop("graphs"), tensors=digests.pop("tensors"))
         )
-        dataset = self.create_dataset(schemas.DatasetCreate(**digests | referenced(problem.data.mapped, digests)))
+        splits = digests | offload(referenced, problem.data.mapped, digests)
+        dataset = self.create_dataset(schemas.DatasetCreate(**splits))
         uploaded_problem = schemas.ProgramProblem(program=uploaded.id, dataset=dataset.id)
         return self.create_trial(study_id, spec.model_copy(update={"problem": uploaded_problem}))
 
@@ -214,10 +164,6 @@ class Client:
             EntryPointInvalid: running workers do not have the entry point, or it does not take the params.
         """
         return self._post(f"/studies/{study_id}/trials", spec, schemas.Trial)
-
-    def presets(self) -> schemas.Presets:
-        """What workers build by themselves: presets, and the entry points of packages that running workers have."""
-        return self._get("/presets", schemas.Presets)
 
     def trials(self, study_id: UUID, states: Collection[State] | None = None) -> list[schemas.Trial]:
         """The trials of a study, by number: all, or those in one of `states`.
@@ -233,16 +179,19 @@ class Client:
         return list(self._pages(lambda cursor: self._get(path, schemas.TrialPage, **wanted, **cursor)))
 
     def find_trial(self, study_id: UUID, number: int) -> schemas.Trial:
-        """A trial by its study and its number.
+        """A trial by its number in a study.
 
         Raises:
-            StudyNotFound, TrialNotFound
+            StudyNotFound
+            TrialNumberNotFound: the study has no trial of that number; the message says which it has.
         """
+        path = f"/studies/{study_id}/trials"
         if 0 <= whole_number("number", number) <= schemas.MOST_STEPS:
-            found = self._get(f"/studies/{study_id}/trials", schemas.TrialPage, number=number).items
-            if found:
-                return found[0]
-        raise TrialNotFound(trial=str(number))
+            for trial in self._get(path, schemas.TrialPage, number=number).items:
+                return trial
+        study = self.study(study_id)
+        n_trials = sum(study.trial_counts.values())
+        raise TrialNumberNotFound(trial=f"{study.name}/{number}", numbers=numbers_up_to(n_trials))
 
     def trial(self, trial_id: UUID) -> schemas.Trial:
         """The current record of a trial.
@@ -313,6 +262,38 @@ class Client:
         """
         return event_stream.follow(self._transport, trial_id, after)
 
+    def stream(self, trial_id: UUID, after: int = 0) -> Iterator[schemas.Step]:
+        """Yield each step with a number above `after`, once and in order, as it is taken.
+
+        Raises:
+            TrialNotFound
+            TrialFailed: the trial failed; raised after its last step.
+        """
+        for event in self.events(trial_id):
+            if event.type is EventType.step and event.data["number"] > after:
+                step = schemas.Step.model_validate(event.data)
+                after = step.number
+                yield step
+        trial = self.trial(trial_id)
+        if trial.state is State.failed:
+            raise TrialFailed(number=trial.number, reason=(trial.error or {}).get("detail", "no reason was recorded"))
+
+    def logs(self, trial_id: UUID, after: int = 0, level: LogLevel = LogLevel.info) -> Iterator[schemas.LogLine]:
+        """Yield the lines of the trial's log so far that are at least as urgent as `level`.
+
+        Args:
+            after: the `seq` of a line or an event; only lines behind it are read.
+
+        Raises:
+            TrialNotFound
+        """
+        while True:
+            page = self._get(f"/trials/{trial_id}/logs", schemas.LogPage, after=after, level=level.value)
+            yield from page.items
+            if page.next_after is None:
+                return
+            after = page.next_after
+
     def steps(self, trial_id: UUID, after: int = 0) -> list[schemas.Step]:
         """The recorded steps whose number is above `after`, in order.
 
@@ -376,91 +357,3 @@ class Client:
     def cause(self, trial_id: UUID) -> None:
         """None: the exception that failed the trial is in another process. The trial's `error` describes it."""
         del trial_id
-
-    # --- blobs, programs, data sets ---------------------------------------------------------------
-
-    def upload(self, data: uploads.Content, *, what: str = "upload", show_progress_bar: bool = True) -> str:
-        """Store `data` unless the server has it already, and return its digest "sha256:…".
-
-        A broken upload is resumed. `what` labels the progress bar, which only large uploads show.
-
-        Raises:
-            TooLarge: the server's limit is NESTOR_MAX_BLOB_BYTES.
-        """
-        return uploads.upload(self._transport, data, what=what, show_progress_bar=show_progress_bar)
-
-    def download(self, digest: str) -> bytes:
-        """The bytes with this digest.
-
-        Raises:
-            BlobNotFound
-        """
-        return self._transport.request("GET", f"/blobs/{digest}").content
-
-    def create_program(self, new: schemas.ProgramCreate) -> schemas.Program:
-        """Register an exported problem whose two blobs were uploaded.
-
-        Raises:
-            BlobNotFound, ProgramInvalid
-        """
-        return self._post("/programs", new, schemas.Program)
-
-    def create_dataset(self, new: schemas.DatasetCreate) -> schemas.Dataset:
-        """Register a data set whose splits were uploaded.
-
-        Raises:
-            BlobNotFound, DatasetInvalid
-        """
-        return self._post("/datasets", new, schemas.Dataset)
-
-    def dataset(self, dataset_id: UUID) -> schemas.Dataset:
-        """A data set: the digest or the references of each split.
-
-        Raises:
-            DatasetNotFound
-        """
-        return self._get(f"/datasets/{dataset_id}", schemas.Dataset)
-
-    # --- the server -------------------------------------------------------------------------------
-
-    def me(self) -> schemas.Me:
-        """The user and the scope of this client's token."""
-        return self._get("/me", schemas.Me)
-
-    def version(self) -> schemas.Version:
-        """The versions of the server and of its interface."""
-        return self._get("/version", schemas.Version)
-
-    def create_token(self, new: schemas.TokenCreate) -> schemas.TokenCreated:
-        """Create another token of the same user. This takes an admin token, and the result is the only copy.
-
-        Raises:
-            Forbidden
-        """
-        return self._post("/tokens", new, schemas.TokenCreated)
-
-    # --- requests ---------------------------------------------------------------------------------
-
-    def _get(self, path: str, model: type[Model], **params: Any) -> Model:
-        return read(model, self._transport.request("GET", path, params=params))
-
-    def _post(self, path: str, body: BaseModel | None, model: type[Model]) -> Model:
-        if body is not None and not isinstance(body, BaseModel):  # pyright: ignore[reportUnnecessaryIsInstance] of a user
-            raise OptionTypeWrong(option=shown(body), rule="pass a value of nestor.schemas")
-        document = None if body is None else body.model_dump(mode="json")
-        return read(model, self._transport.request("POST", path, json=document))
-
-    def _patch(self, path: str, patch: BaseModel, model: type[Model]) -> Model:
-        if not isinstance(patch, BaseModel):  # pyright: ignore[reportUnnecessaryIsInstance] of a user
-            raise OptionTypeWrong(option=shown(patch), rule="pass a value of nestor.schemas")
-        document = patch.model_dump(mode="json", exclude_unset=True)
-        return read(model, self._transport.request("PATCH", path, json=document))
-
-    @staticmethod
-    def _pages(get: Callable[[dict[str, str]], _Page[Item]]) -> Iterator[Item]:
-        """The items of all pages; `get` takes the query parameters that select a page."""
-        page = get({})
-        yield from page.items
-        while page.next_cursor is not None:
-            page = get({"cursor": page.next_cursor})
-            yield from page.items

@@ -21,6 +21,7 @@ from nestor.errors import (
     TokenNotPickled,
 )
 
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 DEFAULT_SERVER = "http://127.0.0.1:8000"  # where `nestor up` listens
 
 _OWN_PATHS = re.compile(r"/(api/v\d+|docs|index\.html|openapi\.json|readyz|healthz)(/.*)?$")  # below the address

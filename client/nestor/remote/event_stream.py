@@ -61,7 +61,7 @@ def _connection(transport: Transport, trial_id: UUID, after: int) -> Iterator[Ev
     timeout = httpx.Timeout(10.0, read=SILENCE_SECONDS)
     with transport.stream(f"/trials/{trial_id}/events", headers=headers, timeout=timeout) as response:
         for message in EventSource(response).iter_sse():
-            event = _event(message)
+            event = event_of(message)
             # Drop repeated events, which proxies may cause. `end` has no number of its own.
             if event is not None and (event.seq > after or event.type is EventType.end):
                 after = event.seq
@@ -70,7 +70,12 @@ def _connection(transport: Transport, trial_id: UUID, after: int) -> Iterator[Ev
                 yield None
 
 
-def _event(message: ServerSentEvent) -> Event | None:
+def event_of(message: ServerSentEvent) -> Event | None:
+    """The event in a message of the stream; None for a comment.
+
+    Raises:
+        AnswerUnreadable: the message is something else.
+    """
     if not message.data:  # a comment that keeps the connection open
         return None
     try:

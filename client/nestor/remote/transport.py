@@ -5,11 +5,12 @@ from __future__ import annotations
 import email.utils
 import logging
 import random
+import threading
 import time
 import weakref
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -20,11 +21,13 @@ from nestor.errors import (
     PROBLEM_JSON,
     AddressInvalid,
     AnswerUnreadable,
+    ConnectionsClosed,
     ConnectionSettingsInvalid,
     NestorError,
     RequestNotSent,
     ServerUnreachable,
 )
+from nestor.remote.credentials import LOOPBACK
 from nestor.schemas import API
 
 log = logging.getLogger(__name__)
@@ -34,10 +37,11 @@ RETRY_SECONDS = 45.0  # limit for all attempts of one request
 FIRST_PAUSE_SECONDS = 0.1  # doubles with every attempt, up to
 LONGEST_PAUSE_SECONDS = 5.0
 JITTER_SECONDS = 0.5  # so that many clients do not come back at the same time
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+MAX_REQUESTS = 32  # at the same time, so that one client does not occupy all threads of a server; streams do not count
 RETRYABLE_STATUSES = frozenset({429, 502, 503, 504})
 
-
+P = ParamSpec("P")
+T = TypeVar("T")
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -62,11 +66,13 @@ class Transport:
     def __init__(self, server: str, token: str, timeout: float) -> None:
         self.server = server
         self.connected_before = False  # whether this server ever responded
+        self._slots = threading.Semaphore(MAX_REQUESTS)
         try:
             self._http = httpx.Client(
                 base_url=server + API,
                 headers={"Authorization": f"Bearer {token}"},
                 timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0)),
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=MAX_REQUESTS),
                 # A proxy from the environment cannot reach this machine's loopback addresses.
                 trust_env=urlsplit(server).hostname not in LOOPBACK,
             )
@@ -77,11 +83,11 @@ class Transport:
         except (OSError, ValueError, ImportError) as error:
             raise ConnectionSettingsInvalid(reason=str(error).rstrip(".")) from error
         # Users do not close studies, so connections are closed with the last reference to this object.
-        self._finalizer = weakref.finalize(self, self._http.close)
+        weakref.finalize(self, self._http.close)  # synchronous only: nothing can be awaited then
 
     def close(self) -> None:
         """Close all connections."""
-        self._finalizer()
+        self._http.close()
 
     def request(self, method: str, path: str, *, retry: bool = True, **options: Any) -> httpx.Response:
         """Send a request, with retries if `retry`, and return the complete response.
@@ -99,14 +105,14 @@ class Transport:
         with self.translate_errors():
             for attempt in range(1, ATTEMPTS):
                 try:
-                    return self._accept(self._http.request(method, path, headers=headers, **options))
+                    return self._send(method, path, headers=headers, **options)
                 except (RetryLater, httpx.TransportError) as error:
                     pause = self._pause_after(error, attempt)
                     if not retry or pause is None or time.monotonic() + pause > end:
                         raise
                     log.debug("%s %s is repeated in %.1f s: %s", method, path, pause, error)
                     time.sleep(pause)
-            return self._accept(self._http.request(method, path, headers=headers, **options))
+            return self._send(method, path, headers=headers, **options)
 
     @contextmanager
     def stream(self, path: str, **options: Any) -> Generator[httpx.Response]:
@@ -123,6 +129,8 @@ class Transport:
                 yield self._accept(response)
         except httpx.InvalidURL as error:
             raise RequestNotSent(reason=error) from error
+        except RuntimeError as error:
+            raise ConnectionsClosed(server=self.server) from error
 
     @contextmanager
     def translate_errors(self) -> Generator[None]:
@@ -135,6 +143,12 @@ class Transport:
             raise ServerUnreachable(server=self.server, reason=reason_of(error)) from error
         except (httpx.InvalidURL, UnicodeError, ValueError, TypeError) as error:
             raise RequestNotSent(reason=error) from error
+        except RuntimeError as error:  # closed by the user, or opened in an event loop that has ended
+            raise ConnectionsClosed(server=self.server) from error
+
+    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        with self._slots:
+            return self._accept(self._http.request(method, path, **options))
 
     def _accept(self, response: httpx.Response) -> httpx.Response:
         self.connected_before = True
@@ -153,6 +167,11 @@ class Transport:
             return None
         backoff = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (attempt - 1))
         return backoff + random.uniform(0.0, JITTER_SECONDS)
+
+
+def offload(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """The result of a function that computes for long. `AsyncClient` calls it in a thread."""
+    return function(*args, **kwargs)
 
 
 def read(model: type[Model], response: httpx.Response) -> Model:

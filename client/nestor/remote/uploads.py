@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from nestor.errors import ArgumentInvalid, NestorError, OffsetMismatch, shown
-from nestor.remote.transport import Transport, read
+from nestor.remote.transport import Transport, offload, read
 from nestor.schemas import CHUNK_BYTES, BlobCreate, Upload
 
 if TYPE_CHECKING:
@@ -33,11 +33,11 @@ def upload(transport: Transport, data: Content, *, what: str = "upload", show_pr
         ArgumentInvalid: `data` is something else than bytes.
         NestorError: the server refuses the bytes, or the upload makes no progress.
     """
-    if not _is_bytes(data):
+    if not is_bytes(data):
         raise ArgumentInvalid(owner="client.upload", argument="data", given=shown(data), expected="bytes")
-    digest = _digest(data)
+    digest = offload(digest_of, data)
     furthest, stalled = -1, 0
-    with _bar(len(data), what, show=show_progress_bar) as bar:
+    with progress_bar(len(data), what, show=show_progress_bar) as bar:
         while True:
             state = _begin(transport, digest, len(data))
             try:
@@ -61,14 +61,16 @@ def _begin(transport: Transport, digest: str, size: int) -> Upload:
     return read(Upload, transport.request("POST", "/blobs", json=new.model_dump()))
 
 
-def _is_bytes(data: Any) -> bool:
+def is_bytes(data: Any) -> bool:
+    """Whether slices of `data` are bytes."""
     try:
         return isinstance(data[:0], bytes | bytearray | memoryview)
     except (TypeError, LookupError):
         return False
 
 
-def _digest(data: Content) -> str:
+def digest_of(data: Content) -> str:
+    """The SHA-256 of `data`, as blobs are named."""
     found = hashlib.sha256()
     for start in range(0, len(data), CHUNK_BYTES):
         found.update(data[start : start + CHUNK_BYTES])
@@ -84,7 +86,8 @@ def _send_chunk(transport: Transport, state: Upload, data: Content) -> Upload:
 
 
 @contextmanager
-def _bar(size: int, what: str, *, show: bool) -> Generator[tqdm[NoReturn]]:
+def progress_bar(size: int, what: str, *, show: bool) -> Generator[tqdm[NoReturn]]:
+    """A progress bar of `size` bytes on stderr, which is hidden for small uploads."""
     from tqdm.auto import tqdm
 
     hidden = not show or size < BAR_FROM_BYTES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterable
 from typing import Any, TextIO
 
@@ -21,9 +22,19 @@ def flat(step: Step) -> dict[str, Any]:
 
 
 def write_csv(steps: Iterable[Step], stream: TextIO) -> None:
-    """Write a header and one row per step. `stream` must not translate newlines (`newline=""`)."""
-    rows = [flat(step) for step in steps]
+    """Write a header and one row per step, with nested values as JSON.
+
+    `stream` must not translate newlines (`newline=""`).
+    """
+    rows = [
+        {name: _cell(value) for name, value in (flat(step) | {"warnings": step.warnings}).items()} for step in steps
+    ]
     columns = list(dict.fromkeys(name for row in rows for name in row)) or [*Step.model_fields]
     writer = csv.DictWriter(stream, columns)
     writer.writeheader()
     writer.writerows(rows)
+
+
+def _cell(value: Any) -> Any:
+    """What is not a number or a text as JSON, so that other programs can read it; nothing for None."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, bool | dict | list | tuple) else value

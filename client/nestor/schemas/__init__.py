@@ -15,6 +15,8 @@ from nestor.schemas.access import TokenCreate as TokenCreate
 from nestor.schemas.access import TokenCreated as TokenCreated
 from nestor.schemas.access import TokenPage as TokenPage
 from nestor.schemas.access import Version as Version
+from nestor.schemas.access import Worker as Worker
+from nestor.schemas.access import Workers as Workers
 from nestor.schemas.base import API as API
 from nestor.schemas.base import CHUNK_BYTES as CHUNK_BYTES
 from nestor.schemas.base import MOST_STEPS as MOST_STEPS
@@ -47,6 +49,9 @@ from nestor.schemas.records import EventPage as EventPage
 from nestor.schemas.records import EventType as EventType
 from nestor.schemas.records import HyperparameterInfo as HyperparameterInfo
 from nestor.schemas.records import Hyperparameters as Hyperparameters
+from nestor.schemas.records import LogLevel as LogLevel
+from nestor.schemas.records import LogLine as LogLine
+from nestor.schemas.records import LogPage as LogPage
 from nestor.schemas.records import State as State
 from nestor.schemas.records import StepColumns as StepColumns
 from nestor.schemas.records import Study as Study

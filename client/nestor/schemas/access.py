@@ -67,6 +67,24 @@ class Me(Schema):
     scope: Annotated[Scope, about("what the token permits")]
 
 
+class Worker(Schema):
+    """A worker that can run trials: one process, or one slot of a process with several."""
+
+    id: Annotated[str, about("host and process; a process with several slots appends the slot's number")]
+    device: Annotated[str, about("what it trains on, such as cpu or cuda:0")]
+    versions: Annotated[dict[str, str], about("installed versions by package, such as torch")]
+    heartbeat_at: Annotated[datetime, about("when it last reported, in UTC")]
+    busy: Annotated[bool, about("whether it runs a trial, of any user")]
+    trial: Annotated[UUID | None, about("the trial that it runs, if it is yours")]
+
+
+class Workers(Schema):
+    """The running workers, and what waits for them."""
+
+    items: Annotated[tuple[Worker, ...], about("by id")]
+    queued: Annotated[int, about("number of trials that wait for a worker, of all users")]
+
+
 class Version(Schema):
     """The versions of a server."""
 

@@ -269,3 +269,29 @@ class EventPage(Schema):
     items: Annotated[tuple[Event, ...], about("in order; empty if nothing happened while the server waited")]
     next_after: Annotated[int, about("pass it as `after` in the next request")]
     ended: Annotated[bool, about("whether the trial is finished and no event follows")]
+
+
+class LogLevel(StrEnum):
+    """How urgent a line of a trial's log is; each includes those after it."""
+
+    info = "info"
+    warning = "warning"
+
+
+class LogLine(Schema):
+    """A line of a trial's log."""
+
+    seq: Annotated[int, about("its number among the trial's events")]
+    at: Annotated[datetime, about("when it was recorded, in UTC")]
+    level: Annotated[str, about("info or warning")]
+    step: Annotated[int, about("the outer step that was taken before", unit="outer steps")]
+    text: Annotated[str, about("one or more sentences")]
+
+
+class LogPage(Schema):
+    """Some lines of a trial's log."""
+
+    items: Annotated[tuple[LogLine, ...], about("in order; at most as many as `limit`")]
+    next_after: Annotated[int | None, about("pass it as `after` to get the next page; null: this is the last page")] = (
+        None
+    )

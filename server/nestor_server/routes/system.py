@@ -1,4 +1,4 @@
-"""/healthz, /readyz and /version: whether the server is alive, whether it can work, and its version"""
+"""/healthz, /readyz, /version and /workers: whether the server is alive and can work, its version, and its workers"""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from importlib.metadata import version as installed_version
 from fastapi import APIRouter, Response
 
 from nestor import schemas
+from nestor_server.http.auth import Reader, Tx
 from nestor_server.routes.parameters import AppSessions, AppSettings
-from nestor_server.services import readiness
+from nestor_server.services import readiness, workers
 
 unversioned = APIRouter(tags=["system"])
 versioned = APIRouter(tags=["system"])
@@ -37,3 +38,9 @@ async def version() -> schemas.Version:
     except PackageNotFoundError:
         installed = "unknown"
     return schemas.Version(nestor=installed, api="v1")
+
+
+@versioned.get("/workers")
+def list_workers(caller: Reader, session: Tx) -> schemas.Workers:
+    """The running workers, their devices, and which of your trials they run."""
+    return workers.page(session, caller.user_id)

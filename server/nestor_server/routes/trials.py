@@ -12,8 +12,9 @@ from nestor.schemas import API
 from nestor_server.http import files
 from nestor_server.http.auth import Reader, Tx, Writer
 from nestor_server.http.idempotency import Idempotent, PostResult
-from nestor_server.routes.parameters import Cursor, IfMatch, Limit
+from nestor_server.routes.parameters import After, Cursor, IfMatch, Limit
 from nestor_server.services import paging
+from nestor_server.services.records import logs
 from nestor_server.services.trials import actions, attempts, queries
 
 router = APIRouter(tags=["trials"])
@@ -150,3 +151,20 @@ def prioritize(
 def list_attempts(trial_id: UUID, caller: Reader, session: Tx) -> schemas.Attempts:
     """The attempts at the trial: worker, start, end, and why each ended."""
     return attempts.page(session, caller.user_id, trial_id)
+
+
+@router.get("/trials/{trial_id}/logs", response_model=schemas.LogPage)
+def list_logs(
+    trial_id: UUID,
+    request: Request,
+    caller: Reader,
+    session: Tx,
+    level: Annotated[schemas.LogLevel, Query(description="the least urgent lines that are listed")] = (
+        schemas.LogLevel.info
+    ),
+    after: After = 0,
+    limit: Limit = paging.MAX_LIMIT,
+) -> Response:
+    """The lines of the trial's log whose number is above `after`."""
+    content = logs.page(session, caller.user_id, trial_id, level=level, after=after, limit=limit)
+    return files.json_response(request, content)

@@ -1,0 +1,7 @@
+"""`python -m nestor.cli` is `nestor`."""
+
+from __future__ import annotations
+
+from nestor.cli import main
+
+main()

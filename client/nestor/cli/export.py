@@ -1,0 +1,138 @@
+"""The command `export`: results of a trial in files, or on standard output."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from typer.core import TyperCommand
+
+from nestor.cli.arguments import ServerOption, TrialArgument, connect, trial_of
+from nestor.errors import BinaryOnTerminal, FileNotWritable, HyperparametersNotFound, WeightsUnnamed
+
+if TYPE_CHECKING:
+    from nestor.remote.client import Client
+    from nestor.schemas import Trial as TrialRecord
+
+app = typer.Typer()
+
+STDOUT, BEST = "-", "best"
+FORMATS = ("--safetensors", "--weights", "--csv", "--json")
+
+
+class ExportCommand(TyperCommand):
+    """A command whose formats may stand without a file, which means standard output."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # pyright: ignore[reportIncompatibleMethodOverride] typer's own class
+        """Add the file "-" to each format that is followed by nothing or by an option."""
+        given: list[str] = []
+        for i, arg in enumerate(args):
+            given.append(arg)
+            if arg in FORMATS and (i + 1 == len(args) or args[i + 1].startswith("--")):
+                given.append(STDOUT)
+        return super().parse_args(ctx, given)
+
+
+@app.command(cls=ExportCommand)
+def export(
+    trial: TrialArgument,
+    safetensors: Annotated[
+        str | None, typer.Option(help="Write the hyperparameters, as safetensors.", metavar="[FILE|-]")
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Write the trained weights and buffers by name, as safetensors.", metavar="[FILE|-]"),
+    ] = None,
+    csv: Annotated[
+        str | None, typer.Option(help="Write a row per step. Nested cells are JSON.", metavar="[FILE|-]")
+    ] = None,
+    json: Annotated[
+        str | None, typer.Option(help="Write the trial and its steps, as one JSON document.", metavar="[FILE|-]")
+    ] = None,
+    step: Annotated[
+        str | None,
+        typer.Option(
+            help="Step of the hyperparameters or weights: its number, or best. Default: the latest.", metavar="N|best"
+        ),
+    ] = None,
+    server: ServerOption = None,
+) -> None:
+    """Save results of a trial. Without FILE, or with -, they go to standard output. Existing files are replaced."""
+    targets = {
+        name: file for name, file in zip(FORMATS, (safetensors, weights, csv, json), strict=True) if file is not None
+    }
+    if not targets:
+        raise typer.BadParameter(f"Pass {', '.join(f'{name} FILE' for name in FORMATS)}, or several of them.")
+    if list(targets.values()).count(STDOUT) > 1:
+        raise typer.BadParameter("Only one format can be written to standard output. Pass a FILE for the others.")
+    if step is not None and not (step == BEST or (step.isascii() and step.isdecimal())):
+        raise typer.BadParameter(f"{step!r} is neither a number nor best.", param_hint="--step")
+    if step is not None and safetensors is None and weights is None:
+        raise typer.BadParameter(
+            "Pass --safetensors or --weights, too. The others have all steps.", param_hint="--step"
+        )
+    if STDOUT in (safetensors, weights) and sys.stdout.isatty():
+        raise BinaryOnTerminal(what="Hyperparameters" if safetensors == STDOUT else "Weights")
+    contents = {"--safetensors": _hyperparameters, "--weights": _weights, "--csv": _csv, "--json": _json}
+    with connect(server) as client:
+        record = trial_of(client, trial)
+        wanted = record.best_step if step == BEST else None if step is None else int(step)
+        if step == BEST and wanted is None:
+            raise HyperparametersNotFound(trial=str(record.id), what="of a best step: no step was evaluated yet")
+        for name, file in targets.items():
+            _write(file, contents[name](client, record, wanted))
+            if STDOUT not in targets.values():
+                print(file)
+
+
+def _hyperparameters(client: Client, trial: TrialRecord, step: int | None) -> bytes:
+    try:
+        return client.snapshot(trial.id, step)
+    except HyperparametersNotFound:
+        if step is None:
+            raise
+    kept = ", ".join(map(str, client.hyperparameters(trial.id).steps[-20:])) or "none yet"
+    raise HyperparametersNotFound(trial=str(trial.id), what=f"of step {step} (kept: {kept})")
+
+
+def _weights(client: Client, trial: TrialRecord, step: int | None) -> bytes:
+    from nestor.results.checkpoints import weights_of
+
+    weights = weights_of(client.checkpoint(trial.id, "latest" if step is None else step))
+    if weights is None:
+        raise WeightsUnnamed(trial=str(trial.id))
+    return weights
+
+
+def _csv(client: Client, trial: TrialRecord, step: int | None) -> bytes:
+    del step
+    import io
+
+    from nestor.results.tables import write_csv
+
+    text = io.StringIO(newline="")
+    write_csv(client.steps(trial.id), text)
+    return text.getvalue().encode()
+
+
+def _json(client: Client, trial: TrialRecord, step: int | None) -> bytes:
+    del step
+    import json
+
+    steps = [one.model_dump(mode="json") for one in client.steps(trial.id)]
+    document = {"trial": trial.model_dump(mode="json"), "steps": steps}
+    return f"{json.dumps(document, indent=2, ensure_ascii=False)}\n".encode()
+
+
+def _write(file: str, content: bytes) -> None:
+    if file == STDOUT:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+        return
+    try:
+        Path(file).write_bytes(content)
+    except OSError as error:
+        raise FileNotWritable(file=file, reason=error.strerror or error) from error

@@ -1,0 +1,80 @@
+"""Commands that steer a trial: stop, prune, cancel, pause, resume, retry, extend, prioritize."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nestor.cli.arguments import JsonOption, ServerOption, TrialArgument, TrialName, connect, trial_id_of
+from nestor.cli.output import print_trial
+
+if TYPE_CHECKING:
+    from nestor.schemas import Action
+
+app = typer.Typer()
+
+
+@app.command()
+def stop(trial: TrialArgument, server: ServerOption = None, json: JsonOption = False) -> None:
+    """End a trial and keep its result."""
+    _request(trial, "stop", server, json=json)
+
+
+@app.command()
+def prune(trial: TrialArgument, server: ServerOption = None, json: JsonOption = False) -> None:
+    """Give a trial up and keep what it recorded."""
+    _request(trial, "prune", server, json=json)
+
+
+@app.command()
+def cancel(trial: TrialArgument, server: ServerOption = None, json: JsonOption = False) -> None:
+    """End a trial as cancelled; its records stay readable."""
+    _request(trial, "cancel", server, json=json)
+
+
+@app.command()
+def pause(trial: TrialArgument, server: ServerOption = None, json: JsonOption = False) -> None:
+    """Write a checkpoint and free the device; `nestor resume` continues from there."""
+    _request(trial, "pause", server, json=json)
+
+
+@app.command()
+def resume(trial: TrialArgument, server: ServerOption = None, json: JsonOption = False) -> None:
+    """Queue a paused trial again."""
+    _request(trial, "resume", server, json=json)
+
+
+@app.command()
+def retry(trial: TrialArgument, server: ServerOption = None, json: JsonOption = False) -> None:
+    """Queue a failed trial again, from its newest checkpoint."""
+    _request(trial, "retry", server, json=json)
+
+
+@app.command()
+def extend(
+    trial: TrialArgument,
+    steps: Annotated[int, typer.Argument(help="Number of additional outer steps.", min=1)],
+    server: ServerOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Queue a complete, pruned or paused trial for more steps, from its current weights."""
+    with connect(server) as client:
+        print_trial(client, client.extend(trial_id_of(client, trial), steps), json=json)
+
+
+@app.command(context_settings={"ignore_unknown_options": True})  # otherwise -5 would be an option
+def prioritize(
+    trial: TrialArgument,
+    priority: Annotated[int, typer.Argument(help="A priority above 0 requires an admin token.", min=-1000, max=1000)],
+    server: ServerOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Let a trial run before all trials of lower priority. The default is 0."""
+    with connect(server) as client:
+        print_trial(client, client.prioritize(trial_id_of(client, trial), priority), json=json)
+
+
+def _request(trial: TrialName, action: Action, server: str | None, *, json: bool) -> None:
+    with connect(server) as client:
+        print_trial(client, client.request(trial_id_of(client, trial), action), json=json)

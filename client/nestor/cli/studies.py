@@ -1,0 +1,120 @@
+"""Commands about studies: list, create, delete, and their trials."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any, Literal
+
+import typer
+
+from nestor.cli.arguments import JsonOption, ServerOption, StudyArgument, connect
+from nestor.cli.output import number, print_json, print_table, print_trials
+from nestor.errors import DeletionNotConfirmed
+
+app = typer.Typer()
+study_app = typer.Typer(help="One study: create it, delete it, show its best trial.", no_args_is_help=True)
+app.add_typer(study_app, name="study")
+
+
+@app.command()
+def studies(server: ServerOption = None, json: JsonOption = False) -> None:
+    """List your studies, newest first."""
+    from nestor.lifecycle import Ranking
+
+    with connect(server) as client:
+        found = list(client.studies())
+    if json:
+        return print_json([study.model_dump(mode="json") for study in found])
+    rows: list[tuple[str, ...]] = []
+    for study in found:
+        counts = ", ".join(f"{count} {state}" for state, count in study.trial_counts.items())
+        ranked, changed = str(Ranking(study.metric, study.direction)), f"{study.updated_at:%Y-%m-%d %H:%M}"
+        rows.append((study.name, counts or "none", ranked, number(study.best_value), changed))
+    return print_table(("study", "trials", "ranked by", "best value", "last change"), rows)
+
+
+@app.command()
+def trials(study: StudyArgument, server: ServerOption = None, json: JsonOption = False) -> None:
+    """List the trials of a study."""
+    with connect(server) as client:
+        found = client.trials(client.find_study(study).id)
+    if json:
+        return print_json([record.model_dump(mode="json") for record in found])
+    return print_trials(found, study)
+
+
+@study_app.command("create")
+def create_study(
+    name: Annotated[str, typer.Argument(help="Unique among your studies.", metavar="STUDY")],
+    tag: Annotated[list[str] | None, typer.Option(help="A label of the study; may be repeated.")] = None,
+    attr: Annotated[
+        list[str] | None,
+        typer.Option(help="A user attribute, as KEY=VALUE; may be repeated. A value that is JSON is stored as such."),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="A metric of the problem, by which trials are ranked. Default: the loss.", metavar="NAME"),
+    ] = None,
+    direction: Annotated[
+        Literal["minimize", "maximize"] | None, typer.Option(help="Whether a lower or a higher metric is better.")
+    ] = None,
+    load_if_exists: Annotated[bool, typer.Option("--load-if-exists", help="Keep a study of that name.")] = False,
+    server: ServerOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Create a study."""
+    from nestor import schemas
+
+    fields = {"name": name, "tags": tuple(tag or ()), "user_attrs": _attributes(attr or ())}
+    ranking = {key: value for key, value in (("metric", metric), ("direction", direction)) if value is not None}
+    new = schemas.build(schemas.StudyCreate, fields | ranking | {"load_if_exists": load_if_exists})
+    with connect(server) as client:
+        study = client.create_study(new)
+    return print_json(study.model_dump(mode="json")) if json else print(study.name)
+
+
+@study_app.command("delete")
+def delete_study(
+    study: StudyArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for a confirmation.")] = False,
+    server: ServerOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Delete a study with its trials; unfinished ones are canceled."""
+    with connect(server) as client:
+        found = client.find_study(study)
+        n_trials = sum(found.trial_counts.values())
+        counted = "1 trial" if n_trials == 1 else f"{n_trials} trials"
+        if not yes:
+            if not sys.stdin.isatty():
+                raise DeletionNotConfirmed(study=study)
+            typer.confirm(f"Delete study {study!r} and its {counted}?", abort=True, err=True)
+        client.delete_study(found.id)
+    if json:
+        return print_json({"study": study, "trials": n_trials})
+    return print(f"Deleted study {study!r} and its {counted}.")
+
+
+@study_app.command("best")
+def best_trial(study: StudyArgument, server: ServerOption = None, json: JsonOption = False) -> None:
+    """Show the best trial of a study."""
+    from nestor.study import Study
+
+    with connect(server) as client:
+        record = Study(client, client.find_study(study)).best_trial.record
+    return print_json(record.model_dump(mode="json")) if json else print_trials([record], study)
+
+
+def _attributes(given: list[str] | tuple[()]) -> dict[str, Any]:
+    import json
+
+    attributes: dict[str, Any] = {}
+    for one in given:
+        key, separator, value = one.partition("=")
+        if not (key and separator):
+            raise typer.BadParameter(f"{one!r} is not KEY=VALUE.", param_hint="--attr")
+        try:
+            attributes[key] = json.loads(value)
+        except ValueError:
+            attributes[key] = value
+    return attributes

@@ -1,0 +1,53 @@
+"""The part of a client that asks about the server, and about the tokens of its user."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from nestor import schemas
+from nestor.remote.connection import Connection
+
+
+class Administration(Connection):
+    """The server, its workers, and who may use it."""
+
+    def me(self) -> schemas.Me:
+        """The user and the scope of this client's token."""
+        return self._get("/me", schemas.Me)
+
+    def version(self) -> schemas.Version:
+        """The versions of the server and of its interface."""
+        return self._get("/version", schemas.Version)
+
+    def create_token(self, new: schemas.TokenCreate) -> schemas.TokenCreated:
+        """Create another token of the same user. This takes an admin token, and the result is the only copy.
+
+        Raises:
+            Forbidden
+        """
+        return self._post("/tokens", new, schemas.TokenCreated)
+
+    def tokens(self) -> list[schemas.Token]:
+        """The valid tokens of this user, oldest first. This takes an admin token.
+
+        Raises:
+            Forbidden
+        """
+        return list(self._get("/tokens", schemas.TokenPage).items)
+
+    def revoke_token(self, token_id: UUID) -> None:
+        """Revoke a token of this user with immediate effect. This takes an admin token.
+
+        Raises:
+            TokenNotFound
+            Forbidden
+        """
+        self._transport.request("DELETE", f"/tokens/{token_id}")
+
+    def workers(self) -> schemas.Workers:
+        """The workers that can run trials, which trials of this user they run, and how many trials wait for them."""
+        return self._get("/workers", schemas.Workers)
+
+    def presets(self) -> schemas.Presets:
+        """What workers build by themselves: presets, and the entry points of packages that running workers have."""
+        return self._get("/presets", schemas.Presets)

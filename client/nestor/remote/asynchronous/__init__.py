@@ -1,0 +1,3 @@
+"""The modules of `nestor.remote` that wait, for asyncio. `python -m nestor.remote.asynchronous` writes them."""
+
+from __future__ import annotations

@@ -1,0 +1,370 @@
+"""The client of a Nestor server: each route is a method that takes and returns `nestor.schemas`.
+
+Written by `python -m nestor.remote.asynchronous` from nestor.remote.client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from nestor import schemas
+from nestor.callbacks import states_of, whole_number
+from nestor.entry_points import EntryPoint
+from nestor.errors import ArgumentInvalid, StudyNotFound, TrialFailed, TrialNumberNotFound, arguments_of, shown
+from nestor.lifecycle import numbers_up_to
+from nestor.remote.asynchronous import event_stream, uploads
+from nestor.remote.asynchronous.administration import AsyncAdministration
+from nestor.remote.asynchronous.blobs import AsyncBlobs
+from nestor.remote.client import STEPS_PER_PAGE
+from nestor.remote.references import referenced
+from nestor.schemas import Action, EventType, LogLevel, State, WhichStep
+
+if TYPE_CHECKING:
+    from nestor.options import Config
+    from nestor_engine.problem.entry_points import Trainable
+    from nestor_engine.program.export import Program
+
+
+class AsyncClient(AsyncBlobs, AsyncAdministration):
+    """One user of one server, for asyncio: the methods of `Client`, to be awaited.
+
+    Requests can wait at the same time, as in `await asyncio.gather(…)`. A client serves one event loop.
+
+    All methods raise `ServerUnreachable` if the server does not respond, and the error that the server reports, a
+    `NestorError`. Requests are repeated when the connection fails or the server is busy; none takes effect twice.
+
+    A client can be pickled. A pickle contains the address but not the token. The
+    process that loads it uses the token that it has used before, else NESTOR_TOKEN or the credentials file.
+
+    Args:
+        server: its address; by default NESTOR_SERVER, else the one that `nestor up` started last.
+        token: by default NESTOR_TOKEN, else the one in the credentials file.
+        timeout: seconds to wait for a response.
+
+    Raises:
+        NoToken: neither the argument nor the environment nor the credentials file has a token for this server.
+        ClientError: the address or the credentials file is malformed.
+    """
+
+    ships = True
+
+    def __repr__(self) -> str:
+        return f"AsyncClient({self.server!r})"
+
+    # --- studies ----------------------------------------------------------------------------------
+
+    async def create_study(self, new: schemas.StudyCreate) -> schemas.Study:
+        """Create a study, or load the existing one if `new.load_if_exists`.
+
+        Raises:
+            StudyExists
+            RankingDiffers: the existing study ranks its trials in another way.
+        """
+        return await self._post("/studies", new, schemas.Study)
+
+    async def study(self, study_id: UUID) -> schemas.Study:
+        """A study by its id, with the counts of its trials and the best value.
+
+        Raises:
+            StudyNotFound
+        """
+        return await self._get(f"/studies/{study_id}", schemas.Study)
+
+    async def find_study(self, name: str) -> schemas.Study:
+        """A study by its name.
+
+        Raises:
+            StudyNotFound
+        """
+        found = (await self._get("/studies", schemas.StudyPage, name=name)).items
+        if not found:
+            raise StudyNotFound(study=name)
+        return found[0]
+
+    def studies(self) -> AsyncIterator[schemas.Study]:
+        """All studies of this user, newest first. Pages are requested as the iterator advances."""
+        return self._pages(lambda cursor: self._get("/studies", schemas.StudyPage, **cursor))
+
+    async def change_study(self, study_id: UUID, patch: schemas.StudyPatch) -> schemas.Study:
+        """Change attributes and tags of a study. What other clients set is kept, unless it has the same key.
+
+        Raises:
+            StudyNotFound
+        """
+        return await self._patch(f"/studies/{study_id}", patch, schemas.Study)
+
+    async def delete_study(self, study_id: UUID) -> None:
+        """Delete a study and cancel its unfinished trials.
+
+        Raises:
+            StudyNotFound
+        """
+        await self._transport.request("DELETE", f"/studies/{study_id}")
+
+    # --- trials -----------------------------------------------------------------------------------
+
+    async def submit(
+        self,
+        study_id: UUID,
+        problem: Trainable | EntryPoint,
+        config: Config,
+        spec: schemas.TrialCreate,
+        *,
+        program: Program | None = None,
+        watched: bool = False,
+        show_progress_bar: bool = True,
+    ) -> schemas.Trial:
+        """Upload a checked problem and its data, unless a worker builds it, and queue a trial.
+
+        Args:
+            config: not used, because `spec` contains it.
+            spec: everything except the problem, which is filled in here; that of an entry point is complete.
+            program: the export of `problem`, if the caller has it.
+            watched: not used, because the server runs a trial whether or not it is watched.
+            show_progress_bar: show bars for large uploads.
+
+        Raises:
+            StudyNotFound
+            ProblemInvalid: the problem cannot be exported.
+            ProgramInvalid, DatasetInvalid, TooLarge: the server refuses an upload.
+        """
+        del config, watched
+        if isinstance(problem, EntryPoint):
+            return await self.create_trial(study_id, spec)
+        from nestor_engine import Problem
+
+        if not isinstance(problem, Problem):
+            raise ArgumentInvalid(
+                owner="AsyncClient.submit",
+                argument="problem",
+                given=shown(problem),
+                expected="a nestor.Problem or EntryPoint",
+            )
+        exported = await asyncio.to_thread(problem.export) if program is None else program
+        blobs: dict[str, uploads.Content] = {"graphs": exported.graphs, "tensors": exported.tensors}
+        blobs |= await asyncio.to_thread(problem.data.save)
+        digests: dict[str, Any] = {
+            name: await self.upload(data, what=f"upload {name}", show_progress_bar=show_progress_bar)
+            for name, data in blobs.items()
+        }
+        uploaded = await self.create_program(
+            schemas.ProgramCreate(graphs=digests.pop("graphs"), tensors=digests.pop("tensors"))
+        )
+        splits = digests | await asyncio.to_thread(referenced, problem.data.mapped, digests)
+        dataset = await self.create_dataset(schemas.DatasetCreate(**splits))
+        uploaded_problem = schemas.ProgramProblem(program=uploaded.id, dataset=dataset.id)
+        return await self.create_trial(study_id, spec.model_copy(update={"problem": uploaded_problem}))
+
+    async def create_trial(self, study_id: UUID, spec: schemas.TrialCreate) -> schemas.Trial:
+        """Queue a trial of a preset, an uploaded program or an entry point; `submit` uploads a `nestor.Problem` first.
+
+        Raises:
+            StudyNotFound, ProgramNotFound, DatasetNotFound
+            ValidationFailed: a field of `spec` is wrong.
+            Forbidden: a priority above 0 without an admin token.
+            EntryPointInvalid: running workers do not have the entry point, or it does not take the params.
+        """
+        return await self._post(f"/studies/{study_id}/trials", spec, schemas.Trial)
+
+    async def trials(self, study_id: UUID, states: Collection[State] | None = None) -> list[schemas.Trial]:
+        """The trials of a study, by number: all, or those in one of `states`.
+
+        Raises:
+            StudyNotFound
+        """
+        path, wanted = f"/studies/{study_id}/trials", {}
+        if states is not None:
+            wanted = {"state": sorted(states_of("AsyncClient.trials", states))}
+            if not wanted["state"]:
+                return []
+        return [
+            item async for item in self._pages(lambda cursor: self._get(path, schemas.TrialPage, **wanted, **cursor))
+        ]
+
+    async def find_trial(self, study_id: UUID, number: int) -> schemas.Trial:
+        """A trial by its number in a study.
+
+        Raises:
+            StudyNotFound
+            TrialNumberNotFound: the study has no trial of that number; the message says which it has.
+        """
+        path = f"/studies/{study_id}/trials"
+        if 0 <= whole_number("number", number) <= schemas.MOST_STEPS:
+            for trial in (await self._get(path, schemas.TrialPage, number=number)).items:
+                return trial
+        study = await self.study(study_id)
+        n_trials = sum(study.trial_counts.values())
+        raise TrialNumberNotFound(trial=f"{study.name}/{number}", numbers=numbers_up_to(n_trials))
+
+    async def trial(self, trial_id: UUID) -> schemas.Trial:
+        """The current record of a trial.
+
+        Raises:
+            TrialNotFound
+        """
+        return await self._get(f"/trials/{trial_id}", schemas.Trial)
+
+    async def change_trial(self, trial_id: UUID, patch: schemas.TrialPatch) -> schemas.Trial:
+        """Change attributes and tags of a trial. What other clients set is kept, unless it has the same key.
+
+        Raises:
+            TrialNotFound
+        """
+        return await self._patch(f"/trials/{trial_id}", patch, schemas.Trial)
+
+    async def request(self, trial_id: UUID, action: Action, after_step: int | None = None) -> schemas.Trial:
+        """Ask for an action. A worker that runs the trial performs it soon, so the returned state may be unchanged.
+
+        Args:
+            after_step: of a stop or a prune, the last step that counts: later ones are withdrawn.
+
+        Raises:
+            TrialNotFound
+            IllegalTransition: the action is not possible in the trial's state.
+        """
+        end = None if after_step is None else schemas.build(schemas.TrialEnd, {"after_step": after_step})
+        return await self._post(f"/trials/{trial_id}/{action}", end, schemas.Trial)
+
+    async def extend(self, trial_id: UUID, steps: int) -> schemas.Trial:
+        """Queue a complete, pruned or paused trial for `steps` more outer steps.
+
+        Raises:
+            TrialNotFound
+            IllegalTransition: the trial is neither complete nor pruned nor paused.
+        """
+        return await self._post(
+            f"/trials/{trial_id}/extend", schemas.build(schemas.TrialExtend, {"steps": steps}), schemas.Trial
+        )
+
+    async def prioritize(self, trial_id: UUID, priority: int) -> schemas.Trial:
+        """Let a trial run before those of lower priority, from -1000 to 1000.
+
+        Raises:
+            TrialNotFound
+            Forbidden: a priority above 0 without an admin token.
+        """
+        new = schemas.build(schemas.TrialPriority, {"priority": priority})
+        return await self._post(f"/trials/{trial_id}/priority", new, schemas.Trial)
+
+    async def attempts(self, trial_id: UUID) -> list[schemas.Attempt]:
+        """The attempts at a trial, by number: which worker ran it, when, and why each attempt ended.
+
+        Raises:
+            TrialNotFound
+        """
+        return list((await self._get(f"/trials/{trial_id}/attempts", schemas.Attempts)).items)
+
+    def events(self, trial_id: UUID, after: int = 0) -> AsyncIterator[schemas.Event]:
+        """Yield the trial's events after number `after`, each once and in order, until `end`.
+
+        The iterator waits for new events, and reconnects when the connection breaks.
+
+        Raises:
+            TrialNotFound
+            ServerUnreachable: the server does not respond for ten minutes.
+        """
+        return event_stream.follow(self._transport, trial_id, after)
+
+    async def stream(self, trial_id: UUID, after: int = 0) -> AsyncIterator[schemas.Step]:
+        """Yield each step with a number above `after`, once and in order, as it is taken.
+
+        Raises:
+            TrialNotFound
+            TrialFailed: the trial failed; raised after its last step.
+        """
+        async for event in self.events(trial_id):
+            if event.type is EventType.step and event.data["number"] > after:
+                step = schemas.Step.model_validate(event.data)
+                after = step.number
+                yield step
+        trial = await self.trial(trial_id)
+        if trial.state is State.failed:
+            raise TrialFailed(number=trial.number, reason=(trial.error or {}).get("detail", "no reason was recorded"))
+
+    async def logs(
+        self, trial_id: UUID, after: int = 0, level: LogLevel = LogLevel.info
+    ) -> AsyncIterator[schemas.LogLine]:
+        """Yield the lines of the trial's log so far that are at least as urgent as `level`.
+
+        Args:
+            after: the `seq` of a line or an event; only lines behind it are read.
+
+        Raises:
+            TrialNotFound
+        """
+        while True:
+            page = await self._get(f"/trials/{trial_id}/logs", schemas.LogPage, after=after, level=level.value)
+            for item in page.items:
+                yield item
+            if page.next_after is None:
+                return
+            after = page.next_after
+
+    async def steps(self, trial_id: UUID, after: int = 0) -> list[schemas.Step]:
+        """The recorded steps whose number is above `after`, in order.
+
+        Raises:
+            TrialNotFound
+        """
+        names = tuple(schemas.Step.model_fields)
+        found: list[schemas.Step] = []
+        while True:
+            columns = (
+                await self._get(
+                    f"/trials/{trial_id}/steps",
+                    schemas.StepColumns,
+                    after=after,
+                    columns=",".join(names),
+                    limit=STEPS_PER_PAGE,
+                )
+            ).columns
+            rows = list(zip(*(columns[name] for name in names), strict=True))
+            found += [schemas.Step(**dict(zip(names, row, strict=True))) for row in rows]
+            if len(rows) < STEPS_PER_PAGE:
+                return found
+            after = found[-1].number
+
+    async def hyperparameters(self, trial_id: UUID) -> schemas.Hyperparameters:
+        """Names, shapes and types of the hyperparameters, and the steps that have a snapshot.
+
+        Raises:
+            TrialNotFound
+        """
+        return await self._get(f"/trials/{trial_id}/hyperparameters", schemas.Hyperparameters)
+
+    async def snapshot(self, trial_id: UUID, step: int | None = None) -> bytes:
+        """All hyperparameters at `step`, by default the latest recorded one, as a safetensors file.
+
+        Raises:
+            TrialNotFound
+            HyperparametersNotFound: that step has no snapshot.
+        """
+        params = {} if step is None else {"step": step}
+        path = f"/trials/{trial_id}/hyperparameters.safetensors"
+        return (await self._transport.request("GET", path, params=params)).content
+
+    async def checkpoint(self, trial_id: UUID, step: WhichStep = "latest") -> bytes:
+        """What is stored of a step, as a safetensors file: a checkpoint, or the weights of the best step.
+
+        Raises:
+            TrialNotFound
+            CheckpointNotFound: nothing is stored of that step.
+        """
+        path = f"/trials/{trial_id}/checkpoint.safetensors"
+        return (await self._transport.request("GET", path, params={"step": step})).content
+
+    @arguments_of("detach")
+    def detach(self, trial: schemas.Trial) -> str:
+        """The message for a user who stops watching an unfinished trial. The trial continues."""
+        return (
+            f"Detached from trial {trial.number}, which continues at {self.server}. "
+            f"Watch it with `nestor watch {trial.id}` or study.trials[{trial.number}].stream(). "
+            f"Stop it with `nestor stop {trial.id}`, which keeps the result, or `nestor cancel`."
+        )
+
+    def cause(self, trial_id: UUID) -> None:
+        """None: the exception that failed the trial is in another process. The trial's `error` describes it."""
+        del trial_id
