@@ -97,7 +97,7 @@ def test_a_study_is_created_filled_steered_and_deleted(server, token):
     async def use() -> None:
         async with AsyncClient(server.url, token) as client:
             study = await client.create_study(schemas.StudyCreate(name=f"study {uuid4()}"))
-            changed = await client.set_user_attrs(study.id, {"a": 1})
+            changed = await client.change_study(study.id, schemas.StudyPatch(user_attrs={"a": 1}))
             assert changed.user_attrs == {"a": 1}
             spec = schemas.build(schemas.TrialCreate, PRESET)
             trials = await asyncio.gather(*(client.create_trial(study.id, spec) for _ in range(20)))

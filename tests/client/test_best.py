@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -102,7 +103,8 @@ def test_a_study_ranks_steps_and_trials_by_its_metric_and_direction(new_study):
     assert study.best_trial.number == ranked[-1].number
     assert study.best_value == study.record.best_value == ranked[-1].best_value
     assert (study.record.metric, study.record.direction) == ("closeness", "maximize")
-    (curve, *_) = nestor.visualization.plot_optimization_history(study).to_dict()["data"]
+    figure: Any = nestor.visualization.plot_optimization_history(study)
+    (curve, *_) = figure.to_dict()["data"]
     assert list(curve["y"]) == [step.metrics["closeness"] for step in trial.steps if step.value is not None]
 
 
@@ -116,9 +118,11 @@ def test_a_metric_that_the_problem_lacks_is_refused_with_those_that_it_has(place
 def test_a_study_is_loaded_by_the_ranking_that_it_has(place):
     name = f"study {uuid4()}"
     first = nestor.create_study(name, server=place, metric="f1", direction="maximize")
-    for given in ({}, {"metric": "f1"}, {"direction": "maximize", "metric": "f1"}):
+    same: list[dict[str, Any]] = [{}, {"metric": "f1"}, {"direction": "maximize", "metric": "f1"}]
+    for given in same:
         assert nestor.create_study(name, server=place, load_if_exists=True, **given).id == first.id
-    for given in ({"metric": "auc"}, {"direction": "minimize"}):
+    others: list[dict[str, Any]] = [{"metric": "auc"}, {"direction": "minimize"}]
+    for given in others:
         with pytest.raises(RankingDiffers, match=r"ranks its trials by f1 \(maximize\), and this asks for"):
             nestor.create_study(name, server=place, load_if_exists=True, **given)
     plain = nestor.create_study(f"study {uuid4()}", server=place).record

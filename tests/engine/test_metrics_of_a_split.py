@@ -200,7 +200,7 @@ def test_scikit_learns_functions_can_be_metrics():
     stated = problem(metrics=given)
     with torch.no_grad():
         outputs = stated.model(columns()["x"])
-        expected = {name: function(outputs, columns()) for name, function in given.items()}
+        expected: dict[str, Any] = {name: function(outputs, columns()) for name, function in given.items()}
     expected["of_arrays"] = expected["of_arrays"][0] / N
     found = evaluated(stated.bilevel())
     assert {name: found[name] for name in given} == pytest.approx(expected, rel=1e-5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -229,7 +230,7 @@ def test_a_warm_start_names_its_step_and_keeps_its_blob(server, http, run, submi
 
 
 def test_the_weights_of_the_best_step_are_read_and_started_from(http, run, submit):
-    def read(**params):
+    def read(**params) -> Any:
         response = http.get(f"{run.path}/checkpoint.safetensors", params=params)
         if response.is_success:
             return int(load(response.content)["step"][0])

@@ -280,7 +280,7 @@ def test_a_validation_loss_that_is_no_mean_over_examples_is_a_warning():
     val = features(6, seed=1), y
     sums = lambda out, batch: (F.cross_entropy(out, batch["y"], reduction="sum"), (batch["y"] != -100).sum())
     means = lambda out, batch: (cross_entropy(out, batch), (batch["y"] != -100).sum())
-    given = {"val": val, "train": (features(6), classes())}
+    given: dict[str, Any] = {"val": val, "train": (features(6), classes())}
     assert "val_loss: It is not a mean over examples" in str(check(problem(**given), ship=False))
     assert check(problem(**given, val_loss=sums), ship=False).findings == ()
     assert "val_loss: It returns (sum, weight), and its sum on a batch" in str(
