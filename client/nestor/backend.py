@@ -13,6 +13,8 @@ from uuid import UUID
 from nestor.schemas import (
     Action,
     Attempt,
+    Confirm,
+    Confirmation,
     Event,
     Hyperparameters,
     State,
@@ -165,6 +167,23 @@ class Backend(Protocol):
 
         Raises:
             Forbidden: a priority above 0 requires an admin token.
+        """
+        ...
+
+    def confirm(self, trial_id: UUID, asked: Confirm) -> Confirmation:
+        """Submit trainings under a trial's best hyperparameters, without those that are there already.
+
+        Raises:
+            NotFinished: the trial may find a better step.
+            NothingTuned, NothingToConfirm: the trial has no best hyperparameters of its own.
+        """
+        ...
+
+    def confirmation(self, trial_id: UUID) -> Confirmation:
+        """A trial's numbers at its best step, beside those of its trainings.
+
+        Raises:
+            NothingToConfirm: no step of the trial was evaluated.
         """
         ...
 

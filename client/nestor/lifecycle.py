@@ -35,7 +35,7 @@ from nestor.errors import (
     TooManySteps,
     is_out_of_memory,
 )
-from nestor.schemas import MOST_STEPS, Action, Attempt, Desired, Direction, EndingAction, State, WhichStep
+from nestor.schemas import MOST_STEPS, Action, Attempt, Desired, Direction, EndingAction, State, Trial, WhichStep
 
 T = TypeVar("T")
 
@@ -321,6 +321,10 @@ class Ranking:
         if value is None or not math.isfinite(value):
             return False
         return best is None or (value < best if self.direction == "minimize" else value > best)
+
+    def best_trial(self, trials: Iterable[Trial]) -> Trial | None:
+        """The trial with the best value, of those that tune; None if none has a value."""
+        return self.best((trial for trial in trials if trial.spec.response.tunes), lambda trial: trial.best_value)
 
     def best(self, candidates: Iterable[T], value: Callable[[T], float | None]) -> T | None:
         """The first of the candidates with the best value; None if none has a value."""

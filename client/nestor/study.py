@@ -317,7 +317,7 @@ class Study:
         Raises:
             TrialNotFinished: no trial has a value yet.
         """
-        best = self._ranking.best(self._backend.trials(self.id), lambda record: record.best_value)
+        best = self._ranking.best_trial(self._backend.trials(self.id))
         if best is None:
             raise TrialNotFinished(study=self.name)
         return Trial(self._backend, best)

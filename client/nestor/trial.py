@@ -28,6 +28,7 @@ from nestor.schemas import (
     MOST_STEPS,
     Action,
     Attempt,
+    Confirmation,
     EndingAction,
     Event,
     EventType,
@@ -345,6 +346,51 @@ class Trial:
         """
         self._record = self._backend.prioritize(self.id, priority)
         return self
+
+    @called_as("trial.confirm")
+    def confirm(
+        self, seeds: int = 3, on: str | Sequence[str] = ("train", "train+val"), *, wait: bool = True
+    ) -> Confirmation:
+        """Train from the first initialization under the best hyperparameters, which stay fixed, and report both.
+
+        A trial's weights were trained while its hyperparameters moved, so that they can know more about the validation
+        data than the hyperparameters do [1]. This asks what the hyperparameters alone are worth. Each training is a
+        trial of the same study, with as many inner steps as the best step had seen; trainings that exist already are
+        not repeated.
+
+        Args:
+            seeds: trainings on each of `on`, with batches and random draws of their own.
+            on: "train", "train+val" (training and validation data together, judged by test data alone; validation
+                examples get the largest weight, where training examples have weights), or both.
+            wait: return when the trainings are finished.
+
+        Returns:
+            The trial's own numbers at its best step, and those of the trainings: `print(trial.confirm())`.
+
+        Raises:
+            NotFinished: the trial may find a better step.
+            NothingTuned, NothingToConfirm: the trial has no best hyperparameters of its own.
+            TrialFailed: a training failed.
+
+        [1] Vicol et al. (2022), On implicit bias in overparameterized bilevel optimization.
+        """
+        asked = schemas.build(schemas.Confirm, {"seeds": seeds, "on": (on,) if isinstance(on, str) else on})
+        found = self._backend.confirm(self.id, asked)
+        if not wait:
+            return found
+        for run in found.runs:
+            if not run.state.finished:
+                Trial(self._backend, self._backend.trial(run.trial)).wait()
+        return self.confirmation
+
+    @property
+    def confirmation(self) -> Confirmation:
+        """What `confirm` has found so far.
+
+        Raises:
+            NothingToConfirm: no step of the trial was evaluated.
+        """
+        return self._backend.confirmation(self.id)
 
     @property
     def attempts(self) -> list[Attempt]:

@@ -32,7 +32,7 @@ def document(torch: str = "2.13") -> Document:
     return {
         "format": 2,
         "torch": torch,
-        "hparams": {"l2": {"transform": "exp", "bounds": [-20, None]}},
+        "hparams": {"l2": {"transform": "exp", "bounds": [-20, None], "by_position": None}},
         "graphs": {
             "prepare": graph([columns(l2=0), columns(x=1, y=2)], [], columns(x=1, y=2)),
             "forward": graph(

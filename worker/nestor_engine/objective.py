@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import InitVar, dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ Tensors = dict[str, Tensor]
 Batch = dict[str, Tensor]  # columns of equal length, and "index": their positions in the split, int64
 PyTree = Any
 Evaluate = Callable[[PyTree, Tensors, Tensors, Batch], Tensors]
+ByPosition = Literal["weights", "values"]
 
 
 def _missing(*arguments: object) -> Any:
@@ -55,6 +56,8 @@ class Bilevel:
             give the loss on all of them.
         metrics: name → (outputs, values, batch) → scalar, computed on all examples of a split at once; or (sum,
             weight). None: the tensors beside "loss" in the outputs, which are means over the batch.
+        by_position: hyperparameter with an entry for each training example → "weights" if the entries weigh the
+            examples' losses, else "values"; None: not known.
         initial: (params, values) → params before the first inner step; unchanged by default.
         values: hparams → the values that the functions above take. The identity by default, for functions that
             apply the transforms themselves, such as those of a program.
@@ -79,6 +82,7 @@ class Bilevel:
     val_loss: Callable[[PyTree, Tensors, Batch], Measured] = _missing
     metrics: Mapping[str, Callable[[PyTree, Tensors, Batch], Measured]] | None = None
     bounds: dict[str, tuple[float, float]] = field(default_factory=dict)
+    by_position: Mapping[str, ByPosition] | None = field(default_factory=dict[str, "ByPosition"])
     initial: Callable[[PyTree, Tensors], PyTree] = lambda params, values: params
     values: Callable[[Tensors], Tensors] = lambda hparams: hparams
     evaluate: InitVar[Evaluate | None] = None
@@ -150,6 +154,7 @@ class Bilevel:
             hparams=self.hparams,
             transforms=self.transforms,
             bounds=self.bounds,
+            by_position=self.by_position,
             prepare=lambda hparams, batch: self.prepare(values(hparams), batch),
             forward=lambda params, buffers, hparams, batch: self.forward(params, buffers, values(hparams), batch),
             criterion=lambda outputs, hparams, batch: self.criterion(outputs, values(hparams), batch),

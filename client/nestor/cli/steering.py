@@ -1,13 +1,13 @@
-"""Commands that steer a trial: stop, prune, cancel, pause, resume, retry, extend, prioritize."""
+"""Commands that steer a trial: stop, prune, cancel, pause, resume, retry, extend, prioritize, confirm."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from nestor.cli.arguments import JsonOption, ServerOption, TrialArgument, TrialName, connect, trial_id_of
-from nestor.cli.output import print_trial
+from nestor.cli.output import print_json, print_table, print_trial
 
 if TYPE_CHECKING:
     from nestor.schemas import Action
@@ -73,6 +73,27 @@ def prioritize(
     """Let a trial run before all trials of lower priority. The default is 0."""
     with connect(server) as client:
         print_trial(client, client.prioritize(trial_id_of(client, trial), priority), json=json)
+
+
+@app.command()
+def confirm(
+    trial: TrialArgument,
+    seeds: Annotated[int, typer.Option(help="Trainings on each kind of examples.", min=1, max=100)] = 3,
+    on: Annotated[Literal["train", "train+val", "both"], typer.Option(help="Examples to train on.")] = "both",
+    wait: Annotated[bool, typer.Option(help="Wait until the trainings are finished.")] = True,
+    server: ServerOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Train from the first initialization under the best hyperparameters, and report both."""
+    from nestor.trial import Trial
+
+    with connect(server) as client:
+        record = client.trial(trial_id_of(client, trial))
+        found = Trial(client, record).confirm(seeds, ("train", "train+val") if on == "both" else on, wait=wait)
+    if json:
+        return print_json(found.model_dump(mode="json"))
+    head, *rows = found.rows()
+    return print_table(head, rows)
 
 
 def _request(trial: TrialName, action: Action, server: str | None, *, json: bool) -> None:

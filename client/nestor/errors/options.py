@@ -74,6 +74,15 @@ class UnrollTooLong(OptionInvalid):
     )
 
 
+class ValidationTrains(OptionInvalid):
+    """The examples that steer the hyperparameters were to train the weights, too."""
+
+    message = (
+        "{option}: the validation examples steer the hyperparameters, so they cannot train the weights at the same "
+        "time; leave out train_on, or train under fixed hyperparameters with response=Frozen()."
+    )
+
+
 class LossMaximized(OptionInvalid):
     """A study was to rank by the highest validation loss."""
 

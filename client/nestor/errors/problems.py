@@ -234,6 +234,16 @@ class BilevelIncomplete(ProblemInvalid):
     remedy = "Pass predict, val_loss and metrics; or evaluate, which returns {{'loss': mean, metric: mean, …}}."
 
 
+class PositionsMissing(ProblemInvalid):
+    """Validation examples are to train, too, and a hyperparameter has entries for the training examples only."""
+
+    message = (
+        "The hyperparameter {name!r} has an entry for each training example, and none for validation examples, which "
+        "are to train, too."
+    )
+    remedy = 'Train on the training data alone: train_on="train", or on="train" of trial.confirm.'
+
+
 class OutputNotJoinable(ProblemInvalid):
     """A metric needs an output for all examples of a split, and chunks of the split have it in different forms."""
 

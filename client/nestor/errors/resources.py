@@ -168,6 +168,27 @@ class IllegalTransition(Conflict):
     remedy = "From here it can: {allowed}."
 
 
+class NotFinished(Conflict):
+    """A trial is to be confirmed that may still find a better step."""
+
+    message = "Trial {trial} is {state}, so that its best step may change."
+    remedy = "Wait for its end, or stop it."
+
+
+class NothingToConfirm(Conflict):
+    """A trial is to be confirmed of which no step was evaluated."""
+
+    message = "Trial {trial} has no best step: none of its steps was evaluated."
+    remedy = "Retry or extend it."
+
+
+class NothingTuned(Conflict):
+    """A trial is to be confirmed that trained under fixed hyperparameters."""
+
+    message = "Trial {trial} trained under fixed hyperparameters, so there is nothing to confirm."
+    remedy = "Confirm the trial that tuned them."
+
+
 class VersionMismatch(Conflict):
     """A request was meant for another version of a study or a trial than the present one."""
 

@@ -21,9 +21,12 @@ from nestor.errors import (
 )
 from nestor.lifecycle import Ranking
 from nestor.local.trial_runner import LocalTrial
+from nestor.results import confirmations
 from nestor.schemas import (
     Action,
     Attempt,
+    Confirm,
+    Confirmation,
     Desired,
     EntryPointProblem,
     Event,
@@ -37,6 +40,7 @@ from nestor.schemas import (
     TrialExtend,
     TrialPatch,
     TrialPriority,
+    TrialSpec,
     WhichStep,
     build,
 )
@@ -46,6 +50,7 @@ from nestor.schemas import Trial as TrialRecord
 if TYPE_CHECKING:
     from nestor.entry_points import EntryPoint
     from nestor.options import Config
+    from nestor_engine import Bilevel, Data
     from nestor_engine.problem.entry_points import Trainable
     from nestor_engine.program.export import Program
 
@@ -112,7 +117,7 @@ class Local:
         if found is None:
             raise StudyNotFound(study=str(study_id))
         trials = self.trials(found.id)
-        best = Ranking(found.metric, found.direction).best(trials, lambda trial: trial.best_value)
+        best = Ranking(found.metric, found.direction).best_trial(trials)
         counts = Counter(trial.state.value for trial in trials)
         changes = {"trial_counts": dict(counts), "best_value": None if best is None else best.best_value}
         return found.model_copy(update=changes)
@@ -163,31 +168,36 @@ class Local:
             CheckpointNotFound, HyperparametersNotFound: it starts from what was not kept.
         """
         del program, show_progress_bar  # nothing is uploaded
-        from torch.utils import _pytree as pytree
-
         from nestor.entry_points import EntryPoint
-        from nestor_engine import start_from
 
         assert not isinstance(problem, EntryPoint)  # `ships` is False
-        study = self.study(study_id)
         if spec.devices_per_trial > 1:
             raise OneDeviceOnly
-        bilevel = problem.bilevel()
-        warm_start = spec.warm_start
-        if warm_start is not None:
-            warm_start, reached = self._trial(warm_start.trial).reached(warm_start)
-            bilevel = start_from(bilevel, reached)
-        device = next(leaf.device for leaf in pytree.tree_leaves(bilevel.params))
         # Nothing crosses a wire, so this id stands for the problem itself.
         here = uuid4()
         named = isinstance(spec.problem, EntryPointProblem)
         what = spec.problem if named else ProgramProblem(program=here, dataset=here)
-        spec = spec.model_copy(update={"problem": what, "warm_start": warm_start})
+        trial = self._create(
+            self.study(study_id), problem.bilevel(), problem.data, config, spec.model_copy(update={"problem": what})
+        )
+        if not watched:
+            trial.start()
+        return trial.record
+
+    def _create(self, study: StudyRecord, bilevel: Bilevel, data: Data, config: Config, spec: TrialSpec) -> LocalTrial:
+        """A queued trial of a problem at its first initialization."""
+        from torch.utils import _pytree as pytree
+
+        device = next(leaf.device for leaf in pytree.tree_leaves(bilevel.params))
+        start = None
+        if spec.warm_start is not None:
+            warm_start, start = self._trial(spec.warm_start.trial).reached(spec.warm_start)
+            spec = spec.model_copy(update={"warm_start": warm_start})
         with self._lock:
             record = TrialRecord(
                 id=uuid4(),
-                study_id=study_id,
-                number=len(self.trials(study_id)),
+                study_id=study.id,
+                number=len(self.trials(study.id)),
                 state=State.queued,
                 desired=Desired.run,
                 allowed_actions=lifecycle.allowed_actions(State.queued, Desired.run),
@@ -214,14 +224,40 @@ class Local:
             trial = self._trials[record.id] = LocalTrial(
                 record,
                 bilevel.to(device),
-                problem.data.to(device),
+                data.to(device),
                 config,
+                start=start,
                 device=device.type,
                 ranking=Ranking(study.metric, study.direction),
             )
-        if not watched:
-            trial.start()
-        return trial.record
+        return trial
+
+    def confirm(self, trial_id: UUID, asked: Confirm) -> Confirmation:
+        """Create trainings under a trial's best hyperparameters; they run while their events are read.
+
+        Raises:
+            NotFinished, NothingTuned, NothingToConfirm: as `confirmations.missing_runs`.
+        """
+        trial = self._trial(trial_id)
+        record = trial.record
+        for run in confirmations.missing_runs(record, asked, self._runs(record)):
+            config = trial.config.model_copy(update=confirmations.options(record, run))
+            spec = confirmations.specification(record, run)
+            self._create(self.study(record.study_id), trial.bilevel, trial.data, config, spec)
+        return self.confirmation(trial_id)
+
+    def confirmation(self, trial_id: UUID) -> Confirmation:
+        """A trial's numbers at its best step, beside those of its trainings."""
+        record = self.trial(trial_id)
+        runs = [(run, self._step(run.id, run.step)) for run in self._runs(record)]
+        return confirmations.confirmation(record, self._step(trial_id, record.best_step), runs)
+
+    def _runs(self, record: TrialRecord) -> list[TrialRecord]:
+        return [run for run in self.trials(record.study_id) if confirmations.is_run_of(run, record)]
+
+    def _step(self, trial_id: UUID, number: int | None) -> Step | None:
+        steps = self._trial(trial_id).steps
+        return steps[number - 1] if number else None
 
     def trials(self, study_id: UUID, states: Collection[State] | None = None) -> list[TrialRecord]:
         """In order of their numbers; with `states`, those that are in one of them."""

@@ -53,12 +53,24 @@ class LocalTrial:
         data: nestor_engine.Data,
         config: Config,
         *,
+        start: nestor_engine.State | dict[str, Tensor] | None,
         device: str,
         ranking: Ranking,
     ) -> None:
+        """
+        Args:
+            start: what another trial has reached, to begin with; None: the problem's initial values.
+
+        Raises:
+            StateInvalid: it is of another architecture.
+        """
+        from nestor_engine import start_from
+
         self.record, self.cause = record, None
+        self.bilevel, self.data, self.config = bilevel, data, config  # the problem at its first initialization
         self.steps: list[Step] = []
-        self._bilevel, self._data, self._config, self._device = bilevel, data, config, device
+        self._bilevel = bilevel if start is None else start_from(bilevel, start)
+        self._data, self._config, self._device = data, config, device
         self._ranking = ranking
         self._changed = threading.Condition()  # guards all of this
         self._log: list[Event] = []

@@ -16,6 +16,7 @@ from nestor.errors import (
     OptionTypeWrong,
     SquaredGradientsMissing,
     UnrollTooLong,
+    ValidationTrains,
     shown,
 )
 from nestor.options.base import MAX_STEPS, Count, Option, Positive, Value, Whole, about
@@ -58,6 +59,13 @@ class ConfigFields(Value):
     warmup_steps: Annotated[
         Whole, about("inner steps before the first outer step", unit="inner steps", ge=0, le=MAX_STEPS)
     ] = 0
+    train_on: Annotated[
+        Literal["train", "train+val"],
+        about(
+            "which examples train the weights; those of the validation data can train only under fixed "
+            "hyperparameters (Frozen), and get the largest weight of a training example, where these have weights"
+        ),
+    ] = "train"
     folds: Annotated[
         Folds | None, about("let all examples take turns in steering; null: the validation data alone steers")
     ] = None
@@ -100,6 +108,21 @@ class CrossChecks(BaseModel):
             if inner is not None and not needed <= inner.keeps_state:
                 raise violation(SquaredGradientsMissing, preconditioner=type(part).__name__)
         return response
+
+    @field_validator("train_on", check_fields=False)
+    @classmethod
+    def _steers_with_other_examples(cls, train_on: str, info: ValidationInfo) -> str:
+        response = info.data.get("response")
+        if train_on == "train+val" and response is not None and response.tunes:
+            raise violation(ValidationTrains)
+        return train_on
+
+    @field_validator("folds", check_fields=False)
+    @classmethod
+    def _trains_on_other_folds(cls, folds: Folds | None, info: ValidationInfo) -> Folds | None:
+        if folds is not None and info.data.get("train_on") == "train+val":
+            raise ValueError("with folds, all examples train already; leave out train_on or folds")
+        return folds
 
 
 class Config(ConfigFields, CrossChecks):

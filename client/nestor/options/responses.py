@@ -14,6 +14,7 @@ class Response(Option):
     """A way to the hypergradient."""
 
     expected: ClassVar[str] = "a response, such as Implicit(GaussNewton(), Neumann(terms=3)) or Unrolled(steps=5)"
+    tunes: ClassVar[bool] = True  # whether outer steps move the hyperparameters
 
     @property
     def unrolls(self) -> int:
@@ -68,3 +69,10 @@ class Hypernetwork(Response):
 @option
 class DirectOnly(Response):
     """∂g/∂λ alone, as if the weights did not answer: zero for most hyperparameters."""
+
+
+@option
+class Frozen(Response):
+    """No hypergradient: the hyperparameters stay as they are, and the weights train under them."""
+
+    tunes: ClassVar[bool] = False

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from nestor.errors import ProgramFormatUnknown, shown
 from nestor.program_format.graphs import Graph, graph_json, parse_graph
 from nestor.program_format.limits import (
+    BY_POSITION,
     FORMAT,
     FUNCTIONS,
     FUNCTIONS_OF_FORMAT_1,
@@ -33,11 +34,13 @@ class HyperparameterSpec:
     Attributes:
         transform: one of `TRANSFORMS`.
         low, high: bounds of the raw tensor's entries; infinite on a side without a bound.
+        by_position: one of `BY_POSITION` if there is an entry for each training example, else None.
     """
 
     transform: str
     low: float
     high: float
+    by_position: str | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def parse_document(data: bytes, names: TensorNames) -> ProgramDocument:
     torch = entries["torch"]
     if not isinstance(torch, str) or not re.fullmatch(r"[0-9]{1,4}\.[0-9]{1,4}", torch):
         raise refused(f"its torch version is {shown(torch)}, not one like '2.13'")
-    hparams = _hyperparameters(entries["hparams"], names["hparams"])
+    hparams = _hyperparameters(entries["hparams"], names["hparams"], version)
     known = FUNCTIONS if version > 1 else FUNCTIONS_OF_FORMAT_1
     functions, measures = fields(entries["graphs"], known, "its graphs"), entries.get("metrics", {})
     if not isinstance(measures, dict) or not all(valid_name(name) and name != "loss" for name in measures):
@@ -111,7 +114,11 @@ def parse_document(data: bytes, names: TensorNames) -> ProgramDocument:
 def write_document(document: ProgramDocument) -> bytes:
     """`document` as bytes: sorted and without spaces, because they are named by their digest."""
     hparams: dict[str, Json] = {
-        name: {"transform": entry.transform, "bounds": [_finite(entry.low), _finite(entry.high)]}
+        name: {
+            "transform": entry.transform,
+            "bounds": [_finite(entry.low), _finite(entry.high)],
+            "by_position": entry.by_position,
+        }
         for name, entry in document.hparams.items()
     }
     json = {
@@ -129,19 +136,21 @@ def _finite(bound: float) -> float | None:
     return bound if math.isfinite(bound) else None
 
 
-def _hyperparameters(json: Json, names: frozenset[str]) -> dict[str, HyperparameterSpec]:
+def _hyperparameters(json: Json, names: frozenset[str], version: int) -> dict[str, HyperparameterSpec]:
     if not isinstance(json, dict):
         raise refused(f"its hyperparameters must be an object, not {shown(json)}")
     if not json:
         raise refused("it has no hyperparameters")
     if odd := sorted(json.keys() ^ names):
         raise refused(f"its document and its tensors name different hyperparameters, such as {shown(odd[0])}")
-    return {name: _hyperparameter(entry, f"the hyperparameter {shown(name)}") for name, entry in json.items()}
+    return {name: _hyperparameter(entry, f"the hyperparameter {shown(name)}", version) for name, entry in json.items()}
 
 
-def _hyperparameter(json: Json, where: str) -> HyperparameterSpec:
-    entries = fields(json, ("transform", "bounds"), where)
-    transform, bounds = entries["transform"], entries["bounds"]
+def _hyperparameter(json: Json, where: str, version: int) -> HyperparameterSpec:
+    entries = fields(json, ("transform", "bounds") + (("by_position",) if version > 1 else ()), where)
+    transform, bounds, by_position = entries["transform"], entries["bounds"], entries.get("by_position")
+    if by_position is not None and by_position not in BY_POSITION:
+        raise refused(f"{where} is {shown(by_position)} by position, which is not one of {', '.join(BY_POSITION)}")
     if not isinstance(transform, str) or transform not in TRANSFORMS:
         raise refused(f"{where} has the transform {shown(transform)}, which is not one of {', '.join(TRANSFORMS)}")
     match bounds:
@@ -151,7 +160,7 @@ def _hyperparameter(json: Json, where: str) -> HyperparameterSpec:
             lowest = -math.inf if low is None else float(low)
             highest = math.inf if high is None else float(high)
             if lowest <= highest:
-                return HyperparameterSpec(transform, lowest, highest)
+                return HyperparameterSpec(transform, lowest, highest, by_position)
         case _:
             pass
     raise refused(f"{where} has the bounds {shown(bounds)}, which are not two numbers (or null) in order")

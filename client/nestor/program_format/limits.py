@@ -7,6 +7,7 @@ FUNCTIONS = ("prepare", "forward", "criterion", "penalty", "predict", "val_loss"
 # In format 1, `evaluate` computes means over a batch in place of the last two, and of the metrics.
 FUNCTIONS_OF_FORMAT_1 = ("prepare", "forward", "criterion", "penalty", "evaluate")
 TRANSFORMS = ("identity", "exp", "sigmoid", "softplus")
+BY_POSITION = ("weights", "values")  # what entries for training examples are: weights of their losses, or other values
 
 # A tensor's key in the file is its group, a dot, and its name.
 TENSOR_GROUPS = ("params", "buffers", "hparams", "constants")

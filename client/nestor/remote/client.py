@@ -243,6 +243,27 @@ class Client(Blobs, Administration):
         new = schemas.build(schemas.TrialPriority, {"priority": priority})
         return self._post(f"/trials/{trial_id}/priority", new, schemas.Trial)
 
+    def confirm(self, trial_id: UUID, asked: schemas.Confirm) -> schemas.Confirmation:
+        """Train from the first initialization under a trial's best hyperparameters, in trials of the same study.
+
+        Trainings that run or are complete already are not repeated.
+
+        Raises:
+            TrialNotFound
+            NotFinished: the trial may find a better step.
+            NothingTuned, NothingToConfirm: the trial has no best hyperparameters of its own.
+        """
+        return self._post(f"/trials/{trial_id}/confirm", asked, schemas.Confirmation)
+
+    def confirmation(self, trial_id: UUID) -> schemas.Confirmation:
+        """A trial's own numbers at its best step, beside those of the trainings that confirm it.
+
+        Raises:
+            TrialNotFound
+            NothingToConfirm: no step of the trial was evaluated.
+        """
+        return self._get(f"/trials/{trial_id}/confirmation", schemas.Confirmation)
+
     def attempts(self, trial_id: UUID) -> list[schemas.Attempt]:
         """The attempts at a trial, by number: which worker ran it, when, and why each attempt ended.
 

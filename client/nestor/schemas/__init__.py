@@ -26,6 +26,10 @@ from nestor.schemas.base import Name as Name
 from nestor.schemas.base import Priority as Priority
 from nestor.schemas.base import Schema as Schema
 from nestor.schemas.base import TensorName as TensorName
+from nestor.schemas.confirmations import Confirm as Confirm
+from nestor.schemas.confirmations import Confirmation as Confirmation
+from nestor.schemas.confirmations import ConfirmationRun as ConfirmationRun
+from nestor.schemas.confirmations import Judged as Judged
 from nestor.schemas.presets import EntryPointInfo as EntryPointInfo
 from nestor.schemas.presets import ParameterInfo as ParameterInfo
 from nestor.schemas.presets import PresetInfo as PresetInfo

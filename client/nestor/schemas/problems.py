@@ -30,6 +30,9 @@ class Preset(Schema):
         about("the kinds of hyperparameters, each once, or once for each part of the model"),
         Field(min_length=1, max_length=8),
     ] = (L2Preset(),)
+    seed: Annotated[
+        Whole | None, about("of the split, the label noise and the initial weights; null: the trial's", ge=0, lt=2**63)
+    ] = None
 
     @model_validator(mode="after")
     def _fits(self) -> Preset:
@@ -70,6 +73,9 @@ class EntryPointProblem(Schema):
         str, about("module and function as the package registers them, such as package:factory"), Field(max_length=200)
     ]
     params: Annotated[dict[str, Any], about("arguments of the function, by name")] = {}
+    seed: Annotated[
+        Whole | None, about("what its parameter `seed` gets if params has none; null: the trial's", ge=0, lt=2**63)
+    ] = None
 
     @field_validator("entry_point")
     @classmethod

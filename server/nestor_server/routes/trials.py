@@ -15,7 +15,7 @@ from nestor_server.http.idempotency import Idempotent, PostResult
 from nestor_server.routes.parameters import After, Cursor, IfMatch, Limit
 from nestor_server.services import paging
 from nestor_server.services.records import logs
-from nestor_server.services.trials import actions, attempts, queries
+from nestor_server.services.trials import actions, attempts, confirmations, queries
 
 router = APIRouter(tags=["trials"])
 
@@ -131,6 +131,21 @@ def extend(
     """
     extend = lambda: actions.extend(session, caller, trial_id, more.steps, if_match=if_match)
     return respond(lambda: PostResult(extend(), created=False))
+
+
+@router.post("/trials/{trial_id}/confirm")
+def confirm(trial_id: UUID, caller: Writer, session: Tx, asked: schemas.Confirm | None = None) -> schemas.Confirmation:
+    """Train from the first initialization under the trial's best hyperparameters, in trials of the same study.
+
+    Trainings that run or are complete already are not repeated, so that the request can be.
+    """
+    return confirmations.create(session, caller, trial_id, asked or schemas.Confirm())
+
+
+@router.get("/trials/{trial_id}/confirmation")
+def confirmation(trial_id: UUID, caller: Reader, session: Tx) -> schemas.Confirmation:
+    """The trial's own numbers at its best step, beside those of the trainings that confirm it."""
+    return confirmations.get(session, caller.user_id, trial_id)
 
 
 @router.post("/trials/{trial_id}/priority", response_model=schemas.Trial)

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from nestor import schemas
 from nestor.errors import LossMaximized, StudyExists, StudyNotFound
 from nestor.lifecycle import Ranking
+from nestor.options import Frozen
 from nestor.schemas import State
 from nestor_server.models import Study, Trial
 from nestor_server.scheduling import leases, rankings
@@ -139,14 +140,17 @@ def describe(session: Session, found: Sequence[Study]) -> list[schemas.Study]:
     counts: dict[UUID, dict[str, int]] = {study.id: {} for study in found}
     ranked = {study.id: rankings.of_study(study) for study in found}
     best: dict[UUID, float] = {}
+    # As lifecycle.Ranking.best_trial. The specs of the first version name no response.
+    tunes = Trial.spec["response"]["kind"].as_string().is_distinct_from(Frozen.tag)
+    lowest, highest = (extreme(Trial.best_value).filter(tunes) for extreme in (func.min, func.max))
     groups = (
-        select(Trial.study_id, Trial.state, func.count(), func.min(Trial.best_value), func.max(Trial.best_value))
+        select(Trial.study_id, Trial.state, func.count(), lowest, highest)
         .where(Trial.study_id.in_(list(counts)))
         .group_by(Trial.study_id, Trial.state)
     )
-    for study_id, state, count, lowest, highest in session.execute(groups) if counts else ():
+    for study_id, state, count, least, largest in session.execute(groups) if counts else ():
         counts[study_id][state] = count
-        value = lowest if ranked[study_id].direction == "minimize" else highest
+        value = least if ranked[study_id].direction == "minimize" else largest
         if value is not None and ranked[study_id].is_better(value, best.get(study_id)):
             best[study_id] = value
     return [

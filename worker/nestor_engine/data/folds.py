@@ -26,8 +26,14 @@ class Partition:
         held_out: columns, with their positions in the validation data as index; None without early stopping.
     """
 
-    def __init__(self, data: Data, folds: Folds | None, stopping: EarlyStopping | None, seed: int) -> None:
+    def __init__(
+        self, data: Data, folds: Folds | None, stopping: EarlyStopping | None, seed: int, stand_in: int | None = None
+    ) -> None:
         """
+        Args:
+            stand_in: train on the validation examples, too, each with the position of this training example; None:
+                they do not train.
+
         Raises:
             ProblemInvalid: too few examples to divide, or training and validation examples of different columns.
         """
@@ -37,6 +43,10 @@ class Partition:
             held, steering = _divided(data.val, stopping.fraction, derive_seed(seed, "held out"))
             self.held_out = _taken(data.val, held)
             self._val = View(data.val, steering)
+        if stand_in is not None:
+            pool, n = _pooled(self._train, self._val), len(self._train)
+            numbers = torch.arange(size_of(pool), device=self._train.device)
+            self._train = View(pool, numbers=numbers.where(numbers < n, stand_in))
         self.folds = 1
         if folds is not None:
             self.folds = folds.count

@@ -100,10 +100,15 @@ def size_of(columns: Tensors) -> int:
 
 @dataclass(frozen=True)
 class View:
-    """Examples of a split, in order: those at `positions`, of shape (n,), or all of them."""
+    """Examples of a split, in order: those at `positions`, of shape (n,), or all of them.
+
+    Attributes:
+        numbers: what the column "index" says of each example, in place of its position.
+    """
 
     columns: Tensors
     positions: Tensor | None = None
+    numbers: Tensor | None = None
 
     def __len__(self) -> int:
         return size_of(self.columns) if self.positions is None else len(self.positions)
@@ -116,14 +121,18 @@ class View:
     def all(self) -> Batch:
         """Every example. The columns of a whole split are not copied, and mapped ones are not read."""
         if self.positions is None:
-            return self.columns | {INDEX: torch.arange(len(self), device=self.device)}
+            return self.columns | {INDEX: self._numbered(torch.arange(len(self), device=self.device))}
         at = self.positions
-        return {name: rows_at(values, at) for name, values in self.columns.items()} | {INDEX: at}
+        return {name: rows_at(values, at) for name, values in self.columns.items()} | {INDEX: self._numbered(at)}
 
     def take(self, which: Tensor) -> Batch:
         """The examples with the numbers `which` in this view, shape (B,)."""
         index = which if self.positions is None else self.positions[which]
-        return {name: values.index_select(0, index) for name, values in self.columns.items()} | {INDEX: index}
+        taken = {name: values.index_select(0, index) for name, values in self.columns.items()}
+        return taken | {INDEX: self._numbered(index)}
+
+    def _numbered(self, at: Tensor) -> Tensor:
+        return at if self.numbers is None else self.numbers[at]
 
 
 class Batches:

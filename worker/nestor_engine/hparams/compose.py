@@ -19,7 +19,7 @@ from nestor.errors import (
 from nestor_engine.hparams.custom import Custom
 from nestor_engine.hparams.hyperparameters import TRANSFORMS, Hyperparameters
 from nestor_engine.hparams.initial_values import remarks_on_initial_values
-from nestor_engine.objective import Batch, PyTree, Tensors
+from nestor_engine.objective import Batch, ByPosition, PyTree, Tensors
 
 
 class CompositeHyperparameters(Hyperparameters):
@@ -45,6 +45,7 @@ class CompositeHyperparameters(Hyperparameters):
         nested = [one.kinds if isinstance(one, CompositeHyperparameters) else (one,) for one in kinds]
         self.kinds = tuple(kind for several in nested for kind in several)
         self.init, self.transforms, self.bounds = {}, {}, {}
+        self.positions: dict[str, ByPosition] = {}  # as Bilevel.by_position
         self._renamed: list[dict[str, str]] = []  # for each kind: name in the kind → name here, where they differ
         for kind in self.kinds:
             names = _free_names(kind, self.init)
@@ -52,6 +53,8 @@ class CompositeHyperparameters(Hyperparameters):
             for own, name in names.items():
                 self.init[name] = kind.init[own]
                 self.transforms[name] = kind.transforms.get(own, "identity")
+            if kind.by_position:
+                self.positions |= dict.fromkeys(names.values(), "weights" if kind.per_example else "values")
             self.bounds |= {names[own]: bounds for own, bounds in kind.bounds.items()}
         for name, transform in self.transforms.items():
             if transform not in TRANSFORMS:

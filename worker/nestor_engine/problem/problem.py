@@ -162,6 +162,7 @@ class Problem:
             },
             transforms=dict(kinds.transforms),
             bounds=dict(kinds.bounds),
+            by_position=kinds.positions,
             prepare=kinds.prepare if self.transform is None else TransformedBatches(self.transform, kinds),
             forward=functions.forward,
             criterion=functions.criterion,

@@ -86,7 +86,9 @@ def export(bilevel: Bilevel, *, train: Tensors, val: Tensors) -> Program:
     metrics = {name: written(metric) for name, metric in traced.metrics.items()}
     hparams = {
         name: HyperparameterSpec(
-            bilevel.transforms.get(name, "identity"), *bilevel.bounds.get(name, (-math.inf, math.inf))
+            bilevel.transforms.get(name, "identity"),
+            *bilevel.bounds.get(name, (-math.inf, math.inf)),
+            by_position=(bilevel.by_position or {}).get(name),
         )
         for name in bilevel.hparams
     }

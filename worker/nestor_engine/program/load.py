@@ -7,7 +7,7 @@ tensor or a graph is created; nothing is unpickled, imported by name, or evaluat
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import safetensors.torch
 import torch
@@ -28,7 +28,7 @@ from nestor.program_format import (
 )
 from nestor_engine.graphs.check import TENSOR, CheckedGraph, check_graph
 from nestor_engine.graphs.operators import lookup
-from nestor_engine.objective import Bilevel, Tensors
+from nestor_engine.objective import Bilevel, ByPosition, Tensors
 from nestor_engine.program.function import Function
 
 
@@ -73,6 +73,7 @@ def load(graphs: bytes, tensors: bytes) -> Bilevel:
         hparams=state["hparams"],
         transforms={name: entry.transform for name, entry in document.hparams.items()},
         bounds=_bounds(document),
+        by_position=_by_position(document),
         prepare=functions["prepare"],
         forward=functions["forward"],
         criterion=functions["criterion"],
@@ -117,6 +118,12 @@ def _bounds(document: ProgramDocument) -> dict[str, tuple[float, float]]:
     """(low, high) of the hyperparameters that have bounds."""
     bounds = {name: (entry.low, entry.high) for name, entry in document.hparams.items()}
     return {name: ends for name, ends in bounds.items() if ends != (-math.inf, math.inf)}
+
+
+def _by_position(document: ProgramDocument) -> dict[str, ByPosition] | None:
+    if document.metric_names is None:
+        return None  # format 1 does not say it
+    return {n: cast("ByPosition", entry.by_position) for n, entry in document.hparams.items() if entry.by_position}
 
 
 def _check_results(function: str, checked: CheckedGraph) -> None:

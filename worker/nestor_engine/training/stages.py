@@ -13,8 +13,9 @@ from nestor.schemas.steps import TensorSummary
 from nestor_engine.autodiff.trace_cache import TraceCache
 from nestor_engine.config import Config
 from nestor_engine.data.folds import Partition
-from nestor_engine.data.splits import Data
+from nestor_engine.data.splits import Data, size_of
 from nestor_engine.distributed import Group
+from nestor_engine.hparams.positions import position_for_validation
 from nestor_engine.objective import Bilevel, Tensors
 from nestor_engine.responses import Hypergradient, OuterStepContext
 from nestor_engine.responses.response import outer_objective
@@ -80,7 +81,8 @@ class OuterStepStages:
         self._ravel = Ravel(bilevel.params)
         self.device = self._ravel.device
         trained_as = bilevel if config.autocast is None else bilevel.autocast(getattr(torch, config.autocast))
-        partition = Partition(data, config.folds, config.early_stopping, seed)
+        stand_in = None if config.train_on == "train" else position_for_validation(bilevel, size_of(data.train))
+        partition = Partition(data, config.folds, config.early_stopping, seed, stand_in)
         self._folds = [
             FoldData.of(partition.views(fold), trained_as, self._ravel, config, seed, group)
             for fold in range(partition.folds)
@@ -250,6 +252,8 @@ class OuterStepStages:
 
     def _updated(self, state: State, gradient: Tensors) -> tuple[Tensors, dict[str, Tensors]]:
         """Hyperparameters and optimizer state after one outer update, projected onto the bounds."""
+        if not self._config.response.tunes:
+            return state.hparams, state.outer_optimizer_state
         clipped = dict(zip(gradient, self._config.outer.clip(list(gradient.values())), strict=True))
         hparams: Tensors = {}
         optimizer_state: dict[str, Tensors] = {}

@@ -178,7 +178,8 @@ def _problem(
         from nestor.schemas import Preset
         from nestor_worker.runner import presets
 
-        problem = presets.build(Preset.model_validate(spec.preset), seed=config.seed)
+        preset = Preset.model_validate(spec.preset)
+        problem = presets.build(preset, seed=config.seed if preset.seed is None else preset.seed)
         return problem.bilevel(), problem.data, []
     if spec.entry_point is not None:
         from nestor.schemas import EntryPointProblem
@@ -188,7 +189,8 @@ def _problem(
 
         named = EntryPointProblem.model_validate(spec.entry_point)
         factory = entry_points.find(named.entry_point, where="on this worker")
-        built = entry_points.build(factory, named.params, seed=config.seed, folds=config.folds is not None)
+        seed = config.seed if named.seed is None else named.seed
+        built = entry_points.build(factory, named.params, seed=seed, folds=config.folds is not None)
         # Two workers may have different versions of the package.
         notes = [("info", f"the problem is of {factory.package}")]
         if unchecked and isinstance(built, Problem):

@@ -22,7 +22,7 @@ from nestor_server.services.trials.queries import describe, describe_version, fi
 Versioned = tuple[schemas.Trial, str]  # a trial and its version
 
 
-def create(session: Session, me: Caller, study_id: UUID, new: schemas.TrialCreate) -> schemas.Trial:
+def create(session: Session, me: Caller, study_id: UUID, new: schemas.TrialSpec) -> schemas.Trial:
     """Submit a trial. It is queued, and workers get a message after the commit.
 
     Raises:

@@ -1,0 +1,95 @@
+"""The trainings that confirm a trial: their options, and what they found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from nestor.errors import NotFinished, NothingToConfirm, NothingTuned
+from nestor.options import Frozen
+from nestor.schemas import Confirm, Confirmation, ConfirmationRun, Judged, State, Step, Trial, TrialSpec
+from nestor.schemas.confirmations import TrainedOn
+from nestor.schemas.problems import EntryPointProblem, PresetProblem, WarmStart
+
+Run = tuple[TrainedOn, int]  # the examples, and the seed
+
+
+def missing_runs(trial: Trial, asked: Confirm, present: Iterable[Trial]) -> list[Run]:
+    """The trainings that are still to be submitted: those of `asked` without the ones that run or are complete.
+
+    Raises:
+        NotFinished: the trial may find a better step.
+        NothingTuned: the trial trained under fixed hyperparameters itself.
+        NothingToConfirm: no step of the trial was evaluated.
+    """
+    if not trial.spec.response.tunes:
+        raise NothingTuned(trial=str(trial.id))
+    if not trial.state.finished:
+        raise NotFinished(trial=str(trial.id), state=trial.state.value)
+    if trial.best_step is None:
+        raise NothingToConfirm(trial=str(trial.id))
+    there = {(run.spec.train_on, run.spec.seed) for run in present if run.state not in (State.failed, State.cancelled)}
+    seeds = range(trial.spec.seed + 1, trial.spec.seed + 1 + asked.seeds)
+    return [(on, seed % 2**63) for on in dict.fromkeys(asked.on) for seed in seeds if (on, seed % 2**63) not in there]
+
+
+def options(trial: Trial, run: Run) -> dict[str, Any]:
+    """The options of a training in which they differ from those of `trial`, whose best step there is."""
+    assert trial.best_step is not None
+    on, seed = run
+    # With folds, the weights of each have been trained in their turns only.
+    turns = 1 if trial.spec.folds is None else trial.spec.folds.count
+    frozen = {"response": Frozen(), "trace": None, "folds": None, "early_stopping": None}
+    return {"n_steps": math.ceil(trial.best_step / turns), "train_on": on, "seed": seed, **frozen}
+
+
+def specification(trial: Trial, run: Run) -> TrialSpec:
+    """The submission of a training."""
+    problem, seed = trial.spec.problem, trial.spec.seed
+    if isinstance(problem, PresetProblem) and problem.preset.seed is None:
+        problem = problem.model_copy(update={"preset": problem.preset.model_copy(update={"seed": seed})})
+    if isinstance(problem, EntryPointProblem) and problem.seed is None:
+        problem = problem.model_copy(update={"seed": seed})
+    start = WarmStart(trial=trial.id, step=trial.best_step, weights=False)
+    changes: dict[str, Any] = {"problem": problem, "warm_start": start, "timeout": None, "user_attrs": {}, "tags": ()}
+    return trial.spec.model_copy(update=options(trial, run) | changes)
+
+
+def is_run_of(run: Trial, trial: Trial) -> bool:
+    """Whether `run` is a training under the best hyperparameters of `trial`."""
+    start = run.spec.warm_start
+    if run.spec.response.tunes or start is None or start.weights:
+        return False
+    return (start.trial, start.step) == (trial.id, trial.best_step)
+
+
+def confirmation(trial: Trial, best: Step | None, runs: Iterable[tuple[Trial, Step | None]]) -> Confirmation:
+    """What is known.
+
+    Args:
+        best: the best step of `trial`.
+        runs: its trainings, each with its last step.
+
+    Raises:
+        NothingToConfirm: no step of the trial was evaluated.
+    """
+    if trial.best_step is None:
+        raise NothingToConfirm(trial=str(trial.id))
+    found: list[ConfirmationRun] = []
+    for run, last in sorted(runs, key=lambda pair: pair[0].number):
+        on, numbers = run.spec.train_on, _judged(run.value, last)
+        if on == "train+val":
+            numbers["value"] = None  # of examples that it trained on
+        if run.state is not State.complete:
+            numbers = {}
+        known = {"trial": run.id, "number": run.number, "on": on, "seed": run.spec.seed, "state": run.state}
+        found.append(ConfirmationRun(**known, **numbers))
+    tuned = Judged(**_judged(trial.best_value, best))
+    return Confirmation(trial=trial.id, step=trial.best_step, tuned=tuned, runs=tuple(found))
+
+
+def _judged(value: float | None, step: Step | None) -> dict[str, Any]:
+    if step is None:
+        return {"value": value}
+    return {"value": value, "test_loss": step.test_loss, "test_metrics": step.test_metrics}
