@@ -109,8 +109,8 @@ def test_a_sampler_ends_the_search_when_it_has_proposed_everything(sampler: str)
     make = {"grid": lambda: GridSampler({"inner_steps": choices}, seed=0), "brute force": brute_force}[sampler]
     space = {"inner_steps": CategoricalDistribution(choices)}
     options = {"n_steps": 1, "show_progress_bar": False}
-    trials = study.search(ridge, space, sampler=make(), n_trials=2, **options)
-    trials += study.search(ridge, space, sampler=make(), **options)  # without a number
+    trials = study.search(ridge, space, sampler=make(), n_trials=1, **options)
+    trials += study.search(ridge, space, sampler=make(), n_jobs=3, **options)  # without a number
     assert sorted(trial.spec.inner_steps for trial in trials) == choices
     if sampler == "grid":
         assert study.search(ridge, space, sampler=make(), **options) == []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import optuna
 from optuna.pruners import BasePruner
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, BruteForceSampler, GridSampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
@@ -167,6 +167,9 @@ class Search:
             except Exception as error:
                 sampler, reason = type(self._optuna.sampler).__name__, f"{type(error).__name__}: {error}".rstrip(".")
                 raise SamplerFailed(sampler=sampler, reason=reason) from error
+            if self._has_all_begun(asked):
+                self._optuna.tell(asked, state=TrialState.FAIL)
+                return None
             self._begun += 1
             return asked
 
@@ -176,13 +179,20 @@ class Search:
         is_exhausted = getattr(self._optuna.sampler, "is_exhausted", None)  # of grids, perhaps by earlier searches
         return is_exhausted is not None and is_exhausted(self._optuna)
 
+    def _has_all_begun(self, asked: optuna.Trial) -> bool:
+        """Whether a sampler that proposes everything once repeats what another thread runs, as nothing else is left."""
+        if not isinstance(self._optuna.sampler, GridSampler | BruteForceSampler):
+            return False
+        running = self._optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return any(one.params == asked.params for one in running if one.number != asked.number)
+
     def _run(self, asked: optuna.Trial) -> None:
         try:
             trial = self._tune(asked)
         except BaseException as error:
-            self._tell(asked, TrialState.FAIL, None)
             if not _is_of_values(error):
                 raise
+            self._tell(asked, TrialState.FAIL, None)
             with self._asking:
                 self._failures.append(error)
             return
