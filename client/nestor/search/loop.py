@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,6 @@ from nestor.errors import (
     ArgumentInvalid,
     Diverged,
     OptionInvalid,
-    OptionOutOfRange,
     OutOfMemory,
     SamplerFailed,
     TrialFailed,
@@ -27,6 +25,7 @@ from nestor.errors import (
 )
 from nestor.options.config import Config
 from nestor.schemas.storable import json_attributes
+from nestor.search.arguments import builder, count, expect_instance, seconds
 from nestor.search.history import ATTRIBUTE, earlier, outcome, recorded, step_value
 from nestor.search.space import Space
 
@@ -86,12 +85,12 @@ class Search:
         expect_callbacks("study.search", callbacks, ("study", "trial"))
         self._study, self._callbacks, self._trial_options = study, callbacks, trial_options
         self._show, self._runs_elsewhere = show_progress_bar, runs_elsewhere
-        self._expect_instance("sampler", sampler, BaseSampler, "TPESampler()")
-        self._expect_instance("pruner", pruner, BasePruner, "MedianPruner()")
-        self._n_trials = None if n_trials is None else _count("n_trials", n_trials)
-        self._n_jobs = _count("n_jobs", n_jobs)
-        self._ends_at = None if timeout is None else time.monotonic() + _seconds(timeout)
-        self._build, takes_values = _builder(problem_fn)
+        expect_instance("sampler", sampler, BaseSampler, "TPESampler()")
+        expect_instance("pruner", pruner, BasePruner, "MedianPruner()")
+        self._n_trials = None if n_trials is None else count("n_trials", n_trials)
+        self._n_jobs = count("n_jobs", n_jobs)
+        self._ends_at = None if timeout is None else time.monotonic() + seconds(timeout)
+        self._build, takes_values = builder(problem_fn)
         self._space = Space(space, config, options, problem_takes_values=takes_values)
         self._user_attrs = json_attributes(user_attrs)
         if ATTRIBUTE in self._user_attrs:
@@ -245,46 +244,7 @@ class Search:
     def _frozen(self, asked: optuna.Trial) -> optuna.trial.FrozenTrial:
         return self._optuna.get_trials(deepcopy=False)[asked.number]
 
-    @staticmethod
-    def _expect_instance(argument: str, given: object, cls: type, example: str) -> None:
-        if given is not None and not isinstance(given, cls):
-            expected = f"one of optuna.{argument}s, such as optuna.{argument}s.{example}"
-            raise ArgumentInvalid(owner="study.search", argument=argument, given=shown(given), expected=expected)
-
 
 def _is_of_values(error: BaseException) -> bool:
     """Whether it may be due to the values of one trial: it failed, or its check did, or they contradict each other."""
     return isinstance(error, TrialFailed | OptionInvalid) or isinstance(error.__cause__, Diverged | OutOfMemory)
-
-
-def _builder(given: object) -> tuple[Callable[[dict[str, Any]], Any], bool]:
-    """A function of the sampled values, and whether it reads them."""
-    if not callable(given):
-        expected = "a function that gets a dictionary of the sampled values and returns a nestor.Problem"
-        raise ArgumentInvalid(owner="study.search", argument="problem_fn", given=shown(given), expected=expected)
-    function = cast("Callable[..., Any]", given)
-    try:
-        inspect.signature(function).bind({})
-    except TypeError:
-        try:
-            inspect.signature(function).bind()
-        except TypeError:
-            expected = "a function of one argument, the dictionary of the sampled values, or of none"
-            given = shown(given)
-            raise ArgumentInvalid(owner="study.search", argument="problem_fn", given=given, expected=expected) from None
-        return lambda values: function(), False
-    except ValueError:  # a builtin without a signature
-        pass
-    return function, True
-
-
-def _count(name: str, given: object) -> int:
-    if isinstance(given, bool) or not isinstance(given, int) or given < 1:
-        raise OptionOutOfRange(option=f"{name}={shown(given)}", rule="it must be a whole number, at least 1")
-    return given
-
-
-def _seconds(given: object) -> float:
-    if isinstance(given, bool) or not isinstance(given, int | float) or not given > 0:
-        raise OptionOutOfRange(option=f"timeout={shown(given)}", rule="it must be a number of seconds, above 0")
-    return given
