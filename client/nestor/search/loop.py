@@ -179,11 +179,16 @@ class Search:
         return is_exhausted is not None and is_exhausted(self._optuna)
 
     def _has_all_begun(self, asked: optuna.Trial) -> bool:
-        """Whether a sampler that proposes everything once repeats what another thread runs, as nothing else is left."""
-        if not isinstance(self._optuna.sampler, GridSampler | BruteForceSampler):
-            return False
-        running = self._optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return any(one.params == asked.params for one in running if one.number != asked.number)
+        """Whether a sampler that proposes everything once repeats itself, since nothing else is left."""
+        match self._optuna.sampler:
+            case GridSampler():  # which may repeat what ran in an earlier search while there is more
+                states = (TrialState.RUNNING,)
+            case BruteForceSampler():
+                states = None
+            case _:
+                return False
+        others = self._optuna.get_trials(deepcopy=False, states=states)
+        return any(one.params == asked.params for one in others if one.number != asked.number)
 
     def _run(self, asked: optuna.Trial) -> None:
         try:
