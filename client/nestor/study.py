@@ -39,6 +39,9 @@ from nestor.trial import Trial, table
 
 if TYPE_CHECKING:
     import pandas  # pyright: ignore[reportMissingTypeStubs] pandas has none
+    from optuna.distributions import BaseDistribution
+    from optuna.pruners import BasePruner
+    from optuna.samplers import BaseSampler
 
     from nestor.options import EarlyStopping, Folds, Optimizer, Response
     from nestor.remote.client import Client
@@ -57,20 +60,27 @@ _HERE = {
     "storage": "Pass server=…, the address of a Nestor server; without one, the study lives in this process.",
     "directions": "Pass metric=… and direction=…: trials are ranked by one metric.",
     **dict.fromkeys(("metric", "direction"), "Pass it to nestor.create_study."),
-    **dict.fromkeys(("sampler", "pruner"), "Nestor samples nothing: one training tunes its hyperparameters meanwhile."),
+    **dict.fromkeys(("sampler", "pruner"), "Pass it to study.search, for what no gradient can tune."),
     "func": "Pass a nestor.Problem as the first argument.",
-    "n_trials": "Each call is one trial, which tunes while it trains. Pass n_steps=…, its number of outer steps.",
-    "n_jobs": "Start trials with wait=False; a server runs as many at a time as it has workers.",
+    "n_trials": "Each call is one trial, which tunes while it trains. Pass n_steps=…, its number of outer steps; "
+    "study.search runs several trials.",
+    "n_jobs": "Start trials with wait=False; a server runs as many at a time as it has workers. Or use study.search.",
     "catch": "Catch nestor.errors.TrialFailed around the call.",
     "epochs": "Pass n_steps=… and inner_steps=….",
     "lr": "Pass inner=nestor.Adam(lr).",
+}
+_SEARCH_HERE = {
+    "func": "Pass problem_fn, which returns a nestor.Problem, and the space.",
+    "catch": "Trials that fail do not end a search, unless all of them fail.",
 }
 _ATTRIBUTES_HERE = {
     "best_params": "Use best_hparams.",
     "best_trials": "Use best_trial.",
     **dict.fromkeys(("direction", "metric", "metric_names"), "Use record.metric and record.direction."),
-    **dict.fromkeys(("sampler", "pruner"), "Nestor samples nothing. Callbacks and early stopping end trials early."),
-    **dict.fromkeys(("ask", "tell", "enqueue_trial", "add_trial", "add_trials"), "Use optimize(problem, n_steps)."),
+    **dict.fromkeys(("sampler", "pruner"), "They belong to one call of study.search."),
+    **dict.fromkeys(
+        ("ask", "tell", "enqueue_trial", "add_trial", "add_trials"), "Use optimize(problem, n_steps), or search."
+    ),
     **dict.fromkeys(("system_attrs", "set_system_attr"), "Use user_attrs and set_user_attr, or tags and set_tags."),
     **dict.fromkeys(("load_weights", "hparams", "steps"), "Trials have it, such as study.best_trial."),
 }
@@ -212,6 +222,90 @@ class Study:
         if wait:
             self._watch(trial, callbacks, show_progress_bar)
         return trial
+
+    @documented
+    @called_as("study.search", **_SEARCH_HERE)
+    def search(
+        self,
+        problem_fn: Callable[[dict[str, Any]], Problem | EntryPoint] | Callable[[], Problem | EntryPoint],
+        space: Mapping[str, BaseDistribution],
+        *,
+        sampler: BaseSampler | None = None,
+        pruner: BasePruner | None = None,
+        n_trials: int | None = None,
+        n_jobs: int = 1,
+        timeout: float | None = None,
+        trial_timeout: float | None = None,
+        config: Config | None = None,
+        priority: int = 0,
+        devices_per_trial: int = 1,
+        callbacks: Sequence[Callback] = (),
+        show_progress_bar: bool = True,
+        user_attrs: Mapping[str, Any] | None = None,
+        tags: Sequence[str] = (),
+        **options: Any,
+    ) -> list[Trial]:
+        """Let a sampler of Optuna choose what no gradient can tune; each trial tunes the rest by gradient.
+
+        Each trial records its values as the user attribute "optuna". A later search in this study, also by another
+        process, continues from all finished trials that have it and whose distributions are of the same kinds.
+
+        Args:
+            problem_fn: called before each trial, in one thread at a time, with a dictionary of the values, or without
+                arguments if it takes none. It returns the problem.
+            space: distributions of optuna.distributions by name. Names of options, with dots for those inside of others
+                ("n_steps", "inner.lr", "response.curvature.damping", "outer_lr.l2"), set that option. All others
+                are for `problem_fn`.
+            sampler: from optuna.samplers; by default TPESampler(). The search ends if it has proposed everything.
+            pruner: from optuna.pruners; by default MedianPruner(). It compares the values by which the study ranks, at
+                the steps where they are computed, and ends trials as pruned.
+            n_trials: begin so many trials; None: as many as `timeout` and `sampler` permit.
+            n_jobs: so many trials at a time: in threads of this process, or watched by them on a server.
+            timeout: seconds after which no trial begins; those that run are finished.
+            trial_timeout: seconds of training of each trial, as `timeout` of `optimize`.
+            config: the options that are not searched; or the keywords of `optimize` from `n_steps` to `seed`. Names
+                with dots change a part of one of these options, or of its default.
+            callbacks: as those of `optimize`, for each trial. They are called in the trial's thread.
+            priority, devices_per_trial, user_attrs, tags: of each trial, as in `optimize`.
+            show_progress_bar: write one progress bar for all trials to stderr.
+
+        Returns:
+            The trials of this search that did not fail, in order of their numbers. `study.best_trial` has the best.
+
+        Raises:
+            SearchSpaceInvalid: a name or a value of `space` cannot be used; no trial was created.
+            InvalidInput: another argument cannot be used.
+            TrialFailed, CheckFailed, OptionInvalid: the first error, if all trials failed, diverged in their checks, or
+                had values that contradict each other. If only some do, Optuna is told so, and the search goes on.
+            SamplerFailed: the sampler raised an error.
+            MissingExtra: optuna is not installed.
+        """
+        require("optuna", what="study.search", extra="search")
+        from nestor.search.loop import Search
+
+        return Search(
+            self,
+            problem_fn,
+            space,
+            sampler=sampler,
+            pruner=pruner,
+            n_trials=n_trials,
+            n_jobs=n_jobs,
+            timeout=timeout,
+            config=config,
+            options={name: value for name, value in options.items() if value is not None},
+            callbacks=callbacks,
+            user_attrs=user_attrs,
+            show_progress_bar=show_progress_bar,
+            runs_elsewhere=self._backend.ships,
+            trial_options={
+                "timeout": trial_timeout,
+                "priority": priority,
+                "devices_per_trial": devices_per_trial,
+                "tags": tags,
+            },
+            check=submission,
+        ).run()
 
     def stop(self) -> None:
         """End the trial of the calling callback after its step; outside of callbacks, end all unfinished trials.

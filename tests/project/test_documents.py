@@ -135,6 +135,7 @@ def test_the_code_for_those_who_come_from_optuna_runs():
     assert shown["trial"].user_attrs == {"test accuracy": 0.91}
     assert shown["trial"].tags == ("candidate",)
     assert len(shown["outer"].trials) == 3
+    assert [trial.state in ("complete", "pruned") for trial in shown["trials"]] == [True] * 4
 
 
 # --- what the pages name ---------------------------------------------------------------------------

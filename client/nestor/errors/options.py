@@ -170,6 +170,20 @@ class CallbacksWithoutWait(ConfigInvalid):
     remedy = "Use wait=True, or loop over trial.stream()."
 
 
+class SearchSpaceInvalid(ConfigInvalid):
+    """A name or a value of a search's space cannot be used."""
+
+    message = "The search space has {name!r}: {reason}."
+    remedy = "Names are options, such as 'inner.lr' and 'n_steps', and keys of the dictionary that problem_fn gets."
+
+
+class SamplerFailed(ConfigInvalid):
+    """A sampler of Optuna could not propose values for a search's space; its error is the `__cause__`."""
+
+    message = "{sampler} cannot propose values for this search space: {reason}."
+    remedy = "Change the space, or pass another sampler."
+
+
 class FoldsWithExampleHparams(ConfigInvalid):
     """Folds were asked for with hyperparameters of single training examples."""
 

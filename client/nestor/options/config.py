@@ -167,15 +167,24 @@ def merged(config: Config | None, given: Mapping[str, Any]) -> Config:
     Raises:
         ConfigInvalid: an option is given in both, or has a value that cannot work.
     """
+    return Config(**chosen(config, given))
+
+
+def chosen(config: Config | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were chosen in one value and as keywords beside it; the others have their defaults.
+
+    Raises:
+        ConfigInvalid: an option is given in both.
+    """
     if config is None:
-        return Config(**given)
+        return dict(given)
     if not isinstance(config, Config):  # pyright: ignore[reportUnnecessaryIsInstance] a user passed it
         raise OptionTypeWrong(option=f"config={shown(config)}", rule="pass nestor.Config(n_steps=300, …)")
-    chosen = {name: getattr(config, name) for name in config.model_fields_set}
-    if twice := sorted(chosen.keys() & given.keys()):
-        first, second = shown(chosen[twice[0]]), shown(given[twice[0]])
+    fields = {name: getattr(config, name) for name in config.model_fields_set}
+    if twice := sorted(fields.keys() & given.keys()):
+        first, second = shown(fields[twice[0]]), shown(given[twice[0]])
         raise OptionGivenTwice(option=twice[0], first=f"{first} in config", second=f"{second} as a keyword")
-    return Config(**chosen, **given)
+    return {**fields, **given}
 
 
 def documented(function: Function) -> Function:
