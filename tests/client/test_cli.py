@@ -10,6 +10,7 @@ from uuid import uuid4
 import safetensors.numpy
 
 import nestor
+from nestor import schemas
 from nestor.schemas import Scope, State
 from testbed.server import free_port
 from tests.client.conftest import N_STEPS, QUICK
@@ -164,3 +165,22 @@ def test_tokens_are_listed_and_revoked(server):
     assert str(made.id) in shell("token", "list")
     assert shell("token", "revoke", made.id) == f"Revoked token {made.id}.\n"
     assert "this token was revoked" in shell("token", "list", code=1)
+
+
+def test_a_trial_is_confirmed_beside_its_own_numbers(shell, client, worker):
+    preset = {"model": {"kind": "mlp", "hidden": [8]}, "train_size": 100, "val_size": 50, "label_noise": 0.4}
+    preset["hyperparameters"] = [{"kind": "l2"}, {"kind": "example_weights"}]
+    spec = {"problem": {"preset": preset}, "n_steps": 3, "inner_steps": 2, "seed": 3}
+    study = client.create_study(schemas.StudyCreate(name="confirmed"))
+    tuned = client.create_trial(study.id, schemas.build(schemas.TrialCreate, spec))
+    shell("watch", "confirmed/0")
+
+    head, own, alone, together = shell("confirm", "confirmed/0", "--seeds", 1).splitlines()
+    assert "test accuracy" in head
+    assert own.startswith("as tuned, step 3")
+    assert alone.startswith("trained on train ")
+    assert together.startswith("trained on train+val ")
+    document = json.loads(shell("confirm", "confirmed/0", "--seeds", 1, "--on", "train", "--json"))
+    assert document["trial"] == str(tuned.id)
+    assert [(run["on"], run["state"]) for run in document["runs"]] == [("train", "complete"), ("train+val", "complete")]
+    assert all(0 < run["test_metrics"]["accuracy"] <= 1 for run in document["runs"])

@@ -70,7 +70,8 @@ def tuned(study) -> Trial:
 
 def plainly_trained(trial: Trial, problem: Problem, hparams: dict[str, Tensor], seed: int) -> Any:
     """Training by `nestor.fit`, from the first initialization, on the problem's training data."""
-    fit = {"n_steps": INNER_STEPS * trial.best_step, "inner": INNER, "batch_size": TUNED["batch_size"], "seed": seed}
+    steps = INNER_STEPS * (trial.best_step or 0)
+    fit: dict[str, Any] = {"n_steps": steps, "inner": INNER, "batch_size": TUNED["batch_size"], "seed": seed}
     return nestor.fit(problem.bilevel(), problem.data.train, hparams=hparams, **fit)
 
 
@@ -140,7 +141,8 @@ def test_a_flattering_number_is_told_from_a_real_one():
     problem = Problem(
         model, L2(model, per="weight", init=-2.0), loss, loss, train=(x[:12], y[:12]), val=(x[12:], y[12:])
     )
-    trial = nestor.create_study().optimize(problem, 100, **TUNED | {"batch_size": 12, "evaluate_every": 10})
+    whole: dict[str, Any] = TUNED | {"batch_size": 12, "evaluate_every": 10}
+    trial = nestor.create_study().optimize(problem, 100, **whole)
     found = trial.confirm(seeds=2, on="train")
     assert found.tuned.value is not None
     assert found.mean("train")["value"] > 2 * found.tuned.value
@@ -161,7 +163,9 @@ def test_examples_without_a_weight_of_their_own_cannot_train_and_the_error_says_
     torch.manual_seed(0)
     model = nn.Linear(6, 2)
     loss = lambda outputs, batch: F.cross_entropy(outputs, batch["y"], reduction="none")
-    data = {name: (x, y) for name, (x, _), y in zip(("train", "val", "test"), (train, val, test), labels, strict=True)}
+    data: dict[str, Any] = {
+        name: (x, y) for name, (x, _), y in zip(("train", "val", "test"), (train, val, test), labels, strict=True)
+    }
     problem = Problem(model, LabelCorrection(labels[0], 2), loss, loss, **data)
     trial = nestor.create_study().optimize(problem, 2, **TUNED)
     assert trial.confirm(seeds=1, on="train").runs[0].state is State.complete

@@ -147,7 +147,10 @@ OPTIONS = {
     "user_attrs": (lambda: {"user_attrs": {"a": float("nan")}}, "User attributes must be what JSON can hold"),
     "n_trials": (lambda: {"n_trials": 10}, "study.optimize: there is no argument 'n_trials'.*Pass n_steps=…"),
     "n_jobs": (lambda: {"n_jobs": 2}, "there is no argument 'n_jobs'.*wait=False"),
-    "timeout": (lambda: {"timeout": 60}, r"there is no argument 'timeout'.*study\.stop\(\)"),
+    "timeout in words": (lambda: {"timeout": "1h"}, "timeout='1h': it must be a number"),
+    "no timeout": (lambda: {"timeout": 0}, "timeout=0: it must be above 0"),
+    "negative timeout": (lambda: {"timeout": -1.0}, r"timeout=-1\.0: it must be above 0"),
+    "endless timeout": (lambda: {"timeout": float("inf")}, "timeout=inf: it must be a finite number"),
     "misspelt keyword": (lambda: {"n_step": 10}, "there is no argument 'n_step'.*Did you mean 'n_steps'"),
     "one callback": (lambda: {"callbacks": print}, r"callbacks is <.*Pass a list of functions of \(study, trial\)"),
     "callback of the trial alone": (lambda: {"callbacks": [lambda trial: None]}, r"callbacks\[0\] is .*Pass a list of"),
@@ -206,9 +209,9 @@ PROBLEMS: dict[str, tuple[dict[str, Any], str]] = {
     "a numbered metric": ({"metrics": {1: cross_entropy}}, "metrics is a dict with the key 1"),
     "a constant metric": ({"metrics": {"a": 1}}, r"metrics\['a'\] is 1. Pass a function"),
     "a metric of outputs": ({"metrics": {"a": lambda outputs: outputs}}, r"metrics\['a'\] is a function of \(outputs"),
-    "a metric that returns a number": (
-        {"metrics": {"a": lambda outputs, batch: float(outputs.mean())}},
-        r"The metric 'a' returned a float. Return a tensor: leave out .item\(\)",
+    "a metric that returns a text": (
+        {"metrics": {"a": lambda outputs, batch: "good"}},
+        "The metric 'a' returned a str. Return a number: a tensor, or a number of Python or NumPy",
     ),
     "a loss that returns nothing": ({"val_loss": lambda outputs, batch: None}, "val_loss: It returned a NoneType"),
     "a class as a model": ({"model": nn.Linear}, r"model is <class .*Pass a torch.nn.Module"),
@@ -266,7 +269,7 @@ CHANGES: dict[str, tuple[Callable[[Any], object], str]] = {
     "events from a word": (lambda trial: list(trial.events(after="x")), "after='x': it must be a whole number"),
     "values at a word": (lambda trial: trial.hparams_at("last"), "step='last': it must be a whole number, at least 0"),
     "Optuna's params": (lambda trial: trial.params, "Trial has no attribute 'params'. Use hparams"),
-    "Optuna's report": (lambda trial: trial.report(0.1, 1), "Trial has no attribute 'report'.*EarlyStopping"),
+    "Optuna's report": (lambda trial: trial.report(0.1, 1), "Trial has no attribute 'report'.*nestor.PRUNE"),
     "prioritize": (lambda trial: trial.prioritize(5000), "priority=5000: it must be at least -1000 and at most 1000"),
 }
 

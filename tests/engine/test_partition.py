@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,7 +13,9 @@ import nestor_engine as engine
 from nestor.errors import NestorError
 from nestor_engine.data.folds import Partition
 from nestor_engine.data.splits import INDEX, View, size_of
-from nestor_engine.hparams import L2
+from nestor_engine.hparams import L2, ExampleWeights, LabelCorrection
+from nestor_engine.hparams.positions import position_for_validation
+from nestor_engine.program import load
 from nestor_engine.tensors.ravel import Ravel
 
 N_TRAIN, N_VAL = 22, 11
@@ -205,3 +209,56 @@ def test_folds_want_the_same_columns_of_training_and_validation_data():
     data = engine.Data.of(problem.data.train | {"extra": torch.ones(N_TRAIN)}, problem.data.val)
     with pytest.raises(engine.errors.ProblemInvalid, match="Give both the same columns"):
         next(engine.optimize(problem.bilevel(), data, _config(folds=FOLDS)))
+
+
+# --- validation examples that train ---------------------------------------------------------------
+
+
+def _with_weights(values: list[float], kind: type = ExampleWeights) -> engine.Bilevel:
+    torch.manual_seed(0)
+    model = nn.Linear(6, 3)
+    x, y = torch.randn(len(values), 6), torch.randint(3, (len(values),))
+    kinds = ExampleWeights(len(values)) if kind is ExampleWeights else LabelCorrection(y, 3)
+    problem = engine.Problem(model, kinds, _loss, _loss, train=(x, y), val=(x, y))
+    bilevel = problem.bilevel()
+    weights = {name: torch.tensor(values) for name in bilevel.hparams}
+    return replace(bilevel, hparams=weights) if kind is ExampleWeights else bilevel
+
+
+def test_validation_examples_train_behind_the_training_examples_with_the_position_of_one():
+    data = _problem().data
+    partition = Partition(data, None, None, seed=1, stand_in=7)
+    train, val = partition.views(0)
+    assert (len(train), len(val)) == (N_TRAIN + N_VAL, N_VAL)
+    whole = train.all()
+    assert whole[INDEX].tolist() == [*range(N_TRAIN), *[7] * N_VAL]
+    assert torch.equal(whole["x"], torch.cat([data.train["x"], data.val["x"]]))
+    taken = train.take(torch.tensor([N_TRAIN + 2, 3]))
+    assert taken[INDEX].tolist() == [7, 3]
+    assert torch.equal(taken["x"][0], data.val["x"][2])
+    assert val.all()[INDEX].tolist() == list(range(N_VAL))
+
+
+def test_the_position_is_that_of_the_largest_weight():
+    assert position_for_validation(_with_weights([0.1, -3.0, 2.0, 1.9]), 4) == 2
+    assert position_for_validation(_problem().bilevel(), N_TRAIN) == 0  # nothing reads it
+
+
+def test_entries_that_are_not_weights_and_programs_that_do_not_tell_are_refused():
+    with pytest.raises(NestorError, match=r"'label_correction' has an entry for each training example"):
+        position_for_validation(_with_weights([0.0] * 4, LabelCorrection), 4)
+    untold = replace(_with_weights([0.0] * 4), by_position=None)
+    with pytest.raises(NestorError, match=r"'example_weights' has an entry for each training example"):
+        position_for_validation(untold, 4)
+    assert position_for_validation(untold, 5) == 0
+
+
+def test_a_program_says_what_has_an_entry_for_each_training_example():
+    torch.manual_seed(0)
+    model = nn.Linear(6, 3)
+    x, y = torch.randn(4, 6), torch.randint(3, (4,))
+    kinds = [L2(model), ExampleWeights(4), LabelCorrection(y, 3)]
+    problem = engine.Problem(model, kinds, _loss, _loss, train=(x, y), val=(x, y))
+    program = problem.export()
+    for bilevel in (problem.bilevel(), load(program.graphs, program.tensors)):
+        assert bilevel.by_position == {"example_weights": "weights", "label_correction": "values"}

@@ -70,6 +70,7 @@ TYPED_PLACES: dict[tuple[str | int, ...], list[Any]] = {
     ("hparams", "l2"): [None, 1, "exp", [], {}],
     ("hparams", "l2", "transform"): [None, 1, [], "__import__('os')"],
     ("hparams", "l2", "bounds"): [None, 1, {}, [0.0], ["0", None], [True, None], [1.0, 0.0], [0, 1, 2]],
+    ("hparams", "l2", "by_position"): [1, True, "x", [], {}],
     ("graphs",): [None, 1, "x", [], {}],
     FORWARD: [None, 1, "x", [], {}],
     (*FORWARD, "inputs"): [None, 1, "x", {}, [], [[]]],
@@ -123,7 +124,10 @@ def family() -> Iterator[tuple[str, Document | bytes]]:
     for name in ("", "a'b", "a\nb", "a\0b", "\ud800", "a" * 257):
         yield f"the name {name[:8]!r}", changed("graphs", "prepare", "inputs", 1, to={"dict": [[name, ref(1)]]})
     yield "another parameter", changed(*FORWARD, "inputs", 0, to=columns(v=0))
-    yield "another hyperparameter", changed("hparams", to={"l1": {"transform": "exp", "bounds": [None, None]}})
+    yield (
+        "another hyperparameter",
+        changed("hparams", to={"l1": {"transform": "exp", "bounds": [None, None], "by_position": None}}),
+    )
 
     # Numbers.
     for number in ("NaN", "Infinity", "-Infinity", "1e999", "9" * 19, "-" + "9" * 19, "9" * 5000, "01", "1."):
