@@ -19,7 +19,7 @@ import nestor
 from examples.data import Images, Split, concatenate
 from examples.paper.lab import Lab, percent, spread
 from examples.paper.networks import accuracy, cross_entropy
-from examples.paper.plain import Tensors, trained, tuned
+from examples.paper.plain import trained
 from nestor.hparams import L2, ExampleWeights
 
 DECAYS = (-9.0, -6.0, -4.5)  # logarithms; the rivals' grid
@@ -99,13 +99,10 @@ def _accuracies(study: nestor.Study, images: Images, sizes: Sizes, noise: float,
     both = concatenate(train, val)
     accuracies = {UNTUNED: max(grid(train))[1], ORACLE: max(grid(right))[1]}
     accuracies |= {name: max(on_test for _, on_test in grid(on)) for name, on in ((ALONE, val), (BOTH, both))}
-    found = tuned(trial.wait())
-    weights = found["example_weights"]
-    # Validation examples count as much as the best training example.
-    refit = {"l2": found["l2"], "example_weights": torch.cat([weights, weights.max().expand(sizes.n_val)])}
-    accuracies[OURS] = _plainly(sizes, seed, both, val, test, hparams=refit)[1]
-    accuracies[AS_LEFT] = trial.steps[-1].test_metrics["accuracy"]
-    accuracies["auroc"] = auroc(-weights, wrong)
+    confirmed = trial.wait().confirm(seeds=1, on="train+val")
+    accuracies[OURS] = confirmed.mean("train+val")["test accuracy"]
+    accuracies[AS_LEFT] = confirmed.tuned.test_metrics["accuracy"]
+    accuracies["auroc"] = auroc(-torch.as_tensor(trial.best_hparams["example_weights"]), wrong)
     return accuracies
 
 
@@ -141,11 +138,10 @@ def _plainly(
     test: Split,
     *,
     decay: float = 0.0,
-    hparams: Tensors | None = None,
 ) -> tuple[float, float]:
     """Validation and test accuracy of one plain training, of as many inner steps as a trial takes."""
     stated = problem(sizes, seed, train, val, test, decay)
-    metrics = trained(stated, INNER, INNER_STEPS * sizes.n_steps, batch_size=BATCH, hparams=hparams, seed=seed)
+    metrics = trained(stated, INNER, INNER_STEPS * sizes.n_steps, batch_size=BATCH, seed=seed)
     return metrics["val"]["accuracy"], metrics["test"]["accuracy"]
 
 

@@ -130,6 +130,13 @@ def test_the_best_step_of_the_page_on_values_is_that_of_its_trial():
     assert trial.best_value == accuracies[trial.best_step] == max(accuracies.values())
 
 
+def test_the_page_on_confirmations_shows_the_rows_that_its_code_prints():
+    shown = _run("docs/confirm.md").namespace["confirmation"]
+    rows = shown.rows()
+    assert [row[0] for row in rows] == ["weights", "as tuned, step 30", "trained on train", "trained on train+val"]
+    assert shown.mean("train")["value"] > shown.tuned.value
+
+
 def test_the_code_for_those_who_come_from_optuna_runs():
     shown = _run("docs/from_optuna.md").namespace
     assert shown["trial"].user_attrs == {"test accuracy": 0.91}
