@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from nestor.errors import ProblemInvalid as ProblemInvalid
     from nestor.options import *
     from nestor.remote.client import Client as Client
+    from nestor.results.decays import param_groups as param_groups
+    from nestor.results.files import load_values as load_values
     from nestor.schemas import WarmStart as WarmStart
     from nestor.study import Study as Study
     from nestor.study import create_study as create_study
@@ -46,6 +48,8 @@ _CLIENT = {
     "delete_study": "nestor.study",
     "get_all_study_names": "nestor.study",
     "load_study": "nestor.study",
+    "load_values": "nestor.results.files",
+    "param_groups": "nestor.results.decays",
 }
 _ENGINE = ("Data", "Problem", "evaluate", "fit")
 

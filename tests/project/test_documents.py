@@ -112,6 +112,17 @@ def test_the_data_of_the_data_page_can_be_tuned_on():
         assert last.number == 2
 
 
+def test_the_results_of_the_results_page_are_those_of_its_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    shown = _run("docs/results.md").namespace
+    trial = shown["trial"]
+    assert torch.equal(shown["hparams"].transformed["l2"], trial.hparams["l2"].exp())
+    assert {group["weight_decay"] for group in shown["groups"]} == set(trial.hparams["l2"].exp().tolist())
+    assert torch.equal(shown["model"].weight, trial.state_dict()["weight"])
+    assert list(shown["weighted"]["weight"]) == trial.example_weights().tolist()
+    assert shown["scores"].shape == (5,)
+
+
 # --- what the pages name ---------------------------------------------------------------------------
 
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
