@@ -111,7 +111,7 @@ class DecayNotInGroups(InvalidInput):
     """Decays differ inside of a tensor, and `torch.optim` has one weight decay per tensor at the finest."""
 
     message = "{name!r} has more than one decay for a tensor, and a parameter group of torch.optim has one."
-    remedy = "Add L2(model, per=…).penalty(dict(model.named_parameters()), hparams.transformed) to the training loss instead."
+    remedy = "Add L2(model, per=…).penalty(dict(model.named_parameters()), hparams.transformed) to train_loss."
 
 
 class DecaysForAnotherModel(InvalidInput):
