@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, cast
 
 from nestor.errors import ArgumentInvalid, called_as, shown
@@ -13,9 +14,29 @@ from nestor.trial import Trial
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-__all__ = ["plot_hyperparameter_bands", "plot_optimization_history", "plot_trial"]
+__all__ = [
+    "plot_diagnostics",
+    "plot_hyperparameter_bands",
+    "plot_optimization_history",
+    "plot_timeline",
+    "plot_trial",
+]
 
 BLUE = "31, 119, 180"
+STATE_COLORS = {
+    "queued": "#9e9e9e",
+    "running": "#1f77b4",
+    "paused": "#ff7f0e",
+    "complete": "#2ca02c",
+    "failed": "#d62728",
+    "cancelled": "#7f7f7f",
+}
+DIAGNOSTICS = {  # field of a step → title of its panel, and whether its axis is logarithmic
+    "hypergradient_norm": ("norm of the hypergradient", True),
+    "hypergradient_cosine": ("cosine with the hypergradient before", False),
+    "residual": ("relative residual of the linear solve", True),
+    "inner_gradient_ratio": ("norm of the inner gradient, relative to its start", True),
+}
 BANDS = (  # lower edge, upper edge, fraction of the values, opacity
     ("min", "max", "all", 0.1),
     ("5%", "95%", "90 %", 0.18),
@@ -26,7 +47,7 @@ BANDS = (  # lower edge, upper edge, fraction of the values, opacity
 @called_as("plot_optimization_history")
 def plot_optimization_history(study: Study | Trial | Iterable[Trial]) -> Figure:
     """The value of each trial at each step, and its lowest: held-out loss if there is one, else validation loss."""
-    trials = _trials(study)
+    trials = _trials(study, "plot_optimization_history")
     figure = _figure("plot_optimization_history")
     for trial in trials:
         steps, name = trial.steps, f"trial {trial.number}"
@@ -92,12 +113,66 @@ def plot_hyperparameter_bands(trial: Trial, name: str) -> Figure:
     return _titled(figure, f"{name}: {count:,} values, as optimized", x="outer step", y=name)
 
 
-def _trials(given: object) -> list[Trial]:
+@called_as("plot_timeline")
+def plot_timeline(study: Study | Trial | Iterable[Trial]) -> Figure:
+    """When each trial began and ended, colored by its state. A trial that has not begun has no bar."""
+    records = [trial.record for trial in _trials(study, "plot_timeline")]
+    figure = _figure("plot_timeline")
+    now = datetime.now(UTC)
+    for state, color in STATE_COLORS.items():
+        chosen = [record for record in records if record.state.value == state and record.started_at is not None]
+        if not chosen:
+            continue
+        begun = [record.started_at or now for record in chosen]
+        ended = [record.finished_at or now for record in chosen]
+        figure.add_bar(
+            y=[record.number for record in chosen],
+            base=[start.isoformat() for start in begun],
+            x=[(end - start).total_seconds() * 1000 for start, end in zip(begun, ended, strict=True)],
+            text=[f"{record.step} of {record.n_steps} steps" for record in chosen],
+            textposition="none",
+            hovertemplate="trial %{y}: %{text}, from %{base}<extra>" + state + "</extra>",
+            name=state,
+            orientation="h",
+            marker={"color": color},
+        )
+    if not figure.data:
+        figure.add_annotation(text="No trial has begun.", showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper")
+    figure.update_xaxes(type="date")
+    figure.update_yaxes(autorange="reversed", tickformat="d", **({"dtick": 1} if len(records) <= 20 else {}))
+    figure.update_layout(showlegend=True, barmode="overlay", height=min(200 + 40 * len(records), 900))
+    return _titled(figure, "Timeline", x="time (UTC)", y="trial")
+
+
+@called_as("plot_diagnostics")
+def plot_diagnostics(trial: Trial) -> Figure:
+    """What shows whether the hypergradients can be trusted: their norm and cosine, the residual, the inner gradient."""
+    _expect_trial("plot_diagnostics", "trial", trial)
+    _require_plotly("plot_diagnostics")
+    from plotly.subplots import make_subplots
+
+    steps = trial.steps
+    titles = [title for title, _ in DIAGNOSTICS.values()]
+    figure = make_subplots(rows=len(titles), cols=1, shared_xaxes=True, subplot_titles=titles, vertical_spacing=0.07)
+    for row, (field, (_, is_log)) in enumerate(DIAGNOSTICS.items(), start=1):
+        points = [(step.number, getattr(step, field)) for step in steps if getattr(step, field) is not None]
+        x, y = [x for x, _ in points], [y for _, y in points]
+        figure.add_scatter(x=x, y=y, mode="lines", line={"color": f"rgb({BLUE})"}, showlegend=False, row=row, col=1)
+        if is_log:
+            figure.update_yaxes(type="log", row=row, col=1)
+        else:
+            figure.update_yaxes(range=[-1.05, 1.05], row=row, col=1)
+    figure.update_xaxes(title_text="outer step", row=len(titles), col=1)
+    title = f"Diagnostics of trial {trial.number}" + ("" if steps else ": it has no steps yet")
+    return figure.update_layout(title=title, template="plotly_white", height=180 + 180 * len(titles))
+
+
+def _trials(given: object, owner: str) -> list[Trial]:
     if isinstance(given, Study):
         return given.trials
     several = list(cast("Iterable[object]", given)) if isinstance(given, Iterable) else [given]
     for one in several:
-        _expect_trial("plot_optimization_history", "study", one, "a Study, a Trial, or several trials")
+        _expect_trial(owner, "study", one, "a Study, a Trial, or several trials")
     return cast("list[Trial]", several)
 
 

@@ -40,7 +40,7 @@ def test_trials_become_rows_with_the_options_in_which_they_differ():
     assert list(study.trials_dataframe().columns)[:2] == ["number", "state"]
     problem = ridge()
     for inner in (nestor.SGD(0.01), nestor.Adam(0.05)):
-        study.optimize(problem, 1, **(QUICK | {"inner": inner}))
+        study.optimize(problem, 1, inner=inner, inner_steps=3, show_progress_bar=False)
     frame = study.trials_dataframe()
     assert list(frame["inner.lr"]) == [0.01, 0.05]
     assert "inner_steps" not in frame
@@ -56,12 +56,12 @@ def test_saved_hyperparameters_keep_their_transforms(finished: Finished, tmp_pat
     loaded = nestor.load_values(path)
     assert list(loaded) == list(hparams)
     for name in hparams:
-        assert torch.equal(loaded[name], hparams[name])
+        assert np.array_equal(loaded.numpy()[name], hparams.numpy()[name])
         assert torch.equal(loaded.transformed[name], hparams.transformed[name])
     hparams.save(path, transformed=True)
     loaded = nestor.load_values(path)
     for name in hparams:
-        assert torch.equal(loaded[name], hparams.transformed[name])
+        assert np.array_equal(loaded.numpy()[name], hparams.transformed[name])
         assert torch.equal(loaded.transformed[name], hparams.transformed[name])
 
 
@@ -154,3 +154,21 @@ def test_decays_of_another_model_are_refused():
         nestor.param_groups(nn.Linear(3, 2), tuned)
     with pytest.raises(HparamNotFound):
         nestor.param_groups(net(), tuned, name="l1")
+
+
+def test_the_timeline_has_a_bar_per_trial_that_began(finished: Finished):
+    record = finished.trial.record
+    assert record.started_at is not None
+    assert record.finished_at is not None
+    (bar,) = nestor.visualization.plot_timeline(finished.trial).to_dict()["data"]
+    assert list(bar["y"]) == [record.number]
+    assert bar["name"] == "complete"
+    assert list(bar["x"]) == [(record.finished_at - record.started_at).total_seconds() * 1000]
+    empty = nestor.visualization.plot_timeline([]).to_dict()
+    assert empty["layout"]["annotations"][0]["text"] == "No trial has begun."
+
+
+def test_diagnostics_are_those_of_the_steps(finished: Finished):
+    norm, cosine, *_ = nestor.visualization.plot_diagnostics(finished.trial).to_dict()["data"]
+    assert list(norm["y"]) == [step.hypergradient_norm for step in finished.trial.steps]
+    assert list(cosine["x"]) == list(range(2, N_STEPS + 1))

@@ -68,4 +68,4 @@ def _decay_of_each(weights: dict[str, Tensor], values: dict[str, Tensor], name: 
         raise DecaysForAnotherModel(
             name=name, reason=f"there are {value.numel()} of them, for {len(chosen)} trained tensors"
         )
-    return dict(zip(chosen, value.expand(len(chosen)).tolist(), strict=True))
+    return {parameter: decay.item() for parameter, decay in zip(chosen, value.expand(len(chosen)), strict=True)}

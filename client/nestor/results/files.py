@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from nestor.errors import ArgumentInvalid, FileUnusable, called_as, shown
 from nestor.results.values import Values
@@ -67,7 +67,7 @@ def _split(data: bytes) -> tuple[dict[str, Any], bytes]:
 def _path(owner: str, path: object) -> Path:
     if not isinstance(path, str | os.PathLike):
         raise _no_path(owner, path)
-    return Path(path)
+    return Path(cast("str | os.PathLike[str]", path))
 
 
 def _no_path(owner: str, path: object) -> ArgumentInvalid:
