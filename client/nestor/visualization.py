@@ -153,7 +153,7 @@ def plot_diagnostics(trial: Trial) -> Figure:
 
     steps = trial.steps
     titles = [title for title, _ in DIAGNOSTICS.values()]
-    figure = make_subplots(rows=len(titles), cols=1, shared_xaxes=True, subplot_titles=titles, vertical_spacing=0.07)
+    figure = make_subplots(rows=len(titles), cols=1, shared_xaxes=True, subplot_titles=titles)
     for row, (field, (_, is_log)) in enumerate(DIAGNOSTICS.items(), start=1):
         points = [(step.number, getattr(step, field)) for step in steps if getattr(step, field) is not None]
         x, y = [x for x, _ in points], [y for _, y in points]
