@@ -23,7 +23,7 @@ from nestor.errors import (
     shown,
 )
 from nestor.extras import require
-from nestor.results import weights
+from nestor.results import raters, weights
 from nestor.results.tables import step_rows
 from nestor.results.values import Values, members
 from nestor.schemas import Action, Attempt, Event, EventType, State, Step
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     import numpy
     import pandas  # pyright: ignore[reportMissingTypeStubs] pandas has none
     from torch import Tensor, nn
+
+    from nestor_engine.hparams.loss_reweighting import LossReweighting, Rater
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
@@ -362,6 +364,20 @@ class Trial:
         if name not in values or values[name].ndim != 1:
             raise HparamNotFound(name=name, hparams=list(values))
         return pd.Series(values[name].numpy(), name=name, index=pd.RangeIndex(len(values[name]), name="position"))
+
+    @called_as("trial.rater")
+    def rater(self, rating: LossReweighting) -> Rater:
+        """A module that scores new examples, with the network of `rating` as `best_hparams` has it.
+
+        Args:
+            rating: the problem's `LossReweighting`, or another with a network of the same architecture and the same
+                name. A trial on a server has the values alone, and not the class of the network.
+
+        Raises:
+            HparamNotFound: the trial has no hyperparameters of its name.
+            MissingExtra: the engine is not installed.
+        """
+        return raters.rater(self.best_hparams, rating)
 
     def steps_dataframe(self) -> pandas.DataFrame:
         """One row per recorded step, indexed by `number`, with columns such as `val_metrics.accuracy`, `seconds.inner`.

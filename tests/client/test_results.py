@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import nestor
 from nestor.errors import ArgumentInvalid, DecayNotInGroups, DecaysForAnotherModel, FileUnusable, HparamNotFound
-from nestor.hparams import L2, ExampleWeights
+from nestor.hparams import L2, ExampleWeights, LossReweighting
 from nestor.results.files import with_transforms
 from nestor.results.values import Values
 from tests.client.conftest import N_STEPS, QUICK, Finished
@@ -63,6 +63,16 @@ def test_saved_hyperparameters_keep_their_transforms(finished: Finished, tmp_pat
     for name in hparams:
         assert np.array_equal(loaded.numpy()[name], hparams.transformed[name])
         assert torch.equal(loaded.transformed[name], hparams.transformed[name])
+
+
+def test_a_snapshot_is_a_file_that_load_values_reads(trial, tmp_path):
+    path = tmp_path / "snapshot.safetensors"
+    path.write_bytes(trial._backend.snapshot(trial.id, 3))
+    loaded, expected = nestor.load_values(path), trial.hparams_at(3)
+    assert list(loaded) == list(expected)
+    for name in expected:
+        assert torch.equal(loaded.transformed[name], expected.transformed[name])
+        assert not torch.equal(loaded.transformed[name], loaded[name])
 
 
 @pytest.mark.parametrize("content", [None, b"", b"x" * 99, safetensors.torch.save({"a": torch.ones(2)})])
@@ -156,19 +166,40 @@ def test_decays_of_another_model_are_refused():
         nestor.param_groups(net(), tuned, name="l1")
 
 
-def test_the_timeline_has_a_bar_per_trial_that_began(finished: Finished):
-    record = finished.trial.record
-    assert record.started_at is not None
-    assert record.finished_at is not None
-    (bar,) = nestor.visualization.plot_timeline(finished.trial).to_dict()["data"]
-    assert list(bar["y"]) == [record.number]
-    assert bar["name"] == "complete"
-    assert list(bar["x"]) == [(record.finished_at - record.started_at).total_seconds() * 1000]
-    empty = nestor.visualization.plot_timeline([]).to_dict()
-    assert empty["layout"]["annotations"][0]["text"] == "No trial has begun."
+def test_sgd_with_the_groups_trains_as_fit_under_frozen_decays():
+    x, y = torch.randn(16, 3), torch.randn(16, 1)
+    model = net()
+    kind = L2(model, per="tensor")
+    tuned = {"l2": torch.tensor([-3.0, 0.5, -1.0, 0.0])}
+    squared = lambda outputs, batch: F.mse_loss(outputs, batch["y"])
+    problem = nestor.Problem(model, kind, squared, squared, train=(x, y), val=(x, y))
+    options = {"n_steps": 20, "inner": nestor.SGD(0.1, momentum=0.5), "batch_size": 16}  # one batch has all examples
+    fitted = nestor.fit(problem.bilevel(), {"x": x, "y": y}, hparams=tuned, **options)
+    optimizer = torch.optim.SGD(nestor.param_groups(model, values(**tuned)), lr=0.1, momentum=0.5)
+    for _ in range(20):
+        optimizer.zero_grad()
+        F.mse_loss(model(x), y).backward()
+        optimizer.step()
+    undecayed = nestor.fit(problem.bilevel(), {"x": x, "y": y}, hparams={"l2": torch.full((4,), -30.0)}, **options)
+    for name, weight in model.named_parameters():
+        torch.testing.assert_close(fitted.params[name], weight.detach(), rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(undecayed.params[name], weight, rtol=1e-2)  # the decays matter
 
 
-def test_diagnostics_are_those_of_the_steps(finished: Finished):
-    norm, cosine, *_ = nestor.visualization.plot_diagnostics(finished.trial).to_dict()["data"]
-    assert list(norm["y"]) == [step.hypergradient_norm for step in finished.trial.steps]
-    assert list(cosine["x"]) == list(range(2, N_STEPS + 1))
+def test_a_rater_scores_new_examples_as_its_file_does(tmp_path):
+    x, y = torch.randn(20, 2), torch.randn(20, 1)
+    squared = lambda outputs, batch: (outputs - batch["y"]).square().mean(1)
+    rating = LossReweighting(nn.Linear(2, 1), reads="x")
+    problem = nestor.Problem(nn.Linear(2, 1), rating, squared, squared, train=(x, y), val=(-x, y))
+    trial = nestor.create_study().optimize(problem, 2, **QUICK)
+    rater, new = trial.rater(rating), torch.randn(5, 2)
+    safetensors.torch.save_file(rater.network.state_dict(), tmp_path / "rater.safetensors")
+    plain = nn.Linear(2, 1)
+    plain.load_state_dict(safetensors.torch.load_file(tmp_path / "rater.safetensors"))
+    assert torch.equal(rater(new), plain(new).flatten().sigmoid())
+    assert torch.equal(plain.weight, trial.best_hparams["loss_reweighting.weight"])
+    assert not torch.equal(plain.weight, rating.init["loss_reweighting.weight"])  # it has learned
+    with pytest.raises(ArgumentInvalid, match="Pass the LossReweighting"):
+        trial.rater(plain)
+    with pytest.raises(HparamNotFound):
+        trial.rater(LossReweighting(nn.Linear(2, 1), name="other"))

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any, cast
 
 from nestor.errors import ArgumentInvalid, FileUnusable, called_as, shown
+from nestor.lifecycle import TRANSFORMS_KEY, snapshot_metadata
 from nestor.results.values import Values
 
-TRANSFORMS_KEY = "nestor.transforms"
 PREFIX = 8  # bytes of the header's length, little-endian
 
 
 def with_transforms(data: bytes, transforms: Mapping[str, str]) -> bytes:
     """The safetensors file `data` with the transforms in its metadata. Tensors of all dtypes keep their bytes."""
     header, tensors = _split(data)
-    header["__metadata__"] = header.get("__metadata__", {}) | {TRANSFORMS_KEY: json.dumps(dict(transforms))}
+    header["__metadata__"] = header.get("__metadata__", {}) | snapshot_metadata(transforms)
     written = json.dumps(header).encode()
     written += b" " * (-len(written) % 8)  # readers expect aligned tensors
     return len(written).to_bytes(PREFIX, "little") + written + tensors
