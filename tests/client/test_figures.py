@@ -6,7 +6,7 @@ import base64
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -125,7 +125,7 @@ def test_intermediate_values_are_those_of_the_steps(finished: Finished):
     assert not drawn(visualization.plot_intermediate_values([])).data
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "val_metrics", "warnings", 3, None])
+@pytest.mark.parametrize("metric", ["accuracy", "val_metrics", "warnings"])
 def test_a_metric_that_no_step_has_is_refused_with_those_there_are(metric: Any, study: Study):
     with pytest.raises(ArgumentInvalid, match=r"metric is .* Pass one of 'number', .*'val_loss'"):
         visualization.plot_intermediate_values(study, metric)
@@ -212,6 +212,9 @@ def test_wrong_arguments_of_figures_are_named(study: Study):
         for given in (0, -1, 1.5, True, "3"):
             with pytest.raises(ArgumentInvalid, match=f"{name} is .* Pass a whole number, at least 1"):
                 plot(one, "l2", **{name: given})
+    for given in (3, None, []):
+        with pytest.raises(ArgumentInvalid, match=r"metric is .* Pass a column of"):
+            visualization.plot_intermediate_values(study, cast(Any, given))
     for plot in (visualization.plot_images, visualization.plot_hyperparameter_histograms):
         with pytest.raises(HparamNotFound):
             plot(one, "none")

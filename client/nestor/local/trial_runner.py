@@ -190,7 +190,7 @@ class LocalTrial:
             raise HyperparametersNotFound(trial=str(self.record.id), what=what)
         # Cloned: tensors that share memory cannot be saved.
         tensors = {name: value.detach().cpu().clone() for name, value in found.items()}
-        transforms = {name: self._bilevel.transforms.get(name, "identity") for name in found}
+        transforms = {name: self._bilevel.transforms.get(name, "identity") for name in self._bilevel.hparams}
         return safetensors.torch.save(tensors, lifecycle.snapshot_metadata(transforms))
 
     def checkpoint(self) -> bytes:

@@ -148,11 +148,12 @@ def plot_images(trial: Trial, name: str, *, step: int | None = None, limit: int 
 
 
 def _snapshots(trial: Trial, name: str, most: int) -> list[tuple[int, numpy.ndarray]]:
-    """Evenly spaced steps with the values under `name`, always the first step and the last."""
+    """At most `most` evenly spaced steps with the values under `name`: the last, and the first if there are two."""
     import numpy as np
 
     steps = trial.hparams_steps
-    chosen = dict.fromkeys(steps[round(at)] for at in np.linspace(len(steps) - 1, 0, min(most, len(steps))))
+    last, count = len(steps) - 1, min(most, len(steps))
+    chosen = {steps[last - at * last // max(count - 1, 1)] for at in range(count)}
     found: list[tuple[int, numpy.ndarray]] = []
     for step in sorted(chosen):
         try:

@@ -33,6 +33,9 @@ def plot_intermediate_values(study: Study | Trial | Iterable[Trial], metric: str
     """
     owner = "plot_intermediate_values"
     trials = trials_of(study, owner)
+    if not isinstance(metric, str):  # pyright: ignore[reportUnnecessaryIsInstance] of a user
+        expected = 'a column of trial.steps_dataframe(), such as "train_loss"'
+        raise ArgumentInvalid(owner=owner, argument="metric", given=shown(metric), expected=expected)
     figure = empty(owner)
     known: dict[str, None] = {}
     for trial in trials:
@@ -43,8 +46,8 @@ def plot_intermediate_values(study: Study | Trial | Iterable[Trial], metric: str
             x, y = zip(*points, strict=True)
             mode = "lines" if len(points) == len(rows) > 1 else "lines+markers"
             figure.add_scatter(x=x, y=y, mode=mode, name=f"trial {trial.number}")
-    if metric not in known and (known or not isinstance(metric, str)):
-        expected = "one of " + ", ".join(map(repr, known)) if known else "the name of a number that steps report"
+    if known and metric not in known:
+        expected = "one of " + ", ".join(map(repr, known))
         raise ArgumentInvalid(owner=owner, argument="metric", given=shown(metric), expected=expected)
     label = LABELS.get(metric, metric)
     title = f"{label.capitalize() if metric in LABELS else metric} of each trial"

@@ -182,7 +182,7 @@ class TrialRecorder:
         import safetensors.torch
 
         tensors = {name: value.detach().cpu().contiguous() for name, value in hparams.items()}
-        transforms = {name: self._bilevel.transforms.get(name, "identity") for name in hparams}
+        transforms = {name: self._bilevel.transforms.get(name, "identity") for name in self._bilevel.hparams}
         return safetensors.torch.save(tensors, lifecycle.snapshot_metadata(transforms))
 
     def _file(self, name: str, data: bytes) -> str:
