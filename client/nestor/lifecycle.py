@@ -19,8 +19,9 @@ from the checkpoint before that step up to it: so it has the weights of that ste
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypeVar
@@ -366,7 +367,13 @@ def which_step(asked: WhichStep | None, best_step: int | None) -> str:
 
 ALL_BELOW_BYTES = 64 * 1024  # every step's hyperparameters are kept while they are small,
 KEPT = 100  # and about so many of a whole trial otherwise
+TRANSFORMS_KEY = "nestor.transforms"  # in the metadata of a snapshot
 RECENT = 256  # of the newest that are kept, all; of those before them, with every doubling of their age half as many
+
+
+def snapshot_metadata(transforms: Mapping[str, str]) -> dict[str, str]:
+    """The metadata of a snapshot's file, for `nestor.load_values`: hyperparameter → transform, in order."""
+    return {TRANSFORMS_KEY: json.dumps(dict(transforms))}
 
 
 def snapshot_interval(nbytes: int, n_steps: int) -> int:

@@ -32,6 +32,7 @@ from nestor.errors import (
 from nestor.extras import require
 from nestor.lifecycle import Ranking
 from nestor.options.config import Config, documented, merged
+from nestor.results.tables import TRIAL_FIELDS, metric_row, option_rows, trial_row
 from nestor.results.values import Values
 from nestor.schemas import StudyPatch, WarmStart
 from nestor.schemas.storable import json_attributes, one_attribute
@@ -432,23 +433,28 @@ class Study:
         """The best trial's `best_hparams`."""
         return self.best_trial.best_hparams
 
-    def trials_dataframe(self) -> pandas.DataFrame:
-        """One row per trial; user attributes as columns `user_attrs_<key>`.
+    @called_as("study.trials_dataframe")
+    def trials_dataframe(self, *, config: bool = False, metrics: bool = True) -> pandas.DataFrame:
+        """One row per trial: its course, the options in which the trials differ, last metrics and user attributes.
+
+        Args:
+            config: have a column for every option, such as `inner.lr`, and not only for those that differ.
+            metrics: have the metrics of the last step, such as `val_metrics.accuracy`. This fetches a step per trial.
 
         Raises:
             MissingExtra: pandas is not installed.
         """
+        expect_flag("config", config)
+        expect_flag("metrics", metrics)
         pd = require("pandas", what="study.trials_dataframe", extra="viz")
-        fields = ("number", "state", "step", "n_steps", "value", "best_value", "best_step", "started_at", "finished_at")
-        rows: list[dict[str, Any]] = []
-        for record in self._backend.trials(self.id):
-            row = {field: getattr(record, field) for field in fields}
-            row["state"] = record.state.value
-            row["duration"] = None
-            if record.started_at is not None and record.finished_at is not None:
-                row["duration"] = record.finished_at - record.started_at
-            rows.append(row | {f"user_attrs_{key}": value for key, value in record.user_attrs.items()})
-        return pd.DataFrame(rows, columns=None if rows else [*fields, "duration"])
+        records = self._backend.trials(self.id)
+        rows = [
+            trial_row(record)
+            | options
+            | (metric_row(self._backend.steps(record.id, after=max(0, record.step - 1))) if metrics else {})
+            for record, options in zip(records, option_rows(records, every=config), strict=True)
+        ]
+        return pd.DataFrame(rows, columns=None if rows else [*TRIAL_FIELDS, "duration"])
 
     # --- attributes -------------------------------------------------------------------------------
 

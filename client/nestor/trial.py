@@ -14,6 +14,7 @@ from nestor.backend import Backend
 from nestor.callbacks import expect_callbacks, expect_flag, prunes, which_step, whole_number
 from nestor.errors import (
     AttributeMissing,
+    HparamNotFound,
     HyperparametersNotFound,
     IllegalTransition,
     NestorError,
@@ -22,7 +23,8 @@ from nestor.errors import (
     no_attribute,
 )
 from nestor.extras import require
-from nestor.results import weights
+from nestor.results import raters, weights
+from nestor.results.tables import step_rows
 from nestor.results.values import Values, members
 from nestor.schemas import (
     MOST_STEPS,
@@ -42,7 +44,9 @@ from nestor.schemas.storable import one_attribute
 if TYPE_CHECKING:
     import numpy
     import pandas  # pyright: ignore[reportMissingTypeStubs] pandas has none
-    from torch import nn
+    from torch import Tensor, nn
+
+    from nestor_engine.hparams.loss_reweighting import LossReweighting, Rater
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
@@ -461,6 +465,68 @@ class Trial:
             InvalidInput: the model has other parameters or buffers than the trial's; the first is named.
         """
         return weights.load(self._backend.checkpoint(self.id, which_step("step", step)), model)
+
+    @called_as("trial.state_dict")
+    def state_dict(self, model: nn.Module | None = None, step: WhichStep = "best") -> dict[str, Tensor]:
+        """The trained weights and buffers of a step by name, on the CPU, for `load_state_dict`.
+
+        A checkpoint has the trained parameters and the buffers that change, each once. With `model`, frozen
+        parameters, other buffers and the further names of tied weights come from it, so that the result is complete.
+        Names are those of the module inside of wrappers such as DataParallel. `model` is not changed.
+
+        Args:
+            step: as in `load_weights`.
+
+        Raises:
+            CheckpointNotFound: the weights of that step are not kept.
+            InvalidInput: the weights do not fit `model`, or an old checkpoint does not name them.
+            MissingExtra: the engine is not installed.
+        """
+        return weights.state_dict(self._backend.checkpoint(self.id, which_step("step", step)), model)
+
+    @called_as("trial.example_weights")
+    def example_weights(self, name: str = "example_weights") -> pandas.Series:
+        """The weight of each training example in `best_hparams`, after the transform.
+
+        The index is the position in the training split, from 0. Folds and subsets of training steps do not change
+        positions. Join to your own data by position, as in `frame.assign(weight=trial.example_weights().to_numpy())`.
+
+        Args:
+            name: of the `ExampleWeights`.
+
+        Raises:
+            HparamNotFound: the trial has no weights of that name.
+            MissingExtra: pandas or the engine is not installed.
+        """
+        pd = require("pandas", what="trial.example_weights", extra="viz")
+        values = members(self.best_hparams.transformed, name)
+        if name not in values or values[name].ndim != 1:
+            raise HparamNotFound(name=name, hparams=list(values))
+        return pd.Series(values[name].numpy(), name=name, index=pd.RangeIndex(len(values[name]), name="position"))
+
+    @called_as("trial.rater")
+    def rater(self, rating: LossReweighting) -> Rater:
+        """A module that scores new examples, with the network of `rating` as `best_hparams` has it.
+
+        Args:
+            rating: the problem's `LossReweighting`, or another with a network of the same architecture and the same
+                name. A trial on a server has the values alone, and not the class of the network.
+
+        Raises:
+            HparamNotFound: the trial has no hyperparameters of its name.
+            MissingExtra: the engine is not installed.
+        """
+        return raters.rater(self.best_hparams, rating)
+
+    def steps_dataframe(self) -> pandas.DataFrame:
+        """One row per recorded step, indexed by `number`, with columns such as `val_metrics.accuracy`, `seconds.inner`.
+
+        Raises:
+            MissingExtra: pandas is not installed.
+        """
+        pd = require("pandas", what="trial.steps_dataframe", extra="viz")
+        rows = step_rows(self.steps)
+        return pd.DataFrame(rows, columns=None if rows else [*Step.model_fields]).set_index("number")
 
     @called_as("trial.trajectory")
     def trajectory(self, name: str, *, quantiles: bool = True) -> pandas.DataFrame:

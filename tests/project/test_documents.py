@@ -145,6 +145,17 @@ def test_the_code_for_those_who_come_from_optuna_runs():
     assert [trial.state in ("complete", "pruned") for trial in shown["trials"]] == [True] * 4
 
 
+def test_the_results_of_the_results_page_are_those_of_its_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    shown = _run("docs/results.md").namespace
+    trial = shown["trial"]
+    assert torch.equal(shown["hparams"].transformed["l2"], trial.best_hparams["l2"].exp())
+    assert {group["weight_decay"] for group in shown["groups"]} == set(trial.best_hparams["l2"].exp().tolist())
+    assert torch.equal(shown["model"].weight, trial.state_dict()["weight"])
+    assert list(shown["weighted"]["weight"]) == trial.example_weights().tolist()
+    assert shown["scores"].shape == (5,)
+
+
 # --- what the pages name ---------------------------------------------------------------------------
 
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()

@@ -107,6 +107,27 @@ class HparamNotFound(InvalidInput, KeyError):
         return Exception.__str__(self)  # a KeyError shows its sentence in quotation marks
 
 
+class FileUnusable(ClientError):
+    """A file cannot be read or written."""
+
+    message = "The file {file} cannot be {done}: {reason}."
+    remedy = "Check its path. nestor.load_values reads files that hparams.save wrote."
+
+
+class DecayNotInGroups(InvalidInput):
+    """Decays differ inside of a tensor, and `torch.optim` has one weight decay per tensor at the finest."""
+
+    message = "{name!r} has more than one decay for a tensor, and a parameter group of torch.optim has one."
+    remedy = "Add L2(model, per=…).penalty(dict(model.named_parameters()), hparams.transformed) to train_loss."
+
+
+class DecaysForAnotherModel(InvalidInput):
+    """The decays were tuned for other parameters than the model's."""
+
+    message = "The decays {name!r} do not fit the model: {reason}."
+    remedy = "Pass a model of the architecture that the trial tuned, with the same parameters frozen."
+
+
 class MissingExtra(ClientError):
     """A package that is needed is not installed."""
 

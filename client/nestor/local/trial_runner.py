@@ -232,7 +232,9 @@ class LocalTrial:
             what = "yet" if step is None else f"of step {step}"
             raise HyperparametersNotFound(trial=str(self.record.id), what=what)
         # Cloned: tensors that share memory cannot be saved.
-        return safetensors.torch.save({name: value.detach().cpu().clone() for name, value in found.items()})
+        tensors = {name: value.detach().cpu().clone() for name, value in found.items()}
+        transforms = {name: self._bilevel.transforms.get(name, "identity") for name in self._bilevel.hparams}
+        return safetensors.torch.save(tensors, lifecycle.snapshot_metadata(transforms))
 
     def checkpoint(self, step: WhichStep) -> bytes:
         """The state after the last step, or the weights of the best step. Raises CheckpointNotFound."""

@@ -1,13 +1,13 @@
-"""Steps as table rows, for CSV files and data frames."""
+"""Steps and trials as table rows, for CSV files and data frames."""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable
-from typing import Any, TextIO
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TextIO, cast
 
-from nestor.schemas import Step
+from nestor.schemas import Step, Trial
 
 NESTED = ("val_metrics", "metrics", "test_metrics", "seconds")  # their entries become columns such as val_accuracy
 
@@ -38,3 +38,50 @@ def write_csv(steps: Iterable[Step], stream: TextIO) -> None:
 def _cell(value: Any) -> Any:
     """What is not a number or a text as JSON, so that other programs can read it; nothing for None."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, bool | dict | list | tuple) else value
+
+
+TRIAL_FIELDS = ("number", "state", "step", "n_steps", "value", "best_value", "best_step", "started_at", "finished_at")
+
+
+def step_rows(steps: Iterable[Step]) -> list[dict[str, Any]]:
+    """One row per step, with entries of mappings as columns such as `val_metrics.accuracy`."""
+    return [dotted(step.model_dump()) | {"warnings": " ".join(step.warnings)} for step in steps]
+
+
+def trial_row(record: Trial) -> dict[str, Any]:
+    """What a trial's record says of its course, with user attributes as columns `user_attrs_<key>`."""
+    row = {field: getattr(record, field) for field in TRIAL_FIELDS} | {"state": record.state.value, "duration": None}
+    if record.started_at is not None and record.finished_at is not None:
+        row["duration"] = record.finished_at - record.started_at
+    return row | {f"user_attrs_{key}": value for key, value in record.user_attrs.items()}
+
+
+def option_rows(records: Sequence[Trial], *, every: bool = False) -> list[dict[str, Any]]:
+    """The options of each trial, as columns such as `inner.lr`: those in which the trials differ, or all.
+
+    An option that only some trials have, such as the momentum of their inner optimizer, is None in the others.
+    """
+    rows = [dotted(record.spec.model_dump(mode="json", exclude={"problem", "user_attrs"})) for record in records]
+    names = dict.fromkeys(name for row in rows for name in row)
+    chosen = [name for name in names if every or any(row.get(name) != rows[0].get(name) for row in rows)]
+    return [{name: row.get(name) for name in chosen} for row in rows]
+
+
+def metric_row(last: Sequence[Step]) -> dict[str, float]:
+    """The metrics of the last of some steps, as columns such as `val_metrics.accuracy`; none without steps."""
+    if not last:
+        return {}
+    return dotted(
+        {"val_metrics": last[-1].val_metrics, "metrics": last[-1].metrics, "test_metrics": last[-1].test_metrics}
+    )
+
+
+def dotted(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dots between the parts of a name; an empty mapping leaves no entry."""
+    row: dict[str, Any] = {}
+    for name, value in nested.items():
+        if isinstance(value, Mapping):
+            row |= dotted(cast("Mapping[str, Any]", value), f"{prefix}{name}.")
+        else:
+            row[f"{prefix}{name}"] = value
+    return row

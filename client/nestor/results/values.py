@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -39,6 +40,28 @@ class Values(Mapping[str, "Tensor | dict[str, Tensor]"]):
         """
         functions = engine("nestor_engine.hparams", what="Transforming hyperparameters").TRANSFORMS
         return {name: functions[self._transforms.get(name, "identity")](raw) for name, raw in self._all().items()}
+
+    def save(self, path: str | os.PathLike[str], *, transformed: bool = False) -> None:
+        """Write a safetensors file, which `nestor.load_values` reads.
+
+        Args:
+            path: must end in ".safetensors".
+            transformed: write the values that the losses use, whose transform is then the identity. By default the
+                file has the values in the space that is optimized, and the transforms in its metadata.
+
+        Raises:
+            ArgumentInvalid: `path` has another extension.
+            FileUnusable: the file cannot be written.
+            MissingExtra: `transformed` is True, and the engine is not installed.
+        """
+        from nestor.results.files import with_transforms, write
+
+        data, transforms = self._data, self._transforms
+        if transformed:
+            to_bytes = require("safetensors.torch", what="hparams.save", extra="worker", package="torch").save
+            data = to_bytes({name: value.contiguous() for name, value in self.transformed.items()})
+            transforms = dict.fromkeys(self, "identity")
+        write(path, with_transforms(data, transforms))
 
     def __getitem__(self, name: str) -> Tensor | dict[str, Tensor]:
         tensors = self._all()

@@ -1,4 +1,4 @@
-"""Loads the trained weights of a checkpoint into a module."""
+"""The trained weights of a checkpoint, loaded into a module or as a state dict."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from nestor.errors import ArgumentInvalid, CheckpointMismatch, shown
 from nestor.extras import engine
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 def load(checkpoint: bytes, model: nn.Module) -> int:
@@ -47,6 +47,33 @@ def load(checkpoint: bytes, model: nn.Module) -> int:
     for name, value in held.items():
         wanted[name].detach().copy_(value)
     return state.step
+
+
+def state_dict(checkpoint: bytes, model: nn.Module | None) -> dict[str, Tensor]:
+    """The weights and buffers of `checkpoint` by name, on the CPU; with `model`, for all that its state dict names.
+
+    Raises:
+        CheckpointMismatch: they do not fit `model`, or they have no names and there is no `model`.
+        StateInvalid: the bytes are no checkpoint that this version reads.
+        MissingExtra: the engine is not installed.
+    """
+    state_class = engine("nestor_engine.training.state", what="trial.state_dict").State
+    if model is None:
+        state = state_class.load(checkpoint).to("cpu")
+        if state.layout is None:
+            raise _other_model("it does not name its weights, so pass the model: trial.state_dict(model)")
+        return {name: value.detach().clone() for name, value in {**state.params, **state.buffers}.items()}
+    from copy import deepcopy
+
+    from torch.nn import Module
+
+    from nestor_engine.problem.model.wrappers import unwrapped
+
+    if not isinstance(model, Module):  # pyright: ignore[reportUnnecessaryIsInstance] of a user
+        raise ArgumentInvalid(owner="state_dict", argument="model", given=shown(model), expected="a torch.nn.Module")
+    copy = deepcopy(unwrapped(model)).cpu()
+    load(checkpoint, copy)
+    return dict(copy.state_dict())
 
 
 def _other_model(reason: str) -> CheckpointMismatch:

@@ -124,7 +124,7 @@ class TrialRecorder:
         ]
         self._send(Started(hyperparameters))  # before the first snapshot, whose readers need the transforms
         if start == 0:
-            self._send(Snapshot(0, self._file("snapshot-0", _saved(self._bilevel.hparams))))
+            self._send(Snapshot(0, self._file("snapshot-0", self._saved(self._bilevel.hparams))))
         self._send(LogLine(start, lifecycle.where_it_starts(device, start)))
 
     def record(self, step: Step) -> None:
@@ -230,13 +230,14 @@ class TrialRecorder:
         return write
 
     def _write_snapshot(self, step: int, hparams: dict[str, Tensor], replaces: list[int]) -> None:
-        self._send(Snapshot(step, self._file(f"snapshot-{step}", _saved(hparams)), replaces))
+        self._send(Snapshot(step, self._file(f"snapshot-{step}", self._saved(hparams)), replaces))
+
+    def _saved(self, hparams: dict[str, Tensor]) -> bytes:
+        import safetensors.torch
+
+        tensors = {name: value.detach().cpu().contiguous() for name, value in hparams.items()}
+        transforms = {name: self._bilevel.transforms.get(name, "identity") for name in self._bilevel.hparams}
+        return safetensors.torch.save(tensors, lifecycle.snapshot_metadata(transforms))
 
     def _file(self, name: str, data: bytes) -> str:
         return channel.write_file(self._directory, f"{name}.safetensors", data)
-
-
-def _saved(hparams: dict[str, Tensor]) -> bytes:
-    import safetensors.torch
-
-    return safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in hparams.items()})
