@@ -242,7 +242,8 @@ def warnings_of(trial: nestor.Trial) -> list[str]:
 
 
 def tuned(problem: nestor.Problem, n_steps: int = 12, **options: Any) -> nestor.Trial:
-    return nestor.create_study().optimize(problem, n_steps, **QUICK | {"evaluate_every": 2} | options)
+    given: dict[str, Any] = {**QUICK, "evaluate_every": 2, **options}
+    return nestor.create_study().optimize(problem, n_steps, **given)
 
 
 def network() -> nestor.Problem:
@@ -320,13 +321,14 @@ def test_a_training_that_becomes_worse_after_its_best_step_is_used_with_care():
 
 def test_a_failed_trial_names_its_error():
     study = nestor.create_study()
+    given: dict[str, Any] = {**QUICK, "inner": nestor.SGD(10.0)}
     with pytest.raises(TrialFailed):
-        study.optimize(ridge(), 50, **QUICK | {"inner": nestor.SGD(10.0)})
+        study.optimize(ridge(), 50, **given)
     (trial,) = study.trials
     assert trial.record.step > 0
     assert trial.verdict is not None
     assert (trial.verdict.answer, trial.verdict.code) == ("no", "failed")
-    assert trial.error in trial.verdict.sentence
+    assert str(trial.error) in trial.verdict.sentence
 
 
 def test_a_last_step_that_is_recorded_again_with_an_evaluation_counts_once():

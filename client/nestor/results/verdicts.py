@@ -81,7 +81,8 @@ class Evidence:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Evidence:
         """What `json` wrote."""
-        return Evidence(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
+        names: dict[str, Any] = {name: tuple(data.get(name, ())) for name in ("unmoved", "at_bounds")}
+        return Evidence(**{**data, **names})
 
     def json(self) -> dict[str, Any]:
         """The fields, as JSON can hold them."""
@@ -324,8 +325,8 @@ RULES = (
         f"there are more hyperparameters than one for {EXAMPLES_EACH} validation examples of a batch, and no held-out "
         "examples, folds or test examples",
         lambda f, e: not f.is_watched,
-        "Batches of {e.val_examples:,} validation examples tuned {f.n_hparams:,} hyperparameters, and no other examples "
-        "measured the result, so it may be worse elsewhere.",
+        "Batches of {e.val_examples:,} validation examples tuned {f.n_hparams:,} hyperparameters, and no other "
+        "examples measured the result, so it may be worse elsewhere.",
         "Use early_stopping, folds, or test data (test=…), or call trial.confirm().",
     ),
     Rule(

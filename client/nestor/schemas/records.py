@@ -206,8 +206,8 @@ class Trial(Schema):
     verdict: Annotated[
         Verdict | None,
         about(
-            "whether the result can be relied on, from all steps so far; null: there is none, or an earlier version "
-            "recorded them"
+            "whether the result can be relied on, from all steps so far; null: before the first step, or an earlier "
+            "version recorded them"
         ),
     ] = None
     attempt: Annotated[int, about("number of attempts so far")]

@@ -67,11 +67,10 @@ def write(session: Session, where: ColumnElement[bool], **values: Any) -> Row[*t
 
 def _warn(session: Session, trial_id: UUID) -> None:
     """Log the verdict on a trial that completes without a result that can be relied on."""
-    columns = (Trial.step, Trial.evidence, Trial.hyperparameters, Trial.spec, Trial.error)
-    step, *judged = session.execute(select(*columns).where(Trial.id == trial_id)).one()
-    verdict = rankings.verdict(*judged)
-    if text := verdicts.warning(verdict):
-        event_log.append(session, trial_id, EventType.log, {"step": step, "level": "warning", "text": text})
+    columns = select(Trial.step, Trial.evidence, Trial.hyperparameters, Trial.spec, Trial.error)
+    row = session.execute(columns.where(Trial.id == trial_id)).one()
+    if text := verdicts.warning(rankings.verdict(row.evidence, row.hyperparameters, row.spec, row.error)):
+        event_log.append(session, trial_id, EventType.log, {"step": row.step, "level": "warning", "text": text})
 
 
 def append_event(session: Session, trial_id: UUID, state: State, **details: Any) -> None:
