@@ -454,7 +454,7 @@ class Study:
             | (metric_row(self._backend.steps(record.id, after=max(0, record.step - 1))) if metrics else {})
             for record, options in zip(records, option_rows(records, every=config), strict=True)
         ]
-        return pd.DataFrame(rows, columns=None if rows else [*TRIAL_FIELDS, "duration"])
+        return pd.DataFrame(rows, columns=None if rows else [*TRIAL_FIELDS, "duration", "verdict", "verdict_code"])
 
     # --- attributes -------------------------------------------------------------------------------
 

@@ -37,6 +37,7 @@ from nestor.schemas import (
     State,
     Step,
     TrialPatch,
+    Verdict,
     WhichStep,
 )
 from nestor.schemas.storable import one_attribute
@@ -173,6 +174,14 @@ class Trial:
         return self.record.best_step
 
     @property
+    def verdict(self) -> Verdict | None:
+        """Whether the result can be relied on, from all steps so far, with the reason and a remedy.
+
+        None: there is no step yet, or an earlier version of the server recorded them.
+        """
+        return self.record.verdict
+
+    @property
     def steps(self) -> list[Step]:
         """All recorded steps, in order."""
         return self._backend.steps(self.id)
@@ -225,7 +234,7 @@ class Trial:
         """
         expect_flag("show_progress_bar", show_progress_bar)
         expect_callbacks("trial.wait", callbacks, ("trial",))
-        from nestor.results.progress import Bar
+        from nestor.results.progress import Bar, show_verdict
 
         with Bar(self.record, show=show_progress_bar) as bar:
             try:
@@ -239,6 +248,7 @@ class Trial:
                 error.add_note(self._backend.detach(self._record))
                 raise
         self._raise_if_failed()
+        show_verdict(self.record, show=show_progress_bar)
         return self
 
     def _call(self, callbacks: Sequence[Callable[[Trial], object]], step: int) -> None:
@@ -568,7 +578,8 @@ class Trial:
     def __repr__(self) -> str:
         known = self._record
         best = "" if known.best_value is None else f", best_value={known.best_value:.6g}"
-        standing = f"state={known.state.value!r}, step={known.step}/{known.n_steps}{best}"
+        verdict = "" if known.verdict is None else f", verdict={known.verdict.answer!r}"
+        standing = f"state={known.state.value!r}, step={known.step}/{known.n_steps}{best}{verdict}"
         return f"Trial(number={known.number}, {standing}, id='{known.id}')"
 
     def _repr_html_(self) -> str:
@@ -591,7 +602,7 @@ def _distribution(named: dict[str, numpy.ndarray], quantiles: tuple[float, ...])
 
 def table(records: list[schemas.Trial]) -> str:
     """Trials as an HTML table, for notebooks."""
-    heads = ("trial", "state", "step", "value", "best", "at step", "error")
+    heads = ("trial", "state", "step", "value", "best", "at step", "verdict", "error")
     rows = [
         (
             record.number,
@@ -600,6 +611,7 @@ def table(records: list[schemas.Trial]) -> str:
             _short(record.value),
             _short(record.best_value),
             record.best_step or "",
+            record.verdict or "",
             (record.error or {}).get("detail", ""),
         )
         for record in records

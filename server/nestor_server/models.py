@@ -154,6 +154,7 @@ class Trial(Base):
     seconds: Mapped[float] = mapped_column(Float, default=0.0)  # wall time of training, over all attempts
     error: Mapped[dict[str, Any] | None]  # problem+json
     hyperparameters: Mapped[list[dict[str, Any]] | None] = mapped_column(JSONB)  # [schemas.HyperparameterInfo]
+    evidence: Mapped[dict[str, Any] | None]  # verdicts.Evidence of all recorded steps
 
     # The fencing token: every write of the worker must match it.
     lease_token: Mapped[int] = mapped_column(BigInteger, default=0)

@@ -28,6 +28,18 @@ def test_studies_and_trials_are_listed(shell, trial):
     assert shell("trials", STUDY).split()[-1] == "extend"  # what can be asked of it
 
 
+def test_the_verdict_on_a_trial_is_shown(shell, trial):
+    (listed,) = json.loads(shell("trials", STUDY, "--json"))
+    assert listed["verdict"] == trial.verdict.model_dump(mode="json")
+    heads, row = shell("trials", STUDY).splitlines()
+    assert heads.split().index("verdict") > 0
+    assert f" {trial.verdict.answer} " in row
+    assert shell("study", "best", STUDY).endswith(f"verdict: {trial.verdict}\n")
+    with shell.popen("watch", trial.id) as watching:
+        _, error = watching.communicate(timeout=300)
+    assert error.endswith(f"trial 0: verdict {trial.verdict}\n")
+
+
 def test_a_trial_is_watched_to_its_end(shell, trial):
     lines = shell("watch", trial.id, "--json").splitlines()
     assert [json.loads(line)["number"] for line in lines] == list(range(1, N_STEPS + 1))

@@ -112,6 +112,8 @@ def test_trainings_are_trials_that_tune_nothing_and_are_not_ranked(study, tuned)
     for run in runs:
         assert run.record.spec.response == nestor.Frozen()
         assert run.record.n_steps == tuned.best_step
+        assert run.verdict is not None
+        assert (run.verdict.answer, run.verdict.code) == ("yes", "frozen")
         for name, values in tuned.best_hparams.numpy().items():
             assert (run.hparams.numpy()[name] == values).all()
     assert study.best_trial.id == tuned.id

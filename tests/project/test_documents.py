@@ -137,6 +137,11 @@ def test_the_page_on_confirmations_shows_the_rows_that_its_code_prints():
     assert shown.mean("train")["value"] > shown.tuned.value
 
 
+def test_the_trial_of_the_page_on_verdicts_gets_the_verdict_that_it_names():
+    trial = _run("docs/verdict.md").namespace["trial"]
+    assert (trial.verdict.answer, trial.verdict.code) == ("no", "hypergradient_zero")
+
+
 def test_the_code_for_those_who_come_from_optuna_runs():
     shown = _run("docs/from_optuna.md").namespace
     assert shown["trial"].user_attrs == {"test accuracy": 0.91}

@@ -165,7 +165,9 @@ class Life(RuleBasedStateMachine):
         steps = tuple(step(self.step + 1 + i) for i in range(n))
         kept = (TensorFile(self.step + n, b"at %d" % (self.step + n)),) if checkpoint else ()
         best = (TensorFile(1, b"best"),) if self.step == 0 else ()  # of equal steps the first
-        self.sent.append(RecordedBatch(steps=steps, snapshots=best, checkpoints=kept, number=len(self.sent) + 1))
+        number = len(self.sent) + 1
+        batch = RecordedBatch(steps=steps, snapshots=best, results=best, checkpoints=kept, number=number)
+        self.sent.append(batch)
         self._write(self.sent[-1])
         self.step, self.n_entries = self.step + n, self.n_entries + n + len(best)
         if checkpoint:

@@ -41,22 +41,26 @@ def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, optional
 
 def print_trials(records: Iterable[TrialRecord], study: str) -> None:
     """Print trials of one study as a table."""
-    heads = ("trial", "id", "state", "priority", "step", "best value", "error", "can")
+    heads = ("trial", "id", "state", "priority", "step", "best value", "verdict", "error", "can")
     rows: list[tuple[str, ...]] = []
     for record in records:
         known = f"{study}/{record.number}", str(record.id) if columns() >= ID_COLUMNS else "", record.state.value
         priority = str(record.priority) if record.priority else ""
         error = (record.error or {}).get("detail", "")
         step = f"{record.step}/{record.n_steps}"
-        rows.append((*known, priority, step, number(record.best_value), error, ", ".join(record.allowed_actions)))
-    print_table(heads, rows, optional=("id", "priority", "error"))
+        verdict = "" if record.verdict is None else record.verdict.answer
+        best, can = number(record.best_value), ", ".join(record.allowed_actions)
+        rows.append((*known, priority, step, best, verdict, error, can))
+    print_table(heads, rows, optional=("id", "priority", "verdict", "error"))
 
 
 def print_trial(client: Client, record: TrialRecord, *, json: bool) -> None:
-    """Print one trial, as JSON or as a table."""
+    """Print one trial, as JSON or as a table with the whole verdict."""
     if json:
         return print_json(record.model_dump(mode="json"))
-    return print_trials([record], client.study(record.study_id).name)
+    print_trials([record], client.study(record.study_id).name)
+    if record.verdict is not None:
+        print(f"verdict: {record.verdict}")
 
 
 def columns() -> int:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from nestor.cli.arguments import JsonOption, ServerOption, StudyArgument, connect
-from nestor.cli.output import number, print_json, print_table, print_trials
+from nestor.cli.output import number, print_json, print_table, print_trial, print_trials
 from nestor.errors import DeletionNotConfirmed
 
 app = typer.Typer()
@@ -101,8 +101,7 @@ def best_trial(study: StudyArgument, server: ServerOption = None, json: JsonOpti
     from nestor.study import Study
 
     with connect(server) as client:
-        record = Study(client, client.find_study(study)).best_trial.record
-    return print_json(record.model_dump(mode="json")) if json else print_trials([record], study)
+        return print_trial(client, Study(client, client.find_study(study)).best_trial.record, json=json)
 
 
 def _attributes(given: list[str] | tuple[()]) -> dict[str, Any]:

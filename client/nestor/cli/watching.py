@@ -18,7 +18,7 @@ from nestor.cli.arguments import (
     trial_id_of,
     trial_of,
 )
-from nestor.cli.output import moment, print_json, print_table, print_trial
+from nestor.cli.output import moment, print_json, print_table, print_trials
 
 if TYPE_CHECKING:
     from nestor.remote.client import Client
@@ -43,6 +43,7 @@ def follow(client: Client, record: TrialRecord, *, json: bool) -> None:
     Raises:
         TrialFailed: the trial failed; raised after its last step.
     """
+    from nestor.results.progress import show_verdict
     from nestor.trial import Trial
 
     watched = Trial(client, record)
@@ -50,9 +51,10 @@ def follow(client: Client, record: TrialRecord, *, json: bool) -> None:
         if json:
             for step in watched.stream():
                 print(step.model_dump_json(), flush=True)
+            show_verdict(watched.record, show=False)
         else:
             watched.wait(show_progress_bar=True)
-            print_trial(client, watched.record, json=False)
+            print_trials([watched.record], client.study(record.study_id).name)  # `wait` has printed the verdict
     except KeyboardInterrupt:
         print(client.detach(watched.record), file=sys.stderr)
         raise typer.Exit(130) from None

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from nestor import lifecycle
 from nestor.errors import CheckpointNotFound, HyperparametersNotFound, MetricUnknown
 from nestor.lifecycle import Ranking, Transition
+from nestor.results import verdicts
+from nestor.results.verdicts import Evidence
 from nestor.schemas import (
     Action,
     Attempt,
@@ -69,6 +71,7 @@ class LocalTrial:
         self.record, self.cause = record, None
         self.bilevel, self.data, self.config = bilevel, data, config  # the problem at its first initialization
         self.steps: list[Step] = []
+        self._evidence = Evidence()  # of these steps
         self._bilevel = bilevel if start is None else start_from(bilevel, start)
         self._data, self._config, self._device = data, config, device
         self._ranking = ranking
@@ -352,6 +355,7 @@ class LocalTrial:
             return False
         with self._changed:
             self.steps.pop()
+            self._evidence = Evidence.of(self.steps, self._ranking)
             self._append(EventType.rewind, {"step": step.number - 1, "why": lifecycle.WHY_AGAIN})
             return self._take(step, again=True)
 
@@ -393,6 +397,7 @@ class LocalTrial:
         self._keep(taken.number, step.state.hparams, better="best_step" in changes)
         self._last = step
         self.steps.append(taken)
+        self._evidence = self._evidence.after(taken, self._ranking)
         self._append(EventType.step, taken.model_dump(mode="json"), **changes)
         if self._is_due(taken.number):
             self._append(EventType.snapshot, {"step": taken.number})
@@ -444,6 +449,8 @@ class LocalTrial:
             changes = {**lifecycle.changes_on_entry(target, datetime.now(UTC)), **changes}
             changes |= {"state": target, "worker": WORKER if target is State.running else None}
             attempt, error = changes.get("attempt", self.record.attempt), changes.get("error")
+            if target is State.complete and (warning := verdicts.warning(self.record.verdict)):
+                self._append_log(self.record.step, warning, "warning")
             self._append_state(by=by, why=why, record=changes, attempt=attempt, error=error)
             if target.finished:
                 self._engine = None
@@ -470,5 +477,12 @@ class LocalTrial:
             self._log.append(Event(seq=seq, type=kind, data=data))
             record = self.record.model_copy(update={"seq": seq, **changes})
             allowed = lifecycle.allowed_actions(record.state, record.desired)
-            self.record = record.model_copy(update={"allowed_actions": allowed})
+            verdict = verdicts.judge(
+                self._evidence,
+                n_hparams=sum(value.numel() for value in self._bilevel.hparams.values()),
+                folds=self._config.folds is not None,
+                tunes=self._config.response.tunes,
+                error=record.error,
+            )
+            self.record = record.model_copy(update={"allowed_actions": allowed, "verdict": verdict})
             self._changed.notify_all()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 from nestor.lifecycle import WHY_AGAIN
 from nestor.schemas import Event, EventType, State, Step, Trial
+
+log = logging.getLogger(__name__)
 
 STATE_TEXTS = {State.queued.value: "waiting for a worker", State.paused.value: "paused"}
 
@@ -44,6 +47,17 @@ class Bar:
     def _write(self, line: str) -> None:
         if not self._bar.disable:
             self._bar.write(line, file=sys.stderr)
+
+
+def show_verdict(trial: Trial, *, show: bool = True) -> None:
+    """Print the verdict on a trial to stderr. One of "no" goes into Python's log if there is nothing to `show`."""
+    if trial.verdict is None:
+        return
+    line = f"trial {trial.number}: verdict {trial.verdict}"
+    if show:
+        print(line, file=sys.stderr)
+    elif trial.verdict.answer == "no":
+        log.warning(line)
 
 
 def summary(step: Step) -> str:

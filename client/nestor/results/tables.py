@@ -51,6 +51,9 @@ def step_rows(steps: Iterable[Step]) -> list[dict[str, Any]]:
 def trial_row(record: Trial) -> dict[str, Any]:
     """What a trial's record says of its course, with user attributes as columns `user_attrs_<key>`."""
     row = {field: getattr(record, field) for field in TRIAL_FIELDS} | {"state": record.state.value, "duration": None}
+    row |= {"verdict": None, "verdict_code": None}
+    if record.verdict is not None:
+        row |= {"verdict": record.verdict.answer, "verdict_code": record.verdict.code}
     if record.started_at is not None and record.finished_at is not None:
         row["duration"] = record.finished_at - record.started_at
     return row | {f"user_attrs_{key}": value for key, value in record.user_attrs.items()}

@@ -43,6 +43,7 @@ from nestor.schemas.problems import TrialCreate as TrialCreate
 from nestor.schemas.problems import TrialSpec as TrialSpec
 from nestor.schemas.problems import WarmStart as WarmStart
 from nestor.schemas.records import Action as Action
+from nestor.schemas.records import Answer as Answer
 from nestor.schemas.records import Attempt as Attempt
 from nestor.schemas.records import Attempts as Attempts
 from nestor.schemas.records import Desired as Desired
@@ -68,6 +69,7 @@ from nestor.schemas.records import TrialExtend as TrialExtend
 from nestor.schemas.records import TrialPage as TrialPage
 from nestor.schemas.records import TrialPatch as TrialPatch
 from nestor.schemas.records import TrialPriority as TrialPriority
+from nestor.schemas.records import Verdict as Verdict
 from nestor.schemas.records import WhichStep as WhichStep
 from nestor.schemas.references import ReferencedColumn as ReferencedColumn
 from nestor.schemas.references import ReferencedFile as ReferencedFile

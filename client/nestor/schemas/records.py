@@ -166,6 +166,21 @@ class Attempts(Schema):
     items: Annotated[tuple[Attempt, ...], about("in order of their numbers")]
 
 
+Answer = Literal["yes", "with care", "no"]
+
+
+class Verdict(Schema):
+    """Whether the result of a trial can be relied on, and what to do. docs/verdict.md lists all codes."""
+
+    answer: Annotated[Answer, about("yes, with care or no")]
+    code: Annotated[str, about("names the reason, such as overfitting")]
+    sentence: Annotated[str, about("the reason, with the trial's numbers")]
+    remedy: Annotated[str, about("what to do, as one or more sentences")]
+
+    def __str__(self) -> str:
+        return f"{self.answer}. {self.sentence} {self.remedy}"
+
+
 class Trial(Schema):
     """A trial as of one moment."""
 
@@ -188,6 +203,13 @@ class Trial(Schema):
     ]
     best_value: Annotated[float | None, about("the best value of any step, in the study's direction")]
     best_step: Annotated[int | None, about("the first step with the best value; its weights are kept")]
+    verdict: Annotated[
+        Verdict | None,
+        about(
+            "whether the result can be relied on, from all steps so far; null: before the first step, or an earlier "
+            "version recorded them"
+        ),
+    ] = None
     attempt: Annotated[int, about("number of attempts so far")]
     restarts: Annotated[
         int, about("attempts since the newest checkpoint that ended unexpectedly; too many fail the trial")

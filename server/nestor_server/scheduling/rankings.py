@@ -1,14 +1,19 @@
-"""How studies compare steps and trials: `nestor.lifecycle.Ranking` in the database."""
+"""How steps and trials are compared and judged: `nestor.lifecycle.Ranking` and verdicts in the database."""
 
 from __future__ import annotations
 
+import math
 import sys
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
+from nestor import schemas
 from nestor.lifecycle import Ranking
+from nestor.options import Frozen
+from nestor.results.verdicts import Evidence, judge
 from nestor_server.models import Step, Study, Trial
 
 MAX = sys.float_info.max  # PostgreSQL orders infinity and NaN above it
@@ -48,3 +53,31 @@ def best_recorded(session: Session, trial_id: UUID) -> tuple[int | None, float |
 def _value_of(metric: str | None) -> ColumnElement[float]:
     """schemas.Step.value_of, in SQL."""
     return (Step.data["value"] if metric is None else Step.data["metrics"][metric]).as_float()
+
+
+STEPS_AT_ONCE = 1000  # read from the database
+
+
+def recorded_evidence(session: Session, trial_id: UUID) -> Evidence:
+    """The evidence of all recorded steps of a trial, which are read in order."""
+    query = select(Step.data).where(Step.trial_id == trial_id).order_by(Step.number)
+    read = session.scalars(query.execution_options(yield_per=STEPS_AT_ONCE))
+    # An earlier version may have recorded fields that there are no more.
+    steps = ({name: data[name] for name in schemas.Step.model_fields if name in data} for data in read)
+    return Evidence.of(map(schemas.Step.model_validate, steps), of_trial(session, trial_id))
+
+
+def verdict(
+    evidence: dict[str, Any] | None,
+    hyperparameters: list[dict[str, Any]] | None,
+    spec: dict[str, Any],
+    error: dict[str, Any] | None,
+) -> schemas.Verdict | None:
+    """The verdict on a trial with these columns."""
+    return judge(
+        None if evidence is None else Evidence.from_json(evidence),
+        n_hparams=sum(math.prod(info["shape"]) for info in hyperparameters or ()),
+        folds=spec.get("folds") is not None,
+        tunes=spec.get("response", {}).get("kind") != Frozen.tag,
+        error=error,
+    )

@@ -13,6 +13,8 @@ from sqlalchemy import insert as plain_insert
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from nestor.lifecycle import Ranking
+from nestor.results.verdicts import Evidence
 from nestor.schemas import Desired, EventType, HyperparameterInfo
 from nestor.schemas import Step as StepRecord
 from nestor_server.models import Checkpoint, Event, Result, Snapshot, Step, Study, Trial
@@ -134,10 +136,11 @@ def _progress(session: Session, batch: RecordedBatch, trial_id: UUID) -> dict[st
     """The new values of the trial's row, which are written by the statement that checks the lease."""
     values: dict[str, Any] = {}
     if batch.steps:
-        values["step"] = batch.steps[-1].number
-    if evaluated := [step for step in batch.steps if step.value is not None]:
         ranking = rankings.of_trial(session, trial_id)
-        values["value"] = evaluated[-1].value_of(ranking.metric)
+        values["step"] = batch.steps[-1].number
+        values["evidence"] = _evidence(session, batch.steps, trial_id, ranking)
+        if evaluated := [step for step in batch.steps if step.value is not None]:
+            values["value"] = evaluated[-1].value_of(ranking.metric)
         if best := ranking.best(evaluated, lambda step: step.value_of(ranking.metric)):
             value = best.value_of(ranking.metric)
             # lifecycle.Ranking.is_better, in SQL.
@@ -154,6 +157,21 @@ def _progress(session: Session, batch: RecordedBatch, trial_id: UUID) -> dict[st
         is_newer = batch.checkpoints[-1].step > newest.scalar_subquery()
         values |= {name: case((is_newer, 0), else_=getattr(Trial, name)) for name in FRESH_BUDGETS}
     return values
+
+
+def _evidence(session: Session, steps: Sequence[StepRecord], trial_id: UUID, ranking: Ranking) -> dict[str, Any] | None:
+    """The evidence with that of new steps. The trial's row stays locked, so that nobody else adds to it meanwhile."""
+    query = select(Trial.evidence, Trial.step).where(Trial.id == trial_id).with_for_update(key_share=True)
+    row = session.execute(query).one_or_none()
+    if row is None:
+        return None  # the trial was deleted, and nothing will be written
+    if row.evidence is not None:
+        evidence = Evidence.from_json(row.evidence)
+    else:  # the steps before were recorded by a version that kept no evidence
+        evidence = rankings.recorded_evidence(session, trial_id) if row.step else Evidence()
+    for step in steps:
+        evidence = evidence.after(step, ranking)
+    return evidence.json()
 
 
 def _store(session: Session, trial_id: UUID, tensors: list[TensorFile]) -> dict[bytes, UUID]:

@@ -79,7 +79,13 @@ def _withdraw(session: Session, trial_id: UUID, step: int, **details: str) -> No
     session.execute(
         update(Trial)
         .where(Trial.id == trial_id)
-        .values(step=step, value=last_value, best_step=best_step, best_value=best_value)
+        .values(
+            step=step,
+            value=last_value,
+            best_step=best_step,
+            best_value=best_value,
+            evidence=rankings.recorded_evidence(session, trial_id).json(),
+        )
         .execution_options(synchronize_session=False)
     )
     event_log.append(session, trial_id, EventType.rewind, {"step": step, **details})

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, and_, case, func, update
+from sqlalchemy import ColumnElement, Row, and_, case, func, select, update
 from sqlalchemy.orm import Session
 
 from nestor import lifecycle
 from nestor.lifecycle import Transition
+from nestor.results import verdicts
 from nestor.schemas import Desired, EventType, State
 from nestor_server.models import Trial
-from nestor_server.scheduling import event_log
+from nestor_server.scheduling import event_log, rankings
 
 FRESH_BUDGETS = {"restarts": 0, "preemptions": 0}
 
@@ -38,6 +39,8 @@ def apply(
         values |= {"queued_at": func.now(), "sent_at": func.now()}
     row = write(session, and_(where, Trial.state.in_(transition.sources)), state=target.value, **values)
     if row is not None:
+        if target is State.complete:
+            _warn(session, row.id)
         append_event(session, row.id, target, by=by, why=why, attempt=row.attempt, error=row.error)
     return row
 
@@ -60,6 +63,14 @@ def write(session: Session, where: ColumnElement[bool], **values: Any) -> Row[*t
         )
         .execution_options(synchronize_session=False)
     ).one_or_none()
+
+
+def _warn(session: Session, trial_id: UUID) -> None:
+    """Log the verdict on a trial that completes without a result that can be relied on."""
+    columns = select(Trial.step, Trial.evidence, Trial.hyperparameters, Trial.spec, Trial.error)
+    row = session.execute(columns.where(Trial.id == trial_id)).one()
+    if text := verdicts.warning(rankings.verdict(row.evidence, row.hyperparameters, row.spec, row.error)):
+        event_log.append(session, trial_id, EventType.log, {"step": row.step, "level": "warning", "text": text})
 
 
 def append_event(session: Session, trial_id: UUID, state: State, **details: Any) -> None:

@@ -12,7 +12,7 @@ from nestor import lifecycle, schemas
 from nestor.errors import TrialNotFound
 from nestor.schemas import Desired, State
 from nestor_server.models import Study, Trial
-from nestor_server.scheduling import leases
+from nestor_server.scheduling import leases, rankings
 from nestor_server.services import paging, studies, versions
 
 
@@ -106,6 +106,7 @@ def describe(trial: Trial) -> schemas.Trial:
         value=trial.value,
         best_value=trial.best_value,
         best_step=trial.best_step,
+        verdict=rankings.verdict(trial.evidence, trial.hyperparameters, trial.spec, trial.error),
         attempt=trial.attempt,
         restarts=trial.restarts,
         preemptions=trial.preemptions,
