@@ -84,7 +84,7 @@ class SnapshotStore:
             self._make_room()
 
     def get(self, step: int) -> dict[str, Tensor] | None:
-        """The snapshot of a step, mapped from its file if it is on disk; None if there is none."""
+        """The snapshot of a step, mapped from its file if it is on disk; None if it was not kept."""
         path = self._files.get(step)
         if path is None:
             return self._memory.get(step)
