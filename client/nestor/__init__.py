@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nestor.remote.asynchronous.client import AsyncClient as AsyncClient
     from nestor.remote.client import Client as Client
     from nestor.results.decays import param_groups as param_groups
-    from nestor.results.files import load_values as load_values
+    from nestor.results.values import load_values as load_values
     from nestor.schemas import WarmStart as WarmStart
     from nestor.study import Study as Study
     from nestor.study import create_study as create_study
@@ -54,7 +54,7 @@ _CLIENT = {
     "get_all_study_names": "nestor.study",
     "get_trial": "nestor.study",
     "load_study": "nestor.study",
-    "load_values": "nestor.results.files",
+    "load_values": "nestor.results.values",
     "param_groups": "nestor.results.decays",
 }
 _ENGINE = ("Data", "Problem", "evaluate", "fit")

@@ -84,6 +84,23 @@ class LocalNotPicklable(ClientError):
     remedy = "Create the study with server=… to use it in other processes, or pickle results: dict(trial.hparams)."
 
 
+class SnapshotMemoryInvalid(ClientError):
+    """The setting NESTOR_SNAPSHOT_MEMORY_BYTES is not a number of bytes."""
+
+    message = "NESTOR_SNAPSHOT_MEMORY_BYTES cannot be used: {given} is not a number of bytes."
+    remedy = "Write it like 268435456, or leave it out; with 0, all snapshots but the newest go to disk."
+
+
+class SnapshotNotWritten(ClientError):
+    """A trial in this process has more snapshots than fit in memory, and cannot write them to disk.
+
+    The trial continues, and its log has this sentence.
+    """
+
+    message = "Snapshots of the hyperparameters cannot be written to disk: {reason}. Training continues without them."
+    remedy = "Free some space in {directory}, set TMPDIR to another directory, or raise {variable}, now {budget:,}."
+
+
 class TrialFailed(ClientError):
     """A trial that was waited for failed; the sentence is the one that the worker recorded."""
 

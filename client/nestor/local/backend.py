@@ -144,7 +144,7 @@ class Local:
         for trial in self.trials(self.study(study_id).id):
             if not trial.state.finished:
                 self.request(trial.id, "cancel")
-            del self._trials[trial.id]
+            self._trials.pop(trial.id).forget()
         del self._studies[study_id]
 
     # --- trials -----------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nestor import lifecycle
 from nestor.errors import CheckpointNotFound, HyperparametersNotFound, MetricUnknown
 from nestor.lifecycle import Ranking, Transition
+from nestor.local.snapshot_store import SnapshotStore
 from nestor.results import verdicts
 from nestor.results.verdicts import Evidence
 from nestor.schemas import (
@@ -77,7 +78,7 @@ class LocalTrial:
         self._ranking = ranking
         self._changed = threading.Condition()  # guards all of this
         self._log: list[Event] = []
-        self._snapshots: dict[int, dict[str, Tensor]] = {}
+        self._snapshots = SnapshotStore()
         self._reported = set[int]()  # the steps whose snapshots were reported although none was due
         self._generators: OwnGenerators | None = None
         self._engine: Iterator[nestor_engine.Step] | None = None
@@ -104,6 +105,11 @@ class LocalTrial:
         """Go on in a thread of its own."""
         self._thread = threading.Thread(target=self._drive, name=f"nestor-trial-{self.record.number}", daemon=True)
         self._thread.start()
+
+    def forget(self) -> None:
+        """Give up the snapshots of a deleted trial, and their files."""
+        with self._changed:
+            self._snapshots.clear()
 
     def join(self) -> None:
         """Wait for the thread, if there is one."""
@@ -401,7 +407,7 @@ class LocalTrial:
         self._append(EventType.step, taken.model_dump(mode="json"), **changes)
         if self._is_due(taken.number):
             self._append(EventType.snapshot, {"step": taken.number})
-        for warning in taken.warnings if not again else ():
+        for warning in () if again else (*taken.warnings, *self._snapshots.news()):
             self._append_log(taken.number, warning, "warning")
         return True
 
@@ -412,7 +418,8 @@ class LocalTrial:
         # The last two were kept for a reason that may not hold any more.
         for step in (*lifecycle.evicted_steps(number, every), self.record.step, self.record.best_step):
             if step is not None and step != best and not lifecycle.is_retained(step, number, every):
-                self._snapshots.pop(step, None)
+                self._snapshots.discard(step)
+        self._snapshots.essential = frozenset({0, best or 0})
         self._snapshots[number] = hparams  # the engine replaces tensors and never writes into them
 
     def _is_due(self, step: int) -> bool:

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from nestor.errors import ArgumentInvalid, FileUnusable, called_as, shown
+from nestor.errors import ArgumentInvalid, FileUnusable, shown
 from nestor.lifecycle import TRANSFORMS_KEY, snapshot_metadata
-from nestor.results.values import Values
 
 PREFIX = 8  # bytes of the header's length, little-endian
 
@@ -40,9 +39,8 @@ def write(path: str | os.PathLike[str], data: bytes) -> None:
         raise _unusable(target, "written", error.strerror or str(error)) from error
 
 
-@called_as("nestor.load_values")
-def load_values(path: str | os.PathLike[str]) -> Values:
-    """The hyperparameters that `hparams.save` wrote, with their transforms.
+def read(path: str | os.PathLike[str]) -> tuple[bytes, dict[str, str]]:
+    """A safetensors file of hyperparameters, and their transforms.
 
     Raises:
         FileUnusable: the file cannot be read, or something else wrote it.
@@ -51,12 +49,11 @@ def load_values(path: str | os.PathLike[str]) -> Values:
     try:
         data = source.read_bytes()
         header, _ = _split(data)
-        transforms = json.loads(header["__metadata__"][TRANSFORMS_KEY])
+        return data, json.loads(header["__metadata__"][TRANSFORMS_KEY])
     except OSError as error:
         raise _unusable(source, "read", error.strerror or str(error)) from error
     except (ValueError, KeyError, TypeError) as error:
         raise _unusable(source, "read", "it does not contain the transforms of hyperparameters") from error
-    return Values(data, transforms)
 
 
 def _split(data: bytes) -> tuple[dict[str, Any], bytes]:

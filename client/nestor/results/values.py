@@ -6,8 +6,9 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from nestor.errors import HparamNotFound, OptionTypeWrong, shown
+from nestor.errors import HparamNotFound, OptionTypeWrong, called_as, shown
 from nestor.extras import engine, require
+from nestor.results import files
 
 if TYPE_CHECKING:
     import numpy
@@ -54,14 +55,12 @@ class Values(Mapping[str, "Tensor | dict[str, Tensor]"]):
             FileUnusable: the file cannot be written.
             MissingExtra: `transformed` is True, and the engine is not installed.
         """
-        from nestor.results.files import with_transforms, write
-
         data, transforms = self._data, self._transforms
         if transformed:
             to_bytes = require("safetensors.torch", what="hparams.save", extra="worker", package="torch").save
             data = to_bytes({name: value.contiguous() for name, value in self.transformed.items()})
             transforms = dict.fromkeys(self, "identity")
-        write(path, with_transforms(data, transforms))
+        files.write(path, files.with_transforms(data, transforms))
 
     def __getitem__(self, name: str) -> Tensor | dict[str, Tensor]:
         tensors = self._all()
@@ -89,6 +88,16 @@ class Values(Mapping[str, "Tensor | dict[str, Tensor]"]):
     def _in_order(self, loaded: dict[str, Any]) -> dict[str, Any]:
         """In the order of declaration; that of a safetensors file depends on dtypes and names."""
         return {name: loaded[name] for name in self._transforms if name in loaded} | loaded
+
+
+@called_as("nestor.load_values")
+def load_values(path: str | os.PathLike[str]) -> Values:
+    """The hyperparameters that `hparams.save` wrote, with their transforms.
+
+    Raises:
+        FileUnusable: the file cannot be read, or something else wrote it.
+    """
+    return Values(*files.read(path))
 
 
 def members(named: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from nestor.schemas.base import Name as Name
 from nestor.schemas.base import Priority as Priority
 from nestor.schemas.base import Schema as Schema
 from nestor.schemas.base import TensorName as TensorName
+from nestor.schemas.base import build as build
 from nestor.schemas.confirmations import Confirm as Confirm
 from nestor.schemas.confirmations import Confirmation as Confirmation
 from nestor.schemas.confirmations import ConfirmationRun as ConfirmationRun
@@ -82,4 +83,3 @@ from nestor.schemas.uploads import DatasetCreate as DatasetCreate
 from nestor.schemas.uploads import Program as Program
 from nestor.schemas.uploads import ProgramCreate as ProgramCreate
 from nestor.schemas.uploads import Upload as Upload
-from nestor.schemas.validation import build as build

@@ -1,19 +1,23 @@
-"""What all schemas share: constants of the interface, and constrained types."""
+"""What all schemas share: constants of the interface, constrained types, and how they are built."""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints, ValidationError
 from pydantic_core import PydanticCustomError
 
 from nestor.errors import NestorError, SchemaInvalid
 from nestor.options.base import MAX_STEPS as MOST_STEPS
 from nestor.options.base import Value
+from nestor.options.mistakes.sentences import as_error, mistakes
 from nestor.program_format import Json as Json
 
 API = "/api/v1"
 CHUNK_BYTES = 4 * 1024 * 1024  # an upload travels, and a blob is stored, in pieces of this size
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def _without_nul(text: str) -> str:
@@ -38,3 +42,17 @@ class Schema(Value):
     """
 
     invalid: ClassVar[type[NestorError]] = SchemaInvalid
+
+
+def build(model: type[Model], values: Mapping[str, Any]) -> Model:
+    """A `model` of `values`, which a user gave.
+
+    Raises:
+        OptionInvalid: one field is wrong; it is raised as the class of that mistake.
+        SchemaInvalid: several fields are wrong; `errors` lists them.
+    """
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        found = mistakes(model, error)
+        raise (found[0].error() if len(found) == 1 else as_error(found, SchemaInvalid)) from None

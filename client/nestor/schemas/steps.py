@@ -19,6 +19,12 @@ class TensorSummary(Schema):
     gradient_norm: Annotated[float, about("Euclidean norm of the hypergradient")]
     update_norm: Annotated[float, about("Euclidean norm of the change in the outer step")]
     at_bounds: Annotated[float, about("fraction of the entries that are at a bound")] = 0.0
+    touched: Annotated[
+        float | None, about("fraction of the entries with a nonzero hypergradient; a batch touches few example weights")
+    ] = None
+    gradient_cosine: Annotated[
+        float | None, about("cosine with the hypergradient of the step before, over the entries that both touched")
+    ] = None
 
 
 class Step(Schema):
@@ -48,7 +54,8 @@ class Step(Schema):
     test_metrics: Annotated[dict[str, Number], about("the problem's metrics on the test set, by name")] = {}
     hypergradient_norm: Annotated[float, about("Euclidean norm over all hyperparameters")]
     hypergradient_cosine: Annotated[
-        float | None, about("cosine with the hypergradient of the step before, over all hyperparameters")
+        float | None,
+        about("cosine with the hypergradient of the step before, over all entries that both touched; null: none"),
     ] = None
     inner_gradient_norm: Annotated[
         float | None, about("‖∂f/∂w‖ at the hypergradient; the implicit function theorem assumes 0")

@@ -142,6 +142,7 @@ class Batches:
     have one shape. If there are at most `batch_size` examples, every batch has all of them, in their order.
 
     Attributes:
+        per_pass: batches in one pass.
         seconds: wall time spent on gathering batches so far.
     """
 
@@ -151,7 +152,7 @@ class Batches:
         self.batch_size = min(batch_size or n, n)
         self.share = group.share(self.batch_size)
         self._whole = self._view.all() if self.batch_size == n else None
-        self._per_epoch = n // self.batch_size
+        self.per_pass = n // self.batch_size
         self._seed = seed
         self.seconds = 0.0
         self._epoch = -1
@@ -161,7 +162,7 @@ class Batches:
         if self._whole is not None:
             return {name: values[self.share.part] for name, values in self._whole.items()}
         started = time.perf_counter()
-        epoch, position = divmod(k, self._per_epoch)
+        epoch, position = divmod(k, self.per_pass)
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(derive_seed(self._seed, "epoch", epoch))
             self._order = torch.randperm(len(self._view), generator=generator, device="cpu").to(self._view.device)

@@ -113,6 +113,30 @@ class InnerLoop:
         )
         return trained, float(loss), tuple(kept)
 
+    def gradient_norm(self, fold: FoldState, hparams: Tensors, n_batches: int) -> float:
+        """‖∂f/∂w‖ at the fold's weights over all training examples, estimated from batches.
+
+        The norm of one batch's gradient stays above zero at a minimum. With N batches in a pass over the examples, an
+        unbiased estimate of ‖∂f/∂w‖² is (N − 1) / N times the mean of g_iᵀg_j over pairs of different batches, plus
+        1 / N times the mean of ‖g_i‖². If all N are measured, it is exact.
+
+        Args:
+            n_batches: at most so many; they are the first of the next pass.
+        """
+        total, squares, values = torch.zeros_like(fold.weights), 0.0, self._bilevel.values(hparams)
+        per_pass = self.source.per_pass
+        n, first = min(n_batches, per_pass), math.ceil(fold.inner_steps / per_pass) * per_pass
+        with restored(total.device) as reseed:
+            for k in range(first, first + n):
+                reseed(self._draws(k))
+                _, gradient, _ = self._gradient(fold.weights, fold.buffers, values, self.source[k])
+                gradient = self.share.mean(gradient)
+                total += gradient
+                squares += float(vector_norm(gradient, dtype=torch.float64)) ** 2
+        between = float(vector_norm(total, dtype=torch.float64)) ** 2 - squares
+        pairs = between / (n * (n - 1)) if n > 1 else 0.0
+        return math.sqrt(max(0.0, (pairs * (per_pass - 1) + squares / n) / per_pass))
+
     def pull(self, step: InnerStep, hparams: Tensors, after: Adjoint) -> tuple[Adjoint, Tensors]:
         """Take `step` again, and back-propagate derivatives through it.
 

@@ -22,11 +22,11 @@ from nestor_engine.responses.response import outer_objective
 from nestor_engine.tensors.part_state import from_tensors, to_tensors
 from nestor_engine.tensors.random import derive_seed, randomness
 from nestor_engine.tensors.ravel import Ravel
-from nestor_engine.training.diagnostics import advice, nonfinite_metrics
+from nestor_engine.training.diagnostics import BATCHES, advice, nonfinite_metrics
 from nestor_engine.training.evaluator import Evaluator
 from nestor_engine.training.fold_data import FoldData
 from nestor_engine.training.inner_loop import InnerStep
-from nestor_engine.training.metrics import cosine, norm, summarize
+from nestor_engine.training.metrics import cosines, norm, summarize
 from nestor_engine.training.state import State
 from nestor_engine.training.step import Step
 
@@ -146,14 +146,14 @@ class OuterStepStages:
         if not math.isfinite(length):
             raise Diverged(step=number, what="hypergradient", where="inner optimizer or the outer one")
         hparams, optimizer_state = self._updated(state, gradient)
-        summaries = summarize(self._bilevel, state.hparams, hparams, gradient)
-        hypergradient_cosine = cosine(gradient, state.previous)
+        hypergradient_cosine, by_name = cosines(gradient, state.previous)
+        summaries = summarize(self._bilevel, state.hparams, hparams, gradient, by_name)
         start = state.active_fold.inner_gradient_start
         inner_norm = hypergradient.inner_gradient_norm
         ratio = inner_norm / start if inner_norm is not None and start else None
         warnings = {
             topic: sentence
-            for topic, sentence in advice(number, hypergradient, ratio, summaries)
+            for topic, sentence in advice(number, hypergradient, ratio, lambda: self._mean_ratio(state), summaries)
             if topic not in state.warned
         }
         update = OuterUpdate(
@@ -249,6 +249,12 @@ class OuterStepStages:
             train_share=data.curvature.share,
             val_share=data.val.share,
         )
+
+    def _mean_ratio(self, state: State) -> float:
+        """‖∂f/∂w‖ without the noise of batches, relative to that of the first inner step's batch."""
+        fold = state.active_fold
+        length = self._folds[state.active].inner_loop.gradient_norm(fold, state.hparams, BATCHES)
+        return length / (fold.inner_gradient_start or math.nan)
 
     def _updated(self, state: State, gradient: Tensors) -> tuple[Tensors, dict[str, Tensors]]:
         """Hyperparameters and optimizer state after one outer update, projected onto the bounds."""
