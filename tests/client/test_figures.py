@@ -70,7 +70,7 @@ FIGURES: dict[str, tuple[Callable[[Study], Any], int]] = {
     "plot_intermediate_values": (visualization.plot_intermediate_values, 2),
     "plot_parallel_coordinate": (visualization.plot_parallel_coordinate, 1),
     "plot_timeline": (visualization.plot_timeline, 1),
-    "plot_trial": (lambda study: visualization.plot_trial(trial(study)), 3),
+    "plot_trial": (lambda study: visualization.plot_trial(trial(study)), 4),
     "plot_diagnostics": (lambda study: visualization.plot_diagnostics(trial(study)), 4),
     "plot_hyperparameter_bands": (lambda study: visualization.plot_hyperparameter_bands(trial(study), "l2"), 7),
     "plot_hyperparameter_histograms": (

@@ -34,9 +34,7 @@ class Judged(Schema):
         float | None,
         about("the study's metric on all validation or held-out examples; null: these examples trained, or no value"),
     ] = None
-    test_loss: Annotated[Number | None, about("on the whole test set; null: without a test set, or not evaluated")] = (
-        None
-    )
+    test_loss: Annotated[Number | None, about("on the whole test set; null: no test set, or not evaluated")] = None
     test_metrics: Annotated[dict[str, Number], about("the problem's metrics on the test set, by name")] = {}
 
     @property
