@@ -122,9 +122,13 @@ def test_trainings_are_trials_that_tune_nothing_and_are_not_ranked(study, tuned)
         runs[0].confirm()
 
 
-def test_trainings_that_exist_are_not_repeated(tuned):
+def test_trainings_that_exist_are_not_repeated(study, tuned):
     first = tuned.confirm(seeds=1)
     assert tuned.confirm(seeds=1) == tuned.confirmation == first
+    start = nestor.WarmStart(trial=tuned.id, step="best", weights=False)
+    own = TUNED | {"response": nestor.Frozen(), "warm_start": start, "seed": 6}
+    study.optimize(weighted(), 1, **own)  # a training of the user's own
+    assert tuned.confirmation == first
     more = tuned.confirm(2, "train")
     assert {run.trial for run in first.runs} < {run.trial for run in more.runs}
     assert [(run.on, run.seed) for run in more.runs] == [("train", 6), ("train+val", 6), ("train", 7)]

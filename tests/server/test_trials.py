@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 from typing import Any
 from uuid import uuid4
 
@@ -15,9 +16,9 @@ from sqlalchemy import func, select
 
 from nestor.schemas import Scope, State, TensorSummary
 from nestor_server.models import Blob
-from nestor_server.scheduling import leases, recording
+from nestor_server.scheduling import leases, recording, rollback
 from nestor_server.scheduling.task_queue import QUEUE
-from tests.server.conftest import SPEC, ok, problem, step
+from tests.server.conftest import SPEC, Run, ok, problem, step
 from tests.server.test_problems_by_upload import GRAPHS, TENSORS, columns, upload_dataset, upload_program
 
 
@@ -429,3 +430,25 @@ def test_a_range_of_a_tensor_is_that_part_of_the_file(http, run, tensors):
     assert http.get(path, headers={"Range": f"bytes={len(whole)}-"}).status_code == 416
     assert http.get(path, headers={"Range": "lines=1-2"}).content == whole
     assert http.get(path, headers={"If-None-Match": http.get(path).headers["ETag"]}).status_code == 304
+
+
+def test_metrics_that_are_not_finite_are_kept_as_text_and_never_the_best(server, http):
+    study = ok(http.post("/studies", json={"name": "auc", "metric": "accuracy", "direction": "maximize"}))["id"]
+    run = Run(server, ok(http.post(f"/studies/{study}/trials", json=SPEC))["id"])
+    given = [0.5, math.nan, math.inf, 0.7, -math.inf, math.nan]
+    steps = tuple(step(n).model_copy(update={"metrics": {"accuracy": value}}) for n, value in enumerate(given, start=1))
+    with server.sessions.begin() as session:
+        recording.record(session, run.lease, recording.RecordedBatch(steps=steps))
+    written = [0.5, "NaN", "Infinity", 0.7, "-Infinity", "NaN"]
+    columns = ok(http.get(f"{run.path}/steps"))["columns"]
+    assert [metrics["accuracy"] for metrics in columns["metrics"]] == written
+    events = ok(http.get(f"{run.path}/events", headers={"Accept": "application/json"}))["items"]
+    assert [event["data"]["metrics"]["accuracy"] for event in events if event["type"] == "step"] == written
+    trial = ok(http.get(run.path))
+    assert (trial["best_value"], trial["best_step"], trial["value"]) == (0.7, 4, None)
+    run.number = 5
+    run.checkpoint()
+    with server.sessions.begin() as session:  # step 6 is withdrawn, and the rest is ranked in SQL
+        rollback.roll_back(session, run.id)
+    trial = ok(http.get(run.path))
+    assert (trial["step"], trial["best_value"], trial["best_step"], trial["value"]) == (5, 0.7, 4, None)

@@ -57,11 +57,12 @@ def specification(trial: Trial, run: Run) -> TrialSpec:
 
 
 def is_run_of(run: Trial, trial: Trial) -> bool:
-    """Whether `run` is a training under the best hyperparameters of `trial`."""
-    start = run.spec.warm_start
-    if run.spec.response.tunes or start is None or start.weights:
+    """Whether `run` is a training that `confirm` submitted for the best step of `trial`."""
+    if trial.best_step is None or run.spec.response.tunes:
         return False
-    return (start.trial, start.step) == (trial.id, trial.best_step)
+    expected = specification(trial, (run.spec.train_on, run.spec.seed))
+    described = {name: getattr(expected, name) for name in ("priority", "user_attrs", "tags")}
+    return run.spec.model_copy(update=described) == expected
 
 
 def confirmation(trial: Trial, best: Step | None, runs: Iterable[tuple[Trial, Step | None]]) -> Confirmation:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nestor.errors import ProblemInvalid
@@ -311,3 +312,21 @@ def test_what_cannot_be_exported_is_an_error_only_when_it_must_be_shipped():
     assert "export: The model cannot be exported (in Branching, test_check.py, line" in messages(
         check(problem(Branching()))
     )
+
+
+BY_POSITION: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "weights": lambda x, y: ExampleWeights(len(x)),
+    "labels": lambda x, y: LabelCorrection(y, CLASSES),
+    "data": lambda x, y: DistilledData(x),
+}
+
+
+@pytest.mark.parametrize("n", range(1, 13))
+@pytest.mark.parametrize("kind", BY_POSITION)
+def test_few_training_examples_with_entries_of_their_own_are_in_order(kind: str, n: int):
+    """The check takes some examples twice if there are few, and numbered them beyond the entries."""
+    x, y = features(6)[:n], torch.arange(n) % CLASSES
+    losses = lambda outputs, batch: F.cross_entropy(outputs, batch["y"], reduction="none")
+    given: dict[str, Any] = {"train": (x, y), "hparams": BY_POSITION[kind](x, y), "train_loss": losses}
+    report = check(problem(**given, val=(features(6, seed=1)[:n], y)), ship=False)
+    assert report.ok, str(report)

@@ -15,7 +15,7 @@ def rehearse(bilevel: Bilevel, train: Batch, val: Batch, config: options.Config)
     """Take an inner step, a hypergradient with its curvature products, and an outer step.
 
     Args:
-        train, val: all examples of the step.
+        train, val: all examples of the step; one that is there twice counts once.
         config: of the trial. Its optimizers, response, curvature and solver are used as they are; batches are `train`
             and `val`, and there are no more inner steps than the response goes back over.
 
@@ -23,7 +23,7 @@ def rehearse(bilevel: Bilevel, train: Batch, val: Batch, config: options.Config)
         Diverged: a number is not finite.
         Exception: whatever the problem's functions, or their derivatives, raise.
     """
-    config = Config.of(config)
+    config, train, val = Config.of(config), _distinct(train), _distinct(val)
     step = config.model_copy(
         update={
             "n_steps": 1,
@@ -40,3 +40,10 @@ def rehearse(bilevel: Bilevel, train: Batch, val: Batch, config: options.Config)
     with torch.enable_grad():
         for _ in optimize(bilevel, data, step):
             pass
+
+
+def _distinct(batch: Batch) -> Batch:
+    """Each example once, so that their positions in a split of their own have entries of hyperparameters."""
+    first = {number: row for row, number in reversed(list(enumerate(batch[INDEX].tolist())))}
+    rows = torch.tensor(sorted(first.values()), device=batch[INDEX].device)
+    return {name: values[rows] for name, values in batch.items()}
