@@ -44,6 +44,8 @@ def rehearse(bilevel: Bilevel, train: Batch, val: Batch, config: options.Config)
 
 def _distinct(batch: Batch) -> Batch:
     """Each example once, so that their positions in a split of their own have entries of hyperparameters."""
-    first = {number: row for row, number in reversed(list(enumerate(batch[INDEX].tolist())))}
-    rows = torch.tensor(sorted(first.values()), device=batch[INDEX].device)
+    first: dict[int, int] = {}
+    for row, number in enumerate(batch[INDEX]):
+        first.setdefault(int(number), row)
+    rows = torch.tensor([*first.values()], device=batch[INDEX].device)
     return {name: values[rows] for name, values in batch.items()}
