@@ -1,20 +1,32 @@
-"""`AsyncClient` behind the methods of `Client`, so that one suite tests both."""
+"""`AsyncClient` behind the methods of `Client`, so that one suite tests both.
+
+Event loops run in threads of their own: once a test has used a browser, Playwright's loop runs in the main thread.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from nestor import AsyncClient
+
+T = TypeVar("T")
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """What the coroutine returns, as `asyncio.run` has it."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, coroutine).result()
 
 
 class Awaited:
     """Each call runs the event loop until its result is there; an iterator runs it for each item."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        self._loop = asyncio.Runner()
+        self._loop, self._thread = asyncio.Runner(), ThreadPoolExecutor(1)
         self._client = AsyncClient(*args, **options)
 
     def __enter__(self) -> Awaited:
@@ -22,7 +34,8 @@ class Awaited:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-        self._loop.close()
+        self._thread.submit(self._loop.close).result()
+        self._thread.shutdown()
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._client, name)
@@ -33,13 +46,16 @@ class Awaited:
             result = method(*args, **options)
             if isinstance(result, AsyncIterator):
                 return self._iterate(result)
-            return self._loop.run(_wait(result)) if inspect.isawaitable(result) else result
+            return self._run(_wait(result)) if inspect.isawaitable(result) else result
 
         return call
 
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return self._thread.submit(self._loop.run, coroutine).result()
+
     def _iterate(self, items: AsyncIterator[Any]) -> Iterator[Any]:
         end = object()
-        while (item := self._loop.run(_wait(anext(items, end)))) is not end:
+        while (item := self._run(_wait(anext(items, end)))) is not end:
             yield item
 
 

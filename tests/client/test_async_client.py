@@ -16,6 +16,7 @@ import nestor
 from nestor import AsyncClient, Client, errors, schemas
 from nestor.remote.asynchronous.__main__ import HERE, package
 from nestor.schemas import EventType, LogLevel, State
+from tests.client.awaited import run
 from tests.client.conftest import N_STEPS, QUICK
 from tests.client.problems import ridge
 
@@ -88,7 +89,7 @@ def test_every_reading_method_answers_as_that_of_client(client: Client, finished
             found = await asyncio.gather(*(collected(getattr(asynchronous, name)(*calls[name])) for name in calls))
             return dict(zip(calls, found, strict=True))
 
-    for name, found in asyncio.run(ask_all()).items():
+    for name, found in run(ask_all()).items():
         expected = getattr(client, name)(*calls[name])
         assert found == (list(expected) if isinstance(expected, Iterator) else expected), name
 
@@ -113,7 +114,7 @@ def test_a_study_is_created_filled_steered_and_deleted(server, token):
             with pytest.raises(errors.StudyNotFound):
                 await client.study(study.id)
 
-    asyncio.run(use())
+    run(use())
 
 
 def test_a_problem_is_submitted_and_its_steps_are_read_as_they_are_taken(server, token, worker):
@@ -132,7 +133,7 @@ def test_a_problem_is_submitted_and_its_steps_are_read_as_they_are_taken(server,
             assert await asyncio.gather(watch(client, one.id), watch(client, other.id)) == [[1, 2, 3, 4]] * 2
             assert (await client.trial(one.id)).state is State.complete
 
-    asyncio.run(use())
+    run(use())
 
 
 def test_a_hundred_requests_wait_at_the_same_time(server, token):
@@ -141,7 +142,7 @@ def test_a_hundred_requests_wait_at_the_same_time(server, token):
             users = await asyncio.gather(*(client.me() for _ in range(100)))
             assert {me.user for me in users} == {users[0].user}
 
-    asyncio.run(use())
+    run(use())
 
 
 def test_a_stream_is_left_at_once(server, token, finished_on_server):
@@ -157,7 +158,7 @@ def test_a_stream_is_left_at_once(server, token, finished_on_server):
             warnings = [line async for line in client.logs(waiting.id, level=LogLevel.warning)]
             assert warnings == []
 
-    asyncio.run(use())
+    run(use())
 
 
 async def _nothing(client: AsyncClient, trial: UUID) -> None:
@@ -174,4 +175,4 @@ def test_a_closed_client_says_so(server, token):
         with pytest.raises(errors.ConnectionsClosed):
             await anext(client.events(uuid4()))
 
-    asyncio.run(use())
+    run(use())

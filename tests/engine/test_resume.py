@@ -48,6 +48,7 @@ RESPONSES = [
     engine.Unrolled(2),
     engine.Hypernetwork(rank=3),
     engine.DirectOnly(),
+    engine.Frozen(),
 ]
 
 
