@@ -62,7 +62,7 @@ def test_the_example_is_listed_with_its_parameters(with_moons: Worker, client: C
         listed = http.get("/presets").json()
     assert listed["entry_points"] == [info.model_dump(mode="json")]
 
-    environment = os.environ | {"NESTOR_TOKEN": token}
+    environment = os.environ | {"NESTOR_TOKEN": token, "COLUMNS": "200"}
     command = [sys.executable, "-m", "nestor", "presets", "--server", server.url]
     shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     assert "nestor_moons:settling" in shown
