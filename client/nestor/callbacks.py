@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from enum import Enum
 from typing import SupportsIndex, cast
 
-from nestor.errors import ArgumentInvalid, OptionTypeWrong, shown
-from nestor.schemas import State, WhichStep
+from nestor.errors import ArgumentInvalid, ChoiceUnknown, OptionTypeWrong, shown
+from nestor.schemas import LogLevel, State, WhichStep
 
 
 class _Prune(Enum):
@@ -62,6 +63,18 @@ def whole_number(name: str, value: int) -> int:
         raise OptionTypeWrong(option=f"{name}={shown(value)}", rule=rule) from None
 
 
+def log_level(value: object) -> LogLevel:
+    """The level of `value`, such as "warning".
+
+    Raises:
+        ChoiceUnknown: there is no such level.
+    """
+    try:
+        return LogLevel(cast("str", value))
+    except ValueError:
+        raise ChoiceUnknown(option=f"level={shown(value)}", choices=[level.value for level in LogLevel]) from None
+
+
 def which_step(name: str, value: object) -> WhichStep:
     """`value`, the argument `name`, which must say of which step weights are read.
 
@@ -70,8 +83,10 @@ def which_step(name: str, value: object) -> WhichStep:
     """
     if isinstance(value, str) and value in ("best", "latest"):
         return cast("WhichStep", value)
-    if isinstance(value, SupportsIndex) and not isinstance(value, bool) and (number := operator.index(value)) >= 0:
-        return number
+    if not isinstance(value, str | bool):
+        with suppress(TypeError):
+            if (number := operator.index(cast("SupportsIndex", value))) >= 0:
+                return number
     rule = 'it must be "best", "latest" or the number of a step'
     raise OptionTypeWrong(option=f"{name}={shown(value)}", rule=rule)
 

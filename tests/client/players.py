@@ -168,7 +168,7 @@ class OnServer(Player):
         self._lease, self._buffer = lease, RecordBuffer(self._directory, max_bytes=2**20)
         spec = WorkSpec({}, None, *best, None, threads=1, checkpoint_seconds=60)
         problem, how = ridge(), config(n_steps)
-        ending = lambda: self.record.desired in (Desired.stop, Desired.pause)
+        ending = lambda: self.record.desired in (Desired.stop, Desired.pause, Desired.prune)
         self._steps = nestor_engine.optimize(problem.bilevel(), problem.data, how, self._state, ending=ending)
         self._trajectory = TrialRecorder(self._directory, spec, how, self._send, problem.bilevel())
         self._trajectory.begin(self._state, "cpu")

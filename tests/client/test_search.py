@@ -37,7 +37,7 @@ from tests.client.problems import ridge
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 LR: dict[str, BaseDistribution] = {"inner.lr": FloatDistribution(1e-4, 1e-1, log=True)}
-QUICK: Any = {"n_steps": 3, "inner_steps": 2, "show_progress_bar": False}
+QUICK: Any = {"n_steps": 3, "inner_steps": 2, "evaluate_every": 1, "show_progress_bar": False}
 
 
 class _After(BasePruner):
@@ -57,7 +57,7 @@ def test_each_trial_trains_with_the_values_that_optuna_chose_until_it_prunes_the
         seen.append(values)
         return ridge(n=values["n"])
 
-    options: Any = QUICK | {"n_steps": 12, "evaluate_every": 1, "tags": ["searched"], "user_attrs": {"why": "a test"}}
+    options: Any = QUICK | {"n_steps": 12, "tags": ["searched"], "user_attrs": {"why": "a test"}}
     sampler = TPESampler(seed=0)
     trials = study.search(build, space, sampler=sampler, pruner=_After(), n_trials=3, n_jobs=2, **options)
     assert [trial.number for trial in trials] == [0, 1, 2]

@@ -69,12 +69,15 @@ GOOD: dict[str, Any] = {  # for parameters without a default
     "new": None,
     "spec": None,
     "entry_point": "package:factory",
+    "asked": schemas.Confirm(),
+    "rating": nestor.hparams.LossReweighting(nn.Linear(1, 1)),
 }
 INSIDE = ("Study", "Trial")  # made by Nestor, not by users
 RUN = ("fit", "evaluate")  # of the engine, on a problem as functions
 SKIPPED = {
     "optimize",  # below, and in test_mistakes
     "submit",  # which `optimize` calls
+    "search",  # in test_search
     "close",
 }
 NAMES = [

@@ -73,4 +73,5 @@ def _no_path(owner: str, path: object) -> ArgumentInvalid:
 
 
 def _unusable(path: Path, done: str, reason: str) -> FileUnusable:
-    return FileUnusable(file=str(path), done=done, reason=reason)
+    name = str(path)
+    return FileUnusable(file=name if len(name) < 500 else f"{name[:100]}…{name[-100:]}", done=done, reason=reason)

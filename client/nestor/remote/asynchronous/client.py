@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from nestor import schemas
-from nestor.callbacks import states_of, whole_number
+from nestor.callbacks import log_level, states_of, whole_number
 from nestor.entry_points import EntryPoint
 from nestor.errors import ArgumentInvalid, StudyNotFound, TrialFailed, TrialNumberNotFound, arguments_of, shown
 from nestor.lifecycle import numbers_up_to
@@ -315,9 +315,11 @@ class AsyncClient(AsyncBlobs, AsyncAdministration):
 
         Raises:
             TrialNotFound
+            ChoiceUnknown: there is no such level.
         """
+        lowest = log_level(level).value
         while True:
-            page = await self._get(f"/trials/{trial_id}/logs", schemas.LogPage, after=after, level=level.value)
+            page = await self._get(f"/trials/{trial_id}/logs", schemas.LogPage, after=after, level=lowest)
             for item in page.items:
                 yield item
             if page.next_after is None:
