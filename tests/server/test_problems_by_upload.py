@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import save
 from sqlalchemy import event, func, select
 
+from nestor.program_format.limits import FORMAT
 from nestor.schemas import CHUNK_BYTES
 from nestor_server.models import Blob, Dataset, Program
 from nestor_server.storage import tensor_blobs
@@ -138,8 +139,10 @@ def test_bytes_that_were_not_uploaded_are_not_found(http):
 
 
 def test_a_document_of_a_later_format_is_refused_with_its_reason(http):
-    document = problem(upload_program(http, GRAPHS | {"format": 2}, save(TENSORS)), 422, "program-format-unknown")
-    assert "format is 2" in document["detail"]
+    document = problem(
+        upload_program(http, GRAPHS | {"format": FORMAT + 1}, save(TENSORS)), 422, "program-format-unknown"
+    )
+    assert f"format is {FORMAT + 1}" in document["detail"]
 
 
 @pytest.mark.parametrize(
