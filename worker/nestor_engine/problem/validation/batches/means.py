@@ -66,7 +66,7 @@ def check_sums(findings: Findings, which: str, function: Function, outputs: PyTr
 def _splits(function: Function, outputs: PyTree, batch: Batch) -> list[tuple[Any, list[Any], list[int]]]:
     """Its values on a batch, and on two parts of the batch with their sizes, for several ways to take it apart.
 
-    Empty if the outputs cannot be taken apart, or the function needs the very batch.
+    Empty if the outputs cannot be taken apart, or the function needs the very batch or draws random numbers.
     """
     n = len(batch[INDEX])
     rows = torch.arange(n)
@@ -77,10 +77,17 @@ def _splits(function: Function, outputs: PyTree, batch: Batch) -> list[tuple[Any
         for chosen in first if n > 1 else []:
             parts = [rows[chosen], rows[~chosen]]
             with randomness(0, batch[INDEX].device):
-                taken_apart = [taken(form, batch, part) for part in (rows, *parts)]
-                values = [function(restored(some), of_batch) for some, of_batch in taken_apart]
+                taken_apart = [taken(form, batch, part) for part in (rows, rows, *parts)]
+                again, *values = [function(restored(some), of_batch) for some, of_batch in taken_apart]
+            if not _same(again, values[0]):
+                return []
             found.append((values[0], values[1:], [len(part) for part in parts]))
     return found
+
+
+def _same(value: Any, other: Any) -> bool:
+    pairs = zip(value, other, strict=True) if is_pair(value) else [(value, other)]
+    return all(torch.equal(torch.as_tensor(one), torch.as_tensor(two)) for one, two in pairs)
 
 
 def _close(value: Tensor, other: Tensor) -> bool:
