@@ -177,7 +177,7 @@ def test_a_factory_with_a_hyperparameter_for_each_example_does_not_support_folds
 def test_params_are_what_a_worker_reads():
     point = EntryPoint("a.b:c", sizes=(1, np.int64(2)), rate=np.float32(0.5), names={"x": None}, entry_point="e")
     params = {"sizes": [1, 2], "rate": 0.5, "names": {"x": None}, "entry_point": "e"}
-    assert point.problem.model_dump() == {"entry_point": "a.b:c", "params": params}
+    assert point.problem.model_dump() == {"entry_point": "a.b:c", "params": params, "seed": None}
     assert repr(EntryPoint("a:b", n=1)) == "EntryPoint('a:b', n=1)"
     assert EntryPoint("a:b", n=1) == EntryPoint("a:b", n=1) != EntryPoint("a:b", n=2)
     assert len({EntryPoint("a:b", n=1), EntryPoint("a:b", n=1)}) == 1

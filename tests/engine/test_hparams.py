@@ -424,6 +424,6 @@ def test_transforms_are_applied_once_for_each_evaluation():
     # For the initial weights, the warm-up, five inner steps, the validation loss and all products at one point.
     assert len(calls) == 5
     next(steps)
-    assert len(calls) == 5 + 3
+    assert len(calls) == 5 + 3 + 1  # the last step is evaluated on all validation examples
     for hparam, transform in posed.hparams.transforms.items():
         assert torch.equal(bilevel.values(bilevel.hparams)[hparam], TRANSFORMS[transform](bilevel.hparams[hparam]))

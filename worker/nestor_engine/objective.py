@@ -80,7 +80,9 @@ class Bilevel:
     penalty: Callable[[PyTree, Tensors], Tensor]
     predict: Callable[[PyTree, Tensors, Tensors, Batch], PyTree] = _missing
     val_loss: Callable[[PyTree, Tensors, Batch], Measured] = _missing
-    metrics: Mapping[str, Callable[[PyTree, Tensors, Batch], Measured]] | None = None
+    metrics: Mapping[str, Callable[[PyTree, Tensors, Batch], Measured]] | None = field(
+        default_factory=dict[str, "Callable[[PyTree, Tensors, Batch], Measured]"]
+    )
     bounds: dict[str, tuple[float, float]] = field(default_factory=dict)
     by_position: Mapping[str, ByPosition] | None = field(default_factory=dict[str, "ByPosition"])
     initial: Callable[[PyTree, Tensors], PyTree] = lambda params, values: params

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from typing import Any
+
 import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 from nestor_engine.data.splits import INDEX, View, chunks, size_of
 from nestor_engine.distributed import ALONE, Group
 from nestor_engine.measuring.collector import Collector
 from nestor_engine.objective import Bilevel, PyTree, Tensors
 
+_REGISTER: Any = Tensor.register_hook  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] torch does not type it
 EVALUATION_BATCH = 1024  # examples at a time; limits the memory
+
+
+class _WithoutHooks(TorchFunctionMode):
+    """A model may register hooks on its activations, and torch refuses that where nothing has a gradient."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is _REGISTER and not args[0].requires_grad:
+            return RemovableHandle(OrderedDict[int, Any]())
+        return func(*args, **(kwargs or {}))
 
 
 def evaluate(
@@ -34,7 +50,7 @@ def evaluate(
     share = group.share(size_of(columns))
     collector: Collector | None = None
     total = weight = 0.0
-    with torch.no_grad():
+    with torch.no_grad(), _WithoutHooks():
         values = bilevel.values(hparams)
         for batch in chunks(columns, EVALUATION_BATCH, share.part):
             outputs = bilevel.predict(params, buffers, values, batch)
