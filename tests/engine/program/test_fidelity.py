@@ -246,7 +246,7 @@ SERVED: dict[str, Callable[[], Problem]] = {
         Net(), lambda out, batch: F.cross_entropy(out, batch["y"], ignore_index=1)
     ),
 }
-NAMED = ("a mask of a parameter's gradient",)  # served, and yet said
+NAMED = ("a mask of a parameter's gradient", "a mean over positions that count")  # served, and yet said
 
 
 def likelihoods(out: Tensor, batch: dict[str, Tensor]) -> Tensor:
