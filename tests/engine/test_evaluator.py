@@ -16,6 +16,7 @@ from nestor_engine.data.folds import Partition
 from nestor_engine.data.splits import INDEX
 from nestor_engine.hparams import L2
 from nestor_engine.tensors.ravel import Ravel
+from nestor_engine.training import evaluation
 
 N_TRAIN, N_VAL = 30, 23
 FOLDS = engine.Folds(3)
@@ -174,3 +175,62 @@ def test_a_result_has_the_weights_and_hyperparameters_of_a_step_and_no_training_
     assert torch.equal(Ravel(warm.params).vector(warm.params), last.weights)
     with pytest.raises(StateInvalid, match="it is a result without the optimizers' state"):
         next(engine.optimize(stated.bilevel(), stated.data, config(), result))
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 3), nn.Linear(3, 2)
+
+    def hidden(self, x: Tensor) -> Tensor:
+        return self.first(x).tanh()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.hidden(x))
+
+
+class InputGradient(Net):
+    """An energy model: its output is the gradient by its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.detach().requires_grad_()
+        energy = self.last(self.hidden(x)).square().sum()
+        return torch.autograd.grad(energy, x, create_graph=True)[0][:, :2]
+
+
+class InnerStep(Net):
+    """A model that takes a gradient step of its own before it predicts."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.last.weight
+        gradient = torch.autograd.grad(weight.pow(4).sum(), weight, create_graph=True)[0]
+        return self.hidden(x) @ (weight - 0.1 * gradient).T + self.last.bias
+
+
+class Hook(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.hidden(x)
+        hidden.register_hook(lambda gradient: 2 * gradient)
+        return self.last(hidden)
+
+
+class RetainedGradient(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.hidden(x)
+        hidden.retain_grad()
+        return self.last(hidden)
+
+
+@pytest.mark.parametrize("model", [Net, InputGradient, InnerStep, Hook, RetainedGradient])
+@pytest.mark.parametrize("trace", [True, False])
+def test_a_forward_pass_that_needs_the_graph_is_evaluated_too(
+    model: type[Net], trace: bool, monkeypatch: pytest.MonkeyPatch
+):
+    # Evaluations ran without a graph, in which torch refuses hooks and derivatives, and the trial failed.
+    monkeypatch.setattr(evaluation, "EVALUATION_BATCH", 5)
+    torch.manual_seed(0)
+    net, x, y = model(), torch.randn(12, 4), torch.randint(2, (12,))
+    stated = engine.Problem(net, L2(net), losses, losses, train=(x, y), val=(x, y))
+    last = run(config(trace=trace), stated)[-1]
+    net.load_state_dict(last.state.params)
+    assert last.value == pytest.approx(F.cross_entropy(net(x), y).item(), rel=1e-5)

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
-from torch.utils.hooks import RemovableHandle
+from torch.utils import _pytree as pytree
 
 from nestor_engine.data.splits import INDEX, View, chunks, size_of
 from nestor_engine.distributed import ALONE, Group
 from nestor_engine.measuring.collector import Collector
+from nestor_engine.measuring.results import Measured
 from nestor_engine.objective import Bilevel, PyTree, Tensors
 
-_REGISTER: Any = Tensor.register_hook  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] torch does not type it
 EVALUATION_BATCH = 1024  # examples at a time; limits the memory
-
-
-class _WithoutHooks(TorchFunctionMode):
-    """A model may register hooks on its activations, and torch refuses that where nothing has a gradient."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is _REGISTER and not args[0].requires_grad:
-            return RemovableHandle(OrderedDict[int, Any]())
-        return func(*args, **(kwargs or {}))
 
 
 def evaluate(
@@ -47,20 +34,40 @@ def evaluate(
     Raises:
         OutputNotJoinable: a metric needs an output for all examples that is not one row for each of them.
     """
+    values = {name: value.detach() for name, value in bilevel.values(hparams).items()}
+    try:
+        with torch.no_grad():
+            return _evaluate(bilevel, params, buffers, values, columns, group)
+    except RuntimeError:
+        # Some forward passes need a graph: they differentiate, or register a hook. Another error is raised again.
+        with torch.enable_grad():
+            return _evaluate(bilevel, pytree.tree_map(_leaf, params), buffers, values, columns, group)
+
+
+def _evaluate(
+    bilevel: Bilevel, params: PyTree, buffers: Tensors, values: Tensors, columns: Tensors, group: Group
+) -> dict[str, float]:
     share = group.share(size_of(columns))
     collector: Collector | None = None
     total = weight = 0.0
-    with torch.no_grad(), _WithoutHooks():
-        values = bilevel.values(hparams)
-        for batch in chunks(columns, EVALUATION_BATCH, share.part):
-            outputs = bilevel.predict(params, buffers, values, batch)
-            loss = bilevel.val_loss(outputs, values, batch)
-            of_batch = loss if isinstance(loss, tuple) else (float(loss) * len(batch[INDEX]), len(batch[INDEX]))
-            total, weight = total + float(of_batch[0]), weight + float(of_batch[1])
-            if collector is None:
-                collector = Collector(bilevel.metrics_of(outputs), values, share, View(columns).all())
-            collector.add(outputs, batch)
-            del outputs  # those of a whole split may be large
-        sums = share.total(torch.tensor([total, weight], dtype=torch.float64, device=group.device))
-        assert collector is not None  # a split has examples
-        return {"loss": float(sums[0] / sums[1]), **collector.results()}
+    for batch in chunks(columns, EVALUATION_BATCH, share.part):
+        outputs = bilevel.predict(params, buffers, values, batch)
+        loss: Measured = _detached(bilevel.val_loss(outputs, values, batch))
+        of_batch = loss if isinstance(loss, tuple) else (float(loss) * len(batch[INDEX]), len(batch[INDEX]))
+        total, weight = total + float(of_batch[0]), weight + float(of_batch[1])
+        outputs = _detached(outputs)
+        if collector is None:
+            collector = Collector(bilevel.metrics_of(outputs), values, share, View(columns).all())
+        collector.add(outputs, batch)
+        del outputs  # those of a whole split may be large
+    sums = share.total(torch.tensor([total, weight], dtype=torch.float64, device=group.device))
+    assert collector is not None  # a split has examples
+    return {"loss": float(sums[0] / sums[1]), **collector.results()}
+
+
+def _detached(tree: PyTree) -> PyTree:
+    return pytree.tree_map_only(Tensor, Tensor.detach, tree)
+
+
+def _leaf(param: Tensor) -> Tensor:
+    return param.detach().requires_grad_()
