@@ -34,7 +34,6 @@ from nestor.local import scratch
 from nestor.local.snapshot_store import memory_budget
 
 STEPS, EARLY = 1_000, 20
-MOST_SECONDS = 480.0  # a trial that takes longer ends early, and its row has fewer steps
 SIZES = (10**5, 10**6, 10**7)
 Row = dict[str, Any]
 
@@ -69,7 +68,7 @@ def squared_error(outputs: Tensor, batch: dict[str, Tensor]) -> Tensor:
     return (outputs - batch["y"]).square().mean(1)
 
 
-def measure(kind: str, size: int, steps: int) -> Row:
+def measure(kind: str, size: int, steps: int, most_seconds: float) -> Row:
     """The row of one trial, for a process of its own."""
     one_thread()
     torch.manual_seed(0)
@@ -92,7 +91,7 @@ def measure(kind: str, size: int, steps: int) -> Row:
         nonlocal early
         if trial.last_step is not None and trial.last_step.number == EARLY:
             early = status("VmHWM") - before
-        if time.perf_counter() - began > MOST_SECONDS:
+        if time.perf_counter() - began > most_seconds:
             study.stop()
 
     trial = study.optimize(problem, steps, callbacks=[watch], **options)
@@ -112,9 +111,10 @@ def measure(kind: str, size: int, steps: int) -> Row:
     }
 
 
-def apart(kind: str, size: int, steps: int) -> Row:
+def apart(kind: str, size: int, steps: int, most_seconds: float) -> Row:
     """The row of one trial from its own process, or the reason of its failure."""
-    command = [sys.executable, "-m", "benchmarks.memory", "--kind", kind, "--size", str(size), "--steps", str(steps)]
+    command = [sys.executable, "-m", "benchmarks.memory", "--kind", kind, "--size", str(size)]
+    command += ["--steps", str(steps), "--seconds", str(most_seconds)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1])
@@ -141,16 +141,19 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="up to a million hyperparameters, and 100 steps")
     parser.add_argument("--kind", choices=KINDS, help="only this kind")
     parser.add_argument("--steps", type=int, default=STEPS, help="outer steps of each trial")
+    parser.add_argument(
+        "--seconds", type=float, default=480.0, help="a longer trial ends early; its row has fewer steps"
+    )
     parser.add_argument("--size", type=int, help=argparse.SUPPRESS)  # one row as JSON, in this process
     options = parser.parse_args()
     if options.size:
-        print(json.dumps(measure(options.kind, options.size, options.steps)))
+        print(json.dumps(measure(options.kind, options.size, options.steps, options.seconds)))
         return
     rows: list[Row] = []
     steps = 100 if options.quick else options.steps
     for kind in (kind for kind in KINDS if options.kind in (None, kind)):
         for size in SIZES[: 2 if options.quick else None]:
-            rows.append(apart(kind, size, steps))
+            rows.append(apart(kind, size, steps, options.seconds))
             print(rows[-1], file=sys.stderr, flush=True)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from nestor.errors import SnapshotMemoryInvalid, SnapshotNotWritten, shown
 from nestor.local import scratch
+from nestor.local.packed import Packed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,8 +62,8 @@ class SnapshotStore:
     def __init__(self) -> None:
         self._budget, self._number = memory_budget(), next(_numbers)
         self.nbytes, self.essential = 0, frozenset[int]()
-        self._memory: dict[int, dict[str, Tensor]] = {}  # in the order of their arrival
-        self._newest: int | None = None  # the last of these, if it was not discarded
+        self._memory: dict[int, Packed] = {}  # in the order of their arrival
+        self._newest: tuple[int, dict[str, Tensor]] | None = None
         self._files: dict[int, Path] = {}
         self._failing, self._news = False, list[str]()
         self._finalizer = weakref.finalize(self, _remove, self._files)
@@ -70,24 +71,27 @@ class SnapshotStore:
         _stores[self._number] = self
 
     def __iter__(self) -> Iterator[int]:
-        return iter({**self._memory, **self._files})
+        newest = [] if self._newest is None else [self._newest[0]]
+        return iter([*self._files, *self._memory, *newest])
 
     def __setitem__(self, step: int, hparams: dict[str, Tensor]) -> None:
         """Keep the snapshot of a step, which is the newest from now on. Its tensors must not change any more."""
         self.discard(step)
-        grown = self._newest is not None
-        if self._newest is not None:
-            self._memory[self._newest] = _compact(self._memory[self._newest])
-            self.nbytes += _nbytes(self._memory[self._newest])
-        self._memory[step], self._newest = hparams, step
-        if grown:
+        before, self._newest = self._newest, (step, hparams)
+        if before is not None:
+            packed = self._memory[before[0]] = Packed.of(before[1])
+            self.nbytes += packed.nbytes
             self._make_room()
 
     def get(self, step: int) -> dict[str, Tensor] | None:
         """The snapshot of a step, mapped from its file if it is on disk; None if it was not kept."""
+        if self._newest is not None and step == self._newest[0]:
+            return self._newest[1]
+        if step in self._memory:
+            return self._memory[step].tensors()
         path = self._files.get(step)
         if path is None:
-            return self._memory.get(step)
+            return None
         from safetensors import SafetensorError
         from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType] its paths are not typed
 
@@ -102,11 +106,9 @@ class SnapshotStore:
         if step in self._files:
             scratch.remove(self._files.pop(step))
         elif step in self._memory:
-            hparams = self._memory.pop(step)
-            if step == self._newest:
-                self._newest = None
-            else:
-                self.nbytes -= _nbytes(hparams)
+            self.nbytes -= self._memory.pop(step).nbytes
+        elif self._newest is not None and step == self._newest[0]:
+            self._newest = None
 
     def clear(self) -> None:
         """Drop all snapshots."""
@@ -121,10 +123,10 @@ class SnapshotStore:
     def _make_room(self) -> None:
         """Move the oldest snapshots to disk until the process is within its budget. Drop them if the disk is full."""
         excess, full = bytes_in_memory() - self._budget, False
-        for step in [step for step in self._memory if step != self._newest]:
+        for step in list(self._memory):
             if excess <= 0:
                 return
-            nbytes = _nbytes(self._memory[step])
+            nbytes = self._memory[step].nbytes
             if not full:
                 full = not self._write(step)
             if not full or step not in self.essential:
@@ -139,7 +141,7 @@ class SnapshotStore:
 
         try:
             path = scratch.directory() / f"{self._number}-{step}.safetensors"
-            save_file(self._memory[step], path)  # gets its name when it is complete
+            save_file(self._memory[step].tensors(), path)  # gets its name when it is complete
         except (OSError, SafetensorError) as error:
             if not self._failing:
                 where = tempfile.gettempdir()
@@ -148,7 +150,7 @@ class SnapshotStore:
             self._failing = True
             return False
         self._failing = False
-        self.nbytes -= _nbytes(self._memory.pop(step))
+        self.nbytes -= self._memory.pop(step).nbytes
         self._files[step] = path
         return True
 
@@ -156,23 +158,3 @@ class SnapshotStore:
 def _remove(files: dict[int, Path]) -> None:
     for path in files.values():
         scratch.remove(path)
-
-
-def _nbytes(hparams: dict[str, Tensor]) -> int:
-    return sum(value.nbytes for value in hparams.values())
-
-
-def _compact(hparams: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same values in memory of the host and of their own: a view would keep a larger tensor alive."""
-    import torch
-
-    own: dict[str, Tensor] = {}
-    seen = set[int]()
-    for name, value in hparams.items():
-        here = value.detach().cpu()
-        storage = here.untyped_storage()
-        if not here.is_contiguous() or storage.nbytes() > here.nbytes or storage.data_ptr() in seen:
-            here = here.clone(memory_format=torch.contiguous_format)
-        seen.add(here.untyped_storage().data_ptr())
-        own[name] = here
-    return own
