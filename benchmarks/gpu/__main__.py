@@ -44,7 +44,7 @@ from nestor_worker.supervisor.runner_process import ALLOCATION, REPEATABLE
 
 Result = dict[str, Any]
 
-TOTAL = 570  # seconds of all parts
+TOTAL = 535  # seconds of all parts
 TESTS_LIMIT = 300  # seconds
 SERVICE_LIMIT = 240  # seconds, beside the tests
 PREPARE_LIMIT = 120  # seconds of the preparations, which run side by side

@@ -149,17 +149,14 @@ def test_a_trial_continues_bit_for_bit(name: str):
     assert resumed.state.save() == whole_run.state.save()
 
 
-def test_a_trajectory_in_bfloat16_is_near_that_of_the_cpu_in_float64():
-    settings = lambda autocast: config(engine.Implicit(), autocast=autocast)
-    single = problem(dtype=torch.float32)  # autocast leaves float64 as it is
-    (*_, ours), (*_, exact) = (
-        tune(single, settings("bfloat16")),
-        tune(problem(), settings(None), torch.device("cpu")),
-    )
-    assert ours.val_loss == pytest.approx(exact.val_loss, rel=0.05)
-    *_, without = tune(problem(dtype=torch.float32), settings(None))
-    assert ours.val_loss != without.val_loss
-    assert ours.state.weights.dtype is torch.float32  # only operations are in bfloat16
+def test_bfloat16_is_near_full_precision():
+    briefly = lambda autocast: config(engine.Implicit(), autocast=autocast, n_steps=1, warmup_steps=0)
+    # In float32, because autocast leaves float64 as it is.
+    rounded, exact = (next(tune(problem(dtype=torch.float32), briefly(autocast))) for autocast in ("bfloat16", None))
+    assert rounded.val_loss == pytest.approx(exact.val_loss, rel=0.02)
+    assert rounded.val_loss != exact.val_loss
+    assert rounded.hypergradient_norm == pytest.approx(exact.hypergradient_norm, rel=0.2)
+    assert rounded.state.weights.dtype is torch.float32  # only operations are in bfloat16
 
 
 def with_and_without_recordings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
