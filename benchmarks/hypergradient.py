@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import time
@@ -33,7 +34,7 @@ from torch import Tensor
 
 from benchmarks.contenders import TERMS, Contender, Nestor, others, reverse_over_reverse
 from benchmarks.installed import install_peers
-from benchmarks.measuring import Run, flops, one_thread, peak_mb, seconds
+from benchmarks.measuring import Run, flops, one_thread, peak_mb, seconds, wait_for_turn
 from benchmarks.models import MODELS, Case, case
 from benchmarks.peers import curvlinops_gauss_newton, free
 from benchmarks.task import Task, task_of
@@ -48,17 +49,25 @@ COLUMNS = ("product", "hypergradient", "peak_mb", "error")
 Row = dict[str, Any]
 
 
-def measure(name: str, rounds: int, *, errors: bool) -> list[Row]:
-    """The rows of one case."""
+def measure(name: str, rounds: int, *, errors: bool, prepare: float = math.inf, limit: float = math.inf) -> list[Row]:
+    """The rows of one case.
+
+    Args:
+        prepare: wall-clock seconds after which no further contender is prepared.
+        limit: wall-clock seconds of the measurement. What does not fit is measured in fewer rounds, or not at all.
+    """
+    began = time.monotonic()
     subject = case(name)
     alpha = step_size(subject)
     gradient = training_gradient(task_of(subject, alpha))
     error_of = errors_of(name) if errors else repeat(lambda: None)
     rows, runs = list(floors(subject)), []
-    print(f"\n{name}: one training gradient takes {1e3 * seconds(gradient, least=1.0):.1f} ms", file=sys.stderr)
     for contender, error in zip(contenders(subject, alpha), error_of, strict=errors):
         row = empty(name, contender.implementation, contender.curvature, contender.solver)
         rows.append(row)
+        if time.monotonic() - began > prepare:
+            row["error"] = f"not prepared within {prepare:.0f} s"
+            continue
         print(f"  {contender.implementation}, {contender.curvature}, {contender.solver}", file=sys.stderr, flush=True)
         try:
             row["error"] = error()
@@ -67,7 +76,9 @@ def measure(name: str, rounds: int, *, errors: bool) -> list[Row]:
             runs.append((row, contender))
         except Exception as failure:  # the row has the reason
             row["error"] = f"{type(failure).__name__}: {' '.join(str(failure).split())[:160]}"
-    interleaved(runs, gradient, rounds)
+    wait_for_turn()
+    print(f"\n{name}: one training gradient takes {1e3 * seconds(gradient, least=1.0):.1f} ms", file=sys.stderr)
+    interleaved(runs, gradient, rounds, limit)
     return rows
 
 
@@ -76,10 +87,11 @@ def contenders(subject: Case, alpha: float) -> Iterator[Contender]:
     yield from others(task_of(subject, alpha))
 
 
-def interleaved(runs: list[tuple[Row, Contender]], gradient: Run, rounds: int) -> None:
+def interleaved(runs: list[tuple[Row, Contender]], gradient: Run, rounds: int, limit: float = math.inf) -> None:
     """Fill in `product` and `hypergradient`: contenders alternate, each between two training gradients."""
     ratios: dict[tuple[int, str], list[float]] = {}
     spent = [0.0] * len(runs)
+    end = time.monotonic() + limit
 
     def ratio(run: Run, calls: int = 1) -> float:
         before = seconds(gradient, least=LEAST)
@@ -88,7 +100,7 @@ def interleaved(runs: list[tuple[Row, Contender]], gradient: Run, rounds: int) -
 
     for _ in range(rounds):
         for i, (_, contender) in enumerate(runs):
-            if spent[i] > MOST:
+            if spent[i] > MOST or time.monotonic() > end:
                 continue
             began = time.process_time()
             whole = ratio(contender.hypergradient, contender.period)
@@ -103,6 +115,9 @@ def interleaved(runs: list[tuple[Row, Contender]], gradient: Run, rounds: int) -
             spent[i] += time.process_time() - began
     for (i, column), values in ratios.items():
         runs[i][0][column] = statistics.median(values)
+    for i, (row, _) in enumerate(runs):
+        if spent[i] == 0.0:
+            row["error"] = f"not measured within {limit:.0f} s"
 
 
 def training_gradient(task: Task) -> Run:
@@ -212,13 +227,17 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one round of the two smallest cases")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"{ROUNDS} by default")
     parser.add_argument("--no-errors", action="store_true", help="leave out the errors, which take most of the time")
+    parser.add_argument("--prepare", type=float, default=math.inf, help="seconds of preparation of a case, at most")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="seconds of measurement of a case, at most")
     parser.add_argument("--cases", nargs="+", choices=MODELS, help="only these")
     options = parser.parse_args()
     one_thread()
     install_peers()
     rows: list[Row] = []
     for name in options.cases or (["softmax", "mlp"] if options.quick else MODELS):
-        rows += measure(name, 1 if options.quick else options.rounds, errors=not options.no_errors)
+        rounds = 1 if options.quick else options.rounds
+        errors = not options.no_errors
+        rows += measure(name, rounds, errors=errors, prepare=options.prepare, limit=options.seconds)
         if options.json:
             options.json.write_text(json.dumps(rows, indent=1))
     print(f"{caption('benchmarks.hypergradient')}\n\n{table(rows)}")

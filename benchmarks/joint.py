@@ -23,6 +23,7 @@ import math
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from torch.nn import functional as F
 
 import nestor
 import nestor_engine as engine
-from benchmarks.measuring import DEVICE, ON_GPU, Run, one_thread, seconds, until
+from benchmarks.measuring import DEVICE, ON_GPU, Run, one_thread, seconds, until, wait_for_turn
 from benchmarks.models import MODELS
 from examples.provenance import caption
 from examples.service import running_service
@@ -44,9 +45,9 @@ BATCHES = {"mlp": 128, "cnn": 64, "resnet18": 64, "transformer": 64}  # the last
 EXAMPLES = 512  # of the training and the validation data each
 EVERY = (5, 20) if ON_GPU else (5, 20, 50, 100)  # inner steps per outer step
 # Inner steps of a run by model, for plain training and for tuning.
-LENGTHS = {"mlp": 2_000, "cnn": 1_000, "resnet18": 300, "transformer": 1_000} if ON_GPU else {"mlp": 2_000, "cnn": 300}
-TUNED_LENGTHS = {"mlp": 10_000, "cnn": 5_000, "resnet18": 1_000, "transformer": 5_000} if ON_GPU else LENGTHS
-ROUNDS = 3 if ON_GPU else 5
+LENGTHS = {"mlp": 2_000, "cnn": 1_000, "resnet18": 200, "transformer": 500} if ON_GPU else {"mlp": 2_000, "cnn": 300}
+TUNED_LENGTHS = {"mlp": 10_000, "cnn": 5_000, "resnet18": 1_000, "transformer": 2_000} if ON_GPU else LENGTHS
+ROUNDS = 1 if ON_GPU else 5
 Row = dict[str, Any]
 
 
@@ -108,28 +109,26 @@ def wall(run: Run) -> float:
     return time.perf_counter() - began
 
 
-def tuning(subject: Subject, steps: int, rounds: int, every: tuple[int, ...]) -> list[Row]:
-    rows = []
+def tuning(subject: Subject, steps: int, rounds: int, every: tuple[int, ...]) -> Iterator[Row]:
     reading = {"": 1000, f", which reads {subject.batch}": subject.batch}  # validation examples
     for (reads, val_batch), count in itertools.product(reading.items(), every):
         length = max(steps, 2 * count) // count * count
         tune, train = partial(subject.tuned, length, count, val_batch), partial(subject.untuned, length)
         pairs = [(wall(tune), wall(train)) for _ in range(rounds)]
         what = f"tuned / untuned, {count} inner steps to an outer one{reads}"
-        rows.append(row(subject, what, statistics.median(tuned / plain for tuned, plain in pairs), length))
-    return rows
+        yield row(subject, what, statistics.median(tuned / plain for tuned, plain in pairs), length)
 
 
-def inner(subject: Subject, steps: int, rounds: int) -> list[Row]:
+def inner(subject: Subject, steps: int, rounds: int) -> Iterator[Row]:
     ratios = []
     for _ in range(rounds):
         by_hand = seconds(lambda: subject.by_hand(steps))
         ours = seconds(lambda: subject.untuned(steps))
         ratios.append(ours / by_hand)
-    return [row(subject, "inner loop / by hand, in this process", statistics.median(ratios), steps)]
+    yield row(subject, "inner loop / by hand, in this process", statistics.median(ratios), steps)
 
 
-def determinism(subject: Subject, steps: int, rounds: int) -> list[Row]:
+def determinism(subject: Subject, steps: int, rounds: int) -> Iterator[Row]:
     """What deterministic kernels cost the inner loop; workers use them. CUBLAS_WORKSPACE_CONFIG must be set."""
     ratios = []
     for _ in range(rounds):
@@ -137,7 +136,17 @@ def determinism(subject: Subject, steps: int, rounds: int) -> list[Row]:
         torch.use_deterministic_algorithms(True, warn_only=True)
         ratios.append(seconds(lambda: subject.untuned(steps)) / free)
         torch.use_deterministic_algorithms(False)
-    return [row(subject, "inner loop, deterministic kernels / any kernels", statistics.median(ratios), steps)]
+    yield row(subject, "inner loop, deterministic kernels / any kernels", statistics.median(ratios), steps)
+
+
+def in_process(subject: Subject, steps: int, *, quick: bool) -> Iterator[Row]:
+    """All rows of a model that need no service, the important ones first."""
+    rounds = 1 if quick else ROUNDS
+    yield from inner(subject, steps, rounds)
+    length = steps if quick else TUNED_LENGTHS[subject.name]
+    yield from tuning(subject, length, 1 if ON_GPU else rounds, EVERY[:2] if quick else EVERY)
+    if ON_GPU:
+        yield from determinism(subject, steps, rounds)
 
 
 def through_the_service(subject: Subject, server: str, steps: int) -> list[Row]:
@@ -175,19 +184,15 @@ def main() -> None:
     options = parser.parse_args()
     one_thread()
     rows: list[Row] = []
-    rounds = 1 if options.quick else ROUNDS
     lengths = {"mlp": 200} if options.quick else {name: LENGTHS[name] for name in options.cases or LENGTHS}
     for name, steps in lengths.items():
         subject = Subject(name)
         subject.by_hand(5)
-        rows += inner(subject, steps, rounds)
-        if ON_GPU:
-            rows += determinism(subject, steps, rounds)
-        if name in TUNED_LENGTHS:
-            length = steps if options.quick else TUNED_LENGTHS[name]
-            rows += tuning(subject, length, 1 if ON_GPU else rounds, EVERY[:2] if options.quick else EVERY)
-        if options.json:
-            options.json.write_text(json.dumps(rows, indent=1))
+        wait_for_turn()
+        for found in in_process(subject, steps, quick=options.quick):
+            rows.append(found)
+            if options.json:
+                options.json.write_text(json.dumps(rows, indent=1))
     if not options.local:
         with running_service() as server:
             for name, steps in lengths.items():

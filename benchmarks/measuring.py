@@ -15,6 +15,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 Run = Callable[[], object]
+TURNS = "NESTOR_BENCHMARK_TURNS"  # environment variable: the folder for `wait_for_turn`
 DEVICE = torch.device(os.environ.get("NESTOR_TEST_DEVICE", "cpu"))  # the measured device
 ON_GPU = DEVICE.type == "cuda"
 
@@ -22,6 +23,22 @@ ON_GPU = DEVICE.type == "cuda"
 def one_thread() -> None:
     """Use one thread, so that processor time is the time that a computation took."""
     torch.set_num_threads(1)
+
+
+def wait_for_turn() -> None:
+    """End of the preparation. Under `benchmarks.gpu`, wait until no other benchmark measures or prepares.
+
+    The file `ready` in the folder of NESTOR_BENCHMARK_TURNS says that this process waits, and `go` ends the wait.
+    """
+    if TURNS not in os.environ:
+        return
+    if ON_GPU:
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+    folder = Path(os.environ[TURNS])
+    (folder / "ready").touch()
+    while not (folder / "go").exists():
+        time.sleep(0.05)
 
 
 def until() -> float:

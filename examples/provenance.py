@@ -15,7 +15,12 @@ ROOT = Path(__file__).parents[1]
 
 
 def commit() -> str:
-    """The measured commit, such as "commit 090892f", and whether the working tree differs from it."""
+    """The measured commit, such as "commit 090892f", and whether the working tree differs from it.
+
+    NESTOR_COMMIT names the commit of a copy that has no repository.
+    """
+    if named := os.environ.get("NESTOR_COMMIT"):
+        return f"commit {named}"
     head = _git("rev-parse", "--short", "HEAD")
     if head is None:
         return "commit not recorded"

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from benchmarks.contenders import Nestor
 from benchmarks.hypergradient import training_gradient
-from benchmarks.measuring import ON_GPU, Run, one_thread, seconds
+from benchmarks.measuring import ON_GPU, Run, one_thread, seconds, wait_for_turn
 from benchmarks.models import MODELS, Case, case
 from benchmarks.task import task_of
 from examples.provenance import caption
@@ -40,15 +40,16 @@ CURVATURES = {"Hessian": Linearization.hessian_product, "Gauss-Newton": Lineariz
 Row = dict[str, Any]
 
 
-def measure(subject: Case, curvature: str, *, compiled: bool) -> Row:
-    """One row: the milliseconds of a training gradient, and products in units of it."""
+def prepared(subject: Case, curvature: str, *, compiled: bool) -> tuple[Row, dict[str, Run], Run]:
+    """A row without times, the ways to compute a product, and the training gradient."""
     point_method = CURVATURES[curvature]
     traces, context = TraceCache(), Nestor(subject).context
     point = context.linearization()
     linear = traces.get(point, point_method)
     row: Row = {"case": subject.name, "batch": len(subject.x), "curvature": curvature}
+    gradient = training_gradient(task_of(subject, 0.0))
     if linear is None:
-        return row | {"error": next(traces.news())}
+        return row | {"error": next(traces.news())}, {}, gradient
     (found,) = traces._traced.values()
     assert found is not None
     plain = Traced(found.split)  # as it was traced
@@ -69,8 +70,12 @@ def measure(subject: Case, curvature: str, *, compiled: bool) -> Row:
             row["compile_s"] = time.perf_counter() - began
         except Exception as failure:  # torch.compile raises many kinds of errors
             row["compiled"] = f"{type(failure).__name__}: {' '.join(str(failure).split())[:120]}"
-    gradient = training_gradient(task_of(subject, 0.0))
     gradient()
+    return row, ways, gradient
+
+
+def measured(row: Row, ways: dict[str, Run], gradient: Run) -> Row:
+    """The row with the milliseconds of a training gradient, and products in units of it."""
     times: dict[str, list[float]] = {}
     for _ in range(ROUNDS):
         unit = seconds(gradient, least=LEAST)
@@ -136,12 +141,18 @@ def main() -> None:
     warnings.simplefilter("ignore")  # torch.compile's
     rows: list[Row] = []
     for name in ["mlp"] if options.quick else options.cases:
-        for size in (SMALL,) if options.quick else (SMALL, None):
-            for curvature in CURVATURES:
-                rows.append(measure(case(name, size), curvature, compiled=options.compile))
-                print(rows[-1], file=sys.stderr, flush=True)
-                if options.json:
-                    options.json.write_text(json.dumps(rows, indent=1))
+        sizes = (SMALL,) if options.quick else (SMALL, None)
+        subjects = [
+            prepared(case(name, size), curvature, compiled=options.compile)
+            for size in sizes
+            for curvature in CURVATURES
+        ]
+        wait_for_turn()
+        for subject in subjects:
+            rows.append(measured(*subject))
+            print(rows[-1], file=sys.stderr, flush=True)
+            if options.json:
+                options.json.write_text(json.dumps(rows, indent=1))
     print(f"{caption('benchmarks.gpu.products')}\n\n{table(rows)}")
 
 

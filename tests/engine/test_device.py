@@ -111,14 +111,14 @@ def config(response: Response, **parts) -> engine.Config:
     return engine.Config(**{"n_steps": 4, **trained, "response": response, "trace": True, **parts})
 
 
-def problem(*layers: nn.Module) -> engine.Problem:
-    """In float64, made on the CPU; its trials run where `tune` puts them."""
+def problem(*layers: nn.Module, dtype: torch.dtype = torch.float64) -> engine.Problem:
+    """Made on the CPU; its trials run where `tune` puts them."""
     with torch.device("cpu"):
         torch.manual_seed(0)
-        x, y = torch.randn(24, 1, 4, 4, dtype=torch.float64), torch.arange(24) % 3
+        x, y = torch.randn(24, 1, 4, 4, dtype=dtype), torch.arange(24) % 3
         model = nn.Sequential(
             nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.GELU(), nn.Flatten(), *layers, nn.Linear(12, 3)
-        ).double()
+        ).to(dtype)
         loss = lambda outputs, batch: F.cross_entropy(outputs, batch["y"], reduction="none")
         kinds = [L2(model, per="weight", init=-2.0), ExampleWeights(18)]
         return engine.Problem(model, kinds, loss, loss, train=(x[6:], y[6:]), val=(x[:6], y[:6]), test=(x, y))
@@ -149,6 +149,16 @@ def test_a_trial_continues_bit_for_bit(name: str):
     assert resumed.state.save() == whole_run.state.save()
 
 
+def test_bfloat16_is_near_full_precision():
+    briefly = lambda autocast: config(engine.Implicit(), autocast=autocast, n_steps=1, warmup_steps=0)
+    # In float32, because autocast leaves float64 as it is.
+    rounded, exact = (next(tune(problem(dtype=torch.float32), briefly(autocast))) for autocast in ("bfloat16", None))
+    assert rounded.val_loss == pytest.approx(exact.val_loss, rel=0.02)
+    assert rounded.val_loss != exact.val_loss
+    assert rounded.hypergradient_norm == pytest.approx(exact.hypergradient_norm, rel=0.2)
+    assert rounded.state.weights.dtype is torch.float32  # only operations are in bfloat16
+
+
 def with_and_without_recordings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for steps in (2, 10**9):
         for part in (inner, response):
@@ -159,7 +169,8 @@ def with_and_without_recordings(monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 def test_what_is_recorded_is_what_is_launched_one_by_one(monkeypatch):
     ends = []
     for _ in with_and_without_recordings(monkeypatch):
-        *_, last = tune(problem(nn.Dropout(0.2)), config(engine.Implicit(), autocast="bfloat16"))
+        single = problem(nn.Dropout(0.2), dtype=torch.float32)
+        *_, last = tune(single, config(engine.Implicit(), autocast="bfloat16"))
         ends.append(last.state.save())
     assert ends[0] == ends[1]
 

@@ -7,10 +7,13 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from benchmarks.gpu.__main__ import run_benchmarks
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,3 +45,10 @@ def test_every_part_runs_on_the_cpu(part: str, home: str, tmp_path: Path):
         values = {row["what"]: row["value"] for row in report[part]["rows"]}
         assert values["five steps on the worker against in this process, difference"] < 1e-4
         assert [value for what, value in values.items() if what.startswith("paused")] == [0.0]
+
+
+def test_what_does_not_fit_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("NESTOR_TEST_DEVICE", "cpu")
+    ((part, result),) = run_benchmarks(["scaling"], quick=True, end=time.monotonic())
+    assert (part, result["rows"], result["ok"]) == ("scaling", [], True)
+    assert result["left_out"] == ["1,000: no time left"]
