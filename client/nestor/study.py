@@ -326,7 +326,8 @@ class Study:
 
     @property
     def _ranking(self) -> Ranking:
-        return Ranking(self._record.metric, self._record.direction)
+        record = self.record  # it may have changed before the first trial
+        return Ranking(record.metric, record.direction)
 
     def _check(self, problem: object, config: Config) -> tuple[Trainable | EntryPoint, Program | None]:
         """The problem, built if this process trains it, and its export if it leaves this process."""
@@ -515,7 +516,8 @@ def create_study(
         load_if_exists: return the study of that name if it exists.
         metric: one of the problems' metrics, by which steps and trials are ranked; by default the loss on all held-out
             examples, or on all validation examples if none are held out. Hypergradients always minimize `val_loss`.
-        direction: "minimize", the default, or "maximize", which requires a metric. Neither can change later.
+        direction: "minimize", the default, or "maximize", which requires a metric. Neither changes after the first
+            trial.
         user_attrs: stored with the study; any JSON-serializable values.
         tags: labels of the study.
 

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nestor.lifecycle import MUCH_WORSE, Ranking
+from nestor.lifecycle import Ranking
 from nestor.schemas.records import Answer, Verdict
 from nestor.schemas.steps import Step
 
 SOLVED = ("converged", "truncated")  # outcomes of nestor_engine.solvers.Outcome that are not failures
 NEARLY_ALL = 0.9  # of the steps
 SOME = 0.01  # of the steps
+MUCH_WORSE = 0.1  # of the best value
 LAST = 3  # steps in a row at the end
 EXAMPLES_EACH = 10  # validation examples that one hyperparameter needs if nothing else measures the result
 SMOOTHING = 0.2  # weight of a new batch in the running mean of validation losses
@@ -385,13 +386,17 @@ def judge(
     return Verdict(answer=rule.answer, code=rule.code, sentence=sentence[0].upper() + sentence[1:], remedy=rule.remedy)
 
 
+# Of verdicts that the log of a complete trial has as a warning: its result is wrong, or its last step is a bad choice.
+LOGGED = frozenset({"solves_failed", "hypergradient_zero", "overfitting", "overfitting_after_best", "declined"})
+
+
 def warning(verdict: Verdict | None) -> str | None:
-    """A warning for the log of a trial that completes although its result cannot be relied on; None if it can."""
-    return f"{verdict.sentence} {verdict.remedy}" if verdict is not None and verdict.answer == "no" else None
+    """A warning for the log of a trial that completes; None if the log need not repeat its verdict."""
+    return f"{verdict.sentence} {verdict.remedy}" if verdict is not None and verdict.code in LOGGED else None
 
 
 def _much_worse(value: float | None, best: float | None) -> bool:
-    """As `lifecycle.decline`; `best` is the best of several values, so only the distance counts."""
+    """`best` is the best of several values, so only the distance counts."""
     return value is not None and best is not None and abs(value - best) > MUCH_WORSE * abs(best)
 
 
