@@ -124,7 +124,8 @@ def delete(session: Session, owner_id: UUID, study_id: UUID, *, by: str = "user"
 
 def _expect(session: Session, study: Study, if_match: str | None) -> None:
     if if_match is not None:
-        versions.expect(if_match, "study", versions.of(describe(session, [study])[0]))
+        shown = describe(session, [study])[0].model_dump_json().encode()
+        versions.expect(if_match, "study", versions.of_json(shown))
 
 
 def describe(session: Session, found: Sequence[Study]) -> list[schemas.Study]:
