@@ -371,10 +371,10 @@ class Study:
         """
         if not isinstance(trial, UUID | str):
             return self.trial(trial)
-        found = Trial(self._backend, self._backend.trial(trial_id(trial)))
-        if found.record.study_id != self.id:
+        found = self._backend.trial(trial_id(trial))
+        if found.study_id != self.id:
             raise TrialNotFound(trial=str(trial))
-        return found
+        return Trial(self._backend, found)
 
     @property
     def best_trial(self) -> Trial:

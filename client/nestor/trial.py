@@ -367,6 +367,7 @@ class Trial:
 
         [1] Vicol et al. (2022), On implicit bias in overparameterized bilevel optimization.
         """
+        expect_flag("wait", wait)
         asked = schemas.build(schemas.Confirm, {"seeds": seeds, "on": (on,) if isinstance(on, str) else on})
         found = self._backend.confirm(self.id, asked, watched=wait)
         if not wait:

@@ -233,7 +233,7 @@ def test_examples_without_a_weight_of_their_own_cannot_train_and_the_error_says_
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"seeds": 0}, {"seeds": "3"}, {"seeds": True}, {"on": "val"}, {"on": ()}, {"on": 3}], ids=str
+    "wrong", [{"seeds": 0}, {"seeds": "3"}, {"seeds": True}, {"on": "val"}, {"on": ()}, {"on": 3}, {"wait": 0}], ids=str
 )
 def test_a_wrong_request_is_refused(wrong):
     trial = nestor.create_study().optimize(ridge(), 1, **QUICK)

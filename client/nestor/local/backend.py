@@ -315,10 +315,10 @@ class Local:
         return self._trial(trial_id).request(action, after_step)
 
     def extend(self, trial_id: UUID, steps: int) -> TrialRecord:
-        """Have a complete or paused trial take more steps.
+        """Have a complete, pruned or paused trial take more steps.
 
         Raises:
-            IllegalTransition: it is neither complete nor paused.
+            IllegalTransition: it is neither complete nor pruned nor paused.
             TooManySteps: the sum is more than a trial can count.
         """
         return self._trial(trial_id).extend(build(TrialExtend, {"steps": steps}).steps)
@@ -390,7 +390,7 @@ class Local:
 
     def shut_down(self) -> None:
         """Threads must not compute while the interpreter takes torch down; each stops after its present step."""
-        for trial in self._trials.values():
+        for trial in list(self._trials.values()):  # another thread may still create one
             if trial.in_background:
                 if "stop" in trial.record.allowed_actions:
                     trial.request("stop")

@@ -92,7 +92,7 @@ class Study(Schema):
     user_attrs: Annotated[dict[str, Any], about("as its user set them")]
     tags: Annotated[tuple[str, ...], about("labels of the study")]
     created_at: Annotated[datetime, about("in UTC")]
-    updated_at: Annotated[datetime, about("last change of its attributes or tags, in UTC")]
+    updated_at: Annotated[datetime, about("last change of its attributes, tags or ranking, in UTC")]
     trial_counts: Annotated[dict[str, int], about("number of trials in each state; states without trials are left out")]
     best_value: Annotated[float | None, about("the best value of any of its trials; null: no step was evaluated")]
 
