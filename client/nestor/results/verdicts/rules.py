@@ -199,7 +199,7 @@ RULES = (
         "of several evaluated steps, the first is the best",
         lambda f, e: e.evaluated > 1 and e.best_step == e.first_step,
         "No evaluated step was better than the first: {f.what} was {e.first_value:.4g} at step {e.first_step} and "
-        "{e.last_value:.4g} at last.",
+        "{e.last_value:.4g} at the end.",
         "Let the weights settle first (warmup_steps), take more outer steps, or change the outer learning rate.",
     ),
     Rule(
