@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,14 +26,14 @@ from torch import Tensor, nn
 
 import nestor
 from benchmarks.measuring import one_thread, status
-from examples.provenance import ROOT, caption
+from benchmarks.rows import Row, collected, in_own_process, shared_options
+from examples.provenance import caption
 from nestor.hparams import L2, ExampleWeights
 from nestor.local import scratch
 from nestor.local.snapshot_store import memory_budget
 
 STEPS, EARLY = 1_000, 20
 SIZES = (10**5, 10**6, 10**7)
-Row = dict[str, Any]
 
 
 def decays(size: int) -> nestor.Problem:
@@ -113,13 +111,8 @@ def measure(kind: str, size: int, steps: int, most_seconds: float) -> Row:
 
 def apart(kind: str, size: int, steps: int, most_seconds: float) -> Row:
     """The row of one trial from its own process, or the reason of its failure."""
-    command = [sys.executable, "-m", "benchmarks.memory", "--kind", kind, "--size", str(size)]
-    command += ["--steps", str(steps), "--seconds", str(most_seconds)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode == 0:
-        return json.loads(done.stdout.splitlines()[-1])
-    reason = (done.stderr.strip().splitlines() or [f"ended by signal {-done.returncode}"])[-1]
-    return {"kind": kind, "hyperparameters": size, "error": reason[:160]}
+    options: dict[str, object] = {"kind": kind, "size": size, "steps": steps, "seconds": most_seconds}
+    return in_own_process("benchmarks.memory", options, {"kind": kind, "hyperparameters": size})
 
 
 def table(rows: list[Row]) -> str:
@@ -136,9 +129,7 @@ def table(rows: list[Row]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", type=Path, help="also write the rows to this file")
-    parser.add_argument("--quick", action="store_true", help="up to a million hyperparameters, and 100 steps")
+    parser = shared_options(__doc__, quick="up to a million hyperparameters, and 100 steps")
     parser.add_argument("--kind", choices=KINDS, help="only this kind")
     parser.add_argument("--steps", type=int, default=STEPS, help="outer steps of each trial")
     parser.add_argument(
@@ -149,14 +140,10 @@ def main() -> None:
     if options.size:
         print(json.dumps(measure(options.kind, options.size, options.steps, options.seconds)))
         return
-    rows: list[Row] = []
     steps = 100 if options.quick else options.steps
-    for kind in (kind for kind in KINDS if options.kind in (None, kind)):
-        for size in SIZES[: 2 if options.quick else None]:
-            rows.append(apart(kind, size, steps, options.seconds))
-            print(rows[-1], file=sys.stderr, flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
+    kinds = [kind for kind in KINDS if options.kind in (None, kind)]
+    sizes = SIZES[: 2 if options.quick else None]
+    rows = collected((apart(kind, size, steps, options.seconds) for kind in kinds for size in sizes), options.json)
     print(f"{caption('benchmarks.memory')}\n\n{table(rows)}")
 
 

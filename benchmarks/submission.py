@@ -16,8 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -31,13 +29,13 @@ from torch.nn import functional as F
 import nestor
 from benchmarks.measuring import one_thread, status
 from benchmarks.models import MODELS
-from examples.provenance import ROOT, caption
+from benchmarks.rows import Row, collected, in_own_process, shared_options
+from examples.provenance import caption
 from examples.service import running_service
 from nestor.hparams import L2
 
 FEATURES = 256
 LARGE = 64 * 1024**2  # bytes of data from which memory is compared with them
-Row = dict[str, Any]
 
 
 def cnn(size: float) -> nestor.Problem:
@@ -142,11 +140,8 @@ def _counting(study: nestor.Study) -> list[int]:
 
 def apart(name: str, size: float, server: str) -> Row:
     """The row of one case from its own process, or the reason of its failure."""
-    command = [sys.executable, "-m", "benchmarks.submission", "--case", name, "--bytes", str(size), "--server", server]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode == 0:
-        return json.loads(done.stdout.splitlines()[-1])
-    return {"case": name, "bytes": size, "error": (done.stderr.strip().splitlines() or ["?"])[-1][:200]}
+    options: dict[str, object] = {"case": name, "bytes": size, "server": server}
+    return in_own_process("benchmarks.submission", options, {"case": name, "bytes": size})
 
 
 def write(folder: Path, size: float) -> None:
@@ -175,9 +170,7 @@ def table(rows: list[Row]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", type=Path, help="also write the rows to this file")
-    parser.add_argument("--quick", action="store_true", help="a data set of 100 MB instead of one gigabyte")
+    parser = shared_options(__doc__, quick="a data set of 100 MB instead of one gigabyte")
     parser.add_argument("--gigabytes", type=float, default=1.0, help="size of the data set")
     parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)  # one row as JSON, in this process
     parser.add_argument("--bytes", type=float, default=0.0, help=argparse.SUPPRESS)
@@ -187,17 +180,13 @@ def main() -> None:
         print(json.dumps(measure(options.case, options.bytes, options.server)))
         return
     size = 1e8 if options.quick else options.gigabytes * 1e9
-    rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="nestor-benchmark-") as folder:
         Path(folder).chmod(0o755)
         write(Path(folder), size)
         os.environ |= {"NESTOR_BENCHMARK_DATA": folder, "NESTOR_DATA_ROOTS": folder}
         with running_service() as server:
-            for name in CASES:
-                rows.append(apart(name, size if name.startswith("data") else 0.0, server))
-                print(rows[-1], file=sys.stderr, flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
+            sizes = {name: size if name.startswith("data") else 0.0 for name in CASES}
+            rows = collected((apart(name, sizes[name], server) for name in CASES), options.json)
     print(f"{caption('benchmarks.submission')}\n\n{table(rows)}")
 
 

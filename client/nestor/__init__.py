@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from nestor.callbacks import PRUNE as PRUNE
     from nestor.entry_points import EntryPoint as EntryPoint
     from nestor.errors import ProblemInvalid as ProblemInvalid
+    from nestor.opening import create_study as create_study
+    from nestor.opening import delete_study as delete_study
+    from nestor.opening import get_all_study_names as get_all_study_names
+    from nestor.opening import get_trial as get_trial
+    from nestor.opening import load_study as load_study
     from nestor.options import *
     from nestor.remote.asynchronous.client import AsyncClient as AsyncClient
     from nestor.remote.client import Client as Client
@@ -26,11 +31,6 @@ if TYPE_CHECKING:
     from nestor.results.values import load_values as load_values
     from nestor.schemas import WarmStart as WarmStart
     from nestor.study import Study as Study
-    from nestor.study import create_study as create_study
-    from nestor.study import delete_study as delete_study
-    from nestor.study import get_all_study_names as get_all_study_names
-    from nestor.study import get_trial as get_trial
-    from nestor.study import load_study as load_study
     from nestor.trial import Trial as Trial
     from nestor_engine import Data as Data
     from nestor_engine import Problem as Problem
@@ -49,11 +49,11 @@ _CLIENT = {
     "Study": "nestor.study",
     "Trial": "nestor.trial",
     "WarmStart": "nestor.schemas",
-    "create_study": "nestor.study",
-    "delete_study": "nestor.study",
-    "get_all_study_names": "nestor.study",
-    "get_trial": "nestor.study",
-    "load_study": "nestor.study",
+    "create_study": "nestor.opening",
+    "delete_study": "nestor.opening",
+    "get_all_study_names": "nestor.opening",
+    "get_trial": "nestor.opening",
+    "load_study": "nestor.opening",
     "load_values": "nestor.results.values",
     "param_groups": "nestor.results.decays",
 }

@@ -73,10 +73,12 @@ class Backend(Protocol):
         ...
 
     def change_study(self, study_id: UUID, patch: StudyPatch) -> StudyRecord:
-        """Change attributes and tags. What others change at the same time is kept, unless it has the same key.
+        """Change ranking, attributes and tags. What others change at the same time is kept, unless it has the same key.
 
         Raises:
             StudyNotFound: the user has no such study.
+            RankingDiffers: the study has trials, whose best weights were kept by its metric and direction.
+            LossMaximized: it would rank by the highest loss.
         """
         ...
 
@@ -170,8 +172,11 @@ class Backend(Protocol):
         """
         ...
 
-    def confirm(self, trial_id: UUID, asked: Confirm) -> Confirmation:
+    def confirm(self, trial_id: UUID, asked: Confirm, *, watched: bool) -> Confirmation:
         """Submit trainings under a trial's best hyperparameters, without those that are there already.
+
+        Args:
+            watched: the caller will read the events of each training to the end.
 
         Raises:
             NotFinished: the trial may find a better step.

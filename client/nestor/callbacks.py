@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from enum import Enum
 from typing import SupportsIndex, cast
+from uuid import UUID
 
 from nestor.errors import ArgumentInvalid, ChoiceUnknown, OptionTypeWrong, shown
 from nestor.schemas import LogLevel, State, WhichStep
@@ -61,6 +62,19 @@ def whole_number(name: str, value: int) -> int:
     except TypeError:
         rule = "it must be a whole number, at least 0"
         raise OptionTypeWrong(option=f"{name}={shown(value)}", rule=rule) from None
+
+
+def trial_id(given: UUID | str) -> UUID:
+    """`given` as the id of a trial.
+
+    Raises:
+        OptionTypeWrong: it is something else.
+    """
+    try:
+        return given if isinstance(given, UUID) else UUID(given)
+    except (ValueError, AttributeError, TypeError):
+        rule = "pass a trial's id, such as trial.id; study.trial(3) takes a number"
+        raise OptionTypeWrong(option=f"trial_id={shown(given)}", rule=rule) from None
 
 
 def log_level(value: object) -> LogLevel:

@@ -10,7 +10,7 @@
 
 Without a worker, the user's actions are transitions: a queued or paused trial also becomes complete (stop), pruned
 (prune) or cancelled (cancel), and a queued one paused (pause). A running trial belongs to the worker that holds it,
-which is told the desired state and makes the transition itself.
+which reads the desired state and makes the transition itself.
 
 A callback that asks for an end watches from another process, so the worker may be some steps ahead of it. Such a
 request names the step after which the trial is to end. Steps behind it are withdrawn, and the trial is trained again
@@ -22,12 +22,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal, TypeVar
 
 from nestor.errors import (
     IllegalTransition,
+    LossMaximized,
     MetricUnknown,
     NestorError,
     OutOfMemory,
@@ -36,7 +37,18 @@ from nestor.errors import (
     TooManySteps,
     is_out_of_memory,
 )
-from nestor.schemas import MOST_STEPS, Action, Attempt, Desired, Direction, EndingAction, State, Trial, WhichStep
+from nestor.schemas import (
+    MOST_STEPS,
+    Action,
+    Attempt,
+    Desired,
+    Direction,
+    EndingAction,
+    State,
+    StudyPatch,
+    Trial,
+    WhichStep,
+)
 
 T = TypeVar("T")
 
@@ -306,16 +318,22 @@ class Ranking:
             RankingDiffers: it names another metric or direction.
         """
         given = Ranking(self.metric if metric is None else metric, self.direction if direction is None else direction)
-        self.expect_equal(study, given)
-
-    def expect_equal(self, study: str, given: Ranking) -> None:
-        """Check that a request does not change the ranking of a study.
-
-        Raises:
-            RankingDiffers: it does.
-        """
         if given != self:
             raise RankingDiffers(name=study, ranking=str(self), given=str(given))
+
+    def changed(self, patch: StudyPatch, *, study: str, has_trials: bool) -> Ranking:
+        """The ranking after a change of a study.
+
+        Raises:
+            RankingDiffers: it is another one, and the study has trials, whose best weights were kept by this one.
+            LossMaximized: it ranks by the highest loss.
+        """
+        ranking = replace(self, **patch.ranking())
+        if has_trials and ranking != self:
+            raise RankingDiffers(name=study, ranking=str(self), given=str(ranking))
+        if ranking.metric is None and ranking.direction == "maximize":
+            raise LossMaximized(option="direction='maximize'")
+        return ranking
 
     def is_better(self, value: float | None, best: float | None) -> bool:
         """Whether a step's `value` replaces the best so far. Of equal steps the first stays; None never replaces."""
@@ -336,24 +354,13 @@ class Ranking:
         return found
 
 
-MUCH_WORSE = 0.1  # of the best value
+def missing_step(asked: WhichStep | None, best_step: int | None) -> str:
+    """Which step has no files, as the end of the sentence "it has no checkpoint …".
 
-
-def decline(ranking: Ranking, *, value: float | None, best_value: float | None, best_step: int | None) -> str | None:
-    """A warning for the log of a trial that ends much worse than its best step; None if it does not."""
-    if value is None or best_value is None:
-        return None
-    if not ranking.is_better(best_value, value) or abs(value - best_value) <= MUCH_WORSE * abs(best_value):
-        return None
-    return (
-        f"The {ranking.metric or 'loss'} of the last step is {value:.4g}, much worse than {best_value:.4g} at step "
-        f"{best_step}; load_weights and best_hparams return that step. With early_stopping, held-out examples judge a "
-        "trial, and it ends soon after its best step."
-    )
-
-
-def which_step(asked: WhichStep | None, best_step: int | None) -> str:
-    """The step whose files are missing, as the end of a clause."""
+    Args:
+        asked: as a user named it; None: any.
+        best_step: of the trial.
+    """
     if asked is None or asked == "latest":
         return "yet"
     if asked == "best":

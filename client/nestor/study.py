@@ -10,19 +10,17 @@ from contextvars import ContextVar
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from nestor import schemas
 from nestor.backend import Backend
-from nestor.callbacks import expect_callbacks, expect_flag, states_of, whole_number
+from nestor.callbacks import expect_callbacks, expect_flag, states_of, trial_id, whole_number
 from nestor.entry_points import EntryPoint
 from nestor.errors import (
     ArgumentInvalid,
     AttributeMissing,
     CallbacksWithoutWait,
     FoldsWithExampleHparams,
-    OptionInvalid,
-    OptionTypeWrong,
     TrialNotFinished,
     TrialNotFound,
     called_as,
@@ -32,11 +30,13 @@ from nestor.errors import (
 from nestor.extras import require
 from nestor.lifecycle import Ranking
 from nestor.options.config import Config, documented, merged
+from nestor.optuna_names import ARGUMENTS, SEARCH_ARGUMENTS, STUDY_ATTRIBUTES
+from nestor.results.html import table
 from nestor.results.tables import TRIAL_FIELDS, metric_row, option_rows, trial_row
 from nestor.results.values import Values
 from nestor.schemas import StudyPatch, WarmStart
 from nestor.schemas.storable import json_attributes, one_attribute
-from nestor.trial import Trial, table
+from nestor.trial import Trial
 
 if TYPE_CHECKING:
     import pandas  # pyright: ignore[reportMissingTypeStubs] pandas has none
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
     from nestor.options import EarlyStopping, Folds, Optimizer, Response
-    from nestor.remote.client import Client
     from nestor_engine import Problem
     from nestor_engine.problem.entry_points import Trainable
     from nestor_engine.program.export import Program
@@ -54,37 +53,6 @@ Callback = Callable[["Study", Trial], object]
 
 # The trial that the callbacks of this thread are called for.
 _WATCHED: ContextVar[Trial | None] = ContextVar("watched", default=None)
-
-# What Optuna's users look for → what to do here.
-_HERE = {
-    "study_name": "Pass name=….",
-    "storage": "Pass server=…, the address of a Nestor server; without one, the study lives in this process.",
-    "directions": "Pass metric=… and direction=…: trials are ranked by one metric.",
-    **dict.fromkeys(("metric", "direction"), "Pass it to nestor.create_study."),
-    **dict.fromkeys(("sampler", "pruner"), "Pass it to study.search, for what no gradient can tune."),
-    "func": "Pass a nestor.Problem as the first argument.",
-    "n_trials": "Each call is one trial, which tunes while it trains. Pass n_steps=…, its number of outer steps; "
-    "study.search runs several trials.",
-    "n_jobs": "Start trials with wait=False; a server runs as many at a time as it has workers. Or use study.search.",
-    "catch": "Catch nestor.errors.TrialFailed around the call.",
-    "epochs": "Pass n_steps=… and inner_steps=….",
-    "lr": "Pass inner=nestor.Adam(lr).",
-}
-_SEARCH_HERE = {
-    "func": "Pass problem_fn, which returns a nestor.Problem, and the space.",
-    "catch": "Trials that fail do not end a search, unless all of them fail.",
-}
-_ATTRIBUTES_HERE = {
-    "best_params": "Use best_hparams.",
-    "best_trials": "Use best_trial.",
-    **dict.fromkeys(("direction", "metric", "metric_names"), "Use record.metric and record.direction."),
-    **dict.fromkeys(("sampler", "pruner"), "They belong to one call of study.search."),
-    **dict.fromkeys(
-        ("ask", "tell", "enqueue_trial", "add_trial", "add_trials"), "Use optimize(problem, n_steps), or search."
-    ),
-    **dict.fromkeys(("system_attrs", "set_system_attr"), "Use user_attrs and set_user_attr, or tags and set_tags."),
-    **dict.fromkeys(("load_weights", "hparams", "steps"), "Trials have it, such as study.best_trial."),
-}
 
 
 class Study:
@@ -99,7 +67,7 @@ class Study:
     if not TYPE_CHECKING:  # type checkers know the attributes
 
         def __getattr__(self, name: str) -> AttributeMissing:
-            raise no_attribute(self, name, _ATTRIBUTES_HERE)
+            raise no_attribute(self, name, STUDY_ATTRIBUTES)
 
     @property
     def id(self) -> UUID:
@@ -120,7 +88,7 @@ class Study:
     # --- running ----------------------------------------------------------------------------------
 
     @documented
-    @called_as("study.optimize", **_HERE)
+    @called_as("study.optimize", **ARGUMENTS)
     def optimize(
         self,
         problem: Problem | EntryPoint,
@@ -227,7 +195,7 @@ class Study:
         return trial
 
     @documented
-    @called_as("study.search", **_SEARCH_HERE)
+    @called_as("study.search", **SEARCH_ARGUMENTS)
     def search(
         self,
         problem_fn: Callable[[dict[str, Any]], Problem | EntryPoint] | Callable[[], Problem | EntryPoint],
@@ -279,7 +247,7 @@ class Study:
             SearchSpaceInvalid: a name or a value of `space` cannot be used; no trial was created.
             InvalidInput: another argument cannot be used.
             TrialFailed, CheckFailed, OptionInvalid: the first error, if all trials failed, diverged in their checks, or
-                had values that contradict each other. If only some do, Optuna is told so, and the search goes on.
+                had values that contradict each other. If only some do, the search reports this to Optuna and goes on.
             SamplerFailed: the sampler raised an error.
             MissingExtra: optuna is not installed.
         """
@@ -326,7 +294,8 @@ class Study:
 
     @property
     def _ranking(self) -> Ranking:
-        return Ranking(self._record.metric, self._record.direction)
+        record = self.record  # it may have changed before the first trial
+        return Ranking(record.metric, record.direction)
 
     def _check(self, problem: object, config: Config) -> tuple[Trainable | EntryPoint, Program | None]:
         """The problem, built if this process trains it, and its export if it leaves this process."""
@@ -402,10 +371,10 @@ class Study:
         """
         if not isinstance(trial, UUID | str):
             return self.trial(trial)
-        found = Trial(self._backend, self._backend.trial(_trial_id(trial)))
-        if found.record.study_id != self.id:
+        found = self._backend.trial(trial_id(trial))
+        if found.study_id != self.id:
             raise TrialNotFound(trial=str(trial))
-        return found
+        return Trial(self._backend, found)
 
     @property
     def best_trial(self) -> Trial:
@@ -492,121 +461,6 @@ class Study:
     def _repr_html_(self) -> str:
         heading = f"<p><b>{html.escape(self.name)}</b> &middot; {html.escape(repr(self._backend))}</p>"
         return heading + table(self._backend.trials(self.id))
-
-
-@called_as("create_study", **_HERE)
-def create_study(
-    name: str | None = None,
-    *,
-    server: str | Client | None = None,
-    token: str | None = None,
-    load_if_exists: bool = False,
-    metric: str | None = None,
-    direction: Literal["minimize", "maximize"] | None = None,
-    user_attrs: Mapping[str, Any] | None = None,
-    tags: Sequence[str] = (),
-) -> Study:
-    """Create a study on `server`; without one, in this process and for its lifetime.
-
-    Args:
-        name: unique among your studies; by default a random one.
-        server: an address such as "http://localhost:8000", or a `Client`.
-        token: by default NESTOR_TOKEN, else the one that `nestor up` saved for this server.
-        load_if_exists: return the study of that name if it exists.
-        metric: one of the problems' metrics, by which steps and trials are ranked; by default the loss on all held-out
-            examples, or on all validation examples if none are held out. Hypergradients always minimize `val_loss`.
-        direction: "minimize", the default, or "maximize", which requires a metric. Neither can change later.
-        user_attrs: stored with the study; any JSON-serializable values.
-        tags: labels of the study.
-
-    Raises:
-        InvalidInput: an argument is outside of its range; the message says which.
-        StudyExists: you already have a study of that name.
-        RankingDiffers: the study that exists has another metric or direction.
-    """
-    new = schemas.build(
-        schemas.StudyCreate,
-        {
-            "name": f"study-{uuid4().hex[:8]}" if name is None else name,
-            "load_if_exists": load_if_exists,
-            "metric": metric,
-            "direction": direction,
-            "user_attrs": json_attributes(user_attrs),
-            "tags": tags,
-        },
-    )
-    backend = _backend(server, token)
-    return Study(backend, backend.create_study(new))
-
-
-@called_as("load_study", **_HERE)
-def load_study(name: str, *, server: str | Client | None = None, token: str | None = None) -> Study:
-    """The study of that name.
-
-    Raises:
-        StudyNotFound: you have no such study.
-    """
-    backend = _backend(server, token)
-    return Study(backend, backend.find_study(_checked_name(name)))
-
-
-@called_as("get_trial", **_HERE)
-def get_trial(trial_id: UUID | str, *, server: str | Client | None = None, token: str | None = None) -> Trial:
-    """A trial of any of your studies, by its id.
-
-    Raises:
-        TrialNotFound: you have no such trial.
-    """
-    checked = _trial_id(trial_id)
-    backend = _backend(server, token)
-    return Trial(backend, backend.trial(checked))
-
-
-@called_as("delete_study", **_HERE)
-def delete_study(name: str, *, server: str | Client | None = None, token: str | None = None) -> None:
-    """Delete a study with its trials; running ones are canceled first.
-
-    Raises:
-        StudyNotFound: you have no such study.
-    """
-    backend = _backend(server, token)
-    backend.delete_study(backend.find_study(_checked_name(name)).id)
-
-
-@called_as("get_all_study_names", **_HERE)
-def get_all_study_names(*, server: str | Client | None = None, token: str | None = None) -> list[str]:
-    """The names of your studies on `server`, or of those in this process; newest first."""
-    return [study.name for study in _backend(server, token).studies()]
-
-
-def _trial_id(given: UUID | str) -> UUID:
-    try:
-        return given if isinstance(given, UUID) else UUID(given)
-    except (ValueError, AttributeError, TypeError):
-        rule = "pass a trial's id, such as trial.id; study.trial(3) takes a number"
-        raise OptionTypeWrong(option=f"trial_id={shown(given)}", rule=rule) from None
-
-
-def _checked_name(name: str) -> str:
-    """`name`, checked as that of a new study."""
-    return schemas.build(schemas.StudyCreate, {"name": name}).name
-
-
-def _backend(server: object, token: str | None) -> Backend:
-    if server is None:
-        if token is not None:
-            rule = "it is for a server: pass server=… too, or leave it out"
-            raise OptionInvalid(option="token", rule=rule)
-        from nestor.local.backend import here
-
-        return here
-    from nestor.remote.client import Client
-
-    if isinstance(server, str):
-        return Client(server, token)
-    if not isinstance(server, Client):
-        raise OptionTypeWrong(option=f"server={shown(server)}", rule="pass an address, or a nestor.Client")
-    return server
 
 
 def submission(config: Config, **options: Any) -> schemas.TrialCreate:

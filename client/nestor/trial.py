@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -23,8 +22,10 @@ from nestor.errors import (
     no_attribute,
 )
 from nestor.extras import require
+from nestor.optuna_names import TRIAL_ATTRIBUTES
 from nestor.results import raters, weights
-from nestor.results.tables import step_rows
+from nestor.results.html import table
+from nestor.results.tables import distribution_row, step_rows
 from nestor.results.values import Values, members
 from nestor.schemas import (
     MOST_STEPS,
@@ -43,32 +44,10 @@ from nestor.schemas import (
 from nestor.schemas.storable import one_attribute
 
 if TYPE_CHECKING:
-    import numpy
     import pandas  # pyright: ignore[reportMissingTypeStubs] pandas has none
     from torch import Tensor, nn
 
     from nestor_engine.hparams.loss_reweighting import LossReweighting, Rater
-
-QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
-
-# What Optuna's users look for → what to do here.
-_ATTRIBUTES_HERE = {
-    **dict.fromkeys(("params", "distributions"), "Use hparams, the values, or spec, the options."),
-    **dict.fromkeys(
-        ("suggest_float", "suggest_int", "suggest_categorical"),
-        "Hyperparameters are tuned while the model trains: declare them in nestor.Problem(model, hparams, …).",
-    ),
-    **dict.fromkeys(
-        ("report", "should_prune"), "In a callback, read trial.last_step, and return nestor.PRUNE to prune the trial."
-    ),
-    **dict.fromkeys(("intermediate_values", "losses", "history"), "Use steps."),
-    "best_params": "Use best_hparams.",
-    **dict.fromkeys(
-        ("duration", "datetime_start", "datetime_complete"),
-        "Use record.started_at, record.finished_at, and record.seconds, the time in which it trained.",
-    ),
-    **dict.fromkeys(("system_attrs", "set_system_attr"), "Use user_attrs and set_user_attr, or tags and set_tags."),
-}
 
 
 class Trial:
@@ -86,7 +65,7 @@ class Trial:
     if not TYPE_CHECKING:  # type checkers know the attributes
 
         def __getattr__(self, name: str) -> AttributeMissing:
-            raise no_attribute(self, name, _ATTRIBUTES_HERE)
+            raise no_attribute(self, name, TRIAL_ATTRIBUTES)
 
     @property
     def id(self) -> UUID:
@@ -388,8 +367,9 @@ class Trial:
 
         [1] Vicol et al. (2022), On implicit bias in overparameterized bilevel optimization.
         """
+        expect_flag("wait", wait)
         asked = schemas.build(schemas.Confirm, {"seeds": seeds, "on": (on,) if isinstance(on, str) else on})
-        found = self._backend.confirm(self.id, asked)
+        found = self._backend.confirm(self.id, asked, watched=wait)
         if not wait:
             return found
         for run in found.runs:
@@ -553,6 +533,7 @@ class Trial:
             HparamNotFound: the trial has no such hyperparameter.
             MissingExtra: pandas is not installed.
         """
+        expect_flag("quantiles", quantiles)
         pd = require("pandas", what="trial.trajectory", extra="viz")
         described = self._backend.hyperparameters(self.id)
         rows: list[dict[str, Any]] = []
@@ -561,7 +542,7 @@ class Trial:
                 values = Values(self._backend.snapshot(self.id, step), {}).numpy()
             except HyperparametersNotFound:  # thinned out meanwhile
                 continue
-            rows.append({"step": step, **_distribution(members(values, name), QUANTILES if quantiles else ())})
+            rows.append({"step": step, **distribution_row(members(values, name), quantiles=quantiles)})
         return pd.DataFrame(rows).set_index("step")
 
     def _values(self, step: int | None) -> Values:
@@ -584,45 +565,3 @@ class Trial:
 
     def _repr_html_(self) -> str:
         return table([self.record])
-
-
-def _distribution(named: dict[str, numpy.ndarray], quantiles: tuple[float, ...]) -> dict[str, float]:
-    import numpy as np
-
-    values = np.concatenate([array.ravel() for array in named.values()]).astype(np.float64)
-    summary = {
-        "count": values.size,
-        "min": values.min(),
-        "max": values.max(),
-        "mean": values.mean(),
-        "std": values.std(),
-    }
-    return summary | {f"{q:.0%}": value for q, value in zip(quantiles, np.quantile(values, quantiles), strict=True)}
-
-
-def table(records: list[schemas.Trial]) -> str:
-    """Trials as an HTML table, for notebooks."""
-    heads = ("trial", "state", "step", "value", "best", "at step", "verdict", "error")
-    rows = [
-        (
-            record.number,
-            record.state.value,
-            f"{record.step} / {record.n_steps}",
-            _short(record.value),
-            _short(record.best_value),
-            record.best_step or "",
-            record.verdict or "",
-            (record.error or {}).get("detail", ""),
-        )
-        for record in records
-    ]
-    body = "".join(_row("td", row) for row in rows)
-    return f"<table><thead>{_row('th', heads)}</thead><tbody>{body}</tbody></table>"
-
-
-def _row(tag: str, cells: tuple[object, ...]) -> str:
-    return "<tr>" + "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
-
-
-def _short(value: float | None) -> str:
-    return "" if value is None else f"{value:.6g}"

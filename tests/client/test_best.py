@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 import nestor
 from nestor import Trial
-from nestor.errors import CheckpointNotFound, InvalidInput, MetricUnknown, RankingDiffers
-from nestor.schemas import EventType, State
+from nestor.errors import CheckpointNotFound, InvalidInput, LossMaximized, MetricUnknown, RankingDiffers
+from nestor.local.backend import here
+from nestor.schemas import EventType, State, StudyPatch
 from tests.client.conftest import QUICK
 from tests.client.problems import overfitting, ridge, squared_error
 
@@ -65,12 +66,12 @@ def test_the_best_value_is_that_of_the_best_weights_and_the_value_that_of_the_la
     assert torch.equal(overfit.best_hparams["l2.weight"], overfit.hparams_at(best)["l2.weight"])
 
 
-def test_an_end_much_worse_than_the_best_step_is_logged(overfit):
+def test_an_end_much_worse_than_the_best_step_is_logged_once_in_the_words_of_the_verdict(overfit):
     logged = [event.data for event in overfit.events() if event.type is EventType.log]
-    (warning,) = [line["text"] for line in logged if "much worse" in line["text"]]
-    assert warning.startswith(
-        f"The loss of the last step is {overfit.value:.4g}, much worse than {overfit.best_value:.4g}"
-    )
+    (warning,) = [line["text"] for line in logged if line["level"] == "warning"]
+    assert warning == f"{overfit.verdict.sentence} {overfit.verdict.remedy}"
+    assert f"After step {overfit.best_step} the result became worse" in warning
+    assert f"went from {overfit.best_value:.4g} to {overfit.value:.4g}." in warning
 
 
 @pytest.mark.parametrize(
@@ -127,6 +128,35 @@ def test_a_study_is_loaded_by_the_ranking_that_it_has(place):
             nestor.create_study(name, server=place, load_if_exists=True, **given)
     plain = nestor.create_study(f"study {uuid4()}", server=place).record
     assert (plain.metric, plain.direction) == (None, "minimize")
+
+
+def test_what_ranks_trials_changes_until_the_first_one(place):
+    backend, study = place or here, nestor.create_study(f"study {uuid4()}", server=place)
+
+    def patch(**changes: Any) -> tuple[str | None, str]:
+        changed = backend.change_study(study.id, StudyPatch(**changes))
+        assert changed == backend.study(study.id)
+        return changed.metric, changed.direction
+
+    with pytest.raises(LossMaximized, match="only a metric can be maximized"):
+        patch(direction="maximize")
+    assert patch(metric="mae", direction="maximize") == ("mae", "maximize")
+    with pytest.raises(LossMaximized, match="only a metric can be maximized"):
+        patch(metric=None)
+    assert patch(direction=None, tags=["t"]) == ("mae", "minimize")
+    assert patch(metric="f1", direction="maximize") == ("f1", "maximize")
+    with pytest.raises(MetricUnknown, match="by the metric 'f1'"):  # also by the handle from before the change
+        study.optimize(ridge(), 2, **QUICK)
+    assert patch(metric="mae") == ("mae", "maximize")
+    study.optimize(ridge(), 2, **QUICK, wait=False)
+    others: list[dict[str, Any]] = [{"metric": "f1"}, {"direction": None}, {"metric": None, "direction": "minimize"}]
+    for changes in others:
+        with pytest.raises(RankingDiffers, match=r"ranks its trials by mae \(maximize\), and this asks for"):
+            patch(**changes)
+    with pytest.raises(RankingDiffers):  # before it is said that no loss is maximized
+        patch(metric=None)
+    assert patch(metric="mae", direction="maximize", user_attrs={"k": 1}) == ("mae", "maximize")
+    assert (study.user_attrs, study.tags) == ({"k": 1}, ("t",))
 
 
 def test_a_step_at_which_the_user_stops_the_trial_is_evaluated(new_study):

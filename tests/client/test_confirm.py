@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ import nestor
 from nestor import Problem, Study, Trial
 from nestor.errors import NotFinished, NothingToConfirm, NothingTuned, OptionInvalid, TrialFailed
 from nestor.hparams import L2, ExampleWeights, LabelCorrection
+from nestor.local.backend import here
 from nestor.schemas import Confirm, State
 from tests.client.conftest import QUICK
 from tests.client.problems import ridge
@@ -137,6 +140,55 @@ def test_trainings_that_exist_are_not_repeated(study, tuned):
     assert "± " in str(more)
 
 
+def until_finished(trial: Trial) -> list[State]:
+    """The states of a trial's trainings once no more of them runs."""
+    for _ in range(1200):
+        states = [run.state for run in trial.confirmation.runs]
+        if all(state.finished for state in states):
+            return states
+        time.sleep(0.05)
+    raise AssertionError(states)
+
+
+def test_trainings_that_nobody_waits_for_run_by_themselves(new_study):
+    trial = new_study().optimize(ridge(), 3, **QUICK)
+    found = trial.confirm(seeds=2, on="train", wait=False)
+    assert [(run.on, run.seed) for run in found.runs] == [("train", 1), ("train", 2)]
+    assert until_finished(trial) == [State.complete] * 2
+    assert trial.confirm(seeds=2, on="train", wait=False) == trial.confirm(2, "train") == trial.confirmation
+
+
+def test_in_this_process_the_call_returns_while_the_trainings_run():
+    opened = threading.Event()
+    opened.set()
+
+    def loss(outputs: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        assert opened.wait(60)
+        return errors(outputs, batch)
+
+    train, val, _ = splits()
+    model = nn.Linear(6, 1)
+    trial = nestor.create_study().optimize(Problem(model, L2(model), loss, loss, train=train, val=val), 2, **TUNED)
+    opened.clear()
+    found = trial.confirm(seeds=1, wait=False)
+    assert len(found.runs) == 2
+    assert not any(run.state.finished for run in found.runs)
+    again = trial.confirm(seeds=1, wait=False)  # each has its one thread already
+    assert [run.trial for run in again.runs] == [run.trial for run in found.runs]
+    opened.set()
+    assert until_finished(trial) == [State.complete] * 2
+    attempts = [nestor.get_trial(run.trial).attempts for run in found.runs]
+    assert [len(each) for each in attempts] == [1, 1]
+
+
+def test_a_training_that_was_left_waiting_runs_when_it_is_asked_for_again():
+    trial = nestor.create_study().optimize(ridge(), 2, **QUICK)
+    here.confirm(trial.id, Confirm(seeds=1), watched=True)  # as a call that was interrupted before it read any event
+    assert {run.state for run in trial.confirmation.runs} == {State.queued}
+    trial.confirm(seeds=1, wait=False)
+    assert until_finished(trial) == [State.complete] * 2
+
+
 def test_a_flattering_number_is_told_from_a_real_one():
     """Weights that were warm-started know the validation data, and their last hyperparameters alone do not."""
     generator = torch.Generator().manual_seed(0)
@@ -181,7 +233,7 @@ def test_examples_without_a_weight_of_their_own_cannot_train_and_the_error_says_
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"seeds": 0}, {"seeds": "3"}, {"seeds": True}, {"on": "val"}, {"on": ()}, {"on": 3}], ids=str
+    "wrong", [{"seeds": 0}, {"seeds": "3"}, {"seeds": True}, {"on": "val"}, {"on": ()}, {"on": 3}, {"wait": 0}], ids=str
 )
 def test_a_wrong_request_is_refused(wrong):
     trial = nestor.create_study().optimize(ridge(), 1, **QUICK)

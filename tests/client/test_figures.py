@@ -19,6 +19,7 @@ from nestor import Study, Trial, visualization
 from nestor.errors import ArgumentInvalid, HparamNotFound
 from nestor.hparams import L2, DistilledData
 from tests.client.conftest import N_STEPS, Finished
+from tests.client.problems import ridge
 
 Plot = Callable[..., Any]
 
@@ -114,6 +115,21 @@ def test_a_figure_of_no_trials_says_so(plot: Plot, text: str):
     found = drawn(plot([]))
     assert not found.data
     assert found.texts == [text]
+
+
+def test_the_title_of_a_history_names_the_examples_that_judge_the_trials(study: Study):
+    stopping: dict[str, Any] = {"early_stopping": nestor.EarlyStopping(), "show_progress_bar": False}
+    judged = nestor.create_study(metric="mae")
+    held_out = judged.optimize(ridge(), 2, **stopping)
+    cases = {
+        "Loss on all validation examples": study,
+        "Loss on held-out examples": [held_out],
+        "Loss on all validation or held-out examples": [held_out, *study.trials],
+        "Loss: no trial was evaluated yet": [],
+        "Mae on held-out examples": judged,
+    }
+    for title, given in cases.items():
+        assert drawn(visualization.plot_optimization_history(given)).layout["title"]["text"] == title
 
 
 def test_intermediate_values_are_those_of_the_steps(finished: Finished):

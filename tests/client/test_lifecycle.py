@@ -14,9 +14,17 @@ import torch
 
 import nestor_server
 from nestor import lifecycle
-from nestor.errors import Diverged, IllegalTransition, InvalidInput, MetricUnknown, RankingDiffers, arguments_of
+from nestor.errors import (
+    Diverged,
+    IllegalTransition,
+    InvalidInput,
+    LossMaximized,
+    MetricUnknown,
+    RankingDiffers,
+    arguments_of,
+)
 from nestor.lifecycle import MEANINGS, OBEDIENCE, RECENT, TRANSITIONS, UserAction
-from nestor.schemas import MOST_STEPS, Desired, Direction, EndingAction, State
+from nestor.schemas import MOST_STEPS, Desired, Direction, EndingAction, State, StudyPatch
 
 # What a user may ask for: a table that a reader can check against the drawing in the module.
 ALLOWED: dict[State, set[str]] = {
@@ -195,16 +203,26 @@ def test_a_ranking_refuses_problems_without_its_metric_and_requests_for_another(
         ranking.expect_same("digits", None, "minimize")
 
 
-@pytest.mark.parametrize(
-    ("direction", "value", "best", "warns"),
-    [("minimize", 3.15, 1.14, True), ("minimize", 1.2, 1.14, False), ("minimize", 1.0, 1.0, False),
-     ("maximize", 0.5, 0.9, True), ("maximize", 0.89, 0.9, False)],
-)  # fmt: skip
-def test_a_trial_that_ends_much_worse_than_its_best_step_is_warned_about(direction, value, best, warns):
-    ranking = lifecycle.Ranking("f1", direction)
-    warning = lifecycle.decline(ranking, value=value, best_value=best, best_step=1)
-    assert (warning is not None) == warns
-    assert warning is None or f"much worse than {best:.4g} at step 1" in warning
+NAMED: list[tuple[dict[str, str | None], lifecycle.Ranking]] = [
+    ({}, lifecycle.Ranking("f1", "maximize")),
+    ({"metric": "auc"}, lifecycle.Ranking("auc", "maximize")),
+    ({"direction": "minimize"}, lifecycle.Ranking("f1")),
+    ({"direction": None}, lifecycle.Ranking("f1")),
+    ({"metric": None, "direction": None}, lifecycle.Ranking()),
+]
+
+
+@pytest.mark.parametrize(("patch", "after"), NAMED, ids=str)
+def test_a_patch_changes_what_it_names_of_a_ranking_until_there_are_trials(patch, after):
+    ranking, change = lifecycle.Ranking("f1", "maximize"), StudyPatch(**patch)
+    assert ranking.changed(change, study="digits", has_trials=False) == after
+    if after == ranking:
+        assert ranking.changed(change, study="digits", has_trials=True) == ranking
+    else:
+        with pytest.raises(RankingDiffers, match=r"'digits' ranks its trials by f1 \(maximize\)"):
+            ranking.changed(change, study="digits", has_trials=True)
+    with pytest.raises(LossMaximized):
+        ranking.changed(StudyPatch(metric=None), study="digits", has_trials=False)
 
 
 def test_what_is_evicted_is_what_is_not_retained_any_more():

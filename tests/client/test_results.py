@@ -15,6 +15,7 @@ from torch.nn import functional as F
 import nestor
 from nestor.errors import ArgumentInvalid, DecayNotInGroups, DecaysForAnotherModel, FileUnusable, HparamNotFound
 from nestor.hparams import L2, ExampleWeights, LossReweighting
+from nestor.program_format.safetensors_header import METADATA, Header, described, written
 from nestor.results.files import with_transforms
 from nestor.results.values import Values
 from tests.client.conftest import N_STEPS, QUICK, Finished
@@ -92,6 +93,20 @@ def test_a_file_keeps_tensors_of_every_dtype_and_its_metadata():
     data = with_transforms(safetensors.torch.save(tensors, {"step": "3"}), {"a": "exp"})
     loaded = safetensors.torch.load(data)
     assert all(torch.equal(loaded[name], value) for name, value in tensors.items())
+
+
+def test_the_one_writer_of_headers_writes_what_safetensors_reads():
+    tensors = {"ä": torch.arange(3.0), "empty": torch.zeros(0, 2), "scalar": torch.tensor(7, dtype=torch.uint8)}
+    names = {torch.float32: "F32", torch.uint8: "U8"}
+    entries = described((name, names[one.dtype], one.shape, one.nbytes) for name, one in tensors.items())
+    header = written({METADATA: {"k": "v"}} | entries)
+    assert len(header) % 8 == 0
+    data = header + b"".join(one.numpy().tobytes() for one in tensors.values())
+    loaded = safetensors.torch.load(data)
+    assert {name: value.tolist() for name, value in loaded.items()} == {n: one.tolist() for n, one in tensors.items()}
+    parsed = Header.parse(data, len(data))
+    assert (parsed.start, list(parsed.tensors)) == (len(header), list(tensors))
+    assert [one.nbytes for one in parsed.tensors.values()] == [12, 0, 1]
 
 
 @pytest.mark.parametrize("path", ["hparams.npz", "hparams", 3])

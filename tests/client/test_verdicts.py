@@ -191,7 +191,7 @@ def test_each_kind_of_trial_has_its_verdict(code, recorded, known):
     assert verdict.sentence.endswith(".") or code == "failed"
     assert "None" not in verdict.sentence
     assert str(verdict) == f"{verdict.answer}. {verdict.sentence} {verdict.remedy}"
-    assert (verdicts.warning(verdict) is not None) == (verdict.answer == "no")
+    assert (verdicts.warning(verdict) is not None) == (code in verdicts.LOGGED)
 
 
 def test_the_cases_have_every_code_once():
@@ -202,6 +202,13 @@ def test_the_cases_have_every_code_once():
 def test_the_page_lists_every_code_with_its_answer_and_remedy():
     rows = [f"| `{rule.code}` | {rule.answer} | {rule.when} | {rule.remedy} |" for rule in RULES]
     assert [line for line in PAGE.read_text().splitlines() if line.startswith("| `")] == rows
+
+
+def test_the_page_lists_the_codes_that_a_log_repeats():
+    assert {rule.code for rule in RULES if rule.answer == "no"} - {"failed"} < verdicts.LOGGED
+    *names, last = sorted(verdicts.LOGGED)
+    listed = ", ".join(f"`{name}`" for name in names) + f" or `{last}`"
+    assert f"completes with {listed}." in " ".join(PAGE.read_text().split())
 
 
 def test_there_is_no_verdict_before_the_first_step():
@@ -319,6 +326,7 @@ def test_a_training_that_becomes_worse_after_its_best_step_is_used_with_care():
     trial = tuned(overfitting(), 11, inner=nestor.Adam(0.1), outer=nestor.SGD(1e-12))
     assert trial.verdict is not None
     assert trial.verdict.code == "declined"
+    assert warnings_of(trial) == [f"{trial.verdict.sentence} {trial.verdict.remedy}"]
 
 
 def test_a_failed_trial_names_its_error():

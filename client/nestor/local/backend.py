@@ -62,6 +62,7 @@ class Local:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._confirming = threading.Lock()
         self._studies: dict[UUID, StudyRecord] = {}
         self._trials: dict[UUID, LocalTrial] = {}
 
@@ -96,7 +97,7 @@ class Local:
             elif not new.load_if_exists:
                 raise StudyExists(name=new.name)
             else:
-                Ranking(there.metric, there.direction).expect_same(new.name, new.metric, new.direction)
+                _ranking_of(there).expect_same(new.name, new.metric, new.direction)
         return self.study(there.id)
 
     def find_study(self, name: str) -> StudyRecord:
@@ -117,7 +118,7 @@ class Local:
         if found is None:
             raise StudyNotFound(study=str(study_id))
         trials = self.trials(found.id)
-        best = Ranking(found.metric, found.direction).best_trial(trials)
+        best = _ranking_of(found).best_trial(trials)
         counts = Counter(trial.state.value for trial in trials)
         changes = {"trial_counts": dict(counts), "best_value": None if best is None else best.best_value}
         return found.model_copy(update=changes)
@@ -127,11 +128,19 @@ class Local:
         return (self.study(study_id) for study_id in reversed(list(self._studies)))
 
     def change_study(self, study_id: UUID, patch: StudyPatch) -> StudyRecord:
-        """Change attributes and tags, each key by itself."""
+        """Change attributes and tags, each key by itself, and the ranking.
+
+        Raises:
+            StudyNotFound: this process has no such study.
+            RankingDiffers: the study has trials, whose best weights were kept by its metric and direction.
+            LossMaximized: it would rank by the highest loss.
+        """
         with self._lock:
             before = self.study(study_id)
+            ranking = _ranking_of(before).changed(patch, study=before.name, has_trials=bool(before.trial_counts))
             user_attrs, tags = patch.apply(before.user_attrs, before.tags)
             changed = {"user_attrs": user_attrs, "tags": tags, "updated_at": datetime.now(UTC)}
+            changed |= {"metric": ranking.metric, "direction": ranking.direction}
             self._studies[study_id] = before.model_copy(update=changed)
         return self.study(study_id)
 
@@ -141,11 +150,12 @@ class Local:
         Raises:
             StudyNotFound: this process has no such study.
         """
-        for trial in self.trials(self.study(study_id).id):
-            if not trial.state.finished:
-                self.request(trial.id, "cancel")
-            self._trials.pop(trial.id).forget()
-        del self._studies[study_id]
+        with self._lock:  # nobody adds a trial meanwhile
+            for trial in self.trials(self.study(study_id).id):
+                if not trial.state.finished:
+                    self.request(trial.id, "cancel")
+                self._trials.pop(trial.id).forget()
+            del self._studies[study_id]
 
     # --- trials -----------------------------------------------------------------------------------
 
@@ -177,14 +187,13 @@ class Local:
         here = uuid4()
         named = isinstance(spec.problem, EntryPointProblem)
         what = spec.problem if named else ProgramProblem(program=here, dataset=here)
-        trial = self._create(
-            self.study(study_id), problem.bilevel(), problem.data, config, spec.model_copy(update={"problem": what})
-        )
+        submitted = spec.model_copy(update={"problem": what})
+        trial = self._create(study_id, problem.bilevel(), problem.data, config, submitted)
         if not watched:
             trial.start()
         return trial.record
 
-    def _create(self, study: StudyRecord, bilevel: Bilevel, data: Data, config: Config, spec: TrialSpec) -> LocalTrial:
+    def _create(self, study_id: UUID, bilevel: Bilevel, data: Data, config: Config, spec: TrialSpec) -> LocalTrial:
         """A queued trial of a problem at its first initialization."""
         from torch.utils import _pytree as pytree
 
@@ -193,11 +202,12 @@ class Local:
         if spec.warm_start is not None:
             warm_start, start = self._trial(spec.warm_start.trial).reached(spec.warm_start)
             spec = spec.model_copy(update={"warm_start": warm_start})
-        with self._lock:
+        with self._lock:  # the number and the ranking stay as they are
+            study = self.study(study_id)
             record = TrialRecord(
                 id=uuid4(),
-                study_id=study.id,
-                number=len(self.trials(study.id)),
+                study_id=study_id,
+                number=len(self.trials(study_id)),
                 state=State.queued,
                 desired=Desired.run,
                 allowed_actions=lifecycle.allowed_actions(State.queued, Desired.run),
@@ -228,22 +238,28 @@ class Local:
                 config,
                 start=start,
                 device=device.type,
-                ranking=Ranking(study.metric, study.direction),
+                ranking=_ranking_of(study),
             )
         return trial
 
-    def confirm(self, trial_id: UUID, asked: Confirm) -> Confirmation:
-        """Create trainings under a trial's best hyperparameters; they run while their events are read.
+    def confirm(self, trial_id: UUID, asked: Confirm, *, watched: bool = False) -> Confirmation:
+        """Create the missing trainings under a trial's best hyperparameters.
+
+        They run while their events are read. Unless they are `watched`, each that waits runs in a thread of its own.
 
         Raises:
             NotFinished, NothingTuned, NothingToConfirm: as `confirmations.missing_runs`.
         """
         trial = self._trial(trial_id)
         record = trial.record
-        for run in confirmations.missing_runs(record, asked, self._runs(record)):
-            config = trial.config.model_copy(update=confirmations.options(record, run))
-            spec = confirmations.specification(record, run)
-            self._create(self.study(record.study_id), trial.bilevel, trial.data, config, spec)
+        with self._confirming:  # two calls at the same time create each training once
+            for run in confirmations.missing_runs(record, asked, self._runs(record)):
+                config = trial.config.model_copy(update=confirmations.options(record, run))
+                spec = confirmations.specification(record, run)
+                self._create(record.study_id, trial.bilevel, trial.data, config, spec)
+        if not watched:
+            for run in self._runs(record):
+                self._trial(run.id).start_if_waiting()
         return self.confirmation(trial_id)
 
     def confirmation(self, trial_id: UUID) -> Confirmation:
@@ -299,10 +315,10 @@ class Local:
         return self._trial(trial_id).request(action, after_step)
 
     def extend(self, trial_id: UUID, steps: int) -> TrialRecord:
-        """Have a complete or paused trial take more steps.
+        """Have a complete, pruned or paused trial take more steps.
 
         Raises:
-            IllegalTransition: it is neither complete nor paused.
+            IllegalTransition: it is neither complete nor pruned nor paused.
             TooManySteps: the sum is more than a trial can count.
         """
         return self._trial(trial_id).extend(build(TrialExtend, {"steps": steps}).steps)
@@ -374,11 +390,15 @@ class Local:
 
     def shut_down(self) -> None:
         """Threads must not compute while the interpreter takes torch down; each stops after its present step."""
-        for trial in self._trials.values():
+        for trial in list(self._trials.values()):  # another thread may still create one
             if trial.in_background:
                 if "stop" in trial.record.allowed_actions:
                     trial.request("stop")
                 trial.join()
+
+
+def _ranking_of(study: StudyRecord) -> Ranking:
+    return Ranking(study.metric, study.direction)
 
 
 here = Local()

@@ -75,6 +75,7 @@ class LocalTrial:
         self._evidence = Evidence()  # of these steps
         self._bilevel = bilevel if start is None else start_from(bilevel, start)
         self._data, self._config, self._device = data, config, device
+        self._n_hparams = sum(value.numel() for value in self._bilevel.hparams.values())
         self._ranking = ranking
         self._changed = threading.Condition()  # guards all of this
         self._log: list[Event] = []
@@ -105,6 +106,12 @@ class LocalTrial:
         """Go on in a thread of its own."""
         self._thread = threading.Thread(target=self._drive, name=f"nestor-trial-{self.record.number}", daemon=True)
         self._thread.start()
+
+    def start_if_waiting(self) -> None:
+        """Go on in a thread of its own if the trial is queued and has none."""
+        with self._changed:
+            if self.record.state is State.queued and not self.in_background:
+                self.start()
 
     def forget(self) -> None:
         """Give up the snapshots of a deleted trial, and their files."""
@@ -188,7 +195,7 @@ class LocalTrial:
             best = self.record.best_step
         if found is None:
             missing = CheckpointNotFound if start.weights else HyperparametersNotFound
-            raise missing(trial=str(self.record.id), what=lifecycle.which_step(asked, best))
+            raise missing(trial=str(self.record.id), what=lifecycle.missing_step(asked, best))
         return start.model_copy(update={"step": step}), found
 
     def _kept(self, step: WhichStep) -> nestor_engine.State | None:
@@ -250,7 +257,7 @@ class LocalTrial:
         with self._changed:
             found, best = self._kept(step), self.record.best_step
         if found is None:
-            raise CheckpointNotFound(trial=str(self.record.id), what=lifecycle.which_step(step, best))
+            raise CheckpointNotFound(trial=str(self.record.id), what=lifecycle.missing_step(step, best))
         return found.save()
 
     # --- one turn after the other -----------------------------------------------------------------
@@ -318,12 +325,8 @@ class LocalTrial:
         if not self._evaluate_last():
             return False
         with self._changed:
-            record = self.record
-            warning = lifecycle.decline(
-                self._ranking, value=record.value, best_value=record.best_value, best_step=record.best_step
-            )
-            why = lifecycle.why_complete(record.step, record.n_steps, time_is_up=self._time_is_up)
-            self._end(lifecycle.COMPLETE, why, warning=warning)
+            why = lifecycle.why_complete(self.record.step, self.record.n_steps, time_is_up=self._time_is_up)
+            self._end(lifecycle.COMPLETE, why)
             return False
 
     @property
@@ -436,14 +439,12 @@ class LocalTrial:
             self.cause = error
             self._apply(lifecycle.FAIL, by=WORKER, why=problem["detail"], error=problem)
 
-    def _end(self, transition: Transition, why: str, *, warning: str | None = None) -> None:
+    def _end(self, transition: Transition, why: str) -> None:
         """End the attempt, and report the snapshots of its best and its last step."""
         for step in sorted({self.record.best_step or 0, self.record.step} - self._reported):
             if not self._is_due(step):
                 self._reported.add(step)
                 self._append(EventType.snapshot, {"step": step})
-        if warning is not None:
-            self._append_log(self.record.step, warning, "warning")
         self._apply(transition, by=WORKER, why=why)
 
     # --- events -----------------------------------------------------------------------------------
@@ -486,7 +487,7 @@ class LocalTrial:
             allowed = lifecycle.allowed_actions(record.state, record.desired)
             verdict = verdicts.judge(
                 self._evidence,
-                n_hparams=sum(value.numel() for value in self._bilevel.hparams.values()),
+                n_hparams=self._n_hparams,
                 folds=self._config.folds is not None,
                 tunes=self._config.response.tunes,
                 error=record.error,

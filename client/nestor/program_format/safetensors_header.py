@@ -1,14 +1,22 @@
-"""The header of a safetensors file, which anyone may have written: its tensors, and where their bytes lie."""
+"""The header of a safetensors file: its tensors, and at which positions their bytes lie.
+
+A file is the length of the header in eight bytes, little-endian; the header, which is JSON; and the bytes of the
+tensors without gap. Anyone may have written it, so `Header.parse` trusts nothing. `written` is the one writer.
+"""
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from nestor.errors import ProgramInvalid, shown
 from nestor.program_format.limits import MAX_HEADER_BYTES, MAX_VALUES
 from nestor.program_format.untrusted_json import Json, parse_json
 
+METADATA = "__metadata__"  # the key of texts beside the tensors
 MAX_DIMENSIONS = 16
 ITEM_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2,
@@ -30,6 +38,11 @@ class Tensor:
     shape: tuple[int, ...]
     begin: int  # byte offsets in the file
     end: int
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in bytes."""
+        return self.end - self.begin
 
 
 @dataclass(frozen=True)
@@ -71,7 +84,7 @@ class Header:
             raise Malformed(str(error.context["reason"])) from None
         if not isinstance(entries, dict):
             raise Malformed("its header is not a JSON object")
-        entries.pop("__metadata__", None)
+        entries.pop(METADATA, None)
         tensors = {name: _tensor(name, entry, start) for name, entry in entries.items()}
         at = start
         for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.begin, tensor.end)):
@@ -81,6 +94,26 @@ class Header:
         if at != size:
             raise Malformed(f"its tensors end at byte {at}, but the file has {size}")
         return Header(tensors, start)
+
+
+def described(tensors: Iterable[tuple[str, str, Sequence[int], int]]) -> dict[str, Any]:
+    """The entries of tensors whose bytes follow each other in this order, as `written` takes them.
+
+    Args:
+        tensors: the name, dtype, shape and size in bytes of each. If those of wide dtypes come first, all are aligned.
+    """
+    entries, end = dict[str, Any](), 0
+    for name, dtype, shape, nbytes in tensors:
+        begin, end = end, end + nbytes
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+    return entries
+
+
+def written(entries: Mapping[str, Any]) -> bytes:
+    """All bytes before those of the tensors. Their number is a multiple of eight: readers expect aligned tensors."""
+    header = json.dumps(entries, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header
 
 
 def _tensor(name: str, entry: Json, start: int) -> Tensor:

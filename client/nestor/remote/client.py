@@ -85,10 +85,12 @@ class Client(Blobs, Administration):
         return self._pages(lambda cursor: self._get("/studies", schemas.StudyPage, **cursor))
 
     def change_study(self, study_id: UUID, patch: schemas.StudyPatch) -> schemas.Study:
-        """Change attributes and tags of a study. What other clients set is kept, unless it has the same key.
+        """Change ranking, attributes and tags of a study. What other clients set is kept, unless it has the same key.
 
         Raises:
             StudyNotFound
+            RankingDiffers: the study has trials, whose best weights were kept by its metric and direction.
+            LossMaximized: it would rank by the highest loss.
         """
         return self._patch(f"/studies/{study_id}", patch, schemas.Study)
 
@@ -243,16 +245,20 @@ class Client(Blobs, Administration):
         new = schemas.build(schemas.TrialPriority, {"priority": priority})
         return self._post(f"/trials/{trial_id}/priority", new, schemas.Trial)
 
-    def confirm(self, trial_id: UUID, asked: schemas.Confirm) -> schemas.Confirmation:
+    def confirm(self, trial_id: UUID, asked: schemas.Confirm, *, watched: bool = False) -> schemas.Confirmation:
         """Train from the first initialization under a trial's best hyperparameters, in trials of the same study.
 
         Trainings that run or are complete already are not repeated.
+
+        Args:
+            watched: not used, because the server runs a trial whether or not it is watched.
 
         Raises:
             TrialNotFound
             NotFinished: the trial may find a better step.
             NothingTuned, NothingToConfirm: the trial has no best hyperparameters of its own.
         """
+        del watched
         return self._post(f"/trials/{trial_id}/confirm", asked, schemas.Confirmation)
 
     def confirmation(self, trial_id: UUID) -> schemas.Confirmation:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from nestor.errors import StateInvalid
-from nestor.program_format.safetensors_header import Header, Malformed
+from nestor.program_format.safetensors_header import METADATA, Header, Malformed, Tensor, described, written
 
 PREFIXES = ("params.", "buffers.")  # nestor_engine.training.state.checkpoint has the format
 
@@ -26,18 +23,11 @@ def weights_of(checkpoint: bytes) -> bytes | None:
         raise StateInvalid(reason=f"it cannot be read ({error})") from error
     if not any(tensor.name.startswith(PREFIXES[0]) for tensor in tensors):
         return None
-    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    parts: list[bytes] = []
-    at = 0
-    for tensor in sorted(tensors, key=lambda tensor: tensor.begin):
-        prefix = next((one for one in PREFIXES if tensor.name.startswith(one)), None)
-        if prefix is None:
-            continue
-        size = tensor.end - tensor.begin
-        offsets = {"data_offsets": [at, at + size]}
-        entries[tensor.name.removeprefix(prefix)] = {"dtype": tensor.dtype, "shape": list(tensor.shape), **offsets}
-        parts.append(checkpoint[tensor.begin : tensor.end])
-        at += size
-    header = json.dumps(entries, ensure_ascii=False).encode()
-    header += b" " * (-len(header) % 8)  # tensors begin at a multiple of eight bytes
-    return b"".join((len(header).to_bytes(8, "little"), header, *parts))
+    named = [tensor for tensor in sorted(tensors, key=lambda tensor: tensor.begin) if tensor.name.startswith(PREFIXES)]
+    entries = described((_name_in_model(tensor), tensor.dtype, tensor.shape, tensor.nbytes) for tensor in named)
+    parts = (checkpoint[tensor.begin : tensor.end] for tensor in named)
+    return b"".join((written({METADATA: {"format": "pt"}} | entries), *parts))
+
+
+def _name_in_model(tensor: Tensor) -> str:
+    return tensor.name.partition(".")[2]

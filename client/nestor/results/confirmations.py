@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from itertools import product
 from typing import Any
 
 from nestor.errors import NotFinished, NothingToConfirm, NothingTuned
@@ -13,6 +14,7 @@ from nestor.schemas.confirmations import TrainedOn
 from nestor.schemas.problems import EntryPointProblem, PresetProblem, WarmStart
 
 Run = tuple[TrainedOn, int]  # the examples, and the seed
+SEEDS = 2**63  # all seeds are below it
 
 
 def missing_runs(trial: Trial, asked: Confirm, present: Iterable[Trial]) -> list[Run]:
@@ -30,8 +32,8 @@ def missing_runs(trial: Trial, asked: Confirm, present: Iterable[Trial]) -> list
     if trial.best_step is None:
         raise NothingToConfirm(trial=str(trial.id))
     there = {(run.spec.train_on, run.spec.seed) for run in present if run.state not in (State.failed, State.cancelled)}
-    seeds = range(trial.spec.seed + 1, trial.spec.seed + 1 + asked.seeds)
-    return [(on, seed % 2**63) for on in dict.fromkeys(asked.on) for seed in seeds if (on, seed % 2**63) not in there]
+    seeds = [(trial.spec.seed + n) % SEEDS for n in range(1, asked.seeds + 1)]
+    return [run for run in product(dict.fromkeys(asked.on), seeds) if run not in there]
 
 
 def options(trial: Trial, run: Run) -> dict[str, Any]:
@@ -77,20 +79,23 @@ def confirmation(trial: Trial, best: Step | None, runs: Iterable[tuple[Trial, St
     """
     if trial.best_step is None:
         raise NothingToConfirm(trial=str(trial.id))
-    found: list[ConfirmationRun] = []
-    for run, last in sorted(runs, key=lambda pair: pair[0].number):
-        on, numbers = run.spec.train_on, _judged(run.value, last)
-        if on == "train+val":
-            numbers["value"] = None  # of examples that it trained on
-        if run.state is not State.complete:
-            numbers = {}
-        known = {"trial": run.id, "number": run.number, "on": on, "seed": run.spec.seed, "state": run.state}
-        found.append(ConfirmationRun(**known, **numbers))
-    tuned = Judged(**_judged(trial.best_value, best))
-    return Confirmation(trial=trial.id, step=trial.best_step, tuned=tuned, runs=tuple(found))
+    return Confirmation(
+        trial=trial.id,
+        step=trial.best_step,
+        tuned=Judged(value=trial.best_value, **_on_test(best)),
+        runs=tuple(_described(run, last) for run, last in sorted(runs, key=lambda pair: pair[0].number)),
+    )
 
 
-def _judged(value: float | None, step: Step | None) -> dict[str, Any]:
-    if step is None:
-        return {"value": value}
-    return {"value": value, "test_loss": step.test_loss, "test_metrics": step.test_metrics}
+def _described(run: Trial, last: Step | None) -> ConfirmationRun:
+    numbers: dict[str, Any] = {}
+    if run.state is State.complete:
+        judges = run.spec.train_on == "train"  # else the validation examples trained
+        numbers = {"value": run.value if judges else None, **_on_test(last)}
+    return ConfirmationRun(
+        trial=run.id, number=run.number, on=run.spec.train_on, seed=run.spec.seed, state=run.state, **numbers
+    )
+
+
+def _on_test(step: Step | None) -> dict[str, Any]:
+    return {} if step is None else {"test_loss": step.test_loss, "test_metrics": step.test_metrics}

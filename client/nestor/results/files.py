@@ -10,17 +10,16 @@ from typing import Any, cast
 
 from nestor.errors import ArgumentInvalid, FileUnusable, shown
 from nestor.lifecycle import TRANSFORMS_KEY, snapshot_metadata
+from nestor.program_format.safetensors_header import METADATA, written
 
-PREFIX = 8  # bytes of the header's length, little-endian
+PREFIX = 8  # bytes of the header's length
 
 
 def with_transforms(data: bytes, transforms: Mapping[str, str]) -> bytes:
     """The safetensors file `data` with the transforms in its metadata. Tensors of all dtypes keep their bytes."""
     header, tensors = _split(data)
-    header["__metadata__"] = header.get("__metadata__", {}) | snapshot_metadata(transforms)
-    written = json.dumps(header).encode()
-    written += b" " * (-len(written) % 8)  # readers expect aligned tensors
-    return len(written).to_bytes(PREFIX, "little") + written + tensors
+    header[METADATA] = header.get(METADATA, {}) | snapshot_metadata(transforms)
+    return written(header) + tensors
 
 
 def write(path: str | os.PathLike[str], data: bytes) -> None:
@@ -49,7 +48,7 @@ def read(path: str | os.PathLike[str]) -> tuple[bytes, dict[str, str]]:
     try:
         data = source.read_bytes()
         header, _ = _split(data)
-        return data, json.loads(header["__metadata__"][TRANSFORMS_KEY])
+        return data, json.loads(header[METADATA][TRANSFORMS_KEY])
     except OSError as error:
         raise _unusable(source, "read", error.strerror or str(error)) from error
     except (ValueError, KeyError, TypeError) as error:

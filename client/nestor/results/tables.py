@@ -5,10 +5,14 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from nestor.schemas import Step, Trial
 
+if TYPE_CHECKING:
+    import numpy
+
+QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 NESTED = ("val_metrics", "metrics", "test_metrics", "seconds")  # their entries become columns such as val_accuracy
 
 
@@ -88,3 +92,19 @@ def dotted(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             row[f"{prefix}{name}"] = value
     return row
+
+
+def distribution_row(named: Mapping[str, numpy.ndarray], *, quantiles: bool) -> dict[str, float]:
+    """Count, min, max, mean and std of all entries together and, with `quantiles`, columns such as "50%"."""
+    import numpy as np
+
+    values = np.concatenate([array.ravel() for array in named.values()]).astype(np.float64)
+    shares = QUANTILES if quantiles else ()
+    summary = {
+        "count": values.size,
+        "min": values.min(),
+        "max": values.max(),
+        "mean": values.mean(),
+        "std": values.std(),
+    }
+    return summary | {f"{q:.0%}": value for q, value in zip(shares, np.quantile(values, shares), strict=True)}

@@ -72,6 +72,11 @@ class StudyPatch(Patch):
     metric: Annotated[Name | None, about("as in a new study; it can change only before the first trial")] = None
     direction: Annotated[Direction | None, about("as in a new study; it can change only before the first trial")] = None
 
+    def ranking(self) -> dict[str, Any]:
+        """The fields of `nestor.lifecycle.Ranking` that the patch names. A direction of null is the default one."""
+        fields = {"metric": self.metric, "direction": self.direction or "minimize"}
+        return {name: value for name, value in fields.items() if name in self.model_fields_set}
+
 
 class TrialPatch(Patch):
     """Changes to a trial, also after its end: a JSON merge patch (RFC 7396). What is left out stays as it is."""
@@ -87,7 +92,7 @@ class Study(Schema):
     user_attrs: Annotated[dict[str, Any], about("as its user set them")]
     tags: Annotated[tuple[str, ...], about("labels of the study")]
     created_at: Annotated[datetime, about("in UTC")]
-    updated_at: Annotated[datetime, about("last change of its attributes or tags, in UTC")]
+    updated_at: Annotated[datetime, about("last change of its attributes, tags or ranking, in UTC")]
     trial_counts: Annotated[dict[str, int], about("number of trials in each state; states without trials are left out")]
     best_value: Annotated[float | None, about("the best value of any of its trials; null: no step was evaluated")]
 

@@ -42,7 +42,7 @@ class _SearchEnded(Exception):
 
 
 class _Asked(optuna.Study):
-    """A study that is asked and told; samplers that have proposed everything call its `stop`."""
+    """A study that proposes values and is given results; samplers that have proposed everything call its `stop`."""
 
     has_stopped = False
 

@@ -43,12 +43,14 @@ def plot_optimization_history(study: Study | Trial | Iterable[Trial]) -> Figure:
     figure = empty("plot_optimization_history")
     record = study.record if isinstance(study, Study) else None
     ranking = Ranking() if record is None else Ranking(record.metric, record.direction)
+    examples = set[str]()  # that judge the trials
     for trial, color in zip(trials, cycle(COLORS), strict=False):
-        name = f"trial {trial.number}"
-        points = [(step.number, step.value_of(ranking.metric)) for step in trial.steps if step.value is not None]
+        name, steps = f"trial {trial.number}", [step for step in trial.steps if step.value is not None]
+        points = [(step.number, step.value_of(ranking.metric)) for step in steps]
         best = ranking.best(points, lambda point: point[1])
         if best is None:
             continue
+        examples.add("all validation" if steps[-1].held_out_loss is None else "held-out")
         x, y = zip(*points, strict=True)
         curve = {"x": x, "y": y}
         style = {"legendgroup": name, "line": {"color": color}}
@@ -56,7 +58,8 @@ def plot_optimization_history(study: Study | Trial | Iterable[Trial]) -> Figure:
         mark = {"mode": "markers", "marker": {"color": color, "size": 9}, "showlegend": False}
         figure.add_scatter(x=[best[0]], y=[best[1]], name=f"{name}, best", legendgroup=name, **mark)
     measure = ranking.metric or "loss"
-    return titled(figure, f"{measure[0].upper()}{measure[1:]} on all validation examples", x="outer step", y=measure)
+    judged = f" on {' or '.join(sorted(examples))} examples" if examples else ": no trial was evaluated yet"
+    return titled(figure, f"{measure[0].upper()}{measure[1:]}{judged}", x="outer step", y=measure)
 
 
 @called_as("plot_trial")

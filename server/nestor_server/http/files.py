@@ -18,26 +18,24 @@ REVALIDATE = "private, no-cache"
 UNSATISFIABLE = (0, 0)
 
 
-def matches(request: Request, etag: str) -> bool:
+def matches(request: Request, version: str) -> bool:
     """Whether the client already has this version."""
     header = request.headers.get("If-None-Match")
-    if header is None:
-        return False
-    return header.strip() == "*" or f'"{etag}"' in [tag.strip().removeprefix("W/") for tag in header.split(",")]
+    return header is not None and versions.named(header, version, weak=True)
 
 
-def json_response(request: Request, content: BaseModel, etag: str | None = None) -> Response:
-    """`content` as JSON, or 304 if the client has it. The default ETag is the hash of the JSON."""
+def json_response(request: Request, content: BaseModel, version: str | None = None) -> Response:
+    """`content` as JSON, or 304 if the client has it. The default version is the hash of the JSON."""
     body = content.model_dump_json().encode()
-    etag = etag or versions.of(content)
-    headers = {"ETag": f'"{etag}"', "Cache-Control": REVALIDATE, "Vary": "Authorization, Cookie"}
-    if request.method in ("GET", "HEAD") and matches(request, etag):
+    version = version or versions.of_json(body)
+    headers = {"ETag": versions.etag(version), "Cache-Control": REVALIDATE, "Vary": "Authorization, Cookie"}
+    if request.method in ("GET", "HEAD") and matches(request, version):
         return Response(status_code=304, headers=headers)
     return Response(body, headers=headers, media_type="application/json")
 
 
 def file_response(
-    request: Request, sessions: Sessions, content: Slice, etag: str, *, name: str, immutable: bool
+    request: Request, sessions: Sessions, content: Slice, version: str, *, name: str, immutable: bool
 ) -> Response:
     """`content` or the requested range of it, streamed from a session of its own.
 
@@ -45,17 +43,18 @@ def file_response(
         name: the file name that browsers save it under.
         immutable: the bytes at this URL never change, so clients may cache them for a year.
     """
+    etag = versions.etag(version)
     headers = {
-        "ETag": f'"{etag}"',
+        "ETag": etag,
         "Cache-Control": IMMUTABLE if immutable else REVALIDATE,
         "Vary": "Authorization, Cookie",
         "Accept-Ranges": "bytes",
         "Content-Disposition": f'attachment; filename="{re.sub(r"[^A-Za-z0-9._-]", "_", name)}"',
     }
-    if matches(request, etag):
+    if matches(request, version):
         return Response(status_code=304, headers=headers)
     start, stop, status = 0, content.size, 200
-    if (header := request.headers.get("Range")) and request.headers.get("If-Range", f'"{etag}"') == f'"{etag}"':
+    if (header := request.headers.get("Range")) and request.headers.get("If-Range", etag) == etag:
         requested = _range(header, content.size)
         if requested == UNSATISFIABLE:
             headers["Content-Range"] = f"bytes */{content.size}"

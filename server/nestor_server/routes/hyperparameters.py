@@ -31,9 +31,9 @@ def snapshot(
 ) -> Response:
     """All hyperparameters at one step."""
     content = hyperparameters.snapshot(session, caller.user_id, trial_id, step)
-    etag = hyperparameters.sha256(session, content)
+    version = hyperparameters.sha256(session, content)
     return files.file_response(
-        request, sessions, content, etag, name="hyperparameters.safetensors", immutable=step is not None
+        request, sessions, content, version, name="hyperparameters.safetensors", immutable=step is not None
     )
 
 
@@ -51,8 +51,8 @@ def tensor(
 ) -> Response:
     """One hyperparameter at one step, as a file of its own."""
     content = hyperparameters.tensor(session, caller.user_id, trial_id, name, step, format)
-    etag = hyperparameters.sha256(session, content)
-    return files.file_response(request, sessions, content, etag, name=f"{name}.{format}", immutable=step is not None)
+    version = hyperparameters.sha256(session, content)
+    return files.file_response(request, sessions, content, version, name=f"{name}.{format}", immutable=step is not None)
 
 
 @router.get("/trials/{trial_id}/checkpoint.safetensors", response_class=Response)
@@ -71,7 +71,7 @@ def checkpoint(
     A checkpoint has more tensors, with which a worker continues exactly.
     """
     content = warm_starts.checkpoint(session, caller.user_id, trial_id, step)
-    etag = hyperparameters.sha256(session, content)
+    version = hyperparameters.sha256(session, content)
     return files.file_response(
-        request, sessions, content, etag, name="checkpoint.safetensors", immutable=isinstance(step, int)
+        request, sessions, content, version, name="checkpoint.safetensors", immutable=isinstance(step, int)
     )

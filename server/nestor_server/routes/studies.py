@@ -57,7 +57,7 @@ def change(
     session: Tx,
     if_match: IfMatch = None,
 ) -> Response:
-    """Change user attributes, each key by itself, and tags, as a JSON merge patch."""
+    """Change user attributes, each key by itself, tags, and until the first trial the ranking: a JSON merge patch."""
     changed = studies.change(session, caller.user_id, study_id, patch, if_match=if_match)
     return files.json_response(request, changed)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from nestor_server.services.records import logs
 from nestor_server.services.trials import actions, attempts, confirmations, queries
 
 router = APIRouter(tags=["trials"])
+States = Annotated[Sequence[schemas.State], Query(description="only trials in this state; repeat it for several")]
 
 
 @router.post("/studies/{study_id}/trials", status_code=201, response_model=schemas.Trial)
@@ -37,7 +39,9 @@ def page(
     request: Request,
     caller: Reader,
     session: Tx,
-    state: Annotated[list[schemas.State], Query(description="only trials in this state; repeat it for several")] = [],  # noqa: B006
+    state: Annotated[
+        Sequence[schemas.State], Query(description="only trials in this state; repeat it for several")
+    ] = (),
     number: Annotated[int | None, Query(ge=0, le=2**31 - 1, description="only the trial of this number")] = None,
     cursor: Cursor = None,
     limit: Limit = paging.DEFAULT_LIMIT,

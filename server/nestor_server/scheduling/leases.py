@@ -210,7 +210,7 @@ def renew(session: Session, lease: Lease) -> Desired:
 def finish(
     session: Session, lease: Lease, state: State, error: dict[str, Any] | None = None, *, why: str = ""
 ) -> State:
-    """End the attempt in `state`: complete, failed (with its problem+json), cancelled or paused.
+    """End the attempt in `state`: complete, pruned, failed (with its problem+json), cancelled or paused.
 
     Returns the state that was reached. The trial is queued instead if the user has withdrawn a pause, or if it has
     gone on beyond the step after which it was to end.

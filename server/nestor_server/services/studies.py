@@ -10,8 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from nestor import schemas
-from nestor.errors import LossMaximized, StudyExists, StudyNotFound
-from nestor.lifecycle import Ranking
+from nestor.errors import StudyExists, StudyNotFound
 from nestor.options import Frozen
 from nestor.schemas import State
 from nestor_server.models import Study, Trial
@@ -97,14 +96,7 @@ def change(
     """
     study = find(session, owner_id, study_id, lock=True)
     _expect(session, study, if_match)
-    ranking = Ranking(
-        patch.metric if "metric" in patch.model_fields_set else study.metric,
-        (patch.direction or "minimize") if "direction" in patch.model_fields_set else study.direction,
-    )
-    if study.next_number > 0:
-        rankings.of_study(study).expect_equal(study.name, ranking)
-    if ranking.metric is None and ranking.direction == "maximize":
-        raise LossMaximized(option="direction='maximize'")
+    ranking = rankings.of_study(study).changed(patch, study=study.name, has_trials=study.next_number > 0)
     study.metric, study.direction = ranking.metric, ranking.direction
     user_attrs, tags = patch.apply(study.user_attrs, study.tags)
     study.user_attrs, study.tags = user_attrs, list(tags)
@@ -132,7 +124,8 @@ def delete(session: Session, owner_id: UUID, study_id: UUID, *, by: str = "user"
 
 def _expect(session: Session, study: Study, if_match: str | None) -> None:
     if if_match is not None:
-        versions.expect(if_match, "study", versions.of(describe(session, [study])[0]))
+        shown = describe(session, [study])[0].model_dump_json().encode()
+        versions.expect(if_match, "study", versions.of_json(shown))
 
 
 def describe(session: Session, found: Sequence[Study]) -> list[schemas.Study]:

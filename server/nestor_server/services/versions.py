@@ -1,32 +1,45 @@
-"""The versions of studies and trials: the ETags of their representations, which If-Match names."""
+"""The versions of what the REST interface shows: ETags, which If-Match, If-None-Match and If-Range name (RFC 9110)."""
 
 from __future__ import annotations
 
 import hashlib
 
-from pydantic import BaseModel
-
-from nestor import schemas
 from nestor.errors import VersionMismatch
+from nestor_server.models import Trial
 
 
-def of(content: BaseModel) -> str:
+def of_json(content: bytes) -> str:
     """The hash of the JSON: it changes with whatever a client can see."""
-    return hashlib.sha256(content.model_dump_json().encode()).hexdigest()
+    return hashlib.sha256(content).hexdigest()
 
 
-def of_trial(trial: schemas.Trial, revision: int) -> str:
+def of_trial(trial: Trial) -> str:
     """It changes with each step, each change of state, and each change of attributes or tags."""
-    return f"{trial.seq}-{revision}-{trial.state.value}-{trial.desired.value}"
+    return f"{trial.seq}-{trial.revision}-{trial.state}-{trial.desired}"
+
+
+def etag(version: str) -> str:
+    """The version as headers have it."""
+    return f'"{version}"'
+
+
+def named(header: str, version: str, *, weak: bool) -> bool:
+    """Whether the header If-Match or If-None-Match names `version`.
+
+    Args:
+        weak: also by a weak tag, such as W/"1". If-None-Match compares so, and If-Match does not.
+    """
+    tags = [tag.strip() for tag in header.split(",")]
+    if tags == ["*"]:
+        return True
+    return etag(version) in ([tag.removeprefix("W/") for tag in tags] if weak else tags)
 
 
 def expect(if_match: str | None, what: str, version: str) -> None:
-    """Check the header If-Match against the present version of `what` (RFC 9110, section 13.1.1).
+    """Check the header If-Match against the present version of `what`.
 
     Raises:
-        VersionMismatch: the header names other versions. A weak tag matches none.
+        VersionMismatch: the header names other versions.
     """
-    if if_match is None or if_match.strip() == "*":
-        return
-    if f'"{version}"' not in [tag.strip() for tag in if_match.split(",")]:
-        raise VersionMismatch(what=what, etag=f'"{version}"')
+    if if_match is not None and not named(if_match, version, weak=False):
+        raise VersionMismatch(what=what, etag=etag(version))

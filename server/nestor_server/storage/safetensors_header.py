@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nestor.program_format.safetensors_header import ITEM_BYTES, Tensor
+from nestor.program_format.safetensors_header import ITEM_BYTES, Tensor, described, written
 from nestor.program_format.safetensors_header import Header as Header
 from nestor.program_format.safetensors_header import Malformed as Malformed
 
@@ -49,10 +48,7 @@ def _whole(pieces: Iterable[bytes], item: int) -> Iterator[bytes]:
 
 def safetensors_prefix(tensor: Tensor) -> bytes:
     """The bytes before the data in a safetensors file of this tensor alone."""
-    entry = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [0, tensor.end - tensor.begin]}
-    header = json.dumps({tensor.name: entry}).encode()
-    header += b" " * (-len(header) % 8)  # so that the data is aligned
-    return len(header).to_bytes(8, "little") + header
+    return written(described([(tensor.name, tensor.dtype, tensor.shape, tensor.nbytes)]))
 
 
 def npy_prefix(tensor: Tensor) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 
@@ -10,6 +9,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from nestor.program_format.safetensors_header import described, written
 from nestor_engine.objective import Tensors
 
 DTYPES = {
@@ -37,14 +37,8 @@ class SafetensorsFile:
         # The widest numbers first, so that all are aligned.
         ordered = sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0]))
         self._tensors = [tensor.detach() for _, tensor in ordered]
-        header, end = dict[str, object](), 0
-        for name, tensor in ordered:
-            begin, end = end, end + tensor.nbytes
-            header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        text += b" " * (-len(text) % 8)
-        self._header = len(text).to_bytes(8, "little") + text
-        self._size = len(self._header) + end
+        self._header = written(described((name, NAMES[one.dtype], one.shape, one.nbytes) for name, one in ordered))
+        self._size = len(self._header) + sum(tensor.nbytes for tensor in self._tensors)
 
     def __len__(self) -> int:
         return self._size

@@ -96,7 +96,6 @@ class TrialRecorder:
         )
         self._checkpointer = BackgroundCheckpointer(spec.checkpoint_seconds)
         self._state: State | None = None  # after the last step
-        self._value: float | None = None  # of the last step, by the study's ranking
         self._best: State | None = None  # the result of the best step of this attempt, on the CPU
         self._recorded_result: int | None = None  # the step of the newest result of this attempt
         self._last_checkpoint = 0  # the step of the newest checkpoint
@@ -137,8 +136,7 @@ class TrialRecorder:
         if step.value is not None:
             self._ranking.expect(step.metrics)
         self._send(Stepped(step.record(), self._seconds))
-        self._value = step.value_of(self._ranking.metric)
-        if self._snapshots.is_best(step.number, self._value):
+        if self._snapshots.is_best(step.number, step.value_of(self._ranking.metric)):
             self._best = step.state.result()
         if self._snapshots.due(step.number):
             evicted = self._snapshots.evicted(step.number)
@@ -168,10 +166,6 @@ class TrialRecorder:
         except OSError as error:
             raise CannotWrite(f"the checkpoint at step {step} could not be written: {error}") from error
         stopped = stopped and not time_is_up
-        best_step, best_value = self._snapshots.best
-        warning = lifecycle.decline(self._ranking, value=self._value, best_value=best_value, best_step=best_step)
-        if warning is not None and not stopped:
-            self._send(LogLine(step, warning, "warning"))
         why = lifecycle.why_complete(step, self._n_steps, time_is_up=time_is_up)
         self._send(Ended(step, stopped, "" if stopped else why))
 

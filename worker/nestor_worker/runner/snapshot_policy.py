@@ -31,11 +31,6 @@ class SnapshotPolicy:
         """Whether `step` gets a snapshot regardless of its value."""
         return is_due(step, self._n_steps, self._every)
 
-    @property
-    def best(self) -> tuple[int | None, float | None]:
-        """The best step so far, and its value."""
-        return self._best
-
     def is_best(self, step: int, value: float | None) -> bool:
         """Note the value of `step`; None if it was not evaluated. Whether it is the best so far."""
         if not self._ranking.is_better(value, self._best[1]):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import and_, select
 from sqlalchemy.orm import Session
 
 from nestor import schemas
+from nestor.options import Frozen
 from nestor.results import confirmations
 from nestor_server.models import Step, Trial
 from nestor_server.scheduling import leases
@@ -25,7 +27,8 @@ def create(session: Session, me: Caller, trial_id: UUID, asked: schemas.Confirm)
     row = queries.find(session, me.user_id, trial_id)
     leases.lock(session, row)  # two requests at the same time submit each training once
     trial = queries.describe(row)
-    for run in confirmations.missing_runs(trial, asked, _runs(session, trial)):
+    present = [run for run, _ in _runs(session, trial)]
+    for run in confirmations.missing_runs(trial, asked, present):
         actions.create(session, me, trial.study_id, confirmations.specification(trial, run))
     return _describe(session, trial)
 
@@ -41,16 +44,24 @@ def get(session: Session, owner_id: UUID, trial_id: UUID) -> schemas.Confirmatio
 
 
 def _describe(session: Session, trial: schemas.Trial) -> schemas.Confirmation:
-    runs = [(run, _step(session, run.id, run.step)) for run in _runs(session, trial)]
-    return confirmations.confirmation(trial, _step(session, trial.id, trial.best_step), runs)
+    best = session.scalar(select(Step.data).where(Step.trial_id == trial.id, Step.number == trial.best_step))
+    return confirmations.confirmation(trial, _step(best), _runs(session, trial))
 
 
-def _runs(session: Session, trial: schemas.Trial) -> list[schemas.Trial]:
-    start = Trial.spec["warm_start"]["trial"].as_string() == str(trial.id)
-    found = session.scalars(select(Trial).where(Trial.study_id == trial.study_id, start)).all()
-    return [run for run in map(queries.describe, found) if confirmations.is_run_of(run, trial)]
+def _runs(session: Session, trial: schemas.Trial) -> list[tuple[schemas.Trial, schemas.Step | None]]:
+    """The trainings, each with its last step."""
+    found = session.execute(
+        select(Trial, Step.data)
+        .outerjoin(Step, and_(Step.trial_id == Trial.id, Step.number == Trial.step))
+        .where(
+            Trial.study_id == trial.study_id,
+            Trial.spec["warm_start"]["trial"].as_string() == str(trial.id),
+            Trial.spec["response"]["kind"].as_string() == Frozen.tag,
+        )
+    ).all()
+    described = ((queries.describe(run), _step(last)) for run, last in found)
+    return [(run, last) for run, last in described if confirmations.is_run_of(run, trial)]
 
 
-def _step(session: Session, trial_id: UUID, number: int | None) -> schemas.Step | None:
-    data = session.scalar(select(Step.data).where(Step.trial_id == trial_id, Step.number == number))
+def _step(data: dict[str, Any] | None) -> schemas.Step | None:
     return None if data is None else schemas.Step.model_validate(data)

@@ -70,7 +70,7 @@ def find_version(session: Session, owner_id: UUID, trial_id: UUID, if_match: str
     """
     trial = find(session, owner_id, trial_id)
     leases.lock(session, trial)
-    versions.expect(if_match, "trial", describe_version(trial)[1])
+    versions.expect(if_match, "trial", versions.of_trial(trial))
     return trial
 
 
@@ -85,8 +85,7 @@ def get(session: Session, owner_id: UUID, trial_id: UUID) -> tuple[schemas.Trial
 
 def describe_version(trial: Trial) -> tuple[schemas.Trial, str]:
     """The trial as the REST interface shows it, and its version."""
-    described = describe(trial)
-    return described, versions.of_trial(described, trial.revision)
+    return describe(trial), versions.of_trial(trial)
 
 
 def describe(trial: Trial) -> schemas.Trial:

@@ -37,7 +37,7 @@ def find(session: Session, owner_id: UUID, start: WarmStart) -> tuple[WarmStart,
         if found := session.execute(newest).one_or_none():
             return start.model_copy(update={"step": found.step}), found.id
     missing = CheckpointNotFound if start.weights else HyperparametersNotFound
-    raise missing(trial=str(trial.id), what=lifecycle.which_step(start.step, trial.best_step))
+    raise missing(trial=str(trial.id), what=lifecycle.missing_step(start.step, trial.best_step))
 
 
 def validate(session: Session, owner_id: UUID, start: WarmStart, blob_id: UUID, problem: AnyProblem) -> None:
