@@ -71,6 +71,11 @@ def test_a_forked_runner_computes_what_one_that_loaded_torch_by_itself_does_also
     assert numbers == steps_of(executed, preset=wide, threads=2)
 
 
+def test_a_fork_server_has_one_thread_so_that_no_other_holds_a_lock_during_a_fork(fork_server: ForkServer, spawn):
+    assert spawn().pid  # it has loaded everything
+    assert psutil.Process(fork_server.pid).num_threads() == 1
+
+
 def test_runners_of_one_fork_server_share_no_session_directory_file_or_environment(fork_server: ForkServer, spawn):
     first, second = spawn(), spawn()
     for runner in (first, second):

@@ -4,8 +4,7 @@ Loading torch and running a first step takes seconds of processor time, a fork t
 share the memory of what was loaded. DIRECTORY is this process's own; its name says to which worker it belongs.
 
 A lock that another thread holds during a fork stays locked forever in the child. So this process starts no threads:
-torch computes in one. (OpenBLAS and jemalloc start some, and prepare them for forks.) It uses no GPU, whose driver does
-not survive a fork.
+torch computes in one, and OpenBLAS ends its own before a fork. It uses no GPU, whose driver does not survive a fork.
 """
 
 from __future__ import annotations
