@@ -122,7 +122,7 @@ class TestCluster:
             return bool(used) and keys(self.blob_url) - noted == used
 
         wait_for(only_used_objects, "unused objects to be deleted")
-        with running_worker(self.server):  # it deletes the directories of killed workers
+        with running_worker(self.server, NESTOR_STANDBY=False):  # it deletes the directories of killed workers
             left = [path for pid in dead for path in Path(tempfile.gettempdir()).glob(f"{workdir.prefix(pid)}*")]
             assert left == []
 

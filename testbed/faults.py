@@ -36,7 +36,7 @@ def slow_runners(cluster: TestCluster) -> Iterator[None]:
     done, first_seen = threading.Event(), dict[int, tuple[float, float]]()
 
     def hold() -> None:
-        while not done.wait(0.02):
+        while not done.wait(0.05):
             with suppress(OSError, psutil.Error):  # the worker is gone, or this runner is
                 for pid in cluster.worker.runners():
                     now, used = time.monotonic(), sum(psutil.Process(pid).cpu_times()[:2])

@@ -1,4 +1,4 @@
-"""A real worker in its own process; its runners are found in /proc."""
+"""A real worker in its own process; its runners, which are children of it or of its fork server, are found in /proc."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,17 +26,21 @@ class Worker:
         return self.process.pid
 
     def runners(self) -> list[int]:
-        """The living children that run a trial."""
-        return self._children("nestor-runner")
+        """The living processes that run a trial."""
+        return self._descendants("nestor-runner")
 
     def waiting(self) -> list[int]:
         """The standby runners."""
-        return self._children("nestor-standby")
+        return self._descendants("nestor-standby")
 
-    def _children(self, named: str) -> list[int]:
-        tasks = Path(f"/proc/{self.pid}/task")
-        children = [int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
-        return [pid for pid in children if name(pid) == named]
+    def fork_server(self) -> int | None:
+        """The process that forks the runners, if it runs."""
+        return next((pid for pid in children(self.pid) if name(pid) == "nestor-forks"), None)
+
+    def _descendants(self, named: str) -> list[int]:
+        server = self.fork_server()
+        found = children(self.pid) + (children(server) if server else [])
+        return [pid for pid in found if name(pid) == named]
 
     def stop(self, *, timeout: float = 20) -> int:
         """SIGTERM, as an operator would; the exit code."""
@@ -47,6 +51,16 @@ class Worker:
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
+
+
+def children(pid: int) -> list[int]:
+    """The children of a process, zombies included; none if it is gone."""
+    found: list[int] = []
+    with suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(OSError):  # a thread that has just ended
+                found += map(int, (task / "children").read_text().split())
+    return found
 
 
 def command(pid: int) -> bytes:

@@ -152,10 +152,10 @@ def test_a_server_that_dies_is_started_again(up: Up):
 
 
 def test_a_kill_leaves_no_orphans_and_the_next_start_finds_data_and_token(home: Path):
-    with running_up(home) as killed:
+    with running_up(home, NESTOR_STANDBY="true") as killed:
         study = killed.ask("POST", "/api/v1/studies", json={"name": "kept"}).json()["id"]
         killed.ask("POST", f"/api/v1/studies/{study}/trials", json=ENDLESS).raise_for_status()
-        wait_for(lambda: any("nestor_worker.runner.main" in process.cmdline() for process in killed.family()), 30)
+        wait_for(lambda: any(process.name() == "nestor-runner" for process in killed.family()), 60)
         everything = killed.family()
         killed.signal(signal.SIGKILL)
         assert ended(everything, 8), [process for process in everything if process.is_running()]

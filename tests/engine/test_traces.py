@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 import nestor_engine as engine
 from nestor.errors import ProgramInvalid, ProgramRejected
+from nestor_engine.autodiff.derivatives import Product
 from nestor_engine.autodiff.linearization import Linearization
 from nestor_engine.autodiff.partial_eval import split
 from nestor_engine.autodiff.replay import same
@@ -35,10 +37,17 @@ def at(case: Dense, w: torch.Tensor, traces: TraceCache | None) -> Linearization
         return Linearization(b, case.ravel, w, b.buffers, b.hparams, case.train, trace_cache=traces)
 
 
-@pytest.mark.parametrize(("name", "product"), PRODUCTS, ids=lambda p: getattr(p, "__name__", p))
-def test_a_trace_taken_at_one_point_gives_autograd_s_bits_at_another(name: str, product):
+@cache
+def traced_before(name: str, product: Product) -> TraceCache:
+    """With the trace of one product at the weights of the case. Tests only read it: a trace takes a second."""
     case, traces = dense(name), TraceCache()
     at(case, case.w, traces).curved(product)
+    return traces
+
+
+@pytest.mark.parametrize(("name", "product"), PRODUCTS, ids=lambda p: getattr(p, "__name__", p))
+def test_a_trace_taken_at_one_point_gives_autograd_s_bits_at_another(name: str, product):
+    case, traces = dense(name), traced_before(name, product)
     w = case.w + 0.1 * torch.randn_like(case.w)
     v, q = torch.randn(2, len(w), dtype=w.dtype)
     traced, kept = at(case, w, traces), at(case, w, None)
@@ -82,9 +91,7 @@ def test_the_part_without_the_vector_is_run_once_and_the_rest_does_not_hold_it()
 @pytest.mark.parametrize("product", EVERYWHERE, ids=lambda p: p.__name__)
 @pytest.mark.parametrize("name", CASES)
 def test_the_part_that_runs_for_each_vector_repeats_no_work(name: str, product):
-    case, traces = dense(name), TraceCache()
-    at(case, case.w, traces).curved(product)
-    (traced,) = traces._traced.values()
+    (traced,) = traced_before(name, product)._traced.values()
     assert traced is not None
     for part in traced.split.each:
         nodes = [node for node in part.module.graph.nodes if node.op == "call_function"]
@@ -109,8 +116,7 @@ def test_a_graph_that_writes_into_its_values_is_left_as_it_is():
 @pytest.mark.parametrize("product", EVERYWHERE, ids=lambda p: p.__name__)
 @pytest.mark.parametrize("name", sorted({*CASES} - {"quadratic", "one weight"}))  # whose losses hold constants
 def test_a_trace_that_was_kept_is_not_made_again_and_gives_the_same_bits(name: str, product, monkeypatch):
-    case, traces = dense(name), TraceCache()
-    at(case, case.w, traces).curved(product)
+    case, traces = dense(name), traced_before(name, product)
     kept = TraceCache(traces.save() or b"")
     assert kept.is_warm
     monkeypatch.setattr("nestor_engine.autodiff.trace_cache.split", None)  # no further tracing

@@ -65,7 +65,10 @@ class Up:
 
 @contextmanager
 def running_up(home: Path, *options: str, python: list[str] | None = None, **environment: str) -> Generator[Up]:
-    """`nestor up` on `home` with any free port; stopped at the end unless the test has done so."""
+    """`nestor up` on `home` with any free port; stopped at the end unless the test has done so.
+
+    Its workers do not load torch before there is a trial, because most tests have none.
+    """
     output = home.with_suffix(".output")
     with output.open("w") as out:
         process = subprocess.Popen(
@@ -73,7 +76,7 @@ def running_up(home: Path, *options: str, python: list[str] | None = None, **env
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
-            env=environment_for(home, **environment),
+            env=environment_for(home, **{"NESTOR_STANDBY": "false"} | environment),
             text=True,
         )
     try:

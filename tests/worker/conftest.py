@@ -1,8 +1,9 @@
-"""A migrated database for this folder, and trials in it."""
+"""A migrated database for this folder, trials in it, and a slot that runs them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from uuid import uuid4
 
 import psycopg
@@ -16,6 +17,10 @@ from nestor_server.models import Study, Trial, User
 from nestor_server.revisions import migrate
 from nestor_server.scheduling import task_queue
 from nestor_server.settings import Settings
+from nestor_worker.supervisor.attempt import Slot
+from nestor_worker.supervisor.blob_cache import BlobCache
+from nestor_worker.supervisor.fork_server import ForkServer
+from nestor_worker.supervisor.runner_process import environment
 
 SPEC = {
     "problem": {"preset": {"model": {"kind": "mlp", "hidden": [8]}, "train_size": 100, "val_size": 50}},
@@ -45,6 +50,21 @@ def sessions(worker_settings: Settings) -> Iterator[Sessions]:
 def session(sessions: Sessions) -> Iterator[Session]:
     with sessions() as session:
         yield session
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[ForkServer]:
+    """As that of a worker. It loads torch once for this folder."""
+    server = ForkServer(lambda home: environment(home, threads=1, device="cpu"))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def slot(fork_server: ForkServer) -> Slot:
+    """One processor with one thread, without a cache."""
+    cache = BlobCache(Path("/nowhere"), 0)
+    return Slot("w1", ("cpu",), threads=1, checkpoint_seconds=60, cache=cache, fork_server=fork_server)
 
 
 @pytest.fixture

@@ -6,27 +6,24 @@ import dataclasses
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from nestor.schemas import EventType, State
 from nestor_server.models import Trial
-from nestor_worker.supervisor.attempt import Slot, supervise
-from nestor_worker.supervisor.blob_cache import BlobCache
+from nestor_worker.supervisor.attempt import supervise
 from nestor_worker.supervisor.prewarmed import Standby
 from nestor_worker.supervisor.runner_process import Runner
 from testbed.server import wait_for
 from testbed.worker import name
 from tests.worker.trials import claim, events
 
-NO_CACHE = BlobCache(Path("/nowhere"), 0)
-SLOT = Slot("w1", ("cpu",), threads=1, checkpoint_seconds=60, cache=NO_CACHE)
 
-
-@pytest.fixture
-def runner():
-    runner = Runner(threads=1, devices=("cpu",))
+@pytest.fixture(params=["forked", "executed"])
+def runner(request, fork_server) -> Iterator[Runner]:
+    runner = Runner(threads=1, devices=("cpu",), fork_server=fork_server if request.param == "forked" else None)
     yield runner
     runner.close()
 
@@ -44,13 +41,13 @@ def test_it_gains_no_privileges_leaves_no_core_and_is_killed_first_when_memory_i
     assert core.split()[4:6] == ["0", "0"]
 
 
-def test_a_trial_over_its_memory_limit_fails_with_an_error_message(sessions, worker_settings, new_trial):
+def test_a_trial_over_its_memory_limit_fails_with_an_error_message(sessions, worker_settings, new_trial, slot):
     spec = {
         "problem": {"preset": {"model": {"kind": "mlp", "hidden": [16_384, 16_384]}}},
         "inner": {"optimizer": "adam"},
     }
     trial = new_trial(spec=spec | {"n_steps": 10})
-    slot = Slot("w1", ("cpu",), threads=1, checkpoint_seconds=60, cache=NO_CACHE, memory_bytes=3 * 2**29)
+    slot = dataclasses.replace(slot, memory_bytes=3 * 2**29)
     lease = claim(sessions, trial.id)
     assert supervise(sessions, worker_settings, lease, slot, slot.spawn(), threading.Event()) is State.failed
     with sessions() as session:
@@ -62,10 +59,10 @@ def test_a_trial_over_its_memory_limit_fails_with_an_error_message(sessions, wor
 
 @pytest.mark.parametrize(("number", "reason"), [(signal.SIGKILL, "ran out of memory"), (signal.SIGSEGV, "SIGSEGV")])
 def test_a_runner_that_the_kernel_kills_ends_its_attempt_with_the_reason(
-    sessions, worker_settings, new_trial, sent, number, reason
+    sessions, worker_settings, new_trial, sent, slot, number, reason
 ):
     trial = new_trial(n_steps=1_000_000)
-    lease, runner = claim(sessions, trial.id), SLOT.spawn()
+    lease, runner = claim(sessions, trial.id), slot.spawn()
 
     def kill() -> None:
         wait_for(lambda: name(runner.pid) == "nestor-runner", "the trial to begin")
@@ -73,7 +70,7 @@ def test_a_runner_that_the_kernel_kills_ends_its_attempt_with_the_reason(
 
     killing = threading.Thread(target=kill)
     killing.start()
-    assert supervise(sessions, worker_settings, lease, SLOT, runner, threading.Event()) is State.queued
+    assert supervise(sessions, worker_settings, lease, slot, runner, threading.Event()) is State.queued
     killing.join()
     assert trial.id in sent
     with sessions() as session:
@@ -83,10 +80,10 @@ def test_a_runner_that_the_kernel_kills_ends_its_attempt_with_the_reason(
     assert not runner.directory.exists()
 
 
-def test_a_hanging_runner_ends_its_attempt_and_releases_the_trial(sessions, worker_settings, new_trial, sent):
+def test_a_hanging_runner_ends_its_attempt_and_releases_the_trial(sessions, worker_settings, new_trial, sent, slot):
     trial = new_trial(n_steps=1_000_000)
-    slot = dataclasses.replace(SLOT, silence_seconds=1)
-    lease, runner = claim(sessions, trial.id), SLOT.spawn()
+    slot = dataclasses.replace(slot, silence_seconds=1)
+    lease, runner = claim(sessions, trial.id), slot.spawn()
     os.kill(runner.pid, signal.SIGSTOP)
     assert supervise(sessions, worker_settings, lease, slot, runner, threading.Event()) is State.queued
     with sessions() as session:
@@ -95,19 +92,19 @@ def test_a_hanging_runner_ends_its_attempt_and_releases_the_trial(sessions, work
     assert not runner.is_alive
 
 
-def test_each_free_slot_has_a_standby_runner_and_a_dead_one_is_replaced():
+def test_each_free_slot_has_a_standby_runner_and_a_dead_one_is_replaced(slot):
     standby = Standby(enabled=True)
-    standby.prepare(SLOT)
-    waiting = standby.take(SLOT)
-    standby.prepare(SLOT)
-    dead = standby._waiting[SLOT.name]
+    standby.prepare(slot)
+    waiting = standby.take(slot)
+    standby.prepare(slot)
+    dead = standby._waiting[slot.name]
     os.kill(dead.pid, signal.SIGKILL)
     wait_for(lambda: not dead.is_alive, "its end")
-    fresh = standby.take(SLOT)
+    fresh = standby.take(slot)
     assert fresh is not dead
     assert fresh.is_alive
-    standby.prepare(SLOT)
-    left = standby._waiting[SLOT.name]
+    standby.prepare(slot)
+    left = standby._waiting[slot.name]
     standby.close()
     assert not left.is_alive
     for runner in (waiting, fresh):
@@ -115,10 +112,10 @@ def test_each_free_slot_has_a_standby_runner_and_a_dead_one_is_replaced():
     assert not any(runner.directory.exists() for runner in (waiting, dead, fresh, left))
 
 
-def test_without_standby_a_runner_is_spawned_when_it_is_needed():
+def test_without_standby_a_runner_is_spawned_when_it_is_needed(slot):
     standby = Standby(enabled=False)
-    standby.prepare(SLOT)
+    standby.prepare(slot)
     assert standby._waiting == {}
-    runner = standby.take(SLOT)
+    runner = standby.take(slot)
     assert runner.is_alive
     runner.close()

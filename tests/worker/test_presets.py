@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from sklearn.datasets import load_digits
 
 from nestor.schemas import Preset
 from nestor_engine import Config, optimize
@@ -39,6 +40,13 @@ def test_splits_have_the_sizes_asked_for_and_pixels_lie_in_the_unit_interval():
     assert data.train["x"].dtype == torch.float32
     assert data.train["x"].min() == 0
     assert data.train["x"].max() == 1
+
+
+def test_the_digits_are_those_of_scikit_learn():
+    pixels, labels = load_digits(return_X_y=True)
+    x, y = presets._digits()
+    assert torch.equal(x, torch.from_numpy(pixels / 16).float())
+    assert torch.equal(y, torch.from_numpy(labels))
 
 
 def test_label_noise_moves_that_share_of_the_training_labels_only():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import threading
@@ -55,11 +56,11 @@ def columns(n: int, seed: int = 0, features: int = 3) -> dict[str, torch.Tensor]
 
 
 @pytest.fixture
-def slot(tmp_path: Path) -> Slot:
+def slot(slot: Slot, tmp_path: Path) -> Slot:
     cache = BlobCache(tmp_path / "cache", 2**30)
     roots = Roots.of([str(tmp_path / "data")])
     (tmp_path / "data").mkdir()
-    return Slot("w1", ("cpu",), threads=1, checkpoint_seconds=0.001, cache=cache, roots=roots)
+    return dataclasses.replace(slot, checkpoint_seconds=0.001, cache=cache, roots=roots)
 
 
 @pytest.fixture

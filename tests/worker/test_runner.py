@@ -34,13 +34,13 @@ def write_spec(directory: Path, n_steps: int, config_changes: dict | None = None
 
 
 @pytest.fixture
-def start():
+def start(fork_server):
     runners = []
 
-    def run(n_steps: int, **fields) -> Runner:
-        runner = Runner(threads=1, devices=("cpu",))
+    def run(n_steps: int, *, threads: int = 1, forked: bool = True, **fields) -> Runner:
+        runner = Runner(threads=threads, devices=("cpu",), fork_server=fork_server if forked else None)
         runners.append(runner)
-        write_spec(runner.directory, n_steps, **fields)
+        write_spec(runner.directory, n_steps, threads=threads, **fields)
         runner.begin()
         return runner
 
@@ -62,8 +62,9 @@ def of(kind: type, messages: list) -> list:
     return [message for message in messages if isinstance(message, kind)]
 
 
-def test_a_runner_reports_everything_in_order_and_exits(start):
-    runner = start(5)
+@pytest.mark.parametrize("forked", [True, False])
+def test_a_runner_reports_everything_in_order_and_exits(start, forked: bool):
+    runner = start(5, forked=forked)
     heard = hear(runner)
     # Readers of a snapshot need the transforms, and the log line comes behind the snapshot of its step.
     assert isinstance(started := heard[0], Started)
@@ -77,11 +78,12 @@ def test_a_runner_reports_everything_in_order_and_exits(start):
     assert {h["name"] for h in started.hyperparameters} == set(hparams)
 
 
-def test_its_environment_holds_no_credentials(start, monkeypatch):
+@pytest.mark.parametrize("forked", [True, False])
+def test_its_environment_holds_no_credentials(start, monkeypatch, forked: bool):
     secrets = ("NESTOR_DATABASE_URL", "NESTOR_REDIS_URL", "NESTOR_TOKEN", "AWS_SECRET_ACCESS_KEY", "PGPASSWORD")
     for name in secrets:
         monkeypatch.setenv(name, "a-secret-value")
-    runner = start(1)
+    runner = start(1, forked=forked)
     hear(runner, until=Started)
     seen = Path(f"/proc/{runner.pid}/environ").read_bytes().decode()
     assert "a-secret-value" not in seen
@@ -129,8 +131,9 @@ def test_the_last_step_is_evaluated_if_the_user_ends_the_training_and_as_planned
         assert evaluated == ([len(steps)] if stop.evaluate else [])
 
 
-def test_it_dies_with_its_supervisor(start):
-    runner = start(100_000)
+@pytest.mark.parametrize("forked", [True, False])
+def test_it_dies_with_its_supervisor(start, forked: bool):
+    runner = start(100_000, forked=forked)
     hear(runner, until=Stepped)
     runner._process.stdin.close()  # the kernel does this for a killed supervisor
     runner._process.wait(timeout=60)

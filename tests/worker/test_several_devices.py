@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from sqlalchemy import select
@@ -17,24 +17,23 @@ from nestor_server.models import Blob, Checkpoint, Step, Trial
 from nestor_server.scheduling import leases
 from nestor_server.storage import blobs
 from nestor_worker.runner import presets
-from nestor_worker.supervisor.attempt import Slot, supervise
-from nestor_worker.supervisor.blob_cache import BlobCache
+from nestor_worker.supervisor.attempt import supervise
 from nestor_worker.supervisor.runner_process import Runner
 from testbed.server import wait_for
 from testbed.worker import command
 from tests.worker.conftest import SPEC
 from tests.worker.trials import claim, events
 
-SLOT = Slot("w1", ("cpu", "cpu"), threads=1, checkpoint_seconds=0.2, cache=BlobCache(Path("/nowhere"), 0))
 STEPS = 120
 
 
 @pytest.fixture
-def attempt(sessions, worker_settings) -> Callable[..., State | None]:
+def attempt(sessions, worker_settings, slot) -> Callable[..., State | None]:
     """Run a trial to the end of an attempt; call a function after its first step."""
+    slot = dataclasses.replace(slot, devices=("cpu", "cpu"), checkpoint_seconds=0.2)
 
     def attempt(trial: Trial, happens: Callable[[Runner], None] | None = None) -> State | None:
-        lease, runner = claim(sessions, trial.id), SLOT.spawn()
+        lease, runner = claim(sessions, trial.id), slot.spawn()
 
         def disturb() -> None:
             wait_for(lambda: step_of(sessions, trial) > 0, "a step")
@@ -43,7 +42,7 @@ def attempt(sessions, worker_settings) -> Callable[..., State | None]:
 
         watcher = threading.Thread(target=disturb)
         watcher.start()
-        state = supervise(sessions, worker_settings, lease, SLOT, runner, threading.Event())
+        state = supervise(sessions, worker_settings, lease, slot, runner, threading.Event())
         watcher.join()
         assert [command(process.pid) for process in runner._processes] == [b"", b""]
         return state

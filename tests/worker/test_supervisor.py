@@ -17,20 +17,16 @@ from nestor_server.models import Dataset, Program, Study, Trial
 from nestor_server.scheduling import leases
 from nestor_worker import workdir
 from nestor_worker.options import Options, devices
-from nestor_worker.supervisor.attempt import Slot, supervise
-from nestor_worker.supervisor.blob_cache import BlobCache
+from nestor_worker.supervisor.attempt import supervise
 from testbed.server import wait_for
 from tests.worker.trials import claim, expire
 
-NO_CACHE = BlobCache(Path("/nowhere"), 0)
-SLOT = Slot("w1", ("cpu",), threads=1, checkpoint_seconds=60, cache=NO_CACHE)
+
+def workdirs() -> set[Path]:
+    return set(Path(tempfile.gettempdir()).glob(f"{workdir.prefix(os.getpid())}*"))
 
 
-def workdirs() -> list[Path]:
-    return list(Path(tempfile.gettempdir()).glob(f"{workdir.prefix(os.getpid())}*"))
-
-
-def test_a_problem_whose_blobs_are_missing_fails_with_an_error_message(sessions, worker_settings, new_trial):
+def test_a_problem_whose_blobs_are_missing_fails_with_an_error_message(sessions, worker_settings, new_trial, slot):
     trial, gone = new_trial(), "sha256:" + "0" * 64
     with sessions.begin() as session:
         row = session.get_one(Trial, trial.id)
@@ -41,7 +37,7 @@ def test_a_problem_whose_blobs_are_missing_fails_with_an_error_message(sessions,
         session.flush()
         row.program_id, row.dataset_id = program.id, dataset.id
     lease = claim(sessions, trial.id)
-    assert supervise(sessions, worker_settings, lease, SLOT, SLOT.spawn(), threading.Event()) is State.failed
+    assert supervise(sessions, worker_settings, lease, slot, slot.spawn(), threading.Event()) is State.failed
     with sessions() as session:
         error = session.get_one(Trial, trial.id).error
         assert error is not None
@@ -49,13 +45,15 @@ def test_a_problem_whose_blobs_are_missing_fails_with_an_error_message(sessions,
         assert gone in error["detail"]
 
 
-def test_a_supervisor_that_lost_its_lease_ends_its_runner_and_writes_nothing(sessions, worker_settings, new_trial):
-    trial = new_trial(n_steps=1_000_000)
+def test_a_supervisor_that_lost_its_lease_ends_its_runner_and_writes_nothing(
+    sessions, worker_settings, new_trial, slot
+):
+    trial, before = new_trial(n_steps=1_000_000), workdirs()
     lease = claim(sessions, trial.id, "old")
     states = []
 
     def run() -> None:
-        states.append(supervise(sessions, worker_settings, lease, SLOT, SLOT.spawn(), threading.Event()))
+        states.append(supervise(sessions, worker_settings, lease, slot, slot.spawn(), threading.Event()))
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -71,7 +69,7 @@ def test_a_supervisor_that_lost_its_lease_ends_its_runner_and_writes_nothing(ses
     new = claim(sessions, trial.id, "new")
     thread.join(timeout=60)
     assert states == [None]
-    assert workdirs() == []
+    assert workdirs() == before
     with sessions() as session:
         row = session.get_one(Trial, trial.id)
         assert (row.state, row.lease_token, row.lease_owner, row.step) == (State.running, new.token, "new", 0)

@@ -15,14 +15,16 @@ from nestor_server.models import Worker
 from nestor_server.scheduling.task_queue import RUN_TRIAL, celery_app, queue_of
 from nestor_server.settings import Settings
 from nestor_server.storage import object_store
-from nestor_worker import workdir
+from nestor_worker import forks, workdir
 from nestor_worker.options import Options, cores
 from nestor_worker.supervisor import entry_points
 from nestor_worker.supervisor.attempt import Slot
 from nestor_worker.supervisor.blob_cache import BlobCache
+from nestor_worker.supervisor.fork_server import ForkServer
 from nestor_worker.supervisor.heartbeat import Presence
 from nestor_worker.supervisor.prewarmed import Standby
 from nestor_worker.supervisor.references import Roots
+from nestor_worker.supervisor.runner_process import environment
 from nestor_worker.supervisor.task import Tasks
 
 log = logging.getLogger(__name__)
@@ -36,7 +38,9 @@ def serve(settings: Settings, options: Options) -> int:
     """
     if settings.blob_url is not None:
         object_store.open_store(settings.blob_url)  # fails now instead of at the first large checkpoint
-    slots = _slots(options)
+    workdir.remove_orphans()
+    fork_server = _fork_server(options)
+    slots = _slots(options, fork_server)
     engine = make_engine(settings, f"nestor-worker {os.getpid()}")
     sessions = make_sessions(engine, settings)
     offers = entry_points.installed()
@@ -66,7 +70,8 @@ def serve(settings: Settings, options: Options) -> int:
     # Celery warns because pickled messages are dangerous for root. Our messages are JSON.
     warnings.simplefilter("ignore", SecurityWarning)
 
-    workdir.remove_orphans()
+    if fork_server is not None:
+        fork_server.start()
     for slot in slots:
         standby.prepare(slot)
     worker = app.Worker(
@@ -79,17 +84,31 @@ def serve(settings: Settings, options: Options) -> int:
         without_mingle=True,
     )
     worker.start()
+    if fork_server is not None:
+        fork_server.close()  # first: waiting runners may not exist before it has loaded everything
     standby.close()
     presence.stop()
     engine.dispose()
     return worker.exitcode or 0
 
 
-def _slots(options: Options) -> list[Slot]:
-    slots = options.slots
+def _fork_server(options: Options) -> ForkServer | None:
+    """The fork server of this worker; None on GPUs, whose driver does not survive a fork."""
+    on_cpu = all(device == "cpu" for slot in options.slots for device in slot)
+    if not (options.standby and on_cpu and forks.can_fork()):
+        return None
+    return ForkServer(lambda home: environment(home, threads=_threads(options), device="cpu"))
+
+
+def _threads(options: Options) -> int:
+    """The number of threads of a trial on each of its devices."""
     # If the threads of two trials compete for a core, both become many times slower, not twice.
-    trials = options.worker_count * len(slots)
-    threads = options.threads or max(1, cores() // (trials * options.devices_per_trial))
+    trials = options.worker_count * len(options.slots)
+    return options.threads or max(1, cores() // (trials * options.devices_per_trial))
+
+
+def _slots(options: Options, fork_server: ForkServer | None) -> list[Slot]:
+    slots, threads = options.slots, _threads(options)
     cache, roots = BlobCache(options.cache_dir, options.cache_bytes), Roots.of(options.data_roots)
     names = [_worker_id()] if len(slots) == 1 else [f"{_worker_id()}/{i}" for i in range(len(slots))]
     return [
@@ -102,6 +121,7 @@ def _slots(options: Options) -> list[Slot]:
             options.memory_bytes,
             options.silence_seconds,
             roots,
+            fork_server,
         )
         for name, devices in zip(names, slots, strict=True)
     ]

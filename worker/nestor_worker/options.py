@@ -32,7 +32,7 @@ class Options(BaseSettings):
     cache_bytes: Annotated[int, Field(ge=0)] = 16 * 2**30  # size limit of the cache of blobs on disk
     cache_dir: Path = Path(platformdirs.user_cache_dir("nestor"))  # all workers of a machine may share it
     data_roots: Annotated[tuple[str, ...], NoDecode] = ()  # directories and buckets that trials may read by reference
-    standby: bool = True  # prewarm a runner for each free slot: 400 MB each, for a first step within a second
+    standby: bool = True  # load torch before there is a trial: 300 MB (per slot on GPUs), a first step within a second
 
     @field_validator("data_roots", mode="before")
     @classmethod

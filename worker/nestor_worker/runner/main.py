@@ -2,8 +2,8 @@
 
 It has no credentials and communicates only with its supervisor: it reads files, sends JSON lines on its original
 standard output, receives them on its standard input, and ends with its supervisor. It is started before there is a
-trial, loads what every trial needs, and waits for `Begin`. A trial on several devices has one such process per device,
-of which only the first, with rank 0, sends messages.
+trial, loads what every trial needs, and waits for `Begin`; a fork server has loaded it for all runners that it forks. A
+trial on several devices has one such process per device, of which only the first, with rank 0, sends messages.
 """
 
 from __future__ import annotations
@@ -69,12 +69,17 @@ class Connection:
             os._exit(1)  # the supervisor has ended, so nothing would be recorded
 
 
-def main() -> None:
-    """Wait for a trial, run it, and exit with 0, LOST_PEER, or 1 if the cause is not the trial."""
-    directory, rank, code = Path(sys.argv[1]), int(sys.argv[2]), 0
+def run(directory: Path, rank: int, *, is_loaded: bool) -> None:
+    """Wait for a trial, run it, and exit with 0, LOST_PEER, or 1 if the cause is not the trial.
+
+    Args:
+        is_loaded: this process was forked from one that has loaded what every trial needs.
+    """
+    code = 0
     sandbox.contain(name="nestor-standby")
     supervisor = Connection()
-    preload.load(supervisor.begun)
+    if not is_loaded:
+        preload.load(supervisor.begun)
     supervisor.begun.wait()
     sandbox.rename("nestor-runner")
     from nestor_engine.distributed import PeerLost
@@ -239,4 +244,4 @@ def _failure(error: Exception) -> Failed:
 
 
 if __name__ == "__main__":
-    main()
+    run(Path(sys.argv[1]), int(sys.argv[2]), is_loaded=False)

@@ -8,7 +8,7 @@ import threading
 def load(begun: threading.Event) -> None:
     """Import what trials need and, until one has begun, run a tiny trial.
 
-    torch loads much of its differentiation code at first use.
+    torch loads much of its differentiation code at first use. The tiny trial leaves torch's random state unchanged.
 
     Args:
         begun: set when the runner has received its trial; the tiny trial then ends early.
@@ -24,7 +24,9 @@ def load(begun: threading.Event) -> None:
     torch.set_num_threads(1)
     if begun.is_set():
         return
+    random_state = torch.get_rng_state()
     problem = presets.build(Preset(model=MLPPreset(hidden=(1,)), train_size=10, val_size=10), seed=0)
     for _ in optimize(problem.bilevel(), problem.data, Config(n_steps=2, evaluate_every=1)):
         if begun.is_set():
-            return
+            break
+    torch.set_rng_state(random_state)

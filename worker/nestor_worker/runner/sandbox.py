@@ -19,13 +19,21 @@ def contain(*, name: str) -> None:
     Except for the core file, this works on Linux only. `name` is passed to `rename`.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    end_with_parent()
     if sys.platform == "linux":
-        # The kernel does it even if a long operation blocks the thread that reads from the supervisor.
-        _prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
         _prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         with suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
     rename(name)
+
+
+def end_with_parent() -> None:
+    """Let the kernel kill this process when its parent ends, on Linux, even if a long operation blocks all threads.
+
+    The parent of a forked runner is the fork server, which ends with the worker.
+    """
+    if sys.platform == "linux":
+        _prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
 
 
 def rename(name: str) -> None:

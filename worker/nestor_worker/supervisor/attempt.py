@@ -33,6 +33,7 @@ from nestor_worker.channel import ChannelBroken, Ended, Failed, Stop
 from nestor_worker.supervisor import references
 from nestor_worker.supervisor.blob_cache import BlobCache
 from nestor_worker.supervisor.buffer import RecordBuffer
+from nestor_worker.supervisor.fork_server import ForkServer
 from nestor_worker.supervisor.heartbeat import Heartbeat
 from nestor_worker.supervisor.materialize import materialize
 from nestor_worker.supervisor.references import Roots
@@ -65,10 +66,11 @@ class Slot:
     memory_bytes: int | None = None
     silence_seconds: float = math.inf  # a runner without a message for this long counts as hung
     roots: Roots = field(default_factory=Roots)  # below which trials may read by reference
+    fork_server: ForkServer | None = None  # without it, each runner loads torch by itself
 
     def spawn(self) -> Runner:
         """A new runner on this slot's devices, which waits for its trial."""
-        return Runner(threads=self.threads, devices=self.devices)
+        return Runner(threads=self.threads, devices=self.devices, fork_server=self.fork_server)
 
 
 def supervise(
@@ -138,7 +140,8 @@ class AttemptSupervisor:
             return self.requeue(str(error))
         except NestorError as error:
             return self._fail(error.problem())
-        log.info("trial %s: attempt %d, runner %d", self._lease.trial_id, self._lease.attempt, self._runner.pid)
+        directory = self._runner.directory.name  # the process may not exist yet
+        log.info("trial %s: attempt %d in %s", self._lease.trial_id, self._lease.attempt, directory)
         self._runner.begin(devices)
         try:
             last = self._listen(self._runner)

@@ -1,7 +1,8 @@
 """The supervisor's side of a runner: spawns it without credentials, reads its messages, and kills its descendants.
 
-A runner is spawned before it is needed: until `begin`, it loads what every trial needs and waits. On several devices
-it has one process per device. The first process sends the messages of all, and all end together.
+A runner is spawned before it is needed: until `begin`, it loads what every trial needs and waits. A fork server, if
+there is one, has loaded it for all runners. On several devices a runner has one process per device. The first process
+sends the messages of all, and all end together.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from nestor_worker import channel, workdir
+from nestor_worker.forks import ForkRequest
+from nestor_worker.supervisor.fork_server import ForkedProcess, ForkServer
 
 # The variables that a runner inherits. Any other could hold a password.
 INHERITED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV")
@@ -46,20 +49,24 @@ def environment(directory: Path, *, threads: int, device: str) -> dict[str, str]
 class Runner:
     """The processes of a runner and their work directory. `inbox` has their messages, and None after the last one."""
 
-    def __init__(self, *, threads: int, devices: tuple[str, ...]) -> None:
+    def __init__(self, *, threads: int, devices: tuple[str, ...], fork_server: ForkServer | None = None) -> None:
         self._home = tempfile.TemporaryDirectory(prefix=workdir.prefix(os.getpid()), ignore_cleanup_errors=True)
         self.directory = directory = Path(self._home.name)
         self.inbox: queue.Queue[channel.Message | None] = queue.Queue(MAX_UNREAD)
         self._broken: str | None = None
         self._closed = False
         self._processes = [
-            _spawn(directory, rank, environment(directory, threads=threads, device=device))
+            _spawn(directory, rank, environment(directory, threads=threads, device=device), fork_server)
             for rank, device in enumerate(devices)
         ]
         self._process = self._processes[0]
-        self.pid = self._process.pid
-        self._reader = threading.Thread(target=self._read, name=f"runner-{self.pid}", daemon=True)
+        self._reader = threading.Thread(target=self._read, name=directory.name, daemon=True)
         self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        """The process id of the first process, once it exists."""
+        return self._process.pid
 
     @property
     def is_alive(self) -> bool:
@@ -136,13 +143,18 @@ def _log(rank: int) -> str:
     return f"runner-{rank}.log"
 
 
-def _spawn(directory: Path, rank: int, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+def _spawn(
+    directory: Path, rank: int, environment: dict[str, str], fork_server: ForkServer | None
+) -> subprocess.Popen[bytes] | ForkedProcess:
+    stdout = subprocess.PIPE if rank == 0 else subprocess.DEVNULL
     with (directory / _log(rank)).open("wb") as log:
+        if fork_server is not None:
+            return fork_server.fork(ForkRequest(str(directory), rank, environment), stdout, log)
         return subprocess.Popen(
             # -P: a file in the work directory is never imported.
             [sys.executable, "-P", "-m", "nestor_worker.runner.main", str(directory), str(rank)],
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE if rank == 0 else subprocess.DEVNULL,
+            stdout=stdout,
             stderr=log,
             cwd=directory,
             env=environment,
@@ -150,14 +162,17 @@ def _spawn(directory: Path, rank: int, environment: dict[str, str]) -> subproces
         )
 
 
-def _send(process: subprocess.Popen[bytes], message: channel.Message) -> None:
+def _send(process: subprocess.Popen[bytes] | ForkedProcess, message: channel.Message) -> None:
     assert process.stdin is not None
     with suppress(BrokenPipeError):  # it has ended, and the last message in its inbox says why
         process.stdin.write(channel.encode(message))
         process.stdin.flush()
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes] | ForkedProcess) -> None:
+    if isinstance(process, ForkedProcess):
+        process.end()
+        return
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
