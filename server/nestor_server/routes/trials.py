@@ -19,7 +19,6 @@ from nestor_server.services.records import logs
 from nestor_server.services.trials import actions, attempts, confirmations, queries
 
 router = APIRouter(tags=["trials"])
-States = Annotated[Sequence[schemas.State], Query(description="only trials in this state; repeat it for several")]
 
 
 @router.post("/studies/{study_id}/trials", status_code=201, response_model=schemas.Trial)
