@@ -24,7 +24,7 @@ from testbed.faults import FAULTS
 from testbed.server import wait_for
 from testbed.worker import Worker
 
-LONG = 700  # steps, with checkpoints in between
+LONG = 400  # steps, with checkpoints in between
 
 
 def uninterrupted_steps(n_steps: int = LONG) -> list[Step]:

@@ -26,7 +26,7 @@ def runner_of(worker: Worker) -> int:
     return worker.runners()[0]
 
 
-CPU_FRACTION = 0.15  # of the time, a slowed runner may use a processor
+CPU_FRACTION = 0.085  # of the time, a slowed runner may use a processor
 CREDIT, DEBT = 0.3, 0.1  # processor seconds: free for a runner's first step; the most it may owe
 
 

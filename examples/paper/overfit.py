@@ -94,7 +94,7 @@ def tuned(lab: Lab, study: nestor.Study, images: Images, case: Case) -> tuple[di
             batch_size=EXAMPLES,
             outer=nestor.RMSprop(0.2),
             response=nestor.Implicit(nestor.Hessian(), nestor.Identity()),
-            evaluate_every=max(1, case.n_steps // 20),
+            evaluate_every=max(1, case.n_steps // lab.sized(quick=5, usual=20, full=20)),
             show_progress_bar=False,
             user_attrs={"network": case.name},
         )

@@ -39,6 +39,9 @@ def new_server() -> Iterator[Callable[[], ForkServer]]:
 
     yield start
     for server in servers:
+        if server._control is not None and server._process is not None:
+            server._control.close()
+            server._process.wait(timeout=60)  # it ends by itself, and coverage records what it has run
         server.close()
 
 
