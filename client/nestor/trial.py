@@ -363,7 +363,7 @@ class Trial:
         Raises:
             NotFinished: the trial may find a better step.
             NothingTuned, NothingToConfirm: the trial has no best hyperparameters of its own.
-            TrialFailed: a training failed.
+            TrialFailed: a training failed. It is raised when all have ended; `confirmation` has the others.
 
         [1] Vicol et al. (2022), On implicit bias in overparameterized bilevel optimization.
         """
@@ -372,9 +372,15 @@ class Trial:
         found = self._backend.confirm(self.id, asked, watched=wait)
         if not wait:
             return found
+        failures: list[TrialFailed] = []
         for run in found.runs:
             if not run.state.finished:
-                Trial(self._backend, self._backend.trial(run.trial)).wait()
+                try:
+                    Trial(self._backend, self._backend.trial(run.trial)).wait()
+                except TrialFailed as failure:  # the others may well succeed
+                    failures.append(failure)
+        if failures:
+            raise failures[0]
         return self.confirmation
 
     @property

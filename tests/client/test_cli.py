@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import signal
+import time
 from uuid import uuid4
 
 import safetensors.numpy
@@ -186,6 +187,14 @@ def test_a_trial_is_confirmed_beside_its_own_numbers(shell, client, worker):
     study = client.create_study(schemas.StudyCreate(name="confirmed"))
     tuned = client.create_trial(study.id, schemas.build(schemas.TrialCreate, spec))
     shell("watch", "confirmed/0")
+
+    with shell.popen("confirm", "confirmed/0", "--seeds", 1) as confirming:
+        while not client.confirmation(tuned.id).runs:
+            time.sleep(0.1)
+        confirming.send_signal(signal.SIGINT)
+        _, error = confirming.communicate(timeout=300)
+    assert confirming.returncode == 130
+    assert f"The trainings continue at {client.server}. Run the same command again" in error
 
     head, own, alone, together = shell("confirm", "confirmed/0", "--seeds", 1).splitlines()
     assert "test accuracy" in head

@@ -228,8 +228,15 @@ def test_examples_without_a_weight_of_their_own_cannot_train_and_the_error_says_
     trial = nestor.create_study().optimize(problem, 2, **TUNED)
     assert trial.confirm(seeds=1, on="train").runs[0].state is State.complete
     with pytest.raises(TrialFailed, match=r'label_correction.*on="train"'):
-        trial.confirm(seeds=1)
-    assert [run.state for run in trial.confirmation.runs] == [State.complete, State.failed]
+        trial.confirm(seeds=2, on=("train+val", "train"))
+    # The first failure did not keep the others from running.
+    ended = {(run.on, run.seed): run.state for run in trial.confirmation.runs}
+    assert ended == {
+        ("train", 6): State.complete,
+        ("train", 7): State.complete,
+        ("train+val", 6): State.failed,
+        ("train+val", 7): State.failed,
+    }
 
 
 @pytest.mark.parametrize(

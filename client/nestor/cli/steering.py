@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -84,12 +85,20 @@ def confirm(
     server: ServerOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Train from the first initialization under the best hyperparameters, and report both."""
+    """Train from the first initialization under the best hyperparameters, and report both. Ctrl-C leaves it running."""
     from nestor.trial import Trial
 
     with connect(server) as client:
         record = client.trial(trial_id_of(client, trial))
-        found = Trial(client, record).confirm(seeds, ("train", "train+val") if on == "both" else on, wait=wait)
+        try:
+            found = Trial(client, record).confirm(seeds, ("train", "train+val") if on == "both" else on, wait=wait)
+        except KeyboardInterrupt:
+            print(
+                f"The trainings continue at {client.server}. Run the same command again to wait for them and to see "
+                "what they found.",
+                file=sys.stderr,
+            )
+            raise typer.Exit(130) from None
     if json:
         return print_json(found.model_dump(mode="json"))
     head, *rows = found.rows()
