@@ -234,6 +234,8 @@ def test_the_weights_of_the_best_step_are_read_and_started_from(http, run, submi
     def read(**params) -> Any:
         response = http.get(f"{run.path}/checkpoint.safetensors", params=params)
         if response.is_success:
+            # The same step's file shrinks from a checkpoint to a result, so that no cache may keep it.
+            assert "no-cache" in response.headers["Cache-Control"]
             return int(load(response.content)["step"][0])
         return problem(response, 404, "checkpoint-not-found")["detail"]
 

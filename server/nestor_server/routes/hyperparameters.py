@@ -72,6 +72,5 @@ def checkpoint(
     """
     content = warm_starts.checkpoint(session, caller.user_id, trial_id, step)
     version = hyperparameters.sha256(session, content)
-    return files.file_response(
-        request, sessions, content, version, name="checkpoint.safetensors", immutable=isinstance(step, int)
-    )
+    # The checkpoint of the best step is replaced by its result, which is smaller, when there are two newer ones.
+    return files.file_response(request, sessions, content, version, name="checkpoint.safetensors", immutable=False)
