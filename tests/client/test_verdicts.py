@@ -64,6 +64,11 @@ CASES: dict[str, tuple[str, list[Step], dict[str, Any]]] = {
     "a trial without fault": ("good", steps(), FEW),
     "it failed": ("failed", steps(), {**FEW, "error": FAILED}),
     "it failed before its first step": ("failed", [], {**FEW, "error": FAILED}),
+    "train+val": (
+        "validation_trained",
+        steps(lambda n: {"hypergradient_norm": 0.0}),
+        {**FEW, "tunes": False, "validation_trains": True},
+    ),
     "fixed hyperparameters": ("frozen", steps(lambda n: {"hypergradient_norm": 0.0}), {**FEW, "tunes": False}),
     "fixed hyperparameters, and it failed": ("failed", steps(), {**FEW, "tunes": False, "error": FAILED}),
     "it failed without a reason": ("failed", [], {**FEW, "error": {}}),

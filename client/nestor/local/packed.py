@@ -41,6 +41,7 @@ class Packed:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the block."""
         return len(self._block)
 
     def tensors(self) -> dict[str, Tensor]:

@@ -490,6 +490,7 @@ class LocalTrial:
                 n_hparams=self._n_hparams,
                 folds=self._config.folds is not None,
                 tunes=self._config.response.tunes,
+                validation_trains=self._config.train_on == "train+val",
                 error=record.error,
             )
             self.record = record.model_copy(update={"allowed_actions": allowed, "verdict": verdict})

@@ -79,5 +79,6 @@ def verdict(
         n_hparams=sum(math.prod(info["shape"]) for info in hyperparameters or ()),
         folds=spec.get("folds") is not None,
         tunes=spec.get("response", {}).get("kind") != Frozen.tag,
+        validation_trains=spec.get("train_on") == "train+val",
         error=error,
     )

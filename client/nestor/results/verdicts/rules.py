@@ -26,6 +26,7 @@ class Facts:
         folds: whether all examples take turns in steering.
         error: why the trial failed; None: it did not fail.
         tunes: whether its hyperparameters move.
+        validation_trains: whether the validation examples train the weights, too.
     """
 
     evidence: Evidence
@@ -33,6 +34,7 @@ class Facts:
     folds: bool
     error: str | None
     tunes: bool
+    validation_trains: bool
 
     @property
     def what(self) -> str:
@@ -100,6 +102,14 @@ RULES = (
         lambda f, e: f.error is not None,
         "The trial failed: {f.error}",
         "Remove the cause, then retry the trial or submit it again. Its records can still be read.",
+    ),
+    Rule(
+        "validation_trained",
+        "with care",
+        "the trial trained on the training and validation data together",
+        lambda f, e: f.validation_trains,
+        "The validation examples trained the weights, too, so {f.what} says nothing about other examples.",
+        "Judge the result on test examples (test=…).",
     ),
     Rule(
         "frozen",
@@ -238,6 +248,7 @@ def judge(
     n_hparams: int,
     folds: bool,
     tunes: bool = True,
+    validation_trains: bool = False,
     error: Mapping[str, Any] | None = None,
 ) -> Verdict | None:
     """The verdict on a trial; None before its first step, unless it failed.
@@ -247,12 +258,13 @@ def judge(
         n_hparams: entries of all hyperparameters.
         folds: whether it was tuned with folds.
         tunes: whether its hyperparameters move; false for the response `Frozen`.
+        validation_trains: whether the validation examples train the weights, too, as with `train_on="train+val"`.
         error: the problem document of a failed trial.
     """
     reason = None if error is None else str(error.get("detail") or error.get("title") or "no reason was recorded")
     if reason is None and (evidence is None or evidence.steps == 0):
         return None
-    facts = Facts(evidence or Evidence(), n_hparams, folds, reason, tunes)
+    facts = Facts(evidence or Evidence(), n_hparams, folds, reason, tunes, validation_trains)
     rule = next(rule for rule in RULES if rule.applies(facts, facts.evidence))
     sentence = rule.sentence.format(f=facts, e=facts.evidence)
     return Verdict(answer=rule.answer, code=rule.code, sentence=sentence[0].upper() + sentence[1:], remedy=rule.remedy)
