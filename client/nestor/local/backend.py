@@ -154,7 +154,7 @@ class Local:
             for trial in self.trials(self.study(study_id).id):
                 if not trial.state.finished:
                     self.request(trial.id, "cancel")
-                self._trials.pop(trial.id).forget()
+                self._trials.pop(trial.id).artifacts.forget()
             del self._studies[study_id]
 
     # --- trials -----------------------------------------------------------------------------------
@@ -200,7 +200,7 @@ class Local:
         device = next(leaf.device for leaf in pytree.tree_leaves(bilevel.params))
         start = None
         if spec.warm_start is not None:
-            warm_start, start = self._trial(spec.warm_start.trial).reached(spec.warm_start)
+            warm_start, start = self._trial(spec.warm_start.trial).artifacts.reached(spec.warm_start)
             spec = spec.model_copy(update={"warm_start": warm_start})
         with self._lock:  # the number and the ranking stay as they are
             study = self.study(study_id)
@@ -341,7 +341,7 @@ class Local:
 
     def hyperparameters(self, trial_id: UUID) -> Hyperparameters:
         """What is tuned, and the steps that have a snapshot."""
-        return self._trial(trial_id).hyperparameters()
+        return self._trial(trial_id).artifacts.hyperparameters()
 
     def snapshot(self, trial_id: UUID, step: int | None = None) -> bytes:
         """All hyperparameters at `step`, by default the newest snapshot, as safetensors.
@@ -349,7 +349,7 @@ class Local:
         Raises:
             HyperparametersNotFound: there is no snapshot of that step.
         """
-        return self._trial(trial_id).snapshot(step)
+        return self._trial(trial_id).artifacts.snapshot(step)
 
     def checkpoint(self, trial_id: UUID, step: WhichStep = "latest") -> bytes:
         """The state after the last step, or the weights of the best step, as safetensors.
@@ -357,7 +357,7 @@ class Local:
         Raises:
             CheckpointNotFound: nothing is kept of that step.
         """
-        return self._trial(trial_id).checkpoint(step)
+        return self._trial(trial_id).artifacts.checkpoint(step)
 
     def detach(self, trial: TrialRecord) -> str:
         """Pause a trial whose watcher leaves, unless a thread runs it; what became of it, as a sentence."""

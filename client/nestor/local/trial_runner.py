@@ -11,25 +11,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from nestor import lifecycle
-from nestor.errors import CheckpointNotFound, HyperparametersNotFound, MetricUnknown
+from nestor.errors import MetricUnknown
 from nestor.lifecycle import Ranking, Transition
-from nestor.local.snapshot_store import SnapshotStore
+from nestor.local.artifacts import Artifacts
+from nestor.local.journal import Journal
 from nestor.results import verdicts
-from nestor.results.verdicts import Evidence
-from nestor.schemas import (
-    Action,
-    Attempt,
-    Desired,
-    Event,
-    EventType,
-    HyperparameterInfo,
-    Hyperparameters,
-    State,
-    Step,
-    TrialPatch,
-    WarmStart,
-    WhichStep,
-)
+from nestor.schemas import Action, Attempt, Desired, Event, EventType, State, Step, TrialPatch
 from nestor.schemas import Trial as TrialRecord
 
 if TYPE_CHECKING:
@@ -69,26 +56,30 @@ class LocalTrial:
         """
         from nestor_engine import start_from
 
-        self.record, self.cause = record, None
+        self.cause: Exception | None = None
         self.bilevel, self.data, self.config = bilevel, data, config  # the problem at its first initialization
-        self.steps: list[Step] = []
-        self._evidence = Evidence()  # of these steps
         self._bilevel = bilevel if start is None else start_from(bilevel, start)
         self._data, self._config, self._device = data, config, device
-        self._n_hparams = sum(value.numel() for value in self._bilevel.hparams.values())
-        self._ranking = ranking
-        self._changed = threading.Condition()  # guards all of this
-        self._log: list[Event] = []
-        self._snapshots = SnapshotStore()
-        self._reported = set[int]()  # the steps whose snapshots were reported although none was due
+        n_hparams = sum(value.numel() for value in self._bilevel.hparams.values())
+        self._ranking, self._journal = ranking, Journal(record, ranking, n_hparams=n_hparams)
+        self.artifacts = Artifacts(self._bilevel, self._journal)
+        self._lock = self._journal.lock  # guards all of this
         self._generators: OwnGenerators | None = None
         self._engine: Iterator[nestor_engine.Step] | None = None
-        self._last: nestor_engine.Step | None = None  # with the state after it
-        self._best: nestor_engine.State | None = None  # the result of the best step
         self._began_at = 0.0  # of this attempt, on `time.monotonic`, earlier by what attempts before it have trained
         self._driving = threading.Lock()  # held by the thread that takes a step
         self._thread: threading.Thread | None = None
-        self._append_state(by=USER, why=lifecycle.WHY_SUBMITTED)
+        self._journal.append_state(by=USER, why=lifecycle.WHY_SUBMITTED)
+
+    @property
+    def record(self) -> TrialRecord:
+        """The trial as it stands."""
+        return self._journal.record
+
+    @property
+    def steps(self) -> list[Step]:
+        """In order of their numbers."""
+        return self._journal.steps
 
     @property
     def in_background(self) -> bool:
@@ -98,9 +89,7 @@ class LocalTrial:
     @property
     def attempts(self) -> list[Attempt]:
         """In order of their numbers."""
-        with self._changed:
-            changes = [event.data for event in self._log if event.type is EventType.state]
-        return lifecycle.attempts((data, datetime.fromisoformat(data["at"])) for data in changes)
+        return self._journal.attempts
 
     def start(self) -> None:
         """Go on in a thread of its own."""
@@ -109,14 +98,9 @@ class LocalTrial:
 
     def start_if_waiting(self) -> None:
         """Go on in a thread of its own if the trial is queued and has none."""
-        with self._changed:
+        with self._lock:
             if self.record.state is State.queued and not self.in_background:
                 self.start()
-
-    def forget(self) -> None:
-        """Give up the snapshots of a deleted trial, and their files."""
-        with self._changed:
-            self._snapshots.clear()
 
     def join(self) -> None:
         """Wait for the thread, if there is one."""
@@ -132,7 +116,7 @@ class LocalTrial:
             after_step: the step that a callback saw. No step follows it, unless a thread takes them: then the trial
                 ends where it is.
         """
-        with self._changed:
+        with self._lock:
             why, state = lifecycle.why_asked(action, after_step), self.record.state
             is_late = after_step is not None and (state, action) == (State.complete, "prune")
             match lifecycle.PRUNE if is_late else lifecycle.respond(state, self.record.desired, action):
@@ -140,7 +124,7 @@ class LocalTrial:
                     desired = lifecycle.MEANINGS[action].desired or Desired.run
                     self._apply(transition, by=USER, why=why, desired=desired)
                 case Desired() as desired:
-                    self._append_state(by=USER, why=why, record={"desired": desired}, desired=desired.value)
+                    self._journal.append_state(by=USER, why=why, record={"desired": desired}, desired=desired.value)
                 case None:
                     pass
         if self.record.desired in lifecycle.OBEDIENCE:
@@ -149,7 +133,7 @@ class LocalTrial:
 
     def extend(self, steps: int) -> TrialRecord:
         """Take `steps` more. Raises IllegalTransition, InvalidInput."""
-        with self._changed:
+        with self._lock:
             state, record = self.record.state, self.record
             lifecycle.respond(state, record.desired, "extend")
             n_steps, spec = lifecycle.steps_after_extension(state, record.step, record.n_steps, steps), record.spec
@@ -167,49 +151,27 @@ class LocalTrial:
 
     def prioritize(self, priority: int) -> TrialRecord:
         """Record the priority, which has no effect: no trial waits for another in this process."""
-        with self._changed:
+        with self._lock:
             if priority != self.record.priority:
-                self._append_state(by=USER, why=lifecycle.why_prioritized(priority), record={"priority": priority})
+                self._journal.append_state(
+                    by=USER, why=lifecycle.why_prioritized(priority), record={"priority": priority}
+                )
             return self.record
 
     def change(self, patch: TrialPatch) -> TrialRecord:
         """Change attributes and tags."""
-        with self._changed:
+        with self._lock:
             user_attrs, tags = patch.apply(self.record.user_attrs, self.record.tags)
-            self.record = self.record.model_copy(update={"user_attrs": user_attrs, "tags": tags})
+            self._journal.record = self.record.model_copy(update={"user_attrs": user_attrs, "tags": tags})
             return self.record
 
     # --- what was recorded ------------------------------------------------------------------------
 
-    def reached(self, start: WarmStart) -> tuple[WarmStart, nestor_engine.State | dict[str, Tensor]]:
-        """What another trial may start from, and `start` with the step that it means."""
-        with self._changed:
-            asked = start.step
-            if start.weights:
-                found = self._kept("latest" if asked is None else asked)
-                step = None if found is None else found.step
-            else:
-                step = self.record.best_step if asked == "best" else asked
-                step = max(self._snapshots, default=0) if asked is None else step
-                found = None if step is None else self._snapshots.get(step)
-            best = self.record.best_step
-        if found is None:
-            missing = CheckpointNotFound if start.weights else HyperparametersNotFound
-            raise missing(trial=str(self.record.id), what=lifecycle.missing_step(asked, best))
-        return start.model_copy(update={"step": step}), found
-
-    def _kept(self, step: WhichStep) -> nestor_engine.State | None:
-        """The state after the last step, or the result of the best step."""
-        last = None if self._last is None else self._last.state
-        if step in ("best", "latest"):
-            return self._best if step == "best" else last
-        return next((state for state in (last, self._best) if state is not None and state.step == step), None)
-
     def events(self, after: int = 0) -> Iterator[Event]:
         """The events behind `after`. They also end, without `end`, where a pause leaves nobody who would go on."""
         while True:
-            with self._changed:
-                fresh, state = self._log[after:], self.record.state
+            with self._lock:
+                fresh, state = self._journal.events(after), self.record.state
             yield from fresh
             after += len(fresh)
             if fresh:
@@ -220,45 +182,7 @@ class LocalTrial:
             if state.finished or state is State.paused:
                 return
             if not self._take_turn():
-                with self._changed:  # a thread takes the steps
-                    self._changed.wait_for(lambda after=after: len(self._log) > after, timeout=1.0)
-
-    def hyperparameters(self) -> Hyperparameters:
-        """Each hyperparameter's shape, and the steps that have a snapshot; nothing before the first attempt."""
-        items = tuple(
-            HyperparameterInfo(
-                name=name,
-                shape=tuple(value.shape),
-                dtype=str(value.dtype).removeprefix("torch."),
-                transform=self._bilevel.transforms.get(name, "identity"),
-            )
-            for name, value in self._bilevel.hparams.items()
-        )
-        with self._changed:
-            return Hyperparameters(items=items, steps=tuple(sorted(self._snapshots)), seq=self.record.seq)
-
-    def snapshot(self, step: int | None) -> bytes:
-        """The hyperparameters at `step`, or the newest ones, as safetensors. Raises HyperparametersNotFound."""
-        import safetensors.torch
-
-        with self._changed:
-            at = max(self._snapshots, default=0) if step is None else step
-            found = self._snapshots.get(at)
-        if found is None:
-            what = "yet" if step is None else f"of step {step}"
-            raise HyperparametersNotFound(trial=str(self.record.id), what=what)
-        # Cloned: tensors that share memory cannot be saved.
-        tensors = {name: value.detach().cpu().clone() for name, value in found.items()}
-        transforms = {name: self._bilevel.transforms.get(name, "identity") for name in self._bilevel.hparams}
-        return safetensors.torch.save(tensors, lifecycle.snapshot_metadata(transforms))
-
-    def checkpoint(self, step: WhichStep) -> bytes:
-        """The state after the last step, or the weights of the best step. Raises CheckpointNotFound."""
-        with self._changed:
-            found, best = self._kept(step), self.record.best_step
-        if found is None:
-            raise CheckpointNotFound(trial=str(self.record.id), what=lifecycle.missing_step(step, best))
-        return found.save()
+                self._journal.wait(after, seconds=1.0)  # a thread takes the steps
 
     # --- one turn after the other -----------------------------------------------------------------
 
@@ -280,7 +204,7 @@ class LocalTrial:
 
     def _advance(self) -> bool:
         """Obey the desired state, begin an attempt, or take one step; whether there is more to do."""
-        with self._changed:
+        with self._lock:
             state, desired = self.record.state, self.record.desired
             if state is State.queued:
                 self._claim()
@@ -300,11 +224,11 @@ class LocalTrial:
         except BaseException:
             self._engine = None  # Ctrl-C in the middle of a step: that step is taken again, from the last state
             raise
-        with self._changed:
+        with self._lock:
             if step is not None:
                 return self._take(step)
             self._engine = None
-            last = self._last
+            last = self.artifacts.last
             if last is not None and not self._config.has_ended(last.number, last.state.steps_since_best):
                 return True  # a user or the clock ended the trajectory: if it was not withdrawn, the next turn obeys
         return self._complete()
@@ -313,7 +237,7 @@ class LocalTrial:
         """End the attempt as desired; whether there is more to do."""
         if desired is not Desired.cancel and not self._evaluate_last():
             return False
-        with self._changed:
+        with self._lock:
             if self.record.desired is not desired:  # it was withdrawn meanwhile
                 return True
             obedience = lifecycle.OBEDIENCE[desired]
@@ -324,7 +248,7 @@ class LocalTrial:
         """End the trial after all of its steps or of its time; whether there is more to do."""
         if not self._evaluate_last():
             return False
-        with self._changed:
+        with self._lock:
             why = lifecycle.why_complete(self.record.step, self.record.n_steps, time_is_up=self._time_is_up)
             self._end(lifecycle.COMPLETE, why)
             return False
@@ -339,7 +263,7 @@ class LocalTrial:
         from nestor_engine import optimize
 
         if self._engine is None:
-            state = None if self._last is None else self._last.state
+            state = self.artifacts.state
             self._engine = optimize(self._bilevel, self._data, self._config, state, ending=self._is_ending)
         return self._engine
 
@@ -353,7 +277,7 @@ class LocalTrial:
         """Evaluate the last step if it was not, and record it anew; whether that went well, else the trial fails."""
         from nestor_engine import evaluated
 
-        last = self._last
+        last = self.artifacts.last
         if last is None or last.value is not None:
             return True
         try:
@@ -362,10 +286,8 @@ class LocalTrial:
         except Exception as error:
             self._fail(error)
             return False
-        with self._changed:
-            self.steps.pop()
-            self._evidence = Evidence.of(self.steps, self._ranking)
-            self._append(EventType.rewind, {"step": step.number - 1, "why": lifecycle.WHY_AGAIN})
+        with self._lock:
+            self._journal.withdraw_step(lifecycle.WHY_AGAIN)
             return self._take(step, again=True)
 
     def _own_generators(self) -> AbstractContextManager[object]:
@@ -382,17 +304,14 @@ class LocalTrial:
         started_at = self.record.started_at or datetime.now(UTC)
         self._apply(lifecycle.CLAIM, by=WORKER, why=lifecycle.WHY_CLAIMED, attempt=number, started_at=started_at)
         if first == 0:
-            self._snapshots[0] = dict(self._bilevel.hparams)
-            self._append(EventType.snapshot, {"step": 0})
-        self._append_log(first, lifecycle.where_it_starts(self._device, first))
+            self.artifacts.keep_initial()
+        self._journal.append_log(first, lifecycle.where_it_starts(self._device, first))
         self._began_at = time.monotonic() - self.record.seconds  # as if it had trained without a pause
 
     def _take(self, step: nestor_engine.Step, *, again: bool = False) -> bool:
         """Record a step; whether it can be ranked, else the trial fails."""
         taken, metric = Step.model_validate(step.record()), self._ranking.metric
-        changes: dict[str, Any] = {"step": taken.number}
-        if not again:
-            changes["seconds"] = time.monotonic() - self._began_at
+        changes: dict[str, Any] = {} if again else {"seconds": time.monotonic() - self._began_at}
         if step.value is not None:
             try:
                 self._ranking.expect(step.metrics)
@@ -402,96 +321,37 @@ class LocalTrial:
             changes["value"] = value = step.value_of(metric)
             if self._ranking.is_better(value, self.record.best_value):
                 changes |= {"best_value": value, "best_step": taken.number}
-                self._best = step.state.result()
-        self._keep(taken.number, step.state.hparams, better="best_step" in changes)
-        self._last = step
-        self.steps.append(taken)
-        self._evidence = self._evidence.after(taken, self._ranking)
-        self._append(EventType.step, taken.model_dump(mode="json"), **changes)
-        if self._is_due(taken.number):
-            self._append(EventType.snapshot, {"step": taken.number})
-        for warning in () if again else (*taken.warnings, *self._snapshots.news()):
-            self._append_log(taken.number, warning, "warning")
+        self.artifacts.keep(step, is_best="best_step" in changes)
+        self._journal.append_step(taken, **changes)
+        news = self.artifacts.report_due(taken.number)
+        for warning in () if again else (*taken.warnings, *news):
+            self._journal.append_log(taken.number, warning, "warning")
         return True
-
-    def _keep(self, number: int, hparams: dict[str, Tensor], *, better: bool) -> None:
-        """Keep a snapshot of the newest step, and drop those that are kept no longer: memory takes each at once."""
-        every = self._snapshot_interval
-        best = number if better else self.record.best_step
-        # The last two were kept for a reason that may not hold any more.
-        for step in (*lifecycle.evicted_steps(number, every), self.record.step, self.record.best_step):
-            if step is not None and step != best and not lifecycle.is_retained(step, number, every):
-                self._snapshots.discard(step)
-        self._snapshots.essential = frozenset({0, best or 0})
-        self._snapshots[number] = hparams  # the engine replaces tensors and never writes into them
-
-    def _is_due(self, step: int) -> bool:
-        return lifecycle.is_due(step, self._config.n_steps, self._snapshot_interval)
-
-    @property
-    def _snapshot_interval(self) -> int:
-        nbytes = sum(value.nbytes for value in self._bilevel.hparams.values())
-        return lifecycle.snapshot_interval(nbytes, self._config.n_steps)
 
     def _fail(self, error: Exception) -> None:
         problem = lifecycle.failure(error).problem()
-        with self._changed:
+        with self._lock:
             self.cause = error
             self._apply(lifecycle.FAIL, by=WORKER, why=problem["detail"], error=problem)
 
     def _end(self, transition: Transition, why: str) -> None:
         """End the attempt, and report the snapshots of its best and its last step."""
-        for step in sorted({self.record.best_step or 0, self.record.step} - self._reported):
-            if not self._is_due(step):
-                self._reported.add(step)
-                self._append(EventType.snapshot, {"step": step})
+        self.artifacts.report_last()
         self._apply(transition, by=WORKER, why=why)
-
-    # --- events -----------------------------------------------------------------------------------
 
     def _apply(self, transition: Transition, *, by: str, why: str, **changes: Any) -> None:
         """Make a transition, and go on in the background where it queues the trial again."""
         target = transition.target
-        with self._changed:
+        with self._lock:
             assert self.record.state in transition.sources
             changes = {**lifecycle.changes_on_entry(target, datetime.now(UTC)), **changes}
             changes |= {"state": target, "worker": WORKER if target is State.running else None}
             attempt, error = changes.get("attempt", self.record.attempt), changes.get("error")
             if target is State.complete and (warning := verdicts.warning(self.record.verdict)):
-                self._append_log(self.record.step, warning, "warning")
-            self._append_state(by=by, why=why, record=changes, attempt=attempt, error=error)
+                self._journal.append_log(self.record.step, warning, "warning")
+            self._journal.append_state(by=by, why=why, record=changes, attempt=attempt, error=error)
             if target.finished:
                 self._engine = None
             if target is State.queued:
                 self.cause = None
                 self.start()
-
-    def _append_state(self, *, by: str, why: str, record: dict[str, Any] | None = None, **details: Any) -> None:
-        """Record who changed what about the trial, and why; details that are None are left out."""
-        changes = record or {}
-        state = changes.get("state", self.record.state)
-        known = {key: value for key, value in details.items() if value is not None}
-        self._append(EventType.state, {"state": state.value, "by": by, "why": why, **known}, **changes)
-
-    def _append_log(self, step: int, text: str, level: str = "info") -> None:
-        self._append(EventType.log, {"step": step, "level": level, "text": text})
-
-    def _append(self, kind: EventType, data: dict[str, Any], **changes: Any) -> None:
-        """Record one event, with the changes of the trial's record that it reports."""
-        with self._changed:
-            seq = len(self._log) + 1
-            if kind is not EventType.step:
-                data = {**data, "at": datetime.now(UTC).isoformat()}
-            self._log.append(Event(seq=seq, type=kind, data=data))
-            record = self.record.model_copy(update={"seq": seq, **changes})
-            allowed = lifecycle.allowed_actions(record.state, record.desired)
-            verdict = verdicts.judge(
-                self._evidence,
-                n_hparams=self._n_hparams,
-                folds=self._config.folds is not None,
-                tunes=self._config.response.tunes,
-                validation_trains=self._config.train_on == "train+val",
-                error=record.error,
-            )
-            self.record = record.model_copy(update={"allowed_actions": allowed, "verdict": verdict})
-            self._changed.notify_all()

@@ -1,0 +1,151 @@
+"""What a trial in this process holds besides its records: hyperparameters of some steps, and weights of two."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nestor import lifecycle
+from nestor.errors import CheckpointNotFound, HyperparametersNotFound
+from nestor.local.journal import Journal
+from nestor.local.snapshot_store import SnapshotStore
+from nestor.schemas import EventType, HyperparameterInfo, Hyperparameters, WarmStart, WhichStep
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    import nestor_engine
+
+
+class Artifacts:
+    """Snapshots of the hyperparameters, the state after the last step, and the result of the best step.
+
+    Attributes:
+        last: the last step, with the state after it.
+    """
+
+    def __init__(self, bilevel: nestor_engine.Bilevel, journal: Journal) -> None:
+        self.last: nestor_engine.Step | None = None
+        self._best: nestor_engine.State | None = None
+        self._bilevel, self._journal, self._lock = bilevel, journal, journal.lock
+        self._snapshots = SnapshotStore()
+        self._reported = set[int]()  # the steps whose snapshots were reported although none was due
+
+    # --- kept while the trial trains --------------------------------------------------------------
+
+    def keep_initial(self) -> None:
+        """Keep and report the initial hyperparameters."""
+        self._snapshots[0] = dict(self._bilevel.hparams)
+        self._report(0)
+
+    def keep(self, step: nestor_engine.Step, *, is_best: bool) -> None:
+        """Keep what the newest step has. Drop snapshots that are kept no longer: memory takes each at once."""
+        number, record, every = step.number, self._journal.record, self._interval
+        best = number if is_best else record.best_step
+        # The last two were kept for a reason that may not hold any more.
+        for old in (*lifecycle.evicted_steps(number, every), record.step, record.best_step):
+            if old is not None and old != best and not lifecycle.is_retained(old, number, every):
+                self._snapshots.discard(old)
+        self._snapshots.essential = frozenset({0, best or 0})
+        self._snapshots[number] = step.state.hparams  # the engine replaces tensors and never writes into them
+        self.last = step
+        if is_best:
+            self._best = step.state.result()
+
+    def report_due(self, step: int) -> list[str]:
+        """Report the snapshot of a step if one is due there; what the user should know of the snapshots."""
+        if self._is_due(step):
+            self._report(step)
+        return self._snapshots.news()
+
+    def report_last(self) -> None:
+        """Report the snapshots of the best and of the last step, where an attempt ends."""
+        record = self._journal.record
+        for step in sorted({record.best_step or 0, record.step} - self._reported):
+            if not self._is_due(step):
+                self._reported.add(step)
+                self._report(step)
+
+    def forget(self) -> None:
+        """Give up the snapshots of a deleted trial, and their files."""
+        with self._lock:
+            self._snapshots.clear()
+
+    def _report(self, step: int) -> None:
+        self._journal.append(EventType.snapshot, {"step": step})
+
+    def _is_due(self, step: int) -> bool:
+        return lifecycle.is_due(step, self._journal.record.n_steps, self._interval)
+
+    @property
+    def _interval(self) -> int:
+        nbytes = sum(value.nbytes for value in self._bilevel.hparams.values())
+        return lifecycle.snapshot_interval(nbytes, self._journal.record.n_steps)
+
+    # --- read -------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> nestor_engine.State | None:
+        """The state after the last step."""
+        return None if self.last is None else self.last.state
+
+    def reached(self, start: WarmStart) -> tuple[WarmStart, nestor_engine.State | dict[str, Tensor]]:
+        """What another trial may start from, and `start` with the step that it means.
+
+        Raises:
+            CheckpointNotFound, HyperparametersNotFound: this is not kept.
+        """
+        with self._lock:
+            asked, record = start.step, self._journal.record
+            if start.weights:
+                found = self._kept("latest" if asked is None else asked)
+                step = None if found is None else found.step
+            else:
+                step = record.best_step if asked == "best" else asked
+                step = max(self._snapshots, default=0) if asked is None else step
+                found = None if step is None else self._snapshots.get(step)
+        if found is None:
+            missing = CheckpointNotFound if start.weights else HyperparametersNotFound
+            raise missing(trial=str(record.id), what=lifecycle.missing_step(asked, record.best_step))
+        return start.model_copy(update={"step": step}), found
+
+    def hyperparameters(self) -> Hyperparameters:
+        """Each hyperparameter's shape, and the steps that have a snapshot; nothing before the first attempt."""
+        items = tuple(
+            HyperparameterInfo(
+                name=name,
+                shape=tuple(value.shape),
+                dtype=str(value.dtype).removeprefix("torch."),
+                transform=self._bilevel.transforms.get(name, "identity"),
+            )
+            for name, value in self._bilevel.hparams.items()
+        )
+        with self._lock:
+            return Hyperparameters(items=items, steps=tuple(sorted(self._snapshots)), seq=self._journal.record.seq)
+
+    def snapshot(self, step: int | None) -> bytes:
+        """The hyperparameters at `step`, or the newest ones, as safetensors. Raises HyperparametersNotFound."""
+        import safetensors.torch
+
+        with self._lock:
+            at = max(self._snapshots, default=0) if step is None else step
+            found = self._snapshots.get(at)
+        if found is None:
+            what = "yet" if step is None else f"of step {step}"
+            raise HyperparametersNotFound(trial=str(self._journal.record.id), what=what)
+        # Cloned: tensors that share memory cannot be saved.
+        tensors = {name: value.detach().cpu().clone() for name, value in found.items()}
+        transforms = {name: self._bilevel.transforms.get(name, "identity") for name in self._bilevel.hparams}
+        return safetensors.torch.save(tensors, lifecycle.snapshot_metadata(transforms))
+
+    def checkpoint(self, step: WhichStep) -> bytes:
+        """The state after the last step, or the weights of the best step. Raises CheckpointNotFound."""
+        with self._lock:
+            found, record = self._kept(step), self._journal.record
+        if found is None:
+            raise CheckpointNotFound(trial=str(record.id), what=lifecycle.missing_step(step, record.best_step))
+        return found.save()
+
+    def _kept(self, step: WhichStep) -> nestor_engine.State | None:
+        if step in ("best", "latest"):
+            return self._best if step == "best" else self.state
+        return next((state for state in (self.state, self._best) if state is not None and state.step == step), None)
