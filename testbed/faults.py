@@ -38,12 +38,14 @@ def slow_runners(cluster: TestCluster) -> Iterator[None]:
     def hold() -> None:
         while not done.wait(0.05):
             with suppress(OSError, psutil.Error):  # the worker is gone, or this runner is
-                for pid in cluster.worker.runners():
+                worker = cluster.worker
+                for pid in worker.runners():
                     now, used = time.monotonic(), sum(psutil.Process(pid).cpu_times()[:2])
                     began, before = first_seen.setdefault(pid, (now, used))
                     ahead = used - before - CREDIT - CPU_FRACTION * (now - began)
                     first_seen[pid] = (began, before + max(0, ahead - DEBT))
-                    os.kill(pid, signal.SIGSTOP if ahead > 0 else signal.SIGCONT)
+                    # A worker that shuts down waits only some seconds for its runner.
+                    os.kill(pid, signal.SIGSTOP if ahead > 0 and not worker.stopping else signal.SIGCONT)
         for pid in first_seen:
             with suppress(OSError):
                 os.kill(pid, signal.SIGCONT)
@@ -136,10 +138,12 @@ def fill_the_disk(cluster: TestCluster, api: Api, trial_id: str) -> None:
 
 
 def drain_the_worker(cluster: TestCluster, api: Api, trial_id: str) -> None:
-    assert cluster.worker.stop() == 0
-    assert "shutting down" in api.events(trial_id, "state")[-1]["why"]
-    assert api.trial(trial_id)["step"] == max(api.checkpoints(trial_id), default=0)
-    cluster.worker = cluster.new_worker()
+    code = cluster.worker.stop()
+    why, step = api.events(trial_id, "state")[-1]["why"], api.trial(trial_id)["step"]
+    last = max(api.checkpoints(trial_id), default=0)
+    cluster.worker = cluster.new_worker()  # before a check fails, because other tests use this cluster
+    assert (code, step) == (0, last)
+    assert "shutting down" in why
 
 
 def have_two_workers_race(cluster: TestCluster, api: Api, trial_id: str) -> None:

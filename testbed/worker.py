@@ -18,8 +18,11 @@ from testbed.server import Server, wait_for
 
 @dataclass
 class Worker:
+    """A worker; `stopping` once it was asked to shut down."""
+
     process: subprocess.Popen[bytes]
     log: Path
+    stopping: bool = False
 
     @property
     def pid(self) -> int:
@@ -44,6 +47,7 @@ class Worker:
 
     def stop(self, *, timeout: float = 20) -> int:
         """SIGTERM, as an operator would; the exit code."""
+        self.stopping = True
         if self.process.poll() is None:
             self.process.terminate()
         return self.process.wait(timeout)

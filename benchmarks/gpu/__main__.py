@@ -40,7 +40,7 @@ from benchmarks import joint, scaling
 from benchmarks.measuring import DEVICE, ON_GPU, TURNS
 from benchmarks.models import MODELS
 from examples.provenance import ROOT, commit
-from nestor_worker.supervisor.runner_process import ALLOCATION, REPEATABLE
+from nestor_worker.supervisor.runners.process import ALLOCATION, REPEATABLE
 
 Result = dict[str, Any]
 

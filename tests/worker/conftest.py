@@ -19,8 +19,8 @@ from nestor_server.scheduling import task_queue
 from nestor_server.settings import Settings
 from nestor_worker.supervisor.attempt import Slot
 from nestor_worker.supervisor.blob_cache import BlobCache
-from nestor_worker.supervisor.fork_server import ForkServer
-from nestor_worker.supervisor.runner_process import environment
+from nestor_worker.supervisor.runners.fork_server import ForkServer
+from nestor_worker.supervisor.runners.process import environment
 
 SPEC = {
     "problem": {"preset": {"model": {"kind": "mlp", "hidden": [8]}, "train_size": 100, "val_size": 50}},

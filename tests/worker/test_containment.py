@@ -14,8 +14,8 @@ import pytest
 from nestor.schemas import EventType, State
 from nestor_server.models import Trial
 from nestor_worker.supervisor.attempt import supervise
-from nestor_worker.supervisor.prewarmed import Standby
-from nestor_worker.supervisor.runner_process import Runner
+from nestor_worker.supervisor.runners.process import Runner
+from nestor_worker.supervisor.runners.standby import Standby
 from testbed.server import wait_for
 from testbed.worker import name
 from tests.worker.trials import claim, events

@@ -22,9 +22,10 @@ from nestor_server.scheduling import entry_points as routing
 from nestor_server.scheduling import fair_share, leases, task_queue
 from nestor_server.services.problems import presets
 from nestor_server.settings import Settings
-from nestor_worker.supervisor import entry_points, runner_process
+from nestor_worker.supervisor import entry_points
 from nestor_worker.supervisor.attempt import Slot, supervise
 from nestor_worker.supervisor.blob_cache import BlobCache
+from nestor_worker.supervisor.runners import process as runner_process
 from tests.support.packages import install
 from tests.worker.trials import claim
 

@@ -17,8 +17,8 @@ from nestor.schemas import EventType, State
 from nestor_worker.channel import Ended, Stepped
 from nestor_worker.runner import preload
 from nestor_worker.supervisor.attempt import Slot, supervise
-from nestor_worker.supervisor.fork_server import ForkServer
-from nestor_worker.supervisor.runner_process import Runner, environment
+from nestor_worker.supervisor.runners.fork_server import ForkServer
+from nestor_worker.supervisor.runners.process import Runner, environment
 from testbed.server import wait_for
 from testbed.worker import children, command, name
 from tests.worker.test_runner import hear, of, write_spec

@@ -19,8 +19,8 @@ from nestor.options import Config
 from nestor.schemas import TrialCreate
 from nestor_worker.channel import Checkpoint, Ended, Failed, LogLine, Message, Snapshot, Started, Stepped, Stop
 from nestor_worker.runner.snapshot_policy import SnapshotPolicy
-from nestor_worker.supervisor import runner_process
-from nestor_worker.supervisor.runner_process import Runner
+from nestor_worker.supervisor.runners import process as runner_process
+from nestor_worker.supervisor.runners.process import Runner
 from nestor_worker.workdir import WorkSpec
 from tests.worker.conftest import SPEC
 

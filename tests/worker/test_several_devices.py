@@ -18,7 +18,7 @@ from nestor_server.scheduling import leases
 from nestor_server.storage import blobs
 from nestor_worker.runner import presets
 from nestor_worker.supervisor.attempt import supervise
-from nestor_worker.supervisor.runner_process import Runner
+from nestor_worker.supervisor.runners.process import Runner
 from testbed.server import wait_for
 from testbed.worker import command
 from tests.worker.conftest import SPEC

@@ -20,11 +20,11 @@ from nestor_worker.options import Options, cores
 from nestor_worker.supervisor import entry_points
 from nestor_worker.supervisor.attempt import Slot
 from nestor_worker.supervisor.blob_cache import BlobCache
-from nestor_worker.supervisor.fork_server import ForkServer
 from nestor_worker.supervisor.heartbeat import Presence
-from nestor_worker.supervisor.prewarmed import Standby
 from nestor_worker.supervisor.references import Roots
-from nestor_worker.supervisor.runner_process import environment
+from nestor_worker.supervisor.runners.fork_server import ForkServer
+from nestor_worker.supervisor.runners.process import environment
+from nestor_worker.supervisor.runners.standby import Standby
 from nestor_worker.supervisor.task import Tasks
 
 log = logging.getLogger(__name__)

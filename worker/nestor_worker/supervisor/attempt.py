@@ -33,11 +33,11 @@ from nestor_worker.channel import ChannelBroken, Ended, Failed, Stop
 from nestor_worker.supervisor import references
 from nestor_worker.supervisor.blob_cache import BlobCache
 from nestor_worker.supervisor.buffer import RecordBuffer
-from nestor_worker.supervisor.fork_server import ForkServer
 from nestor_worker.supervisor.heartbeat import Heartbeat
 from nestor_worker.supervisor.materialize import materialize
 from nestor_worker.supervisor.references import Roots
-from nestor_worker.supervisor.runner_process import Runner
+from nestor_worker.supervisor.runners.fork_server import ForkServer
+from nestor_worker.supervisor.runners.process import Runner
 
 log = logging.getLogger(__name__)
 

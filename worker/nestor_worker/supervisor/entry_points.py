@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from nestor.options.presets import package_of, registered
 from nestor.schemas import EntryPointInfo
-from nestor_worker.supervisor import runner_process
+from nestor_worker.supervisor.runners import process as runner_process
 
 log = logging.getLogger(__name__)
 

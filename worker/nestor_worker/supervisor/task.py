@@ -14,7 +14,7 @@ from nestor_server.scheduling.leases import Lease
 from nestor_server.settings import Settings
 from nestor_worker.supervisor.attempt import Slot, supervise
 from nestor_worker.supervisor.heartbeat import Presence
-from nestor_worker.supervisor.prewarmed import Standby
+from nestor_worker.supervisor.runners.standby import Standby
 
 log = logging.getLogger(__name__)
 

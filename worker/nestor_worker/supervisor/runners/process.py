@@ -20,7 +20,7 @@ from pathlib import Path
 
 from nestor_worker import channel, workdir
 from nestor_worker.forks import ForkRequest
-from nestor_worker.supervisor.fork_server import ForkedProcess, ForkServer
+from nestor_worker.supervisor.runners.fork_server import ForkedProcess, ForkServer
 
 # The variables that a runner inherits. Any other could hold a password.
 INHERITED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV")

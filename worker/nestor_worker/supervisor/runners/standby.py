@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nestor_worker.supervisor.runner_process import Runner
+from nestor_worker.supervisor.runners.process import Runner
 
 if TYPE_CHECKING:
     from nestor_worker.supervisor.attempt import Slot
