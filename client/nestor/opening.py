@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 from nestor import callbacks, schemas
 from nestor.backend import Backend
 from nestor.errors import OptionInvalid, OptionTypeWrong, called_as, shown
-from nestor.optuna_names import ARGUMENTS
+from nestor.errors.optuna_names import ARGUMENTS
 from nestor.schemas.storable import json_attributes
 from nestor.study import Study
 from nestor.trial import Trial

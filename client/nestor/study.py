@@ -27,10 +27,10 @@ from nestor.errors import (
     no_attribute,
     shown,
 )
+from nestor.errors.optuna_names import ARGUMENTS, SEARCH_ARGUMENTS, STUDY_ATTRIBUTES
 from nestor.extras import require
-from nestor.lifecycle import Ranking
 from nestor.options.config import Config, documented, merged
-from nestor.optuna_names import ARGUMENTS, SEARCH_ARGUMENTS, STUDY_ATTRIBUTES
+from nestor.ranking import Ranking
 from nestor.results.html import table
 from nestor.results.tables import TRIAL_FIELDS, metric_row, option_rows, trial_row
 from nestor.results.values import Values
@@ -294,8 +294,7 @@ class Study:
 
     @property
     def _ranking(self) -> Ranking:
-        record = self.record  # it may have changed before the first trial
-        return Ranking(record.metric, record.direction)
+        return Ranking.of(self.record)  # of now: it may have changed before the first trial
 
     def _check(self, problem: object, config: Config) -> tuple[Trainable | EntryPoint, Program | None]:
         """The problem, built if this process trains it, and its export if it leaves this process."""

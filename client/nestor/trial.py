@@ -21,8 +21,8 @@ from nestor.errors import (
     called_as,
     no_attribute,
 )
+from nestor.errors.optuna_names import TRIAL_ATTRIBUTES
 from nestor.extras import require
-from nestor.optuna_names import TRIAL_ATTRIBUTES
 from nestor.results import raters, weights
 from nestor.results.html import table
 from nestor.results.tables import distribution_row, step_rows

@@ -27,6 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from nestor.ranking import Ranking
 from nestor.schemas import Desired, Direction, Scope, State
 
 NAMING = {
@@ -103,7 +104,7 @@ class Study(Base):
     id: Mapped[UUID] = _key()
     owner_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
     name: Mapped[str]
-    metric: Mapped[str | None]  # these two are the fields of lifecycle.Ranking
+    metric: Mapped[str | None]
     direction: Mapped[Direction] = mapped_column(Text, default="minimize")
     user_attrs: Mapped[dict[str, Any]] = mapped_column(default=dict)
     tags: Mapped[list[str]] = mapped_column(default=list)
@@ -111,6 +112,11 @@ class Study(Base):
     created_at: Mapped[datetime] = _now()
     updated_at: Mapped[datetime] = _now()
     deleted_at: Mapped[datetime | None]
+
+    @property
+    def ranking(self) -> Ranking:
+        """By which number its trials are compared."""
+        return Ranking(self.metric, self.direction)
 
 
 class Trial(Base):

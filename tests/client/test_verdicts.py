@@ -15,7 +15,7 @@ from torch import nn
 
 import nestor
 from nestor.errors import TrialFailed
-from nestor.lifecycle import Ranking
+from nestor.ranking import Ranking
 from nestor.results import verdicts
 from nestor.results.verdicts import RULES, Evidence, judge
 from nestor.schemas import EventType, State, Step, TensorSummary

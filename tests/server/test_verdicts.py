@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from nestor.lifecycle import Ranking
+from nestor.ranking import Ranking
 from nestor.results.verdicts import Evidence, judge
 from nestor.schemas import HyperparameterInfo, State, Step, Verdict
 from nestor_server.models import Trial

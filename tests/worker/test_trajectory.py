@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nestor.errors import MetricUnknown
-from nestor.lifecycle import Ranking
+from nestor.ranking import Ranking
 from nestor.schemas import Preset
 from nestor_engine import Config, State, optimize
 from nestor_worker.channel import Checkpoint, Ended, LogLine, Result, Snapshot, Stepped

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from nestor.lifecycle import Ranking
+from nestor.ranking import Ranking
 from nestor.schemas import Direction
 
 SPEC = "spec.json"
@@ -68,13 +68,13 @@ class WorkSpec:
     timeout: float | None = None  # seconds of training after which the trial ends
     seconds: float = 0.0  # that earlier attempts have trained
     traces: str = ""  # the cache name of the traces of similar trials
-    metric: str | None = None  # these two are the fields of lifecycle.Ranking
+    metric: str | None = None  # these two are the fields of Ranking
     direction: Direction = "minimize"
 
     @property
     def ranking(self) -> Ranking:
         """How the study compares steps."""
-        return Ranking(self.metric, self.direction)
+        return Ranking.of(self)
 
     @staticmethod
     def read(directory: Path) -> WorkSpec:

@@ -19,7 +19,7 @@ app.add_typer(study_app, name="study")
 @app.command()
 def studies(server: ServerOption = None, json: JsonOption = False) -> None:
     """List your studies, newest first."""
-    from nestor.lifecycle import Ranking
+    from nestor.ranking import Ranking
 
     with connect(server) as client:
         found = list(client.studies())
@@ -28,7 +28,7 @@ def studies(server: ServerOption = None, json: JsonOption = False) -> None:
     rows: list[tuple[str, ...]] = []
     for study in found:
         counts = ", ".join(f"{count} {state}" for state, count in study.trial_counts.items())
-        ranked, changed = str(Ranking(study.metric, study.direction)), f"{study.updated_at:%Y-%m-%d %H:%M}"
+        ranked, changed = str(Ranking.of(study)), f"{study.updated_at:%Y-%m-%d %H:%M}"
         rows.append((study.name, counts or "none", ranked, number(study.best_value), changed))
     return print_table(("study", "trials", "ranked by", "best value", "last change"), rows)
 

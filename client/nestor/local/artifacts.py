@@ -51,10 +51,13 @@ class Artifacts:
         if is_best:
             self._best = step.state.result()
 
-    def report_due(self, step: int) -> list[str]:
-        """Report the snapshot of a step if one is due there; what the user should know of the snapshots."""
+    def report_due(self, step: int) -> None:
+        """Report the snapshot of a step if one is due there."""
         if self._is_due(step):
             self._report(step)
+
+    def news(self) -> list[str]:
+        """As that of the snapshot store: what the user should know, once."""
         return self._snapshots.news()
 
     def report_last(self) -> None:

@@ -19,8 +19,8 @@ from nestor.errors import (
     TrialNotFound,
     TrialNumberNotFound,
 )
-from nestor.lifecycle import Ranking
 from nestor.local.trial_runner import LocalTrial
+from nestor.ranking import Ranking
 from nestor.results import confirmations
 from nestor.schemas import (
     Action,
@@ -97,7 +97,7 @@ class Local:
             elif not new.load_if_exists:
                 raise StudyExists(name=new.name)
             else:
-                _ranking_of(there).expect_same(new.name, new.metric, new.direction)
+                Ranking.of(there).expect_same(new.name, new.metric, new.direction)
         return self.study(there.id)
 
     def find_study(self, name: str) -> StudyRecord:
@@ -118,7 +118,7 @@ class Local:
         if found is None:
             raise StudyNotFound(study=str(study_id))
         trials = self.trials(found.id)
-        best = _ranking_of(found).best_trial(trials)
+        best = Ranking.of(found).best_trial(trials)
         counts = Counter(trial.state.value for trial in trials)
         changes = {"trial_counts": dict(counts), "best_value": None if best is None else best.best_value}
         return found.model_copy(update=changes)
@@ -137,7 +137,7 @@ class Local:
         """
         with self._lock:
             before = self.study(study_id)
-            ranking = _ranking_of(before).changed(patch, study=before.name, has_trials=bool(before.trial_counts))
+            ranking = Ranking.of(before).changed(patch, study=before.name, has_trials=bool(before.trial_counts))
             user_attrs, tags = patch.apply(before.user_attrs, before.tags)
             changed = {"user_attrs": user_attrs, "tags": tags, "updated_at": datetime.now(UTC)}
             changed |= {"metric": ranking.metric, "direction": ranking.direction}
@@ -238,7 +238,7 @@ class Local:
                 config,
                 start=start,
                 device=device.type,
-                ranking=_ranking_of(study),
+                ranking=Ranking.of(study),
             )
         return trial
 
@@ -395,10 +395,6 @@ class Local:
                 if "stop" in trial.record.allowed_actions:
                     trial.request("stop")
                 trial.join()
-
-
-def _ranking_of(study: StudyRecord) -> Ranking:
-    return Ranking(study.metric, study.direction)
 
 
 here = Local()

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from nestor import lifecycle
-from nestor.lifecycle import Ranking
+from nestor.ranking import Ranking
 from nestor.results import verdicts
 from nestor.results.verdicts import Evidence
 from nestor.schemas import Attempt, Event, EventType, Step

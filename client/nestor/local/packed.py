@@ -50,7 +50,7 @@ class Packed:
 
         found: dict[str, Tensor] = {}
         for name, (dtype, shape, begin) in self._tensors.items():
-            found[name] = torch.empty(shape, dtype=dtype)
-            if found[name].nbytes:
-                found[name] = torch.frombuffer(self._block, dtype=dtype, count=shape.numel(), offset=begin).view(shape)
+            count = shape.numel()
+            flat = torch.frombuffer(self._block, dtype=dtype, count=count, offset=begin) if count else torch.empty(0)
+            found[name] = flat.to(dtype).view(shape)  # an empty tensor has no place in the block
         return found

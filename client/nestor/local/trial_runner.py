@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from nestor import lifecycle
 from nestor.errors import MetricUnknown
-from nestor.lifecycle import Ranking, Transition
+from nestor.lifecycle import Transition
 from nestor.local.artifacts import Artifacts
 from nestor.local.journal import Journal
+from nestor.ranking import Ranking
 from nestor.results import verdicts
 from nestor.schemas import Action, Attempt, Desired, Event, EventType, State, Step, TrialPatch
 from nestor.schemas import Trial as TrialRecord
@@ -323,8 +324,8 @@ class LocalTrial:
                 changes |= {"best_value": value, "best_step": taken.number}
         self.artifacts.keep(step, is_best="best_step" in changes)
         self._journal.append_step(taken, **changes)
-        news = self.artifacts.report_due(taken.number)
-        for warning in () if again else (*taken.warnings, *news):
+        self.artifacts.report_due(taken.number)
+        for warning in (*(() if again else taken.warnings), *self.artifacts.news()):
             self._journal.append_log(taken.number, warning, "warning")
         return True
 

@@ -73,7 +73,7 @@ class StudyPatch(Patch):
     direction: Annotated[Direction | None, about("as in a new study; it can change only before the first trial")] = None
 
     def ranking(self) -> dict[str, Any]:
-        """The fields of `nestor.lifecycle.Ranking` that the patch names. A direction of null is the default one."""
+        """The fields of `nestor.ranking.Ranking` that the patch names. A direction of null is the default one."""
         fields = {"metric": self.metric, "direction": self.direction or "minimize"}
         return {name: value for name, value in fields.items() if name in self.model_fields_set}
 

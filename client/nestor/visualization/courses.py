@@ -8,7 +8,7 @@ from itertools import cycle
 from typing import TYPE_CHECKING
 
 from nestor.errors import called_as
-from nestor.lifecycle import Ranking
+from nestor.ranking import Ranking
 from nestor.study import Study
 from nestor.trial import Trial
 from nestor.visualization.figures import BLUE, COLORS, empty, expect_trial, log_axis, require_plotly, titled, trials_of
@@ -42,7 +42,7 @@ def plot_optimization_history(study: Study | Trial | Iterable[Trial]) -> Figure:
     trials = trials_of(study, "plot_optimization_history")
     figure = empty("plot_optimization_history")
     record = study.record if isinstance(study, Study) else None
-    ranking = Ranking() if record is None else Ranking(record.metric, record.direction)
+    ranking = Ranking() if record is None else Ranking.of(record)
     examples = set[str]()  # that judge the trials
     for trial, color in zip(trials, cycle(COLORS), strict=False):
         name, steps = f"trial {trial.number}", [step for step in trial.steps if step.value is not None]

@@ -1,4 +1,4 @@
-"""How steps and trials are compared and judged: `nestor.lifecycle.Ranking` and verdicts in the database."""
+"""How steps and trials are compared and judged: `nestor.ranking.Ranking` and verdicts in the database."""
 
 from __future__ import annotations
 
@@ -11,24 +11,19 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from nestor import schemas
-from nestor.lifecycle import Ranking
 from nestor.options import Frozen
+from nestor.ranking import Ranking
 from nestor.results.verdicts import Evidence, judge
 from nestor_server.models import Step, Study, Trial
 
 MAX = sys.float_info.max  # PostgreSQL orders infinity and NaN above it
 
 
-def of_study(study: Study) -> Ranking:
-    """The ranking of a study."""
-    return Ranking(study.metric, study.direction)
-
-
 def of_trial(session: Session, trial_id: UUID) -> Ranking:
     """The ranking of the study of a trial; that of a purged study does not matter."""
     query = select(Study.metric, Study.direction).join(Trial, Trial.study_id == Study.id).where(Trial.id == trial_id)
     row = session.execute(query).one_or_none()
-    return Ranking() if row is None else Ranking(row.metric, row.direction)
+    return Ranking() if row is None else Ranking(*row)
 
 
 def best_recorded(session: Session, trial_id: UUID) -> tuple[int | None, float | None, float | None]:
@@ -38,7 +33,7 @@ def best_recorded(session: Session, trial_id: UUID) -> tuple[int | None, float |
     is_finite = value.between(-MAX, MAX)
     ordered = value if ranking.direction == "minimize" else value.desc()
     steps = select(Step.number, value).where(Step.trial_id == trial_id)
-    # Of equal values the first is the best, as in lifecycle.Ranking.
+    # Of equal values the first is the best, as in Ranking.
     best = session.execute(steps.where(is_finite).order_by(ordered, Step.number).limit(1)).one_or_none()
     last = session.execute(
         select(value, is_finite)

@@ -13,7 +13,7 @@ from sqlalchemy import insert as plain_insert
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from nestor.lifecycle import Ranking
+from nestor.ranking import Ranking
 from nestor.results.verdicts import Evidence
 from nestor.schemas import Desired, EventType, HyperparameterInfo
 from nestor.schemas import Step as StepRecord
@@ -143,7 +143,7 @@ def _progress(session: Session, batch: RecordedBatch, trial_id: UUID) -> dict[st
             values["value"] = evaluated[-1].value_of(ranking.metric)
         if best := ranking.best(evaluated, lambda step: step.value_of(ranking.metric)):
             value = best.value_of(ranking.metric)
-            # lifecycle.Ranking.is_better, in SQL.
+            # Ranking.is_better, in SQL.
             lower = ranking.direction == "minimize"
             better = or_(Trial.best_value.is_(None), Trial.best_value > value if lower else Trial.best_value < value)
             values["best_value"] = case((better, value), else_=Trial.best_value)

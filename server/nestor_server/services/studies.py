@@ -14,7 +14,7 @@ from nestor.errors import StudyExists, StudyNotFound
 from nestor.options import Frozen
 from nestor.schemas import State
 from nestor_server.models import Study, Trial
-from nestor_server.scheduling import leases, rankings
+from nestor_server.scheduling import leases
 from nestor_server.services import paging, versions
 
 
@@ -38,7 +38,7 @@ def create(session: Session, owner_id: UUID, new: schemas.StudyCreate) -> tuple[
         raise StudyExists(name=new.name)
     query = select(Study).where(Study.owner_id == owner_id, Study.name == new.name, Study.deleted_at.is_(None))
     study = session.scalars(query).one()
-    rankings.of_study(study).expect_same(study.name, new.metric, new.direction)
+    study.ranking.expect_same(study.name, new.metric, new.direction)
     return describe(session, [study])[0], False
 
 
@@ -96,7 +96,7 @@ def change(
     """
     study = find(session, owner_id, study_id, lock=True)
     _expect(session, study, if_match)
-    ranking = rankings.of_study(study).changed(patch, study=study.name, has_trials=study.next_number > 0)
+    ranking = study.ranking.changed(patch, study=study.name, has_trials=study.next_number > 0)
     study.metric, study.direction = ranking.metric, ranking.direction
     user_attrs, tags = patch.apply(study.user_attrs, study.tags)
     study.user_attrs, study.tags = user_attrs, list(tags)
@@ -131,9 +131,9 @@ def _expect(session: Session, study: Study, if_match: str | None) -> None:
 def describe(session: Session, found: Sequence[Study]) -> list[schemas.Study]:
     """The studies as the REST interface shows them. One query reads the trials of all of them."""
     counts: dict[UUID, dict[str, int]] = {study.id: {} for study in found}
-    ranked = {study.id: rankings.of_study(study) for study in found}
+    ranked = {study.id: study.ranking for study in found}
     best: dict[UUID, float] = {}
-    # As lifecycle.Ranking.best_trial. The specs of the first version name no response.
+    # As Ranking.best_trial. The specs of the first version name no response.
     tunes = Trial.spec["response"]["kind"].as_string().is_distinct_from(Frozen.tag)
     lowest, highest = (extreme(Trial.best_value).filter(tunes) for extreme in (func.min, func.max))
     groups = (

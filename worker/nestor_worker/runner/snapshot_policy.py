@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from nestor.lifecycle import Ranking, evicted_steps, is_due, is_retained, snapshot_interval
+from nestor.lifecycle import evicted_steps, is_due, is_retained, snapshot_interval
+from nestor.ranking import Ranking
 
 LOSS = Ranking()
 

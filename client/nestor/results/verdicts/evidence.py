@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nestor.lifecycle import Ranking
+from nestor.ranking import Ranking
 from nestor.schemas.steps import Step
 
 SOLVED = ("converged", "truncated")  # outcomes of nestor_engine.solvers.Outcome that are not failures

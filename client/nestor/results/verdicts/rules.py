@@ -83,7 +83,11 @@ class Facts:
 
 @dataclass(frozen=True)
 class Rule:
-    """One kind of verdict. `sentence` is a template over `f`, the facts, and `e`, the evidence."""
+    """One kind of verdict. `sentence` is a template over `f`, the facts, and `e`, the evidence.
+
+    Attributes:
+        logged: the log of a complete trial repeats it: the result is wrong, or the last step is a bad choice.
+    """
 
     code: str
     answer: Answer
@@ -91,6 +95,7 @@ class Rule:
     applies: Callable[[Facts, Evidence], bool]
     sentence: str
     remedy: str
+    logged: bool = False
 
 
 # The first rule that applies is the verdict.
@@ -128,6 +133,7 @@ RULES = (
         "(last failure: {e.failure}), so these hypergradients are wrong.",
         "Use GaussNewton() as the curvature, more damping, or alpha='auto'. If the system is not finite, lower the "
         "learning rate of the inner optimizer.",
+        logged=True,
     ),
     Rule(
         "hypergradient_zero",
@@ -138,6 +144,7 @@ RULES = (
         "the validation loss does not depend on them, neither directly nor through the trained weights.",
         "Check that the training loss reads the hyperparameters, that the validation loss reads the trained weights, "
         "and that nothing detaches them. DirectOnly() ignores the weights: use Implicit() or Unrolled().",
+        logged=True,
     ),
     Rule(
         "overfitting",
@@ -148,6 +155,7 @@ RULES = (
         "{e.best_value:.4g} at step {e.best_step}, while {f.tested} went from {e.best_test_value_at_best:.4g} to "
         "{e.test_value_at_best:.4g}.",
         "Use early_stopping, fewer hyperparameters, or more validation examples.",
+        logged=True,
     ),
     Rule(
         "overfitting_after_best",
@@ -159,6 +167,7 @@ RULES = (
         "{e.last_value:.4g}.",
         "Use the best step, as load_weights and best_hparams do, and lower the patience of early_stopping or the "
         "number of hyperparameters.",
+        logged=True,
     ),
     Rule(
         "declined",
@@ -168,6 +177,7 @@ RULES = (
         "After step {e.best_step} the result became worse: {f.what} went from {e.best_value:.4g} to "
         "{e.last_value:.4g}.",
         "Use the best step, as load_weights and best_hparams do, or early_stopping and lower learning rates.",
+        logged=True,
     ),
     Rule(
         "some_solves_failed",
@@ -270,8 +280,7 @@ def judge(
     return Verdict(answer=rule.answer, code=rule.code, sentence=sentence[0].upper() + sentence[1:], remedy=rule.remedy)
 
 
-# Of verdicts that the log of a complete trial has as a warning: its result is wrong, or its last step is a bad choice.
-LOGGED = frozenset({"solves_failed", "hypergradient_zero", "overfitting", "overfitting_after_best", "declined"})
+LOGGED = frozenset(rule.code for rule in RULES if rule.logged)
 
 
 def warning(verdict: Verdict | None) -> str | None:

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from nestor import lifecycle, schemas
 from nestor.errors import Forbidden, StudyNotFound
-from nestor.lifecycle import Ranking
+from nestor.ranking import Ranking
 from nestor.schemas import Action, EndingAction, EntryPointProblem, PresetProblem, ProgramProblem, Scope, State
 from nestor_server.models import Study, Trial
 from nestor_server.scheduling import leases, state_machine, task_queue
