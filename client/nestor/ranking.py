@@ -17,10 +17,14 @@ class Ranked(Protocol):
     """What has the fields of `Ranking`."""
 
     @property
-    def metric(self) -> str | None: ...
+    def metric(self) -> str | None:
+        """As that of `Ranking`."""
+        ...
 
     @property
-    def direction(self) -> Direction: ...
+    def direction(self) -> Direction:
+        """As that of `Ranking`."""
+        ...
 
 
 @dataclass(frozen=True)

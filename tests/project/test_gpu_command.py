@@ -52,3 +52,16 @@ def test_what_does_not_fit_is_named(monkeypatch: pytest.MonkeyPatch):
     ((part, result),) = run_benchmarks(["scaling"], quick=True, end=time.monotonic())
     assert (part, result["rows"], result["ok"]) == ("scaling", [], True)
     assert result["left_out"] == ["1,000: no time left"]
+
+
+def test_the_parts_of_an_outer_step_are_shown(tmp_path: Path):
+    found = tmp_path / "rows.json"
+    command = [sys.executable, "-m", "benchmarks.gpu.outer_step", "--quick", "--json", str(found)]
+    environment = os.environ | {"NESTOR_TEST_DEVICE": "cpu"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    values = {row["what"]: row["value"] for row in json.loads(found.read_text())}
+    parts = [value for what, value in values.items() if what.startswith("of this")]
+    assert all(0 <= part <= 2 * values["outer step, ms"] for part in parts)
+    assert 0 < values["of the hypergradient, products, ms"] < values["of this, hypergradient, ms"]
+    assert any("aten::" in what for what in values)
