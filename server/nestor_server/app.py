@@ -9,15 +9,25 @@ from importlib.resources import files as package_files
 
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
+from sqlalchemy import Engine
 
 from nestor_server import database, routes
+from nestor_server.database import Sessions
 from nestor_server.http import problem_documents
-from nestor_server.http.event_stream import EventStreams, Listener
+from nestor_server.http.admission import Gate
 from nestor_server.http.middleware import RequestContextMiddleware
+from nestor_server.http.readiness import Readiness
+from nestor_server.http.streams import shutdown
+from nestor_server.http.streams.event_stream import EventStreams
+from nestor_server.http.streams.notifications import listen
+from nestor_server.http.transactions import Transactions
 from nestor_server.scheduling.reaper import Reaper
 from nestor_server.settings import Settings
 from nestor_server.settings import settings as from_environment
 from nestor_server.storage import object_store
+
+STREAM_THREADS = 2  # for opening streams, and as many for reading their events
+MAX_OPENING_STREAMS = 10_000  # waiting to be opened
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -30,25 +40,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         MissingExtra, InvalidInput: `settings.blob_url` cannot be used.
     """
     settings = settings or from_environment()
-    if settings.blob_url is not None:
-        object_store.open_store(settings.blob_url)  # fails now instead of at the first large upload
-    engine = database.make_engine(settings, "nestor-server")
-    sessions = database.make_sessions(engine, settings)
-    listener = Listener(settings)
+    validate(settings)
+    parts = _Parts(settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        listening = asyncio.create_task(listener.run())
-        reaper = Reaper(sessions, settings)
-        reaper.start()
-        try:
+        async with parts.running():
             yield
-        finally:
-            listening.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await listening
-            await asyncio.to_thread(reaper.stop)
-            engine.dispose()
 
     app = FastAPI(
         title="Nestor",
@@ -59,9 +57,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
     )
     app.state.settings = settings
-    app.state.sessions = sessions
-    app.state.listener = listener
-    app.state.event_streams = EventStreams(sessions, listener, settings)
+    app.state.transactions = parts.transactions
+    app.state.stream_transactions = parts.openings
+    app.state.event_streams = parts.streams
+    app.state.readiness = parts.readiness
     app.add_middleware(RequestContextMiddleware, settings=settings)
     problem_documents.install(app)
     app.include_router(routes.unversioned)
@@ -69,3 +68,62 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     dashboard = package_files("nestor_server") / "dashboard"
     app.mount("/", StaticFiles(directory=str(dashboard), html=True))
     return app
+
+
+def validate(settings: Settings) -> None:
+    """Fail now instead of at the first large upload.
+
+    Raises:
+        MissingExtra, InvalidInput: `settings.blob_url` cannot be used.
+    """
+    if settings.blob_url is not None:
+        object_store.open_store(settings.blob_url)
+
+
+class _Parts:
+    """What the routes use, in pools that do not wait for one another: requests, event streams, and upkeep.
+
+    The reaper and /readyz have connections of their own, so that load does not look like a failed database.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        def pool(name: str, connections: int, *, bounded: bool = True) -> Sessions:
+            engine = database.make_engine(settings, f"nestor-{name}", connections=connections, bounded=bounded)
+            self._engines.append(engine)
+            return database.make_sessions(engine, settings)
+
+        self._settings = settings
+        self._engines: list[Engine] = []
+        requests = pool("server", settings.request_connections)
+        streams = pool("streams", 2 * STREAM_THREADS)
+        self._upkeep = pool("upkeep", 2, bounded=False)
+        line = settings.max_waiting_requests
+        self._gates = {
+            "requests": Gate("requests", threads=settings.request_connections, line=line),
+            "openings": Gate("stream-openings", threads=STREAM_THREADS, line=MAX_OPENING_STREAMS),
+            "reads": Gate("stream-reads", threads=STREAM_THREADS, line=MAX_OPENING_STREAMS),
+        }
+        self.transactions = Transactions(requests, self._gates["requests"])
+        self.openings = Transactions(streams, self._gates["openings"])
+        self.streams = EventStreams(Transactions(streams, self._gates["reads"]), settings)
+        self.readiness = Readiness(self._upkeep, settings)
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        """Listen for events and run the reaper, until the end."""
+        listening = asyncio.create_task(listen(self._settings, self.streams.notice))
+        checking = asyncio.create_task(self.streams.check_tokens())
+        reaper = Reaper(self._upkeep, self._settings)
+        reaper.start()
+        try:
+            with shutdown.noticed(self.streams.close):
+                yield
+        finally:
+            for task in (listening, checking):
+                task.cancel()
+            await asyncio.wait([listening, checking])
+            await asyncio.to_thread(reaper.stop)
+            for gate in self._gates.values():
+                gate.close()
+            for engine in self._engines:
+                engine.dispose()

@@ -10,16 +10,27 @@ from nestor_server.settings import settings as from_environment
 
 Sessions = sessionmaker[Session]
 
+# Of requests, which wait for one another at most: for a locked row, or for the disk.
+LIMITS = {"lock_timeout": "10s", "statement_timeout": "30s", "idle_in_transaction_session_timeout": "60s"}
 
-def make_engine(settings: Settings, name: str = "nestor") -> Engine:
-    """An engine on `settings.database_url`. PostgreSQL's views and logs show `name`, up to its 63rd byte."""
+
+def make_engine(settings: Settings, name: str = "nestor", *, connections: int = 50, bounded: bool = False) -> Engine:
+    """An engine on `settings.database_url`.
+
+    Args:
+        name: shown by PostgreSQL's views and logs, up to its 63rd byte.
+        connections: at most, opened when they are needed.
+        bounded: for requests: PostgreSQL ends statements that would hold a connection for long.
+    """
+    limits = {"options": " ".join(f"-c {name}={value}" for name, value in LIMITS.items())} if bounded else {}
     return create_engine(
         settings.database_url,
-        pool_size=10,
-        max_overflow=40,  # FastAPI's threadpool has 40 threads, and each may hold one
+        pool_size=connections,
+        max_overflow=0,
+        pool_use_lifo=True,  # under little load, few connections are used
         pool_pre_ping=True,  # a restarted database costs a reconnect, not a failed request
         pool_timeout=10,
-        connect_args={"connect_timeout": 5, "application_name": name},
+        connect_args={"connect_timeout": 5, "application_name": name, **limits},
     )
 
 

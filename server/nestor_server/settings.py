@@ -24,6 +24,10 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8000
+    server_workers: Annotated[int, Field(ge=1, le=256)] = 1  # processes that serve the port
+    request_connections: Annotated[int, Field(ge=1, le=1_000)] = 16  # of a process: requests that work at once
+    max_waiting_requests: Annotated[int, Field(ge=0)] = 2_000  # of a process; further ones get 503
+    stall_seconds: Seconds = 60.0  # a client that sends or reads nothing for this long in a request is disconnected
 
     lease_seconds: Seconds = 30.0  # a worker without a heartbeat for this long loses its trial
     heartbeat_seconds: Seconds = 10.0

@@ -13,9 +13,12 @@ from uuid import UUID
 import httpx
 import pytest
 from httpx_sse import EventSource
+from sqlalchemy import select
 
 from nestor.schemas import State
+from nestor_server.models import Study, Trial, User
 from nestor_server.scheduling import event_log
+from nestor_server.services import tokens
 from tests.server.conftest import Run, ok, problem
 
 Seen = tuple[int, str, dict[str, Any]]
@@ -181,3 +184,21 @@ def test_steps_of_one_trial_do_not_appear_in_the_stream_of_another(server, http,
     other.record(1)
     other.finish()
     assert [data["number"] for _, kind, data in events(http, other.path) if kind == "step"] == [1]
+
+
+def test_a_stream_ends_when_its_token_is_revoked(server, run):
+    """And its reader, who comes again, is told why."""
+    with server.sessions.begin() as session:
+        owner = session.scalars(
+            select(User.name).join(Study, Study.owner_id == User.id).join(Trial).where(Trial.id == run.id)
+        ).one()
+        other = tokens.create(session, owner)
+        token_id = tokens.authenticate(session, other).token_id
+    with server.http(other) as reader:
+        stream = events(reader, run.path)
+        next(stream)
+        with server.sessions.begin() as session:
+            owner_id = tokens.authenticate(session, other).user_id
+            tokens.revoke(session, owner_id, token_id)
+        assert [kind for _, kind, _ in stream] == ["state"]  # no `end`: the trial goes on
+        problem(reader.get(f"{run.path}/events"), 401, "token-revoked")

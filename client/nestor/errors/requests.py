@@ -127,6 +127,24 @@ class BlobDamaged(NestorError):
     remedy = "Look for disk errors under the database or the object store, and restore a backup."
 
 
+class BodyStalled(NestorError):
+    """The client stopped sending the body of a request."""
+
+    status = 408
+    retryable = True
+    message = "No byte of the body arrived for {seconds:g} s. Nothing was changed."
+    remedy = "Send the request again. Over a slow connection, send less at once, or raise {setting} on the server."
+
+
+class ServerBusy(NestorError):
+    """More requests wait than the server lets wait."""
+
+    status = 503
+    retryable = True
+    message = "The server is busy: {waiting} requests wait already. Nothing was changed."
+    remedy = "Try again after the seconds that the header Retry-After names."
+
+
 class Unavailable(NestorError):
     """A part that the server needs does not answer."""
 

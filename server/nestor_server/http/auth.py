@@ -1,32 +1,17 @@
-"""Dependencies of routes: the request's transaction, and the authenticated caller."""
+"""Who sent a request: the user whose token it carries."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from typing import Annotated
-
-from fastapi import Depends, Request
+from fastapi import Request
 from sqlalchemy.orm import Session
 
 from nestor.errors import CrossSite, Forbidden, TokenMissing
 from nestor.schemas import Scope
-from nestor_server.database import Sessions
 from nestor_server.services import tokens
 from nestor_server.services.tokens import Caller
 
 COOKIE = "nestor_token"
 REQUEST_HEADER = "X-Nestor-Request"  # a page of another site cannot send it without a CORS preflight, which is refused
-
-
-def transaction(request: Request) -> Generator[Session]:
-    """The transaction of a request: committed when its route returns, rolled back when its route raises."""
-    sessions: Sessions = request.app.state.sessions
-    with sessions.begin() as session:
-        yield session
-
-
-# scope="function": commit before the response is sent. Otherwise a client could read its own 201 and then get a 404.
-Tx = Annotated[Session, Depends(transaction, scope="function")]
 
 
 def bearer_token(request: Request) -> str:
@@ -48,6 +33,11 @@ def bearer_token(request: Request) -> str:
     raise TokenMissing(reason="it has none")
 
 
+def credentials(request: Request) -> int:
+    """A hash of what the request says about its sender, true or not. It differs between processes."""
+    return hash((request.headers.get("Authorization"), request.cookies.get(COOKIE)))
+
+
 def require_same_site(request: Request) -> None:
     """Refuse requests that a page of another site could have sent.
 
@@ -58,16 +48,15 @@ def require_same_site(request: Request) -> None:
         raise CrossSite(scope=Scope.write.value)
 
 
-def _caller_with(scope: Scope) -> Callable[[Request, Session], Caller]:
-    def authenticate(request: Request, session: Tx) -> Caller:
-        caller = tokens.authenticate(session, bearer_token(request))
-        if not caller.may(scope):
-            raise Forbidden(reason=f"its scope is {caller.scope.value!r}", scope=scope.value)
-        return caller
+def authenticate(request: Request, session: Session, scope: Scope) -> Caller:
+    """The caller, if the token allows `scope`.
 
-    return authenticate
-
-
-Reader = Annotated[Caller, Depends(_caller_with(Scope.read))]
-Writer = Annotated[Caller, Depends(_caller_with(Scope.write))]
-Admin = Annotated[Caller, Depends(_caller_with(Scope.admin))]
+    Raises:
+        Unauthenticated: there is no token, or it is unknown, expired or revoked.
+        CrossSite: as `bearer_token`.
+        Forbidden: the token has another scope.
+    """
+    caller = tokens.authenticate(session, bearer_token(request))
+    if not caller.may(scope):
+        raise Forbidden(reason=f"its scope is {caller.scope.value!r}", scope=scope.value)
+    return caller

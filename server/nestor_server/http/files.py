@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
+from functools import partial
 
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
+from sqlalchemy.orm import Session
 
-from nestor_server.database import Sessions
+from nestor_server.http.transactions import Transactions
 from nestor_server.services import versions
 from nestor_server.storage.tensor_blobs import Slice
 
 IMMUTABLE = "private, max-age=31536000, immutable"
 REVALIDATE = "private, no-cache"
+OCTETS = "application/octet-stream"
+PIECE_BYTES = 2**20  # read from the database at once
 UNSATISFIABLE = (0, 0)
 
 
@@ -34,10 +38,8 @@ def json_response(request: Request, content: BaseModel, version: str | None = No
     return Response(body, headers=headers, media_type="application/json")
 
 
-def file_response(
-    request: Request, sessions: Sessions, content: Slice, version: str, *, name: str, immutable: bool
-) -> Response:
-    """`content` or the requested range of it, streamed from a session of its own.
+def file_response(request: Request, content: Slice, version: str, *, name: str, immutable: bool) -> Response:
+    """`content` or the requested range of it. A reader that stops reading holds one piece, and no connection.
 
     Args:
         name: the file name that browsers save it under.
@@ -64,13 +66,22 @@ def file_response(
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{content.size}"
     headers["Content-Length"] = str(stop - start)
     if request.method == "HEAD":
-        return Response(status_code=status, headers=headers, media_type="application/octet-stream")
+        return Response(status_code=status, headers=headers, media_type=OCTETS)
 
-    def body() -> Iterator[bytes]:
-        with sessions() as session:  # the request's session is closed before the body is sent
-            yield from content.read(session, start, stop)
+    return StreamingResponse(_pieces(request, content, start, stop), status, headers, media_type=OCTETS)
 
-    return StreamingResponse(body(), status, headers, media_type="application/octet-stream")
+
+async def _pieces(request: Request, content: Slice, start: int, stop: int) -> AsyncIterator[bytes]:
+    transactions: Transactions = request.app.state.transactions
+    while start < stop:
+        end = min(start + PIECE_BYTES, stop)
+        read = partial(_piece, content, start, end)
+        yield await transactions.run(read, request=request)
+        start = end
+
+
+def _piece(content: Slice, start: int, stop: int, session: Session) -> bytes:
+    return b"".join(content.read(session, start, stop))
 
 
 def _range(header: str, size: int) -> tuple[int, int] | None:

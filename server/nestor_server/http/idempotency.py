@@ -15,7 +15,6 @@ from sqlalchemy.orm import Session
 
 from nestor.errors import IdempotencyConflict
 from nestor.schemas.base import Json
-from nestor_server.http.auth import Tx, Writer
 from nestor_server.models import IDEMPOTENCY_WINDOW, IdempotencyKey
 from nestor_server.services.tokens import Caller
 
@@ -30,18 +29,16 @@ class PostResult:
 
 
 @dataclass(frozen=True)
-class IdempotentResponse:
-    """Calls a service once per idempotency key, and answers with its result or with the stored response.
+class IdempotentRequest:
+    """A POST that calls its service once per idempotency key, and answers with the result or the stored response.
 
     The key is stored in the transaction of the request, so it exists exactly if the service's effect does.
     """
 
-    session: Session
-    caller: Caller
     key: str | None  # None: the client sent no key, and every request takes effect
-    request_sha256: str
+    url_and_body: tuple[bytes, bytes]
 
-    def __call__(self, service: Callable[[], PostResult]) -> JSONResponse:
+    def respond(self, session: Session, caller: Caller, service: Callable[[], PostResult]) -> JSONResponse:
         """The response to the POST that `service` handles.
 
         Raises:
@@ -51,42 +48,38 @@ class IdempotentResponse:
             status, body, location = _parts(service())
             return _response(status, body, location)
         # A second request with this key waits here until the first is committed, and then finds its response.
-        lock = func.hashtextextended(f"{self.caller.token_id} {self.key}", 0)
-        self.session.execute(select(func.pg_advisory_xact_lock(lock)))
-        same_key = (IdempotencyKey.token_id == self.caller.token_id, IdempotencyKey.key == self.key)
+        lock = func.hashtextextended(f"{caller.token_id} {self.key}", 0)
+        session.execute(select(func.pg_advisory_xact_lock(lock)))
+        same_key = (IdempotencyKey.token_id == caller.token_id, IdempotencyKey.key == self.key)
         expired = IdempotencyKey.created_at < func.now() - IDEMPOTENCY_WINDOW
-        self.session.execute(delete(IdempotencyKey).where(*same_key, expired))
-        stored = self.session.scalars(select(IdempotencyKey).where(*same_key)).one_or_none()
+        session.execute(delete(IdempotencyKey).where(*same_key, expired))
+        request_sha256 = hashlib.sha256(b"\n".join(self.url_and_body)).hexdigest()
+        stored = session.scalars(select(IdempotencyKey).where(*same_key)).one_or_none()
         if stored is not None:
-            if stored.request_sha256 != self.request_sha256:
+            if stored.request_sha256 != request_sha256:
                 raise IdempotencyConflict(key=self.key)
             return _response(stored.status, stored.response["content"], stored.response["location"], replayed=True)
         status, body, location = _parts(service())
-        self.session.add(
+        session.add(
             IdempotencyKey(
-                token_id=self.caller.token_id,
+                token_id=caller.token_id,
                 key=self.key,
-                request_sha256=self.request_sha256,
+                request_sha256=request_sha256,
                 status=status,
                 response={"content": body, "location": location},
             )
         )
-        self.session.flush()
+        session.flush()
         return _response(status, body, location)
 
 
-async def _idempotent_response(
-    request: Request,
-    session: Tx,
-    caller: Writer,
-    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
-) -> IdempotentResponse:
-    digest = hashlib.sha256(f"{request.method} {request.url.path}\n".encode())
-    digest.update(await request.body())
-    return IdempotentResponse(session, caller, idempotency_key, digest.hexdigest())
+async def _idempotent_request(
+    request: Request, idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None
+) -> IdempotentRequest:
+    return IdempotentRequest(idempotency_key, (f"{request.method} {request.url.path}".encode(), await request.body()))
 
 
-Idempotent = Annotated[IdempotentResponse, Depends(_idempotent_response)]
+Idempotency = Annotated[IdempotentRequest, Depends(_idempotent_request)]
 
 
 def _parts(result: PostResult) -> tuple[int, dict[str, Json], str | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from time import perf_counter
@@ -10,7 +11,7 @@ import uuid_utils.compat
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from nestor.errors import NestorError, TooLarge
+from nestor.errors import BodyStalled, NestorError, TooLarge
 from nestor_server.http import problem_documents
 from nestor_server.settings import Settings
 
@@ -26,10 +27,13 @@ SECURITY_HEADERS = {
 
 
 class RequestContextMiddleware:
-    """ASGI middleware around the whole application. Bodies are limited to `settings.max_json_bytes`."""
+    """ASGI middleware around the whole application.
+
+    Bodies are limited to `settings.max_json_bytes`, and must arrive without a pause of `settings.stall_seconds`.
+    """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self.app, self.limit = app, settings.max_json_bytes
+        self.app, self.limit, self.stall_seconds = app, settings.max_json_bytes, settings.stall_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -74,12 +78,19 @@ class RequestContextMiddleware:
             )  # fmt: skip
 
     def _limited(self, receive: Receive) -> Receive:
-        """Count the bytes of a body that has no Content-Length as they arrive."""
-        received = 0
+        """Count the bytes of a body that has no Content-Length as they arrive, and wait for them for a limited time."""
+        received, complete = 0, False
 
         async def limited() -> Message:
-            nonlocal received
-            message = await receive()
+            nonlocal received, complete
+            if complete:
+                return await receive()  # waits for the client to disconnect
+            try:
+                async with asyncio.timeout(self.stall_seconds):
+                    message = await receive()
+            except TimeoutError:
+                raise BodyStalled(seconds=self.stall_seconds, setting="NESTOR_STALL_SECONDS") from None
+            complete = not message.get("more_body", False)
             received += len(message.get("body", b""))
             if received > self.limit:
                 raise self._too_large()

@@ -84,7 +84,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(NestorError)
     @app.exception_handler(exc.SQLAlchemyError)
-    def _on_error(request: Request, error: Exception) -> JSONResponse:
+    async def _on_error(request: Request, error: Exception) -> JSONResponse:
         translated = translate(error)
         if translated is None:
             raise error
@@ -93,7 +93,7 @@ def install(app: FastAPI) -> None:
         return response(translated, request.state.request_id)
 
     @app.exception_handler(RequestValidationError)
-    def _on_invalid_fields(request: Request, error: RequestValidationError) -> JSONResponse:
+    async def _on_invalid_fields(request: Request, error: RequestValidationError) -> JSONResponse:
         errors = validation_errors.explain(request, error)
         first, n_more = errors[0], len(errors) - 1
         summary = f"{first['field']}: {first['message']}" if first["field"] else first["message"]
@@ -101,7 +101,7 @@ def install(app: FastAPI) -> None:
         return response(ValidationFailed(summary=summary, errors=errors), request.state.request_id)
 
     @app.exception_handler(HTTPException)
-    def _on_framework_error(request: Request, error: HTTPException) -> JSONResponse:
+    async def _on_framework_error(request: Request, error: HTTPException) -> JSONResponse:
         headers = dict(error.headers or {})
         path, request_id = request.url.path, request.state.request_id
         if isinstance(error.__cause__, NestorError):  # raised while the body was read, and wrapped by the framework

@@ -7,10 +7,11 @@ from uuid import UUID
 from fastapi import APIRouter, Request, Response
 
 from nestor import schemas
-from nestor_server.http.auth import COOKIE, Admin, Reader, Tx, require_same_site
+from nestor_server.http.auth import COOKIE, require_same_site
+from nestor_server.http.transactions import Admin, Reader, TransactionRoute, Tx
 from nestor_server.services import tokens
 
-router = APIRouter(tags=["tokens"])
+router = APIRouter(route_class=TransactionRoute, tags=["tokens"])
 
 
 @router.post("/tokens", status_code=201)

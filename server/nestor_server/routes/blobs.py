@@ -11,13 +11,13 @@ from nestor import schemas
 from nestor.errors import DigestMismatch
 from nestor.schemas import API, Digest
 from nestor_server.http import files, problem_documents
-from nestor_server.http.auth import Reader, Tx, Writer
+from nestor_server.http.transactions import Reader, TransactionRoute, Tx, Writer
 from nestor_server.models import Blob
-from nestor_server.routes.parameters import AppSessions, AppSettings
+from nestor_server.routes.parameters import AppSettings
 from nestor_server.storage import blobs
 from nestor_server.storage.tensor_blobs import Slice
 
-router = APIRouter(prefix="/blobs", tags=["blobs"])
+router = APIRouter(route_class=TransactionRoute, prefix="/blobs", tags=["blobs"])
 
 DigestInPath = Annotated[Digest, Path()]
 
@@ -26,7 +26,6 @@ async def _body(request: Request) -> bytes:
     return await request.body()
 
 
-# The first parameter of its route, so that a slow sender holds no database connection while it sends.
 Body = Annotated[bytes, Depends(_body)]
 Offset = Annotated[int, Header(alias="Upload-Offset", ge=0, le=2**62)]
 
@@ -64,11 +63,11 @@ def append(
 
 @router.get("/{digest}", response_class=Response)
 @router.head("/{digest}", include_in_schema=False)
-def read(digest: DigestInPath, request: Request, caller: Reader, session: Tx, sessions: AppSessions) -> Response:
+def read(digest: DigestInPath, request: Request, caller: Reader, session: Tx) -> Response:
     """The bytes with this digest, or a range of them."""
     blob = blobs.find(session, caller.user_id, digest)
     content = Slice(b"", blob, 0, blob.size)
-    return files.file_response(request, sessions, content, digest.removeprefix("sha256:"), name=digest, immutable=True)
+    return files.file_response(request, content, digest.removeprefix("sha256:"), name=digest, immutable=True)
 
 
 def _progress_headers(blob: Blob) -> dict[str, str]:

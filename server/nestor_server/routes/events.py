@@ -5,23 +5,18 @@ from __future__ import annotations
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.sse import EventSourceResponse
 
 from nestor import schemas
-from nestor_server.http.auth import Reader, Tx
-from nestor_server.http.event_stream import EventStreams
+from nestor_server.http.streams.event_stream import AwaitedJSON, EventStreams
+from nestor_server.http.transactions import Reader, StreamRoute, Tx
 from nestor_server.routes.parameters import After
-from nestor_server.services.trials import queries
+from nestor_server.services.records.events import last_seq
 
-router = APIRouter(tags=["trials"])
+router = APIRouter(route_class=StreamRoute, tags=["trials"])
 
 MAX_WAIT_SECONDS = 25  # proxies tend to give up after 30
-
-
-def _require_readable(trial_id: UUID, caller: Reader, session: Tx) -> None:
-    queries.find(session, caller.user_id, trial_id)
 
 
 @router.get(
@@ -29,10 +24,11 @@ def _require_readable(trial_id: UUID, caller: Reader, session: Tx) -> None:
     response_class=Response,  # EventSourceResponse would make FastAPI take the function for a generator
     responses={200: {"model": schemas.EventPage, "content": {"text/event-stream": {}}}},
 )
-async def events(
+def events(
     trial_id: UUID,
     request: Request,
-    _: Annotated[None, Depends(_require_readable)],
+    caller: Reader,
+    session: Tx,
     after: After = 0,
     last_event_id: Annotated[int | None, Header(ge=0, le=2**63 - 1)] = None,
     wait: Annotated[float, Query(ge=0, le=MAX_WAIT_SECONDS, allow_inf_nan=False)] = 0,
@@ -42,12 +38,12 @@ async def events(
     Each event comes once and in order of its id. `end` is the last one and holds the final state.
     """
     streams: EventStreams = request.app.state.event_streams
+    seq = last_seq(session, caller.user_id, trial_id)
     after = last_event_id if last_event_id is not None else after
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "Vary": "Accept"}
     if _prefers_json(request):
-        page = await streams.page(trial_id, after, wait)
-        return JSONResponse(page.model_dump(mode="json"), headers=headers)
-    return EventSourceResponse(streams.sse(trial_id, after), headers=headers)
+        return AwaitedJSON(lambda: streams.page(trial_id, after, seq, wait), headers)
+    return EventSourceResponse(streams.sse(trial_id, after, seq, caller.token_id), headers=headers)
 
 
 def _prefers_json(request: Request) -> bool:

@@ -8,13 +8,13 @@ from fastapi import APIRouter, Request, Response
 
 from nestor import schemas
 from nestor_server.http import files
-from nestor_server.http.auth import Reader, Tx
-from nestor_server.routes.parameters import AppSessions, CheckpointStep, StepNumber
+from nestor_server.http.transactions import Reader, TransactionRoute, Tx
+from nestor_server.routes.parameters import CheckpointStep, StepNumber
 from nestor_server.services.records import hyperparameters
 from nestor_server.services.records.hyperparameters import Format
 from nestor_server.services.trials import warm_starts
 
-router = APIRouter(tags=["hyperparameters"])
+router = APIRouter(route_class=TransactionRoute, tags=["hyperparameters"])
 
 
 @router.get("/trials/{trial_id}/hyperparameters", response_model=schemas.Hyperparameters)
@@ -26,14 +26,12 @@ def describe(trial_id: UUID, request: Request, caller: Reader, session: Tx) -> R
 
 @router.get("/trials/{trial_id}/hyperparameters.safetensors", response_class=Response)
 @router.head("/trials/{trial_id}/hyperparameters.safetensors", include_in_schema=False)
-def snapshot(
-    trial_id: UUID, request: Request, caller: Reader, session: Tx, sessions: AppSessions, step: StepNumber = None
-) -> Response:
+def snapshot(trial_id: UUID, request: Request, caller: Reader, session: Tx, step: StepNumber = None) -> Response:
     """All hyperparameters at one step."""
     content = hyperparameters.snapshot(session, caller.user_id, trial_id, step)
     version = hyperparameters.sha256(session, content)
     return files.file_response(
-        request, sessions, content, version, name="hyperparameters.safetensors", immutable=step is not None
+        request, content, version, name="hyperparameters.safetensors", immutable=step is not None
     )
 
 
@@ -45,14 +43,13 @@ def tensor(
     request: Request,
     caller: Reader,
     session: Tx,
-    sessions: AppSessions,
     step: StepNumber = None,
     format: Format = "safetensors",
 ) -> Response:
     """One hyperparameter at one step, as a file of its own."""
     content = hyperparameters.tensor(session, caller.user_id, trial_id, name, step, format)
     version = hyperparameters.sha256(session, content)
-    return files.file_response(request, sessions, content, version, name=f"{name}.{format}", immutable=step is not None)
+    return files.file_response(request, content, version, name=f"{name}.{format}", immutable=step is not None)
 
 
 @router.get("/trials/{trial_id}/checkpoint.safetensors", response_class=Response)
@@ -62,7 +59,6 @@ def checkpoint(
     request: Request,
     caller: Reader,
     session: Tx,
-    sessions: AppSessions,
     step: CheckpointStep = "latest",
 ) -> Response:
     """The state of a trial at one of its newest two checkpoints, or the result of its best step.
@@ -73,4 +69,4 @@ def checkpoint(
     content = warm_starts.checkpoint(session, caller.user_id, trial_id, step)
     version = hyperparameters.sha256(session, content)
     # The checkpoint of the best step is replaced by its result, which is smaller, when there are two newer ones.
-    return files.file_response(request, sessions, content, version, name="checkpoint.safetensors", immutable=False)
+    return files.file_response(request, content, version, name="checkpoint.safetensors", immutable=False)

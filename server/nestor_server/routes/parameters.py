@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 from fastapi import Depends, Header, Query, Request
 from pydantic import Field
 
-from nestor_server.database import Sessions
 from nestor_server.services import paging
 from nestor_server.settings import Settings
 
@@ -26,13 +25,8 @@ IfMatch = Annotated[
 ]
 
 
-def _settings(request: Request) -> Settings:
+async def _settings(request: Request) -> Settings:
     return request.app.state.settings
 
 
-def _sessions(request: Request) -> Sessions:
-    return request.app.state.sessions
-
-
 AppSettings = Annotated[Settings, Depends(_settings)]
-AppSessions = Annotated[Sessions, Depends(_sessions)]

@@ -8,23 +8,23 @@ from fastapi import APIRouter, Request, Response
 
 from nestor import schemas
 from nestor_server.http import files
-from nestor_server.http.auth import Reader, Tx, Writer
-from nestor_server.http.idempotency import Idempotent, PostResult
+from nestor_server.http.idempotency import Idempotency, PostResult
+from nestor_server.http.transactions import Reader, TransactionRoute, Tx, Writer
 from nestor_server.services.problems import datasets, presets, programs
 
-router = APIRouter(tags=["problems"])
+router = APIRouter(route_class=TransactionRoute, tags=["problems"])
 
 
 @router.post("/programs", status_code=201, response_model=schemas.Program)
-def create_program(new: schemas.ProgramCreate, caller: Writer, session: Tx, respond: Idempotent) -> Response:
+def create_program(new: schemas.ProgramCreate, caller: Writer, session: Tx, idempotency: Idempotency) -> Response:
     """A program from uploaded graphs and tensors."""
-    return respond(lambda: PostResult(programs.create(session, caller.user_id, new)))
+    return idempotency.respond(session, caller, lambda: PostResult(programs.create(session, caller.user_id, new)))
 
 
 @router.post("/datasets", status_code=201, response_model=schemas.Dataset)
-def create_dataset(new: schemas.DatasetCreate, caller: Writer, session: Tx, respond: Idempotent) -> Response:
+def create_dataset(new: schemas.DatasetCreate, caller: Writer, session: Tx, idempotency: Idempotency) -> Response:
     """A data set from uploaded splits, or from files that workers can read."""
-    return respond(lambda: PostResult(datasets.create(session, caller.user_id, new)))
+    return idempotency.respond(session, caller, lambda: PostResult(datasets.create(session, caller.user_id, new)))
 
 
 @router.get("/datasets/{dataset_id}")

@@ -9,11 +9,11 @@ from fastapi import APIRouter, Query, Request, Response
 
 from nestor import schemas
 from nestor_server.http import files
-from nestor_server.http.auth import Reader, Tx
+from nestor_server.http.transactions import Reader, TransactionRoute, Tx
 from nestor_server.routes.parameters import After
 from nestor_server.services.records import steps
 
-router = APIRouter(tags=["trials"])
+router = APIRouter(route_class=TransactionRoute, tags=["trials"])
 
 
 @router.get("/trials/{trial_id}/steps", response_model=schemas.StepColumns)

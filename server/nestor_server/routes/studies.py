@@ -10,23 +10,23 @@ from fastapi import APIRouter, Query, Request, Response
 from nestor import schemas
 from nestor.schemas import API
 from nestor_server.http import files
-from nestor_server.http.auth import Reader, Tx, Writer
-from nestor_server.http.idempotency import Idempotent, PostResult
+from nestor_server.http.idempotency import Idempotency, PostResult
+from nestor_server.http.transactions import Reader, TransactionRoute, Tx, Writer
 from nestor_server.routes.parameters import Cursor, IfMatch, Limit
 from nestor_server.services import paging, studies
 
-router = APIRouter(prefix="/studies", tags=["studies"])
+router = APIRouter(route_class=TransactionRoute, prefix="/studies", tags=["studies"])
 
 
 @router.post("", status_code=201, response_model=schemas.Study)
-def create(new: schemas.StudyCreate, caller: Writer, session: Tx, respond: Idempotent) -> Response:
+def create(new: schemas.StudyCreate, caller: Writer, session: Tx, idempotency: Idempotency) -> Response:
     """Create a study. With `load_if_exists`, 200 and the existing study of that name."""
 
     def create() -> PostResult:
         study, is_new = studies.create(session, caller.user_id, new)
         return PostResult(study, f"{API}/studies/{study.id}", is_new)
 
-    return respond(create)
+    return idempotency.respond(session, caller, create)
 
 
 @router.get("", response_model=schemas.StudyPage)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from nestor import schemas
-from nestor_server.http.auth import Reader, Tx
-from nestor_server.routes.parameters import AppSessions, AppSettings
-from nestor_server.services import readiness, workers
+from nestor_server.http.readiness import Readiness
+from nestor_server.http.transactions import Reader, TransactionRoute, Tx
+from nestor_server.services import workers
 
 unversioned = APIRouter(tags=["system"])
-versioned = APIRouter(tags=["system"])
+versioned = APIRouter(route_class=TransactionRoute, tags=["system"])
 
 
 @unversioned.get("/healthz")
@@ -23,9 +23,10 @@ async def healthz() -> schemas.Health:
 
 
 @unversioned.get("/readyz")
-def readyz(response: Response, sessions: AppSessions, settings: AppSettings) -> schemas.Health:
-    """200 if every part that the server needs answers, else 503 and the result of each check."""
-    health = readiness.check(sessions, settings)
+async def readyz(request: Request, response: Response) -> schemas.Health:
+    """200 if every part that the server needs answered within the last second, else 503 and each check's result."""
+    readiness: Readiness = request.app.state.readiness
+    health = await readiness.check()
     response.status_code = 200 if health.status == "ok" else 503
     return health
 

@@ -11,25 +11,25 @@ from fastapi import APIRouter, Query, Request, Response
 from nestor import schemas
 from nestor.schemas import API
 from nestor_server.http import files
-from nestor_server.http.auth import Reader, Tx, Writer
-from nestor_server.http.idempotency import Idempotent, PostResult
+from nestor_server.http.idempotency import Idempotency, PostResult
+from nestor_server.http.transactions import Reader, TransactionRoute, Tx, Writer
 from nestor_server.routes.parameters import After, Cursor, IfMatch, Limit
 from nestor_server.services import paging
 from nestor_server.services.records import logs
 from nestor_server.services.trials import actions, attempts, confirmations, queries
 
-router = APIRouter(tags=["trials"])
+router = APIRouter(route_class=TransactionRoute, tags=["trials"])
 
 
 @router.post("/studies/{study_id}/trials", status_code=201, response_model=schemas.Trial)
-def create(study_id: UUID, new: schemas.TrialCreate, caller: Writer, session: Tx, respond: Idempotent) -> Response:
+def create(study_id: UUID, new: schemas.TrialCreate, caller: Writer, session: Tx, idempotency: Idempotency) -> Response:
     """Queue a trial: one tuning run of a problem."""
 
     def create() -> PostResult:
         trial = actions.create(session, caller, study_id, new)
         return PostResult(trial, f"{API}/trials/{trial.id}")
 
-    return respond(create)
+    return idempotency.respond(session, caller, create)
 
 
 @router.get("/studies/{study_id}/trials", response_model=schemas.TrialPage)
@@ -125,7 +125,7 @@ def extend(
     more: schemas.TrialExtend,
     caller: Writer,
     session: Tx,
-    respond: Idempotent,
+    idempotency: Idempotency,
     if_match: IfMatch = None,
 ) -> Response:
     """Queue a complete, pruned or paused trial for more steps, from its current weights.
@@ -133,7 +133,7 @@ def extend(
     A repeated request with the same Idempotency-Key has no further effect.
     """
     extend = lambda: actions.extend(session, caller, trial_id, more.steps, if_match=if_match)
-    return respond(lambda: PostResult(extend(), created=False))
+    return idempotency.respond(session, caller, lambda: PostResult(extend(), created=False))
 
 
 @router.post("/trials/{trial_id}/confirm")

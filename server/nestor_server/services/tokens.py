@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -76,11 +77,17 @@ def authenticate(session: Session, plaintext: str) -> Caller:
     return Caller(row.Token.user_id, row.name, Scope(row.Token.scope), row.Token.id)
 
 
+def invalid(session: Session, token_ids: Iterable[UUID]) -> set[UUID]:
+    """Those of the tokens that are revoked, expired or deleted."""
+    ids = set(token_ids)
+    valid = select(Token.id).where(Token.id.in_(ids), Token.revoked_at.is_(None), _has_not_expired())
+    return ids.difference(session.scalars(valid))
+
+
 def page(session: Session, owner_id: UUID) -> schemas.TokenPage:
     """All valid tokens of a user, oldest first."""
-    valid = (Token.expires_at.is_(None)) | (Token.expires_at > func.now())
-    query = select(Token).where(Token.user_id == owner_id, Token.revoked_at.is_(None), valid).order_by(Token.id)
-    return schemas.TokenPage(items=tuple(describe(token) for token in session.scalars(query)))
+    own = select(Token).where(Token.user_id == owner_id, Token.revoked_at.is_(None), _has_not_expired())
+    return schemas.TokenPage(items=tuple(describe(token) for token in session.scalars(own.order_by(Token.id))))
 
 
 def revoke(session: Session, owner_id: UUID, token_id: UUID) -> None:
@@ -108,6 +115,10 @@ def describe(token: Token) -> schemas.Token:
         created_at=token.created_at,
         expires_at=token.expires_at,
     )
+
+
+def _has_not_expired() -> ColumnElement[bool]:
+    return or_(Token.expires_at.is_(None), Token.expires_at > func.now())
 
 
 def _issue(session: Session, user_id: UUID, scope: Scope, name: str, expires: timedelta | None) -> tuple[str, Token]:

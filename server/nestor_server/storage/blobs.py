@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from uuid import UUID
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import Integer, cast, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -136,8 +136,11 @@ def read(session: Session, blob: Blob, start: int = 0, stop: int | None = None) 
     """
     stop = blob.size if stop is None else min(stop, blob.size)
     while start < stop:
+        # Only the bytes that are asked for, which are stored uncompressed, so that PostgreSQL reads no others.
+        first = cast(start - BlobChunk.start + 1, Integer)
+        data = func.substr(BlobChunk.data, first, cast(min(stop - start, CHUNK_BYTES), Integer))
         chunk = session.execute(
-            select(BlobChunk.start, BlobChunk.size, BlobChunk.object, BlobChunk.data)
+            select(BlobChunk.start, BlobChunk.size, BlobChunk.object, data.label("data"))
             .where(BlobChunk.blob_id == blob.id, BlobChunk.start <= start)
             .order_by(BlobChunk.start.desc())
             .limit(1)
@@ -146,7 +149,7 @@ def read(session: Session, blob: Blob, start: int = 0, stop: int | None = None) 
         if chunk is not None and start < chunk.start + chunk.size:
             begin, end = start - chunk.start, min(stop - chunk.start, chunk.size)
             if chunk.object is None:
-                piece = chunk.data[begin:end]
+                piece = chunk.data
             else:
                 piece = object_store.read(session, chunk.object, begin, min(end, begin + CHUNK_BYTES))
         if not piece:

@@ -1,0 +1,105 @@
+"""Admission: a bounded number of requests work at once. The others wait in a bounded line, and hold nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar, final
+
+from nestor.errors import ServerBusy
+
+T = TypeVar("T")
+
+
+class ClientGone(Exception):
+    """The client closed its connection before its turn came. Nothing was done."""
+
+
+@final
+class Gate:
+    """Threads that work one call each, and the line of calls that wait for one.
+
+    Callers take turns, so a caller with a thousand calls delays another one by one. If the line is full, the newest
+    call of the caller who has most of them is refused, so that its client can come again.
+
+    Args:
+        name: of the threads, for debuggers.
+        threads: calls that work at once.
+        line: calls that may wait.
+    """
+
+    def __init__(self, name: str, *, threads: int, line: int) -> None:
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._free, self._line, self._waiting = threads, line, 0
+        self._turns: OrderedDict[Hashable, deque[asyncio.Future[None]]] = OrderedDict()  # the first caller is next
+
+    async def run(
+        self, work: Callable[[], T], *, caller: Hashable = None, is_gone: Callable[[], Awaitable[bool]] | None = None
+    ) -> T:
+        """What `work` returns, called in a thread. It should take milliseconds and wait for no client.
+
+        Args:
+            caller: who takes turns with others.
+            is_gone: asked when the turn comes. If the client is gone, `work` is not called.
+
+        Raises:
+            ServerBusy: the line is full.
+            ClientGone
+        """
+        await self._enter(caller)
+        try:
+            if is_gone is not None and await is_gone():
+                raise ClientGone
+            return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        finally:
+            self._leave()
+
+    def close(self) -> None:
+        """End the threads that wait for work, and let those that work finish."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    async def _enter(self, caller: Hashable) -> None:
+        if self._free:
+            self._free -= 1
+            return
+        if self._waiting >= self._line:
+            self._refuse_one(caller)
+        turn = asyncio.get_running_loop().create_future()
+        self._turns.setdefault(caller, deque()).append(turn)
+        self._waiting += 1
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():  # the turn came at the same moment
+                self._leave()
+            elif turn in self._turns.get(caller, ()):
+                self._turns[caller].remove(turn)
+                self._forget(caller)
+            raise
+
+    def _refuse_one(self, newcomer: Hashable) -> None:
+        most = max(self._turns, key=lambda caller: len(self._turns[caller]), default=newcomer)
+        if len(self._turns.get(newcomer, ())) >= len(self._turns.get(most, ())):
+            raise ServerBusy(waiting=self._waiting)
+        self._turns[most].pop().set_exception(ServerBusy(waiting=self._waiting))
+        self._forget(most)
+
+    def _leave(self) -> None:
+        """Give the place to the first call of the next caller."""
+        while self._turns:
+            caller = next(iter(self._turns))
+            turn = self._turns[caller].popleft()
+            self._turns.move_to_end(caller)
+            self._forget(caller)
+            if not turn.cancelled():
+                turn.set_result(None)
+                return
+        self._free += 1
+
+    def _forget(self, caller: Hashable) -> None:
+        """One call of this caller waits no longer."""
+        self._waiting -= 1
+        if not self._turns[caller]:
+            del self._turns[caller]

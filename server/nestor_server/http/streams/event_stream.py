@@ -1,0 +1,164 @@
+"""Event streams: a trial's events as server-sent events, or as one page after a wait.
+
+A stream holds no thread and no connection, so that thousands of quiet readers cost memory only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from contextlib import contextmanager, suppress
+from functools import partial
+from time import monotonic
+from typing import final
+from uuid import UUID
+
+from fastapi import Response
+from fastapi.sse import KEEPALIVE_COMMENT
+from pydantic import BaseModel
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.types import Receive, Scope, Send
+
+from nestor.errors import ServerBusy
+from nestor.schemas import Event, EventPage, EventType
+from nestor_server.http.streams.feeds import Feed, Feeds, encode
+from nestor_server.http.transactions import Transactions
+from nestor_server.services import tokens
+from nestor_server.services.records import events
+from nestor_server.services.records.events import Page
+from nestor_server.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+@final
+class AwaitedJSON(Response):
+    """JSON that is waited for, without a thread, before the response begins."""
+
+    media_type = "application/json"
+
+    def __init__(self, content: Callable[[], Awaitable[BaseModel]], headers: dict[str, str]) -> None:
+        super().__init__(headers=headers)
+        self._content, self._headers = content, headers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the content when it is there."""
+        body = (await self._content()).model_dump_json()
+        await Response(body, headers=self._headers, media_type=self.media_type)(scope, receive, send)
+
+
+@final
+class EventStreams:
+    """The streams of this process.
+
+    Args:
+        transactions: for reading events, apart from those of other requests.
+    """
+
+    def __init__(self, transactions: Transactions, settings: Settings) -> None:
+        self._transactions, self._settings = transactions, settings
+        self._feeds = Feeds(self._read, settings.stream_poll_seconds)
+        self._closing = False
+        self._tokens: Counter[UUID] = Counter()  # of the open streams
+        self._invalid_tokens: set[UUID] = set()
+
+    def notice(self, trial_id: UUID | None) -> None:
+        """A trial may have new events; None: each may."""
+        self._feeds.notice(trial_id)
+
+    def close(self) -> None:
+        """End all streams. Their readers reconnect, to the next server. Only call this in the event loop's thread."""
+        self._closing = True
+        self._feeds.wake()
+
+    async def check_tokens(self) -> None:
+        """End the streams whose token is no longer valid, again and again until this task is cancelled.
+
+        One statement for all streams takes the place of a notification, which could be lost, and finds expired tokens.
+        """
+        while True:
+            await asyncio.sleep(self._settings.stream_ping_seconds)
+            try:
+                found = await self._transactions.run(partial(tokens.invalid, token_ids=frozenset(self._tokens)))
+            except (SQLAlchemyError, ServerBusy):
+                continue  # the streams themselves report it
+            if found:
+                self._invalid_tokens |= found
+                self._feeds.wake()
+
+    async def sse(self, trial_id: UUID, after: int, seq: int, token_id: UUID) -> AsyncIterator[bytes]:
+        """Server-sent events whose seq is above `after`.
+
+        The stream ends with the trial. It is cut when the server shuts down, and when its token is no longer valid.
+
+        Args:
+            seq: the trial's present one.
+        """
+        with self._holding(token_id), self._feeds.subscribe(trial_id, seq) as feed:
+            while not self._closing and token_id not in self._invalid_tokens:
+                changed = feed.changed
+                try:
+                    passage = await feed.after(after)
+                except (SQLAlchemyError, ServerBusy) as error:
+                    log.warning("a stream of trial %s waits for the database: %s", trial_id, error)
+                    await asyncio.sleep(self._settings.stream_poll_seconds)
+                    continue
+                if passage is None:
+                    if not await _is_set(changed, self._settings.stream_ping_seconds):
+                        yield KEEPALIVE_COMMENT
+                    continue
+                if passage.data:
+                    yield passage.data
+                after = passage.next_after
+                if passage.end is not None:
+                    yield encode(EventType.end, max(after, passage.end["seq"]), passage.end)
+                    return
+
+    @contextmanager
+    def _holding(self, token_id: UUID) -> Generator[None]:
+        """Count a stream of this token."""
+        self._tokens[token_id] += 1
+        try:
+            yield
+        finally:
+            self._tokens[token_id] -= 1
+            if not self._tokens[token_id]:
+                del self._tokens[token_id]
+                self._invalid_tokens.discard(token_id)
+
+    async def page(self, trial_id: UUID, after: int, seq: int, wait: float) -> EventPage:
+        """The events whose seq is above `after`. Without one, wait for up to `wait` seconds.
+
+        Args:
+            seq: the trial's present one.
+        """
+        page = await self._read(trial_id, after)
+        if wait and not page.items and page.end is None:
+            with self._feeds.subscribe(trial_id, seq) as feed:
+                page = await self._next_page(feed, after, monotonic() + wait)
+        items, next_after = page.items, page.next_after
+        if page.end is not None:
+            end = Event(seq=max(next_after, page.end["seq"]), type=EventType.end, data=page.end)
+            items, next_after = (*items, end), end.seq
+        return EventPage(items=items, next_after=next_after, ended=page.end is not None)
+
+    async def _next_page(self, feed: Feed, after: int, deadline: float) -> Page:
+        while True:
+            changed = feed.changed
+            page = await self._read(feed.trial_id, after)
+            if page.items or page.end is not None or monotonic() >= deadline or self._closing:
+                return page
+            await _is_set(changed, deadline - monotonic())
+
+    async def _read(self, trial_id: UUID, after: int) -> Page:
+        return await self._transactions.run(lambda session: events.read(session, trial_id, after))
+
+
+async def _is_set(event: asyncio.Event, seconds: float) -> bool:
+    """Whether `event` is set within `seconds`."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            return await event.wait()
+    return False

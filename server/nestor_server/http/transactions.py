@@ -1,0 +1,172 @@
+"""Transactions of requests: each runs in one thread that holds one connection, and commits before the response is sent.
+
+A connection is held by a thread that works. It is never held by a request that waits for a thread, for bytes from its
+client, or for its client to read. There are as many threads as connections, so no thread waits for a connection.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine
+from functools import update_wrapper
+from typing import Annotated, Any, TypeVar, get_args
+from uuid import UUID
+
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from sqlalchemy.orm import Session
+from starlette.exceptions import HTTPException
+
+from nestor.errors import NestorError
+from nestor.schemas import Scope
+from nestor_server.database import Sessions
+from nestor_server.http import auth
+from nestor_server.http.admission import ClientGone, Gate
+from nestor_server.services.tokens import Caller
+
+T = TypeVar("T")
+
+# Parameters of routes that TransactionRoute fills in. The function is called with the request's transaction, and only
+# if the caller's token has the scope.
+Tx = Annotated[Session, "transaction"]
+Reader = Annotated[Caller, Scope.read]
+Writer = Annotated[Caller, Scope.write]
+Admin = Annotated[Caller, Scope.admin]
+
+MAX_REMEMBERED_USERS = 10_000
+CLIENT_GONE = 499  # of nginx: the client closed the connection. Only the log shows it
+
+
+class Transactions:
+    """Runs functions in transactions, in threads behind a gate at which users take turns."""
+
+    def __init__(self, sessions: Sessions, gate: Gate) -> None:
+        self._sessions, self._gate = sessions, gate
+        self._users: OrderedDict[int, UUID] = OrderedDict()  # credentials, hashed → their user, as last seen
+
+    async def run(
+        self, work: Callable[[Session], T], *, request: Request | None = None, while_connected: bool = False
+    ) -> T:
+        """What `work` returns. The transaction is committed before, and rolled back if `work` raises.
+
+        Args:
+            request: whose user takes turns with others. Unknown users are one.
+            while_connected: do nothing if the client is gone when its turn comes. The request's body must have been
+                read, because asking takes the next message from the client.
+
+        Raises:
+            ServerBusy, ClientGone: as `Gate.run`.
+        """
+
+        def transaction() -> T:
+            with self._sessions.begin() as session:
+                return work(session)
+
+        user = self._users.get(auth.credentials(request)) if request else None
+        is_gone = request.is_disconnected if request and while_connected else None
+        return await self._gate.run(transaction, caller=user, is_gone=is_gone)
+
+    def remember(self, request: Request) -> None:
+        """Let the user of this request, whose token was found to be valid, take turns as this user from now on."""
+        key = auth.credentials(request)
+        self._users[key] = request.state.caller.user_id
+        self._users.move_to_end(key)
+        if len(self._users) > MAX_REMEMBERED_USERS:
+            self._users.popitem(last=False)
+
+
+class TransactionRoute(APIRoute):
+    """A route whose function runs in a transaction, with the caller that its token names.
+
+    Strangers learn nothing but that they are strangers: their bodies are not read, and their mistakes not explained.
+    """
+
+    transactions = "transactions"  # the attribute of the application's state
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        if not inspect.iscoroutinefunction(endpoint):
+            endpoint = _in_transaction(endpoint, self.transactions)
+        super().__init__(path, endpoint, **options)
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's handler, which reads the body, after the caller of a request with a body is known."""
+        handle, scope = super().get_route_handler(), _scope_of(self.endpoint)
+
+        async def handle_for_caller(request: Request) -> Response:
+            try:
+                if scope is not None and _has_body(request):
+                    await identify(request, scope)
+                try:
+                    return await handle(request)
+                except (RequestValidationError, NestorError, HTTPException):
+                    if scope is not None and not hasattr(request.state, "caller"):
+                        await identify(request, scope)
+                    raise
+            except ClientGone:
+                return Response(status_code=CLIENT_GONE)
+
+        async def identify(request: Request, scope: Scope) -> None:
+            transactions: Transactions = getattr(request.app.state, self.transactions)
+            await transactions.run(lambda session: _caller(request, session, scope), request=request)
+            transactions.remember(request)
+
+        return handle_for_caller
+
+
+class StreamRoute(TransactionRoute):
+    """A route of event streams. A thousand that open at once make no other request wait."""
+
+    transactions = "stream_transactions"
+
+
+def _in_transaction(function: Callable[..., Any], transactions: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+    """`function` for FastAPI: without the parameters that are filled in here, and with `request`."""
+    signature = inspect.signature(function, eval_str=True)
+    filled = {name: get_args(p.annotation) for name, p in signature.parameters.items() if _is_filled_in(p)}
+    others = [parameter for name, parameter in signature.parameters.items() if name not in filled]
+    takes_request = "request" in signature.parameters
+    if not takes_request:
+        others.append(inspect.Parameter("request", inspect.Parameter.KEYWORD_ONLY, annotation=Request))
+    scope = next((scope for kind, scope in filled.values() if kind is Caller), None)
+
+    async def run(**arguments: Any) -> Any:
+        request: Request = arguments["request"] if takes_request else arguments.pop("request")
+
+        def work(session: Session) -> Any:
+            values: dict[type, Any] = {Session: session}
+            if scope is not None:
+                values[Caller] = _caller(request, session, scope)
+            return function(**arguments, **{name: values[kind] for name, (kind, _) in filled.items()})
+
+        used: Transactions = getattr(request.app.state, transactions)
+        result = await used.run(work, request=request, while_connected=True)
+        if scope is not None:
+            used.remember(request)
+        return result
+
+    update_wrapper(run, function)
+    del run.__dict__["__wrapped__"]  # FastAPI would find the function beneath
+    run.__dict__["__signature__"] = signature.replace(parameters=others)
+    run.__dict__["scope"] = scope
+    return run
+
+
+def _is_filled_in(parameter: inspect.Parameter) -> bool:
+    return get_args(parameter.annotation)[:1] in ((Session,), (Caller,))
+
+
+def _scope_of(endpoint: Callable[..., Any]) -> Scope | None:
+    return endpoint.__dict__.get("scope")
+
+
+def _caller(request: Request, session: Session, scope: Scope) -> Caller:
+    """The caller of the request, who is looked up once."""
+    if not hasattr(request.state, "caller"):
+        request.state.caller = auth.authenticate(request, session, scope)
+    return request.state.caller
+
+
+def _has_body(request: Request) -> bool:
+    return request.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in request.headers

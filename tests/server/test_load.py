@@ -1,0 +1,245 @@
+"""Load: what waits holds nothing, so many clients, slow ones and those that leave take nothing from the others."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+from sqlalchemy import text
+
+from testbed.server import Server, running_server, wait_for
+from testbed.services import Services
+from tests.server.conftest import SPEC, ok
+from tests.server.test_blobs import put
+
+CONNECTIONS = 2
+LINE = 400
+
+
+@pytest.fixture(scope="module")
+def server(services: Services) -> Iterator[Server]:
+    """A server that works on two requests at once."""
+    few = {"request_connections": CONNECTIONS, "max_waiting_requests": LINE, "stall_seconds": 1, "reap_seconds": 0.1}
+    with running_server(services, redis_db=3, **few) as server:
+        yield server
+
+
+class Connection:
+    """A connection on which a test sends and reads what it likes."""
+
+    def __init__(self, server: Server, *, buffer: int | None = None) -> None:
+        self.socket = socket.socket()
+        if buffer is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        self.socket.settimeout(60)
+        self.socket.connect(("127.0.0.1", server.settings.port))
+        self.token = server.token
+
+    def send(self, method: str, path: str, *headers: str, token: bool = True, body: bytes = b"") -> Connection:
+        lines = [f"{method} /api/v1{path} HTTP/1.1", "Host: nestor", "Connection: close", *headers]
+        lines += [f"Authorization: Bearer {self.token}"] if token else []
+        self.socket.sendall("\r\n".join([*lines, "", ""]).encode() + body)
+        return self
+
+    def status(self) -> int:
+        return int(self.read_until(b"\r\n").split()[1])
+
+    def read_until(self, end: bytes) -> bytes:
+        read = b""
+        while not read.endswith(end):
+            byte = self.socket.recv(1)
+            assert byte, read
+            read += byte
+        return read
+
+    def read_all(self) -> bytes:
+        pieces = []
+        while piece := self.socket.recv(2**16):
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+Connect = Callable[..., Connection]
+
+
+@pytest.fixture
+def connect(server: Server) -> Iterator[Connect]:
+    """Opens connections, and closes them after the test."""
+    with ExitStack() as opened:
+
+        def connect(**options: Any) -> Connection:
+            connection = Connection(server, **options)
+            opened.callback(connection.close)
+            return connection
+
+        yield connect
+
+
+@contextmanager
+def stuck_database(server: Server) -> Iterator[None]:
+    """No request gets further than its token while this holds."""
+    with server.sessions.begin() as session:
+        session.execute(text("LOCK TABLE tokens IN ACCESS EXCLUSIVE MODE"))
+        yield
+
+
+def waiting_for_tokens(server: Server) -> int:
+    """The number of requests that work and wait for the table."""
+    count = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'tokens'::regclass"
+    with server.sessions() as session:
+        return session.scalar(text(count)) or 0
+
+
+def connections(server: Server, where: str = "true") -> int:
+    """The number of the server's connections for requests."""
+    count = f"SELECT count(*) FROM pg_stat_activity WHERE application_name = 'nestor-server' AND {where}"
+    with server.sessions() as session:
+        return session.scalar(text(f"{count} AND datname = current_database()")) or 0
+
+
+def ports_of_clients(server: Server) -> set[int]:
+    """The ports from which clients are connected."""
+    assert server.process is not None
+    found = psutil.Process(server.process.pid).net_connections("tcp")
+    return {one.raddr[1] for one in found if one.laddr[1] == server.settings.port and one.raddr}
+
+
+async def statuses(server: Server, path: str, n: int) -> Counter[int]:
+    """The statuses of `n` requests that are sent at the same time, each on a connection of its own."""
+
+    async def one() -> int:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.settings.port)
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: nestor\r\nAuthorization: Bearer {server.token}\r\n\r\n".encode())
+        status = int((await reader.readline()).split()[1])
+        writer.close()
+        return status
+
+    return Counter(await asyncio.gather(*(one() for _ in range(n))))
+
+
+def test_four_hundred_requests_at_once_are_all_answered_over_a_few_connections(server):
+    with server.http() as http:
+        study = ok(http.post("/studies", json={"name": "burst"}))["id"]
+        trial = ok(http.post(f"/studies/{study}/trials", json=SPEC))["id"]
+    assert asyncio.run(statuses(server, f"/api/v1/trials/{trial}", 400)) == {200: 400}
+    assert connections(server) <= CONNECTIONS
+
+
+def test_requests_beyond_the_line_are_refused_at_once_and_those_in_it_are_answered(server, connect):
+    with stuck_database(server):
+        waiting = [connect().send("GET", "/me") for _ in range(CONNECTIONS)]
+        wait_for(lambda: waiting_for_tokens(server) == CONNECTIONS, "all connections to be in use")
+        waiting += [connect().send("GET", "/me") for _ in range(LINE)]
+        with server.http() as http:
+
+            def is_refused() -> bool:
+                try:
+                    refused = http.get("/me", timeout=0.5)
+                except httpx.ReadTimeout:  # the line had a place
+                    return False
+                document = refused.json()
+                assert (refused.status_code, document["code"]) == (503, "server-busy")
+                assert document["retryable"]
+                assert int(refused.headers["Retry-After"]) > 0
+                return True
+
+            wait_for(is_refused, "the line to be full")
+    assert {connection.status() for connection in waiting} == {200}
+
+
+def test_readiness_and_the_reaper_do_not_wait_in_the_line(server, connect):
+    lock = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'nestor-upkeep' AND state_change > now()"
+    with stuck_database(server):
+        waiting = [connect().send("GET", "/me") for _ in range(3 * CONNECTIONS)]
+        wait_for(lambda: waiting_for_tokens(server) == CONNECTIONS, "all connections to be in use")
+        for _ in range(3):
+            assert httpx.get(server.url + "/readyz", trust_env=False, timeout=60).json()["checks"]["database"] == "ok"
+            assert httpx.get(server.url + "/healthz", trust_env=False, timeout=60).status_code == 200
+        with server.sessions() as session:
+            began = session.scalar(text("SELECT clock_timestamp()"))
+
+        def has_run() -> bool:
+            with server.sessions() as session:
+                return bool(session.scalar(text(lock.replace("now()", ":began")), {"began": began}))
+
+        wait_for(has_run, "the reaper to run")
+    assert {connection.status() for connection in waiting} == {200}
+    assert "does not answer" not in server.log.read_text()
+
+
+def test_a_request_whose_client_has_left_is_not_carried_out(server, connect):
+    with server.http() as http:
+        study = ok(http.post("/studies", json={"name": "kept"}))["id"]
+        with stuck_database(server):
+            waiting = [connect().send("GET", "/me") for _ in range(CONNECTIONS)]
+            wait_for(lambda: waiting_for_tokens(server) == CONNECTIONS, "all connections to be in use")
+            leaving = connect().send("DELETE", f"/studies/{study}")
+            leaving.close()
+        assert {connection.status() for connection in waiting} == {200}
+        wait_for(lambda: f"DELETE /api/v1/studies/{study} 499" in server.log.read_text(), "its turn")
+        assert ok(http.get(f"/studies/{study}"))["name"] == "kept"
+
+
+def test_readers_who_do_not_read_hold_no_connection_and_are_disconnected(server, connect):
+    data = np.random.default_rng(0).bytes(12 * 2**20)
+    with server.http() as http:
+        path = f"/blobs/{put(http, data)}"
+        readers = [connect(buffer=2**12).send("GET", path) for _ in range(5 * CONNECTIONS)]
+        assert {reader.status() for reader in readers} == {200}  # the body follows, and nobody reads it
+        for _ in range(20):
+            ok(http.get("/me"))
+        assert connections(server, "state = 'idle in transaction'") == 0
+        assert http.get(path).content == data
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            ports = {reader.socket.getsockname()[1] for reader in readers}
+            wait_for(lambda: not ports & ports_of_clients(server), "the readers to be disconnected")
+            with pytest.raises(ConnectionResetError):
+                readers[0].read_all()
+
+
+def test_a_body_that_stops_arriving_is_a_408(server, connect):
+    slow = connect().send("POST", "/studies", "Content-Type: application/json", "Content-Length: 100")
+    slow.socket.sendall(b'{"name": ')
+    assert slow.status() == 408
+    assert b'"code":"body-stalled"' in slow.read_all()
+
+
+@pytest.mark.parametrize("path", ["/studies", "/programs", "/blobs", "/tokens"])
+def test_the_body_of_a_stranger_is_not_waited_for(server, path, connect):
+    stranger = connect().send("POST", path, "Content-Length: 10000000", token=False)
+    assert stranger.status() == 401
+
+
+@pytest.mark.parametrize("path", ["/studies?limit=0", "/trials/none", "/studies?cursor=%00", "/trials/x/steps"])
+def test_a_stranger_is_told_of_no_other_mistake(server, path):
+    with server.http("nst_unknown") as http:
+        assert http.get(path).status_code == 401
+
+
+def test_a_flood_of_abandoned_requests_does_not_stop_the_server(server):
+    """A client sends requests and leaves, again and again."""
+
+    def flood() -> None:
+        for _ in range(1000):
+            connection = Connection(server).send("GET", "/studies")
+            connection.close()
+
+    with ThreadPoolExecutor(1) as flooding, server.http() as http:
+        flooded = flooding.submit(flood)
+        for _ in range(20):
+            ok(http.get("/me"))
+        flooded.result()
+        ok(http.get("/me"))
+    assert connections(server) <= CONNECTIONS
