@@ -91,13 +91,17 @@ def up(
 def server(
     port: Annotated[int | None, typer.Option(help="Default: NESTOR_PORT, else 8000.", min=0, max=65_535)] = None,
     host: Annotated[str | None, typer.Option(help="Default: NESTOR_HOST, else 127.0.0.1.")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Number of server processes. Default: NESTOR_SERVER_WORKERS, else 1.", min=1, max=256),
+    ] = None,
 ) -> None:
     """Run only the API server, with NESTOR_DATABASE_URL and NESTOR_REDIS_URL."""
     with _operating():
         _need("sqlalchemy", "nestor server", extra="server")
         from nestor_server.serve import serve
 
-        serve(host=host, port=port)
+        serve(host=host, port=port, workers=workers)
 
 
 @app.command()

@@ -1,43 +1,86 @@
-"""Runs the server in this process until it receives SIGINT or SIGTERM."""
+"""Runs the server until it receives SIGINT or SIGTERM: in this process, or in several that share the port."""
 
 from __future__ import annotations
 
 import logging
-from types import FrameType
+import multiprocessing
+import os
+import resource
+import signal
+import socket
+import threading
+from multiprocessing.process import BaseProcess
 
 import uvicorn
+from fastapi import FastAPI
+from uvicorn.supervisors import Multiprocess
 
-from nestor_server.app import create_app
-from nestor_server.http.event_stream import Listener
+from nestor_server.app import create_app, validate
+from nestor_server.settings import Settings
 from nestor_server.settings import settings as from_environment
 
 SHUTDOWN_SECONDS = 5  # time for running requests to finish
+HEALTHCHECK_SECONDS = 60  # a process that does not answer its parent for this long is replaced
+BACKLOG = 4096  # connections that the kernel accepts for the server; all clients reconnect after a restart
 
 
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, listener: Listener) -> None:
-        super().__init__(config)
-        self._listener = listener
+def serve(*, host: str | None = None, port: int | None = None, workers: int | None = None) -> None:
+    """Serve with the settings of the environment; the arguments override them.
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """End the event streams first: uvicorn waits for open responses, and streams stay open by themselves."""
-        self._listener.close()
-        super().handle_exit(sig, frame)
-
-
-def serve(*, host: str | None = None, port: int | None = None) -> None:
-    """Serve with the settings of the environment; `host` and `port` override them."""
-    overrides = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
-    settings = from_environment().model_copy(update=overrides)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # it would log at every request to /readyz
-    app = create_app(settings)
+    Raises:
+        DatabaseUnusable, SettingInvalid, MissingExtra, InvalidInput: a setting cannot be used.
+    """
+    given = {"host": host, "port": port, "server_workers": workers}
+    settings = from_environment().model_copy(update={name: value for name, value in given.items() if value is not None})
+    validate(settings)  # here, where an error is a sentence
+    _log_to_stderr()
+    _allow_many_files()
     config = uvicorn.Config(
-        app,
+        "nestor_server.serve:application",
+        factory=True,
         host=settings.host,
         port=settings.port,
+        workers=settings.server_workers,
+        backlog=BACKLOG,
         access_log=False,  # the middleware logs each request with its id
         log_config=None,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        timeout_worker_healthcheck=HEALTHCHECK_SECONDS,
     )
-    _Server(config, app.state.listener).run()
+    listening = config.bind_socket()
+    _disconnect_stalled(listening, settings)
+    if settings.server_workers == 1:
+        uvicorn.Server(config).run([listening])
+    else:
+        Multiprocess(config, [listening]).run()
+
+
+def application() -> FastAPI:
+    """What each process serves."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        _log_to_stderr()
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+    return create_app()
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it would log at every request to /readyz
+
+
+def _end_after(parent: BaseProcess) -> None:
+    """A parent that was killed could not end its children, which would hold the port."""
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _allow_many_files() -> None:
+    """Each connection is an open file, and many systems allow 1,024 unless a process asks for more."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _disconnect_stalled(listening: socket.socket, settings: Settings) -> None:
+    """Let the kernel end connections whose client does not read. Connections inherit this; only Linux has it."""
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * settings.stall_seconds))
