@@ -11,6 +11,7 @@ import uuid_utils.compat
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
+    Computed,
     DateTime,
     Float,
     ForeignKey,
@@ -27,6 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from nestor.options import Frozen
 from nestor.ranking import Ranking
 from nestor.schemas import Desired, Direction, Scope, State
 
@@ -73,6 +75,7 @@ class User(Base):
     id: Mapped[UUID] = _key()
     name: Mapped[str] = mapped_column(unique=True)
     created_at: Mapped[datetime] = _now()
+    served_at: Mapped[datetime | None]  # when a worker last claimed one of their trials
 
 
 class Token(Base):
@@ -128,10 +131,13 @@ class Trial(Base):
         _one_of("state", State),
         _one_of("desired", Desired),
         CheckConstraint("(ends_after IS NULL) = (ends_as IS NULL)", name="end"),
-        # The reaper reads this index every few seconds.
+        # The reaper and each claim read this index, whose size is that of the queue.
         Index(
             "ix_trials_unfinished", "state", "lease_expires_at", postgresql_where=text("state IN ('queued', 'running')")
         ),
+        # The counts and the best value of a study are read from this index alone.
+        Index("ix_trials_of_study", "study_id", "state", postgresql_include=["tunes", "best_value"]),
+        Index("ix_trials_starts_from", "starts_from", postgresql_where=text("starts_from IS NOT NULL")),
     )
 
     id: Mapped[UUID] = _key()
@@ -141,8 +147,15 @@ class Trial(Base):
     user_attrs: Mapped[dict[str, Any]] = mapped_column(default=dict)
     tags: Mapped[list[str]] = mapped_column(default=list)
     revision: Mapped[int] = mapped_column(default=0)  # of its attributes and tags, for the ETag
-    program_id: Mapped[UUID | None] = mapped_column(ForeignKey("programs.id"))
-    dataset_id: Mapped[UUID | None] = mapped_column(ForeignKey("datasets.id"))
+    # Parts of the spec by which trials are found. PostgreSQL computes them.
+    entry_point: Mapped[str | None] = mapped_column(Computed("spec #>> '{problem,entry_point}'", persisted=True))
+    starts_from: Mapped[str | None] = mapped_column(Computed("spec #>> '{warm_start,trial}'", persisted=True))
+    # The specs of the first version name no response.
+    tunes: Mapped[bool] = mapped_column(
+        Computed(f"(spec #>> '{{response,kind}}') IS DISTINCT FROM '{Frozen.tag}'", persisted=True)
+    )
+    program_id: Mapped[UUID | None] = mapped_column(ForeignKey("programs.id"), index=True)
+    dataset_id: Mapped[UUID | None] = mapped_column(ForeignKey("datasets.id"), index=True)
     n_steps: Mapped[int]  # total; above the spec's if the trial was extended
     start_blob_id: Mapped[UUID | None] = mapped_column(ForeignKey("blobs.id"), index=True)  # the warm start's tensors
     priority: Mapped[int] = mapped_column(default=0)
@@ -248,6 +261,10 @@ class Program(Base):
     """An exported problem: two blobs of its owner."""
 
     __tablename__ = "programs"
+    __table_args__ = (
+        Index("ix_programs_graphs", "owner_id", "graphs"),
+        Index("ix_programs_tensors", "owner_id", "tensors"),
+    )
 
     id: Mapped[UUID] = _key()
     owner_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
@@ -264,7 +281,7 @@ class Dataset(Base):
     __tablename__ = "datasets"
 
     id: Mapped[UUID] = _key()
-    owner_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    owner_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
     splits: Mapped[dict[str, Any]]  # name → digest, or a schemas.ReferencedSplit
     sizes: Mapped[dict[str, Any]]  # name → examples
     created_at: Mapped[datetime] = _now()
@@ -277,7 +294,7 @@ class Snapshot(Base):
 
     trial_id: Mapped[UUID] = mapped_column(ForeignKey("trials.id", ondelete="CASCADE"), primary_key=True)
     step: Mapped[int] = mapped_column(primary_key=True)
-    blob_id: Mapped[UUID] = mapped_column(ForeignKey("blobs.id"))
+    blob_id: Mapped[UUID] = mapped_column(ForeignKey("blobs.id"), index=True)
 
 
 class Checkpoint(Base):
@@ -287,7 +304,7 @@ class Checkpoint(Base):
 
     trial_id: Mapped[UUID] = mapped_column(ForeignKey("trials.id", ondelete="CASCADE"), primary_key=True)
     step: Mapped[int] = mapped_column(primary_key=True)
-    blob_id: Mapped[UUID] = mapped_column(ForeignKey("blobs.id"))
+    blob_id: Mapped[UUID] = mapped_column(ForeignKey("blobs.id"), index=True)
 
 
 class Result(Base):
@@ -300,7 +317,7 @@ class Result(Base):
 
     trial_id: Mapped[UUID] = mapped_column(ForeignKey("trials.id", ondelete="CASCADE"), primary_key=True)
     step: Mapped[int] = mapped_column(primary_key=True)
-    blob_id: Mapped[UUID] = mapped_column(ForeignKey("blobs.id"))
+    blob_id: Mapped[UUID] = mapped_column(ForeignKey("blobs.id"), index=True)
 
 
 class Worker(Base):

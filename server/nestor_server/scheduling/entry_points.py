@@ -16,8 +16,7 @@ from sqlalchemy.orm import Session
 from nestor.schemas import EntryPointInfo
 from nestor_server.models import Trial, Worker
 
-_problem = Trial.spec["problem"]
-_entry_point = _problem["entry_point"].astext  # NULL for presets and programs
+_entry_point = Trial.entry_point  # NULL for presets and programs
 
 Offers = Mapping[str, EntryPointInfo]
 
@@ -41,7 +40,7 @@ def is_offered(alive: ColumnElement[bool]) -> ColumnElement[bool]:
 
 def _fits(info: EntryPointInfo) -> ColumnElement[bool]:
     """`EntryPointInfo.check`, in SQL."""
-    params = _problem["params"]
+    params = Trial.spec["problem"]["params"]
     names = [parameter.name for parameter in info.parameters]
     required = [parameter.name for parameter in info.parameters if parameter.required]
     others = params.op("-")(cast(names, ARRAY(Text)))

@@ -12,14 +12,15 @@ from __future__ import annotations
 from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Subquery, and_, case, func, or_, select, update
+from sqlalchemy import ARRAY, ColumnElement, Uuid, and_, case, cast, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from nestor.schemas import Desired, EntryPointInfo, State
-from nestor_server.models import Study, Trial, Worker
+from nestor_server.models import Study, Trial, User, Worker
 from nestor_server.scheduling import entry_points
 
 QUEUED, RUNNING = Trial.state == State.queued.value, Trial.state == State.running.value
+LOOK_AHEAD = 100  # trials that other claims may hold locked at the same moment
 
 
 def next_trial(session: Session, fits: ColumnElement[bool]) -> UUID | None:
@@ -28,15 +29,25 @@ def next_trial(session: Session, fits: ColumnElement[bool]) -> UUID | None:
     Each rank assumes that the trials with better ranks are running already. So concurrent claims, which skip each
     other's trials and do not see each other's transitions, are as fair as successive ones.
     """
-    ranked = _ranked(and_(QUEUED, fits))
+    best = _ranked(session, and_(QUEUED, fits), LOOK_AHEAD)
     return session.scalars(
         select(Trial.id)
-        .join(ranked, ranked.c.id == Trial.id)
-        .where(QUEUED)  # checked again under the lock
-        .order_by(ranked.c.rank)
+        .where(Trial.id.in_(best), QUEUED)  # checked again under the lock
+        .order_by(func.array_position(cast(best, ARRAY(Uuid)), Trial.id))
         .limit(1)
         .with_for_update(of=Trial, skip_locked=True, key_share=True)
     ).one_or_none()
+
+
+def note_served(session: Session, trial_id: UUID) -> None:
+    """Record that the owner of this trial is served now.
+
+    If another claim holds the row, that claim writes nearly the same time, and this one does not wait for it.
+    """
+    owner = select(User.id).join(Study, Study.owner_id == User.id).join(Trial, Trial.study_id == Study.id)
+    unlocked = owner.where(Trial.id == trial_id).with_for_update(of=User, skip_locked=True, key_share=True)
+    served = update(User).where(User.id == unlocked.scalar_subquery()).values(served_at=func.now())
+    session.execute(served.execution_options(synchronize_session=False))
 
 
 def preempt(session: Session, slice_seconds: float) -> None:
@@ -47,40 +58,53 @@ def preempt(session: Session, slice_seconds: float) -> None:
     for devices, listed, trial_ids in session.execute(held):
         offers = {name: EntryPointInfo.model_validate(info) for name, info in (listed or {}).items()}
         waiting = and_(QUEUED, Trial.devices == devices, entry_points.runs_on(offers))
-        ranked = _ranked(or_(waiting, and_(over, Trial.id.in_(trial_ids))))
-        session.execute(
-            update(Trial)
-            .where(Trial.id.in_(select(ranked.c.id).where(ranked.c.rank > len(trial_ids))))
-            .where(over, Trial.desired == Desired.run.value)
-            .values(desired=Desired.preempt.value)
-            .execution_options(synchronize_session=False)
-        )
+        best = _ranked(session, or_(waiting, and_(over, Trial.id.in_(trial_ids))), len(trial_ids))
+        if yielding := set(trial_ids).difference(best):
+            session.execute(
+                update(Trial)
+                .where(Trial.id.in_(yielding), over, Trial.desired == Desired.run.value)
+                .values(desired=Desired.preempt.value)
+                .execution_options(synchronize_session=False)
+            )
 
 
-def _ranked(candidate: ColumnElement[bool]) -> Subquery:
-    """The trials for which `candidate` holds, each with its `rank`, from 1: the lowest is next."""
-    users = (
-        select(
-            Study.owner_id,
-            func.count().filter(and_(RUNNING, ~candidate)).label("running"),
-            func.max(Trial.claimed_at).label("served"),
-        )
+def _ranked(session: Session, candidate: ColumnElement[bool], n: int) -> list[UUID]:
+    """The `n` best of the trials for which `candidate` holds, in the order in which they should run.
+
+    The cost is that of the queue and of the running trials, whatever the planner believes: its statistics are those of
+    before a burst of submissions. So the parts are materialized, and nothing large is joined but by a primary key.
+    """
+    running = (
+        select(Study.owner_id, func.count().label("running"))
         .join(Trial, Trial.study_id == Study.id)
+        .where(RUNNING, ~candidate)
         .group_by(Study.owner_id)
-        .subquery()
+        .cte("running")
+        .prefix_with("MATERIALIZED")
     )
     # Waiting trials come before running ones. The trial that has run longest comes last.
     age = [RUNNING, case((QUEUED, Trial.queued_at)), case((RUNNING, Trial.claimed_at)).desc(), Trial.id]
-    before = func.row_number().over(partition_by=Study.owner_id, order_by=[Trial.priority.desc(), *age])
-    candidates = (
-        select(Trial.id, func.row_number().over(order_by=age).label("age"), Trial.priority, users.c.served)
-        .add_columns(Trial.ends_after.is_not(None).label("returns"))
-        .add_columns((users.c.running + before).label("share"))  # trials of its user, including this one
+    own = {"partition_by": Study.owner_id, "order_by": [Trial.priority.desc(), *age]}
+    before = func.row_number().over(**own)
+    # How often its user is served before: who would be served twice comes after those who would be served once.
+    turn = func.count().filter(QUEUED).over(**own, rows=(None, -1))
+    line = (
+        select(Trial.id, Trial.priority, Study.owner_id, Trial.ends_after.is_not(None).label("returns"))
+        .add_columns(func.row_number().over(order_by=age).label("age"), before.label("before"), turn.label("turn"))
         .join(Study, Study.id == Trial.study_id)
-        .join(users, users.c.owner_id == Study.owner_id)
         .where(candidate)
-        .subquery()
+        .cte("line")
+        .prefix_with("MATERIALIZED")
     )
-    first = [candidates.c.returns.desc(), candidates.c.priority.desc()]
-    order = [*first, candidates.c.share, candidates.c.served.nulls_first(), candidates.c.age]
-    return select(candidates.c.id, func.row_number().over(order_by=order).label("rank")).subquery()
+    heads = select(line).where(line.c.before <= n).cte("heads").prefix_with("MATERIALIZED")
+    share = func.coalesce(running.c.running, 0) + heads.c.before  # trials of its user, including this one
+    served = [heads.c.turn, User.served_at.nulls_first()]
+    order = [heads.c.returns.desc(), heads.c.priority.desc(), share, *served, heads.c.age]
+    best = (
+        select(heads.c.id)
+        .join(User, User.id == heads.c.owner_id)
+        .outerjoin(running, running.c.owner_id == heads.c.owner_id)
+        .order_by(*order)
+        .limit(n)
+    )
+    return list(session.scalars(best))

@@ -177,6 +177,7 @@ def claim(session: Session, trial_id: UUID, owner: str, *, where: ColumnElement[
     if row is None:
         return None
     rollback.roll_back(session, trial_id)
+    fair_share.note_served(session, trial_id)
     return Lease(trial_id, row.lease_token, owner, row.lease_expires_at, row.attempt)
 
 

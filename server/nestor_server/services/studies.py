@@ -11,7 +11,6 @@ from sqlalchemy.orm import Session
 
 from nestor import schemas
 from nestor.errors import StudyExists, StudyNotFound
-from nestor.options import Frozen
 from nestor.schemas import State
 from nestor_server.models import Study, Trial
 from nestor_server.scheduling import leases
@@ -133,9 +132,8 @@ def describe(session: Session, found: Sequence[Study]) -> list[schemas.Study]:
     counts: dict[UUID, dict[str, int]] = {study.id: {} for study in found}
     ranked = {study.id: study.ranking for study in found}
     best: dict[UUID, float] = {}
-    # As Ranking.best_trial. The specs of the first version name no response.
-    tunes = Trial.spec["response"]["kind"].as_string().is_distinct_from(Frozen.tag)
-    lowest, highest = (extreme(Trial.best_value).filter(tunes) for extreme in (func.min, func.max))
+    # As Ranking.best_trial.
+    lowest, highest = (extreme(Trial.best_value).filter(Trial.tunes) for extreme in (func.min, func.max))
     groups = (
         select(Trial.study_id, Trial.state, func.count(), lowest, highest)
         .where(Trial.study_id.in_(list(counts)))

@@ -9,7 +9,6 @@ from sqlalchemy import and_, select
 from sqlalchemy.orm import Session
 
 from nestor import schemas
-from nestor.options import Frozen
 from nestor.results import confirmations
 from nestor_server.models import Step, Trial
 from nestor_server.scheduling import leases
@@ -55,8 +54,8 @@ def _runs(session: Session, trial: schemas.Trial) -> list[tuple[schemas.Trial, s
         .outerjoin(Step, and_(Step.trial_id == Trial.id, Step.number == Trial.step))
         .where(
             Trial.study_id == trial.study_id,
-            Trial.spec["warm_start"]["trial"].as_string() == str(trial.id),
-            Trial.spec["response"]["kind"].as_string() == Frozen.tag,
+            Trial.starts_from == str(trial.id),
+            ~Trial.tunes,
         )
     ).all()
     described = ((queries.describe(run), _step(last)) for run, last in found)
