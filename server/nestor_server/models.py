@@ -230,6 +230,8 @@ class Blob(Base):
     size: Mapped[int] = mapped_column(BigInteger)
     offset: Mapped[int] = mapped_column(BigInteger, default=0)  # bytes received
     complete: Mapped[bool] = mapped_column(default=False)  # all bytes were received and hash to the digest
+    # {"nan": […], "infinite": […]}: tensors of a safetensors file, as in `NumberCheck`; null: it was not checked yet.
+    not_finite: Mapped[dict[str, list[int]] | None] = mapped_column(JSONB)
     created_at: Mapped[datetime] = _now()
     wanted_at: Mapped[datetime | None]  # last use by a client that may be about to refer to it
 

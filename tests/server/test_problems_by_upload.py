@@ -112,7 +112,7 @@ def test_each_chunk_is_read_once_however_many_tensors_it_holds(server, http, bro
         engine = session.get_bind()
         event.listen(engine, "before_cursor_execute", note)
         try:
-            found = tensor_blobs.first_not_finite(session, blob, reversed(header.tensors.values()))
+            found = tensor_blobs.first_not_finite(session, blob, header)
         finally:
             event.remove(engine, "before_cursor_execute", note)
     assert (found and found.name) == (None if broken is None else f"{broken:02}")

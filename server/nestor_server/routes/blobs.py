@@ -52,7 +52,11 @@ def progress(upload_id: UUID, caller: Writer, session: Tx) -> Response:
 def append(
     data: Body, upload_id: UUID, request: Request, caller: Writer, session: Tx, upload_offset: Offset
 ) -> Response:
-    """The next bytes, at most 4 MiB. The last ones are accepted if all bytes together hash to the digest."""
+    """The next bytes, at most 4 MiB. The last ones are accepted if all bytes together hash to the digest.
+
+    `Upload-Offset` of the response is where to continue. It may be lower than the end of these bytes: a server that has
+    restarted verifies earlier bytes again, some in each request, before it takes the last one.
+    """
     try:
         blob = blobs.append(session, caller.user_id, upload_id, upload_offset, data)
     except DigestMismatch as error:

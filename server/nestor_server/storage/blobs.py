@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from itertools import islice
 from uuid import UUID
 
 from sqlalchemy import Integer, cast, delete, func, select, update
@@ -22,7 +23,10 @@ from nestor.errors import (
 )
 from nestor.schemas import CHUNK_BYTES
 from nestor_server.models import Blob, BlobChunk
-from nestor_server.storage import object_store
+from nestor_server.storage import object_store, verification
+from nestor_server.storage.verification import Verification
+
+CHUNKS_READ_AGAIN = 8  # in one request, at most: a fraction of a second
 
 
 def digest_of(data: bytes) -> str:
@@ -48,17 +52,20 @@ def announce(session: Session, owner_id: UUID, digest: str, size: int, *, limit:
 
 
 def _begin(session: Session, owner_id: UUID, digest: str, size: int) -> Blob:
-    session.execute(
-        insert(Blob).values(owner_id=owner_id, digest=digest, size=size).on_conflict_do_nothing("uq_blobs_owner_digest")
-    )
-    blob = session.scalars(select(Blob).where(Blob.owner_id == owner_id, Blob.digest == digest).with_for_update()).one()
+    """The blob of that digest, whose row is locked until the transaction ends."""
+    new = insert(Blob).values(owner_id=owner_id, digest=digest, size=size)
+    # An update that changes nothing: it locks the row, and waits for another transaction that may delete it.
+    lock = new.on_conflict_do_update("uq_blobs_owner_digest", set_={"size": Blob.size}).returning(Blob)
+    blob = session.scalars(lock, execution_options={"populate_existing": True}).one()
     if blob.size != size:
         if blob.complete:
             raise BlobSizeDiffers(digest=digest, stored=blob.size, size=size)
-        session.execute(delete(BlobChunk).where(BlobChunk.blob_id == blob.id))  # another size was announced: start over
-        blob.size, blob.offset = size, 0
-    if size == 0:
-        _verify(session, blob)
+        # Another size was announced: start over, with another id, because servers know the bytes of this one.
+        session.delete(blob)
+        session.flush()
+        return _begin(session, owner_id, digest, size)
+    if size == 0 and not blob.complete:
+        _complete(session, blob, Verification(size))
     session.flush()
     return blob
 
@@ -79,11 +86,17 @@ def upload(session: Session, owner_id: UUID, upload_id: UUID, *, lock: bool = Fa
 def append(session: Session, owner_id: UUID, upload_id: UUID, offset: int, data: bytes) -> Blob:
     """Store the next bytes of an upload. The last ones complete it if all bytes hash to the announced digest.
 
+    They are hashed as they arrive. If this process has not hashed all bytes before them, because it was restarted or
+    another one took those, it reads some of them again, at most `CHUNKS_READ_AGAIN` chunks, so that no request takes
+    long. Until it has hashed all, it does not take the last byte of an upload. The returned `offset` is then lower than
+    the end of `data`, and the client sends the rest again from there. So an upload is complete once all is taken.
+
     Raises:
         UploadNotFound, ChunkTooLarge
         OffsetMismatch: the upload continues at another offset.
         InvalidInput: more bytes than announced.
         DigestMismatch: the bytes have another digest. They are deleted, so the caller must commit.
+        Unavailable: the object store does not answer.
     """
     if len(data) > CHUNK_BYTES:
         raise ChunkTooLarge(limit=CHUNK_BYTES)
@@ -92,12 +105,22 @@ def append(session: Session, owner_id: UUID, upload_id: UUID, offset: int, data:
         raise OffsetMismatch(expected=blob.offset, actual=offset)
     if offset + len(data) > blob.size:
         raise UploadTooLong(size=blob.size)
+    if blob.complete:
+        return blob
+    verified = verification.running.of(blob)
+    for piece in islice(read(session, blob, verified.position, offset), CHUNKS_READ_AGAIN):
+        verified = verified.after(piece)
+    if verified.position < offset and offset + len(data) == blob.size:
+        data = data[:-1]
     if data:
         _add(session, blob, offset, data)
         blob.offset, blob.wanted_at = offset + len(data), func.now()
+        if verified.position == offset:
+            verified = verified.after(data)
         session.flush()
-    if blob.offset == blob.size and not blob.complete:
-        _verify(session, blob)
+    verification.keep_on_commit(session, blob, verified)
+    if blob.offset == blob.size:
+        _complete(session, blob, verified)
     return blob
 
 
@@ -193,13 +216,10 @@ def _add(session: Session, blob: Blob, start: int, data: bytes) -> None:
     session.add(chunk)
 
 
-def _verify(session: Session, blob: Blob) -> None:
-    actual = hashlib.sha256()
-    for piece in read(session, blob):
-        actual.update(piece)
-    announced = blob.digest.removeprefix("sha256:")
-    if actual.hexdigest() != announced:
+def _complete(session: Session, blob: Blob, verified: Verification) -> None:
+    if verified.digest != blob.digest:
         session.delete(blob)
         session.flush()
-        raise DigestMismatch(expected=announced, actual=actual.hexdigest())
-    blob.complete = True
+        expected, actual = (digest.removeprefix("sha256:") for digest in (blob.digest, verified.digest))
+        raise DigestMismatch(expected=expected, actual=actual)
+    blob.complete, blob.not_finite = True, verified.not_finite

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
 from nestor_server.models import Blob
-from nestor_server.storage import blobs, safetensors_header
+from nestor_server.storage import blobs
+from nestor_server.storage.number_check import INFINITE, NAN, NumberCheck, ordered
 from nestor_server.storage.safetensors_header import Header, Tensor
 
 
@@ -23,37 +24,25 @@ def header(session: Session, blob: Blob) -> Header:
 
 
 def first_not_finite(
-    session: Session, blob: Blob, tensors: Iterable[Tensor], *, or_infinite: Callable[[Tensor], bool] = lambda _: False
+    session: Session, blob: Blob, header: Header, *, or_infinite: Callable[[Tensor], bool] = lambda _: False
 ) -> Tensor | None:
-    """The first of `tensors` in the file that has a NaN or, unless `or_infinite` of it, an infinite number.
+    """The first tensor in the file that has a NaN or, unless `or_infinite` of it, an infinite number.
 
-    It reads each chunk of the blob at most once, however many tensors the chunk holds.
+    An upload was checked as its bytes arrived. Other blobs, such as a worker's, are read here once.
 
     Raises:
         BlobNotFound, Unavailable: as `blobs.read`.
     """
-    reader = _ForwardReader(session, blob)
-    for tensor in sorted(tensors, key=lambda tensor: tensor.begin):
-        pieces = reader.read(tensor.begin, tensor.end)
-        if not safetensors_header.finite(tensor, pieces, or_infinite=or_infinite(tensor)):
-            return tensor
+    if blob.not_finite is None:
+        check = NumberCheck(blob.size)
+        for piece in blobs.read(session, blob):
+            check.update(piece)
+        blob.not_finite = check.not_finite
+    tensors, has_nan = ordered(header), set(blob.not_finite[NAN])
+    for position in sorted(has_nan.union(blob.not_finite[INFINITE])):
+        if position in has_nan or not or_infinite(tensors[position]):
+            return tensors[position]
     return None
-
-
-class _ForwardReader:
-    """Reads ranges of a blob in increasing order, and keeps the rest of the last chunk for the next range."""
-
-    def __init__(self, session: Session, blob: Blob) -> None:
-        self._session, self._blob = session, blob
-        self._begin, self._piece = 0, b""  # bytes of the blob, and where they begin
-
-    def read(self, start: int, stop: int) -> Iterator[bytes]:
-        while start < stop:
-            if start >= self._begin + len(self._piece):
-                self._begin, self._piece = start, next(blobs.read(self._session, self._blob, start))
-            part = self._piece[start - self._begin : stop - self._begin]
-            yield part
-            start += len(part)
 
 
 @dataclass(frozen=True)

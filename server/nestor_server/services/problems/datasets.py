@@ -22,7 +22,7 @@ from nestor.errors import (
 from nestor.program_format import INDEX
 from nestor_server.models import Blob, Dataset
 from nestor_server.storage import blobs, tensor_blobs
-from nestor_server.storage.safetensors_header import Malformed, Tensor
+from nestor_server.storage.safetensors_header import Header, Malformed
 
 
 def create(session: Session, owner_id: UUID, new: schemas.DatasetCreate) -> schemas.Dataset:
@@ -68,15 +68,13 @@ class _Split:
     """A split to validate.
 
     Attributes:
-        blob: the uploaded columns, if there are any.
-        uploaded: the columns in the blob.
+        uploaded: the blob of the uploaded columns, if there are any, and its header.
         shapes: column → shape, of the uploaded columns and of those in referenced files.
     """
 
     session: Session
     name: str
-    blob: Blob | None
-    uploaded: dict[str, Tensor]
+    uploaded: tuple[Blob, Header] | None
     shapes: dict[str, tuple[int, ...]]
 
     @classmethod
@@ -87,15 +85,14 @@ class _Split:
             BlobNotFound, DatasetInvalid: as `create`.
         """
         digest = given if isinstance(given, str) else given.uploaded
-        blob = None if digest is None else blobs.find_and_retain(session, owner_id, digest)
-        uploaded = {} if blob is None else _columns(session, name, blob)
-        shapes = {column: tensor.shape for column, tensor in uploaded.items()}
+        uploaded = None if digest is None else _uploaded(session, owner_id, name, digest)
+        shapes = {} if uploaded is None else {column: tensor.shape for column, tensor in uploaded[1].tensors.items()}
         for file in () if isinstance(given, str) else given.files:
             for column, referenced in file.columns.items():
                 if column in shapes:
                     raise ColumnTwice(split=name, column=column)
                 shapes[column] = referenced.shape
-        return cls(session, name, blob, uploaded, shapes)
+        return cls(session, name, uploaded, shapes)
 
     def examples(self) -> int:
         """The number of examples of a valid split.
@@ -113,15 +110,14 @@ class _Split:
             raise DataLengthsDiffer(split=self.name, lengths=dict(sorted(lengths.items())))
         if examples == 0:
             raise SplitEmpty(split=self.name)
-        if self.blob is not None and (
-            column := tensor_blobs.first_not_finite(self.session, self.blob, self.uploaded.values())
-        ):
+        if self.uploaded is not None and (column := tensor_blobs.first_not_finite(self.session, *self.uploaded)):
             raise ColumnNotFinite(split=self.name, column=column.name)
         return examples
 
 
-def _columns(session: Session, split: str, blob: Blob) -> dict[str, Tensor]:
+def _uploaded(session: Session, owner_id: UUID, split: str, digest: str) -> tuple[Blob, Header]:
+    blob = blobs.find_and_retain(session, owner_id, digest)
     try:
-        return tensor_blobs.header(session, blob).tensors
+        return blob, tensor_blobs.header(session, blob)
     except Malformed as error:
         raise SplitNotSafetensors(split=split, reason=error) from None

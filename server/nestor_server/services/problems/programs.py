@@ -86,5 +86,5 @@ def _check_numbers(session: Session, blob: Blob, header: Header) -> None:
         """Constants of the graphs may be masks with infinite numbers."""
         return tensor.name.partition(".")[0] not in TRAINED_GROUPS
 
-    if tensor := tensor_blobs.first_not_finite(session, blob, header.tensors.values(), or_infinite=is_constant):
+    if tensor := tensor_blobs.first_not_finite(session, blob, header, or_infinite=is_constant):
         raise ProgramNotFinite(tensor=tensor.name)
