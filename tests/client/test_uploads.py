@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+from uuid import UUID
 
+import httpx
 import pytest
 
 from nestor.errors import BlobNotFound, ServerUnreachable
 from nestor.remote import uploads
 from nestor.schemas import CHUNK_BYTES
+from nestor_server.models import Blob
+from nestor_server.storage import blobs
+from nestor_server.storage.blobs import CHUNKS_READ_AGAIN
 from tests.client.cutting import cutting
 
 MEGABYTE = 1024 * 1024
@@ -44,6 +49,31 @@ def test_a_lost_response_costs_no_byte(Client, server, token):
     with cutting(server.url, received=(700,)) as proxy, Client(proxy.url, token) as client:
         assert client.download(client.upload(data)) == data
     assert proxy.cut == 1
+
+
+def test_an_upload_that_another_server_began_goes_on_until_this_one_has_verified_it(client, server):
+    data = os.urandom(3 * CHUNKS_READ_AGAIN * 1000)
+    began = client._transport.request("POST", "/blobs", json={"digest": uploads.digest_of(data), "size": len(data)})
+    upload = UUID(began.json()["id"])
+    with server.sessions.begin() as session:  # in this process
+        owner_id = session.get_one(Blob, upload).owner_id
+        for start in range(0, len(data) - 5, 1000):
+            blobs.append(session, owner_id, upload, start, data[start : start + 1000][: len(data) - 5 - start])
+    sent = counted(client)
+    assert client.download(client.upload(data)) == data
+    assert sent == [5, 1, 1, 1]  # the last byte again, until it is taken
+
+
+def counted(client) -> list[int]:
+    """The sizes of the chunks that the client sends from now on."""
+    sent: list[int] = []
+
+    def count(request: httpx.Request) -> None:
+        if request.method == "PATCH":
+            sent.append(int(request.headers["Content-Length"]))
+
+    client._transport._http.event_hooks["request"].append(count)
+    return sent
 
 
 def test_an_upload_that_gets_nowhere_gives_up(Client, server, token):

@@ -1,17 +1,25 @@
-"""Blobs: resumed uploads, verified digests and ranges, in each kind of storage."""
+"""Blobs: resumed uploads, verified digests and ranges, in each kind of storage.
+
+In some tests this process is a second server on the same database.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from uuid import UUID
 
 import httpx
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import Engine, event, func, select
 
+from nestor.errors import DigestMismatch
 from nestor.schemas import CHUNK_BYTES
 from nestor_server.models import Blob, BlobChunk
+from nestor_server.storage import blobs
+from nestor_server.storage.blobs import CHUNKS_READ_AGAIN
 from testbed.objects import settings_of
 from testbed.server import Server, running_server
 from testbed.services import Services
@@ -54,6 +62,36 @@ def put(http: httpx.Client, data: bytes) -> str:
 @pytest.fixture
 def data() -> bytes:
     return os.urandom(2 * CHUNK_BYTES + 12_345)
+
+
+@pytest.fixture
+def append(server: Server) -> Callable[[str, int, bytes], int]:
+    """What PATCH does, in this process; it returns the offset."""
+
+    def append(upload: str, offset: int, data: bytes) -> int:
+        with server.sessions.begin() as session:
+            owner_id = session.scalars(select(Blob.owner_id).where(Blob.id == upload)).one()
+            return blobs.append(session, owner_id, UUID(upload), offset, data).offset
+
+    return append
+
+
+@contextmanager
+def statements(server: Server) -> Iterator[list[str]]:
+    """The statements of this process."""
+    engine, seen = server.sessions.kw["bind"], list[str]()
+    assert isinstance(engine, Engine)
+
+    def note(connection, cursor, statement, *rest) -> None:
+        seen.append(statement)
+
+    event.listen(engine, "before_cursor_execute", note)
+    yield seen
+    event.remove(engine, "before_cursor_execute", note)
+
+
+def chunks_read(statements: list[str]) -> int:
+    return sum(s.startswith("SELECT") and "FROM blob_chunks" in s for s in statements)
 
 
 def test_an_upload_in_pieces_becomes_the_blob_of_its_digest(http, data):
@@ -180,3 +218,114 @@ def test_concurrent_uploads_of_the_same_piece_store_it_once(server, http):
     assert statuses == [204, 409, 409, 409]
     ok(patch(http, upload, 100_000, data[100_000:]))
     assert http.get(f"/blobs/{digest_of(data)}").content == data
+
+
+# --- verification ---------------------------------------------------------------------------------
+
+SMALL = 1000  # bytes of a chunk
+MANY = 2 * CHUNKS_READ_AGAIN + 4  # chunks
+
+
+def test_a_chunk_that_follows_those_of_this_process_reads_none(server, http, append):
+    data = os.urandom(MANY * SMALL)
+    upload = ok(announce(http, data))["id"]
+    with statements(server) as seen:
+        for start in range(0, len(data), SMALL):
+            assert append(upload, start, data[start : start + SMALL]) == start + SMALL
+    assert len(seen) >= 2 * MANY
+    assert chunks_read(seen) == 0
+    assert http.get(f"/blobs/{digest_of(data)}").content == data
+
+
+def test_a_restarted_server_reads_a_few_chunks_in_each_request_until_it_takes_the_last_byte(server, http):
+    data = os.urandom(MANY * SMALL)
+    upload = ok(announce(http, data))["id"]
+    for start in range(0, len(data) - SMALL, SMALL):
+        ok(patch(http, upload, start, data[start : start + SMALL]))
+    server.stop()
+    server.start()
+
+    last = len(data) - 1
+    for start in (last + 1 - SMALL, last):
+        answer = patch(http, upload, start, data[start:])
+        assert (answer.status_code, int(answer.headers["Upload-Offset"])) == (204, last)
+        assert ok(announce(http, data)) == {"id": upload, "digest": digest_of(data), "offset": last, "size": last + 1}
+        problem(http.get(f"/blobs/{digest_of(data)}"), 404, "blob-not-found")
+    assert patch(http, upload, last, data[last:]).headers["Upload-Offset"] == str(len(data))
+    assert http.get(f"/blobs/{digest_of(data)}").content == data
+
+
+def test_empty_patches_verify_as_well_and_read_each_chunk_once(server, http, append):
+    data = os.urandom(MANY * SMALL)
+    upload, end = ok(announce(http, data))["id"], len(data) - SMALL
+    for start in range(0, end, SMALL):
+        ok(patch(http, upload, start, data[start : start + SMALL]))
+    for read in (CHUNKS_READ_AGAIN, CHUNKS_READ_AGAIN, MANY - 1 - 2 * CHUNKS_READ_AGAIN, 0):
+        with statements(server) as seen:
+            assert append(upload, end, b"") == end
+        assert chunks_read(seen) == read
+    assert append(upload, end, data[end:]) == len(data)
+    assert http.get(f"/blobs/{digest_of(data)}").content == data
+
+
+def test_two_servers_that_take_turns_read_only_the_chunks_of_the_other(server, http, append):
+    data = os.urandom(MANY * SMALL)
+    upload = ok(announce(http, data))["id"]
+    with statements(server) as seen:
+        for number in range(MANY):
+            start = number * SMALL
+            chunk = data[start : start + SMALL]
+            if number % 2:
+                assert append(upload, start, chunk) == start + SMALL
+            else:
+                assert patch(http, upload, start, chunk).headers["Upload-Offset"] == str(start + SMALL)
+    assert chunks_read(seen) == MANY / 2
+    assert http.get(f"/blobs/{digest_of(data)}").content == data
+
+
+def test_a_chunk_that_is_rolled_back_leaves_no_trace(server, http, append):
+    data, wrong = os.urandom(3 * SMALL), os.urandom(SMALL)
+    upload = ok(announce(http, data))["id"]
+    assert append(upload, 0, data[:SMALL]) == SMALL
+    with server.sessions() as session:
+        owner_id = session.scalars(select(Blob.owner_id).where(Blob.id == upload)).one()
+        assert blobs.append(session, owner_id, UUID(upload), SMALL, wrong).offset == 2 * SMALL
+        session.rollback()
+    ok(patch(http, upload, SMALL, data[SMALL : 2 * SMALL]))
+    assert append(upload, 2 * SMALL, data[2 * SMALL :]) == 3 * SMALL
+    assert http.get(f"/blobs/{digest_of(data)}").content == data
+
+
+def test_what_is_known_of_an_upload_does_not_count_for_one_that_began_again(http, append):
+    data, other = os.urandom(2 * SMALL), os.urandom(SMALL)
+    before = ok(announce(http, data, size=SMALL + 1))["id"]
+    assert append(before, 0, other) == SMALL
+    upload = ok(announce(http, data))["id"]
+    problem(patch(http, before, SMALL, b"!"), 404, "upload-not-found")
+    ok(patch(http, upload, 0, data[:SMALL]))
+    assert append(upload, SMALL, data[SMALL:]) == 2 * SMALL
+    assert http.get(f"/blobs/{digest_of(data)}").content == data
+
+
+def test_wrong_bytes_that_another_server_took_are_found(server, http, append):
+    data = os.urandom(2 * SMALL)
+    upload = ok(announce(http, data))["id"]
+    ok(patch(http, upload, 0, os.urandom(SMALL)))
+    with pytest.raises(DigestMismatch):
+        append(upload, SMALL, data[SMALL:])
+    # This transaction was rolled back, other than that of a route, so the right server can still say the same.
+    problem(patch(http, upload, SMALL, data[SMALL:]), 422, "digest-mismatch")
+    assert http.get(f"/blobs/{put(http, data)}").content == data
+
+
+def test_announcements_at_the_same_time_are_of_one_upload(http):
+    """Also while one of them discards an upload of another size."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    data = os.urandom(100)
+    for _ in range(5):
+        with ThreadPoolExecutor(8) as pool:
+            sizes = [100, 77] * 8
+            answers = list(pool.map(lambda size: announce(http, data, size=size), sizes))
+        assert {answer.status_code for answer in answers} == {201}
+    assert http.get(f"/blobs/{put(http, data)}").content == data
