@@ -22,6 +22,7 @@ from nestor.errors import (
     UploadTooLong,
 )
 from nestor.schemas import CHUNK_BYTES
+from nestor_server.database import BINARY
 from nestor_server.models import Blob, BlobChunk
 from nestor_server.storage import object_store, verification
 from nestor_server.storage.verification import Verification
@@ -166,7 +167,8 @@ def read(session: Session, blob: Blob, start: int = 0, stop: int | None = None) 
             select(BlobChunk.start, BlobChunk.size, BlobChunk.object, data.label("data"))
             .where(BlobChunk.blob_id == blob.id, BlobChunk.start <= start)
             .order_by(BlobChunk.start.desc())
-            .limit(1)
+            .limit(1),
+            execution_options=BINARY,
         ).one_or_none()
         piece = b""
         if chunk is not None and start < chunk.start + chunk.size:
