@@ -36,11 +36,12 @@ def upload(transport: Transport, data: Content, *, what: str = "upload", show_pr
     if not is_bytes(data):
         raise ArgumentInvalid(owner="client.upload", argument="data", given=shown(data), expected="bytes")
     digest = offload(digest_of, data)
-    furthest, stalled = -1, 0
+    state, furthest, stalled = None, -1, 0
     with progress_bar(len(data), what, show=show_progress_bar) as bar:
         while True:
-            state = _begin(transport, digest, len(data))
             try:
+                state = _begin(transport, digest, len(data))
+                # The server may take a part of a chunk. One that was restarted reads earlier bytes before it goes on.
                 while state.id is not None and state.offset < state.size:
                     bar.update(state.offset - bar.n)
                     state = _send_chunk(transport, state, data)
@@ -48,7 +49,7 @@ def upload(transport: Transport, data: Content, *, what: str = "upload", show_pr
                 return digest
             except NestorError as error:
                 # The chunk may have arrived: only the server knows the offset.
-                if not (error.retryable or isinstance(error, OffsetMismatch)):
+                if state is None or not (error.retryable or isinstance(error, OffsetMismatch)):
                     raise
                 stalled = 0 if state.offset > furthest else stalled + 1
                 furthest = max(furthest, state.offset)
