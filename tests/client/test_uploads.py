@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from nestor.errors import BlobNotFound, ServerUnreachable
-from nestor.remote import transport, uploads
+from nestor.remote import asynchronous, transport, uploads
 from nestor.schemas import CHUNK_BYTES
 from nestor_server.models import Blob
 from nestor_server.storage import blobs
@@ -51,19 +51,24 @@ def test_a_lost_response_costs_no_byte(Client, server, token):
     assert proxy.cut == 1
 
 
+@pytest.fixture
+def one_attempt(monkeypatch) -> None:
+    """Requests are not repeated."""
+    for module in (transport, asynchronous.transport):
+        monkeypatch.setattr(module, "ATTEMPTS", 1)
+
+
 def test_an_upload_outlasts_a_server_that_is_away_for_longer_than_the_retries_of_a_request(
-    Client, server, token, monkeypatch
+    Client, server, token, one_attempt
 ):
     data = os.urandom(2 * CHUNK_BYTES)
-    monkeypatch.setattr(transport, "ATTEMPTS", 1)
     away = (CHUNK_BYTES + MEGABYTE, 10, 10, 10)  # a chunk is cut, and then all that asks where to go on
     with cutting(server.url, sent=away) as proxy, Client(proxy.url, token) as client:
         assert client.download(client.upload(data)) == data
     assert proxy.cut == 4
 
 
-def test_an_upload_to_a_server_that_never_answered_is_not_tried_again(Client, server, token, monkeypatch):
-    monkeypatch.setattr(transport, "ATTEMPTS", 1)
+def test_an_upload_to_a_server_that_never_answered_is_not_tried_again(Client, server, token, one_attempt):
     with cutting(server.url, sent=(10,) * 9) as proxy, Client(proxy.url, token) as client:
         with pytest.raises(ServerUnreachable):
             client.upload(b"some bytes")
