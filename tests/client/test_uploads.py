@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from nestor.errors import BlobNotFound, ServerUnreachable
-from nestor.remote import asynchronous, transport, uploads
+from nestor.remote import transport, uploads
+from nestor.remote.asynchronous import transport as asynchronous_transport
 from nestor.schemas import CHUNK_BYTES
 from nestor_server.models import Blob
 from nestor_server.storage import blobs
@@ -54,7 +55,7 @@ def test_a_lost_response_costs_no_byte(Client, server, token):
 @pytest.fixture
 def one_attempt(monkeypatch) -> None:
     """Requests are not repeated."""
-    for module in (transport, asynchronous.transport):
+    for module in (transport, asynchronous_transport):
         monkeypatch.setattr(module, "ATTEMPTS", 1)
 
 
