@@ -277,7 +277,8 @@ class Scan(NamedTuple):
     highest: int | None = None
 
 
-_WITHOUT_AMIN = (torch.uint16, torch.uint32, torch.uint64)
+# In place of types that have no amin or argmin.
+_COMPARABLE = {torch.uint16: torch.int64, torch.uint32: torch.int64, torch.uint64: torch.int64, torch.bool: torch.uint8}
 _scans: dict[tuple[str, torch.dtype], Scan] = {}
 
 
@@ -313,8 +314,8 @@ def _scan(column: Tensor) -> Scan:
     low = high = (0, 0)  # a number, and its row
     for start, piece in pieces(column):
         flat = piece.reshape(len(piece), -1)
-        flat = flat.long() if flat.dtype in _WITHOUT_AMIN else flat
-        least, most = flat.amin(1).long(), flat.amax(1).long()
+        flat = flat.to(_COMPARABLE.get(flat.dtype, flat.dtype))
+        least, most = flat.amin(1), flat.amax(1)  # not widened: of labels in one byte, int64 takes eight times the data
         lowest, highest = int(least.argmin()), int(most.argmax())
         if start == 0 or int(least[lowest]) < low[0]:
             low = int(least[lowest]), start + lowest

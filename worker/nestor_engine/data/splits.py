@@ -175,8 +175,8 @@ class Batches:
 
 def chunks(columns: Tensors, size: int, part: slice) -> Iterator[Batch]:
     """The examples in `part`, in order, in batches of at most `size`. A column "index" takes the place of positions."""
-    positions = torch.arange(size_of(columns), device=next(iter(columns.values())).device)
-    columns = {INDEX: positions} | columns
+    device = next(iter(columns.values())).device
     for start in range(part.start, part.stop, size):
-        chunk = slice(start, min(start + size, part.stop))
-        yield {name: values[chunk] for name, values in columns.items()}
+        stop = min(start + size, part.stop)
+        positions = {INDEX: torch.arange(start, stop, device=device)}
+        yield positions | {name: values[start:stop] for name, values in columns.items()}
