@@ -29,7 +29,7 @@ def make_engine(settings: Settings, name: str = "nestor", *, connections: int = 
         bounded: for requests: PostgreSQL ends statements that would hold a connection for long.
     """
     limits = {"options": " ".join(f"-c {name}={value}" for name, value in LIMITS.items())} if bounded else {}
-    engine = create_engine(
+    return create_engine(
         settings.database_url,
         pool_size=connections,
         max_overflow=0,
@@ -38,8 +38,6 @@ def make_engine(settings: Settings, name: str = "nestor", *, connections: int = 
         pool_timeout=10,
         connect_args={"connect_timeout": 5, "application_name": name, **limits},
     )
-    event.listen(engine, "before_cursor_execute", _choose_format)
-    return engine
 
 
 def make_sessions(engine: Engine, settings: Settings) -> Sessions:
@@ -52,6 +50,7 @@ def settings_of(session: Session) -> Settings:
     return session.info.get("settings") or from_environment()
 
 
+@event.listens_for(Engine, "before_cursor_execute")
 def _choose_format(connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
     if context is not None and context.execution_options.get("binary_results"):
         cursor.format = Format.BINARY

@@ -15,12 +15,13 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import nestor
 from nestor.errors import ColumnNotInMemory
 from nestor_engine import Config, Data, Problem, optimize
 from nestor_engine.data import mapped
-from nestor_engine.data.mapped import MappedColumn, joined, rows_at, scan
+from nestor_engine.data.mapped import MappedColumn, Scan, joined, rows_at, scan
 from nestor_engine.hparams import L2, ClassWeights, LabelCorrection, LabelSmoothing
 
 pytestmark = pytest.mark.cpu
@@ -190,6 +191,27 @@ def test_a_scan_reads_pieces_and_finds_what_one_over_all_rows_does(tmp_path, mon
     assert int(numbers[found.lowest].min()) == int(numbers.min())
     assert found.highest is not None
     assert int(numbers[found.highest].max()) == int(numbers.max())
+
+
+class Largest(TorchDispatchMode):
+    """The size in bytes of the largest tensor that was made, views included."""
+
+    nbytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        self.nbytes = max(self.nbytes, made.nbytes if isinstance(made, Tensor) else 0)
+        return made
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
+def test_a_scan_makes_no_tensor_larger_than_the_piece_that_it_looks_at(monkeypatch, dtype):
+    monkeypatch.setattr(mapped, "SCAN_BYTES", 800)
+    column = torch.zeros(1000, dtype=dtype)
+    column[777] = 1
+    with Largest() as largest:
+        assert scan(column) == Scan(lowest=0, highest=777)
+    assert largest.nbytes == 800
 
 
 @pytest.mark.parametrize("kind", [ClassWeights(3), LabelSmoothing(3), LabelCorrection(draw(40, 0)["y"], 3)])
