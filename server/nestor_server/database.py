@@ -13,9 +13,6 @@ from nestor_server.settings import settings as from_environment
 
 Sessions = sessionmaker[Session]
 
-# Execution options of a statement that reads large values of `bytea`. As text, they take four times as long.
-BINARY = {"binary_results": True}
-
 # Of requests, which wait for one another at most: for a locked row, or for the disk.
 LIMITS = {"lock_timeout": "10s", "statement_timeout": "30s", "idle_in_transaction_session_timeout": "60s"}
 
@@ -48,6 +45,10 @@ def make_sessions(engine: Engine, settings: Settings) -> Sessions:
 def settings_of(session: Session) -> Settings:
     """The settings that `session` carries, or those of the environment if it was made without `make_sessions`."""
     return session.info.get("settings") or from_environment()
+
+
+# Execution options of a statement that reads large values of `bytea`. As text, they take four times as long.
+BINARY = {"binary_results": True}
 
 
 @event.listens_for(Engine, "before_cursor_execute")
