@@ -172,7 +172,7 @@ def test_a_change_of_another_version_is_refused_and_changes_nothing(http, path):
     before = ok(http.get(path))
     for tag in (first, stale, "0", '"0"', f"W/{second}", f"{first}, {stale}"):
         document = problem(http.patch(path, json={"tags": []}, headers={"If-Match": tag}), 412, "version-mismatch")
-        assert second in document["detail"]
+        assert second.replace("-gzip", "") in document["detail"]
     assert ok(http.get(path)) == before
     for tag in (f"{first}, {second}", "*"):
         assert http.patch(path, json={"tags": ["y"]}, headers={"If-Match": tag}).status_code == 200

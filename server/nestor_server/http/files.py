@@ -1,7 +1,8 @@
-"""Responses with ETags, 304 and byte ranges (RFC 9110)."""
+"""Responses with ETags, 304, compression and byte ranges (RFC 9110)."""
 
 from __future__ import annotations
 
+import gzip
 import re
 from collections.abc import AsyncIterator
 from functools import partial
@@ -13,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from nestor_server.http.transactions import Transactions
 from nestor_server.services import versions
+from nestor_server.services.versions import Content, Versioned
 from nestor_server.storage.tensor_blobs import Slice
 
 IMMUTABLE = "private, max-age=31536000, immutable"
@@ -20,32 +22,63 @@ REVALIDATE = "private, no-cache"
 OCTETS = "application/octet-stream"
 PIECE_BYTES = 2**20  # read from the database at once
 UNSATISFIABLE = (0, 0)
+MIN_COMPRESSED = 1024  # bytes; shorter JSON fits into one packet
+COMPRESSION = 1  # shrinks 1.6 MB of steps to 0.32 in 13 ms; level 4 shrinks them to 0.31 in 31 ms
 
 
-def matches(request: Request, version: str) -> bool:
-    """Whether the client already has this version."""
+def matches(request: Request, version: str) -> str | None:
+    """The ETag by which a read says that the client has this version; None if it does not have it."""
     header = request.headers.get("If-None-Match")
-    return header is not None and versions.named(header, version, weak=True)
+    if header is None or request.method not in ("GET", "HEAD"):
+        return None
+    return versions.named(header, version, weak=True)
 
 
-def json_response(request: Request, content: BaseModel, version: str | None = None) -> Response:
-    """`content` as JSON, or 304 if the client has it. The default version is the hash of the JSON."""
-    body = content.model_dump_json().encode()
+def versioned_response(request: Request, content: Versioned) -> Response:
+    """`content` as JSON; 304 if the client has it, which is found out before anything but the version is read."""
+    if "If-None-Match" in request.headers and (tag := matches(request, content.version())):
+        return Response(status_code=304, headers=_json_headers(tag))
+    return json_response(request, *content.read())
+
+
+def json_response(request: Request, content: Content, version: str | None = None) -> Response:
+    """`content` as JSON, or 304 if the client has it. The default version is the hash of the JSON.
+
+    It is compressed here, in the thread of the route. Starlette's GZipMiddleware would do that on the event loop, where
+    a long answer delays all other requests, and would give both encodings the same ETag.
+    """
+    body = content.model_dump_json().encode() if isinstance(content, BaseModel) else content
     version = version or versions.of_json(body)
-    headers = {"ETag": versions.etag(version), "Cache-Control": REVALIDATE, "Vary": "Authorization, Cookie"}
-    if request.method in ("GET", "HEAD") and matches(request, version):
-        return Response(status_code=304, headers=headers)
+    if tag := matches(request, version):
+        return Response(status_code=304, headers=_json_headers(tag))
+    if len(body) < MIN_COMPRESSED or not _accepts_gzip(request.headers.get("Accept-Encoding", "")):
+        return Response(body, headers=_json_headers(versions.etag(version)), media_type="application/json")
+    headers = _json_headers(versions.etag(version + versions.GZIP)) | {"Content-Encoding": "gzip"}
+    body = gzip.compress(body, COMPRESSION, mtime=0)  # without the time, so that equal versions are equal bytes
     return Response(body, headers=headers, media_type="application/json")
 
 
-def file_response(request: Request, content: Slice, version: str, *, name: str, immutable: bool) -> Response:
+def _json_headers(etag: str) -> dict[str, str]:
+    return {"ETag": etag, "Cache-Control": REVALIDATE, "Vary": "Accept-Encoding, Authorization, Cookie"}
+
+
+def _accepts_gzip(header: str) -> bool:
+    """Whether the header Accept-Encoding allows gzip: by name or by *, and not with a weight of 0."""
+    allowed: dict[str, bool] = {}
+    for part in header.lower().split(","):
+        coding, _, weight = part.partition(";")
+        allowed[coding.strip()] = not re.fullmatch(r"\s*q=0(\.0*)?\s*", weight)
+    return allowed.get("gzip", allowed.get("*", False))
+
+
+def file_response(request: Request, content: Slice, *, name: str, immutable: bool) -> Response:
     """`content` or the requested range of it. A reader that stops reading holds one piece, and no connection.
 
     Args:
         name: the file name that browsers save it under.
         immutable: the bytes at this URL never change, so clients may cache them for a year.
     """
-    etag = versions.etag(version)
+    etag = versions.etag(content.version)
     headers = {
         "ETag": etag,
         "Cache-Control": IMMUTABLE if immutable else REVALIDATE,
@@ -53,7 +86,7 @@ def file_response(request: Request, content: Slice, version: str, *, name: str, 
         "Accept-Ranges": "bytes",
         "Content-Disposition": f'attachment; filename="{re.sub(r"[^A-Za-z0-9._-]", "_", name)}"',
     }
-    if matches(request, version):
+    if matches(request, content.version):
         return Response(status_code=304, headers=headers)
     start, stop, status = 0, content.size, 200
     if (header := request.headers.get("Range")) and request.headers.get("If-Range", etag) == etag:

@@ -70,8 +70,7 @@ def append(
 def read(digest: DigestInPath, request: Request, caller: Reader, session: Tx) -> Response:
     """The bytes with this digest, or a range of them."""
     blob = blobs.find(session, caller.user_id, digest)
-    content = Slice(b"", blob, 0, blob.size)
-    return files.file_response(request, content, digest.removeprefix("sha256:"), name=digest, immutable=True)
+    return files.file_response(request, Slice.whole(blob), name=digest, immutable=True)
 
 
 def _progress_headers(blob: Blob) -> dict[str, str]:

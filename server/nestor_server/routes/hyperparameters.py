@@ -20,8 +20,7 @@ router = APIRouter(route_class=TransactionRoute, tags=["hyperparameters"])
 @router.get("/trials/{trial_id}/hyperparameters", response_model=schemas.Hyperparameters)
 def describe(trial_id: UUID, request: Request, caller: Reader, session: Tx) -> Response:
     """Names, shapes and types, and the steps that have a snapshot."""
-    described = hyperparameters.describe(session, caller.user_id, trial_id)
-    return files.json_response(request, described)
+    return files.versioned_response(request, hyperparameters.describe(session, caller.user_id, trial_id))
 
 
 @router.get("/trials/{trial_id}/hyperparameters.safetensors", response_class=Response)
@@ -29,10 +28,7 @@ def describe(trial_id: UUID, request: Request, caller: Reader, session: Tx) -> R
 def snapshot(trial_id: UUID, request: Request, caller: Reader, session: Tx, step: StepNumber = None) -> Response:
     """All hyperparameters at one step."""
     content = hyperparameters.snapshot(session, caller.user_id, trial_id, step)
-    version = hyperparameters.sha256(session, content)
-    return files.file_response(
-        request, content, version, name="hyperparameters.safetensors", immutable=step is not None
-    )
+    return files.file_response(request, content, name="hyperparameters.safetensors", immutable=step is not None)
 
 
 @router.get("/trials/{trial_id}/hyperparameters/{name}", response_class=Response)
@@ -48,8 +44,7 @@ def tensor(
 ) -> Response:
     """One hyperparameter at one step, as a file of its own."""
     content = hyperparameters.tensor(session, caller.user_id, trial_id, name, step, format)
-    version = hyperparameters.sha256(session, content)
-    return files.file_response(request, content, version, name=f"{name}.{format}", immutable=step is not None)
+    return files.file_response(request, content, name=f"{name}.{format}", immutable=step is not None)
 
 
 @router.get("/trials/{trial_id}/checkpoint.safetensors", response_class=Response)
@@ -67,6 +62,5 @@ def checkpoint(
     A checkpoint has more tensors, with which a worker continues exactly.
     """
     content = warm_starts.checkpoint(session, caller.user_id, trial_id, step)
-    version = hyperparameters.sha256(session, content)
     # The checkpoint of the best step is replaced by its result, which is smaller, when there are two newer ones.
-    return files.file_response(request, content, version, name="checkpoint.safetensors", immutable=False)
+    return files.file_response(request, content, name="checkpoint.safetensors", immutable=False)

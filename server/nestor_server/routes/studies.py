@@ -39,7 +39,8 @@ def page(
     limit: Limit = paging.DEFAULT_LIMIT,
 ) -> Response:
     """Your studies, newest first."""
-    return files.json_response(request, studies.page(session, caller.user_id, name=name, cursor=cursor, limit=limit))
+    content = studies.page(session, caller.user_id, name=name, cursor=cursor, limit=limit)
+    return files.versioned_response(request, content)
 
 
 @router.get("/{study_id}", response_model=schemas.Study)

@@ -47,13 +47,13 @@ def page(
 ) -> Response:
     """The trials of a study, by number."""
     content = queries.page(session, caller.user_id, study_id, states=state, number=number, cursor=cursor, limit=limit)
-    return files.json_response(request, content)
+    return files.versioned_response(request, content)
 
 
 @router.get("/trials/{trial_id}", response_model=schemas.Trial)
 def get(trial_id: UUID, request: Request, caller: Reader, session: Tx) -> Response:
     """One trial. Its ETag changes with each step and each change, so polling mostly gets a 304."""
-    return files.json_response(request, *queries.get(session, caller.user_id, trial_id))
+    return files.versioned_response(request, queries.get(session, caller.user_id, trial_id))
 
 
 @router.patch("/trials/{trial_id}", response_model=schemas.Trial)
@@ -185,4 +185,4 @@ def list_logs(
 ) -> Response:
     """The lines of the trial's log whose number is above `after`."""
     content = logs.page(session, caller.user_id, trial_id, level=level, after=after, limit=limit)
-    return files.json_response(request, content)
+    return files.versioned_response(request, content)

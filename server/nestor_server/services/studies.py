@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from uuid import UUID
 
 from sqlalchemy import func, select
@@ -15,6 +16,9 @@ from nestor.schemas import State
 from nestor_server.models import Study, Trial
 from nestor_server.scheduling import leases
 from nestor_server.services import paging, versions
+from nestor_server.services.versions import Versioned
+
+STORED = paging.stored_bytes(Study.user_attrs)
 
 
 def create(session: Session, owner_id: UUID, new: schemas.StudyCreate) -> tuple[schemas.Study, bool]:
@@ -48,16 +52,30 @@ def page(
     name: str | None = None,
     cursor: str | None = None,
     limit: int = paging.DEFAULT_LIMIT,
-) -> schemas.StudyPage:
-    """One page of the user's studies, newest first."""
-    query = select(Study).where(Study.owner_id == owner_id, Study.deleted_at.is_(None))
+) -> Versioned:
+    """One page of the user's studies, newest first.
+
+    Raises:
+        InvalidInput: the cursor belongs to another list.
+    """
+    where = [Study.owner_id == owner_id, Study.deleted_at.is_(None)]
     if name is not None:
-        query = query.where(Study.name == name)
+        where.append(Study.name == name)
     if cursor is not None:
-        query = query.where(Study.id < paging.decode(cursor, UUID))
-    found = session.scalars(query.order_by(Study.id.desc()).limit(limit + 1)).all()
-    more = paging.encode(str(found[limit - 1].id)) if len(found) > limit else None
-    return schemas.StudyPage(items=tuple(describe(session, found[:limit])), next_cursor=more)
+        where.append(Study.id < paging.decode(cursor, UUID))
+    page = select(Study.id, STORED, Study.updated_at).where(*where).order_by(Study.id.desc()).limit(limit + 1).cte()
+    # It grows with each trial, and with whatever changes the state or the best value of one.
+    grown = select(Trial.study_id, func.sum(Trial.seq + 1).label("by")).where(Trial.study_id.in_(select(page.c.id)))
+    trials = grown.group_by(Trial.study_id).subquery()
+    rows = select(page, trials.c.by).outerjoin(trials, trials.c.study_id == page.c.id).order_by(page.c.id.desc())
+    index = cache(lambda: paging.index(session, rows, limit))
+
+    def read() -> tuple[schemas.StudyPage, str]:
+        found = session.scalars(select(Study).where(index().holds(Study.id)).order_by(Study.id.desc())).all()
+        items = tuple(describe(session, found))
+        return schemas.StudyPage(items=items, next_cursor=index().next_cursor), index().version
+
+    return Versioned(lambda: index().version, read)
 
 
 def find(session: Session, owner_id: UUID, study_id: UUID, *, lock: bool = False) -> Study:

@@ -161,7 +161,7 @@ def read(session: Session, blob: Blob, start: int = 0, stop: int | None = None) 
     stop = blob.size if stop is None else min(stop, blob.size)
     while start < stop:
         # Only the bytes that are asked for, which are stored uncompressed, so that PostgreSQL reads no others.
-        first = cast(start - BlobChunk.start + 1, Integer)
+        first = cast(func.least(start - BlobChunk.start, CHUNK_BYTES), Integer) + 1  # an object may be above 2 GiB
         data = func.substr(BlobChunk.data, first, cast(min(stop - start, CHUNK_BYTES), Integer))
         chunk = session.execute(
             select(BlobChunk.start, BlobChunk.size, BlobChunk.object, data.label("data"))

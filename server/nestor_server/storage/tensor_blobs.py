@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -53,6 +54,19 @@ class Slice:
     blob: Blob
     begin: int
     end: int
+
+    @staticmethod
+    def whole(blob: Blob) -> Slice:
+        """The blob as it is."""
+        return Slice(b"", blob, 0, blob.size)
+
+    @property
+    def version(self) -> str:
+        """Equal for equal bytes, without reading those of the blob."""
+        digest = self.blob.digest.removeprefix("sha256:")
+        if (self.prefix, self.begin, self.end) == (b"", 0, self.blob.size):
+            return digest
+        return f"{digest}-{self.begin}-{self.end}-{hashlib.sha256(self.prefix).hexdigest()}"
 
     @property
     def size(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 from uuid import UUID
@@ -13,8 +12,10 @@ from sqlalchemy.orm import Session
 from nestor import schemas
 from nestor.errors import HyperparametersNotFound, TensorNotNumpy
 from nestor.schemas import HyperparameterInfo
-from nestor_server.models import Blob, Snapshot
+from nestor_server.models import Blob, Snapshot, Trial
+from nestor_server.services import versions
 from nestor_server.services.trials import queries as trial_queries
+from nestor_server.services.versions import OF_TRIAL, Versioned
 from nestor_server.storage import tensor_blobs
 from nestor_server.storage.safetensors_header import Malformed, npy_prefix, safetensors_prefix
 from nestor_server.storage.tensor_blobs import Slice
@@ -22,16 +23,16 @@ from nestor_server.storage.tensor_blobs import Slice
 Format = Literal["safetensors", "npy"]
 
 
-def describe(session: Session, owner_id: UUID, trial_id: UUID) -> schemas.Hyperparameters:
-    """Names, shapes and types, and the steps that have a snapshot.
+def describe(session: Session, owner_id: UUID, trial_id: UUID) -> Versioned:
+    """Names, shapes and types, and the steps that have a snapshot. Its functions raise `TrialNotFound`."""
 
-    Raises:
-        TrialNotFound
-    """
-    trial = trial_queries.find(session, owner_id, trial_id)
-    steps = session.scalars(select(Snapshot.step).where(Snapshot.trial_id == trial_id).order_by(Snapshot.step))
-    items = tuple(HyperparameterInfo.model_validate(item) for item in trial.hyperparameters or ())
-    return schemas.Hyperparameters(items=items, steps=tuple(steps), seq=trial.seq)
+    def read() -> tuple[schemas.Hyperparameters, str]:
+        trial = trial_queries.read(session, owner_id, trial_id, Trial.hyperparameters, *OF_TRIAL)
+        steps = session.scalars(select(Snapshot.step).where(Snapshot.trial_id == trial_id).order_by(Snapshot.step))
+        items = tuple(HyperparameterInfo.model_validate(item) for item in trial.hyperparameters or ())
+        return schemas.Hyperparameters(items=items, steps=tuple(steps), seq=trial.seq), versions.of_trial(trial)
+
+    return Versioned(lambda: trial_queries.version(session, owner_id, trial_id), read)
 
 
 def in_declared_order(described: Sequence[Mapping[str, Any]] | None, named: dict[str, Any]) -> dict[str, Any]:
@@ -46,8 +47,7 @@ def snapshot(session: Session, owner_id: UUID, trial_id: UUID, step: int | None)
     Raises:
         HyperparametersNotFound: that step has no snapshot.
     """
-    blob = _blob(session, owner_id, trial_id, step)
-    return Slice(b"", blob, 0, blob.size)
+    return Slice.whole(_blob(session, owner_id, trial_id, step))
 
 
 def tensor(session: Session, owner_id: UUID, trial_id: UUID, name: str, step: int | None, format: Format) -> Slice:
@@ -68,18 +68,8 @@ def tensor(session: Session, owner_id: UUID, trial_id: UUID, name: str, step: in
     return Slice(prefix, blob, entry.begin, entry.end)
 
 
-def sha256(session: Session, file: Slice) -> str:
-    """The hex digest of the file. It reads all bytes, unless the file is a whole blob."""
-    if not file.prefix and (file.begin, file.end) == (0, file.blob.size):
-        return file.blob.digest.removeprefix("sha256:")
-    digest = hashlib.sha256()
-    for piece in file.read(session):
-        digest.update(piece)
-    return digest.hexdigest()
-
-
 def _blob(session: Session, owner_id: UUID, trial_id: UUID, step: int | None) -> Blob:
-    trial_queries.find(session, owner_id, trial_id)
+    trial_queries.read(session, owner_id, trial_id, Trial.id)
     query = select(Blob).join(Snapshot, Snapshot.blob_id == Blob.id).where(Snapshot.trial_id == trial_id)
     if step is not None:
         query = query.where(Snapshot.step == step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from uuid import UUID
 
 from sqlalchemy import select
@@ -9,23 +10,31 @@ from sqlalchemy.orm import Session
 
 from nestor import schemas
 from nestor.schemas import EventType, LogLevel
-from nestor_server.models import Event
+from nestor_server.models import Event, Trial
+from nestor_server.services import paging
 from nestor_server.services.trials import queries
+from nestor_server.services.versions import Versioned
+
+STORED = paging.stored_bytes(Event.data)
 
 
-def page(
-    session: Session, owner_id: UUID, trial_id: UUID, *, level: LogLevel, after: int, limit: int
-) -> schemas.LogPage:
+def page(session: Session, owner_id: UUID, trial_id: UUID, *, level: LogLevel, after: int, limit: int) -> Versioned:
     """Up to `limit` lines whose seq is above `after`, and which are at least as urgent as `level`.
 
     Raises:
         TrialNotFound
     """
-    queries.find(session, owner_id, trial_id)
+    queries.read(session, owner_id, trial_id, Trial.id)
     levels = [one.value for one in LogLevel]
-    query = select(Event).where(Event.trial_id == trial_id, Event.seq > after, Event.type == EventType.log.value)
+    where = [Event.trial_id == trial_id, Event.seq > after, Event.type == EventType.log.value]
     if level is not LogLevel.info:
-        query = query.where(Event.data["level"].astext.in_(levels[levels.index(level) :]))
-    found = session.scalars(query.order_by(Event.seq).limit(limit + 1)).all()
-    lines = tuple(schemas.LogLine(seq=one.seq, at=one.created_at, **one.data) for one in found[:limit])
-    return schemas.LogPage(items=lines, next_after=lines[-1].seq if len(found) > limit else None)
+        where.append(Event.data["level"].astext.in_(levels[levels.index(level) :]))
+    rows = select(Event.seq, STORED).where(*where).order_by(Event.seq)
+    index = cache(lambda: paging.index(session, rows, limit))
+
+    def read() -> tuple[schemas.LogPage, str]:
+        found = session.scalars(select(Event).where(*where, index().holds(Event.seq)).order_by(Event.seq))
+        lines = tuple(schemas.LogLine(seq=one.seq, at=one.created_at, **one.data) for one in found)
+        return schemas.LogPage(items=lines, next_after=index().next_after), index().version
+
+    return Versioned(lambda: index().version, read)

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from nestor import lifecycle, schemas
 from nestor.schemas import EventType
-from nestor_server.models import Event
+from nestor_server.models import Event, Trial
 from nestor_server.services.trials import queries as trial_queries
 
 
@@ -19,7 +19,7 @@ def page(session: Session, owner_id: UUID, trial_id: UUID) -> schemas.Attempts:
     Raises:
         TrialNotFound
     """
-    trial_queries.find(session, owner_id, trial_id)
+    trial_queries.read(session, owner_id, trial_id, Trial.id)
     changes = session.execute(
         select(Event.data, Event.created_at)
         .where(Event.trial_id == trial_id, Event.type == EventType.state.value)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy import Row, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from nestor import lifecycle, schemas
 from nestor.errors import TrialNotFound
@@ -14,6 +16,9 @@ from nestor.schemas import Desired, State
 from nestor_server.models import Study, Trial
 from nestor_server.scheduling import leases, rankings
 from nestor_server.services import paging, studies, versions
+from nestor_server.services.versions import OF_TRIAL, Versioned
+
+STORED = paging.stored_bytes(Trial.spec, Trial.user_attrs, Trial.error, Trial.evidence, Trial.hyperparameters)
 
 
 def page(
@@ -25,7 +30,7 @@ def page(
     number: int | None = None,
     cursor: str | None = None,
     limit: int = paging.DEFAULT_LIMIT,
-) -> schemas.TrialPage:
+) -> Versioned:
     """One page of the trials of a study, by number: all, those in one of `states`, or the one of a number.
 
     Raises:
@@ -33,16 +38,22 @@ def page(
         InvalidInput: the cursor belongs to another list.
     """
     studies.find(session, owner_id, study_id)
-    query = select(Trial).where(Trial.study_id == study_id)
+    where = [Trial.study_id == study_id]
     if states:
-        query = query.where(Trial.state.in_([state.value for state in states]))
+        where.append(Trial.state.in_([state.value for state in states]))
     if number is not None:
-        query = query.where(Trial.number == number)
+        where.append(Trial.number == number)
     if cursor is not None:
-        query = query.where(Trial.number > paging.decode(cursor, int))
-    found = session.scalars(query.order_by(Trial.number).limit(limit + 1)).all()
-    more = paging.encode(found[limit - 1].number) if len(found) > limit else None
-    return schemas.TrialPage(items=tuple(describe(trial) for trial in found[:limit]), next_cursor=more)
+        where.append(Trial.number > paging.decode(cursor, int))
+    rows = select(Trial.number, STORED, *OF_TRIAL).where(*where).order_by(Trial.number)
+    index = cache(lambda: paging.index(session, rows, limit))
+
+    def read() -> tuple[schemas.TrialPage, str]:
+        query = select(Trial).where(*where, index().holds(Trial.number)).order_by(Trial.number)
+        items = tuple(describe(trial) for trial in session.scalars(query))
+        return schemas.TrialPage(items=items, next_cursor=index().next_cursor), index().version
+
+    return Versioned(lambda: index().version, read)
 
 
 def find(session: Session, owner_id: UUID, trial_id: UUID) -> Trial:
@@ -51,14 +62,25 @@ def find(session: Session, owner_id: UUID, trial_id: UUID) -> Trial:
     Raises:
         TrialNotFound: the user has no such trial, or its study was deleted.
     """
-    trial = session.scalars(
-        select(Trial)
+    return read(session, owner_id, trial_id, Trial)[0]
+
+
+def read(
+    session: Session, owner_id: UUID, trial_id: UUID, *columns: InstrumentedAttribute[Any] | type[Trial]
+) -> Row[*tuple[Any, ...]]:
+    """These columns of a trial alone: some of the others are long.
+
+    Raises:
+        TrialNotFound: the user has no such trial, or its study was deleted.
+    """
+    row = session.execute(
+        select(*columns)
         .join(Study, Study.id == Trial.study_id)
         .where(Trial.id == trial_id, Study.owner_id == owner_id, Study.deleted_at.is_(None))
     ).one_or_none()
-    if trial is None:
+    if row is None:
         raise TrialNotFound(trial=str(trial_id))
-    return trial
+    return row
 
 
 def find_version(session: Session, owner_id: UUID, trial_id: UUID, if_match: str | None) -> Trial:
@@ -74,13 +96,20 @@ def find_version(session: Session, owner_id: UUID, trial_id: UUID, if_match: str
     return trial
 
 
-def get(session: Session, owner_id: UUID, trial_id: UUID) -> tuple[schemas.Trial, str]:
-    """One trial, as the REST interface shows it, and its version.
+def get(session: Session, owner_id: UUID, trial_id: UUID) -> Versioned:
+    """One trial, as the REST interface shows it. Its functions raise `TrialNotFound`."""
+    return Versioned(
+        lambda: version(session, owner_id, trial_id), lambda: describe_version(find(session, owner_id, trial_id))
+    )
+
+
+def version(session: Session, owner_id: UUID, trial_id: UUID) -> str:
+    """The version of a trial, from a few short columns.
 
     Raises:
         TrialNotFound
     """
-    return describe_version(find(session, owner_id, trial_id))
+    return versions.of_trial(read(session, owner_id, trial_id, *OF_TRIAL))
 
 
 def describe_version(trial: Trial) -> tuple[schemas.Trial, str]:
@@ -91,31 +120,34 @@ def describe_version(trial: Trial) -> tuple[schemas.Trial, str]:
 def describe(trial: Trial) -> schemas.Trial:
     """The trial as the REST interface shows it, with the actions that its state allows."""
     state, desired = State(trial.state), Desired(trial.desired)
-    return schemas.Trial(
-        id=trial.id,
-        study_id=trial.study_id,
-        number=trial.number,
-        state=state,
-        desired=desired,
-        allowed_actions=lifecycle.allowed_actions(state, desired),
-        spec=schemas.TrialSpec.model_validate({"user_attrs": trial.user_attrs, **trial.spec}),
-        priority=trial.priority,
-        step=trial.step,
-        n_steps=trial.n_steps,
-        value=trial.value,
-        best_value=trial.best_value,
-        best_step=trial.best_step,
-        verdict=rankings.verdict(trial.evidence, trial.hyperparameters, trial.spec, trial.error),
-        attempt=trial.attempt,
-        restarts=trial.restarts,
-        preemptions=trial.preemptions,
-        seconds=trial.seconds,
-        error=trial.error,
-        user_attrs=trial.user_attrs,
-        tags=tuple(trial.tags),
-        worker=trial.lease_owner,
-        seq=trial.seq,
-        created_at=trial.created_at,
-        started_at=trial.started_at,
-        finished_at=trial.finished_at,
+    # Not by its constructor, which converts what users pass, such as NumPy's numbers: that is half of the time.
+    return schemas.Trial.model_validate(
+        {
+            "id": trial.id,
+            "study_id": trial.study_id,
+            "number": trial.number,
+            "state": state,
+            "desired": desired,
+            "allowed_actions": lifecycle.allowed_actions(state, desired),
+            "spec": schemas.TrialSpec.model_validate({"user_attrs": trial.user_attrs, **trial.spec}),
+            "priority": trial.priority,
+            "step": trial.step,
+            "n_steps": trial.n_steps,
+            "value": trial.value,
+            "best_value": trial.best_value,
+            "best_step": trial.best_step,
+            "verdict": rankings.verdict(trial.evidence, trial.hyperparameters, trial.spec, trial.error),
+            "attempt": trial.attempt,
+            "restarts": trial.restarts,
+            "preemptions": trial.preemptions,
+            "seconds": trial.seconds,
+            "error": trial.error,
+            "user_attrs": trial.user_attrs,
+            "tags": tuple(trial.tags),
+            "worker": trial.lease_owner,
+            "seq": trial.seq,
+            "created_at": trial.created_at,
+            "started_at": trial.started_at,
+            "finished_at": trial.finished_at,
+        }
     )

@@ -72,5 +72,4 @@ def checkpoint(session: Session, owner_id: UUID, trial_id: UUID, step: WhichStep
         CheckpointNotFound: nothing of that step is stored.
     """
     _, blob_id = find(session, owner_id, WarmStart(trial=trial_id, step=None if step == "latest" else step))
-    blob = session.get_one(Blob, blob_id)
-    return Slice(b"", blob, 0, blob.size)
+    return Slice.whole(session.get_one(Blob, blob_id))
