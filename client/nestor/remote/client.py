@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from nestor_engine.problem.entry_points import Trainable
     from nestor_engine.program.export import Program
 
-STEPS_PER_PAGE = 10_000
-
 
 class Client(Blobs, Administration):
     """One user of one server.
@@ -332,18 +330,13 @@ class Client(Blobs, Administration):
         names = tuple(schemas.Step.model_fields)
         found: list[schemas.Step] = []
         while True:
-            columns = self._get(
-                f"/trials/{trial_id}/steps",
-                schemas.StepColumns,
-                after=after,
-                columns=",".join(names),
-                limit=STEPS_PER_PAGE,
-            ).columns
-            rows = list(zip(*(columns[name] for name in names), strict=True))
-            found += [schemas.Step(**dict(zip(names, row, strict=True))) for row in rows]
-            if len(rows) < STEPS_PER_PAGE:
+            path = f"/trials/{trial_id}/steps"
+            page = self._get(path, schemas.StepColumns, after=after, columns=",".join(names))
+            rows = zip(*(page.columns[name] for name in names), strict=True)
+            found += [schemas.Step.model_validate(dict(zip(names, row, strict=True))) for row in rows]
+            if page.next_after is None:
                 return found
-            after = found[-1].number
+            after = page.next_after
 
     def hyperparameters(self, trial_id: UUID) -> schemas.Hyperparameters:
         """Names, shapes and types of the hyperparameters, and the steps that have a snapshot.

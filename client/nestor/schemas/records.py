@@ -236,6 +236,9 @@ class StepColumns(Schema):
 
     columns: Annotated[dict[str, list[Any]], about("values by the name of a step's field")]
     seq: Annotated[int, _SEQ]
+    next_after: Annotated[
+        int | None, about("pass it as `after` to get the steps that follow; null: these are the newest")
+    ] = None
 
 
 class HyperparameterInfo(Schema):
@@ -260,14 +263,14 @@ class Hyperparameters(Schema):
 class StudyPage(Schema):
     """Some studies, newest first."""
 
-    items: Annotated[tuple[Study, ...], about("at most as many as `limit`")]
+    items: Annotated[tuple[Study, ...], about("at most as many as `limit`, fewer if they are large")]
     next_cursor: Annotated[str | None, _CURSOR] = None
 
 
 class TrialPage(Schema):
     """Some trials of a study."""
 
-    items: Annotated[tuple[Trial, ...], about("at most as many as `limit`")]
+    items: Annotated[tuple[Trial, ...], about("at most as many as `limit`, fewer if they are large")]
     next_cursor: Annotated[str | None, _CURSOR] = None
 
 
@@ -318,7 +321,7 @@ class LogLine(Schema):
 class LogPage(Schema):
     """Some lines of a trial's log."""
 
-    items: Annotated[tuple[LogLine, ...], about("in order; at most as many as `limit`")]
+    items: Annotated[tuple[LogLine, ...], about("in order; at most as many as `limit`, fewer if they are large")]
     next_after: Annotated[int | None, about("pass it as `after` to get the next page; null: this is the last page")] = (
         None
     )

@@ -5,7 +5,8 @@ import { showStudies, showTrial, showTrials } from "./views.js";
 
 const SHORT_PAUSE = 2_000, LONG_PAUSE = 10_000, MAX_PAUSE = 30_000; // milliseconds between two polls
 const COLUMNS = "number,train_loss,val_loss,held_out_loss,test_loss,hypergradient_norm,inner_gradient_norm,residual,outcome,value,metrics,val_metrics";
-const STEPS_PER_PAGE = 10_000;
+const MAX_POINTS = 1_000; // steps of a trial that are read at once; a longer one is thinned
+const MAX_TRIALS = 1_000; // in the list
 
 /** @param {string} id @returns {any} */
 const find = (id) => document.getElementById(id);
@@ -72,9 +73,21 @@ async function readLists() {
   study = studies.items.find((/** @type {any} */ one) => one.id === selected.study);
   find("study").hidden = !study;
   if (!study) return;
-  trials = (await get(`/studies/${study.id}/trials?limit=1000`)).body.items;
+  trials = await readTrials(study.id);
   if (!selected.trial && trials.length) selected.trial = trials.at(-1).id;
   showTrials(study, trials, selected.trial, (/** @type {string} */ trial) => select({ ...selected, trial }));
+}
+
+/** The first trials of a study; a page ends early if its trials are large. @param {string} study */
+async function readTrials(study) {
+  const found = [];
+  for (let cursor = ""; found.length < MAX_TRIALS; ) {
+    const { body } = await get(`/studies/${study}/trials?limit=${MAX_TRIALS}${cursor}`);
+    found.push(...body.items);
+    if (body.next_cursor === null) break;
+    cursor = `&cursor=${body.next_cursor}`;
+  }
+  return found.slice(0, MAX_TRIALS);
 }
 
 /** The selected trial. A finished one with all its steps is not requested again. */
@@ -98,12 +111,11 @@ async function readTrial() {
 /** @param {string} trial */
 async function readSteps(trial) {
   for (;;) {
-    const path = `/trials/${trial}/steps?after=${steps.after}&columns=${COLUMNS}&limit=${STEPS_PER_PAGE}`;
+    const path = `/trials/${trial}/steps?after=${steps.after}&columns=${COLUMNS}&max_points=${MAX_POINTS}`;
     const { body } = await get(path);
     for (const [name, values] of Object.entries(body.columns)) (steps.columns[name] ??= []).push(...values);
-    const numbers = body.columns.number;
-    steps.after = numbers.at(-1) ?? steps.after;
-    if (numbers.length < STEPS_PER_PAGE) return;
+    steps.after = body.columns.number.at(-1) ?? steps.after;
+    if (body.next_after === null) return;
   }
 }
 

@@ -16,7 +16,7 @@ export function draw(figure, { numbers, curves, steps, x, y }) {
   const toY = scale(low, high, HEIGHT - BOTTOM, TOP);
   const svg = make("svg", { class: "curve", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img" });
   const latest = shown.map((curve) => `${curve.name} ${short(curve.values.findLast((v) => v !== null) ?? NaN)}`);
-  svg.append(make("title", {}, `${y} over ${x}; ${numbers.length} steps; ${latest.join(", ") || "nothing recorded yet"}`));
+  svg.append(make("title", {}, `${y} over ${x}; ${numbers.at(-1) ?? 0} steps; ${latest.join(", ") || "nothing recorded yet"}`));
 
   for (const tick of ticks(low, high, 5)) {
     svg.append(make("line", { class: "axis", x1: LEFT, x2: WIDTH - RIGHT, y1: toY(tick), y2: toY(tick) }));

@@ -11,9 +11,28 @@ from nestor import schemas
 from nestor_server.http import files
 from nestor_server.http.transactions import Reader, TransactionRoute, Tx
 from nestor_server.routes.parameters import After
-from nestor_server.services.records import steps
+from nestor_server.services.records import steps, thinning
 
 router = APIRouter(route_class=TransactionRoute, tags=["trials"])
+
+Columns = Annotated[str | None, Query(max_length=2_000, description="names separated by commas; default: all columns")]
+StepLimit = Annotated[
+    int | None,
+    Query(
+        ge=1,
+        le=steps.MAX_LIMIT,
+        description="the most steps that are read; default: 10,000, or with `max_points` 100,000",
+    ),
+]
+MaxPoints = Annotated[
+    int | None,
+    Query(
+        ge=thinning.MIN_POINTS,
+        le=steps.MAX_LIMIT,
+        description="the most steps that are returned; of more, those that a plot of the columns needs: the first, the "
+        "last, and of equal intervals those with the minimum and the maximum of each column of numbers",
+    ),
+]
 
 
 @router.get("/trials/{trial_id}/steps", response_model=schemas.StepColumns)
@@ -23,12 +42,13 @@ def columns(
     caller: Reader,
     session: Tx,
     after: After = 0,
-    columns: Annotated[
-        str | None, Query(max_length=2_000, description="names separated by commas; default: all columns")
-    ] = None,
-    limit: Annotated[int, Query(ge=1, le=steps.MAX_LIMIT)] = 10_000,
+    columns: Columns = None,
+    limit: StepLimit = None,
+    max_points: MaxPoints = None,
 ) -> Response:
-    """The steps whose number is above `after`, as columns."""
+    """The steps whose number is above `after`, as columns. An answer is bounded; `next_after` continues it."""
     names = [name.strip() for name in columns.split(",")] if columns else None
-    result = steps.columns(session, caller.user_id, trial_id, names=names, after=after, limit=limit)
-    return files.json_response(request, result, str(result.seq))
+    content = steps.columns(
+        session, caller.user_id, trial_id, names=names, after=after, limit=limit, max_points=max_points
+    )
+    return files.versioned_response(request, content)

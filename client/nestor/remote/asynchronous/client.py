@@ -18,7 +18,6 @@ from nestor.lifecycle import numbers_up_to
 from nestor.remote.asynchronous import event_stream, uploads
 from nestor.remote.asynchronous.administration import AsyncAdministration
 from nestor.remote.asynchronous.blobs import AsyncBlobs
-from nestor.remote.client import STEPS_PER_PAGE
 from nestor.remote.references import referenced
 from nestor.schemas import Action, EventType, LogLevel, State, WhichStep
 
@@ -341,20 +340,13 @@ class AsyncClient(AsyncBlobs, AsyncAdministration):
         names = tuple(schemas.Step.model_fields)
         found: list[schemas.Step] = []
         while True:
-            columns = (
-                await self._get(
-                    f"/trials/{trial_id}/steps",
-                    schemas.StepColumns,
-                    after=after,
-                    columns=",".join(names),
-                    limit=STEPS_PER_PAGE,
-                )
-            ).columns
-            rows = list(zip(*(columns[name] for name in names), strict=True))
-            found += [schemas.Step(**dict(zip(names, row, strict=True))) for row in rows]
-            if len(rows) < STEPS_PER_PAGE:
+            path = f"/trials/{trial_id}/steps"
+            page = await self._get(path, schemas.StepColumns, after=after, columns=",".join(names))
+            rows = zip(*(page.columns[name] for name in names), strict=True)
+            found += [schemas.Step.model_validate(dict(zip(names, row, strict=True))) for row in rows]
+            if page.next_after is None:
                 return found
-            after = found[-1].number
+            after = page.next_after
 
     async def hyperparameters(self, trial_id: UUID) -> schemas.Hyperparameters:
         """Names, shapes and types of the hyperparameters, and the steps that have a snapshot.
