@@ -124,14 +124,16 @@ def test_a_stop_ends_the_streams_of_all_processes_and_exits_with_zero(ending):
     with server.http() as http, ThreadPoolExecutor(N_STREAMS) as readers:
         run = new_run(server, http)
 
-        def read(_: int) -> int:
+        begun: list[int] = []
+
+        def read(number: int) -> int:
             with server.http() as reader:
-                return len(list(events(reader, run.path)))
+                return len([begun.append(number) for _ in events(reader, run.path)])
 
         seen = readers.map(read, range(N_STREAMS))
-        wait_for(lambda: sum(n_clients(server)) >= N_STREAMS, "the streams to open")
+        wait_for(lambda: len(begun) == 2 * N_STREAMS, "each stream to send what there is: queued and running")
         assert server.stop() == 0
-        assert set(seen) == {2}  # they ended, which is no error: queued and running
+        assert list(seen) == [2] * N_STREAMS  # they ended, which is no error
 
 
 def test_no_process_outlives_a_killed_parent(ending):
