@@ -10,11 +10,15 @@ down_revision = "0010"
 branch_labels = None
 depends_on = None
 
+TUNES = "(spec #>> '{response,kind}') IS DISTINCT FROM 'frozen'"
+ENDED = "state = ANY (ARRAY['complete', 'pruned', 'failed', 'cancelled'])"
 PARTS = {
     "entry_point": (sa.Text(), "spec #>> '{problem,entry_point}'"),
     "starts_from": (sa.Text(), "spec #>> '{warm_start,trial}'"),
-    "tunes": (sa.Boolean(), "(spec #>> '{response,kind}') IS DISTINCT FROM 'frozen'"),
+    "tunes": (sa.Boolean(), TUNES),
+    "ended_value": (sa.Float(), f"CASE WHEN {TUNES} AND {ENDED} THEN best_value ELSE NULL::double precision END"),
 }
+PARTIAL = {"ix_trials_ended_value": ["study_id", "ended_value"], "ix_trials_starts_from": ["starts_from"]}
 INDEXES = {
     "ix_trials_program_id": ("trials", ["program_id"]),
     "ix_trials_dataset_id": ("trials", ["dataset_id"]),
@@ -39,9 +43,10 @@ def upgrade() -> None:
     for name, (type_, expression) in PARTS.items():
         nullable = name != "tunes"
         op.add_column("trials", sa.Column(name, type_, sa.Computed(expression, persisted=True), nullable=nullable))
-    op.create_index("ix_trials_of_study", "trials", ["study_id", "state"], postgresql_include=["tunes", "best_value"])
-    where = sa.text("starts_from IS NOT NULL")
-    op.create_index("ix_trials_starts_from", "trials", ["starts_from"], postgresql_where=where)
+    op.create_index("ix_trials_of_study", "trials", ["study_id", "state"])
+    for name, columns in PARTIAL.items():
+        where = sa.text(f"{columns[-1]} IS NOT NULL")
+        op.create_index(name, "trials", columns, postgresql_where=where)
     for name, (table, columns) in INDEXES.items():
         op.create_index(name, table, columns)
 
@@ -49,7 +54,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     for name, (table, _) in INDEXES.items():
         op.drop_index(name, table)
-    for name in ("ix_trials_of_study", "ix_trials_starts_from"):
+    for name in ("ix_trials_of_study", *PARTIAL):
         op.drop_index(name, "trials")
     for name in PARTS:
         op.drop_column("trials", name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 from uuid import UUID
@@ -43,8 +44,17 @@ NAMING = {
 
 def _one_of(column: str, words: type[State] | type[Desired] | type[Scope]) -> CheckConstraint:
     """Restrict a column to the values of an enumeration. Text with a check migrates more easily than an enum type."""
-    listed = ", ".join(f"'{word.value}'" for word in words)
-    return CheckConstraint(f"{column} IN ({listed})", name=column)
+    return CheckConstraint(f"{column} IN ({_listed(words)})", name=column)
+
+
+def _listed(words: Iterable[State | Desired | Scope]) -> str:
+    return ", ".join(f"'{word.value}'" for word in words)
+
+
+# As PostgreSQL writes them, so that a migration can be compared with them.
+_HAS_ENDED = f"state = ANY (ARRAY[{_listed(state for state in State if state.finished)}])"
+_NULL = "NULL::double precision"
+_TUNES = f"(spec #>> '{{response,kind}}') IS DISTINCT FROM '{Frozen.tag}'"  # the first version names no response
 
 
 class Base(DeclarativeBase):
@@ -135,8 +145,10 @@ class Trial(Base):
         Index(
             "ix_trials_unfinished", "state", "lease_expires_at", postgresql_where=text("state IN ('queued', 'running')")
         ),
-        # The counts and the best value of a study are read from this index alone.
-        Index("ix_trials_of_study", "study_id", "state", postgresql_include=["tunes", "best_value"]),
+        # The counts of a study are read from the first index alone, and the best value of its ended trials is at an end
+        # of the second. Neither has a column that changes with each step, which would change all indexes of the row.
+        Index("ix_trials_of_study", "study_id", "state"),
+        Index("ix_trials_ended_value", "study_id", "ended_value", postgresql_where=text("ended_value IS NOT NULL")),
         Index("ix_trials_starts_from", "starts_from", postgresql_where=text("starts_from IS NOT NULL")),
     )
 
@@ -150,9 +162,10 @@ class Trial(Base):
     # Parts of the spec by which trials are found. PostgreSQL computes them.
     entry_point: Mapped[str | None] = mapped_column(Computed("spec #>> '{problem,entry_point}'", persisted=True))
     starts_from: Mapped[str | None] = mapped_column(Computed("spec #>> '{warm_start,trial}'", persisted=True))
-    # The specs of the first version name no response.
-    tunes: Mapped[bool] = mapped_column(
-        Computed(f"(spec #>> '{{response,kind}}') IS DISTINCT FROM '{Frozen.tag}'", persisted=True)
+    tunes: Mapped[bool] = mapped_column(Computed(_TUNES, persisted=True))
+    # The best value of an ended trial that can be the best of its study; as Ranking.best_trial.
+    ended_value: Mapped[float | None] = mapped_column(
+        Float, Computed(f"CASE WHEN {_TUNES} AND {_HAS_ENDED} THEN best_value ELSE {_NULL} END", persisted=True)
     )
     program_id: Mapped[UUID | None] = mapped_column(ForeignKey("programs.id"), index=True)
     dataset_id: Mapped[UUID | None] = mapped_column(ForeignKey("datasets.id"), index=True)

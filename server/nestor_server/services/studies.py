@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -19,6 +20,8 @@ from nestor_server.services import paging, versions
 from nestor_server.services.versions import Versioned
 
 STORED = paging.stored_bytes(Study.user_attrs)
+
+UNFINISHED = [state.value for state in State if not state.finished]
 
 
 def create(session: Session, owner_id: UUID, new: schemas.StudyCreate) -> tuple[schemas.Study, bool]:
@@ -63,19 +66,17 @@ def page(
         where.append(Study.name == name)
     if cursor is not None:
         where.append(Study.id < paging.decode(cursor, UUID))
-    page = select(Study.id, STORED, Study.updated_at).where(*where).order_by(Study.id.desc()).limit(limit + 1).cte()
-    # It grows with each trial, and with whatever changes the state or the best value of one.
-    grown = select(Trial.study_id, func.sum(Trial.seq + 1).label("by")).where(Trial.study_id.in_(select(page.c.id)))
-    trials = grown.group_by(Trial.study_id).subquery()
-    rows = select(page, trials.c.by).outerjoin(trials, trials.c.study_id == page.c.id).order_by(page.c.id.desc())
+    rows = select(Study.id, STORED, Study.updated_at).where(*where).order_by(Study.id.desc())
     index = cache(lambda: paging.index(session, rows, limit))
+    trials = cache(lambda: _trials(session, index().keys))
+    version = lambda: versions.of_json(f"{index().version} {trials()}".encode())
 
     def read() -> tuple[schemas.StudyPage, str]:
         found = session.scalars(select(Study).where(index().holds(Study.id)).order_by(Study.id.desc())).all()
-        items = tuple(describe(session, found))
-        return schemas.StudyPage(items=items, next_cursor=index().next_cursor), index().version
+        items = tuple(_describe(study, trials()[study.id]) for study in found)
+        return schemas.StudyPage(items=items, next_cursor=index().next_cursor), version()
 
-    return Versioned(lambda: index().version, read)
+    return Versioned(version, read)
 
 
 def find(session: Session, owner_id: UUID, study_id: UUID, *, lock: bool = False) -> Study:
@@ -134,8 +135,7 @@ def delete(session: Session, owner_id: UUID, study_id: UUID, *, by: str = "user"
     _expect(session, study, if_match)
     study.deleted_at = func.now()
     session.flush()
-    unfinished = [state.value for state in State if not state.finished]
-    for trial in session.scalars(select(Trial).where(Trial.study_id == study_id, Trial.state.in_(unfinished))).all():
+    for trial in session.scalars(select(Trial).where(Trial.study_id == study_id, Trial.state.in_(UNFINISHED))).all():
         leases.request(session, trial, "cancel", by=by)
 
 
@@ -146,34 +146,47 @@ def _expect(session: Session, study: Study, if_match: str | None) -> None:
 
 
 def describe(session: Session, found: Sequence[Study]) -> list[schemas.Study]:
-    """The studies as the REST interface shows them. One query reads the trials of all of them."""
-    counts: dict[UUID, dict[str, int]] = {study.id: {} for study in found}
-    ranked = {study.id: study.ranking for study in found}
-    best: dict[UUID, float] = {}
-    # As Ranking.best_trial.
-    lowest, highest = (extreme(Trial.best_value).filter(Trial.tunes) for extreme in (func.min, func.max))
-    groups = (
-        select(Trial.study_id, Trial.state, func.count(), lowest, highest)
-        .where(Trial.study_id.in_(list(counts)))
-        .group_by(Trial.study_id, Trial.state)
-    )
-    for study_id, state, count, least, largest in session.execute(groups) if counts else ():
+    """The studies as the REST interface shows them."""
+    trials = _trials(session, [study.id for study in found])
+    return [_describe(study, trials[study.id]) for study in found]
+
+
+@dataclass(frozen=True)
+class _Trials:
+    """Of a study: their number by state, and the extremes of the best values of those that can be its best."""
+
+    counts: dict[str, int]
+    lowest: float | None
+    highest: float | None
+
+
+def _trials(session: Session, study_ids: Sequence[UUID]) -> dict[UUID, _Trials]:
+    """The trials of several studies. Indexes alone tell of those that have ended."""
+    counts: dict[UUID, dict[str, int]] = {study_id: {} for study_id in study_ids}
+    states = select(Trial.study_id, Trial.state, func.count()).where(Trial.study_id.in_(study_ids))
+    for study_id, state, count in session.execute(states.group_by(Trial.study_id, Trial.state)):
         counts[study_id][state] = count
-        value = least if ranked[study_id].direction == "minimize" else largest
-        if value is not None and ranked[study_id].is_better(value, best.get(study_id)):
-            best[study_id] = value
-    return [
-        schemas.Study(
-            id=study.id,
-            name=study.name,
-            metric=study.metric,
-            direction=study.direction,
-            user_attrs=study.user_attrs,
-            tags=tuple(study.tags),
-            created_at=study.created_at,
-            updated_at=study.updated_at,
-            trial_counts=counts[study.id],
-            best_value=best.get(study.id),
+    extremes: list[ColumnElement[float | None]] = []
+    for extreme, outer in ((func.min, func.least), (func.max, func.greatest)):
+        ended = select(extreme(Trial.ended_value)).where(Trial.study_id == Study.id, Trial.ended_value.is_not(None))
+        others = select(extreme(Trial.best_value)).where(
+            Trial.study_id == Study.id, Trial.state.in_(UNFINISHED), Trial.tunes
         )
-        for study in found
-    ]
+        extremes.append(outer(ended.scalar_subquery(), others.scalar_subquery()))
+    best = session.execute(select(Study.id, *extremes).where(Study.id.in_(study_ids)))
+    return {study_id: _Trials(counts[study_id], *values) for study_id, *values in best}
+
+
+def _describe(study: Study, trials: _Trials) -> schemas.Study:
+    return schemas.Study(
+        id=study.id,
+        name=study.name,
+        metric=study.metric,
+        direction=study.direction,
+        user_attrs=study.user_attrs,
+        tags=tuple(study.tags),
+        created_at=study.created_at,
+        updated_at=study.updated_at,
+        trial_counts=trials.counts,
+        best_value=trials.lowest if study.direction == "minimize" else trials.highest,
+    )

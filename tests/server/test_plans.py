@@ -1,0 +1,223 @@
+"""What frequent statements cost: the rows that they touch follow their answer, whatever the statistics say.
+
+The database has many finished trials. The statistics are fresh, or those of before a burst of submissions.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from safetensors.numpy import save
+from sqlalchemy import Engine, event, text
+from sqlalchemy.orm import Session
+
+from nestor.schemas import State
+from nestor_server import database, revisions
+from nestor_server.app import create_app
+from nestor_server.scheduling import leases, recording
+from nestor_server.scheduling.reaper import Reaper
+from nestor_server.services import tokens
+from nestor_server.settings import Settings
+from testbed.server import new_database
+from testbed.services import Services
+from tests.server.conftest import step
+
+FINISHED, WAITING, STEPS = 20_000, 1_000, 2_000
+PAGE = 1_500  # rows that an answer may touch, however many there are
+QUEUE = 6 * WAITING  # that a claim or the reaper may touch: each row of the line a few times
+
+TRIAL = UUID(int=1)  # complete, with steps, a snapshot, a checkpoint and a data set
+DIGEST = "sha256:" + 64 * "0"
+SPEC = '{"problem": {"preset": {}}, "n_steps": 10}'
+STEP = step(1).model_dump_json()
+SNAPSHOT = save({"l2": np.zeros(1, dtype=np.float32)})
+
+FILL = f"""
+INSERT INTO users (id, name) SELECT uuidv7(), 'user ' || n FROM generate_series(1, 20) n;
+INSERT INTO studies (id, owner_id, name, user_attrs, tags, next_number, direction)
+    SELECT uuidv7(), id, 'study', '{{}}', '{{}}', 100000, 'minimize' FROM users;
+INSERT INTO trials (id, study_id, number, spec, user_attrs, tags, revision, n_steps, priority, devices, state, desired,
+                    seq, step, seconds, lease_token, attempt, batches, restarts, preemptions, best_value, best_step,
+                    claimed_at)
+    SELECT CASE n WHEN 1 THEN '{TRIAL}'::uuid ELSE uuidv7() END, studies.id, n, '{SPEC}', '{{}}', '{{}}', 0, 10, 0, 1,
+           'complete', 'run', {STEPS}, {STEPS}, 0, 0, 1, 0, 0, 0, n, 1, now()
+    FROM studies JOIN users ON users.id = owner_id AND users.name = 'tester',
+         generate_series(1, {FINISHED}) n;
+INSERT INTO steps (trial_id, number, seq, data)
+    SELECT '{TRIAL}', n, n, '{STEP}'::jsonb || jsonb_build_object('number', n, 'val_loss', 1.0 / n)
+    FROM generate_series(1, {STEPS}) n;
+INSERT INTO steps (trial_id, number, seq, data)
+    SELECT id, 1, 1, '{{"number": 1}}' FROM trials WHERE id <> '{TRIAL}';
+INSERT INTO events (trial_id, seq, type, data) SELECT id, 2, 'log', '{{}}' FROM trials WHERE id <> '{TRIAL}';
+INSERT INTO blobs (id, owner_id, digest, size, "offset", complete)
+    SELECT uuidv7(), id, 'sha256:' || lpad(n::text, 64, '0'), {len(SNAPSHOT)}, {len(SNAPSHOT)}, true
+    FROM users, generate_series(0, {FINISHED}) n WHERE name = 'tester';
+INSERT INTO blob_chunks (blob_id, start, size, data) SELECT id, 0, size, '\\x{SNAPSHOT.hex()}' FROM blobs;
+INSERT INTO snapshots (trial_id, step, blob_id)
+    SELECT trials.id, 1, blobs.id FROM trials JOIN blobs ON digest = 'sha256:' || lpad((number - 1)::text, 64, '0');
+INSERT INTO checkpoints SELECT * FROM snapshots;
+INSERT INTO datasets (id, owner_id, splits, sizes)
+    SELECT '{TRIAL}', id, '{{"train": "{DIGEST}", "val": "{DIGEST}"}}', '{{"train": 1, "val": 1}}'
+    FROM users WHERE name = 'tester';
+"""
+BURST = f"""
+INSERT INTO trials (id, study_id, number, spec, user_attrs, tags, revision, n_steps, priority, devices, state, desired,
+                    seq, step, seconds, lease_token, attempt, batches, restarts, preemptions, sent_at)
+    SELECT uuidv7(), studies.id, {FINISHED} + n, '{SPEC}', '{{}}', '{{}}', 0, 10, 0, 1, 'queued', 'run', 0, 0, 0, 0,
+           0, 0, 0, 0, now() - interval '1 hour'
+    FROM studies, generate_series(1, {WAITING // 20}) n WHERE studies.name = 'study';
+"""
+
+
+class Plans:
+    """The plans of the statements that are executed while it watches."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, dict[str, Any]]] = []
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def watching(self) -> Iterator[Plans]:
+        event.listen(Engine, "before_cursor_execute", self._explain)
+        try:
+            yield self
+        finally:
+            event.remove(Engine, "before_cursor_execute", self._explain)
+
+    def _explain(self, connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
+        if many or not re.match(r"\s*(SELECT|WITH|UPDATE|DELETE|INSERT)\b", statement):
+            return
+        cursor.execute("SAVEPOINT explained")  # EXPLAIN ANALYZE executes the statement
+        cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters)
+        plan = cursor.fetchone()[0][0]["Plan"]
+        cursor.execute("ROLLBACK TO SAVEPOINT explained")
+        with self._lock:
+            self.seen.append((statement, plan))
+
+    def expect(self, most: int) -> None:
+        """No statement touches more than `most` rows of tables. Those that an index alone answers do not count."""
+        assert self.seen
+        for statement, plan in self.seen:
+            assert touched(plan) <= most, f"{touched(plan)} rows by {statement}\n{scans(plan)}"
+
+
+def touched(plan: dict[str, Any]) -> int:
+    """The rows that a plan reads from tables, or discards in joins."""
+    removed = plan.get("Rows Removed by Join Filter", 0)
+    if "Relation Name" in plan and plan["Node Type"] not in ("Index Only Scan", "ModifyTable"):
+        removed += plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0)
+        removed += plan.get("Rows Removed by Index Recheck", 0)
+    return int(removed * plan["Actual Loops"]) + sum(touched(child) for child in plan.get("Plans", ()))
+
+
+def scans(plan: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """The nodes of a plan that read a table, and the rows that they return."""
+    own = (plan["Node Type"], plan.get("Relation Name"), plan["Actual Rows"], plan["Actual Loops"])
+    return [own, *(node for child in plan.get("Plans", ()) for node in scans(child))]
+
+
+@pytest.fixture(scope="module", params=["stale", "fresh"])
+def filled(services: Services, request: pytest.FixtureRequest) -> Iterator[tuple[Settings, str]]:
+    """The settings for a database with many rows, and a token of the user who has most of them."""
+    with new_database(services) as url:
+        revisions.migrate(url)
+        settings = Settings(database_url=url, redis_url=services.redis_url.rpartition("/")[0] + "/3", reap_seconds=1e6)
+        engine = database.make_engine(settings)
+        with database.make_sessions(engine, settings).begin() as session:
+            token = tokens.create(session, "tester", tokens.Scope.admin)
+            for table in ("trials", "steps", "events", "blobs", "snapshots", "checkpoints"):
+                session.execute(text(f"ALTER TABLE {table} SET (autovacuum_enabled = false)"))
+            execute(session, FILL)
+        vacuum = engine.execution_options(isolation_level="AUTOCOMMIT")
+        with vacuum.connect() as connection:
+            connection.execute(text("VACUUM ANALYZE"))
+        with Session(engine) as session, session.begin():
+            execute(session, BURST)
+            if request.param == "fresh":
+                session.execute(text("ANALYZE"))
+        engine.dispose()
+        yield settings, token
+
+
+def execute(session: Session, script: str) -> None:
+    for statement in script.split(";\n")[:-1]:
+        session.connection().exec_driver_sql(statement)
+
+
+PARAMETERS = {
+    "trial_id": str(TRIAL),
+    "study_id": "of the user",
+    "dataset_id": str(TRIAL),
+    "digest": DIGEST,
+    "name": "l2",
+}
+DOCUMENT = create_app(Settings()).openapi()
+READS = [path for path, methods in DOCUMENT["paths"].items() if "get" in methods and path.startswith("/api")]
+
+
+@pytest.fixture(scope="module")
+def http(filled: tuple[Settings, str]) -> Iterator[TestClient]:
+    settings, token = filled
+    with TestClient(create_app(settings), headers={"Authorization": f"Bearer {token}"}) as client:
+        yield client
+
+
+@pytest.mark.parametrize("path", READS)
+@pytest.mark.parametrize("again", [False, True], ids=["first", "again"])
+def test_a_read_touches_the_rows_of_its_answer(http, filled, path, again):
+    """`again` with the ETag of the first answer, or else for the newest part of the list."""
+    study = http.get("/api/v1/studies").json()["items"][0]["id"]
+    url = path.format(**PARAMETERS | {"study_id": study})
+    headers = {"Accept": "application/json"}
+    if again and (etag := http.get(url, headers=headers).headers.get("ETag")):
+        headers["If-None-Match"] = etag
+    with Plans().watching() as plans:
+        response = http.get(url, headers=headers, params={"max_points": 500} if path.endswith("/steps") else {})
+    assert response.status_code in (200, 304, 404, 422), response.text
+    if path != "/api/v1/version":
+        plans.expect(3 * STEPS if path.endswith("/steps") else PAGE)
+
+
+def of_claims(session: Session) -> leases.Lease:
+    lease = leases.claim_next(session, UUID(int=0), "worker")
+    assert lease is not None
+    return lease
+
+
+def test_a_claim_and_the_reaper_touch_the_queue_and_not_the_past(filled):
+    settings, _ = filled
+    engine = database.make_engine(settings)
+    sessions = database.make_sessions(engine, settings)
+    with sessions() as session, Plans().watching() as plans:
+        of_claims(session)
+        plans.expect(QUEUE)
+        session.rollback()
+    with Plans().watching() as plans:
+        Reaper(sessions, settings).run_once()
+        plans.expect(QUEUE)
+    engine.dispose()
+
+
+def test_a_worker_touches_the_rows_of_its_trial(filled):
+    settings, _ = filled
+    engine = database.make_engine(settings)
+    with database.make_sessions(engine, settings)() as session:
+        lease = of_claims(session)
+        with Plans().watching() as plans:
+            leases.renew(session, lease)
+            files = tuple(recording.TensorFile(number, bytes([number])) for number in (1, 2, 3))
+            batch = recording.RecordedBatch(steps=(step(1), step(2), step(3)), checkpoints=files, snapshots=files)
+            recording.record(session, lease, batch)
+            recording.record(session, lease, recording.RecordedBatch(steps=(step(4),), results=files[:1]))
+            leases.finish(session, lease, State.complete)
+            plans.expect(100)
+        session.rollback()
+    engine.dispose()
