@@ -15,9 +15,14 @@ from typing import Any, cast
 
 import httpx
 import psutil
+import psycopg
 import pytest
+from sqlalchemy import make_url
 
+from nestor_server.database import plain_url
+from nestor_server.embedded import logs
 from nestor_server.embedded.home import Home, reachable
+from nestor_server.embedded.postgres import local_url
 from testbed.server import new_database
 from testbed.services import Services, fresh_home
 from tests.embedded.test_environment import BROKEN, FOREIGN
@@ -53,6 +58,26 @@ def test_it_says_where_every_log_is(up: Up):
     for part in ("postgres", "valkey", "server", "worker-1", "worker-2"):
         assert part in up.output
         assert (up.home / "logs" / f"{part}.log").stat().st_size > 0
+
+
+def test_its_logs_are_rotated_while_its_parts_write_to_them(up: Up):
+    parts = ("postgres", "valkey", "server", "worker-1")
+    for part in parts:
+        with Home(up.home).log(part).open("ab") as log:
+            log.write(b"a line\n" * (logs.MAX_BYTES // 7 + 1))
+    for part in parts:
+        log = Home(up.home).log(part)
+        wait_for(lambda log=log: logs.earlier(log, 1).exists() and log.stat().st_size < logs.MAX_BYTES, 30)
+        assert logs.earlier(log, 1).read_bytes().endswith(b"a line\n")
+        assert stat.S_IMODE(logs.earlier(log, 1).stat().st_mode) == 0o600
+    # What a part writes now begins where the file was cut, and not where the part had stopped.
+    up.ask("POST", "/api/v1/studies", json={"name": "logged"})
+    wait_for(lambda: b"POST /api/v1/studies 201" in Home(up.home).log("server").read_bytes(), 10)
+    assert b"\0" not in Home(up.home).log("server").read_bytes()
+    with pytest.raises(psycopg.OperationalError):
+        psycopg.connect(_with_a_wrong_password(up.home))
+    wait_for(lambda: b"password authentication failed" in Home(up.home).log("postgres").read_bytes(), 10)
+    assert b"\0" not in Home(up.home).log("postgres").read_bytes()
 
 
 def test_its_secrets_are_readable_by_their_owner_alone_and_on_no_command_line(up: Up):
@@ -238,6 +263,12 @@ def test_a_normal_user_can_run_it_too():
             assert up.ask("GET", "/api/v1/studies").status_code == 200
             assert up.signal(signal.SIGTERM) == 0
             assert ended(everything, 8)
+
+
+def _with_a_wrong_password(home: Path) -> str:
+    url = local_url(Home(home))
+    assert url is not None
+    return plain_url(make_url(url).set(password="wrong").render_as_string(hide_password=False))
 
 
 def _python_for_everyone(scratch: Path) -> tuple[str, dict[str, str]]:

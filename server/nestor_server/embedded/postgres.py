@@ -9,11 +9,12 @@ import subprocess
 from pathlib import Path
 from typing import final
 
+from nestor_server.embedded import logs
 from nestor_server.embedded.binaries import find_postgres, postgres_within_reach
 from nestor_server.embedded.environment import for_databases
 from nestor_server.embedded.errors import ChildFailed
 from nestor_server.embedded.home import Home, write_private
-from nestor_server.embedded.process import Account, Child, alive, end_orphan, tail, unprivileged
+from nestor_server.embedded.process import Account, Child, alive, end_orphan, unprivileged
 
 USER = "nestor"
 START_SECONDS = 60.0
@@ -109,10 +110,15 @@ class Postgres:
         """The exit code of a server that ended by itself."""
         return self._child.poll() if self._child else None
 
+    def rotate_log(self) -> None:
+        """Move the contents of a long log to another file, while the server goes on writing."""
+        if self._child is not None:
+            self._child.rotate_log()
+
     def failed(self, what: str) -> ChildFailed:
         """The error to raise: what happened, and the end of the log."""
         log = self._home.log(self.name)
-        return ChildFailed(name=self.name, what=what, log=str(log), tail=tail(log))
+        return ChildFailed(name=self.name, what=what, log=str(log), tail=logs.tail(log))
 
     def stop(self) -> None:
         """Shut down fast: connections are closed, data is flushed. Does nothing if the server does not run."""

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
+from nestor_server.embedded import logs
 from nestor_server.embedded.errors import ChildFailed, NoAccount
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
-TAIL_BYTES = 2_000  # of a log, shown if its process fails
 
 # For systems whose kernel does not signal a child when its parent ends: this process waits for the end of a pipe.
 WATCHDOG = """
@@ -90,7 +90,7 @@ class Child:
         self._orphan_signal = orphan_signal
         self._process: subprocess.Popen[bytes] | None = None
         self._watchdog: subprocess.Popen[bytes] | None = None
-        self._log_start = 0
+        self._log_start = 0  # where this run begins in the log; below 0 if that was moved to another file
         self._signaled = False
 
     def start(self) -> None:
@@ -179,21 +179,16 @@ class Child:
 
     def failed(self, what: str) -> ChildFailed:
         """The error to raise: what happened, and the end of this run's log."""
-        return ChildFailed(name=self.name, what=what, log=str(self.log), tail=tail(self.log, self._log_start))
+        return ChildFailed(name=self.name, what=what, log=str(self.log), tail=logs.tail(self.log, self._log_start))
+
+    def rotate_log(self) -> None:
+        """Move the contents of a long log to another file, while the process goes on writing."""
+        self._log_start -= logs.rotate(self.log)
 
 
 def describe_exit(code: int) -> str:
     """An exit code in words."""
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-
-
-def tail(log: Path, start: int = 0) -> str:
-    """The last 2,000 bytes of a log, without what comes before byte `start`."""
-    if not log.exists():
-        return "(nothing)"
-    with log.open("rb") as file:
-        file.seek(max(start, log.stat().st_size - TAIL_BYTES))
-        return file.read().decode(errors="replace").strip() or "(nothing)"
 
 
 def _signal_on_parent_exit(number: signal.Signals) -> Callable[[], None]:

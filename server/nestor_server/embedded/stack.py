@@ -21,7 +21,7 @@ from typing import final
 
 import httpx
 
-from nestor_server.embedded import access
+from nestor_server.embedded import access, logs
 from nestor_server.embedded.environment import restricted
 from nestor_server.embedded.errors import AddressUnusable, PortTaken
 from nestor_server.embedded.home import Home, write_private
@@ -36,7 +36,7 @@ WATCH_SECONDS = 0.2  # between two checks of the children
 MAX_RESTARTS = 5
 FIRST_PAUSE_SECONDS = 0.5  # doubles with every restart
 STEADY_SECONDS = 60.0  # a child that ran for this long may use all its restarts again
-MAX_LOG_BYTES = 10 * 2**20  # a longer log is renamed at the next start
+LOG_SECONDS = 5.0  # between two checks for long logs
 
 
 class Stopped(BaseException):
@@ -157,7 +157,7 @@ class Stack:
         address = Address.free(*self._requested)
         self.url = address.url
         for name in ("postgres", "valkey", "server", *self._worker_names):
-            _rotate_log(home.log(name))
+            logs.rotate(home.log(name))  # before a part notes where its log begins
 
         database_url, redis_url = os.environ.get("NESTOR_DATABASE_URL"), os.environ.get("NESTOR_REDIS_URL")
         if redis_url:
@@ -243,14 +243,19 @@ class Stack:
         return [*(database.name for database in self._databases), *self._children]
 
     def watch(self) -> None:
-        """Restart children that end. Never returns.
+        """Restart children that end, and rotate long logs. Never returns.
 
         Raises:
             ChildFailed: a database ended, or a child ended too often.
             Stopped: after `stop_on_signals`, on a signal.
         """
+        logs_due = time.monotonic()
         while True:
             time.sleep(WATCH_SECONDS)
+            if time.monotonic() >= logs_due:
+                for part in (*self._databases, *self._children.values()):
+                    part.rotate_log()
+                logs_due = time.monotonic() + LOG_SECONDS
             for database in self._databases:
                 if (code := database.poll()) is not None:
                     raise database.failed(f"ended with {describe_exit(code)}, so everything was stopped")
@@ -275,7 +280,12 @@ class Stack:
         child.stop()  # ends its watchdog
         child.start()
         self._restarts[name].started()
-        self._announce()
+        try:
+            self._announce()
+        except OSError as error:  # a full disk
+            self._say(
+                f"`nestor doctor` still looks at the {name} that ended, because a file cannot be written: {error}"
+            )
 
 
 def unreadiness(url: str) -> str:
@@ -285,8 +295,3 @@ def unreadiness(url: str) -> str:
     except httpx.HTTPError as error:
         return str(error) or type(error).__name__
     return "" if response.status_code == 200 else response.text[:300]
-
-
-def _rotate_log(log: Path) -> None:
-    if log.exists() and log.stat().st_size > MAX_LOG_BYTES:
-        log.replace(log.with_suffix(".log.1"))

@@ -85,6 +85,11 @@ class Valkey:
         """The exit code of a server that ended by itself."""
         return self._child.poll() if self._child else None
 
+    def rotate_log(self) -> None:
+        """Move the contents of a long log to another file, while the server goes on writing."""
+        if self._child is not None:
+            self._child.rotate_log()
+
     def failed(self, what: str) -> ChildFailed:
         """The error to raise: what happened, and the end of the log."""
         assert self._child is not None

@@ -34,6 +34,7 @@ class RequestContextMiddleware:
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app, self.limit, self.stall_seconds = app, settings.max_json_bytes, settings.stall_seconds
+        self.log_reads = settings.log_reads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -72,7 +73,9 @@ class RequestContextMiddleware:
         finally:
             milliseconds = 1000 * (perf_counter() - started)
             # Only the path of the URL: a query may hold secrets.
-            log.info(
+            is_quiet = not self.log_reads and scope["method"] in ("GET", "HEAD") and 0 < status < 400
+            log.log(
+                logging.DEBUG if is_quiet else logging.INFO,  # dashboards that poll would fill the log
                 "%s %s %s %.0f ms request=%s", scope["method"], scope["path"], status, milliseconds, request_id,
                 extra={"request_id": request_id, "status": status},
             )  # fmt: skip

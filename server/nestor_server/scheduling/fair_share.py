@@ -10,6 +10,7 @@ writes a checkpoint and is queued. It yields only to trials with the same number
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ARRAY, ColumnElement, Uuid, and_, case, cast, func, or_, select, update
@@ -84,7 +85,7 @@ def _ranked(session: Session, candidate: ColumnElement[bool], n: int) -> list[UU
     )
     # Waiting trials come before running ones. The trial that has run longest comes last.
     age = [RUNNING, case((QUEUED, Trial.queued_at)), case((RUNNING, Trial.claimed_at)).desc(), Trial.id]
-    own = {"partition_by": Study.owner_id, "order_by": [Trial.priority.desc(), *age]}
+    own: dict[str, Any] = {"partition_by": Study.owner_id, "order_by": [Trial.priority.desc(), *age]}
     before = func.row_number().over(**own)
     # How often its user is served before: who would be served twice comes after those who would be served once.
     turn = func.count().filter(QUEUED).over(**own, rows=(None, -1))
