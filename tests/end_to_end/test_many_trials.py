@@ -1,8 +1,12 @@
-"""More trials than devices: one runner per device, and time slices, which do not change a trajectory."""
+"""More trials than devices: one runner per device that waits for the next trial, and time slices.
+
+Time slices do not change a trajectory.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +19,7 @@ from nestor.schemas import Preset, TrialCreate
 from nestor_engine import Config, optimize
 from nestor_server import models
 from nestor_worker.runner import presets
-from testbed.api import PRESET, Api, spec_of
+from testbed.api import ENDLESS, PRESET, Api, spec_of
 from testbed.server import Server, wait_for
 from testbed.worker import Worker, running_worker
 
@@ -78,3 +82,24 @@ def test_three_trials_share_two_devices_and_each_has_the_trajectory_of_one_that_
 
     cached = {file.name.removeprefix("sha256-") for file in (worker.log.parent / "cache").iterdir()}
     assert {hashlib.sha256(api.last_checkpoint(trial)).hexdigest() for trial in steps} <= cached
+
+
+def test_the_next_runner_of_a_slot_waits_before_the_next_trial_is_submitted(api: Api, worker: Worker):
+    wait_for(lambda: len(worker.waiting()) == 2, "two runners in waiting")
+    running = [api.submit(ENDLESS), api.submit(ENDLESS)]
+    for trial in running:
+        wait_for(lambda trial=trial: api.trial(trial)["step"] > 0, "a step")
+    wait_for(lambda: len(worker.waiting()) == 2, "the next runner of each slot")
+    ready = {Path(f"/proc/{pid}/cwd").readlink().name for pid in worker.waiting()}
+    assert len(ready) == 2
+    following = api.submit(SHORT)
+    api.ask(running[0], "cancel")
+    api.until(following, "complete")
+    assert directory_of(following, worker) in ready
+    api.ask(running[1], "cancel")
+
+
+def directory_of(trial: str, worker: Worker) -> str:
+    """The name of the work directory of the trial's only attempt."""
+    (directory,) = re.findall(rf"trial {trial}: attempt 1 in (\S+)", worker.log.read_text())
+    return directory

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,24 +93,43 @@ def test_a_hanging_runner_ends_its_attempt_and_releases_the_trial(sessions, work
     assert not runner.is_alive
 
 
-def test_each_free_slot_has_a_standby_runner_and_a_dead_one_is_replaced(slot):
+def test_each_slot_has_a_standby_runner_also_while_a_trial_runs_and_a_dead_one_is_replaced(slot):
     standby = Standby(enabled=True)
     standby.prepare(slot)
-    waiting = standby.take(slot)
-    standby.prepare(slot)
+    first = standby._waiting[slot.name]
+    assert standby.take(slot) is first
     dead = standby._waiting[slot.name]
     os.kill(dead.pid, signal.SIGKILL)
     wait_for(lambda: not dead.is_alive, "its end")
     fresh = standby.take(slot)
-    assert fresh is not dead
+    assert fresh not in (first, dead)
     assert fresh.is_alive
-    standby.prepare(slot)
     left = standby._waiting[slot.name]
+    assert left.is_alive
     standby.close()
     assert not left.is_alive
-    for runner in (waiting, fresh):
+    assert standby._waiting == {}
+    for runner in (first, fresh):
         runner.close()
-    assert not any(runner.directory.exists() for runner in (waiting, dead, fresh, left))
+    assert not any(runner.directory.exists() for runner in (first, dead, fresh, left))
+
+
+def test_a_trial_runs_although_no_runner_can_wait_for_the_next_one(
+    slot, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    standby = Standby(enabled=True)
+    standby.prepare(slot)
+    first = standby._waiting[slot.name]
+    with monkeypatch.context() as broken:
+        broken.setattr(tempfile, "tempdir", "/nowhere")  # no work directory can be created, as on a full disk
+        taken = standby.take(slot)
+    assert taken is first
+    assert "no runner waits for the next trial of w1: " in caplog.text
+    following = standby.take(slot)
+    assert following.is_alive
+    standby.close()
+    for runner in (first, following):
+        runner.close()
 
 
 def test_without_standby_a_runner_is_spawned_when_it_is_needed(slot):

@@ -60,5 +60,3 @@ class Tasks:
             log.info("trial %s: %s", lease.trial_id, state)
         finally:
             self._presence.runs(slot.name, None)
-            if not self._draining.is_set():
-                self._standby.prepare(slot)
