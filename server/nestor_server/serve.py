@@ -21,6 +21,7 @@ from nestor_server.settings import settings as from_environment
 
 SHUTDOWN_SECONDS = 5  # time for running requests to finish
 HEALTHCHECK_SECONDS = 60  # a process that does not answer its parent for this long is replaced
+MANY_FILES = 65_536
 BACKLOG = 4096  # connections that the kernel accepts for the server; all clients reconnect after a restart
 
 
@@ -76,8 +77,10 @@ def _end_after(parent: BaseProcess) -> None:
 
 def _allow_many_files() -> None:
     """Each connection is an open file, and many systems allow 1,024 unless a process asks for more."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
 def _disconnect_stalled(listening: socket.socket, settings: Settings) -> None:
