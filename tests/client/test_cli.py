@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
 import time
 from uuid import uuid4
@@ -188,11 +189,13 @@ def test_a_trial_is_confirmed_beside_its_own_numbers(shell, client, worker):
     tuned = client.create_trial(study.id, schemas.build(schemas.TrialCreate, spec))
     shell("watch", "confirmed/0")
 
+    os.kill(worker.pid, signal.SIGSTOP)  # or the trainings could end before the signal arrives
     with shell.popen("confirm", "confirmed/0", "--seeds", 1) as confirming:
         while not client.confirmation(tuned.id).runs:
             time.sleep(0.1)
         confirming.send_signal(signal.SIGINT)
         _, error = confirming.communicate(timeout=300)
+    os.kill(worker.pid, signal.SIGCONT)
     assert confirming.returncode == 130
     assert f"The trainings continue at {client.server}. Run the same command again" in error
 
