@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from importlib.resources import files as package_files
 
 from fastapi import FastAPI
@@ -12,7 +12,7 @@ from fastapi.staticfiles import StaticFiles
 from sqlalchemy import Engine
 
 from nestor_server import database, routes
-from nestor_server.database import Sessions
+from nestor_server.database import REQUEST_LIMITS, Sessions
 from nestor_server.http import problem_documents
 from nestor_server.http.admission import Gate
 from nestor_server.http.middleware import RequestContextMiddleware
@@ -87,8 +87,8 @@ class _Parts:
     """
 
     def __init__(self, settings: Settings) -> None:
-        def pool(name: str, connections: int, *, bounded: bool = True) -> Sessions:
-            engine = database.make_engine(settings, f"nestor-{name}", connections=connections, bounded=bounded)
+        def pool(name: str, connections: int, limits: Mapping[str, str] = REQUEST_LIMITS) -> Sessions:
+            engine = database.make_engine(settings, f"nestor-{name}", connections=connections, limits=limits)
             self._engines.append(engine)
             return database.make_sessions(engine, settings)
 
@@ -96,7 +96,7 @@ class _Parts:
         self._engines: list[Engine] = []
         requests = pool("server", settings.request_connections)
         streams = pool("streams", 2 * STREAM_THREADS)
-        self._upkeep = pool("upkeep", 2, bounded=False)
+        self._upkeep = pool("upkeep", 2, {})
         line = settings.max_waiting_requests
         self._gates = {
             "requests": Gate("requests", threads=settings.request_connections, line=line),

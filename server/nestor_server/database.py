@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
+from psycopg.errors import IdleInTransactionSessionTimeout
 from psycopg.pq import Format
-from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy import Engine, ExceptionContext, create_engine, event, make_url
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from nestor_server.settings import Settings
@@ -14,18 +18,25 @@ from nestor_server.settings import settings as from_environment
 Sessions = sessionmaker[Session]
 
 # Of requests, which wait for one another at most: for a locked row, or for the disk.
-LIMITS = {"lock_timeout": "10s", "statement_timeout": "30s", "idle_in_transaction_session_timeout": "60s"}
+REQUEST_LIMITS = {"lock_timeout": "10s", "statement_timeout": "30s", "idle_in_transaction_session_timeout": "60s"}
 
 
-def make_engine(settings: Settings, name: str = "nestor", *, connections: int = 50, bounded: bool = False) -> Engine:
+def worker_limits(settings: Settings) -> dict[str, str]:
+    """Of workers: one that freezes in a transaction would keep its trial locked, and nobody could take the trial."""
+    return {"idle_in_transaction_session_timeout": f"{3000 * settings.lease_seconds:.0f}ms"}
+
+
+def make_engine(
+    settings: Settings, name: str = "nestor", *, connections: int = 50, limits: Mapping[str, str] = MappingProxyType({})
+) -> Engine:
     """An engine on `settings.database_url`.
 
     Args:
         name: shown by PostgreSQL's views and logs, up to its 63rd byte.
         connections: at most, opened when they are needed.
-        bounded: for requests: PostgreSQL ends statements that would hold a connection for long.
+        limits: settings of PostgreSQL for each connection, such as `REQUEST_LIMITS`.
     """
-    limits = {"options": " ".join(f"-c {name}={value}" for name, value in LIMITS.items())} if bounded else {}
+    options = {"options": " ".join(f"-c {setting}={value}" for setting, value in limits.items())} if limits else {}
     return create_engine(
         settings.database_url,
         pool_size=connections,
@@ -33,7 +44,7 @@ def make_engine(settings: Settings, name: str = "nestor", *, connections: int = 
         pool_use_lifo=True,  # under little load, few connections are used
         pool_pre_ping=True,  # a restarted database costs a reconnect, not a failed request
         pool_timeout=10,
-        connect_args={"connect_timeout": 5, "application_name": name, **limits},
+        connect_args={"connect_timeout": 5, "application_name": name, **options},
     )
 
 
@@ -55,6 +66,15 @@ BINARY = {"binary_results": True}
 def _choose_format(connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
     if context is not None and context.execution_options.get("binary_results"):
         cursor.format = Format.BINARY
+
+
+@event.listens_for(Engine, "handle_error")
+def _as_lost_connection(context: ExceptionContext) -> OperationalError | None:
+    """A connection that PostgreSQL ended by `idle_in_transaction_session_timeout` is lost like any other."""
+    cause = context.original_exception
+    if not isinstance(cause, IdleInTransactionSessionTimeout):
+        return None
+    return OperationalError(context.statement, context.parameters, cause, connection_invalidated=True)
 
 
 def plain_url(url: str) -> str:

@@ -9,8 +9,11 @@ from datetime import timedelta
 
 import pytest
 from sqlalchemy import delete, func, select, update
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from nestor.schemas import Desired, EventType, State
+from nestor_server.database import make_engine, worker_limits
 from nestor_server.models import Blob, Snapshot, Step, Trial, Worker
 from nestor_server.scheduling import leases, recording
 from nestor_server.scheduling.leases import LeaseLost
@@ -235,3 +238,20 @@ def test_a_first_claim_rolls_back_nothing(sessions, new_trial):
     claim(sessions, trial.id)
     with sessions() as session:
         assert events(session, trial.id, EventType.rewind) == []
+
+
+def test_a_worker_that_freezes_in_a_transaction_loses_its_lease_all_the_same(sessions, worker_settings, new_trial):
+    """The locks of its transaction end with it. Otherwise the reaper would pass over the trial for as long."""
+    trial = new_trial()
+    lease = claim(sessions, trial.id)
+    impatient = worker_settings.model_copy(update={"lease_seconds": 0.1})
+    frozen = make_engine(impatient, limits=worker_limits(impatient))
+    with Session(frozen) as session:
+        assert session.scalars(select(Trial.id).where(lease.holds).with_for_update()).one() == trial.id
+        with sessions.begin() as other:  # waits for the lock
+            other.execute(update(Trial).where(Trial.id == trial.id).values(lease_expires_at=func.now()))
+        with pytest.raises(OperationalError, match="idle-in-transaction") as ended:
+            session.execute(select(Trial.id))
+        assert ended.value.connection_invalidated
+        session.invalidate()
+    frozen.dispose()

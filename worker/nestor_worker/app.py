@@ -10,7 +10,7 @@ import warnings
 from celery import signals
 from celery.platforms import SecurityWarning
 
-from nestor_server.database import make_engine, make_sessions
+from nestor_server.database import make_engine, make_sessions, worker_limits
 from nestor_server.models import Worker
 from nestor_server.scheduling.task_queue import RUN_TRIAL, celery_app, queue_of
 from nestor_server.settings import Settings
@@ -41,7 +41,7 @@ def serve(settings: Settings, options: Options) -> int:
     workdir.remove_orphans()
     fork_server = _fork_server(options)
     slots = _slots(options, fork_server)
-    engine = make_engine(settings, f"nestor-worker {os.getpid()}")
+    engine = make_engine(settings, f"nestor-worker {os.getpid()}", limits=worker_limits(settings))
     sessions = make_sessions(engine, settings)
     offers = entry_points.installed()
     presence = Presence(sessions, settings, {slot.name: ", ".join(slot.devices) for slot in slots}, offers)
