@@ -111,6 +111,7 @@ class Study(Base):
     __table_args__ = (
         # A deleted study's name is free again.
         Index("uq_studies_owner_name", "owner_id", "name", unique=True, postgresql_where=text("deleted_at IS NULL")),
+        Index("ix_studies_owner_id", "owner_id", "id"),
         CheckConstraint("direction IN ('minimize', 'maximize')", name="direction"),
     )
 
@@ -141,10 +142,17 @@ class Trial(Base):
         _one_of("state", State),
         _one_of("desired", Desired),
         CheckConstraint("(ends_after IS NULL) = (ends_as IS NULL)", name="end"),
-        # The reaper and each claim read this index, whose size is that of the queue.
+        # The line of each study, in the order of `scheduling.fair_share`.
         Index(
-            "ix_trials_unfinished", "state", "lease_expires_at", postgresql_where=text("state IN ('queued', 'running')")
+            "ix_trials_line",
+            "study_id",
+            text("(ends_after IS NULL)"),
+            text("priority DESC"),
+            "queued_at",
+            "id",
+            postgresql_where=text("is_queued"),
         ),
+        Index("ix_trials_running", "study_id", postgresql_where=text("is_running")),
         # The counts of a study are read from the first index alone, and the best value of its ended trials is at an end
         # of the second. Neither has a column that changes with each step, which would change all indexes of the row.
         Index("ix_trials_of_study", "study_id", "state"),
@@ -204,6 +212,11 @@ class Trial(Base):
     sent_at: Mapped[datetime] = _now()  # when the last message to the workers was sent
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+
+    # For the two indexes above. Statements with this condition can use no other index: while statistics say that no
+    # trial is queued, all indexes that fit `state = 'queued'` have the same cost to PostgreSQL.
+    is_queued: Mapped[bool] = mapped_column(Computed(f"state = '{State.queued.value}'", persisted=True))
+    is_running: Mapped[bool] = mapped_column(Computed(f"state = '{State.running.value}'", persisted=True))
 
 
 class Step(Base):
@@ -294,6 +307,9 @@ class Dataset(Base):
     """Splits: a blob each, or files by reference."""
 
     __tablename__ = "datasets"
+    __table_args__ = (
+        Index("ix_datasets_splits", "splits", postgresql_using="gin", postgresql_ops={"splits": "jsonb_path_ops"}),
+    )
 
     id: Mapped[UUID] = _key()
     owner_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)

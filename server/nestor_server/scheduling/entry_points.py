@@ -9,33 +9,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Text, and_, cast, literal, or_, select
+from sqlalchemy import ColumnElement, Text, and_, cast, func, literal, or_, select
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Session
 
 from nestor.schemas import EntryPointInfo
 from nestor_server.models import Trial, Worker
 
-_entry_point = Trial.entry_point  # NULL for presets and programs
-
 Offers = Mapping[str, EntryPointInfo]
 
 
 def name_of(session: Session, trial_id: UUID) -> str | None:
     """The entry point of a trial; None for presets and programs."""
-    return session.scalars(select(_entry_point).where(Trial.id == trial_id)).one_or_none()
+    return session.scalars(select(Trial.entry_point).where(Trial.id == trial_id)).one_or_none()
 
 
 def runs_on(offers: Offers) -> ColumnElement[bool]:
     """Whether a worker that offers `offers` can build the trial's problem: always that of a preset or a program."""
-    return or_(_entry_point.is_(None), *(_fits(info) for info in offers.values() if info.error is None))
+    return or_(Trial.entry_point.is_(None), *(_fits(info) for info in offers.values() if info.error is None))
 
 
 def is_offered(alive: ColumnElement[bool]) -> ColumnElement[bool]:
     """Whether a worker for which `alive` holds has the trial's entry point, if it has one."""
-    return or_(
-        _entry_point.is_(None), select(Worker.id).where(alive, Worker.entry_points.has_key(_entry_point)).exists()
-    )
+    offered = select(func.jsonb_object_keys(Worker.entry_points)).where(alive)
+    return or_(Trial.entry_point.is_(None), Trial.entry_point.in_(offered))
 
 
 def _fits(info: EntryPointInfo) -> ColumnElement[bool]:
@@ -44,5 +41,5 @@ def _fits(info: EntryPointInfo) -> ColumnElement[bool]:
     names = [parameter.name for parameter in info.parameters]
     required = [parameter.name for parameter in info.parameters if parameter.required]
     others = params.op("-")(cast(names, ARRAY(Text)))
-    fits = [_entry_point == info.entry_point, params.has_all(cast(required, ARRAY(Text)))]
+    fits = [Trial.entry_point == info.entry_point, params.has_all(cast(required, ARRAY(Text)))]
     return and_(*fits, *([] if info.takes_others else [others == cast(literal({}, JSONB), JSONB)]))

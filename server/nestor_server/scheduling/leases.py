@@ -25,7 +25,7 @@ from nestor_server.database import settings_of
 from nestor_server.models import Trial, Worker
 from nestor_server.scheduling import entry_points, fair_share, rollback, state_machine, task_queue
 from nestor_server.scheduling.entry_points import Offers
-from nestor_server.scheduling.state_machine import FRESH_BUDGETS
+from nestor_server.scheduling.state_machine import FRESH_BUDGETS, in_state
 
 LeaseBudget = Literal["restarts", "preemptions"]  # the counter that an unrequested end of a lease increments
 ENDINGS = ("stop", "prune")  # actions, and the desired states that they ask for
@@ -49,7 +49,7 @@ class Lease:
     @property
     def holds(self) -> ColumnElement[bool]:
         """The condition that every write under this lease must check."""
-        return and_(Trial.id == self.trial_id, Trial.state == State.running.value, Trial.lease_token == self.token)
+        return and_(Trial.id == self.trial_id, in_state(State.running), Trial.lease_token == self.token)
 
 
 # --- the user -------------------------------------------------------------------------------------
@@ -260,9 +260,7 @@ def sweep_expired(session: Session) -> list[UUID]:
     """
     overdue = session.execute(
         select(Trial.id, Trial.desired, Trial.lease_owner, (Trial.lease_expires_at < func.now()).label("silent"))
-        .where(
-            Trial.state == State.running.value, or_(Trial.lease_expires_at < func.now(), Trial.answer_by < func.now())
-        )
+        .where(Trial.is_running, or_(Trial.lease_expires_at < func.now(), Trial.answer_by < func.now()))
         .with_for_update(skip_locked=True, key_share=True)
     ).all()
     requeued: list[UUID] = []
@@ -278,19 +276,13 @@ def sweep_expired(session: Session) -> list[UUID]:
     fair_share.preempt(session, settings.slice_seconds)
     alive = Worker.heartbeat_at > _from_now(-settings.lease_seconds)
     idle = select(func.count()).where(Worker.trial_id.is_(None), alive)
-    waiting = (
-        Trial.state == State.queued.value,
-        Trial.sent_at < _from_now(-settings.requeue_after_seconds),
-        entry_points.is_offered(alive),
-    )
-    oldest = select(Trial.id).where(*waiting).order_by(Trial.sent_at).limit(idle.scalar_subquery())
-    resent = session.scalars(
-        update(Trial)
-        .where(*waiting, Trial.id.in_(oldest))
-        .values(sent_at=func.now())
-        .returning(Trial.id)
-        .execution_options(synchronize_session=False)
-    ).all()
+    sent_before = Trial.sent_at < _from_now(-settings.requeue_after_seconds)
+    waiting = select(Trial.id).where(Trial.is_queued, sent_before, entry_points.is_offered(alive))
+    oldest = waiting.order_by(Trial.sent_at).limit(idle.scalar_subquery())
+    # One that is locked now is being claimed, or is looked at again in the next run.
+    resent = session.scalars(oldest.with_for_update(skip_locked=True, key_share=True)).all()
+    sent = update(Trial).where(Trial.id.in_(resent)).values(sent_at=func.now())
+    session.execute(sent.execution_options(synchronize_session=False))
     return [*requeued, *resent]
 
 

@@ -9,7 +9,6 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from nestor import schemas
-from nestor.schemas import State
 from nestor_server.database import settings_of
 from nestor_server.models import Study, Trial, Worker
 
@@ -17,10 +16,10 @@ from nestor_server.models import Study, Trial, Worker
 def page(session: Session, caller_id: UUID) -> schemas.Workers:
     """The workers whose heartbeat is recent. Of what they run, a user sees only trials of their own."""
     alive = Worker.heartbeat_at > func.now() - timedelta(seconds=settings_of(session).lease_seconds)
-    of_caller = select(Trial.id).join(Study, Study.id == Trial.study_id).where(Study.owner_id == caller_id)
-    is_own = of_caller.where(Trial.id == Worker.trial_id).exists()
-    rows = session.execute(select(Worker, is_own).where(alive).order_by(Worker.id)).all()
-    queued = session.scalars(select(func.count()).select_from(Trial).where(Trial.state == State.queued.value)).one()
+    # One look by primary key for each worker. PostgreSQL may answer EXISTS by reading all trials of the caller.
+    owner = select(Study.owner_id).join(Trial).where(Trial.id == Worker.trial_id).scalar_subquery()
+    rows = session.execute(select(Worker, owner == caller_id).where(alive).order_by(Worker.id)).all()
+    queued = session.scalars(select(func.count()).select_from(Trial).where(Trial.is_queued)).one()
     return schemas.Workers(items=tuple(_describe(worker, is_own=bool(own)) for worker, own in rows), queued=queued)
 
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Delete, String, cast, delete, exists, func, or_
+from sqlalchemy import ColumnElement, Delete, delete, exists, func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -17,17 +17,19 @@ from nestor_server.database import settings_of
 from nestor_server.models import Blob, Checkpoint, Dataset, Program, Result, Snapshot, Study, Trial
 
 _BY_DIGEST = (Program.graphs, Program.tensors)
-_SPLITS = tuple(Dataset.splits[name].astext for name in SPLITS)
-_PARTS = tuple(Dataset.splits[name]["uploaded"].astext for name in SPLITS)  # of splits by reference
+_UPLOADED = (Blob.digest, func.jsonb_build_object("uploaded", Blob.digest))  # a split; the rest of one by reference
+_SPLITS = tuple(func.jsonb_build_object(name, part) for name in SPLITS for part in _UPLOADED)
+# Counted, because PostgreSQL reads one data set after the other if it only looks for the first that fits.
+_DATASETS = select(func.count()).where(
+    Dataset.owner_id == Blob.owner_id, or_(*(Dataset.splits.contains(split) for split in _SPLITS))
+)
 USED = or_(
     exists().where(Snapshot.blob_id == Blob.id),
     exists().where(Checkpoint.blob_id == Blob.id),
     exists().where(Result.blob_id == Blob.id),
     exists().where(Trial.start_blob_id == Blob.id),
     exists().where(Program.owner_id == Blob.owner_id, or_(*(d == Blob.digest for d in _BY_DIGEST))),
-    exists().where(
-        Dataset.owner_id == Blob.owner_id, or_(*(d == cast(Blob.digest, String) for d in (*_SPLITS, *_PARTS)))
-    ),
+    _DATASETS.scalar_subquery() > 0,
 )
 
 
