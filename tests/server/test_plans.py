@@ -5,6 +5,7 @@ The database has many finished trials. The statistics are fresh, or those of bef
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections.abc import Iterator
@@ -19,22 +20,26 @@ from safetensors.numpy import save
 from sqlalchemy import Engine, event, text
 from sqlalchemy.orm import Session
 
-from nestor.schemas import State
+from nestor.schemas import API, State
 from nestor_server import database, revisions
 from nestor_server.app import create_app
-from nestor_server.scheduling import leases, recording
+from nestor_server.scheduling import fair_share, leases, recording
 from nestor_server.scheduling.reaper import Reaper
 from nestor_server.services import tokens
 from nestor_server.settings import Settings
+from nestor_server.storage.blobs import digest_of
 from testbed.server import new_database
 from testbed.services import Services
 from tests.server.conftest import step
 
-FINISHED, WAITING, STEPS = 20_000, 1_000, 2_000
+FINISHED, WAITING, STEPS, OTHERS = 20_000, 2_000, 2_000, 3_000
 PAGE = 1_500  # rows that an answer may touch, however many there are
-QUEUE = 6 * WAITING  # that a claim or the reaper may touch: each row of the line a few times
+LINES = 4 * 20 * fair_share.HEAD  # that a claim may touch: the head of each line, its studies and its users
+QUEUE = WAITING + LINES  # that the reaper may touch
 
 TRIAL = UUID(int=1)  # complete, with steps, a snapshot, a checkpoint and a data set
+QUEUED, RUNNING, PAUSED, FAILED = (str(UUID(int=n)) for n in (2, 3, 4, 5))  # what its numbers are, too
+SPARE = UUID(int=1)  # a token to revoke, an upload to complete, a study to delete
 DIGEST = "sha256:" + 64 * "0"
 SPEC = '{"problem": {"preset": {}}, "n_steps": 10}'
 STEP = step(1).model_dump_json()
@@ -42,14 +47,21 @@ SNAPSHOT = save({"l2": np.zeros(1, dtype=np.float32)})
 
 FILL = f"""
 INSERT INTO users (id, name) SELECT uuidv7(), 'user ' || n FROM generate_series(1, 20) n;
+INSERT INTO users (id, name) SELECT uuidv7(), 'idle ' || n FROM generate_series(1, {OTHERS}) n;
 INSERT INTO studies (id, owner_id, name, user_attrs, tags, next_number, direction)
-    SELECT uuidv7(), id, 'study', '{{}}', '{{}}', 100000, 'minimize' FROM users;
+    SELECT CASE n WHEN 1 THEN '{SPARE}'::uuid ELSE uuidv7() END, id, 'empty ' || n, '{{}}', '{{}}', 0, 'minimize'
+    FROM users, generate_series(1, {OTHERS}) n WHERE users.name = 'tester';
+INSERT INTO studies (id, owner_id, name, user_attrs, tags, next_number, direction)
+    SELECT uuidv7(), id, 'study', '{{}}', '{{}}', 100000, 'minimize' FROM users WHERE name !~ 'idle';
 INSERT INTO trials (id, study_id, number, spec, user_attrs, tags, revision, n_steps, priority, devices, state, desired,
                     seq, step, seconds, lease_token, attempt, batches, restarts, preemptions, best_value, best_step,
                     claimed_at)
-    SELECT CASE n WHEN 1 THEN '{TRIAL}'::uuid ELSE uuidv7() END, studies.id, n, '{SPEC}', '{{}}', '{{}}', 0, 10, 0, 1,
-           'complete', 'run', {STEPS}, {STEPS}, 0, 0, 1, 0, 0, 0, n, 1, now()
-    FROM studies JOIN users ON users.id = owner_id AND users.name = 'tester',
+    SELECT CASE WHEN n <= 5 THEN lpad(n::text, 32, '0')::uuid ELSE uuidv7() END, studies.id, n, '{SPEC}',
+           '{{}}', '{{}}', 0, 10, 0, 1,
+           CASE n WHEN 2 THEN 'queued' WHEN 3 THEN 'running' WHEN 4 THEN 'paused' WHEN 5 THEN 'failed'
+                  ELSE 'complete' END,
+           'run', {STEPS}, {STEPS}, 0, 0, 1, 0, 0, 0, n, 1, now()
+    FROM studies JOIN users ON users.id = owner_id AND users.name = 'tester' AND studies.name = 'study',
          generate_series(1, {FINISHED}) n;
 INSERT INTO steps (trial_id, number, seq, data)
     SELECT '{TRIAL}', n, n, '{STEP}'::jsonb || jsonb_build_object('number', n, 'val_loss', 1.0 / n)
@@ -67,6 +79,17 @@ INSERT INTO checkpoints SELECT * FROM snapshots;
 INSERT INTO datasets (id, owner_id, splits, sizes)
     SELECT '{TRIAL}', id, '{{"train": "{DIGEST}", "val": "{DIGEST}"}}', '{{"train": 1, "val": 1}}'
     FROM users WHERE name = 'tester';
+INSERT INTO datasets (id, owner_id, splits, sizes)
+    SELECT uuidv7(), id, '{{"train": "sha256:another", "val": {{"uploaded": "sha256:another"}}}}', '{{}}'
+    FROM users, generate_series(1, {FINISHED}) n WHERE name = 'tester';
+INSERT INTO programs (id, owner_id, graphs, tensors, torch)
+    SELECT uuidv7(), id, 'sha256:graphs ' || n, 'sha256:tensors ' || n, '2'
+    FROM users, generate_series(1, {OTHERS}) n WHERE name = 'tester';
+INSERT INTO tokens (id, user_id, name, sha256, scope)
+    SELECT CASE n WHEN 1 THEN '{SPARE}'::uuid ELSE uuidv7() END, id, 'token', lpad(n::text, 64, '0'), 'read'
+    FROM users, generate_series(1, {OTHERS}) n WHERE name = CASE n WHEN 1 THEN 'tester' ELSE 'user 1' END;
+INSERT INTO blobs (id, owner_id, digest, size, "offset", complete)
+    SELECT '{SPARE}', id, '{digest_of(SNAPSHOT)}', {len(SNAPSHOT)}, 0, false FROM users WHERE name = 'tester';
 """
 BURST = f"""
 INSERT INTO trials (id, study_id, number, spec, user_attrs, tags, revision, n_steps, priority, devices, state, desired,
@@ -74,6 +97,8 @@ INSERT INTO trials (id, study_id, number, spec, user_attrs, tags, revision, n_st
     SELECT uuidv7(), studies.id, {FINISHED} + n, '{SPEC}', '{{}}', '{{}}', 0, 10, 0, 1, 'queued', 'run', 0, 0, 0, 0,
            0, 0, 0, 0, now() - interval '1 hour'
     FROM studies, generate_series(1, {WAITING // 20}) n WHERE studies.name = 'study';
+INSERT INTO workers (id, device, versions, entry_points)
+    SELECT 'w' || n, 'cpu', '{{}}', '{{}}' FROM generate_series(1, 5) n;
 """
 
 
@@ -186,19 +211,88 @@ def test_a_read_touches_the_rows_of_its_answer(http, filled, path, again):
         plans.expect(3 * STEPS if path.endswith("/steps") else PAGE)
 
 
+# What each request that changes something sends: parts of its path, its body, its headers. Some need those above them.
+CHANGES: dict[str, tuple[dict[str, str], Any, dict[str, str]]] = {
+    "post /studies": ({}, {"name": "another"}, {"Idempotency-Key": "a study"}),
+    "patch /studies/{study_id}": ({}, {"tags": ["a"]}, {}),
+    "delete /studies/{study_id}": ({"study_id": str(SPARE)}, None, {}),
+    "post /studies/{study_id}/trials": ({}, json.loads(SPEC), {"Idempotency-Key": "a trial"}),
+    "patch /trials/{trial_id}": ({}, {"tags": ["a"]}, {}),
+    "post /trials/{trial_id}/priority": ({"trial_id": QUEUED}, {"priority": 1}, {}),
+    "post /trials/{trial_id}/pause": ({"trial_id": QUEUED}, None, {}),
+    "post /trials/{trial_id}/cancel": ({"trial_id": QUEUED}, None, {}),
+    "post /trials/{trial_id}/stop": ({"trial_id": RUNNING}, None, {}),
+    "post /trials/{trial_id}/prune": ({"trial_id": RUNNING}, {"after_step": 3}, {}),
+    "post /trials/{trial_id}/resume": ({"trial_id": PAUSED}, None, {}),
+    "post /trials/{trial_id}/retry": ({"trial_id": FAILED}, None, {}),
+    "post /trials/{trial_id}/confirm": ({}, {}, {}),
+    "post /trials/{trial_id}/extend": ({}, {"steps": 1}, {}),
+    "post /programs": ({}, {"graphs": DIGEST, "tensors": DIGEST}, {}),
+    "post /datasets": ({}, {"train": DIGEST, "val": DIGEST}, {}),
+    "post /tokens": ({}, {}, {}),
+    "delete /tokens/{token_id}": ({"token_id": str(SPARE)}, None, {}),
+    "post /session": ({}, {"token": "unknown"}, {"X-Nestor-Request": "1"}),
+    "post /blobs": ({}, {"digest": DIGEST.replace("0", "f"), "size": 5}, {}),
+    "head /blobs/{upload_id}": ({"upload_id": str(SPARE)}, None, {}),
+    "patch /blobs/{upload_id}": ({"upload_id": str(SPARE)}, SNAPSHOT, {"Upload-Offset": "0"}),
+}
+REFUSED = {"post /programs": 422, "post /session": 401}  # all others succeed
+
+
+def test_every_request_that_changes_something_is_in_the_list():
+    paths = DOCUMENT["paths"].items()
+    changing = {
+        f"{method} {path.removeprefix(API)}" for path, methods in paths for method in methods if method != "get"
+    }
+    assert changing == CHANGES.keys() | {"delete /session"}  # that one has no statement
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_touches_the_rows_that_it_names(http, change):
+    method, path = change.split()
+    parts, body, headers = CHANGES[change]
+    study = http.get("/api/v1/studies", params={"name": "study"}).json()["items"][0]["id"]
+    url = API + path.format(**PARAMETERS | {"study_id": study} | parts)
+    content: dict[str, Any] = {"content": body} if isinstance(body, bytes) else {"json": body}
+    with Plans().watching() as plans:
+        response = http.request(method, url, headers=headers, **content if body is not None else {})
+    if change in REFUSED:
+        assert response.status_code == REFUSED[change], response.text
+    else:
+        assert response.is_success, response.text
+    plans.expect(LINES)
+
+
+def test_what_is_deleted_is_found_by_an_index_in_each_table_that_refers_to_it(filled):
+    """PostgreSQL looks for rows that refer to a deleted one. No plan shows this."""
+    settings, _ = filled
+    engine = database.make_engine(settings)
+    missing = text(
+        """
+        SELECT conrelid::regclass::text || ' ' || conname FROM pg_constraint WHERE contype = 'f' AND NOT EXISTS (
+            SELECT FROM pg_index WHERE indrelid = conrelid AND (conkey)[1] = indkey[0]
+        )
+        """
+    )
+    with engine.connect() as connection:
+        found = set(connection.scalars(missing))
+    engine.dispose()
+    assert found == {"workers fk_workers_trial_id_trials"}  # a worker has one row for each of its slots
+
+
 def of_claims(session: Session) -> leases.Lease:
     lease = leases.claim_next(session, UUID(int=0), "worker")
     assert lease is not None
     return lease
 
 
-def test_a_claim_and_the_reaper_touch_the_queue_and_not_the_past(filled):
+def test_a_claim_touches_the_heads_of_the_lines_and_the_reaper_the_queue(filled):
     settings, _ = filled
     engine = database.make_engine(settings)
     sessions = database.make_sessions(engine, settings)
     with sessions() as session, Plans().watching() as plans:
         of_claims(session)
-        plans.expect(QUEUE)
+        plans.expect(LINES)
         session.rollback()
     with Plans().watching() as plans:
         Reaper(sessions, settings).run_once()

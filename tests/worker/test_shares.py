@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
-from threading import Barrier
+from contextlib import ExitStack, suppress
+from datetime import UTC, datetime, timedelta
+from threading import Barrier, Event
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import func, select, update
 
+from nestor.errors import IllegalTransition
 from nestor.schemas import Desired, EventType, State
-from nestor_server.models import Trial
+from nestor_server.models import Study, Trial, User
 from nestor_server.scheduling import fair_share, leases
 from nestor_server.scheduling.leases import Lease
 from tests.worker.trials import events
 
 SLICE = 60.0  # seconds
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -127,6 +132,91 @@ def test_many_slots_take_many_trials_each_once(queue, sessions):
         taken = [trial for trials in pool.map(slot, range(6)) for trial in trials]
     assert len(taken) == len(waiting)
     assert set(taken) == waiting
+
+
+def test_each_of_many_open_claims_takes_the_best_of_what_the_others_left(queue, sessions):
+    """Sorted here one after the other, for random users with two studies each."""
+    dice = random.Random(1)
+    owner = {}
+    for _ in range(5 * fair_share.HEAD):
+        user, ends = dice.choice("abcd"), {"ends_after": 3, "ends_as": "stop"} if dice.random() < 0.1 else {}
+        state = dice.choice([State.queued, State.queued, State.running])
+        owner[queue(user, state=state, priority=dice.choice([-1, 0]), **ends)] = user
+    with sessions.begin() as session:
+        for user in "abcd":
+            first, *others = [session.get_one(Trial, trial) for trial in owner if owner[trial] == user]
+            study = session.get_one(Study, first.study_id)
+            second = Study(owner_id=study.owner_id, name="second")
+            session.add(second)
+            session.flush()
+            for trial in dice.sample(others, len(others) // 2):
+                trial.study_id = second.id
+            if user != "d":  # who was never served
+                session.get_one(User, study.owner_id).served_at = NOON + timedelta(minutes=dice.randrange(60))
+
+    with sessions() as session:
+        found = select(Trial, User.served_at).join(Study, Study.id == Trial.study_id).join(User)
+        rows = session.execute(found.where(Trial.id.in_(owner))).all()
+    running = Counter(owner[trial.id] for trial, _ in rows if trial.state == "running")
+    waiting = [(trial, served_at or NOON - timedelta(days=1)) for trial, served_at in rows if trial.state == "queued"]
+    turns: Counter[str] = Counter()
+
+    def rank(place: tuple[Trial, datetime]) -> tuple[Any, ...]:
+        trial, served_at = place
+        user = owner[trial.id]
+        first = (trial.ends_after is None, -trial.priority)
+        return *first, running[user], turns[user], served_at, trial.queued_at, trial.id
+
+    expected = []
+    while waiting:
+        best = min(waiting, key=rank)
+        waiting.remove(best)
+        expected.append(best[0].id)
+        running[owner[best[0].id]] += 1
+        turns[owner[best[0].id]] += 1
+
+    with ExitStack() as stack:
+        claims = [stack.enter_context(sessions.begin()) for _ in expected]
+        leased = [leases.claim_next(session, uuid4(), f"w{i}") for i, session in enumerate(claims)]
+    assert [lease and lease.trial_id for lease in leased] == expected
+
+
+def test_claims_the_reaper_and_users_never_wait_for_each_other_in_a_circle(queue, sessions):
+    """PostgreSQL would end one of them, with an error."""
+    trials = [queue(user) for user in "abc" for _ in range(10)]
+    done = Event()
+
+    def work(i: int) -> None:
+        while not done.is_set():
+            with sessions.begin() as session:
+                lease = leases.claim_next(session, trials[i], f"w{i}")
+            if lease is not None:
+                has_run_for(sessions, SLICE + 1, lease.trial_id)
+                with suppress(leases.LeaseLost), sessions.begin() as session:
+                    leases.renew(session, lease)
+                    leases.requeue(session, lease, "others wait")
+
+    def reap() -> None:
+        while not done.is_set():
+            with sessions.begin() as session:
+                leases.sweep_expired(session)
+                fair_share.preempt(session, SLICE)
+
+    def use(seed: int) -> None:
+        dice = random.Random(seed)
+        for _ in range(50):
+            with suppress(IllegalTransition), sessions.begin() as session:
+                leases.request(session, session.get_one(Trial, dice.choice(trials)), dice.choice(["pause", "resume"]))
+
+    with ThreadPoolExecutor(7) as pool:
+        others = [*(pool.submit(work, i) for i in range(3)), pool.submit(reap)]
+        try:
+            for user in [pool.submit(use, seed) for seed in range(3)]:
+                user.result()
+        finally:
+            done.set()
+        for other in others:
+            other.result()
 
 
 def test_a_locked_trial_is_skipped_but_a_claim_waits_for_the_trial_that_it_names(queue, claim, sessions):
