@@ -54,7 +54,7 @@ class Part:
 
 
 PARTS = {
-    "bursts": Part(bursts.rows, 240),
+    "bursts": Part(bursts.rows, 300),
     "streams": Part(streams.rows, 480),
     "slow": Part(slow.rows, 120),
     "routes": Part(routes.rows, 420),
@@ -85,7 +85,7 @@ def _rows(part: Part, target: AbstractContextManager[Target], *, quick: bool) ->
             for row in part.rows(given, quick=quick):
                 yield row
                 if time.monotonic() - began > part.seconds:
-                    yield {"case": "the rest", "error": f"not begun within {part.seconds:.0f} s"}
+                    yield {"case": "further rows", "error": f"none is begun after {part.seconds:.0f} s"}
                     return
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())

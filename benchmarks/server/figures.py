@@ -46,6 +46,7 @@ def observed(report: dict[str, Any]) -> Row:
     return {
         **quantiles(report["seconds"], "others"),
         **longest,  # also if it failed
+        "others answered": len(report["seconds"]),  # the quantiles are of these alone
         "others failed": report["failed"],
         "server cores": report["cores"]["server"],
         "server MB": report["server_mb"],

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +49,13 @@ class Target:
     def user(self) -> User:
         """A new user with a study."""
         return _user(self.servers)
+
+    def restart(self) -> None:
+        """Start all servers again. One that does not end by itself is killed."""
+        for server in self.servers:
+            with suppress(subprocess.TimeoutExpired):
+                server.stop()
+            server.start()
 
     def observe(self, *, memory_every: float | None = None) -> None:
         """Let the observer begin. With `memory_every`, it notes the memory of all groups after so many seconds."""

@@ -60,7 +60,10 @@ Midway = Callable[[list[Reader]], Awaitable[None]]
 
 def rows(target: Target, *, quick: bool) -> Iterator[Row]:
     for case in QUICK_CASES if quick else CASES:
-        yield measure(target, case, _cut_some, QUICK_HOLD_SECONDS if quick else HOLD_SECONDS)
+        row = measure(target, case, _cut_some, QUICK_HOLD_SECONDS if quick else HOLD_SECONDS)
+        yield row
+        if row["recovery, s"] is None:  # the next row would show what this one has left behind
+            target.restart()
 
 
 def measure(target: Target, case: Case, midway: Midway, seconds: float) -> Row:
