@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 from time import monotonic
@@ -168,6 +168,7 @@ class Client:
 
     addresses: Sequence[Address]
     token: str
+    _turns: Iterator[Address] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_turns", cycle(self.addresses))
@@ -178,7 +179,7 @@ class Client:
         Raises:
             OSError: the server does not accept it.
         """
-        host, port = next(self._turns)  # type: ignore[attr-defined]
+        host, port = next(self._turns)
         _, connection = await asyncio.get_running_loop().create_connection(kind, host, port)
         return connection
 

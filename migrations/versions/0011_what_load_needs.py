@@ -1,6 +1,11 @@
-"""Let frequent statements cost what they return: indexes, columns from specs, and when a user was last served."""
+"""Let frequent statements cost what they return: indexes, columns from specs, and when a user was last served.
+
+The table of trials is written anew once. Stop workers and servers before, if it is large.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,22 +17,39 @@ depends_on = None
 
 TUNES = "(spec #>> '{response,kind}') IS DISTINCT FROM 'frozen'"
 ENDED = "state = ANY (ARRAY['complete', 'pruned', 'failed', 'cancelled'])"
-PARTS = {
-    "entry_point": (sa.Text(), "spec #>> '{problem,entry_point}'"),
-    "starts_from": (sa.Text(), "spec #>> '{warm_start,trial}'"),
-    "tunes": (sa.Boolean(), TUNES),
-    "ended_value": (sa.Float(), f"CASE WHEN {TUNES} AND {ENDED} THEN best_value ELSE NULL::double precision END"),
+COMPUTED = {
+    "entry_point": ("text", "spec #>> '{problem,entry_point}'"),
+    "starts_from": ("text", "spec #>> '{warm_start,trial}'"),
+    "tunes": ("boolean NOT NULL", TUNES),
+    "ended_value": ("double precision", f"CASE WHEN {TUNES} AND {ENDED} THEN best_value END"),
+    "is_queued": ("boolean NOT NULL", "state = 'queued'"),
+    "is_running": ("boolean NOT NULL", "state = 'running'"),
 }
-PARTIAL = {"ix_trials_ended_value": ["study_id", "ended_value"], "ix_trials_starts_from": ["starts_from"]}
-INDEXES = {
-    "ix_trials_program_id": ("trials", ["program_id"]),
-    "ix_trials_dataset_id": ("trials", ["dataset_id"]),
-    "ix_snapshots_blob_id": ("snapshots", ["blob_id"]),
-    "ix_checkpoints_blob_id": ("checkpoints", ["blob_id"]),
-    "ix_results_blob_id": ("results", ["blob_id"]),
-    "ix_programs_graphs": ("programs", ["owner_id", "graphs"]),
-    "ix_programs_tensors": ("programs", ["owner_id", "tensors"]),
-    "ix_datasets_owner_id": ("datasets", ["owner_id"]),
+LINE = ["study_id", sa.text("(ends_after IS NULL)"), sa.text("priority DESC"), "queued_at", "id"]
+INDEXES: dict[str, tuple[str, list[Any], dict[str, Any]]] = {
+    "ix_trials_line": ("trials", LINE, {"postgresql_where": sa.text("is_queued")}),
+    "ix_trials_running": ("trials", ["study_id"], {"postgresql_where": sa.text("is_running")}),
+    "ix_trials_of_study": ("trials", ["study_id", "state"], {}),
+    "ix_trials_ended_value": (
+        "trials",
+        ["study_id", "ended_value"],
+        {"postgresql_where": sa.text("ended_value IS NOT NULL")},
+    ),
+    "ix_trials_starts_from": ("trials", ["starts_from"], {"postgresql_where": sa.text("starts_from IS NOT NULL")}),
+    "ix_trials_program_id": ("trials", ["program_id"], {}),
+    "ix_trials_dataset_id": ("trials", ["dataset_id"], {}),
+    "ix_studies_owner_id": ("studies", ["owner_id", "id"], {}),
+    "ix_snapshots_blob_id": ("snapshots", ["blob_id"], {}),
+    "ix_checkpoints_blob_id": ("checkpoints", ["blob_id"], {}),
+    "ix_results_blob_id": ("results", ["blob_id"], {}),
+    "ix_programs_graphs": ("programs", ["owner_id", "graphs"], {}),
+    "ix_programs_tensors": ("programs", ["owner_id", "tensors"], {}),
+    "ix_datasets_owner_id": ("datasets", ["owner_id"], {}),
+    "ix_datasets_splits": (
+        "datasets",
+        ["splits"],
+        {"postgresql_using": "gin", "postgresql_ops": {"splits": "jsonb_path_ops"}},
+    ),
 }
 
 
@@ -40,22 +62,19 @@ def upgrade() -> None:
         ) AS served WHERE served.owner_id = users.id
         """
     )
-    for name, (type_, expression) in PARTS.items():
-        nullable = name != "tunes"
-        op.add_column("trials", sa.Column(name, type_, sa.Computed(expression, persisted=True), nullable=nullable))
-    op.create_index("ix_trials_of_study", "trials", ["study_id", "state"])
-    for name, columns in PARTIAL.items():
-        where = sa.text(f"{columns[-1]} IS NOT NULL")
-        op.create_index(name, "trials", columns, postgresql_where=where)
-    for name, (table, columns) in INDEXES.items():
-        op.create_index(name, table, columns)
+    # One statement, because each writes the table anew.
+    added = (f"ADD {name} {type_} GENERATED ALWAYS AS ({of}) STORED" for name, (type_, of) in COMPUTED.items())
+    op.execute(f"ALTER TABLE trials {', '.join(added)}")
+    op.drop_index("ix_trials_unfinished", "trials")
+    for name, (table, columns, options) in INDEXES.items():
+        op.create_index(name, table, columns, **options)
 
 
 def downgrade() -> None:
-    for name, (table, _) in INDEXES.items():
+    for name, (table, _, _) in INDEXES.items():
         op.drop_index(name, table)
-    for name in ("ix_trials_of_study", *PARTIAL):
-        op.drop_index(name, "trials")
-    for name in PARTS:
+    unfinished = sa.text("state IN ('queued', 'running')")
+    op.create_index("ix_trials_unfinished", "trials", ["state", "lease_expires_at"], postgresql_where=unfinished)
+    for name in COMPUTED:
         op.drop_column("trials", name)
     op.drop_column("users", "served_at")

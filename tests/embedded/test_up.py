@@ -177,7 +177,9 @@ def test_a_server_that_dies_is_started_again(up: Up):
 
 
 def test_a_kill_leaves_no_orphans_and_the_next_start_finds_data_and_token(home: Path):
-    with running_up(home, NESTOR_STANDBY="true") as killed:
+    with running_up(home, NESTOR_STANDBY="true", NESTOR_SERVER_WORKERS="2") as killed:
+        server = killed.child("nestor_server")
+        assert sum("spawn_main" in " ".join(process.cmdline()) for process in server.children()) == 2
         study = killed.ask("POST", "/api/v1/studies", json={"name": "kept"}).json()["id"]
         killed.ask("POST", f"/api/v1/studies/{study}/trials", json=ENDLESS).raise_for_status()
         wait_for(lambda: any(process.name() == "nestor-runner" for process in killed.family()), 60)

@@ -187,7 +187,7 @@ def test_steps_of_one_trial_do_not_appear_in_the_stream_of_another(server, http,
 
 
 def test_a_stream_ends_when_its_token_is_revoked(server, run):
-    """And its reader, who comes again, is told why."""
+    """A reader who opens it again gets the reason."""
     with server.sessions.begin() as session:
         owner = session.scalars(
             select(User.name).join(Study, Study.owner_id == User.id).join(Trial).where(Trial.id == run.id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,8 +15,12 @@ import httpx
 import numpy as np
 import psutil
 import pytest
+from fastapi import APIRouter
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
 from sqlalchemy import text
 
+from nestor_server.routes import access, blobs, events, hyperparameters, problems, steps, studies, system, trials
 from testbed.server import Server, running_server, wait_for
 from testbed.services import Services
 from tests.server.conftest import SPEC, ok
@@ -137,6 +142,24 @@ def test_four_hundred_requests_at_once_are_all_answered_over_a_few_connections(s
     assert connections(server) <= CONNECTIONS
 
 
+def test_no_route_and_no_dependency_takes_a_thread_outside_the_gates():
+    """FastAPI calls a plain function in a thread of its own pool, where requests would wait for one another."""
+    checked = []
+
+    def check(dependant: Dependant) -> None:
+        assert inspect.iscoroutinefunction(dependant.call), dependant.call
+        checked.append(dependant.call)
+        for needed in dependant.dependencies:
+            check(needed)
+
+    for module in (access, blobs, events, hyperparameters, problems, steps, studies, system, trials):
+        for router in [one for one in vars(module).values() if isinstance(one, APIRouter)]:
+            for route in router.routes:
+                assert isinstance(route, APIRoute)
+                check(route.dependant)
+    assert len(checked) > 40
+
+
 def test_requests_beyond_the_line_are_refused_at_once_and_those_in_it_are_answered(server, connect):
     with stuck_database(server):
         waiting = [connect().send("GET", "/me") for _ in range(CONNECTIONS)]
@@ -223,7 +246,7 @@ def test_the_body_of_a_stranger_is_not_waited_for(server, path, connect):
 
 
 @pytest.mark.parametrize("path", ["/studies?limit=0", "/trials/none", "/studies?cursor=%00", "/trials/x/steps"])
-def test_a_stranger_is_told_of_no_other_mistake(server, path):
+def test_a_stranger_learns_of_no_other_mistake(server, path):
     with server.http("nst_unknown") as http:
         assert http.get(path).status_code == 401
 

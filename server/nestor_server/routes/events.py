@@ -11,8 +11,9 @@ from fastapi.sse import EventSourceResponse
 from nestor import schemas
 from nestor_server.http.streams.event_stream import AwaitedJSON, EventStreams
 from nestor_server.http.transactions import Reader, StreamRoute, Tx
+from nestor_server.models import Trial
 from nestor_server.routes.parameters import After
-from nestor_server.services.records.events import last_seq
+from nestor_server.services.trials import queries
 
 router = APIRouter(route_class=StreamRoute, tags=["trials"])
 
@@ -38,7 +39,7 @@ def events(
     Each event comes once and in order of its id. `end` is the last one and holds the final state.
     """
     streams: EventStreams = request.app.state.event_streams
-    seq = last_seq(session, caller.user_id, trial_id)
+    seq = queries.read(session, caller.user_id, trial_id, Trial.seq).seq
     after = last_event_id if last_event_id is not None else after
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "Vary": "Accept"}
     if _prefers_json(request):

@@ -9,10 +9,9 @@ from uuid import UUID
 from sqlalchemy import Text, func, literal, select, union_all
 from sqlalchemy.orm import Session
 
-from nestor.errors import TrialNotFound
 from nestor.schemas import Event, EventType, State
 from nestor_server import models
-from nestor_server.models import Study, Trial
+from nestor_server.models import Trial
 from nestor_server.services.records.hyperparameters import in_declared_order
 
 PAGE = 500
@@ -25,22 +24,6 @@ class Page:
     items: tuple[Event, ...]
     next_after: int
     end: dict[str, Any] | None  # the data of the `end` event, if nothing follows this page
-
-
-def last_seq(session: Session, owner_id: UUID, trial_id: UUID) -> int:
-    """The number of the newest entry.
-
-    Raises:
-        TrialNotFound: the user has no such trial, or its study was deleted.
-    """
-    seq = session.scalar(
-        select(Trial.seq)
-        .join(Study, Study.id == Trial.study_id)
-        .where(Trial.id == trial_id, Study.owner_id == owner_id, Study.deleted_at.is_(None))
-    )
-    if seq is None:
-        raise TrialNotFound(trial=str(trial_id))
-    return seq
 
 
 def read(session: Session, trial_id: UUID, after: int, limit: int = PAGE) -> Page:
