@@ -83,7 +83,7 @@ class Recorder:
         """The step of each number in the event log that is one."""
         query = select(models.Step.seq, models.Step.number).where(models.Step.trial_id == self.id)
         with self.sessions() as session:
-            return dict(session.execute(query).tuples())
+            return {row.seq: row.number for row in session.execute(query)}
 
     def last(self) -> int:
         """The last number of the event log."""
