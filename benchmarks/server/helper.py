@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from examples.provenance import ROOT
@@ -47,7 +47,8 @@ def helper(module: str, **options: Any) -> Iterator[Helper]:
         print(json.dumps(options), file=process.stdin, flush=True)
         yield Helper(process)
     finally:
-        process.stdin.close()  # the end of its input ends it
+        with suppress(BrokenPipeError):  # it has ended by itself
+            process.stdin.close()  # the end of its input ends it
         try:
             process.wait(20)
         except subprocess.TimeoutExpired:

@@ -1,4 +1,7 @@
-"""The tables of the rows: one for each part, whose columns are the names of its figures."""
+"""The tables of the rows: one for each part, whose columns are the names of its figures.
+
+A count that is the same in all rows of a part, such as that of missed events, stands below the table.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,8 @@ def table(rows: list[Row]) -> str:
 
 def _table(part: str, rows: list[Row]) -> str:
     columns = list(dict.fromkeys(name for row in rows for name in row if name not in NOT_COLUMNS))
+    same = {name: rows[0][name] for name in columns if len(rows) > 1 and _is_same(name, rows)}
+    columns = [name for name in columns if name not in same]
     lines = [f"**{part}**", "", "| " + " | ".join("" if name == "case" else name for name in columns) + " |"]
     lines.append("|" + "---|" * len(columns))
     for row in rows:
@@ -23,7 +28,14 @@ def _table(part: str, rows: list[Row]) -> str:
         if "error" in row:
             cells[1:2] = [row["error"]]
         lines.append("| " + " | ".join(cells) + " |")
+    if same:
+        lines += ["", "In all rows: " + ", ".join(f"{name} {shown(value)}" for name, value in same.items()) + "."]
     return "\n".join(lines)
+
+
+def _is_same(name: str, rows: list[Row]) -> bool:
+    found = {row.get(name) for row in rows}
+    return len(found) == 1 and isinstance(found.pop(), int)
 
 
 def shown(value: object) -> str:

@@ -44,9 +44,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     parts = _Parts(settings)
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+    async def lifespan(app: FastAPI) -> AsyncGenerator[dict[str, float]]:
         async with parts.running():
-            yield
+            yield {"stall_seconds": settings.stall_seconds}  # for `http.connection`
 
     app = FastAPI(
         title="Nestor",

@@ -62,3 +62,17 @@ def test_a_part_has_a_table_with_a_row_for_each_case():
         "| 40 at once | 0.123 | 1,000 |",
         "| the rest | TimeoutError |  |",
     ]
+
+
+def test_a_count_that_is_the_same_in_all_rows_stands_below_the_table():
+    rows = [{"part": "streams", "case": f"{n} at once", "open": n, "missed": 0, "refused": 0} for n in (50, 200)]
+    assert table(rows).splitlines() == [
+        "**streams**",
+        "",
+        "|  | open |",
+        "|---|---|",
+        "| 50 at once | 50 |",
+        "| 200 at once | 200 |",
+        "",
+        "In all rows: missed 0, refused 0.",
+    ]

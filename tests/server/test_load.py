@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from tests.server.test_blobs import put
 
 CONNECTIONS = 2
 LINE = 400
+PIPELINED = b"GET /healthz HTTP/1.1\r\nHost: nestor\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -237,6 +239,58 @@ def test_a_body_that_stops_arriving_is_a_408(server, connect):
     slow.socket.sendall(b'{"name": ')
     assert slow.status() == 408
     assert b'"code":"body-stalled"' in slow.read_all()
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: nes", PIPELINED + b"GET /"])
+def test_a_client_that_sends_no_complete_head_is_disconnected(server, connect, sent):
+    slow = connect()
+    slow.socket.sendall(sent)
+    assert slow.read_all().count(b"HTTP/1.1 200 OK") == sent.count(PIPELINED)
+
+
+def test_an_answer_may_take_longer_than_a_client_may(server, connect):
+    with server.http() as http:
+        study = ok(http.post("/studies", json={"name": "patient"}))["id"]
+        trial = ok(http.post(f"/studies/{study}/trials", json=SPEC))["id"]
+    patient = connect().send("GET", f"/trials/{trial}/events?after=1&wait=3", "Accept: application/json")
+    assert patient.status() == 200
+
+
+@pytest.mark.parametrize("n", [3, 2000])  # in one piece of the parser, and in many
+def test_requests_sent_in_one_piece_are_answered_in_their_order(server, connect, n):
+    eager = connect()
+    requests = [PIPELINED.replace(b"/healthz", b"/healthz?a" if i % 3 else b"/api/v1/nothing") for i in range(n)]
+    eager.socket.sendall(b"".join(requests[:-1]) + requests[-1].replace(b"Host", b"Connection: close\r\nHost"))
+    found = [int(status) for status in re.findall(rb"HTTP/1\.1 (\d+)", eager.read_all())]
+    assert found == [200 if i % 3 else 404 for i in range(n)]
+
+
+def test_a_body_may_follow_a_request_that_is_still_being_answered(server, connect):
+    eager = connect()
+    body = b'{"name": "eager", "user_attrs": {"a": "' + 100_000 * b"a" + b'"}}'
+    eager.socket.sendall(5 * PIPELINED)
+    eager.send("POST", "/studies", "Content-Type: application/json", f"Content-Length: {len(body)}", body=body)
+    answers = eager.read_all()
+    assert answers.count(b"HTTP/1.1 200 OK") == 5
+    assert answers.count(b"HTTP/1.1 201 Created") == 1
+
+
+def test_what_a_client_sends_ahead_takes_no_memory_of_the_server(server, connect):
+    """Each parsed request takes some kilobytes: a client that read no answers could fill the server's memory."""
+    memory = lambda: psutil.Process(server.process.pid).memory_info().rss
+    before, flood = memory(), connect(buffer=2**12).socket
+    flood.setblocking(False)
+    left, refused = memoryview(100_000 * PIPELINED), 0
+    with server.http() as http:
+        while len(left) and refused < 20:
+            try:
+                left = left[flood.send(left[: 2**18]) :]
+            except BlockingIOError:
+                refused += 1
+                ok(http.get("/me"))  # the server had time to read
+        for _ in range(20):
+            ok(http.get("/me"))
+    assert memory() - before < 50e6
 
 
 @pytest.mark.parametrize("path", ["/studies", "/programs", "/blobs", "/tokens"])

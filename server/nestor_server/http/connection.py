@@ -1,0 +1,75 @@
+"""One client's connection: what the client sends after a request waits, unparsed, for the answer."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+PIECE = 4096  # bytes that are parsed at once, some twenty requests
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's protocol, with bounds on what a client can make it hold.
+
+    A client may send many requests without waiting for their answers. They are parsed one by one: those behind stay
+    bytes, and further bytes stay with the client. A client that sends no complete head for `stall_seconds` of the
+    application's state is disconnected.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._seconds: float = app_state["stall_seconds"]
+        self._awaiting_head: asyncio.TimerHandle | None = None
+        self._unparsed = b""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._stop_awaiting_head()
+        self._unparsed = b""
+
+    def data_received(self, data: bytes) -> None:
+        self._parse(self._unparsed + data)
+
+    def _parse(self, data: bytes) -> None:
+        parsed = 0
+        while parsed < len(data) and not self.pipeline and not self.transport.is_closing():
+            super().data_received(data[parsed : parsed + PIECE])
+            parsed += PIECE
+        self._unparsed = data[parsed:]
+        if self._unparsed or self.pipeline:
+            self.flow.pause_reading()
+
+    def on_headers_complete(self) -> None:
+        self._stop_awaiting_head()
+        super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()  # begins the next request if it was parsed already
+        if self.transport.is_closing():
+            return
+        if self.cycle.response_complete:
+            self._await_head()
+        self._parse(self._unparsed)
+
+    def _await_head(self) -> None:
+        self._stop_awaiting_head()
+        self._awaiting_head = self.loop.call_later(self._seconds, self.transport.close)
+
+    def _stop_awaiting_head(self) -> None:
+        if self._awaiting_head is not None:
+            self._awaiting_head.cancel()
+            self._awaiting_head = None
