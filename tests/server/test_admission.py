@@ -44,7 +44,7 @@ class Work:
 @in_event_loop
 async def test_no_more_calls_than_threads_work_at_once():
     work = Work(threads=3)
-    tasks = [work.call(str(n)) for n in range(10)]
+    tasks = [work.call(str(n), caller=n % 2) for n in range(10)]
     await until(lambda: len(work.began) == 3)
     for n in range(4, 11):
         work.may_end.release()
@@ -67,6 +67,23 @@ async def test_a_caller_with_many_calls_delays_another_by_one():
     tasks += [work.call("few 1", "few"), work.call("few 2", "few")]
     await work.end(*tasks)
     assert work.began[:5] == ["many 0", "many 1", "few 1", "many 2", "few 2"]
+
+
+@in_event_loop
+async def test_one_caller_has_at_most_three_quarters_of_the_threads():
+    """Otherwise long calls of one caller keep all threads, and others wait for the first that ends."""
+    work = Work(threads=8)
+    many = [work.call(f"many {n}", "many") for n in range(20)]
+    await until(lambda: len(work.began) == 6)
+    few = [work.call(f"few {n}", "few") for n in range(2)]
+    await until(lambda: len(work.began) == 8)
+    assert work.began[6:] == ["few 0", "few 1"]
+    more = work.call("more", "more")
+    for n in range(9, 12):  # whoever ends, the next caller who may have one more begins
+        work.may_end.release()
+        await until(lambda n=n: len(work.began) == n)
+    await work.end(*many, *few, more)
+    assert len(work.began) == 23
 
 
 @in_event_loop

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar, final
@@ -11,6 +11,7 @@ from typing import TypeVar, final
 from nestor.errors import ServerBusy
 
 T = TypeVar("T")
+NOBODY = object()
 
 
 class ClientGone(Exception):
@@ -21,8 +22,9 @@ class ClientGone(Exception):
 class Gate:
     """Threads that work one call each, and the line of calls that wait for one.
 
-    Callers take turns, so a caller with a thousand calls delays another one by one. If the line is full, the newest
-    call of the caller who has most of them is refused, so that its client can come again.
+    Callers take turns, so a caller with a thousand calls delays another one by one. None has more than three quarters
+    of the threads, so others need not wait for long calls to end. If the line is full, the newest call of the caller
+    who has most of them is refused, so that its client can come again.
 
     Args:
         name: of the threads, for debuggers.
@@ -33,6 +35,8 @@ class Gate:
     def __init__(self, name: str, *, threads: int, line: int) -> None:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._free, self._line, self._waiting = threads, line, 0
+        self._most = threads - threads // 4  # of one caller
+        self._working: Counter[Hashable] = Counter()  # calls that have a thread
         self._turns: OrderedDict[Hashable, deque[asyncio.Future[None]]] = OrderedDict()  # the first caller is next
 
     async def run(
@@ -54,15 +58,16 @@ class Gate:
                 raise ClientGone
             return await asyncio.get_running_loop().run_in_executor(self._executor, work)
         finally:
-            self._leave()
+            self._leave(caller)
 
     def close(self) -> None:
         """End the threads that wait for work, and let those that work finish."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     async def _enter(self, caller: Hashable) -> None:
-        if self._free:
+        if self._free and self._working[caller] < self._most:
             self._free -= 1
+            self._working[caller] += 1
             return
         if self._waiting >= self._line:
             self._refuse_one(caller)
@@ -73,7 +78,7 @@ class Gate:
             await turn
         except asyncio.CancelledError:
             if not turn.cancelled():  # the turn came at the same moment
-                self._leave()
+                self._leave(caller)
             elif turn in self._turns.get(caller, ()):
                 self._turns[caller].remove(turn)
                 self._forget(caller)
@@ -86,17 +91,23 @@ class Gate:
         self._turns[most].pop().set_exception(ServerBusy(waiting=self._waiting))
         self._forget(most)
 
-    def _leave(self) -> None:
-        """Give the place to the first call of the next caller."""
-        while self._turns:
-            caller = next(iter(self._turns))
-            turn = self._turns[caller].popleft()
-            self._turns.move_to_end(caller)
-            self._forget(caller)
+    def _leave(self, caller: Hashable) -> None:
+        """Give the thread of this caller's call to the first call of the next caller who may have one more."""
+        self._working[caller] -= 1
+        if not self._working[caller]:
+            del self._working[caller]
+        while (following := self._next()) is not NOBODY:
+            turn = self._turns[following].popleft()
+            self._turns.move_to_end(following)
+            self._forget(following)
             if not turn.cancelled():
+                self._working[following] += 1
                 turn.set_result(None)
                 return
         self._free += 1
+
+    def _next(self) -> Hashable:
+        return next((caller for caller in self._turns if self._working[caller] < self._most), NOBODY)
 
     def _forget(self, caller: Hashable) -> None:
         """One call of this caller waits no longer."""

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sized
 from typing import Any
 
 from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 PIECE = 4096  # bytes that are parsed at once, some twenty requests
+
+
+class _Flow(FlowControl):
+    """Reads nothing while parsed requests wait. uvicorn reads on at each answer, and when it looks for a disconnect."""
+
+    def __init__(self, transport: asyncio.Transport, waiting: Sized) -> None:
+        super().__init__(transport)
+        self._waiting = waiting
+
+    def resume_reading(self) -> None:
+        if not self._waiting:
+            super().resume_reading()
 
 
 class Connection(HttpToolsProtocol):
@@ -34,6 +48,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
+        self.flow = _Flow(transport, self.pipeline)
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -50,7 +65,7 @@ class Connection(HttpToolsProtocol):
             super().data_received(data[parsed : parsed + PIECE])
             parsed += PIECE
         self._unparsed = data[parsed:]
-        if self._unparsed or self.pipeline:
+        if self.pipeline:
             self.flow.pause_reading()
 
     def on_headers_complete(self) -> None:
@@ -63,6 +78,7 @@ class Connection(HttpToolsProtocol):
             return
         if self.cycle.response_complete:
             self._await_head()
+        self.flow.resume_reading()
         self._parse(self._unparsed)
 
     def _await_head(self) -> None:
