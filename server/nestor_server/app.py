@@ -46,7 +46,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[dict[str, float]]:
         async with parts.running():
-            yield {"stall_seconds": settings.stall_seconds}  # for `http.connection`
+            yield {"stall_seconds": settings.stall_seconds}  # for `nestor_server.connection`
 
     app = FastAPI(
         title="Nestor",

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from uvicorn.supervisors import Multiprocess
 
 from nestor_server.app import create_app, validate
-from nestor_server.http.connection import Connection
+from nestor_server.connection import Connection
 from nestor_server.settings import Settings
 from nestor_server.settings import settings as from_environment
 

@@ -79,7 +79,7 @@ async def test_one_caller_has_at_most_three_quarters_of_the_threads():
     await until(lambda: len(work.began) == 8)
     assert work.began[6:] == ["few 0", "few 1"]
     more = work.call("more", "more")
-    for n in range(9, 12):  # whoever ends, the next caller who may have one more begins
+    for n in range(9, 12):  # whichever ends, the next caller who may have one more begins
         work.may_end.release()
         await until(lambda n=n: len(work.began) == n)
     await work.end(*many, *few, more)

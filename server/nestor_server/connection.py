@@ -47,16 +47,19 @@ class Connection(HttpToolsProtocol):
         self._unparsed = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:
+        """The client has connected."""
         super().connection_made(transport)
         self.flow = _Flow(transport, self.pipeline)
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """The connection has ended. Nothing that waits is parsed."""
         super().connection_lost(exc)
         self._stop_awaiting_head()
         self._unparsed = b""
 
     def data_received(self, data: bytes) -> None:
+        """The client has sent `data`."""
         self._parse(self._unparsed + data)
 
     def _parse(self, data: bytes) -> None:
@@ -69,10 +72,12 @@ class Connection(HttpToolsProtocol):
             self.flow.pause_reading()
 
     def on_headers_complete(self) -> None:
+        """The head of a request is there: begin it, or let it wait."""
         self._stop_awaiting_head()
         super().on_headers_complete()
 
     def on_response_complete(self) -> None:
+        """A request is answered: begin the next one, and read on."""
         super().on_response_complete()  # begins the next request if it was parsed already
         if self.transport.is_closing():
             return
