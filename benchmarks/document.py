@@ -25,7 +25,7 @@ def measure(name: str, folder: Path, *, quick: bool) -> None:
     stamp = caption(f"benchmarks.{name}", options)  # before the run: the commit may change during it
     command = [sys.executable, "-m", f"benchmarks.{name}", "--json", str(folder / f"{name}.json"), *options]
     subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True)
-    (folder / f"{name}.caption.txt").write_text(f"{stamp} One thread.")
+    (folder / f"{name}.caption.txt").write_text(f"{stamp} OMP_NUM_THREADS=1.")
 
 
 def document(text: str, folder: Path) -> str:

@@ -84,6 +84,8 @@ def _rows(part: Part, target: AbstractContextManager[Target], *, quick: bool) ->
         with target as given:
             for row in part.rows(given, quick=quick):
                 yield row
+                if row.get("recovery, s", 0.0) is None:  # the next row would show what this one has left behind
+                    given.restart()
                 if time.monotonic() - began > part.seconds:
                     yield {"case": "further rows", "error": f"none is begun after {part.seconds:.0f} s"}
                     return

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Sized
 from typing import Any
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 PIECE = 4096  # bytes that are parsed at once, some twenty requests
@@ -29,8 +30,8 @@ class _Flow(FlowControl):
 class Connection(HttpToolsProtocol):
     """uvicorn's protocol, with bounds on what a client can make it hold.
 
-    A client may send many requests without waiting for their answers. They are parsed one by one: those behind stay
-    bytes, and further bytes stay with the client. A client that sends no complete head for `stall_seconds` of the
+    A client may send many requests without waiting for their answers. Few of them are parsed at a time: those behind
+    stay bytes, and further bytes stay with the client. A client that sends no complete head for `stall_seconds` of the
     application's state is disconnected.
     """
 
@@ -42,9 +43,10 @@ class Connection(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._seconds: float = app_state["stall_seconds"]
+        self._stall_seconds: float = app_state["stall_seconds"]
         self._awaiting_head: asyncio.TimerHandle | None = None
         self._unparsed = b""
+        self._unanswered: deque[RequestResponseCycle] = deque()
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """The client has connected."""
@@ -53,8 +55,11 @@ class Connection(HttpToolsProtocol):
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection has ended. Nothing that waits is parsed."""
+        """The connection has ended: let each request know, and not only the last one, as uvicorn does."""
         super().connection_lost(exc)
+        for cycle in self._unanswered:
+            cycle.disconnected = True
+            cycle.message_event.set()
         self._stop_awaiting_head()
         self._unparsed = b""
 
@@ -75,9 +80,11 @@ class Connection(HttpToolsProtocol):
         """The head of a request is there: begin it, or let it wait."""
         self._stop_awaiting_head()
         super().on_headers_complete()
+        self._unanswered.append(self.cycle)
 
     def on_response_complete(self) -> None:
         """A request is answered: begin the next one, and read on."""
+        self._unanswered.popleft()
         super().on_response_complete()  # begins the next request if it was parsed already
         if self.transport.is_closing():
             return
@@ -88,7 +95,7 @@ class Connection(HttpToolsProtocol):
 
     def _await_head(self) -> None:
         self._stop_awaiting_head()
-        self._awaiting_head = self.loop.call_later(self._seconds, self.transport.close)
+        self._awaiting_head = self.loop.call_later(self._stall_seconds, self.transport.close)
 
     def _stop_awaiting_head(self) -> None:
         if self._awaiting_head is not None:

@@ -47,6 +47,7 @@ def serve(*, host: str | None = None, port: int | None = None, workers: int | No
         port=settings.port,
         workers=settings.server_workers,
         http=Connection,
+        ws="none",  # no route has WebSockets
         backlog=BACKLOG,
         access_log=False,  # the middleware logs each request with its id
         log_config=None,

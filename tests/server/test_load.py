@@ -36,7 +36,7 @@ PIPELINED = b"GET /healthz HTTP/1.1\r\nHost: nestor\r\n\r\n"
 def server(services: Services) -> Iterator[Server]:
     """A server that works on two requests at once."""
     few = {"request_connections": CONNECTIONS, "max_waiting_requests": LINE, "stall_seconds": 1, "reap_seconds": 0.1}
-    with running_server(services, redis_db=3, **few) as server:
+    with running_server(services, redis_db=3, stream_ping_seconds=0.5, log_reads=True, **few) as server:
         yield server
 
 
@@ -273,6 +273,21 @@ def test_a_body_may_follow_a_request_that_is_still_being_answered(server, connec
     answers = eager.read_all()
     assert answers.count(b"HTTP/1.1 200 OK") == 5
     assert answers.count(b"HTTP/1.1 201 Created") == 1
+
+
+def test_a_stream_ends_with_its_client_who_has_sent_more(server, connect):
+    """uvicorn lets only the last request of a connection know. A stream before it failed with a traceback."""
+    with server.http() as http:
+        study = ok(http.post("/studies", json={"name": "left"}))["id"]
+        trial = ok(http.post(f"/studies/{study}/trials", json=SPEC))["id"]
+    path = f"/api/v1/trials/{trial}/events"
+    stream = f"GET {path} HTTP/1.1\r\nHost: nestor\r\nAuthorization: Bearer {server.token}\r\n\r\n".encode()
+    eager, logged = connect(), len(server.log.read_text())
+    eager.socket.sendall(stream + PIPELINED)
+    assert eager.status() == 200
+    eager.close()
+    wait_for(lambda: f"GET {path} 200" in server.log.read_text(), "the stream to end")
+    assert "Traceback" not in server.log.read_text()[logged:]
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/api/v1/me"])

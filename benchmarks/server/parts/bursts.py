@@ -29,8 +29,6 @@ def rows(target: Target, *, quick: bool) -> Iterator[Row]:
         target.observe()
         row = asyncio.run(_burst(user.client, trial.path, n, each))
         yield row | figures.observed(target.observed())
-        if row["recovery, s"] is None:  # the next row would show what this one has left behind
-            target.restart()
 
 
 async def _in_turn(client: Client, path: str, n: int) -> tuple[float, Row]:

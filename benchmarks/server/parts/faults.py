@@ -42,8 +42,6 @@ def rows(target: Target, *, quick: bool) -> Iterator[Row]:
     faults = {"the database crashes": crash_the_database, "the server restarts": restart_the_server}
     for name, fault in faults.items():
         row = measure(target, case, fault, seconds)
-        if row["recovery, s"] is None:
-            target.restart()
         yield row | {"part": "faults, streams", "case": f"{name}, {case.name}"}
     yield from _clients(target, quick=quick)
 

@@ -60,10 +60,7 @@ Midway = Callable[[list[Reader]], Awaitable[None]]
 
 def rows(target: Target, *, quick: bool) -> Iterator[Row]:
     for case in QUICK_CASES if quick else CASES:
-        row = measure(target, case, _cut_some, QUICK_HOLD_SECONDS if quick else HOLD_SECONDS)
-        yield row
-        if row["recovery, s"] is None:  # the next row would show what this one has left behind
-            target.restart()
+        yield measure(target, case, _cut_some, QUICK_HOLD_SECONDS if quick else HOLD_SECONDS)
 
 
 def measure(target: Target, case: Case, midway: Midway, seconds: float) -> Row:

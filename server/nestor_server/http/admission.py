@@ -34,7 +34,7 @@ class Gate:
 
     def __init__(self, name: str, *, threads: int, line: int) -> None:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
-        self._free, self._line, self._waiting = threads, line, 0
+        self._threads, self._line, self._waiting = threads, line, 0
         self._most = threads - threads // 4  # of one caller
         self._working: Counter[Hashable] = Counter()  # calls that have a thread
         self._turns: OrderedDict[Hashable, deque[asyncio.Future[None]]] = OrderedDict()  # the first caller is next
@@ -65,8 +65,7 @@ class Gate:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     async def _enter(self, caller: Hashable) -> None:
-        if self._free and self._working[caller] < self._most:
-            self._free -= 1
+        if self._working.total() < self._threads and self._working[caller] < self._most:
             self._working[caller] += 1
             return
         if self._waiting >= self._line:
@@ -93,9 +92,7 @@ class Gate:
 
     def _leave(self, caller: Hashable) -> None:
         """Give the thread of this caller's call to the first call of the next caller who may have one more."""
-        self._working[caller] -= 1
-        if not self._working[caller]:
-            del self._working[caller]
+        self._working -= Counter([caller])
         while (following := self._next()) is not NOBODY:
             turn = self._turns[following].popleft()
             self._turns.move_to_end(following)
@@ -104,7 +101,6 @@ class Gate:
                 self._working[following] += 1
                 turn.set_result(None)
                 return
-        self._free += 1
 
     def _next(self) -> Hashable:
         return next((caller for caller in self._turns if self._working[caller] < self._most), NOBODY)

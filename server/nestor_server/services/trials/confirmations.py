@@ -52,10 +52,7 @@ def _runs(session: Session, trial: schemas.Trial) -> list[tuple[schemas.Trial, s
     found = session.execute(
         select(Trial, Step.data)
         .outerjoin(Step, and_(Step.trial_id == Trial.id, Step.number == Trial.step))
-        .where(
-            Trial.starts_from == str(trial.id),
-            ~Trial.tunes,
-        )
+        .where(Trial.starts_from == str(trial.id), ~Trial.tunes)  # few; PostgreSQL might read the study for its id
     ).all()
     described = ((queries.describe(run), _step(last)) for run, last in found if run.study_id == trial.study_id)
     return [(run, last) for run, last in described if confirmations.is_run_of(run, trial)]
