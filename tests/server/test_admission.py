@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Callable, Hashable
 
 import pytest
 
@@ -22,9 +22,7 @@ class Work:
         self.began: list[str] = []
         self.may_end = threading.Semaphore(0)
 
-    def call(
-        self, name: str, caller: Hashable = None, is_gone: Callable[[], Awaitable[bool]] | None = None
-    ) -> asyncio.Task[str]:
+    def call(self, name: str, caller: Hashable = None, is_gone: Callable[[], bool] | None = None) -> asyncio.Task[str]:
         def work() -> str:
             self.began.append(name)
             assert self.may_end.acquire(timeout=60)
@@ -110,12 +108,8 @@ async def test_a_full_line_refuses_the_caller_who_fills_it():
 @in_event_loop
 async def test_a_call_whose_client_is_gone_does_nothing():
     work = Work()
-
-    async def is_gone() -> bool:
-        return True
-
     first = work.call("first")
-    gone, last = work.call("gone", is_gone=is_gone), work.call("last")
+    gone, last = work.call("gone", is_gone=lambda: True), work.call("last")
     await work.end(first, last)
     with pytest.raises(ClientGone):
         await gone

@@ -36,7 +36,7 @@ PIPELINED = b"GET /healthz HTTP/1.1\r\nHost: nestor\r\n\r\n"
 def server(services: Services) -> Iterator[Server]:
     """A server that works on two requests at once."""
     few = {"request_connections": CONNECTIONS, "max_waiting_requests": LINE, "stall_seconds": 1, "reap_seconds": 0.1}
-    with running_server(services, redis_db=3, stream_ping_seconds=0.5, log_reads=True, **few) as server:
+    with running_server(services, redis_db=3, log_reads=True, **few) as server:
         yield server
 
 
@@ -104,9 +104,7 @@ def stuck_database(server: Server) -> Iterator[None]:
 
 def waiting_for_tokens(server: Server) -> int:
     """The number of requests that work and wait for the table."""
-    count = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'tokens'::regclass"
-    with server.sessions() as session:
-        return session.scalar(text(count)) or 0
+    return connections(server, "pid IN (SELECT pid FROM pg_locks WHERE NOT granted AND relation = 'tokens'::regclass)")
 
 
 def connections(server: Server, where: str = "true") -> int:
@@ -217,6 +215,22 @@ def test_a_request_whose_client_has_left_is_not_carried_out(server, connect):
         assert ok(http.get(f"/studies/{study}"))["name"] == "kept"
 
 
+def test_a_request_whose_client_leaves_while_it_works_is_cancelled(server, connect):
+    """Its statement would take the time of the database, and a place of others, for nobody."""
+    with server.http() as http:
+        study = ok(http.post("/studies", json={"name": "kept, too"}))["id"]
+        with stuck_database(server):
+            requests = [("DELETE", f"/studies/{study}"), ("GET", "/studies")]
+            leaving = [connect().send(method, path) for method, path in requests]
+            wait_for(lambda: waiting_for_tokens(server) == CONNECTIONS, "both to wait for the database")
+            for connection in leaving:
+                connection.close()
+            wait_for(lambda: waiting_for_tokens(server) == 0, "their statements to end")
+        assert ok(http.get(f"/studies/{study}"))["name"] == "kept, too"
+    assert f"DELETE /api/v1/studies/{study} 499" in server.log.read_text()
+    assert "Traceback" not in server.log.read_text()
+
+
 def test_readers_who_do_not_read_hold_no_connection_and_are_disconnected(server, connect):
     data = np.random.default_rng(0).bytes(12 * 2**20)
     with server.http() as http:
@@ -286,6 +300,8 @@ def test_a_stream_ends_with_its_client_who_has_sent_more(server, connect):
     eager.socket.sendall(stream + PIPELINED)
     assert eager.status() == 200
     eager.close()
+    with server.http() as http:
+        ok(http.post(f"/trials/{trial}/pause"))  # so that the stream has something to send
     wait_for(lambda: f"GET {path} 200" in server.log.read_text(), "the stream to end")
     assert "Traceback" not in server.log.read_text()[logged:]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict, deque
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar, final
 
@@ -15,7 +15,7 @@ NOBODY = object()
 
 
 class ClientGone(Exception):
-    """The client closed its connection before its turn came. Nothing was done."""
+    """The client closed its connection. Nothing was done."""
 
 
 @final
@@ -40,7 +40,7 @@ class Gate:
         self._turns: OrderedDict[Hashable, deque[asyncio.Future[None]]] = OrderedDict()  # the first caller is next
 
     async def run(
-        self, work: Callable[[], T], *, caller: Hashable = None, is_gone: Callable[[], Awaitable[bool]] | None = None
+        self, work: Callable[[], T], *, caller: Hashable = None, is_gone: Callable[[], bool] | None = None
     ) -> T:
         """What `work` returns, called in a thread. It should take milliseconds and wait for no client.
 
@@ -54,7 +54,7 @@ class Gate:
         """
         await self._enter(caller)
         try:
-            if is_gone is not None and await is_gone():
+            if is_gone is not None and is_gone():
                 raise ClientGone
             return await asyncio.get_running_loop().run_in_executor(self._executor, work)
         finally:

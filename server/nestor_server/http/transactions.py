@@ -6,16 +6,21 @@ client, or for its client to read. There are as many threads as connections, so 
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from functools import update_wrapper
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, Generic, TypeVar, get_args
 from uuid import UUID
 
+import psycopg
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from starlette.exceptions import HTTPException
 
@@ -36,6 +41,8 @@ Writer = Annotated[Caller, Scope.write]
 Admin = Annotated[Caller, Scope.admin]
 
 MAX_REMEMBERED_USERS = 10_000
+CANCEL_SECONDS = 5.0  # for PostgreSQL to take a cancellation
+CANCEL_EVERY = 0.5  # seconds, because a cancellation between two statements has no effect
 CLIENT_GONE = 499  # of nginx: the client closed the connection. Only the log shows it
 
 
@@ -53,20 +60,29 @@ class Transactions:
 
         Args:
             request: whose user takes turns with others. Unknown users are one.
-            while_connected: do nothing if the client is gone when its turn comes. The request's body must have been
-                read, because asking takes the next message from the client.
+            while_connected: do nothing if the client is gone when its turn comes, and cancel the statement that runs
+                when it leaves. The request's body must have been read: this takes further messages from the client.
 
         Raises:
-            ServerBusy, ClientGone: as `Gate.run`.
+            ServerBusy: as `Gate.run`.
+            ClientGone: nothing was changed.
         """
-
-        def transaction() -> T:
-            with self._sessions.begin() as session:
-                return work(session)
-
+        transaction = _Transaction(self._sessions, work)
         user = self._users.get(auth.credentials(request)) if request else None
-        is_gone = request.is_disconnected if request and while_connected else None
-        return await self._gate.run(transaction, caller=user, is_gone=is_gone)
+        if request is None or not while_connected:
+            return await self._gate.run(transaction, caller=user)
+        leaving = asyncio.create_task(_disconnect(request))
+        running = asyncio.create_task(self._gate.run(transaction, caller=user, is_gone=leaving.done))
+        try:
+            await asyncio.wait((leaving, running), return_when=asyncio.FIRST_COMPLETED)
+            while not running.done():
+                leaving.result()  # raises what is wrong with a body that no route reads
+                works = await asyncio.to_thread(transaction.cancel)
+                await asyncio.wait((running,), timeout=CANCEL_EVERY if works else None)
+            return running.result()
+        finally:
+            leaving.cancel()
+            running.cancel()
 
     def remember(self, request: Request) -> None:
         """Let the user of this request, whose token was found to be valid, take turns as this user from now on."""
@@ -75,6 +91,50 @@ class Transactions:
         self._users.move_to_end(key)
         if len(self._users) > MAX_REMEMBERED_USERS:
             self._users.popitem(last=False)
+
+
+class _Transaction(Generic[T]):
+    """A call of `work` in a transaction. Until it returns, another thread can cancel it."""
+
+    def __init__(self, sessions: Sessions, work: Callable[[Session], T]) -> None:
+        self._sessions, self._work = sessions, work
+        self._lock = threading.Lock()  # until a cancellation has arrived: the connection may serve another request then
+        self._connection: psycopg.Connection | None = None
+        self._is_cancelled = False
+
+    def __call__(self) -> T:
+        with self._sessions.begin() as session:
+            try:
+                self._use(session.connection().connection.driver_connection)
+                return self._work(session)
+            except DBAPIError:
+                if self._is_cancelled:
+                    raise ClientGone from None
+                raise
+            finally:
+                self._use(None)
+
+    def cancel(self) -> bool:
+        """Whether it works. Then the statement is cancelled that runs now. Otherwise it will do nothing."""
+        with self._lock:
+            self._is_cancelled = True
+            if self._connection is None:
+                return False
+            with suppress(psycopg.Error):  # then the transaction ends by itself
+                self._connection.cancel_safe(timeout=CANCEL_SECONDS)
+            return True
+
+    def _use(self, connection: psycopg.Connection | None) -> None:
+        with self._lock:
+            if connection is not None and self._is_cancelled:
+                raise ClientGone
+            self._connection = connection
+
+
+async def _disconnect(request: Request) -> None:
+    """Wait until the client has left."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 class TransactionRoute(APIRoute):
