@@ -1,7 +1,8 @@
 """Five minutes of a usual load: dashboards that poll, readers of event streams, and small trials one after another.
 
-"A minute" is the slope of the memory of each group of processes, in MB, after the first minute. Pages that several
-processes of a group share count once.
+Dashboards poll for half as long again without new trials, whose list then stays the same. "A minute" is the slope of
+the memory of each group of processes, in MB, without the first fifth of the time. Pages that several processes of a
+group share count once.
 """
 
 from __future__ import annotations
@@ -53,11 +54,18 @@ def rows(target: Target, *, quick: bool) -> Iterator[Row]:
         "connections": report["connections"],
         "log, KB a minute": 60 * logged / seconds / 1e3,
     }
+    yield from _processes(report)
+    target.observe(memory_every=min(MEMORY_EVERY, seconds / 10))
+    asyncio.run(_poll(user, dashboards, monotonic() + seconds / 2, defaultdict(list)))
+    yield from _processes(target.observed(), ", no more trials")
+
+
+def _processes(report: dict[str, Any], when: str = "") -> Iterator[Row]:
     for group, cores in report["cores"].items():
         points = [(time / 60, groups[group]) for time, groups in report["memory"]]
         yield {
             "part": "soak, processes",
-            "case": group,
+            "case": group + when,
             "cores": cores,
             "MB at the start": points[0][1],
             "MB at the end": points[-1][1],
@@ -71,10 +79,14 @@ async def _load(user: User, dashboards: int, seconds: float) -> tuple[dict[str, 
     streams: list[Reader] = []
     end = monotonic() + seconds
     submitting = asyncio.create_task(_submit(user, end))
-    polling = [Dashboard(user, answers).poll(i / dashboards, end) for i in range(dashboards)]
     reading = [_read(user, streams, end) for _ in range(STREAMS)]
-    await asyncio.gather(*polling, *reading)
+    await asyncio.gather(_poll(user, dashboards, end, answers), *reading)
     return answers, await submitting, streams
+
+
+async def _poll(user: User, dashboards: int, end: float, answers: defaultdict[str, list[Answer]]) -> None:
+    """Let dashboards poll until `end`, and add their answers."""
+    await asyncio.gather(*(Dashboard(user, answers).poll(i / dashboards, end) for i in range(dashboards)))
 
 
 async def _submit(user: User, end: float) -> int:
