@@ -41,10 +41,11 @@ Class = TypeVar("Class", bound="type[Option]")
 _FORBID = ConfigDict(extra="forbid")
 
 
-def about(description: str, *, unit: str | None = None, **limits: float) -> Any:
-    """What a field means, in one line, with its unit and its range (`ge`, `gt`, `le`, `lt`)."""
+def about(description: str, *, unit: str | None = None, example: Any = None, **limits: float) -> Any:
+    """What a field means, in one line, with its unit, an example, and its range (`ge`, `gt`, `le`, `lt`)."""
     extra: dict[str, Any] | None = {"unit": unit} if unit else None
-    return Field(description=description, json_schema_extra=extra, **cast(Any, limits))
+    examples = None if example is None else [example]
+    return Field(description=description, examples=examples, json_schema_extra=extra, **cast(Any, limits))
 
 
 # Strict: a user who writes "5" for 5, or True for 1, has mixed up two options.
