@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, Mapping
 from importlib.resources import files as package_files
 
 from fastapi import FastAPI
-from fastapi.staticfiles import StaticFiles
 from sqlalchemy import Engine
 
 from nestor_server import database, routes
@@ -16,6 +15,8 @@ from nestor_server.database import REQUEST_LIMITS, Sessions
 from nestor_server.http import problem_documents
 from nestor_server.http.admission import Gate
 from nestor_server.http.middleware import RequestContextMiddleware
+from nestor_server.http.openapi.document import document
+from nestor_server.http.pages import Pages
 from nestor_server.http.readiness import Readiness
 from nestor_server.http.streams import shutdown
 from nestor_server.http.streams.event_stream import EventStreams
@@ -54,7 +55,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version="1",
         lifespan=lifespan,
         docs_url=None,  # FastAPI's pages load scripts from other hosts
+        generate_unique_id_function=lambda route: route.name,  # names the operation, and so methods of clients
+        root_path_in_servers=False,
         redoc_url=None,
+        redirect_slashes=False,  # a redirected POST loses its body in some clients; the 404 names the path
     )
     app.state.settings = settings
     app.state.transactions = parts.transactions
@@ -62,11 +66,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.event_streams = parts.streams
     app.state.readiness = parts.readiness
     app.add_middleware(RequestContextMiddleware, settings=settings)
+    app.openapi = lambda: document(app)
     problem_documents.install(app)
     app.include_router(routes.unversioned)
     app.include_router(routes.api)
     dashboard = package_files("nestor_server") / "dashboard"
-    app.mount("/", StaticFiles(directory=str(dashboard), html=True))
+    app.router.default = Pages(directory=str(dashboard), html=True)
     return app
 
 

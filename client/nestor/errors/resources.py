@@ -57,6 +57,13 @@ class NotFound(NestorError):
     remedy = "See /docs for what exists."
 
 
+class TrailingSlash(NotFound):
+    """The path exists without the slash at its end."""
+
+    message = "{path} was not found."
+    remedy = "Leave out the slash at its end: {existing}."
+
+
 class MethodNotAllowed(NestorError):
     """The path exists, but not for this method."""
 

@@ -17,24 +17,29 @@ from nestor.schemas.base import Count, Name, Priority, Schema
 from nestor.schemas.problems import TrialSpec
 from nestor.schemas.storable import merge_patch
 
-_SEQ = about("number of the trial's newest event when this was read")
+_SEQ = about("number of the trial's newest event when this was read", example=17)
 Direction = Literal["minimize", "maximize"]
 WhichStep = int | Literal["best", "latest"]  # of which weights are read
-_METRIC = about("a metric of the problem, which ranks steps and trials; null: the loss on all validation examples")
-_CURSOR = about("pass it as `cursor` to get the next page; null: this is the last page")
+_METRIC = about(
+    "a metric of the problem, which ranks steps and trials; null: the loss on all validation examples",
+    example="accuracy",
+)
+_CURSOR = about("pass it as `cursor` to get the next page; null: this is the last page", example="IjAxOGYi")
 
 
 class StudyCreate(Schema):
     """A study to create."""
 
-    name: Annotated[Name, about("unique among your studies")]
+    name: Annotated[Name, about("unique among your studies", example="digits-l2")]
     metric: Annotated[Name | None, _METRIC] = None
     direction: Annotated[
         Direction | None,
         about("whether a lower or a higher metric is better; null: minimize"),
     ] = None
-    user_attrs: Annotated[dict[str, Any], about("stored with the study; Nestor does not read them")] = {}
-    tags: Annotated[tuple[Name, ...], about("labels of the study")] = ()
+    user_attrs: Annotated[
+        dict[str, Any], about("stored with the study; Nestor does not read them", example={"owner": "ada"})
+    ] = {}
+    tags: Annotated[tuple[Name, ...], about("labels of the study", example=["baseline"])] = ()
     load_if_exists: Annotated[bool, about("if the name is taken, return that study; false: refuse")] = False
 
     @field_validator("direction")
@@ -50,13 +55,19 @@ class Patch(Schema):
 
     user_attrs: Annotated[
         dict[str, Any] | None,
-        about("merged into the attributes, objects key by key; null in place of a value removes its key"),
+        about(
+            "merged into the attributes, objects key by key; null in place of a value removes its key",
+            example={"owner": "ada"},
+        ),
     ] = None
     set_user_attrs: Annotated[
         dict[str, Any],
-        about("attributes to set as they are: each replaces the whole value of its key, and null is a value"),
+        about(
+            "attributes to set as they are: each replaces the whole value of its key, and null is a value",
+            example={"owner": {"name": "ada"}},
+        ),
     ] = {}
-    tags: Annotated[tuple[Name, ...] | None, about("replaces all tags; null removes them")] = None
+    tags: Annotated[tuple[Name, ...] | None, about("replaces all tags; null removes them", example=["baseline"])] = None
 
     def apply(self, user_attrs: dict[str, Any], tags: Sequence[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
         """The attributes and the tags after the change."""
@@ -69,7 +80,9 @@ class Patch(Schema):
 class StudyPatch(Patch):
     """Changes to a study: a JSON merge patch (RFC 7396). A field that is left out stays as it is."""
 
-    metric: Annotated[Name | None, about("as in a new study; it can change only before the first trial")] = None
+    metric: Annotated[
+        Name | None, about("as in a new study; it can change only before the first trial", example="accuracy")
+    ] = None
     direction: Annotated[Direction | None, about("as in a new study; it can change only before the first trial")] = None
 
     def ranking(self) -> dict[str, Any]:
@@ -86,15 +99,22 @@ class Study(Schema):
     """A study with a summary of its trials."""
 
     id: Annotated[UUID, about("identifies the study in paths of the API")]
-    name: Annotated[str, about("unique among your studies")]
+    name: Annotated[str, about("unique among your studies", example="digits-l2")]
     metric: Annotated[str | None, _METRIC]
     direction: Annotated[Direction, about("whether a lower or a higher metric is better")]
-    user_attrs: Annotated[dict[str, Any], about("as its user set them")]
-    tags: Annotated[tuple[str, ...], about("labels of the study")]
+    user_attrs: Annotated[dict[str, Any], about("as its user set them", example={"owner": "ada"})]
+    tags: Annotated[tuple[str, ...], about("labels of the study", example=["baseline"])]
     created_at: Annotated[datetime, about("in UTC")]
     updated_at: Annotated[datetime, about("last change of its attributes, tags or ranking, in UTC")]
-    trial_counts: Annotated[dict[str, int], about("number of trials in each state; states without trials are left out")]
-    best_value: Annotated[float | None, about("the best value of any of its trials; null: no step was evaluated")]
+    trial_counts: Annotated[
+        dict[str, int],
+        about(
+            "number of trials in each state; states without trials are left out", example={"running": 1, "complete": 4}
+        ),
+    ]
+    best_value: Annotated[
+        float | None, about("the best value of any of its trials; null: no step was evaluated", example=0.173)
+    ]
 
 
 class State(StrEnum):
@@ -138,6 +158,7 @@ class TrialEnd(Schema):
             "the last step that counts: later ones are withdrawn, and steps since the checkpoint before are computed "
             "again; null: the step that it takes now",
             unit="outer steps",
+            example=120,
         ),
     ] = None
 
@@ -145,24 +166,28 @@ class TrialEnd(Schema):
 class TrialExtend(Schema):
     """A request for more steps."""
 
-    steps: Annotated[Count, about("outer steps to add", unit="outer steps")]
+    steps: Annotated[Count, about("outer steps to add", unit="outer steps", example=100)]
 
 
 class TrialPriority(Schema):
     """A new priority of a trial."""
 
-    priority: Annotated[Priority, about("trials of higher priority start first; above 0 requires an admin token")]
+    priority: Annotated[
+        Priority, about("trials of higher priority start first; above 0 requires an admin token", example=-1)
+    ]
 
 
 class Attempt(Schema):
     """One lease of a trial by one worker, and why it ended."""
 
-    number: Annotated[int, about("from 1")]
-    worker: Annotated[str | None, about("the worker's name")]
+    number: Annotated[int, about("from 1", example=1)]
+    worker: Annotated[str | None, about("the worker's name", example="gpu-1:4242")]
     started_at: Annotated[datetime, about("in UTC")]
     ended_at: Annotated[datetime | None, about("in UTC; null: the attempt is running")] = None
     state: Annotated[State, about("the state of the trial after the attempt")] = State.running
-    why: Annotated[str | None, about("why the attempt ended, as a sentence")] = None
+    why: Annotated[
+        str | None, about("why the attempt ended, as a sentence", example="The worker stopped its heartbeat.")
+    ] = None
 
 
 class Attempts(Schema):
@@ -178,9 +203,16 @@ class Verdict(Schema):
     """Whether the result of a trial can be relied on, and what to do. docs/verdict.md lists all codes."""
 
     answer: Annotated[Answer, about("yes, with care or no")]
-    code: Annotated[str, about("names the reason, such as overfitting")]
-    sentence: Annotated[str, about("the reason, with the trial's numbers")]
-    remedy: Annotated[str, about("what to do, as one or more sentences")]
+    code: Annotated[str, about("names the reason, such as overfitting", example="overfitting")]
+    sentence: Annotated[
+        str,
+        about(
+            "the reason, with the trial's numbers", example="The held-out loss rose from 0.31 to 0.42 after step 120."
+        ),
+    ]
+    remedy: Annotated[
+        str, about("what to do, as one or more sentences", example="Use the best step, or tune fewer hyperparameters.")
+    ]
 
     def __str__(self) -> str:
         return f"{self.answer}. {self.sentence} {self.remedy}"
@@ -191,23 +223,26 @@ class Trial(Schema):
 
     id: Annotated[UUID, about("identifies the trial in paths of the API")]
     study_id: Annotated[UUID, about("the study that it belongs to")]
-    number: Annotated[int, about("unique in its study, from 0")]
+    number: Annotated[int, about("unique in its study, from 0", example=3)]
     state: Annotated[State, about("queued, running, paused, or one of four finished states")]
     desired: Annotated[Desired, about("what its worker is asked to do")]
-    allowed_actions: Annotated[tuple[str, ...], about("actions that would change something now")]
+    allowed_actions: Annotated[
+        tuple[str, ...], about("actions that would change something now", example=["pause", "stop", "cancel"])
+    ]
     spec: Annotated[TrialSpec, about("the problem and the options, as submitted")]
-    priority: Annotated[int, about("the current priority; the spec has the submitted one")]
-    step: Annotated[int, about("recorded outer steps", unit="outer steps")]
-    n_steps: Annotated[int, about("outer steps in all, with extensions", unit="outer steps")]
+    priority: Annotated[int, about("the current priority; the spec has the submitted one", example=0)]
+    step: Annotated[int, about("recorded outer steps", unit="outer steps", example=120)]
+    n_steps: Annotated[int, about("outer steps in all, with extensions", unit="outer steps", example=300)]
     value: Annotated[
         float | None,
         about(
             "the study's metric at the last evaluated step, on all held-out examples, or on all validation examples if "
-            "none are held out; without a metric, the loss"
+            "none are held out; without a metric, the loss",
+            example=0.181,
         ),
     ]
-    best_value: Annotated[float | None, about("the best value of any step, in the study's direction")]
-    best_step: Annotated[int | None, about("the first step with the best value; its weights are kept")]
+    best_value: Annotated[float | None, about("the best value of any step, in the study's direction", example=0.173)]
+    best_step: Annotated[int | None, about("the first step with the best value; its weights are kept", example=110)]
     verdict: Annotated[
         Verdict | None,
         about(
@@ -215,16 +250,28 @@ class Trial(Schema):
             "version recorded them"
         ),
     ] = None
-    attempt: Annotated[int, about("number of attempts so far")]
+    attempt: Annotated[int, about("number of attempts so far", example=1)]
     restarts: Annotated[
-        int, about("attempts since the newest checkpoint that ended unexpectedly; too many fail the trial")
+        int, about("attempts since the newest checkpoint that ended unexpectedly; too many fail the trial", example=0)
     ]
-    preemptions: Annotated[int, about("shutdowns of its worker since the newest checkpoint; too many fail the trial")]
-    seconds: Annotated[float, about("wall time that it has trained, over all its attempts", unit="seconds")]
-    error: Annotated[dict[str, Any] | None, about("why it failed, as problem+json")]
-    user_attrs: Annotated[dict[str, Any], about("as its user set them, at the submission or later")]
-    tags: Annotated[tuple[str, ...], about("labels of the trial")]
-    worker: Annotated[str | None, about("the worker that holds it")]
+    preemptions: Annotated[
+        int, about("shutdowns of its worker since the newest checkpoint; too many fail the trial", example=0)
+    ]
+    seconds: Annotated[
+        float, about("wall time that it has trained, over all its attempts", unit="seconds", example=42.5)
+    ]
+    error: Annotated[
+        dict[str, Any] | None,
+        about(
+            "why it failed, as problem+json",
+            example={"code": "diverged", "detail": "Step 1: the training loss is not finite."},
+        ),
+    ]
+    user_attrs: Annotated[
+        dict[str, Any], about("as its user set them, at the submission or later", example={"owner": "ada"})
+    ]
+    tags: Annotated[tuple[str, ...], about("labels of the trial", example=["baseline"])]
+    worker: Annotated[str | None, about("the worker that holds it", example="gpu-1:4242")]
     seq: Annotated[int, _SEQ]
     created_at: Annotated[datetime, about("in UTC")]
     started_at: Annotated[datetime | None, about("start of the first attempt, in UTC")]
@@ -234,21 +281,27 @@ class Trial(Schema):
 class StepColumns(Schema):
     """Steps as columns of equal length, in order of `number`."""
 
-    columns: Annotated[dict[str, list[Any]], about("values by the name of a step's field")]
+    columns: Annotated[
+        dict[str, list[Any]],
+        about("values by the name of a step's field", example={"number": [1, 2], "val_loss": [0.9, 0.7]}),
+    ]
     seq: Annotated[int, _SEQ]
     next_after: Annotated[
-        int | None, about("pass it as `after` to get the steps that follow; null: these are the newest")
+        int | None, about("pass it as `after` to get the steps that follow; null: these are the newest", example=2)
     ] = None
 
 
 class HyperparameterInfo(Schema):
     """One hyperparameter that a trial tunes."""
 
-    name: Annotated[str, about("with dots, such as augmentation.conv.weight")]
-    shape: Annotated[tuple[int, ...], about("empty for a scalar")]
-    dtype: Annotated[str, about("such as float32")]
+    name: Annotated[str, about("with dots, such as augmentation.conv.weight", example="l2.0.weight")]
+    shape: Annotated[tuple[int, ...], about("empty for a scalar", example=[128, 64])]
+    dtype: Annotated[str, about("such as float32", example="float32")]
     transform: Annotated[
-        str, about("maps the stored value to the one that the loss reads: identity, exp, sigmoid or softplus")
+        str,
+        about(
+            "maps the stored value to the one that the loss reads: identity, exp, sigmoid or softplus", example="exp"
+        ),
     ]
 
 
@@ -256,7 +309,9 @@ class Hyperparameters(Schema):
     """What a trial tunes, and of which steps there are values."""
 
     items: Annotated[tuple[HyperparameterInfo, ...], about("one for each hyperparameter")]
-    steps: Annotated[tuple[int, ...], about("steps with a snapshot, in order; 0 has the initial values")]
+    steps: Annotated[
+        tuple[int, ...], about("steps with a snapshot, in order; 0 has the initial values", example=[0, 1, 2, 10])
+    ]
     seq: Annotated[int, _SEQ]
 
 
@@ -288,16 +343,19 @@ class EventType(StrEnum):
 class Event(Schema):
     """Something that happened to a trial."""
 
-    seq: Annotated[int, about("increases from event to event; `end` repeats the last number")]
+    seq: Annotated[int, about("increases from event to event; `end` repeats the last number", example=17)]
     type: Annotated[EventType, about("what the event reports")]
-    data: Annotated[dict[str, Any], about("for type step, a step; else fields that depend on the type")]
+    data: Annotated[
+        dict[str, Any],
+        about("for type step, a step; else fields that depend on the type", example={"state": "running"}),
+    ]
 
 
 class EventPage(Schema):
     """The answer to a long poll."""
 
     items: Annotated[tuple[Event, ...], about("in order; empty if nothing happened while the server waited")]
-    next_after: Annotated[int, about("pass it as `after` in the next request")]
+    next_after: Annotated[int, about("pass it as `after` in the next request", example=17)]
     ended: Annotated[bool, about("whether the trial is finished and no event follows")]
 
 
@@ -311,17 +369,17 @@ class LogLevel(StrEnum):
 class LogLine(Schema):
     """A line of a trial's log."""
 
-    seq: Annotated[int, about("its number among the trial's events")]
+    seq: Annotated[int, about("its number among the trial's events", example=17)]
     at: Annotated[datetime, about("when it was recorded, in UTC")]
-    level: Annotated[str, about("info or warning")]
-    step: Annotated[int, about("the outer step that was taken before", unit="outer steps")]
-    text: Annotated[str, about("one or more sentences")]
+    level: Annotated[str, about("info or warning", example="info")]
+    step: Annotated[int, about("the outer step that was taken before", unit="outer steps", example=12)]
+    text: Annotated[str, about("one or more sentences", example="Curvature products are taken from a trace now.")]
 
 
 class LogPage(Schema):
     """Some lines of a trial's log."""
 
     items: Annotated[tuple[LogLine, ...], about("in order; at most as many as `limit`, fewer if they are large")]
-    next_after: Annotated[int | None, about("pass it as `after` to get the next page; null: this is the last page")] = (
-        None
-    )
+    next_after: Annotated[
+        int | None, about("pass it as `after` to get the next page; null: this is the last page", example=17)
+    ] = None

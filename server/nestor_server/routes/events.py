@@ -9,6 +9,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.sse import EventSourceResponse
 
 from nestor import schemas
+from nestor_server.http.openapi.responses import Described
 from nestor_server.http.streams.event_stream import AwaitedJSON, EventStreams
 from nestor_server.http.transactions import Reader, StreamRoute, Tx
 from nestor_server.models import Trial
@@ -18,21 +19,45 @@ from nestor_server.services.trials import queries
 router = APIRouter(route_class=StreamRoute, tags=["trials"])
 
 MAX_WAIT_SECONDS = 25  # proxies tend to give up after 30
+STREAM = {
+    "schema": {"type": "string", "description": "`id` is an event's `seq`, `event` its `type`, and `data` its `data`."},
+    "example": 'id: 1\nevent: state\ndata: {"state": "queued"}\n\n',
+}
+EVENTS: Described = {
+    200: {
+        "model": schemas.EventPage,
+        "description": "A stream; or one page, if the header Accept names application/json.",
+        "content": {"application/json": {}, "text/event-stream": STREAM},
+    }
+}
+
+LastEventId = Annotated[
+    int | None, Header(ge=0, lt=2**63, description="as `after`, and before it: browsers send it", examples=[17])
+]
+Wait = Annotated[
+    float,
+    Query(
+        ge=0,
+        le=MAX_WAIT_SECONDS,
+        allow_inf_nan=False,
+        description="of JSON: seconds to wait for an event, if there is none",
+    ),
+]
 
 
 @router.get(
     "/trials/{trial_id}/events",
     response_class=Response,  # EventSourceResponse would make FastAPI take the function for a generator
-    responses={200: {"model": schemas.EventPage, "content": {"text/event-stream": {}}}},
+    responses=EVENTS,
 )
-def events(
+def get_events(
     trial_id: UUID,
     request: Request,
     caller: Reader,
     session: Tx,
     after: After = 0,
-    last_event_id: Annotated[int | None, Header(ge=0, le=2**63 - 1)] = None,
-    wait: Annotated[float, Query(ge=0, le=MAX_WAIT_SECONDS, allow_inf_nan=False)] = 0,
+    last_event_id: LastEventId = None,
+    wait: Wait = 0,
 ) -> Response:
     """A trial's events after `Last-Event-ID` or `after`: a stream, or JSON after at most `wait` seconds.
 

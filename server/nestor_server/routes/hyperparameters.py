@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 from nestor import schemas
 from nestor_server.http import files
+from nestor_server.http.openapi.responses import FILE
 from nestor_server.http.transactions import Reader, TransactionRoute, Tx
 from nestor_server.routes.parameters import CheckpointStep, StepNumber
 from nestor_server.services.records import hyperparameters
@@ -18,22 +19,24 @@ router = APIRouter(route_class=TransactionRoute, tags=["hyperparameters"])
 
 
 @router.get("/trials/{trial_id}/hyperparameters", response_model=schemas.Hyperparameters)
-def describe(trial_id: UUID, request: Request, caller: Reader, session: Tx) -> Response:
+def get_hyperparameters(trial_id: UUID, request: Request, caller: Reader, session: Tx) -> Response:
     """Names, shapes and types, and the steps that have a snapshot."""
     return files.versioned_response(request, hyperparameters.describe(session, caller.user_id, trial_id))
 
 
-@router.get("/trials/{trial_id}/hyperparameters.safetensors", response_class=Response)
+@router.get("/trials/{trial_id}/hyperparameters.safetensors", **FILE)
 @router.head("/trials/{trial_id}/hyperparameters.safetensors", include_in_schema=False)
-def snapshot(trial_id: UUID, request: Request, caller: Reader, session: Tx, step: StepNumber = None) -> Response:
+def download_hyperparameters(
+    trial_id: UUID, request: Request, caller: Reader, session: Tx, step: StepNumber = None
+) -> Response:
     """All hyperparameters at one step."""
     content = hyperparameters.snapshot(session, caller.user_id, trial_id, step)
     return files.file_response(request, content, name="hyperparameters.safetensors", immutable=step is not None)
 
 
-@router.get("/trials/{trial_id}/hyperparameters/{name}", response_class=Response)
+@router.get("/trials/{trial_id}/hyperparameters/{name}", **FILE)
 @router.head("/trials/{trial_id}/hyperparameters/{name}", include_in_schema=False)
-def tensor(
+def download_hyperparameter(
     trial_id: UUID,
     name: schemas.TensorName,
     request: Request,
@@ -47,9 +50,9 @@ def tensor(
     return files.file_response(request, content, name=f"{name}.{format}", immutable=step is not None)
 
 
-@router.get("/trials/{trial_id}/checkpoint.safetensors", response_class=Response)
+@router.get("/trials/{trial_id}/checkpoint.safetensors", **FILE)
 @router.head("/trials/{trial_id}/checkpoint.safetensors", include_in_schema=False)
-def checkpoint(
+def download_checkpoint(
     trial_id: UUID,
     request: Request,
     caller: Reader,

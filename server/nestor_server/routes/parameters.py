@@ -10,10 +10,14 @@ from pydantic import Field
 from nestor_server.services import paging
 from nestor_server.settings import Settings
 
-Limit = Annotated[int, Query(ge=1, le=paging.MAX_LIMIT)]
-Cursor = Annotated[str | None, Query(max_length=500, description="`next_cursor` of the previous page")]
-After = Annotated[int, Query(ge=0, le=2**63 - 1)]
-StepNumber = Annotated[int | None, Query(ge=0, le=2**31 - 1, description="the latest recorded step by default")]
+Limit = Annotated[int, Query(ge=1, le=paging.MAX_LIMIT, description="the most items of a page")]
+Cursor = Annotated[
+    str | None, Query(max_length=500, description="`next_cursor` of the previous page", examples=["IjAxOGYi"])
+]
+After = Annotated[int, Query(ge=0, lt=2**63, description="the number after which to begin: `next_after`")]
+StepNumber = Annotated[
+    int | None, Query(ge=0, le=2**31 - 1, description="the latest recorded step by default", examples=[10])
+]
 CheckpointStep = Annotated[
     Literal["latest", "best"] | Annotated[int, Field(ge=0, le=2**31 - 1)],
     Query(description="the number of a step; or the latest, or the best by the study's metric"),
@@ -21,7 +25,11 @@ CheckpointStep = Annotated[
 
 IfMatch = Annotated[
     str | None,
-    Header(max_length=1_000, description="do nothing unless this is the present ETag; 412 if it is another one"),
+    Header(
+        max_length=1_000,
+        description="do nothing unless this is the present ETag; 412 if it is another one",
+        examples=['"17-0-4"'],
+    ),
 ]
 
 

@@ -11,15 +11,21 @@ from nestor import schemas
 from nestor.schemas import API
 from nestor_server.http import files
 from nestor_server.http.idempotency import Idempotency, PostResult
+from nestor_server.http.openapi.responses import conflict
 from nestor_server.http.transactions import Reader, TransactionRoute, Tx, Writer
 from nestor_server.routes.parameters import Cursor, IfMatch, Limit
 from nestor_server.services import paging, studies
 
 router = APIRouter(route_class=TransactionRoute, prefix="/studies", tags=["studies"])
 
+EXISTS = {200: {"model": schemas.Study, "description": "The existing study, with `load_if_exists`."}} | conflict(
+    "You have a study of this name, or it ranks its trials in another way, or the Idempotency-Key was used before."
+)
+RANKED = conflict("The study has trials, which its present metric and direction rank.")
 
-@router.post("", status_code=201, response_model=schemas.Study)
-def create(new: schemas.StudyCreate, caller: Writer, session: Tx, idempotency: Idempotency) -> Response:
+
+@router.post("", status_code=201, response_model=schemas.Study, responses=EXISTS)
+def create_study(new: schemas.StudyCreate, caller: Writer, session: Tx, idempotency: Idempotency) -> Response:
     """Create a study. With `load_if_exists`, 200 and the existing study of that name."""
 
     def create() -> PostResult:
@@ -30,11 +36,13 @@ def create(new: schemas.StudyCreate, caller: Writer, session: Tx, idempotency: I
 
 
 @router.get("", response_model=schemas.StudyPage)
-def page(
+def list_studies(
     request: Request,
     caller: Reader,
     session: Tx,
-    name: Annotated[str | None, Query(max_length=200)] = None,
+    name: Annotated[
+        str | None, Query(max_length=200, description="only the study of this name", examples=["digits-l2"])
+    ] = None,
     cursor: Cursor = None,
     limit: Limit = paging.DEFAULT_LIMIT,
 ) -> Response:
@@ -44,13 +52,13 @@ def page(
 
 
 @router.get("/{study_id}", response_model=schemas.Study)
-def get(study_id: UUID, request: Request, caller: Reader, session: Tx) -> Response:
+def get_study(study_id: UUID, request: Request, caller: Reader, session: Tx) -> Response:
     """One study, with the counts of its trials and the best value."""
     return files.json_response(request, studies.get(session, caller.user_id, study_id))
 
 
-@router.patch("/{study_id}", response_model=schemas.Study)
-def change(
+@router.patch("/{study_id}", response_model=schemas.Study, responses=RANKED)
+def update_study(
     study_id: UUID,
     patch: schemas.StudyPatch,
     request: Request,
@@ -64,6 +72,6 @@ def change(
 
 
 @router.delete("/{study_id}", status_code=204)
-def delete(study_id: UUID, caller: Writer, session: Tx, if_match: IfMatch = None) -> None:
+def delete_study(study_id: UUID, caller: Writer, session: Tx, if_match: IfMatch = None) -> None:
     """Delete a study and cancel its unfinished trials. Its name is free again."""
     studies.delete(session, caller.user_id, study_id, by=f"user {caller.user}", if_match=if_match)

@@ -17,13 +17,13 @@ versioned = APIRouter(route_class=TransactionRoute, tags=["system"])
 
 
 @unversioned.get("/healthz")
-async def healthz() -> schemas.Health:
+async def get_health() -> schemas.Health:
     """200 while the process answers at all."""
     return schemas.Health(status="ok", checks={})
 
 
-@unversioned.get("/readyz")
-async def readyz(request: Request, response: Response) -> schemas.Health:
+@unversioned.get("/readyz", responses={503: {"model": schemas.Health, "description": "A part is missing."}})
+async def get_readiness(request: Request, response: Response) -> schemas.Health:
     """200 if every part that the server needs answered within the last second, else 503 and each check's result."""
     readiness: Readiness = request.app.state.readiness
     health = await readiness.check()
@@ -32,7 +32,7 @@ async def readyz(request: Request, response: Response) -> schemas.Health:
 
 
 @versioned.get("/version")
-async def version() -> schemas.Version:
+async def get_version() -> schemas.Version:
     """The installed version of Nestor and the version of this interface."""
     try:
         installed = installed_version("nestor")

@@ -12,6 +12,7 @@ from nestor import schemas
 from nestor.schemas import API
 from nestor_server.http import files
 from nestor_server.http.idempotency import Idempotency, PostResult
+from nestor_server.http.openapi.responses import NOT_ALLOWED_NOW, conflict
 from nestor_server.http.transactions import Reader, TransactionRoute, Tx, Writer
 from nestor_server.routes.parameters import After, Cursor, IfMatch, Limit
 from nestor_server.services import paging
@@ -22,7 +23,9 @@ router = APIRouter(route_class=TransactionRoute, tags=["trials"])
 
 
 @router.post("/studies/{study_id}/trials", status_code=201, response_model=schemas.Trial)
-def create(study_id: UUID, new: schemas.TrialCreate, caller: Writer, session: Tx, idempotency: Idempotency) -> Response:
+def create_trial(
+    study_id: UUID, new: schemas.TrialCreate, caller: Writer, session: Tx, idempotency: Idempotency
+) -> Response:
     """Queue a trial: one tuning run of a problem."""
 
     def create() -> PostResult:
@@ -33,7 +36,7 @@ def create(study_id: UUID, new: schemas.TrialCreate, caller: Writer, session: Tx
 
 
 @router.get("/studies/{study_id}/trials", response_model=schemas.TrialPage)
-def page(
+def list_trials(
     study_id: UUID,
     request: Request,
     caller: Reader,
@@ -41,7 +44,9 @@ def page(
     state: Annotated[
         Sequence[schemas.State], Query(description="only trials in this state; repeat it for several")
     ] = (),
-    number: Annotated[int | None, Query(ge=0, le=2**31 - 1, description="only the trial of this number")] = None,
+    number: Annotated[
+        int | None, Query(ge=0, le=2**31 - 1, description="only the trial of this number", examples=[3])
+    ] = None,
     cursor: Cursor = None,
     limit: Limit = paging.DEFAULT_LIMIT,
 ) -> Response:
@@ -51,13 +56,13 @@ def page(
 
 
 @router.get("/trials/{trial_id}", response_model=schemas.Trial)
-def get(trial_id: UUID, request: Request, caller: Reader, session: Tx) -> Response:
+def get_trial(trial_id: UUID, request: Request, caller: Reader, session: Tx) -> Response:
     """One trial. Its ETag changes with each step and each change, so polling mostly gets a 304."""
     return files.versioned_response(request, queries.get(session, caller.user_id, trial_id))
 
 
 @router.patch("/trials/{trial_id}", response_model=schemas.Trial)
-def change(
+def update_trial(
     trial_id: UUID,
     patch: schemas.TrialPatch,
     request: Request,
@@ -69,8 +74,8 @@ def change(
     return files.json_response(request, *actions.change(session, caller, trial_id, patch, if_match=if_match))
 
 
-@router.post("/trials/{trial_id}/stop", response_model=schemas.Trial)
-def stop(
+@router.post("/trials/{trial_id}/stop", response_model=schemas.Trial, responses=NOT_ALLOWED_NOW)
+def stop_trial(
     trial_id: UUID,
     request: Request,
     caller: Writer,
@@ -82,8 +87,8 @@ def stop(
     return files.json_response(request, *actions.end(session, caller, trial_id, "stop", end, if_match=if_match))
 
 
-@router.post("/trials/{trial_id}/prune", response_model=schemas.Trial)
-def prune(
+@router.post("/trials/{trial_id}/prune", response_model=schemas.Trial, responses=NOT_ALLOWED_NOW)
+def prune_trial(
     trial_id: UUID,
     request: Request,
     caller: Writer,
@@ -95,32 +100,32 @@ def prune(
     return files.json_response(request, *actions.end(session, caller, trial_id, "prune", end, if_match=if_match))
 
 
-@router.post("/trials/{trial_id}/cancel", response_model=schemas.Trial)
-def cancel(trial_id: UUID, request: Request, caller: Writer, session: Tx, if_match: IfMatch = None) -> Response:
+@router.post("/trials/{trial_id}/cancel", response_model=schemas.Trial, responses=NOT_ALLOWED_NOW)
+def cancel_trial(trial_id: UUID, request: Request, caller: Writer, session: Tx, if_match: IfMatch = None) -> Response:
     """End the trial as cancelled; its records stay."""
     return files.json_response(request, *actions.request(session, caller, trial_id, "cancel", if_match=if_match))
 
 
-@router.post("/trials/{trial_id}/pause", response_model=schemas.Trial)
-def pause(trial_id: UUID, request: Request, caller: Writer, session: Tx, if_match: IfMatch = None) -> Response:
+@router.post("/trials/{trial_id}/pause", response_model=schemas.Trial, responses=NOT_ALLOWED_NOW)
+def pause_trial(trial_id: UUID, request: Request, caller: Writer, session: Tx, if_match: IfMatch = None) -> Response:
     """Write a checkpoint and free the device; `resume` continues from there."""
     return files.json_response(request, *actions.request(session, caller, trial_id, "pause", if_match=if_match))
 
 
-@router.post("/trials/{trial_id}/resume", response_model=schemas.Trial)
-def resume(trial_id: UUID, request: Request, caller: Writer, session: Tx, if_match: IfMatch = None) -> Response:
+@router.post("/trials/{trial_id}/resume", response_model=schemas.Trial, responses=NOT_ALLOWED_NOW)
+def resume_trial(trial_id: UUID, request: Request, caller: Writer, session: Tx, if_match: IfMatch = None) -> Response:
     """Queue a paused trial again."""
     return files.json_response(request, *actions.request(session, caller, trial_id, "resume", if_match=if_match))
 
 
-@router.post("/trials/{trial_id}/retry", response_model=schemas.Trial)
-def retry(trial_id: UUID, request: Request, caller: Writer, session: Tx, if_match: IfMatch = None) -> Response:
+@router.post("/trials/{trial_id}/retry", response_model=schemas.Trial, responses=NOT_ALLOWED_NOW)
+def retry_trial(trial_id: UUID, request: Request, caller: Writer, session: Tx, if_match: IfMatch = None) -> Response:
     """Queue a failed trial again, from its newest checkpoint and with fresh budgets."""
     return files.json_response(request, *actions.request(session, caller, trial_id, "retry", if_match=if_match))
 
 
-@router.post("/trials/{trial_id}/extend", response_model=schemas.Trial)
-def extend(
+@router.post("/trials/{trial_id}/extend", response_model=schemas.Trial, responses=NOT_ALLOWED_NOW)
+def extend_trial(
     trial_id: UUID,
     more: schemas.TrialExtend,
     caller: Writer,
@@ -136,8 +141,10 @@ def extend(
     return idempotency.respond(session, caller, lambda: PostResult(extend(), created=False))
 
 
-@router.post("/trials/{trial_id}/confirm")
-def confirm(trial_id: UUID, caller: Writer, session: Tx, asked: schemas.Confirm | None = None) -> schemas.Confirmation:
+@router.post("/trials/{trial_id}/confirm", responses=conflict("There is nothing to confirm, or not yet."))
+def confirm_trial(
+    trial_id: UUID, caller: Writer, session: Tx, asked: schemas.Confirm | None = None
+) -> schemas.Confirmation:
     """Train from the first initialization under the trial's best hyperparameters, in trials of the same study.
 
     Trainings that run or are complete already are not repeated, so that the request can be.
@@ -146,13 +153,13 @@ def confirm(trial_id: UUID, caller: Writer, session: Tx, asked: schemas.Confirm 
 
 
 @router.get("/trials/{trial_id}/confirmation")
-def confirmation(trial_id: UUID, caller: Reader, session: Tx) -> schemas.Confirmation:
+def get_confirmation(trial_id: UUID, caller: Reader, session: Tx) -> schemas.Confirmation:
     """The trial's own numbers at its best step, beside those of the trainings that confirm it."""
     return confirmations.get(session, caller.user_id, trial_id)
 
 
 @router.post("/trials/{trial_id}/priority", response_model=schemas.Trial)
-def prioritize(
+def prioritize_trial(
     trial_id: UUID,
     new: schemas.TrialPriority,
     request: Request,
