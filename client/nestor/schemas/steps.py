@@ -31,6 +31,11 @@ class TensorSummary(Schema):
     ] = None
 
 
+_SUMMARIES = {
+    "l2.0.weight": {"min": -7.2, "max": -3.1, "mean": -5.9, "std": 0.4, "gradient_norm": 0.02, "update_norm": 0.3}
+}
+
+
 class Step(Schema):
     """One outer update of the hyperparameters, with the inner steps before it. Losses are means over examples."""
 
@@ -96,9 +101,7 @@ class Step(Schema):
     alpha_norm: Annotated[
         float | None, about("that, times the curvature's norm; the series converges below 2", example=1.0)
     ] = None
-    hyperparameters: Annotated[
-        dict[str, TensorSummary], about("statistics by name", example={"l2.0.weight": {"mean": -5.9}})
-    ] = {}
+    hyperparameters: Annotated[dict[str, TensorSummary], about("statistics by name", example=_SUMMARIES)] = {}
     seconds: Annotated[
         dict[str, float],
         about(

@@ -15,7 +15,10 @@ from nestor_server.services import tokens
 router = APIRouter(route_class=TransactionRoute, tags=["tokens"])
 
 SAME_SITE = Depends(require_same_site)  # otherwise another site's page could log its visitor in as someone else
-SESSION: Described = {200: {"headers": headers("Set-Cookie")}, 401: problem("The token is not valid.")}
+SESSION: Described = {
+    200: {"headers": headers("Set-Cookie")},
+    401: problem("The token is not valid.", "WWW-Authenticate"),
+}
 
 
 @router.post("/tokens", status_code=201)
@@ -58,7 +61,9 @@ def begin_session(new: schemas.SessionCreate, request: Request, response: Respon
     return schemas.Me(user=caller.user, scope=caller.scope)
 
 
-@router.delete("/session", status_code=204, dependencies=[SAME_SITE])
+@router.delete(
+    "/session", status_code=204, dependencies=[SAME_SITE], responses={204: {"headers": headers("Set-Cookie")}}
+)
 def end_session(request: Request, response: Response) -> None:
     """Delete the cookie."""
     response.delete_cookie(COOKIE, path=request.scope.get("root_path") or "/")

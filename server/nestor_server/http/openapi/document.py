@@ -29,11 +29,12 @@ TAGS = {
     "tokens": "Who may use the server.",
     "system": "Whether the server is alive, its version, and its workers.",
 }
-PARAMETERS = {  # in paths
-    "study_id": "the `id` of a study",
-    "trial_id": "the `id` of a trial",
-    "dataset_id": "the `id` of a data set",
-    "token_id": "the `id` of a token",
+PARAMETERS: Json = {  # in paths
+    "study_id": {"description": "the `id` of a study"},
+    "trial_id": {"description": "the `id` of a trial"},
+    "dataset_id": {"description": "the `id` of a data set"},
+    "token_id": {"description": "the `id` of a token"},
+    "name": {"description": "the name of a hyperparameter", "example": "l2.0.weight"},
 }
 SECURITY_SCHEMES: Json = {
     "bearer": {
@@ -108,7 +109,7 @@ def _complete(operation: Json, route: RouteContext, method: str) -> None:
     scope = scope_of(route.endpoint)
     parameters: Json = {}
     for parameter in operation.get("parameters", ()):
-        schemas.complete_parameter(parameter, PARAMETERS.get(parameter["name"]))
+        schemas.complete_parameter(parameter, PARAMETERS.get(parameter["name"], {}))
         parameters[parameter["name"]] = parameter
     _secure(operation, scope)
     answers = operation["responses"]
@@ -165,8 +166,8 @@ def _secure(operation: Json, scope: Scope | None) -> None:
 def _complete_success(answers: Json, route: RouteContext, method: str, parameters: Json) -> None:
     """Add the headers of a success, and 304, where they follow from how a route answers."""
     if "Idempotency-Key" in parameters:
+        names = ("Location", "Idempotency-Replayed") if "201" in answers else ("Idempotency-Replayed",)
         for status in answers.keys() & {"200", "201"}:
-            names = ("Location", "Idempotency-Replayed") if status == "201" else ("Idempotency-Replayed",)
             answers[status]["headers"] = headers(*names)
     elif route.response_model is not None and _makes_its_response(route):  # by `files.json_response`
         answers["200"]["headers"] = headers("ETag")

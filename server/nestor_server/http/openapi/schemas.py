@@ -52,10 +52,16 @@ def complete(described: Json) -> None:
             schema["examples"] = [example]
 
 
-def complete_parameter(parameter: Json, description: str | None) -> None:
-    """Describe a parameter of a path, whose name says what it is, and write headers as usual."""
-    if description is not None:
-        parameter.setdefault("description", description)
+def complete_parameter(parameter: Json, known: Json) -> None:
+    """Describe a parameter of a path, whose name says what it is, and write headers as usual.
+
+    Args:
+        known: description and example of a parameter of this name.
+    """
+    if parameter["in"] == "path" and "description" in known:
+        parameter.setdefault("description", known["description"])
+        if "example" in known:
+            parameter["schema"].setdefault("examples", [known["example"]])
     if parameter["schema"].get("default") == []:
         del parameter["schema"]["default"]
     if len(others := [one for one in parameter["schema"].get("anyOf", ()) if one != {"type": "null"}]) == 1:
@@ -69,15 +75,20 @@ def _describe_columns(components: Json) -> None:
     """The columns of steps are arrays of the fields of a step."""
     columns = components["StepColumns"]["properties"]["columns"]
     columns["properties"] = {
-        name: {
-            "type": "array",
-            "items": {
-                key: value for key, value in field.items() if key not in ("title", "default", "examples", "unit")
-            },
-            "description": field["description"],
-        }
+        name: {"type": "array", "items": _or_null(field), "description": field["description"]}
         for name, field in components["Step"]["properties"].items()
     }
+
+
+def _or_null(schema: Json) -> Json:
+    """The schema of a field's values in steps of all versions, of which earlier ones recorded fewer fields."""
+    given = {
+        key: value
+        for key, value in schema.items()
+        if key not in ("title", "description", "default", "examples", "unit")
+    }
+    alternatives = given.get("anyOf", [given])
+    return {"anyOf": alternatives if {"type": "null"} in alternatives else [*alternatives, {"type": "null"}]}
 
 
 def _say_default(schema: Json, *, required: bool) -> None:
