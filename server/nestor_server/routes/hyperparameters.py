@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from nestor import schemas
 from nestor_server.http import files
@@ -16,6 +17,8 @@ from nestor_server.services.records.hyperparameters import Format
 from nestor_server.services.trials import warm_starts
 
 router = APIRouter(route_class=TransactionRoute, tags=["hyperparameters"])
+
+FileFormat = Annotated[Format, Query(description="of the file: safetensors, which has a name, or NumPy's npy")]
 
 
 @router.get("/trials/{trial_id}/hyperparameters", response_model=schemas.Hyperparameters)
@@ -43,7 +46,7 @@ def download_hyperparameter(
     caller: Reader,
     session: Tx,
     step: StepNumber = None,
-    format: Format = "safetensors",
+    format: FileFormat = "safetensors",
 ) -> Response:
     """One hyperparameter at one step, as a file of its own."""
     content = hyperparameters.tensor(session, caller.user_id, trial_id, name, step, format)
