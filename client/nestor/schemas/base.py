@@ -30,6 +30,7 @@ Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 Name = Annotated[
     str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True), AfterValidator(_without_nul)
 ]
+Note = Annotated[str, StringConstraints(max_length=65_536), AfterValidator(_without_nul)]  # Markdown
 TensorName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]{0,199}$")]
 Count = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 Priority = Annotated[int, Field(ge=-1000, le=1000)]  # higher goes first; above 0 requires an admin token
