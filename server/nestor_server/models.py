@@ -52,9 +52,14 @@ def _listed(words: Iterable[State | Desired | Scope]) -> str:
 
 
 # As PostgreSQL writes them, so that a migration can be compared with them.
-_HAS_ENDED = f"state = ANY (ARRAY[{_listed(state for state in State if state.finished)}])"
-_NULL = "NULL::double precision"
+LABELED = text("tags <> '{}'::text[] OR note <> ''::text")  # also in queries, or the index would not fit
+_RUNS = f"state = '{State.running.value}'"
 _TUNES = f"(spec #>> '{{response,kind}}') IS DISTINCT FROM '{Frozen.tag}'"  # the first version names no response
+
+
+def _resting(column: str, type_: str, *, where: str = "") -> Computed:
+    """A column's value while no worker has the trial, else null: indexes of it do not change with each step."""
+    return Computed(f"CASE WHEN {where}NOT {_RUNS} THEN {column} ELSE NULL::{type_} END", persisted=True)
 
 
 class Base(DeclarativeBase):
@@ -122,7 +127,8 @@ class Study(Base):
     direction: Mapped[Direction] = mapped_column(Text, default="minimize")
     user_attrs: Mapped[dict[str, Any]] = mapped_column(default=dict)
     tags: Mapped[list[str]] = mapped_column(default=list)
-    next_number: Mapped[int] = mapped_column(Integer, default=0)  # the next trial's
+    note: Mapped[str] = mapped_column(default="")  # Markdown
+    next_number: Mapped[int] = mapped_column(Integer, default=0)  # the next trial's, and how many there are
     created_at: Mapped[datetime] = _now()
     updated_at: Mapped[datetime] = _now()
     deleted_at: Mapped[datetime | None]
@@ -153,10 +159,29 @@ class Trial(Base):
             postgresql_where=text("is_queued"),
         ),
         Index("ix_trials_running", "study_id", postgresql_where=text("is_running")),
-        # The counts of a study are read from the first index alone, and the best value of its ended trials is at an end
-        # of the second. Neither has a column that changes with each step, which would change all indexes of the row.
-        Index("ix_trials_of_study", "study_id", "state"),
-        Index("ix_trials_ended_value", "study_id", "ended_value", postgresql_where=text("ended_value IS NOT NULL")),
+        # The counts of a study are read from the first index alone, and its best value and its last activity are at
+        # ends of the others. Lists are sorted by them. None has a column that changes with each step, which would
+        # change all indexes of the row. The few trials that run are found by the index above.
+        Index("ix_trials_of_study", "study_id", "state", "number"),
+        Index(
+            "ix_trials_ranked_value",
+            "study_id",
+            "ranked_value",
+            "number",
+            postgresql_where=text("ranked_value IS NOT NULL"),
+        ),
+        Index(
+            "ix_trials_resting_active_at",
+            "study_id",
+            "resting_active_at",
+            postgresql_where=text("resting_active_at IS NOT NULL"),
+        ),
+        *(
+            Index(f"ix_trials_{name}", "study_id", name, "number", postgresql_where=text("NOT is_running"))
+            for name in ("resting_value", "resting_step", "resting_seconds")
+        ),
+        # Those that a search for tags or text may find.
+        Index("ix_trials_labeled", "study_id", "number", postgresql_where=LABELED),
         Index("ix_trials_starts_from", "starts_from", postgresql_where=text("starts_from IS NOT NULL")),
     )
 
@@ -166,15 +191,20 @@ class Trial(Base):
     spec: Mapped[dict[str, Any]]  # schemas.TrialSpec
     user_attrs: Mapped[dict[str, Any]] = mapped_column(default=dict)
     tags: Mapped[list[str]] = mapped_column(default=list)
-    revision: Mapped[int] = mapped_column(default=0)  # of its attributes and tags, for the ETag
+    note: Mapped[str] = mapped_column(default="")  # Markdown
+    revision: Mapped[int] = mapped_column(default=0)  # of its attributes, tags and note, for the ETag
     # Parts of the spec by which trials are found. PostgreSQL computes them.
     entry_point: Mapped[str | None] = mapped_column(Computed("spec #>> '{problem,entry_point}'", persisted=True))
     starts_from: Mapped[str | None] = mapped_column(Computed("spec #>> '{warm_start,trial}'", persisted=True))
     tunes: Mapped[bool] = mapped_column(Computed(_TUNES, persisted=True))
-    # The best value of an ended trial that can be the best of its study; as Ranking.best_trial.
-    ended_value: Mapped[float | None] = mapped_column(
-        Float, Computed(f"CASE WHEN {_TUNES} AND {_HAS_ENDED} THEN best_value ELSE {_NULL} END", persisted=True)
+    # The best value of a trial that can be the best of its study; as Ranking.best_trial.
+    ranked_value: Mapped[float | None] = mapped_column(
+        Float, _resting("best_value", "double precision", where=f"{_TUNES} AND ")
     )
+    resting_value: Mapped[float | None] = mapped_column(Float, _resting("best_value", "double precision"))
+    resting_step: Mapped[int | None] = mapped_column(_resting("step", "integer"))
+    resting_seconds: Mapped[float | None] = mapped_column(Float, _resting("seconds", "double precision"))
+    resting_active_at: Mapped[datetime | None] = mapped_column(_resting("active_at", "timestamp with time zone"))
     program_id: Mapped[UUID | None] = mapped_column(ForeignKey("programs.id"), index=True)
     dataset_id: Mapped[UUID | None] = mapped_column(ForeignKey("datasets.id"), index=True)
     n_steps: Mapped[int]  # total; above the spec's if the trial was extended
@@ -195,6 +225,9 @@ class Trial(Base):
     error: Mapped[dict[str, Any] | None]  # problem+json
     hyperparameters: Mapped[list[dict[str, Any]] | None] = mapped_column(JSONB)  # [schemas.HyperparameterInfo]
     evidence: Mapped[dict[str, Any] | None]  # verdicts.Evidence of all recorded steps
+    sparkline: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)  # courses.Sparkline of all recorded steps
+    pace: Mapped[dict[str, Any] | None]  # courses.Pace
+    active_at: Mapped[datetime] = _now()  # of its newest step or event
 
     # The fencing token: every write of the worker must match it.
     lease_token: Mapped[int] = mapped_column(BigInteger, default=0)
@@ -216,7 +249,7 @@ class Trial(Base):
     # For the two indexes above. Statements with this condition can use no other index: while statistics say that no
     # trial is queued, all indexes that fit `state = 'queued'` have the same cost to PostgreSQL.
     is_queued: Mapped[bool] = mapped_column(Computed(f"state = '{State.queued.value}'", persisted=True))
-    is_running: Mapped[bool] = mapped_column(Computed(f"state = '{State.running.value}'", persisted=True))
+    is_running: Mapped[bool] = mapped_column(Computed(_RUNS, persisted=True))
 
 
 class Step(Base):

@@ -220,7 +220,7 @@ def test_trials_are_listed_by_state_and_by_number(http, study, submit):
                 return numbers
 
     assert listed(state="pruned") == [0]
-    assert listed(state=["paused", "cancelled", "queued"], limit=1) == [1, 2, 3]
+    assert listed(state=["paused", "cancelled", "queued"], limit=1) == [3, 2, 1]
     assert listed(number=2) == [2]
     assert listed(number=2, state="queued") == listed(number=9) == []
     assert ok(http.get(f"/studies/{study}"))["trial_counts"] == {"cancelled": 1, "paused": 1, "pruned": 1, "queued": 1}

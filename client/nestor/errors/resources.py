@@ -161,6 +161,26 @@ class StudyExists(Conflict):
     remedy = "Pass load_if_exists=True to continue it, or pick another name."
 
 
+class StudyNameTaken(StudyExists):
+    """A study is to be restored or copied under a name that another one has."""
+
+    remedy = 'Pass another name: {{"name": "…"}} in the body, new_name= in Python, --name on the command line.'
+
+
+class StudyNotDeleted(Conflict):
+    """A study is to be restored under another name, and was not deleted."""
+
+    message = "Study {name!r} was not deleted, so it keeps its name."
+    remedy = "Copy it to have it under another name."
+
+
+class StudyTooLarge(Conflict):
+    """A study is to be copied whose finished trials have recorded too much for one request."""
+
+    message = "The finished trials of study {name!r} have {amount}, and a copy may have at most {limit}."
+    remedy = "Create a new study, and start its trials from those of this one: warm_start=trial."
+
+
 class RankingDiffers(Conflict):
     """A study ranks its trials by another metric or in another direction than the one that was asked for."""
 

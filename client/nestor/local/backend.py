@@ -128,7 +128,7 @@ class Local:
         return (self.study(study_id) for study_id in reversed(list(self._studies)))
 
     def change_study(self, study_id: UUID, patch: StudyPatch) -> StudyRecord:
-        """Change attributes and tags, each key by itself, and the ranking.
+        """Change attributes, each key by itself, tags, note and the ranking.
 
         Raises:
             StudyNotFound: this process has no such study.
@@ -138,8 +138,7 @@ class Local:
         with self._lock:
             before = self.study(study_id)
             ranking = Ranking.of(before).changed(patch, study=before.name, has_trials=bool(before.trial_counts))
-            user_attrs, tags = patch.apply(before.user_attrs, before.tags)
-            changed = {"user_attrs": user_attrs, "tags": tags, "updated_at": datetime.now(UTC)}
+            changed = {**patch.apply(before), "updated_at": datetime.now(UTC)}
             changed |= {"metric": ranking.metric, "direction": ranking.direction}
             self._studies[study_id] = before.model_copy(update=changed)
         return self.study(study_id)
@@ -187,13 +186,16 @@ class Local:
         here = uuid4()
         named = isinstance(spec.problem, EntryPointProblem)
         what = spec.problem if named else ProgramProblem(program=here, dataset=here)
-        submitted = spec.model_copy(update={"problem": what})
-        trial = self._create(study_id, problem.bilevel(), problem.data, config, submitted)
+        fields = {name: getattr(spec, name) for name in TrialSpec.model_fields}
+        submitted = TrialSpec.model_construct(**fields | {"problem": what})
+        trial = self._create(study_id, problem.bilevel(), problem.data, config, submitted, note=spec.note)
         if not watched:
             trial.start()
         return trial.record
 
-    def _create(self, study_id: UUID, bilevel: Bilevel, data: Data, config: Config, spec: TrialSpec) -> LocalTrial:
+    def _create(
+        self, study_id: UUID, bilevel: Bilevel, data: Data, config: Config, spec: TrialSpec, *, note: str = ""
+    ) -> LocalTrial:
         """A queued trial of a problem at its first initialization."""
         from torch.utils import _pytree as pytree
 
@@ -225,6 +227,7 @@ class Local:
                 error=None,
                 user_attrs=spec.user_attrs,
                 tags=spec.tags,
+                note=note,
                 worker=None,
                 seq=0,
                 created_at=datetime.now(UTC),
@@ -303,7 +306,7 @@ class Local:
         return self._trial(trial_id).record
 
     def change_trial(self, trial_id: UUID, patch: TrialPatch) -> TrialRecord:
-        """Change attributes and tags, each key by itself."""
+        """Change attributes, each key by itself, tags and note."""
         return self._trial(trial_id).change(patch)
 
     def request(self, trial_id: UUID, action: Action, after_step: int | None = None) -> TrialRecord:

@@ -8,9 +8,10 @@ from typing import Any
 
 from nestor import lifecycle
 from nestor.ranking import Ranking
-from nestor.results import verdicts
+from nestor.results import courses, verdicts
+from nestor.results.courses import Pace
 from nestor.results.verdicts import Evidence
-from nestor.schemas import Attempt, Event, EventType, Step
+from nestor.schemas import Attempt, Event, EventType, State, Step
 from nestor.schemas import Trial as TrialRecord
 
 
@@ -27,7 +28,7 @@ class Journal:
         self.lock = threading.Condition()
         self.record, self.steps = record, list[Step]()
         self._ranking, self._n_hparams = ranking, n_hparams
-        self._events, self._evidence = list[Event](), Evidence()
+        self._events, self._evidence, self._pace = list[Event](), Evidence(), Pace()
 
     @property
     def attempts(self) -> list[Attempt]:
@@ -51,6 +52,8 @@ class Journal:
         with self.lock:
             self.steps.append(step)
             self._evidence = self._evidence.after(step, self._ranking)
+            if "seconds" in changes:
+                self._pace = self._pace.after(self.record.attempt, step.number, changes["seconds"])
             self.append(EventType.step, step.model_dump(mode="json"), step=step.number, **changes)
 
     def withdraw_step(self, why: str) -> None:
@@ -89,5 +92,18 @@ class Journal:
                 error=record.error,
             )
             allowed = lifecycle.allowed_actions(record.state, record.desired)
-            self.record = record.model_copy(update={"allowed_actions": allowed, "verdict": verdict})
+            self.record = record.model_copy(
+                update={"allowed_actions": allowed, "verdict": verdict, **self._progress(record)}
+            )
             self.lock.notify_all()
+
+    def _progress(self, record: TrialRecord) -> dict[str, float | None]:
+        if record.state is not State.running:
+            return courses.UNKNOWN
+        return self._pace.progress(
+            record.attempt,
+            step=record.step,
+            last=record.n_steps,
+            seconds=record.seconds,
+            timeout=record.spec.timeout,
+        )

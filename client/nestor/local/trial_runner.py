@@ -160,10 +160,9 @@ class LocalTrial:
             return self.record
 
     def change(self, patch: TrialPatch) -> TrialRecord:
-        """Change attributes and tags."""
+        """Change attributes, tags and note."""
         with self._lock:
-            user_attrs, tags = patch.apply(self.record.user_attrs, self.record.tags)
-            self._journal.record = self.record.model_copy(update={"user_attrs": user_attrs, "tags": tags})
+            self._journal.record = self.record.model_copy(update=patch.apply(self.record))
             return self.record
 
     # --- what was recorded ------------------------------------------------------------------------

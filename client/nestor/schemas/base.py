@@ -38,6 +38,7 @@ Name = Annotated[
         {"type": "string", "minLength": 1, "maxLength": 200, "pattern": r"^[^\u0000]*[^\s\u0000][^\u0000]*$"}
     ),
 ]
+Note = Annotated[str, StringConstraints(max_length=65_536), AfterValidator(_without_nul)]  # Markdown
 TensorName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]{0,199}$")]
 Count = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 Priority = Annotated[int, Field(ge=-1000, le=1000)]  # higher goes first; above 0 requires an admin token

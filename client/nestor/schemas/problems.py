@@ -14,7 +14,7 @@ from nestor.options.config import ConfigFields, CrossChecks, part_for_one_device
 from nestor.options.evaluation import Folds
 from nestor.options.mistakes.sentences import violation
 from nestor.options.presets import HyperparameterPreset, L2Preset, MLPPreset
-from nestor.schemas.base import Name, Priority, Schema
+from nestor.schemas.base import Name, Note, Priority, Schema
 
 
 class Preset(Schema):
@@ -161,6 +161,8 @@ class TrialSpec(ConfigFields, _OfProblem):
 
 class TrialCreate(TrialSpec, CrossChecks):
     """The submission of a tuning job."""
+
+    note: Annotated[Note, about("text in Markdown, up to 65,536 characters; empty: none")] = ""
 
     @field_validator("folds")
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 from uuid import UUID
 
 from pydantic import ValidationInfo, field_validator
@@ -13,7 +13,7 @@ from pydantic import ValidationInfo, field_validator
 from nestor.errors import LossMaximized
 from nestor.options.base import about
 from nestor.options.mistakes.sentences import violation
-from nestor.schemas.base import Count, Name, Priority, Schema
+from nestor.schemas.base import Count, Name, Note, Priority, Schema
 from nestor.schemas.problems import TrialSpec
 from nestor.schemas.storable import merge_patch
 
@@ -25,6 +25,9 @@ _METRIC = about(
     example="accuracy",
 )
 _CURSOR = about("pass it as `cursor` to get the next page; null: this is the last page", example="IjAxOGYi")
+_NOTE = about(
+    "text in Markdown, up to 65,536 characters; empty: none", example="Baseline with **one** decay per layer."
+)
 
 
 class StudyCreate(Schema):
@@ -40,6 +43,7 @@ class StudyCreate(Schema):
         dict[str, Any], about("stored with the study; Nestor does not read them", example={"owner": "ada"})
     ] = {}
     tags: Annotated[tuple[Name, ...], about("labels of the study", example=["baseline"])] = ()
+    note: Annotated[Note, _NOTE] = ""
     load_if_exists: Annotated[bool, about("if the name is taken, return that study; false: refuse")] = False
 
     @field_validator("direction")
@@ -48,6 +52,25 @@ class StudyCreate(Schema):
         if direction == "maximize" and info.data.get("metric", "") is None:
             raise violation(LossMaximized)
         return direction
+
+
+class Described(Protocol):
+    """What users write on a study or a trial."""
+
+    @property
+    def user_attrs(self) -> dict[str, Any]:
+        """By name."""
+        ...
+
+    @property
+    def tags(self) -> Sequence[str]:
+        """Its labels."""
+        ...
+
+    @property
+    def note(self) -> str:
+        """Text in Markdown."""
+        ...
 
 
 class Patch(Schema):
@@ -68,13 +91,18 @@ class Patch(Schema):
         ),
     ] = {}
     tags: Annotated[tuple[Name, ...] | None, about("replaces all tags; null removes them", example=["baseline"])] = None
+    note: Annotated[
+        Note | None, about("replaces the note, a text in Markdown; null removes it", example="See *run 7*.")
+    ] = None
 
-    def apply(self, user_attrs: dict[str, Any], tags: Sequence[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
-        """The attributes and the tags after the change."""
+    def apply(self, before: Described) -> dict[str, Any]:
+        """The attributes, tags and note after the change."""
+        user_attrs = before.user_attrs
         if "user_attrs" in self.model_fields_set:
             user_attrs = {} if self.user_attrs is None else merge_patch(user_attrs, self.user_attrs)
-        tags = (self.tags or ()) if "tags" in self.model_fields_set else tuple(tags)
-        return user_attrs | self.set_user_attrs, tags
+        tags = (self.tags or ()) if "tags" in self.model_fields_set else before.tags
+        note = (self.note or "") if "note" in self.model_fields_set else before.note
+        return {"user_attrs": user_attrs | self.set_user_attrs, "tags": tuple(tags), "note": note}
 
 
 class StudyPatch(Patch):
@@ -104,8 +132,9 @@ class Study(Schema):
     direction: Annotated[Direction, about("whether a lower or a higher metric is better")]
     user_attrs: Annotated[dict[str, Any], about("as its user set them", example={"owner": "ada"})]
     tags: Annotated[tuple[str, ...], about("labels of the study", example=["baseline"])]
+    note: Annotated[str, _NOTE] = ""
     created_at: Annotated[datetime, about("in UTC")]
-    updated_at: Annotated[datetime, about("last change of its attributes, tags or ranking, in UTC")]
+    updated_at: Annotated[datetime, about("last change of its attributes, tags, note or ranking, in UTC")]
     trial_counts: Annotated[
         dict[str, int],
         about(
@@ -115,6 +144,18 @@ class Study(Schema):
     best_value: Annotated[
         float | None, about("the best value of any of its trials; null: no step was evaluated", example=0.173)
     ]
+
+
+class StudyRestore(Schema):
+    """How a deleted study comes back."""
+
+    name: Annotated[Name | None, about("a new name; null: the one that it had", example="digits-l2 restored")] = None
+
+
+class StudyCopy(Schema):
+    """What a copy of a study is called."""
+
+    name: Annotated[Name, about("unique among your studies", example="digits-l2 copy")]
 
 
 class State(StrEnum):
@@ -218,6 +259,20 @@ class Verdict(Schema):
         return f"{self.answer}. {self.sentence} {self.remedy}"
 
 
+_PACE = about(
+    "outer steps per second of training, over the newest minute or more of the present attempt, without queues and "
+    "pauses; null: it is not running, or has recorded too few steps",
+    unit="steps per second",
+    example=2.5,
+)
+_ETA = about(
+    "training time until its last step, or until its timeout, at `steps_per_second`; it may stop before by itself; "
+    "null as there",
+    unit="seconds",
+    example=84.0,
+)
+
+
 class Trial(Schema):
     """A trial as of one moment."""
 
@@ -260,6 +315,8 @@ class Trial(Schema):
     seconds: Annotated[
         float, about("wall time that it has trained, over all its attempts", unit="seconds", example=42.5)
     ]
+    steps_per_second: Annotated[float | None, _PACE] = None
+    eta_seconds: Annotated[float | None, _ETA] = None
     error: Annotated[
         dict[str, Any] | None,
         about(
@@ -271,6 +328,7 @@ class Trial(Schema):
         dict[str, Any], about("as its user set them, at the submission or later", example={"owner": "ada"})
     ]
     tags: Annotated[tuple[str, ...], about("labels of the trial", example=["baseline"])]
+    note: Annotated[str, _NOTE] = ""
     worker: Annotated[str | None, about("the worker that holds it", example="gpu-1:4242")]
     seq: Annotated[int, _SEQ]
     created_at: Annotated[datetime, about("in UTC")]
@@ -315,10 +373,77 @@ class Hyperparameters(Schema):
     seq: Annotated[int, _SEQ]
 
 
-class StudyPage(Schema):
-    """Some studies, newest first."""
+class Curve(Schema):
+    """Values at some steps, for a small plot."""
 
-    items: Annotated[tuple[Study, ...], about("at most as many as `limit`, fewer if they are large")]
+    steps: Annotated[tuple[int, ...], about("numbers of the steps, in order", unit="outer steps")] = ()
+    values: Annotated[tuple[float, ...], about("the value by which the study ranks, at each of these steps")] = ()
+
+
+class TrialProgress(Schema):
+    """How far a running trial is."""
+
+    id: Annotated[UUID, about("identifies the trial in paths of the API")]
+    number: Annotated[int, about("unique in its study, from 0")]
+    step: Annotated[int, about("recorded outer steps", unit="outer steps")]
+    n_steps: Annotated[int, about("outer steps in all, with extensions", unit="outer steps")]
+    steps_per_second: Annotated[float | None, _PACE] = None
+    eta_seconds: Annotated[float | None, _ETA] = None
+
+
+class StudySummary(Study):
+    """A study in a list, with what is going on in it."""
+
+    last_activity_at: Annotated[
+        datetime, about("when a trial last recorded something or changed its state, or the study was changed, in UTC")
+    ]
+    best_trial: Annotated[int | None, about("number of the trial with the best value; null: no step was evaluated")]
+    verdict: Annotated[Verdict | None, about("of the best trial")]
+    sparkline: Annotated[
+        Curve,
+        about(
+            "at most 30 values of the best trial, evenly over its evaluated steps, with the first, the best and the "
+            "last; empty if an earlier version recorded the trial"
+        ),
+    ]
+    running: Annotated[TrialProgress | None, about("the newest of its running trials; null: none runs")]
+    deleted_at: Annotated[datetime | None, about("in UTC; null: it is not deleted")] = None
+    purged_after: Annotated[
+        datetime | None, about("when a deleted study can no longer be restored, in UTC; null: it is not deleted")
+    ] = None
+
+
+class StudySort(StrEnum):
+    """What a list of studies is sorted by. Studies without a value come last."""
+
+    created_at = "created_at"
+    last_activity_at = "last_activity_at"
+    name = "name"
+    best_value = "best_value"
+    trials = "trials"
+
+
+class TrialSort(StrEnum):
+    """What a list of trials is sorted by. Trials without a value come last."""
+
+    number = "number"
+    state = "state"
+    step = "step"
+    best_value = "best_value"
+    seconds = "seconds"
+
+
+class SortOrder(StrEnum):
+    """Which way a list is sorted."""
+
+    asc = "asc"
+    desc = "desc"
+
+
+class StudyPage(Schema):
+    """Some studies."""
+
+    items: Annotated[tuple[StudySummary, ...], about("at most as many as `limit`, fewer if they are large")]
     next_cursor: Annotated[str | None, _CURSOR] = None
 
 

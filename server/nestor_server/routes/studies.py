@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 from uuid import UUID
 
@@ -13,8 +14,8 @@ from nestor_server.http import files
 from nestor_server.http.idempotency import Idempotency, PostResult
 from nestor_server.http.openapi.responses import conflict
 from nestor_server.http.transactions import Reader, TransactionRoute, Tx, Writer
-from nestor_server.routes.parameters import Cursor, IfMatch, Limit
-from nestor_server.services import paging, studies
+from nestor_server.routes.parameters import Cursor, IfMatch, Limit, Order, Tags, Text
+from nestor_server.services import paging, studies, study_copies, study_lists
 
 router = APIRouter(route_class=TransactionRoute, prefix="/studies", tags=["studies"])
 
@@ -41,13 +42,43 @@ def list_studies(
     caller: Reader,
     session: Tx,
     name: Annotated[
-        str | None, Query(max_length=200, description="only the study of this name", examples=["digits-l2"])
+        str | None,
+        Query(max_length=200, description="only the study of exactly this name", examples=["digits-l2"]),
     ] = None,
+    state: Annotated[
+        Sequence[schemas.State], Query(description="only studies that have a trial in this state, or in one of several")
+    ] = (),
+    tag: Tags = (),
+    q: Text = None,
+    deleted: Annotated[
+        bool, Query(description="true: the studies that were deleted and can still be restored, instead of the others")
+    ] = False,
+    sort: Annotated[
+        schemas.StudySort,
+        Query(description="what they are sorted by; `trials` is their number, and `name` ignores the case of A to Z"),
+    ] = schemas.StudySort.created_at,
+    order: Order = schemas.SortOrder.desc,
     cursor: Cursor = None,
     limit: Limit = paging.DEFAULT_LIMIT,
 ) -> Response:
-    """Your studies, newest first."""
-    content = studies.page(session, caller.user_id, name=name, cursor=cursor, limit=limit)
+    """Your studies, newest first, each with what is going on in it. `q` searches names, tags and notes.
+
+    A study whose value changes while you read page after page may be missed, or be read twice. That is so with the
+    sorts by `last_activity_at`, `best_value` and `trials`.
+    """
+    content = study_lists.page(
+        session,
+        caller.user_id,
+        name=name,
+        states=state,
+        tags=tag,
+        text=q,
+        deleted=deleted,
+        sort=sort,
+        order=order,
+        cursor=cursor,
+        limit=limit,
+    )
     return files.versioned_response(request, content)
 
 
@@ -66,12 +97,40 @@ def update_study(
     session: Tx,
     if_match: IfMatch = None,
 ) -> Response:
-    """Change user attributes, each key by itself, tags, and until the first trial the ranking: a JSON merge patch."""
+    """Change user attributes key by key, tags, note, and until the first trial the ranking: a JSON merge patch."""
     changed = studies.change(session, caller.user_id, study_id, patch, if_match=if_match)
     return files.json_response(request, changed)
 
 
 @router.delete("/{study_id}", status_code=204)
 def delete_study(study_id: UUID, caller: Writer, session: Tx, if_match: IfMatch = None) -> None:
-    """Delete a study and cancel its unfinished trials. Its name is free again."""
+    """Delete a study and cancel its unfinished trials. Its name is free again. For some days it can be restored."""
     studies.delete(session, caller.user_id, study_id, by=f"user {caller.user}", if_match=if_match)
+
+
+@router.post("/{study_id}/restore", response_model=schemas.Study)
+def restore_study(
+    study_id: UUID, request: Request, caller: Writer, session: Tx, how: schemas.StudyRestore | None = None
+) -> Response:
+    """Take back the deletion of a study. Trials that it canceled stay canceled. A study that exists stays as it is.
+
+    If another study has the name by now, pass a new one. `GET /studies?deleted=true` lists what can be restored.
+    """
+    restored = study_copies.restore(session, caller.user_id, study_id, how or schemas.StudyRestore())
+    return files.json_response(request, restored)
+
+
+@router.post("/{study_id}/copy", status_code=201, response_model=schemas.Study)
+def copy_study(
+    study_id: UUID, new: schemas.StudyCopy, caller: Writer, session: Tx, idempotency: Idempotency
+) -> Response:
+    """Copy a study: attributes, tags, note and ranking, and its finished trials with all that they recorded.
+
+    Unfinished trials are not copied. The copies are numbered anew, from 0.
+    """
+
+    def copy() -> PostResult:
+        made = study_copies.copy(session, caller.user_id, study_id, new)
+        return PostResult(made, f"{API}/studies/{made.id}")
+
+    return idempotency.respond(session, caller, copy)

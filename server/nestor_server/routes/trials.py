@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 from uuid import UUID
 
@@ -14,7 +13,7 @@ from nestor_server.http import files
 from nestor_server.http.idempotency import Idempotency, PostResult
 from nestor_server.http.openapi.responses import NOT_ALLOWED_NOW, conflict
 from nestor_server.http.transactions import Reader, TransactionRoute, Tx, Writer
-from nestor_server.routes.parameters import After, Cursor, IfMatch, Limit
+from nestor_server.routes.parameters import After, Cursor, IfMatch, Limit, Order, States, Tags, Text
 from nestor_server.services import paging
 from nestor_server.services.records import logs
 from nestor_server.services.trials import actions, attempts, confirmations, queries
@@ -29,7 +28,7 @@ def create_trial(
     """Queue a trial: one tuning run of a problem."""
 
     def create() -> PostResult:
-        trial = actions.create(session, caller, study_id, new)
+        trial = actions.create(session, caller, study_id, new, note=new.note)
         return PostResult(trial, f"{API}/trials/{trial.id}")
 
     return idempotency.respond(session, caller, create)
@@ -41,17 +40,37 @@ def list_trials(
     request: Request,
     caller: Reader,
     session: Tx,
-    state: Annotated[
-        Sequence[schemas.State], Query(description="only trials in this state; repeat it for several")
-    ] = (),
+    state: States = (),
     number: Annotated[
         int | None, Query(ge=0, le=2**31 - 1, description="only the trial of this number", examples=[3])
     ] = None,
+    tag: Tags = (),
+    q: Text = None,
+    sort: Annotated[
+        schemas.TrialSort, Query(description="what they are sorted by; `number` is the order of their creation")
+    ] = schemas.TrialSort.number,
+    order: Order = schemas.SortOrder.desc,
     cursor: Cursor = None,
     limit: Limit = paging.DEFAULT_LIMIT,
 ) -> Response:
-    """The trials of a study, by number."""
-    content = queries.page(session, caller.user_id, study_id, states=state, number=number, cursor=cursor, limit=limit)
+    """The trials of a study, newest first. `q` searches tags and notes.
+
+    A trial whose value changes while you read page after page may be missed, or be read twice. That is so with all
+    sorts but the one by `number`.
+    """
+    content = queries.page(
+        session,
+        caller.user_id,
+        study_id,
+        states=state,
+        number=number,
+        tags=tag,
+        text=q,
+        sort=sort,
+        order=order,
+        cursor=cursor,
+        limit=limit,
+    )
     return files.versioned_response(request, content)
 
 
@@ -70,7 +89,7 @@ def update_trial(
     session: Tx,
     if_match: IfMatch = None,
 ) -> Response:
-    """Change user attributes, each key by itself, and tags, as a JSON merge patch, also after the trial's end."""
+    """Change user attributes key by key, tags and note, as a JSON merge patch, also after the trial's end."""
     return files.json_response(request, *actions.change(session, caller, trial_id, patch, if_match=if_match))
 
 

@@ -24,7 +24,7 @@ def reserve(session: Session, trial_id: UUID, n: int = 1) -> int:
     last = session.execute(
         update(Trial)
         .where(Trial.id == trial_id)
-        .values(seq=Trial.seq + n)
+        .values(seq=Trial.seq + n, active_at=func.now())
         .returning(Trial.seq)
         .execution_options(synchronize_session=False)
     ).scalar_one()

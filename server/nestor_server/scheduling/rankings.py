@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from sqlalchemy.orm import Session
 from nestor import schemas
 from nestor.options import Frozen
 from nestor.ranking import Ranking
+from nestor.results.courses import Sparkline
 from nestor.results.verdicts import Evidence, judge
 from nestor_server.models import Step, Study, Trial
 
@@ -53,13 +55,23 @@ def _value_of(metric: str | None) -> ColumnElement[float]:
 STEPS_AT_ONCE = 1000  # read from the database
 
 
-def recorded_evidence(session: Session, trial_id: UUID) -> Evidence:
-    """The evidence of all recorded steps of a trial, which are read in order."""
+def recorded_course(session: Session, trial_id: UUID) -> tuple[Evidence, Sparkline]:
+    """Folded over all recorded steps of a trial, which are read in order."""
     query = select(Step.data).where(Step.trial_id == trial_id).order_by(Step.number)
     read = session.scalars(query.execution_options(yield_per=STEPS_AT_ONCE))
     # An earlier version may have recorded fields that there are no more.
     steps = ({name: data[name] for name in schemas.Step.model_fields if name in data} for data in read)
-    return Evidence.of(map(schemas.Step.model_validate, steps), of_trial(session, trial_id))
+    return course_after(Evidence(), Sparkline(), map(schemas.Step.model_validate, steps), of_trial(session, trial_id))
+
+
+def course_after(
+    evidence: Evidence, sparkline: Sparkline, steps: Iterable[schemas.Step], ranking: Ranking
+) -> tuple[Evidence, Sparkline]:
+    """With more steps, which come after those before."""
+    for step in steps:
+        evidence = evidence.after(step, ranking)
+        sparkline = sparkline.after(step.number, step.value_of(ranking.metric))
+    return evidence, sparkline
 
 
 def verdict(

@@ -14,6 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from nestor.ranking import Ranking
+from nestor.results.courses import Pace, Sparkline
 from nestor.results.verdicts import Evidence
 from nestor.schemas import Desired, EventType, HyperparameterInfo
 from nestor.schemas import Step as StepRecord
@@ -75,7 +76,12 @@ def record(session: Session, lease: Lease, batch: RecordedBatch) -> Desired:
     row = session.execute(
         update(Trial)
         .where(lease.holds, Trial.batches < (batch.number or Trial.batches + 1))
-        .values(seq=Trial.seq + len(entries), batches=Trial.batches + 1, **_progress(session, batch, lease.trial_id))
+        .values(
+            seq=Trial.seq + len(entries),
+            batches=Trial.batches + 1,
+            active_at=func.now(),
+            **_progress(session, batch, lease.trial_id),
+        )
         .returning(Trial.seq, Trial.desired)
         .execution_options(synchronize_session=False)
     ).one_or_none()
@@ -138,7 +144,7 @@ def _progress(session: Session, batch: RecordedBatch, trial_id: UUID) -> dict[st
     if batch.steps:
         ranking = rankings.of_trial(session, trial_id)
         values["step"] = batch.steps[-1].number
-        values["evidence"] = _evidence(session, batch.steps, trial_id, ranking)
+        values |= _course(session, batch, trial_id, ranking)
         if evaluated := [step for step in batch.steps if step.value is not None]:
             values["value"] = evaluated[-1].value_of(ranking.metric)
         if best := ranking.best(evaluated, lambda step: step.value_of(ranking.metric)):
@@ -159,19 +165,22 @@ def _progress(session: Session, batch: RecordedBatch, trial_id: UUID) -> dict[st
     return values
 
 
-def _evidence(session: Session, steps: Sequence[StepRecord], trial_id: UUID, ranking: Ranking) -> dict[str, Any] | None:
-    """The evidence with that of new steps. The trial's row stays locked, so that nobody else adds to it meanwhile."""
-    query = select(Trial.evidence, Trial.step).where(Trial.id == trial_id).with_for_update(key_share=True)
-    row = session.execute(query).one_or_none()
+def _course(session: Session, batch: RecordedBatch, trial_id: UUID, ranking: Ranking) -> dict[str, Any]:
+    """What is folded over the steps, with the new ones. The trial's row stays locked, so that nobody adds meanwhile."""
+    columns = select(Trial.evidence, Trial.sparkline, Trial.pace, Trial.step, Trial.attempt)
+    row = session.execute(columns.where(Trial.id == trial_id).with_for_update(key_share=True)).one_or_none()
     if row is None:
-        return None  # the trial was deleted, and nothing will be written
-    if row.evidence is not None:
-        evidence = Evidence.from_json(row.evidence)
-    else:  # the steps before were recorded by a version that kept no evidence
-        evidence = rankings.recorded_evidence(session, trial_id) if row.step else Evidence()
-    for step in steps:
-        evidence = evidence.after(step, ranking)
-    return evidence.json()
+        return {}  # the trial was deleted, and nothing will be written
+    if row.evidence is not None and row.sparkline is not None:
+        course = Evidence.from_json(row.evidence), Sparkline.from_json(row.sparkline)
+    else:  # the steps before were recorded by a version that kept neither
+        course = rankings.recorded_course(session, trial_id) if row.step else (Evidence(), Sparkline())
+    evidence, sparkline = rankings.course_after(*course, batch.steps, ranking)
+    values = {"evidence": evidence.json(), "sparkline": sparkline.json()}
+    if batch.seconds is not None:
+        before = Pace() if row.pace is None else Pace.from_json(row.pace)
+        values["pace"] = before.after(row.attempt, batch.steps[-1].number, batch.seconds).json()
+    return values
 
 
 def _store(session: Session, trial_id: UUID, tensors: list[TensorFile]) -> dict[bytes, UUID]:

@@ -76,6 +76,7 @@ def _withdraw(session: Session, trial_id: UUID, step: int, **details: str) -> No
         return
 
     best_step, best_value, last_value = rankings.best_recorded(session, trial_id)
+    evidence, sparkline = rankings.recorded_course(session, trial_id)
     session.execute(
         update(Trial)
         .where(Trial.id == trial_id)
@@ -84,7 +85,8 @@ def _withdraw(session: Session, trial_id: UUID, step: int, **details: str) -> No
             value=last_value,
             best_step=best_step,
             best_value=best_value,
-            evidence=rankings.recorded_evidence(session, trial_id).json(),
+            evidence=evidence.json(),
+            sparkline=sparkline.json(),
         )
         .execution_options(synchronize_session=False)
     )

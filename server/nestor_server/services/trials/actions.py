@@ -22,7 +22,7 @@ from nestor_server.services.trials.queries import describe, describe_version, fi
 Versioned = tuple[schemas.Trial, str]  # a trial and its version
 
 
-def create(session: Session, me: Caller, study_id: UUID, new: schemas.TrialSpec) -> schemas.Trial:
+def create(session: Session, me: Caller, study_id: UUID, new: schemas.TrialSpec, *, note: str = "") -> schemas.Trial:
     """Submit a trial. It is queued, and workers get a message after the commit.
 
     Raises:
@@ -63,9 +63,10 @@ def create(session: Session, me: Caller, study_id: UUID, new: schemas.TrialSpec)
     trial = Trial(
         study_id=study_id,
         number=number,
-        spec=new.model_dump(mode="json"),
+        spec=new.model_dump(mode="json", include=schemas.TrialSpec.model_fields.keys()),
         user_attrs=new.user_attrs,
         tags=list(new.tags),
+        note=note,
         program_id=program_id,
         dataset_id=dataset_id,
         start_blob_id=start_blob_id,
@@ -84,15 +85,14 @@ def create(session: Session, me: Caller, study_id: UUID, new: schemas.TrialSpec)
 def change(
     session: Session, me: Caller, trial_id: UUID, patch: schemas.TrialPatch, *, if_match: str | None = None
 ) -> Versioned:
-    """Change attributes and tags, also of a finished trial. Concurrent changes of different keys are all kept.
+    """Change attributes, tags and note, also of a finished trial. Concurrent changes of different keys are all kept.
 
     Raises:
         TrialNotFound
         VersionMismatch: `if_match` names another version.
     """
     trial = find_version(session, me.user_id, trial_id, if_match)
-    user_attrs, tags = patch.apply(trial.user_attrs, trial.tags)
-    changed = {"user_attrs": user_attrs, "tags": list(tags), "revision": Trial.revision + 1}
+    changed = patch.apply(trial) | {"revision": Trial.revision + 1}
     state_machine.write(session, Trial.id == trial.id, **changed)
     session.refresh(trial)
     return describe_version(trial)

@@ -12,13 +12,33 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from nestor import lifecycle, schemas
 from nestor.errors import TrialNotFound
-from nestor.schemas import Desired, State
-from nestor_server.models import Study, Trial
+from nestor.results import courses
+from nestor.schemas import Desired, SortOrder, State, TrialSort
+from nestor_server.models import LABELED, Study, Trial
 from nestor_server.scheduling import leases, rankings
-from nestor_server.services import paging, studies, versions
+from nestor_server.services import paging, searching, sorting, studies, versions
 from nestor_server.services.versions import OF_TRIAL, Versioned
 
-STORED = paging.stored_bytes(Trial.spec, Trial.user_attrs, Trial.error, Trial.evidence, Trial.hyperparameters)
+STORED = paging.stored_bytes(
+    Trial.spec, Trial.user_attrs, Trial.note, Trial.error, Trial.evidence, Trial.hyperparameters
+)
+
+
+def _changing(
+    kind: type[int | float], now: InstrumentedAttribute[Any], resting: InstrumentedAttribute[Any]
+) -> sorting.Sort:
+    """By a column that changes with the steps of running trials, which no index has."""
+    parts = (~Trial.is_running, resting), (Trial.is_running, now)
+    return sorting.Sort(now, kind, nullable=now is Trial.best_value, parts=parts)
+
+
+SORTS = {
+    TrialSort.number: sorting.Sort(Trial.number, int),
+    TrialSort.state: sorting.Sort(Trial.state, str),
+    TrialSort.step: _changing(int, Trial.step, Trial.resting_step),
+    TrialSort.best_value: _changing(float, Trial.best_value, Trial.resting_value),
+    TrialSort.seconds: _changing(float, Trial.seconds, Trial.resting_seconds),
+}
 
 
 def page(
@@ -28,14 +48,24 @@ def page(
     *,
     states: Sequence[State] = (),
     number: int | None = None,
+    tags: Sequence[str] = (),
+    text: str | None = None,
+    sort: TrialSort = TrialSort.number,
+    order: SortOrder = SortOrder.desc,
     cursor: str | None = None,
     limit: int = paging.DEFAULT_LIMIT,
 ) -> Versioned:
-    """One page of the trials of a study, by number: all, those in one of `states`, or the one of a number.
+    """One page of the trials of a study, newest first.
+
+    Args:
+        states: only trials in one of them.
+        number: only the trial of this number.
+        tags: only trials that have all of them.
+        text: only trials whose note or one of whose tags contains it.
 
     Raises:
         StudyNotFound
-        InvalidInput: the cursor belongs to another list.
+        CursorInvalid: the cursor belongs to another list or order.
     """
     studies.find(session, owner_id, study_id)
     where = [Trial.study_id == study_id]
@@ -43,14 +73,17 @@ def page(
         where.append(Trial.state.in_([state.value for state in states]))
     if number is not None:
         where.append(Trial.number == number)
-    if cursor is not None:
-        where.append(Trial.number > paging.decode(cursor, int))
-    rows = select(Trial.number, STORED, *OF_TRIAL).where(*where).order_by(Trial.number)
-    index = cache(lambda: paging.index(session, rows, limit))
+    if tags:
+        where += [LABELED, searching.has_tags(Trial.tags, tags)]
+    if text:
+        where += [LABELED, searching.contains(session, text, Trial.note, tags=Trial.tags)]
+    rows = select(Trial.number, STORED, *OF_TRIAL).where(*where)
+    ordered = sorting.Order(f"trials {study_id}", sort, SORTS[sort], Trial.number, descending=order == SortOrder.desc)
+    index = cache(lambda: ordered.index(session, rows, limit, cursor))
 
     def read() -> tuple[schemas.TrialPage, str]:
-        query = select(Trial).where(*where, index().holds(Trial.number)).order_by(Trial.number)
-        items = tuple(describe(trial) for trial in session.scalars(query))
+        found = session.scalars(select(Trial).where(Trial.study_id == study_id, index().holds(Trial.number)))
+        items = tuple(describe(trial) for trial in index().arrange(found, Trial.number))
         return schemas.TrialPage(items=items, next_cursor=index().next_cursor), index().version
 
     return Versioned(lambda: index().version, read)
@@ -117,6 +150,16 @@ def describe_version(trial: Trial) -> tuple[schemas.Trial, str]:
     return describe(trial), versions.of_trial(trial)
 
 
+def pace(trial: Trial) -> dict[str, float | None]:
+    """`steps_per_second` and `eta_seconds`; None unless the trial is running."""
+    if trial.state != State.running.value or trial.pace is None:
+        return courses.UNKNOWN
+    last = trial.n_steps if trial.ends_after is None else trial.ends_after
+    timeout = trial.spec.get("timeout")
+    pace = courses.Pace.from_json(trial.pace)
+    return pace.progress(trial.attempt, step=trial.step, last=last, seconds=trial.seconds, timeout=timeout)
+
+
 def describe(trial: Trial) -> schemas.Trial:
     """The trial as the REST interface shows it, with the actions that its state allows."""
     state, desired = State(trial.state), Desired(trial.desired)
@@ -143,7 +186,9 @@ def describe(trial: Trial) -> schemas.Trial:
             "seconds": trial.seconds,
             "error": trial.error,
             "user_attrs": trial.user_attrs,
+            **pace(trial),
             "tags": tuple(trial.tags),
+            "note": trial.note,
             "worker": trial.lease_owner,
             "seq": trial.seq,
             "created_at": trial.created_at,

@@ -1,0 +1,151 @@
+"""Sorted lists: in each order, a cursor leads to the next page.
+
+A cursor names the last row of a page by what the list is sorted by, so that an index finds the next page in a list of
+any length. A row that is added, or that moves because what it is sorted by changes, does not move the others.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from sqlalchemy import ColumnElement, Select, literal, select, true, tuple_, union_all
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from nestor.errors import CursorInvalid
+from nestor_server.services.paging import AnyRow, Index, bounded
+
+
+@dataclass(frozen=True)
+class Sort:
+    """What a list can be sorted by.
+
+    Attributes:
+        value: of each row; rows without one come last, whichever way the list is sorted.
+        kind: its type in Python: int, float, str, datetime or UUID.
+        nullable: whether rows may have none.
+        parts: conditions of which each row meets one, each with the column that an index has for the value of its rows;
+            none: `value` is in an index itself.
+        computed: an expression that is to be computed once for each row, and that no index has.
+    """
+
+    value: ColumnElement[Any] | InstrumentedAttribute[Any]
+    kind: type[int | float | str | datetime | UUID]
+    nullable: bool = False
+    parts: tuple[tuple[ColumnElement[bool], InstrumentedAttribute[Any]], ...] = ()
+    computed: bool = False
+
+
+@dataclass(frozen=True)
+class Order:
+    """A list in one of its orders.
+
+    Attributes:
+        of: names the list, in its cursors.
+        by: names what it is sorted by.
+        sort: the same.
+        key: the unique key of its rows. Of rows with equal values, it decides.
+        descending: which way.
+    """
+
+    of: str
+    by: str
+    sort: Sort
+    key: InstrumentedAttribute[Any]
+    descending: bool
+
+    def index(self, session: Session, query: Select[*tuple[Any, ...]], limit: int, cursor: str | None) -> Index:
+        """The page behind `cursor`, or the first one; as `paging.index`.
+
+        Args:
+            query: in any order, the key of each row, its `stored_bytes`, and what its version is made of.
+
+        Raises:
+            CursorInvalid: the cursor was made by another list, or for another order.
+        """
+        after = None if cursor is None else self._decode(cursor)
+        rows: list[AnyRow] = []
+        for has_value in (True, False) if self.sort.nullable else (True,):
+            if has_value and after is not None and after[0] is None:
+                continue  # the rows with a value are on earlier pages
+            if len(rows) <= limit:
+                begins = after if after is not None and (after[0] is not None) == has_value else None
+                statement = self._statement(query, begins, limit + 1 - len(rows), has_value=has_value)
+                rows += session.execute(statement).all()
+        page = bounded(rows, limit)
+        if not page.more:
+            return page
+        last = rows[len(page.keys) - 1]
+        return replace(page, next_cursor=self._encode(last.sorted_by, last[0]))
+
+    def _statement(
+        self, query: Select[*tuple[Any, ...]], after: tuple[Any, Any] | None, limit: int, *, has_value: bool
+    ) -> Select[*tuple[Any, ...]]:
+        """The first rows after a value and a key, of those that have a value or of the others."""
+        parts = self.sort.parts or ((true(), self.sort.value),)
+        found = [self._part(query.where(where), value, after, limit, has_value=has_value) for where, value in parts]
+        if len(found) == 1:
+            return found[0]
+        merged = union_all(*(select(part.subquery()) for part in found)).subquery()
+        return select(merged).order_by(*self._directed(merged.c.sorted_by, merged.c[self.key.key])).limit(limit)
+
+    def _part(
+        self,
+        query: Select[*tuple[Any, ...]],
+        value: ColumnElement[Any] | InstrumentedAttribute[Any],
+        after: tuple[Any, Any] | None,
+        limit: int,
+        *,
+        has_value: bool,
+    ) -> Select[*tuple[Any, ...]]:
+        key: ColumnElement[Any] | InstrumentedAttribute[Any] = self.key
+        rows = query.add_columns(value.label("sorted_by"))
+        if self.sort.computed:
+            each = rows.offset(0).subquery()  # keeps PostgreSQL from computing the value in each condition again
+            rows, value, key = select(each), each.c.sorted_by, each.c[self.key.key]
+        if self.sort.nullable:
+            rows = rows.where(value.is_not(None) if has_value else value.is_(None))
+        if after is not None:
+            rows = rows.where(self._is_after(value if has_value else key, key, after))
+        # Also those without a value are sorted by it, as in the index.
+        return rows.order_by(*self._directed(value, key)).limit(limit)
+
+    def _is_after(self, value: Any, key: Any, after: tuple[Any, Any]) -> ColumnElement[bool]:
+        one, other = key, literal(after[1], self.key.type)
+        if value is not key:
+            one, other = tuple_(value, key), tuple_(literal(after[0], value.type), other)
+        return one < other if self.descending else one > other
+
+    def _directed(self, *columns: Any) -> list[ColumnElement[Any]]:
+        return [column.desc() if self.descending else column.asc() for column in columns]
+
+    # --- cursors ----------------------------------------------------------------------------------
+
+    @property
+    def _name(self) -> str:
+        return f"{self.of} {self.by} {'desc' if self.descending else 'asc'}"
+
+    @property
+    def _written(self) -> TypeAdapter[tuple[str, Any, Any]]:
+        kinds: Any = tuple[str, self.sort.kind | None, self.key.type.python_type]
+        return TypeAdapter(kinds, config=ConfigDict(strict=True))
+
+    def _encode(self, value: Any, key: Any) -> str:
+        """An opaque cursor for the page after this row."""
+        return base64.urlsafe_b64encode(self._written.dump_json((self._name, value, key))).decode().rstrip("=")
+
+    def _decode(self, cursor: str) -> tuple[Any, Any]:
+        """The value and the key that `_encode` was given."""
+        try:
+            written = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+            name, *after = self._written.validate_json(written)
+        except (ValidationError, ValueError, binascii.Error):
+            raise CursorInvalid() from None
+        if name != self._name or (after[0] is None and not self.sort.nullable):
+            raise CursorInvalid()
+        return after[0], after[1]

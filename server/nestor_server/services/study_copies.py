@@ -1,0 +1,134 @@
+"""Studies that come again: a deleted one is restored, and any is copied with its finished trials."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import uuid_utils.compat
+from sqlalchemy import ARRAY, any_, func, literal, select, text, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from nestor import schemas
+from nestor.errors import StudyNameTaken, StudyNotDeleted, StudyNotFound, StudyTooLarge
+from nestor.schemas import State
+from nestor_server.models import Base, Checkpoint, Event, Result, Snapshot, Step, Study, Trial
+from nestor_server.services import studies
+
+# Of one copy, which is one transaction.
+MAX_TRIALS = 10_000
+MAX_ENTRIES = 100_000  # steps and events
+MAX_BYTES = 256 * 2**20  # of these, as PostgreSQL stores them
+
+FINISHED = [state.value for state in State if state.finished]
+RECORDS: tuple[type[Base], ...] = (Step, Event, Snapshot, Checkpoint, Result)  # the files stay where they are
+
+
+def restore(session: Session, owner_id: UUID, study_id: UUID, how: schemas.StudyRestore) -> schemas.Study:
+    """Take back the deletion of a study, under a new name if `how` has one. What is not deleted stays as it is.
+
+    Raises:
+        StudyNotFound: the user has no such study, or it was purged.
+        StudyNameTaken: another study has the name.
+        StudyNotDeleted: the study was not deleted, and has another name than the new one.
+    """
+    query = select(Study).where(Study.id == study_id, Study.owner_id == owner_id)
+    study = session.scalars(query.with_for_update(key_share=True)).one_or_none()
+    if study is None:
+        raise StudyNotFound(study=str(study_id))
+    if study.deleted_at is None:
+        if how.name not in (None, study.name):
+            raise StudyNotDeleted(name=study.name)
+        return studies.describe(session, [study])[0]
+    name = study.name if how.name is None else how.name
+    restored = update(Study).where(Study.id == study_id).values(name=name, deleted_at=None, updated_at=func.now())
+    try:
+        with session.begin_nested():
+            session.execute(restored.execution_options(synchronize_session=False))
+    except IntegrityError:
+        raise StudyNameTaken(name=name) from None
+    session.refresh(study)
+    return studies.describe(session, [study])[0]
+
+
+def copy(session: Session, owner_id: UUID, study_id: UUID, new: schemas.StudyCopy) -> schemas.Study:
+    """A new study with the attributes, tags, note and ranking of another, and copies of its finished trials.
+
+    Raises:
+        StudyNotFound
+        StudyNameTaken: another study has the name.
+        StudyTooLarge: its finished trials have recorded too much.
+    """
+    study = studies.find(session, owner_id, study_id)
+    trials = _finished(session, study)
+    copied = {one: getattr(study, one) for one in ("metric", "direction", "user_attrs", "tags", "note")}
+    made = Study(owner_id=owner_id, name=new.name, **copied, next_number=len(trials))
+    try:
+        with session.begin_nested():
+            session.add(made)
+    except IntegrityError:
+        raise StudyNameTaken(name=new.name) from None
+    _copy_trials(session, trials, made.id)
+    session.refresh(made)
+    return studies.describe(session, [made])[0]
+
+
+def _finished(session: Session, study: Study) -> list[UUID]:
+    """The finished trials of a study in order of their numbers, locked so that they stay as they are.
+
+    Raises:
+        StudyTooLarge
+    """
+    of_study = Trial.study_id == study.id, Trial.state.in_(FINISHED)
+    n_trials, n_entries = session.execute(
+        select(func.count(), func.coalesce(func.sum(Trial.seq), 0)).where(*of_study)
+    ).one()
+    for amount, limit, what in ((n_trials, MAX_TRIALS, "trials"), (n_entries, MAX_ENTRIES, "steps and events")):
+        if amount > limit:
+            raise StudyTooLarge(name=study.name, amount=f"{amount:,} {what}", limit=f"{limit:,}")
+    locked = select(Trial.id).where(*of_study).order_by(Trial.number).with_for_update(read=True)
+    trials = [*session.scalars(locked)]
+    copied = any_(literal(trials, ARRAY(Trial.id.type)))
+    n_bytes = 0
+    of_trials, of_steps, of_events = (Trial.id, Trial.spec), (Step.trial_id, Step.data), (Event.trial_id, Event.data)
+    for key, column in (of_trials, (Trial.id, Trial.user_attrs), of_steps, of_events):
+        n_bytes += session.scalar(select(func.sum(func.pg_column_size(column))).where(key == copied)) or 0
+    if n_bytes > MAX_BYTES:
+        raise StudyTooLarge(name=study.name, amount=f"{n_bytes:,} bytes of records", limit=f"{MAX_BYTES:,}")
+    return trials
+
+
+# Rows of trials, each with the id and the number of its copy.
+_COPIES = "unnest(CAST(:old AS uuid[]), CAST(:new AS uuid[])) WITH ORDINALITY AS copies (old, new, number)"
+
+
+def _copy_trials(session: Session, trials: list[UUID], study_id: UUID) -> None:
+    """Copy the rows of trials, which get numbers in this order."""
+    given = {"old": trials, "new": [uuid_utils.compat.uuid7() for _ in trials], "study": study_id}
+    # What started from a trial of this study starts from its copy: that is how confirmations are found.
+    values = {
+        "id": "copies.new",
+        "study_id": "CAST(:study AS uuid)",
+        "number": "copies.number - 1",
+        "spec": "CASE WHEN starts.new IS NULL THEN spec "
+        "ELSE jsonb_set(spec, '{warm_start,trial}', to_jsonb(starts.new)) END",
+    }
+    starts = f"LEFT JOIN {_COPIES.replace('copies', 'starts')} ON starts_from = starts.old::text"
+    _insert(session, Trial, values, f"trials ON trials.id = copies.old {starts}", given)
+    for table in RECORDS:
+        name = table.__tablename__
+        _insert(session, table, {"trial_id": "copies.new"}, f"{name} ON trial_id = copies.old", given)
+
+
+def _insert(session: Session, table: type[Base], values: dict[str, str], joined: str, given: dict[str, Any]) -> None:
+    """Insert copies of rows, with other `values` in some columns."""
+    columns = [column.name for column in table.__table__.columns if column.computed is None]
+    copied = (values.get(name, f"{table.__tablename__}.{name}") for name in columns)
+    session.execute(
+        text(
+            f"INSERT INTO {table.__tablename__} ({', '.join(columns)}) "
+            f"SELECT {', '.join(copied)} FROM {_COPIES} JOIN {joined}"
+        ),
+        given,
+    )

@@ -1,0 +1,135 @@
+"""Lists of studies, each with what is going on in it. Their cost follows the page, however many trials there are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from functools import cache
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, func, literal_column, select
+from sqlalchemy.orm import Session
+
+from nestor import schemas
+from nestor.results import courses
+from nestor.schemas import SortOrder, State, StudySort
+from nestor_server.database import settings_of
+from nestor_server.models import Study, Trial
+from nestor_server.scheduling import rankings
+from nestor_server.services import paging, searching, sorting, studies, versions
+from nestor_server.services.study_trials import BEST_VALUE, LAST_ACTIVITY, Trials, trials_of
+from nestor_server.services.trials import queries
+from nestor_server.services.versions import Versioned
+
+STORED = paging.stored_bytes(Study.user_attrs, Study.note)
+
+
+# Two of them are computed for each study of the user, from ends of indexes: columns that follow the steps of trials
+# would make all trials of a study wait for each other.
+SORTS = {
+    StudySort.created_at: sorting.Sort(Study.id, UUID),  # in the order of their creation
+    StudySort.last_activity_at: sorting.Sort(LAST_ACTIVITY, datetime, computed=True),
+    StudySort.name: sorting.Sort(func.lower(Study.name.collate("C")), str),  # the case of A to Z does not matter
+    StudySort.best_value: sorting.Sort(BEST_VALUE, float, nullable=True, computed=True),
+    StudySort.trials: sorting.Sort(Study.next_number, int),
+}
+
+
+def page(
+    session: Session,
+    owner_id: UUID,
+    *,
+    name: str | None = None,
+    states: Sequence[State] = (),
+    tags: Sequence[str] = (),
+    text: str | None = None,
+    deleted: bool = False,
+    sort: StudySort = StudySort.created_at,
+    order: SortOrder = SortOrder.desc,
+    cursor: str | None = None,
+    limit: int = paging.DEFAULT_LIMIT,
+) -> Versioned:
+    """One page of the user's studies, newest first.
+
+    Args:
+        name: only the study of this name.
+        states: only studies that have a trial in one of them.
+        tags: only studies that have all of them.
+        text: only studies whose name or note or one of whose tags contains it.
+        deleted: those that were deleted and are not purged yet, instead of the others.
+
+    Raises:
+        CursorInvalid: the cursor belongs to another list or order.
+    """
+    where = [Study.owner_id == owner_id, Study.deleted_at.is_not(None) if deleted else Study.deleted_at.is_(None)]
+    if name is not None:
+        where.append(Study.name == name)
+    if states:
+        in_state = Trial.study_id == Study.id, Trial.state.in_([state.value for state in states])
+        where.append(select(Trial.id).where(*in_state).exists())
+    if tags:
+        where.append(searching.has_tags(Study.tags, tags))
+    if text:
+        where.append(searching.contains(session, text, Study.name, Study.note, tags=Study.tags))
+    rows = select(Study.id, STORED, Study.updated_at).where(*where)
+    listed = "deleted studies" if deleted else "studies"
+    ordered = sorting.Order(listed, sort, SORTS[sort], Study.id, descending=order == SortOrder.desc)
+    index = cache(lambda: ordered.index(session, rows, limit, cursor))
+    trials = cache(lambda: trials_of(session, index().keys))
+    version = lambda: versions.of_json(f"{index().version} {trials()}".encode())
+
+    def read() -> tuple[schemas.StudyPage, str]:
+        found = session.scalars(select(Study).where(index().holds(Study.id)))
+        items = tuple(_summaries(session, index().arrange(found, Study.id), trials()))
+        return schemas.StudyPage(items=items, next_cursor=index().next_cursor), version()
+
+    return Versioned(version, read)
+
+
+def _summaries(session: Session, found: Sequence[Study], trials: dict[UUID, Trials]) -> list[schemas.StudySummary]:
+    shown = {one for study in trials.values() for one in (study.best, study.running) if one is not None}
+    # Parts of the specification alone: the whole has the attributes that its user submitted.
+    spec = (part for name in ("folds", "response", "train_on", "timeout") for part in (name, Trial.spec[name]))
+    columns = (
+        Trial.id, Trial.number, Trial.state, Trial.step, Trial.n_steps, Trial.ends_after, Trial.attempt, Trial.seconds,
+        Trial.pace, Trial.sparkline, Trial.best_step, Trial.best_value, Trial.evidence, Trial.error,
+        func.jsonb_path_query_array(Trial.hyperparameters, literal_column("'$[*].shape'")).label("shapes"),
+        func.jsonb_build_object(*spec).label("spec"),
+    )  # fmt: skip
+    rows = {row.id: row for row in session.execute(select(*columns).where(Trial.id.in_(shown)))}
+    kept = timedelta(days=settings_of(session).keep_unused_days)
+    return [_summary(study, trials[study.id], rows, kept) for study in found]
+
+
+def _summary(
+    study: Study, trials: Trials, rows: dict[UUID, Row[*tuple[Any, ...]]], kept: timedelta
+) -> schemas.StudySummary:
+    best, running = rows.get(trials.best), rows.get(trials.running)
+    return schemas.StudySummary(
+        **studies.fields(study, trials),
+        last_activity_at=trials.last_activity_at,
+        best_trial=None if best is None else best.number,
+        verdict=None if best is None else _verdict(best),
+        sparkline=schemas.Curve() if best is None else _curve(best),
+        running=None if running is None else _progress(running),
+        deleted_at=study.deleted_at,
+        purged_after=None if study.deleted_at is None else study.deleted_at + kept,
+    )
+
+
+def _verdict(trial: Row[*tuple[Any, ...]]) -> schemas.Verdict | None:
+    return rankings.verdict(trial.evidence, [{"shape": shape} for shape in trial.shapes or ()], trial.spec, trial.error)
+
+
+def _curve(trial: Row[*tuple[Any, ...]]) -> schemas.Curve:
+    if trial.sparkline is None:
+        return schemas.Curve()
+    return courses.Sparkline.from_json(trial.sparkline).curve(trial.best_step, trial.best_value)
+
+
+def _progress(trial: Row[*tuple[Any, ...]]) -> schemas.TrialProgress | None:
+    if trial.state != State.running.value:  # it has ended since
+        return None
+    shown = {"id": trial.id, "number": trial.number, "step": trial.step, "n_steps": trial.n_steps}
+    return schemas.TrialProgress(**shown, **queries.pace(trial))
