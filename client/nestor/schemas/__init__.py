@@ -31,6 +31,7 @@ from nestor.schemas.confirmations import Confirm as Confirm
 from nestor.schemas.confirmations import Confirmation as Confirmation
 from nestor.schemas.confirmations import ConfirmationRun as ConfirmationRun
 from nestor.schemas.confirmations import Judged as Judged
+from nestor.schemas.entries import PER_ORDER as PER_ORDER
 from nestor.schemas.entries import As as As
 from nestor.schemas.entries import EntryValues as EntryValues
 from nestor.schemas.entries import Order as Order
