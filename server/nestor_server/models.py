@@ -359,6 +359,7 @@ class Snapshot(Base):
     trial_id: Mapped[UUID] = mapped_column(ForeignKey("trials.id", ondelete="CASCADE"), primary_key=True)
     step: Mapped[int] = mapped_column(primary_key=True)
     blob_id: Mapped[UUID] = mapped_column(ForeignKey("blobs.id"), index=True)
+    entries: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))  # schemas.RecordedEntries
 
 
 class Checkpoint(Base):

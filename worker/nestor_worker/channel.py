@@ -44,6 +44,7 @@ class Snapshot:
     step: int
     file: str
     replaces: list[int] = field(default_factory=list)  # steps whose snapshots can be deleted once this one is stored
+    entries: dict[str, Any] | None = None  # schemas.RecordedEntries
 
 
 @dataclass(frozen=True)

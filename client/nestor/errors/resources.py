@@ -127,6 +127,13 @@ class HyperparametersNotFound(NotFound):
     remedy = "A snapshot is written with the first step."
 
 
+class EntriesNotRecorded(NotFound):
+    """A snapshot does not say which of its entries stand out."""
+
+    message = "Which entries of {name!r} come first by {by} at step {step} is not recorded: {reason}."
+    remedy = "Ask for another step or order, or read the tensor and compare its entries yourself."
+
+
 class CheckpointNotFound(NotFound):
     """No checkpoint of that step was kept."""
 

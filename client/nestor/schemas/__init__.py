@@ -32,6 +32,14 @@ from nestor.schemas.confirmations import Confirm as Confirm
 from nestor.schemas.confirmations import Confirmation as Confirmation
 from nestor.schemas.confirmations import ConfirmationRun as ConfirmationRun
 from nestor.schemas.confirmations import Judged as Judged
+from nestor.schemas.entries import PER_ORDER as PER_ORDER
+from nestor.schemas.entries import As as As
+from nestor.schemas.entries import EntryValues as EntryValues
+from nestor.schemas.entries import Order as Order
+from nestor.schemas.entries import RecordedEntries as RecordedEntries
+from nestor.schemas.entries import TopEntries as TopEntries
+from nestor.schemas.entries import TopEntry as TopEntry
+from nestor.schemas.entries import top_entries as top_entries
 from nestor.schemas.presets import EntryPointInfo as EntryPointInfo
 from nestor.schemas.presets import ParameterInfo as ParameterInfo
 from nestor.schemas.presets import PresetInfo as PresetInfo

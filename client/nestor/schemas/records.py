@@ -13,6 +13,7 @@ from pydantic import ValidationInfo, field_validator
 from nestor.errors import LossMaximized
 from nestor.options.base import about
 from nestor.options.mistakes.sentences import violation
+from nestor.program_format import EntryNames
 from nestor.schemas.base import Count, Name, Note, Priority, Schema
 from nestor.schemas.problems import TrialSpec
 from nestor.schemas.storable import merge_patch
@@ -361,6 +362,18 @@ class HyperparameterInfo(Schema):
             "maps the stored value to the one that the loss reads: identity, exp, sigmoid or softplus", example="exp"
         ),
     ]
+    of: Annotated[str | None, about("parameter that all its entries belong to", example="0.weight")] = None
+    axes: Annotated[
+        tuple[str | tuple[str, ...], ...] | None,
+        about(
+            "for each dimension, what its positions count, such as example, row or class, or the names of its "
+            "positions; null: its entries have no names"
+        ),
+    ] = None
+
+    def entry_name(self, index: int) -> str:
+        """What the entry with this flat index belongs to, such as "example 17" or "0.weight, row 3, column 5"."""
+        return EntryNames(self.of, self.axes).name(self.name, self.shape, index)
 
 
 class Hyperparameters(Schema):

@@ -16,6 +16,15 @@ from nestor_server.services.records import hyperparameters
 from nestor_server.services.records.hyperparameters import Format
 from nestor_server.services.trials import warm_starts
 
+Part = Annotated[
+    str | None,
+    Query(
+        max_length=300,
+        description="indices and ranges of the leading dimensions, as in NumPy but without steps; default: all",
+        examples=["10:20", "3,0:5"],
+    ),
+]
+
 router = APIRouter(route_class=TransactionRoute, tags=["hyperparameters"])
 
 FileFormat = Annotated[Format, Query(description="of the file: safetensors, which has a name, or NumPy's npy")]
@@ -33,8 +42,9 @@ def download_hyperparameters(
     trial_id: UUID, request: Request, caller: Reader, session: Tx, step: StepNumber = None
 ) -> Response:
     """All hyperparameters at one step."""
-    content = hyperparameters.snapshot(session, caller.user_id, trial_id, step)
-    return files.file_response(request, content, name="hyperparameters.safetensors", immutable=step is not None)
+    found = hyperparameters.snapshot(session, caller.user_id, trial_id, step)
+    name = "hyperparameters.safetensors"
+    return files.file_response(request, found.content, name=name, immutable=found.is_settled)
 
 
 @router.get("/trials/{trial_id}/hyperparameters/{name}", **FILE)
@@ -47,10 +57,14 @@ def download_hyperparameter(
     session: Tx,
     step: StepNumber = None,
     format: FileFormat = "safetensors",
+    slice: Part = None,
 ) -> Response:
-    """One hyperparameter at one step, as a file of its own."""
-    content = hyperparameters.tensor(session, caller.user_id, trial_id, name, step, format)
-    return files.file_response(request, content, name=f"{name}.{format}", immutable=step is not None)
+    """One hyperparameter at one step, or a part of it, as a file of its own.
+
+    If `step` is given and a checkpoint follows it, the response is immutable. Later steps may be computed again.
+    """
+    found = hyperparameters.tensor(session, caller.user_id, trial_id, name, step=step, format=format, part=slice)
+    return files.file_response(request, found.content, name=f"{name}.{format}", immutable=found.is_settled)
 
 
 @router.get("/trials/{trial_id}/checkpoint.safetensors", **FILE)

@@ -34,6 +34,7 @@ class TensorFile:
     step: int
     data: bytes
     replaces: tuple[int, ...] = ()  # steps whose snapshots are deleted with this one
+    entries: dict[str, Any] | None = None  # of a snapshot: schemas.RecordedEntries
 
 
 @dataclass(frozen=True)
@@ -204,10 +205,14 @@ def _upsert(
     blob_ids = {file.step: stored[hashlib.sha256(file.data).digest()] for file in tensors}
     if blob_ids:
         rows = [{"trial_id": trial_id, "step": step, "blob_id": blob_id} for step, blob_id in blob_ids.items()]
+        changing = ["blob_id"]
+        if table is Snapshot:
+            entries = {file.step: file.entries for file in tensors}
+            rows = [row | {"entries": entries[row["step"]]} for row in rows]
+            changing.append("entries")
         new = insert(table).values(rows)
-        session.execute(
-            new.on_conflict_do_update(index_elements=["trial_id", "step"], set_={"blob_id": new.excluded.blob_id})
-        )
+        changed = {column: new.excluded[column] for column in changing}
+        session.execute(new.on_conflict_do_update(index_elements=["trial_id", "step"], set_=changed))
 
 
 def _delete_replaced(session: Session, trial_id: UUID, batch: RecordedBatch) -> None:

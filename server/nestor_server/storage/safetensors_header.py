@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from nestor.program_format.safetensors_header import Header as Header
 from nestor.program_format.safetensors_header import Malformed as Malformed
-from nestor.program_format.safetensors_header import Tensor, described, written
+from nestor.program_format.safetensors_header import Tensor as Tensor
+from nestor.program_format.safetensors_header import described, written
 
 NUMPY = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from nestor.schemas import HyperparameterInfo, Step
+from nestor.schemas import HyperparameterInfo, RecordedEntries, Step
 from nestor_server.scheduling.recording import CHECKPOINTS_KEPT, LogRecord, RecordedBatch, TensorFile
 from nestor_worker import channel
 from nestor_worker.channel import ChannelBroken, Checkpoint, LogLine, Message, Result, Snapshot, Started, Stepped
@@ -47,8 +47,10 @@ class RecordBuffer:
                         raise ChannelBroken(f"a step has the time {seconds!r}")
                     self._entries.append(Step.model_validate(record))
                     self._seconds = seconds
-                case Snapshot(file=file):
+                case Snapshot(file=file, entries=entries):
                     channel.check_name(file)
+                    if entries is not None:
+                        RecordedEntries.model_validate(entries)
                     self._entries.append(message)
                 case Checkpoint(file=file) | Result(file=file):
                     channel.check_name(file)
@@ -98,8 +100,8 @@ class RecordBuffer:
             match self._entries.popleft():
                 case Step() as step:
                     steps.append(step)
-                case Snapshot(step, file, replaces):
-                    snapshots.append(TensorFile(step, self._read(file), tuple(replaces)))
+                case Snapshot(step, file, replaces, recorded):
+                    snapshots.append(TensorFile(step, self._read(file), tuple(replaces), recorded))
                     nbytes += len(snapshots[-1].data)
                 case Checkpoint(step, file):
                     checkpoints.append(TensorFile(step, self._read(file)))

@@ -1,0 +1,151 @@
+"""Single entries of hyperparameters: those that stand out at a step, and the course of some of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from nestor.options.base import Number, about
+from nestor.options.mistakes.sentences import violation
+from nestor.program_format import multi_index
+from nestor.schemas.base import Schema
+from nestor.schemas.records import HyperparameterInfo
+
+PER_ORDER = 32  # entries of each order that are recorded of a tensor with a snapshot,
+MOST_RECORDED = 8192  # and of all tensors together: 32 bytes each, so 256 kB, unless there are 2,048 tensors or more
+
+As = Literal["optimized", "used"]
+
+TRANSFORMED: dict[str, Callable[[float], float]] = {
+    "identity": lambda raw: raw,
+    "exp": lambda raw: math.exp(raw) if raw < 709 else math.inf,
+    "sigmoid": lambda raw: 1 / (1 + math.exp(-raw)) if raw > -709 else 0.0,
+    "softplus": lambda raw: max(raw, 0.0) + math.log1p(math.exp(-abs(raw))),
+}
+
+
+class Order(StrEnum):
+    """By what the entries of a tensor are ordered."""
+
+    change = "change"
+    gradient = "gradient"
+    highest = "highest"
+    lowest = "lowest"
+
+
+class ExtremeEntries(Schema):
+    """The entries of one tensor that come first by any `Order`."""
+
+    index: Annotated[tuple[int, ...], Field(max_length=len(Order) * PER_ORDER), about("flat indices, ascending")]
+    gradient: Annotated[tuple[float, ...] | None, about("the hypergradient of each; null: before the first step")]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        numbers = len(self.index if self.gradient is None else self.gradient)
+        if min(self.index, default=0) < 0 or numbers != len(self.index):
+            raise violation("each index must have a gradient, and none may be negative")
+        return self
+
+
+class RecordedEntries(Schema):
+    """The entries that a worker records with a snapshot, because finding them later would read all numbers."""
+
+    k: Annotated[int, about("entries of each order", ge=1, le=PER_ORDER)]
+    tensors: Annotated[dict[str, ExtremeEntries], about("by the name of the hyperparameter")]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        most = max(MOST_RECORDED, len(Order) * len(self.tensors))
+        if sum(len(entries.index) for entries in self.tensors.values()) > most:
+            raise violation(f"a snapshot may have at most {most} recorded entries")
+        return self
+
+    @staticmethod
+    def per_order(tensors: int) -> int:
+        """How many entries of each order are recorded of each of `tensors` tensors."""
+        return max(1, min(PER_ORDER, MOST_RECORDED // (len(Order) * max(1, tensors))))
+
+
+class TopEntry(Schema):
+    """One entry of a hyperparameter at one step."""
+
+    index: Annotated[int, about("flat index in row-major order", example=17)]
+    position: Annotated[tuple[int, ...], about("index of each dimension; empty for a scalar")]
+    name: Annotated[str, about("what it belongs to", example="example 17")]
+    value: Annotated[Number, about("before the transform, as it is optimized")]
+    used: Annotated[Number, about("after the transform, as the losses read it")]
+    start: Annotated[Number, about("before the transform, at the start of the trial")]
+    change: Annotated[Number, about("`value` minus `start`")]
+    gradient: Annotated[Number | None, about("hypergradient of the step; null: it is not recorded")]
+
+
+class TopEntries(Schema):
+    """The entries of a hyperparameter that come first by one order."""
+
+    name: Annotated[str, about("of the hyperparameter")]
+    step: Annotated[int, about("of the snapshot", unit="outer steps")]
+    by: Annotated[Order, about("the order of `items`")]
+    items: Annotated[tuple[TopEntry, ...], about("at most `k`, and of many tensors as many as were recorded")]
+
+
+class EntryValues(Schema):
+    """The course of some entries of a hyperparameter over the steps that have a snapshot."""
+
+    name: Annotated[str, about("of the hyperparameter")]
+    form: Annotated[
+        As, about("`optimized`: `values` are before the transform; `used`: after it, as the losses read them")
+    ]
+    steps: Annotated[tuple[int, ...], about("in order", unit="outer steps")]
+    index: Annotated[tuple[int, ...], about("flat indices, as requested")]
+    names: Annotated[tuple[str, ...], about("what each entry belongs to")]
+    values: Annotated[tuple[tuple[Number, ...], ...], about("for each entry, its value at each of the steps")]
+
+
+def top_entries(
+    info: HyperparameterInfo,
+    *,
+    step: int,
+    by: Order,
+    k: int,
+    index: Sequence[int],
+    values: Sequence[float],
+    starts: Sequence[float],
+    gradients: Sequence[float] | None,
+) -> TopEntries:
+    """The first `k` of some entries, which have lower indices where they are equal.
+
+    Args:
+        index: flat indices of the entries. The other sequences have their numbers.
+        gradients: None if they are not recorded; then `by` is another order.
+    """
+    changes = [value - start for value, start in zip(values, starts, strict=True)]
+    scores = {
+        Order.change: [abs(change) for change in changes],
+        Order.gradient: [abs(gradient) for gradient in gradients or ()],
+        Order.highest: values,
+        Order.lowest: [-value for value in values],
+    }[by]
+
+    def rank(i: int) -> tuple[float, int]:
+        # What is not a number comes first, as on the worker.
+        return (-math.inf if math.isnan(scores[i]) else -scores[i], index[i])
+
+    chosen = sorted(range(len(scores)), key=rank)[:k]
+    items = tuple(
+        TopEntry(
+            index=index[i],
+            position=multi_index(info.shape, index[i]),
+            name=info.entry_name(index[i]),
+            value=values[i],
+            used=TRANSFORMED[info.transform](values[i]),
+            start=starts[i],
+            change=changes[i],
+            gradient=None if gradients is None else gradients[i],
+        )
+        for i in chosen
+    )
+    return TopEntries(name=info.name, step=step, by=by, items=items)

@@ -1,0 +1,183 @@
+"""Single entries of a hyperparameter: those that stand out at a step, and the course of some."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from nestor import schemas
+from nestor.errors import EntriesNotRecorded, EntryUnknown, HyperparametersNotFound, TooManyEntries
+from nestor.program_format import flat_index
+from nestor.schemas import HyperparameterInfo, Order
+from nestor.schemas.entries import TRANSFORMED, EntryValues, ExtremeEntries, TopEntries, top_entries
+from nestor_server.models import Blob, Snapshot, Trial
+from nestor_server.services.records import hyperparameters
+from nestor_server.services.trials import queries as trial_queries
+from nestor_server.services.versions import Versioned
+from nestor_server.storage import tensor_blobs
+from nestor_server.storage.safetensors_header import Tensor
+
+MAX_INDICES = 100
+MAX_NUMBERS = 20_000  # that an answer with the course of entries has: entries times steps
+SMALL = 65_536  # entries; a tensor of so many is compared as it is read, if its snapshot says nothing of its entries
+
+
+def top(
+    session: Session, owner_id: UUID, trial_id: UUID, name: str, *, by: Order, k: int, step: int | None
+) -> Versioned:
+    """The entries of a hyperparameter that come first by an order at a step, by default that of the latest snapshot.
+
+    Its functions raise:
+        TrialNotFound
+        HyperparametersNotFound: there is no such hyperparameter, or no such snapshot.
+        EntriesNotRecorded: the snapshot does not say which entries these are.
+    """
+
+    def read() -> tuple[TopEntries, str]:
+        version = trial_queries.version(session, owner_id, trial_id)
+        info = _info(session, owner_id, trial_id, name)
+        found = hyperparameters.find(session, owner_id, trial_id, step)
+        first = hyperparameters.find(session, owner_id, trial_id, 0)
+        ends = [found.blob, first.blob]
+        headers = tensor_blobs.headers(session, ends)
+        tensors = [(blob, _tensor(header, trial_id, name)) for blob, header in zip(ends, headers, strict=True)]
+        recorded, most = _recorded(session, trial_id, found.step, name)
+        if recorded is None:
+            n = math.prod(info.shape)
+            reason = "an earlier version of Nestor recorded the snapshot"
+            if n > SMALL or by is Order.gradient:
+                raise EntriesNotRecorded(name=name, by=by.value, step=found.step, reason=reason)
+            values, starts = (tensor_blobs.numbers(session, blob, tensor) for blob, tensor in tensors)
+            index, gradients, most = range(n), None, n
+        else:
+            index, gradients = recorded.index, recorded.gradient
+            if by is Order.gradient and gradients is None:
+                reason = "before the first step there is no hypergradient"
+                raise EntriesNotRecorded(name=name, by=by.value, step=found.step, reason=reason)
+            values, starts = tensor_blobs.entries(session, tensors, index)
+        chosen = top_entries(
+            info,
+            step=found.step,
+            by=by,
+            k=min(k, most),
+            index=index,
+            values=values,
+            starts=starts,
+            gradients=gradients,
+        )
+        return chosen, version
+
+    return Versioned(lambda: trial_queries.version(session, owner_id, trial_id), read)
+
+
+def values(
+    session: Session,
+    owner_id: UUID,
+    trial_id: UUID,
+    name: str,
+    *,
+    index: str,
+    after: int | None,
+    max_points: int | None,
+    form: schemas.As,
+) -> Versioned:
+    """The values of some entries at the steps that have a snapshot. Of many steps, evenly chosen ones.
+
+    Args:
+        index: flat indices or positions, such as "0,17,3.5".
+        after: only steps above this one.
+        max_points: the most steps; entries times steps are at most `MAX_NUMBERS` in any case.
+
+    Its functions raise:
+        TrialNotFound, HyperparametersNotFound
+        EntryUnknown: an index is not one of this hyperparameter.
+        TooManyEntries: more than `MAX_INDICES`.
+    """
+
+    def read() -> tuple[EntryValues, str]:
+        version = trial_queries.version(session, owner_id, trial_id)
+        info = _info(session, owner_id, trial_id, name)
+        chosen = _indices(info, index)
+        first = 0 if after is None else after + 1
+        steps = select(Snapshot.step).where(Snapshot.trial_id == trial_id, Snapshot.step >= first)
+        known = session.scalars(steps.order_by(Snapshot.step)).all()
+        at = _evenly(known, min(max_points or MAX_NUMBERS, MAX_NUMBERS // len(chosen)))
+        query = select(Snapshot.step, Blob).join(Blob, Snapshot.blob_id == Blob.id)
+        rows = session.execute(
+            query.where(Snapshot.trial_id == trial_id, Snapshot.step.in_(at)).order_by(Snapshot.step)
+        ).all()
+        found = [blob for _, blob in rows]
+        headers = tensor_blobs.headers(session, found)
+        tensors = [(blob, _tensor(header, trial_id, name)) for blob, header in zip(found, headers, strict=True)]
+        transform = TRANSFORMED[info.transform if form == "used" else "identity"]
+        by_step = [[transform(value) for value in of] for of in tensor_blobs.entries(session, tensors, chosen)]
+        course = EntryValues(
+            name=name,
+            form=form,
+            steps=tuple(step for step, _ in rows),
+            index=tuple(chosen),
+            names=tuple(info.entry_name(i) for i in chosen),
+            values=tuple(zip(*by_step, strict=True)) if by_step else tuple(() for _ in chosen),
+        )
+        return course, version
+
+    return Versioned(lambda: trial_queries.version(session, owner_id, trial_id), read)
+
+
+def _info(session: Session, owner_id: UUID, trial_id: UUID, name: str) -> HyperparameterInfo:
+    trial = trial_queries.read(session, owner_id, trial_id, Trial.hyperparameters)
+    for info in hyperparameters.infos(trial.hyperparameters):
+        if info.name == name:
+            return info
+    raise HyperparametersNotFound(trial=str(trial_id), what=f"of the name {name!r}")
+
+
+def _tensor(header: tensor_blobs.Header, trial_id: UUID, name: str) -> Tensor:
+    if name not in header.tensors:
+        raise HyperparametersNotFound(trial=str(trial_id), what=f"of the name {name!r}")
+    return header.tensors[name]
+
+
+def _recorded(session: Session, trial_id: UUID, step: int, name: str) -> tuple[ExtremeEntries | None, int]:
+    """The entries of one tensor that a worker recorded with a snapshot, and how many of each order."""
+    of_one = Snapshot.entries["tensors"][name].label("of_one")
+    query = select(of_one, Snapshot.entries["k"].as_integer().label("k"))
+    row = session.execute(query.where(Snapshot.trial_id == trial_id, Snapshot.step == step)).one_or_none()
+    if row is None or row.of_one is None:
+        return None, 0
+    return ExtremeEntries.model_validate(row.of_one), row.k
+
+
+def _indices(info: HyperparameterInfo, text: str) -> list[int]:
+    """Flat indices, from these and positions such as "3.5"."""
+    items = [item.strip() for item in text.split(",")]
+    if len(items) > MAX_INDICES:
+        raise TooManyEntries(n=len(items), limit=MAX_INDICES)
+    shape, n = info.shape, math.prod(info.shape)
+    found: list[int] = []
+    for item in items:
+        parts = [int(part) for part in item.split(".")] if re.fullmatch(r"[0-9]{1,18}(\.[0-9]{1,18})*", item) else []
+        if len(parts) == 1:
+            fits, index = parts[0] < n, parts[0]
+        else:
+            fits = len(parts) == len(shape) > 0 and all(at < size for at, size in zip(parts, shape, strict=True))
+            index = flat_index(shape, parts) if fits else 0
+        if not fits:
+            raise EntryUnknown(name=info.name, given=item, shape=shape, last=n - 1)
+        found.append(index)
+    return found
+
+
+def _evenly(steps: Sequence[int], most: int) -> list[int]:
+    """At most so many of the steps: the first, the last, and some at equal distances in the list."""
+    n = len(steps)
+    if n <= most:
+        return list(steps)
+    if most == 1:
+        return [steps[-1]]
+    return [steps[i * (n - 1) // (most - 1)] for i in range(most)]
