@@ -26,9 +26,12 @@ from nestor_server.scheduling.reaper import Reaper
 from nestor_server.settings import Settings
 from nestor_server.settings import settings as from_environment
 from nestor_server.storage import object_store
+from nestor_server.webhooks.addresses import AllowList
+from nestor_server.webhooks.delivery import Delivery
 
 STREAM_THREADS = 2  # for opening streams, and as many for reading their events
 MAX_OPENING_STREAMS = 10_000  # waiting to be opened
+WEBHOOK_THREADS = 2  # that take notices from the outbox and record what became of them
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -76,17 +79,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 def validate(settings: Settings) -> None:
-    """Fail now instead of at the first large upload.
+    """Fail now instead of at the first large upload or webhook.
 
     Raises:
-        MissingExtra, InvalidInput: `settings.blob_url` cannot be used.
+        MissingExtra, InvalidInput: `settings.blob_url` or `settings.webhook_allow` cannot be used.
     """
+    AllowList.parse(settings.webhook_allow)
     if settings.blob_url is not None:
         object_store.open_store(settings.blob_url)
 
 
 class _Parts:
-    """What the routes use, in pools that do not wait for one another: requests, event streams, and upkeep.
+    """What the routes use, in pools that do not wait for one another: requests, event streams, notices, and upkeep.
 
     The reaper and /readyz have connections of their own, so that load does not look like a failed database.
     """
@@ -107,26 +111,32 @@ class _Parts:
             "requests": Gate("requests", threads=settings.request_connections, line=line),
             "openings": Gate("stream-openings", threads=STREAM_THREADS, line=MAX_OPENING_STREAMS),
             "reads": Gate("stream-reads", threads=STREAM_THREADS, line=MAX_OPENING_STREAMS),
+            "webhooks": Gate("webhooks", threads=WEBHOOK_THREADS, line=MAX_OPENING_STREAMS),
         }
         self.transactions = Transactions(requests, self._gates["requests"])
         self.openings = Transactions(streams, self._gates["openings"])
         self.streams = EventStreams(Transactions(streams, self._gates["reads"]), settings)
         self.readiness = Readiness(self._upkeep, settings)
+        notices = Transactions(pool("webhooks", WEBHOOK_THREADS), self._gates["webhooks"])
+        self._delivery = Delivery(notices, AllowList.parse(settings.webhook_allow))
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
-        """Listen for events and run the reaper, until the end."""
-        listening = asyncio.create_task(listen(self._settings, self.streams.notice))
-        checking = asyncio.create_task(self.streams.check_tokens())
+        """Listen for events, send notices and run the reaper, until the end."""
+        tasks = [
+            asyncio.create_task(listen(self._settings, self.streams.notice)),
+            asyncio.create_task(self.streams.check_tokens()),
+            asyncio.create_task(self._delivery.run()),
+        ]
         reaper = Reaper(self._upkeep, self._settings)
         reaper.start()
         try:
             with shutdown.noticed(self.streams.close):
                 yield
         finally:
-            for task in (listening, checking):
+            for task in tasks:
                 task.cancel()
-            await asyncio.wait([listening, checking])
+            await asyncio.wait(tasks)
             await asyncio.to_thread(reaper.stop)
             for gate in self._gates.values():
                 gate.close()

@@ -47,6 +47,7 @@ class Settings(BaseSettings):
     max_json_bytes: Annotated[int, Field(gt=0)] = 16 * 2**20
     stream_poll_seconds: Seconds = 3.0  # how late an event is if its notification is lost
     stream_ping_seconds: Seconds = 15.0  # between two comments on an idle stream
+    webhook_allow: str = ""  # hosts and networks to which users may let the server send notices; see docs/operations.md
     log_reads: bool = False  # log successful GET and HEAD requests too, of which dashboards send many
 
     @field_validator("blob_url")

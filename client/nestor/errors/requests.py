@@ -108,6 +108,20 @@ class RangeEmpty(InvalidInput):
     remedy = "Exchange them, or leave one of them out."
 
 
+class WebhookUrlInvalid(InvalidInput):
+    """Notices cannot be sent to a URL."""
+
+    message = "The URL of the webhook cannot be used: {reason}."
+    remedy = "Write it like https://hooks.example.com/nestor."
+
+
+class WebhookAllowInvalid(InvalidInput):
+    """The setting NESTOR_WEBHOOK_ALLOW has an entry that is neither a host nor a network."""
+
+    message = "NESTOR_WEBHOOK_ALLOW cannot be used: {entry!r} is neither a host nor a network."
+    remedy = "Write it like hooks.example.com,*.example.org,http://10.0.0.0/8."
+
+
 class BlobUrlInvalid(InvalidInput):
     """The setting NESTOR_BLOB_URL is not the URL of an object store."""
 

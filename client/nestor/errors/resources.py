@@ -46,6 +46,25 @@ class CrossSite(Forbidden):
     remedy = "Add the header, or authenticate with a token."
 
 
+class WebhooksDisabled(NestorError):
+    """The server sends no notices, because its operator has allowed no address."""
+
+    status = 403
+    message = "This server sends no notices: its operator allows no address."
+    remedy = "Ask the operator to list your host in the setting NESTOR_WEBHOOK_ALLOW."
+
+
+class WebhookAddressRefused(NestorError):
+    """The operator of the server does not allow notices to this address."""
+
+    status = 403
+    message = "This server does not send notices to {address}."
+    remedy = (
+        "Ask the operator to list the host or the network in the setting NESTOR_WEBHOOK_ALLOW, with http:// for a URL "
+        "without TLS."
+    )
+
+
 # --- what exists ----------------------------------------------------------------------------------
 
 
@@ -151,6 +170,13 @@ class TokenNotFound(NotFound):
     remedy = "`nestor token list` lists yours."
 
 
+class WebhookNotFound(NotFound):
+    """You have no such webhook."""
+
+    message = "Webhook {webhook!r} was not found."
+    remedy = "`nestor webhook list` lists yours."
+
+
 # --- the present state ----------------------------------------------------------------------------
 
 
@@ -221,6 +247,13 @@ class NothingTuned(Conflict):
 
     message = "Trial {trial} trained under fixed hyperparameters, so there is nothing to confirm."
     remedy = "Confirm the trial that tuned them."
+
+
+class TooManyWebhooks(Conflict):
+    """You have as many webhooks as a user may have."""
+
+    message = "You have {limit} webhooks, and a user has no more."
+    remedy = "Delete one first; `nestor webhook list` lists yours."
 
 
 class VersionMismatch(Conflict):

@@ -16,6 +16,7 @@ from nestor.remote.administration import Administration
 from nestor.remote.blobs import Blobs
 from nestor.remote.references import referenced
 from nestor.remote.transport import offload
+from nestor.remote.webhooks import Webhooks
 from nestor.schemas import Action, EventType, LogLevel, State, WhichStep
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from nestor_engine.program.export import Program
 
 
-class Client(Blobs, Administration):
+class Client(Blobs, Administration, Webhooks):
     """One user of one server.
 
     All methods raise `ServerUnreachable` if the server does not respond, and the error that the server reports, a

@@ -100,3 +100,14 @@ from nestor.schemas.uploads import DatasetCreate as DatasetCreate
 from nestor.schemas.uploads import Program as Program
 from nestor.schemas.uploads import ProgramCreate as ProgramCreate
 from nestor.schemas.uploads import Upload as Upload
+from nestor.schemas.webhooks import DeliveryStatus as DeliveryStatus
+from nestor.schemas.webhooks import Webhook as Webhook
+from nestor.schemas.webhooks import WebhookCreate as WebhookCreate
+from nestor.schemas.webhooks import WebhookCreated as WebhookCreated
+from nestor.schemas.webhooks import WebhookData as WebhookData
+from nestor.schemas.webhooks import WebhookDeliveries as WebhookDeliveries
+from nestor.schemas.webhooks import WebhookDelivery as WebhookDelivery
+from nestor.schemas.webhooks import WebhookEvent as WebhookEvent
+from nestor.schemas.webhooks import WebhookPatch as WebhookPatch
+from nestor.schemas.webhooks import WebhookPayload as WebhookPayload
+from nestor.schemas.webhooks import Webhooks as Webhooks

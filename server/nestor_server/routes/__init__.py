@@ -19,13 +19,14 @@ from nestor_server.routes import (
     studies,
     system,
     trials,
+    webhooks,
 )
 
 KNOWN_PARAMETERS = [Depends(require_known_parameters)]
 ERRORS: Described = {"default": problem("Any other error.")}
 
 api = APIRouter(prefix=API, dependencies=KNOWN_PARAMETERS, responses=ERRORS)
-for module in (studies, trials, steps, hyperparameters, entries, events, problems, access):
+for module in (studies, trials, steps, hyperparameters, entries, events, problems, access, webhooks):
     api.include_router(module.router, dependencies=[Depends(require_storable_json)])
 api.include_router(blobs.router)  # their bodies are arbitrary bytes
 api.include_router(system.versioned)

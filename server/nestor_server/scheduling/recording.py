@@ -18,7 +18,7 @@ from nestor.results.courses import Pace, Sparkline
 from nestor.results.verdicts import Evidence
 from nestor.schemas import Desired, EventType, HyperparameterInfo
 from nestor.schemas import Step as StepRecord
-from nestor_server.models import Checkpoint, Event, Result, Snapshot, Step, Study, Trial
+from nestor_server.models import Checkpoint, Result, Snapshot, Step, Study, Trial
 from nestor_server.scheduling import event_log, rankings
 from nestor_server.scheduling.leases import Lease, LeaseLost
 from nestor_server.scheduling.state_machine import FRESH_BUDGETS
@@ -97,15 +97,10 @@ def record(session: Session, lease: Lease, batch: RecordedBatch) -> Desired:
         for seq, entry in numbered
         if isinstance(entry, StepRecord)
     ]
-    events = [
-        {"trial_id": lease.trial_id, "seq": seq, **_event(entry)}
-        for seq, entry in numbered
-        if not isinstance(entry, StepRecord)
-    ]
+    events = [{"seq": seq, **_event(entry)} for seq, entry in numbered if not isinstance(entry, StepRecord)]
     if steps:
         session.execute(plain_insert(Step), steps)
-    if events:
-        session.execute(plain_insert(Event), events)
+    event_log.write(session, lease.trial_id, events)
     _upsert(session, Snapshot, lease.trial_id, batch.snapshots, stored)
     _upsert(session, Checkpoint, lease.trial_id, batch.checkpoints, stored)
     _upsert(session, Result, lease.trial_id, batch.results, stored)

@@ -18,6 +18,7 @@ from nestor.lifecycle import numbers_up_to
 from nestor.remote.asynchronous import event_stream, uploads
 from nestor.remote.asynchronous.administration import AsyncAdministration
 from nestor.remote.asynchronous.blobs import AsyncBlobs
+from nestor.remote.asynchronous.webhooks import AsyncWebhooks
 from nestor.remote.references import referenced
 from nestor.schemas import Action, EventType, LogLevel, State, WhichStep
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from nestor_engine.program.export import Program
 
 
-class AsyncClient(AsyncBlobs, AsyncAdministration):
+class AsyncClient(AsyncBlobs, AsyncAdministration, AsyncWebhooks):
     """One user of one server, for asyncio: the methods of `Client`, to be awaited.
 
     Requests can wait at the same time, as in `await asyncio.gather(…)`. A client serves one event loop.
