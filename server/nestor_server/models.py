@@ -206,6 +206,7 @@ class Trial(Base):
     batches: Mapped[int] = mapped_column(default=0)  # recorded under this lease, which makes repeated batches harmless
     restarts: Mapped[int] = mapped_column(default=0)  # lost leases since the newest checkpoint
     preemptions: Mapped[int] = mapped_column(default=0)  # shutdowns of its worker since the newest checkpoint
+    traceparent: Mapped[str | None]  # of the submission, as W3C Trace Context writes it; null: it was not traced
 
     created_at: Mapped[datetime] = _now()
     queued_at: Mapped[datetime] = _now()
@@ -362,11 +363,22 @@ class Worker(Base):
     entry_points: Mapped[dict[str, Any]] = mapped_column(default=dict)  # name → schemas.EntryPointInfo
     heartbeat_at: Mapped[datetime] = _now()
     trial_id: Mapped[UUID | None] = mapped_column(ForeignKey("trials.id", ondelete="SET NULL"))
+    runner_bytes: Mapped[int | None] = mapped_column(BigInteger)  # resident memory of its trial's processes
 
     @staticmethod
     def id_of(pid: int) -> str:
         """The id of the worker process `pid` on this machine. With several slots, each appends "/" and its number."""
         return f"{socket.gethostname()}:{pid}"
+
+
+class Count(Base):
+    """One of `observability.counts.COUNTERS`, over all workers and servers."""
+
+    __tablename__ = "counts"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    label: Mapped[str] = mapped_column(primary_key=True)  # the value of its label; "" if it has none
+    value: Mapped[float] = mapped_column(Float)
 
 
 IDEMPOTENCY_WINDOW = timedelta(hours=24)
