@@ -48,9 +48,8 @@ def serve(settings: Settings, options: Options) -> int:
     engine = make_engine(settings, f"nestor-worker {os.getpid()}", limits=worker_limits(settings))
     sessions = make_sessions(engine, settings)
     offers = entry_points.installed()
-    presence = Presence(
-        sessions, settings, {slot.name: ", ".join(slot.devices) for slot in slots}, offers, slots[0].tally
-    )
+    devices = {slot.name: ", ".join(slot.devices) for slot in slots}
+    presence = Presence(sessions, settings, devices, offers, slots[0].tally)
     draining = threading.Event()
     standby = Standby(enabled=options.standby)
     tasks = Tasks(sessions, settings, slots, standby, presence, draining, offers)

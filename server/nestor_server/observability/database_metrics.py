@@ -49,7 +49,9 @@ def _read(session: Session) -> Iterator[Metric]:
 
 def _trials(session: Session) -> Iterator[Metric]:
     trials = GaugeMetricFamily("nestor_trials", "Trials by state.", labels=["state"])
-    by_state: dict[str, int] = dict(session.execute(select(Trial.state, func.count()).group_by(Trial.state)).tuples())
+    by_state: dict[str, int] = dict(
+        session.execute(select(Trial.state, func.count()).group_by(Trial.state)).tuples().all()
+    )
     for state in State:
         trials.add_metric([state.value], by_state.get(state.value, 0))
     yield trials
@@ -72,7 +74,7 @@ def _trials(session: Session) -> Iterator[Metric]:
 def _workers(session: Session) -> Iterator[Metric]:
     slots = GaugeMetricFamily(
         "nestor_worker_slots",
-        "Slots of workers: busy, idle, or silent for longer than a lease. Slots that are silent for a day are forgotten.",
+        "Slots of workers: busy, idle, or silent for longer than a lease. After a silent day they are forgotten.",
         labels=["state"],
     )
     ages = GaugeMetricFamily(

@@ -14,11 +14,12 @@ from typing import IO, final
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, values
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.multiprocess import MultiProcessCollector
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)  # seconds
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 OTHER = "other"  # of methods and routes that do not exist, which a client can make up
+GAUGES = "livesum"  # the sum over the processes that run
 SAMPLE_SECONDS = 1.0
 DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"  # read by prometheus_client
 
@@ -38,7 +39,7 @@ class Metrics:
             return Counter(f"nestor_{name}", text, labels, registry=own)
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(f"nestor_{name}", text, labels, registry=own, multiprocess_mode="livesum")
+            return Gauge(f"nestor_{name}", text, labels, registry=own, multiprocess_mode=GAUGES)
 
         self._requests = counter(
             "http_requests_total", "Answers by route and status; 499: the client left.", "method", "route", "status"
@@ -96,7 +97,7 @@ class Metrics:
         if self._shared is None:
             return self._own.collect()
         _forget_dead(Path(self._shared))
-        return MultiProcessCollector(None, self._shared).collect()
+        return MultiProcessCollector(None, self._shared).collect()  # pyright: ignore[reportUnknownVariableType]
 
     def _sample(self, gauge: Gauge, read: Callable[[], int]) -> None:
         self._sampled.append(lambda: gauge.set(read()))
@@ -108,7 +109,7 @@ def share(directory: str) -> None:
     A process takes the first free place. What its predecessor counted there is counted on, and its gauges are removed.
     """
     place = _take_place(Path(directory))
-    values.ValueClass = values.MultiProcessValue(process_identifier=lambda: place)
+    values.ValueClass = values.MultiProcessValue(lambda: place)  # pyright: ignore[reportUnknownMemberType]
 
 
 _places: list[IO[bytes]] = []  # open while this process runs: the system frees its place when it ends
@@ -119,7 +120,7 @@ def _take_place(directory: Path) -> int:
     while (place := _lock(directory / f"{number}.lock")) is None:
         number += 1
     _places.append(place)
-    mark_process_dead(number, str(directory))
+    _remove_gauges(directory, number)
     return number
 
 
@@ -128,7 +129,12 @@ def _forget_dead(directory: Path) -> None:
     for path in directory.glob("*.lock"):
         if (place := _lock(path)) is not None:
             with place:
-                mark_process_dead(int(path.stem), str(directory))
+                _remove_gauges(directory, int(path.stem))
+
+
+def _remove_gauges(directory: Path, place: int) -> None:
+    """Remove the file of a process that ended, whose name prometheus_client has chosen."""
+    (directory / f"gauge_{GAUGES}_{place}.db").unlink(missing_ok=True)
 
 
 def _lock(path: Path) -> IO[bytes] | None:

@@ -10,7 +10,7 @@ from time import monotonic
 from typing import final
 
 from fastapi import Request
-from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client import Metric, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
@@ -70,19 +70,13 @@ class Scrapes:
             self._admitted.add(key)
 
     def _write(self) -> bytes:
-        registry = CollectorRegistry()
-        registry.register(_All(self._metrics, self._sessions))
-        return generate_latest(registry)
+        return generate_latest(_All(self._metrics, self._sessions))
 
 
 @final
 class _All(Collector):
     def __init__(self, metrics: Metrics, sessions: Sessions) -> None:
         self._metrics, self._sessions = metrics, sessions
-
-    def describe(self) -> Iterable[Metric]:
-        """Nothing: the registry is made for one scrape, which reads everything once."""
-        return []
 
     def collect(self) -> Iterable[Metric]:
         """All metrics."""

@@ -64,7 +64,7 @@ def instrument(app: FastAPI, engines: Iterable[Engine]) -> None:
     if _provider is None:
         return
     from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
-    from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
+    from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor  # pyright: ignore[reportMissingTypeStubs]
 
     FastAPIInstrumentor.instrument_app(
         app, tracer_provider=_provider, excluded_urls=QUIET, exclude_spans=["receive", "send"]

@@ -36,8 +36,7 @@ async def readyz(request: Request, response: Response) -> schemas.Health:
 @unversioned.get(
     "/metrics",
     response_class=Response,
-    responses={200: {"description": "Text in the format of Prometheus", "content": {CONTENT_TYPE: {}}}}
-    | problem_documents.RESPONSES,
+    responses={200: {"content": {CONTENT_TYPE: {}}}, **problem_documents.RESPONSES},
 )
 async def metrics(request: Request) -> Response:
     """Metrics of this address for Prometheus, as of the last second: of its processes, and of the whole database.

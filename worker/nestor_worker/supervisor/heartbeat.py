@@ -145,12 +145,8 @@ class Presence:
             for slot, device in self._slots.items()
         ]
         new = insert(Worker).values(rows)
-        # An earlier write of the trial may have failed.
-        seen = {
-            "heartbeat_at": func.now(),
-            "trial_id": new.excluded.trial_id,
-            "runner_bytes": new.excluded.runner_bytes,
-        }
+        shown = {name: new.excluded[name] for name in ("trial_id", "runner_bytes")}  # an earlier write may have failed
+        seen = {"heartbeat_at": func.now(), **shown}
         alive = new.on_conflict_do_update(index_elements=["id"], set_=seen)
         self._write(lambda session: session.execute(alive))
         dead = delete(Worker).where(Worker.heartbeat_at < func.now() - ROW_RETENTION)

@@ -39,12 +39,14 @@ class StepSpans:
             self._count(batch)
             return
         assert self._span is not None
-        with self._span.active():
-            with traces.begin("record", steps=len(batch.steps)).active():
-                yield
-            self._count(batch)
-        self._span = None
-        self._seconds = min(2 * self._seconds, MAX_SECONDS)
+        try:
+            with self._span.active():
+                with traces.begin("record", steps=len(batch.steps)).active():
+                    yield
+                self._count(batch)
+        finally:
+            self._span = None
+            self._seconds = min(2 * self._seconds, MAX_SECONDS)
 
     def end(self) -> None:
         """The attempt takes no more steps."""
