@@ -241,6 +241,7 @@ class Trial(Base):
     batches: Mapped[int] = mapped_column(default=0)  # recorded under this lease, which makes repeated batches harmless
     restarts: Mapped[int] = mapped_column(default=0)  # lost leases since the newest checkpoint
     preemptions: Mapped[int] = mapped_column(default=0)  # shutdowns of its worker since the newest checkpoint
+    traceparent: Mapped[str | None]  # of the submission, as W3C Trace Context writes it; null: it was not traced
 
     created_at: Mapped[datetime] = _now()
     queued_at: Mapped[datetime] = _now()
@@ -400,6 +401,7 @@ class Worker(Base):
     heartbeat_at: Mapped[datetime] = _now()
     draining_since: Mapped[datetime | None]  # it takes no trials; null: it does
     trial_id: Mapped[UUID | None] = mapped_column(ForeignKey("trials.id", ondelete="SET NULL"))
+    runner_bytes: Mapped[int | None] = mapped_column(BigInteger)  # resident memory of its trial's processes
 
     @staticmethod
     def id_of(pid: int) -> str:
@@ -451,6 +453,16 @@ class WebhookDelivery(Base):
     error: Mapped[str | None]  # of the last attempt
     created_at: Mapped[datetime] = _now()
     delivered_at: Mapped[datetime | None]
+
+
+class Count(Base):
+    """One of `observability.counts.COUNTERS`, over all workers and servers."""
+
+    __tablename__ = "counts"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    label: Mapped[str] = mapped_column(primary_key=True)  # the value of its label; "" if it has none
+    value: Mapped[float] = mapped_column(Float)
 
 
 IDEMPOTENCY_WINDOW = timedelta(hours=24)

@@ -12,6 +12,7 @@ from celery.platforms import SecurityWarning
 
 from nestor_server.database import make_engine, make_sessions, worker_limits
 from nestor_server.models import Worker
+from nestor_server.observability import traces
 from nestor_server.scheduling.task_queue import RUN_TRIAL, celery_app, queue_of
 from nestor_server.settings import Settings
 from nestor_server.storage import object_store
@@ -25,6 +26,7 @@ from nestor_worker.supervisor.references import Roots
 from nestor_worker.supervisor.runners.fork_server import ForkServer
 from nestor_worker.supervisor.runners.process import environment
 from nestor_worker.supervisor.runners.standby import Standby
+from nestor_worker.supervisor.tally import Tally
 from nestor_worker.supervisor.task import Tasks
 
 log = logging.getLogger(__name__)
@@ -34,8 +36,10 @@ def serve(settings: Settings, options: Options) -> int:
     """Run trials until SIGTERM or SIGINT, then checkpoint and requeue the running ones. Returns the exit code.
 
     Raises:
-        MissingExtra, InvalidInput: `NESTOR_BLOB_URL`, `NESTOR_DEVICES_PER_TRIAL` or `NESTOR_DATA_ROOTS` cannot be used.
+        MissingExtra, InvalidInput: `NESTOR_BLOB_URL`, `NESTOR_TRACES`, `NESTOR_DEVICES_PER_TRIAL` or
+            `NESTOR_DATA_ROOTS` cannot be used.
     """
+    traces.start(settings, "nestor-worker")
     if settings.blob_url is not None:
         object_store.open_store(settings.blob_url)  # fails now instead of at the first large checkpoint
     workdir.remove_orphans()
@@ -44,7 +48,8 @@ def serve(settings: Settings, options: Options) -> int:
     engine = make_engine(settings, f"nestor-worker {os.getpid()}", limits=worker_limits(settings))
     sessions = make_sessions(engine, settings)
     offers = entry_points.installed()
-    presence = Presence(sessions, settings, {slot.name: ", ".join(slot.devices) for slot in slots}, offers)
+    devices = {slot.name: ", ".join(slot.devices) for slot in slots}
+    presence = Presence(sessions, settings, devices, offers, slots[0].tally)
     draining = threading.Event()
     standby = Standby(enabled=options.standby)
     tasks = Tasks(sessions, settings, slots, standby, presence, draining, offers)
@@ -88,6 +93,7 @@ def serve(settings: Settings, options: Options) -> int:
         fork_server.close()  # first: waiting runners may not exist before it has loaded everything
     standby.close()
     presence.stop()
+    traces.stop()
     engine.dispose()
     return worker.exitcode or 0
 
@@ -109,7 +115,7 @@ def _threads(options: Options) -> int:
 
 def _slots(options: Options, fork_server: ForkServer | None) -> list[Slot]:
     slots, threads = options.slots, _threads(options)
-    cache, roots = BlobCache(options.cache_dir, options.cache_bytes), Roots.of(options.data_roots)
+    cache, roots, tally = BlobCache(options.cache_dir, options.cache_bytes), Roots.of(options.data_roots), Tally()
     names = [_worker_id()] if len(slots) == 1 else [f"{_worker_id()}/{i}" for i in range(len(slots))]
     return [
         Slot(
@@ -122,6 +128,7 @@ def _slots(options: Options, fork_server: ForkServer | None) -> list[Slot]:
             options.silence_seconds,
             roots,
             fork_server,
+            tally,
         )
         for name, devices in zip(names, slots, strict=True)
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import email.utils
 import logging
 import random
+import sys
 import threading
 import time
 import weakref
@@ -98,7 +99,7 @@ class Transport:
             NestorError: the server reports an error; it has the class that the server raised.
             ServerUnreachable: no attempt got a response.
         """
-        headers = dict(options.pop("headers", None) or {})
+        headers = trace_headers() | dict(options.pop("headers", None) or {})
         if method == "POST":
             headers.setdefault("Idempotency-Key", str(uuid4()))
         end = time.monotonic() + RETRY_SECONDS
@@ -167,6 +168,16 @@ class Transport:
             return None
         backoff = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (attempt - 1))
         return backoff + random.uniform(0.0, JITTER_SECONDS)
+
+
+def trace_headers() -> dict[str, str]:
+    """The active span of the user's process, if it uses OpenTelemetry: then the server's spans are below it."""
+    headers: dict[str, str] = {}
+    if "opentelemetry.trace" in sys.modules:  # without it, no span can be active
+        from opentelemetry import propagate
+
+        propagate.inject(headers)
+    return headers
 
 
 def offload(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -24,7 +24,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from starlette.exceptions import HTTPException
 
-from nestor.errors import NestorError
+from nestor.errors import NestorError, ServerBusy
 from nestor.schemas import Scope
 from nestor_server.database import Sessions
 from nestor_server.http import auth
@@ -160,6 +160,8 @@ class TransactionRoute(APIRoute):
                     await identify(request, scope)
                 try:
                     return await handle(request)
+                except ServerBusy:  # to look who asks would only take another turn
+                    raise
                 except (RequestValidationError, NestorError, HTTPException):
                     if scope is not None and not hasattr(request.state, "caller"):
                         await identify(request, scope)

@@ -19,6 +19,7 @@ from nestor_server.services.trials import queries
 router = APIRouter(route_class=StreamRoute, tags=["trials"])
 
 MAX_WAIT_SECONDS = 25  # proxies tend to give up after 30
+EVENT_STREAM, JSON = "text/event-stream", "application/json"
 STREAM = {
     "schema": {"type": "string", "description": "`id` is an event's `seq`, `event` its `type`, and `data` its `data`."},
     "example": 'id: 1\nevent: state\ndata: {"state": "queued"}\n\n',
@@ -26,8 +27,8 @@ STREAM = {
 EVENTS: Described = {
     200: {
         "model": schemas.EventPage,
-        "description": "A stream; or one page, if the header Accept names application/json.",
-        "content": {"application/json": {}, "text/event-stream": STREAM},
+        "description": "A stream, or one page as JSON.",
+        "content": {JSON: {}, EVENT_STREAM: STREAM},
     }
 }
 
@@ -35,12 +36,12 @@ LastEventId = Annotated[
     int | None, Header(ge=0, lt=2**63, description="as `after`, and before it: browsers send it", examples=[17])
 ]
 Wait = Annotated[
-    float,
+    float | None,
     Query(
         ge=0,
         le=MAX_WAIT_SECONDS,
         allow_inf_nan=False,
-        description="of JSON: seconds to wait for an event, if there is none",
+        description="seconds to wait for an event if there is none yet; asks for JSON",
     ),
 ]
 
@@ -57,21 +58,25 @@ def get_events(
     session: Tx,
     after: After = 0,
     last_event_id: LastEventId = None,
-    wait: Wait = 0,
+    wait: Wait = None,
 ) -> Response:
-    """A trial's events after `Last-Event-ID` or `after`: a stream, or JSON after at most `wait` seconds.
+    """A trial's events after `Last-Event-ID` or `after`: as a stream, or as one page of JSON.
 
-    Each event comes once and in order of its id. `end` is the last one and holds the final state.
+    The answer is a stream if `Accept` names `text/event-stream`. Otherwise it is JSON if `Accept` names
+    `application/json` or if `wait` is given, also with 0. Otherwise it is a stream.
+
+    Each event comes once and in order of its id. `end` is the last one and holds the final state. A stream that breaks
+    is resumed with the id of its last complete event, a list of pages with `next_after`. So nothing is lost or doubled,
+    wherever it breaks.
     """
     streams: EventStreams = request.app.state.event_streams
     seq = queries.read(session, caller.user_id, trial_id, Trial.seq).seq
     after = last_event_id if last_event_id is not None else after
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "Vary": "Accept"}
-    if _prefers_json(request):
-        return AwaitedJSON(lambda: streams.page(trial_id, after, seq, wait), headers)
+    if _asks_for_json(request.headers.get("Accept", ""), wait):
+        return AwaitedJSON(lambda: streams.page(trial_id, after, seq, wait or 0), headers)
     return EventSourceResponse(streams.sse(trial_id, after, seq, caller.token_id), headers=headers)
 
 
-def _prefers_json(request: Request) -> bool:
-    accept = request.headers.get("Accept", "")
-    return "application/json" in accept and "text/event-stream" not in accept
+def _asks_for_json(accept: str, wait: float | None) -> bool:
+    return EVENT_STREAM not in accept and (JSON in accept or wait is not None)

@@ -1,4 +1,4 @@
-"""/healthz, /readyz, /version and /workers: whether the server is alive and can work, its version, and its workers"""
+"""/healthz, /readyz, /metrics, /version and /workers: whether the server can work, its version, and its workers"""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from importlib.metadata import version as installed_version
 from fastapi import APIRouter, Request, Response
 
 from nestor import schemas
+from nestor_server.http import problem_documents
 from nestor_server.http.readiness import Readiness
 from nestor_server.http.transactions import Reader, TransactionRoute, Tx
+from nestor_server.observability.scrapes import CONTENT_TYPE, Scrapes
 from nestor_server.services import workers
 
 unversioned = APIRouter(tags=["system"])
@@ -29,6 +31,21 @@ async def get_readiness(request: Request, response: Response) -> schemas.Health:
     health = await readiness.check()
     response.status_code = 200 if health.status == "ok" else 503
     return health
+
+
+@unversioned.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {CONTENT_TYPE: {}}}, **problem_documents.RESPONSES},
+)
+async def metrics(request: Request) -> Response:
+    """Metrics of this address for Prometheus, as of the last second: of its processes, and of the whole database.
+
+    It requires an admin token, unless the server was started with `NESTOR_METRICS=open`. It shows totals over all
+    users, and nothing of a single one.
+    """
+    scrapes: Scrapes = request.app.state.scrapes
+    return Response(await scrapes.text(request), media_type=CONTENT_TYPE)
 
 
 @versioned.get("/version")

@@ -23,6 +23,7 @@ from nestor.lifecycle import Transition
 from nestor.schemas import Action, Desired, EndingAction, State
 from nestor_server.database import settings_of
 from nestor_server.models import Trial, Worker
+from nestor_server.observability import counts
 from nestor_server.scheduling import entry_points, fair_share, rollback, state_machine, task_queue
 from nestor_server.scheduling.entry_points import Offers
 from nestor_server.scheduling.state_machine import FRESH_BUDGETS, in_state
@@ -45,6 +46,7 @@ class Lease:
     owner: str
     expires_at: datetime
     attempt: int
+    traceparent: str | None = None  # of the trial's submission
 
     @property
     def holds(self) -> ColumnElement[bool]:
@@ -178,7 +180,7 @@ def claim(session: Session, trial_id: UUID, owner: str, *, where: ColumnElement[
         return None
     rollback.roll_back(session, trial_id)
     fair_share.note_served(session, trial_id)
-    return Lease(trial_id, row.lease_token, owner, row.lease_expires_at, row.attempt)
+    return Lease(trial_id, row.lease_token, owner, row.lease_expires_at, row.attempt, row.traceparent)
 
 
 def claim_next(
@@ -283,6 +285,7 @@ def sweep_expired(session: Session) -> list[UUID]:
     resent = session.scalars(oldest.with_for_update(skip_locked=True, key_share=True)).all()
     sent = update(Trial).where(Trial.id.in_(resent)).values(sent_at=func.now())
     session.execute(sent.execution_options(synchronize_session=False))
+    counts.add(session, {("attempts_ended", "expired"): len(overdue)})
     return [*requeued, *resent]
 
 

@@ -6,11 +6,12 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from importlib.metadata import version
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from uuid import UUID
 
 from sqlalchemy import delete, func, update
@@ -21,10 +22,13 @@ from sqlalchemy.orm import Session
 from nestor.schemas import Desired
 from nestor_server.database import Sessions
 from nestor_server.models import Worker
+from nestor_server.observability import logs
 from nestor_server.scheduling import leases
 from nestor_server.scheduling.entry_points import Offers
 from nestor_server.scheduling.leases import Lease, LeaseLost
 from nestor_server.settings import Settings
+from nestor_worker.supervisor.runners.process import Runner
+from nestor_worker.supervisor.tally import Tally
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +46,8 @@ class Heartbeat:
         self._sessions, self._settings, self._lease = sessions, settings, lease
         self._ending = threading.Event()
         self._held_until = time.monotonic() + settings.lease_seconds
-        self._thread = threading.Thread(target=self._beat, name=f"lease-{lease.trial_id}", daemon=True)
+        beat = logs.in_thread(self._beat)
+        self._thread = threading.Thread(target=beat, name=f"lease-{lease.trial_id}", daemon=True)
         self.desired = Desired.run
         self.lost = threading.Event()
 
@@ -78,12 +83,18 @@ class Heartbeat:
 
 
 class Presence:
-    """The rows of this worker in `workers`: one per slot, with its devices, its trial and its entry points."""
+    """The rows of this worker in `workers`: one per slot, with its devices, its trial and its entry points.
 
-    def __init__(self, sessions: Sessions, settings: Settings, slots: Mapping[str, str], offers: Offers) -> None:
+    Each heartbeat also adds what the worker has counted.
+    """
+
+    def __init__(
+        self, sessions: Sessions, settings: Settings, slots: Mapping[str, str], offers: Offers, tally: Tally
+    ) -> None:
         self._entry_points = {name: info.model_dump(mode="json") for name, info in offers.items()}
         self._sessions, self._settings, self._slots = sessions, settings, slots
-        self._running: dict[str, UUID | None] = dict.fromkeys(slots)
+        self._running: dict[str, tuple[UUID, Runner] | None] = dict.fromkeys(slots)
+        self._tally = tally
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="presence", daemon=True)
 
@@ -98,16 +109,28 @@ class Presence:
         if self._thread.ident is None:  # never started
             return
         self._thread.join(timeout=5)
+        self._write_tally()
         self._write(lambda session: session.execute(delete(Worker).where(Worker.id.in_(self._slots))))
 
-    def runs(self, slot: str, trial_id: UUID | None) -> None:
-        """Write which trial `slot` runs; None if it is idle."""
-        self._running[slot] = trial_id
-        self._write(lambda session: session.execute(update(Worker).where(Worker.id == slot).values(trial_id=trial_id)))
+    @contextmanager
+    def running(self, slot: str, trial_id: UUID, runner: Runner) -> Generator[None]:
+        """Show which trial `slot` runs inside the block."""
+        self._running[slot] = trial_id, runner
+        self._set(slot, trial_id=trial_id)
+        try:
+            yield
+        finally:
+            self._running[slot] = None
+            self._set(slot, trial_id=None, runner_bytes=None)
+            self._write_tally()
+
+    def _set(self, slot: str, **values: Any) -> None:
+        self._write(lambda session: session.execute(update(Worker).where(Worker.id == slot).values(**values)))
 
     def _beat(self) -> None:
         while not self._ending.wait(self._settings.heartbeat_seconds):
             self._show()
+            self._write_tally()
 
     def _show(self) -> None:
         versions = {name: version(name) for name in ("nestor", "torch")}
@@ -117,16 +140,23 @@ class Presence:
                 "device": device,
                 "versions": versions,
                 "entry_points": self._entry_points,
-                "trial_id": self._running[slot],
+                **_described(self._running[slot]),
             }
             for slot, device in self._slots.items()
         ]
         new = insert(Worker).values(rows)
-        seen = {"heartbeat_at": func.now(), "trial_id": new.excluded.trial_id}  # an earlier write of it may have failed
+        shown = {name: new.excluded[name] for name in ("trial_id", "runner_bytes")}  # an earlier write may have failed
+        seen = {"heartbeat_at": func.now(), **shown}
         alive = new.on_conflict_do_update(index_elements=["id"], set_=seen)
         self._write(lambda session: session.execute(alive))
         dead = delete(Worker).where(Worker.heartbeat_at < func.now() - ROW_RETENTION)
         self._write(lambda session: session.execute(dead))
+
+    def _write_tally(self) -> None:
+        try:
+            self._tally.write(self._sessions)
+        except DBAPIError as error:
+            log.warning("cannot add to the counters: %s", error)
 
     def _write(self, statement: Callable[[Session], object]) -> None:
         try:
@@ -134,3 +164,8 @@ class Presence:
                 statement(session)
         except DBAPIError as error:
             log.warning("cannot write this worker's heartbeat: %s", error)
+
+
+def _described(running: tuple[UUID, Runner] | None) -> dict[str, Any]:
+    trial_id, runner = running or (None, None)
+    return {"trial_id": trial_id, "runner_bytes": runner.resident_bytes if runner else None}

@@ -37,6 +37,7 @@ from nestor.remote.transport import (
     error_of,
     reason_of,
     retry_after,
+    trace_headers,
 )
 from nestor.schemas import API
 
@@ -86,7 +87,7 @@ class AsyncTransport:
             NestorError: the server reports an error; it has the class that the server raised.
             ServerUnreachable: no attempt got a response.
         """
-        headers = dict(options.pop("headers", None) or {})
+        headers = trace_headers() | dict(options.pop("headers", None) or {})
         if method == "POST":
             headers.setdefault("Idempotency-Key", str(uuid4()))
         end = time.monotonic() + RETRY_SECONDS

@@ -13,6 +13,7 @@ from nestor.errors import Forbidden, StudyNotFound
 from nestor.ranking import Ranking
 from nestor.schemas import Action, EndingAction, EntryPointProblem, PresetProblem, ProgramProblem, Scope, State
 from nestor_server.models import Study, Trial
+from nestor_server.observability import logs, traces
 from nestor_server.scheduling import leases, state_machine, task_queue
 from nestor_server.services.problems import datasets, presets, programs
 from nestor_server.services.tokens import Caller
@@ -73,9 +74,11 @@ def create(session: Session, me: Caller, study_id: UUID, new: schemas.TrialSpec,
         n_steps=new.n_steps,
         priority=new.priority,
         devices=new.devices_per_trial,
+        traceparent=traces.current(),
     )
     session.add(trial)
     session.flush()
+    logs.note(trial_id=trial.id)
     state_machine.append_event(session, trial.id, State.queued, by=f"user {me.user}", why=lifecycle.WHY_SUBMITTED)
     task_queue.send_on_commit(session, trial.id)
     session.refresh(trial)
