@@ -71,7 +71,7 @@ Bound = Annotated[
 
 
 @router.get("/trials/{trial_id}/hyperparameters/{name}/top", response_model=schemas.TopEntries)
-def top(
+def get_top_entries(
     trial_id: UUID,
     name: schemas.TensorName,
     request: Request,
@@ -87,7 +87,7 @@ def top(
 
 
 @router.get("/trials/{trial_id}/hyperparameters/{name}/values", response_model=schemas.EntryValues)
-def values(
+def get_entry_values(
     trial_id: UUID,
     name: schemas.TensorName,
     request: Request,
@@ -110,7 +110,7 @@ def values(
     response_class=Response,
     responses={200: {"content": {"image/png": {}}}},
 )
-def image(
+def get_image(
     trial_id: UUID,
     name: schemas.TensorName,
     request: Request,

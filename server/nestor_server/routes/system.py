@@ -8,7 +8,7 @@ from importlib.metadata import version as installed_version
 from fastapi import APIRouter, Request, Response
 
 from nestor import schemas
-from nestor_server.http import problem_documents
+from nestor_server.http.openapi.responses import problem
 from nestor_server.http.readiness import Readiness
 from nestor_server.http.transactions import Reader, TransactionRoute, Tx
 from nestor_server.observability.scrapes import CONTENT_TYPE, Scrapes
@@ -36,9 +36,9 @@ async def get_readiness(request: Request, response: Response) -> schemas.Health:
 @unversioned.get(
     "/metrics",
     response_class=Response,
-    responses={200: {"content": {CONTENT_TYPE: {}}}, **problem_documents.RESPONSES},
+    responses={200: {"content": {CONTENT_TYPE: {}}}, "default": problem("Any error.")},
 )
-async def metrics(request: Request) -> Response:
+async def get_metrics(request: Request) -> Response:
     """Metrics of this address for Prometheus, as of the last second: of its processes, and of the whole database.
 
     It requires an admin token, unless the server was started with `NESTOR_METRICS=open`. It shows totals over all
