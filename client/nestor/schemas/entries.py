@@ -74,20 +74,20 @@ class TopEntry(Schema):
     """One entry of a hyperparameter at one step."""
 
     index: Annotated[int, about("flat index in row-major order", example=17)]
-    position: Annotated[tuple[int, ...], about("index of each dimension; empty for a scalar")]
+    position: Annotated[tuple[int, ...], about("index of each dimension; empty for a scalar", example=[3, 5])]
     name: Annotated[str, about("what it belongs to", example="example 17")]
-    value: Annotated[Number, about("before the transform, as it is optimized")]
-    used: Annotated[Number, about("after the transform, as the losses read it")]
-    start: Annotated[Number, about("before the transform, at the start of the trial")]
-    change: Annotated[Number, about("`value` minus `start`")]
-    gradient: Annotated[Number | None, about("hypergradient of the step; null: it is not recorded")]
+    value: Annotated[Number, about("before the transform, as it is optimized", example=-4.3)]
+    used: Annotated[Number, about("after the transform, as the losses read it", example=0.0136)]
+    start: Annotated[Number, about("before the transform, at the start of the trial", example=-6.0)]
+    change: Annotated[Number, about("`value` minus `start`", example=1.7)]
+    gradient: Annotated[Number | None, about("hypergradient of the step; null: it is not recorded", example=-0.02)]
 
 
 class TopEntries(Schema):
     """The entries of a hyperparameter that come first by one order."""
 
-    name: Annotated[str, about("of the hyperparameter")]
-    step: Annotated[int, about("of the snapshot", unit="outer steps")]
+    name: Annotated[str, about("of the hyperparameter", example="l2.0.weight")]
+    step: Annotated[int, about("of the snapshot", unit="outer steps", example=10)]
     by: Annotated[Order, about("the order of `items`")]
     items: Annotated[tuple[TopEntry, ...], about("at most `k`, and of many tensors as many as were recorded")]
 
@@ -95,14 +95,16 @@ class TopEntries(Schema):
 class EntryValues(Schema):
     """The course of some entries of a hyperparameter over the steps that have a snapshot."""
 
-    name: Annotated[str, about("of the hyperparameter")]
+    name: Annotated[str, about("of the hyperparameter", example="l2.0.weight")]
     form: Annotated[
         As, about("`optimized`: `values` are before the transform; `used`: after it, as the losses read them")
     ]
-    steps: Annotated[tuple[int, ...], about("in order", unit="outer steps")]
-    index: Annotated[tuple[int, ...], about("flat indices, as requested")]
-    names: Annotated[tuple[str, ...], about("what each entry belongs to")]
-    values: Annotated[tuple[tuple[Number, ...], ...], about("for each entry, its value at each of the steps")]
+    steps: Annotated[tuple[int, ...], about("in order", unit="outer steps", example=[0, 10])]
+    index: Annotated[tuple[int, ...], about("flat indices, as requested", example=[17])]
+    names: Annotated[tuple[str, ...], about("what each entry belongs to", example=["example 17"])]
+    values: Annotated[
+        tuple[tuple[Number, ...], ...], about("for each entry, its value at each of the steps", example=[[-6.0, -4.3]])
+    ]
 
 
 def top_entries(

@@ -367,7 +367,8 @@ class HyperparameterInfo(Schema):
         tuple[str | tuple[str, ...], ...] | None,
         about(
             "for each dimension, what its positions count, such as example, row or class, or the names of its "
-            "positions; null: its entries have no names"
+            "positions; null: its entries have no names",
+            example=["row", "column"],
         ),
     ] = None
 
@@ -389,17 +390,22 @@ class Hyperparameters(Schema):
 class Curve(Schema):
     """Values at some steps, for a small plot."""
 
-    steps: Annotated[tuple[int, ...], about("numbers of the steps, in order", unit="outer steps")] = ()
-    values: Annotated[tuple[float, ...], about("the value by which the study ranks, at each of these steps")] = ()
+    steps: Annotated[
+        tuple[int, ...], about("numbers of the steps, in order", unit="outer steps", example=[1, 5, 10])
+    ] = ()
+    values: Annotated[
+        tuple[float, ...],
+        about("the value by which the study ranks, at each of these steps", example=[0.41, 0.22, 0.17]),
+    ] = ()
 
 
 class TrialProgress(Schema):
     """How far a running trial is."""
 
     id: Annotated[UUID, about("identifies the trial in paths of the API")]
-    number: Annotated[int, about("unique in its study, from 0")]
-    step: Annotated[int, about("recorded outer steps", unit="outer steps")]
-    n_steps: Annotated[int, about("outer steps in all, with extensions", unit="outer steps")]
+    number: Annotated[int, about("unique in its study, from 0", example=3)]
+    step: Annotated[int, about("recorded outer steps", unit="outer steps", example=120)]
+    n_steps: Annotated[int, about("outer steps in all, with extensions", unit="outer steps", example=500)]
     steps_per_second: Annotated[float | None, _PACE] = None
     eta_seconds: Annotated[float | None, _ETA] = None
 
@@ -410,7 +416,9 @@ class StudySummary(Study):
     last_activity_at: Annotated[
         datetime, about("when a trial last recorded something or changed its state, or the study was changed, in UTC")
     ]
-    best_trial: Annotated[int | None, about("number of the trial with the best value; null: no step was evaluated")]
+    best_trial: Annotated[
+        int | None, about("number of the trial with the best value; null: no step was evaluated", example=3)
+    ]
     verdict: Annotated[Verdict | None, about("of the best trial")]
     sparkline: Annotated[
         Curve,

@@ -84,7 +84,11 @@ class WebhookCreate(Schema):
     events: Annotated[Events, _EVENTS] = DEFAULT_EVENTS
     study_id: Annotated[UUID | None, _STUDY] = None
     secret: Annotated[
-        Secret | None, about("signs the notices: whsec_ and 24 to 64 bytes in base64; null: the server makes one")
+        Secret | None,
+        about(
+            "signs the notices: whsec_ and 24 to 64 bytes in base64; null: the server makes one",
+            example="whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD",
+        ),
     ] = None
 
 
@@ -135,7 +139,7 @@ class WebhookDelivery(Schema):
     trial_id: Annotated[UUID | None, about("the trial; null: it is a test")]
     data: Annotated[dict[str, Any], about("what the notice says", example={"state": "complete", "number": 3})]
     status: Annotated[DeliveryStatus, about("pending: another attempt follows")]
-    attempts: Annotated[int, about("attempts so far, with the one that is being made", ge=0)]
+    attempts: Annotated[int, about("attempts so far, with the one that is being made", ge=0, example=1)]
     next_attempt_at: Annotated[datetime | None, about("not before this time, in UTC; null: there is none")]
     http_status: Annotated[int | None, about("of the last answer; null: there was none", example=200)]
     error: Annotated[str | None, about("why the last attempt failed", example="the receiver answered 503")]

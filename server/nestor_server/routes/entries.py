@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 from nestor import schemas
 from nestor.schemas import Order
 from nestor_server.http import files
+from nestor_server.http.openapi.responses import PICTURE
 from nestor_server.http.transactions import Reader, TransactionRoute, Tx
 from nestor_server.routes.parameters import StepNumber
 from nestor_server.services.pictures import png
@@ -34,7 +35,9 @@ Indices = Annotated[
         examples=["0,17,3.5"],
     ),
 ]
-AfterStep = Annotated[int | None, Query(ge=0, le=2**31 - 1, description="only steps above this one; default: all")]
+AfterStep = Annotated[
+    int | None, Query(ge=0, le=2**31 - 1, description="only steps above this one; default: all", examples=[10])
+]
 MaxPoints = Annotated[
     int | None,
     Query(
@@ -42,6 +45,7 @@ MaxPoints = Annotated[
         le=entries.MAX_NUMBERS,
         description="the most steps; of more, the first, the last and evenly chosen ones are returned. Entries times "
         f"steps are at most {entries.MAX_NUMBERS:,}",
+        examples=[100],
     ),
 ]
 Form = Annotated[
@@ -57,7 +61,12 @@ Pictures = Annotated[
 ]
 GridColumns = Annotated[
     int | None,
-    Query(ge=1, le=png.MAX_PICTURES, description="pictures in a row; default: about as many as there are rows"),
+    Query(
+        ge=1,
+        le=png.MAX_PICTURES,
+        description="pictures in a row; default: about as many as there are rows",
+        examples=[10],
+    ),
 ]
 Scale = Annotated[int, Query(ge=1, le=64, description="pixels along an entry of a picture, or a cell of a heat map")]
 Bound = Annotated[
@@ -66,6 +75,7 @@ Bound = Annotated[
         allow_inf_nan=False,
         description="the value of the darkest (low) or brightest (high) level; default: a percentile of what is shown, "
         "1 or 99",
+        examples=[-6.0],
     ),
 ]
 
@@ -108,7 +118,7 @@ def get_entry_values(
 @router.get(
     "/trials/{trial_id}/hyperparameters/{name}/image.png",
     response_class=Response,
-    responses={200: {"content": {"image/png": {}}}},
+    responses=PICTURE,
 )
 def get_image(
     trial_id: UUID,

@@ -42,6 +42,7 @@ Wait = Annotated[
         le=MAX_WAIT_SECONDS,
         allow_inf_nan=False,
         description="seconds to wait for an event if there is none yet; asks for JSON",
+        examples=[10],
     ),
 ]
 

@@ -8,7 +8,7 @@ from importlib.metadata import version as installed_version
 from fastapi import APIRouter, Request, Response
 
 from nestor import schemas
-from nestor_server.http.openapi.responses import problem
+from nestor_server.http.openapi.responses import problem, text
 from nestor_server.http.readiness import Readiness
 from nestor_server.http.transactions import Reader, TransactionRoute, Tx
 from nestor_server.observability.scrapes import CONTENT_TYPE, Scrapes
@@ -36,7 +36,8 @@ async def get_readiness(request: Request, response: Response) -> schemas.Health:
 @unversioned.get(
     "/metrics",
     response_class=Response,
-    responses={200: {"content": {CONTENT_TYPE: {}}}, "default": problem("Any error.")},
+    responses=text("One sample in each line.", CONTENT_TYPE)
+    | {401: problem("There is no valid token.", "WWW-Authenticate"), 403: problem("The token's scope is too small.")},
 )
 async def get_metrics(request: Request) -> Response:
     """Metrics of this address for Prometheus, as of the last second: of its processes, and of the whole database.

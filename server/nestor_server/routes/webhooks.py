@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Response
 
 from nestor import schemas
 from nestor.schemas import API
@@ -15,8 +14,6 @@ from nestor_server.routes.parameters import Limit
 from nestor_server.services import paging, webhooks
 
 router = APIRouter(route_class=TransactionRoute, prefix="/webhooks", tags=["webhooks"])
-
-WebhookId = Annotated[UUID, Path(description="the id of one of your webhooks")]
 
 
 @router.post("", status_code=201, response_model=schemas.WebhookCreated)
@@ -37,32 +34,32 @@ def list_webhooks(caller: Writer, session: Tx) -> schemas.Webhooks:
 
 
 @router.get("/{webhook_id}")
-def get_webhook(webhook_id: WebhookId, caller: Writer, session: Tx) -> schemas.Webhook:
+def get_webhook(webhook_id: UUID, caller: Writer, session: Tx) -> schemas.Webhook:
     """One webhook: where it sends, what, and whether the server has disabled it."""
     return webhooks.describe(webhooks.find(session, caller.user_id, webhook_id))
 
 
 @router.patch("/{webhook_id}")
-def update_webhook(webhook_id: WebhookId, patch: schemas.WebhookPatch, caller: Writer, session: Tx) -> schemas.Webhook:
+def update_webhook(webhook_id: UUID, patch: schemas.WebhookPatch, caller: Writer, session: Tx) -> schemas.Webhook:
     """Change which notices are sent, or disable or enable the webhook. Disabling gives up the notices that wait."""
     return webhooks.change(session, caller.user_id, webhook_id, patch)
 
 
 @router.delete("/{webhook_id}", status_code=204)
-def delete_webhook(webhook_id: WebhookId, caller: Writer, session: Tx) -> None:
+def delete_webhook(webhook_id: UUID, caller: Writer, session: Tx) -> None:
     """Delete a webhook, and the notices that wait for it."""
     webhooks.remove(session, caller.user_id, webhook_id)
 
 
 @router.post("/{webhook_id}/test", status_code=202)
-def test_webhook(webhook_id: WebhookId, caller: Writer, session: Tx) -> schemas.WebhookDelivery:
+def test_webhook(webhook_id: UUID, caller: Writer, session: Tx) -> schemas.WebhookDelivery:
     """Send a notice of the type `webhook.test`. Its deliveries show whether it has arrived."""
     return webhooks.test(session, caller.user_id, webhook_id)
 
 
 @router.get("/{webhook_id}/deliveries")
 def list_webhook_deliveries(
-    webhook_id: WebhookId, caller: Writer, session: Tx, limit: Limit = paging.DEFAULT_LIMIT
+    webhook_id: UUID, caller: Writer, session: Tx, limit: Limit = paging.DEFAULT_LIMIT
 ) -> schemas.WebhookDeliveries:
     """The newest notices, sent or waiting: attempts, the last answer, and when the next attempt follows."""
     return webhooks.deliveries(session, caller.user_id, webhook_id, limit)

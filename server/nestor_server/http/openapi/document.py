@@ -26,6 +26,7 @@ TAGS = {
     "hyperparameters": "What a trial tunes, at each recorded step, and its checkpoints. Tensors are binary.",
     "problems": "What a trial works on: presets, programs that were exported, and data sets.",
     "blobs": "Uploads that resume, and downloads by digest.",
+    "webhooks": "Signed notices about trials, to addresses that the server's operator allows.",
     "tokens": "Who may use the server.",
     "system": "Whether the server is alive, its version, and its workers.",
 }
@@ -33,6 +34,7 @@ PARAMETERS: Json = {  # in paths
     "study_id": {"description": "the `id` of a study"},
     "trial_id": {"description": "the `id` of a trial"},
     "dataset_id": {"description": "the `id` of a data set"},
+    "webhook_id": {"description": "the `id` of one of your webhooks"},
     "token_id": {"description": "the `id` of a token"},
     "name": {"description": "the name of a hyperparameter", "example": "l2.0.weight"},
 }

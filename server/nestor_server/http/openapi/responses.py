@@ -70,8 +70,12 @@ class OctetResponse(Response):
     media_type: ClassVar[str] = OCTETS  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
-def _bytes(description: str, *names: str) -> dict[str, Any]:
-    return {"description": description, "headers": headers(*names), "content": {OCTETS: {"schema": BINARY}}}
+def _bytes(description: str, *names: str, kind: str = OCTETS) -> dict[str, Any]:
+    return {"description": description, "headers": headers(*names), "content": {kind: {"schema": BINARY}}}
+
+
+def _unchanged(*names: str) -> dict[str, Any]:
+    return {"description": "The version in If-None-Match is the present one.", "headers": headers(*names)}
 
 
 _OF_FILES = ("ETag", "Accept-Ranges", "Content-Disposition")
@@ -82,13 +86,22 @@ FILE: dict[str, Any] = {
     "responses": {
         200: _bytes("All bytes.", *_OF_FILES),
         206: _bytes("The bytes that the header Range names.", *_OF_FILES, "Content-Range"),
-        304: {"description": "The version in If-None-Match is the present one.", "headers": headers(*_OF_FILES)},
+        304: _unchanged(*_OF_FILES),
         416: {
             "description": "There are no bytes in this range.",
             "headers": headers(*_OF_FILES, "Content-Range"),
         },
     },
 }
+
+
+# Of a route that answers with `files.made_response`.
+PICTURE: Described = {200: _bytes("The picture.", "ETag", kind="image/png"), 304: _unchanged("ETag")}
+
+
+def text(description: str, kind: str) -> Described:
+    """`responses` of a route that answers with text of this media type."""
+    return {200: {"description": description, "content": {kind: {"schema": TEXT}}}}
 
 
 def conflict(description: str) -> Described:
