@@ -40,7 +40,7 @@ Wait = Annotated[
         ge=0,
         le=MAX_WAIT_SECONDS,
         allow_inf_nan=False,
-        description="of JSON: seconds to wait for an event, if there is none",
+        description="of JSON: seconds to wait for an event, if none came yet",
     ),
 ]
 
