@@ -10,7 +10,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install up demo data test gpu check format
+.PHONY: help install up demo data test fuzz gpu check format vendor
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -56,6 +56,9 @@ check: $(READY) ## lint, types, import rules, compose file, Dockerfile
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 	@$(BIN)/hadolint Dockerfile
+
+vendor: $(READY) ## fetch the newest Swagger UI, which /docs shows
+	@.ci/vendor
 
 format: $(READY) ## format the code
 	@$(BIN)/ruff check --fix

@@ -6,7 +6,7 @@ import re
 from typing import Annotated, Any, Literal, cast
 from uuid import UUID
 
-from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from nestor.errors import CurvatureNotDistributed
 from nestor.options.base import Fraction, Positive, Value, Whole, about
@@ -159,8 +159,25 @@ class TrialSpec(ConfigFields, _OfProblem):
     tags: Annotated[tuple[Name, ...], about("labels of the trial", example=["baseline"])] = ()
 
 
+_SMALL_TRIAL: dict[str, Any] = {
+    "problem": {
+        "preset": {"model": {"hidden": [32]}, "hyperparameters": [{"kind": "l2", "per": "weight"}], "train_size": 1000}
+    },
+    "n_steps": 30,
+    "inner": {"optimizer": "adam", "lr": 0.001},
+    "response": {
+        "kind": "implicit",
+        "curvature": {"kind": "gauss_newton"},
+        "solver": {"kind": "neumann", "terms": 3},
+    },
+    "tags": ["baseline"],
+}
+
+
 class TrialCreate(TrialSpec, CrossChecks):
     """The submission of a tuning job."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_SMALL_TRIAL]})
 
     note: Annotated[Note, about("text in Markdown, up to 65,536 characters; empty: none")] = ""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
@@ -28,6 +28,8 @@ class Pages(StaticFiles):
         read = await super().get_response(path, {**scope, "method": "GET"})
         if scope["method"] not in ("GET", "HEAD"):
             raise HTTPException(405, headers={"Allow": "GET, HEAD"})
-        if path.startswith("docs/"):
+        if isinstance(read, RedirectResponse):  # to the folder's page; relative, because a proxy may add a prefix
+            return RedirectResponse(f"{path.rpartition(os.sep)[2]}/")
+        if path.split(os.sep)[0] == "docs":
             read.headers[CSP] = DOCS_POLICY
         return read

@@ -20,6 +20,8 @@ from nestor_server.services.trials import actions, attempts, confirmations, quer
 
 router = APIRouter(route_class=TransactionRoute, tags=["trials"])
 
+AT_ONCE, AS_USUAL = schemas.TrialEnd(), schemas.Confirm()  # without a body
+
 
 @router.post("/studies/{study_id}/trials", status_code=201, response_model=schemas.Trial)
 def create_trial(
@@ -99,7 +101,7 @@ def stop_trial(
     request: Request,
     caller: Writer,
     session: Tx,
-    end: schemas.TrialEnd | None = None,
+    end: schemas.TrialEnd = AT_ONCE,
     if_match: IfMatch = None,
 ) -> Response:
     """End the trial and keep its result. With `after_step`, the result is that of this step."""
@@ -112,7 +114,7 @@ def prune_trial(
     request: Request,
     caller: Writer,
     session: Tx,
-    end: schemas.TrialEnd | None = None,
+    end: schemas.TrialEnd = AT_ONCE,
     if_match: IfMatch = None,
 ) -> Response:
     """End the trial as pruned: it is given up, and keeps what it recorded. With `after_step`, up to this step."""
@@ -162,13 +164,13 @@ def extend_trial(
 
 @router.post("/trials/{trial_id}/confirm", responses=conflict("There is nothing to confirm, or not yet."))
 def confirm_trial(
-    trial_id: UUID, caller: Writer, session: Tx, asked: schemas.Confirm | None = None
+    trial_id: UUID, caller: Writer, session: Tx, asked: schemas.Confirm = AS_USUAL
 ) -> schemas.Confirmation:
     """Train from the first initialization under the trial's best hyperparameters, in trials of the same study.
 
     Trainings that run or are complete already are not repeated, so that the request can be.
     """
-    return confirmations.create(session, caller, trial_id, asked or schemas.Confirm())
+    return confirmations.create(session, caller, trial_id, asked)
 
 
 @router.get("/trials/{trial_id}/confirmation")

@@ -113,6 +113,7 @@ def _complete(operation: Json, route: RouteContext, method: str) -> None:
     for parameter in operation.get("parameters", ()):
         schemas.complete_parameter(parameter, PARAMETERS.get(parameter["name"], {}))
         parameters[parameter["name"]] = parameter
+    operation["summary"] = operation.get("description", "").partition("\n")[0].removesuffix(".")
     _secure(operation, scope)
     answers = operation["responses"]
     common: Json = {"422": problem("A parameter or a field is unknown, missing or wrong; `errors` names each.")}
@@ -186,8 +187,7 @@ def _head_of(get: Json) -> Json:
     """The description of HEAD on a path whose GET is described: the same headers."""
     head = deepcopy(get)
     name = get["operationId"].removeprefix("download_")
-    head |= {"operationId": f"head_{name}", "summary": f"Head {name.replace('_', ' ').title()}"}
-    head["description"] = "The headers of GET, without the bytes."
+    head |= {"operationId": f"head_{name}", "description": "The headers of GET, without the bytes."}
     return head
 
 

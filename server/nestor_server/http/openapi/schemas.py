@@ -17,6 +17,7 @@ EXAMPLES = {"uuid": "019a4c6e-5f3a-7c5e-8f0e-2d1c3b4a5968", "date-time": "2026-0
 REFERENCES = "#/components/schemas/{model}"
 LARGEST = 2**63 - 1
 NUL, TEXT = r"\u0000", r"^[^\u0000]*$"
+RECORDED_AT = {"recorded_at": {"type": "string", "format": "date-time", "description": "when it was recorded, in UTC"}}
 STORABLE = {"$ref": REFERENCES.format(model="Storable")}
 # As `nestor.schemas.storable` checks it, but for the depth. With `not`, generators of clients take it for any value.
 _NOT_STORABLE = [
@@ -44,6 +45,10 @@ def complete(described: Json) -> None:
         for key, value in schema.get("properties", {}).items():
             _say_default(value, required=key in required)
             _say_unit(value)
+    for operations in described["paths"].values():
+        for operation in operations.values():
+            for media in operation.get("requestBody", {}).get("content", {}).values():
+                media["schema"].pop("default", None)
     for schema in _all(_requests(described)):
         _exclude_what_cannot_be_stored(schema)
     for schema in _all(described):
@@ -76,7 +81,7 @@ def _describe_columns(components: Json) -> None:
     columns = components["StepColumns"]["properties"]["columns"]
     columns["properties"] = {
         name: {"type": "array", "items": _or_null(field), "description": field["description"]}
-        for name, field in components["Step"]["properties"].items()
+        for name, field in (components["Step"]["properties"] | RECORDED_AT).items()
     }
 
 

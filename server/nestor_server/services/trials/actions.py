@@ -118,7 +118,7 @@ def end(
     me: Caller,
     trial_id: UUID,
     action: EndingAction,
-    when: schemas.TrialEnd | None,
+    when: schemas.TrialEnd,
     *,
     if_match: str | None = None,
 ) -> Versioned:
@@ -129,7 +129,7 @@ def end(
         IllegalTransition: the action is not allowed in the trial's state.
         VersionMismatch: `if_match` names another version.
     """
-    if when is None or when.after_step is None:
+    if when.after_step is None:
         return request(session, me, trial_id, action, if_match=if_match)
     trial = find_version(session, me.user_id, trial_id, if_match)
     return describe_version(leases.request_end(session, trial, action, when.after_step, by=f"user {me.user}"))
