@@ -42,7 +42,7 @@ INDEXES: dict[str, tuple[list[str], dict[str, Any]]] = {
     ),
     "ix_trials_labeled": (
         ["study_id", "number"],
-        {"postgresql_where": sa.text("tags <> '{}'::text[] OR note <> ''::text")},
+        {"postgresql_where": sa.text("(tags <> '{}'::text[] OR note <> ''::text)")},
     ),
 }
 

@@ -52,7 +52,7 @@ def _listed(words: Iterable[State | Desired | Scope]) -> str:
 
 
 # As PostgreSQL writes them, so that a migration can be compared with them.
-LABELED = text("tags <> '{}'::text[] OR note <> ''::text")  # also in queries, or the index would not fit
+LABELED = text("(tags <> '{}'::text[] OR note <> ''::text)")  # also in queries, or the index would not fit
 _RUNS = f"state = '{State.running.value}'"
 _TUNES = f"(spec #>> '{{response,kind}}') IS DISTINCT FROM '{Frozen.tag}'"  # the first version names no response
 

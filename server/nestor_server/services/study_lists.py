@@ -95,7 +95,7 @@ def _summaries(session: Session, found: Sequence[Study], trials: dict[UUID, Tria
         Trial.id, Trial.number, Trial.state, Trial.step, Trial.n_steps, Trial.ends_after, Trial.attempt, Trial.seconds,
         Trial.pace, Trial.sparkline, Trial.best_step, Trial.best_value, Trial.evidence, Trial.error,
         func.jsonb_path_query_array(Trial.hyperparameters, literal_column("'$[*].shape'")).label("shapes"),
-        func.jsonb_build_object(*spec).label("spec"),
+        func.jsonb_strip_nulls(func.jsonb_build_object(*spec)).label("spec"),
     )  # fmt: skip
     rows = {row.id: row for row in session.execute(select(*columns).where(Trial.id.in_(shown)))}
     kept = timedelta(days=settings_of(session).keep_unused_days)
