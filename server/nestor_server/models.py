@@ -162,7 +162,8 @@ class Trial(Base):
         # The counts of a study are read from the first index alone, and its best value and its last activity are at
         # ends of the others. Lists are sorted by them. None has a column that changes with each step, which would
         # change all indexes of the row. The few trials that run are found by the index above.
-        Index("ix_trials_of_study", "study_id", "state", "number"),
+        Index("ix_trials_of_study", "study_id", "state"),  # short, because its entries are few
+        Index("ix_trials_state", "study_id", "state", "number"),
         Index(
             "ix_trials_ranked_value",
             "study_id",

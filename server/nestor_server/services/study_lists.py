@@ -25,8 +25,8 @@ from nestor_server.services.versions import Versioned
 STORED = paging.stored_bytes(Study.user_attrs, Study.note)
 
 
-# Two of them are computed for each study of the user, from ends of indexes: columns that follow the steps of trials
-# would make all trials of a study wait for each other.
+# All but the first read each study of the user, who has thousands at most, and of its trials the ends of indexes.
+# Columns that follow the steps of trials would make the trials of a study wait for each other.
 SORTS = {
     StudySort.created_at: sorting.Sort(Study.id, UUID),  # in the order of their creation
     StudySort.last_activity_at: sorting.Sort(LAST_ACTIVITY, datetime, computed=True),
