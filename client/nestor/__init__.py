@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nestor.callbacks import PRUNE as PRUNE
     from nestor.entry_points import EntryPoint as EntryPoint
     from nestor.errors import ProblemInvalid as ProblemInvalid
+    from nestor.opening import copy_study as copy_study
     from nestor.opening import create_study as create_study
     from nestor.opening import delete_study as delete_study
     from nestor.opening import get_all_study_names as get_all_study_names
@@ -49,6 +50,7 @@ _CLIENT = {
     "Study": "nestor.study",
     "Trial": "nestor.trial",
     "WarmStart": "nestor.schemas",
+    "copy_study": "nestor.opening",
     "create_study": "nestor.opening",
     "delete_study": "nestor.opening",
     "get_all_study_names": "nestor.opening",

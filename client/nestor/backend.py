@@ -73,7 +73,7 @@ class Backend(Protocol):
         ...
 
     def change_study(self, study_id: UUID, patch: StudyPatch) -> StudyRecord:
-        """Change ranking, attributes and tags. What others change at the same time is kept, unless it has the same key.
+        """Change ranking, attributes, tags and note. What others change meanwhile is kept, unless it has the same key.
 
         Raises:
             StudyNotFound: the user has no such study.
@@ -87,6 +87,15 @@ class Backend(Protocol):
 
         Raises:
             StudyNotFound: the user has no such study.
+        """
+        ...
+
+    def copy_study(self, study_id: UUID, new_name: str) -> StudyRecord:
+        """Copy a study, and its finished trials with all that they recorded.
+
+        Raises:
+            StudyNotFound: the user has no such study.
+            StudyNameTaken: another study has the name.
         """
         ...
 
@@ -137,7 +146,7 @@ class Backend(Protocol):
         ...
 
     def change_trial(self, trial_id: UUID, patch: TrialPatch) -> TrialRecord:
-        """Change attributes and tags. What others change at the same time is kept, unless it has the same key.
+        """Change attributes, tags and note. What others change at the same time is kept, unless it has the same key.
 
         Raises:
             TrialNotFound: the user has no such trial.

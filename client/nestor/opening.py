@@ -29,6 +29,7 @@ def create_study(
     direction: Literal["minimize", "maximize"] | None = None,
     user_attrs: Mapping[str, Any] | None = None,
     tags: Sequence[str] = (),
+    note: str = "",
 ) -> Study:
     """Create a study on `server`; without one, in this process and for its lifetime.
 
@@ -43,6 +44,7 @@ def create_study(
             trial.
         user_attrs: stored with the study; any JSON-serializable values.
         tags: labels of the study.
+        note: text in Markdown. `study.set_note` changes it.
 
     Raises:
         InvalidInput: an argument is outside of its range; the message says which.
@@ -58,6 +60,7 @@ def create_study(
             "direction": direction,
             "user_attrs": json_attributes(user_attrs),
             "tags": tags,
+            "note": note,
         },
     )
     backend = _backend(server, token)
@@ -96,6 +99,24 @@ def delete_study(name: str, *, server: str | Client | None = None, token: str | 
     """
     backend = _backend(server, token)
     backend.delete_study(backend.find_study(_checked_name(name)).id)
+
+
+@called_as("copy_study", from_storage="Pass server=….", to_storage="A copy is made on the same server: server=….")
+def copy_study(
+    *, from_study_name: str, to_study_name: str, server: str | Client | None = None, token: str | None = None
+) -> Study:
+    """Copy a study: attributes, tags, note and ranking, and its finished trials with all that they recorded.
+
+    Unlike in Optuna, unfinished trials are not copied, and the copies are numbered anew.
+
+    Raises:
+        StudyNotFound: you have no study `from_study_name`.
+        StudyNameTaken: you have a study `to_study_name`.
+        StudyTooLarge: the finished trials have recorded too much.
+    """
+    backend = _backend(server, token)
+    source = backend.find_study(_checked_name(from_study_name))
+    return Study(backend, backend.copy_study(source.id, _checked_name(to_study_name)))
 
 
 @called_as("get_all_study_names", **ARGUMENTS)

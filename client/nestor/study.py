@@ -119,6 +119,7 @@ class Study:
         show_progress_bar: bool = True,
         user_attrs: Mapping[str, Any] | None = None,
         tags: Sequence[str] = (),
+        note: str = "",
     ) -> Trial:
         """Train the model of `problem` once, and tune its hyperparameters meanwhile.
 
@@ -145,6 +146,7 @@ class Study:
             show_progress_bar: write a progress bar to stderr while this call waits.
             user_attrs: stored with the trial; any JSON-serializable values. `trial.set_user_attr` changes them.
             tags: labels of the trial. `trial.set_tags` changes them.
+            note: text in Markdown. `trial.set_note` changes it.
 
         Raises:
             ConfigInvalid, InvalidInput: an argument is outside of its range; the message says which.
@@ -183,6 +185,7 @@ class Study:
             timeout=timeout,
             user_attrs=json_attributes(user_attrs),
             tags=tags,
+            note=note,
             **({"problem": problem.problem} if isinstance(problem, EntryPoint) else {}),
         )
         checked, program = self._check(problem, config)
@@ -453,6 +456,20 @@ class Study:
             InvalidInput: a tag is empty or longer than 200 characters.
         """
         self._record = self._backend.change_study(self.id, schemas.build(StudyPatch, {"tags": tags}))
+
+    @property
+    def note(self) -> str:
+        """The study's note as of now, in Markdown; empty: none."""
+        return self.record.note
+
+    @called_as("study.set_note")
+    def set_note(self, note: str) -> None:
+        """Replace the note of the study.
+
+        Raises:
+            InvalidInput: it is longer than 65,536 characters.
+        """
+        self._record = self._backend.change_study(self.id, schemas.build(StudyPatch, {"note": note}))
 
     def __repr__(self) -> str:
         return f"Study(name={self.name!r}, id='{self.id}')"

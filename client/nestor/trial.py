@@ -111,6 +111,20 @@ class Trial:
         self._record = self._backend.change_trial(self.id, schemas.build(TrialPatch, {"tags": tags}))
 
     @property
+    def note(self) -> str:
+        """The trial's note as of now, in Markdown; empty: none."""
+        return self.refresh()._record.note
+
+    @called_as("trial.set_note")
+    def set_note(self, note: str) -> None:
+        """Replace the note of the trial, also after its end.
+
+        Raises:
+            InvalidInput: it is longer than 65,536 characters.
+        """
+        self._record = self._backend.change_trial(self.id, schemas.build(TrialPatch, {"note": note}))
+
+    @property
     def record(self) -> schemas.Trial:
         """All fields as of now; one request while the trial is not finished, none after."""
         if not self._record.state.finished:

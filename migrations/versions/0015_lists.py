@@ -28,7 +28,7 @@ COMPUTED = {
 }
 RESTING = {"postgresql_where": sa.text("NOT is_running")}
 INDEXES: dict[str, tuple[list[str], dict[str, Any]]] = {
-    "ix_trials_of_study": (["study_id", "state", "number"], {}),
+    "ix_trials_state": (["study_id", "state", "number"], {}),
     "ix_trials_ranked_value": (
         ["study_id", "ranked_value", "number"],
         {"postgresql_where": sa.text("ranked_value IS NOT NULL")},
@@ -42,7 +42,7 @@ INDEXES: dict[str, tuple[list[str], dict[str, Any]]] = {
     ),
     "ix_trials_labeled": (
         ["study_id", "number"],
-        {"postgresql_where": sa.text("tags <> '{}'::text[] OR note <> ''::text")},
+        {"postgresql_where": sa.text("(tags <> '{}'::text[] OR note <> ''::text)")},
     ),
 }
 
@@ -57,7 +57,6 @@ def upgrade() -> None:
     op.add_column("trials", sa.Column("active_at", sa.DateTime(timezone=True), nullable=True))
     op.execute("UPDATE trials SET active_at = greatest(created_at, queued_at, claimed_at, finished_at)")
     op.alter_column("trials", "active_at", nullable=False, server_default=sa.func.now())
-    op.drop_index("ix_trials_of_study", "trials")
     op.drop_index("ix_trials_ended_value", "trials")
     # One statement, because each writes the table anew.
     added = (f"ADD {name} {type_} GENERATED ALWAYS AS ({of}) STORED" for name, (type_, of) in COMPUTED.items())
@@ -74,6 +73,5 @@ def downgrade() -> None:
     op.drop_column("studies", "note")
     ended = f"CASE WHEN {TUNES} AND {ENDED} THEN best_value END"
     op.execute(f"ALTER TABLE trials ADD ended_value double precision GENERATED ALWAYS AS ({ended}) STORED")
-    op.create_index("ix_trials_of_study", "trials", ["study_id", "state"])
     where = sa.text("ended_value IS NOT NULL")
     op.create_index("ix_trials_ended_value", "trials", ["study_id", "ended_value"], postgresql_where=where)

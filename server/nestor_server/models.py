@@ -52,7 +52,7 @@ def _listed(words: Iterable[State | Desired | Scope | DeliveryStatus]) -> str:
 
 
 # As PostgreSQL writes them, so that a migration can be compared with them.
-LABELED = text("tags <> '{}'::text[] OR note <> ''::text")  # also in queries, or the index would not fit
+LABELED = text("(tags <> '{}'::text[] OR note <> ''::text)")  # also in queries, or the index would not fit
 _RUNS = f"state = '{State.running.value}'"
 _TUNES = f"(spec #>> '{{response,kind}}') IS DISTINCT FROM '{Frozen.tag}'"  # the first version names no response
 
@@ -164,7 +164,8 @@ class Trial(Base):
         # The counts of a study are read from the first index alone, and its best value and its last activity are at
         # ends of the others. Lists are sorted by them. None has a column that changes with each step, which would
         # change all indexes of the row. The few trials that run are found by the index above.
-        Index("ix_trials_of_study", "study_id", "state", "number"),
+        Index("ix_trials_of_study", "study_id", "state"),  # short, because its entries are few
+        Index("ix_trials_state", "study_id", "state", "number"),
         Index(
             "ix_trials_ranked_value",
             "study_id",

@@ -12,32 +12,60 @@ from nestor.cli.output import number, print_json, print_table, print_trial, prin
 from nestor.errors import DeletionNotConfirmed
 
 app = typer.Typer()
-study_app = typer.Typer(help="One study: create it, delete it, show its best trial.", no_args_is_help=True)
+study_app = typer.Typer(help="One study: create, copy, delete or restore it.", no_args_is_help=True)
 app.add_typer(study_app, name="study")
 
 
+Tag = Annotated[list[str] | None, typer.Option("--tag", help="Only those with this tag; may be repeated.")]
+Query = Annotated[str | None, typer.Option("--q", help="Only those that contain this text.", metavar="TEXT")]
+Order = Annotated[Literal["asc", "desc"], typer.Option(help="Ascending or descending.")]
+NewName = Annotated[str | None, typer.Option("--name", help="A new name. Default: the one that it had.")]
+
+
 @app.command()
-def studies(server: ServerOption = None, json: JsonOption = False) -> None:
+def studies(
+    tag: Tag = None,
+    q: Query = None,
+    sort: Annotated[
+        Literal["created_at", "last_activity_at", "name", "best_value", "trials"], typer.Option(help="What to sort by.")
+    ] = "created_at",
+    order: Order = "desc",
+    deleted: Annotated[bool, typer.Option("--deleted", help="Those that were deleted and can be restored.")] = False,
+    server: ServerOption = None,
+    json: JsonOption = False,
+) -> None:
     """List your studies, newest first."""
     from nestor.ranking import Ranking
 
     with connect(server) as client:
-        found = list(client.studies())
+        found = list(client.studies(tag=tag or (), q=q, sort=sort, order=order, deleted=deleted))
     if json:
         return print_json([study.model_dump(mode="json") for study in found])
     rows: list[tuple[str, ...]] = []
     for study in found:
         counts = ", ".join(f"{count} {state}" for state, count in study.trial_counts.items())
-        ranked, changed = str(Ranking.of(study)), f"{study.updated_at:%Y-%m-%d %H:%M}"
-        rows.append((study.name, counts or "none", ranked, number(study.best_value), changed))
-    return print_table(("study", "trials", "ranked by", "best value", "last change"), rows)
+        ranked, active = str(Ranking.of(study)), f"{study.last_activity_at:%Y-%m-%d %H:%M}"
+        until = "" if study.purged_after is None else f"{study.purged_after:%Y-%m-%d %H:%M}"
+        rows.append((study.name, counts or "none", ranked, number(study.best_value), active, until))
+    heads = ("study", "trials", "ranked by", "best value", "last activity", "restorable until")
+    return print_table(heads, rows, optional=("restorable until",))
 
 
 @app.command()
-def trials(study: StudyArgument, server: ServerOption = None, json: JsonOption = False) -> None:
+def trials(
+    study: StudyArgument,
+    tag: Tag = None,
+    q: Query = None,
+    sort: Annotated[
+        Literal["number", "state", "step", "best_value", "seconds"], typer.Option(help="What to sort by.")
+    ] = "number",
+    order: Order = "asc",
+    server: ServerOption = None,
+    json: JsonOption = False,
+) -> None:
     """List the trials of a study."""
     with connect(server) as client:
-        found = client.trials(client.find_study(study).id)
+        found = list(client.find_trials(client.find_study(study).id, tag=tag or (), q=q, sort=sort, order=order))
     if json:
         return print_json([record.model_dump(mode="json") for record in found])
     return print_trials(found, study)
@@ -93,6 +121,59 @@ def delete_study(
     if json:
         return print_json({"study": study, "trials": n_trials})
     return print(f"Deleted study {study!r} and its {counted}.")
+
+
+@study_app.command("restore")
+def restore_study(
+    study: Annotated[str, typer.Argument(help="Its name or its id.", metavar="STUDY")],
+    name: NewName = None,
+    server: ServerOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Take back the deletion of a study; of several of one name, the one that was created last."""
+    from uuid import UUID
+
+    from nestor.errors import StudyNotFound
+
+    with connect(server) as client:
+        try:
+            study_id = UUID(study)
+        except ValueError:
+            found = next(client.studies(name=study, deleted=True), None)
+            if found is None:
+                raise StudyNotFound(study=study) from None
+            study_id = found.id
+        restored = client.restore_study(study_id, name)
+    return print_json(restored.model_dump(mode="json")) if json else print(restored.name)
+
+
+@study_app.command("copy")
+def copy_study(
+    study: StudyArgument,
+    name: Annotated[str, typer.Argument(help="The name of the copy.", metavar="NAME")],
+    server: ServerOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Copy a study, and its finished trials with all that they recorded."""
+    with connect(server) as client:
+        made = client.copy_study(client.find_study(study).id, name)
+    return print_json(made.model_dump(mode="json")) if json else print(made.name)
+
+
+@study_app.command("note")
+def note(
+    study: StudyArgument,
+    text: Annotated[str | None, typer.Argument(help="The new note, in Markdown. Default: print it.")] = None,
+    server: ServerOption = None,
+) -> None:
+    """Print the note of a study, or replace it."""
+    from nestor import schemas
+
+    with connect(server) as client:
+        found = client.find_study(study)
+        if text is not None:
+            found = client.change_study(found.id, schemas.build(schemas.StudyPatch, {"note": text}))
+    return print(found.note)
 
 
 @study_app.command("best")

@@ -30,6 +30,17 @@ class Artifacts:
         self._snapshots = SnapshotStore()
         self._reported = set[int]()  # the steps whose snapshots were reported although none was due
 
+    def copy(self, journal: Journal) -> Artifacts:
+        """The same artifacts of another trial."""
+        with self._lock:
+            other = Artifacts(self._bilevel, journal)
+            other.last, other._best, other._reported = self.last, self._best, set(self._reported)
+            for step in sorted(self._snapshots):
+                if (found := self._snapshots.get(step)) is not None:
+                    other._snapshots[step] = found
+            other._snapshots.essential = self._snapshots.essential
+        return other
+
     # --- kept while the trial trains --------------------------------------------------------------
 
     def keep_initial(self) -> None:

@@ -15,6 +15,7 @@ from nestor.errors import (
     LocalNotPicklable,
     OneDeviceOnly,
     StudyExists,
+    StudyNameTaken,
     StudyNotFound,
     TrialNotFound,
     TrialNumberNotFound,
@@ -155,6 +156,29 @@ class Local:
                     self.request(trial.id, "cancel")
                 self._trials.pop(trial.id).artifacts.forget()
             del self._studies[study_id]
+
+    def copy_study(self, study_id: UUID, new_name: str) -> StudyRecord:
+        """Copy a study, and its finished trials with all that they recorded.
+
+        Raises:
+            StudyNotFound: this process has no such study.
+            StudyNameTaken: it has another study of that name.
+        """
+        source = self.study(study_id)
+        copied = {name: getattr(source, name) for name in ("metric", "direction", "user_attrs", "tags", "note")}
+        try:
+            made = self.create_study(build(StudyCreate, {"name": new_name, **copied}))
+        except StudyExists:
+            raise StudyNameTaken(name=new_name) from None
+        finished = [trial for trial in self.trials(study_id) if trial.state.finished]
+        ids = {trial.id: uuid4() for trial in finished}
+        for number, record in enumerate(finished):
+            spec, start = record.spec, record.spec.warm_start
+            if start is not None and start.trial in ids:  # confirmations start from a trial of their study
+                spec = spec.model_copy(update={"warm_start": start.model_copy(update={"trial": ids[start.trial]})})
+            changes = {"id": ids[record.id], "study_id": made.id, "number": number, "spec": spec}
+            self._trials[ids[record.id]] = self._trial(record.id).copy(**changes)
+        return self.study(made.id)
 
     # --- trials -----------------------------------------------------------------------------------
 

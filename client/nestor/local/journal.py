@@ -30,6 +30,14 @@ class Journal:
         self._ranking, self._n_hparams = ranking, n_hparams
         self._events, self._evidence, self._pace = list[Event](), Evidence(), Pace()
 
+    def copy(self, record: TrialRecord) -> Journal:
+        """A journal of another trial that has recorded the same until now."""
+        with self.lock:
+            other = Journal(record, self._ranking, n_hparams=self._n_hparams)
+            other.steps, other._events = [*self.steps], [*self._events]
+            other._evidence, other._pace = self._evidence, self._pace
+        return other
+
     @property
     def attempts(self) -> list[Attempt]:
         """In order of their numbers."""

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from copy import copy
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,16 @@ class LocalTrial:
         self._driving = threading.Lock()  # held by the thread that takes a step
         self._thread: threading.Thread | None = None
         self._journal.append_state(by=USER, why=lifecycle.WHY_SUBMITTED)
+
+    def copy(self, **changes: Any) -> LocalTrial:
+        """A trial that has recorded the same until now, with these fields of its record changed."""
+        with self._lock:
+            other = copy(self)
+            other._journal = self._journal.copy(self.record.model_copy(update=changes))
+            other.artifacts = self.artifacts.copy(other._journal)
+        other._lock, other._driving = other._journal.lock, threading.Lock()
+        other._generators = other._engine = other._thread = None
+        return other
 
     @property
     def record(self) -> TrialRecord:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -17,7 +17,7 @@ from nestor.remote.blobs import Blobs
 from nestor.remote.references import referenced
 from nestor.remote.transport import offload
 from nestor.remote.webhooks import Webhooks
-from nestor.schemas import Action, EventType, LogLevel, State, WhichStep
+from nestor.schemas import Action, EventType, LogLevel, SortOrder, State, StudySort, TrialSort, WhichStep
 
 if TYPE_CHECKING:
     from nestor.options import Config
@@ -79,12 +79,34 @@ class Client(Blobs, Administration, Webhooks):
             raise StudyNotFound(study=name)
         return found[0]
 
-    def studies(self) -> Iterator[schemas.Study]:
-        """All studies of this user, newest first. Pages are requested as the iterator advances."""
-        return self._pages(lambda cursor: self._get("/studies", schemas.StudyPage, **cursor))
+    def studies(
+        self,
+        *,
+        name: str | None = None,
+        state: Collection[State] = (),
+        tag: Sequence[str] = (),
+        q: str | None = None,
+        deleted: bool = False,
+        sort: StudySort | str = StudySort.created_at,
+        order: SortOrder | str = SortOrder.desc,
+    ) -> Iterator[schemas.StudySummary]:
+        """The studies of this user, newest first. Pages are requested as the iterator advances.
+
+        Args:
+            name: only the study of this name.
+            state: only studies that have a trial in one of these states.
+            tag: only studies that have all of these tags.
+            q: only studies whose name or note or one of whose tags contains this text, in any case.
+            deleted: those that were deleted and can still be restored, instead of the others.
+            sort: "created_at", "last_activity_at", "name", "best_value" or "trials", the number of them.
+            order: "asc" or "desc". Studies without a value come last in both.
+        """
+        wanted = {"state": sorted(states_of("Client.studies", state)), "tag": [*tag], "sort": sort, "order": order}
+        wanted |= {key: value for key, value in (("name", name), ("q", q), ("deleted", deleted or None)) if value}
+        return self._pages(lambda cursor: self._get("/studies", schemas.StudyPage, **wanted, **cursor))
 
     def change_study(self, study_id: UUID, patch: schemas.StudyPatch) -> schemas.Study:
-        """Change ranking, attributes and tags of a study. What other clients set is kept, unless it has the same key.
+        """Change ranking, attributes, tags and note of a study. What others set is kept, unless it has the same key.
 
         Raises:
             StudyNotFound
@@ -94,12 +116,37 @@ class Client(Blobs, Administration, Webhooks):
         return self._patch(f"/studies/{study_id}", patch, schemas.Study)
 
     def delete_study(self, study_id: UUID) -> None:
-        """Delete a study and cancel its unfinished trials.
+        """Delete a study and cancel its unfinished trials. For some days, `restore_study` takes that back.
 
         Raises:
             StudyNotFound
         """
         self._transport.request("DELETE", f"/studies/{study_id}")
+
+    def restore_study(self, study_id: UUID, new_name: str | None = None) -> schemas.Study:
+        """Take back the deletion of a study, which `studies(deleted=True)` lists. Canceled trials stay canceled.
+
+        Args:
+            new_name: by default the one that it had.
+
+        Raises:
+            StudyNotFound: it was purged.
+            StudyNameTaken: another study has the name by now.
+        """
+        how = schemas.build(schemas.StudyRestore, {"name": new_name})
+        return self._post(f"/studies/{study_id}/restore", how, schemas.Study)
+
+    def copy_study(self, study_id: UUID, new_name: str) -> schemas.Study:
+        """Copy a study with its attributes, tags and note, and its finished trials with all that they recorded.
+
+        Raises:
+            StudyNotFound
+            StudyNameTaken: another study has the name.
+            StudyTooLarge: its finished trials have recorded too much.
+        """
+        return self._post(
+            f"/studies/{study_id}/copy", schemas.build(schemas.StudyCopy, {"name": new_name}), schemas.Study
+        )
 
     # --- trials -----------------------------------------------------------------------------------
 
@@ -172,12 +219,36 @@ class Client(Blobs, Administration, Webhooks):
         Raises:
             StudyNotFound
         """
-        path, wanted = f"/studies/{study_id}/trials", {}
-        if states is not None:
-            wanted = {"state": sorted(states_of("Client.trials", states))}
-            if not wanted["state"]:
-                return []
-        return list(self._pages(lambda cursor: self._get(path, schemas.TrialPage, **wanted, **cursor)))
+        if states is not None and not states:
+            return []
+        return list(self.find_trials(study_id, states=states or (), order=SortOrder.asc))
+
+    def find_trials(
+        self,
+        study_id: UUID,
+        *,
+        states: Collection[State] = (),
+        tag: Sequence[str] = (),
+        q: str | None = None,
+        sort: TrialSort | str = TrialSort.number,
+        order: SortOrder | str = SortOrder.desc,
+    ) -> Iterator[schemas.Trial]:
+        """Trials of a study, newest first. Pages are requested as the iterator advances.
+
+        Args:
+            states: only trials in one of them; none: all.
+            tag: only trials that have all of these tags.
+            q: only trials whose note or one of whose tags contains this text, in any case.
+            sort: "number", "state", "step", "best_value" or "seconds".
+            order: "asc" or "desc". Trials without a value come last in both.
+
+        Raises:
+            StudyNotFound
+        """
+        path = f"/studies/{study_id}/trials"
+        wanted = {"state": sorted(states_of("Client.trials", states)), "tag": [*tag], "sort": sort, "order": order}
+        wanted |= {} if q is None else {"q": q}
+        return self._pages(lambda cursor: self._get(path, schemas.TrialPage, **wanted, **cursor))
 
     def find_trial(self, study_id: UUID, number: int) -> schemas.Trial:
         """A trial by its number in a study.
@@ -203,7 +274,7 @@ class Client(Blobs, Administration, Webhooks):
         return self._get(f"/trials/{trial_id}", schemas.Trial)
 
     def change_trial(self, trial_id: UUID, patch: schemas.TrialPatch) -> schemas.Trial:
-        """Change attributes and tags of a trial. What other clients set is kept, unless it has the same key.
+        """Change attributes, tags and note of a trial. What other clients set is kept, unless it has the same key.
 
         Raises:
             TrialNotFound

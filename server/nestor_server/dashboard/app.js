@@ -74,11 +74,11 @@ async function readLists() {
   find("study").hidden = !study;
   if (!study) return;
   trials = await readTrials(study.id);
-  if (!selected.trial && trials.length) selected.trial = trials.at(-1).id;
+  if (!selected.trial && trials.length) selected.trial = trials[0].id;
   showTrials(study, trials, selected.trial, (/** @type {string} */ trial) => select({ ...selected, trial }));
 }
 
-/** The first trials of a study; a page ends early if its trials are large. @param {string} study */
+/** The newest trials of a study; a page ends early if its trials are large. @param {string} study */
 async function readTrials(study) {
   const found = [];
   for (let cursor = ""; found.length < MAX_TRIALS; ) {

@@ -20,7 +20,7 @@ export function showStudies(studies, selected, select) {
 export function showTrials(study, trials, selected, select) {
   find("study-title").textContent = study.name;
   find("no-trials").hidden = trials.length > 0;
-  rows("trials", trials.toReversed(), selected, select, (trial) => [
+  rows("trials", trials, selected, select, (trial) => [
     button(`Trial ${trial.number}`),
     state(trial),
     text(`${trial.step} / ${trial.n_steps}`, "number"),

@@ -25,8 +25,8 @@ from nestor_server.services.versions import Versioned
 STORED = paging.stored_bytes(Study.user_attrs, Study.note)
 
 
-# Two of them are computed for each study of the user, from ends of indexes: columns that follow the steps of trials
-# would make all trials of a study wait for each other.
+# All but the first read each study of the user, who has thousands at most, and of its trials the ends of indexes.
+# Columns that follow the steps of trials would make the trials of a study wait for each other.
 SORTS = {
     StudySort.created_at: sorting.Sort(Study.id, UUID),  # in the order of their creation
     StudySort.last_activity_at: sorting.Sort(LAST_ACTIVITY, datetime, computed=True),
@@ -95,7 +95,7 @@ def _summaries(session: Session, found: Sequence[Study], trials: dict[UUID, Tria
         Trial.id, Trial.number, Trial.state, Trial.step, Trial.n_steps, Trial.ends_after, Trial.attempt, Trial.seconds,
         Trial.pace, Trial.sparkline, Trial.best_step, Trial.best_value, Trial.evidence, Trial.error,
         func.jsonb_path_query_array(Trial.hyperparameters, literal_column("'$[*].shape'")).label("shapes"),
-        func.jsonb_build_object(*spec).label("spec"),
+        func.jsonb_strip_nulls(func.jsonb_build_object(*spec)).label("spec"),
     )  # fmt: skip
     rows = {row.id: row for row in session.execute(select(*columns).where(Trial.id.in_(shown)))}
     kept = timedelta(days=settings_of(session).keep_unused_days)

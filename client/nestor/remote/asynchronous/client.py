@@ -6,7 +6,7 @@ Written by `python -m nestor.remote.asynchronous` from nestor.remote.client.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -20,7 +20,7 @@ from nestor.remote.asynchronous.administration import AsyncAdministration
 from nestor.remote.asynchronous.blobs import AsyncBlobs
 from nestor.remote.asynchronous.webhooks import AsyncWebhooks
 from nestor.remote.references import referenced
-from nestor.schemas import Action, EventType, LogLevel, State, WhichStep
+from nestor.schemas import Action, EventType, LogLevel, SortOrder, State, StudySort, TrialSort, WhichStep
 
 if TYPE_CHECKING:
     from nestor.options import Config
@@ -84,12 +84,34 @@ class AsyncClient(AsyncBlobs, AsyncAdministration, AsyncWebhooks):
             raise StudyNotFound(study=name)
         return found[0]
 
-    def studies(self) -> AsyncIterator[schemas.Study]:
-        """All studies of this user, newest first. Pages are requested as the iterator advances."""
-        return self._pages(lambda cursor: self._get("/studies", schemas.StudyPage, **cursor))
+    def studies(
+        self,
+        *,
+        name: str | None = None,
+        state: Collection[State] = (),
+        tag: Sequence[str] = (),
+        q: str | None = None,
+        deleted: bool = False,
+        sort: StudySort | str = StudySort.created_at,
+        order: SortOrder | str = SortOrder.desc,
+    ) -> AsyncIterator[schemas.StudySummary]:
+        """The studies of this user, newest first. Pages are requested as the iterator advances.
+
+        Args:
+            name: only the study of this name.
+            state: only studies that have a trial in one of these states.
+            tag: only studies that have all of these tags.
+            q: only studies whose name or note or one of whose tags contains this text, in any case.
+            deleted: those that were deleted and can still be restored, instead of the others.
+            sort: "created_at", "last_activity_at", "name", "best_value" or "trials", the number of them.
+            order: "asc" or "desc". Studies without a value come last in both.
+        """
+        wanted = {"state": sorted(states_of("AsyncClient.studies", state)), "tag": [*tag], "sort": sort, "order": order}
+        wanted |= {key: value for key, value in (("name", name), ("q", q), ("deleted", deleted or None)) if value}
+        return self._pages(lambda cursor: self._get("/studies", schemas.StudyPage, **wanted, **cursor))
 
     async def change_study(self, study_id: UUID, patch: schemas.StudyPatch) -> schemas.Study:
-        """Change ranking, attributes and tags of a study. What other clients set is kept, unless it has the same key.
+        """Change ranking, attributes, tags and note of a study. What others set is kept, unless it has the same key.
 
         Raises:
             StudyNotFound
@@ -99,12 +121,37 @@ class AsyncClient(AsyncBlobs, AsyncAdministration, AsyncWebhooks):
         return await self._patch(f"/studies/{study_id}", patch, schemas.Study)
 
     async def delete_study(self, study_id: UUID) -> None:
-        """Delete a study and cancel its unfinished trials.
+        """Delete a study and cancel its unfinished trials. For some days, `restore_study` takes that back.
 
         Raises:
             StudyNotFound
         """
         await self._transport.request("DELETE", f"/studies/{study_id}")
+
+    async def restore_study(self, study_id: UUID, new_name: str | None = None) -> schemas.Study:
+        """Take back the deletion of a study, which `studies(deleted=True)` lists. Canceled trials stay canceled.
+
+        Args:
+            new_name: by default the one that it had.
+
+        Raises:
+            StudyNotFound: it was purged.
+            StudyNameTaken: another study has the name by now.
+        """
+        how = schemas.build(schemas.StudyRestore, {"name": new_name})
+        return await self._post(f"/studies/{study_id}/restore", how, schemas.Study)
+
+    async def copy_study(self, study_id: UUID, new_name: str) -> schemas.Study:
+        """Copy a study with its attributes, tags and note, and its finished trials with all that they recorded.
+
+        Raises:
+            StudyNotFound
+            StudyNameTaken: another study has the name.
+            StudyTooLarge: its finished trials have recorded too much.
+        """
+        return await self._post(
+            f"/studies/{study_id}/copy", schemas.build(schemas.StudyCopy, {"name": new_name}), schemas.Study
+        )
 
     # --- trials -----------------------------------------------------------------------------------
 
@@ -177,14 +224,36 @@ class AsyncClient(AsyncBlobs, AsyncAdministration, AsyncWebhooks):
         Raises:
             StudyNotFound
         """
-        path, wanted = f"/studies/{study_id}/trials", {}
-        if states is not None:
-            wanted = {"state": sorted(states_of("AsyncClient.trials", states))}
-            if not wanted["state"]:
-                return []
-        return [
-            item async for item in self._pages(lambda cursor: self._get(path, schemas.TrialPage, **wanted, **cursor))
-        ]
+        if states is not None and not states:
+            return []
+        return [item async for item in self.find_trials(study_id, states=states or (), order=SortOrder.asc)]
+
+    def find_trials(
+        self,
+        study_id: UUID,
+        *,
+        states: Collection[State] = (),
+        tag: Sequence[str] = (),
+        q: str | None = None,
+        sort: TrialSort | str = TrialSort.number,
+        order: SortOrder | str = SortOrder.desc,
+    ) -> AsyncIterator[schemas.Trial]:
+        """Trials of a study, newest first. Pages are requested as the iterator advances.
+
+        Args:
+            states: only trials in one of them; none: all.
+            tag: only trials that have all of these tags.
+            q: only trials whose note or one of whose tags contains this text, in any case.
+            sort: "number", "state", "step", "best_value" or "seconds".
+            order: "asc" or "desc". Trials without a value come last in both.
+
+        Raises:
+            StudyNotFound
+        """
+        path = f"/studies/{study_id}/trials"
+        wanted = {"state": sorted(states_of("AsyncClient.trials", states)), "tag": [*tag], "sort": sort, "order": order}
+        wanted |= {} if q is None else {"q": q}
+        return self._pages(lambda cursor: self._get(path, schemas.TrialPage, **wanted, **cursor))
 
     async def find_trial(self, study_id: UUID, number: int) -> schemas.Trial:
         """A trial by its number in a study.
@@ -210,7 +279,7 @@ class AsyncClient(AsyncBlobs, AsyncAdministration, AsyncWebhooks):
         return await self._get(f"/trials/{trial_id}", schemas.Trial)
 
     async def change_trial(self, trial_id: UUID, patch: schemas.TrialPatch) -> schemas.Trial:
-        """Change attributes and tags of a trial. What other clients set is kept, unless it has the same key.
+        """Change attributes, tags and note of a trial. What other clients set is kept, unless it has the same key.
 
         Raises:
             TrialNotFound
