@@ -21,9 +21,10 @@ from nestor.schemas.entries import (
     top_entries,
 )
 from nestor_server.models import Blob, Snapshot, Trial
+from nestor_server.services import versions
 from nestor_server.services.records import hyperparameters
 from nestor_server.services.trials import queries as trial_queries
-from nestor_server.services.versions import Versioned
+from nestor_server.services.versions import OF_TRIAL, Versioned
 from nestor_server.storage import tensor_blobs
 from nestor_server.storage.safetensors_header import Tensor
 
@@ -42,10 +43,8 @@ def top(
     """
 
     def read() -> tuple[TopEntries, str]:
-        version = trial_queries.version(session, owner_id, trial_id)
-        info = _info(session, owner_id, trial_id, name)
-        found = hyperparameters.find(session, owner_id, trial_id, step)
-        first = hyperparameters.find(session, owner_id, trial_id, 0)
+        info, version = _info(session, owner_id, trial_id, name)
+        found, first = (hyperparameters.at(session, trial_id, number) for number in (step, 0))
         ends = [found.blob, first.blob]
         headers = tensor_blobs.headers(session, ends)
         tensors = [(blob, _tensor(header, trial_id, name)) for blob, header in zip(ends, headers, strict=True)]
@@ -103,8 +102,7 @@ def values(
     """
 
     def read() -> tuple[EntryValues, str]:
-        version = trial_queries.version(session, owner_id, trial_id)
-        info = _info(session, owner_id, trial_id, name)
+        info, version = _info(session, owner_id, trial_id, name)
         chosen = flat_indices(info, index)
         first = 0 if after is None else after + 1
         steps = select(Snapshot.step).where(Snapshot.trial_id == trial_id, Snapshot.step >= first)
@@ -124,11 +122,12 @@ def values(
     return Versioned(lambda: trial_queries.version(session, owner_id, trial_id), read)
 
 
-def _info(session: Session, owner_id: UUID, trial_id: UUID, name: str) -> HyperparameterInfo:
-    trial = trial_queries.read(session, owner_id, trial_id, Trial.hyperparameters)
+def _info(session: Session, owner_id: UUID, trial_id: UUID, name: str) -> tuple[HyperparameterInfo, str]:
+    """The hyperparameter, and the version of its trial."""
+    trial = trial_queries.read(session, owner_id, trial_id, Trial.hyperparameters, *OF_TRIAL)
     for info in hyperparameters.infos(trial.hyperparameters):
         if info.name == name:
-            return info
+            return info, versions.of_trial(trial)
     raise HyperparametersNotFound(trial=str(trial_id), what=f"of the name {name!r}")
 
 
