@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import Uuid, any_, cast, select
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
 from nestor import schemas
@@ -105,18 +106,18 @@ def values(
         info, version = _info(session, owner_id, trial_id, name)
         chosen = flat_indices(info, index)
         first = 0 if after is None else after + 1
-        steps = select(Snapshot.step).where(Snapshot.trial_id == trial_id, Snapshot.step >= first)
-        known = session.scalars(steps.order_by(Snapshot.step)).all()
-        at = course_steps(known, len(chosen), max_points)
-        query = select(Snapshot.step, Blob).join(Blob, Snapshot.blob_id == Blob.id)
-        rows = session.execute(
-            query.where(Snapshot.trial_id == trial_id, Snapshot.step.in_(at)).order_by(Snapshot.step)
-        ).all()
-        found = [blob for _, blob in rows]
+        query = select(Snapshot.step, Snapshot.blob_id).where(Snapshot.trial_id == trial_id, Snapshot.step >= first)
+        known = {row.step: row.blob_id for row in session.execute(query.order_by(Snapshot.step))}
+        steps = course_steps([*known], len(chosen), max_points)
+        # By their ids, so that PostgreSQL looks each up: a join with the snapshots may read all blobs.
+        wanted = cast([known[step] for step in steps], ARRAY(Uuid))
+        by_id = {blob.id: blob for blob in session.scalars(select(Blob).where(Blob.id == any_(wanted)))}
+        steps = [step for step in steps if known[step] in by_id]  # others were withdrawn meanwhile
+        found = [by_id[known[step]] for step in steps]
         headers = tensor_blobs.headers(session, found)
         tensors = [(blob, _tensor(header, trial_id, name)) for blob, header in zip(found, headers, strict=True)]
         by_step = tensor_blobs.entries(session, tensors, chosen)
-        found_course = course(info, form=form, steps=[step for step, _ in rows], index=chosen, by_step=by_step)
+        found_course = course(info, form=form, steps=steps, index=chosen, by_step=by_step)
         return found_course, version
 
     return Versioned(lambda: trial_queries.version(session, owner_id, trial_id), read)
