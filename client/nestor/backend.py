@@ -12,15 +12,19 @@ from uuid import UUID
 
 from nestor.schemas import (
     Action,
+    As,
     Attempt,
     Confirm,
     Confirmation,
+    EntryValues,
     Event,
     Hyperparameters,
+    Order,
     State,
     Step,
     StudyCreate,
     StudyPatch,
+    TopEntries,
     TrialCreate,
     TrialPatch,
     WhichStep,
@@ -222,6 +226,32 @@ class Backend(Protocol):
 
         Raises:
             HyperparametersNotFound: there is no snapshot of that step.
+        """
+        ...
+
+    def top(self, trial_id: UUID, name: str, by: Order, k: int = 20, step: int | None = None) -> TopEntries:
+        """The `k` entries of a hyperparameter that come first by an order at `step`, by default the newest snapshot.
+
+        Raises:
+            HyperparametersNotFound: there is no snapshot of that step, or no such hyperparameter.
+            EntriesNotRecorded: nothing is known of the entries at that step.
+        """
+        ...
+
+    def entry_values(
+        self,
+        trial_id: UUID,
+        name: str,
+        index: str,
+        form: As = "optimized",
+        after: int | None = None,
+        max_points: int | None = None,
+    ) -> EntryValues:
+        """Some entries of a hyperparameter, such as "0,17,3.5", at the steps that have a snapshot.
+
+        Raises:
+            HyperparametersNotFound: there is no such hyperparameter.
+            EntryUnknown, TooManyEntries: the hyperparameter has no such entries, or there are too many.
         """
         ...
 

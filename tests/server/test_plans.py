@@ -43,6 +43,8 @@ SPARE = UUID(int=1)  # a token to revoke, an upload to complete, a study to dele
 DIGEST = "sha256:" + 64 * "0"
 SPEC = '{"problem": {"preset": {}}, "n_steps": 10}'
 STEP = step(1).model_dump_json()
+SNAPSHOTS = 200
+INFOS = '[{"name": "l2", "shape": [1], "dtype": "float32", "transform": "exp"}]'
 SNAPSHOT = save({"l2": np.zeros(1, dtype=np.float32)})
 
 FILL = f"""
@@ -75,7 +77,11 @@ INSERT INTO blobs (id, owner_id, digest, size, "offset", complete)
 INSERT INTO blob_chunks (blob_id, start, size, data) SELECT id, 0, size, '\\x{SNAPSHOT.hex()}' FROM blobs;
 INSERT INTO snapshots (trial_id, step, blob_id)
     SELECT trials.id, 1, blobs.id FROM trials JOIN blobs ON digest = 'sha256:' || lpad((number - 1)::text, 64, '0');
-INSERT INTO checkpoints SELECT * FROM snapshots;
+INSERT INTO checkpoints (trial_id, step, blob_id) SELECT trial_id, step, blob_id FROM snapshots;
+INSERT INTO snapshots (trial_id, step, blob_id)
+    SELECT trial_id, n, blob_id FROM snapshots, generate_series(0, {SNAPSHOTS}) n
+    WHERE trial_id = '{TRIAL}' AND n <> step;
+UPDATE trials SET hyperparameters = '{INFOS}' WHERE id = '{TRIAL}';
 INSERT INTO datasets (id, owner_id, splits, sizes)
     SELECT '{TRIAL}', id, '{{"train": "{DIGEST}", "val": "{DIGEST}"}}', '{{"train": 1, "val": 1}}'
     FROM users WHERE name = 'tester';
@@ -188,6 +194,7 @@ PARAMETERS = {
     "blob": DIGEST,
     "name": "l2",
 }
+QUERIES: dict[str, dict[str, Any]] = {"steps": {"max_points": 500}, "values": {"index": "0"}}  # by the end of a path
 DOCUMENT = create_app(Settings()).openapi()
 READS = [path for path, methods in DOCUMENT["paths"].items() if "get" in methods and path.startswith("/api")]
 
@@ -206,10 +213,11 @@ def test_a_read_touches_the_rows_of_its_answer(http, filled, path, again):
     study = http.get("/api/v1/studies").json()["items"][0]["id"]
     url = path.format(**PARAMETERS | {"study_id": study})
     headers = {"Accept": "application/json"}
-    if again and (etag := http.get(url, headers=headers).headers.get("ETag")):
+    params = QUERIES.get(path.rpartition("/")[2], {})
+    if again and (etag := http.get(url, headers=headers, params=params).headers.get("ETag")):
         headers["If-None-Match"] = etag
     with Plans().watching() as plans:
-        response = http.get(url, headers=headers, params={"max_points": 500} if path.endswith("/steps") else {})
+        response = http.get(url, headers=headers, params=params)
     assert response.status_code in (200, 304, 404, 422), response.text
     if path != "/api/v1/version":
         plans.expect(3 * STEPS if path.endswith("/steps") else PAGE)

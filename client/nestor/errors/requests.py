@@ -87,7 +87,7 @@ class TooManyEntries(InvalidInput):
     remedy = "Ask for fewer, or for a slice of the tensor."
 
 
-class NotAPicture(InvalidInput):
+class PictureImpossible(InvalidInput):
     """A hyperparameter cannot be drawn in the way that was asked for."""
 
     message = "{name!r} of shape {shape} cannot be drawn: {reason}."

@@ -1,14 +1,33 @@
 """What a trial in this process holds besides its records: hyperparameters of some steps, and weights of two."""
 
+# pyright: reportUnknownMemberType=false
+# (torch does not type the entries of Tensor.tolist)
+
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, cast
 
 from nestor import lifecycle
-from nestor.errors import CheckpointNotFound, HyperparametersNotFound
+from nestor.errors import CheckpointNotFound, EntriesNotRecorded, HyperparametersNotFound
 from nestor.local.journal import Journal
 from nestor.local.snapshot_store import SnapshotStore
-from nestor.schemas import EventType, HyperparameterInfo, Hyperparameters, WarmStart, WhichStep
+from nestor.program_format import UNNAMED
+from nestor.schemas import (
+    As,
+    EntryValues,
+    EventType,
+    HyperparameterInfo,
+    Hyperparameters,
+    Order,
+    TopEntries,
+    WarmStart,
+    WhichStep,
+    course,
+    course_steps,
+    flat_indices,
+    top_entries,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -124,28 +143,84 @@ class Artifacts:
 
     def hyperparameters(self) -> Hyperparameters:
         """Each hyperparameter's shape, and the steps that have a snapshot; nothing before the first attempt."""
-        items = tuple(
+        with self._lock:
+            steps = tuple(sorted(self._snapshots))
+            return Hyperparameters(items=self._infos(), steps=steps, seq=self._journal.record.seq)
+
+    def _infos(self) -> tuple[HyperparameterInfo, ...]:
+        return tuple(
             HyperparameterInfo(
                 name=name,
                 shape=tuple(value.shape),
                 dtype=str(value.dtype).removeprefix("torch."),
                 transform=self._bilevel.transforms.get(name, "identity"),
+                **asdict(self._bilevel.entry_names.get(name, UNNAMED)),
             )
             for name, value in self._bilevel.hparams.items()
         )
+
+    def top(self, name: str, by: Order, k: int, step: int | None) -> TopEntries:
+        """The first entries of a hyperparameter by one order. Raises HyperparametersNotFound, EntriesNotRecorded."""
+        from nestor_engine.tensors.extremes import extreme_entries
+
+        info = self._info(name)
         with self._lock:
-            return Hyperparameters(items=items, steps=tuple(sorted(self._snapshots)), seq=self._journal.record.seq)
+            at, found = self._snapshot(step)
+            gradients = self.last.state.previous if self.last is not None and self.last.number == at else {}
+        value, start, gradient = found[name].cpu(), self._bilevel.hparams[name].cpu(), gradients.get(name)
+        if by is Order.gradient and gradient is None:
+            reason = "in this process, hypergradients are kept of the last step alone"
+            raise EntriesNotRecorded(name=name, by=by.value, step=at, reason=reason)
+        if gradient is not None:
+            gradient = gradient.cpu()
+        index = extreme_entries(value, start, gradient, k)
+
+        def numbers(tensor: Tensor) -> list[float]:
+            return cast("list[float]", tensor.detach().flatten()[index].tolist())
+
+        return top_entries(
+            info,
+            step=at,
+            by=by,
+            k=k,
+            index=[int(i) for i in index],
+            values=numbers(value),
+            starts=numbers(start),
+            gradients=None if gradient is None else numbers(gradient),
+        )
+
+    def entry_values(self, name: str, index: str, form: As, after: int | None, max_points: int | None) -> EntryValues:
+        """The course of some entries. Raises HyperparametersNotFound, EntryUnknown, TooManyEntries."""
+        info = self._info(name)
+        chosen, by_step = flat_indices(info, index), dict[int, list[float]]()
+        with self._lock:
+            known = sorted(step for step in self._snapshots if after is None or step > after)
+            for step in course_steps(known, len(chosen), max_points):
+                found = self._snapshots.get(step)
+                if found is not None:  # its file is gone
+                    by_step[step] = cast("list[float]", found[name].detach().flatten()[chosen].tolist())
+        return course(info, form=form, steps=[*by_step], index=chosen, by_step=[*by_step.values()])
+
+    def _info(self, name: str) -> HyperparameterInfo:
+        for info in self._infos():
+            if info.name == name:
+                return info
+        raise HyperparametersNotFound(trial=str(self._journal.record.id), what=f"of the name {name!r}")
+
+    def _snapshot(self, step: int | None) -> tuple[int, dict[str, Tensor]]:
+        at = max(self._snapshots, default=0) if step is None else step
+        found = self._snapshots.get(at)
+        if found is None:
+            what = "yet" if step is None else f"of step {step}"
+            raise HyperparametersNotFound(trial=str(self._journal.record.id), what=what)
+        return at, found
 
     def snapshot(self, step: int | None) -> bytes:
         """The hyperparameters at `step`, or the newest ones, as safetensors. Raises HyperparametersNotFound."""
         import safetensors.torch
 
         with self._lock:
-            at = max(self._snapshots, default=0) if step is None else step
-            found = self._snapshots.get(at)
-        if found is None:
-            what = "yet" if step is None else f"of step {step}"
-            raise HyperparametersNotFound(trial=str(self._journal.record.id), what=what)
+            _, found = self._snapshot(step)
         # Cloned: tensors that share memory cannot be saved.
         tensors = {name: value.detach().cpu().clone() for name, value in found.items()}
         transforms = {name: self._bilevel.transforms.get(name, "identity") for name in self._bilevel.hparams}

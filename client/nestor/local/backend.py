@@ -25,18 +25,22 @@ from nestor.ranking import Ranking
 from nestor.results import confirmations
 from nestor.schemas import (
     Action,
+    As,
     Attempt,
     Confirm,
     Confirmation,
     Desired,
     EntryPointProblem,
+    EntryValues,
     Event,
     Hyperparameters,
+    Order,
     ProgramProblem,
     State,
     Step,
     StudyCreate,
     StudyPatch,
+    TopEntries,
     TrialCreate,
     TrialExtend,
     TrialPatch,
@@ -377,6 +381,32 @@ class Local:
             HyperparametersNotFound: there is no snapshot of that step.
         """
         return self._trial(trial_id).artifacts.snapshot(step)
+
+    def top(self, trial_id: UUID, name: str, by: Order, k: int = 20, step: int | None = None) -> TopEntries:
+        """The `k` entries of a hyperparameter that come first by an order at `step`, by default the newest snapshot.
+
+        Raises:
+            HyperparametersNotFound: there is no snapshot of that step, or no such hyperparameter.
+            EntriesNotRecorded: hypergradients are kept of the last step alone.
+        """
+        return self._trial(trial_id).artifacts.top(name, by, k, step)
+
+    def entry_values(
+        self,
+        trial_id: UUID,
+        name: str,
+        index: str,
+        form: As = "optimized",
+        after: int | None = None,
+        max_points: int | None = None,
+    ) -> EntryValues:
+        """Some entries of a hyperparameter, such as "0,17,3.5", at the steps that have a snapshot.
+
+        Raises:
+            HyperparametersNotFound: there is no such hyperparameter.
+            EntryUnknown, TooManyEntries: the hyperparameter has no such entries, or there are too many.
+        """
+        return self._trial(trial_id).artifacts.entry_values(name, index, form, after, max_points)
 
     def checkpoint(self, trial_id: UUID, step: WhichStep = "latest") -> bytes:
         """The state after the last step, or the weights of the best step, as safetensors.

@@ -32,6 +32,8 @@ from nestor.schemas.confirmations import Confirm as Confirm
 from nestor.schemas.confirmations import Confirmation as Confirmation
 from nestor.schemas.confirmations import ConfirmationRun as ConfirmationRun
 from nestor.schemas.confirmations import Judged as Judged
+from nestor.schemas.entries import MAX_INDICES as MAX_INDICES
+from nestor.schemas.entries import MAX_NUMBERS as MAX_NUMBERS
 from nestor.schemas.entries import PER_ORDER as PER_ORDER
 from nestor.schemas.entries import As as As
 from nestor.schemas.entries import EntryValues as EntryValues
@@ -39,6 +41,9 @@ from nestor.schemas.entries import Order as Order
 from nestor.schemas.entries import RecordedEntries as RecordedEntries
 from nestor.schemas.entries import TopEntries as TopEntries
 from nestor.schemas.entries import TopEntry as TopEntry
+from nestor.schemas.entries import course as course
+from nestor.schemas.entries import course_steps as course_steps
+from nestor.schemas.entries import flat_indices as flat_indices
 from nestor.schemas.entries import top_entries as top_entries
 from nestor.schemas.presets import EntryPointInfo as EntryPointInfo
 from nestor.schemas.presets import ParameterInfo as ParameterInfo

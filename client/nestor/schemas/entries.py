@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from nestor.errors import EntryUnknown, TooManyEntries
 from nestor.options.base import Number, about
-from nestor.options.mistakes.sentences import violation
-from nestor.program_format import multi_index
+from nestor.program_format import flat_index, multi_index
 from nestor.schemas.base import Schema
 from nestor.schemas.records import HyperparameterInfo
 
 PER_ORDER = 32  # entries of each order that are recorded of a tensor with a snapshot,
 MOST_RECORDED = 8192  # and of all tensors together: 32 bytes each, so 256 kB, unless there are 2,048 tensors or more
+
+MAX_INDICES = 100
+MAX_NUMBERS = 20_000  # that the course of some entries has: entries times steps
 
 As = Literal["optimized", "used"]
 
@@ -47,7 +51,7 @@ class ExtremeEntries(Schema):
     def _check(self) -> Self:
         numbers = len(self.index if self.gradient is None else self.gradient)
         if min(self.index, default=0) < 0 or numbers != len(self.index):
-            raise violation("each index must have a gradient, and none may be negative")
+            raise ValueError("each index must have a gradient, and none may be negative")
         return self
 
 
@@ -61,7 +65,7 @@ class RecordedEntries(Schema):
     def _check(self) -> Self:
         most = max(MOST_RECORDED, len(Order) * len(self.tensors))
         if sum(len(entries.index) for entries in self.tensors.values()) > most:
-            raise violation(f"a snapshot may have at most {most} recorded entries")
+            raise ValueError(f"a snapshot may have at most {most} recorded entries")
         return self
 
     @staticmethod
@@ -105,6 +109,57 @@ class EntryValues(Schema):
     values: Annotated[
         tuple[tuple[Number, ...], ...], about("for each entry, its value at each of the steps", example=[[-6.0, -4.3]])
     ]
+
+
+def flat_indices(info: HyperparameterInfo, text: str) -> list[int]:
+    """The entries that `text` names by flat indices and positions, such as "0,17,3.5".
+
+    Raises:
+        EntryUnknown: the hyperparameter has no such entry.
+        TooManyEntries: more than `MAX_INDICES`.
+    """
+    items = [item.strip() for item in text.split(",")]
+    if len(items) > MAX_INDICES:
+        raise TooManyEntries(n=len(items), limit=MAX_INDICES)
+    shape, n = info.shape, math.prod(info.shape)
+    found: list[int] = []
+    for item in items:
+        parts = [int(part) for part in item.split(".")] if re.fullmatch(r"[0-9]{1,18}(\.[0-9]{1,18})*", item) else []
+        if len(parts) == 1:
+            fits, index = parts[0] < n, parts[0]
+        else:
+            fits = len(parts) == len(shape) > 0 and all(at < size for at, size in zip(parts, shape, strict=True))
+            index = flat_index(shape, parts) if fits else 0
+        if not fits:
+            raise EntryUnknown(name=info.name, given=item, shape=shape, last=n - 1)
+        found.append(index)
+    return found
+
+
+def course_steps(steps: Sequence[int], entries: int, max_points: int | None) -> list[int]:
+    """Of the steps that have a snapshot, those at which so many entries are read: all, or evenly chosen ones."""
+    n, most = len(steps), min(max_points or MAX_NUMBERS, MAX_NUMBERS // entries)
+    return list(steps) if n <= most else [steps[i * (n - 1) // (most - 1)] for i in range(most)]
+
+
+def course(
+    info: HyperparameterInfo,
+    *,
+    form: As,
+    steps: Sequence[int],
+    index: Sequence[int],
+    by_step: Sequence[Sequence[float]],
+) -> EntryValues:
+    """The course of entries, from the values before the transform: for each step, one for each index."""
+    transform = TRANSFORMED[info.transform if form == "used" else "identity"]
+    return EntryValues(
+        name=info.name,
+        form=form,
+        steps=tuple(steps),
+        index=tuple(index),
+        names=tuple(info.entry_name(i) for i in index),
+        values=tuple(tuple(transform(of[at]) for of in by_step) for at in range(len(index))),
+    )
 
 
 def top_entries(

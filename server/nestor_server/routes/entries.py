@@ -31,7 +31,7 @@ Indices = Annotated[
     Query(
         max_length=4_000,
         description="flat indices in row-major order, or positions such as 3.5 for row 3 and column 5, separated by "
-        f"commas; at most {entries.MAX_INDICES}",
+        f"commas; at most {schemas.MAX_INDICES}",
         examples=["0,17,3.5"],
     ),
 ]
@@ -42,9 +42,9 @@ MaxPoints = Annotated[
     int | None,
     Query(
         ge=2,
-        le=entries.MAX_NUMBERS,
+        le=schemas.MAX_NUMBERS,
         description="the most steps; of more, the first, the last and evenly chosen ones are returned. Entries times "
-        f"steps are at most {entries.MAX_NUMBERS:,}",
+        f"steps are at most {schemas.MAX_NUMBERS:,}",
         examples=[100],
     ),
 ]

@@ -199,14 +199,14 @@ def _upsert(
     # A step can be repeated: step 0 with each attempt, and the last one as both "due" and "final".
     blob_ids = {file.step: stored[hashlib.sha256(file.data).digest()] for file in tensors}
     if blob_ids:
-        rows = [{"trial_id": trial_id, "step": step, "blob_id": blob_id} for step, blob_id in blob_ids.items()]
-        changing = ["blob_id"]
+        rows: dict[int, dict[str, Any]] = {
+            step: {"trial_id": trial_id, "step": step, "blob_id": blob_id} for step, blob_id in blob_ids.items()
+        }
         if table is Snapshot:
-            entries = {file.step: file.entries for file in tensors}
-            rows = [row | {"entries": entries[row["step"]]} for row in rows]
-            changing.append("entries")
-        new = insert(table).values(rows)
-        changed = {column: new.excluded[column] for column in changing}
+            for file in tensors:
+                rows[file.step]["entries"] = file.entries
+        new = insert(table).values([*rows.values()])
+        changed = {name: new.excluded[name] for name in ("blob_id", "entries") if name in new.excluded}
         session.execute(new.on_conflict_do_update(index_elements=["trial_id", "step"], set_=changed))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Integer, Uuid, cast, column, delete, func, select, true, update
+from sqlalchemy import BigInteger, Integer, Uuid, cast, delete, func, select, true, update
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.orm import Session
 
@@ -194,7 +194,7 @@ def gather(session: Session, ranges: Sequence[tuple[Blob, int, int]]) -> list[by
         cast([blob.id for blob, _, _ in ranges], ARRAY(Uuid)),
         cast([start for _, start, _ in ranges], ARRAY(BigInteger)),
         cast([stop for _, _, stop in ranges], ARRAY(BigInteger)),
-    ).table_valued(*(column(name) for name in ("blob_id", "start", "stop")), with_ordinality="i", name="wanted")
+    ).table_valued("blob_id", "start", "stop", with_ordinality="i", name="wanted")
     wanted = wanted.render_derived()
     columns = wanted.c
     chunk = (
@@ -212,12 +212,13 @@ def gather(session: Session, ranges: Sequence[tuple[Blob, int, int]]) -> list[by
     ).all()
     pieces = [b""] * len(ranges)
     of_objects: dict[str, list[tuple[int, int, int]]] = {}  # key → the number of a range, its start and stop
-    for i, begin, key, piece in rows:
-        _, start, stop = ranges[i - 1]
-        if key is None:
-            pieces[i - 1] = piece
+    for row in rows:
+        number: int = row.i - 1
+        if row.object is None:
+            pieces[number] = row.data
         else:
-            of_objects.setdefault(key, []).append((i - 1, start - begin, stop - begin))
+            _, start, stop = ranges[number]
+            of_objects.setdefault(row.object, []).append((number, start - row.start, stop - row.start))
     for key, parts in of_objects.items():
         read_parts = object_store.read_ranges(session, key, [(start, stop) for _, start, stop in parts])
         for (i, _, _), piece in zip(parts, read_parts, strict=True):

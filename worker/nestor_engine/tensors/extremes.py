@@ -1,8 +1,12 @@
 """The entries of a tensor that stand out: those that changed most, and those with the largest numbers."""
 
+# pyright: reportUnknownMemberType=false
+# (torch does not type unique)
+
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -35,7 +39,7 @@ def extreme_entries(value: Tensor, start: Tensor, gradient: Tensor | None, k: in
     ]
     if gradient is not None:
         scores.append(lambda at: gradient[at].abs())
-    return torch.cat([_first(score, value, k) for score in scores]).unique()
+    return cast("Tensor", torch.unique(torch.cat([_first(score, value, k) for score in scores])))
 
 
 def _first(score: Score, like: Tensor, k: int) -> Tensor:

@@ -1,5 +1,8 @@
 """What a snapshot records of the entries that stand out, so that no reader has to compare all numbers."""
 
+# pyright: reportUnknownMemberType=false
+# (torch does not type the entries of Tensor.tolist)
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 from uuid import UUID
 
 from nestor import schemas
@@ -436,6 +437,43 @@ class AsyncClient(AsyncBlobs, AsyncAdministration, AsyncWebhooks):
         params = {} if step is None else {"step": step}
         path = f"/trials/{trial_id}/hyperparameters.safetensors"
         return (await self._transport.request("GET", path, params=params)).content
+
+    async def top(
+        self, trial_id: UUID, name: str, by: schemas.Order, k: int = 20, step: int | None = None
+    ) -> schemas.TopEntries:
+        """The first `k` entries of a hyperparameter by an order at `step`, by default the latest recorded one.
+
+        Raises:
+            TrialNotFound
+            HyperparametersNotFound: that step has no snapshot, or there is no such hyperparameter.
+            EntriesNotRecorded: the snapshot does not say which entries these are.
+        """
+        asked = {"by": by.value, "k": k} | ({} if step is None else {"step": step})
+        return await self._get(
+            f"/trials/{trial_id}/hyperparameters/{quote(name, safe='')}/top", schemas.TopEntries, **asked
+        )
+
+    async def entry_values(
+        self,
+        trial_id: UUID,
+        name: str,
+        index: str,
+        form: schemas.As = "optimized",
+        after: int | None = None,
+        max_points: int | None = None,
+    ) -> schemas.EntryValues:
+        """Some entries of a hyperparameter, such as "0,17,3.5", at the steps that have a snapshot.
+
+        Raises:
+            TrialNotFound
+            HyperparametersNotFound: there is no such hyperparameter.
+            EntryUnknown, TooManyEntries: the hyperparameter has no such entries, or there are too many.
+        """
+        asked: dict[str, Any] = {"index": index, "form": form}
+        asked |= {} if after is None else {"after": after}
+        asked |= {} if max_points is None else {"max_points": max_points}
+        path = f"/trials/{trial_id}/hyperparameters/{quote(name, safe='')}/values"
+        return await self._get(path, schemas.EntryValues, **asked)
 
     async def checkpoint(self, trial_id: UUID, step: WhichStep = "latest") -> bytes:
         """What is stored of a step, as a safetensors file: a checkpoint, or the weights of the best step.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from sqlalchemy.orm import Session
 
-from nestor.errors import EntryUnknown, NotAPicture, PictureTooLarge
+from nestor.errors import EntryUnknown, PictureImpossible, PictureTooLarge
 from nestor_server.models import Blob
 from nestor_server.services.pictures import colors, heat_map
 from nestor_server.services.records import hyperparameters
@@ -110,7 +110,7 @@ def picture(
     Raises:
         TrialNotFound
         HyperparametersNotFound: that step has no snapshot, or the snapshot has no tensor of that name.
-        NotAPicture: the tensor is a scalar or empty, or `index` or `columns` are given for a heat map.
+        PictureImpossible: the tensor is a scalar or empty, or `index` or `columns` are given for a heat map.
         EntryUnknown: `index` names pictures that do not exist.
         PictureTooLarge: more than `MAX_PIXELS` or `MAX_PICTURES`, or a heat map of more than `MAX_BYTES`.
     """
@@ -118,7 +118,9 @@ def picture(
     tensor = found.tensor(session, trial_id, name)
     shape = tensor.shape
     if not shape or not tensor.nbytes:
-        raise NotAPicture(name=name, shape=shape, reason="it has no dimensions" if not shape else "it has no entries")
+        raise PictureImpossible(
+            name=name, shape=shape, reason="it has no dimensions" if not shape else "it has no entries"
+        )
     shown: tuple[int, ...] | None = None
     if len(picture_shape := _picture_shape(shape)) == 3:
         _, h, w = picture_shape
@@ -131,7 +133,7 @@ def picture(
         height, width = rows * (h + GAP) - GAP, columns * (w + GAP) - GAP
     else:
         if index is not None or columns is not None:
-            raise NotAPicture(name=name, shape=shape, reason="heat maps have neither index nor columns")
+            raise PictureImpossible(name=name, shape=shape, reason="heat maps have neither index nor columns")
         if tensor.nbytes > MAX_BYTES:
             raise PictureTooLarge(n=tensor.nbytes, what="bytes to average", limit=MAX_BYTES)
         (height, width), columns = heat_map.cells(shape), 1

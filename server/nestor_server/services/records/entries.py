@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import Uuid, any_, cast, select
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
 from nestor import schemas
-from nestor.errors import EntriesNotRecorded, EntryUnknown, HyperparametersNotFound, TooManyEntries
-from nestor.program_format import flat_index
+from nestor.errors import EntriesNotRecorded, HyperparametersNotFound
 from nestor.schemas import HyperparameterInfo, Order
-from nestor.schemas.entries import TRANSFORMED, EntryValues, ExtremeEntries, TopEntries, top_entries
+from nestor.schemas.entries import (
+    EntryValues,
+    ExtremeEntries,
+    TopEntries,
+    course,
+    course_steps,
+    flat_indices,
+    top_entries,
+)
 from nestor_server.models import Blob, Snapshot, Trial
+from nestor_server.services import versions
 from nestor_server.services.records import hyperparameters
 from nestor_server.services.trials import queries as trial_queries
-from nestor_server.services.versions import Versioned
+from nestor_server.services.versions import OF_TRIAL, Versioned
 from nestor_server.storage import tensor_blobs
 from nestor_server.storage.safetensors_header import Tensor
 
-MAX_INDICES = 100
-MAX_NUMBERS = 20_000  # that an answer with the course of entries has: entries times steps
 SMALL = 65_536  # entries; a tensor of so many is compared as it is read, if its snapshot says nothing of its entries
 
 
@@ -39,10 +44,8 @@ def top(
     """
 
     def read() -> tuple[TopEntries, str]:
-        version = trial_queries.version(session, owner_id, trial_id)
-        info = _info(session, owner_id, trial_id, name)
-        found = hyperparameters.find(session, owner_id, trial_id, step)
-        first = hyperparameters.find(session, owner_id, trial_id, 0)
+        info, version = _info(session, owner_id, trial_id, name)
+        found, first = (hyperparameters.at(session, trial_id, number) for number in (step, 0))
         ends = [found.blob, first.blob]
         headers = tensor_blobs.headers(session, ends)
         tensors = [(blob, _tensor(header, trial_id, name)) for blob, header in zip(ends, headers, strict=True)]
@@ -100,40 +103,32 @@ def values(
     """
 
     def read() -> tuple[EntryValues, str]:
-        version = trial_queries.version(session, owner_id, trial_id)
-        info = _info(session, owner_id, trial_id, name)
-        chosen = _indices(info, index)
+        info, version = _info(session, owner_id, trial_id, name)
+        chosen = flat_indices(info, index)
         first = 0 if after is None else after + 1
-        steps = select(Snapshot.step).where(Snapshot.trial_id == trial_id, Snapshot.step >= first)
-        known = session.scalars(steps.order_by(Snapshot.step)).all()
-        at = _evenly(known, min(max_points or MAX_NUMBERS, MAX_NUMBERS // len(chosen)))
-        query = select(Snapshot.step, Blob).join(Blob, Snapshot.blob_id == Blob.id)
-        rows = session.execute(
-            query.where(Snapshot.trial_id == trial_id, Snapshot.step.in_(at)).order_by(Snapshot.step)
-        ).all()
-        found = [blob for _, blob in rows]
+        query = select(Snapshot.step, Snapshot.blob_id).where(Snapshot.trial_id == trial_id, Snapshot.step >= first)
+        known = {row.step: row.blob_id for row in session.execute(query.order_by(Snapshot.step))}
+        steps = course_steps([*known], len(chosen), max_points)
+        # By their ids, so that PostgreSQL looks each up: a join with the snapshots may read all blobs.
+        wanted = cast([known[step] for step in steps], ARRAY(Uuid))
+        by_id = {blob.id: blob for blob in session.scalars(select(Blob).where(Blob.id == any_(wanted)))}
+        steps = [step for step in steps if known[step] in by_id]  # others were withdrawn meanwhile
+        found = [by_id[known[step]] for step in steps]
         headers = tensor_blobs.headers(session, found)
         tensors = [(blob, _tensor(header, trial_id, name)) for blob, header in zip(found, headers, strict=True)]
-        transform = TRANSFORMED[info.transform if form == "used" else "identity"]
-        by_step = [[transform(value) for value in of] for of in tensor_blobs.entries(session, tensors, chosen)]
-        course = EntryValues(
-            name=name,
-            form=form,
-            steps=tuple(step for step, _ in rows),
-            index=tuple(chosen),
-            names=tuple(info.entry_name(i) for i in chosen),
-            values=tuple(zip(*by_step, strict=True)) if by_step else tuple(() for _ in chosen),
-        )
-        return course, version
+        by_step = tensor_blobs.entries(session, tensors, chosen)
+        found_course = course(info, form=form, steps=steps, index=chosen, by_step=by_step)
+        return found_course, version
 
     return Versioned(lambda: trial_queries.version(session, owner_id, trial_id), read)
 
 
-def _info(session: Session, owner_id: UUID, trial_id: UUID, name: str) -> HyperparameterInfo:
-    trial = trial_queries.read(session, owner_id, trial_id, Trial.hyperparameters)
+def _info(session: Session, owner_id: UUID, trial_id: UUID, name: str) -> tuple[HyperparameterInfo, str]:
+    """The hyperparameter, and the version of its trial."""
+    trial = trial_queries.read(session, owner_id, trial_id, Trial.hyperparameters, *OF_TRIAL)
     for info in hyperparameters.infos(trial.hyperparameters):
         if info.name == name:
-            return info
+            return info, versions.of_trial(trial)
     raise HyperparametersNotFound(trial=str(trial_id), what=f"of the name {name!r}")
 
 
@@ -151,33 +146,3 @@ def _recorded(session: Session, trial_id: UUID, step: int, name: str) -> tuple[E
     if row is None or row.of_one is None:
         return None, 0
     return ExtremeEntries.model_validate(row.of_one), row.k
-
-
-def _indices(info: HyperparameterInfo, text: str) -> list[int]:
-    """Flat indices, from these and positions such as "3.5"."""
-    items = [item.strip() for item in text.split(",")]
-    if len(items) > MAX_INDICES:
-        raise TooManyEntries(n=len(items), limit=MAX_INDICES)
-    shape, n = info.shape, math.prod(info.shape)
-    found: list[int] = []
-    for item in items:
-        parts = [int(part) for part in item.split(".")] if re.fullmatch(r"[0-9]{1,18}(\.[0-9]{1,18})*", item) else []
-        if len(parts) == 1:
-            fits, index = parts[0] < n, parts[0]
-        else:
-            fits = len(parts) == len(shape) > 0 and all(at < size for at, size in zip(parts, shape, strict=True))
-            index = flat_index(shape, parts) if fits else 0
-        if not fits:
-            raise EntryUnknown(name=info.name, given=item, shape=shape, last=n - 1)
-        found.append(index)
-    return found
-
-
-def _evenly(steps: Sequence[int], most: int) -> list[int]:
-    """At most so many of the steps: the first, the last, and some at equal distances in the list."""
-    n = len(steps)
-    if n <= most:
-        return list(steps)
-    if most == 1:
-        return [steps[-1]]
-    return [steps[i * (n - 1) // (most - 1)] for i in range(most)]

@@ -127,6 +127,15 @@ def find(session: Session, owner_id: UUID, trial_id: UUID, step: int | None) -> 
         HyperparametersNotFound: that step has no snapshot.
     """
     trial_queries.read(session, owner_id, trial_id, Trial.id)
+    return at(session, trial_id, step)
+
+
+def at(session: Session, trial_id: UUID, step: int | None) -> SnapshotFile:
+    """The snapshot of a step of a trial that the caller has found, by default the latest one.
+
+    Raises:
+        HyperparametersNotFound: that step has no snapshot.
+    """
     settled = exists().where(Checkpoint.trial_id == trial_id, Checkpoint.step >= Snapshot.step)
     query = select(Snapshot.step, Blob, settled).join(Blob, Snapshot.blob_id == Blob.id)
     query = query.where(Snapshot.trial_id == trial_id)
