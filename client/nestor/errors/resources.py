@@ -156,6 +156,13 @@ class TokenNotFound(NotFound):
     remedy = "`nestor token list` lists yours."
 
 
+class WorkerNotFound(NotFound):
+    """No running worker has this id."""
+
+    message = "Worker {worker!r} was not found."
+    remedy = "`nestor workers` lists those that run."
+
+
 class WebhookNotFound(NotFound):
     """You have no such webhook."""
 

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from importlib.metadata import version
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 from uuid import UUID
 
-from sqlalchemy import delete, func, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Update, delete, func, update
+from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -27,6 +27,8 @@ from nestor_server.scheduling.leases import Lease, LeaseLost
 from nestor_server.settings import Settings
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 ROW_RETENTION = timedelta(days=1)  # the row of a killed worker is removed after this time
 
@@ -78,18 +80,30 @@ class Heartbeat:
 
 
 class Presence:
-    """The rows of this worker in `workers`: one per slot, with its devices, its trial and its entry points."""
+    """The rows of this worker in `workers`: one per slot, with its devices, its trial and its entry points.
 
-    def __init__(self, sessions: Sessions, settings: Settings, slots: Mapping[str, str], offers: Offers) -> None:
+    Args:
+        on_drain: called when the worker begins to drain (True) or takes trials again (False), as its rows say.
+    """
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        settings: Settings,
+        slots: Mapping[str, str],
+        offers: Offers,
+        on_drain: Callable[[bool], None],
+    ) -> None:
         self._entry_points = {name: info.model_dump(mode="json") for name, info in offers.items()}
         self._sessions, self._settings, self._slots = sessions, settings, slots
         self._running: dict[str, UUID | None] = dict.fromkeys(slots)
+        self._on_drain, self._drains = on_drain, False
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="presence", daemon=True)
 
     def start(self) -> None:
-        """Write the rows now and at each heartbeat."""
-        self._show()
+        """Write the rows now and at each heartbeat. Rows of the same name, of an earlier process, become new ones."""
+        self._show(started_at=func.now(), draining_since=None)
         self._thread.start()
 
     def stop(self) -> None:
@@ -103,13 +117,13 @@ class Presence:
     def runs(self, slot: str, trial_id: UUID | None) -> None:
         """Write which trial `slot` runs; None if it is idle."""
         self._running[slot] = trial_id
-        self._write(lambda session: session.execute(update(Worker).where(Worker.id == slot).values(trial_id=trial_id)))
+        self._follow(update(Worker).where(Worker.id == slot).values(trial_id=trial_id))
 
     def _beat(self) -> None:
         while not self._ending.wait(self._settings.heartbeat_seconds):
             self._show()
 
-    def _show(self) -> None:
+    def _show(self, **fresh: object) -> None:
         versions = {name: version(name) for name in ("nestor", "torch")}
         rows = [
             {
@@ -123,14 +137,21 @@ class Presence:
         ]
         new = insert(Worker).values(rows)
         seen = {"heartbeat_at": func.now(), "trial_id": new.excluded.trial_id}  # an earlier write of it may have failed
-        alive = new.on_conflict_do_update(index_elements=["id"], set_=seen)
-        self._write(lambda session: session.execute(alive))
+        self._follow(new.on_conflict_do_update(index_elements=["id"], set_=seen | fresh))
         dead = delete(Worker).where(Worker.heartbeat_at < func.now() - ROW_RETENTION)
         self._write(lambda session: session.execute(dead))
 
-    def _write(self, statement: Callable[[Session], object]) -> None:
+    def _follow(self, statement: Insert | Update) -> None:
+        """Write rows, and do as they say."""
+        found = self._write(lambda session: session.scalars(statement.returning(Worker.draining_since)).all())
+        if found and (drains := any(found)) != self._drains:
+            self._drains = drains
+            self._on_drain(drains)
+
+    def _write(self, statement: Callable[[Session], T]) -> T | None:
         try:
             with self._sessions.begin() as session:
-                statement(session)
+                return statement(session)
         except DBAPIError as error:
             log.warning("cannot write this worker's heartbeat: %s", error)
+            return None
