@@ -149,6 +149,13 @@ class CheckpointNotFound(NotFound):
     )
 
 
+class RaterNotFound(NotFound):
+    """A trial tunes no network of that name."""
+
+    message = "Trial {trial!r} has no network {name!r}. Its hyperparameters are {hparams}."
+    remedy = "A rater is the network of LossReweighting; pass its `name` if it has another one than loss_reweighting."
+
+
 class TokenNotFound(NotFound):
     """You have no such token."""
 
