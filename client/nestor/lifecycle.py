@@ -281,20 +281,24 @@ def failure(error: BaseException) -> NestorError:
 # --- steps that are not kept --------------------------------------------------------------------------------
 
 
-def missing_step(asked: WhichStep | None, best_step: int | None) -> str:
+SHOWN_STEPS = 20  # of those that have files
+
+
+def missing_step(asked: WhichStep | None, best_step: int | None, stored: Iterable[int] = ()) -> str:
     """Which step has no files, as the end of the sentence "it has no checkpoint …".
 
     Args:
         asked: as a user named it; None: any.
         best_step: of the trial.
+        stored: steps that have files, of which the last ones are named.
     """
     if asked is None or asked == "latest":
         return "yet"
-    if asked == "best":
-        return (
-            "of a best step: none was evaluated yet" if best_step is None else f"of step {best_step}, the best so far"
-        )
-    return f"of step {asked}"
+    known = ", ".join(map(str, sorted(stored)[-SHOWN_STEPS:])) or "none"
+    if asked != "best":
+        return f"of step {asked} (stored: {known})"
+    which = "of a best step: none was evaluated yet" if best_step is None else f"of step {best_step}, the best so far"
+    return f"{which} (stored: {known})"
 
 
 # --- retention of snapshots -----------------------------------------------------------------------

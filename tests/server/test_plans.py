@@ -39,6 +39,7 @@ QUEUE = WAITING + LINES  # that the reaper may touch
 
 TRIAL = UUID(int=1)  # complete, with steps, a snapshot, a checkpoint and a data set
 QUEUED, RUNNING, PAUSED, FAILED = (str(UUID(int=n)) for n in (2, 3, 4, 5))  # what its numbers are, too
+WEBHOOK = UUID(int=2)  # of the user
 SPARE = UUID(int=1)  # a token to revoke, an upload to complete, a study to delete
 DIGEST = "sha256:" + 64 * "0"
 SPEC = '{"problem": {"preset": {}}, "n_steps": 10}'
@@ -94,6 +95,13 @@ INSERT INTO programs (id, owner_id, graphs, tensors, torch)
 INSERT INTO tokens (id, user_id, name, sha256, scope)
     SELECT CASE n WHEN 1 THEN '{SPARE}'::uuid ELSE uuidv7() END, id, 'token', lpad(n::text, 64, '0'), 'read'
     FROM users, generate_series(1, {OTHERS}) n WHERE name = CASE n WHEN 1 THEN 'tester' ELSE 'user 1' END;
+INSERT INTO webhooks (id, owner_id, url, events, secret, enabled)
+    SELECT CASE n WHEN 1 THEN '{SPARE}'::uuid WHEN 2 THEN '{WEBHOOK}'::uuid ELSE uuidv7() END, id, 'https://127.0.0.1/',
+           '{{trial.queued}}', 'whsec_', false
+    FROM users, generate_series(1, {OTHERS}) n WHERE name = CASE WHEN n <= 3 THEN 'tester' ELSE 'user 1' END;
+INSERT INTO webhook_deliveries (id, webhook_id, type, data, status, attempts)
+    SELECT uuidv7(), webhooks.id, 'trial.queued', '{{}}', CASE n WHEN 1 THEN 'pending' ELSE 'delivered' END, 1
+    FROM webhooks, generate_series(1, 10) n;
 INSERT INTO blobs (id, owner_id, digest, size, "offset", complete)
     SELECT '{SPARE}', id, '{digest_of(SNAPSHOT)}', {len(SNAPSHOT)}, 0, false FROM users WHERE name = 'tester';
 """
@@ -160,7 +168,12 @@ def filled(services: Services, request: pytest.FixtureRequest) -> Iterator[tuple
     """The settings for a database with many rows, and a token of the user who has most of them."""
     with new_database(services) as url:
         revisions.migrate(url)
-        settings = Settings(database_url=url, redis_url=services.redis_url.rpartition("/")[0] + "/3", reap_seconds=1e6)
+        settings = Settings(
+            database_url=url,
+            redis_url=services.redis_url.rpartition("/")[0] + "/3",
+            reap_seconds=1e6,
+            webhook_allow="https://127.0.0.1",
+        )
         engine = database.make_engine(settings)
         with database.make_sessions(engine, settings).begin() as session:
             token = tokens.create(session, "tester", tokens.Scope.admin)
@@ -193,6 +206,7 @@ PARAMETERS = {
     "dataset_id": str(TRIAL),
     "blob": DIGEST,
     "name": "l2",
+    "webhook_id": str(WEBHOOK),
 }
 QUERIES: dict[str, dict[str, Any]] = {"steps": {"max_points": 500}, "values": {"index": "0"}}  # by the end of a path
 DOCUMENT = create_app(Settings()).openapi()
@@ -272,6 +286,12 @@ CHANGES: dict[str, tuple[dict[str, str], Any, dict[str, str]]] = {
     "post /blobs": ({}, {"digest": DIGEST.replace("0", "f"), "size": 5}, {}),
     "head /blobs/{blob}": ({"blob": str(SPARE)}, None, {}),
     "patch /blobs/{blob}": ({"blob": str(SPARE)}, SNAPSHOT, {"Upload-Offset": "0"}),
+    "post /workers/{worker_id}/drain": ({"worker_id": "w1"}, None, {}),
+    "delete /workers/{worker_id}/drain": ({"worker_id": "w1"}, None, {}),
+    "post /webhooks": ({}, {"url": "https://127.0.0.1/"}, {"Idempotency-Key": "a webhook"}),
+    "patch /webhooks/{webhook_id}": ({}, {"enabled": False}, {}),
+    "post /webhooks/{webhook_id}/test": ({}, None, {}),
+    "delete /webhooks/{webhook_id}": ({"webhook_id": str(SPARE)}, None, {}),
 }
 REFUSED = {"post /programs": 422, "post /session": 401}  # all others succeed
 

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import http.server
-import json
 import signal
 import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -31,67 +27,10 @@ from nestor_server.webhooks import outbox, signing
 from testbed.server import Server, running_server, serving, wait_for
 from testbed.services import Services
 from tests.server.conftest import SPEC, Run, ok, problem
-from tests.support.webhooks import documented_verify
+from tests.support.webhooks import LOOPBACK, Receiver, documented_verify, receiving
 
-LOOPBACK = "http://127.0.0.0/8"
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 ALL = [event.value for event in WebhookEvent]
-
-
-@dataclass(frozen=True)
-class Received:
-    path: str
-    headers: dict[str, str]  # names in lower case
-    body: bytes
-
-    @property
-    def id(self) -> str:
-        return self.headers["webhook-id"]
-
-    @property
-    def payload(self) -> dict[str, Any]:
-        return json.loads(self.body)
-
-
-@dataclass
-class Receiver:
-    """A web server of a user. `answer` gives the status, and the headers, of the answer to the n-th request."""
-
-    url: str = ""
-    answer: Callable[[int], tuple[int, dict[str, str]]] = lambda n: (204, {})
-    received: list[Received] = field(default_factory=list)
-
-    def types(self) -> list[str]:
-        return [one.payload["type"] for one in self.received]
-
-
-@contextmanager
-def receiving(port: int = 0) -> Iterator[Receiver]:
-    receiver = Receiver()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            receiver.received.append(Received(self.path, headers, body))
-            status, more = receiver.answer(len(receiver.received))
-            self.send_response(status)
-            for name, value in ({"Content-Length": "0"} | more).items():
-                self.send_header(name, value)
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler) as listening:
-        receiver.url = f"http://127.0.0.1:{listening.server_address[1]}/notices"
-        thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        thread.start()
-        try:
-            yield receiver
-        finally:
-            listening.shutdown()
-            thread.join()
 
 
 @pytest.fixture(scope="module")

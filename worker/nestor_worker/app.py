@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import warnings
+from typing import TYPE_CHECKING
 
 from celery import signals
 from celery.platforms import SecurityWarning
@@ -29,6 +30,9 @@ from nestor_worker.supervisor.runners.standby import Standby
 from nestor_worker.supervisor.tally import Tally
 from nestor_worker.supervisor.task import Tasks
 
+if TYPE_CHECKING:
+    from celery import Consumer  # as typings/celery has it
+
 log = logging.getLogger(__name__)
 
 
@@ -49,7 +53,17 @@ def serve(settings: Settings, options: Options) -> int:
     sessions = make_sessions(engine, settings)
     offers = entry_points.installed()
     devices = {slot.name: ", ".join(slot.devices) for slot in slots}
-    presence = Presence(sessions, settings, devices, offers, slots[0].tally)
+    queues = [queue_of(None), *(queue_of(name) for name, info in offers.items() if info.error is None)]
+
+    def on_drain(drains: bool) -> None:
+        """Leave messages to other workers while this one drains."""
+        log.info("worker %s %s", _worker_id(), "drains: it takes no more trials" if drains else "takes trials again")
+        for consumer in consumers:
+            for queue in queues:
+                consumer.call_soon(consumer.cancel_task_queue if drains else consumer.add_task_queue, queue)
+
+    consumers: list[Consumer] = []  # one, once the worker is ready
+    presence = Presence(sessions, settings, devices, offers, slots[0].tally, on_drain)
     draining = threading.Event()
     standby = Standby(enabled=options.standby)
     tasks = Tasks(sessions, settings, slots, standby, presence, draining, offers)
@@ -60,7 +74,8 @@ def serve(settings: Settings, options: Options) -> int:
     def on_shutdown(**_: object) -> None:
         draining.set()
 
-    def on_ready(**_: object) -> None:
+    def on_ready(sender: Consumer, **_: object) -> None:
+        consumers.append(sender)
         presence.start()  # not before: a worker that does not reach the broker takes no trial
         used = ", ".join(sorted({device for slot in slots for device in slot.devices}))
         log.info("worker %s is ready: %d concurrent trial(s) on %s", _worker_id(), len(slots), used)
@@ -82,7 +97,7 @@ def serve(settings: Settings, options: Options) -> int:
     worker = app.Worker(
         pool="threads",
         concurrency=len(slots),
-        queues=[queue_of(None), *(queue_of(name) for name, info in offers.items() if info.error is None)],
+        queues=queues,
         hostname=f"nestor@{_worker_id()}",
         quiet=True,
         without_gossip=True,

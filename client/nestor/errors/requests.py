@@ -59,6 +59,13 @@ class TensorNotNumpy(InvalidInput):
     remedy = "Ask for format=safetensors."
 
 
+class RaterOfSeveralTypes(InvalidInput):
+    """A network whose parameters have several data types is to be read as one file."""
+
+    message = "The parameters of {name!r} have several data types, so they are not stored together."
+    remedy = "Read all hyperparameters, and choose those of the network."
+
+
 class SliceInvalid(InvalidInput):
     """A part of a tensor is not written as the route reads it, or the tensor has no such part."""
 

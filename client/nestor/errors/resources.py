@@ -163,11 +163,25 @@ class CheckpointNotFound(NotFound):
     )
 
 
+class RaterNotFound(NotFound):
+    """A trial tunes no network of that name."""
+
+    message = "Trial {trial!r} has no network {name!r}. Its hyperparameters are {hparams}."
+    remedy = "A rater is the network of LossReweighting; pass its `name` if it has another one than loss_reweighting."
+
+
 class TokenNotFound(NotFound):
     """You have no such token."""
 
     message = "Token {token!r} was not found."
     remedy = "`nestor token list` lists yours."
+
+
+class WorkerNotFound(NotFound):
+    """No running worker has this id."""
+
+    message = "Worker {worker!r} was not found."
+    remedy = "`nestor workers` lists those that run."
 
 
 class WebhookNotFound(NotFound):

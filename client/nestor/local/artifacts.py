@@ -138,7 +138,8 @@ class Artifacts:
                 found = None if step is None else self._snapshots.get(step)
         if found is None:
             missing = CheckpointNotFound if start.weights else HyperparametersNotFound
-            raise missing(trial=str(record.id), what=lifecycle.missing_step(asked, record.best_step))
+            kept = self._kept_steps() if start.weights else self._snapshots
+            raise missing(trial=str(record.id), what=lifecycle.missing_step(asked, record.best_step, kept))
         return start.model_copy(update={"step": step}), found
 
     def hyperparameters(self) -> Hyperparameters:
@@ -229,10 +230,13 @@ class Artifacts:
     def checkpoint(self, step: WhichStep) -> bytes:
         """The state after the last step, or the weights of the best step. Raises CheckpointNotFound."""
         with self._lock:
-            found, record = self._kept(step), self._journal.record
+            found, record, kept = self._kept(step), self._journal.record, self._kept_steps()
         if found is None:
-            raise CheckpointNotFound(trial=str(record.id), what=lifecycle.missing_step(step, record.best_step))
+            raise CheckpointNotFound(trial=str(record.id), what=lifecycle.missing_step(step, record.best_step, kept))
         return found.save()
+
+    def _kept_steps(self) -> set[int]:
+        return {state.step for state in (self.state, self._best) if state is not None}
 
     def _kept(self, step: WhichStep) -> nestor_engine.State | None:
         if step in ("best", "latest"):

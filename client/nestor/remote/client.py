@@ -475,6 +475,20 @@ class Client(Blobs, Administration, Webhooks):
         path = f"/trials/{trial_id}/checkpoint.safetensors"
         return self._transport.request("GET", path, params={"step": step}).content
 
+    def rater(self, trial_id: UUID, step: WhichStep = "best", *, name: str = "loss_reweighting") -> bytes:
+        """The network that `LossReweighting` has tuned, as a safetensors file of its `state_dict`.
+
+        Args:
+            name: of the problem's `LossReweighting`.
+
+        Raises:
+            TrialNotFound
+            HyperparametersNotFound: that step has no snapshot.
+            RaterNotFound: the trial tunes no network of that name.
+        """
+        path = f"/trials/{trial_id}/rater.safetensors"
+        return self._transport.request("GET", path, params={"step": step, "name": name}).content
+
     @arguments_of("detach")
     def detach(self, trial: schemas.Trial) -> str:
         """The message for a user who stops watching an unfinished trial. The trial continues."""

@@ -17,6 +17,7 @@ from nestor.schemas.access import TokenPage as TokenPage
 from nestor.schemas.access import Version as Version
 from nestor.schemas.access import Worker as Worker
 from nestor.schemas.access import Workers as Workers
+from nestor.schemas.access import WorkerStatus as WorkerStatus
 from nestor.schemas.base import API as API
 from nestor.schemas.base import CHUNK_BYTES as CHUNK_BYTES
 from nestor.schemas.base import MOST_STEPS as MOST_STEPS

@@ -71,19 +71,45 @@ class Me(Schema):
     scope: Annotated[Scope, about("what the token permits")]
 
 
+class WorkerStatus(StrEnum):
+    """What a worker does."""
+
+    idle = "idle"
+    busy = "busy"
+    draining = "draining"  # it hands its trial over, and takes no more
+    drained = "drained"
+
+
 class Worker(Schema):
     """A worker that can run trials: one process, or one slot of a process with several."""
 
     id: Annotated[
-        str, about("host and process; a process with several slots appends the slot's number", example="gpu-1:4242")
+        str,
+        about("host and process; a process with several slots appends / and the slot's number", example="gpu-7:4711/0"),
     ]
-    device: Annotated[str, about("what it trains on, such as cpu or cuda:0", example="cuda:0")]
-    versions: Annotated[
-        dict[str, str], about("installed versions by package, such as torch", example={"torch": "2.13.0"})
+    process: Annotated[str, about("host and process, which drains as a whole", example="gpu-7:4711")]
+    slots: Annotated[int, about("slots of the process: the trials that it can run at a time", example=2)]
+    busy_slots: Annotated[int, about("slots of the process that run a trial, of any user", example=1)]
+    status: Annotated[
+        WorkerStatus,
+        about("drained: it runs nothing and takes nothing; a process whose slots are all drained can be stopped"),
     ]
+    device: Annotated[str, about("what it trains on; several devices are separated by commas", example="cpu")]
+    versions: Annotated[dict[str, str], about("installed versions by package", example={"torch": "2.13.0"})]
+    started_at: Annotated[datetime, about("when the process took its first trials, in UTC")]
     heartbeat_at: Annotated[datetime, about("when it last reported, in UTC")]
+    heartbeat_age_seconds: Annotated[
+        float, about("time since then, by the clock of the database", unit="seconds", example=3.2)
+    ]
+    draining_since: Annotated[datetime | None, about("when it was asked to drain, in UTC; null: it takes trials")]
     busy: Annotated[bool, about("whether it runs a trial, of any user")]
     trial: Annotated[UUID | None, about("the trial that it runs, if it is yours")]
+    study_id: Annotated[UUID | None, about("the study of this trial")]
+    study: Annotated[str | None, about("the name of this study", example="digits-l2")]
+    number: Annotated[int | None, about("the number of this trial in its study", example=3)]
+    step: Annotated[int | None, about("the last recorded step of this trial", unit="outer steps", example=120)]
+    n_steps: Annotated[int | None, about("the number of steps that this trial takes", unit="outer steps", example=500)]
+    queue: Annotated[int, about("waiting trials of all users that it could run", example=0)]
 
 
 class Workers(Schema):

@@ -1,4 +1,4 @@
-"""/trials/{id}/hyperparameters and /trials/{id}/checkpoint"""
+"""/trials/{id}/hyperparameters, /trials/{id}/checkpoint and /trials/{id}/rater"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nestor_server.http import files
 from nestor_server.http.openapi.responses import FILE
 from nestor_server.http.transactions import Reader, TransactionRoute, Tx
 from nestor_server.routes.parameters import CheckpointStep, StepNumber
-from nestor_server.services.records import hyperparameters
+from nestor_server.services.records import hyperparameters, raters
 from nestor_server.services.records.hyperparameters import Format
 from nestor_server.services.trials import warm_starts
 
@@ -84,3 +84,28 @@ def download_checkpoint(
     content = warm_starts.checkpoint(session, caller.user_id, trial_id, step)
     # The checkpoint of the best step is replaced by its result, which is smaller, when there are two newer ones.
     return files.file_response(request, content, name="checkpoint.safetensors", immutable=False)
+
+
+RaterName = Annotated[
+    schemas.TensorName,
+    Query(description="the name of the problem's `LossReweighting`", examples=["loss_reweighting"]),
+]
+
+
+@router.get("/trials/{trial_id}/rater.safetensors", response_class=Response)
+@router.head("/trials/{trial_id}/rater.safetensors", include_in_schema=False)
+def download_rater(
+    trial_id: UUID,
+    request: Request,
+    caller: Reader,
+    session: Tx,
+    step: CheckpointStep = "best",
+    name: RaterName = "loss_reweighting",
+) -> Response:
+    """The network that `LossReweighting` has tuned, as the `state_dict` of its class; without buffers and constants.
+
+    Its output, made positive by the function of the problem (by default the sigmoid), is the weight of an example.
+    """
+    content = raters.rater(session, caller.user_id, trial_id, name, step)
+    # Its ETag is that of the bytes. A step after the newest checkpoint can be computed again, so it may still change.
+    return files.file_response(request, content, name="rater.safetensors", immutable=False)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
+from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 
 from nestor import schemas
 from nestor_server.http.openapi.responses import problem, text
 from nestor_server.http.readiness import Readiness
-from nestor_server.http.transactions import Reader, TransactionRoute, Tx
+from nestor_server.http.transactions import Admin, Reader, TransactionRoute, Tx
 from nestor_server.observability.scrapes import CONTENT_TYPE, Scrapes
 from nestor_server.services import workers
 
@@ -61,5 +62,26 @@ async def get_version() -> schemas.Version:
 
 @versioned.get("/workers")
 def list_workers(caller: Reader, session: Tx) -> schemas.Workers:
-    """The running workers, their devices, and which of your trials they run."""
+    """The running workers: their devices, which of your trials they run, what waits for them, whether they drain."""
     return workers.page(session, caller.user_id)
+
+
+WorkerId = Annotated[
+    str, Path(max_length=300, description="the process of a worker, or one of its slots", examples=["gpu-7:4711"])
+]
+
+
+@versioned.post("/workers/{worker_id:path}/drain")
+def drain_worker(worker_id: WorkerId, caller: Admin, session: Tx) -> schemas.Workers:
+    """Let a worker process hand its trials over to others and take no more. It can be stopped when it is drained.
+
+    Each trial finishes its step, writes a checkpoint and waits in the queue; no restart is counted. A worker that is
+    started again takes trials.
+    """
+    return workers.drain(session, caller.user_id, worker_id, drains=True)
+
+
+@versioned.delete("/workers/{worker_id:path}/drain")
+def undrain_worker(worker_id: WorkerId, caller: Admin, session: Tx) -> schemas.Workers:
+    """Let a worker process that drains take trials again."""
+    return workers.drain(session, caller.user_id, worker_id, drains=False)

@@ -14,9 +14,9 @@ NUMPY = {
 }  # fmt: skip
 
 
-def safetensors_prefix(tensor: Tensor) -> bytes:
-    """The bytes before the data in a safetensors file of this tensor alone."""
-    return written(described([(tensor.name, tensor.dtype, tensor.shape, tensor.nbytes)]))
+def safetensors_prefix(*tensors: Tensor) -> bytes:
+    """The bytes before the data in a safetensors file of these tensors alone, in this order."""
+    return written(described((one.name, one.dtype, one.shape, one.nbytes) for one in tensors))
 
 
 def npy_prefix(tensor: Tensor) -> bytes:

@@ -156,7 +156,7 @@ class AttemptSupervisor:
                 devices, splits = self._persist(self._materialize)
                 self._provide(splits)
         except _Interrupted:
-            return self._end(None, "it was interrupted while its data were read")
+            return self._end(Ended(step=0, stopped=True), "")  # its runner has not begun, so nothing is lost
         except Unavailable as error:
             return self.requeue(str(error))
         except NestorError as error:
@@ -250,7 +250,7 @@ class AttemptSupervisor:
         if last is None:
             return self.requeue(interrupted, paid_from="restarts")
         if desired is Desired.preempt:
-            return self.requeue("preempted: its time slice is over, and other trials wait", paid_from=None)
+            return self._persist(lambda session: leases.yield_device(session, self._lease))
         return self.requeue("the stop was withdrawn", paid_from=None)
 
     def _finish(self, state: State, why: str) -> State:

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from datetime import timedelta
 from importlib.metadata import version
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from uuid import UUID
 
-from sqlalchemy import delete, func, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Update, delete, func, update
+from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -31,6 +31,8 @@ from nestor_worker.supervisor.runners.process import Runner
 from nestor_worker.supervisor.tally import Tally
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 ROW_RETENTION = timedelta(days=1)  # the row of a killed worker is removed after this time
 
@@ -86,21 +88,31 @@ class Presence:
     """The rows of this worker in `workers`: one per slot, with its devices, its trial and its entry points.
 
     Each heartbeat also adds what the worker has counted.
+
+    Args:
+        on_drain: called when the worker begins to drain (True) or takes trials again (False), as its rows say.
     """
 
     def __init__(
-        self, sessions: Sessions, settings: Settings, slots: Mapping[str, str], offers: Offers, tally: Tally
+        self,
+        sessions: Sessions,
+        settings: Settings,
+        slots: Mapping[str, str],
+        offers: Offers,
+        tally: Tally,
+        on_drain: Callable[[bool], None],
     ) -> None:
         self._entry_points = {name: info.model_dump(mode="json") for name, info in offers.items()}
         self._sessions, self._settings, self._slots = sessions, settings, slots
         self._running: dict[str, tuple[UUID, Runner] | None] = dict.fromkeys(slots)
         self._tally = tally
+        self._on_drain, self._drains = on_drain, False
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="presence", daemon=True)
 
     def start(self) -> None:
-        """Write the rows now and at each heartbeat."""
-        self._show()
+        """Write the rows now and at each heartbeat. Rows of the same name, of an earlier process, become new ones."""
+        self.beat(started_at=func.now(), draining_since=None)
         self._thread.start()
 
     def stop(self) -> None:
@@ -125,14 +137,15 @@ class Presence:
             self._write_tally()
 
     def _set(self, slot: str, **values: Any) -> None:
-        self._write(lambda session: session.execute(update(Worker).where(Worker.id == slot).values(**values)))
+        self._follow(update(Worker).where(Worker.id == slot).values(**values))
 
     def _beat(self) -> None:
         while not self._ending.wait(self._settings.heartbeat_seconds):
-            self._show()
+            self.beat()
             self._write_tally()
 
-    def _show(self) -> None:
+    def beat(self, **fresh: object) -> None:
+        """Write the rows, with other columns of them as `fresh` says, and do as they say."""
         versions = {name: version(name) for name in ("nestor", "torch")}
         rows = [
             {
@@ -147,10 +160,16 @@ class Presence:
         new = insert(Worker).values(rows)
         shown = {name: new.excluded[name] for name in ("trial_id", "runner_bytes")}  # an earlier write may have failed
         seen = {"heartbeat_at": func.now(), **shown}
-        alive = new.on_conflict_do_update(index_elements=["id"], set_=seen)
-        self._write(lambda session: session.execute(alive))
+        self._follow(new.on_conflict_do_update(index_elements=["id"], set_=seen | fresh))
         dead = delete(Worker).where(Worker.heartbeat_at < func.now() - ROW_RETENTION)
         self._write(lambda session: session.execute(dead))
+
+    def _follow(self, statement: Insert | Update) -> None:
+        """Write rows, and do as they say."""
+        found = self._write(lambda session: session.scalars(statement.returning(Worker.draining_since)).all())
+        if found and (drains := any(found)) != self._drains:
+            self._drains = drains
+            self._on_drain(drains)
 
     def _write_tally(self) -> None:
         try:
@@ -158,12 +177,13 @@ class Presence:
         except DBAPIError as error:
             log.warning("cannot add to the counters: %s", error)
 
-    def _write(self, statement: Callable[[Session], object]) -> None:
+    def _write(self, statement: Callable[[Session], T]) -> T | None:
         try:
             with self._sessions.begin() as session:
-                statement(session)
+                return statement(session)
         except DBAPIError as error:
             log.warning("cannot write this worker's heartbeat: %s", error)
+            return None
 
 
 def _described(running: tuple[UUID, Runner] | None) -> dict[str, Any]:

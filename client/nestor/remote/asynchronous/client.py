@@ -485,6 +485,20 @@ class AsyncClient(AsyncBlobs, AsyncAdministration, AsyncWebhooks):
         path = f"/trials/{trial_id}/checkpoint.safetensors"
         return (await self._transport.request("GET", path, params={"step": step})).content
 
+    async def rater(self, trial_id: UUID, step: WhichStep = "best", *, name: str = "loss_reweighting") -> bytes:
+        """The network that `LossReweighting` has tuned, as a safetensors file of its `state_dict`.
+
+        Args:
+            name: of the problem's `LossReweighting`.
+
+        Raises:
+            TrialNotFound
+            HyperparametersNotFound: that step has no snapshot.
+            RaterNotFound: the trial tunes no network of that name.
+        """
+        path = f"/trials/{trial_id}/rater.safetensors"
+        return (await self._transport.request("GET", path, params={"step": step, "name": name})).content
+
     @arguments_of("detach")
     def detach(self, trial: schemas.Trial) -> str:
         """The message for a user who stops watching an unfinished trial. The trial continues."""
