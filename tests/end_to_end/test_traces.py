@@ -130,8 +130,11 @@ def test_one_trace_leads_from_the_span_of_the_client_to_the_last_recording(serve
 
     (posted,) = collector.named("POST /api/v1/studies/{study_id}/trials")
     assert (posted.service, posted.trace, posted.parent) == ("nestor-server", trace, format_span_id(context.span_id))
-    statements = [span for span in collector.spans if span.parent == posted.id and "db.statement" in span.attributes]
-    assert any("INSERT INTO trials" in span.attributes["db.statement"] for span in statements)
+    statements = [
+        span for span in collector.spans if span.parent == posted.id and "nestor.statement" in span.attributes
+    ]
+    assert any("INSERT INTO trials" in span.attributes["nestor.statement"] for span in statements)
+    assert all(span.parent for span in collector.spans if "nestor.statement" in span.attributes)  # none of the reaper
 
     (attempt,) = collector.named("attempt")
     assert (attempt.service, attempt.trace, attempt.parent) == ("nestor-worker", trace, posted.id)
