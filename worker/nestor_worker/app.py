@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import warnings
 from typing import TYPE_CHECKING
@@ -87,6 +88,7 @@ def serve(settings: Settings, options: Options) -> int:
     signals.worker_shutting_down.connect(on_shutdown, weak=False)
     signals.worker_ready.connect(on_ready, weak=False)
     signals.setup_logging.connect(on_setup_logging, weak=False)
+    sys.__stdout__ = None  # where Celery prints how it shuts down, in no form that a log has
     # Celery warns because pickled messages are dangerous for root. Our messages are JSON.
     warnings.simplefilter("ignore", SecurityWarning)
 
@@ -104,6 +106,7 @@ def serve(settings: Settings, options: Options) -> int:
         without_mingle=True,
     )
     worker.start()
+    log.info("worker %s ends", _worker_id())
     if fork_server is not None:
         fork_server.close()  # first: waiting runners may not exist before it has loaded everything
     standby.close()

@@ -11,6 +11,8 @@ from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, final
 
+from sqlalchemy import event
+
 from nestor.errors import MissingExtra
 from nestor_server.settings import Settings
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span as OtelSpan
-    from sqlalchemy import Engine
+    from sqlalchemy import Engine, ExceptionContext
 
 FLUSH_MILLISECONDS = 2_000  # at the end of a process, also if nobody receives the spans
 QUIET = "/healthz,/readyz,/metrics"  # what machines ask all the time
@@ -64,12 +66,30 @@ def instrument(app: FastAPI, engines: Iterable[Engine]) -> None:
     if _provider is None:
         return
     from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
-    from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor  # pyright: ignore[reportMissingTypeStubs]
 
     FastAPIInstrumentor.instrument_app(
         app, tracer_provider=_provider, excluded_urls=QUIET, exclude_spans=["receive", "send"]
     )
-    SQLAlchemyInstrumentor().instrument(engines=list(engines), tracer_provider=_provider)
+    for engine in engines:
+        event.listen(engine, "before_cursor_execute", _begin_statement)
+        event.listen(engine, "after_cursor_execute", _end_statement)
+        event.listen(engine, "handle_error", _end_failed_statement)
+
+
+def _begin_statement(connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
+    if context is not None and current() is not None:
+        context.nestor_span = begin(statement.split(None, 1)[0], statement=statement)
+
+
+def _end_statement(connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
+    if (span := getattr(context, "nestor_span", None)) is not None:
+        span.end()
+
+
+def _end_failed_statement(failure: ExceptionContext) -> None:
+    if (span := getattr(failure.execution_context, "nestor_span", None)) is not None:
+        span.fail(type(failure.original_exception).__name__)
+        span.end()
 
 
 @final
