@@ -120,6 +120,13 @@ class HyperparametersNotFound(NotFound):
     remedy = "A snapshot is written with the first step."
 
 
+class HyperparameterUnknown(HyperparametersNotFound):
+    """A trial tunes no hyperparameter of that name."""
+
+    message = "Trial {trial!r} has no hyperparameter {name!r}; it has {hparams}."
+    remedy = "Name one of them."
+
+
 class CheckpointNotFound(NotFound):
     """No checkpoint of that step was kept."""
 

@@ -49,12 +49,14 @@ from nestor.schemas.records import Attempt as Attempt
 from nestor.schemas.records import Attempts as Attempts
 from nestor.schemas.records import Desired as Desired
 from nestor.schemas.records import Direction as Direction
+from nestor.schemas.records import DistributionColumns as DistributionColumns
 from nestor.schemas.records import EndingAction as EndingAction
 from nestor.schemas.records import Event as Event
 from nestor.schemas.records import EventPage as EventPage
 from nestor.schemas.records import EventType as EventType
 from nestor.schemas.records import HyperparameterInfo as HyperparameterInfo
 from nestor.schemas.records import Hyperparameters as Hyperparameters
+from nestor.schemas.records import HyperparameterSummary as HyperparameterSummary
 from nestor.schemas.records import LogLevel as LogLevel
 from nestor.schemas.records import LogLine as LogLine
 from nestor.schemas.records import LogPage as LogPage
@@ -75,6 +77,8 @@ from nestor.schemas.records import WhichStep as WhichStep
 from nestor.schemas.references import ReferencedColumn as ReferencedColumn
 from nestor.schemas.references import ReferencedFile as ReferencedFile
 from nestor.schemas.references import ReferencedSplit as ReferencedSplit
+from nestor.schemas.steps import Distribution as Distribution
+from nestor.schemas.steps import Distributions as Distributions
 from nestor.schemas.steps import Step as Step
 from nestor.schemas.steps import TensorSummary as TensorSummary
 from nestor.schemas.uploads import BlobCreate as BlobCreate

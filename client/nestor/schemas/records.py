@@ -250,6 +250,8 @@ class HyperparameterInfo(Schema):
     transform: Annotated[
         str, about("maps the stored value to the one that the loss reads: identity, exp, sigmoid or softplus")
     ]
+    least: Annotated[float | None, about("entries stay at or above it, before the transform; null: no bound")] = None
+    largest: Annotated[float | None, about("entries stay at or below it, before the transform; null: no bound")] = None
 
 
 class Hyperparameters(Schema):
@@ -258,6 +260,33 @@ class Hyperparameters(Schema):
     items: Annotated[tuple[HyperparameterInfo, ...], about("one for each hyperparameter")]
     steps: Annotated[tuple[int, ...], about("steps with a snapshot, in order; 0 has the initial values")]
     seq: Annotated[int, _SEQ]
+
+
+class DistributionColumns(Schema):
+    """Distributions of one hyperparameter as columns of equal length, in order of `number`. See `Distribution`."""
+
+    number: Annotated[list[int], about("steps; 0 has the initial values")]
+    quantiles: Annotated[list[tuple[float, ...]], about("of each step, at 0, 5, 25, 50, 75, 95 and 100 %")]
+    first: Annotated[list[int], about("bin i of a histogram begins at (first + i) · width")]
+    width: Annotated[list[float], about("of the bins of a histogram, powers of two")]
+    counts: Annotated[list[tuple[int, ...]], about("entries in each bin", unit="entries")]
+
+
+class HyperparameterSummary(HyperparameterInfo):
+    """The course of one hyperparameter, as needed for a plot."""
+
+    columns: Annotated[
+        dict[str, list[float | None]],
+        about("`number` of the step, and the values of each field of `TensorSummary`, of equal length"),
+    ]
+    distributions: Annotated[
+        DistributionColumns,
+        about("of steps at equal distances, and the last; none with a single entry, or of steps of earlier versions"),
+    ]
+    seq: Annotated[int, _SEQ]
+    next_after: Annotated[
+        int | None, about("pass it as `after` to get the steps that follow; null: these are the newest")
+    ] = None
 
 
 class StudyPage(Schema):

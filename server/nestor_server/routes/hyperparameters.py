@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from nestor import schemas
 from nestor_server.http import files
 from nestor_server.http.transactions import Reader, TransactionRoute, Tx
-from nestor_server.routes.parameters import CheckpointStep, StepNumber
-from nestor_server.services.records import hyperparameters
+from nestor_server.routes.parameters import After, CheckpointStep, StepNumber
+from nestor_server.services.records import hyperparameters, summaries
 from nestor_server.services.records.hyperparameters import Format
 from nestor_server.services.trials import warm_starts
 
 router = APIRouter(route_class=TransactionRoute, tags=["hyperparameters"])
+
+MaxPoints = Annotated[
+    int,
+    Query(
+        ge=summaries.MIN_POINTS,
+        le=summaries.MAX_POINTS,
+        description="the most steps that are returned. Of more, `columns` has the first, the last, and of equal "
+        "intervals those with the minimum and the maximum of each column; `distributions` has steps at equal distances",
+    ),
+]
 
 
 @router.get("/trials/{trial_id}/hyperparameters", response_model=schemas.Hyperparameters)
@@ -45,6 +56,24 @@ def tensor(
     """One hyperparameter at one step, as a file of its own."""
     content = hyperparameters.tensor(session, caller.user_id, trial_id, name, step, format)
     return files.file_response(request, content, name=f"{name}.{format}", immutable=step is not None)
+
+
+@router.get("/trials/{trial_id}/hyperparameters/{name}/summary", response_model=schemas.HyperparameterSummary)
+def summary(
+    trial_id: UUID,
+    name: schemas.TensorName,
+    request: Request,
+    caller: Reader,
+    session: Tx,
+    after: After = 0,
+    max_points: MaxPoints = summaries.DEFAULT_POINTS,
+) -> Response:
+    """The course of one hyperparameter: statistics, quantiles and histograms of its entries over the steps.
+
+    Of a long trial it has the steps that a plot needs. An answer has at most 100,000 steps; `next_after` continues it.
+    """
+    content = summaries.summary(session, caller.user_id, trial_id, name, after=after, max_points=max_points)
+    return files.versioned_response(request, content)
 
 
 @router.get("/trials/{trial_id}/checkpoint.safetensors", response_class=Response)

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nestor import lifecycle
+from nestor.schemas import Distributions
 from nestor_worker import channel, workdir
-from nestor_worker.channel import Checkpoint, Ended, LogLine, Result, Snapshot, Started, Stepped
+from nestor_worker.channel import Checkpoint, Distributed, Ended, LogLine, Result, Snapshot, Started, Stepped
 from nestor_worker.runner.snapshot_policy import SnapshotPolicy
 
 if TYPE_CHECKING:
@@ -100,6 +101,8 @@ class TrialRecorder:
         self._recorded_result: int | None = None  # the step of the newest result of this attempt
         self._last_checkpoint = 0  # the step of the newest checkpoint
         self._last_snapshot = 0  # the step of the newest snapshot
+        self._last_distributed = 0  # the step of the newest distributions
+        self._spread_out = lifecycle.spread_out(value.shape for value in bilevel.hparams.values())
         self._cannot_write = False  # the last write failed
 
     def begin(self, state: State | None, device: str) -> None:
@@ -111,18 +114,20 @@ class TrialRecorder:
         """
         self._state = state
         start = 0 if state is None else state.step
-        self._last_checkpoint = self._last_snapshot = start
+        self._last_checkpoint = self._last_snapshot = self._last_distributed = start
         hyperparameters = [
             {
                 "name": name,
                 "shape": list(value.shape),
                 "dtype": str(value.dtype).removeprefix("torch."),
                 "transform": self._bilevel.transforms.get(name, "identity"),
+                **lifecycle.finite_bounds(self._bilevel.bounds.get(name)),
             }
             for name, value in self._bilevel.hparams.items()
         ]
         self._send(Started(hyperparameters))  # before the first snapshot, whose readers need the transforms
         if start == 0:
+            self._distribute(0, self._bilevel.hparams)
             self._send(Snapshot(0, self._file("snapshot-0", self._saved(self._bilevel.hparams))))
         self._send(LogLine(start, lifecycle.where_it_starts(device, start)))
 
@@ -136,6 +141,8 @@ class TrialRecorder:
         if step.value is not None:
             self._ranking.expect(step.metrics)
         self._send(Stepped(step.record(), self._seconds))
+        if step.number % lifecycle.distribution_interval(step.number, self._spread_out) == 0:
+            self._distribute(step.number, step.state.hparams)
         if self._snapshots.is_best(step.number, step.value_of(self._ranking.metric)):
             self._best = step.state.result()
         if self._snapshots.due(step.number):
@@ -158,6 +165,8 @@ class TrialRecorder:
         time_is_up = self.time_is_up
         self._checkpointer.finish()
         step = 0 if self._state is None else self._state.step
+        if self._state is not None and step > self._last_distributed:
+            self._distribute(step, self._state.hparams)
         try:
             if self._state is not None and step > self._last_snapshot:
                 self._write_snapshot(step, self._state.hparams, [])
@@ -222,6 +231,13 @@ class TrialRecorder:
             self._snapshots.recorded(best.step)
 
         return write
+
+    def _distribute(self, step: int, hparams: dict[str, Tensor]) -> None:
+        if self._spread_out:
+            from nestor_engine.training.distributions import distributions
+
+            self._send(Distributed(Distributions(number=step, tensors=distributions(hparams)).model_dump(mode="json")))
+        self._last_distributed = step
 
     def _write_snapshot(self, step: int, hparams: dict[str, Tensor], replaces: list[int]) -> None:
         self._send(Snapshot(step, self._file(f"snapshot-{step}", self._saved(hparams)), replaces))
