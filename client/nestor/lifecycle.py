@@ -345,9 +345,9 @@ def finite_bounds(bounds: tuple[float, float] | None) -> dict[str, float]:
 
 # --- retention of distributions -------------------------------------------------------------------
 
-MAX_DISTRIBUTIONS = 1024  # intervals between steps whose distributions are kept,
-DISTRIBUTIONS_BYTES = 32 * 2**20  # and fewer of a trial with many hyperparameters, so that they fit into this,
-DISTRIBUTION_BYTES = 1024  # where one of one step takes at most so many, as JSON
+MAX_DISTRIBUTIONS = 1024  # steps whose distributions are kept, besides step 0 and the last one,
+DISTRIBUTIONS_BYTES = 32 * 2**20  # and fewer of a trial with many hyperparameters, so that all fit into this,
+DISTRIBUTION_BYTES = 1024  # where that of one hyperparameter at one step takes at most so many, as JSON
 
 
 def spread_out(shapes: Iterable[Sequence[int]]) -> int:
@@ -365,7 +365,7 @@ def distribution_interval(newest: int, hyperparameters: int) -> int:
         hyperparameters: with several entries.
     """
     fitting = DISTRIBUTIONS_BYTES // (DISTRIBUTION_BYTES * max(1, hyperparameters))
-    most = max(2, min(MAX_DISTRIBUTIONS, fitting))
+    most = max(2, min(MAX_DISTRIBUTIONS, fitting - 2))  # besides step 0 and the last step
     interval = 1
     while newest // interval > most:
         interval *= 2

@@ -12,6 +12,7 @@ from nestor import schemas
 from nestor.backend import Backend
 from nestor.callbacks import expect_callbacks, expect_flag, prunes, which_step, whole_number
 from nestor.errors import (
+    ArgumentInvalid,
     AttributeMissing,
     HparamNotFound,
     HyperparametersNotFound,
@@ -20,6 +21,7 @@ from nestor.errors import (
     TrialFailed,
     called_as,
     no_attribute,
+    shown,
 )
 from nestor.errors.optuna_names import TRIAL_ATTRIBUTES
 from nestor.extras import require
@@ -28,6 +30,9 @@ from nestor.results.html import table
 from nestor.results.tables import distribution_row, step_rows
 from nestor.results.values import Values, members
 from nestor.schemas import (
+    DEFAULT_POINTS,
+    FEWEST_POINTS,
+    MOST_POINTS,
     MOST_STEPS,
     Action,
     Attempt,
@@ -35,6 +40,7 @@ from nestor.schemas import (
     EndingAction,
     Event,
     EventType,
+    HyperparameterSummary,
     State,
     Step,
     TrialPatch,
@@ -550,6 +556,28 @@ class Trial:
                 continue
             rows.append({"step": step, **distribution_row(members(values, name), quantiles=quantiles)})
         return pd.DataFrame(rows).set_index("step")
+
+    @called_as("trial.hparam_summary")
+    def hparam_summary(self, name: str, *, max_points: int = DEFAULT_POINTS) -> HyperparameterSummary:
+        """The course of one hyperparameter at any number of entries: statistics, quantiles and histograms.
+
+        `columns` has the steps that a plot needs, with the lowest and the highest value of each column in each of equal
+        intervals. `distributions` has steps at equal distances, and the last. All are of the entries before the
+        transform.
+
+        Args:
+            name: of one hyperparameter.
+            max_points: of each 100,000 steps, at most so many are returned.
+
+        Raises:
+            HyperparameterUnknown: the trial has no hyperparameter of that name.
+        """
+        if not FEWEST_POINTS <= whole_number("max_points", max_points) <= MOST_POINTS:
+            expected = f"a whole number from {FEWEST_POINTS} to {MOST_POINTS:,}"
+            raise ArgumentInvalid(
+                owner="trial.hparam_summary", argument="max_points", given=shown(max_points), expected=expected
+            )
+        return self._backend.hyperparameter_summary(self.id, name, max_points=max_points)
 
     def _values(self, step: int | None) -> Values:
         described = self._backend.hyperparameters(self.id)

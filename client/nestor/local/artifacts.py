@@ -5,10 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nestor import lifecycle
-from nestor.errors import CheckpointNotFound, HyperparametersNotFound
+from nestor.errors import CheckpointNotFound, HyperparametersNotFound, HyperparameterUnknown
+from nestor.local import summaries
 from nestor.local.journal import Journal
 from nestor.local.snapshot_store import SnapshotStore
-from nestor.schemas import EventType, HyperparameterInfo, Hyperparameters, WarmStart, WhichStep
+from nestor.schemas import (
+    Distribution,
+    EventType,
+    HyperparameterInfo,
+    Hyperparameters,
+    HyperparameterSummary,
+    WarmStart,
+    WhichStep,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +37,8 @@ class Artifacts:
         self._best: nestor_engine.State | None = None
         self._bilevel, self._journal, self._lock = bilevel, journal, journal.lock
         self._snapshots = SnapshotStore()
+        self._distributions: dict[int, dict[str, Distribution]] = {}
+        self._spread_out = lifecycle.spread_out(value.shape for value in bilevel.hparams.values())
         self._reported = set[int]()  # the steps whose snapshots were reported although none was due
 
     # --- kept while the trial trains --------------------------------------------------------------
@@ -35,6 +46,7 @@ class Artifacts:
     def keep_initial(self) -> None:
         """Keep and report the initial hyperparameters."""
         self._snapshots[0] = dict(self._bilevel.hparams)
+        self._distribute(0, self._bilevel.hparams)
         self._report(0)
 
     def keep(self, step: nestor_engine.Step, *, is_best: bool) -> None:
@@ -48,6 +60,8 @@ class Artifacts:
         self._snapshots.essential = frozenset({0, best or 0})
         self._snapshots[number] = step.state.hparams  # the engine replaces tensors and never writes into them
         self.last = step
+        if number % lifecycle.distribution_interval(number, self._spread_out) == 0:
+            self._distribute(number, step.state.hparams)
         if is_best:
             self._best = step.state.result()
 
@@ -63,6 +77,8 @@ class Artifacts:
     def report_last(self) -> None:
         """Report the snapshots of the best and of the last step, where an attempt ends."""
         record = self._journal.record
+        if self.last is not None and self.last.number not in self._distributions:
+            self._distribute(self.last.number, self.last.state.hparams)
         for step in sorted({record.best_step or 0, record.step} - self._reported):
             if not self._is_due(step):
                 self._reported.add(step)
@@ -72,6 +88,15 @@ class Artifacts:
         """Give up the snapshots of a deleted trial, and their files."""
         with self._lock:
             self._snapshots.clear()
+
+    def _distribute(self, step: int, hparams: dict[str, Tensor]) -> None:
+        """Keep the distributions of a step, and drop those that are kept no longer."""
+        if self._spread_out:
+            from nestor_engine.training.distributions import distributions
+
+            interval = lifecycle.distribution_interval(step, self._spread_out)
+            kept = {n: found for n, found in self._distributions.items() if n % interval == 0 and n < step}
+            self._distributions = kept | {step: distributions(hparams)}
 
     def _report(self, step: int) -> None:
         self._journal.append(EventType.snapshot, {"step": step})
@@ -119,11 +144,23 @@ class Artifacts:
                 shape=tuple(value.shape),
                 dtype=str(value.dtype).removeprefix("torch."),
                 transform=self._bilevel.transforms.get(name, "identity"),
+                **lifecycle.finite_bounds(self._bilevel.bounds.get(name)),
             )
             for name, value in self._bilevel.hparams.items()
         )
         with self._lock:
             return Hyperparameters(items=items, steps=tuple(sorted(self._snapshots)), seq=self._journal.record.seq)
+
+    def summary(self, name: str, after: int, max_points: int) -> HyperparameterSummary:
+        """The course of one hyperparameter. Raises HyperparameterUnknown."""
+        described = self.hyperparameters().items
+        info = next((item for item in described if item.name == name), None)
+        if info is None:
+            names = ", ".join(item.name for item in described)
+            raise HyperparameterUnknown(trial=str(self._journal.record.id), name=name, hparams=names)
+        with self._lock:
+            steps, kept, seq = list(self._journal.steps), dict(self._distributions), self._journal.record.seq
+        return summaries.summary(info, steps, kept, after=after, max_points=max_points, seq=seq)
 
     def snapshot(self, step: int | None) -> bytes:
         """The hyperparameters at `step`, or the newest ones, as safetensors. Raises HyperparametersNotFound."""

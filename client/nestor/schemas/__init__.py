@@ -43,6 +43,9 @@ from nestor.schemas.problems import ProgramProblem as ProgramProblem
 from nestor.schemas.problems import TrialCreate as TrialCreate
 from nestor.schemas.problems import TrialSpec as TrialSpec
 from nestor.schemas.problems import WarmStart as WarmStart
+from nestor.schemas.records import DEFAULT_POINTS as DEFAULT_POINTS
+from nestor.schemas.records import FEWEST_POINTS as FEWEST_POINTS
+from nestor.schemas.records import MOST_POINTS as MOST_POINTS
 from nestor.schemas.records import Action as Action
 from nestor.schemas.records import Answer as Answer
 from nestor.schemas.records import Attempt as Attempt

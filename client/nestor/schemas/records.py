@@ -15,6 +15,7 @@ from nestor.options.base import about
 from nestor.options.mistakes.sentences import violation
 from nestor.schemas.base import Count, Name, Priority, Schema
 from nestor.schemas.problems import TrialSpec
+from nestor.schemas.steps import TensorSummary
 from nestor.schemas.storable import merge_patch
 
 _SEQ = about("number of the trial's newest event when this was read")
@@ -272,6 +273,10 @@ class DistributionColumns(Schema):
     counts: Annotated[list[tuple[int, ...]], about("entries in each bin", unit="entries")]
 
 
+FEWEST_POINTS = 2 + 3 * len(TensorSummary.model_fields)  # the ends, and of each column two extremes and its last value
+DEFAULT_POINTS, MOST_POINTS = 1_000, 10_000
+
+
 class HyperparameterSummary(HyperparameterInfo):
     """The course of one hyperparameter, as needed for a plot."""
 
@@ -287,6 +292,14 @@ class HyperparameterSummary(HyperparameterInfo):
     next_after: Annotated[
         int | None, about("pass it as `after` to get the steps that follow; null: these are the newest")
     ] = None
+
+    def followed_by(self, later: HyperparameterSummary) -> HyperparameterSummary:
+        """This and the next answer as one."""
+        columns = {name: [*values, *later.columns[name]] for name, values in self.columns.items()}
+        distributions = DistributionColumns.model_validate(
+            {name: [*values, *getattr(later.distributions, name)] for name, values in self.distributions}
+        )
+        return later.model_copy(update={"columns": columns, "distributions": distributions})
 
 
 class StudyPage(Schema):

@@ -20,8 +20,8 @@ router = APIRouter(route_class=TransactionRoute, tags=["hyperparameters"])
 MaxPoints = Annotated[
     int,
     Query(
-        ge=summaries.MIN_POINTS,
-        le=summaries.MAX_POINTS,
+        ge=schemas.FEWEST_POINTS,
+        le=schemas.MOST_POINTS,
         description="the most steps that are returned. Of more, `columns` has the first, the last, and of equal "
         "intervals those with the minimum and the maximum of each column; `distributions` has steps at equal distances",
     ),
@@ -66,7 +66,7 @@ def summary(
     caller: Reader,
     session: Tx,
     after: After = 0,
-    max_points: MaxPoints = summaries.DEFAULT_POINTS,
+    max_points: MaxPoints = schemas.DEFAULT_POINTS,
 ) -> Response:
     """The course of one hyperparameter: statistics, quantiles and histograms of its entries over the steps.
 

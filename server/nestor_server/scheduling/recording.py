@@ -113,7 +113,8 @@ def record(session: Session, lease: Lease, batch: RecordedBatch) -> Desired:
 
 
 def _numbers(trial_id: UUID, data: dict[str, Any]) -> dict[str, Any]:
-    return {"trial_id": trial_id, "number": data["number"], "numbers": [data[name] for name in StepNumbers.FIELDS]}
+    numbers = [None if data[name] is None else float(data[name]) for name in StepNumbers.FIELDS]
+    return {"trial_id": trial_id, "number": data["number"], "numbers": numbers}
 
 
 def _keep_distributions(session: Session, trial_id: UUID, new: Sequence[Distributions]) -> None:

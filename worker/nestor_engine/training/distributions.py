@@ -119,7 +119,7 @@ def _counted(values: Tensor) -> Distribution | None:
     fine = grid.divided(PARTS)
     counts = fine.counts(values)
     coarse = cast("list[int]", counts[1:-1].reshape(-1, PARTS).sum(1).tolist())
-    inner = _at_ranks(values, fine, counts, _ranks(n)[2:-2])
+    inner = [min(max(low, one), high) for one in _at_ranks(values, fine, counts, _ranks(n)[2:-2])]
     return _distribution(grid, coarse, [low, low, *inner, high, high], n)
 
 

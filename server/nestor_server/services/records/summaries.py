@@ -13,15 +13,13 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.orm import Session
 
 from nestor.errors import HyperparameterUnknown
-from nestor.schemas import MOST_STEPS, Distribution, HyperparameterInfo
+from nestor.schemas import DEFAULT_POINTS, MOST_STEPS, Distribution, HyperparameterInfo
 from nestor_server.models import Trial
 from nestor_server.services import versions
 from nestor_server.services.records import thinning
 from nestor_server.services.trials import queries
 from nestor_server.services.versions import OF_TRIAL, Versioned
 
-MIN_POINTS = thinning.fewest_points(len(thinning.SUMMARIZED))
-DEFAULT_POINTS, MAX_POINTS = 1_000, 10_000
 MAX_STEPS = 100_000  # of one answer
 MAX_SUMMARIES = 500_000  # in the records of the steps that are considered: each has those of all hyperparameters
 DISTRIBUTED = tuple(Distribution.model_fields)
