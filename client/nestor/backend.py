@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
 from nestor.schemas import (
+    DEFAULT_POINTS,
     Action,
     As,
     Attempt,
@@ -19,6 +20,7 @@ from nestor.schemas import (
     EntryValues,
     Event,
     Hyperparameters,
+    HyperparameterSummary,
     Order,
     State,
     Step,
@@ -219,6 +221,19 @@ class Backend(Protocol):
 
     def hyperparameters(self, trial_id: UUID) -> Hyperparameters:
         """What is tuned, and the steps that have a snapshot."""
+        ...
+
+    def hyperparameter_summary(
+        self, trial_id: UUID, name: str, *, after: int = 0, max_points: int = DEFAULT_POINTS
+    ) -> HyperparameterSummary:
+        """The course of one hyperparameter in the steps above `after`, as needed for a plot.
+
+        Args:
+            max_points: of each 100,000 steps, at most so many are returned.
+
+        Raises:
+            HyperparameterUnknown: the trial has no hyperparameter of that name.
+        """
         ...
 
     def snapshot(self, trial_id: UUID, step: int | None = None) -> bytes:

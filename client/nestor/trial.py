@@ -12,6 +12,7 @@ from nestor import schemas
 from nestor.backend import Backend
 from nestor.callbacks import choice, expect_callbacks, expect_flag, prunes, which_step, whole_number
 from nestor.errors import (
+    ArgumentInvalid,
     AttributeMissing,
     HparamNotFound,
     HyperparametersNotFound,
@@ -21,6 +22,7 @@ from nestor.errors import (
     TrialFailed,
     called_as,
     no_attribute,
+    shown,
 )
 from nestor.errors.optuna_names import TRIAL_ATTRIBUTES
 from nestor.extras import require
@@ -29,6 +31,9 @@ from nestor.results.html import table
 from nestor.results.tables import distribution_row, step_rows
 from nestor.results.values import Values, members
 from nestor.schemas import (
+    DEFAULT_POINTS,
+    FEWEST_POINTS,
+    MOST_POINTS,
     MOST_STEPS,
     PER_ORDER,
     Action,
@@ -38,6 +43,7 @@ from nestor.schemas import (
     EndingAction,
     Event,
     EventType,
+    HyperparameterSummary,
     Order,
     State,
     Step,
@@ -569,6 +575,28 @@ class Trial:
                 continue
             rows.append({"step": step, **distribution_row(members(values, name), quantiles=quantiles)})
         return pd.DataFrame(rows).set_index("step")
+
+    @called_as("trial.hparam_summary")
+    def hparam_summary(self, name: str, *, max_points: int = DEFAULT_POINTS) -> HyperparameterSummary:
+        """The course of one hyperparameter at any number of entries: statistics, quantiles and histograms.
+
+        `columns` has the steps that a plot needs, with the lowest and the highest value of each column in each of equal
+        intervals. `distributions` has steps at equal distances, and the last. All are of the entries before the
+        transform.
+
+        Args:
+            name: of one hyperparameter.
+            max_points: of each 100,000 steps, at most so many are returned.
+
+        Raises:
+            HyperparameterUnknown: the trial has no hyperparameter of that name.
+        """
+        if not FEWEST_POINTS <= whole_number("max_points", max_points) <= MOST_POINTS:
+            expected = f"a whole number from {FEWEST_POINTS} to {MOST_POINTS:,}"
+            raise ArgumentInvalid(
+                owner="trial.hparam_summary", argument="max_points", given=shown(max_points), expected=expected
+            )
+        return self._backend.hyperparameter_summary(self.id, name, max_points=max_points)
 
     @called_as("trial.top")
     def top(self, name: str, *, by: str = "change", k: int = 20, step: int | None = None) -> pandas.DataFrame:

@@ -26,7 +26,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from nestor.options import Frozen
@@ -267,6 +267,37 @@ class Step(Base):
     seq: Mapped[int] = mapped_column(BigInteger)
     recorded_at: Mapped[datetime] = _now()
     data: Mapped[dict[str, Any]]  # schemas.Step
+
+
+class StepNumbers(Base):
+    """The numbers of one recorded step, from which a plot's steps are chosen: a tenth of the bytes of its record.
+
+    Steps that earlier versions recorded have none; they come before those that have some.
+    """
+
+    __tablename__ = "step_numbers"
+
+    trial_id: Mapped[UUID] = mapped_column(ForeignKey("trials.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    numbers: Mapped[list[float | None]] = mapped_column(ARRAY(Float))  # of the fields in FIELDS
+
+    # New fields are appended, because rows have no names.
+    FIELDS: ClassVar = (
+        *("train_loss", "val_loss", "val_examples", "value", "held_out_loss", "test_loss"),
+        *("hypergradient_norm", "hypergradient_cosine", "inner_gradient_norm", "inner_gradient_ratio"),
+        *("residual", "products", "alpha", "alpha_norm"),
+    )
+
+
+class Distribution(Base):
+    """How the hyperparameters of a trial are distributed at some of its steps; `lifecycle.distribution_interval`."""
+
+    __tablename__ = "distributions"
+
+    trial_id: Mapped[UUID] = mapped_column(ForeignKey("trials.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    # Name → schemas.Distribution. As text, which takes half as many bytes as JSONB.
+    data: Mapped[dict[str, Any]] = mapped_column(JSON)
 
 
 class Event(Base):

@@ -22,13 +22,14 @@ from nestor.errors import (
     EntriesNotRecorded,
     EntryUnknown,
     HyperparametersNotFound,
+    HyperparameterUnknown,
     IllegalTransition,
     InvalidInput,
     OptionOutOfRange,
     TooManyEntries,
     TrialFailed,
 )
-from nestor.schemas import State
+from nestor.schemas import State, TensorSummary
 from nestor_engine import optimize
 from tests.client.conftest import N_STEPS, QUICK, Finished
 from tests.client.problems import ridge, squared_error
@@ -212,6 +213,36 @@ def test_entries_that_do_not_exist_are_refused_alike(trial):
     for k in (0, 33):
         with pytest.raises(OptionOutOfRange, match="at least 1 and at most 32"):
             trial.top("l2.weight", k=k)
+
+
+def test_the_course_of_a_hyperparameter_is_summarized_without_its_entries(trial):
+    found = trial.hparam_summary("l2.weight")
+    assert (found.shape, found.dtype, found.transform, found.least) == ((1, 4), "float32", "exp", None)
+    assert found.columns["number"] == list(range(1, N_STEPS + 1))
+    for name in TensorSummary.model_fields:
+        assert found.columns[name] == [getattr(step.hyperparameters["l2.weight"], name) for step in trial.steps]
+    assert found.distributions.number == list(range(N_STEPS + 1))
+    for step, quantiles, counts in zip(
+        found.distributions.number, found.distributions.quantiles, found.distributions.counts, strict=True
+    ):
+        entries = trial.hparams_at(step).numpy()["l2.weight"].astype(np.float64)
+        assert quantiles == pytest.approx(np.quantile(entries, [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1]), rel=1e-12)
+        assert sum(counts) == 4
+    *_, median = curves(nestor.visualization.plot_hyperparameter_bands(trial, "l2.weight"))
+    assert list(median["y"]) == pytest.approx(trial.trajectory("l2.weight")["50%"].tolist(), rel=1e-12)
+
+
+def test_the_course_of_a_single_entry_has_no_distributions(trial):
+    found = trial.hparam_summary("l2.bias", max_points=100)
+    assert found.columns["min"] == found.columns["max"] == found.columns["mean"]
+    assert found.distributions.number == []
+
+
+def test_the_course_of_an_unknown_hyperparameter_is_refused(trial):
+    with pytest.raises(HyperparameterUnknown, match=r"no hyperparameter 'l2'; it has l2\.weight, l2\.bias"):
+        trial.hparam_summary("l2")
+    with pytest.raises(ArgumentInvalid, match=r"max_points is 5\. Pass a whole number from 29 to 10,000"):
+        trial.hparam_summary("l2.weight", max_points=5)
 
 
 def test_figures_show_what_was_recorded(finished, trial):

@@ -38,6 +38,13 @@ class Stepped:
 
 
 @dataclass(frozen=True)
+class Distributed:
+    """How the hyperparameters of one step are distributed, of which not every step is asked."""
+
+    record: dict[str, Any]  # schemas.Distributions
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """The hyperparameters of one step were written to `file`."""
 
@@ -109,10 +116,10 @@ class Stop:
     evaluate: bool = False
 
 
-Message = Started | Stepped | Snapshot | Checkpoint | Result | LogLine | Ended | Failed | Begin | Stop
+Message = Started | Stepped | Distributed | Snapshot | Checkpoint | Result | LogLine | Ended | Failed | Begin | Stop
 _KINDS: dict[str, type[Message]] = {
     cls.__name__.lower(): cls
-    for cls in (Started, Stepped, Snapshot, Checkpoint, Result, LogLine, Ended, Failed, Begin, Stop)
+    for cls in (Started, Stepped, Distributed, Snapshot, Checkpoint, Result, LogLine, Ended, Failed, Begin, Stop)
 }
 
 

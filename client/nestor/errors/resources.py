@@ -146,6 +146,13 @@ class HyperparametersNotFound(NotFound):
     remedy = "A snapshot is written with the first step."
 
 
+class HyperparameterUnknown(HyperparametersNotFound):
+    """A trial tunes no hyperparameter of that name."""
+
+    message = "Trial {trial!r} has no hyperparameter {name!r}; it has {hparams}."
+    remedy = "Name one of them."
+
+
 class EntriesNotRecorded(NotFound):
     """A snapshot does not say which of its entries stand out."""
 

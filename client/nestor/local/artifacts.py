@@ -9,16 +9,19 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, cast
 
 from nestor import lifecycle
-from nestor.errors import CheckpointNotFound, EntriesNotRecorded, HyperparametersNotFound
+from nestor.errors import CheckpointNotFound, EntriesNotRecorded, HyperparametersNotFound, HyperparameterUnknown
+from nestor.local import summaries
 from nestor.local.journal import Journal
 from nestor.local.snapshot_store import SnapshotStore
 from nestor.program_format import UNNAMED
 from nestor.schemas import (
     As,
+    Distribution,
     EntryValues,
     EventType,
     HyperparameterInfo,
     Hyperparameters,
+    HyperparameterSummary,
     Order,
     TopEntries,
     WarmStart,
@@ -47,6 +50,8 @@ class Artifacts:
         self._best: nestor_engine.State | None = None
         self._bilevel, self._journal, self._lock = bilevel, journal, journal.lock
         self._snapshots = SnapshotStore()
+        self._distributions: dict[int, dict[str, Distribution]] = {}
+        self._spread_out = lifecycle.spread_out(value.shape for value in bilevel.hparams.values())
         self._reported = set[int]()  # the steps whose snapshots were reported although none was due
 
     def copy(self, journal: Journal) -> Artifacts:
@@ -65,6 +70,7 @@ class Artifacts:
     def keep_initial(self) -> None:
         """Keep and report the initial hyperparameters."""
         self._snapshots[0] = dict(self._bilevel.hparams)
+        self._distribute(0, self._bilevel.hparams)
         self._report(0)
 
     def keep(self, step: nestor_engine.Step, *, is_best: bool) -> None:
@@ -78,6 +84,8 @@ class Artifacts:
         self._snapshots.essential = frozenset({0, best or 0})
         self._snapshots[number] = step.state.hparams  # the engine replaces tensors and never writes into them
         self.last = step
+        if number % lifecycle.distribution_interval(number, self._spread_out) == 0:
+            self._distribute(number, step.state.hparams)
         if is_best:
             self._best = step.state.result()
 
@@ -93,6 +101,8 @@ class Artifacts:
     def report_last(self) -> None:
         """Report the snapshots of the best and of the last step, where an attempt ends."""
         record = self._journal.record
+        if self.last is not None and self.last.number not in self._distributions:
+            self._distribute(self.last.number, self.last.state.hparams)
         for step in sorted({record.best_step or 0, record.step} - self._reported):
             if not self._is_due(step):
                 self._reported.add(step)
@@ -102,6 +112,15 @@ class Artifacts:
         """Give up the snapshots of a deleted trial, and their files."""
         with self._lock:
             self._snapshots.clear()
+
+    def _distribute(self, step: int, hparams: dict[str, Tensor]) -> None:
+        """Keep the distributions of a step, and drop those that are kept no longer."""
+        if self._spread_out:
+            from nestor_engine.training.distributions import distributions
+
+            interval = lifecycle.distribution_interval(step, self._spread_out)
+            kept = {n: found for n, found in self._distributions.items() if n % interval == 0 and n < step}
+            self._distributions = kept | {step: distributions(hparams)}
 
     def _report(self, step: int) -> None:
         self._journal.append(EventType.snapshot, {"step": step})
@@ -156,6 +175,7 @@ class Artifacts:
                 dtype=str(value.dtype).removeprefix("torch."),
                 transform=self._bilevel.transforms.get(name, "identity"),
                 **asdict(self._bilevel.entry_names.get(name, UNNAMED)),
+                **lifecycle.finite_bounds(self._bilevel.bounds.get(name)),
             )
             for name, value in self._bilevel.hparams.items()
         )
@@ -215,6 +235,17 @@ class Artifacts:
             what = "yet" if step is None else f"of step {step}"
             raise HyperparametersNotFound(trial=str(self._journal.record.id), what=what)
         return at, found
+
+    def summary(self, name: str, after: int, max_points: int) -> HyperparameterSummary:
+        """The course of one hyperparameter. Raises HyperparameterUnknown."""
+        described = self.hyperparameters().items
+        info = next((item for item in described if item.name == name), None)
+        if info is None:
+            names = ", ".join(item.name for item in described)
+            raise HyperparameterUnknown(trial=str(self._journal.record.id), name=name, hparams=names)
+        with self._lock:
+            steps, kept, seq = list(self._journal.steps), dict(self._distributions), self._journal.record.seq
+        return summaries.summary(info, steps, kept, after=after, max_points=max_points, seq=seq)
 
     def snapshot(self, step: int | None) -> bytes:
         """The hyperparameters at `step`, or the newest ones, as safetensors. Raises HyperparametersNotFound."""

@@ -24,6 +24,7 @@ from nestor.local.trial_runner import LocalTrial
 from nestor.ranking import Ranking
 from nestor.results import confirmations
 from nestor.schemas import (
+    DEFAULT_POINTS,
     Action,
     As,
     Attempt,
@@ -34,6 +35,7 @@ from nestor.schemas import (
     EntryValues,
     Event,
     Hyperparameters,
+    HyperparameterSummary,
     Order,
     ProgramProblem,
     State,
@@ -373,6 +375,19 @@ class Local:
     def hyperparameters(self, trial_id: UUID) -> Hyperparameters:
         """What is tuned, and the steps that have a snapshot."""
         return self._trial(trial_id).artifacts.hyperparameters()
+
+    def hyperparameter_summary(
+        self, trial_id: UUID, name: str, *, after: int = 0, max_points: int = DEFAULT_POINTS
+    ) -> HyperparameterSummary:
+        """The course of one hyperparameter in the steps above `after`, as needed for a plot.
+
+        Args:
+            max_points: of each 100,000 steps, at most so many are returned.
+
+        Raises:
+            HyperparameterUnknown: the trial has no hyperparameter of that name.
+        """
+        return self._trial(trial_id).artifacts.summary(name, after, max_points)
 
     def snapshot(self, trial_id: UUID, step: int | None = None) -> bytes:
         """All hyperparameters at `step`, by default the newest snapshot, as safetensors.

@@ -419,6 +419,26 @@ class Client(Blobs, Administration, Webhooks):
         """
         return self._get(f"/trials/{trial_id}/hyperparameters", schemas.Hyperparameters)
 
+    def hyperparameter_summary(
+        self, trial_id: UUID, name: str, *, after: int = 0, max_points: int = schemas.DEFAULT_POINTS
+    ) -> schemas.HyperparameterSummary:
+        """The course of one hyperparameter in the steps above `after`, as needed for a plot.
+
+        Args:
+            max_points: of each 100,000 steps, at most so many are read.
+
+        Raises:
+            TrialNotFound
+            HyperparameterUnknown: the trial has no hyperparameter of that name.
+        """
+        path, found = f"/trials/{trial_id}/hyperparameters/{quote(name, safe='')}/summary", None
+        while True:
+            page = self._get(path, schemas.HyperparameterSummary, after=after, max_points=max_points)
+            found = page if found is None else found.followed_by(page)
+            if page.next_after is None:
+                return found
+            after = page.next_after
+
     def snapshot(self, trial_id: UUID, step: int | None = None) -> bytes:
         """All hyperparameters at `step`, by default the latest recorded one, as a safetensors file.
 

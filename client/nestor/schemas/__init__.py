@@ -58,6 +58,9 @@ from nestor.schemas.problems import ProgramProblem as ProgramProblem
 from nestor.schemas.problems import TrialCreate as TrialCreate
 from nestor.schemas.problems import TrialSpec as TrialSpec
 from nestor.schemas.problems import WarmStart as WarmStart
+from nestor.schemas.records import DEFAULT_POINTS as DEFAULT_POINTS
+from nestor.schemas.records import FEWEST_POINTS as FEWEST_POINTS
+from nestor.schemas.records import MOST_POINTS as MOST_POINTS
 from nestor.schemas.records import Action as Action
 from nestor.schemas.records import Answer as Answer
 from nestor.schemas.records import Attempt as Attempt
@@ -65,12 +68,14 @@ from nestor.schemas.records import Attempts as Attempts
 from nestor.schemas.records import Curve as Curve
 from nestor.schemas.records import Desired as Desired
 from nestor.schemas.records import Direction as Direction
+from nestor.schemas.records import DistributionColumns as DistributionColumns
 from nestor.schemas.records import EndingAction as EndingAction
 from nestor.schemas.records import Event as Event
 from nestor.schemas.records import EventPage as EventPage
 from nestor.schemas.records import EventType as EventType
 from nestor.schemas.records import HyperparameterInfo as HyperparameterInfo
 from nestor.schemas.records import Hyperparameters as Hyperparameters
+from nestor.schemas.records import HyperparameterSummary as HyperparameterSummary
 from nestor.schemas.records import LogLevel as LogLevel
 from nestor.schemas.records import LogLine as LogLine
 from nestor.schemas.records import LogPage as LogPage
@@ -98,6 +103,8 @@ from nestor.schemas.records import WhichStep as WhichStep
 from nestor.schemas.references import ReferencedColumn as ReferencedColumn
 from nestor.schemas.references import ReferencedFile as ReferencedFile
 from nestor.schemas.references import ReferencedSplit as ReferencedSplit
+from nestor.schemas.steps import Distribution as Distribution
+from nestor.schemas.steps import Distributions as Distributions
 from nestor.schemas.steps import Step as Step
 from nestor.schemas.steps import TensorSummary as TensorSummary
 from nestor.schemas.uploads import BlobCreate as BlobCreate

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import Annotated
 
-from nestor.options.base import Number, about
+from pydantic import Field
+
+from nestor.options.base import MAX_STEPS, Number, about
 from nestor.schemas.base import Schema
 
 
@@ -29,6 +31,48 @@ class TensorSummary(Schema):
         float | None,
         about("cosine with the hypergradient of the step before, over the entries that both touched", example=0.8),
     ] = None
+
+
+QUANTILES = (0, 5, 25, 50, 75, 95, 100)  # percent
+MAX_BINS = 64
+
+
+class Distribution(Schema):
+    """How the finite entries of one hyperparameter are distributed at one step, before the transform.
+
+    A bin's width is a power of two, and its edges are multiples of the width. So two histograms can be joined exactly:
+    double the narrower width until both are equal, and each time add up the counts of bins 2k and 2k + 1. Transforms
+    increase, so transformed quantiles and edges are those of the transformed entries.
+    """
+
+    quantiles: Annotated[
+        tuple[float, ...],
+        about(
+            "at 0, 5, 25, 50, 75, 95 and 100 %, within 1/2048 of the distance from 5 to 95 %",
+            example=[-7.4, -7.2, -6.8, -5.9, -4.8, -4.3, -4.1],
+        ),
+        Field(min_length=len(QUANTILES), max_length=len(QUANTILES)),
+    ]
+    first: Annotated[
+        int, about("bin i of the histogram begins at (first + i) · width", example=-15, ge=-(2**53), le=2**53)
+    ]
+    width: Annotated[float, about("of a bin, a power of two", gt=0, example=0.5)]
+    counts: Annotated[
+        tuple[Annotated[int, Field(ge=0, le=2**53)], ...],
+        about(
+            "entries in each bin, the first and the last of which have some",
+            unit="entries",
+            example=[30, 20, 0, 10, 0, 10, 30],
+        ),
+        Field(min_length=1, max_length=MAX_BINS),
+    ]
+
+
+class Distributions(Schema):
+    """How the entries of all hyperparameters are distributed at one step."""
+
+    number: Annotated[int, about("of the step; 0 has the initial values", ge=0, le=MAX_STEPS)]
+    tensors: Annotated[dict[str, Distribution], about("by name, of those with several entries")]
 
 
 _SUMMARIES = {

@@ -11,8 +11,8 @@ from nestor import schemas
 from nestor_server.http import files
 from nestor_server.http.openapi.responses import FILE
 from nestor_server.http.transactions import Reader, TransactionRoute, Tx
-from nestor_server.routes.parameters import CheckpointStep, StepNumber
-from nestor_server.services.records import hyperparameters, raters
+from nestor_server.routes.parameters import After, CheckpointStep, StepNumber
+from nestor_server.services.records import hyperparameters, raters, summaries
 from nestor_server.services.records.hyperparameters import Format
 from nestor_server.services.trials import warm_starts
 
@@ -28,6 +28,15 @@ Part = Annotated[
 router = APIRouter(route_class=TransactionRoute, tags=["hyperparameters"])
 
 FileFormat = Annotated[Format, Query(description="of the file: safetensors, which has a name, or NumPy's npy")]
+MaxPoints = Annotated[
+    int,
+    Query(
+        ge=schemas.FEWEST_POINTS,
+        le=schemas.MOST_POINTS,
+        description="the most steps that are returned. Of more, `columns` has the first, the last, and of equal "
+        "intervals those with the minimum and the maximum of each column; `distributions` has steps at equal distances",
+    ),
+]
 
 
 @router.get("/trials/{trial_id}/hyperparameters", response_model=schemas.Hyperparameters)
@@ -65,6 +74,24 @@ def download_hyperparameter(
     """
     found = hyperparameters.tensor(session, caller.user_id, trial_id, name, step=step, format=format, part=slice)
     return files.file_response(request, found.content, name=f"{name}.{format}", immutable=found.is_settled)
+
+
+@router.get("/trials/{trial_id}/hyperparameters/{name}/summary", response_model=schemas.HyperparameterSummary)
+def get_hyperparameter_summary(
+    trial_id: UUID,
+    name: schemas.TensorName,
+    request: Request,
+    caller: Reader,
+    session: Tx,
+    after: After = 0,
+    max_points: MaxPoints = schemas.DEFAULT_POINTS,
+) -> Response:
+    """The course of one hyperparameter: statistics, quantiles and histograms of its entries over the steps.
+
+    Of a long trial it has the steps that a plot needs. An answer has at most 100,000 steps; `next_after` continues it.
+    """
+    content = summaries.summary(session, caller.user_id, trial_id, name, after=after, max_points=max_points)
+    return files.versioned_response(request, content)
 
 
 @router.get("/trials/{trial_id}/checkpoint.safetensors", **FILE)

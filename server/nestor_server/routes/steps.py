@@ -37,7 +37,7 @@ StepLimit = Annotated[
 MaxPoints = Annotated[
     int | None,
     Query(
-        ge=thinning.MIN_POINTS,
+        ge=thinning.fewest_points(len(thinning.NUMERIC)),  # whatever the columns
         le=steps.MAX_LIMIT,
         description="the most steps that are returned; of more, those that a plot of the columns needs: the first, the "
         "last, and of equal intervals those with the minimum and the maximum of each column of numbers",

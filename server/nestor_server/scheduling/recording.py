@@ -13,12 +13,13 @@ from sqlalchemy import insert as plain_insert
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from nestor import lifecycle
 from nestor.ranking import Ranking
 from nestor.results.courses import Pace, Sparkline
 from nestor.results.verdicts import Evidence
-from nestor.schemas import Desired, EventType, HyperparameterInfo
+from nestor.schemas import Desired, Distributions, EventType, HyperparameterInfo
 from nestor.schemas import Step as StepRecord
-from nestor_server.models import Checkpoint, Result, Snapshot, Step, Study, Trial
+from nestor_server.models import Checkpoint, Distribution, Result, Snapshot, Step, StepNumbers, Study, Trial
 from nestor_server.scheduling import event_log, rankings
 from nestor_server.scheduling.leases import Lease, LeaseLost
 from nestor_server.scheduling.state_machine import FRESH_BUDGETS
@@ -48,9 +49,10 @@ class LogRecord:
 
 @dataclass(frozen=True)
 class RecordedBatch:
-    """What the worker reports since the last batch. `steps` are in order."""
+    """What the worker reports since the last batch. `steps` and `distributions` are in order."""
 
     steps: tuple[StepRecord, ...] = ()
+    distributions: tuple[Distributions, ...] = ()
     snapshots: tuple[TensorFile, ...] = ()
     checkpoints: tuple[TensorFile, ...] = ()
     results: tuple[TensorFile, ...] = ()
@@ -60,8 +62,8 @@ class RecordedBatch:
     number: int | None = None  # in this lease, from 1, so that a batch can be sent again; None: once
 
     def __bool__(self) -> bool:
-        recorded = (self.steps, self.snapshots, self.checkpoints, self.results, self.logs, self.hyperparameters)
-        return any(recorded)
+        tensors = (self.snapshots, self.checkpoints, self.results)
+        return any((self.steps, self.distributions, *tensors, self.logs, self.hyperparameters))
 
 
 def record(session: Session, lease: Lease, batch: RecordedBatch) -> Desired:
@@ -100,6 +102,9 @@ def record(session: Session, lease: Lease, batch: RecordedBatch) -> Desired:
     events = [{"seq": seq, **_event(entry)} for seq, entry in numbered if not isinstance(entry, StepRecord)]
     if steps:
         session.execute(plain_insert(Step), steps)
+        session.execute(plain_insert(StepNumbers), [_numbers(lease.trial_id, step["data"]) for step in steps])
+    if batch.distributions:
+        _keep_distributions(session, lease.trial_id, batch.distributions)
     event_log.write(session, lease.trial_id, events)
     _upsert(session, Snapshot, lease.trial_id, batch.snapshots, stored)
     _upsert(session, Checkpoint, lease.trial_id, batch.checkpoints, stored)
@@ -107,6 +112,32 @@ def record(session: Session, lease: Lease, batch: RecordedBatch) -> Desired:
     _delete_replaced(session, lease.trial_id, batch)
     event_log.notify(session, lease.trial_id)
     return Desired(row.desired)
+
+
+def _numbers(trial_id: UUID, data: dict[str, Any]) -> dict[str, Any]:
+    numbers = [None if data[name] is None else float(data[name]) for name in StepNumbers.FIELDS]
+    return {"trial_id": trial_id, "number": data["number"], "numbers": numbers}
+
+
+def _keep_distributions(session: Session, trial_id: UUID, new: Sequence[Distributions]) -> None:
+    """Keep those that `lifecycle.distribution_interval` asks for, and the last."""
+    declared = session.scalars(select(Trial.hyperparameters).where(Trial.id == trial_id)).one() or []
+    newest = new[-1].number
+    interval = lifecycle.distribution_interval(newest, lifecycle.spread_out(info["shape"] for info in declared))
+    given_up = (Distribution.number < newest, Distribution.number % interval != 0)
+    old = delete(Distribution).where(Distribution.trial_id == trial_id, *given_up)
+    session.execute(old.execution_options(synchronize_session=False))
+    rows = [
+        {"trial_id": trial_id, "number": one.number, "data": one.model_dump(mode="json")["tensors"]}
+        for one in new
+        if one.number % interval == 0 or one.number == newest
+    ]
+    insertion = insert(Distribution)
+    # A step can be repeated: the first and the last of an attempt.
+    kept = insertion.on_conflict_do_update(
+        index_elements=["trial_id", "number"], set_={"data": insertion.excluded.data}
+    )
+    session.execute(kept, rows)
 
 
 def _desired(session: Session, lease: Lease) -> Desired:

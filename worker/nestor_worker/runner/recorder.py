@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from nestor import lifecycle
 from nestor.program_format import UNNAMED
+from nestor.schemas import Distributions
 from nestor_worker import channel, workdir
-from nestor_worker.channel import Checkpoint, Ended, LogLine, Result, Snapshot, Started, Stepped
+from nestor_worker.channel import Checkpoint, Distributed, Ended, LogLine, Result, Snapshot, Started, Stepped
 from nestor_worker.runner.recorded_entries import recorded_entries
 from nestor_worker.runner.snapshot_policy import SnapshotPolicy
 
@@ -105,6 +106,8 @@ class TrialRecorder:
         self._recorded_result: int | None = None  # the step of the newest result of this attempt
         self._last_checkpoint = 0  # the step of the newest checkpoint
         self._last_snapshot = 0  # the step of the newest snapshot
+        self._last_distributed = 0  # the step of the newest distributions
+        self._spread_out = lifecycle.spread_out(value.shape for value in bilevel.hparams.values())
         self._cannot_write = False  # the last write failed
 
     def begin(self, state: State | None, device: str) -> None:
@@ -116,7 +119,7 @@ class TrialRecorder:
         """
         self._state = state
         start = 0 if state is None else state.step
-        self._last_checkpoint = self._last_snapshot = start
+        self._last_checkpoint = self._last_snapshot = self._last_distributed = start
         hyperparameters = [
             {
                 "name": name,
@@ -124,11 +127,13 @@ class TrialRecorder:
                 "dtype": str(value.dtype).removeprefix("torch."),
                 "transform": self._bilevel.transforms.get(name, "identity"),
                 **asdict(self._bilevel.entry_names.get(name, UNNAMED)),
+                **lifecycle.finite_bounds(self._bilevel.bounds.get(name)),
             }
             for name, value in self._bilevel.hparams.items()
         ]
         self._send(Started(hyperparameters))  # before the first snapshot, whose readers need the transforms
         if start == 0:
+            self._distribute(0, self._bilevel.hparams)
             self._write_snapshot(0, self._bilevel.hparams, {}, [])
         self._send(LogLine(start, lifecycle.where_it_starts(device, start)))
 
@@ -142,6 +147,8 @@ class TrialRecorder:
         if step.value is not None:
             self._ranking.expect(step.metrics)
         self._send(Stepped(step.record(), self._seconds))
+        if step.number % lifecycle.distribution_interval(step.number, self._spread_out) == 0:
+            self._distribute(step.number, step.state.hparams)
         if self._snapshots.is_best(step.number, step.value_of(self._ranking.metric)):
             gradient = {name: value.cpu() for name, value in step.state.previous.items()}
             self._best = (step.state.result(), gradient)
@@ -167,6 +174,8 @@ class TrialRecorder:
         time_is_up = self.time_is_up
         self._checkpointer.finish()
         step = 0 if self._state is None else self._state.step
+        if self._state is not None and step > self._last_distributed:
+            self._distribute(step, self._state.hparams)
         try:
             if self._state is not None and step > self._last_snapshot:
                 self._write_snapshot(step, self._state.hparams, self._state.previous, [])
@@ -232,6 +241,13 @@ class TrialRecorder:
             self._snapshots.recorded(result.step)
 
         return write
+
+    def _distribute(self, step: int, hparams: dict[str, Tensor]) -> None:
+        if self._spread_out:
+            from nestor_engine.training.distributions import distributions
+
+            self._send(Distributed(Distributions(number=step, tensors=distributions(hparams)).model_dump(mode="json")))
+        self._last_distributed = step
 
     def _write_snapshot(
         self, step: int, hparams: dict[str, Tensor], gradient: dict[str, Tensor], replaces: list[int]
