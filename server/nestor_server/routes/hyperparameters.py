@@ -119,7 +119,7 @@ RaterName = Annotated[
 ]
 
 
-@router.get("/trials/{trial_id}/rater.safetensors", response_class=Response)
+@router.get("/trials/{trial_id}/rater.safetensors", **FILE)
 @router.head("/trials/{trial_id}/rater.safetensors", include_in_schema=False)
 def download_rater(
     trial_id: UUID,
