@@ -42,6 +42,12 @@ test: $(READY) ## run all tests; fail, too, if they run a smaller part of the co
 	@$(BIN)/coverage combine -q
 	@$(BIN)/coverage report
 
+# The same seed sends the same first requests.
+SEED ?= 1
+
+fuzz: $(READY) ## send made-up requests to a server for ten minutes; SEED=2 sends others
+	@OMP_NUM_THREADS=1 $(BIN)/python -m testbed.fuzzing $(SEED)
+
 # GPU_PYTHON=python3 uses a Python that already has Nestor's dependencies and a torch with GPU support.
 GPU_PYTHON ?= $(BIN)/python
 

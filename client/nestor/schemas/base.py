@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints, ValidationError, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from nestor.errors import NestorError, SchemaInvalid
 from nestor.options.base import MAX_STEPS as MOST_STEPS
@@ -21,10 +21,12 @@ CHUNK_BYTES = 4 * 1024 * 1024  # an upload travels, and a blob is stored, in pie
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def _without_nul(text: str) -> str:
+def _name(text: str) -> str:
     if "\0" in text:
         raise PydanticCustomError("text", "it must not contain NUL characters")
-    return text
+    if not (name := text.strip()):
+        raise PydanticKnownError("string_too_short", {"min_length": 1})
+    return name
 
 
 EXAMPLE_DIGEST = "sha256:" + hashlib.sha256().hexdigest()  # of no bytes
@@ -32,9 +34,9 @@ EXAMPLE_DIGEST = "sha256:" + hashlib.sha256().hexdigest()  # of no bytes
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 Name = Annotated[
     str,
-    StringConstraints(min_length=1, max_length=200, strip_whitespace=True),
-    AfterValidator(_without_nul),
-    WithJsonSchema(  # the pattern says what both refuse
+    StringConstraints(min_length=1, max_length=200),
+    AfterValidator(_name),
+    WithJsonSchema(  # the pattern says what `_name` refuses
         {"type": "string", "minLength": 1, "maxLength": 200, "pattern": r"^[^\u0000]*[^\s\u0000][^\u0000]*$"}
     ),
 ]

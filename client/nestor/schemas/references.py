@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag
+from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from nestor.data.reference import Ref
+from nestor.data.reference import MAX_URI, Ref
 from nestor.errors import ReferenceInvalid
 from nestor.options.base import about
 from nestor.schemas.base import EXAMPLE_DIGEST, Digest, Schema
@@ -43,7 +43,11 @@ class ReferencedFile(Schema):
     """A file that workers can read, and the columns that it gives to a split."""
 
     uri: Annotated[
-        Annotated[str, AfterValidator(_expect_uri)],
+        Annotated[
+            str,
+            AfterValidator(_expect_uri),
+            WithJsonSchema({"type": "string", "maxLength": MAX_URI, "pattern": "^(file|s3)://"}),
+        ],
         about(
             "file:///path or s3://bucket/key, with the extension .safetensors, .npy or .parquet",
             example="s3://bucket/train.parquet",

@@ -21,7 +21,16 @@ router = APIRouter(route_class=StreamRoute, tags=["trials"])
 MAX_WAIT_SECONDS = 25  # proxies tend to give up after 30
 EVENT_STREAM, JSON = "text/event-stream", "application/json"
 STREAM = {
-    "schema": {"type": "string", "description": "`id` is an event's `seq`, `event` its `type`, and `data` its `data`."},
+    "itemSchema": {
+        "type": "object",
+        "description": "An event: its `seq` as `id`, its `type` as `event`, and its `data`.",
+        "properties": {
+            "id": {"type": "string"},
+            "event": {"type": "string"},
+            "data": {"type": "string", "contentMediaType": "application/json"},
+        },
+        "required": ["id", "event", "data"],
+    },
     "example": 'id: 1\nevent: state\ndata: {"state": "queued"}\n\n',
 }
 EVENTS: Described = {

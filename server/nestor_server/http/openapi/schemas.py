@@ -138,7 +138,9 @@ def _exclude_what_cannot_be_stored(schema: Json) -> None:
     if schema.get("type") == "string" and not schema.keys() & {"pattern", "enum", "const", "format"}:
         schema["pattern"] = TEXT
     if schema.get("additionalProperties") is True:
-        schema |= {"additionalProperties": STORABLE, "propertyNames": {"pattern": TEXT}}
+        schema["additionalProperties"] = STORABLE
+    if isinstance(schema.get("additionalProperties"), dict):
+        schema.setdefault("propertyNames", {}).setdefault("pattern", TEXT)
 
 
 def _write_integers(schema: Json) -> None:
