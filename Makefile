@@ -37,6 +37,7 @@ data: $(READY) ## fetch the data sets of the examples into the cache
 
 test: $(READY) ## run all tests; fail, too, if they run a smaller part of the code than before
 	@.ci/chromium
+	@.ci/nginx
 	@rm -f .coverage .coverage.*
 	@OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -q --numprocesses 2 --dist worksteal
 	@$(BIN)/coverage combine -q

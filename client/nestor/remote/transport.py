@@ -76,6 +76,8 @@ class Transport:
                 limits=httpx.Limits(max_connections=None, max_keepalive_connections=MAX_REQUESTS),
                 # A proxy from the environment cannot reach this machine's loopback addresses.
                 trust_env=urlsplit(server).hostname not in LOOPBACK,
+                # The authority of SSL_CERT_FILE holds for them, too.
+                verify=httpx.create_ssl_context() if server.startswith("https:") else True,
             )
         except httpx.InvalidURL:
             raise AddressInvalid(server=server) from None
