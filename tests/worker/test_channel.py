@@ -14,6 +14,7 @@ from nestor_worker.channel import (
     Begin,
     ChannelBroken,
     Checkpoint,
+    Distributed,
     Ended,
     Failed,
     LogLine,
@@ -26,9 +27,11 @@ from nestor_worker.channel import (
 from nestor_worker.supervisor import buffer
 from nestor_worker.supervisor.buffer import RecordBuffer
 
+DISTRIBUTION = {"quantiles": [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0], "first": 0, "width": 1.0, "counts": [1, 0, 0, 1]}
 MESSAGES = [
     Started([{"name": "l2", "shape": [2], "dtype": "float32", "transform": "exp"}]),
     Stepped({"number": 1, "val_loss": 0.1}, 2.5),
+    Distributed({"number": 1, "tensors": {"l2": DISTRIBUTION}}),
     Snapshot(3, "snapshot-3.safetensors", [2]),
     Checkpoint(3, "checkpoint-3.safetensors"),
     Result(2, "result-2.safetensors"),
