@@ -102,7 +102,14 @@ def test_a_runner_cannot_have_other_files_read(tmp_path):
 TIMELESS = [Stepped({}, cast(Any, seconds)) for seconds in (-1.0, float("inf"), float("nan"), "1")]
 
 
-@pytest.mark.parametrize("message", [Stepped({"number": 1}), *TIMELESS, Stop(), Snapshot(1, "../a")], ids=str)
+UNBOUNDED = [
+    Distributed({"number": 1, "tensors": {"l2": DISTRIBUTION | change}})
+    for change in ({"counts": [1] * 65}, {"quantiles": [0.0] * 8}, {"width": float("inf")}, {"counts": [-1]}, {"x": 1})
+]
+FORBIDDEN = [Stepped({"number": 1}), *TIMELESS, *UNBOUNDED, Stop(), Snapshot(1, "../a")]
+
+
+@pytest.mark.parametrize("message", FORBIDDEN, ids=str)
 def test_a_forbidden_message_of_a_runner_reaches_no_transaction(tmp_path, message):
     gathered = RecordBuffer(tmp_path, max_bytes=100)
     with pytest.raises(ChannelBroken):

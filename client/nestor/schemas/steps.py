@@ -42,12 +42,12 @@ class Distribution(Schema):
     """
 
     quantiles: Annotated[
-        tuple[float, ...],
+        tuple[Annotated[float, Field(allow_inf_nan=False)], ...],
         about("at 0, 5, 25, 50, 75, 95 and 100 %, within 1/2048 of the distance from 5 to 95 %"),
         Field(min_length=len(QUANTILES), max_length=len(QUANTILES)),
     ]
     first: Annotated[int, about("bin i of the histogram begins at (first + i) · width", ge=-(2**53), le=2**53)]
-    width: Annotated[float, about("of a bin, a power of two", gt=0)]
+    width: Annotated[float, about("of a bin, a power of two", gt=0), Field(allow_inf_nan=False)]
     counts: Annotated[
         tuple[Annotated[int, Field(ge=0, le=2**53)], ...],
         about("entries in each bin, the first and the last of which have some", unit="entries"),
