@@ -69,6 +69,13 @@ INSERT INTO trials (id, study_id, number, spec, user_attrs, tags, note, revision
 INSERT INTO steps (trial_id, number, seq, data)
     SELECT '{TRIAL}', n, n, '{STEP}'::jsonb || jsonb_build_object('number', n, 'val_loss', 1.0 / n)
     FROM generate_series(1, {STEPS}) n;
+INSERT INTO step_numbers (trial_id, number, numbers)
+    SELECT trial_id, number, ARRAY[(data->>'train_loss')::float8, (data->>'val_loss')::float8] FROM steps;
+INSERT INTO distributions (trial_id, number, data)
+    SELECT '{TRIAL}', n, '{{"l2": {{"quantiles": [], "first": 0, "width": 1.0, "counts": []}}}}'
+    FROM generate_series(0, {STEPS}) n;
+UPDATE trials SET hyperparameters = '[{{"name": "l2", "shape": [9], "dtype": "float32", "transform": "exp"}}]'
+    WHERE id = '{TRIAL}';
 INSERT INTO steps (trial_id, number, seq, data)
     SELECT id, 1, 1, '{{"number": 1}}' FROM trials WHERE id <> '{TRIAL}';
 INSERT INTO events (trial_id, seq, type, data) SELECT id, 2, 'log', '{{}}' FROM trials WHERE id <> '{TRIAL}';
@@ -208,7 +215,12 @@ PARAMETERS = {
     "name": "l2",
     "webhook_id": str(WEBHOOK),
 }
-QUERIES: dict[str, dict[str, Any]] = {"steps": {"max_points": 500}, "values": {"index": "0"}}  # by the end of a path
+QUERIES: dict[str, dict[str, Any]] = {  # by the end of a path
+    "steps": {"max_points": 500},
+    "summary": {"max_points": 500},
+    "values": {"index": "0"},
+}
+THINNED = ("/steps", "/summary")  # of which all steps are considered, but few returned
 DOCUMENT = create_app(Settings()).openapi()
 READS = [path for path, methods in DOCUMENT["paths"].items() if "get" in methods and path.startswith("/api")]
 
@@ -234,7 +246,9 @@ def test_a_read_touches_the_rows_of_its_answer(http, filled, path, again):
         response = http.get(url, headers=headers, params=params)
     assert response.status_code in (200, 304, 404, 422), response.text
     if path != "/api/v1/version":
-        plans.expect(3 * STEPS if path.endswith("/steps") else PAGE)
+        plans.expect(3 * STEPS if path.endswith(THINNED) else PAGE)
+    if path.endswith("/summary"):
+        assert response.status_code == (304 if again else 200)
 
 
 LISTS = [

@@ -7,17 +7,20 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
+import numpy as np
 import pytest
 from sqlalchemy import Text, cast, func, insert, select, text, update
 
 import nestor
 from nestor import lifecycle
+from nestor.local import summaries as local
 from nestor.schemas import (
     FEWEST_POINTS,
     MOST_POINTS,
     Distribution,
     Distributions,
     HyperparameterInfo,
+    HyperparameterSummary,
     TensorSummary,
 )
 from nestor_server.models import Distribution as Row
@@ -145,6 +148,26 @@ def test_a_long_course_has_its_ends_and_its_extremes(http, run, max_points):
     assert {len(column) for column in found.values()} == {len(found["number"])}
 
 
+@pytest.mark.parametrize(("after", "max_points"), [(0, 100), (500, 100), (0, 1_000), (0, 2_000)])
+def test_a_trial_in_this_process_says_the_same(http, run, after, max_points):
+    rng = np.random.default_rng(0)
+    noisy = [
+        summary(
+            n, gradient_norm=rng.normal(), at_bounds=float(n // 400), gradient_cosine=None if n % 3 else rng.normal()
+        )
+        for n in range(1, 1_501)
+    ]
+    put(run, noisy)
+    interval = lifecycle.distribution_interval(1_500, 1)
+    due = [*range(0, 1_501, interval)]
+    run.record(0, distributions=distributions(*due))
+    steps = [step(n).model_copy(update={"hyperparameters": {"decay": one}}) for n, one in enumerate(noisy, 1)]
+    held = {n: {"decay": distribution(n)} for n in due}
+    found = read(http, run, after=after, max_points=max_points)
+    ours = local.summary(DECAY, steps, held, after=after, max_points=max_points, seq=found["seq"])
+    assert HyperparameterSummary.model_validate(found) == ours
+
+
 def test_of_many_hyperparameters_only_some_steps_are_considered(http, run):
     """A record has the summaries of all, so that the longest trial would be read for minutes."""
     put(run, [summary(n) for n in range(1, 1_001)])
@@ -191,7 +214,7 @@ def test_a_hundred_thousand_steps_are_one_bounded_answer(server, http, run):
         whole = client.hyperparameter_summary(run.id, "decay", max_points=100)
     numbers = whole.columns["number"]
     assert (numbers[0], numbers[-1]) == (1, n + 500)
-    assert numbers == sorted(numbers)
+    assert numbers == sorted(number for number in numbers if number is not None)
     assert whole.distributions.number == few
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 
 from nestor.schemas import (
     Distribution,
@@ -54,13 +55,12 @@ def thinned(columns: Sequence[Sequence[float | None]], max_points: int) -> list[
     n_intervals = (max_points - 2 - len(columns)) // (2 * len(columns))
     found = {0, n_rows - 1}
     for column in columns:
-        parts: dict[int, list[int]] = {}
+        parts: dict[int, list[tuple[float, int]]] = {}
         for i, value in enumerate(column):
             if value is not None:
-                parts.setdefault(i * n_intervals // n_rows, []).append(i)
-        key = lambda i, column=column: column[i]
-        found |= {choose(part, key=key) for part in parts.values() for choose in (min, max)}
-        found |= {part[-1] for part in list(parts.values())[-1:]}
+                parts.setdefault(i * n_intervals // n_rows, []).append((value, i))
+        found |= {choose(part, key=itemgetter(0))[1] for part in parts.values() for choose in (min, max)}
+        found |= {part[-1][1] for part in list(parts.values())[-1:]}
     return sorted(found)
 
 

@@ -46,7 +46,7 @@ class Distribution(Schema):
     """
 
     quantiles: Annotated[
-        tuple[float, ...],
+        tuple[Annotated[float, Field(allow_inf_nan=False)], ...],
         about(
             "at 0, 5, 25, 50, 75, 95 and 100 %, within 1/2048 of the distance from 5 to 95 %",
             example=[-7.4, -7.2, -6.8, -5.9, -4.8, -4.3, -4.1],
@@ -56,7 +56,7 @@ class Distribution(Schema):
     first: Annotated[
         int, about("bin i of the histogram begins at (first + i) · width", example=-15, ge=-(2**53), le=2**53)
     ]
-    width: Annotated[float, about("of a bin, a power of two", gt=0, example=0.5)]
+    width: Annotated[float, about("of a bin, a power of two", gt=0, example=0.5), Field(allow_inf_nan=False)]
     counts: Annotated[
         tuple[Annotated[int, Field(ge=0, le=2**53)], ...],
         about(

@@ -94,7 +94,7 @@ def record(session: Session, lease: Lease, batch: RecordedBatch) -> Desired:
         return _desired(session, lease)
 
     numbered = list(enumerate(entries, start=row.seq - len(entries) + 1))
-    steps = [
+    steps: list[dict[str, Any]] = [
         {"trial_id": lease.trial_id, "seq": seq, "number": entry.number, "data": entry.model_dump(mode="json")}
         for seq, entry in numbered
         if isinstance(entry, StepRecord)

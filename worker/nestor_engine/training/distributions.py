@@ -56,14 +56,14 @@ class Grid:
     def counts(self, values: Tensor) -> Tensor:
         """How many `values` are below the grid, in each bin, and above it; int64 on the host."""
         total = torch.zeros(self.bins + 2, dtype=torch.int64)
-        for chunk in values.split(CHUNK):
+        for chunk in torch.split(values, CHUNK):
             total += torch.bincount(self._places(chunk), minlength=self.bins + 2).cpu()
         return total
 
     def range(self, values: Tensor, first: int, last: int) -> tuple[float, float]:
         """The smallest and the largest of the `values` from bin `first` to bin `last`, which have some."""
         ends: list[Tensor] = []
-        for chunk in values.split(CHUNK):
+        for chunk in torch.split(values, CHUNK):
             places = self._places(chunk)
             inside = (places > first) & (places <= last + 1)
             ends += [torch.where(inside, chunk, math.inf).amin(), -torch.where(inside, chunk, -math.inf).amax()]
@@ -88,7 +88,7 @@ def distributions(hparams: Tensors) -> dict[str, Distribution]:
     small = {name: value for name, value in several.items() if len(value) <= SMALL}
     # One transfer for all: each waits for the device.
     together = torch.cat([value.double() for value in small.values()]).cpu() if small else torch.empty(0)
-    on_host = dict(zip(small, together.split([len(value) for value in small.values()]), strict=True))
+    on_host = dict(zip(small, torch.split(together, [len(value) for value in small.values()]), strict=True))
     found = {name: _sorted(on_host[name]) if name in on_host else _counted(value) for name, value in several.items()}
     return {name: one for name, one in found.items() if one is not None}
 
