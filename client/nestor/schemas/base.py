@@ -21,10 +21,14 @@ CHUNK_BYTES = 4 * 1024 * 1024  # an upload travels, and a blob is stored, in pie
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def _name(text: str) -> str:
+def _without_nul(text: str) -> str:
     if "\0" in text:
         raise PydanticCustomError("text", "it must not contain NUL characters")
-    if not (name := text.strip()):
+    return text
+
+
+def _name(text: str) -> str:
+    if not (name := _without_nul(text).strip()):
         raise PydanticKnownError("string_too_short", {"min_length": 1})
     return name
 
@@ -40,7 +44,12 @@ Name = Annotated[
         {"type": "string", "minLength": 1, "maxLength": 200, "pattern": r"^[^\u0000]*[^\s\u0000][^\u0000]*$"}
     ),
 ]
-Note = Annotated[str, StringConstraints(max_length=65_536), AfterValidator(_without_nul)]  # Markdown
+Note = Annotated[  # Markdown
+    str,
+    StringConstraints(max_length=65_536),
+    AfterValidator(_without_nul),
+    WithJsonSchema({"type": "string", "maxLength": 65_536, "pattern": r"^[^\u0000]*$"}),
+]
 TensorName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]{0,199}$")]
 Count = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 Priority = Annotated[int, Field(ge=-1000, le=1000)]  # higher goes first; above 0 requires an admin token
