@@ -11,7 +11,7 @@ from uuid import UUID
 from pydantic import ValidationInfo, field_validator
 
 from nestor.errors import LossMaximized
-from nestor.options.base import about
+from nestor.options.base import Flag, about
 from nestor.options.mistakes.sentences import violation
 from nestor.schemas.base import Count, Name, Priority, Schema
 from nestor.schemas.problems import TrialSpec
@@ -40,7 +40,7 @@ class StudyCreate(Schema):
         dict[str, Any], about("stored with the study; Nestor does not read them", example={"owner": "ada"})
     ] = {}
     tags: Annotated[tuple[Name, ...], about("labels of the study", example=["baseline"])] = ()
-    load_if_exists: Annotated[bool, about("if the name is taken, return that study; false: refuse")] = False
+    load_if_exists: Annotated[Flag, about("if the name is taken, return that study; false: refuse")] = False
 
     @field_validator("direction")
     @classmethod
