@@ -1,9 +1,12 @@
 """Requests that are made up from /openapi.json find no failure, and no answer that it does not describe.
 
-`make fuzz SEED=2` goes on for longer, with others.
+First single requests, then sequences that follow the links from one answer to the next request. `make fuzz SEED=2` goes
+on for longer, with other requests, and with every limit of every schema.
 """
 
 from __future__ import annotations
+
+import re
 
 from testbed.fuzzing import fuzz
 from testbed.server import running_server
@@ -15,6 +18,10 @@ SEED = 7
 
 def test_made_up_requests_get_the_answers_that_are_described(services: Services):
     with running_server(services, redis_db=BROKER, max_blob_bytes=32 * 2**20) as server:
-        report = fuzz(server, seed=SEED, examples=2)
-    assert not report.found_something, report.text
-    assert "API Links" in report.text  # it has followed some
+        single = fuzz(server, seed=SEED, examples=4, phases="examples,fuzzing")
+        in_turn = fuzz(server, seed=SEED, examples=60, phases="stateful")
+    for report in (single, in_turn):
+        assert not report.found_something, report.text
+    followed = re.search(r"API Links: +(\d+) covered", in_turn.text)
+    assert followed is not None
+    assert int(followed[1]) > 0
