@@ -50,6 +50,7 @@ def about(description: str, *, unit: str | None = None, example: Any = None, **l
 
 # Strict: a user who writes "5" for 5, or True for 1, has mixed up two options.
 Whole = Annotated[int, Field(strict=True)]
+Flag = Annotated[bool, Field(strict=True)]
 Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Count = Annotated[Whole, Field(ge=1, le=MAX_STEPS)]
 Size = Annotated[Whole, Field(ge=1, le=MAX_SIZE)]

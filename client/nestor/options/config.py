@@ -19,7 +19,7 @@ from nestor.errors import (
     ValidationTrains,
     shown,
 )
-from nestor.options.base import MAX_STEPS, Count, Option, Positive, Value, Whole, about
+from nestor.options.base import MAX_STEPS, Count, Flag, Option, Positive, Value, Whole, about
 from nestor.options.evaluation import EarlyStopping, Folds
 from nestor.options.mistakes.sentences import inside, violation
 from nestor.options.optimizers import Adam, Optimizer, RMSprop
@@ -58,7 +58,7 @@ class ConfigFields(Value):
     ] = None
     response: Annotated[Response, about("how the hypergradient comes about")] = Implicit()
     trace: Annotated[
-        bool | None,
+        Flag | None,
         about("take curvature products from a graph that is traced once, with the same bits; null: as soon as it pays"),
     ] = None
     warmup_steps: Annotated[

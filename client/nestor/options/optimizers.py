@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Annotated, ClassVar
 
 from nestor.errors import NesterovWithoutMomentum
-from nestor.options.base import Momentum, NonNegative, Option, Positive, about, family, option
+from nestor.options.base import Flag, Momentum, NonNegative, Option, Positive, about, family, option
 from nestor.options.mistakes.sentences import violation
 from nestor.options.schedules import Schedule
 
@@ -52,7 +52,7 @@ class SGD(Optimizer):
 
     lr: Annotated[Positive, _LR] = 0.1
     momentum: Annotated[Momentum, _MOMENTUM] = 0.0
-    nesterov: Annotated[bool, about("look ahead along the velocity; needs momentum")] = False
+    nesterov: Annotated[Flag, about("look ahead along the velocity; needs momentum")] = False
     weight_decay: Annotated[NonNegative, _WEIGHT_DECAY] = 0.0
 
     def check(self) -> None:

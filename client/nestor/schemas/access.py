@@ -9,7 +9,7 @@ from uuid import UUID
 
 from pydantic import Field, StringConstraints
 
-from nestor.options.base import about
+from nestor.options.base import Whole, about
 from nestor.schemas.base import Name, Schema
 
 
@@ -27,7 +27,7 @@ class TokenCreate(Schema):
     name: Annotated[Name, about("tells your tokens apart; need not be unique")] = "token"
     scope: Annotated[Scope, about("what it permits")] = Scope.write
     expires_in_days: Annotated[
-        Annotated[int, Field(ge=1, le=3650)] | None, about("null: it does not expire", unit="days", example=90)
+        Annotated[Whole, Field(ge=1, le=3650)] | None, about("null: it does not expire", unit="days", example=90)
     ] = None
 
 

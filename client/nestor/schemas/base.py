@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from nestor.errors import NestorError, SchemaInvalid
 from nestor.options.base import MAX_STEPS as MOST_STEPS
-from nestor.options.base import Value
+from nestor.options.base import Value, Whole
 from nestor.options.mistakes.sentences import as_error, mistakes
 from nestor.program_format import Json as Json
 
@@ -51,8 +51,8 @@ Note = Annotated[  # Markdown
     WithJsonSchema({"type": "string", "maxLength": 65_536, "pattern": r"^[^\u0000]*$"}),
 ]
 TensorName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]{0,199}$")]
-Count = Annotated[int, Field(ge=1, le=MOST_STEPS)]
-Priority = Annotated[int, Field(ge=-1000, le=1000)]  # higher goes first; above 0 requires an admin token
+Count = Annotated[Whole, Field(ge=1, le=MOST_STEPS)]
+Priority = Annotated[Whole, Field(ge=-1000, le=1000)]  # higher goes first; above 0 requires an admin token
 
 
 class Schema(Value):

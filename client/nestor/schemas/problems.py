@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from nestor.errors import CurvatureNotDistributed
-from nestor.options.base import Fraction, Positive, Value, Whole, about
+from nestor.options.base import Flag, Fraction, Positive, Value, Whole, about
 from nestor.options.config import ConfigFields, CrossChecks, part_for_one_device
 from nestor.options.evaluation import Folds
 from nestor.options.mistakes.sentences import violation
@@ -121,13 +121,13 @@ class WarmStart(Value):
 
     trial: Annotated[UUID, about("one of your trials, in any study")]
     step: Annotated[
-        Annotated[int, Field(ge=0)] | Literal["best"] | None,
+        Annotated[Whole, Field(ge=0)] | Literal["best"] | None,
         about(
             'whose state is taken; "best": of the trial\'s best step; null: the newest that was kept', example="best"
         ),
     ] = None
     weights: Annotated[
-        bool, about("take weights and buffers, from a checkpoint; false: hyperparameters alone, from a snapshot")
+        Flag, about("take weights and buffers, from a checkpoint; false: hyperparameters alone, from a snapshot")
     ] = True
 
 
@@ -143,7 +143,7 @@ class TrialSpec(ConfigFields, _OfProblem):
     warm_start: Annotated[WarmStart | None, about("begin with what another trial reached")] = None
     priority: Annotated[Priority, about("trials of higher priority start first; above 0 requires an admin token")] = 0
     devices_per_trial: Annotated[
-        int, Field(ge=1, le=1024), about("devices that each take their part of every batch")
+        Whole, Field(ge=1, le=1024), about("devices that each take their part of every batch")
     ] = 1
     timeout: Annotated[
         Positive | None,

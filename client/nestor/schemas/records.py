@@ -11,7 +11,7 @@ from uuid import UUID
 from pydantic import ValidationInfo, field_validator
 
 from nestor.errors import LossMaximized
-from nestor.options.base import about
+from nestor.options.base import Flag, about
 from nestor.options.mistakes.sentences import violation
 from nestor.program_format import EntryNames
 from nestor.schemas.base import Count, Name, Note, Priority, Schema
@@ -46,7 +46,7 @@ class StudyCreate(Schema):
     ] = {}
     tags: Annotated[tuple[Name, ...], about("labels of the study", example=["baseline"])] = ()
     note: Annotated[Note, _NOTE] = ""
-    load_if_exists: Annotated[bool, about("if the name is taken, return that study; false: refuse")] = False
+    load_if_exists: Annotated[Flag, about("if the name is taken, return that study; false: refuse")] = False
 
     @field_validator("direction")
     @classmethod

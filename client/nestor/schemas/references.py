@@ -9,12 +9,12 @@ from pydantic_core import PydanticCustomError
 
 from nestor.data.reference import MAX_URI, Ref
 from nestor.errors import ReferenceInvalid
-from nestor.options.base import about
+from nestor.options.base import Whole, about
 from nestor.schemas.base import EXAMPLE_DIGEST, Digest, Schema
 
 Dtype = Literal["F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"]
 ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-Dimension = Annotated[int, Field(ge=0, le=2**62)]
+Dimension = Annotated[Whole, Field(ge=0, le=2**62)]
 
 
 def _expect_uri(uri: str) -> str:
@@ -46,7 +46,7 @@ class ReferencedFile(Schema):
         Annotated[
             str,
             AfterValidator(_expect_uri),
-            WithJsonSchema({"type": "string", "maxLength": MAX_URI, "pattern": "^(file|s3)://"}),
+            WithJsonSchema({"type": "string", "maxLength": MAX_URI, "pattern": r"^(file|s3)://[^\u0000]*$"}),
         ],
         about(
             "file:///path or s3://bucket/key, with the extension .safetensors, .npy or .parquet",

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from nestor.options.base import about
+from nestor.options.base import Whole, about
 from nestor.schemas.base import EXAMPLE_DIGEST, Digest, Schema
 from nestor.schemas.references import Split
 
@@ -15,7 +15,7 @@ class BlobCreate(Schema):
     """The announcement of an upload."""
 
     digest: Annotated[Digest, about("SHA-256 of all bytes", example=EXAMPLE_DIGEST)]
-    size: Annotated[int, about("number of bytes", unit="bytes", ge=0, le=2**62, example=1_048_576)]
+    size: Annotated[Whole, about("number of bytes", unit="bytes", ge=0, le=2**62, example=1_048_576)]
 
 
 class Upload(Schema):

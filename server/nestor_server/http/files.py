@@ -116,7 +116,8 @@ def file_response(request: Request, content: Slice, *, name: str, immutable: boo
     if matches(request, content.version):
         return Response(status_code=304, headers=headers)
     start, stop, status = 0, content.size, 200
-    if (header := request.headers.get("Range")) and request.headers.get("If-Range", etag) == etag:
+    is_get = request.method == "GET"  # no other method has ranges
+    if is_get and (header := request.headers.get("Range")) and request.headers.get("If-Range", etag) == etag:
         requested = _range(header, content.size)
         if requested == UNSATISFIABLE:
             headers["Content-Range"] = f"bytes */{content.size}"
@@ -125,7 +126,7 @@ def file_response(request: Request, content: Slice, *, name: str, immutable: boo
             (start, stop), status = requested, 206
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{content.size}"
     headers["Content-Length"] = str(stop - start)
-    if request.method == "HEAD":
+    if not is_get:
         return Response(status_code=status, headers=headers, media_type=OCTETS)
 
     return StreamingResponse(_pieces(request, content, start, stop), status, headers, media_type=OCTETS)

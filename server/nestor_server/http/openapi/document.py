@@ -187,6 +187,8 @@ def _head_of(get: Json) -> Json:
     """The description of HEAD on a path whose GET is described: the same headers."""
     head = deepcopy(get)
     name = get["operationId"].removeprefix("download_")
+    head["responses"] = {status: answer for status, answer in head["responses"].items() if status not in ("206", "416")}
+    head["parameters"] = [one for one in head["parameters"] if one["name"] not in ("Range", "If-Range")]
     head |= {"operationId": f"head_{name}", "description": "The headers of GET, without the bytes."}
     return head
 
