@@ -7,13 +7,14 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import JSON, Integer, cast, column, func, insert, literal, select, true, update
-from sqlalchemy.dialects.postgresql import JSONB, array
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from nestor import schemas
 from nestor.lifecycle import distribution_interval
 from nestor.schemas import HyperparameterInfo, State, TensorSummary
 from nestor_server.models import Distribution, Step, StepNumbers, Study, Trial
+from nestor_server.services.records import thinning
 
 NUMBER = column("n", Integer)
 NAMES = ("decay", "weights.0", "weights.1")
@@ -59,9 +60,9 @@ def steps(session: Session, trial: UUID, n: int) -> None:
     made = select(literal(trial), number, number + offset, literal(data, JSONB).op("||")(changing))
     made = made.select_from(func.generate_series(1, n).alias("n"))
     session.execute(insert(Step).from_select(["trial_id", "number", "seq", "data"], made))
-    values = array([Step.data[name].as_float() for name in StepNumbers.FIELDS])
-    recorded = select(Step.trial_id, Step.number, values).where(Step.trial_id == trial)
-    session.execute(insert(StepNumbers).from_select(["trial_id", "number", "numbers"], recorded))
+    values = {name: Step.data[name].as_float() for name in thinning.NUMERIC}
+    recorded = select(Step.trial_id, Step.number, *values.values()).where(Step.trial_id == trial)
+    session.execute(insert(StepNumbers).from_select(["trial_id", "number", *values], recorded))
     named = {name: DISTRIBUTION.model_dump(mode="json") for name in NAMES}
     interval = distribution_interval(n, len(NAMES))
     numbers = func.generate_series(0, n, interval).alias("n")
