@@ -7,6 +7,7 @@ embedding grows. So there are as many hyperparameters as weights, and vector ope
 runs in its own process with the runner's allocator settings, so that its peak memory is its own.
 
     seconds         time of an outer step with the default method and one inner step, after the first
+    distributions   time of quantiles and histograms of all hyperparameters, at the steps for which they are kept
     training        time of a plain training step of the same model (SGD); the target is the same growth
     multiple        peak memory above the start of the process, as a multiple of the weights' bytes
 
@@ -33,6 +34,7 @@ import nestor_engine as engine
 from benchmarks.measuring import DEVICE, ON_GPU, one_thread, status, until, wait_for_turn
 from examples.provenance import caption
 from nestor_engine.hparams import L2
+from nestor_engine.training.distributions import distributions
 from nestor_worker.supervisor.runners.process import ALLOCATION
 
 SIZES = (10**3, 10**4, 10**5, 10**6, 10**7, 10**8, *([3 * 10**8, 10**9] if ON_GPU else []))
@@ -76,15 +78,28 @@ def measure(size: int) -> dict[str, Any]:
     if size < LARGE:
         wait_for_turn()
     times, began = [], until()
-    for _ in running:
+    for step in running:
         times.append(until() - began)
-        began = until()
+        hparams, began = step.state.hparams, until()
     took = statistics.median(times)
     peak = torch.cuda.max_memory_allocated() if ON_GPU else status("VmHWM")
     multiple = (peak - start) / (4 * weights)
     if size < LARGE:
         training = plain(net, x[:BATCH], y[:BATCH])
-    return {"hyperparameters": weights, "seconds": took, "training": training, "multiple": multiple, "error": None}
+    return {
+        "hyperparameters": weights,
+        "seconds": took,
+        "distributions": min(_distributing(hparams) for _ in range(3)),
+        "training": training,
+        "multiple": multiple,
+        "error": None,
+    }
+
+
+def _distributing(hparams: dict[str, Tensor]) -> float:
+    began = until()
+    distributions(hparams)
+    return until() - began
 
 
 def _allocated() -> int:
@@ -115,7 +130,7 @@ def apart(size: int) -> dict[str, Any]:
     if done.returncode == 0:
         return json.loads(done.stdout)
     reason = (done.stderr.strip().splitlines() or [f"ended by signal {-done.returncode}: out of memory"])[-1]
-    nothing = dict.fromkeys(("seconds", "training", "multiple"))
+    nothing = dict.fromkeys(("seconds", "distributions", "training", "multiple"))
     return {"hyperparameters": size, **nothing, "error": reason[:160]}
 
 
@@ -130,12 +145,14 @@ def slope(rows: list[dict[str, Any]], column: str) -> float | None:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    lines = ["| hyperparameters | outer step, s | training step, s | peak memory / weights |", "|---|---|---|---|"]
+    names = ("hyperparameters", "outer step, s", "distributions, s", "training step, s", "peak memory / weights")
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for row in rows:
         if row["error"]:
-            lines.append(f"| {row['hyperparameters']:,} | {row['error']} | | |")
+            lines.append(f"| {row['hyperparameters']:,} | {row['error']} | | | |")
         else:
-            cells = (f"{row['seconds']:.4f}", f"{row['training']:.4f}", f"{row['multiple']:.1f}")
+            times = [f"{row[name]:.4f}" for name in ("seconds", "distributions", "training")]
+            cells = (*times, f"{row['multiple']:.1f}")
             lines.append(f"| {row['hyperparameters']:,} | {' | '.join(cells)} |")
     slopes = [slope(rows, column) for column in ("seconds", "training")]
     if None not in slopes:

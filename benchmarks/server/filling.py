@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Integer, cast, column, func, insert, literal, select, true, update
+from sqlalchemy import JSON, Integer, cast, column, func, insert, literal, select, true, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from nestor import schemas
-from nestor.schemas import State, TensorSummary
-from nestor_server.models import Step, Study, Trial
+from nestor.lifecycle import distribution_interval
+from nestor.schemas import HyperparameterInfo, State, TensorSummary
+from nestor_server.models import Distribution, Step, StepNumbers, Study, Trial
+from nestor_server.services.records import thinning
 
 NUMBER = column("n", Integer)
 NAMES = ("decay", "weights.0", "weights.1")
+DISTRIBUTION = schemas.Distribution(
+    quantiles=(-4.7534242, -1.6448536, -0.6744898, 0.0001234, 0.6744897, 1.6448537, 4.8916383),
+    first=-39,
+    width=0.125,
+    counts=tuple(round(10**6 * math.exp(-((i - 39.5) ** 2) / 128) / 20) for i in range(64)),
+)
 
 
 def studies(session: Session, like: UUID, n: int) -> list[UUID]:
@@ -41,7 +50,7 @@ def trials(session: Session, like: UUID, n: int, *, study: UUID, state: State, f
 
 
 def steps(session: Session, trial: UUID, n: int) -> None:
-    """Steps 1 to `n` of a trial that has none, as `step` makes them."""
+    """Steps 1 to `n` of a trial that has none, as `step` makes them, and the distributions that are kept of them."""
     data = step(1).model_dump(mode="json")
     number = cast(NUMBER, Integer)
     changing = func.jsonb_build_object(
@@ -51,7 +60,18 @@ def steps(session: Session, trial: UUID, n: int) -> None:
     made = select(literal(trial), number, number + offset, literal(data, JSONB).op("||")(changing))
     made = made.select_from(func.generate_series(1, n).alias("n"))
     session.execute(insert(Step).from_select(["trial_id", "number", "seq", "data"], made))
-    session.execute(update(Trial).where(Trial.id == trial).values(seq=Trial.seq + n, step=n, best_step=n))
+    values = {name: Step.data[name].as_float() for name in thinning.NUMERIC}
+    recorded = select(Step.trial_id, Step.number, *values.values()).where(Step.trial_id == trial)
+    session.execute(insert(StepNumbers).from_select(["trial_id", "number", *values], recorded))
+    named = {name: DISTRIBUTION.model_dump(mode="json") for name in NAMES}
+    interval = distribution_interval(n, len(NAMES))
+    numbers = func.generate_series(0, n, interval).alias("n")
+    kept = select(literal(trial), number, literal(named, JSON)).select_from(numbers)
+    session.execute(insert(Distribution).from_select(["trial_id", "number", "data"], kept))
+    declared = [HyperparameterInfo(name=name, shape=(10**6,), dtype="float32", transform="exp") for name in NAMES]
+    changes = {"seq": Trial.seq + n, "step": n, "best_step": n}
+    changes["hyperparameters"] = [info.model_dump(mode="json") for info in declared]
+    session.execute(update(Trial).where(Trial.id == trial).values(**changes))
 
 
 def step(number: int) -> schemas.Step:

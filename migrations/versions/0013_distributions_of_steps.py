@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
-from sqlalchemy.dialects.postgresql import ARRAY, JSON
+from sqlalchemy.dialects.postgresql import JSON
 
 revision = "0013"
 down_revision = "0012"
@@ -16,16 +16,23 @@ branch_labels = None
 depends_on = None
 
 
+NUMBERS = (
+    *("train_loss", "val_loss", "val_examples", "value", "held_out_loss", "test_loss"),
+    *("hypergradient_norm", "hypergradient_cosine", "inner_gradient_norm", "inner_gradient_ratio"),
+    *("residual", "products", "alpha", "alpha_norm"),
+)
+
+
 def upgrade() -> None:
-    for table, column in (
-        ("step_numbers", sa.Column("numbers", ARRAY(sa.Float()), nullable=False)),
-        ("distributions", sa.Column("data", JSON(), nullable=False)),
+    for table, columns in (
+        ("step_numbers", [sa.Column(name, sa.Float(), nullable=True) for name in NUMBERS]),
+        ("distributions", [sa.Column("data", JSON(), nullable=False)]),
     ):
         op.create_table(
             table,
             sa.Column("trial_id", sa.Uuid(), nullable=False),
             sa.Column("number", sa.Integer(), nullable=False),
-            column,
+            *columns,
             sa.PrimaryKeyConstraint("trial_id", "number", name=f"pk_{table}"),
             sa.ForeignKeyConstraint(
                 ["trial_id"], ["trials.id"], name=f"fk_{table}_trial_id_trials", ondelete="CASCADE"

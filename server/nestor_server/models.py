@@ -270,7 +270,7 @@ class Step(Base):
 
 
 class StepNumbers(Base):
-    """The numbers of one recorded step, from which a plot's steps are chosen: a tenth of the bytes of its record.
+    """The numbers of one recorded step, by which a plot's steps are chosen: a tenth of the bytes of its record.
 
     Steps that earlier versions recorded have none; they come before those that have some.
     """
@@ -279,14 +279,23 @@ class StepNumbers(Base):
 
     trial_id: Mapped[UUID] = mapped_column(ForeignKey("trials.id", ondelete="CASCADE"), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True)
-    numbers: Mapped[list[float | None]] = mapped_column(ARRAY(Float))  # of the fields in FIELDS
+    train_loss: Mapped[float | None] = mapped_column(Float)
+    val_loss: Mapped[float | None] = mapped_column(Float)
+    val_examples: Mapped[float | None] = mapped_column(Float)
+    value: Mapped[float | None] = mapped_column(Float)
+    held_out_loss: Mapped[float | None] = mapped_column(Float)
+    test_loss: Mapped[float | None] = mapped_column(Float)
+    hypergradient_norm: Mapped[float | None] = mapped_column(Float)
+    hypergradient_cosine: Mapped[float | None] = mapped_column(Float)
+    inner_gradient_norm: Mapped[float | None] = mapped_column(Float)
+    inner_gradient_ratio: Mapped[float | None] = mapped_column(Float)
+    residual: Mapped[float | None] = mapped_column(Float)
+    products: Mapped[float | None] = mapped_column(Float)
+    alpha: Mapped[float | None] = mapped_column(Float)
+    alpha_norm: Mapped[float | None] = mapped_column(Float)
 
-    # New fields are appended, because rows have no names.
-    FIELDS: ClassVar = (
-        *("train_loss", "val_loss", "val_examples", "value", "held_out_loss", "test_loss"),
-        *("hypergradient_norm", "hypergradient_cosine", "inner_gradient_norm", "inner_gradient_ratio"),
-        *("residual", "products", "alpha", "alpha_norm"),
-    )
+
+NUMBERS = tuple(column.name for column in StepNumbers.__table__.columns if not column.primary_key)
 
 
 class Distribution(Base):

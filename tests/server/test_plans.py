@@ -69,8 +69,8 @@ INSERT INTO trials (id, study_id, number, spec, user_attrs, tags, note, revision
 INSERT INTO steps (trial_id, number, seq, data)
     SELECT '{TRIAL}', n, n, '{STEP}'::jsonb || jsonb_build_object('number', n, 'val_loss', 1.0 / n)
     FROM generate_series(1, {STEPS}) n;
-INSERT INTO step_numbers (trial_id, number, numbers)
-    SELECT trial_id, number, ARRAY[(data->>'train_loss')::float8, (data->>'val_loss')::float8] FROM steps;
+INSERT INTO step_numbers (trial_id, number, train_loss, val_loss)
+    SELECT trial_id, number, (data->>'train_loss')::float8, (data->>'val_loss')::float8 FROM steps;
 INSERT INTO distributions (trial_id, number, data)
     SELECT '{TRIAL}', n, '{{"l2": {{"quantiles": [], "first": 0, "width": 1.0, "counts": []}}}}'
     FROM generate_series(0, {STEPS}) n;

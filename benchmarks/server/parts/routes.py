@@ -123,6 +123,8 @@ async def _operations(filled: Filled, *, thins: bool) -> dict[str, Operation]:
     if thins:
         thinned = lambda n: getting(f"{filled.steps[n]}/steps?columns={DASHBOARD}&max_points={THINNED}", GZIPPED)
         found |= {f"steps, {n:,}, max_points={THINNED}, gzip": thinned(n) for n in (many, most)}
+    summary = lambda n: f"{filled.steps[n]}/hyperparameters/decay/summary?max_points={THINNED}"
+    found |= {f"summary, {n:,}, max_points={THINNED}, gzip": getting(summary(n), GZIPPED) for n in (many, most)}
     events = f"{filled.steps[most]}/events?after={filled.last_event - 100}"
     found[f"events, the last 100 of {most:,}"] = getting(events, {"Accept": "application/json"})
     for size, path in filled.snapshots.items():

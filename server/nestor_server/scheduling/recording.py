@@ -19,7 +19,17 @@ from nestor.results.courses import Pace, Sparkline
 from nestor.results.verdicts import Evidence
 from nestor.schemas import Desired, Distributions, EventType, HyperparameterInfo
 from nestor.schemas import Step as StepRecord
-from nestor_server.models import Checkpoint, Distribution, Result, Snapshot, Step, StepNumbers, Study, Trial
+from nestor_server.models import (
+    NUMBERS,
+    Checkpoint,
+    Distribution,
+    Result,
+    Snapshot,
+    Step,
+    StepNumbers,
+    Study,
+    Trial,
+)
 from nestor_server.scheduling import event_log, rankings
 from nestor_server.scheduling.leases import Lease, LeaseLost
 from nestor_server.scheduling.state_machine import FRESH_BUDGETS
@@ -102,7 +112,8 @@ def record(session: Session, lease: Lease, batch: RecordedBatch) -> Desired:
     events = [{"seq": seq, **_event(entry)} for seq, entry in numbered if not isinstance(entry, StepRecord)]
     if steps:
         session.execute(plain_insert(Step), steps)
-        session.execute(plain_insert(StepNumbers), [_numbers(lease.trial_id, step["data"]) for step in steps])
+        numbers = [{name: step["data"][name] for name in ("number", *NUMBERS)} for step in steps]
+        session.execute(plain_insert(StepNumbers), [{"trial_id": lease.trial_id, **one} for one in numbers])
     if batch.distributions:
         _keep_distributions(session, lease.trial_id, batch.distributions)
     event_log.write(session, lease.trial_id, events)
@@ -112,11 +123,6 @@ def record(session: Session, lease: Lease, batch: RecordedBatch) -> Desired:
     _delete_replaced(session, lease.trial_id, batch)
     event_log.notify(session, lease.trial_id)
     return Desired(row.desired)
-
-
-def _numbers(trial_id: UUID, data: dict[str, Any]) -> dict[str, Any]:
-    numbers = [None if data[name] is None else float(data[name]) for name in StepNumbers.FIELDS]
-    return {"trial_id": trial_id, "number": data["number"], "numbers": numbers}
 
 
 def _keep_distributions(session: Session, trial_id: UUID, new: Sequence[Distributions]) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nestor.schemas import TensorSummary
-from nestor_server.models import StepNumbers
+from nestor_server.models import NUMBERS
 
-NUMERIC = frozenset(StepNumbers.FIELDS)
+NUMERIC = frozenset(NUMBERS)
 SUMMARIZED = tuple(TensorSummary.model_fields)  # of a hyperparameter; all are numbers
 RANGE = "trial_id = :trial AND number > :after AND number <= :until"
 
@@ -35,8 +35,7 @@ def of_steps(names: Sequence[str], *, has_older: bool) -> list[str]:
     fields = [name for name in names if name in NUMERIC]
     if not fields:
         return [f"SELECT number, number::float8 AS v0 FROM steps WHERE {RANGE}"]
-    numbers = [f"numbers[{StepNumbers.FIELDS.index(name) + 1}]" for name in fields]
-    found = [f"SELECT number, {_cells(numbers)} FROM step_numbers WHERE {RANGE}"]
+    found = [f"SELECT number, {_cells(fields)} FROM step_numbers WHERE {RANGE}"]
     if has_older:
         # As in `steps`, `data` is decompressed once.
         records = f"SELECT number, data || '{{}}' AS data FROM steps WHERE {RANGE} AND number <= :older OFFSET 0"
