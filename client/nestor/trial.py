@@ -639,7 +639,7 @@ class Trial:
 
         Returns:
             One row per step, and one column per entry with its name, such as "example 17". Entries times steps are at
-            most 20,000; of more steps, evenly chosen ones are returned.
+            most 10,000; of more steps, evenly chosen ones are returned.
 
         Raises:
             HyperparametersNotFound: the trial has no such hyperparameter.

@@ -20,7 +20,7 @@ PER_ORDER = 32  # entries of each order that are recorded of a tensor with a sna
 MOST_RECORDED = 8192  # and of all tensors together: 32 bytes each, so 256 kB, unless there are 2,048 tensors or more
 
 MAX_INDICES = 100
-MAX_NUMBERS = 20_000  # that the course of some entries has: entries times steps
+MAX_NUMBERS = 10_000  # that the course of some entries has: entries times steps
 
 As = Literal["optimized", "used"]
 

@@ -14,7 +14,9 @@ from nestor_server.storage import blobs
 from nestor_server.storage.number_check import INFINITE, NAN, NumberCheck, decoded, ordered
 from nestor_server.storage.safetensors_header import Header, Tensor
 
+HEAD_BYTES = 1024  # of a file, within which most headers end
 HEADER_BYTES = 4 * 2**20  # of headers that are read at once
+NEAR_BYTES = 512  # entries that are no farther apart are read together
 
 
 def header(session: Session, blob: Blob) -> Header:
@@ -56,12 +58,16 @@ def headers(session: Session, of: Sequence[Blob]) -> list[Header]:
         Malformed: a blob is not a safetensors file.
         BlobNotFound, Unavailable: as `blobs.gather`.
     """
-    lengths = [Header.length(first) for first in blobs.gather(session, [(blob, 0, 8) for blob in of])]
+    firsts = blobs.gather(session, [(blob, 0, min(blob.size, HEAD_BYTES)) for blob in of])
     parsed: dict[tuple[bytes, int], Header] = {}
     found: list[Header] = []
-    for group in _within(HEADER_BYTES, list(zip(of, lengths, strict=True))):
-        pieces = blobs.gather(session, [(blob, 0, length) for blob, length in group])
-        for (blob, _), piece in zip(group, pieces, strict=True):
+    lengths = [(blob, Header.length(first)) for blob, first in zip(of, firsts, strict=True)]
+    for group in _within(HEADER_BYTES, lengths):
+        rest = [(blob, HEAD_BYTES, length) for blob, length in group if length > HEAD_BYTES]
+        rests = iter(blobs.gather(session, rest) if rest else ())
+        for blob, length in group:
+            first = firsts[len(found)]
+            piece = first[:length] if length <= HEAD_BYTES else first + next(rests)
             if (piece, blob.size) not in parsed:
                 parsed = {(piece, blob.size): Header.parse(piece, blob.size)}
             found.append(parsed[piece, blob.size])
@@ -81,7 +87,7 @@ def _within(limit: int, items: list[tuple[Blob, int]]) -> Iterator[list[tuple[Bl
 
 
 def entries(session: Session, of: Sequence[tuple[Blob, Tensor]], index: Sequence[int]) -> list[list[float]]:
-    """For each tensor, its entries with these flat indices, as Python's numbers. No other bytes are read.
+    """For each tensor, its entries with these flat indices, as Python's numbers. Few other bytes are read.
 
     Raises:
         BlobNotFound, Unavailable: as `blobs.gather`.
@@ -91,11 +97,27 @@ def entries(session: Session, of: Sequence[tuple[Blob, Tensor]], index: Sequence
     ranges: list[tuple[Blob, int, int]] = []
     for blob, tensor in of:
         size = ITEM_BYTES[tensor.dtype]
-        ranges += [(blob, tensor.begin + i * size, tensor.begin + (i + 1) * size) for i in index]
-    pieces, n = blobs.gather(session, ranges), len(index)
-    return [
-        decoded(b"".join(pieces[at * n : (at + 1) * n]), tensor.dtype).tolist() for at, (_, tensor) in enumerate(of)
-    ]
+        for first, last in _near(index, max(1, NEAR_BYTES // size)):
+            ranges.append((blob, tensor.begin + first * size, tensor.begin + (last + 1) * size))
+    pieces = iter(blobs.gather(session, ranges))
+    found: list[list[float]] = []
+    for _, tensor in of:
+        values: dict[int, float] = {}
+        for first, last in _near(index, max(1, NEAR_BYTES // ITEM_BYTES[tensor.dtype])):
+            values |= zip(range(first, last + 1), decoded(next(pieces), tensor.dtype).tolist(), strict=True)
+        found.append([values[i] for i in index])
+    return found
+
+
+def _near(index: Sequence[int], apart: int) -> list[tuple[int, int]]:
+    """The first and the last of each group of indices, in order, between which none is farther than `apart`."""
+    groups: list[tuple[int, int]] = []
+    for i in sorted(set(index)):
+        if groups and i - groups[-1][1] <= apart:
+            groups[-1] = groups[-1][0], i
+        else:
+            groups.append((i, i))
+    return groups
 
 
 def numbers(session: Session, blob: Blob, tensor: Tensor) -> list[float]:
