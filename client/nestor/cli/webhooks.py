@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from nestor.schemas import WebhookDelivery
 
 app = typer.Typer()
-webhook_app = typer.Typer(help="Webhooks, which send notices about trials to a program of yours.", no_args_is_help=True)
+webhook_app = typer.Typer(help="Webhooks, which send notices about trials to your own program.", no_args_is_help=True)
 app.add_typer(webhook_app, name="webhook")
 
 WebhookArgument = Annotated[
