@@ -20,7 +20,7 @@ WebhookId = Annotated[UUID, Path(description="the id of one of your webhooks")]
 
 
 @router.post("", status_code=201, response_model=schemas.WebhookCreated)
-def create(new: schemas.WebhookCreate, caller: Writer, session: Tx, idempotency: Idempotency) -> Response:
+def create_webhook(new: schemas.WebhookCreate, caller: Writer, session: Tx, idempotency: Idempotency) -> Response:
     """Send notices to an address that the server's operator allows. This response is the only one with the secret."""
 
     def create() -> PostResult:
@@ -31,37 +31,37 @@ def create(new: schemas.WebhookCreate, caller: Writer, session: Tx, idempotency:
 
 
 @router.get("")
-def page(caller: Writer, session: Tx) -> schemas.Webhooks:
+def list_webhooks(caller: Writer, session: Tx) -> schemas.Webhooks:
     """Your webhooks, without their secrets."""
     return webhooks.page(session, caller.user_id)
 
 
 @router.get("/{webhook_id}")
-def get(webhook_id: WebhookId, caller: Writer, session: Tx) -> schemas.Webhook:
+def get_webhook(webhook_id: WebhookId, caller: Writer, session: Tx) -> schemas.Webhook:
     """One webhook: where it sends, what, and whether the server has disabled it."""
     return webhooks.describe(webhooks.find(session, caller.user_id, webhook_id))
 
 
 @router.patch("/{webhook_id}")
-def change(webhook_id: WebhookId, patch: schemas.WebhookPatch, caller: Writer, session: Tx) -> schemas.Webhook:
+def change_webhook(webhook_id: WebhookId, patch: schemas.WebhookPatch, caller: Writer, session: Tx) -> schemas.Webhook:
     """Change which notices are sent, or disable or enable the webhook. Disabling gives up the notices that wait."""
     return webhooks.change(session, caller.user_id, webhook_id, patch)
 
 
 @router.delete("/{webhook_id}", status_code=204)
-def delete(webhook_id: WebhookId, caller: Writer, session: Tx) -> None:
+def delete_webhook(webhook_id: WebhookId, caller: Writer, session: Tx) -> None:
     """Delete a webhook, and the notices that wait for it."""
     webhooks.remove(session, caller.user_id, webhook_id)
 
 
 @router.post("/{webhook_id}/test", status_code=202)
-def test(webhook_id: WebhookId, caller: Writer, session: Tx) -> schemas.WebhookDelivery:
+def test_webhook(webhook_id: WebhookId, caller: Writer, session: Tx) -> schemas.WebhookDelivery:
     """Send a notice of the type `webhook.test`. Its deliveries show whether it has arrived."""
     return webhooks.test(session, caller.user_id, webhook_id)
 
 
 @router.get("/{webhook_id}/deliveries")
-def list_deliveries(
+def list_webhook_deliveries(
     webhook_id: WebhookId, caller: Writer, session: Tx, limit: Limit = paging.DEFAULT_LIMIT
 ) -> schemas.WebhookDeliveries:
     """The newest notices, sent or waiting: attempts, the last answer, and when the next attempt follows."""

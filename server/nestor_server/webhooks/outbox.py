@@ -136,8 +136,12 @@ def take(session: Session, n: int, *, sending: Collection[UUID] = (), after: UUI
         .execution_options(**_NO_SYNC)
     ).all()
     receivers = select(Webhook.id, Webhook.url, Webhook.secret).where(Webhook.id.in_([row.webhook_id for row in taken]))
-    found = {row.id: (row.url, row.secret) for row in session.execute(receivers)}
-    return [Notice(*row, *found[row.webhook_id]) for row in taken if row.webhook_id in found]
+    found = {row.id: row for row in session.execute(receivers)}
+    return [
+        Notice(*row, url=found[row.webhook_id].url, secret=found[row.webhook_id].secret)
+        for row in taken
+        if row.webhook_id in found  # else it was deleted a moment ago
+    ]
 
 
 def delivered(session: Session, notice: Notice, http_status: int) -> None:
