@@ -74,7 +74,9 @@ def commands() -> dict[tuple[str, ...], Any]:
     found: dict[tuple[str, ...], Any] = {}
     for name, command in group.commands.items():  # pyright: ignore[reportAttributeAccessIssue] a group has it
         inner = getattr(command, "commands", None)
-        found |= {(name, word): one for word, one in inner.items()} if inner else {(name,): command}
+        found |= {(name, word): one for word, one in (inner or {}).items()}
+        if not inner or command.invoke_without_command:
+            found[name,] = command
     return found
 
 
@@ -87,7 +89,7 @@ def test_all_commands_that_end_by_themselves_have_json():
 def test_without_a_server_each_command_says_one_sentence(words, monkeypatch, capsys, tmp_path):
     (tmp_path / "trial.json").write_text(json.dumps(DOCUMENT))
     examples = {"trial": "digits/3", "study": "s", "name": "s", "steps": 1, "priority": 1, "token": UUID(int=1)}
-    examples |= {"file": tmp_path / "trial.json"}
+    examples |= {"file": tmp_path / "trial.json", "worker": "host:1", "webhook": UUID(int=1), "url": "https://a.org"}
     command = commands()[words]
     given = [examples[one.name] for one in command.params if one.param_type_name == "argument"]
     options = {("submit",): ["--study", "s"], ("export",): ["--csv", str(tmp_path / "x")]}.get(words, [])

@@ -57,7 +57,7 @@ def as_without_a_drain(api: Api, trial_id: str) -> None:
     assert api.steps(trial_id) == api.steps(undisturbed)
 
 
-def attempts(operator: Client, trial: dict[str, Any]) -> list[tuple[str, str | None]]:
+def attempts(operator: Client, trial: dict[str, Any]) -> list[tuple[str | None, str | None]]:
     return [(one.worker, one.why) for one in operator.attempts(trial["id"])]
 
 

@@ -28,6 +28,7 @@ from nestor_server.scheduling.reaper import Reaper
 from nestor_server.services import tokens
 from nestor_server.settings import Settings
 from nestor_server.storage.blobs import digest_of
+from nestor_server.webhooks import outbox
 from testbed.server import new_database
 from testbed.services import Services
 from tests.server.conftest import step
@@ -105,9 +106,10 @@ INSERT INTO tokens (id, user_id, name, sha256, scope)
 INSERT INTO webhooks (id, owner_id, url, events, secret, enabled)
     SELECT CASE n WHEN 1 THEN '{SPARE}'::uuid WHEN 2 THEN '{WEBHOOK}'::uuid ELSE uuidv7() END, id, 'https://127.0.0.1/',
            '{{trial.queued}}', 'whsec_', false
-    FROM users, generate_series(1, {OTHERS}) n WHERE name = CASE WHEN n <= 3 THEN 'tester' ELSE 'user 1' END;
-INSERT INTO webhook_deliveries (id, webhook_id, type, data, status, attempts)
-    SELECT uuidv7(), webhooks.id, 'trial.queued', '{{}}', CASE n WHEN 1 THEN 'pending' ELSE 'delivered' END, 1
+    FROM generate_series(1, {OTHERS}) n JOIN users ON name = CASE WHEN n <= 3 THEN 'tester' ELSE 'idle ' || n END;
+INSERT INTO webhook_deliveries (id, webhook_id, type, data, status, attempts, next_attempt_at)
+    SELECT uuidv7(), webhooks.id, 'trial.queued', '{{}}', CASE WHEN n <= 3 THEN 'pending' ELSE 'delivered' END, 1,
+           now() + interval '1 day'
     FROM webhooks, generate_series(1, 10) n;
 INSERT INTO blobs (id, owner_id, digest, size, "offset", complete)
     SELECT '{SPARE}', id, '{digest_of(SNAPSHOT)}', {len(SNAPSHOT)}, 0, false FROM users WHERE name = 'tester';
@@ -372,6 +374,21 @@ def test_a_claim_touches_the_heads_of_the_lines_and_the_reaper_the_queue(filled)
     with Plans().watching() as plans:
         Reaper(sessions, settings).run_once()
         plans.expect(QUEUE)
+    engine.dispose()
+
+
+def test_a_process_that_sends_notices_touches_those_that_it_takes(filled):
+    settings, _ = filled
+    engine = database.make_engine(settings)
+    with database.make_sessions(engine, settings)() as session:
+        session.execute(text("UPDATE webhook_deliveries SET next_attempt_at = now() WHERE status = 'pending'"))
+        with Plans().watching() as plans:
+            taken = outbox.take(session, 64)
+            assert len({notice.webhook_id for notice in taken}) == 64
+            following = outbox.take(session, 64, after=max(notice.webhook_id for notice in taken))
+            assert not {notice.webhook_id for notice in following} & {notice.webhook_id for notice in taken}
+            plans.expect(4 * 64)  # of the outbox and of the webhooks
+        session.rollback()
     engine.dispose()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -89,6 +90,7 @@ def export(
     if sys.stdout.isatty() and (shown := [what for name, what in BINARY.items() if targets.get(name) == STDOUT]):
         raise BinaryOnTerminal(what=shown[0])
     write_rater = partial(_rater, name=rater_name)
+    contents: dict[str, Callable[[Client, TrialRecord, int | None], bytes]]
     contents = dict(zip(FORMATS, (_hyperparameters, _weights, write_rater, _csv, _json), strict=True))
     with connect(server) as client:
         record = trial_of(client, trial)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
 import typer
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from nestor.schemas import WebhookDelivery
 
 app = typer.Typer()
-webhook_app = typer.Typer(help="Webhooks, which send notices about trials to a program of yours.", no_args_is_help=True)
+webhook_app = typer.Typer(help="Webhooks, which send notices about trials to your own program.", no_args_is_help=True)
 app.add_typer(webhook_app, name="webhook")
 
 WebhookArgument = Annotated[
@@ -43,7 +43,7 @@ def create_webhook(
     from nestor import schemas
 
     with connect(server) as client:
-        given = {"url": url} | ({"events": tuple(event)} if event else {})
+        given: dict[str, Any] = {"url": url} | ({"events": tuple(event)} if event else {})
         if study is not None:
             given["study_id"] = client.find_study(study).id
         made = client.create_webhook(schemas.build(schemas.WebhookCreate, given))

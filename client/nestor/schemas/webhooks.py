@@ -140,8 +140,8 @@ class WebhookDelivery(Schema):
     data: Annotated[dict[str, Any], about("what the notice says", example={"state": "complete", "number": 3})]
     status: Annotated[DeliveryStatus, about("pending: another attempt follows")]
     attempts: Annotated[int, about("attempts so far, with the one that is being made", ge=0, example=1)]
-    next_attempt_at: Annotated[datetime | None, about("not before this time, in UTC; null: there is none")]
-    http_status: Annotated[int | None, about("of the last answer; null: there was none", example=200)]
+    next_attempt_at: Annotated[datetime | None, about("not before this time, in UTC; null: no attempt follows")]
+    http_status: Annotated[int | None, about("of the last answer; null: it did not answer", example=200)]
     error: Annotated[str | None, about("why the last attempt failed", example="the receiver answered 503")]
     created_at: Annotated[datetime, about("in UTC")]
     delivered_at: Annotated[datetime | None, about("when the receiver took it, in UTC; null: it did not yet")]
@@ -163,7 +163,13 @@ class WebhookData(Schema):
     seq: Annotated[int, about("number of the event in the trial's event log, which orders notices", example=812)]
     state: Annotated[State, about("the trial's state at this event")]
     step: Annotated[int, about("its last recorded step", unit="outer steps", example=120)]
-    message: Annotated[str, about("the sentence of the error or of the warning, or why the state has changed")]
+    message: Annotated[
+        str,
+        about(
+            "the sentence of the error or of the warning, or why the state has changed",
+            example="all 500 steps are taken",
+        ),
+    ]
     path: Annotated[str, about("the trial in this API", example="/api/v1/trials/018f0000-0000-7000-8000-000000000000")]
 
 

@@ -10,15 +10,17 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
+from typing import TypeVar
 from uuid import UUID
 
 import httpx
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from nestor.errors import NestorError, ServerBusy
 from nestor_server.http.transactions import Transactions
@@ -27,6 +29,8 @@ from nestor_server.webhooks.addresses import AllowList
 from nestor_server.webhooks.outbox import ATTEMPT_SECONDS, Notice
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 POLL_SECONDS = 1.0  # how late a notice is
 MOST_AT_ONCE = 64  # attempts of a process
@@ -41,6 +45,7 @@ class Delivery:
     def __init__(self, transactions: Transactions, allowed: AllowList) -> None:
         self._transactions, self._allowed = transactions, allowed
         self._sending: dict[UUID, asyncio.Task[None]] = {}  # by webhook
+        self._after = outbox.FIRST  # the webhook that had its turn last
         self._finished = asyncio.Event()  # an attempt was
 
     async def run(self) -> None:
@@ -53,8 +58,10 @@ class Delivery:
             try:
                 await self._loop(sender)
             finally:
-                for task in self._sending.values():
+                attempts = list(self._sending.values())
+                for task in attempts:
                     task.cancel()
+                await asyncio.gather(*attempts, return_exceptions=True)
                 resolver.shutdown(wait=False, cancel_futures=True)
 
     async def _loop(self, sender: _Sender) -> None:
@@ -62,9 +69,10 @@ class Delivery:
             self._finished.clear()
             found: list[Notice] = []
             if free := MOST_AT_ONCE - len(self._sending):
-                take = partial(outbox.take, n=free, sending=tuple(self._sending))
+                take = partial(outbox.take, n=free, sending=tuple(self._sending), after=self._after)
                 try:
-                    found = await self._transactions.run(take)
+                    found = await self._run(take)
+                    self._after = max(one.webhook_id for one in found) if len(found) == free else outbox.FIRST
                 except (SQLAlchemyError, ServerBusy) as error:
                     log.warning("notices to webhooks wait for the database: %s", error)
             for notice in found:
@@ -78,12 +86,21 @@ class Delivery:
     async def _send(self, sender: _Sender, notice: Notice) -> None:
         try:
             outcome = await sender.attempt(notice)
-            await self._transactions.run(outcome)
+            await self._run(outcome)
         except (SQLAlchemyError, ServerBusy) as error:
             log.warning("notice %s will be sent again: its result cannot be recorded: %s", notice.id, error)
         finally:
             del self._sending[notice.webhook_id]
             self._finished.set()
+
+    async def _run(self, work: Callable[[Session], T]) -> T:
+        """What `work` returns. It is not cut off: its connection would be lost with the end of the server."""
+        running = asyncio.ensure_future(self._transactions.run(work))
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            await asyncio.wait([running])
+            raise
 
 
 class _Sender:

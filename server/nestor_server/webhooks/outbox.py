@@ -29,6 +29,7 @@ KEPT_FOR = timedelta(days=7)
 MOST_KEPT = 10_000  # notices of one webhook
 MESSAGE_CHARACTERS = 1_000
 
+FIRST = UUID(int=0)  # before all webhooks
 _PENDING = WebhookDelivery.status == DeliveryStatus.pending.value
 _NO_SYNC = {"synchronize_session": False}
 
@@ -71,7 +72,7 @@ def write(session: Session, trial_id: UUID, events: Iterable[dict[str, Any]]) ->
 
 
 def _kind(type: str, data: dict[str, Any]) -> WebhookEvent | None:
-    """What a notice about an event is called; None: there is none."""
+    """What a notice about an event is called; None: no notice is sent."""
     if type == EventType.log.value and data["level"] == LogLevel.warning.value:
         return WebhookEvent.warning
     # Other events of this type report what a user desires, and change no state.
@@ -102,25 +103,27 @@ class Notice:
     secret: str
 
 
-def take(session: Session, n: int, sending: Collection[UUID] = ()) -> list[Notice]:
+def take(session: Session, n: int, *, sending: Collection[UUID] = (), after: UUID = FIRST) -> list[Notice]:
     """Take up to `n` notices that are due, one of each webhook, so that no receiver delays those of others.
 
     Args:
         sending: webhooks that this process sends to at the moment, which are left out.
+        after: the webhook behind which to begin, so that all have their turn.
     """
     # The next webhook with a notice is looked up from the one before, so the outbox is not read as a whole.
     first = select(WebhookDelivery.webhook_id).where(_PENDING).order_by(WebhookDelivery.webhook_id).limit(1)
-    hooks = select(first.subquery()).cte("webhooks_with_notices", recursive=True)
+    begin = first.where(WebhookDelivery.webhook_id > after).subquery()
+    hooks = select(begin).cte("webhooks_with_notices", recursive=True)
     following = first.where(WebhookDelivery.webhook_id > hooks.c.webhook_id).scalar_subquery()
     hooks = hooks.union_all(select(following).where(hooks.c.webhook_id.is_not(None)))
-    head = select(WebhookDelivery.id, WebhookDelivery.next_attempt_at.label("at"))
-    head = head.where(WebhookDelivery.webhook_id == hooks.c.webhook_id, _is_due()).order_by("at").limit(1).lateral()
+    head = select(WebhookDelivery.id).where(WebhookDelivery.webhook_id == hooks.c.webhook_id, _is_due())
+    head = head.order_by(WebhookDelivery.next_attempt_at).limit(1).lateral()
     free = select(head.c.id).select_from(hooks.join(head, true())).where(hooks.c.webhook_id.not_in(sending))
-    ids = session.scalars(free.order_by(head.c.at).limit(n)).all()
+    ids = session.scalars(free.limit(n)).all()
     locked = select(WebhookDelivery.id).where(WebhookDelivery.id.in_(ids), _is_due()).with_for_update(skip_locked=True)
     taken = session.execute(
         update(WebhookDelivery)
-        .where(WebhookDelivery.id.in_(session.scalars(locked).all()), Webhook.id == WebhookDelivery.webhook_id)
+        .where(WebhookDelivery.id.in_(session.scalars(locked).all()))
         .values(attempts=WebhookDelivery.attempts + 1, next_attempt_at=func.now() + TAKEN)
         .returning(
             WebhookDelivery.id,
@@ -129,12 +132,16 @@ def take(session: Session, n: int, sending: Collection[UUID] = ()) -> list[Notic
             WebhookDelivery.type,
             WebhookDelivery.data,
             WebhookDelivery.created_at,
-            Webhook.url,
-            Webhook.secret,
         )
         .execution_options(**_NO_SYNC)
-    )
-    return [Notice(*row) for row in taken]
+    ).all()
+    receivers = select(Webhook.id, Webhook.url, Webhook.secret).where(Webhook.id.in_([row.webhook_id for row in taken]))
+    found = {row.id: row for row in session.execute(receivers)}
+    return [
+        Notice(*row, url=found[row.webhook_id].url, secret=found[row.webhook_id].secret)
+        for row in taken
+        if row.webhook_id in found  # else it was deleted a moment ago
+    ]
 
 
 def delivered(session: Session, notice: Notice, http_status: int) -> None:
