@@ -10,10 +10,10 @@ from uuid import UUID
 
 import pandas as pd
 import pytest
-from sqlalchemy import event
 
 import nestor
 from nestor.results.tables import write_csv
+from nestor_server.models import Study
 from nestor_server.services.records import exports
 from tests.server.conftest import Run, problem
 
@@ -61,9 +61,7 @@ def expected(value: Any) -> str:
 
 @pytest.mark.parametrize("config", [False, True])
 @pytest.mark.parametrize("metrics", [False, True])
-@pytest.mark.parametrize("rows", [200, 2])
-def test_trials_are_those_of_the_data_frame(http, client, various, monkeypatch, config, metrics, rows):
-    monkeypatch.setattr(exports, "ROWS", rows)  # the server runs in this process
+def test_trials_are_those_of_the_data_frame(http, client, various, config, metrics):
     frame = nestor.load_study("study", server=client).trials_dataframe(config=config, metrics=metrics).astype(object)
     found = read(http, f"/studies/{various}/trials.csv", config=config, metrics=metrics)
     assert [*found[0]] == [*frame.columns]
@@ -97,23 +95,19 @@ def test_an_empty_list_has_its_heading(http, study, submit):
     assert http.get(f"/trials/{submit()['id']}/steps.csv").text.startswith("number,train_loss,val_loss,")
 
 
-def test_it_is_read_in_pieces(server, http, study, submit):
-    """No statement reads more than a piece, by rows or by bytes."""
-    for _ in range(8):
-        submit(user_attrs={"a": "x" * 400_000})
-    sizes: list[int] = []
-    engine = server.sessions.kw["bind"]
-
-    def listener(connection, cursor, statement, *_):
-        if "trials.user_attrs, " in statement:
-            sizes.append(cursor.rowcount)
-
-    event.listen(engine, "after_cursor_execute", listener)
-    try:
-        assert len(http.get(f"/studies/{study}/trials.csv").text.splitlines()) == 9
-    finally:
-        event.remove(engine, "after_cursor_execute", listener)
-    assert sizes == [2, 2, 2, 2] * 2  # each twice: for the columns, and for the rows
+@pytest.mark.parametrize(("rows", "nbytes", "sizes"), [(200, 400_000, [2, 2, 2, 2]), (3, 10, [3, 3, 2])])
+def test_it_is_read_in_pieces_of_bounded_rows_and_bytes(server, study, submit, monkeypatch, rows, nbytes, sizes):
+    for n in range(8):
+        submit(user_attrs={"a": f"{n}" * nbytes})
+    monkeypatch.setattr(exports, "ROWS", rows)
+    found, after = [], None
+    with server.sessions() as session:
+        owner = session.get_one(Study, UUID(study)).owner_id
+        while after is not None or not found:
+            piece, after = exports.trials(session, owner, UUID(study), after, metrics=True)
+            found.append([trial.number for trial, _ in piece])
+    assert [len(piece) for piece in found] == sizes
+    assert [number for piece in found for number in piece] == [*range(8)]
 
 
 def test_what_is_not_ones_own_is_not_found(stranger, http, study, run):
