@@ -10,7 +10,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install up demo data test gpu check format
+.PHONY: help install up demo data test fuzz gpu check format vendor
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -37,10 +37,17 @@ data: $(READY) ## fetch the data sets of the examples into the cache
 
 test: $(READY) ## run all tests; fail, too, if they run a smaller part of the code than before
 	@.ci/chromium
+	@.ci/nginx
 	@rm -f .coverage .coverage.*
 	@OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -q --numprocesses 2 --dist worksteal
 	@$(BIN)/coverage combine -q
 	@$(BIN)/coverage report
+
+# The same seed sends the same first requests.
+SEED ?= 1
+
+fuzz: $(READY) ## send made-up requests to a server for ten minutes; SEED=2 sends others
+	@OMP_NUM_THREADS=1 $(BIN)/python -m testbed.fuzzing $(SEED)
 
 # GPU_PYTHON=python3 uses a Python that already has Nestor's dependencies and a torch with GPU support.
 GPU_PYTHON ?= $(BIN)/python
@@ -56,6 +63,9 @@ check: $(READY) ## lint, types, import rules, compose file, Dockerfile
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 	@$(BIN)/hadolint Dockerfile
+
+vendor: $(READY) ## fetch the newest Swagger UI, which /docs shows
+	@.ci/vendor
 
 format: $(READY) ## format the code
 	@$(BIN)/ruff check --fix

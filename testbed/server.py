@@ -24,6 +24,7 @@ from nestor_server import database, revisions
 from nestor_server.database import Sessions
 from nestor_server.services import tokens
 from nestor_server.settings import Settings
+from testbed.contract import DescribedClient
 from testbed.services import Services
 
 
@@ -38,10 +39,13 @@ class Server:
     process: subprocess.Popen[bytes] | None = None
 
     def http(self, token: str | None = "", **options: Any) -> httpx.Client:
-        """An HTTP client of the REST API, with this server's token unless another one or None is given."""
+        """An HTTP client of the REST API, with this server's token unless another one or None is given.
+
+        It fails on answers that /openapi.json does not describe.
+        """
         token = self.token if token == "" else token
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        return httpx.Client(base_url=self.url + API, headers=headers, timeout=120, trust_env=False, **options)
+        return DescribedClient(base_url=self.url + API, headers=headers, timeout=120, trust_env=False, **options)
 
     def new_token(self, user: str | None = None, scope: Scope = Scope.write) -> str:
         """A token of a new user by default, so that tests do not see each other's data."""

@@ -11,16 +11,22 @@ from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
 from nestor.schemas import (
+    DEFAULT_POINTS,
     Action,
+    As,
     Attempt,
     Confirm,
     Confirmation,
+    EntryValues,
     Event,
     Hyperparameters,
+    HyperparameterSummary,
+    Order,
     State,
     Step,
     StudyCreate,
     StudyPatch,
+    TopEntries,
     TrialCreate,
     TrialPatch,
     WhichStep,
@@ -217,11 +223,50 @@ class Backend(Protocol):
         """What is tuned, and the steps that have a snapshot."""
         ...
 
+    def hyperparameter_summary(
+        self, trial_id: UUID, name: str, *, after: int = 0, max_points: int = DEFAULT_POINTS
+    ) -> HyperparameterSummary:
+        """The course of one hyperparameter in the steps above `after`, as needed for a plot.
+
+        Args:
+            max_points: of each 100,000 steps, at most so many are returned.
+
+        Raises:
+            HyperparameterUnknown: the trial has no hyperparameter of that name.
+        """
+        ...
+
     def snapshot(self, trial_id: UUID, step: int | None = None) -> bytes:
         """All hyperparameters at `step`, by default the newest snapshot, as safetensors.
 
         Raises:
             HyperparametersNotFound: there is no snapshot of that step.
+        """
+        ...
+
+    def top(self, trial_id: UUID, name: str, by: Order, k: int = 20, step: int | None = None) -> TopEntries:
+        """The `k` entries of a hyperparameter that come first by an order at `step`, by default the newest snapshot.
+
+        Raises:
+            HyperparametersNotFound: there is no snapshot of that step, or no such hyperparameter.
+            EntriesNotRecorded: nothing is known of the entries at that step.
+        """
+        ...
+
+    def entry_values(
+        self,
+        trial_id: UUID,
+        name: str,
+        index: str,
+        form: As = "optimized",
+        after: int | None = None,
+        max_points: int | None = None,
+    ) -> EntryValues:
+        """Some entries of a hyperparameter, such as "0,17,3.5", at the steps that have a snapshot.
+
+        Raises:
+            HyperparametersNotFound: there is no such hyperparameter.
+            EntryUnknown, TooManyEntries: the hyperparameter has no such entries, or there are too many.
         """
         ...
 

@@ -77,16 +77,24 @@ def trial_id(given: UUID | str) -> UUID:
         raise OptionTypeWrong(option=f"trial_id={shown(given)}", rule=rule) from None
 
 
+def choice(name: str, value: object, choices: Sequence[str]) -> str:
+    """`value`, the argument `name`, which must be one of `choices`.
+
+    Raises:
+        ChoiceUnknown: it is something else.
+    """
+    if value not in choices:
+        raise ChoiceUnknown(option=f"{name}={shown(value)}", choices=list(choices))
+    return str(value)
+
+
 def log_level(value: object) -> LogLevel:
     """The level of `value`, such as "warning".
 
     Raises:
         ChoiceUnknown: there is no such level.
     """
-    try:
-        return LogLevel(cast("str", value))
-    except ValueError:
-        raise ChoiceUnknown(option=f"level={shown(value)}", choices=[level.value for level in LogLevel]) from None
+    return LogLevel(choice("level", value, [level.value for level in LogLevel]))
 
 
 def which_step(name: str, value: object) -> WhichStep:

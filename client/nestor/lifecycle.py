@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypeVar
@@ -281,20 +281,24 @@ def failure(error: BaseException) -> NestorError:
 # --- steps that are not kept --------------------------------------------------------------------------------
 
 
-def missing_step(asked: WhichStep | None, best_step: int | None) -> str:
+SHOWN_STEPS = 20  # of those that have files
+
+
+def missing_step(asked: WhichStep | None, best_step: int | None, stored: Iterable[int] = ()) -> str:
     """Which step has no files, as the end of the sentence "it has no checkpoint …".
 
     Args:
         asked: as a user named it; None: any.
         best_step: of the trial.
+        stored: steps that have files, of which the last ones are named.
     """
     if asked is None or asked == "latest":
         return "yet"
-    if asked == "best":
-        return (
-            "of a best step: none was evaluated yet" if best_step is None else f"of step {best_step}, the best so far"
-        )
-    return f"of step {asked}"
+    known = ", ".join(map(str, sorted(stored)[-SHOWN_STEPS:])) or "none"
+    if asked != "best":
+        return f"of step {asked} (stored: {known})"
+    which = "of a best step: none was evaluated yet" if best_step is None else f"of step {best_step}, the best so far"
+    return f"{which} (stored: {known})"
 
 
 # --- retention of snapshots -----------------------------------------------------------------------
@@ -335,3 +339,38 @@ def evicted_steps(newest: int, every: int) -> list[int]:
     ages = (RECENT * 2**k for k in range(newest.bit_length()))
     steps = [newest - age * every for age in ages]
     return [step for step in steps if step > 0 and not is_retained(step, newest, every)]
+
+
+def finite_bounds(bounds: tuple[float, float] | None) -> dict[str, float]:
+    """Those fields `least` and `largest` of a `HyperparameterInfo` that are finite."""
+    named = zip(("least", "largest"), bounds or (), strict=False)
+    return {name: bound for name, bound in named if math.isfinite(bound)}
+
+
+# --- retention of distributions -------------------------------------------------------------------
+
+MAX_DISTRIBUTIONS = 1024  # steps whose distributions are kept, besides step 0 and the last one,
+DISTRIBUTIONS_BYTES = 32 * 2**20  # and fewer of a trial with many hyperparameters, so that all fit into this,
+DISTRIBUTION_BYTES = 1024  # where that of one hyperparameter at one step takes at most so many, as JSON
+
+
+def spread_out(shapes: Iterable[Sequence[int]]) -> int:
+    """The number of hyperparameters that have several entries, and so a distribution."""
+    return sum(math.prod(shape) > 1 for shape in shapes)
+
+
+def distribution_interval(newest: int, hyperparameters: int) -> int:
+    """Outer steps between those whose distributions are kept of a trial at step `newest`, a power of two.
+
+    They are the multiples of the interval, 0 included, and the last step. The interval doubles as the trial grows, so
+    what is kept follows from `newest` alone, whatever was withdrawn and taken again before.
+
+    Args:
+        hyperparameters: with several entries.
+    """
+    fitting = DISTRIBUTIONS_BYTES // (DISTRIBUTION_BYTES * max(1, hyperparameters))
+    most = max(2, min(MAX_DISTRIBUTIONS, fitting - 2))  # besides step 0 and the last step
+    interval = 1
+    while newest // interval > most:
+        interval *= 2
+    return interval

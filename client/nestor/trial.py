@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 from uuid import UUID
 
 from nestor import schemas
 from nestor.backend import Backend
-from nestor.callbacks import expect_callbacks, expect_flag, prunes, which_step, whole_number
+from nestor.callbacks import choice, expect_callbacks, expect_flag, prunes, which_step, whole_number
 from nestor.errors import (
+    ArgumentInvalid,
     AttributeMissing,
     HparamNotFound,
     HyperparametersNotFound,
     IllegalTransition,
     NestorError,
+    OptionOutOfRange,
     TrialFailed,
     called_as,
     no_attribute,
+    shown,
 )
 from nestor.errors.optuna_names import TRIAL_ATTRIBUTES
 from nestor.extras import require
@@ -28,15 +31,23 @@ from nestor.results.html import table
 from nestor.results.tables import distribution_row, step_rows
 from nestor.results.values import Values, members
 from nestor.schemas import (
+    DEFAULT_POINTS,
+    FEWEST_POINTS,
+    MOST_POINTS,
     MOST_STEPS,
+    PER_ORDER,
     Action,
+    As,
     Attempt,
     Confirmation,
     EndingAction,
     Event,
     EventType,
+    HyperparameterSummary,
+    Order,
     State,
     Step,
+    TopEntry,
     TrialPatch,
     Verdict,
     WhichStep,
@@ -564,6 +575,85 @@ class Trial:
                 continue
             rows.append({"step": step, **distribution_row(members(values, name), quantiles=quantiles)})
         return pd.DataFrame(rows).set_index("step")
+
+    @called_as("trial.hparam_summary")
+    def hparam_summary(self, name: str, *, max_points: int = DEFAULT_POINTS) -> HyperparameterSummary:
+        """The course of one hyperparameter at any number of entries: statistics, quantiles and histograms.
+
+        `columns` has the steps that a plot needs, with the lowest and the highest value of each column in each of equal
+        intervals. `distributions` has steps at equal distances, and the last. All are of the entries before the
+        transform.
+
+        Args:
+            name: of one hyperparameter.
+            max_points: of each 100,000 steps, at most so many are returned.
+
+        Raises:
+            HyperparameterUnknown: the trial has no hyperparameter of that name.
+        """
+        if not FEWEST_POINTS <= whole_number("max_points", max_points) <= MOST_POINTS:
+            expected = f"a whole number from {FEWEST_POINTS} to {MOST_POINTS:,}"
+            raise ArgumentInvalid(
+                owner="trial.hparam_summary", argument="max_points", given=shown(max_points), expected=expected
+            )
+        return self._backend.hyperparameter_summary(self.id, name, max_points=max_points)
+
+    @called_as("trial.top")
+    def top(self, name: str, *, by: str = "change", k: int = 20, step: int | None = None) -> pandas.DataFrame:
+        """The entries of the hyperparameter `name` that stand out at a step, the first one first.
+
+        Args:
+            by: "change", the largest change since the start of the trial; "gradient", the largest hypergradient of
+                the step, whatever its sign; "highest" or "lowest", the value.
+            k: how many, at most 32. Of a trial with more than 64 tensors, fewer are recorded.
+            step: one with a snapshot; by default the newest. In this process, hypergradients are kept of the last step
+                alone.
+
+        Returns:
+            One row per entry, indexed by its flat index: name, position, value (before the transform), used (after it),
+            start, change and gradient.
+
+        Raises:
+            HyperparametersNotFound: the trial has no such hyperparameter, or no snapshot of that step.
+            EntriesNotRecorded: it is not known which entries come first.
+            MissingExtra: pandas is not installed.
+        """
+        pd = require("pandas", what="trial.top", extra="viz")
+        order = Order(choice("by", by, [order.value for order in Order]))
+        if not 1 <= (most := whole_number("k", k)) <= PER_ORDER:
+            raise OptionOutOfRange(option=f"k={most}", rule=f"it must be at least 1 and at most {PER_ORDER}")
+        found = self._backend.top(self.id, name, order, most, None if step is None else whole_number("step", step))
+        columns = [field for field in TopEntry.model_fields if field != "index"]
+        rows = [item.model_dump() for item in found.items]
+        return pd.DataFrame(rows, columns=["index", *columns]).set_index("index")
+
+    @called_as("trial.values_of")
+    def values_of(
+        self, name: str, index: int | Sequence[int | tuple[int, ...]], *, form: As = "optimized"
+    ) -> pandas.DataFrame:
+        """The course of some entries of the hyperparameter `name`, over the steps that have a snapshot.
+
+        Args:
+            index: flat indices, or positions such as (3, 5) of a matrix; at most 100.
+            form: "optimized", before the transform; "used", after it, as the losses read them.
+
+        Returns:
+            One row per step, and one column per entry with its name, such as "example 17". Entries times steps are at
+            most 20,000; of more steps, evenly chosen ones are returned.
+
+        Raises:
+            HyperparametersNotFound: the trial has no such hyperparameter.
+            EntryUnknown, TooManyEntries: it has no such entries, or there are too many.
+            MissingExtra: pandas is not installed.
+        """
+        pd = require("pandas", what="trial.values_of", extra="viz")
+        forms: tuple[As, ...] = get_args(As)
+        choice("form", form, forms)
+        chosen = [index] if isinstance(index, int) else index
+        text = ",".join(".".join(map(str, one)) if isinstance(one, tuple) else str(one) for one in chosen)
+        found = self._backend.entry_values(self.id, name, text, form)
+        steps = pd.Index(found.steps, name="step")
+        return pd.DataFrame(list(zip(*found.values, strict=True)), index=steps, columns=list(found.names))
 
     def _values(self, step: int | None) -> Values:
         described = self._backend.hyperparameters(self.id)

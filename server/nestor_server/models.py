@@ -26,12 +26,12 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from nestor.options import Frozen
 from nestor.ranking import Ranking
-from nestor.schemas import Desired, Direction, Scope, State
+from nestor.schemas import DeliveryStatus, Desired, Direction, Scope, State
 
 NAMING = {
     "ix": "ix_%(column_0_label)s",
@@ -42,12 +42,12 @@ NAMING = {
 }
 
 
-def _one_of(column: str, words: type[State] | type[Desired] | type[Scope]) -> CheckConstraint:
+def _one_of(column: str, words: type[State | Desired | Scope | DeliveryStatus]) -> CheckConstraint:
     """Restrict a column to the values of an enumeration. Text with a check migrates more easily than an enum type."""
     return CheckConstraint(f"{column} IN ({_listed(words)})", name=column)
 
 
-def _listed(words: Iterable[State | Desired | Scope]) -> str:
+def _listed(words: Iterable[State | Desired | Scope | DeliveryStatus]) -> str:
     return ", ".join(f"'{word.value}'" for word in words)
 
 
@@ -159,6 +159,8 @@ class Trial(Base):
             postgresql_where=text("is_queued"),
         ),
         Index("ix_trials_running", "study_id", postgresql_where=text("is_running")),
+        # The queue behind each worker is counted from this index alone.
+        Index("ix_trials_waiting", "devices", "entry_point", postgresql_where=text("is_queued")),
         # The counts of a study are read from the first index alone, and its best value and its last activity are at
         # ends of the others. Lists are sorted by them. None has a column that changes with each step, which would
         # change all indexes of the row. The few trials that run are found by the index above.
@@ -240,6 +242,7 @@ class Trial(Base):
     batches: Mapped[int] = mapped_column(default=0)  # recorded under this lease, which makes repeated batches harmless
     restarts: Mapped[int] = mapped_column(default=0)  # lost leases since the newest checkpoint
     preemptions: Mapped[int] = mapped_column(default=0)  # shutdowns of its worker since the newest checkpoint
+    traceparent: Mapped[str | None]  # of the submission, as W3C Trace Context writes it; null: it was not traced
 
     created_at: Mapped[datetime] = _now()
     queued_at: Mapped[datetime] = _now()
@@ -247,7 +250,7 @@ class Trial(Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
 
-    # For the two indexes above. Statements with this condition can use no other index: while statistics say that no
+    # For the indexes above. Statements with this condition can use no other index: while statistics say that no
     # trial is queued, all indexes that fit `state = 'queued'` have the same cost to PostgreSQL.
     is_queued: Mapped[bool] = mapped_column(Computed(f"state = '{State.queued.value}'", persisted=True))
     is_running: Mapped[bool] = mapped_column(Computed(_RUNS, persisted=True))
@@ -264,6 +267,37 @@ class Step(Base):
     seq: Mapped[int] = mapped_column(BigInteger)
     recorded_at: Mapped[datetime] = _now()
     data: Mapped[dict[str, Any]]  # schemas.Step
+
+
+class StepNumbers(Base):
+    """The numbers of one recorded step, from which a plot's steps are chosen: a tenth of the bytes of its record.
+
+    Steps that earlier versions recorded have none; they come before those that have some.
+    """
+
+    __tablename__ = "step_numbers"
+
+    trial_id: Mapped[UUID] = mapped_column(ForeignKey("trials.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    numbers: Mapped[list[float | None]] = mapped_column(ARRAY(Float))  # of the fields in FIELDS
+
+    # New fields are appended, because rows have no names.
+    FIELDS: ClassVar = (
+        *("train_loss", "val_loss", "val_examples", "value", "held_out_loss", "test_loss"),
+        *("hypergradient_norm", "hypergradient_cosine", "inner_gradient_norm", "inner_gradient_ratio"),
+        *("residual", "products", "alpha", "alpha_norm"),
+    )
+
+
+class Distribution(Base):
+    """How the hyperparameters of a trial are distributed at some of its steps; `lifecycle.distribution_interval`."""
+
+    __tablename__ = "distributions"
+
+    trial_id: Mapped[UUID] = mapped_column(ForeignKey("trials.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    # Name → schemas.Distribution. As text, which takes half as many bytes as JSONB.
+    data: Mapped[dict[str, Any]] = mapped_column(JSON)
 
 
 class Event(Base):
@@ -360,6 +394,7 @@ class Snapshot(Base):
     trial_id: Mapped[UUID] = mapped_column(ForeignKey("trials.id", ondelete="CASCADE"), primary_key=True)
     step: Mapped[int] = mapped_column(primary_key=True)
     blob_id: Mapped[UUID] = mapped_column(ForeignKey("blobs.id"), index=True)
+    entries: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))  # schemas.RecordedEntries
 
 
 class Checkpoint(Base):
@@ -394,13 +429,72 @@ class Worker(Base):
     device: Mapped[str]
     versions: Mapped[dict[str, Any]]
     entry_points: Mapped[dict[str, Any]] = mapped_column(default=dict)  # name → schemas.EntryPointInfo
+    started_at: Mapped[datetime] = _now()
     heartbeat_at: Mapped[datetime] = _now()
+    draining_since: Mapped[datetime | None]  # it takes no trials; null: it does
     trial_id: Mapped[UUID | None] = mapped_column(ForeignKey("trials.id", ondelete="SET NULL"))
+    runner_bytes: Mapped[int | None] = mapped_column(BigInteger)  # resident memory of its trial's processes
 
     @staticmethod
     def id_of(pid: int) -> str:
         """The id of the worker process `pid` on this machine. With several slots, each appends "/" and its number."""
         return f"{socket.gethostname()}:{pid}"
+
+
+class Webhook(Base):
+    """An address of a user's own program that gets notices about trials."""
+
+    __tablename__ = "webhooks"
+
+    id: Mapped[UUID] = _key()
+    owner_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    study_id: Mapped[UUID | None] = mapped_column(ForeignKey("studies.id", ondelete="CASCADE"), index=True)  # null: all
+    url: Mapped[str]
+    events: Mapped[list[str]]  # schemas.WebhookEvent
+    secret: Mapped[str]  # as it is, because signatures are computed from it
+    enabled: Mapped[bool] = mapped_column(default=True)
+    disabled_reason: Mapped[str | None]  # if the server disabled it
+    succeeded_at: Mapped[datetime | None]  # when it last took a notice
+    created_at: Mapped[datetime] = _now()
+
+
+class WebhookDelivery(Base):
+    """A notice for one webhook: the outbox, written with the event that it is about, and a record of what was sent."""
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        _one_of("status", DeliveryStatus),
+        Index("ix_webhook_deliveries_webhook_id", "webhook_id", "id"),
+        Index(
+            "ix_webhook_deliveries_pending",
+            "webhook_id",
+            "next_attempt_at",
+            postgresql_where=text(f"status = '{DeliveryStatus.pending.value}'"),
+        ),
+    )
+
+    id: Mapped[UUID] = _key()  # in order of creation; the receiver gets it with each attempt
+    webhook_id: Mapped[UUID] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"))
+    trial_id: Mapped[UUID | None] = mapped_column(ForeignKey("trials.id", ondelete="CASCADE"), index=True)
+    type: Mapped[str]  # schemas.WebhookEvent, or that of a test
+    data: Mapped[dict[str, Any]]
+    status: Mapped[str] = mapped_column(default=DeliveryStatus.pending.value)
+    attempts: Mapped[int] = mapped_column(default=0)
+    next_attempt_at: Mapped[datetime] = _now()  # while an attempt is made: when another process may make the next one
+    http_status: Mapped[int | None]  # of the last attempt
+    error: Mapped[str | None]  # of the last attempt
+    created_at: Mapped[datetime] = _now()
+    delivered_at: Mapped[datetime | None]
+
+
+class Count(Base):
+    """One of `observability.counts.COUNTERS`, over all workers and servers."""
+
+    __tablename__ = "counts"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    label: Mapped[str] = mapped_column(primary_key=True)  # the value of its label; "" if it has none
+    value: Mapped[float] = mapped_column(Float)
 
 
 IDEMPOTENCY_WINDOW = timedelta(hours=24)

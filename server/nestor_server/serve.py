@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import logging
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import socket
+import tempfile
 import threading
 from multiprocessing.process import BaseProcess
 
@@ -18,6 +19,7 @@ from uvicorn.supervisors import Multiprocess
 
 from nestor_server.app import create_app, validate
 from nestor_server.connection import Connection
+from nestor_server.observability import logs, metrics
 from nestor_server.settings import Settings
 from nestor_server.settings import settings as from_environment
 
@@ -38,7 +40,7 @@ def serve(*, host: str | None = None, port: int | None = None, workers: int | No
     given = {"host": host, "port": port, "server_workers": workers}
     settings = from_environment().model_copy(update={name: value for name, value in given.items() if value is not None})
     validate(settings)  # here, where an error is a sentence
-    _log_to_stderr()
+    logs.configure(settings.log_format)
     _allow_many_files()
     config = uvicorn.Config(
         "nestor_server.serve:application",
@@ -48,6 +50,8 @@ def serve(*, host: str | None = None, port: int | None = None, workers: int | No
         workers=settings.server_workers,
         http=Connection,
         ws="none",  # no route has WebSockets
+        forwarded_allow_ips=settings.trusted_proxies,
+        root_path=settings.root_path,
         backlog=BACKLOG,
         access_log=False,  # the middleware logs each request with its id
         log_config=None,
@@ -59,21 +63,19 @@ def serve(*, host: str | None = None, port: int | None = None, workers: int | No
     if settings.server_workers == 1:
         uvicorn.Server(config).run([listening])
     else:
-        Multiprocess(config, [listening]).run()
+        with tempfile.TemporaryDirectory(prefix="nestor-metrics-") as shared:
+            os.environ[metrics.DIRECTORY] = shared
+            Multiprocess(config, [listening]).run()
 
 
 def application() -> FastAPI:
     """What each process serves."""
     if (parent := multiprocessing.parent_process()) is not None:
-        _log_to_stderr()
+        logs.configure(from_environment().log_format)
+        metrics.share(os.environ[metrics.DIRECTORY])
         threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
     _share_heaps()
     return create_app()
-
-
-def _log_to_stderr() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # it would log at every request to /readyz
 
 
 def _share_heaps() -> None:
@@ -83,8 +85,9 @@ def _share_heaps() -> None:
 
 
 def _end_after(parent: BaseProcess) -> None:
-    """A parent that was killed could not end its children, which would hold the port."""
+    """A parent that was killed could not end its children, which would hold the port, nor remove their metrics."""
     parent.join()
+    shutil.rmtree(os.environ[metrics.DIRECTORY], ignore_errors=True)
     os.kill(os.getpid(), signal.SIGTERM)
 
 

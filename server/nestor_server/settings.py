@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -27,6 +27,10 @@ class Settings(BaseSettings):
     server_workers: Annotated[int, Field(ge=1, le=256)] = 1  # processes that serve the port
     request_connections: Annotated[int, Field(ge=1, le=1_000)] = 16  # of a process: requests that work at once
     max_waiting_requests: Annotated[int, Field(ge=0)] = 2_000  # of a process; further ones get 503
+    root_path: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)*$")] = (
+        ""  # the path at which a proxy shows the server
+    )
+    trusted_proxies: str = "127.0.0.1,::1"  # whose X-Forwarded-Proto and X-Forwarded-For are believed
     stall_seconds: Seconds = 60.0  # a client that sends or reads nothing for this long in a request is disconnected
 
     lease_seconds: Seconds = 30.0  # a worker without a heartbeat for this long loses its trial
@@ -47,6 +51,10 @@ class Settings(BaseSettings):
     max_json_bytes: Annotated[int, Field(gt=0)] = 16 * 2**20
     stream_poll_seconds: Seconds = 3.0  # how late an event is if its notification is lost
     stream_ping_seconds: Seconds = 15.0  # between two comments on an idle stream
+    webhook_allow: str = ""  # hosts and networks to which users may let the server send notices; see docs/operations.md
+    metrics: Literal["admin", "open"] = "admin"  # who may read /metrics: holders of an admin token, or everybody
+    traces: bool = False  # send spans with OpenTelemetry, to where OTEL_EXPORTER_OTLP_ENDPOINT says
+    log_format: Literal["text", "json"] = "text"
     log_reads: bool = False  # log successful GET and HEAD requests too, of which dashboards send many
 
     @field_validator("blob_url")

@@ -213,8 +213,3 @@ def test_the_page_has_both_color_schemes(page, server, token, run, scheme):
     background = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
     brightness = sum(int(part) for part in background[4:-1].split(","))
     assert (brightness > 600) == (scheme == "light")
-
-
-def test_the_interface_is_listed_on_a_page_of_its_own(page, server):
-    page.goto(f"{server.url}/docs")
-    expect(page.get_by_text("POST /api/v1/studies/{study_id}/trials")).to_be_visible()

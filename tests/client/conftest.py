@@ -21,6 +21,7 @@ from testbed.worker import Worker, running_worker
 from tests.client.awaited import Awaited
 from tests.client.problems import ridge
 from tests.client.shell import Shell
+from tests.support.webhooks import LOOPBACK
 
 N_STEPS = 12
 QUICK: dict[str, Any] = {
@@ -40,7 +41,9 @@ def started() -> list[Server]:
 
 @pytest.fixture(scope="package")
 def server(services: Services, started: list[Server]) -> Iterator[Server]:
-    with running_server(services, redis_db=BROKER, heartbeat_seconds=0.3, reap_seconds=0.5) as server:
+    with running_server(
+        services, redis_db=BROKER, heartbeat_seconds=0.3, reap_seconds=0.5, webhook_allow=LOOPBACK
+    ) as server:
         started.append(server)
         yield server
         started.remove(server)

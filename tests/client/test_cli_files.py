@@ -104,7 +104,9 @@ def test_weights_are_exported_by_their_names_in_the_model(shell, trial, tmp_path
 
 def test_formats_that_contradict_each_other_are_refused(shell, trial):
     assert "Only one format can be written to standard output" in shell("export", trial.id, "--csv", "--json", code=2)
-    assert "Pass --safetensors or --weights, too." in shell("export", trial.id, "--csv", "x", "--step", "1", code=2)
+    assert "Pass one of --safetensors, --weights, --rater, too." in shell(
+        "export", trial.id, "--csv", "x", "--step", "1", code=2
+    )
     assert "'-1' is neither a number nor best" in shell("export", trial.id, "--weights", "--step", "-1", code=2)
 
 

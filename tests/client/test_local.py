@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import nestor
+from nestor import lifecycle
 from nestor.errors import ConfigInvalid, InvalidInput, TrialFailed
 from nestor.hparams import L2
 from nestor.schemas import State
@@ -67,6 +68,21 @@ def test_large_hyperparameters_are_kept_sparsely_but_first_best_and_last_always(
     kept = trial.hparams_steps
     assert {0, trial.best_step, 150} <= set(kept)
     assert len(kept) <= 150 / 2 + 3
+
+
+def test_distributions_are_bounded_and_a_pause_does_not_change_which_are_kept(monkeypatch):
+    monkeypatch.setattr(lifecycle, "MAX_DISTRIBUTIONS", 5)
+    straight = nestor.create_study().optimize(ridge(), 30, **QUICK).hparam_summary("l2.weight").distributions
+    assert straight.number == [0, 8, 16, 24, 30]
+
+    def pause(study: nestor.Study, trial: nestor.Trial) -> None:
+        if trial.last_step.number == 13:
+            trial.pause()
+
+    trial = nestor.create_study().optimize(ridge(), 30, **QUICK, callbacks=[pause])
+    assert trial.hparam_summary("l2.weight").distributions.number == [0, 4, 8, 12, 13]
+    trial.resume().wait()
+    assert trial.hparam_summary("l2.weight").distributions == straight
 
 
 def test_hyperparameters_are_read_in_the_order_of_their_declaration():

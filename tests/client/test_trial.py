@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,12 +18,18 @@ from nestor.errors import (
     ArgumentInvalid,
     CallbacksWithoutWait,
     CheckpointNotFound,
+    ChoiceUnknown,
+    EntriesNotRecorded,
+    EntryUnknown,
     HyperparametersNotFound,
+    HyperparameterUnknown,
     IllegalTransition,
     InvalidInput,
+    OptionOutOfRange,
+    TooManyEntries,
     TrialFailed,
 )
-from nestor.schemas import State
+from nestor.schemas import State, TensorSummary
 from nestor_engine import optimize
 from tests.client.conftest import N_STEPS, QUICK, Finished
 from tests.client.problems import ridge, squared_error
@@ -153,6 +160,89 @@ def test_hyperparameters_come_as_a_frame_of_quantiles(trial):
     assert (spread["5%"] <= spread["50%"]).all()
     assert spread.loc[0, ["min", "max", "std"]].tolist() == [-2.0, -2.0, 0.0]
     assert "50%" not in trial.trajectory("l2.bias", quantiles=False)
+
+
+def test_entries_that_stand_out_are_those_of_the_hyperparameters(trial):
+    start, last = (trial.hparams_at(step).numpy()["l2.weight"].flatten() for step in (0, N_STEPS))
+    top = trial.top("l2.weight", k=3)
+    order = np.argsort(-abs(last.astype(float) - start), kind="stable")[:3]
+    assert top.index.tolist() == order.tolist()
+    assert top["name"].tolist() == [f"weight, row 0, column {i}" for i in order]
+    assert top["value"].tolist() == last[order].tolist()
+    assert top["used"].to_numpy() == pytest.approx(np.exp(last[order]))
+    assert top["change"].to_numpy() == pytest.approx(last[order] - start[order], rel=1e-6)
+    assert trial.top("l2.weight", by="highest", k=1).index[0] == last.argmax()
+    assert trial.top("l2.weight", by="lowest", k=1).index[0] == last.argmin()
+    by_gradient = trial.top("l2.weight", by="gradient")["gradient"].abs()
+    assert len(by_gradient) == last.size
+    assert by_gradient.is_monotonic_decreasing
+    norm = trial.last_step.hyperparameters["l2.weight"].gradient_norm
+    assert float((by_gradient**2).sum() ** 0.5) == pytest.approx(norm, rel=1e-6)
+    assert trial.top("l2.bias", step=3)["value"].tolist() == trial.hparams_at(3).numpy()["l2.bias"].flatten().tolist()
+
+
+def test_the_course_of_entries_comes_as_a_frame(trial):
+    course = trial.values_of("l2.weight", [3, (0, 1)])
+    assert list(course.index) == list(range(N_STEPS + 1))
+    assert list(course.columns) == ["weight, row 0, column 3", "weight, row 0, column 1"]
+    for step in (0, 5, N_STEPS):
+        expected = trial.hparams_at(step).numpy()["l2.weight"][0, [3, 1]]
+        assert course.loc[step].tolist() == expected.tolist()
+    used = trial.values_of("l2.bias", 0, form="used")
+    assert used.to_numpy() == pytest.approx(np.exp(trial.values_of("l2.bias", 0).to_numpy()))
+
+
+def test_entries_that_do_not_exist_are_refused_alike(trial):
+    with pytest.raises(HyperparametersNotFound, match="of the name 'l3'"):
+        trial.top("l3")
+    with pytest.raises(HyperparametersNotFound, match="of the name 'l3'"):
+        trial.values_of("l3", 0)
+    with pytest.raises(HyperparametersNotFound, match="of step 99"):
+        trial.top("l2.weight", step=99)
+    with pytest.raises(EntriesNotRecorded, match="by gradient at step 0 is not recorded"):
+        trial.top("l2.weight", by="gradient", step=0)
+    for index in (4, -1, (1, 0), (0, 0, 0), "a"):
+        with pytest.raises(EntryUnknown, match="the flat indices 0 to 3"):
+            trial.values_of("l2.weight", [index])
+    with pytest.raises(TooManyEntries, match="101 entries"):
+        trial.values_of("l2.weight", [0] * 101)
+    with pytest.raises(ChoiceUnknown, match="by='size'"):
+        trial.top("l2.weight", by="size")
+    with pytest.raises(ChoiceUnknown, match="form='raw'"):
+        trial.values_of("l2.weight", 0, form="raw")
+    for k in (0, 33):
+        with pytest.raises(OptionOutOfRange, match="at least 1 and at most 32"):
+            trial.top("l2.weight", k=k)
+
+
+def test_the_course_of_a_hyperparameter_is_summarized_without_its_entries(trial):
+    found = trial.hparam_summary("l2.weight")
+    assert (found.shape, found.dtype, found.transform, found.least) == ((1, 4), "float32", "exp", None)
+    assert found.columns["number"] == list(range(1, N_STEPS + 1))
+    for name in TensorSummary.model_fields:
+        assert found.columns[name] == [getattr(step.hyperparameters["l2.weight"], name) for step in trial.steps]
+    assert found.distributions.number == list(range(N_STEPS + 1))
+    for step, quantiles, counts in zip(
+        found.distributions.number, found.distributions.quantiles, found.distributions.counts, strict=True
+    ):
+        entries = trial.hparams_at(step).numpy()["l2.weight"].astype(np.float64)
+        assert quantiles == pytest.approx(np.quantile(entries, [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1]), rel=1e-12)
+        assert sum(counts) == 4
+    *_, median = curves(nestor.visualization.plot_hyperparameter_bands(trial, "l2.weight"))
+    assert list(median["y"]) == pytest.approx(trial.trajectory("l2.weight")["50%"].tolist(), rel=1e-12)
+
+
+def test_the_course_of_a_single_entry_has_no_distributions(trial):
+    found = trial.hparam_summary("l2.bias", max_points=100)
+    assert found.columns["min"] == found.columns["max"] == found.columns["mean"]
+    assert found.distributions.number == []
+
+
+def test_the_course_of_an_unknown_hyperparameter_is_refused(trial):
+    with pytest.raises(HyperparameterUnknown, match=r"no hyperparameter 'l2'; it has l2\.weight, l2\.bias"):
+        trial.hparam_summary("l2")
+    with pytest.raises(ArgumentInvalid, match=r"max_points is 5\. Pass a whole number from 29 to 10,000"):
+        trial.hparam_summary("l2.weight", max_points=5)
 
 
 def test_figures_show_what_was_recorded(finished, trial):

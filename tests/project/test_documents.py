@@ -7,7 +7,9 @@ import re
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from sybil import Document, Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
@@ -24,6 +26,7 @@ from nestor.options.responses import Response
 from nestor.remote.client import Client
 from nestor.schemas import State
 from testbed.server import Server
+from testbed.worker import Worker
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -57,6 +60,23 @@ def test_the_code_in_the_readme_runs(server: Server, monkeypatch: pytest.MonkeyP
         (trial,) = client.trials(client.find_study("from the shell").id)
     assert trial.n_steps == 30
     assert trial.state in (State.queued, State.running, State.complete)
+
+
+def test_the_commands_of_the_page_on_curl_submit_watch_steer_and_read_a_trial(
+    server: Server, worker: Worker, tmp_path: Path
+):
+    """They run as one script, in which later ones use what earlier ones have read."""
+    blocks = re.findall(r"^```bash\n(.*?)^```$", (ROOT / "docs/rest.md").read_text(), re.MULTILINE | re.DOTALL)
+    environment = os.environ | {"NESTOR_URL": server.url, "NESTOR_TOKEN": server.new_token()}
+    script = ["bash", "-euo", "pipefail", "-c", "\n".join(blocks)]
+    done = subprocess.run(
+        script, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Did you mean 'inner_steps'?" in done.stdout
+    assert done.stdout.splitlines()[1:5] == ["complete", "304", "25", "{'owner': 'ada'}"]
+    assert len(safetensors.numpy.load_file(tmp_path / "tuned.safetensors")) == 4
+    assert np.load(tmp_path / "first.npy").shape == (32, 64)
 
 
 def _products() -> dict[str, int]:

@@ -16,7 +16,8 @@ tests testbed examples benchmarks docs constraints .ci README.md CONTRIBUTING.md
 Makefile Dockerfile docker-compose.yml .pre-commit-config.yaml
 """.split()
 SUFFIXES = {".py", ".md", ".js", ".html", ".css", ".toml", ".yml", ".yaml", ".txt", ".mako", ""}
-EXCLUDED = ("tests/landed", "tests/project/test_english.py")  # data of earlier versions; the list of words itself
+# Data of earlier versions, the files of others, and the list of words itself.
+EXCLUDED = ("tests/landed", "server/nestor_server/dashboard/vendor", "tests/project/test_english.py")
 
 # Stems of verbs that end in -ise in British spelling and in -ize in American spelling.
 IZE = """

@@ -16,7 +16,7 @@ from nestor_engine.program import load
 from nestor_engine.program.load import torch_version
 from tests.server.conftest import problem
 from tests.server.test_blobs import put
-from tests.support.programs import TENSORS, Document, call, columns, document, graph, ref
+from tests.support.programs import TENSORS, Document, call, columns, document, graph, l2, ref
 
 TENSORS_FILE = save(TENSORS)
 FORWARD = ("graphs", "forward")
@@ -64,13 +64,15 @@ def replaced(old: str, new: str) -> bytes:
 
 # Where a document has a value of one type, and values of others. A place that takes numbers takes any.
 TYPED_PLACES: dict[tuple[str | int, ...], list[Any]] = {
-    ("format",): [None, True, "1", 2.0, [], 0, 1, 3],
+    ("format",): [None, True, "1", 2.0, [], 0, 1, 2, 4],
     ("torch",): [None, 2, [], "2", "2.13.0+cu; rm", "2.1³"],
     ("hparams",): [None, 1, "l2", [], {}],
     ("hparams", "l2"): [None, 1, "exp", [], {}],
     ("hparams", "l2", "transform"): [None, 1, [], "__import__('os')"],
     ("hparams", "l2", "bounds"): [None, 1, {}, [0.0], ["0", None], [True, None], [1.0, 0.0], [0, 1, 2]],
     ("hparams", "l2", "by_position"): [1, True, "x", [], {}],
+    ("hparams", "l2", "of"): [1, True, "", "a\nb", "x" * 257, [], {}],
+    ("hparams", "l2", "axes"): [1, "row", {}, [1], [""], [[1]], [["a\0"]], [None], ["row"] * 17],
     ("graphs",): [None, 1, "x", [], {}],
     FORWARD: [None, 1, "x", [], {}],
     (*FORWARD, "inputs"): [None, 1, "x", {}, [], [[]]],
@@ -126,7 +128,7 @@ def family() -> Iterator[tuple[str, Document | bytes]]:
     yield "another parameter", changed(*FORWARD, "inputs", 0, to=columns(v=0))
     yield (
         "another hyperparameter",
-        changed("hparams", to={"l1": {"transform": "exp", "bounds": [None, None], "by_position": None}}),
+        changed("hparams", to={"l1": l2()}),
     )
 
     # Numbers.

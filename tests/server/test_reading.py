@@ -17,7 +17,7 @@ from sqlalchemy import delete, event, insert, select, text
 
 import nestor
 from nestor.schemas import CHUNK_BYTES, HyperparameterInfo, TensorSummary
-from nestor_server.models import BlobChunk, Step, Study, Trial
+from nestor_server.models import BlobChunk, Step, StepNumbers, Study, Trial
 from nestor_server.scheduling import recording
 from nestor_server.services import study_lists
 from nestor_server.services.records import hyperparameters, logs, steps, thinning
@@ -118,9 +118,9 @@ def test_a_client_reads_all_steps_of_a_long_trial(server, http, run):
 COURSE = "number,train_loss,val_loss,value,test_loss,metrics"
 
 
-@pytest.fixture
-def long(run: Run) -> Run:
-    """3,000 steps: noise with spikes, a value at every seventh, and no test loss."""
+@pytest.fixture(params=[0, 1_000, 3_000])
+def long(run: Run, request: pytest.FixtureRequest) -> Run:
+    """3,000 steps: noise with spikes, a value at every seventh, and no test loss. An earlier version left the first."""
     rng = np.random.default_rng(0)
     put(run, *(
         {
@@ -131,12 +131,39 @@ def long(run: Run) -> Run:
         }
         for n in range(1, 3_001)
     ))  # fmt: skip
+    with run.server.sessions.begin() as session:
+        numbers = [{"trial_id": run.id, **numbers_of(one.data)} for one in stored(run)[request.param :]]
+        if numbers:
+            session.execute(insert(StepNumbers), numbers)
     return run
+
+
+def numbers_of(data: dict[str, Any]) -> dict[str, Any]:
+    return {"number": data["number"], "numbers": [data.get(name) for name in StepNumbers.FIELDS]}
+
+
+def test_what_a_worker_records_has_its_numbers_apart_in_a_lasting_order(run):
+    """Rows have no names: a field of a later version is appended."""
+    run.record(2)
+    with run.server.sessions() as session:
+        rows = session.scalars(select(StepNumbers).where(StepNumbers.trial_id == run.id).order_by(StepNumbers.number))
+        assert [{"number": row.number, "numbers": row.numbers} for row in rows] == [
+            numbers_of(one.data) for one in stored(run)
+        ]
+    fields = nestor.schemas.Step.model_fields.items()
+    numeric = {name for name, field in fields if field.annotation in (int, float, int | None, float | None)}
+    assert set(StepNumbers.FIELDS) == numeric - {"number"}
+    assert StepNumbers.FIELDS[:14] == (
+        "train_loss", "val_loss", "val_examples", "value", "held_out_loss", "test_loss", "hypergradient_norm",
+        "hypergradient_cosine", "inner_gradient_norm", "inner_gradient_ratio", "residual", "products", "alpha",
+        "alpha_norm",
+    )  # fmt: skip
 
 
 def expected(rows: list[dict[str, Any]], names: list[str], max_points: int) -> list[int]:
     """The numbers of the steps that stay, by the definition."""
-    n_intervals, first = thinning.intervals(names, max_points), rows[0]["number"]
+    n_columns = len(set(names) & thinning.NUMERIC) or 1
+    n_intervals, first = thinning.intervals(n_columns, max_points), rows[0]["number"]
     kept = {first, rows[-1]["number"]}
     for name in set(names) & thinning.NUMERIC or {"number"}:
         known = [row for row in rows if row.get(name) is not None]
@@ -173,11 +200,9 @@ def test_a_short_course_is_not_thinned_and_polls_go_on_after_a_thinned_one(http,
 
 
 def test_too_few_points_for_the_extremes_of_all_columns_are_refused(http, long):
-    path = f"{long.path}/steps"
-    assert (
-        len(ok(http.get(path, params={"max_points": thinning.MIN_POINTS}))["columns"]["number"]) <= thinning.MIN_POINTS
-    )
-    problem(http.get(path, params={"max_points": thinning.MIN_POINTS - 1}), 422, "validation-failed")
+    path, fewest = f"{long.path}/steps", thinning.fewest_points(len(thinning.NUMERIC))
+    assert len(ok(http.get(path, params={"max_points": fewest}))["columns"]["number"]) <= fewest
+    problem(http.get(path, params={"max_points": fewest - 1}), 422, "validation-failed")
 
 
 # --- lists ----------------------------------------------------------------------------------------

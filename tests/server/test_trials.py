@@ -240,7 +240,7 @@ def test_the_weights_of_the_best_step_are_read_and_started_from(http, run, submi
         return problem(response, 404, "checkpoint-not-found")["detail"]
 
     run.record(3)
-    assert "of step 3, the best so far" in read(step="best")
+    assert "of step 3, the best so far (stored: none)" in read(step="best")
     results = (recording.TensorFile(3, save({"step": np.array([3])})),)
     with run.server.sessions.begin() as session:
         recording.record(session, run.lease, recording.RecordedBatch(results=results))
@@ -251,7 +251,7 @@ def test_the_weights_of_the_best_step_are_read_and_started_from(http, run, submi
     run.checkpoint()
     assert [read(step=step) for step in ("best", 3, 5, 6, "latest")] == [3, 3, 5, 6, 6]
     assert read() == 6
-    assert "of step 1" in read(step=1)
+    assert "of step 1 (stored: 3, 5, 6)" in read(step=1)
     for wrong in ("worst", "-1", "2.5"):
         problem(http.get(f"{run.path}/checkpoint.safetensors", params={"step": wrong}), 422, "validation-failed")
     start = {"trial": str(run.id), "step": "best"}
@@ -261,7 +261,7 @@ def test_the_weights_of_the_best_step_are_read_and_started_from(http, run, submi
     document = problem(
         http.get(f"/trials/{other}/checkpoint.safetensors", params={"step": "best"}), 404, "checkpoint-not-found"
     )
-    assert "none was evaluated yet" in document["detail"]
+    assert "none was evaluated yet (stored: none)" in document["detail"]
 
 
 def checkpoint_of(run, hidden: int, **others: np.ndarray) -> None:

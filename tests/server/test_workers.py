@@ -52,6 +52,73 @@ def test_queued_trials_are_counted(http: httpx.Client, submit):
     assert ok(http.get("/workers"))["queued"] >= before + 1  # leases of other tests expire meanwhile
 
 
+def test_a_worker_shows_what_it_runs_to_the_owner_alone_and_what_waits_for_it(
+    http, stranger, run: Run, workers, submit
+):
+    run.record(4)
+    before = {one["id"]: one["queue"] for one in ok(http.get("/workers"))["items"]}
+    submit()
+    submit(devices_per_trial=2)
+    here, idle = ok(http.get("/workers"))["items"]
+    trial = ok(http.get(run.path))
+    assert [here[name] for name in ("study_id", "study", "number", "step", "n_steps")] == [
+        trial["study_id"],
+        "study",
+        trial["number"],
+        4,
+        trial["n_steps"],
+    ]
+    assert 0 <= here["heartbeat_age_seconds"] < 60
+    assert (here["status"], here["slots"], here["busy_slots"], here["process"]) == ("busy", 1, 1, "here:1")
+    assert (idle["status"], idle["busy_slots"]) == ("idle", 0)
+    # Trials of other tests may be queued meanwhile, but none needs two devices.
+    assert idle["queue"] == before["here:2"] + 1
+    (theirs, _) = ok(stranger.get("/workers"))["items"]
+    assert (theirs["busy"], theirs["queue"]) == (True, here["queue"])
+    assert {theirs[name] for name in ("trial", "study_id", "study", "number", "step", "n_steps")} == {None}
+
+
+def test_a_trial_waits_behind_each_worker_that_could_run_it(http: httpx.Client, server: Server, submit):
+    """Which of the workers has the devices, and the entry point."""
+    info = {"entry_point": "m:settling", "package": "m 1", "parameters": [], "takes_others": True}
+    offers = {"m:settling": info, "m:broken": info | {"entry_point": "m:broken", "error": "ImportError"}}
+    rows = {
+        "w:1/0": {"device": "0, 1", "entry_points": {}},
+        "w:1/1": {"device": "2, 3", "entry_points": {}},
+        "w:2": {"device": "cpu", "entry_points": offers},
+    }
+    with server.sessions.begin() as session:
+        session.add_all(Worker(id=name, versions={}, **fields) for name, fields in rows.items())
+    queues = lambda: {one["id"]: one["queue"] for one in ok(http.get("/workers"))["items"] if one["id"] in rows}
+    try:
+        before = queues()
+        submit()
+        submit(devices_per_trial=2)
+        submit(problem={"entry_point": "m:settling", "params": {}})
+        assert {name: queues()[name] - before[name] for name in rows} == {"w:1/0": 2, "w:1/1": 2, "w:2": 2}
+    finally:
+        with server.sessions.begin() as session:
+            for name in rows:
+                session.delete(session.get_one(Worker, name))
+
+
+def test_an_operator_drains_a_worker_and_takes_it_back(server: Server, http, workers, run: Run):
+    with server.http() as operator:
+        for client, status in ((http, 403), (operator, 200)):
+            assert client.post("/workers/here:2/drain").status_code == status
+        (slot,) = ok(operator.post("/workers/here:2/drain"))["items"]
+        assert (slot["id"], slot["status"]) == ("here:2", "drained")
+        (slot,) = ok(operator.post("/workers/here:1%2F0/drain"))["items"]  # a slot names its process
+        assert (slot["id"], slot["status"], slot["trial"]) == ("here:1", "draining", None)  # it is another user's
+        assert ok(http.get(run.path))["desired"] == "run"  # another worker holds it
+        problem(http.delete("/workers/here:2/drain"), 403, "forbidden")
+        for _ in range(2):
+            (slot,) = ok(operator.delete("/workers/here:2/drain"))["items"]
+            assert (slot["status"], slot["draining_since"]) == ("idle", None)
+        for gone in ("here:3", "here:", "here", "%", "nobody"):
+            problem(operator.post(f"/workers/{gone}/drain"), 404, "worker-not-found")
+
+
 LEVELS = ["info", "warning", "info", "warning"]
 
 

@@ -26,13 +26,17 @@ def graph(inputs: list[Any], nodes: list[Any], outputs: Any, constants: list[str
     return {"inputs": inputs, "constants": constants or [], "nodes": nodes, "outputs": outputs}
 
 
+def l2() -> Document:
+    return {"transform": "exp", "bounds": [-20, None], "by_position": None, "of": "w", "axes": ["row"]}
+
+
 def document(torch: str = "2.13") -> Document:
     """A new one at each call, so that a test may change it."""
     without_autograd = graph([ref(0)], [call("aten.detach.default", ref(0))], {"tuple": [ref(1)]})
     return {
-        "format": 2,
+        "format": 3,
         "torch": torch,
-        "hparams": {"l2": {"transform": "exp", "bounds": [-20, None], "by_position": None}},
+        "hparams": {"l2": l2()},
         "graphs": {
             "prepare": graph([columns(l2=0), columns(x=1, y=2)], [], columns(x=1, y=2)),
             "forward": graph(

@@ -14,6 +14,7 @@ from nestor_worker.channel import (
     Begin,
     ChannelBroken,
     Checkpoint,
+    Distributed,
     Ended,
     Failed,
     LogLine,
@@ -26,9 +27,11 @@ from nestor_worker.channel import (
 from nestor_worker.supervisor import buffer
 from nestor_worker.supervisor.buffer import RecordBuffer
 
+DISTRIBUTION = {"quantiles": [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0], "first": 0, "width": 1.0, "counts": [1, 0, 0, 1]}
 MESSAGES = [
     Started([{"name": "l2", "shape": [2], "dtype": "float32", "transform": "exp"}]),
     Stepped({"number": 1, "val_loss": 0.1}, 2.5),
+    Distributed({"number": 1, "tensors": {"l2": DISTRIBUTION}}),
     Snapshot(3, "snapshot-3.safetensors", [2]),
     Checkpoint(3, "checkpoint-3.safetensors"),
     Result(2, "result-2.safetensors"),
@@ -99,7 +102,14 @@ def test_a_runner_cannot_have_other_files_read(tmp_path):
 TIMELESS = [Stepped({}, cast(Any, seconds)) for seconds in (-1.0, float("inf"), float("nan"), "1")]
 
 
-@pytest.mark.parametrize("message", [Stepped({"number": 1}), *TIMELESS, Stop(), Snapshot(1, "../a")], ids=str)
+UNBOUNDED = [
+    Distributed({"number": 1, "tensors": {"l2": DISTRIBUTION | change}})
+    for change in ({"counts": [1] * 65}, {"quantiles": [0.0] * 8}, {"width": float("inf")}, {"counts": [-1]}, {"x": 1})
+]
+FORBIDDEN = [Stepped({"number": 1}), *TIMELESS, *UNBOUNDED, Stop(), Snapshot(1, "../a")]
+
+
+@pytest.mark.parametrize("message", FORBIDDEN, ids=str)
 def test_a_forbidden_message_of_a_runner_reaches_no_transaction(tmp_path, message):
     gathered = RecordBuffer(tmp_path, max_bytes=100)
     with pytest.raises(ChannelBroken):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from sqlalchemy import update
 from torch import nn
 from torch.nn import functional as F
 
@@ -21,16 +22,16 @@ import nestor
 from nestor.data import Ref
 from nestor.errors import DataRootInvalid, ReferenceNotAllowed
 from nestor.remote.references import referenced
-from nestor.schemas import DatasetCreate, State
+from nestor.schemas import DatasetCreate, Desired, EventType, State
 from nestor_engine import optimize
 from nestor_server.models import Program, Study, Trial
 from nestor_server.scheduling import leases
 from nestor_server.services.problems import datasets
 from nestor_server.storage import blobs
-from nestor_worker.supervisor.attempt import Slot, supervise
+from nestor_worker.supervisor.attempt import AttemptSupervisor, Slot, supervise
 from nestor_worker.supervisor.blob_cache import BlobCache
 from nestor_worker.supervisor.references import Roots
-from tests.worker.trials import claim
+from tests.worker.trials import claim, events
 
 MEMORY = 2**29  # torch alone takes more than half of it
 N_FEATURES = 4096
@@ -163,6 +164,21 @@ def test_a_worker_refuses_with_a_sentence(files, slot, submit, run, roots, chang
     assert error is not None
     assert error["code"] == code, error
     assert says in error["detail"]
+
+
+def test_a_trial_that_yields_while_its_data_are_read_pays_nothing(files, slot, submit, sessions, worker_settings):
+    trial = submit(mixed(files))
+    lease, runner = claim(sessions, trial.id), slot.spawn()
+    attempt = AttemptSupervisor(sessions, worker_settings, lease, slot, runner, threading.Event())
+    attempt.heartbeat.desired = Desired.preempt
+    with sessions.begin() as session:
+        session.execute(update(Trial).where(Trial.id == trial.id).values(desired=Desired.preempt.value))
+    assert attempt.run() is State.queued
+    runner.close()
+    with sessions() as session:
+        row = session.get_one(Trial, trial.id)
+        assert (row.restarts, row.preemptions, row.desired) == (0, 0, "run")
+        assert "preempted" in events(session, trial.id, EventType.state)[-1]["why"]
 
 
 def test_a_link_within_the_roots_is_followed_and_roots_may_be_links(tmp_path):

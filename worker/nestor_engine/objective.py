@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from nestor.errors import BilevelIncomplete
+from nestor.program_format import EntryNames
 from nestor_engine.measuring.results import Measured, single
 
 Tensors = dict[str, Tensor]
@@ -58,6 +59,7 @@ class Bilevel:
             weight). None: the tensors beside "loss" in the outputs, which are means over the batch.
         by_position: hyperparameter with an entry for each training example → "weights" if the entries weigh the
             examples' losses, else "values"; None: not known.
+        entry_names: hyperparameter → how its entries are called; others have no names.
         initial: (params, values) → params before the first inner step; unchanged by default.
         values: hparams → the values that the functions above take. The identity by default, for functions that
             apply the transforms themselves, such as those of a program.
@@ -85,6 +87,7 @@ class Bilevel:
     )
     bounds: dict[str, tuple[float, float]] = field(default_factory=dict)
     by_position: Mapping[str, ByPosition] | None = field(default_factory=dict[str, "ByPosition"])
+    entry_names: Mapping[str, EntryNames] = field(default_factory=dict[str, EntryNames])
     initial: Callable[[PyTree, Tensors], PyTree] = lambda params, values: params
     values: Callable[[Tensors], Tensors] = lambda hparams: hparams
     evaluate: InitVar[Evaluate | None] = None
@@ -157,6 +160,7 @@ class Bilevel:
             transforms=self.transforms,
             bounds=self.bounds,
             by_position=self.by_position,
+            entry_names=self.entry_names,
             prepare=lambda hparams, batch: self.prepare(values(hparams), batch),
             forward=lambda params, buffers, hparams, batch: self.forward(params, buffers, values(hparams), batch),
             criterion=lambda outputs, hparams, batch: self.criterion(outputs, values(hparams), batch),

@@ -38,12 +38,20 @@ class Stepped:
 
 
 @dataclass(frozen=True)
+class Distributed:
+    """How the hyperparameters of one step are distributed, of which not every step is asked."""
+
+    record: dict[str, Any]  # schemas.Distributions
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """The hyperparameters of one step were written to `file`."""
 
     step: int
     file: str
     replaces: list[int] = field(default_factory=list)  # steps whose snapshots can be deleted once this one is stored
+    entries: dict[str, Any] | None = None  # schemas.RecordedEntries
 
 
 @dataclass(frozen=True)
@@ -108,10 +116,10 @@ class Stop:
     evaluate: bool = False
 
 
-Message = Started | Stepped | Snapshot | Checkpoint | Result | LogLine | Ended | Failed | Begin | Stop
+Message = Started | Stepped | Distributed | Snapshot | Checkpoint | Result | LogLine | Ended | Failed | Begin | Stop
 _KINDS: dict[str, type[Message]] = {
     cls.__name__.lower(): cls
-    for cls in (Started, Stepped, Snapshot, Checkpoint, Result, LogLine, Ended, Failed, Begin, Stop)
+    for cls in (Started, Stepped, Distributed, Snapshot, Checkpoint, Result, LogLine, Ended, Failed, Begin, Stop)
 }
 
 

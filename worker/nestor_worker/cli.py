@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from enum import StrEnum
 from typing import Annotated
 
@@ -29,13 +28,14 @@ def worker(
     from nestor_server.embedded.environment import restrict
 
     restrict()
+    from nestor_server.observability import logs
     from nestor_server.settings import read_settings, settings
     from nestor_worker.app import serve
     from nestor_worker.options import Options
 
-    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     given = {} if concurrency is None else {"concurrency": concurrency}
     try:
+        logs.configure(settings().log_format, log_level.upper())
         code = serve(settings(), read_settings(Options, **given))
     except NestorError as error:
         typer.echo(str(error), err=True)

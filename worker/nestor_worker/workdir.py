@@ -17,6 +17,7 @@ SPEC = "spec.json"
 REFERENCES = "references.json"
 CHECKPOINT = "checkpoint.safetensors"
 TRACES = "traces.json"  # of curvature products, from an earlier trial of the same program or from this one
+INITIAL = "initial.safetensors"  # the hyperparameters from which the trial started, if an earlier attempt began it
 START = "start.safetensors"  # the warm start: a checkpoint or a snapshot of another trial
 
 

@@ -10,10 +10,10 @@ from typing import Any, cast
 
 import typer
 
-from nestor.cli import export, server, steering, studies, submission, watching
+from nestor.cli import export, server, steering, studies, submission, watching, webhooks
 from nestor.errors import NestorError
 
-OWN = (studies.app, submission.app, watching.app, steering.app, export.app, server.app)
+OWN = (studies.app, submission.app, watching.app, steering.app, export.app, server.app, webhooks.app)
 
 
 def main() -> None:
@@ -45,7 +45,9 @@ def application() -> tuple[typer.Typer, dict[str, str]]:
         for group in one.registered_groups:  # `token create` is the server's, `token list` the client's
             name, commands = cast(str, group.name), cast(typer.Typer, group.typer_instance)
             if name not in groups:
-                groups[name] = typer.Typer(help=commands.info.help, no_args_is_help=True)
+                alone = commands.registered_callback  # what the group does without a command, as `workers`
+                groups[name] = typer.Typer(help=commands.info.help, no_args_is_help=alone is None)
+                groups[name].registered_callback = alone
                 app.add_typer(groups[name], name=name)
             groups[name].registered_commands += commands.registered_commands
     return app, missing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 STDOUT, BEST = "-", "best"
-FORMATS = ("--safetensors", "--weights", "--csv", "--json")
+FORMATS = ("--safetensors", "--weights", "--rater", "--csv", "--json")
+BINARY = {"--safetensors": "Hyperparameters", "--weights": "Weights", "--rater": "A rater"}  # which have a step, too
 
 
 class ExportCommand(TyperCommand):
@@ -45,6 +47,13 @@ def export(
         str | None,
         typer.Option(help="Write the trained weights and buffers by name, as safetensors.", metavar="[FILE|-]"),
     ] = None,
+    rater: Annotated[
+        str | None,
+        typer.Option(
+            help="Write the network of LossReweighting, as safetensors of its state_dict.", metavar="[FILE|-]"
+        ),
+    ] = None,
+    rater_name: Annotated[str, typer.Option(help="Name of the LossReweighting.", metavar="NAME")] = "loss_reweighting",
     csv: Annotated[
         str | None, typer.Option(help="Write a row per step. Nested cells are JSON.", metavar="[FILE|-]")
     ] = None,
@@ -54,14 +63,18 @@ def export(
     step: Annotated[
         str | None,
         typer.Option(
-            help="Step of the hyperparameters or weights: its number, or best. Default: the latest.", metavar="N|best"
+            help="Step of the hyperparameters, weights or rater: its number, or best. Default: the latest; of the "
+            "rater, the best.",
+            metavar="N|best",
         ),
     ] = None,
     server: ServerOption = None,
 ) -> None:
     """Save results of a trial. Without FILE, or with -, they go to standard output. Existing files are replaced."""
     targets = {
-        name: file for name, file in zip(FORMATS, (safetensors, weights, csv, json), strict=True) if file is not None
+        name: file
+        for name, file in zip(FORMATS, (safetensors, weights, rater, csv, json), strict=True)
+        if file is not None
     }
     if not targets:
         raise typer.BadParameter(f"Pass {', '.join(f'{name} FILE' for name in FORMATS)}, or several of them.")
@@ -69,13 +82,14 @@ def export(
         raise typer.BadParameter("Only one format can be written to standard output. Pass a FILE for the others.")
     if step is not None and not (step == BEST or (step.isascii() and step.isdecimal())):
         raise typer.BadParameter(f"{step!r} is neither a number nor best.", param_hint="--step")
-    if step is not None and safetensors is None and weights is None:
+    if step is not None and not targets.keys() & BINARY:
         raise typer.BadParameter(
-            "Pass --safetensors or --weights, too. The others have all steps.", param_hint="--step"
+            f"Pass one of {', '.join(BINARY)}, too. The others have all steps.", param_hint="--step"
         )
-    if STDOUT in (safetensors, weights) and sys.stdout.isatty():
-        raise BinaryOnTerminal(what="Hyperparameters" if safetensors == STDOUT else "Weights")
-    contents = {"--safetensors": _hyperparameters, "--weights": _weights, "--csv": _csv, "--json": _json}
+    if sys.stdout.isatty() and (shown := [what for name, what in BINARY.items() if targets.get(name) == STDOUT]):
+        raise BinaryOnTerminal(what=shown[0])
+    write_rater = partial(_rater, name=rater_name)
+    contents = dict(zip(FORMATS, (_hyperparameters, _weights, write_rater, _csv, _json), strict=True))
     with connect(server) as client:
         record = trial_of(client, trial)
         wanted = record.best_step if step == BEST else None if step is None else int(step)
@@ -104,6 +118,10 @@ def _weights(client: Client, trial: TrialRecord, step: int | None) -> bytes:
     if weights is None:
         raise WeightsUnnamed(trial=str(trial.id))
     return weights
+
+
+def _rater(client: Client, trial: TrialRecord, step: int | None, *, name: str) -> bytes:
+    return client.rater(trial.id, BEST if step is None else step, name=name)
 
 
 def _csv(client: Client, trial: TrialRecord, step: int | None) -> bytes:

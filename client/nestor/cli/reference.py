@@ -60,6 +60,8 @@ def _sections(group: Any, context: typer.Context) -> Iterator[str]:
         command = group.get_command(context, name)
         inner = typer.Context(command, info_name=name, parent=context)
         if hasattr(command, "commands"):
+            if command.invoke_without_command:
+                yield _section(command, inner)
             yield from _sections(command, inner)
         else:
             yield _section(command, inner)

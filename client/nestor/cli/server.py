@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
@@ -11,10 +12,13 @@ from nestor.cli.arguments import JsonOption, ServerOption, connect
 from nestor.cli.output import moment, print_json, print_table
 
 if TYPE_CHECKING:
-    from nestor.remote.client import Client
-    from nestor.schemas import Worker
+    from nestor.schemas import Worker, Workers
+
+WAIT_SECONDS = 1.0  # between two questions whether a worker is drained
 
 app = typer.Typer()
+worker_app = typer.Typer()
+app.add_typer(worker_app, name="workers")
 token_app = typer.Typer(help="Tokens, which let users into a server.", no_args_is_help=True)
 app.add_typer(token_app, name="token")
 
@@ -34,32 +38,64 @@ def presets(server: ServerOption = None, json: JsonOption = False) -> None:
     return print_table(("kind", "name", "package", "params", "description"), rows, optional=("package", "params"))
 
 
-@app.command()
-def workers(server: ServerOption = None, json: JsonOption = False) -> None:
-    """List the running workers: their devices, and what they run."""
+@worker_app.callback(invoke_without_command=True)
+def workers(ctx: typer.Context, server: ServerOption = None, json: JsonOption = False) -> None:
+    """List the running workers: their devices, what they run, and what waits for them."""
+    if ctx.invoked_subcommand is not None:
+        return
     with connect(server) as client:
         found = client.workers()
-        if json:
-            return print_json(found.model_dump(mode="json"))
-        rows = [
-            (
-                worker.id,
-                worker.device,
-                _running(client, worker),
-                moment(worker.heartbeat_at),
-                ", ".join(f"{package} {installed}" for package, installed in worker.versions.items()),
-            )
-            for worker in found.items
-        ]
-    print_table(("worker", "device", "runs", "last heartbeat", "versions"), rows)
+    _print_workers(found, json=json)
+
+
+@worker_app.command("drain")
+def drain_worker(
+    worker: Annotated[str, typer.Argument(help="The worker's id, as `nestor workers` shows it.", metavar="WORKER")],
+    undo: Annotated[bool, typer.Option("--undo", help="Let it take trials again.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Return when it is drained, and can be stopped.")] = False,
+    server: ServerOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Let a worker process hand its trials over and take no more. This requires an admin token.
+
+    Each trial finishes its step, writes a checkpoint and waits for another worker. With several slots, all of them
+    drain. A worker that is started again takes trials.
+    """
+    with connect(server) as client:
+        found = client.undrain(worker) if undo else client.drain(worker)
+        while wait and any(slot.draining_since and slot.busy for slot in found.items):
+            time.sleep(WAIT_SECONDS)
+            process = found.items[0].process
+            found = client.workers()
+            found = found.model_copy(update={"items": tuple(one for one in found.items if one.process == process)})
+    _print_workers(found, json=json)
+
+
+def _print_workers(found: Workers, *, json: bool) -> None:
+    if json:
+        return print_json(found.model_dump(mode="json"))
+    rows = [
+        (
+            worker.id,
+            worker.status.value,
+            worker.device,
+            _running(worker),
+            str(worker.queue),
+            f"{worker.heartbeat_age_seconds:.0f} s ago",
+            moment(worker.started_at),
+            ", ".join(f"{package} {installed}" for package, installed in worker.versions.items()),
+        )
+        for worker in found.items
+    ]
+    heads = ("worker", "status", "device", "runs", "queue", "heartbeat", "started", "versions")
+    print_table(heads, rows, optional=("runs",))
     return print(f"{found.queued} {'trial waits' if found.queued == 1 else 'trials wait'} for a worker.")
 
 
-def _running(client: Client, worker: Worker) -> str:
+def _running(worker: Worker) -> str:
     if worker.trial is None:
         return "a trial of another user" if worker.busy else ""
-    trial = client.trial(worker.trial)
-    return f"{client.study(trial.study_id).name}/{trial.number}"
+    return f"{worker.study}/{worker.number}, step {worker.step} of {worker.n_steps}"
 
 
 @app.command()

@@ -59,6 +59,76 @@ class TensorNotNumpy(InvalidInput):
     remedy = "Ask for format=safetensors."
 
 
+class RaterOfSeveralTypes(InvalidInput):
+    """A network whose parameters have several data types is to be read as one file."""
+
+    message = "The parameters of {name!r} have several data types, so they are not stored together."
+    remedy = "Read all hyperparameters, and choose those of the network."
+
+
+class SliceInvalid(InvalidInput):
+    """A part of a tensor is not written as the route reads it, or the tensor has no such part."""
+
+    message = "The slice {given!r} cannot be used: {reason}."
+    remedy = "Write indices and ranges of the leading dimensions, such as 10:20 or 3,0:5."
+
+
+class SliceTooFine(InvalidInput):
+    """A part of a tensor lies in too many places of its file."""
+
+    message = "The slice {given!r} lies in {pieces:,} places of the file; at most {limit:,} are read at once."
+    remedy = "Select less of the leading dimensions, or ask for the whole of the last ones and cut them yourself."
+
+
+class EntryUnknown(InvalidInput):
+    """A hyperparameter has no entry of that index."""
+
+    message = "{name!r} has no entry {given!r}; its shape is {shape}, with the flat indices 0 to {last}."
+    remedy = "Give flat indices, or positions such as 3.5 for row 3 and column 5, separated by commas."
+
+
+class TooManyEntries(InvalidInput):
+    """More entries were asked for than one response has."""
+
+    message = "{n:,} entries were asked for; at most {limit} are read at once."
+    remedy = "Ask for fewer, or for a slice of the tensor."
+
+
+class PictureImpossible(InvalidInput):
+    """A hyperparameter cannot be drawn in the way that was asked for."""
+
+    message = "{name!r} of shape {shape} cannot be drawn: {reason}."
+    remedy = "Tensors of shape (n, h, w) or (n, 1 or 3, h, w) are pictures; others are heat maps of all their entries."
+
+
+class PictureTooLarge(InvalidInput):
+    """A picture would take too much memory or time."""
+
+    message = "This picture would have {n:,} {what}; at most {limit:,} are possible."
+    remedy = "Ask for fewer pictures with `index`, for a smaller `scale`, or read a part of the tensor with `slice`."
+
+
+class RangeEmpty(InvalidInput):
+    """The lower end of a range is not below its upper end."""
+
+    message = "low={low} is not below high={high}."
+    remedy = "Exchange them, or leave one of them out."
+
+
+class WebhookUrlInvalid(InvalidInput):
+    """Notices cannot be sent to a URL."""
+
+    message = "The URL of the webhook cannot be used: {reason}."
+    remedy = "Write it like https://hooks.example.com/nestor."
+
+
+class WebhookAllowInvalid(InvalidInput):
+    """The setting NESTOR_WEBHOOK_ALLOW has an entry that is neither a host nor a network."""
+
+    message = "NESTOR_WEBHOOK_ALLOW cannot be used: {entry!r} is neither a host nor a network."
+    remedy = "Write it like hooks.example.com,*.example.org,http://10.0.0.0/8."
+
+
 class BlobUrlInvalid(InvalidInput):
     """The setting NESTOR_BLOB_URL is not the URL of an object store."""
 

@@ -46,6 +46,25 @@ class CrossSite(Forbidden):
     remedy = "Add the header, or authenticate with a token."
 
 
+class WebhooksDisabled(NestorError):
+    """The server sends no notices, because its operator has allowed no address."""
+
+    status = 403
+    message = "This server sends no notices: its operator allows no address."
+    remedy = "Ask the operator to list your host in the setting NESTOR_WEBHOOK_ALLOW."
+
+
+class WebhookAddressRefused(NestorError):
+    """The operator of the server does not allow notices to this address."""
+
+    status = 403
+    message = "This server does not send notices to {address}."
+    remedy = (
+        "Ask the operator to list the host or the network in the setting NESTOR_WEBHOOK_ALLOW, with http:// for a URL "
+        "without TLS."
+    )
+
+
 # --- what exists ----------------------------------------------------------------------------------
 
 
@@ -55,6 +74,13 @@ class NotFound(NestorError):
     status = 404
     message = "{path} was not found."
     remedy = "See /docs for what exists."
+
+
+class TrailingSlash(NotFound):
+    """The path exists without the slash at its end."""
+
+    message = "{path} was not found."
+    remedy = "Leave out the slash at its end: {existing}."
 
 
 class MethodNotAllowed(NestorError):
@@ -120,6 +146,20 @@ class HyperparametersNotFound(NotFound):
     remedy = "A snapshot is written with the first step."
 
 
+class HyperparameterUnknown(HyperparametersNotFound):
+    """A trial tunes no hyperparameter of that name."""
+
+    message = "Trial {trial!r} has no hyperparameter {name!r}; it has {hparams}."
+    remedy = "Name one of them."
+
+
+class EntriesNotRecorded(NotFound):
+    """A snapshot does not say which of its entries stand out."""
+
+    message = "Which entries of {name!r} come first by {by} at step {step} is not recorded: {reason}."
+    remedy = "Ask for another step or order, or read the tensor and compare its entries yourself."
+
+
 class CheckpointNotFound(NotFound):
     """No checkpoint of that step was kept."""
 
@@ -130,11 +170,32 @@ class CheckpointNotFound(NotFound):
     )
 
 
+class RaterNotFound(NotFound):
+    """A trial tunes no network of that name."""
+
+    message = "Trial {trial!r} has no network {name!r}. Its hyperparameters are {hparams}."
+    remedy = "A rater is the network of LossReweighting; pass its `name` if it has another one than loss_reweighting."
+
+
 class TokenNotFound(NotFound):
     """You have no such token."""
 
     message = "Token {token!r} was not found."
     remedy = "`nestor token list` lists yours."
+
+
+class WorkerNotFound(NotFound):
+    """No running worker has this id."""
+
+    message = "Worker {worker!r} was not found."
+    remedy = "`nestor workers` lists those that run."
+
+
+class WebhookNotFound(NotFound):
+    """You have no such webhook."""
+
+    message = "Webhook {webhook!r} was not found."
+    remedy = "`nestor webhook list` lists yours."
 
 
 # --- the present state ----------------------------------------------------------------------------
@@ -207,6 +268,13 @@ class NothingTuned(Conflict):
 
     message = "Trial {trial} trained under fixed hyperparameters, so there is nothing to confirm."
     remedy = "Confirm the trial that tuned them."
+
+
+class TooManyWebhooks(Conflict):
+    """You have as many webhooks as a user may have."""
+
+    message = "You have {limit} webhooks, and a user has no more."
+    remedy = "Delete one first; `nestor webhook list` lists yours."
 
 
 class VersionMismatch(Conflict):

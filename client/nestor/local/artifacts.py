@@ -1,14 +1,36 @@
 """What a trial in this process holds besides its records: hyperparameters of some steps, and weights of two."""
 
+# pyright: reportUnknownMemberType=false
+# (torch does not type the entries of Tensor.tolist)
+
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, cast
 
 from nestor import lifecycle
-from nestor.errors import CheckpointNotFound, HyperparametersNotFound
+from nestor.errors import CheckpointNotFound, EntriesNotRecorded, HyperparametersNotFound, HyperparameterUnknown
+from nestor.local import summaries
 from nestor.local.journal import Journal
 from nestor.local.snapshot_store import SnapshotStore
-from nestor.schemas import EventType, HyperparameterInfo, Hyperparameters, WarmStart, WhichStep
+from nestor.program_format import UNNAMED
+from nestor.schemas import (
+    As,
+    Distribution,
+    EntryValues,
+    EventType,
+    HyperparameterInfo,
+    Hyperparameters,
+    HyperparameterSummary,
+    Order,
+    TopEntries,
+    WarmStart,
+    WhichStep,
+    course,
+    course_steps,
+    flat_indices,
+    top_entries,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +50,8 @@ class Artifacts:
         self._best: nestor_engine.State | None = None
         self._bilevel, self._journal, self._lock = bilevel, journal, journal.lock
         self._snapshots = SnapshotStore()
+        self._distributions: dict[int, dict[str, Distribution]] = {}
+        self._spread_out = lifecycle.spread_out(value.shape for value in bilevel.hparams.values())
         self._reported = set[int]()  # the steps whose snapshots were reported although none was due
 
     def copy(self, journal: Journal) -> Artifacts:
@@ -46,6 +70,7 @@ class Artifacts:
     def keep_initial(self) -> None:
         """Keep and report the initial hyperparameters."""
         self._snapshots[0] = dict(self._bilevel.hparams)
+        self._distribute(0, self._bilevel.hparams)
         self._report(0)
 
     def keep(self, step: nestor_engine.Step, *, is_best: bool) -> None:
@@ -59,6 +84,8 @@ class Artifacts:
         self._snapshots.essential = frozenset({0, best or 0})
         self._snapshots[number] = step.state.hparams  # the engine replaces tensors and never writes into them
         self.last = step
+        if number % lifecycle.distribution_interval(number, self._spread_out) == 0:
+            self._distribute(number, step.state.hparams)
         if is_best:
             self._best = step.state.result()
 
@@ -74,6 +101,8 @@ class Artifacts:
     def report_last(self) -> None:
         """Report the snapshots of the best and of the last step, where an attempt ends."""
         record = self._journal.record
+        if self.last is not None and self.last.number not in self._distributions:
+            self._distribute(self.last.number, self.last.state.hparams)
         for step in sorted({record.best_step or 0, record.step} - self._reported):
             if not self._is_due(step):
                 self._reported.add(step)
@@ -83,6 +112,15 @@ class Artifacts:
         """Give up the snapshots of a deleted trial, and their files."""
         with self._lock:
             self._snapshots.clear()
+
+    def _distribute(self, step: int, hparams: dict[str, Tensor]) -> None:
+        """Keep the distributions of a step, and drop those that are kept no longer."""
+        if self._spread_out:
+            from nestor_engine.training.distributions import distributions
+
+            interval = lifecycle.distribution_interval(step, self._spread_out)
+            kept = {n: found for n, found in self._distributions.items() if n % interval == 0 and n < step}
+            self._distributions = kept | {step: distributions(hparams)}
 
     def _report(self, step: int) -> None:
         self._journal.append(EventType.snapshot, {"step": step})
@@ -119,33 +157,102 @@ class Artifacts:
                 found = None if step is None else self._snapshots.get(step)
         if found is None:
             missing = CheckpointNotFound if start.weights else HyperparametersNotFound
-            raise missing(trial=str(record.id), what=lifecycle.missing_step(asked, record.best_step))
+            kept = self._kept_steps() if start.weights else self._snapshots
+            raise missing(trial=str(record.id), what=lifecycle.missing_step(asked, record.best_step, kept))
         return start.model_copy(update={"step": step}), found
 
     def hyperparameters(self) -> Hyperparameters:
         """Each hyperparameter's shape, and the steps that have a snapshot; nothing before the first attempt."""
-        items = tuple(
+        with self._lock:
+            steps = tuple(sorted(self._snapshots))
+            return Hyperparameters(items=self._infos(), steps=steps, seq=self._journal.record.seq)
+
+    def _infos(self) -> tuple[HyperparameterInfo, ...]:
+        return tuple(
             HyperparameterInfo(
                 name=name,
                 shape=tuple(value.shape),
                 dtype=str(value.dtype).removeprefix("torch."),
                 transform=self._bilevel.transforms.get(name, "identity"),
+                **asdict(self._bilevel.entry_names.get(name, UNNAMED)),
+                **lifecycle.finite_bounds(self._bilevel.bounds.get(name)),
             )
             for name, value in self._bilevel.hparams.items()
         )
+
+    def top(self, name: str, by: Order, k: int, step: int | None) -> TopEntries:
+        """The first entries of a hyperparameter by one order. Raises HyperparametersNotFound, EntriesNotRecorded."""
+        from nestor_engine.tensors.extremes import extreme_entries
+
+        info = self._info(name)
         with self._lock:
-            return Hyperparameters(items=items, steps=tuple(sorted(self._snapshots)), seq=self._journal.record.seq)
+            at, found = self._snapshot(step)
+            gradients = self.last.state.previous if self.last is not None and self.last.number == at else {}
+        value, start, gradient = found[name].cpu(), self._bilevel.hparams[name].cpu(), gradients.get(name)
+        if by is Order.gradient and gradient is None:
+            reason = "in this process, hypergradients are kept of the last step alone"
+            raise EntriesNotRecorded(name=name, by=by.value, step=at, reason=reason)
+        if gradient is not None:
+            gradient = gradient.cpu()
+        index = extreme_entries(value, start, gradient, k)
+
+        def numbers(tensor: Tensor) -> list[float]:
+            return cast("list[float]", tensor.detach().flatten()[index].tolist())
+
+        return top_entries(
+            info,
+            step=at,
+            by=by,
+            k=k,
+            index=[int(i) for i in index],
+            values=numbers(value),
+            starts=numbers(start),
+            gradients=None if gradient is None else numbers(gradient),
+        )
+
+    def entry_values(self, name: str, index: str, form: As, after: int | None, max_points: int | None) -> EntryValues:
+        """The course of some entries. Raises HyperparametersNotFound, EntryUnknown, TooManyEntries."""
+        info = self._info(name)
+        chosen, by_step = flat_indices(info, index), dict[int, list[float]]()
+        with self._lock:
+            known = sorted(step for step in self._snapshots if after is None or step > after)
+            for step in course_steps(known, len(chosen), max_points):
+                found = self._snapshots.get(step)
+                if found is not None:  # its file is gone
+                    by_step[step] = cast("list[float]", found[name].detach().flatten()[chosen].tolist())
+        return course(info, form=form, steps=[*by_step], index=chosen, by_step=[*by_step.values()])
+
+    def _info(self, name: str) -> HyperparameterInfo:
+        for info in self._infos():
+            if info.name == name:
+                return info
+        raise HyperparametersNotFound(trial=str(self._journal.record.id), what=f"of the name {name!r}")
+
+    def _snapshot(self, step: int | None) -> tuple[int, dict[str, Tensor]]:
+        at = max(self._snapshots, default=0) if step is None else step
+        found = self._snapshots.get(at)
+        if found is None:
+            what = "yet" if step is None else f"of step {step}"
+            raise HyperparametersNotFound(trial=str(self._journal.record.id), what=what)
+        return at, found
+
+    def summary(self, name: str, after: int, max_points: int) -> HyperparameterSummary:
+        """The course of one hyperparameter. Raises HyperparameterUnknown."""
+        described = self.hyperparameters().items
+        info = next((item for item in described if item.name == name), None)
+        if info is None:
+            names = ", ".join(item.name for item in described)
+            raise HyperparameterUnknown(trial=str(self._journal.record.id), name=name, hparams=names)
+        with self._lock:
+            steps, kept, seq = list(self._journal.steps), dict(self._distributions), self._journal.record.seq
+        return summaries.summary(info, steps, kept, after=after, max_points=max_points, seq=seq)
 
     def snapshot(self, step: int | None) -> bytes:
         """The hyperparameters at `step`, or the newest ones, as safetensors. Raises HyperparametersNotFound."""
         import safetensors.torch
 
         with self._lock:
-            at = max(self._snapshots, default=0) if step is None else step
-            found = self._snapshots.get(at)
-        if found is None:
-            what = "yet" if step is None else f"of step {step}"
-            raise HyperparametersNotFound(trial=str(self._journal.record.id), what=what)
+            _, found = self._snapshot(step)
         # Cloned: tensors that share memory cannot be saved.
         tensors = {name: value.detach().cpu().clone() for name, value in found.items()}
         transforms = {name: self._bilevel.transforms.get(name, "identity") for name in self._bilevel.hparams}
@@ -154,10 +261,13 @@ class Artifacts:
     def checkpoint(self, step: WhichStep) -> bytes:
         """The state after the last step, or the weights of the best step. Raises CheckpointNotFound."""
         with self._lock:
-            found, record = self._kept(step), self._journal.record
+            found, record, kept = self._kept(step), self._journal.record, self._kept_steps()
         if found is None:
-            raise CheckpointNotFound(trial=str(record.id), what=lifecycle.missing_step(step, record.best_step))
+            raise CheckpointNotFound(trial=str(record.id), what=lifecycle.missing_step(step, record.best_step, kept))
         return found.save()
+
+    def _kept_steps(self) -> set[int]:
+        return {state.step for state in (self.state, self._best) if state is not None}
 
     def _kept(self, step: WhichStep) -> nestor_engine.State | None:
         if step in ("best", "latest"):

@@ -24,19 +24,25 @@ from nestor.local.trial_runner import LocalTrial
 from nestor.ranking import Ranking
 from nestor.results import confirmations
 from nestor.schemas import (
+    DEFAULT_POINTS,
     Action,
+    As,
     Attempt,
     Confirm,
     Confirmation,
     Desired,
     EntryPointProblem,
+    EntryValues,
     Event,
     Hyperparameters,
+    HyperparameterSummary,
+    Order,
     ProgramProblem,
     State,
     Step,
     StudyCreate,
     StudyPatch,
+    TopEntries,
     TrialCreate,
     TrialExtend,
     TrialPatch,
@@ -370,6 +376,19 @@ class Local:
         """What is tuned, and the steps that have a snapshot."""
         return self._trial(trial_id).artifacts.hyperparameters()
 
+    def hyperparameter_summary(
+        self, trial_id: UUID, name: str, *, after: int = 0, max_points: int = DEFAULT_POINTS
+    ) -> HyperparameterSummary:
+        """The course of one hyperparameter in the steps above `after`, as needed for a plot.
+
+        Args:
+            max_points: of each 100,000 steps, at most so many are returned.
+
+        Raises:
+            HyperparameterUnknown: the trial has no hyperparameter of that name.
+        """
+        return self._trial(trial_id).artifacts.summary(name, after, max_points)
+
     def snapshot(self, trial_id: UUID, step: int | None = None) -> bytes:
         """All hyperparameters at `step`, by default the newest snapshot, as safetensors.
 
@@ -377,6 +396,32 @@ class Local:
             HyperparametersNotFound: there is no snapshot of that step.
         """
         return self._trial(trial_id).artifacts.snapshot(step)
+
+    def top(self, trial_id: UUID, name: str, by: Order, k: int = 20, step: int | None = None) -> TopEntries:
+        """The `k` entries of a hyperparameter that come first by an order at `step`, by default the newest snapshot.
+
+        Raises:
+            HyperparametersNotFound: there is no snapshot of that step, or no such hyperparameter.
+            EntriesNotRecorded: hypergradients are kept of the last step alone.
+        """
+        return self._trial(trial_id).artifacts.top(name, by, k, step)
+
+    def entry_values(
+        self,
+        trial_id: UUID,
+        name: str,
+        index: str,
+        form: As = "optimized",
+        after: int | None = None,
+        max_points: int | None = None,
+    ) -> EntryValues:
+        """Some entries of a hyperparameter, such as "0,17,3.5", at the steps that have a snapshot.
+
+        Raises:
+            HyperparametersNotFound: there is no such hyperparameter.
+            EntryUnknown, TooManyEntries: the hyperparameter has no such entries, or there are too many.
+        """
+        return self._trial(trial_id).artifacts.entry_values(name, index, form, after, max_points)
 
     def checkpoint(self, trial_id: UUID, step: WhichStep = "latest") -> bytes:
         """The state after the last step, or the weights of the best step, as safetensors.

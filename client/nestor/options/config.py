@@ -35,7 +35,9 @@ class ConfigFields(Value):
 
     moved: ClassVar[Mapping[str, str]] = _MOVED
 
-    n_steps: Annotated[Count, about("outer steps in all, each one update of the hyperparameters", unit="outer steps")]
+    n_steps: Annotated[
+        Count, about("outer steps in all, each one update of the hyperparameters", unit="outer steps", example=300)
+    ]
     inner_steps: Annotated[Count, about("inner steps between two outer steps", unit="inner steps")] = 5
     batch_size: Annotated[Count, about("training examples in a batch", unit="examples")] = 128
     val_batch_size: Annotated[
@@ -45,7 +47,10 @@ class ConfigFields(Value):
     outer: Annotated[Optimizer, about("moves the hyperparameters along the hypergradient")] = RMSprop()
     outer_lr: Annotated[
         dict[str, Positive],
-        about("learning rates in place of the outer optimizer's, by hyperparameter or by its name's first parts"),
+        about(
+            "learning rates in place of the outer optimizer's, by hyperparameter or by its name's first parts",
+            example={"l2": 0.1},
+        ),
     ] = {}
     autocast: Annotated[
         Literal["bfloat16"] | None,

@@ -22,7 +22,7 @@ _MOVED = MappingProxyType(
 )
 _LR = about("learning rate")
 _MOMENTUM = about("share of the velocity that is kept from update to update")
-_BETAS = about("decay of the running means of gradients and of their squares")
+_BETAS = about("decay of the running means of gradients and of their squares", example=[0.9, 0.999])
 _EPS = about("added to the root of the mean square")
 _WEIGHT_DECAY = about("multiple of the weights that is added to their gradient")
 
@@ -42,7 +42,7 @@ class Optimizer(Option):
     _: KW_ONLY
     schedule: Annotated[Schedule | None, about("a factor on the learning rate, by the number of the update")] = None
     clip_norm: Annotated[
-        Positive | None, about("gradients longer than this, over all tensors, are shortened to it")
+        Positive | None, about("gradients longer than this, over all tensors, are shortened to it", example=1.0)
     ] = None
 
 

@@ -15,7 +15,9 @@ _PER = about(
     "whether there is one decay for all weights, one for each tensor, one for each input, output or filter of a "
     "tensor, or one for each weight"
 )
-_ONLY = about("the part of the model that decays: first parts of parameter names, such as 0; all of it by default")
+_ONLY = about(
+    "the part of the model that decays: first parts of parameter names, such as 0; all of it by default", example=["0"]
+)
 _Per = Literal["global", "tensor", "input", "output", "channel", "weight"]
 _Parts = tuple[Annotated[str, Field(min_length=1, max_length=200)], ...]
 _INIT = about("logarithm of the initial decay")
@@ -94,7 +96,7 @@ class MLPPreset(Option):
 
     hidden: Annotated[
         tuple[Annotated[Whole, Field(ge=1, le=16_384)], ...],
-        about("widths of the hidden layers"),
+        about("widths of the hidden layers", example=[128, 64]),
         Field(min_length=1, max_length=16),
     ] = (128,)
 

@@ -1,6 +1,6 @@
 """The format of a program: a tuning problem as one JSON document and one safetensors file, without code.
 
-    {"format": 2, "torch": "2.13", "hparams": {name: {"transform": …, "bounds": [low, high]}},
+    {"format": 3, "torch": "2.13", "hparams": {name: {"transform": …, "bounds": [low, high], "axes": …}},
      "graphs": {"prepare": graph, "forward": graph, "criterion": graph, "penalty": graph, "predict": graph,
                 "val_loss": graph}, "metrics": {name: graph}}
 
@@ -18,6 +18,13 @@ from nestor.program_format.document import TensorNames as TensorNames
 from nestor.program_format.document import parse_document as parse_document
 from nestor.program_format.document import tensor_names as tensor_names
 from nestor.program_format.document import write_document as write_document
+from nestor.program_format.entry_names import MAX_AXES as MAX_AXES
+from nestor.program_format.entry_names import UNNAMED as UNNAMED
+from nestor.program_format.entry_names import Axis as Axis
+from nestor.program_format.entry_names import EntryNames as EntryNames
+from nestor.program_format.entry_names import flat_index as flat_index
+from nestor.program_format.entry_names import labels as labels
+from nestor.program_format.entry_names import multi_index as multi_index
 from nestor.program_format.graphs import Call as Call
 from nestor.program_format.graphs import Graph as Graph
 from nestor.program_format.graphs import Region as Region

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from nestor.errors import ProgramFormatUnknown, shown
+from nestor.program_format.entry_names import UNNAMED, EntryNames, entry_names_json, parse_entry_names
 from nestor.program_format.graphs import Graph, graph_json, parse_graph
 from nestor.program_format.limits import (
     BY_POSITION,
@@ -35,12 +36,14 @@ class HyperparameterSpec:
         transform: one of `TRANSFORMS`.
         low, high: bounds of the raw tensor's entries; infinite on a side without a bound.
         by_position: one of `BY_POSITION` if there is an entry for each training example, else None.
+        entry_names: how its entries are called; a document of an earlier format has no names.
     """
 
     transform: str
     low: float
     high: float
     by_position: str | None = None
+    entry_names: EntryNames = UNNAMED
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,7 @@ def write_document(document: ProgramDocument) -> bytes:
             "transform": entry.transform,
             "bounds": [_finite(entry.low), _finite(entry.high)],
             "by_position": entry.by_position,
+            **entry_names_json(entry.entry_names),
         }
         for name, entry in document.hparams.items()
     }
@@ -147,7 +151,9 @@ def _hyperparameters(json: Json, names: frozenset[str], version: int) -> dict[st
 
 
 def _hyperparameter(json: Json, where: str, version: int) -> HyperparameterSpec:
-    entries = fields(json, ("transform", "bounds") + (("by_position",) if version > 1 else ()), where)
+    since = {"transform": 1, "bounds": 1, "by_position": 2, "of": 3, "axes": 3}
+    entries = fields(json, [name for name, first in since.items() if version >= first], where)
+    entry_names = parse_entry_names(entries.get("of"), entries.get("axes"), where)
     transform, bounds, by_position = entries["transform"], entries["bounds"], entries.get("by_position")
     if by_position is not None and by_position not in BY_POSITION:
         raise refused(f"{where} is {shown(by_position)} by position, which is not one of {', '.join(BY_POSITION)}")
@@ -160,7 +166,7 @@ def _hyperparameter(json: Json, where: str, version: int) -> HyperparameterSpec:
             lowest = -math.inf if low is None else float(low)
             highest = math.inf if high is None else float(high)
             if lowest <= highest:
-                return HyperparameterSpec(transform, lowest, highest, by_position)
+                return HyperparameterSpec(transform, lowest, highest, by_position, entry_names)
         case _:
             pass
     raise refused(f"{where} has the bounds {shown(bounds)}, which are not two numbers (or null) in order")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
 from uuid import UUID
 
 from nestor import schemas
 from nestor.remote.connection import Connection
+from nestor.remote.transport import read
 
 
 class Administration(Connection):
@@ -47,6 +49,31 @@ class Administration(Connection):
     def workers(self) -> schemas.Workers:
         """The workers that can run trials, which trials of this user they run, and how many trials wait for them."""
         return self._get("/workers", schemas.Workers)
+
+    def drain(self, worker: str) -> schemas.Workers:
+        """Let a worker process hand its trials over and take no more. This takes an admin token.
+
+        Args:
+            worker: the id of the process, or of one of its slots.
+
+        Returns:
+            The slots of the process. It can be stopped when all are drained.
+
+        Raises:
+            WorkerNotFound
+            Forbidden
+        """
+        return self._post(f"/workers/{quote(worker, safe='')}/drain", None, schemas.Workers)
+
+    def undrain(self, worker: str) -> schemas.Workers:
+        """Let a worker process that drains take trials again. This takes an admin token.
+
+        Raises:
+            WorkerNotFound
+            Forbidden
+        """
+        response = self._transport.request("DELETE", f"/workers/{quote(worker, safe='')}/drain")
+        return read(schemas.Workers, response)
 
     def presets(self) -> schemas.Presets:
         """What workers build by themselves: presets, and the entry points of packages that running workers have."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 from uuid import UUID
 
 from nestor import schemas
@@ -16,6 +17,7 @@ from nestor.remote.administration import Administration
 from nestor.remote.blobs import Blobs
 from nestor.remote.references import referenced
 from nestor.remote.transport import offload
+from nestor.remote.webhooks import Webhooks
 from nestor.schemas import Action, EventType, LogLevel, SortOrder, State, StudySort, TrialSort, WhichStep
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from nestor_engine.program.export import Program
 
 
-class Client(Blobs, Administration):
+class Client(Blobs, Administration, Webhooks):
     """One user of one server.
 
     All methods raise `ServerUnreachable` if the server does not respond, and the error that the server reports, a
@@ -417,6 +419,26 @@ class Client(Blobs, Administration):
         """
         return self._get(f"/trials/{trial_id}/hyperparameters", schemas.Hyperparameters)
 
+    def hyperparameter_summary(
+        self, trial_id: UUID, name: str, *, after: int = 0, max_points: int = schemas.DEFAULT_POINTS
+    ) -> schemas.HyperparameterSummary:
+        """The course of one hyperparameter in the steps above `after`, as needed for a plot.
+
+        Args:
+            max_points: of each 100,000 steps, at most so many are read.
+
+        Raises:
+            TrialNotFound
+            HyperparameterUnknown: the trial has no hyperparameter of that name.
+        """
+        path, found = f"/trials/{trial_id}/hyperparameters/{quote(name, safe='')}/summary", None
+        while True:
+            page = self._get(path, schemas.HyperparameterSummary, after=after, max_points=max_points)
+            found = page if found is None else found.followed_by(page)
+            if page.next_after is None:
+                return found
+            after = page.next_after
+
     def snapshot(self, trial_id: UUID, step: int | None = None) -> bytes:
         """All hyperparameters at `step`, by default the latest recorded one, as a safetensors file.
 
@@ -428,6 +450,41 @@ class Client(Blobs, Administration):
         path = f"/trials/{trial_id}/hyperparameters.safetensors"
         return self._transport.request("GET", path, params=params).content
 
+    def top(
+        self, trial_id: UUID, name: str, by: schemas.Order, k: int = 20, step: int | None = None
+    ) -> schemas.TopEntries:
+        """The first `k` entries of a hyperparameter by an order at `step`, by default the latest recorded one.
+
+        Raises:
+            TrialNotFound
+            HyperparametersNotFound: that step has no snapshot, or there is no such hyperparameter.
+            EntriesNotRecorded: the snapshot does not say which entries these are.
+        """
+        asked = {"by": by.value, "k": k} | ({} if step is None else {"step": step})
+        return self._get(f"/trials/{trial_id}/hyperparameters/{quote(name, safe='')}/top", schemas.TopEntries, **asked)
+
+    def entry_values(
+        self,
+        trial_id: UUID,
+        name: str,
+        index: str,
+        form: schemas.As = "optimized",
+        after: int | None = None,
+        max_points: int | None = None,
+    ) -> schemas.EntryValues:
+        """Some entries of a hyperparameter, such as "0,17,3.5", at the steps that have a snapshot.
+
+        Raises:
+            TrialNotFound
+            HyperparametersNotFound: there is no such hyperparameter.
+            EntryUnknown, TooManyEntries: the hyperparameter has no such entries, or there are too many.
+        """
+        asked: dict[str, Any] = {"index": index, "form": form}
+        asked |= {} if after is None else {"after": after}
+        asked |= {} if max_points is None else {"max_points": max_points}
+        path = f"/trials/{trial_id}/hyperparameters/{quote(name, safe='')}/values"
+        return self._get(path, schemas.EntryValues, **asked)
+
     def checkpoint(self, trial_id: UUID, step: WhichStep = "latest") -> bytes:
         """What is stored of a step, as a safetensors file: a checkpoint, or the weights of the best step.
 
@@ -437,6 +494,20 @@ class Client(Blobs, Administration):
         """
         path = f"/trials/{trial_id}/checkpoint.safetensors"
         return self._transport.request("GET", path, params={"step": step}).content
+
+    def rater(self, trial_id: UUID, step: WhichStep = "best", *, name: str = "loss_reweighting") -> bytes:
+        """The network that `LossReweighting` has tuned, as a safetensors file of its `state_dict`.
+
+        Args:
+            name: of the problem's `LossReweighting`.
+
+        Raises:
+            TrialNotFound
+            HyperparametersNotFound: that step has no snapshot.
+            RaterNotFound: the trial tunes no network of that name.
+        """
+        path = f"/trials/{trial_id}/rater.safetensors"
+        return self._transport.request("GET", path, params={"step": step, "name": name}).content
 
     @arguments_of("detach")
     def detach(self, trial: schemas.Trial) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import AfterValidator, BaseModel, Field, StringConstraints, ValidationError
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints, ValidationError, WithJsonSchema
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from nestor.errors import NestorError, SchemaInvalid
 from nestor.options.base import MAX_STEPS as MOST_STEPS
@@ -26,11 +27,29 @@ def _without_nul(text: str) -> str:
     return text
 
 
+def _name(text: str) -> str:
+    if not (name := _without_nul(text).strip()):
+        raise PydanticKnownError("string_too_short", {"min_length": 1})
+    return name
+
+
+EXAMPLE_DIGEST = "sha256:" + hashlib.sha256().hexdigest()  # of no bytes
+
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 Name = Annotated[
-    str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True), AfterValidator(_without_nul)
+    str,
+    StringConstraints(min_length=1, max_length=200),
+    AfterValidator(_name),
+    WithJsonSchema(  # the pattern says what `_name` refuses
+        {"type": "string", "minLength": 1, "maxLength": 200, "pattern": r"^[^\u0000]*[^\s\u0000][^\u0000]*$"}
+    ),
 ]
-Note = Annotated[str, StringConstraints(max_length=65_536), AfterValidator(_without_nul)]  # Markdown
+Note = Annotated[  # Markdown
+    str,
+    StringConstraints(max_length=65_536),
+    AfterValidator(_without_nul),
+    WithJsonSchema({"type": "string", "maxLength": 65_536, "pattern": r"^[^\u0000]*$"}),
+]
 TensorName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]{0,199}$")]
 Count = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 Priority = Annotated[int, Field(ge=-1000, le=1000)]  # higher goes first; above 0 requires an admin token

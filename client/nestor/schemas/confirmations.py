@@ -32,10 +32,17 @@ class Judged(Schema):
 
     value: Annotated[
         float | None,
-        about("the study's metric on all validation or held-out examples; null: these examples trained, or no value"),
+        about(
+            "the study's metric on all validation or held-out examples; null: these examples trained, or no value",
+            example=0.941,
+        ),
     ] = None
-    test_loss: Annotated[Number | None, about("on the whole test set; null: no test set, or not evaluated")] = None
-    test_metrics: Annotated[dict[str, Number], about("the problem's metrics on the test set, by name")] = {}
+    test_loss: Annotated[
+        Number | None, about("on the whole test set; null: no test set, or not evaluated", example=0.21)
+    ] = None
+    test_metrics: Annotated[
+        dict[str, Number], about("the problem's metrics on the test set, by name", example={"accuracy": 0.94})
+    ] = {}
 
     @property
     def numbers(self) -> dict[str, float]:
@@ -49,9 +56,9 @@ class ConfirmationRun(Judged):
     """One training under fixed hyperparameters: a trial of the same study."""
 
     trial: Annotated[UUID, about("identifies the training's trial")]
-    number: Annotated[int, about("the trial's number in the study")]
+    number: Annotated[int, about("the trial's number in the study", example=4)]
     on: Annotated[TrainedOn, about("examples that it trains on")]
-    seed: Annotated[int, about("of its batches and random draws")]
+    seed: Annotated[int, about("of its batches and random draws", example=1)]
     state: Annotated[State, about("numbers are there once it is complete")]
 
 
@@ -65,7 +72,7 @@ class Confirmation(Schema):
     """
 
     trial: Annotated[UUID, about("whose best hyperparameters are used")]
-    step: Annotated[int, about("its best step, whose hyperparameters these are")]
+    step: Annotated[int, about("its best step, whose hyperparameters these are", example=280)]
     tuned: Annotated[Judged, about("the trial's own numbers at that step, of warm-started weights")]
     runs: Annotated[tuple[ConfirmationRun, ...], about("the trainings, by their number")]
 

@@ -6,7 +6,7 @@ import re
 from typing import Annotated, Any, Literal, cast
 from uuid import UUID
 
-from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from nestor.errors import CurvatureNotDistributed
 from nestor.options.base import Fraction, Positive, Value, Whole, about
@@ -31,7 +31,8 @@ class Preset(Schema):
         Field(min_length=1, max_length=8),
     ] = (L2Preset(),)
     seed: Annotated[
-        Whole | None, about("of the split, the label noise and the initial weights; null: the trial's", ge=0, lt=2**63)
+        Whole | None,
+        about("of the split, the label noise and the initial weights; null: the trial's", ge=0, lt=2**63, example=0),
     ] = None
 
     @model_validator(mode="after")
@@ -70,11 +71,16 @@ class EntryPointProblem(Schema):
     """A problem that a package on the workers builds: code that their operator installed."""
 
     entry_point: Annotated[
-        str, about("module and function as the package registers them, such as package:factory"), Field(max_length=200)
+        str,
+        about(
+            "module and function as the package registers them, such as package:factory", example="nestor_moons:moons"
+        ),
+        Field(max_length=200, json_schema_extra={"pattern": f"^{_OBJECT_REFERENCE.pattern}$"}),
     ]
-    params: Annotated[dict[str, Any], about("arguments of the function, by name")] = {}
+    params: Annotated[dict[str, Any], about("arguments of the function, by name", example={"width": 8})] = {}
     seed: Annotated[
-        Whole | None, about("what its parameter `seed` gets if params has none; null: the trial's", ge=0, lt=2**63)
+        Whole | None,
+        about("what its parameter `seed` gets if params has none; null: the trial's", ge=0, lt=2**63, example=0),
     ] = None
 
     @field_validator("entry_point")
@@ -116,7 +122,9 @@ class WarmStart(Value):
     trial: Annotated[UUID, about("one of your trials, in any study")]
     step: Annotated[
         Annotated[int, Field(ge=0)] | Literal["best"] | None,
-        about('whose state is taken; "best": of the trial\'s best step; null: the newest that was kept'),
+        about(
+            'whose state is taken; "best": of the trial\'s best step; null: the newest that was kept', example="best"
+        ),
     ] = None
     weights: Annotated[
         bool, about("take weights and buffers, from a checkpoint; false: hyperparameters alone, from a snapshot")
@@ -139,14 +147,37 @@ class TrialSpec(ConfigFields, _OfProblem):
     ] = 1
     timeout: Annotated[
         Positive | None,
-        about("it ends after the step in which it has trained for so long, pauses not counted", unit="seconds"),
+        about(
+            "it ends after the step in which it has trained for so long, pauses not counted",
+            unit="seconds",
+            example=3600,
+        ),
     ] = None
-    user_attrs: Annotated[dict[str, Any], about("stored with the trial; Nestor does not read them")] = {}
-    tags: Annotated[tuple[Name, ...], about("labels of the trial")] = ()
+    user_attrs: Annotated[
+        dict[str, Any], about("stored with the trial; Nestor does not read them", example={"owner": "ada"})
+    ] = {}
+    tags: Annotated[tuple[Name, ...], about("labels of the trial", example=["baseline"])] = ()
+
+
+_SMALL_TRIAL: dict[str, Any] = {
+    "problem": {
+        "preset": {"model": {"hidden": [32]}, "hyperparameters": [{"kind": "l2", "per": "weight"}], "train_size": 1000}
+    },
+    "n_steps": 30,
+    "inner": {"optimizer": "adam", "lr": 0.001},
+    "response": {
+        "kind": "implicit",
+        "curvature": {"kind": "gauss_newton"},
+        "solver": {"kind": "neumann", "terms": 3},
+    },
+    "tags": ["baseline"],
+}
 
 
 class TrialCreate(TrialSpec, CrossChecks):
     """The submission of a tuning job."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_SMALL_TRIAL]})
 
     note: Annotated[Note, about("text in Markdown, up to 65,536 characters; empty: none")] = ""
 

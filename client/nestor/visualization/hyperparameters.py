@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, cast
 
-from nestor.errors import ArgumentInvalid, HyperparametersNotFound, called_as, shown
+from nestor.errors import ArgumentInvalid, HyperparametersNotFound, HyperparameterUnknown, called_as, shown
 from nestor.results.values import members
 from nestor.trial import Trial
 from nestor.visualization.figures import BLUE, empty, expect_trial, require_plotly, titled
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy
     from plotly.graph_objects import Figure
 
+QUANTILE_NAMES = ("min", "5%", "25%", "50%", "75%", "95%", "max")  # of schemas.steps.QUANTILES
 CHANNELS = (1, 3)
 RIDGE = 1.5  # height of a histogram, in distances between rows
 BANDS = (  # lower edge, upper edge, fraction of the values, opacity
@@ -29,10 +30,13 @@ def plot_hyperparameter_bands(trial: Trial, name: str) -> Figure:
     """The distribution of the values under `name` along a trial: their median, and bands of 50 %, 90 % and all.
 
     Values are in the space that is optimized. `name` may be a prefix, which stands for all its members.
+
+    Of one hyperparameter with several entries, up to 1,026 steps are drawn, without reading the entries. Of others, and
+    of trials that an earlier version recorded, the steps that have a snapshot.
     """
     expect_trial("plot_hyperparameter_bands", "trial", trial)
     figure = empty("plot_hyperparameter_bands")
-    columns = cast("Mapping[str, Iterable[float]]", trial.trajectory(name).reset_index())
+    columns, count = _recorded_quantiles(trial, name) or _quantiles_of_snapshots(trial, name)
     x = list(columns["step"])
     for low, high, fraction, alpha in BANDS:
         edge = {"x": x, "mode": "lines", "line": {"width": 0}, "legendgroup": fraction, "hoverinfo": "skip"}
@@ -40,7 +44,6 @@ def plot_hyperparameter_bands(trial: Trial, name: str) -> Figure:
         figure.add_scatter(y=list(columns[low]), showlegend=False, **edge)
         figure.add_scatter(y=list(columns[high]), **edge, **filled)
     figure.add_scatter(x=x, y=list(columns["50%"]), name="median", mode="lines", line={"color": f"rgb({BLUE})"})
-    count = int(next(iter(columns["count"]), 0))
     return titled(figure, f"{name}: {count:,} values, as optimized", x="outer step", y=name)
 
 
@@ -145,6 +148,23 @@ def plot_images(trial: Trial, name: str, *, step: int | None = None, limit: int 
         width=max(480, 140 + side * cols),
         height=140 + side * rows,
     )
+
+
+def _recorded_quantiles(trial: Trial, name: str) -> tuple[Mapping[str, Iterable[float]], int] | None:
+    """The steps and their quantiles by name, and the number of entries; None if they were not recorded."""
+    try:
+        found = trial.hparam_summary(name)
+    except HyperparameterUnknown:  # a prefix
+        return None
+    if not found.distributions.number:
+        return None
+    quantiles = dict(zip(QUANTILE_NAMES, zip(*found.distributions.quantiles, strict=True), strict=True))
+    return {"step": found.distributions.number, **quantiles}, math.prod(found.shape)
+
+
+def _quantiles_of_snapshots(trial: Trial, name: str) -> tuple[Mapping[str, Iterable[float]], int]:
+    columns = cast("Mapping[str, Iterable[float]]", trial.trajectory(name).reset_index())
+    return columns, int(next(iter(columns["count"]), 0))
 
 
 def _snapshots(trial: Trial, name: str, most: int) -> list[tuple[int, numpy.ndarray]]:

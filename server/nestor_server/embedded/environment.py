@@ -18,8 +18,12 @@ NAMES = frozenset(
     SSL_CERT_FILE SSL_CERT_DIR HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY
     """.split()
 )
-# Nestor's own settings, locales, GPUs, the credentials of object stores, and the measurement of test coverage.
-PREFIXES = ("NESTOR_", "LC_", "XDG_", "CUDA_", "NVIDIA_", "AWS_", "GOOGLE_", "AZURE_", "MSI_", "IDENTITY_", "COVERAGE_")
+# Nestor's own settings, locales, GPUs, the credentials of object stores, where traces go, and the measurement of test
+# coverage.
+PREFIXES = (
+    *("NESTOR_", "LC_", "XDG_", "CUDA_", "NVIDIA_", "AWS_", "GOOGLE_", "AZURE_", "MSI_", "IDENTITY_", "OTEL_"),
+    "COVERAGE_",
+)
 
 
 def restricted(environment: Mapping[str, str]) -> dict[str, str]:

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import TypeVar, final
 
 from nestor.errors import ServerBusy
@@ -27,17 +28,29 @@ class Gate:
     who has most of them is refused, so that its client can come again.
 
     Args:
-        name: of the threads, for debuggers.
+        name: of the threads, for debuggers and metrics.
         threads: calls that work at once.
         line: calls that may wait.
     """
 
     def __init__(self, name: str, *, threads: int, line: int) -> None:
+        self.on_refusal: Callable[[], None] = lambda: None
+        self.name = name
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._threads, self._line, self._waiting = threads, line, 0
         self._most = threads - threads // 4  # of one caller
         self._working: Counter[Hashable] = Counter()  # calls that have a thread
         self._turns: OrderedDict[Hashable, deque[asyncio.Future[None]]] = OrderedDict()  # the first caller is next
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for a thread."""
+        return self._waiting
+
+    @property
+    def working(self) -> int:
+        """Calls that have a thread."""
+        return self._working.total()
 
     async def run(
         self, work: Callable[[], T], *, caller: Hashable = None, is_gone: Callable[[], bool] | None = None
@@ -56,7 +69,8 @@ class Gate:
         try:
             if is_gone is not None and is_gone():
                 raise ClientGone
-            return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+            # In the context of the request, to which log lines and spans belong.
+            return await asyncio.get_running_loop().run_in_executor(self._executor, copy_context().run, work)
         finally:
             self._leave(caller)
 
@@ -84,6 +98,7 @@ class Gate:
             raise
 
     def _refuse_one(self, newcomer: Hashable) -> None:
+        self.on_refusal()
         most = max(self._turns, key=lambda caller: len(self._turns[caller]), default=newcomer)
         if len(self._turns.get(newcomer, ())) >= len(self._turns.get(most, ())):
             raise ServerBusy(waiting=self._waiting)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import Request
+from typing import Annotated
+
+from fastapi import Header, Request
 from sqlalchemy.orm import Session
 
 from nestor.errors import CrossSite, Forbidden, TokenMissing
@@ -28,7 +30,7 @@ def bearer_token(request: Request) -> str:
         return token.strip()
     if cookie := request.cookies.get(COOKIE):
         if request.method not in ("GET", "HEAD"):
-            require_same_site(request)
+            _expect_same_site(request.headers.get(REQUEST_HEADER))
         return cookie
     raise TokenMissing(reason="it has none")
 
@@ -38,13 +40,21 @@ def credentials(request: Request) -> int:
     return hash((request.headers.get("Authorization"), request.cookies.get(COOKIE)))
 
 
-def require_same_site(request: Request) -> None:
+async def require_same_site(
+    x_nestor_request: Annotated[
+        str | None, Header(description="must be 1, which no page of another site can send", examples=["1"])
+    ] = None,
+) -> None:
     """Refuse requests that a page of another site could have sent.
 
     Raises:
         CrossSite: `REQUEST_HEADER` is missing.
     """
-    if request.headers.get(REQUEST_HEADER) != "1":
+    _expect_same_site(x_nestor_request)
+
+
+def _expect_same_site(header: str | None) -> None:
+    if header != "1":
         raise CrossSite(scope=Scope.write.value)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gzip
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
+from typing import Protocol
 
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
@@ -69,6 +70,32 @@ def _accepts_gzip(header: str) -> bool:
         coding, _, weight = part.partition(";")
         allowed[coding.strip()] = not re.fullmatch(r"\s*q=0(\.0*)?\s*", weight)
     return allowed.get("gzip", allowed.get("*", False))
+
+
+class Made(Protocol):
+    """What a response is made of."""
+
+    @property
+    def version(self) -> str:
+        """Equal for equal bytes."""
+        ...
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the bytes at this URL never change."""
+        ...
+
+
+def made_response(request: Request, made: Made, make: Callable[[], bytes], *, media_type: str) -> Response:
+    """What `make` returns, or 304 if the client has this version; then nothing is made."""
+    headers = {
+        "ETag": versions.etag(made.version),
+        "Cache-Control": IMMUTABLE if made.is_settled else REVALIDATE,
+        "Vary": "Authorization, Cookie",
+    }
+    if matches(request, made.version):
+        return Response(status_code=304, headers=headers)
+    return Response(make(), headers=headers, media_type=media_type)
 
 
 def file_response(request: Request, content: Slice, *, name: str, immutable: bool) -> Response:

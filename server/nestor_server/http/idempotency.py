@@ -73,9 +73,18 @@ class IdempotentRequest:
         return _response(status, body, location)
 
 
-async def _idempotent_request(
-    request: Request, idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None
-) -> IdempotentRequest:
+Key = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=200,
+        description="the request takes effect once for each key, however often it is sent",
+        examples=["8d5f2c1e-1"],
+    ),
+]
+
+
+async def _idempotent_request(request: Request, idempotency_key: Key = None) -> IdempotentRequest:
     return IdempotentRequest(idempotency_key, (f"{request.method} {request.url.path}".encode(), await request.body()))
 
 

@@ -12,7 +12,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nestor.errors import BodyStalled, NestorError, TooLarge
+from nestor.schemas import API
 from nestor_server.http import problem_documents
+from nestor_server.observability import logs
+from nestor_server.observability.metrics import Metrics
 from nestor_server.settings import Settings
 
 log = logging.getLogger("nestor_server.access")
@@ -32,7 +35,8 @@ class RequestContextMiddleware:
     Bodies are limited to `settings.max_json_bytes`, and must arrive without a pause of `settings.stall_seconds`.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
+        self.metrics = metrics
         self.app, self.limit, self.stall_seconds = app, settings.max_json_bytes, settings.stall_seconds
         self.log_reads = settings.log_reads
 
@@ -46,14 +50,21 @@ class RequestContextMiddleware:
         request_id = requested_id if valid else uuid_utils.compat.uuid7().hex
         scope.setdefault("state", {})["request_id"] = request_id
         _treat_forms_as_json(scope, headers)
+        with logs.about(request_id=request_id), self.metrics.in_flight.track_inprogress():
+            await self._answer(scope, headers, request_id, receive, send)
+
+    async def _answer(self, scope: Scope, headers: Headers, request_id: str, receive: Receive, send: Send) -> None:
         started, status = perf_counter(), 0
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                self.metrics.answered(scope["method"], _template(scope), status, perf_counter() - started)
                 outgoing = MutableHeaders(scope=message)
                 outgoing[REQUEST_ID] = request_id
+                if outgoing.get("Location", "").startswith("/"):  # routes do not know below which path they are shown
+                    outgoing["Location"] = scope.get("root_path", "") + outgoing["Location"]
                 for name, value in SECURITY_HEADERS.items():
                     outgoing.setdefault(name, value)
             await send(message)
@@ -65,19 +76,22 @@ class RequestContextMiddleware:
             else:
                 await self.app(scope, self._limited(receive), send_with_headers)
         except Exception:
-            log.exception("request %s failed", request_id, extra={"request_id": request_id})
+            log.exception("request %s failed", request_id)
             if status:
                 raise  # half a response was sent; the broken connection tells the client
             failure = NestorError(reason="an unexpected error")
             await problem_documents.response(failure, request_id)(scope, receive, send_with_headers)
         finally:
-            milliseconds = 1000 * (perf_counter() - started)
+            seconds = perf_counter() - started
+            fields = {"method": scope["method"], "path": scope["path"], "status": status}
+            if (trial_id := scope.get("path_params", {}).get("trial_id")) is not None:
+                fields["trial_id"] = trial_id
             # Only the path of the URL: a query may hold secrets.
             is_quiet = not self.log_reads and scope["method"] in ("GET", "HEAD") and 0 < status < 400
             log.log(
                 logging.DEBUG if is_quiet else logging.INFO,  # dashboards that poll would fill the log
-                "%s %s %s %.0f ms request=%s", scope["method"], scope["path"], status, milliseconds, request_id,
-                extra={"request_id": request_id, "status": status},
+                "%s %s %s %.0f ms request=%s", scope["method"], scope["path"], status, 1000 * seconds, request_id,
+                extra=fields | {"duration_seconds": round(seconds, 6)},
             )  # fmt: skip
 
     def _limited(self, receive: Receive) -> Receive:
@@ -113,3 +127,9 @@ def _treat_forms_as_json(scope: Scope, headers: Headers) -> None:
     if headers.get("Content-Type", "").startswith("application/x-www-form-urlencoded"):
         kept = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
         scope["headers"] = [*kept, (b"content-type", b"application/json")]
+
+
+def _template(scope: Scope) -> str | None:
+    """The path of the route that takes the request, as in the reference and without the prefix of the interface."""
+    route = scope.get("route")
+    return None if route is None else str(route.path).removeprefix(API)

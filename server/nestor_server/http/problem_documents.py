@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from fastapi.routing import iter_route_contexts
+from pydantic import BaseModel, ConfigDict
 from sqlalchemy import exc
 from starlette.exceptions import HTTPException
 
@@ -19,37 +20,51 @@ from nestor.errors import (
     NestorError,
     NotFound,
     SchemaInvalid,
+    TrailingSlash,
     Unauthenticated,
     Unavailable,
     ValidationFailed,
     ValueNotStorable,
 )
+from nestor.options.base import about
 from nestor_server.http import validation_errors
 
 log = logging.getLogger(__name__)
 
 
+class ProblemEntry(BaseModel):
+    """One of several mistakes."""
+
+    model_config = ConfigDict(extra="allow")
+
+    field: Annotated[str, about("the path to the field, or the name of the parameter", example="inner.lr")]
+    code: Annotated[str, about("names the kind of mistake", example="option-out-of-range")]
+    message: Annotated[str, about("what is wrong", example="It must be above 0")]
+    remedy: Annotated[str, about("what to do about it", example="The value was -1.")] = ""
+
+
 class ProblemDocument(BaseModel):
-    """RFC 9457, with the members that Nestor adds."""
+    """An error: what is wrong, and what to do about it (RFC 9457)."""
 
-    type: str
-    title: str
-    status: int
-    detail: str
-    code: str
-    retryable: bool
-    request_id: str | None
-    context: dict[str, Any]
-    errors: list[dict[str, Any]]
-
-
-RESPONSES: dict[int | str, dict[str, Any]] = {
-    "default": {
-        "description": "What is wrong, and what to do about it",
-        "content": {PROBLEM_JSON: {}},
-        "model": ProblemDocument,
-    }
-}
+    type: Annotated[str, about("a URI that identifies the code", example="https://nestor.invalid/errors/study-exists")]
+    title: Annotated[str, about("the code in words", example="Study Exists")]
+    status: Annotated[int, about("the HTTP status", example=409)]
+    detail: Annotated[
+        str,
+        about(
+            "what is wrong with this request, and what to do",
+            example="You already have a study named 'digits'. Pass load_if_exists=True to continue it, or pick another "
+            "name.",
+        ),
+    ]
+    code: Annotated[str, about("names the kind of error; docs/errors.md lists all", example="study-exists")]
+    retryable: Annotated[bool, about("whether the same request may succeed later")]
+    request_id: Annotated[
+        str | None,
+        about("identifies the request in the server's log", example="019a4c6e5f3a7c5e8f0e2d1c3b4a5968"),
+    ]
+    context: Annotated[dict[str, Any], about("values in the sentence, for programs", example={"name": "digits"})]
+    errors: Annotated[list[ProblemEntry], about("each mistake, if there can be several")]
 
 
 def response(error: NestorError, request_id: str | None, headers: dict[str, str] | None = None) -> JSONResponse:
@@ -107,8 +122,19 @@ def install(app: FastAPI) -> None:
         if isinstance(error.__cause__, NestorError):  # raised while the body was read, and wrapped by the framework
             return response(error.__cause__, request_id)
         if error.status_code == 404:
+            without_slash = path.rstrip("/")
+            if path != without_slash and _methods(app, without_slash, request):
+                return response(TrailingSlash(path=path, existing=without_slash), request_id, headers)
             return response(NotFound(path=path), request_id, headers)
         if error.status_code == 405:
-            allowed = headers.get("Allow") or "other methods"
-            return response(MethodNotAllowed(method=request.method, path=path, allowed=allowed), request_id, headers)
+            headers["Allow"] = ", ".join(_methods(app, path, request)) or headers["Allow"]
+            refused = MethodNotAllowed(method=request.method, path=path, allowed=headers["Allow"])
+            return response(refused, request_id, headers)
         return response(BodyUnreadable(reason=str(error.detail).rstrip(".")), request_id, headers)
+
+
+def _methods(app: FastAPI, path: str, request: Request) -> list[str]:
+    """The methods of all routes with this path. The framework names those of the first one alone."""
+    path = path.removeprefix(request.scope.get("root_path", ""))
+    routes = [route for route in iter_route_contexts(app.routes) if route.path_regex.match(path)]
+    return sorted({method for route in routes for method in route.methods or ()})

@@ -24,7 +24,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from starlette.exceptions import HTTPException
 
-from nestor.errors import NestorError
+from nestor.errors import NestorError, ServerBusy
 from nestor.schemas import Scope
 from nestor_server.database import Sessions
 from nestor_server.http import auth
@@ -152,7 +152,7 @@ class TransactionRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """FastAPI's handler, which reads the body, after the caller of a request with a body is known."""
-        handle, scope = super().get_route_handler(), _scope_of(self.endpoint)
+        handle, scope = super().get_route_handler(), scope_of(self.endpoint)
 
         async def handle_for_caller(request: Request) -> Response:
             try:
@@ -160,6 +160,8 @@ class TransactionRoute(APIRoute):
                     await identify(request, scope)
                 try:
                     return await handle(request)
+                except ServerBusy:  # to look who asks would only take another turn
+                    raise
                 except (RequestValidationError, NestorError, HTTPException):
                     if scope is not None and not hasattr(request.state, "caller"):
                         await identify(request, scope)
@@ -217,7 +219,8 @@ def _is_filled_in(parameter: inspect.Parameter) -> bool:
     return get_args(parameter.annotation)[:1] in ((Session,), (Caller,))
 
 
-def _scope_of(endpoint: Callable[..., Any]) -> Scope | None:
+def scope_of(endpoint: Callable[..., Any]) -> Scope | None:
+    """The scope that a route's function needs; None: it needs no token."""
     return endpoint.__dict__.get("scope")
 
 

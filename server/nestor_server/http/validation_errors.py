@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import Request
@@ -34,11 +35,11 @@ def _explain(request: Request, error: dict[str, Any]) -> dict[str, Any]:
     if kind in ABSENT and place.moved:
         return entry(OptionUnknown, field, "This field no longer exists", f"{_capitalized(place.moved)}.")
     if kind in ABSENT:
-        similar = difflib.get_close_matches(shortened(str(place.path[-1])), place.siblings, n=1)
-        hint = f"Did you mean {similar[0]!r}? " if similar else ""
         listed = ", ".join(place.siblings)
         allowed = f"Allowed fields: {listed}." if listed else f"/openapi.json lists the fields of {API}."
-        return entry(OptionUnknown, field, "This field is unknown", f"{hint}{allowed}")
+        return entry(
+            OptionUnknown, field, "This field is unknown", f"{did_you_mean(place.path[-1], place.siblings)}{allowed}"
+        )
     if kind == "missing":
         return entry(OptionMissing, field, "This field is missing", "Add it.")
     message = expected(error, place.annotations)
@@ -50,6 +51,12 @@ def _explain(request: Request, error: dict[str, Any]) -> dict[str, Any]:
 def entry(cls: type[NestorError], field: str, message: str, remedy: str) -> dict[str, Any]:
     """One of the `errors` of a ValidationFailed. Its code is that of `cls`, which Python raises for the mistake."""
     return {"field": shortened(field, 200), "code": cls.code(), "message": message, "remedy": remedy}
+
+
+def did_you_mean(name: object, known: Sequence[str]) -> str:
+    """A question that begins a remedy, if one of the known names is similar to a wrong one; else nothing."""
+    similar = difflib.get_close_matches(shortened(str(name)), known, n=1)
+    return f"Did you mean {similar[0]!r}? " if similar else ""
 
 
 def _capitalized(sentence: str) -> str:

@@ -5,14 +5,31 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends
 
 from nestor.schemas import API
-from nestor_server.http import problem_documents
+from nestor_server.http.known_parameters import require_known_parameters
+from nestor_server.http.openapi.responses import Described, problem
 from nestor_server.http.storable_json import require_storable_json
-from nestor_server.routes import access, blobs, events, hyperparameters, problems, steps, studies, system, trials
+from nestor_server.routes import (
+    access,
+    blobs,
+    entries,
+    events,
+    hyperparameters,
+    problems,
+    steps,
+    studies,
+    system,
+    trials,
+    webhooks,
+)
 
-api = APIRouter(prefix=API, responses=problem_documents.RESPONSES)
-for module in (studies, trials, steps, hyperparameters, events, problems, access):
+KNOWN_PARAMETERS = [Depends(require_known_parameters)]
+ERRORS: Described = {"default": problem("Any other error.")}
+
+api = APIRouter(prefix=API, dependencies=KNOWN_PARAMETERS, responses=ERRORS)
+for module in (studies, trials, steps, hyperparameters, entries, events, problems, access, webhooks):
     api.include_router(module.router, dependencies=[Depends(require_storable_json)])
 api.include_router(blobs.router)  # their bodies are arbitrary bytes
 api.include_router(system.versioned)
 
-unversioned = system.unversioned
+unversioned = APIRouter(dependencies=KNOWN_PARAMETERS, responses=ERRORS)
+unversioned.include_router(system.unversioned)

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 
 from nestor import schemas
 from nestor_server.http.auth import COOKIE, require_same_site
+from nestor_server.http.openapi.responses import Described, headers, problem
 from nestor_server.http.transactions import Admin, Reader, TransactionRoute, Tx
 from nestor_server.services import tokens
 
 router = APIRouter(route_class=TransactionRoute, tags=["tokens"])
+
+SAME_SITE = Depends(require_same_site)  # otherwise another site's page could log its visitor in as someone else
+SESSION: Described = {
+    200: {"headers": headers("Set-Cookie")},
+    401: problem("The token is not valid.", "WWW-Authenticate"),
+}
 
 
 @router.post("/tokens", status_code=201)
@@ -33,15 +40,14 @@ def revoke_token(token_id: UUID, caller: Admin, session: Tx) -> None:
 
 
 @router.get("/me")
-def me(caller: Reader) -> schemas.Me:
+def get_me(caller: Reader) -> schemas.Me:
     """Whose token this is, and what it may do."""
     return schemas.Me(user=caller.user, scope=caller.scope)
 
 
-@router.post("/session")
+@router.post("/session", dependencies=[SAME_SITE], responses=SESSION)
 def begin_session(new: schemas.SessionCreate, request: Request, response: Response, session: Tx) -> schemas.Me:
     """Exchange a token for a cookie that scripts cannot read."""
-    require_same_site(request)  # otherwise another site's page could log its visitor in as someone else
     token = new.token.strip()
     caller = tokens.authenticate(session, token)
     response.set_cookie(
@@ -55,8 +61,9 @@ def begin_session(new: schemas.SessionCreate, request: Request, response: Respon
     return schemas.Me(user=caller.user, scope=caller.scope)
 
 
-@router.delete("/session", status_code=204)
+@router.delete(
+    "/session", status_code=204, dependencies=[SAME_SITE], responses={204: {"headers": headers("Set-Cookie")}}
+)
 def end_session(request: Request, response: Response) -> None:
     """Delete the cookie."""
-    require_same_site(request)
     response.delete_cookie(COOKIE, path=request.scope.get("root_path") or "/")

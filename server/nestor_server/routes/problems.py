@@ -28,7 +28,7 @@ def create_dataset(new: schemas.DatasetCreate, caller: Writer, session: Tx, idem
 
 
 @router.get("/datasets/{dataset_id}")
-def read_dataset(dataset_id: UUID, caller: Reader, session: Tx) -> schemas.Dataset:
+def get_dataset(dataset_id: UUID, caller: Reader, session: Tx) -> schemas.Dataset:
     """The splits of a data set: the digest of a blob, or the references."""
     return datasets.record(datasets.get(session, caller.user_id, dataset_id))
 

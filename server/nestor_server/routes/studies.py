@@ -12,15 +12,21 @@ from nestor import schemas
 from nestor.schemas import API
 from nestor_server.http import files
 from nestor_server.http.idempotency import Idempotency, PostResult
+from nestor_server.http.openapi.responses import conflict
 from nestor_server.http.transactions import Reader, TransactionRoute, Tx, Writer
 from nestor_server.routes.parameters import Cursor, IfMatch, Limit, Order, Tags, Text
 from nestor_server.services import paging, studies, study_copies, study_lists
 
 router = APIRouter(route_class=TransactionRoute, prefix="/studies", tags=["studies"])
 
+EXISTS = {200: {"model": schemas.Study, "description": "The existing study, with `load_if_exists`."}} | conflict(
+    "You have a study of this name, or it ranks its trials in another way, or the Idempotency-Key was used before."
+)
+RANKED = conflict("The study has trials, which its present metric and direction rank.")
 
-@router.post("", status_code=201, response_model=schemas.Study)
-def create(new: schemas.StudyCreate, caller: Writer, session: Tx, idempotency: Idempotency) -> Response:
+
+@router.post("", status_code=201, response_model=schemas.Study, responses=EXISTS)
+def create_study(new: schemas.StudyCreate, caller: Writer, session: Tx, idempotency: Idempotency) -> Response:
     """Create a study. With `load_if_exists`, 200 and the existing study of that name."""
 
     def create() -> PostResult:
@@ -31,11 +37,14 @@ def create(new: schemas.StudyCreate, caller: Writer, session: Tx, idempotency: I
 
 
 @router.get("", response_model=schemas.StudyPage)
-def page(
+def list_studies(
     request: Request,
     caller: Reader,
     session: Tx,
-    name: Annotated[str | None, Query(max_length=200, description="only the study of exactly this name")] = None,
+    name: Annotated[
+        str | None,
+        Query(max_length=200, description="only the study of exactly this name", examples=["digits-l2"]),
+    ] = None,
     state: Annotated[
         Sequence[schemas.State], Query(description="only studies that have a trial in this state, or in one of several")
     ] = (),
@@ -74,13 +83,13 @@ def page(
 
 
 @router.get("/{study_id}", response_model=schemas.Study)
-def get(study_id: UUID, request: Request, caller: Reader, session: Tx) -> Response:
+def get_study(study_id: UUID, request: Request, caller: Reader, session: Tx) -> Response:
     """One study, with the counts of its trials and the best value."""
     return files.json_response(request, studies.get(session, caller.user_id, study_id))
 
 
-@router.patch("/{study_id}", response_model=schemas.Study)
-def change(
+@router.patch("/{study_id}", response_model=schemas.Study, responses=RANKED)
+def update_study(
     study_id: UUID,
     patch: schemas.StudyPatch,
     request: Request,
@@ -94,13 +103,13 @@ def change(
 
 
 @router.delete("/{study_id}", status_code=204)
-def delete(study_id: UUID, caller: Writer, session: Tx, if_match: IfMatch = None) -> None:
+def delete_study(study_id: UUID, caller: Writer, session: Tx, if_match: IfMatch = None) -> None:
     """Delete a study and cancel its unfinished trials. Its name is free again. For some days it can be restored."""
     studies.delete(session, caller.user_id, study_id, by=f"user {caller.user}", if_match=if_match)
 
 
 @router.post("/{study_id}/restore", response_model=schemas.Study)
-def restore(
+def restore_study(
     study_id: UUID, request: Request, caller: Writer, session: Tx, how: schemas.StudyRestore | None = None
 ) -> Response:
     """Take back the deletion of a study. Trials that it canceled stay canceled. A study that exists stays as it is.
@@ -112,7 +121,9 @@ def restore(
 
 
 @router.post("/{study_id}/copy", status_code=201, response_model=schemas.Study)
-def copy(study_id: UUID, new: schemas.StudyCopy, caller: Writer, session: Tx, idempotency: Idempotency) -> Response:
+def copy_study(
+    study_id: UUID, new: schemas.StudyCopy, caller: Writer, session: Tx, idempotency: Idempotency
+) -> Response:
     """Copy a study: attributes, tags, note and ranking, and its finished trials with all that they recorded.
 
     Unfinished trials are not copied. The copies are numbered anew, from 0.

@@ -1,15 +1,18 @@
-"""/healthz, /readyz, /version and /workers: whether the server is alive and can work, its version, and its workers"""
+"""/healthz, /readyz, /metrics, /version and /workers: whether the server can work, its version, and its workers"""
 
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
+from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 
 from nestor import schemas
+from nestor_server.http.openapi.responses import problem, text
 from nestor_server.http.readiness import Readiness
-from nestor_server.http.transactions import Reader, TransactionRoute, Tx
+from nestor_server.http.transactions import Admin, Reader, TransactionRoute, Tx
+from nestor_server.observability.scrapes import CONTENT_TYPE, Scrapes
 from nestor_server.services import workers
 
 unversioned = APIRouter(tags=["system"])
@@ -17,13 +20,13 @@ versioned = APIRouter(route_class=TransactionRoute, tags=["system"])
 
 
 @unversioned.get("/healthz")
-async def healthz() -> schemas.Health:
+async def get_health() -> schemas.Health:
     """200 while the process answers at all."""
     return schemas.Health(status="ok", checks={})
 
 
-@unversioned.get("/readyz")
-async def readyz(request: Request, response: Response) -> schemas.Health:
+@unversioned.get("/readyz", responses={503: {"model": schemas.Health, "description": "A part is missing."}})
+async def get_readiness(request: Request, response: Response) -> schemas.Health:
     """200 if every part that the server needs answered within the last second, else 503 and each check's result."""
     readiness: Readiness = request.app.state.readiness
     health = await readiness.check()
@@ -31,8 +34,24 @@ async def readyz(request: Request, response: Response) -> schemas.Health:
     return health
 
 
+@unversioned.get(
+    "/metrics",
+    response_class=Response,
+    responses=text("One sample in each line.", CONTENT_TYPE)
+    | {401: problem("There is no valid token.", "WWW-Authenticate"), 403: problem("The token's scope is too small.")},
+)
+async def get_metrics(request: Request) -> Response:
+    """Metrics of this address for Prometheus, as of the last second: of its processes, and of the whole database.
+
+    It requires an admin token, unless the server was started with `NESTOR_METRICS=open`. It shows totals over all
+    users, and nothing of a single one.
+    """
+    scrapes: Scrapes = request.app.state.scrapes
+    return Response(await scrapes.text(request), media_type=CONTENT_TYPE)
+
+
 @versioned.get("/version")
-async def version() -> schemas.Version:
+async def get_version() -> schemas.Version:
     """The installed version of Nestor and the version of this interface."""
     try:
         installed = installed_version("nestor")
@@ -43,5 +62,26 @@ async def version() -> schemas.Version:
 
 @versioned.get("/workers")
 def list_workers(caller: Reader, session: Tx) -> schemas.Workers:
-    """The running workers, their devices, and which of your trials they run."""
+    """The running workers: their devices, which of your trials they run, what waits for them, whether they drain."""
     return workers.page(session, caller.user_id)
+
+
+WorkerId = Annotated[
+    str, Path(max_length=300, description="the process of a worker, or one of its slots", examples=["gpu-7:4711"])
+]
+
+
+@versioned.post("/workers/{worker_id:path}/drain")
+def drain_worker(worker_id: WorkerId, caller: Admin, session: Tx) -> schemas.Workers:
+    """Let a worker process hand its trials over to others and take no more. It can be stopped when it is drained.
+
+    Each trial finishes its step, writes a checkpoint and waits in the queue; no restart is counted. A worker that is
+    started again takes trials.
+    """
+    return workers.drain(session, caller.user_id, worker_id, drains=True)
+
+
+@versioned.delete("/workers/{worker_id:path}/drain")
+def undrain_worker(worker_id: WorkerId, caller: Admin, session: Tx) -> schemas.Workers:
+    """Let a worker process that drains take trials again."""
+    return workers.drain(session, caller.user_id, worker_id, drains=False)

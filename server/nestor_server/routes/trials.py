@@ -13,6 +13,7 @@ from nestor.schemas import API
 from nestor_server.http import files
 from nestor_server.http.csv_files import csv_response
 from nestor_server.http.idempotency import Idempotency, PostResult
+from nestor_server.http.openapi.responses import NOT_ALLOWED_NOW, conflict
 from nestor_server.http.transactions import Reader, TransactionRoute, Tx, Writer
 from nestor_server.models import Trial
 from nestor_server.routes.parameters import After, Cursor, IfMatch, Limit, Order, States, Tags, Text
@@ -22,9 +23,13 @@ from nestor_server.services.trials import actions, attempts, confirmations, quer
 
 router = APIRouter(route_class=TransactionRoute, tags=["trials"])
 
+AT_ONCE, AS_USUAL = schemas.TrialEnd(), schemas.Confirm()  # without a body
+
 
 @router.post("/studies/{study_id}/trials", status_code=201, response_model=schemas.Trial)
-def create(study_id: UUID, new: schemas.TrialCreate, caller: Writer, session: Tx, idempotency: Idempotency) -> Response:
+def create_trial(
+    study_id: UUID, new: schemas.TrialCreate, caller: Writer, session: Tx, idempotency: Idempotency
+) -> Response:
     """Queue a trial: one tuning run of a problem."""
 
     def create() -> PostResult:
@@ -35,13 +40,15 @@ def create(study_id: UUID, new: schemas.TrialCreate, caller: Writer, session: Tx
 
 
 @router.get("/studies/{study_id}/trials", response_model=schemas.TrialPage)
-def page(
+def list_trials(
     study_id: UUID,
     request: Request,
     caller: Reader,
     session: Tx,
     state: States = (),
-    number: Annotated[int | None, Query(ge=0, le=2**31 - 1, description="only the trial of this number")] = None,
+    number: Annotated[
+        int | None, Query(ge=0, le=2**31 - 1, description="only the trial of this number", examples=[3])
+    ] = None,
     tag: Tags = (),
     q: Text = None,
     sort: Annotated[
@@ -106,13 +113,13 @@ def steps_as_csv(trial_id: UUID, request: Request, caller: Reader, session: Tx) 
 
 
 @router.get("/trials/{trial_id}", response_model=schemas.Trial)
-def get(trial_id: UUID, request: Request, caller: Reader, session: Tx) -> Response:
+def get_trial(trial_id: UUID, request: Request, caller: Reader, session: Tx) -> Response:
     """One trial. Its ETag changes with each step and each change, so polling mostly gets a 304."""
     return files.versioned_response(request, queries.get(session, caller.user_id, trial_id))
 
 
 @router.patch("/trials/{trial_id}", response_model=schemas.Trial)
-def change(
+def update_trial(
     trial_id: UUID,
     patch: schemas.TrialPatch,
     request: Request,
@@ -124,58 +131,58 @@ def change(
     return files.json_response(request, *actions.change(session, caller, trial_id, patch, if_match=if_match))
 
 
-@router.post("/trials/{trial_id}/stop", response_model=schemas.Trial)
-def stop(
+@router.post("/trials/{trial_id}/stop", response_model=schemas.Trial, responses=NOT_ALLOWED_NOW)
+def stop_trial(
     trial_id: UUID,
     request: Request,
     caller: Writer,
     session: Tx,
-    end: schemas.TrialEnd | None = None,
+    end: schemas.TrialEnd = AT_ONCE,
     if_match: IfMatch = None,
 ) -> Response:
     """End the trial and keep its result. With `after_step`, the result is that of this step."""
     return files.json_response(request, *actions.end(session, caller, trial_id, "stop", end, if_match=if_match))
 
 
-@router.post("/trials/{trial_id}/prune", response_model=schemas.Trial)
-def prune(
+@router.post("/trials/{trial_id}/prune", response_model=schemas.Trial, responses=NOT_ALLOWED_NOW)
+def prune_trial(
     trial_id: UUID,
     request: Request,
     caller: Writer,
     session: Tx,
-    end: schemas.TrialEnd | None = None,
+    end: schemas.TrialEnd = AT_ONCE,
     if_match: IfMatch = None,
 ) -> Response:
     """End the trial as pruned: it is given up, and keeps what it recorded. With `after_step`, up to this step."""
     return files.json_response(request, *actions.end(session, caller, trial_id, "prune", end, if_match=if_match))
 
 
-@router.post("/trials/{trial_id}/cancel", response_model=schemas.Trial)
-def cancel(trial_id: UUID, request: Request, caller: Writer, session: Tx, if_match: IfMatch = None) -> Response:
+@router.post("/trials/{trial_id}/cancel", response_model=schemas.Trial, responses=NOT_ALLOWED_NOW)
+def cancel_trial(trial_id: UUID, request: Request, caller: Writer, session: Tx, if_match: IfMatch = None) -> Response:
     """End the trial as cancelled; its records stay."""
     return files.json_response(request, *actions.request(session, caller, trial_id, "cancel", if_match=if_match))
 
 
-@router.post("/trials/{trial_id}/pause", response_model=schemas.Trial)
-def pause(trial_id: UUID, request: Request, caller: Writer, session: Tx, if_match: IfMatch = None) -> Response:
+@router.post("/trials/{trial_id}/pause", response_model=schemas.Trial, responses=NOT_ALLOWED_NOW)
+def pause_trial(trial_id: UUID, request: Request, caller: Writer, session: Tx, if_match: IfMatch = None) -> Response:
     """Write a checkpoint and free the device; `resume` continues from there."""
     return files.json_response(request, *actions.request(session, caller, trial_id, "pause", if_match=if_match))
 
 
-@router.post("/trials/{trial_id}/resume", response_model=schemas.Trial)
-def resume(trial_id: UUID, request: Request, caller: Writer, session: Tx, if_match: IfMatch = None) -> Response:
+@router.post("/trials/{trial_id}/resume", response_model=schemas.Trial, responses=NOT_ALLOWED_NOW)
+def resume_trial(trial_id: UUID, request: Request, caller: Writer, session: Tx, if_match: IfMatch = None) -> Response:
     """Queue a paused trial again."""
     return files.json_response(request, *actions.request(session, caller, trial_id, "resume", if_match=if_match))
 
 
-@router.post("/trials/{trial_id}/retry", response_model=schemas.Trial)
-def retry(trial_id: UUID, request: Request, caller: Writer, session: Tx, if_match: IfMatch = None) -> Response:
+@router.post("/trials/{trial_id}/retry", response_model=schemas.Trial, responses=NOT_ALLOWED_NOW)
+def retry_trial(trial_id: UUID, request: Request, caller: Writer, session: Tx, if_match: IfMatch = None) -> Response:
     """Queue a failed trial again, from its newest checkpoint and with fresh budgets."""
     return files.json_response(request, *actions.request(session, caller, trial_id, "retry", if_match=if_match))
 
 
-@router.post("/trials/{trial_id}/extend", response_model=schemas.Trial)
-def extend(
+@router.post("/trials/{trial_id}/extend", response_model=schemas.Trial, responses=NOT_ALLOWED_NOW)
+def extend_trial(
     trial_id: UUID,
     more: schemas.TrialExtend,
     caller: Writer,
@@ -191,23 +198,25 @@ def extend(
     return idempotency.respond(session, caller, lambda: PostResult(extend(), created=False))
 
 
-@router.post("/trials/{trial_id}/confirm")
-def confirm(trial_id: UUID, caller: Writer, session: Tx, asked: schemas.Confirm | None = None) -> schemas.Confirmation:
+@router.post("/trials/{trial_id}/confirm", responses=conflict("There is nothing to confirm, or not yet."))
+def confirm_trial(
+    trial_id: UUID, caller: Writer, session: Tx, asked: schemas.Confirm = AS_USUAL
+) -> schemas.Confirmation:
     """Train from the first initialization under the trial's best hyperparameters, in trials of the same study.
 
     Trainings that run or are complete already are not repeated, so that the request can be.
     """
-    return confirmations.create(session, caller, trial_id, asked or schemas.Confirm())
+    return confirmations.create(session, caller, trial_id, asked)
 
 
 @router.get("/trials/{trial_id}/confirmation")
-def confirmation(trial_id: UUID, caller: Reader, session: Tx) -> schemas.Confirmation:
+def get_confirmation(trial_id: UUID, caller: Reader, session: Tx) -> schemas.Confirmation:
     """The trial's own numbers at its best step, beside those of the trainings that confirm it."""
     return confirmations.get(session, caller.user_id, trial_id)
 
 
 @router.post("/trials/{trial_id}/priority", response_model=schemas.Trial)
-def prioritize(
+def prioritize_trial(
     trial_id: UUID,
     new: schemas.TrialPriority,
     request: Request,

@@ -7,6 +7,7 @@ until the commit. So numbers become visible in order, and a rollback returns the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from nestor.schemas import EventType
 from nestor_server.models import Event, Trial
+from nestor_server.webhooks import outbox
 
 CHANNEL = "nestor_trial"  # NOTIFY's payload is the trial's id
 
@@ -35,8 +37,15 @@ def reserve(session: Session, trial_id: UUID, n: int = 1) -> int:
 def append(session: Session, trial_id: UUID, type: EventType | str, data: dict[str, Any]) -> int:
     """Write one event and return its number."""
     seq = reserve(session, trial_id)
-    session.execute(insert(Event).values(trial_id=trial_id, seq=seq, type=EventType(type).value, data=data))
+    write(session, trial_id, [{"seq": seq, "type": EventType(type).value, "data": data}])
     return seq
+
+
+def write(session: Session, trial_id: UUID, events: Sequence[dict[str, Any]]) -> None:
+    """Write events whose numbers are reserved, and the notices about them."""
+    if events:
+        session.execute(insert(Event), [{"trial_id": trial_id, **event} for event in events])
+        outbox.write(session, trial_id, events)
 
 
 def notify(session: Session, trial_id: UUID) -> None:

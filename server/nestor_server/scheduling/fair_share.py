@@ -76,11 +76,21 @@ def preempt(session: Session, slice_seconds: float) -> None:
         offers = {name: EntryPointInfo.model_validate(info) for name, info in (listed or {}).items()}
         fits = and_(Trial.devices == devices, entry_points.runs_on(offers))
         yielding = set(trial_ids).difference(_best(session, fits, len(trial_ids), held=trial_ids))
-        # One that is locked now is looked at again in the next run. The reaper waits for nobody, as it holds locks.
-        asked = select(Trial.id).where(Trial.id == any_(_array(yielding)), over, Trial.desired == Desired.run.value)
-        locked = session.scalars(asked.with_for_update(skip_locked=True, key_share=True)).all()
-        update = update_table(Trial).where(Trial.id == any_(_array(locked))).values(desired=Desired.preempt.value)
-        session.execute(update.execution_options(synchronize_session=False))
+        _ask_to_yield(session, and_(Trial.id == any_(_array(yielding)), over))
+
+
+def vacate(session: Session) -> None:
+    """Request the preemption of the trials of workers that drain."""
+    draining = select(Worker.id).where(Worker.draining_since.is_not(None))
+    _ask_to_yield(session, and_(Trial.is_running, Trial.lease_owner.in_(draining)))
+
+
+def _ask_to_yield(session: Session, which: ColumnElement[bool]) -> None:
+    # One that is locked now is looked at again in the reaper's next run. It waits for nobody, as it holds locks.
+    asked = select(Trial.id).where(which, Trial.desired == Desired.run.value)
+    locked = session.scalars(asked.with_for_update(skip_locked=True, key_share=True)).all()
+    update = update_table(Trial).where(Trial.id == any_(_array(locked))).values(desired=Desired.preempt.value)
+    session.execute(update.execution_options(synchronize_session=False))
 
 
 def _best(session: Session, fits: ColumnElement[bool], n: int, held: Sequence[UUID] = ()) -> Sequence[UUID]:

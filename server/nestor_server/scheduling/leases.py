@@ -23,12 +23,15 @@ from nestor.lifecycle import Transition
 from nestor.schemas import Action, Desired, EndingAction, State
 from nestor_server.database import settings_of
 from nestor_server.models import Trial, Worker
+from nestor_server.observability import counts
 from nestor_server.scheduling import entry_points, fair_share, rollback, state_machine, task_queue
 from nestor_server.scheduling.entry_points import Offers
 from nestor_server.scheduling.state_machine import FRESH_BUDGETS, in_state
 
 LeaseBudget = Literal["restarts", "preemptions"]  # the counter that an unrequested end of a lease increments
 ENDINGS = ("stop", "prune")  # actions, and the desired states that they ask for
+WHY_DRAINED = "preempted: its worker drains, and another one continues"
+WHY_PREEMPTED = "preempted: its time slice is over, and other trials wait"
 NO_END: dict[str, Any] = {"ends_after": None, "ends_as": None}
 
 
@@ -45,6 +48,7 @@ class Lease:
     owner: str
     expires_at: datetime
     attempt: int
+    traceparent: str | None = None  # of the trial's submission
 
     @property
     def holds(self) -> ColumnElement[bool]:
@@ -178,22 +182,32 @@ def claim(session: Session, trial_id: UUID, owner: str, *, where: ColumnElement[
         return None
     rollback.roll_back(session, trial_id)
     fair_share.note_served(session, trial_id)
-    return Lease(trial_id, row.lease_token, owner, row.lease_expires_at, row.attempt)
+    return Lease(trial_id, row.lease_token, owner, row.lease_expires_at, row.attempt, row.traceparent)
 
 
 def claim_next(
     session: Session, trial_id: UUID, owner: str, *, devices: int = 1, offers: Offers = MappingProxyType({})
 ) -> Lease | None:
-    """Lease the queued trial that is next by fair share to `owner`; None if no trial waits.
+    """Lease the queued trial that is next by fair share to `owner`; None if no trial waits, or if `owner` drains.
 
     Args:
         trial_id: named by the message. It is claimed only if all waiting trials are locked, such as by their users.
         devices: number of devices of `owner`. Trials that need more are left to other workers.
         offers: the entry points of `owner`. Trials of others are left to other workers.
     """
+    # Locked until the commit: a worker that is asked to drain at this moment has this trial before, or does not get it.
+    drains = select(Worker.draining_since.is_not(None)).where(Worker.id == owner).with_for_update(key_share=True)
+    if session.scalar(drains):
+        # It has used up the message. The reaper sends another one in its next run.
+        unsent = update(Trial).where(Trial.id == trial_id, in_state(State.queued)).values(sent_at=func.to_timestamp(0))
+        session.execute(unsent.execution_options(synchronize_session=False))
+        return None
     fits = and_(Trial.devices <= devices, entry_points.runs_on(offers))
-    trial_id = fair_share.next_trial(session, fits) or trial_id
-    return claim(session, trial_id, owner, where=fits)
+    lease = claim(session, fair_share.next_trial(session, fits) or trial_id, owner, where=fits)
+    if lease is not None:
+        runs = update(Worker).where(Worker.id == owner).values(trial_id=lease.trial_id)
+        session.execute(runs.execution_options(synchronize_session=False))
+    return lease
 
 
 def renew(session: Session, lease: Lease) -> Desired:
@@ -247,6 +261,16 @@ def requeue(session: Session, lease: Lease, reason: str, *, paid_from: LeaseBudg
     return _release(session, lease, _lock(session, lease), why=reason, paid_from=paid_from)
 
 
+def yield_device(session: Session, lease: Lease) -> State:
+    """`requeue` a trial that was preempted, with the reason: its worker drains, or other trials have waited longer.
+
+    Raises:
+        LeaseLost: the lease is not valid any more.
+    """
+    drains = session.scalar(select(Worker.draining_since.is_not(None)).where(Worker.id == lease.owner))
+    return requeue(session, lease, WHY_DRAINED if drains else WHY_PREEMPTED)
+
+
 # --- the reaper -----------------------------------------------------------------------------------
 
 
@@ -254,9 +278,9 @@ def sweep_expired(session: Session) -> list[UUID]:
     """Make the overdue transitions, and return the trials whose messages the caller must send after the commit.
 
     The attempt ends for trials whose worker did not renew its lease, or did not reach the desired state in time.
-    Trials whose time slice is over are preempted. Messages can be lost: by a flushed broker, or by a worker that ends
-    between receiving and claiming. So messages are sent again for waiting trials, one per idle slot, because more
-    would only accumulate.
+    Trials whose time slice is over, or whose worker drains, are preempted. Messages can be lost: by a flushed broker,
+    or by a worker that ends between receiving and claiming. So messages are sent again for waiting trials, one per
+    idle slot, because more would only accumulate.
     """
     overdue = session.execute(
         select(Trial.id, Trial.desired, Trial.lease_owner, (Trial.lease_expires_at < func.now()).label("silent"))
@@ -273,16 +297,18 @@ def sweep_expired(session: Session) -> list[UUID]:
         ):
             requeued.append(row.id)
     settings = settings_of(session)
+    fair_share.vacate(session)
     fair_share.preempt(session, settings.slice_seconds)
-    alive = Worker.heartbeat_at > _from_now(-settings.lease_seconds)
-    idle = select(func.count()).where(Worker.trial_id.is_(None), alive)
+    takes_trials = and_(Worker.heartbeat_at > _from_now(-settings.lease_seconds), Worker.draining_since.is_(None))
+    idle = select(func.count()).where(Worker.trial_id.is_(None), takes_trials)
     sent_before = Trial.sent_at < _from_now(-settings.requeue_after_seconds)
-    waiting = select(Trial.id).where(Trial.is_queued, sent_before, entry_points.is_offered(alive))
+    waiting = select(Trial.id).where(Trial.is_queued, sent_before, entry_points.is_offered(takes_trials))
     oldest = waiting.order_by(Trial.sent_at).limit(idle.scalar_subquery())
     # One that is locked now is being claimed, or is looked at again in the next run.
     resent = session.scalars(oldest.with_for_update(skip_locked=True, key_share=True)).all()
     sent = update(Trial).where(Trial.id.in_(resent)).values(sent_at=func.now())
     session.execute(sent.execution_options(synchronize_session=False))
+    counts.add(session, {("attempts_ended", "expired"): len(overdue)})
     return [*requeued, *resent]
 
 

@@ -15,6 +15,7 @@ from nestor_server.models import IDEMPOTENCY_WINDOW, IdempotencyKey
 from nestor_server.scheduling import leases, task_queue
 from nestor_server.settings import Settings
 from nestor_server.storage import garbage_collection, object_store
+from nestor_server.webhooks import outbox
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class Reaper(threading.Thread):
         """Sweep expired leases and send messages again, unless another server does so at this moment.
 
         Args:
-            collect_garbage: also delete old idempotency keys, and data that has been unused for long enough.
+            collect_garbage: also delete old idempotency keys, old notices, and data that has long been unused.
         """
         with self._sessions.begin() as session:
             if not session.scalar(select(func.pg_try_advisory_xact_lock(LOCK))):
@@ -65,6 +66,7 @@ class Reaper(threading.Thread):
                     delete(IdempotencyKey).where(IdempotencyKey.created_at < func.now() - IDEMPOTENCY_WINDOW)
                 )
                 garbage_collection.purge_expired(session)
+                outbox.purge(session)
 
     def stop(self) -> None:
         """End the thread, and wait for it for at most 10 seconds."""

@@ -13,12 +13,13 @@ from sqlalchemy import insert as plain_insert
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from nestor import lifecycle
 from nestor.ranking import Ranking
 from nestor.results.courses import Pace, Sparkline
 from nestor.results.verdicts import Evidence
-from nestor.schemas import Desired, EventType, HyperparameterInfo
+from nestor.schemas import Desired, Distributions, EventType, HyperparameterInfo
 from nestor.schemas import Step as StepRecord
-from nestor_server.models import Checkpoint, Event, Result, Snapshot, Step, Study, Trial
+from nestor_server.models import Checkpoint, Distribution, Result, Snapshot, Step, StepNumbers, Study, Trial
 from nestor_server.scheduling import event_log, rankings
 from nestor_server.scheduling.leases import Lease, LeaseLost
 from nestor_server.scheduling.state_machine import FRESH_BUDGETS
@@ -34,6 +35,7 @@ class TensorFile:
     step: int
     data: bytes
     replaces: tuple[int, ...] = ()  # steps whose snapshots are deleted with this one
+    entries: dict[str, Any] | None = None  # of a snapshot: schemas.RecordedEntries
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,10 @@ class LogRecord:
 
 @dataclass(frozen=True)
 class RecordedBatch:
-    """What the worker reports since the last batch. `steps` are in order."""
+    """What the worker reports since the last batch. `steps` and `distributions` are in order."""
 
     steps: tuple[StepRecord, ...] = ()
+    distributions: tuple[Distributions, ...] = ()
     snapshots: tuple[TensorFile, ...] = ()
     checkpoints: tuple[TensorFile, ...] = ()
     results: tuple[TensorFile, ...] = ()
@@ -59,8 +62,8 @@ class RecordedBatch:
     number: int | None = None  # in this lease, from 1, so that a batch can be sent again; None: once
 
     def __bool__(self) -> bool:
-        recorded = (self.steps, self.snapshots, self.checkpoints, self.results, self.logs, self.hyperparameters)
-        return any(recorded)
+        tensors = (self.snapshots, self.checkpoints, self.results)
+        return any((self.steps, self.distributions, *tensors, self.logs, self.hyperparameters))
 
 
 def record(session: Session, lease: Lease, batch: RecordedBatch) -> Desired:
@@ -91,26 +94,50 @@ def record(session: Session, lease: Lease, batch: RecordedBatch) -> Desired:
         return _desired(session, lease)
 
     numbered = list(enumerate(entries, start=row.seq - len(entries) + 1))
-    steps = [
+    steps: list[dict[str, Any]] = [
         {"trial_id": lease.trial_id, "seq": seq, "number": entry.number, "data": entry.model_dump(mode="json")}
         for seq, entry in numbered
         if isinstance(entry, StepRecord)
     ]
-    events = [
-        {"trial_id": lease.trial_id, "seq": seq, **_event(entry)}
-        for seq, entry in numbered
-        if not isinstance(entry, StepRecord)
-    ]
+    events = [{"seq": seq, **_event(entry)} for seq, entry in numbered if not isinstance(entry, StepRecord)]
     if steps:
         session.execute(plain_insert(Step), steps)
-    if events:
-        session.execute(plain_insert(Event), events)
+        session.execute(plain_insert(StepNumbers), [_numbers(lease.trial_id, step["data"]) for step in steps])
+    if batch.distributions:
+        _keep_distributions(session, lease.trial_id, batch.distributions)
+    event_log.write(session, lease.trial_id, events)
     _upsert(session, Snapshot, lease.trial_id, batch.snapshots, stored)
     _upsert(session, Checkpoint, lease.trial_id, batch.checkpoints, stored)
     _upsert(session, Result, lease.trial_id, batch.results, stored)
     _delete_replaced(session, lease.trial_id, batch)
     event_log.notify(session, lease.trial_id)
     return Desired(row.desired)
+
+
+def _numbers(trial_id: UUID, data: dict[str, Any]) -> dict[str, Any]:
+    numbers = [None if data[name] is None else float(data[name]) for name in StepNumbers.FIELDS]
+    return {"trial_id": trial_id, "number": data["number"], "numbers": numbers}
+
+
+def _keep_distributions(session: Session, trial_id: UUID, new: Sequence[Distributions]) -> None:
+    """Keep those that `lifecycle.distribution_interval` asks for, and the last."""
+    declared = session.scalars(select(Trial.hyperparameters).where(Trial.id == trial_id)).one() or []
+    newest = new[-1].number
+    interval = lifecycle.distribution_interval(newest, lifecycle.spread_out(info["shape"] for info in declared))
+    given_up = (Distribution.number < newest, Distribution.number % interval != 0)
+    old = delete(Distribution).where(Distribution.trial_id == trial_id, *given_up)
+    session.execute(old.execution_options(synchronize_session=False))
+    rows = [
+        {"trial_id": trial_id, "number": one.number, "data": one.model_dump(mode="json")["tensors"]}
+        for one in new
+        if one.number % interval == 0 or one.number == newest
+    ]
+    insertion = insert(Distribution)
+    # A step can be repeated: the first and the last of an attempt.
+    kept = insertion.on_conflict_do_update(
+        index_elements=["trial_id", "number"], set_={"data": insertion.excluded.data}
+    )
+    session.execute(kept, rows)
 
 
 def _desired(session: Session, lease: Lease) -> Desired:
@@ -203,11 +230,15 @@ def _upsert(
     # A step can be repeated: step 0 with each attempt, and the last one as both "due" and "final".
     blob_ids = {file.step: stored[hashlib.sha256(file.data).digest()] for file in tensors}
     if blob_ids:
-        rows = [{"trial_id": trial_id, "step": step, "blob_id": blob_id} for step, blob_id in blob_ids.items()]
-        new = insert(table).values(rows)
-        session.execute(
-            new.on_conflict_do_update(index_elements=["trial_id", "step"], set_={"blob_id": new.excluded.blob_id})
-        )
+        rows: dict[int, dict[str, Any]] = {
+            step: {"trial_id": trial_id, "step": step, "blob_id": blob_id} for step, blob_id in blob_ids.items()
+        }
+        if table is Snapshot:
+            for file in tensors:
+                rows[file.step]["entries"] = file.entries
+        new = insert(table).values([*rows.values()])
+        changed = {name: new.excluded[name] for name in ("blob_id", "entries") if name in new.excluded}
+        session.execute(new.on_conflict_do_update(index_elements=["trial_id", "step"], set_=changed))
 
 
 def _delete_replaced(session: Session, trial_id: UUID, batch: RecordedBatch) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import delete, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from nestor.schemas import EventType
-from nestor_server.models import Checkpoint, Result, Snapshot, Step, Trial
+from nestor_server.models import Checkpoint, Distribution, Result, Snapshot, Step, StepNumbers, Trial
 from nestor_server.scheduling import event_log, rankings
 from nestor_server.storage import garbage_collection
 
@@ -70,6 +70,9 @@ def _withdraw(session: Session, trial_id: UUID, step: int, **details: str) -> No
     """
     steps = delete(Step).where(Step.trial_id == trial_id, Step.number > step).returning(Step.number)
     deleted = session.scalars(steps.execution_options(synchronize_session=False)).all()
+    for table in (StepNumbers, Distribution):
+        later = delete(table).where(table.trial_id == trial_id, table.number > step)
+        session.execute(later.execution_options(synchronize_session=False))
     blobs = [blob for table in (Snapshot, Result) for blob in _delete_after(session, table, trial_id, step)]
     garbage_collection.delete_unreferenced(session, blobs)
     if not deleted and not blobs:

@@ -69,6 +69,7 @@ def write(session: Session, where: ColumnElement[bool], **values: Any) -> Row[*t
             Trial.restarts,
             Trial.preemptions,
             Trial.error,
+            Trial.traceparent,
         )
         .execution_options(synchronize_session=False)
     ).one_or_none()

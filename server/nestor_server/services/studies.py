@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
+from sqlalchemy import delete as delete_from
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
@@ -13,7 +14,7 @@ from sqlalchemy.orm import Session
 from nestor import schemas
 from nestor.errors import StudyExists, StudyNotFound
 from nestor.schemas import State
-from nestor_server.models import Study, Trial
+from nestor_server.models import Study, Trial, Webhook
 from nestor_server.scheduling import leases
 from nestor_server.services import versions
 from nestor_server.services.study_trials import Trials, trials_of
@@ -91,7 +92,7 @@ def change(
 
 
 def delete(session: Session, owner_id: UUID, study_id: UUID, *, by: str = "user", if_match: str | None = None) -> None:
-    """Mark a study as deleted, which frees its name, and cancel its unfinished trials.
+    """Mark a study as deleted, which frees its name, cancel its unfinished trials, and delete its webhooks.
 
     Raises:
         StudyNotFound
@@ -103,6 +104,7 @@ def delete(session: Session, owner_id: UUID, study_id: UUID, *, by: str = "user"
     session.flush()
     for trial in session.scalars(select(Trial).where(Trial.study_id == study_id, Trial.state.in_(UNFINISHED))).all():
         leases.request(session, trial, "cancel", by=by)
+    session.execute(delete_from(Webhook).where(Webhook.study_id == study_id))
 
 
 def _expect(session: Session, study: Study, if_match: str | None) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from uuid import UUID
 
-from sqlalchemy import Integer, cast, delete, func, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import BigInteger, Integer, Uuid, cast, delete, func, select, true, update
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.orm import Session
 
 from nestor.errors import (
@@ -181,6 +181,52 @@ def read(session: Session, blob: Blob, start: int = 0, stop: int | None = None) 
             raise BlobNotFound(digest=blob.digest)
         yield piece
         start += len(piece)
+
+
+def gather(session: Session, ranges: Sequence[tuple[Blob, int, int]]) -> list[bytes]:
+    """The bytes of many short ranges (blob, start, stop), in their order, by one statement.
+
+    Raises:
+        BlobNotFound: a blob was deleted during the read.
+        Unavailable: the object store does not answer.
+    """
+    wanted = func.unnest(
+        cast([blob.id for blob, _, _ in ranges], ARRAY(Uuid)),
+        cast([start for _, start, _ in ranges], ARRAY(BigInteger)),
+        cast([stop for _, _, stop in ranges], ARRAY(BigInteger)),
+    ).table_valued("blob_id", "start", "stop", with_ordinality="i", name="wanted")
+    wanted = wanted.render_derived()
+    columns = wanted.c
+    chunk = (
+        select(BlobChunk.start, BlobChunk.object, BlobChunk.data)
+        .where(BlobChunk.blob_id == columns.blob_id, BlobChunk.start <= columns.start)
+        .order_by(BlobChunk.start.desc())
+        .limit(1)
+        .lateral("chunk")
+    )
+    first = cast(func.least(columns.start - chunk.c.start, CHUNK_BYTES), Integer) + 1  # an object may be above 2 GiB
+    data = func.substr(chunk.c.data, first, cast(columns.stop - columns.start, Integer))
+    rows = session.execute(
+        select(columns.i, chunk.c.start, chunk.c.object, data.label("data")).join_from(wanted, chunk, true()),
+        execution_options=BINARY,
+    ).all()
+    pieces = [b""] * len(ranges)
+    of_objects: dict[str, list[tuple[int, int, int]]] = {}  # key → the number of a range, its start and stop
+    for row in rows:
+        number: int = row.i - 1
+        if row.object is None:
+            pieces[number] = row.data
+        else:
+            _, start, stop = ranges[number]
+            of_objects.setdefault(row.object, []).append((number, start - row.start, stop - row.start))
+    for key, parts in of_objects.items():
+        read_parts = object_store.read_ranges(session, key, [(start, stop) for _, start, stop in parts])
+        for (i, _, _), piece in zip(parts, read_parts, strict=True):
+            pieces[i] = piece
+    for i, (blob, start, stop) in enumerate(ranges):  # ranges that go on in the next chunk, and blobs that are gone
+        if len(pieces[i]) < stop - start:
+            pieces[i] += b"".join(read(session, blob, start + len(pieces[i]), stop))
+    return pieces
 
 
 def load(session: Session, blob: Blob) -> bytes:

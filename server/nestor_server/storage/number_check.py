@@ -84,7 +84,7 @@ class NumberCheck:
             part = memoryview(self._rest + part)
         whole = len(part) - len(part) % item
         self._rest = bytes(part[whole:])
-        numbers = _numbers(dtype, part[:whole])
+        numbers = decoded(part[:whole], dtype)
         if self._found.get(i) != NAN and not np.isfinite(numbers).all():
             self._found[i] = NAN if np.isnan(numbers).any() else INFINITE
 
@@ -94,7 +94,8 @@ def ordered(header: Header) -> list[Tensor]:
     return sorted(header.tensors.values(), key=lambda tensor: (tensor.begin, tensor.end))
 
 
-def _numbers(dtype: str, data: memoryview) -> NDArray[Any]:
+def decoded(data: bytes | memoryview, dtype: str) -> NDArray[Any]:
+    """The numbers of a tensor in one dimension; those of bfloat16 as float32."""
     if dtype == "BF16":  # numpy has no such type; it is the upper half of a float32
         return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
     return np.frombuffer(data, NUMPY[dtype])

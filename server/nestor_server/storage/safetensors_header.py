@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from nestor.program_format.safetensors_header import Header as Header
 from nestor.program_format.safetensors_header import Malformed as Malformed
-from nestor.program_format.safetensors_header import Tensor, described, written
+from nestor.program_format.safetensors_header import Tensor as Tensor
+from nestor.program_format.safetensors_header import described, written
 
 NUMPY = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2",
@@ -13,9 +14,9 @@ NUMPY = {
 }  # fmt: skip
 
 
-def safetensors_prefix(tensor: Tensor) -> bytes:
-    """The bytes before the data in a safetensors file of this tensor alone."""
-    return written(described([(tensor.name, tensor.dtype, tensor.shape, tensor.nbytes)]))
+def safetensors_prefix(*tensors: Tensor) -> bytes:
+    """The bytes before the data in a safetensors file of these tensors alone, in this order."""
+    return written(described((one.name, one.dtype, one.shape, one.nbytes) for one in tensors))
 
 
 def npy_prefix(tensor: Tensor) -> bytes:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
+from nestor.program_format.safetensors_header import ITEM_BYTES
 from nestor_server.models import Blob
 from nestor_server.storage import blobs
-from nestor_server.storage.number_check import INFINITE, NAN, NumberCheck, ordered
+from nestor_server.storage.number_check import INFINITE, NAN, NumberCheck, decoded, ordered
 from nestor_server.storage.safetensors_header import Header, Tensor
+
+HEADER_BYTES = 4 * 2**20  # of headers that are read at once
 
 
 def header(session: Session, blob: Blob) -> Header:
@@ -46,32 +49,91 @@ def first_not_finite(
     return None
 
 
+def headers(session: Session, of: Sequence[Blob]) -> list[Header]:
+    """The header of each of several safetensors blobs. Those of one trial's snapshots are alike, and parsed once.
+
+    Raises:
+        Malformed: a blob is not a safetensors file.
+        BlobNotFound, Unavailable: as `blobs.gather`.
+    """
+    lengths = [Header.length(first) for first in blobs.gather(session, [(blob, 0, 8) for blob in of])]
+    parsed: dict[tuple[bytes, int], Header] = {}
+    found: list[Header] = []
+    for group in _within(HEADER_BYTES, list(zip(of, lengths, strict=True))):
+        pieces = blobs.gather(session, [(blob, 0, length) for blob, length in group])
+        for (blob, _), piece in zip(group, pieces, strict=True):
+            if (piece, blob.size) not in parsed:
+                parsed = {(piece, blob.size): Header.parse(piece, blob.size)}
+            found.append(parsed[piece, blob.size])
+    return found
+
+
+def _within(limit: int, items: list[tuple[Blob, int]]) -> Iterator[list[tuple[Blob, int]]]:
+    """Consecutive groups whose numbers add up to at most `limit`, or that have one item."""
+    group: list[tuple[Blob, int]] = []
+    for item in items:
+        if group and sum(size for _, size in [*group, item]) > limit:
+            yield group
+            group = []
+        group.append(item)
+    if group:
+        yield group
+
+
+def entries(session: Session, of: Sequence[tuple[Blob, Tensor]], index: Sequence[int]) -> list[list[float]]:
+    """For each tensor, its entries with these flat indices, as Python's numbers. No other bytes are read.
+
+    Raises:
+        BlobNotFound, Unavailable: as `blobs.gather`.
+    """
+    if not of or not index:
+        return [[] for _ in of]
+    ranges: list[tuple[Blob, int, int]] = []
+    for blob, tensor in of:
+        size = ITEM_BYTES[tensor.dtype]
+        ranges += [(blob, tensor.begin + i * size, tensor.begin + (i + 1) * size) for i in index]
+    pieces, n = blobs.gather(session, ranges), len(index)
+    return [
+        decoded(b"".join(pieces[at * n : (at + 1) * n]), tensor.dtype).tolist() for at, (_, tensor) in enumerate(of)
+    ]
+
+
+def numbers(session: Session, blob: Blob, tensor: Tensor) -> list[float]:
+    """All entries of a small tensor, as Python's numbers.
+
+    Raises:
+        BlobNotFound, Unavailable: as `blobs.read`.
+    """
+    return decoded(b"".join(blobs.read(session, blob, tensor.begin, tensor.end)), tensor.dtype).tolist()
+
+
 @dataclass(frozen=True)
 class Slice:
-    """A virtual file: `prefix`, then the bytes of `blob` from `begin` to before `end`."""
+    """A virtual file: `prefix`, then pieces of `blob`, each of `length` bytes, that begin at `begins`, in order."""
 
     prefix: bytes
     blob: Blob
-    begin: int
-    end: int
+    begins: Sequence[int]
+    length: int
 
     @staticmethod
     def whole(blob: Blob) -> Slice:
         """The blob as it is."""
-        return Slice(b"", blob, 0, blob.size)
+        return Slice(b"", blob, (0,), blob.size)
 
     @property
     def version(self) -> str:
         """Equal for equal bytes, without reading those of the blob."""
         digest = self.blob.digest.removeprefix("sha256:")
-        if (self.prefix, self.begin, self.end) == (b"", 0, self.blob.size):
+        if not self.prefix:  # the whole blob
             return digest
-        return f"{digest}-{self.begin}-{self.end}-{hashlib.sha256(self.prefix).hexdigest()}"
+        parts = hashlib.sha256(self.prefix + repr((self.length, *self.begins)).encode())
+        return f"{digest}-{parts.hexdigest()}"
 
     @property
     def size(self) -> int:
         """In bytes."""
-        return len(self.prefix) + self.end - self.begin
+        return len(self.prefix) + self.length * len(self.begins)
 
     def read(self, session: Session, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         """The bytes from `start` to before `stop`, in pieces.
@@ -82,5 +144,14 @@ class Slice:
         stop = self.size if stop is None else min(stop, self.size)
         if piece := self.prefix[start:stop]:
             yield piece
-        shift = self.begin - len(self.prefix)
-        yield from blobs.read(session, self.blob, max(start + shift, self.begin), stop + shift)
+        start, stop = max(0, start - len(self.prefix)), stop - len(self.prefix)
+        if start >= stop:
+            return
+        ranges: list[tuple[Blob, int, int]] = []
+        for i in range(start // self.length, -(-stop // self.length)):
+            begin, shift = self.begins[i], self.begins[i] - i * self.length
+            ranges.append((self.blob, max(start + shift, begin), min(stop + shift, begin + self.length)))
+        if len(ranges) == 1:
+            yield from blobs.read(session, *ranges[0])
+        else:
+            yield from blobs.gather(session, ranges)

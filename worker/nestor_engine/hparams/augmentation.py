@@ -52,7 +52,7 @@ class Augmentation(Hyperparameters):
             "Augmentation", network or UNet(channels or 1, noise=noise), self._named(name, "augmentation")
         )
         self._channels, self._noise, self._column = channels, noise, column
-        self.init = self._network.init
+        self.init, self.entry_names = self._network.init, self._network.entry_names
         self.transforms = {}
 
     def validate(self, model: nn.Module, train: Tensors) -> None:

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from nestor.errors import ColumnUnusable, TooFewExamples
+from nestor.program_format import EntryNames
 from nestor_engine.data.splits import INDEX
 from nestor_engine.hparams.arguments import at_least, checked, tensor
+from nestor_engine.hparams.axes import axes_of_examples
 from nestor_engine.hparams.examples import column_of, validate_examples
 from nestor_engine.hparams.hyperparameters import Hyperparameters
 from nestor_engine.objective import Batch, Tensors
@@ -43,6 +45,7 @@ class DistilledData(Hyperparameters):
         self._column, self._name = column, self._named(name, "distilled_data")
         self.init = {self._name: x.clone()}
         self.transforms = {}
+        self.entry_names = {self._name: EntryNames(axes=axes_of_examples(x.ndim))}
 
     @staticmethod
     @checked("DistilledData.start")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nestor.errors import DropoutNotFound, DropoutRateOutOfRange, MadeForAnotherModel, OptionOutOfRange
+from nestor.program_format import EntryNames, labels
 from nestor_engine.hparams.hyperparameters import Hyperparameters
 from nestor_engine.objective import Tensors
 from nestor_engine.problem.model.wrappers import unwrapped
@@ -96,6 +97,7 @@ class Dropout(Hyperparameters):
         start = logits if per == "layer" else sum(logits) / len(logits)
         self.init = {self._name: torch.tensor(start, dtype=first.dtype, device=first.device)}
         self.transforms = {self._name: "sigmoid"}
+        self.entry_names = {self._name: EntryNames(axes=(labels(self._paths, "layer"),) if per == "layer" else ())}
         self.remarks = tuple(
             f"Dropout does not tune the dropout={module.dropout} inside of {path!r} ({type(module).__name__}), which "
             "stays as it is. Add nn.Dropout modules in its place to tune it."

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from nestor.program_format import EntryNames
 from nestor_engine.data.splits import INDEX
 from nestor_engine.hparams.arguments import at_least
 from nestor_engine.hparams.examples import validate_examples
@@ -39,6 +40,7 @@ class ExampleWeights(Hyperparameters):
         self._n, self._name = n, self._named(name, "example_weights")
         self.init = {self._name: torch.full((n,), init)}
         self.transforms = {self._name: transform}
+        self.entry_names = {self._name: EntryNames(axes=("example",))}
         self.init_shown = f"ExampleWeights(init={init:g})"
 
     def validate(self, model: nn.Module, train: Tensors) -> None:

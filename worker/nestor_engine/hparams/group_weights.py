@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nestor.errors import ColumnUnusable, GroupsOutOfRange
+from nestor.program_format import EntryNames
 from nestor_engine.data.mapped import extremes, pieces
 from nestor_engine.hparams.arguments import at_least, positive
 from nestor_engine.hparams.examples import column_of
@@ -48,7 +49,7 @@ class GroupWeights(Hyperparameters):
 
     per_example = True
     init_shown = None  # `init` are weights
-    _usual_name, _count = "group_weights", "groups"
+    _usual_name, _count, _counted = "group_weights", "groups", "group"
 
     def __init__(
         self,
@@ -68,6 +69,7 @@ class GroupWeights(Hyperparameters):
         start = weights.log() if normalize == "softmax" else (weights / (2 * weights.max())).logit()
         self.init = {self._name: start}
         self.transforms = {self._name: _TRANSFORMS[normalize]}
+        self.entry_names = {self._name: EntryNames(axes=(self._counted,))}
 
     def _options(self) -> list[str]:
         return [f"column={self._column!r}", f"normalize={self._normalize!r}"]
@@ -129,7 +131,7 @@ class ClassWeights(GroupWeights):
         normalize, init: as for `GroupWeights`; inverse class frequencies are a usual start.
     """
 
-    _usual_name, _count = "class_weights", "classes"
+    _usual_name, _count, _counted = "class_weights", "classes", "class"
 
     def __init__(
         self,

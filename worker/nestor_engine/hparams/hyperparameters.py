@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nestor.errors import InitialValuesOutOfBounds
+from nestor.program_format import EntryNames
 from nestor_engine.hparams.arguments import checked
 from nestor_engine.objective import Batch, PyTree, Tensors
 
@@ -33,6 +34,7 @@ class Hyperparameters:
         init: name → initial value, before the transform.
         transforms: name → one of `TRANSFORMS`; other names are not transformed.
         bounds: name → (least, largest) value, before the transform; other names have no bounds.
+        entry_names: name → how the entries are called, such as "example 17"; entries of others have no names.
         remarks: sentences for the author of the problem; `check` reports them as warnings.
         default_name: the name that the kind chose for itself, of which `compose` may make `<name>_2`; empty if its
             author named the tensors.
@@ -44,6 +46,7 @@ class Hyperparameters:
     init: Tensors
     transforms: dict[str, str]
     bounds: Mapping[str, tuple[float, float]] = MappingProxyType({})
+    entry_names: Mapping[str, EntryNames] = MappingProxyType({})
     remarks: tuple[str, ...] = ()
     default_name: str = ""
     init_shown: str | None = "The hyperparameter {name!r}"

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from nestor.errors import ColumnUnusable, LabelsOutOfRange
+from nestor.program_format import EntryNames
 from nestor_engine.data.splits import INDEX
 from nestor_engine.hparams.arguments import at_least, tensor
 from nestor_engine.hparams.examples import column_of, validate_examples
@@ -64,6 +65,7 @@ class LabelCorrection(Hyperparameters):
         self._n, self._column, self._name = len(labels), column, self._named(name, "label_correction")
         self.init = {self._name: strength * F.one_hot(labels.long(), classes).to(dtype or torch.get_default_dtype())}
         self.transforms = {}
+        self.entry_names = {self._name: EntryNames(axes=("example", "class"))}
         if 0 < strength < 1:
             given = 1 / (1 + (classes - 1) * math.exp(-strength))
             meant = math.log(strength * (classes - 1) / (1 - strength)) if classes > 1 else math.inf

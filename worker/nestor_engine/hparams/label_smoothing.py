@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nestor.errors import ColumnUnusable, LabelsOutOfRange, OptionOutOfRange
+from nestor.program_format import EntryNames
 from nestor_engine.data.mapped import extremes
 from nestor_engine.hparams.arguments import at_least
 from nestor_engine.hparams.examples import column_of
@@ -63,6 +64,7 @@ class LabelSmoothing(Hyperparameters):
             self._name: torch.full(shape, math.log(init / (1 - init)), dtype=dtype or torch.get_default_dtype())
         }
         self.transforms = {self._name: "sigmoid"}
+        self.entry_names = {self._name: EntryNames(axes=() if per == "global" else ("class",))}
 
     def _options(self) -> list[str]:
         return [f"per={self._per!r}", f"column={self._column!r}"]

@@ -59,7 +59,7 @@ class LossReweighting(Hyperparameters):
     ) -> None:
         self._network = Network("LossReweighting", network, self._named(name, "loss_reweighting"))
         self._reads, self._positive = reads, TRANSFORMS[positive]
-        self.init = self._network.init
+        self.init, self.entry_names = self._network.init, self._network.entry_names
         self.transforms = {}
 
     def validate(self, model: nn.Module, train: Tensors) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nestor.errors import ArgumentInvalid, TaskLossesInvalid, shown
+from nestor.program_format import EntryNames, labels
 from nestor_engine.hparams.arguments import at_least, positive
 from nestor_engine.hparams.hyperparameters import Hyperparameters
 from nestor_engine.objective import Tensors
@@ -61,6 +62,7 @@ class LossWeights(Hyperparameters):
         self._name = self._named(name, "loss_weights")
         self.init = {self._name: positive("LossWeights", init, len(names)).log()}
         self.transforms = {self._name: "exp"}
+        self.entry_names = {self._name: EntryNames(axes=(labels(names, "task") if self._by_name else "task",))}
 
     def _options(self) -> list[str]:
         return [f"tasks={list(self.tasks) if self._by_name else len(self.tasks)}"]

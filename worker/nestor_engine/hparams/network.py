@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from nestor.errors import HparamNotFound, NetworkHasMemory, NothingToTune
+from nestor.program_format import EntryNames
+from nestor_engine.hparams.axes import axes_of_weights
 from nestor_engine.objective import Tensors
 from nestor_engine.problem.meta_copy import meta_copy
 
@@ -36,6 +38,9 @@ class Network:
         }
         self._module = meta_copy(module)
         self.init = {f"{name}.{parameter}": p.detach().clone() for parameter, p in tuned.items()}
+        self.entry_names = {
+            f"{name}.{parameter}": EntryNames(parameter, axes_of_weights(p.ndim)) for parameter, p in tuned.items()
+        }
 
     def __call__(self, values: Tensors, *inputs: Tensor) -> Any:
         """The network's output with these hyperparameters.

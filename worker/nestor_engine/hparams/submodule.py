@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from nestor.errors import MadeForAnotherModel, NothingToTune, SubmoduleNotFound, SubmoduleNotFrozen
+from nestor.program_format import EntryNames
+from nestor_engine.hparams.axes import axes_of_weights
 from nestor_engine.hparams.hyperparameters import Hyperparameters
 from nestor_engine.objective import Tensors
 from nestor_engine.problem.model.wrappers import unwrapped
@@ -40,6 +42,7 @@ class Submodule(Hyperparameters):
         self._expect_frozen(parameters)
         self.init = {name: parameter.detach().clone() for name, parameter in parameters.items()}
         self.transforms = {}
+        self.entry_names = {name: EntryNames(name, axes_of_weights(p.ndim)) for name, p in parameters.items()}
 
     def validate(self, model: nn.Module, train: Tensors) -> None:
         """Check that the model has these parameters, with these shapes, and that none of them requires gradients.

@@ -16,6 +16,8 @@ from nestor.errors import (
     PartNotFound,
     shown,
 )
+from nestor.program_format import EntryNames, labels
+from nestor_engine.hparams.axes import axes_of_weights
 from nestor_engine.hparams.hyperparameters import Hyperparameters
 from nestor_engine.objective import PyTree, Tensors
 from nestor_engine.problem.model.wrappers import expect_values, unwrapped
@@ -83,12 +85,22 @@ class OfWeights(Hyperparameters):
         self._broadcast = dict(_broadcast_shapes(model, weights, per))
         if one_name:
             self.init = {self._name: full(() if per == "global" else (len(weights),))}
+            self.entry_names = {self._name: EntryNames(axes=() if per == "global" else (labels([*weights], "tensor"),))}
         elif per == "weight":
             self.init = {f"{self._name}.{parameter}": full(w.shape) for parameter, w in weights.items()}
+            self.entry_names = {
+                f"{self._name}.{parameter}": EntryNames(parameter, axes_of_weights(w.ndim))
+                for parameter, w in weights.items()
+            }
         else:
             sizes = {parameter: torch.Size(shape).numel() for parameter, shape in self._broadcast.items()}
             self.init = {
                 f"{self._name}.{parameter}": full((sizes[parameter],) if shape else ())
+                for parameter, shape in self._broadcast.items()
+            }
+            counted = "filter" if per == "channel" else per
+            self.entry_names = {
+                f"{self._name}.{parameter}": EntryNames(parameter, (counted,) if shape else ())
                 for parameter, shape in self._broadcast.items()
             }
         self.transforms = dict.fromkeys(self.init, "exp")

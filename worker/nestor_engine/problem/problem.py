@@ -163,6 +163,7 @@ class Problem:
             transforms=dict(kinds.transforms),
             bounds=dict(kinds.bounds),
             by_position=kinds.positions,
+            entry_names=dict(kinds.entry_names),
             prepare=kinds.prepare if self.transform is None else TransformedBatches(self.transform, kinds),
             forward=functions.forward,
             criterion=functions.criterion,

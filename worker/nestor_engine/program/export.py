@@ -18,6 +18,7 @@ from nestor.errors import NotExportable, ProgramInvalid, ProgramRejected
 from nestor.program_format import (
     FUNCTIONS,
     INDEX,
+    UNNAMED,
     Graph,
     HyperparameterSpec,
     ProgramDocument,
@@ -89,6 +90,7 @@ def export(bilevel: Bilevel, *, train: Tensors, val: Tensors) -> Program:
             bilevel.transforms.get(name, "identity"),
             *bilevel.bounds.get(name, (-math.inf, math.inf)),
             by_position=(bilevel.by_position or {}).get(name),
+            entry_names=bilevel.entry_names.get(name, UNNAMED),
         )
         for name in bilevel.hparams
     }

@@ -74,6 +74,7 @@ def load(graphs: bytes, tensors: bytes) -> Bilevel:
         transforms={name: entry.transform for name, entry in document.hparams.items()},
         bounds=_bounds(document),
         by_position=_by_position(document),
+        entry_names={name: entry.entry_names for name, entry in document.hparams.items()},
         prepare=functions["prepare"],
         forward=functions["forward"],
         criterion=functions["criterion"],

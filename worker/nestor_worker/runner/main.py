@@ -231,10 +231,13 @@ def _warm_start(bilevel: Bilevel, directory: Path, spec: workdir.WorkSpec) -> Bi
 
     from nestor_engine import State, start_from
 
-    if spec.warm is None:
-        return bilevel
-    data = (directory / workdir.START).read_bytes()
-    return start_from(bilevel, State.load(data) if spec.warm == "weights" else safetensors.torch.load(data))
+    if spec.warm is not None:
+        data = (directory / workdir.START).read_bytes()
+        bilevel = start_from(bilevel, State.load(data) if spec.warm == "weights" else safetensors.torch.load(data))
+    if (path := directory / workdir.INITIAL).exists():
+        # A package may be of another version on this worker; changes are counted from where the trial began.
+        bilevel = start_from(bilevel, safetensors.torch.load(path.read_bytes()))
+    return bilevel
 
 
 def _failure(error: Exception) -> Failed:

@@ -7,12 +7,17 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nestor import lifecycle
+from nestor.program_format import UNNAMED
+from nestor.schemas import Distributions
 from nestor_worker import channel, workdir
-from nestor_worker.channel import Checkpoint, Ended, LogLine, Result, Snapshot, Started, Stepped
+from nestor_worker.channel import Checkpoint, Distributed, Ended, LogLine, Result, Snapshot, Started, Stepped
+from nestor_worker.runner.recorded_entries import recorded_entries
 from nestor_worker.runner.snapshot_policy import SnapshotPolicy
 
 if TYPE_CHECKING:
@@ -96,10 +101,13 @@ class TrialRecorder:
         )
         self._checkpointer = BackgroundCheckpointer(spec.checkpoint_seconds)
         self._state: State | None = None  # after the last step
-        self._best: State | None = None  # the result of the best step of this attempt, on the CPU
+        # The result of the best step of this attempt, and its hypergradient, on the CPU.
+        self._best: tuple[State, dict[str, Tensor]] | None = None
         self._recorded_result: int | None = None  # the step of the newest result of this attempt
         self._last_checkpoint = 0  # the step of the newest checkpoint
         self._last_snapshot = 0  # the step of the newest snapshot
+        self._last_distributed = 0  # the step of the newest distributions
+        self._spread_out = lifecycle.spread_out(value.shape for value in bilevel.hparams.values())
         self._cannot_write = False  # the last write failed
 
     def begin(self, state: State | None, device: str) -> None:
@@ -111,19 +119,22 @@ class TrialRecorder:
         """
         self._state = state
         start = 0 if state is None else state.step
-        self._last_checkpoint = self._last_snapshot = start
+        self._last_checkpoint = self._last_snapshot = self._last_distributed = start
         hyperparameters = [
             {
                 "name": name,
                 "shape": list(value.shape),
                 "dtype": str(value.dtype).removeprefix("torch."),
                 "transform": self._bilevel.transforms.get(name, "identity"),
+                **asdict(self._bilevel.entry_names.get(name, UNNAMED)),
+                **lifecycle.finite_bounds(self._bilevel.bounds.get(name)),
             }
             for name, value in self._bilevel.hparams.items()
         ]
         self._send(Started(hyperparameters))  # before the first snapshot, whose readers need the transforms
         if start == 0:
-            self._send(Snapshot(0, self._file("snapshot-0", self._saved(self._bilevel.hparams))))
+            self._distribute(0, self._bilevel.hparams)
+            self._write_snapshot(0, self._bilevel.hparams, {}, [])
         self._send(LogLine(start, lifecycle.where_it_starts(device, start)))
 
     def record(self, step: Step) -> None:
@@ -136,11 +147,16 @@ class TrialRecorder:
         if step.value is not None:
             self._ranking.expect(step.metrics)
         self._send(Stepped(step.record(), self._seconds))
+        if step.number % lifecycle.distribution_interval(step.number, self._spread_out) == 0:
+            self._distribute(step.number, step.state.hparams)
         if self._snapshots.is_best(step.number, step.value_of(self._ranking.metric)):
-            self._best = step.state.result()
+            gradient = {name: value.cpu() for name, value in step.state.previous.items()}
+            self._best = (step.state.result(), gradient)
         if self._snapshots.due(step.number):
             evicted = self._snapshots.evicted(step.number)
-            self._try_to_write(step.number, lambda: self._write_snapshot(step.number, step.state.hparams, evicted))
+            state = step.state
+            write = partial(self._write_snapshot, step.number, state.hparams, state.previous, evicted)
+            self._try_to_write(step.number, write)
             self._last_snapshot = step.number
         for warning in step.warnings:
             self._send(LogLine(step.number, warning, "warning"))
@@ -158,9 +174,11 @@ class TrialRecorder:
         time_is_up = self.time_is_up
         self._checkpointer.finish()
         step = 0 if self._state is None else self._state.step
+        if self._state is not None and step > self._last_distributed:
+            self._distribute(step, self._state.hparams)
         try:
             if self._state is not None and step > self._last_snapshot:
-                self._write_snapshot(step, self._state.hparams, [])
+                self._write_snapshot(step, self._state.hparams, self._state.previous, [])
             if self._state is not None and step > self._last_checkpoint:
                 self._checkpoint(self._state)()
         except OSError as error:
@@ -214,17 +232,28 @@ class TrialRecorder:
         def write() -> None:
             if best is None:
                 return
+            result, gradient = best
             if number is not None:
-                self._write_snapshot(best.step, best.hparams, replaced)
-            if best.step != self._recorded_result:
-                self._send(Result(best.step, self._file(f"result-{best.step}", best.save())))
-            self._recorded_result = best.step
-            self._snapshots.recorded(best.step)
+                self._write_snapshot(result.step, result.hparams, gradient, replaced)
+            if result.step != self._recorded_result:
+                self._send(Result(result.step, self._file(f"result-{result.step}", result.save())))
+            self._recorded_result = result.step
+            self._snapshots.recorded(result.step)
 
         return write
 
-    def _write_snapshot(self, step: int, hparams: dict[str, Tensor], replaces: list[int]) -> None:
-        self._send(Snapshot(step, self._file(f"snapshot-{step}", self._saved(hparams)), replaces))
+    def _distribute(self, step: int, hparams: dict[str, Tensor]) -> None:
+        if self._spread_out:
+            from nestor_engine.training.distributions import distributions
+
+            self._send(Distributed(Distributions(number=step, tensors=distributions(hparams)).model_dump(mode="json")))
+        self._last_distributed = step
+
+    def _write_snapshot(
+        self, step: int, hparams: dict[str, Tensor], gradient: dict[str, Tensor], replaces: list[int]
+    ) -> None:
+        file = self._file(f"snapshot-{step}", self._saved(hparams))
+        self._send(Snapshot(step, file, replaces, recorded_entries(hparams, self._bilevel.hparams, gradient)))
 
     def _saved(self, hparams: dict[str, Tensor]) -> bytes:
         import safetensors.torch

@@ -25,6 +25,7 @@ from nestor.errors import NestorError, Unavailable
 from nestor.schemas import Desired, State
 from nestor_server.database import Sessions
 from nestor_server.models import Dataset, Trial
+from nestor_server.observability import traces
 from nestor_server.scheduling import leases, recording
 from nestor_server.scheduling.leases import Lease, LeaseBudget, LeaseLost
 from nestor_server.settings import Settings
@@ -38,6 +39,8 @@ from nestor_worker.supervisor.materialize import materialize
 from nestor_worker.supervisor.references import Roots
 from nestor_worker.supervisor.runners.fork_server import ForkServer
 from nestor_worker.supervisor.runners.process import Runner
+from nestor_worker.supervisor.step_spans import StepSpans
+from nestor_worker.supervisor.tally import Tally
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +70,7 @@ class Slot:
     silence_seconds: float = math.inf  # a runner without a message for this long counts as hung
     roots: Roots = field(default_factory=Roots)  # below which trials may read by reference
     fork_server: ForkServer | None = None  # without it, each runner loads torch by itself
+    tally: Tally = field(default_factory=Tally)  # of the worker
 
     def spawn(self) -> Runner:
         """A new runner on this slot's devices, which waits for its trial."""
@@ -85,25 +89,39 @@ def supervise(
     Returns:
         The state of the trial at the end; None if the lease was lost.
     """
-    attempt = AttemptSupervisor(sessions, settings, lease, slot, runner, draining)
-    try:
-        with attempt.heartbeat:
-            try:
-                return attempt.run()
-            except LeaseLost:
-                raise
-            except Exception as error:
-                log.exception("trial %s: the supervisor failed", lease.trial_id)
-                return attempt.requeue(f"its supervisor failed with {type(error).__name__}: {error}")
-    except LeaseLost:
-        log.warning("trial %s: the lease was lost; this attempt ends and writes nothing more", lease.trial_id)
-        return None
-    finally:
-        runner.close()
+    named = {"trial_id": str(lease.trial_id), "attempt": lease.attempt, "worker": lease.owner}
+    span = traces.begin("attempt", parent=lease.traceparent, **named)
+    with span.active():
+        attempt = AttemptSupervisor(sessions, settings, lease, slot, runner, draining)
+        try:
+            with attempt.heartbeat:
+                try:
+                    state = attempt.run()
+                except LeaseLost:
+                    raise
+                except Exception as error:
+                    log.exception("trial %s: the supervisor failed", lease.trial_id)
+                    state = attempt.requeue(f"its supervisor failed with {type(error).__name__}: {error}")
+        except LeaseLost:
+            log.warning("trial %s: the lease was lost; this attempt ends and writes nothing more", lease.trial_id)
+            span.fail("the lease was lost")
+            return None
+        finally:
+            runner.close()
+        end = attempt.interruption if state is State.queued else state.value
+        slot.tally.ended(end)
+        span.note(end=end)
+        if end in ("failed", "interrupted"):
+            span.fail(end)
+        return state
 
 
 class AttemptSupervisor:
-    """Passes messages between one runner and the database. Use `supervise`, which also ends both properly."""
+    """Passes messages between one runner and the database. Use `supervise`, which also ends both properly.
+
+    Attributes:
+        interruption: how the attempt ended, as the counter `attempts_ended` calls it, if the trial is queued again.
+    """
 
     def __init__(
         self,
@@ -123,6 +141,8 @@ class AttemptSupervisor:
         self._traces = ""  # the name of the traces in the cache
         self._flush_at = 0.0
         self._unavailable = False  # the database or the object store did not answer the last recording
+        self.interruption = "yielded"
+        self._steps = StepSpans()
         self._hung = ""  # the reason, if the runner is killed because it hangs
 
     def run(self) -> State:
@@ -132,10 +152,11 @@ class AttemptSupervisor:
             LeaseLost: the lease is not valid any more, and another worker may run the trial.
         """
         try:
-            devices, splits = self._persist(self._materialize)
-            self._provide(splits)
+            with traces.begin("prepare").active():
+                devices, splits = self._persist(self._materialize)
+                self._provide(splits)
         except _Interrupted:
-            return self._end(None, "it was interrupted while its data were read")
+            return self._end(Ended(step=0, stopped=True), "")  # its runner has not begun, so nothing is lost
         except Unavailable as error:
             return self.requeue(str(error))
         except NestorError as error:
@@ -143,6 +164,7 @@ class AttemptSupervisor:
         directory = self._runner.directory.name  # the process may not exist yet
         log.info("trial %s: attempt %d in %s", self._lease.trial_id, self._lease.attempt, directory)
         self._runner.begin(devices)
+        self._steps.begin()
         try:
             last = self._listen(self._runner)
             interrupted = "" if last is not None else self._hung or self._runner.exit_reason()
@@ -150,6 +172,7 @@ class AttemptSupervisor:
         except ChannelBroken as error:
             last, interrupted = None, f"its runner sent an invalid message: {error}"
         finally:
+            self._steps.end()
             self._fill_cache()  # before the trial ends, because a similar trial may begin right then
         if isinstance(last, Failed):
             return self._fail(NestorError.from_problem(asdict(last)).problem())
@@ -161,6 +184,7 @@ class AttemptSupervisor:
         Raises:
             LeaseLost: as `run`.
         """
+        self.interruption = {"restarts": "interrupted", "preemptions": "drained", None: "yielded"}[paid_from]
         return self._persist(lambda session: leases.requeue(session, self._lease, reason, paid_from=paid_from))
 
     def _fill_cache(self) -> None:
@@ -226,7 +250,7 @@ class AttemptSupervisor:
         if last is None:
             return self.requeue(interrupted, paid_from="restarts")
         if desired is Desired.preempt:
-            return self.requeue("preempted: its time slice is over, and other trials wait", paid_from=None)
+            return self._persist(lambda session: leases.yield_device(session, self._lease))
         return self.requeue("the stop was withdrawn", paid_from=None)
 
     def _finish(self, state: State, why: str) -> State:
@@ -272,14 +296,14 @@ class AttemptSupervisor:
         directory, slot = self._runner.directory, self._slot
         workdir.write_references(directory, references.provide(splits, slot.roots, slot.cache, directory, check))
 
-    def _flush(self) -> bool:
+    def _flush(self, *, is_last: bool = False) -> bool:
         """Record one batch. Whether the buffer is empty now. Training continues if the database does not answer."""
         batch = self._buffer.batch()
         self._flush_at = time.monotonic() + FLUSH_SECONDS
         if not batch:
             return True
         try:
-            with self._sessions.begin() as session:
+            with self._steps.recording(batch, is_last=is_last), self._sessions.begin() as session:
                 desired = recording.record(session, self._lease, batch)
         except RETRYABLE_ERRORS as error:
             if not self._unavailable:
@@ -288,10 +312,11 @@ class AttemptSupervisor:
             return False
         self._desired, self._unavailable = desired, False
         self._buffer.recorded()
+        self._slot.tally.recorded(batch)
         return not self._buffer.batch()
 
     def _flush_all(self) -> None:
-        while not self._flush():
+        while not self._flush(is_last=True):
             if self.heartbeat.lost.is_set():
                 raise LeaseLost(self._lease)
             if self._unavailable:

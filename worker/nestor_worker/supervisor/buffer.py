@@ -8,14 +8,24 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from nestor.schemas import HyperparameterInfo, Step
+from nestor.schemas import Distributions, HyperparameterInfo, RecordedEntries, Step
 from nestor_server.scheduling.recording import CHECKPOINTS_KEPT, LogRecord, RecordedBatch, TensorFile
 from nestor_worker import channel
-from nestor_worker.channel import ChannelBroken, Checkpoint, LogLine, Message, Result, Snapshot, Started, Stepped
+from nestor_worker.channel import (
+    ChannelBroken,
+    Checkpoint,
+    Distributed,
+    LogLine,
+    Message,
+    Result,
+    Snapshot,
+    Started,
+    Stepped,
+)
 
 LARGE_BYTES = 64 * 2**20  # of tensors per transaction; the last tensor may exceed it
 
-Entry = Step | Snapshot | Checkpoint | Result | LogRecord | tuple[HyperparameterInfo, ...]
+Entry = Step | Distributions | Snapshot | Checkpoint | Result | LogRecord | tuple[HyperparameterInfo, ...]
 
 
 class RecordBuffer:
@@ -47,8 +57,12 @@ class RecordBuffer:
                         raise ChannelBroken(f"a step has the time {seconds!r}")
                     self._entries.append(Step.model_validate(record))
                     self._seconds = seconds
-                case Snapshot(file=file):
+                case Distributed(record):
+                    self._entries.append(Distributions.model_validate(record))
+                case Snapshot(file=file, entries=entries):
                     channel.check_name(file)
+                    if entries is not None:
+                        RecordedEntries.model_validate(entries)
                     self._entries.append(message)
                 case Checkpoint(file=file) | Result(file=file):
                     channel.check_name(file)
@@ -89,6 +103,7 @@ class RecordBuffer:
 
     def _next(self) -> RecordedBatch:
         steps: list[Step] = []
+        distributions: list[Distributions] = []
         snapshots: list[TensorFile] = []
         checkpoints: list[TensorFile] = []
         results: list[TensorFile] = []
@@ -98,8 +113,10 @@ class RecordBuffer:
             match self._entries.popleft():
                 case Step() as step:
                     steps.append(step)
-                case Snapshot(step, file, replaces):
-                    snapshots.append(TensorFile(step, self._read(file), tuple(replaces)))
+                case Distributions() as distributed:
+                    distributions.append(distributed)
+                case Snapshot(step, file, replaces, recorded):
+                    snapshots.append(TensorFile(step, self._read(file), tuple(replaces), recorded))
                     nbytes += len(snapshots[-1].data)
                 case Checkpoint(step, file):
                     checkpoints.append(TensorFile(step, self._read(file)))
@@ -115,6 +132,7 @@ class RecordBuffer:
         self._number += 1
         return RecordedBatch(
             steps=tuple(steps),
+            distributions=tuple(distributions),
             snapshots=tuple(snapshots),
             checkpoints=tuple(checkpoints),
             results=tuple(results),

@@ -6,27 +6,33 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from importlib.metadata import version
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 from uuid import UUID
 
-from sqlalchemy import delete, func, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Update, delete, func, update
+from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from nestor.schemas import Desired
 from nestor_server.database import Sessions
 from nestor_server.models import Worker
+from nestor_server.observability import logs
 from nestor_server.scheduling import leases
 from nestor_server.scheduling.entry_points import Offers
 from nestor_server.scheduling.leases import Lease, LeaseLost
 from nestor_server.settings import Settings
+from nestor_worker.supervisor.runners.process import Runner
+from nestor_worker.supervisor.tally import Tally
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 ROW_RETENTION = timedelta(days=1)  # the row of a killed worker is removed after this time
 
@@ -42,7 +48,8 @@ class Heartbeat:
         self._sessions, self._settings, self._lease = sessions, settings, lease
         self._ending = threading.Event()
         self._held_until = time.monotonic() + settings.lease_seconds
-        self._thread = threading.Thread(target=self._beat, name=f"lease-{lease.trial_id}", daemon=True)
+        beat = logs.in_thread(self._beat)
+        self._thread = threading.Thread(target=beat, name=f"lease-{lease.trial_id}", daemon=True)
         self.desired = Desired.run
         self.lost = threading.Event()
 
@@ -78,18 +85,34 @@ class Heartbeat:
 
 
 class Presence:
-    """The rows of this worker in `workers`: one per slot, with its devices, its trial and its entry points."""
+    """The rows of this worker in `workers`: one per slot, with its devices, its trial and its entry points.
 
-    def __init__(self, sessions: Sessions, settings: Settings, slots: Mapping[str, str], offers: Offers) -> None:
+    Each heartbeat also adds what the worker has counted.
+
+    Args:
+        on_drain: called when the worker begins to drain (True) or takes trials again (False), as its rows say.
+    """
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        settings: Settings,
+        slots: Mapping[str, str],
+        offers: Offers,
+        tally: Tally,
+        on_drain: Callable[[bool], None],
+    ) -> None:
         self._entry_points = {name: info.model_dump(mode="json") for name, info in offers.items()}
         self._sessions, self._settings, self._slots = sessions, settings, slots
-        self._running: dict[str, UUID | None] = dict.fromkeys(slots)
+        self._running: dict[str, tuple[UUID, Runner] | None] = dict.fromkeys(slots)
+        self._tally = tally
+        self._on_drain, self._drains = on_drain, False
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="presence", daemon=True)
 
     def start(self) -> None:
-        """Write the rows now and at each heartbeat."""
-        self._show()
+        """Write the rows now and at each heartbeat. Rows of the same name, of an earlier process, become new ones."""
+        self.beat(started_at=func.now(), draining_since=None)
         self._thread.start()
 
     def stop(self) -> None:
@@ -98,18 +121,31 @@ class Presence:
         if self._thread.ident is None:  # never started
             return
         self._thread.join(timeout=5)
+        self._write_tally()
         self._write(lambda session: session.execute(delete(Worker).where(Worker.id.in_(self._slots))))
 
-    def runs(self, slot: str, trial_id: UUID | None) -> None:
-        """Write which trial `slot` runs; None if it is idle."""
-        self._running[slot] = trial_id
-        self._write(lambda session: session.execute(update(Worker).where(Worker.id == slot).values(trial_id=trial_id)))
+    @contextmanager
+    def running(self, slot: str, trial_id: UUID, runner: Runner) -> Generator[None]:
+        """Show which trial `slot` runs inside the block."""
+        self._running[slot] = trial_id, runner
+        self._set(slot, trial_id=trial_id)
+        try:
+            yield
+        finally:
+            self._running[slot] = None
+            self._set(slot, trial_id=None, runner_bytes=None)
+            self._write_tally()
+
+    def _set(self, slot: str, **values: Any) -> None:
+        self._follow(update(Worker).where(Worker.id == slot).values(**values))
 
     def _beat(self) -> None:
         while not self._ending.wait(self._settings.heartbeat_seconds):
-            self._show()
+            self.beat()
+            self._write_tally()
 
-    def _show(self) -> None:
+    def beat(self, **fresh: object) -> None:
+        """Write the rows, with other columns of them as `fresh` says, and do as they say."""
         versions = {name: version(name) for name in ("nestor", "torch")}
         rows = [
             {
@@ -117,20 +153,39 @@ class Presence:
                 "device": device,
                 "versions": versions,
                 "entry_points": self._entry_points,
-                "trial_id": self._running[slot],
+                **_described(self._running[slot]),
             }
             for slot, device in self._slots.items()
         ]
         new = insert(Worker).values(rows)
-        seen = {"heartbeat_at": func.now(), "trial_id": new.excluded.trial_id}  # an earlier write of it may have failed
-        alive = new.on_conflict_do_update(index_elements=["id"], set_=seen)
-        self._write(lambda session: session.execute(alive))
+        shown = {name: new.excluded[name] for name in ("trial_id", "runner_bytes")}  # an earlier write may have failed
+        seen = {"heartbeat_at": func.now(), **shown}
+        self._follow(new.on_conflict_do_update(index_elements=["id"], set_=seen | fresh))
         dead = delete(Worker).where(Worker.heartbeat_at < func.now() - ROW_RETENTION)
         self._write(lambda session: session.execute(dead))
 
-    def _write(self, statement: Callable[[Session], object]) -> None:
+    def _follow(self, statement: Insert | Update) -> None:
+        """Write rows, and do as they say."""
+        found = self._write(lambda session: session.scalars(statement.returning(Worker.draining_since)).all())
+        if found and (drains := any(found)) != self._drains:
+            self._drains = drains
+            self._on_drain(drains)
+
+    def _write_tally(self) -> None:
+        try:
+            self._tally.write(self._sessions)
+        except DBAPIError as error:
+            log.warning("cannot add to the counters: %s", error)
+
+    def _write(self, statement: Callable[[Session], T]) -> T | None:
         try:
             with self._sessions.begin() as session:
-                statement(session)
+                return statement(session)
         except DBAPIError as error:
             log.warning("cannot write this worker's heartbeat: %s", error)
+            return None
+
+
+def _described(running: tuple[UUID, Runner] | None) -> dict[str, Any]:
+    trial_id, runner = running or (None, None)
+    return {"trial_id": trial_id, "runner_bytes": runner.resident_bytes if runner else None}

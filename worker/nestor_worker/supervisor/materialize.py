@@ -15,10 +15,10 @@ from sqlalchemy.orm import Session
 from nestor.options import Config
 from nestor.program_format import GRAPHS_FILE, TENSORS_FILE, split_file
 from nestor.schemas import TrialSpec
-from nestor_server.models import Blob, Checkpoint, Dataset, Program, Study, Trial
+from nestor_server.models import Blob, Checkpoint, Dataset, Program, Snapshot, Study, Trial
 from nestor_server.storage import blobs
 from nestor_worker.supervisor.blob_cache import BlobCache
-from nestor_worker.workdir import CHECKPOINT, START, TRACES, WorkSpec
+from nestor_worker.workdir import CHECKPOINT, INITIAL, START, TRACES, WorkSpec
 
 
 def materialize(
@@ -89,6 +89,10 @@ def materialize(
     )
     if checkpoint := session.scalars(newest).one_or_none():
         files[CHECKPOINT] = checkpoint
+        first = select(Blob).join(Snapshot, Snapshot.blob_id == Blob.id)
+        initial = session.scalars(first.where(Snapshot.trial_id == trial.id, Snapshot.step == 0)).one_or_none()
+        if initial is not None:
+            files[INITIAL] = initial
     for name, blob in files.items():
         cache.place(blob.digest, directory / name, partial(blobs.read, session, blob))
     if (traces := cache.get_named(spec.traces)) is not None:

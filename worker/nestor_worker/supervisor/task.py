@@ -8,6 +8,7 @@ import threading
 from uuid import UUID
 
 from nestor_server.database import Sessions
+from nestor_server.observability import logs
 from nestor_server.scheduling import leases
 from nestor_server.scheduling.entry_points import Offers
 from nestor_server.scheduling.leases import Lease
@@ -53,10 +54,8 @@ class Tasks:
             return leases.claim_next(session, trial_id, slot.name, devices=len(slot.devices), offers=self._offers)
 
     def _run(self, lease: Lease, slot: Slot) -> None:
-        self._presence.runs(slot.name, lease.trial_id)
-        try:
+        with logs.about(trial_id=lease.trial_id, attempt=lease.attempt, worker=slot.name):
             runner = self._standby.take(slot)
-            state = supervise(self._sessions, self._settings, lease, slot, runner, self._draining)
+            with self._presence.running(slot.name, lease.trial_id, runner):
+                state = supervise(self._sessions, self._settings, lease, slot, runner, self._draining)
             log.info("trial %s: %s", lease.trial_id, state)
-        finally:
-            self._presence.runs(slot.name, None)

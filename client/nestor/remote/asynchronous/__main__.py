@@ -23,7 +23,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SOURCE, TARGET = "nestor.remote", "nestor.remote.asynchronous"
-MODULES = ("transport", "event_stream", "uploads", "connection", "administration", "blobs", "client")
+MODULES = ("transport", "event_stream", "uploads", "connection", "administration", "webhooks", "blobs", "client")
 
 # What waits in the libraries, and what to call instead.
 WAITING = {

@@ -5,10 +5,12 @@ Written by `python -m nestor.remote.asynchronous` from nestor.remote.administrat
 
 from __future__ import annotations
 
+from urllib.parse import quote
 from uuid import UUID
 
 from nestor import schemas
 from nestor.remote.asynchronous.connection import AsyncConnection
+from nestor.remote.transport import read
 
 
 class AsyncAdministration(AsyncConnection):
@@ -50,6 +52,31 @@ class AsyncAdministration(AsyncConnection):
     async def workers(self) -> schemas.Workers:
         """The workers that can run trials, which trials of this user they run, and how many trials wait for them."""
         return await self._get("/workers", schemas.Workers)
+
+    async def drain(self, worker: str) -> schemas.Workers:
+        """Let a worker process hand its trials over and take no more. This takes an admin token.
+
+        Args:
+            worker: the id of the process, or of one of its slots.
+
+        Returns:
+            The slots of the process. It can be stopped when all are drained.
+
+        Raises:
+            WorkerNotFound
+            Forbidden
+        """
+        return await self._post(f"/workers/{quote(worker, safe='')}/drain", None, schemas.Workers)
+
+    async def undrain(self, worker: str) -> schemas.Workers:
+        """Let a worker process that drains take trials again. This takes an admin token.
+
+        Raises:
+            WorkerNotFound
+            Forbidden
+        """
+        response = await self._transport.request("DELETE", f"/workers/{quote(worker, safe='')}/drain")
+        return read(schemas.Workers, response)
 
     async def presets(self) -> schemas.Presets:
         """What workers build by themselves: presets, and the entry points of packages that running workers have."""

@@ -37,6 +37,7 @@ from nestor.remote.transport import (
     error_of,
     reason_of,
     retry_after,
+    trace_headers,
 )
 from nestor.schemas import API
 
@@ -65,6 +66,8 @@ class AsyncTransport:
                 limits=httpx.Limits(max_connections=None, max_keepalive_connections=MAX_REQUESTS),
                 # A proxy from the environment cannot reach this machine's loopback addresses.
                 trust_env=urlsplit(server).hostname not in LOOPBACK,
+                # The authority of SSL_CERT_FILE holds for them, too.
+                verify=httpx.create_ssl_context() if server.startswith("https:") else True,
             )
         except httpx.InvalidURL:
             raise AddressInvalid(server=server) from None
@@ -86,7 +89,7 @@ class AsyncTransport:
             NestorError: the server reports an error; it has the class that the server raised.
             ServerUnreachable: no attempt got a response.
         """
-        headers = dict(options.pop("headers", None) or {})
+        headers = trace_headers() | dict(options.pop("headers", None) or {})
         if method == "POST":
             headers.setdefault("Idempotency-Key", str(uuid4()))
         end = time.monotonic() + RETRY_SECONDS

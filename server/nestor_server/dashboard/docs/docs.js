@@ -1,15 +1,22 @@
-/** Lists the routes of openapi.json. */
+/** Shows openapi.json, with a button to try each request. */
 
-const openapi = await (await fetch("../openapi.json")).json();
-const rows = Object.entries(openapi.paths).flatMap(([path, methods]) =>
-  Object.entries(methods).map(([method, operation]) => {
-    const row = document.createElement("tr"), request = document.createElement("td"), code = document.createElement("code");
-    const description = document.createElement("td");
-    code.textContent = `${method.toUpperCase()} ${path}`;
-    description.textContent = operation.description ?? operation.summary ?? "";
-    request.append(code);
-    row.append(request, description);
-    return row;
-  }),
-);
-document.getElementById("paths")?.replaceChildren(...rows);
+/** A browser's session changes something only with this header, which a page of another site cannot send. */
+function withSessionHeader(request) {
+  request.headers["X-Nestor-Request"] = "1";
+  return request;
+}
+
+SwaggerUIBundle({
+  domNode: document.getElementById("reference"),
+  url: "../openapi.json",
+  deepLinking: true,
+  defaultModelRendering: "model", // with descriptions; the example is one click away
+  defaultModelsExpandDepth: 0,
+  displayRequestDuration: true,
+  docExpansion: "list",
+  filter: true,
+  requestInterceptor: withSessionHeader,
+  showCommonExtensions: true, // ranges
+  tryItOutEnabled: true,
+  validatorUrl: null, // nothing is sent to other hosts
+});

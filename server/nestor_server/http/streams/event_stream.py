@@ -64,6 +64,11 @@ class EventStreams:
         self._tokens: Counter[UUID] = Counter()  # of the open streams
         self._invalid_tokens: set[UUID] = set()
 
+    @property
+    def n_open(self) -> int:
+        """The number of open streams."""
+        return self._tokens.total()
+
     def notice(self, trial_id: UUID | None) -> None:
         """A trial may have new events; None: each may."""
         self._feeds.notice(trial_id)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from uuid import UUID
 
-from sqlalchemy import TextClause, text
+from sqlalchemy import TextClause, func, select, text
 from sqlalchemy.orm import Session
 
 from nestor import schemas
 from nestor.errors import StepColumnUnknown
-from nestor_server.models import Trial
+from nestor_server.models import StepNumbers, Trial
 from nestor_server.services.records import thinning
 from nestor_server.services.trials import queries
 from nestor_server.services.versions import Versioned
@@ -56,14 +57,23 @@ def columns(
         until = min(after + limit, trial.step)
         given = {"trial": trial_id, "seq": trial.seq, "newest": trial.step, "declared": declared}
         given |= {"after": after, "limit": limit, "max_bytes": MAX_BYTES}
-        thinned: dict[str, int] = {}
-        if max_points is not None and until - after > max_points:
-            thinned = {"until": until, "intervals": thinning.intervals(names, max_points)}
-        statement = _statement(tuple(names), reorders=declared != sorted(declared, key=_in_jsonb), thins=bool(thinned))
-        body: str = session.execute(statement, given | thinned).scalar_one()
+        thins, older = max_points is not None and until - after > max_points, 0
+        if max_points is not None and thins:
+            first = session.scalar(select(func.min(StepNumbers.number)).where(StepNumbers.trial_id == trial_id))
+            older = until if first is None else first - 1
+            n_intervals = thinning.intervals(_n_columns(names), max_points)
+            given |= {"until": until, "older": older, "intervals": n_intervals}
+        reorders = declared != sorted(declared, key=_in_jsonb)
+        statement = _statement(tuple(names), reorders=reorders, thins=thins, has_older=older > after)
+        body: str = session.execute(statement, given).scalar_one()
         return body.encode(), str(trial.seq)
 
     return Versioned(lambda: str(queries.read(session, owner_id, trial_id, Trial.seq).seq), read)
+
+
+def _n_columns(names: Sequence[str]) -> int:
+    """Those by which steps are thinned."""
+    return max(1, len(thinning.NUMERIC.intersection(names)))
 
 
 def _in_jsonb(name: str) -> tuple[int, bytes]:
@@ -72,7 +82,7 @@ def _in_jsonb(name: str) -> tuple[int, bytes]:
 
 
 @lru_cache(maxsize=64)
-def _statement(names: tuple[str, ...], *, reorders: bool, thins: bool) -> TextClause:
+def _statement(names: tuple[str, ...], *, reorders: bool, thins: bool, has_older: bool) -> TextClause:
     """Reads a `schemas.StepColumns` as JSON.
 
     It is text, because building it of SQLAlchemy's expressions takes ten times as long as running it for 100 steps.
@@ -81,6 +91,7 @@ def _statement(names: tuple[str, ...], *, reorders: bool, thins: bool) -> TextCl
         names: some of `COLUMNS`.
         reorders: hyperparameters have to be put into the order of their declaration.
         thins: read only steps that a plot needs.
+        has_older: as in `thinning.of_steps`.
     """
     cells = [f"c{i}" for i in range(len(names))]
     values = ", ".join(f"{_json(name, reorders)} AS {cell}" for name, cell in zip(names, cells, strict=True))
@@ -91,7 +102,8 @@ def _statement(names: tuple[str, ...], *, reorders: bool, thins: bool) -> TextCl
     size = " + ".join(f"octet_length({cell}) + 1" for cell in cells)
     # The first steps tell how many fit into an answer, so that PostgreSQL writes few that do not. The sum decides.
     fitting = f"(SELECT ceil(2 * :max_bytes / avg({size})) FROM ({_written(values, '', str(SAMPLED))}) AS written)"
-    chosen = _written(values, thinning.kept(names) if thins else "", f"least(:limit, {fitting})")
+    kept = thinning.kept(thinning.of_steps(names, has_older=has_older), _n_columns(names)) if thins else ""
+    chosen = _written(values, kept, f"least(:limit, {fitting})")
     return text(f"""
         SELECT '{{"columns":{{' || {" || ',' || ".join(lists)} || '}},"seq":' || CAST(:seq AS bigint) ||
             ',"next_after":' || CASE WHEN max(number) < :newest THEN max(number)::text ELSE 'null' END || '}}'

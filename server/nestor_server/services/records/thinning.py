@@ -7,32 +7,62 @@ those with the lowest and the highest value of each of these columns, so that no
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
 
-from nestor import schemas
+from nestor.schemas import TensorSummary
+from nestor_server.models import StepNumbers
 
-NUMERIC = frozenset(
-    name
-    for name, field in schemas.Step.model_fields.items()
-    if cast(Any, field.annotation) in (int, float, int | None, float | None) and name != "number"
-)
-MIN_POINTS = 2 + 3 * len(NUMERIC)  # enough for one interval, whatever the columns
+NUMERIC = frozenset(StepNumbers.FIELDS)
+SUMMARIZED = tuple(TensorSummary.model_fields)  # of a hyperparameter; all are numbers
+RANGE = "trial_id = :trial AND number > :after AND number <= :until"
 
 
-def intervals(names: Sequence[str], max_points: int) -> int:
-    """The number of intervals for which at most `max_points` steps stay."""
-    n = len(_values(names))
-    return (max_points - 2 - n) // (2 * n)
+def fewest_points(columns: int) -> int:
+    """Enough for one interval of so many columns of numbers."""
+    return 2 + 3 * columns
 
 
-def kept(names: Sequence[str]) -> str:
-    """A condition, in SQL, that holds for the steps that a plot of these columns needs.
+def intervals(columns: int, max_points: int) -> int:
+    """The number of intervals for which at most `max_points` steps stay, of so many columns of numbers."""
+    return (max_points - 2 - columns) // (2 * columns)
 
-    Its parameters are `trial`, `after` and `until`, which bound the numbers of the steps, and `intervals`.
+
+def of_steps(names: Sequence[str], *, has_older: bool) -> list[str]:
+    """The columns of `names` that are numbers, or else the step's number, as `kept` takes them.
+
+    Args:
+        has_older: some steps have no `StepNumbers`; `older` is the last of them.
     """
-    values = _values(names)
-    cells = [f"v{i}" for i in range(len(values))]
-    listed = ", ".join(f"{value} AS {cell}" for value, cell in zip(values, cells, strict=True))
+    fields = [name for name in names if name in NUMERIC]
+    if not fields:
+        return [f"SELECT number, number::float8 AS v0 FROM steps WHERE {RANGE}"]
+    numbers = [f"numbers[{StepNumbers.FIELDS.index(name) + 1}]" for name in fields]
+    found = [f"SELECT number, {_cells(numbers)} FROM step_numbers WHERE {RANGE}"]
+    if has_older:
+        # As in `steps`, `data` is decompressed once.
+        records = f"SELECT number, data || '{{}}' AS data FROM steps WHERE {RANGE} AND number <= :older OFFSET 0"
+        found.append(f"SELECT number, {_cells(_numbers(fields))} FROM ({records}) AS older")
+    return found
+
+
+def of_hyperparameter() -> list[str]:
+    """The summaries of the hyperparameter `name`, as `kept` takes them, of each step that is a multiple of `stride`."""
+    records = f"""
+        SELECT number, data->'hyperparameters'->CAST(:name AS text) AS data FROM steps
+        WHERE {RANGE} AND (number % :stride = 0 OR number IN (:after + 1, :until)) OFFSET 0
+    """
+    return [f"SELECT number, {_cells(_numbers(SUMMARIZED))} FROM ({records}) AS considered"]
+
+
+def kept(points: Sequence[str], columns: int) -> str:
+    """A condition, in SQL, that holds for the steps that a plot of so many columns needs.
+
+    Its parameters are `trial`, `after` and `until`, which bound the numbers of the steps, `intervals`, and those of
+    `points`.
+
+    Args:
+        points: queries that together have the number of each step, and its columns `v0`, `v1`, …
+    """
+    cells = [f"v{i}" for i in range(columns)]
     bounds = ", ".join(f"min({cell}) AS low_{cell}, max({cell}) AS high_{cell}" for cell in cells)
     # Of equal values the first stays.
     extremes = ", ".join(
@@ -40,15 +70,12 @@ def kept(names: Sequence[str]) -> str:
     )
     latest = ", ".join(f"max(number) FILTER (WHERE {cell} IS NOT NULL) AS last_{cell}" for cell in cells)
     ends = ", ".join(["min(first)", "max(last)", *(f"max(last_{cell})" for cell in cells)])
-    # As in `steps`, `data` is decompressed once. Each value is extracted once: the rest works on numbers alone.
+    # Each value is extracted once: the rest works on numbers alone.
     return f"""
         AND number <= :until AND number = ANY (ARRAY(
             WITH points AS MATERIALIZED (
-                SELECT number, (number - :after - 1)::bigint * :intervals / (:until - :after) AS interval, {listed}
-                FROM (
-                    SELECT number, data || '{{}}' AS data FROM steps
-                    WHERE trial_id = :trial AND number > :after AND number <= :until OFFSET 0
-                ) AS considered
+                SELECT *, (number - :after - 1)::bigint * :intervals / (:until - :after) AS interval
+                FROM ({" UNION ALL ".join(points)}) AS considered
             ),
             bounds AS (SELECT interval, {bounds} FROM points GROUP BY interval),
             found AS (
@@ -60,6 +87,9 @@ def kept(names: Sequence[str]) -> str:
     """
 
 
-def _values(names: Sequence[str]) -> list[str]:
-    """The columns of numbers, in SQL; the number of the step if all columns are of another type."""
-    return [f"(data->>'{name}')::float8" for name in names if name in NUMERIC] or ["number::float8"]
+def _numbers(names: Sequence[str]) -> list[str]:
+    return [f"(data->>'{name}')::float8" for name in names]
+
+
+def _cells(values: Sequence[str]) -> str:
+    return ", ".join(f"{value} AS v{i}" for i, value in enumerate(values))

@@ -13,6 +13,7 @@ from nestor.errors import Forbidden, StudyNotFound
 from nestor.ranking import Ranking
 from nestor.schemas import Action, EndingAction, EntryPointProblem, PresetProblem, ProgramProblem, Scope, State
 from nestor_server.models import Study, Trial
+from nestor_server.observability import logs, traces
 from nestor_server.scheduling import leases, state_machine, task_queue
 from nestor_server.services.problems import datasets, presets, programs
 from nestor_server.services.tokens import Caller
@@ -73,9 +74,11 @@ def create(session: Session, me: Caller, study_id: UUID, new: schemas.TrialSpec,
         n_steps=new.n_steps,
         priority=new.priority,
         devices=new.devices_per_trial,
+        traceparent=traces.current(),
     )
     session.add(trial)
     session.flush()
+    logs.note(trial_id=trial.id)
     state_machine.append_event(session, trial.id, State.queued, by=f"user {me.user}", why=lifecycle.WHY_SUBMITTED)
     task_queue.send_on_commit(session, trial.id)
     session.refresh(trial)
@@ -115,7 +118,7 @@ def end(
     me: Caller,
     trial_id: UUID,
     action: EndingAction,
-    when: schemas.TrialEnd | None,
+    when: schemas.TrialEnd,
     *,
     if_match: str | None = None,
 ) -> Versioned:
@@ -126,7 +129,7 @@ def end(
         IllegalTransition: the action is not allowed in the trial's state.
         VersionMismatch: `if_match` names another version.
     """
-    if when is None or when.after_step is None:
+    if when.after_step is None:
         return request(session, me, trial_id, action, if_match=if_match)
     trial = find_version(session, me.user_id, trial_id, if_match)
     return describe_version(leases.request_end(session, trial, action, when.after_step, by=f"user {me.user}"))

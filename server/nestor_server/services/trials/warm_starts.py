@@ -36,8 +36,12 @@ def find(session: Session, owner_id: UUID, start: WarmStart) -> tuple[WarmStart,
         newest = query.order_by(table.step.desc()).limit(1).with_for_update(of=Blob, read=True, key_share=True)
         if found := session.execute(newest).one_or_none():
             return start.model_copy(update={"step": found.step}), found.id
+    kept: set[int] = set()
+    for table in stored if start.weights else (Snapshot,):
+        newest = select(table.step).where(table.trial_id == trial.id).order_by(table.step.desc())
+        kept.update(session.scalars(newest.limit(lifecycle.SHOWN_STEPS)))
     missing = CheckpointNotFound if start.weights else HyperparametersNotFound
-    raise missing(trial=str(trial.id), what=lifecycle.missing_step(start.step, trial.best_step))
+    raise missing(trial=str(trial.id), what=lifecycle.missing_step(start.step, trial.best_step, kept))
 
 
 def validate(session: Session, owner_id: UUID, start: WarmStart, blob_id: UUID, problem: AnyProblem) -> None:

@@ -175,11 +175,14 @@ class ForkServer:
                     # -P: a file in its directory is never imported.
                     [sys.executable, "-P", "-m", "nestor_worker.runner.fork_server", self._home.name],
                     stdin=theirs.fileno(),
-                    stdout=2,  # the worker's log
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
                     cwd=self._home.name,
                     env=self._environment,
                     start_new_session=True,
                 )
+            assert self._process.stdout is not None
+            threading.Thread(target=_log_lines, args=(self._process.stdout,), name="fork-server", daemon=True).start()
         return self._control
 
     def _end(self) -> None:
@@ -189,3 +192,11 @@ class ForkServer:
         if self._control is not None:
             self._control.close()
         self._process = self._control = None
+
+
+def _log_lines(output: IO[bytes]) -> None:
+    """Log what the fork server and its libraries print, until it ends."""
+    with output:
+        for line in output:
+            if text := line.decode(errors="replace").rstrip():
+                log.warning("%s", text)

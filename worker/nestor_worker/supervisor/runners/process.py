@@ -78,6 +78,15 @@ class Runner:
         """Whether a process other than the first has failed."""
         return any(process.poll() for process in self._processes[1:])
 
+    @property
+    def resident_bytes(self) -> int | None:
+        """Resident memory of all its processes; None if none of them runs, or if this system does not say.
+
+        What forked processes share is counted for each of them.
+        """
+        pages = [n for process in self._processes if (n := _resident_pages(process)) is not None]
+        return sum(pages) * os.sysconf("SC_PAGE_SIZE") if pages else None
+
     def begin(self, devices: int = 1) -> None:
         """Run the trial in the work directory on the first `devices` devices. The other processes end."""
         for process in self._processes[devices:]:
@@ -160,6 +169,13 @@ def _spawn(
             env=environment,
             start_new_session=True,
         )
+
+
+def _resident_pages(process: subprocess.Popen[bytes] | ForkedProcess) -> int | None:
+    try:
+        return int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+    except OSError:  # it has ended, or this is not Linux
+        return None
 
 
 def _send(process: subprocess.Popen[bytes] | ForkedProcess, message: channel.Message) -> None:

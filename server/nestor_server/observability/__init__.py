@@ -1,0 +1,1 @@
+"""What operators see of servers and workers: metrics, traces and logs."""

@@ -1,0 +1,118 @@
+"""Metrics of trials, workers and storage, which are the same at every server: read from the database at each scrape.
+
+Few statements, none of which reads a row for each step, blob or ended trial: these are counted when they are written,
+or by an index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from sqlalchemy import func, select, text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from nestor.schemas import State
+from nestor_server.database import Sessions, settings_of
+from nestor_server.models import Base, Trial, Worker
+from nestor_server.observability import counts
+
+TIMEOUT = "5s"
+TABLES = tuple(table.name for table in Base.metadata.sorted_tables)
+_SIZES = text(
+    "SELECT relname, pg_total_relation_size(oid) FROM pg_class "
+    "WHERE relkind = 'r' AND relname = ANY(:names) AND relnamespace = current_schema()::regnamespace"
+)
+
+
+def collect(sessions: Sessions) -> Iterable[Metric]:
+    """The metrics; without an answer of the database, only that there is none."""
+    up = GaugeMetricFamily("nestor_database_up", "Whether the database answers.")
+    try:
+        with sessions() as session:
+            session.execute(text(f"SET LOCAL statement_timeout = '{TIMEOUT}'"))
+            found = list(_read(session))
+    except SQLAlchemyError:
+        found = []
+    up.add_metric([], float(bool(found)))
+    return [up, *found]
+
+
+def _read(session: Session) -> Iterator[Metric]:
+    yield from _trials(session)
+    yield from _workers(session)
+    yield from _counters(session)
+    yield from _sizes(session)
+
+
+def _trials(session: Session) -> Iterator[Metric]:
+    trials = GaugeMetricFamily("nestor_trials", "Trials by state.", labels=["state"])
+    by_state: dict[str, int] = dict(
+        session.execute(select(Trial.state, func.count()).group_by(Trial.state)).tuples().all()
+    )
+    for state in State:
+        trials.add_metric([state.value], by_state.get(state.value, 0))
+    yield trials
+
+    waits = func.extract("epoch", func.now() - func.min(Trial.queued_at))
+    oldest = session.scalar(select(waits).where(Trial.is_queued))
+    help = "Time since the trial was queued that has waited longest; 0: none waits."
+    yield GaugeMetricFamily("nestor_queue_oldest_wait_seconds", help, value=float(oldest or 0))
+
+    leases = GaugeMetricFamily(
+        "nestor_leases", "Leases of running trials; the server soon takes back those that expired.", labels=["state"]
+    )
+    expired = func.count().filter(Trial.lease_expires_at < func.now())
+    n, n_expired = session.execute(select(func.count(), expired).where(Trial.is_running)).one()
+    leases.add_metric(["valid"], n - n_expired)
+    leases.add_metric(["expired"], n_expired)
+    yield leases
+
+
+def _workers(session: Session) -> Iterator[Metric]:
+    slots = GaugeMetricFamily(
+        "nestor_worker_slots",
+        "Slots of workers: busy, idle, or silent for longer than a lease. After a silent day they are forgotten.",
+        labels=["state"],
+    )
+    ages = GaugeMetricFamily(
+        "nestor_worker_heartbeat_age_seconds", "Time since the heartbeat of a slot that is not silent.", labels=["slot"]
+    )
+    memory = GaugeMetricFamily(
+        "nestor_worker_runner_memory_bytes", "Resident memory of the trial's processes in a slot.", labels=["slot"]
+    )
+    lease = timedelta(seconds=settings_of(session).lease_seconds)
+    age = func.extract("epoch", func.now() - Worker.heartbeat_at)
+    rows = session.execute(select(Worker.id, Worker.trial_id, Worker.runner_bytes, age)).all()
+    states = dict.fromkeys(("busy", "idle", "silent"), 0)
+    for slot, trial_id, runner_bytes, seconds in rows:
+        if seconds > lease.total_seconds():
+            states["silent"] += 1
+            continue
+        states["idle" if trial_id is None else "busy"] += 1
+        ages.add_metric([slot], float(seconds))
+        if runner_bytes is not None:
+            memory.add_metric([slot], runner_bytes)
+    for state, n in states.items():
+        slots.add_metric([state], n)
+    yield from (slots, ages, memory)
+
+
+def _counters(session: Session) -> Iterator[Metric]:
+    found = counts.read(session)
+    for name, counter in counts.COUNTERS.items():
+        family = CounterMetricFamily(f"nestor_{name}", counter.text, labels=[counter.label] if counter.label else [])
+        for value in counter.values:
+            family.add_metric([value] if counter.label else [], found[name, value])
+        yield family
+
+
+def _sizes(session: Session) -> Iterator[Metric]:
+    size = session.scalars(select(func.pg_database_size(func.current_database()))).one()
+    yield GaugeMetricFamily("nestor_database_bytes", "Size of the database on disk.", value=size)
+    tables = GaugeMetricFamily("nestor_table_bytes", "Size of a table with its indexes.", labels=["table"])
+    for name, size in session.execute(_SIZES, {"names": list(TABLES)}).tuples():
+        tables.add_metric([name], size)
+    yield tables

@@ -1,0 +1,143 @@
+"""Sends the notices of the outbox: on the event loop, with database connections of its own.
+
+Each webhook gets one notice at a time from each process, so a receiver that hangs delays only its own notices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+import time
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from functools import partial
+from importlib.metadata import version
+from uuid import UUID
+
+import httpx
+from sqlalchemy.exc import SQLAlchemyError
+
+from nestor.errors import NestorError, ServerBusy
+from nestor_server.http.transactions import Transactions
+from nestor_server.webhooks import outbox, signing
+from nestor_server.webhooks.addresses import AllowList
+from nestor_server.webhooks.outbox import ATTEMPT_SECONDS, Notice
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 1.0  # how late a notice is
+MOST_AT_ONCE = 64  # attempts of a process
+RESOLVER_THREADS = 8
+REASON_CHARACTERS = 300
+GONE = 410
+
+
+class Delivery:
+    """Sends what is due, again and again, until it is cancelled."""
+
+    def __init__(self, transactions: Transactions, allowed: AllowList) -> None:
+        self._transactions, self._allowed = transactions, allowed
+        self._sending: dict[UUID, asyncio.Task[None]] = {}  # by webhook
+        self._finished = asyncio.Event()  # an attempt was
+
+    async def run(self) -> None:
+        """Loop until this task is cancelled. Attempts that are cut off are made again, by another process or later."""
+        if not self._allowed:
+            return
+        tls = await asyncio.to_thread(ssl.create_default_context)
+        with ThreadPoolExecutor(RESOLVER_THREADS, thread_name_prefix="webhook-names") as resolver:
+            sender = _Sender(self._allowed, tls, resolver)
+            try:
+                await self._loop(sender)
+            finally:
+                for task in self._sending.values():
+                    task.cancel()
+                resolver.shutdown(wait=False, cancel_futures=True)
+
+    async def _loop(self, sender: _Sender) -> None:
+        while True:
+            self._finished.clear()
+            found: list[Notice] = []
+            if free := MOST_AT_ONCE - len(self._sending):
+                take = partial(outbox.take, n=free, sending=tuple(self._sending))
+                try:
+                    found = await self._transactions.run(take)
+                except (SQLAlchemyError, ServerBusy) as error:
+                    log.warning("notices to webhooks wait for the database: %s", error)
+            for notice in found:
+                self._sending[notice.webhook_id] = asyncio.create_task(self._send(sender, notice))
+            try:
+                async with asyncio.timeout(POLL_SECONDS):
+                    await self._finished.wait()  # its webhook may have another one
+            except TimeoutError:
+                pass
+
+    async def _send(self, sender: _Sender, notice: Notice) -> None:
+        try:
+            outcome = await sender.attempt(notice)
+            await self._transactions.run(outcome)
+        except (SQLAlchemyError, ServerBusy) as error:
+            log.warning("notice %s will be sent again: its result cannot be recorded: %s", notice.id, error)
+        finally:
+            del self._sending[notice.webhook_id]
+            self._finished.set()
+
+
+class _Sender:
+    """Makes attempts. Each has a connection of its own, to an address that was checked."""
+
+    def __init__(self, allowed: AllowList, tls: ssl.SSLContext, resolver: ThreadPoolExecutor) -> None:
+        self._allowed, self._tls, self._resolver = allowed, tls, resolver
+        self._agent = f"nestor/{version('nestor')}"
+
+    async def attempt(self, notice: Notice) -> partial[None]:
+        """Send the notice once. Returns what is to be recorded about it, as a function of a session."""
+        try:
+            async with asyncio.timeout(ATTEMPT_SECONDS), self._post(notice) as status:
+                if 200 <= status < 300:
+                    return partial(outbox.delivered, notice=notice, http_status=status)
+                redirected = ", a redirect, which is not followed" if 300 <= status < 400 else ""
+                reason = f"the receiver answered {status}{redirected}"
+                return partial(outbox.refused, notice=notice, reason=reason, http_status=status, gone=status == GONE)
+        except TimeoutError:
+            reason = f"the receiver did not answer within {ATTEMPT_SECONDS:g} seconds"
+        except NestorError as error:
+            reason = str(error)
+        except (httpx.HTTPError, OSError, ValueError) as error:
+            reason = f"{type(error).__name__}: {error}"
+        except Exception:
+            log.exception("notice %s could not be sent", notice.id)
+            reason = "the server failed to send it; its log has the details"
+        return partial(outbox.refused, notice=notice, reason=reason[:REASON_CHARACTERS], http_status=None)
+
+    @asynccontextmanager
+    async def _post(self, notice: Notice) -> AsyncGenerator[int]:
+        """The status of the answer. Its body is not read, and no cookie, proxy or redirect is followed."""
+        url = self._allowed.expect(notice.url)
+        port = url.port or (443 if url.scheme == "https" else 80)
+        resolve = partial(socket.getaddrinfo, url.host, port, type=socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().run_in_executor(self._resolver, resolve)
+        address = self._allowed.choose(url, [str(entry[4][0]) for entry in found])
+        content = signing.body(notice.type, notice.created_at, notice.data)
+        headers = {
+            "Host": url.netloc.decode("ascii"),
+            "User-Agent": self._agent,
+            "Content-Type": "application/json",
+            **signing.headers(notice.secret, notice.id, int(time.time()), content),
+        }
+        request = httpx.Request(
+            "POST",
+            url.copy_with(host=str(address), port=port),
+            headers=headers,
+            content=content,
+            extensions={"sni_hostname": url.raw_host.decode("ascii")},
+        )
+        async with httpx.AsyncHTTPTransport(verify=self._tls, retries=0) as transport:
+            response = await transport.handle_async_request(request)
+            try:
+                yield response.status_code
+            finally:
+                await response.aclose()

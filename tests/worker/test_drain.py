@@ -1,0 +1,143 @@
+"""A worker that drains: what it is refused, what it is asked, and how it takes trials again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import delete, func, select, update
+
+from nestor.schemas import Desired, EventType, State
+from nestor_server.database import Sessions
+from nestor_server.models import Trial, Worker
+from nestor_server.scheduling import fair_share, leases
+from nestor_server.settings import Settings
+from nestor_worker.supervisor.heartbeat import Presence
+from nestor_worker.supervisor.tally import Tally
+from tests.worker.trials import claim, events
+
+
+@pytest.fixture(autouse=True)
+def alone(sessions: Sessions) -> Iterator[None]:
+    """Without trials and workers of other tests."""
+    with sessions.begin() as session:
+        session.execute(update(Trial).values(state=State.cancelled.value))
+    yield
+    with sessions.begin() as session:
+        session.execute(delete(Worker))
+
+
+def register(sessions: Sessions, name: str, *, drains: bool) -> None:
+    since = datetime.now(UTC) if drains else None
+    with sessions.begin() as session:
+        session.add(Worker(id=name, device="cpu", versions={}, draining_since=since))
+
+
+def claim_next(sessions: Sessions, trial_id: UUID, owner: str) -> leases.Lease | None:
+    with sessions.begin() as session:
+        return leases.claim_next(session, trial_id, owner)
+
+
+def resent(sessions: Sessions) -> list[UUID]:
+    """The trials of which the reaper sends messages."""
+    with sessions.begin() as session:
+        return leases.sweep_expired(session)
+
+
+def test_a_worker_that_drains_gets_no_trial_and_the_message_that_it_used_up_is_sent_again(sessions, new_trial):
+    register(sessions, "w1", drains=True)
+    trial = new_trial()
+    assert claim_next(sessions, trial.id, "w1") is None
+    assert resent(sessions) == []  # nobody would take it
+    register(sessions, "w2", drains=False)
+    assert resent(sessions) == [trial.id]
+    assert claim_next(sessions, trial.id, "w2") is not None
+    with sessions() as session:
+        assert session.get_one(Worker, "w2").trial_id == trial.id  # so that it never looks idle meanwhile
+
+
+@pytest.mark.parametrize("desired", list(Desired))
+def test_only_trials_that_shall_run_are_asked_to_yield(sessions, new_trial, desired):
+    register(sessions, "w1", drains=True)
+    register(sessions, "w2", drains=False)
+    trials = {owner: new_trial() for owner in ("w1", "w2", "unknown")}
+    for owner, trial in trials.items():
+        claim(sessions, trial.id, owner)
+    with sessions.begin() as session:
+        session.execute(update(Trial).where(Trial.is_running).values(desired=desired.value))
+        fair_share.vacate(session)
+    with sessions() as session:
+        rows = session.execute(select(Trial.lease_owner, Trial.desired).where(Trial.is_running))
+        asked = dict(rows.all())
+    assert asked["w1"] == ("preempt" if desired is Desired.run else desired.value)
+    assert asked["w2"] == asked["unknown"] == desired.value
+
+
+def test_a_user_who_takes_back_a_stop_does_not_keep_the_worker_from_draining(sessions, new_trial):
+    register(sessions, "w1", drains=True)
+    trial = new_trial()
+    claim(sessions, trial.id, "w1")
+    with sessions.begin() as session:
+        row = session.get_one(Trial, trial.id)
+        leases.request(session, row, "stop")
+        leases.request(session, row, "resume")
+        assert row.desired == "run"
+    resent(sessions)
+    with sessions() as session:
+        assert session.get_one(Trial, trial.id).desired == "preempt"
+
+
+@pytest.mark.parametrize("drains", [True, False])
+def test_the_reason_names_who_the_trial_yields_to_and_nothing_is_paid(sessions, new_trial, drains):
+    register(sessions, "w1", drains=drains)
+    trial = new_trial()
+    lease = claim(sessions, trial.id, "w1")
+    with sessions.begin() as session:
+        assert leases.yield_device(session, lease) is State.queued
+        why = events(session, trial.id, EventType.state)[-1]["why"]
+        row = session.get_one(Trial, trial.id)
+    assert why == (leases.WHY_DRAINED if drains else leases.WHY_PREEMPTED)
+    assert (row.restarts, row.preemptions) == (0, 0)
+
+
+def test_a_process_learns_that_it_drains_and_one_of_the_same_name_starts_anew(sessions: Sessions):
+    settings = Settings(heartbeat_seconds=3600)
+    learned: list[bool] = []
+    slots = {"host:1/0": "cpu", "host:1/1": "cpu"}
+
+    def set_draining(since: object) -> None:
+        with sessions.begin() as session:
+            session.execute(update(Worker).where(Worker.id.in_(slots)).values(draining_since=since))
+
+    first = Presence(sessions, settings, slots, {}, Tally(), learned.append)
+    first.start()
+    assert learned == []
+    set_draining(func.now() - timedelta(hours=1))
+    first.beat()
+    assert learned == [True]
+    set_draining(None)
+    first.beat()
+    assert learned == [True, False]
+    set_draining(func.now())
+    first.beat()
+    with sessions() as session:
+        began = session.get_one(Worker, "host:1/0").started_at
+
+    again = Presence(
+        sessions, settings, slots, {}, Tally(), learned.append
+    )  # its process has the same id, as in a container
+    again.start()
+    with sessions() as session:
+        rows = [session.get_one(Worker, name) for name in slots]
+    assert [row.draining_since for row in rows] == [None, None]
+    assert all(row.started_at > began for row in rows)
+    assert learned == [True, False, True]
+    for presence in (first, again):
+        presence.stop()
+
+
+def test_a_trial_of_an_unknown_worker_is_claimed(sessions, new_trial):
+    """Its row may have been lost: it does not drain."""
+    assert claim_next(sessions, new_trial().id, f"w-{uuid4()}") is not None
