@@ -17,7 +17,7 @@ from nestor_server.http.transactions import Transactions
 T = TypeVar("T")
 Read = Callable[[Session, Any], tuple[Sequence[T], Any]]  # the entries after a key, and the key to go on after
 
-CSV = "text/csv; charset=utf-8; header=present"
+CSV = "text/csv"
 
 
 def csv_response(request: Request, table: Table[T], read: Read[T], *, name: str) -> StreamingResponse:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
@@ -11,9 +11,9 @@ from nestor import schemas
 from nestor.results.tables import StepTable, TrialTable
 from nestor.schemas import API
 from nestor_server.http import files
-from nestor_server.http.csv_files import csv_response
+from nestor_server.http.csv_files import CSV, csv_response
 from nestor_server.http.idempotency import Idempotency, PostResult
-from nestor_server.http.openapi.responses import NOT_ALLOWED_NOW, conflict
+from nestor_server.http.openapi.responses import NOT_ALLOWED_NOW, conflict, text
 from nestor_server.http.transactions import Reader, TransactionRoute, Tx, Writer
 from nestor_server.models import Trial
 from nestor_server.routes.parameters import After, Cursor, IfMatch, Limit, Order, States, Tags, Text
@@ -79,13 +79,11 @@ def list_trials(
     return files.versioned_response(request, content)
 
 
-CSV_FILE: dict[int | str, dict[str, Any]] = {
-    200: {"description": "One row for each, below a heading.", "content": {"text/csv": {"schema": {"type": "string"}}}}
-}
+CSV_FILE = text("One row for each, below a heading.", CSV, "Content-Disposition")
 
 
 @router.get("/studies/{study_id}/trials.csv", response_class=Response, responses=CSV_FILE)
-def trials_as_csv(
+def get_trials_csv(
     study_id: UUID,
     request: Request,
     caller: Reader,
@@ -105,7 +103,7 @@ def trials_as_csv(
 
 
 @router.get("/trials/{trial_id}/steps.csv", response_class=Response, responses=CSV_FILE)
-def steps_as_csv(trial_id: UUID, request: Request, caller: Reader, session: Tx) -> Response:
+def get_steps_csv(trial_id: UUID, request: Request, caller: Reader, session: Tx) -> Response:
     """All steps of a trial, as `nestor export --csv` writes them: nested values are JSON."""
     name = f"trial-{queries.read(session, caller.user_id, trial_id, Trial.number).number}.csv"
     read = lambda session, after: exports.steps(session, caller.user_id, trial_id, after)
