@@ -31,8 +31,8 @@ from nestor.errors.optuna_names import ARGUMENTS, SEARCH_ARGUMENTS, STUDY_ATTRIB
 from nestor.extras import require
 from nestor.options.config import Config, documented, merged
 from nestor.ranking import Ranking
-from nestor.results.html import table
-from nestor.results.tables import TRIAL_FIELDS, metric_row, option_rows, trial_row
+from nestor.results import html as rendering
+from nestor.results.tables import TrialTable
 from nestor.results.values import Values
 from nestor.schemas import StudyPatch, WarmStart
 from nestor.schemas.storable import json_attributes, one_attribute
@@ -419,13 +419,11 @@ class Study:
         expect_flag("metrics", metrics)
         pd = require("pandas", what="study.trials_dataframe", extra="viz")
         records = self._backend.trials(self.id)
-        rows = [
-            trial_row(record)
-            | options
-            | (metric_row(self._backend.steps(record.id, after=max(0, record.step - 1))) if metrics else {})
-            for record, options in zip(records, option_rows(records, every=config), strict=True)
-        ]
-        return pd.DataFrame(rows, columns=None if rows else [*TRIAL_FIELDS, "duration", "verdict", "verdict_code"])
+        last = lambda record: self._backend.steps(record.id, after=max(0, record.step - 1)) if metrics else ()
+        items, table = [(record, last(record)) for record in records], TrialTable(every=config)
+        for item in items:
+            table.add(item)
+        return pd.DataFrame([table.row(item) for item in items], columns=table.columns)
 
     # --- attributes -------------------------------------------------------------------------------
 
@@ -476,7 +474,7 @@ class Study:
 
     def _repr_html_(self) -> str:
         heading = f"<p><b>{html.escape(self.name)}</b> &middot; {html.escape(repr(self._backend))}</p>"
-        return heading + table(self._backend.trials(self.id))
+        return heading + rendering.table(self._backend.trials(self.id))
 
 
 def submission(config: Config, **options: Any) -> schemas.TrialCreate:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Generic, TextIO, TypeVar, cast
 
 from nestor.schemas import Step, Trial
 
 if TYPE_CHECKING:
     import numpy
 
+Item = TypeVar("Item")
+
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet computes a cell that begins so
 NESTED = ("val_metrics", "metrics", "test_metrics", "seconds")  # their entries become columns such as val_accuracy
 
 
@@ -25,23 +31,79 @@ def flat(step: Step) -> dict[str, Any]:
     return row | {"warnings": " ".join(step.warnings)}
 
 
+def _cell(value: Any) -> Any:
+    """How a CSV file has a value: what is not a number or a text as JSON, times as in ISO 8601, nothing for None.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe in front, which spreadsheets do not show.
+    """
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, bool | dict | list | tuple):
+        return json.dumps(value, ensure_ascii=False)
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+
+class Table(ABC, Generic[Item]):
+    """A table of what comes one after the other: the columns are known when all was added, and nothing is kept.
+
+    A file is written in two passes: the first adds each entry, the second writes its row.
+    """
+
+    @abstractmethod
+    def add(self, item: Item) -> None:
+        """Find the columns of an entry."""
+
+    @property
+    @abstractmethod
+    def columns(self) -> list[str]:
+        """All columns, in order."""
+
+    @abstractmethod
+    def row(self, item: Item) -> dict[str, Any]:
+        """The values of an entry that was added, by column; those that it lacks are left out."""
+
+    def csv(self, items: Iterable[Item] | None = None) -> str:
+        """The lines of entries, or the heading."""
+        stream = io.StringIO(newline="")
+        writer = csv.DictWriter(stream, self.columns, extrasaction="ignore")  # what was recorded since the first pass
+        if items is None:
+            writer.writeheader()
+        else:
+            writer.writerows({name: _cell(value) for name, value in self.row(item).items()} for item in items)
+        return stream.getvalue()
+
+
+class StepTable(Table[Step]):
+    """One row per step, with nested values as JSON."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, None] = {}
+
+    def add(self, item: Step) -> None:
+        """Find the columns of a step."""
+        self._columns |= dict.fromkeys(self.row(item))
+
+    @property
+    def columns(self) -> list[str]:
+        """The fields of steps; those of nested mappings as columns of their own."""
+        return [*self._columns] or [*Step.model_fields]
+
+    def row(self, item: Step) -> dict[str, Any]:
+        """As `flat`, with a list of warnings."""
+        return flat(item) | {"warnings": item.warnings}
+
+
 def write_csv(steps: Iterable[Step], stream: TextIO) -> None:
     """Write a header and one row per step, with nested values as JSON.
 
     `stream` must not translate newlines (`newline=""`).
     """
-    rows = [
-        {name: _cell(value) for name, value in (flat(step) | {"warnings": step.warnings}).items()} for step in steps
-    ]
-    columns = list(dict.fromkeys(name for row in rows for name in row)) or [*Step.model_fields]
-    writer = csv.DictWriter(stream, columns)
-    writer.writeheader()
-    writer.writerows(rows)
-
-
-def _cell(value: Any) -> Any:
-    """What is not a number or a text as JSON, so that other programs can read it; nothing for None."""
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, bool | dict | list | tuple) else value
+    steps, table = [*steps], StepTable()
+    for step in steps:
+        table.add(step)
+    stream.write(table.csv() + table.csv(steps))
 
 
 TRIAL_FIELDS = ("number", "state", "step", "n_steps", "value", "best_value", "best_step", "started_at", "finished_at")
@@ -68,10 +130,68 @@ def option_rows(records: Sequence[Trial], *, every: bool = False) -> list[dict[s
 
     An option that only some trials have, such as the momentum of their inner optimizer, is None in the others.
     """
-    rows = [dotted(record.spec.model_dump(mode="json", exclude={"problem", "user_attrs"})) for record in records]
-    names = dict.fromkeys(name for row in rows for name in row)
-    chosen = [name for name in names if every or any(row.get(name) != rows[0].get(name) for row in rows)]
-    return [{name: row.get(name) for name in chosen} for row in rows]
+    options = _Options()
+    for record in records:
+        options.add(record)
+    return [options.row(record, every=every) for record in records]
+
+
+class _Options:
+    """In which options trials differ, found by adding one after the other."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, Any] | None = None
+        self._names: dict[str, bool] = {}  # whether the trials differ
+
+    def add(self, record: Trial) -> None:
+        row = _options(record)
+        if self._first is None:
+            self._first = row
+        for name in self._names | row:
+            differs = row.get(name) != self._first.get(name)
+            self._names[name] = self._names.get(name, False) or differs
+
+    def row(self, record: Trial, *, every: bool) -> dict[str, Any]:
+        row = _options(record)
+        return {name: row.get(name) for name in self.names(every=every)}
+
+    def names(self, *, every: bool) -> list[str]:
+        return [name for name, differs in self._names.items() if every or differs]
+
+
+def _options(record: Trial) -> dict[str, Any]:
+    return dotted(record.spec.model_dump(mode="json", exclude={"problem", "user_attrs"}))
+
+
+TrialAndLast = tuple[Trial, Sequence[Step]]  # a trial, and its last step if its metrics are wanted
+
+
+class TrialTable(Table[TrialAndLast]):
+    """One row per trial: its course, user attributes, the options in which the trials differ, and its last metrics."""
+
+    def __init__(self, *, every: bool = False) -> None:
+        self._every, self._options = every, _Options()
+        self._attributes: dict[str, None] = {}
+        self._metrics: dict[str, None] = {}
+
+    def add(self, item: TrialAndLast) -> None:
+        """Find the columns of a trial."""
+        record, last = item
+        self._options.add(record)
+        self._attributes |= dict.fromkeys(trial_row(record))
+        self._metrics |= dict.fromkeys(metric_row(last))
+
+    @property
+    def columns(self) -> list[str]:
+        """In the order of the sentence above."""
+        own = self._attributes or dict.fromkeys((*TRIAL_FIELDS, "duration", "verdict", "verdict_code"))
+        return [*dict.fromkeys((*own, *self._options.names(every=self._every), *self._metrics))]
+
+    def row(self, item: TrialAndLast) -> dict[str, Any]:
+        """The values of a trial."""
+        record, last = item
+        # In this order, because `n_steps` has the extensions.
+        return self._options.row(record, every=self._every) | trial_row(record) | metric_row(last)
 
 
 def metric_row(last: Sequence[Step]) -> dict[str, float]:

@@ -22,6 +22,10 @@ router = APIRouter(route_class=TransactionRoute, prefix="/studies", tags=["studi
 EXISTS = {200: {"model": schemas.Study, "description": "The existing study, with `load_if_exists`."}} | conflict(
     "You have a study of this name, or it ranks its trials in another way, or the Idempotency-Key was used before."
 )
+NAME_TAKEN = conflict("Another study has the name, or the study was not deleted and is to get another name.")
+NOT_COPIED = conflict(
+    "Another study has the name, or the finished trials have recorded too much, or the Idempotency-Key was used before."
+)
 RANKED = conflict("The study has trials, which its present metric and direction rank.")
 
 
@@ -108,7 +112,7 @@ def delete_study(study_id: UUID, caller: Writer, session: Tx, if_match: IfMatch 
     studies.delete(session, caller.user_id, study_id, by=f"user {caller.user}", if_match=if_match)
 
 
-@router.post("/{study_id}/restore", response_model=schemas.Study)
+@router.post("/{study_id}/restore", response_model=schemas.Study, responses=NAME_TAKEN)
 def restore_study(
     study_id: UUID, request: Request, caller: Writer, session: Tx, how: schemas.StudyRestore | None = None
 ) -> Response:
@@ -120,7 +124,7 @@ def restore_study(
     return files.json_response(request, restored)
 
 
-@router.post("/{study_id}/copy", status_code=201, response_model=schemas.Study)
+@router.post("/{study_id}/copy", status_code=201, response_model=schemas.Study, responses=NOT_COPIED)
 def copy_study(
     study_id: UUID, new: schemas.StudyCopy, caller: Writer, session: Tx, idempotency: Idempotency
 ) -> Response:

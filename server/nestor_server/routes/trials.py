@@ -8,14 +8,17 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request, Response
 
 from nestor import schemas
+from nestor.results.tables import StepTable, TrialTable
 from nestor.schemas import API
 from nestor_server.http import files
+from nestor_server.http.csv_files import CSV, csv_response
 from nestor_server.http.idempotency import Idempotency, PostResult
-from nestor_server.http.openapi.responses import NOT_ALLOWED_NOW, conflict
+from nestor_server.http.openapi.responses import NOT_ALLOWED_NOW, conflict, text
 from nestor_server.http.transactions import Reader, TransactionRoute, Tx, Writer
+from nestor_server.models import Trial
 from nestor_server.routes.parameters import After, Cursor, IfMatch, Limit, Order, States, Tags, Text
-from nestor_server.services import paging
-from nestor_server.services.records import logs
+from nestor_server.services import paging, studies
+from nestor_server.services.records import exports, logs
 from nestor_server.services.trials import actions, attempts, confirmations, queries
 
 router = APIRouter(route_class=TransactionRoute, tags=["trials"])
@@ -74,6 +77,37 @@ def list_trials(
         limit=limit,
     )
     return files.versioned_response(request, content)
+
+
+CSV_FILE = text("One row for each, below a heading.", CSV, "Content-Disposition")
+
+
+@router.get("/studies/{study_id}/trials.csv", response_class=Response, responses=CSV_FILE)
+def get_trials_csv(
+    study_id: UUID,
+    request: Request,
+    caller: Reader,
+    session: Tx,
+    config: Annotated[bool, Query(description="have all options as columns, not only those that differ")] = False,
+    metrics: Annotated[bool, Query(description="have the metrics of the last step as columns")] = True,
+) -> Response:
+    """All trials of a study, by number: course, user attributes, options that differ, and the last metrics.
+
+    The columns are those of `study.trials_dataframe()`. Nested values are JSON, times are as in ISO 8601, and
+    `duration` is in seconds. A text that begins with =, +, - or @ has an apostrophe in front, so that spreadsheets
+    compute nothing.
+    """
+    studies.find(session, caller.user_id, study_id)
+    read = lambda session, after: exports.trials(session, caller.user_id, study_id, after, metrics=metrics)
+    return csv_response(request, TrialTable(every=config), read, name="trials.csv")
+
+
+@router.get("/trials/{trial_id}/steps.csv", response_class=Response, responses=CSV_FILE)
+def get_steps_csv(trial_id: UUID, request: Request, caller: Reader, session: Tx) -> Response:
+    """All steps of a trial, as `nestor export --csv` writes them: nested values are JSON."""
+    name = f"trial-{queries.read(session, caller.user_id, trial_id, Trial.number).number}.csv"
+    read = lambda session, after: exports.steps(session, caller.user_id, trial_id, after)
+    return csv_response(request, StepTable(), read, name=name)
 
 
 @router.get("/trials/{trial_id}", response_model=schemas.Trial)

@@ -99,9 +99,9 @@ FILE: dict[str, Any] = {
 PICTURE: Described = {200: _bytes("The picture.", "ETag", kind="image/png"), 304: _unchanged("ETag")}
 
 
-def text(description: str, kind: str) -> Described:
-    """`responses` of a route that answers with text of this media type."""
-    return {200: {"description": description, "content": {kind: {"schema": TEXT}}}}
+def text(description: str, kind: str, *names: str) -> Described:
+    """`responses` of a route that answers with text of this media type, and these further headers."""
+    return {200: {"description": description, "headers": headers(*names), "content": {kind: {"schema": TEXT}}}}
 
 
 def conflict(description: str) -> Described:

@@ -1,0 +1,68 @@
+"""Trials and steps for CSV files, read in pieces that are bounded in rows and bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+from uuid import UUID
+
+from sqlalchemy import and_, func, select
+from sqlalchemy.orm import Session
+
+from nestor import schemas
+from nestor.results.tables import TrialAndLast
+from nestor_server.models import Step, Trial
+from nestor_server.services import paging, studies
+from nestor_server.services.trials import queries
+
+T = TypeVar("T")
+Piece = tuple[Sequence[T], Any]  # entries, and what the next piece comes after; None: these are the last
+
+ROWS = 200  # of a piece
+METRICS = ("val_metrics", "metrics", "test_metrics")
+
+
+def trials(
+    session: Session, owner_id: UUID, study_id: UUID, after: int | None, *, metrics: bool
+) -> Piece[TrialAndLast]:
+    """Trials in order of their numbers, each with the metrics of its last step, if they are wanted.
+
+    Raises:
+        StudyNotFound
+    """
+    studies.find(session, owner_id, study_id)
+    where = Trial.study_id == study_id, Trial.number > (-1 if after is None else after)
+    rows = select(Trial.number, queries.STORED).where(*where).order_by(Trial.number)
+    index = paging.index(session, rows, ROWS)
+    last = func.jsonb_build_object(*(part for name in METRICS for part in (name, Step.data[name])))
+    found = session.execute(
+        select(Trial, last if metrics else None)
+        .outerjoin(Step, and_(Step.trial_id == Trial.id, Step.number == Trial.step))
+        .where(Trial.study_id == study_id, index.holds(Trial.number))
+        .order_by(Trial.number)
+    )
+    return [(queries.describe(trial), _last(data)) for trial, data in found], index.next_after
+
+
+def _last(metrics: dict[str, Any] | None) -> tuple[schemas.Step, ...]:
+    """A step that has these metrics and nothing else."""
+    if metrics is None:
+        return ()
+    return (schemas.Step.model_construct(**{name: values or {} for name, values in metrics.items()}),)
+
+
+def steps(session: Session, owner_id: UUID, trial_id: UUID, after: int | None) -> Piece[schemas.Step]:
+    """Steps in order of their numbers.
+
+    Raises:
+        TrialNotFound
+    """
+    queries.read(session, owner_id, trial_id, Trial.id)
+    where = Step.trial_id == trial_id, Step.number > (after or 0)
+    rows = select(Step.number, paging.stored_bytes(Step.data)).where(*where).order_by(Step.number)
+    index = paging.index(session, rows, ROWS)
+    found = session.scalars(
+        select(Step.data).where(Step.trial_id == trial_id, index.holds(Step.number)).order_by(Step.number)
+    )
+    known = ({name: data[name] for name in schemas.Step.model_fields if name in data} for data in found)
+    return [schemas.Step.model_validate(data) for data in known], index.next_after
