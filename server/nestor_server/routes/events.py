@@ -42,7 +42,7 @@ def events(
             ge=0,
             le=MAX_WAIT_SECONDS,
             allow_inf_nan=False,
-            description="seconds to wait for an event if there is none yet; asks for JSON",
+            description="seconds to wait for the next event; asks for JSON",
         ),
     ] = None,
 ) -> Response:
