@@ -28,7 +28,7 @@ _SIZES = text(
 
 
 def collect(sessions: Sessions) -> Iterable[Metric]:
-    """The metrics; without an answer of the database, only that there is none."""
+    """The metrics; only `nestor_database_up` if the database does not answer."""
     up = GaugeMetricFamily("nestor_database_up", "Whether the database answers.")
     try:
         with sessions() as session:

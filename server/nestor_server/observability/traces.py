@@ -146,7 +146,7 @@ def begin(name: str, *, parent: str | None = None, **attributes: Any) -> Span:
 
 
 def current() -> str | None:
-    """The active span as W3C Trace Context writes it; None if there is none."""
+    """The active span as W3C Trace Context writes it; None outside of spans."""
     if _provider is None:
         return None
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator

@@ -50,7 +50,7 @@ Wait = Annotated[
         ge=0,
         le=MAX_WAIT_SECONDS,
         allow_inf_nan=False,
-        description="seconds to wait for an event if there is none yet; asks for JSON",
+        description="seconds to wait for the next event; asks for JSON",
         examples=[10],
     ),
 ]
