@@ -20,7 +20,7 @@ class EntryNames:
     """What a kind of hyperparameters calls the entries of one of its tensors.
 
     Attributes:
-        of: the parameter or layer that all entries belong to, such as "0.weight"; None: there is none.
+        of: the parameter or layer that all entries belong to, such as "0.weight"; None: they belong to several.
         axes: one for each dimension; None: the kind gives its entries no names.
     """
 
