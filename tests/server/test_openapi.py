@@ -31,6 +31,11 @@ OPERATIONS = [
     for path, operations in DOCUMENT["paths"].items()
     for method, operation in operations.items()
 ]
+BY_NAME: list[tuple[str, Json]] = [
+    (operation["operationId"], operation)
+    for operations in DOCUMENT["paths"].values()
+    for operation in operations.values()
+]
 
 
 def says_its_values(schema: Json) -> bool:
@@ -147,7 +152,7 @@ def test_every_route_is_described_once_under_a_name_that_reads_well():
         if route.path_format != "/openapi.json"
     }
     assert {(path, method) for path, operations in DOCUMENT["paths"].items() for method in operations} == served
-    names = [operation.values[2]["operationId"] for operation in OPERATIONS]
+    names = [name for name, _ in BY_NAME]
     assert len(set(names)) == len(names), "rename the functions of the routes"
     assert [name for name in names if not re.fullmatch(r"[a-z]+(_[a-z]+)+", name)] == []
 
@@ -159,8 +164,7 @@ def test_no_two_paths_are_the_same_but_for_the_names_of_their_parameters():
 
 def test_what_is_created_can_be_followed_to_what_reads_and_changes_it():
     for created in ("create_study", "create_trial", "create_token", "create_dataset"):
-        (operation,) = [one.values[2] for one in OPERATIONS if one.values[2]["operationId"] == created]
-        assert operation["responses"]["201"]["links"]
+        assert dict(BY_NAME)[created]["responses"]["201"]["links"]
 
 
 def test_the_addresses_are_relative_to_where_the_description_lies():

@@ -29,7 +29,7 @@ ByEither = Annotated[
     UUID | Digest, Path(description="the `id` of an upload, or the `digest` of a blob", examples=[EXAMPLE_DIGEST])
 ]
 PROGRESS = headers("Upload-Offset", "Upload-Length")
-TOO_LARGE = {413: problem("The blob, or the piece of it, is larger than this server takes.")}
+TOO_LARGE: Described = {413: problem("The blob, or the piece of it, is larger than this server takes.")}
 ANNOUNCED: Described = TOO_LARGE | {
     200: {"model": schemas.Upload, "description": "The blob is stored already.", "headers": headers("Location")},
     201: {"headers": headers("Location")},

@@ -207,7 +207,7 @@ def confirm_trial(
     return confirmations.create(session, caller, trial_id, asked)
 
 
-@router.get("/trials/{trial_id}/confirmation")
+@router.get("/trials/{trial_id}/confirmation", responses=conflict("There is nothing to confirm."))
 def get_confirmation(trial_id: UUID, caller: Reader, session: Tx) -> schemas.Confirmation:
     """The trial's own numbers at its best step, beside those of the trainings that confirm it."""
     return confirmations.get(session, caller.user_id, trial_id)

@@ -108,6 +108,7 @@ def _served(app: FastAPI, path: str) -> Iterator[tuple[RouteContext, str]]:
 
 def _complete(operation: Json, route: RouteContext, method: str) -> None:
     """Add what follows from the route: who may call it, what every such route answers, and the headers."""
+    assert route.endpoint is not None
     scope = scope_of(route.endpoint)
     parameters: Json = {}
     for parameter in operation.get("parameters", ()):
@@ -121,7 +122,7 @@ def _complete(operation: Json, route: RouteContext, method: str) -> None:
         common["401"] = problem("There is no valid token.", "WWW-Authenticate")
     if scope in (Scope.write, Scope.admin) or REQUEST_HEADER in parameters:
         common["403"] = problem(f"The token's scope is too small, or a cookie came without {REQUEST_HEADER}.")
-    if "{" in route.path_format:
+    if "{" in (route.path_format or ""):
         common["404"] = problem("It does not exist, or belongs to another user.")
     if method not in SAFE:
         common["408"] = problem("The body did not arrive.", "Retry-After")

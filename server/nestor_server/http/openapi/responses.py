@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Any, ClassVar
+from typing import Any
 
 from fastapi import Response
 
@@ -67,7 +67,7 @@ def problem(description: str, *names: str) -> dict[str, Any]:
 class OctetResponse(Response):
     """Bytes."""
 
-    media_type: ClassVar[str] = OCTETS  # pyright: ignore[reportIncompatibleVariableOverride]
+    media_type = OCTETS
 
 
 def _bytes(description: str, *names: str, kind: str = OCTETS) -> dict[str, Any]:

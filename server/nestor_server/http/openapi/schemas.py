@@ -153,9 +153,9 @@ def _write_integers(schema: Json) -> None:
 def _all(part: Any) -> Iterator[Json]:
     """Every object in the document, schemas among them."""
     if isinstance(part, dict):
-        yield part
-        for inner in list(part.values()):
+        yield (inside := cast(Json, part))
+        for inner in list(inside.values()):
             yield from _all(inner)
-    elif not isinstance(part, str | int | float | None):
-        for inner in part:
+    elif isinstance(part, list):
+        for inner in cast("list[Any]", part):
             yield from _all(inner)
