@@ -18,7 +18,7 @@ from testbed.worker import Worker, running_worker
 
 BROKER = 11  # a database of Valkey that no other test uses
 CHECKPOINTS = {"NESTOR_CHECKPOINT_SECONDS": 0.3}
-N_STEPS = 300
+N_STEPS = 600
 
 
 @pytest.fixture(scope="module")
@@ -70,15 +70,14 @@ def mine(server: Server) -> Iterator[Api]:
 
 def test_the_trial_of_a_worker_that_drains_goes_on_at_another_one(server, operator, mine):
     with ExitStack() as stack:
-        first = stack.enter_context(running_worker(server, **CHECKPOINTS))
+        workers = [stack.enter_context(running_worker(server, **CHECKPOINTS)) for _ in range(2)]
         trial_id = mine.submit(N_STEPS)
         mine.until_a_new_checkpoint(trial_id)
-        second = stack.enter_context(running_worker(server, **CHECKPOINTS))
-        assert status(operator, first) == [WorkerStatus.busy]
+        first, second = sorted(workers, key=lambda worker: id_of(worker) != mine.trial(trial_id)["worker"])
         assert status(operator, second) == [WorkerStatus.idle]
 
         (slot,) = operator.drain(id_of(first)).items
-        assert slot.status is WorkerStatus.draining
+        assert (slot.status, slot.busy) == (WorkerStatus.draining, True)
         assert operator.drain(id_of(first)).items[0].draining_since == slot.draining_since
         mine.until(trial_id, "complete", "failed")
         until_drained(operator, first)

@@ -73,7 +73,7 @@ def write(session: Session, trial_id: UUID, events: Iterable[dict[str, Any]]) ->
 
 def _kind(type: str, data: dict[str, Any]) -> WebhookEvent | None:
     """What a notice about an event is called; None: no notice is sent."""
-    if type == EventType.log.value and data["level"] == LogLevel.warning.value:
+    if type == EventType.log.value and data.get("level") == LogLevel.warning.value:
         return WebhookEvent.warning
     # Other events of this type report what a user desires, and change no state.
     if type == EventType.state.value and ("attempt" in data or data.get("why") == lifecycle.WHY_SUBMITTED):
