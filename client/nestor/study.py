@@ -419,8 +419,11 @@ class Study:
         expect_flag("metrics", metrics)
         pd = require("pandas", what="study.trials_dataframe", extra="viz")
         records = self._backend.trials(self.id)
-        last = lambda record: self._backend.steps(record.id, after=max(0, record.step - 1)) if metrics else ()
-        items, table = [(record, last(record)) for record in records], TrialTable(every=config)
+        table = TrialTable(every=config)
+        items = [
+            (record, self._backend.steps(record.id, after=max(0, record.step - 1)) if metrics else ())
+            for record in records
+        ]
         for item in items:
             table.add(item)
         return pd.DataFrame([table.row(item) for item in items], columns=table.columns)

@@ -211,8 +211,10 @@ def test_a_scrape_needs_no_connection_of_the_requests(server):
 
 
 def test_refusals_are_counted(services: Services):
-    settings = {"max_waiting_requests": 0, "request_connections": 4}
-    with running_server(services, redis_db=3, **settings) as server, held(server, 10):
+    with (
+        running_server(services, redis_db=3, max_waiting_requests=0, request_connections=4) as server,
+        held(server, 10),
+    ):
         reaches(server, of("gate_refused_total", gate="requests"), 7)
 
 

@@ -68,7 +68,7 @@ def recorded(sessions, trial: Trial) -> Recorded:
 
 def computed(start: dict[str, torch.Tensor] | None = None) -> Recorded:
     """From the engine's own trajectory."""
-    spec = TrialCreate.model_validate(SPEC).model_dump(mode="json", include=set(Config.model_fields))
+    spec: dict[str, Any] = TrialCreate.model_validate(SPEC).model_dump(mode="json", include=set(Config.model_fields))
     problem = presets.build(Preset.model_validate(SPEC["problem"]["preset"]), seed=0)
     bilevel = problem.bilevel()
     bilevel = dataclasses.replace(bilevel, hparams=start or bilevel.hparams)
@@ -165,7 +165,7 @@ def test_the_best_step_that_is_written_late_has_its_own_gradient(tmp_path: Path)
     assert set(snapshots) == {0, best, 12}
     assert len([message for message in messages if isinstance(message, Stepped)]) == 12
     for number in {best, 12}:
-        for name, entries in snapshots[number].entries["tensors"].items():
+        for name, entries in (snapshots[number].entries or {})["tensors"].items():
             expected = gradients[number][name].flatten()[entries["index"]].tolist()
             assert entries["gradient"] == expected
 

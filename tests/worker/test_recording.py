@@ -42,8 +42,7 @@ def test_a_batch_is_journaled_in_the_order_of_its_events(sessions, new_trial):
         assert recording.record(session, lease, batch) is Desired.run
     with sessions() as session:
         row = session.get_one(Trial, trial.id)
-        described = {"name": "l2", "shape": [], "dtype": "float32", "transform": "exp", "of": None, "axes": None}
-        assert row.hyperparameters == [described]
+        assert row.hyperparameters == [info.model_dump(mode="json") for info in batch.hyperparameters or ()]
         assert all_seqs(session, trial.id) == list(range(1, row.seq + 1))
         entries = [(e.seq, e.type, e.data) for e in session.scalars(select(Event).where(Event.trial_id == trial.id))]
         entries += [

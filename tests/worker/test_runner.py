@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import signal
 import subprocess
@@ -17,7 +18,18 @@ import safetensors.torch
 from nestor.lifecycle import RECENT, is_retained
 from nestor.options import Config
 from nestor.schemas import TrialCreate
-from nestor_worker.channel import Checkpoint, Ended, Failed, LogLine, Message, Snapshot, Started, Stepped, Stop
+from nestor_worker.channel import (
+    Checkpoint,
+    Distributed,
+    Ended,
+    Failed,
+    LogLine,
+    Message,
+    Snapshot,
+    Started,
+    Stepped,
+    Stop,
+)
 from nestor_worker.runner.snapshot_policy import SnapshotPolicy
 from nestor_worker.supervisor.runners import process as runner_process
 from nestor_worker.supervisor.runners.process import Runner
@@ -67,13 +79,17 @@ def test_a_runner_reports_everything_in_order_and_exits(start, forked: bool):
     runner = start(5, forked=forked)
     heard = hear(runner)
     # Readers of a snapshot need the transforms, and the log line comes behind the snapshot of its step.
-    assert isinstance(started := heard[0], Started)
+    started = heard[0]
+    assert isinstance(started, Started)
     assert isinstance(heard[1], Snapshot)
     assert heard[2] == LogLine(0, "runs on cpu, from the beginning")
     assert heard[-1] == Ended(5, stopped=False, why="all 5 steps are taken")
     assert [message.record["number"] for message in of(Stepped, heard)] == [1, 2, 3, 4, 5]
     assert [message.step for message in of(Snapshot, heard)] == [0, 1, 2, 3, 4, 5]
     assert [message.step for message in of(Checkpoint, heard)] == [5]
+    assert [message.record["number"] for message in of(Distributed, heard)] == [0, 1, 2, 3, 4, 5]
+    several = {info["name"] for info in started.hyperparameters if math.prod(info["shape"]) > 1}
+    assert all(message.record["tensors"].keys() == several for message in of(Distributed, heard))
     hparams = safetensors.torch.load_file(runner.directory / of(Snapshot, heard)[-1].file)
     assert {h["name"] for h in started.hyperparameters} == set(hparams)
 

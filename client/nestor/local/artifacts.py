@@ -169,13 +169,15 @@ class Artifacts:
 
     def _infos(self) -> tuple[HyperparameterInfo, ...]:
         return tuple(
-            HyperparameterInfo(
-                name=name,
-                shape=tuple(value.shape),
-                dtype=str(value.dtype).removeprefix("torch."),
-                transform=self._bilevel.transforms.get(name, "identity"),
-                **asdict(self._bilevel.entry_names.get(name, UNNAMED)),
-                **lifecycle.finite_bounds(self._bilevel.bounds.get(name)),
+            HyperparameterInfo.model_validate(
+                {
+                    "name": name,
+                    "shape": tuple(value.shape),
+                    "dtype": str(value.dtype).removeprefix("torch."),
+                    "transform": self._bilevel.transforms.get(name, "identity"),
+                    **asdict(self._bilevel.entry_names.get(name, UNNAMED)),
+                    **lifecycle.finite_bounds(self._bilevel.bounds.get(name)),
+                }
             )
             for name, value in self._bilevel.hparams.items()
         )

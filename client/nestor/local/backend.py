@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Never
+from typing import TYPE_CHECKING, Any, Never
 from uuid import UUID, uuid4
 
 from nestor import lifecycle
@@ -145,7 +145,7 @@ class Local:
         with self._lock:
             before = self.study(study_id)
             ranking = Ranking.of(before).changed(patch, study=before.name, has_trials=bool(before.trial_counts))
-            changed = {**patch.apply(before), "updated_at": datetime.now(UTC)}
+            changed = {**patch.apply(before.user_attrs, before.tags, before.note), "updated_at": datetime.now(UTC)}
             changed |= {"metric": ranking.metric, "direction": ranking.direction}
             self._studies[study_id] = before.model_copy(update=changed)
         return self.study(study_id)
@@ -216,8 +216,8 @@ class Local:
         here = uuid4()
         named = isinstance(spec.problem, EntryPointProblem)
         what = spec.problem if named else ProgramProblem(program=here, dataset=here)
-        fields = {name: getattr(spec, name) for name in TrialSpec.model_fields}
-        submitted = TrialSpec.model_construct(**fields | {"problem": what})
+        fields: dict[str, Any] = {name: getattr(spec, name) for name in TrialSpec.model_fields}
+        submitted = TrialSpec.model_construct(None, **fields | {"problem": what})
         trial = self._create(study_id, problem.bilevel(), problem.data, config, submitted, note=spec.note)
         if not watched:
             trial.start()

@@ -173,7 +173,9 @@ class LocalTrial:
     def change(self, patch: TrialPatch) -> TrialRecord:
         """Change attributes, tags and note."""
         with self._lock:
-            self._journal.record = self.record.model_copy(update=patch.apply(self.record))
+            before = self.record
+            changed = patch.apply(before.user_attrs, before.tags, before.note)
+            self._journal.record = before.model_copy(update=changed)
             return self.record
 
     # --- what was recorded ------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import ValidationInfo, field_validator
@@ -56,25 +56,6 @@ class StudyCreate(Schema):
         return direction
 
 
-class Described(Protocol):
-    """What users write on a study or a trial."""
-
-    @property
-    def user_attrs(self) -> dict[str, Any]:
-        """By name."""
-        ...
-
-    @property
-    def tags(self) -> Sequence[str]:
-        """Its labels."""
-        ...
-
-    @property
-    def note(self) -> str:
-        """Text in Markdown."""
-        ...
-
-
 class Patch(Schema):
     """Changes to a study or a trial: a JSON merge patch (RFC 7396). A field that is left out stays as it is."""
 
@@ -97,13 +78,12 @@ class Patch(Schema):
         Note | None, about("replaces the note, a text in Markdown; null removes it", example="See *run 7*.")
     ] = None
 
-    def apply(self, before: Described) -> dict[str, Any]:
-        """The attributes, tags and note after the change."""
-        user_attrs = before.user_attrs
+    def apply(self, user_attrs: dict[str, Any], tags: Sequence[str], note: str) -> dict[str, Any]:
+        """The attributes, tags and note after the change, by the names of their fields."""
         if "user_attrs" in self.model_fields_set:
             user_attrs = {} if self.user_attrs is None else merge_patch(user_attrs, self.user_attrs)
-        tags = (self.tags or ()) if "tags" in self.model_fields_set else before.tags
-        note = (self.note or "") if "note" in self.model_fields_set else before.note
+        tags = (self.tags or ()) if "tags" in self.model_fields_set else tags
+        note = (self.note or "") if "note" in self.model_fields_set else note
         return {"user_attrs": user_attrs | self.set_user_attrs, "tags": tuple(tags), "note": note}
 
 
@@ -498,7 +478,7 @@ class StudySort(StrEnum):
 
     created_at = "created_at"
     last_activity_at = "last_activity_at"
-    name = "name"
+    name = "name"  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
     best_value = "best_value"
     trials = "trials"
 

@@ -6,9 +6,10 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
+from sqlalchemy.orm import Session
 
 from nestor import schemas
-from nestor.results.tables import StepTable, TrialTable
+from nestor.results.tables import StepTable, TrialAndLast, TrialTable
 from nestor.schemas import API
 from nestor_server.http import files
 from nestor_server.http.csv_files import CSV, csv_response
@@ -98,7 +99,10 @@ def get_trials_csv(
     compute nothing.
     """
     studies.find(session, caller.user_id, study_id)
-    read = lambda session, after: exports.trials(session, caller.user_id, study_id, after, metrics=metrics)
+
+    def read(session: Session, after: int | None) -> exports.Piece[TrialAndLast]:
+        return exports.trials(session, caller.user_id, study_id, after, metrics=metrics)
+
     return csv_response(request, TrialTable(every=config), read, name="trials.csv")
 
 
@@ -106,7 +110,10 @@ def get_trials_csv(
 def get_steps_csv(trial_id: UUID, request: Request, caller: Reader, session: Tx) -> Response:
     """All steps of a trial, as `nestor export --csv` writes them: nested values are JSON."""
     name = f"trial-{queries.read(session, caller.user_id, trial_id, Trial.number).number}.csv"
-    read = lambda session, after: exports.steps(session, caller.user_id, trial_id, after)
+
+    def read(session: Session, after: int | None) -> exports.Piece[schemas.Step]:
+        return exports.steps(session, caller.user_id, trial_id, after)
+
     return csv_response(request, StepTable(), read, name=name)
 
 

@@ -15,8 +15,11 @@ def contains(
 ) -> ColumnElement[bool]:
     """Whether one of the columns or of the tags contains `text`, whose characters stand for themselves in any case."""
     lower = _lower(session)
-    contains = lambda value: func.strpos(lower(value), lower(literal(text))) > 0
-    tag = func.unnest(tags).column_valued("tag")
+
+    def contains(value: ColumnElement[str] | InstrumentedAttribute[str]) -> ColumnElement[bool]:
+        return func.strpos(lower(value), lower(literal(text))) > 0
+
+    tag: ColumnElement[str] = func.unnest(tags).column_valued("tag")
     return or_(*map(contains, columns), select(literal(1)).where(contains(tag)).exists())
 
 
@@ -25,8 +28,8 @@ def has_tags(column: InstrumentedAttribute[list[str]], tags: Sequence[str]) -> C
     return column.contains(list(tags))
 
 
-def _lower(session: Session) -> Callable[[ColumnElement[str]], ColumnElement[str]]:
+def _lower(session: Session) -> Callable[[ColumnElement[str] | InstrumentedAttribute[str]], ColumnElement[str]]:
     version = session.connection().dialect.server_version_info or (0,)
-    if version[0] < UNICODE_CASE:
+    if int(version[0]) < UNICODE_CASE:
         return func.lower
     return lambda value: func.lower(value.collate("pg_c_utf8"))

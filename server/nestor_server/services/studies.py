@@ -83,7 +83,7 @@ def change(
     _expect(session, study, if_match)
     ranking = study.ranking.changed(patch, study=study.name, has_trials=study.next_number > 0)
     study.metric, study.direction = ranking.metric, ranking.direction
-    changed = patch.apply(study)
+    changed = patch.apply(study.user_attrs, study.tags, study.note)
     study.user_attrs, study.tags, study.note = changed["user_attrs"], list(changed["tags"]), changed["note"]
     study.updated_at = func.now()
     session.flush()

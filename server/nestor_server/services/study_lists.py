@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import cache
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from sqlalchemy import Row, func, literal_column, select
@@ -105,7 +105,8 @@ def _summaries(session: Session, found: Sequence[Study], trials: dict[UUID, Tria
 def _summary(
     study: Study, trials: Trials, rows: dict[UUID, Row[*tuple[Any, ...]]], kept: timedelta
 ) -> schemas.StudySummary:
-    best, running = rows.get(trials.best), rows.get(trials.running)
+    best = None if trials.best is None else rows.get(trials.best)
+    running = None if trials.running is None else rows.get(trials.running)
     return schemas.StudySummary(
         **studies.fields(study, trials),
         last_activity_at=trials.last_activity_at,
@@ -132,4 +133,4 @@ def _progress(trial: Row[*tuple[Any, ...]]) -> schemas.TrialProgress | None:
     if trial.state != State.running.value:  # it has ended since
         return None
     shown = {"id": trial.id, "number": trial.number, "step": trial.step, "n_steps": trial.n_steps}
-    return schemas.TrialProgress(**shown, **queries.pace(trial))
+    return schemas.TrialProgress.model_validate(shown | queries.pace(cast("Trial", trial)))

@@ -15,7 +15,9 @@ from nestor_server.models import Study, Trial
 from nestor_server.services.versions import OF_TRIAL
 
 
-def _of_trials(function: Any, column: InstrumentedAttribute[Any], *where: ColumnElement[bool]) -> ColumnElement[Any]:
+def _of_trials(
+    function: Any, column: InstrumentedAttribute[Any], *where: ColumnElement[bool] | InstrumentedAttribute[bool]
+) -> ColumnElement[Any]:
     """An aggregate over the trials of a study that meet the conditions."""
     return select(function(column)).where(Trial.study_id == Study.id, *where).scalar_subquery()
 
@@ -87,7 +89,7 @@ def trials_of(session: Session, study_ids: Sequence[UUID]) -> dict[UUID, Trials]
         .outerjoin(best, and_(best.study_id == numbered.c.id, best.number == numbered.c.best))
         .outerjoin(running, and_(running.study_id == numbered.c.id, running.number == numbered.c.running))
     )  # fmt: skip
-    return {study_id: Trials(counts[study_id], *values) for study_id, *values in rows}
+    return {row[0]: Trials(counts[row[0]], *row[1:]) for row in rows.tuples()}
 
 
 def _version(trial: type[Trial]) -> ColumnElement[str]:

@@ -133,9 +133,10 @@ class TrialRecorder:
         ]
         self._send(Started(hyperparameters))  # before the first snapshot, whose readers need the transforms
         if start == 0:
-            self._distribute(0, self._bilevel.hparams)
             self._write_snapshot(0, self._bilevel.hparams, {}, [])
         self._send(LogLine(start, lifecycle.where_it_starts(device, start)))
+        if start == 0:
+            self._distribute(0, self._bilevel.hparams)
 
     def record(self, step: Step) -> None:
         """Report one step, and write the snapshot and start the checkpoint that are due.

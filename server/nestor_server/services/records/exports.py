@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import and_, func, select
+from sqlalchemy import and_, func, null, select
 from sqlalchemy.orm import Session
 
 from nestor import schemas
@@ -36,7 +36,7 @@ def trials(
     index = paging.index(session, rows, ROWS)
     last = func.jsonb_build_object(*(part for name in METRICS for part in (name, Step.data[name])))
     found = session.execute(
-        select(Trial, last if metrics else None)
+        select(Trial, last if metrics else null())
         .outerjoin(Step, and_(Step.trial_id == Trial.id, Step.number == Trial.step))
         .where(Trial.study_id == study_id, index.holds(Trial.number))
         .order_by(Trial.number)
@@ -48,7 +48,7 @@ def _last(metrics: dict[str, Any] | None) -> tuple[schemas.Step, ...]:
     """A step that has these metrics and nothing else."""
     if metrics is None:
         return ()
-    return (schemas.Step.model_construct(**{name: values or {} for name, values in metrics.items()}),)
+    return (schemas.Step.model_construct(None, **{name: values or {} for name, values in metrics.items()}),)
 
 
 def steps(session: Session, owner_id: UUID, trial_id: UUID, after: int | None) -> Piece[schemas.Step]:

@@ -37,7 +37,7 @@ def rater(session: Session, owner_id: UUID, trial_id: UUID, name: str, step: Whi
     if any(one.end != following.begin for one, following in pairwise(found)):
         raise RaterOfSeveralTypes(name=name)
     parameters: list[Tensor] = [replace(one, name=one.name.removeprefix(prefix)) for one in found]
-    return Slice(safetensors_prefix(*parameters), blob, found[0].begin, found[-1].end)
+    return Slice(safetensors_prefix(*parameters), blob, (found[0].begin,), found[-1].end - found[0].begin)
 
 
 def _snapshot(session: Session, owner_id: UUID, trial_id: UUID, step: WhichStep) -> Blob:

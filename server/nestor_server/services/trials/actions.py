@@ -64,7 +64,7 @@ def create(session: Session, me: Caller, study_id: UUID, new: schemas.TrialSpec,
     trial = Trial(
         study_id=study_id,
         number=number,
-        spec=new.model_dump(mode="json", include=schemas.TrialSpec.model_fields.keys()),
+        spec=new.model_dump(mode="json", include={*schemas.TrialSpec.model_fields}),
         user_attrs=new.user_attrs,
         tags=list(new.tags),
         note=note,
@@ -95,7 +95,7 @@ def change(
         VersionMismatch: `if_match` names another version.
     """
     trial = find_version(session, me.user_id, trial_id, if_match)
-    changed = patch.apply(trial) | {"revision": Trial.revision + 1}
+    changed = patch.apply(trial.user_attrs, trial.tags, trial.note) | {"revision": Trial.revision + 1}
     state_machine.write(session, Trial.id == trial.id, **changed)
     session.refresh(trial)
     return describe_version(trial)
