@@ -76,7 +76,7 @@ def test_distributions_are_bounded_and_a_pause_does_not_change_which_are_kept(mo
     assert straight.number == [0, 8, 16, 24, 30]
 
     def pause(study: nestor.Study, trial: nestor.Trial) -> None:
-        if trial.last_step.number == 13:
+        if trial.record.step == 13:
             trial.pause()
 
     trial = nestor.create_study().optimize(ridge(), 30, **QUICK, callbacks=[pause])
