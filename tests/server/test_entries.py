@@ -454,7 +454,7 @@ def received() -> Iterator[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def large(server: Server) -> Iterator[tuple[httpx.Client, str]]:
+def large(server: Server) -> Iterator[tuple[TestClient, str]]:
     """A client of a server in this process, and a trial with snapshots of ten million entries."""
     token = server.new_token()
     with server.http(token) as http:

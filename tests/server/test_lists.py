@@ -90,7 +90,7 @@ def test_each_order_of_trials_is_that_of_python_whatever_the_page(server, http, 
 STUDY_VALUES: dict[StudySort, Callable[[dict[str, Any]], Any]] = {
     StudySort.created_at: lambda study: study["id"],
     StudySort.last_activity_at: lambda study: datetime.fromisoformat(study["last_activity_at"]),
-    StudySort.name: lambda study: study["name"].translate({n: n + 32 for n in range(65, 91)}),  # A to Z
+    StudySort.by_name: lambda study: study["name"].translate({n: n + 32 for n in range(65, 91)}),  # A to Z
     StudySort.best_value: lambda study: study["best_value"],
     StudySort.trials: lambda study: sum(study["trial_counts"].values()),
 }

@@ -68,12 +68,12 @@ def recorded(sessions, trial: Trial) -> Recorded:
 
 def computed(start: dict[str, torch.Tensor] | None = None) -> Recorded:
     """From the engine's own trajectory."""
-    spec: dict[str, Any] = TrialCreate.model_validate(SPEC).model_dump(mode="json", include=set(Config.model_fields))
+    spec = TrialCreate.model_validate(SPEC).model_dump(mode="json", include=set(Config.model_fields))
     problem = presets.build(Preset.model_validate(SPEC["problem"]["preset"]), seed=0)
     bilevel = problem.bilevel()
     bilevel = dataclasses.replace(bilevel, hparams=start or bilevel.hparams)
     states = {0: (bilevel.hparams, {})}
-    for step in optimize(bilevel, problem.data, Config(**spec | {"n_steps": STEPS})):
+    for step in optimize(bilevel, problem.data, Config.model_validate(spec | {"n_steps": STEPS})):
         states[step.number] = (step.state.hparams, step.state.previous)
     found: Recorded = {}
     for number, (hparams, gradient) in states.items():

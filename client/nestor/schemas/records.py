@@ -478,7 +478,7 @@ class StudySort(StrEnum):
 
     created_at = "created_at"
     last_activity_at = "last_activity_at"
-    name = "name"  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
+    by_name = "name"  # members of enumerations have a `name`
     best_value = "best_value"
     trials = "trials"
 

@@ -10,7 +10,7 @@ import base64
 import binascii
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -37,7 +37,7 @@ class Sort:
     value: ColumnElement[Any] | InstrumentedAttribute[Any]
     kind: type[int | float | str | datetime | UUID]
     nullable: bool = False
-    parts: tuple[tuple[ColumnElement[bool], InstrumentedAttribute[Any]], ...] = ()
+    parts: tuple[tuple[ColumnElement[bool] | InstrumentedAttribute[bool], InstrumentedAttribute[Any]], ...] = ()
     computed: bool = False
 
 
@@ -107,7 +107,8 @@ class Order:
         rows = query.add_columns(value.label("sorted_by"))
         if self.sort.computed:
             each = rows.offset(0).subquery()  # keeps PostgreSQL from computing the value in each condition again
-            rows, value, key = select(each), each.c.sorted_by, each.c[self.key.key]
+            rows, value = select(each), each.c.sorted_by
+            key = cast("ColumnElement[Any]", each.c[self.key.key])
         if self.sort.nullable:
             rows = rows.where(value.is_not(None) if has_value else value.is_(None))
         if after is not None:

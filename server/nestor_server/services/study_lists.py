@@ -30,7 +30,7 @@ STORED = paging.stored_bytes(Study.user_attrs, Study.note)
 SORTS = {
     StudySort.created_at: sorting.Sort(Study.id, UUID),  # in the order of their creation
     StudySort.last_activity_at: sorting.Sort(LAST_ACTIVITY, datetime, computed=True),
-    StudySort.name: sorting.Sort(func.lower(Study.name.collate("C")), str),  # the case of A to Z does not matter
+    StudySort.by_name: sorting.Sort(func.lower(Study.name.collate("C")), str),  # the case of A to Z does not matter
     StudySort.best_value: sorting.Sort(BEST_VALUE, float, nullable=True, computed=True),
     StudySort.trials: sorting.Sort(Study.next_number, int),
 }
