@@ -18,7 +18,7 @@ from testbed.worker import Worker, running_worker
 
 BROKER = 11  # a database of Valkey that no other test uses
 CHECKPOINTS = {"NESTOR_CHECKPOINT_SECONDS": 0.3}
-N_STEPS = 600
+N_STEPS = 200
 
 
 @pytest.fixture(scope="module")
