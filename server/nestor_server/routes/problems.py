@@ -9,19 +9,22 @@ from fastapi import APIRouter, Request, Response
 from nestor import schemas
 from nestor_server.http import files
 from nestor_server.http.idempotency import Idempotency, PostResult
+from nestor_server.http.openapi.responses import Described, problem
 from nestor_server.http.transactions import Reader, TransactionRoute, Tx, Writer
 from nestor_server.services.problems import datasets, presets, programs
 
 router = APIRouter(route_class=TransactionRoute, tags=["problems"])
 
+NOT_UPLOADED: Described = {404: problem("One of the blobs was not uploaded.")}
 
-@router.post("/programs", status_code=201, response_model=schemas.Program)
+
+@router.post("/programs", status_code=201, response_model=schemas.Program, responses=NOT_UPLOADED)
 def create_program(new: schemas.ProgramCreate, caller: Writer, session: Tx, idempotency: Idempotency) -> Response:
     """A program from uploaded graphs and tensors."""
     return idempotency.respond(session, caller, lambda: PostResult(programs.create(session, caller.user_id, new)))
 
 
-@router.post("/datasets", status_code=201, response_model=schemas.Dataset)
+@router.post("/datasets", status_code=201, response_model=schemas.Dataset, responses=NOT_UPLOADED)
 def create_dataset(new: schemas.DatasetCreate, caller: Writer, session: Tx, idempotency: Idempotency) -> Response:
     """A data set from uploaded splits, or from files that workers can read."""
     return idempotency.respond(session, caller, lambda: PostResult(datasets.create(session, caller.user_id, new)))
