@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from nestor_engine.tensors import extremes
-from nestor_engine.tensors.extremes import BLOCK, extreme_entries
+from nestor_engine.hparams import extremes
+from nestor_engine.hparams.extremes import BLOCK, extreme_entries
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 

@@ -412,6 +412,7 @@ def test_the_latest_snapshot_is_the_default_and_a_past_one_never_changes(http, r
     latest = http.get(f"{run.path}/hyperparameters.safetensors")
     assert latest.content == data
     assert "no-cache" in latest.headers["Cache-Control"]
+    run.checkpoint()
     first = http.get(f"{run.path}/hyperparameters/l2", params={"step": 0})
     assert np.array_equal(load(first.content)["l2"], tensors["l2"])
     assert "immutable" in first.headers["Cache-Control"]

@@ -18,7 +18,7 @@ from sqlalchemy import select
 
 from nestor.schemas import Preset, RecordedEntries, State, TrialCreate
 from nestor_engine import Config, optimize
-from nestor_engine.tensors.extremes import extreme_entries
+from nestor_engine.hparams.extremes import extreme_entries
 from nestor_server.models import Blob, Checkpoint, Snapshot, Study, Trial
 from nestor_server.storage import blobs
 from nestor_worker import workdir

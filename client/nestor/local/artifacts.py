@@ -184,7 +184,7 @@ class Artifacts:
 
     def top(self, name: str, by: Order, k: int, step: int | None) -> TopEntries:
         """The first entries of a hyperparameter by one order. Raises HyperparametersNotFound, EntriesNotRecorded."""
-        from nestor_engine.tensors.extremes import extreme_entries
+        from nestor_engine.hparams.extremes import extreme_entries
 
         info = self._info(name)
         with self._lock:

@@ -22,7 +22,7 @@ def recorded_entries(
         start: may be on another device than `hparams`.
         gradient: on the device of `hparams`; empty before the first step.
     """
-    from nestor_engine.tensors.extremes import extreme_entries
+    from nestor_engine.hparams.extremes import extreme_entries
 
     k = RecordedEntries.per_order(len(hparams))
     tensors: dict[str, Any] = {}
