@@ -34,7 +34,7 @@ import nestor_engine as engine
 from benchmarks.measuring import DEVICE, ON_GPU, one_thread, status, until, wait_for_turn
 from examples.provenance import caption
 from nestor_engine.hparams import L2
-from nestor_engine.training.distributions import distributions
+from nestor_engine.hparams.distributions import distributions
 from nestor_worker.supervisor.runners.process import ALLOCATION
 
 SIZES = (10**3, 10**4, 10**5, 10**6, 10**7, 10**8, *([3 * 10**8, 10**9] if ON_GPU else []))

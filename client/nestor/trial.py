@@ -238,7 +238,7 @@ class Trial:
         """
         expect_flag("show_progress_bar", show_progress_bar)
         expect_callbacks("trial.wait", callbacks, ("trial",))
-        from nestor.results.progress import Bar, show_verdict
+        from nestor.results.progress.bar import Bar, show_verdict
 
         with Bar(self.record, show=show_progress_bar) as bar:
             try:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nestor.schemas.steps import MAX_BINS, QUANTILES, Distribution
-from nestor_engine.training import distributions as module
-from nestor_engine.training.distributions import NARROWEST, RESOLVED, SMALL, distributions
+from nestor_engine.hparams import distributions as module
+from nestor_engine.hparams.distributions import NARROWEST, RESOLVED, SMALL, distributions
 from tests.engine.device import DEVICE
 
 MANY = 3 * SMALL

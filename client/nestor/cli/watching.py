@@ -43,7 +43,7 @@ def follow(client: Client, record: TrialRecord, *, json: bool) -> None:
     Raises:
         TrialFailed: the trial failed; raised after its last step.
     """
-    from nestor.results.progress import show_verdict
+    from nestor.results.progress.bar import show_verdict
     from nestor.trial import Trial
 
     watched = Trial(client, record)

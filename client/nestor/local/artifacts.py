@@ -116,7 +116,7 @@ class Artifacts:
     def _distribute(self, step: int, hparams: dict[str, Tensor]) -> None:
         """Keep the distributions of a step, and drop those that are kept no longer."""
         if self._spread_out:
-            from nestor_engine.training.distributions import distributions
+            from nestor_engine.hparams.distributions import distributions
 
             interval = lifecycle.distribution_interval(step, self._spread_out)
             kept = {n: found for n, found in self._distributions.items() if n % interval == 0 and n < step}

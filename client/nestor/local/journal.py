@@ -8,8 +8,9 @@ from typing import Any
 
 from nestor import lifecycle
 from nestor.ranking import Ranking
-from nestor.results import courses, verdicts
-from nestor.results.courses import Pace
+from nestor.results import verdicts
+from nestor.results.progress import courses
+from nestor.results.progress.courses import Pace
 from nestor.results.verdicts import Evidence
 from nestor.schemas import Attempt, Event, EventType, State, Step
 from nestor.schemas import Trial as TrialRecord

@@ -27,7 +27,7 @@ from nestor.errors import (
     ValueNotStorable,
 )
 from nestor.options.base import about
-from nestor_server.http import validation_errors
+from nestor_server.http.checks import validation_errors
 
 log = logging.getLogger(__name__)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends
 
 from nestor.schemas import API
-from nestor_server.http.known_parameters import require_known_parameters
+from nestor_server.http.checks.known_parameters import require_known_parameters
+from nestor_server.http.checks.storable_json import require_storable_json
 from nestor_server.http.openapi.responses import Described, problem
-from nestor_server.http.storable_json import require_storable_json
 from nestor_server.routes import (
     access,
     blobs,

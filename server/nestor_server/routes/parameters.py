@@ -9,7 +9,7 @@ from fastapi import Depends, Header, Query, Request
 from pydantic import Field
 
 from nestor import schemas
-from nestor_server.services import paging
+from nestor_server.services.lists import paging
 from nestor_server.settings import Settings
 
 Limit = Annotated[int, Query(ge=1, le=paging.MAX_LIMIT, description="the most items of a page")]

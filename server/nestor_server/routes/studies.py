@@ -15,7 +15,8 @@ from nestor_server.http.idempotency import Idempotency, PostResult
 from nestor_server.http.openapi.responses import conflict
 from nestor_server.http.transactions import Reader, TransactionRoute, Tx, Writer
 from nestor_server.routes.parameters import Cursor, IfMatch, Limit, Order, Tags, Text
-from nestor_server.services import paging, studies, study_copies, study_lists
+from nestor_server.services import studies, study_copies, study_lists
+from nestor_server.services.lists import paging
 
 router = APIRouter(route_class=TransactionRoute, prefix="/studies", tags=["studies"])
 

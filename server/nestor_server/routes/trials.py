@@ -18,7 +18,8 @@ from nestor_server.http.openapi.responses import NOT_ALLOWED_NOW, conflict, text
 from nestor_server.http.transactions import Reader, TransactionRoute, Tx, Writer
 from nestor_server.models import Trial
 from nestor_server.routes.parameters import After, Cursor, IfMatch, Limit, Order, States, Tags, Text
-from nestor_server.services import paging, studies
+from nestor_server.services import studies
+from nestor_server.services.lists import paging
 from nestor_server.services.records import exports, logs
 from nestor_server.services.trials import actions, attempts, confirmations, queries
 

@@ -11,7 +11,8 @@ from nestor.schemas import API
 from nestor_server.http.idempotency import Idempotency, PostResult
 from nestor_server.http.transactions import TransactionRoute, Tx, Writer
 from nestor_server.routes.parameters import Limit
-from nestor_server.services import paging, webhooks
+from nestor_server.services import webhooks
+from nestor_server.services.lists import paging
 
 router = APIRouter(route_class=TransactionRoute, prefix="/webhooks", tags=["webhooks"])
 

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from nestor import lifecycle
 from nestor.ranking import Ranking
-from nestor.results.courses import Pace, Sparkline
+from nestor.results.progress.courses import Pace, Sparkline
 from nestor.results.verdicts import Evidence
 from nestor.schemas import Desired, Distributions, EventType, HyperparameterInfo
 from nestor.schemas import Step as StepRecord

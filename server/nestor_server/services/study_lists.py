@@ -12,12 +12,13 @@ from sqlalchemy import Row, func, literal_column, select
 from sqlalchemy.orm import Session
 
 from nestor import schemas
-from nestor.results import courses
+from nestor.results.progress import courses
 from nestor.schemas import SortOrder, State, StudySort
 from nestor_server.database import settings_of
 from nestor_server.models import Study, Trial
 from nestor_server.scheduling import rankings
-from nestor_server.services import paging, searching, sorting, studies, versions
+from nestor_server.services import studies, versions
+from nestor_server.services.lists import paging, searching, sorting
 from nestor_server.services.study_trials import BEST_VALUE, LAST_ACTIVITY, Trials, trials_of
 from nestor_server.services.trials import queries
 from nestor_server.services.versions import Versioned

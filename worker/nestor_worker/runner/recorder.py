@@ -245,7 +245,7 @@ class TrialRecorder:
 
     def _distribute(self, step: int, hparams: dict[str, Tensor]) -> None:
         if self._spread_out:
-            from nestor_engine.training.distributions import distributions
+            from nestor_engine.hparams.distributions import distributions
 
             self._send(Distributed(Distributions(number=step, tensors=distributions(hparams)).model_dump(mode="json")))
         self._last_distributed = step

@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 from nestor import schemas
 from nestor.results.tables import TrialAndLast
 from nestor_server.models import Step, Trial
-from nestor_server.services import paging, studies
+from nestor_server.services import studies
+from nestor_server.services.lists import paging
 from nestor_server.services.trials import queries
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from nestor import schemas
 from nestor.schemas import EventType, LogLevel
 from nestor_server.models import Event, Trial
-from nestor_server.services import paging
+from nestor_server.services.lists import paging
 from nestor_server.services.trials import queries
 from nestor_server.services.versions import Versioned
 

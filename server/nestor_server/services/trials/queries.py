@@ -12,11 +12,12 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from nestor import lifecycle, schemas
 from nestor.errors import TrialNotFound
-from nestor.results import courses
+from nestor.results.progress import courses
 from nestor.schemas import Desired, SortOrder, State, TrialSort
 from nestor_server.models import LABELED, Study, Trial
 from nestor_server.scheduling import leases, rankings
-from nestor_server.services import paging, searching, sorting, studies, versions
+from nestor_server.services import studies, versions
+from nestor_server.services.lists import paging, searching, sorting
 from nestor_server.services.versions import OF_TRIAL, Versioned
 
 STORED = paging.stored_bytes(

@@ -18,7 +18,7 @@ from sqlalchemy import ColumnElement, Select, literal, select, true, tuple_, uni
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from nestor.errors import CursorInvalid
-from nestor_server.services.paging import AnyRow, Index, bounded
+from nestor_server.services.lists.paging import AnyRow, Index, bounded
 
 
 @dataclass(frozen=True)

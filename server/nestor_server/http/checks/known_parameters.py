@@ -8,7 +8,7 @@ from fastapi.params import Query
 from fastapi.routing import APIRoute
 
 from nestor.errors import OptionUnknown, ValidationFailed, shortened
-from nestor_server.http.validation_errors import did_you_mean, entry
+from nestor_server.http.checks.validation_errors import did_you_mean, entry
 
 
 async def require_known_parameters(request: Request) -> None:

@@ -6,7 +6,7 @@ from fastapi import Request
 
 from nestor.errors import ValidationFailed, ValueNotStorable, shortened
 from nestor.schemas.storable import first_fault
-from nestor_server.http.validation_errors import entry
+from nestor_server.http.checks.validation_errors import entry
 
 
 async def require_storable_json(request: Request) -> None:

@@ -1,0 +1,1 @@
+"""What all lists share: pages, the order of their items, and searches."""
