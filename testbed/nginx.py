@@ -78,7 +78,7 @@ def _documented(home: Path, port: int, ports: Sequence[int]) -> str:
     """The configuration in the document, with our addresses and files in place of those."""
     (text,) = re.findall(r"^```nginx\n(.*?)^```$", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
     for documented, ours in {
-        "server 127.0.0.1:8000;": " ".join(f"server 127.0.0.1:{port};" for port in ports),
+        "server 127.0.0.1:8000 max_fails=0;": " ".join(f"server 127.0.0.1:{port} max_fails=0;" for port in ports),
         "listen 443 ssl;": f"listen 127.0.0.1:{port} ssl;",
         "/etc/nestor/certificate.pem": str(home / "certificate.pem"),
         "/etc/nestor/key.pem": str(home / "key.pem"),

@@ -90,6 +90,7 @@ def test_without_a_server_each_command_says_one_sentence(words, monkeypatch, cap
     (tmp_path / "trial.json").write_text(json.dumps(DOCUMENT))
     examples = {"trial": "digits/3", "study": "s", "name": "s", "steps": 1, "priority": 1, "token": UUID(int=1)}
     examples |= {"file": tmp_path / "trial.json", "worker": "host:1", "webhook": UUID(int=1), "url": "https://a.org"}
+    examples |= {"text": "A note."}
     command = commands()[words]
     given = [examples[one.name] for one in command.params if one.param_type_name == "argument"]
     options = {("submit",): ["--study", "s"], ("export",): ["--csv", str(tmp_path / "x")]}.get(words, [])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urljoin
 from uuid import UUID
 
 import httpx
@@ -68,8 +68,7 @@ def test_forwarded_headers_are_believed_only_from_a_trusted_peer(server, token, 
         redirect = direct.get(f"{server.url}/docs")
     assert ("Secure" in answer.headers["Set-Cookie"]) == (peer == "127.0.0.1")
     assert f"Path={PREFIX}" in answer.headers["Set-Cookie"]
-    scheme = "https" if peer == "127.0.0.1" else "http"
-    assert redirect.headers["Location"] == f"{scheme}://127.0.0.1:{server.settings.port}{PREFIX}/docs/"
+    assert redirect.headers["Location"] == "docs/"  # names neither a scheme nor a host
 
 
 def test_the_proxy_overwrites_what_a_client_says_of_its_scheme(http, token):
@@ -84,10 +83,10 @@ def test_locations_and_the_document_name_the_path(http, nginx):
     assert http.head(f"https://127.0.0.1:{nginx.port}{location}").status_code == 200
     study = http.post("/studies", json={"name": "located"})
     assert ok(http.get(f"https://127.0.0.1:{nginx.port}{study.headers['Location']}"))["name"] == "located"
-    assert http.get(f"{nginx.url}/docs").headers["Location"] == f"{nginx.url}/docs/"
+    assert urljoin(f"{nginx.url}/docs", http.get(f"{nginx.url}/docs").headers["Location"]) == f"{nginx.url}/docs/"
     assert http.get(f"https://127.0.0.1:{nginx.port}{PREFIX}").headers["Location"] == f"{nginx.url}/"
     document = ok(http.get(f"{nginx.url}/openapi.json"))
-    assert document["servers"] == [{"url": PREFIX}]
+    assert urljoin(f"{nginx.url}/openapi.json", document["servers"][0]["url"]) == f"{nginx.url}/"
 
 
 # --- transport ------------------------------------------------------------------------------------
@@ -160,18 +159,18 @@ def test_clients_and_streams_outlive_the_restart_of_each_server(client, run, ser
     def follow() -> None:
         seen.extend(event.data["number"] for event in client.events(run.id) if event.type == "step")
 
-    with ThreadPoolExecutor(1) as readers:
-        following = readers.submit(follow)
-        for one in (server, second):
-            run.record(2)
-            one.stop()
-            for _ in range(4):
-                assert client.trial(run.id).state is State.running
-            run.record(2)
-            one.start()
+    following = threading.Thread(target=follow, daemon=True)  # if this test fails, the trial has no end
+    following.start()
+    for one in (server, second):
         run.record(2)
-        run.finish()
-        following.result(timeout=120)
+        one.stop()
+        for _ in range(4):
+            assert client.trial(run.id).state is State.running
+        run.record(2)
+        one.start()
+    run.record(2)
+    run.finish()
+    following.join(timeout=120)
     assert seen == list(range(1, 11))
 
 

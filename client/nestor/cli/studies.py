@@ -165,6 +165,7 @@ def note(
     study: StudyArgument,
     text: Annotated[str | None, typer.Argument(help="The new note, in Markdown. Default: print it.")] = None,
     server: ServerOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Print the note of a study, or replace it."""
     from nestor import schemas
@@ -173,7 +174,7 @@ def note(
         found = client.find_study(study)
         if text is not None:
             found = client.change_study(found.id, schemas.build(schemas.StudyPatch, {"note": text}))
-    return print(found.note)
+    return print_json({"note": found.note}) if json else print(found.note)
 
 
 @study_app.command("best")
