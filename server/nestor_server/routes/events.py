@@ -21,7 +21,8 @@ router = APIRouter(route_class=StreamRoute, tags=["trials"])
 MAX_WAIT_SECONDS = 25  # proxies tend to give up after 30
 EVENT_STREAM, JSON = "text/event-stream", "application/json"
 STREAM = {
-    "itemSchema": {
+    "schema": {"type": "string"},
+    "itemSchema": {  # as OpenAPI 3.2 describes streams
         "type": "object",
         "description": "An event: its `seq` as `id`, its `type` as `event`, and its `data`.",
         "properties": {

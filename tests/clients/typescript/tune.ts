@@ -22,6 +22,7 @@ async function watch(trial_id: string): Promise<string[]> {
         headers: { Accept: "application/json" },
       }),
     );
+    if (typeof page === "string") throw new Error("a stream");
     types.push(...page.items.map((event) => event.type));
     ({ next_after: after, ended } = page);
   }

@@ -49,7 +49,7 @@ def complete(described: Json) -> None:
         for operation in operations.values():
             for media in operation.get("requestBody", {}).get("content", {}).values():
                 media["schema"].pop("default", None)
-    for schema in _all(_requests(described)):
+    for schema in _all(list(_requests(described))):
         _exclude_what_cannot_be_stored(schema)
     for schema in _all(described):
         _write_integers(schema)
