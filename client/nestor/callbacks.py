@@ -132,6 +132,18 @@ def states_of(owner: str, given: object) -> frozenset[State]:
     return frozenset(found)
 
 
+def tags_of(owner: str, given: object) -> list[str]:
+    """The tags that a user gave.
+
+    Raises:
+        ArgumentInvalid: it is no list of texts.
+    """
+    tags = None if isinstance(given, str) or not isinstance(given, Iterable) else list(cast("Iterable[object]", given))
+    if tags is None or not all(isinstance(tag, str) for tag in tags):
+        raise ArgumentInvalid(owner=owner, argument="tag", given=shown(given), expected="a list of texts")
+    return cast("list[str]", tags)
+
+
 def expect_callbacks(owner: str, given: object, arguments: tuple[str, ...]) -> None:
     """Check a list of functions that are called with `arguments`.
 

@@ -16,7 +16,8 @@ FLAGS = (
 ).split()
 
 
-@pytest.fixture(scope="session")
+# Not for the whole session: while it is open, no other test of this process can run an event loop.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     installed = (shutil.which(name) for name in NAMES)
     path = os.environ.get("NESTOR_TEST_CHROMIUM") or next((path for path in installed if path), None)

@@ -18,7 +18,9 @@ PROGRAM = Path(__file__).with_name("tune.py")
 def generated(description: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the generated package `nestor_rest`."""
     folder = tmp_path_factory.mktemp("generated")
-    (folder / "config.yml").write_text("post_hooks: []\n")
+    (folder / "config.yml").write_text(
+        "post_hooks: []\ncontent_type_overrides: {image/png: application/octet-stream}\n"
+    )
     generate = ["openapi_python_client", "generate", "--path", description, "--output-path", folder / "nestor_rest"]
     options = ["--meta", "none", "--config", folder / "config.yml", "--fail-on-warning"]
     done = subprocess.run(

@@ -150,7 +150,8 @@ def test_a_body_that_is_too_large_is_refused_with_and_without_a_length(http):
 
 
 HUGE = "x" * 10_000_000
-LONG = "y" * 8_000  # a URL of 64 KB is refused before it is read
+LONG = "y" * 8_000
+MAX_URL = 50_000  # httpx sends no query that is longer than 64 KB
 
 
 def test_no_answer_repeats_what_it_was_sent(server, http, study):
@@ -160,8 +161,10 @@ def test_no_answer_repeats_what_it_was_sent(server, http, study):
     for path, methods in described["paths"].items():
         for method, route in methods.items():
             given = {where: {} for where in ("path", "query", "header", "cookie")}
-            for parameter in route.get("parameters", []):
-                given[parameter["in"]][parameter["name"]] = LONG
+            parameters = route.get("parameters", [])
+            long = LONG[: MAX_URL // (1 + sum(one["in"] == "query" for one in parameters))]
+            for parameter in parameters:
+                given[parameter["in"]][parameter["name"]] = long if parameter["in"] == "query" else LONG
             content = route.get("requestBody", {}).get("content", {}).get("application/json", {})
             body = _huge(described, content.get("schema")) if content else None
             for paths in ({}, dict.fromkeys(given["path"], study)):  # the second gets beyond the path

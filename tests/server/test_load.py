@@ -273,7 +273,7 @@ def test_an_answer_may_take_longer_than_a_client_may(server, connect):
 @pytest.mark.parametrize("n", [3, 2000])  # in one piece of the parser, and in many
 def test_requests_sent_in_one_piece_are_answered_in_their_order(server, connect, n):
     eager = connect()
-    requests = [PIPELINED.replace(b"/healthz", b"/healthz?a" if i % 3 else b"/api/v1/nothing") for i in range(n)]
+    requests = [PIPELINED.replace(b"/healthz", b"/healthz" if i % 3 else b"/api/v1/nothing") for i in range(n)]
     eager.socket.sendall(b"".join(requests[:-1]) + requests[-1].replace(b"Host", b"Connection: close\r\nHost"))
     found = [int(status) for status in re.findall(rb"HTTP/1\.1 (\d+)", eager.read_all())]
     assert found == [200 if i % 3 else 404 for i in range(n)]

@@ -85,13 +85,19 @@ def computed(start: dict[str, torch.Tensor] | None = None) -> Recorded:
     return found
 
 
+def assert_all_are_of(found: Recorded, expected: Recorded) -> None:
+    """Of a long trial, not every step has a snapshot."""
+    assert {0, STEPS} <= found.keys()
+    assert found == {step: expected[step] for step in found}
+
+
 def test_every_snapshot_has_the_entries_of_its_step_and_an_interruption_changes_none(
     sessions, worker_settings, new_trial, slot
 ):
     slot = dataclasses.replace(slot, checkpoint_seconds=0.05)
     whole, interrupted = (new_trial(n_steps=STEPS, spec=SPEC | {"n_steps": STEPS}) for _ in range(2))
     assert run(sessions, worker_settings, slot, whole) is State.complete
-    assert recorded(sessions, whole) == computed()
+    assert_all_are_of(recorded(sessions, whole), computed())
 
     kill = lambda runner: os.kill(runner.pid, signal.SIGKILL)
     assert run(sessions, worker_settings, slot, interrupted, kill) is State.queued
@@ -116,7 +122,7 @@ def test_a_warm_started_trial_counts_changes_from_where_it_started(sessions, wor
         warm = {"trial": str(trial.id), "weights": False}
         row.spec = SPEC | {"n_steps": STEPS, "warm_start": warm}
     assert run(sessions, worker_settings, slot, trial) is State.complete
-    assert recorded(sessions, trial) == computed(start)
+    assert_all_are_of(recorded(sessions, trial), computed(start))
 
 
 def test_an_attempt_that_continues_gets_the_hyperparameters_from_which_the_trial_began(

@@ -63,7 +63,7 @@ class Administration(Connection):
             WorkerNotFound
             Forbidden
         """
-        return self._post(f"/workers/{quote(worker, safe='')}/drain", None, schemas.Workers)
+        return self._post(f"/workers/{quote(str(worker), safe='')}/drain", None, schemas.Workers)
 
     def undrain(self, worker: str) -> schemas.Workers:
         """Let a worker process that drains take trials again. This takes an admin token.
@@ -72,7 +72,7 @@ class Administration(Connection):
             WorkerNotFound
             Forbidden
         """
-        response = self._transport.request("DELETE", f"/workers/{quote(worker, safe='')}/drain")
+        response = self._transport.request("DELETE", f"/workers/{quote(str(worker), safe='')}/drain")
         return read(schemas.Workers, response)
 
     def presets(self) -> schemas.Presets:

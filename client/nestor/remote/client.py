@@ -8,7 +8,7 @@ from urllib.parse import quote
 from uuid import UUID
 
 from nestor import schemas
-from nestor.callbacks import log_level, states_of, whole_number
+from nestor.callbacks import log_level, states_of, tags_of, whole_number
 from nestor.entry_points import EntryPoint
 from nestor.errors import ArgumentInvalid, StudyNotFound, TrialFailed, TrialNumberNotFound, arguments_of, shown
 from nestor.lifecycle import numbers_up_to
@@ -102,7 +102,8 @@ class Client(Blobs, Administration, Webhooks):
             sort: "created_at", "last_activity_at", "name", "best_value" or "trials", the number of them.
             order: "asc" or "desc". Studies without a value come last in both.
         """
-        wanted = {"state": sorted(states_of("Client.studies", state)), "tag": [*tag], "sort": sort, "order": order}
+        wanted = {"state": sorted(states_of("Client.studies", state)), "sort": sort, "order": order}
+        wanted["tag"] = tags_of("Client.studies", tag)
         wanted |= {key: value for key, value in (("name", name), ("q", q), ("deleted", deleted or None)) if value}
         return self._pages(lambda cursor: self._get("/studies", schemas.StudyPage, **wanted, **cursor))
 
@@ -247,7 +248,8 @@ class Client(Blobs, Administration, Webhooks):
             StudyNotFound
         """
         path = f"/studies/{study_id}/trials"
-        wanted = {"state": sorted(states_of("Client.trials", states)), "tag": [*tag], "sort": sort, "order": order}
+        wanted = {"state": sorted(states_of("Client.trials", states)), "sort": sort, "order": order}
+        wanted["tag"] = tags_of("Client.trials", tag)
         wanted |= {} if q is None else {"q": q}
         return self._pages(lambda cursor: self._get(path, schemas.TrialPage, **wanted, **cursor))
 
@@ -431,7 +433,7 @@ class Client(Blobs, Administration, Webhooks):
             TrialNotFound
             HyperparameterUnknown: the trial has no hyperparameter of that name.
         """
-        path, found = f"/trials/{trial_id}/hyperparameters/{quote(name, safe='')}/summary", None
+        path, found = f"/trials/{trial_id}/hyperparameters/{quote(str(name), safe='')}/summary", None
         while True:
             page = self._get(path, schemas.HyperparameterSummary, after=after, max_points=max_points)
             found = page if found is None else found.followed_by(page)
@@ -461,7 +463,9 @@ class Client(Blobs, Administration, Webhooks):
             EntriesNotRecorded: the snapshot does not say which entries these are.
         """
         asked = {"by": by.value, "k": k} | ({} if step is None else {"step": step})
-        return self._get(f"/trials/{trial_id}/hyperparameters/{quote(name, safe='')}/top", schemas.TopEntries, **asked)
+        return self._get(
+            f"/trials/{trial_id}/hyperparameters/{quote(str(name), safe='')}/top", schemas.TopEntries, **asked
+        )
 
     def entry_values(
         self,
@@ -482,7 +486,7 @@ class Client(Blobs, Administration, Webhooks):
         asked: dict[str, Any] = {"index": index, "form": form}
         asked |= {} if after is None else {"after": after}
         asked |= {} if max_points is None else {"max_points": max_points}
-        path = f"/trials/{trial_id}/hyperparameters/{quote(name, safe='')}/values"
+        path = f"/trials/{trial_id}/hyperparameters/{quote(str(name), safe='')}/values"
         return self._get(path, schemas.EntryValues, **asked)
 
     def checkpoint(self, trial_id: UUID, step: WhichStep = "latest") -> bytes:

@@ -9,15 +9,22 @@ from fastapi import APIRouter, Response
 from nestor import schemas
 from nestor.schemas import API
 from nestor_server.http.idempotency import Idempotency, PostResult
+from nestor_server.http.openapi.responses import Described, conflict, problem
 from nestor_server.http.transactions import TransactionRoute, Tx, Writer
 from nestor_server.routes.parameters import Limit
 from nestor_server.services import webhooks
 from nestor_server.services.lists import paging
 
+REFUSED: Described = {
+    403: problem("The operator of this server allows no notices to this address, or the token's scope is too small."),
+    404: problem("There is no such study."),
+    **conflict("You have as many webhooks as a user may have, or the Idempotency-Key was used for another request."),
+}
+
 router = APIRouter(route_class=TransactionRoute, prefix="/webhooks", tags=["webhooks"])
 
 
-@router.post("", status_code=201, response_model=schemas.WebhookCreated)
+@router.post("", status_code=201, response_model=schemas.WebhookCreated, responses=REFUSED)
 def create_webhook(new: schemas.WebhookCreate, caller: Writer, session: Tx, idempotency: Idempotency) -> Response:
     """Send notices to an address that the server's operator allows. This response is the only one with the secret."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, and_, case, func, select
@@ -89,7 +89,7 @@ def trials_of(session: Session, study_ids: Sequence[UUID]) -> dict[UUID, Trials]
         .outerjoin(best, and_(best.study_id == numbered.c.id, best.number == numbered.c.best))
         .outerjoin(running, and_(running.study_id == numbered.c.id, running.number == numbered.c.running))
     )  # fmt: skip
-    return {row[0]: Trials(counts[row[0]], *row[1:]) for row in rows.tuples()}
+    return {row[0]: Trials(counts[row[0]], *cast("tuple[Any, ...]", row)[1:]) for row in rows}
 
 
 def _version(trial: type[Trial]) -> ColumnElement[str]:

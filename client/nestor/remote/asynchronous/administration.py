@@ -66,7 +66,7 @@ class AsyncAdministration(AsyncConnection):
             WorkerNotFound
             Forbidden
         """
-        return await self._post(f"/workers/{quote(worker, safe='')}/drain", None, schemas.Workers)
+        return await self._post(f"/workers/{quote(str(worker), safe='')}/drain", None, schemas.Workers)
 
     async def undrain(self, worker: str) -> schemas.Workers:
         """Let a worker process that drains take trials again. This takes an admin token.
@@ -75,7 +75,7 @@ class AsyncAdministration(AsyncConnection):
             WorkerNotFound
             Forbidden
         """
-        response = await self._transport.request("DELETE", f"/workers/{quote(worker, safe='')}/drain")
+        response = await self._transport.request("DELETE", f"/workers/{quote(str(worker), safe='')}/drain")
         return read(schemas.Workers, response)
 
     async def presets(self) -> schemas.Presets:

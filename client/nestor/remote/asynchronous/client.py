@@ -12,7 +12,7 @@ from urllib.parse import quote
 from uuid import UUID
 
 from nestor import schemas
-from nestor.callbacks import log_level, states_of, whole_number
+from nestor.callbacks import log_level, states_of, tags_of, whole_number
 from nestor.entry_points import EntryPoint
 from nestor.errors import ArgumentInvalid, StudyNotFound, TrialFailed, TrialNumberNotFound, arguments_of, shown
 from nestor.lifecycle import numbers_up_to
@@ -107,7 +107,8 @@ class AsyncClient(AsyncBlobs, AsyncAdministration, AsyncWebhooks):
             sort: "created_at", "last_activity_at", "name", "best_value" or "trials", the number of them.
             order: "asc" or "desc". Studies without a value come last in both.
         """
-        wanted = {"state": sorted(states_of("AsyncClient.studies", state)), "tag": [*tag], "sort": sort, "order": order}
+        wanted = {"state": sorted(states_of("AsyncClient.studies", state)), "sort": sort, "order": order}
+        wanted["tag"] = tags_of("AsyncClient.studies", tag)
         wanted |= {key: value for key, value in (("name", name), ("q", q), ("deleted", deleted or None)) if value}
         return self._pages(lambda cursor: self._get("/studies", schemas.StudyPage, **wanted, **cursor))
 
@@ -252,7 +253,8 @@ class AsyncClient(AsyncBlobs, AsyncAdministration, AsyncWebhooks):
             StudyNotFound
         """
         path = f"/studies/{study_id}/trials"
-        wanted = {"state": sorted(states_of("AsyncClient.trials", states)), "tag": [*tag], "sort": sort, "order": order}
+        wanted = {"state": sorted(states_of("AsyncClient.trials", states)), "sort": sort, "order": order}
+        wanted["tag"] = tags_of("AsyncClient.trials", tag)
         wanted |= {} if q is None else {"q": q}
         return self._pages(lambda cursor: self._get(path, schemas.TrialPage, **wanted, **cursor))
 
@@ -439,7 +441,7 @@ class AsyncClient(AsyncBlobs, AsyncAdministration, AsyncWebhooks):
             TrialNotFound
             HyperparameterUnknown: the trial has no hyperparameter of that name.
         """
-        path, found = f"/trials/{trial_id}/hyperparameters/{quote(name, safe='')}/summary", None
+        path, found = f"/trials/{trial_id}/hyperparameters/{quote(str(name), safe='')}/summary", None
         while True:
             page = await self._get(path, schemas.HyperparameterSummary, after=after, max_points=max_points)
             found = page if found is None else found.followed_by(page)
@@ -470,7 +472,7 @@ class AsyncClient(AsyncBlobs, AsyncAdministration, AsyncWebhooks):
         """
         asked = {"by": by.value, "k": k} | ({} if step is None else {"step": step})
         return await self._get(
-            f"/trials/{trial_id}/hyperparameters/{quote(name, safe='')}/top", schemas.TopEntries, **asked
+            f"/trials/{trial_id}/hyperparameters/{quote(str(name), safe='')}/top", schemas.TopEntries, **asked
         )
 
     async def entry_values(
@@ -492,7 +494,7 @@ class AsyncClient(AsyncBlobs, AsyncAdministration, AsyncWebhooks):
         asked: dict[str, Any] = {"index": index, "form": form}
         asked |= {} if after is None else {"after": after}
         asked |= {} if max_points is None else {"max_points": max_points}
-        path = f"/trials/{trial_id}/hyperparameters/{quote(name, safe='')}/values"
+        path = f"/trials/{trial_id}/hyperparameters/{quote(str(name), safe='')}/values"
         return await self._get(path, schemas.EntryValues, **asked)
 
     async def checkpoint(self, trial_id: UUID, step: WhichStep = "latest") -> bytes:
