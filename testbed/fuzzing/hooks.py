@@ -48,7 +48,8 @@ def before_call(ctx: Any, case: Any, kwargs: Any) -> None:
 def _codes(response: Any) -> set[str]:
     """The codes of what is wrong with a request."""
     problem = json.loads(response.content)
-    return {entry["code"] for entry in problem["errors"] if not _is_a_whole_float(entry)} or {problem["code"]}
+    floats = {entry["field"] for entry in problem["errors"] if _is_a_whole_float(entry)}  # one entry per alternative
+    return {entry["code"] for entry in problem["errors"] if entry["field"] not in floats} or {problem["code"]}
 
 
 def _is_a_whole_float(entry: dict[str, str]) -> bool:
