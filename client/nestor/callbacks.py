@@ -85,7 +85,7 @@ def choice(name: str, value: object, choices: Sequence[str]) -> str:
     """
     if value not in choices:
         raise ChoiceUnknown(option=f"{name}={shown(value)}", choices=list(choices))
-    return str(value)
+    return choices[choices.index(cast("str", value))]
 
 
 def log_level(value: object) -> LogLevel:

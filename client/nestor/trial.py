@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
@@ -650,6 +650,9 @@ class Trial:
         forms: tuple[As, ...] = get_args(As)
         choice("form", form, forms)
         chosen = [index] if isinstance(index, int) else index
+        if isinstance(chosen, str) or not isinstance(chosen, Iterable):
+            expected = "an index, or a list of indices such as [3, (0, 5)]"
+            raise ArgumentInvalid(owner="trial.values_of", argument="index", given=shown(index), expected=expected)
         text = ",".join(".".join(map(str, one)) if isinstance(one, tuple) else str(one) for one in chosen)
         found = self._backend.entry_values(self.id, name, text, form)
         steps = pd.Index(found.steps, name="step")

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from uuid import UUID
 
 from nestor import schemas
-from nestor.callbacks import log_level, states_of, tags_of, whole_number
+from nestor.callbacks import choice, log_level, states_of, tags_of, whole_number
 from nestor.entry_points import EntryPoint
 from nestor.errors import ArgumentInvalid, StudyNotFound, TrialFailed, TrialNumberNotFound, arguments_of, shown
 from nestor.lifecycle import numbers_up_to
@@ -470,7 +470,8 @@ class AsyncClient(AsyncBlobs, AsyncAdministration, AsyncWebhooks):
             HyperparametersNotFound: that step has no snapshot, or there is no such hyperparameter.
             EntriesNotRecorded: the snapshot does not say which entries these are.
         """
-        asked = {"by": by.value, "k": k} | ({} if step is None else {"step": step})
+        order = choice("by", by, [one.value for one in schemas.Order])
+        asked = {"by": order, "k": k} | ({} if step is None else {"step": step})
         return await self._get(
             f"/trials/{trial_id}/hyperparameters/{quote(str(name), safe='')}/top", schemas.TopEntries, **asked
         )

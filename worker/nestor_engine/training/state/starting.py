@@ -22,11 +22,17 @@ def start_from(bilevel: Bilevel, reached: State | Tensors) -> Bilevel:
     """
     if not isinstance(reached, State):
         expect_same("hyperparameter", reached, bilevel.hparams)
-        return replace(bilevel, hparams=reached)
+        return replace(bilevel, hparams=_in_order(reached, bilevel.hparams))
     reached = reached.with_layout(bilevel.params)
     expect_names(reached.params, reached.buffers, reached.hparams, bilevel)
     params = Ravel(bilevel.params).tree(Layout.of(bilevel.params).vector(reached.params))
-    return replace(bilevel, params=params, buffers=reached.buffers, hparams=reached.hparams, initial=_as_reached)
+    hparams = _in_order(reached.hparams, bilevel.hparams)
+    return replace(bilevel, params=params, buffers=reached.buffers, hparams=hparams, initial=_as_reached)
+
+
+def _in_order(tensors: Tensors, wanted: Tensors) -> Tensors:
+    """A file has another order than the problem, whose order users see."""
+    return {name: tensors[name] for name in wanted}
 
 
 def _as_reached(params: PyTree, values: Tensors) -> PyTree:
