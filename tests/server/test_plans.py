@@ -120,8 +120,8 @@ INSERT INTO trials (id, study_id, number, spec, user_attrs, tags, note, revision
     SELECT uuidv7(), studies.id, {FINISHED} + n, '{SPEC}', '{{}}', '{{}}', '', 0, 10, 0, 1, 'queued', 'run', 0, 0, 0, 0,
            0, 0, 0, 0, now() - interval '1 hour'
     FROM studies, generate_series(1, {WAITING // 20}) n WHERE studies.name = 'study';
-INSERT INTO workers (id, device, versions, entry_points)
-    SELECT 'w' || n, 'cpu', '{{}}', '{{}}' FROM generate_series(1, 5) n;
+INSERT INTO workers (id, device, versions, entry_points, heartbeat_at)  -- alive until the last test
+    SELECT 'w' || n, 'cpu', '{{}}', '{{}}', now() + interval '1 day' FROM generate_series(1, 5) n;
 """
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import and_, func, null, select
+from sqlalchemy import func, null, select
 from sqlalchemy.orm import Session
 
 from nestor import schemas
@@ -35,10 +35,14 @@ def trials(
     where = Trial.study_id == study_id, Trial.number > (-1 if after is None else after)
     rows = select(Trial.number, queries.STORED).where(*where).order_by(Trial.number)
     index = paging.index(session, rows, ROWS)
-    last = func.jsonb_build_object(*(part for name in METRICS for part in (name, Step.data[name])))
+    # A subquery for each trial, because PostgreSQL may join with all steps of all trials.
+    last = (
+        select(func.jsonb_build_object(*(part for name in METRICS for part in (name, Step.data[name]))))
+        .where(Step.trial_id == Trial.id, Step.number == Trial.step)
+        .scalar_subquery()
+    )
     found = session.execute(
         select(Trial, last if metrics else null())
-        .outerjoin(Step, and_(Step.trial_id == Trial.id, Step.number == Trial.step))
         .where(Trial.study_id == study_id, index.holds(Trial.number))
         .order_by(Trial.number)
     )
@@ -62,8 +66,11 @@ def steps(session: Session, owner_id: UUID, trial_id: UUID, after: int | None) -
     where = Step.trial_id == trial_id, Step.number > (after or 0)
     rows = select(Step.number, paging.stored_bytes(Step.data)).where(*where).order_by(Step.number)
     index = paging.index(session, rows, ROWS)
+    bounds = (index.keys[0], index.keys[-1]) if index.keys else (0, 0)
     found = session.scalars(
-        select(Step.data).where(Step.trial_id == trial_id, index.holds(Step.number)).order_by(Step.number)
+        select(Step.data)
+        .where(Step.trial_id == trial_id, Step.number.between(*bounds), index.holds(Step.number))
+        .order_by(Step.number)
     )
     known = ({name: data[name] for name in schemas.Step.model_fields if name in data} for data in found)
     return [schemas.Step.model_validate(data) for data in known], index.next_after
