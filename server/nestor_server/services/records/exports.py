@@ -35,10 +35,13 @@ def trials(
     where = Trial.study_id == study_id, Trial.number > (-1 if after is None else after)
     rows = select(Trial.number, queries.STORED).where(*where).order_by(Trial.number)
     index = paging.index(session, rows, ROWS)
-    # A subquery for each trial, because PostgreSQL may join with all steps of all trials.
+    # A subquery for each trial, because PostgreSQL may join with all steps of all trials; and the last of those up to the
+    # step, because the order leaves it one index, also on old statistics.
     last = (
         select(func.jsonb_build_object(*(part for name in METRICS for part in (name, Step.data[name]))))
-        .where(Step.trial_id == Trial.id, Step.number == Trial.step)
+        .where(Step.trial_id == Trial.id, Step.number <= Trial.step)
+        .order_by(Step.number.desc())
+        .limit(1)
         .scalar_subquery()
     )
     found = session.execute(
@@ -66,11 +69,7 @@ def steps(session: Session, owner_id: UUID, trial_id: UUID, after: int | None) -
     where = Step.trial_id == trial_id, Step.number > (after or 0)
     rows = select(Step.number, paging.stored_bytes(Step.data)).where(*where).order_by(Step.number)
     index = paging.index(session, rows, ROWS)
-    bounds = (index.keys[0], index.keys[-1]) if index.keys else (0, 0)
-    found = session.scalars(
-        select(Step.data)
-        .where(Step.trial_id == trial_id, Step.number.between(*bounds), index.holds(Step.number))
-        .order_by(Step.number)
-    )
+    # By their order: with many single numbers PostgreSQL may read all steps of the trial.
+    found = session.scalars(select(Step.data).where(*where).order_by(Step.number).limit(len(index.keys)))
     known = ({name: data[name] for name in schemas.Step.model_fields if name in data} for data in found)
     return [schemas.Step.model_validate(data) for data in known], index.next_after
