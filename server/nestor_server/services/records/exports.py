@@ -35,8 +35,8 @@ def trials(
     where = Trial.study_id == study_id, Trial.number > (-1 if after is None else after)
     rows = select(Trial.number, queries.STORED).where(*where).order_by(Trial.number)
     index = paging.index(session, rows, ROWS)
-    # A subquery for each trial, because PostgreSQL may join with all steps of all trials; and the last of those up to the
-    # step, because the order leaves it one index, also on old statistics.
+    # A subquery for each trial, because PostgreSQL may join with all steps of all trials. It asks for the last up to
+    # the step, because that order leaves PostgreSQL one index, also on old statistics.
     last = (
         select(func.jsonb_build_object(*(part for name in METRICS for part in (name, Step.data[name]))))
         .where(Step.trial_id == Trial.id, Step.number <= Trial.step)
