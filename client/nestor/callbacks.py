@@ -138,10 +138,11 @@ def tags_of(owner: str, given: object) -> list[str]:
     Raises:
         ArgumentInvalid: it is no list of texts.
     """
-    tags = None if isinstance(given, str) or not isinstance(given, Iterable) else list(cast("Iterable[object]", given))
-    if tags is None or not all(isinstance(tag, str) for tag in tags):
-        raise ArgumentInvalid(owner=owner, argument="tag", given=shown(given), expected="a list of texts")
-    return cast("list[str]", tags)
+    if not isinstance(given, str) and isinstance(given, Iterable):
+        tags = list(cast("Iterable[object]", given))
+        if all(isinstance(tag, str) for tag in tags):
+            return cast("list[str]", tags)
+    raise ArgumentInvalid(owner=owner, argument="tag", given=shown(given), expected="a list of texts")
 
 
 def expect_callbacks(owner: str, given: object, arguments: tuple[str, ...]) -> None:

@@ -649,10 +649,11 @@ class Trial:
         pd = require("pandas", what="trial.values_of", extra="viz")
         forms: tuple[As, ...] = get_args(As)
         choice("form", form, forms)
-        chosen = [index] if isinstance(index, int) else index
-        if isinstance(chosen, str) or not isinstance(chosen, Iterable):
+        given: object = index  # whatever the annotation says
+        if isinstance(given, str) or not isinstance(given, int | Iterable):
             expected = "an index, or a list of indices such as [3, (0, 5)]"
             raise ArgumentInvalid(owner="trial.values_of", argument="index", given=shown(index), expected=expected)
+        chosen = [index] if isinstance(index, int) else index
         text = ",".join(".".join(map(str, one)) if isinstance(one, tuple) else str(one) for one in chosen)
         found = self._backend.entry_values(self.id, name, text, form)
         steps = pd.Index(found.steps, name="step")

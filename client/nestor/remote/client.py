@@ -102,8 +102,8 @@ class Client(Blobs, Administration, Webhooks):
             sort: "created_at", "last_activity_at", "name", "best_value" or "trials", the number of them.
             order: "asc" or "desc". Studies without a value come last in both.
         """
-        wanted = {"state": sorted(states_of("Client.studies", state)), "sort": sort, "order": order}
-        wanted["tag"] = tags_of("Client.studies", tag)
+        tags, states = tags_of("Client.studies", tag), sorted(states_of("Client.studies", state))
+        wanted: dict[str, Any] = {"state": states, "tag": tags, "sort": sort, "order": order}
         wanted |= {key: value for key, value in (("name", name), ("q", q), ("deleted", deleted or None)) if value}
         return self._pages(lambda cursor: self._get("/studies", schemas.StudyPage, **wanted, **cursor))
 
@@ -248,8 +248,8 @@ class Client(Blobs, Administration, Webhooks):
             StudyNotFound
         """
         path = f"/studies/{study_id}/trials"
-        wanted = {"state": sorted(states_of("Client.trials", states)), "sort": sort, "order": order}
-        wanted["tag"] = tags_of("Client.trials", tag)
+        tags, chosen = tags_of("Client.trials", tag), sorted(states_of("Client.trials", states))
+        wanted: dict[str, Any] = {"state": chosen, "tag": tags, "sort": sort, "order": order}
         wanted |= {} if q is None else {"q": q}
         return self._pages(lambda cursor: self._get(path, schemas.TrialPage, **wanted, **cursor))
 

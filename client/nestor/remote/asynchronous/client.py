@@ -107,8 +107,8 @@ class AsyncClient(AsyncBlobs, AsyncAdministration, AsyncWebhooks):
             sort: "created_at", "last_activity_at", "name", "best_value" or "trials", the number of them.
             order: "asc" or "desc". Studies without a value come last in both.
         """
-        wanted = {"state": sorted(states_of("AsyncClient.studies", state)), "sort": sort, "order": order}
-        wanted["tag"] = tags_of("AsyncClient.studies", tag)
+        tags, states = tags_of("AsyncClient.studies", tag), sorted(states_of("AsyncClient.studies", state))
+        wanted: dict[str, Any] = {"state": states, "tag": tags, "sort": sort, "order": order}
         wanted |= {key: value for key, value in (("name", name), ("q", q), ("deleted", deleted or None)) if value}
         return self._pages(lambda cursor: self._get("/studies", schemas.StudyPage, **wanted, **cursor))
 
@@ -253,8 +253,8 @@ class AsyncClient(AsyncBlobs, AsyncAdministration, AsyncWebhooks):
             StudyNotFound
         """
         path = f"/studies/{study_id}/trials"
-        wanted = {"state": sorted(states_of("AsyncClient.trials", states)), "sort": sort, "order": order}
-        wanted["tag"] = tags_of("AsyncClient.trials", tag)
+        tags, chosen = tags_of("AsyncClient.trials", tag), sorted(states_of("AsyncClient.trials", states))
+        wanted: dict[str, Any] = {"state": chosen, "tag": tags, "sort": sort, "order": order}
         wanted |= {} if q is None else {"q": q}
         return self._pages(lambda cursor: self._get(path, schemas.TrialPage, **wanted, **cursor))
 
