@@ -138,8 +138,9 @@ def tags_of(owner: str, given: object) -> list[str]:
     Raises:
         ArgumentInvalid: it is no list of texts.
     """
-    if not isinstance(given, str) and isinstance(given, Iterable):
-        tags = list(cast("Iterable[object]", given))
+    tags = None if isinstance(given, str) else given
+    if isinstance(tags, Iterable):
+        tags = list(cast("Iterable[object]", tags))
         if all(isinstance(tag, str) for tag in tags):
             return cast("list[str]", tags)
     raise ArgumentInvalid(owner=owner, argument="tag", given=shown(given), expected="a list of texts")

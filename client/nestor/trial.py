@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 from uuid import UUID
 
 from nestor import schemas
@@ -649,7 +649,7 @@ class Trial:
         pd = require("pandas", what="trial.values_of", extra="viz")
         forms: tuple[As, ...] = get_args(As)
         choice("form", form, forms)
-        given: object = index  # whatever the annotation says
+        given = cast("object", index)  # whatever the annotation says
         if isinstance(given, str) or not isinstance(given, int | Iterable):
             expected = "an index, or a list of indices such as [3, (0, 5)]"
             raise ArgumentInvalid(owner="trial.values_of", argument="index", given=shown(index), expected=expected)
