@@ -11,7 +11,7 @@ from pydantic import Field
 
 from nestor.options.base import Number, Whole, about
 from nestor.schemas.base import Schema
-from nestor.schemas.records import State
+from nestor.schemas.trials import State
 
 TrainedOn = Literal["train", "train+val"]
 

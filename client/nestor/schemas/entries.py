@@ -14,7 +14,7 @@ from nestor.errors import EntryUnknown, TooManyEntries
 from nestor.options.base import Number, about
 from nestor.program_format import flat_index, multi_index
 from nestor.schemas.base import Schema
-from nestor.schemas.records import HyperparameterInfo
+from nestor.schemas.hyperparameters import HyperparameterInfo
 
 PER_ORDER = 32  # entries of each order that are recorded of a tensor with a snapshot,
 MOST_RECORDED = 8192  # and of all tensors together: 32 bytes each, so 256 kB, unless there are 2,048 tensors or more

@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from nestor.options.base import about
 from nestor.schemas.base import Schema
-from nestor.schemas.records import State
+from nestor.schemas.trials import State
 
 SECRET_PREFIX = "whsec_"
 SECRET_BYTES = range(24, 65)  # lengths that Standard Webhooks allows

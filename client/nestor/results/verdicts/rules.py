@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nestor.results.verdicts.evidence import Evidence
-from nestor.schemas.records import Answer, Verdict
+from nestor.schemas.trials import Answer, Verdict
 
 NEARLY_ALL = 0.9  # of the steps
 SOME = 0.01  # of the steps

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from nestor.errors import RangeEmpty
 
-CLIPPED = (1.0, 99.0)  # percentiles between which numbers are told apart, unless a range is given
+CLIPPED = (1.0, 99.0)  # percentiles of the darkest and the brightest color, unless a range is given
 # A polynomial of degree six that is close to the map viridis of Matplotlib: even steps look even, also in gray.
 _VIRIDIS = (
     (0.2777, 0.1051, -0.3309, -4.6342, 6.2283, 4.7764, -5.4355),

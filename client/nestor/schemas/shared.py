@@ -1,0 +1,53 @@
+"""Fields and values that several kinds of things share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Annotated, Any
+
+from nestor.options.base import about
+from nestor.schemas.base import Name, Note, Schema
+from nestor.schemas.storable import merge_patch
+
+SEQ = about("number of the trial's newest event when this was read", example=17)
+CURSOR = about("pass it as `cursor` to get the next page; null: this is the last page", example="IjAxOGYi")
+NOTE = about("text in Markdown, up to 65,536 characters; empty: none", example="Baseline with **one** decay per layer.")
+
+
+class SortOrder(StrEnum):
+    """Which way a list is sorted."""
+
+    asc = "asc"
+    desc = "desc"
+
+
+class Patch(Schema):
+    """Changes to a study or a trial: a JSON merge patch (RFC 7396). A field that is left out stays as it is."""
+
+    user_attrs: Annotated[
+        dict[str, Any] | None,
+        about(
+            "merged into the attributes, objects key by key; null in place of a value removes its key",
+            example={"owner": "ada"},
+        ),
+    ] = None
+    set_user_attrs: Annotated[
+        dict[str, Any],
+        about(
+            "attributes to set as they are: each replaces the whole value of its key, and null is a value",
+            example={"owner": {"name": "ada"}},
+        ),
+    ] = {}
+    tags: Annotated[tuple[Name, ...] | None, about("replaces all tags; null removes them", example=["baseline"])] = None
+    note: Annotated[
+        Note | None, about("replaces the note, a text in Markdown; null removes it", example="See *run 7*.")
+    ] = None
+
+    def apply(self, user_attrs: dict[str, Any], tags: Sequence[str], note: str) -> dict[str, Any]:
+        """The attributes, tags and note after the change, by the names of their fields."""
+        if "user_attrs" in self.model_fields_set:
+            user_attrs = {} if self.user_attrs is None else merge_patch(user_attrs, self.user_attrs)
+        tags = (self.tags or ()) if "tags" in self.model_fields_set else tags
+        note = (self.note or "") if "note" in self.model_fields_set else note
+        return {"user_attrs": user_attrs | self.set_user_attrs, "tags": tuple(tags), "note": note}
