@@ -85,8 +85,10 @@ def page(
     version = lambda: versions.of_json(f"{index().version} {trials()}".encode())
 
     def read() -> tuple[schemas.StudyPage, str]:
-        found = session.scalars(select(Study).where(index().holds(Study.id)))
-        items = tuple(_summaries(session, index().arrange(found, Study.id), trials()))
+        shown = trials()
+        rows = session.scalars(select(Study).where(index().holds(Study.id)))
+        found = [study for study in index().arrange(rows, Study.id) if study.id in shown]  # some may be purged by now
+        items = tuple(_summaries(session, found, shown))
         return schemas.StudyPage(items=items, next_cursor=index().next_cursor), version()
 
     return Versioned(version, read)
