@@ -79,7 +79,7 @@ def read(session: Session, key: str, start: int, stop: int) -> bytes:
 def read_ranges(session: Session, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
     """The bytes of each range (start, stop); empty if the object was deleted.
 
-    Ranges that are near to each other are read by one request, but never more than `GAP_BYTES` beside what is asked for.
+    Ranges that are near to each other are read by one request, with at most `GAP_BYTES` beside what is asked for.
 
     Raises:
         Unavailable: the store does not answer, or refuses.
