@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
 
+import jsonschema_rs
 import schemathesis
-from schemathesis.specs.openapi.checks import positive_data_acceptance
+from schemathesis.core.parameters import ParameterLocation
+from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 # A request whose fields have the form of their schemas may be refused for what they say together, by the present state
 # of things, or by a limit that the operator set. But it may not be refused with one of these codes.
@@ -35,14 +39,54 @@ def valid_form_is_accepted(ctx: Any, response: Any, case: Any) -> None:
     positive_data_acceptance(ctx, response, case)
 
 
+@schemathesis.check
+def invalid_form_is_refused(ctx: Any, response: Any, case: Any) -> None:
+    """As `negative_data_rejection`, except for what is invalid as JSON and valid as the text that was sent.
+
+    The number 7 is no string, but a URL that ends in `?tag=7` names a tag. Any request may have more headers.
+    """
+    changed = {place for place in ParameterLocation if case.meta is not None and case.meta.is_negative_at(place)}
+    if not changed <= {ParameterLocation.QUERY, ParameterLocation.HEADER} or not _is_valid_as_sent(response, case):
+        negative_data_rejection(ctx, response, case)
+
+
 @schemathesis.hook
 def before_call(ctx: Any, case: Any, kwargs: Any) -> None:
     """Do not revoke the token of these requests, since all that follow would be 401, and do not wait for events."""
     if (case.path_parameters or {}).get("token_id") == os.environ["NESTOR_OWN_TOKEN"]:
         case.path_parameters["token_id"] = str(uuid4())
-    wait = (case.query or {}).get("wait")
-    if isinstance(wait, int | float) and 0 < wait <= 25:
+    if re.fullmatch(r"[1-9]\d*(\.\d*)?", str((case.query or {}).get("wait"))):
         case.query["wait"] = 0
+
+
+def _is_valid_as_sent(response: Any, case: Any) -> bool:
+    """Whether the parameters are all declared, and their texts can be read as what the document declares."""
+    sent = {"query": parse_qs(urlsplit(response.request.url).query, keep_blank_values=True)}
+    sent["header"] = {name.lower(): [value] for name, value in response.request.headers.items()}
+    document = case.operation.schema.raw_schema
+    declared = [parameter for parameter in case.operation.definition.raw["parameters"] if parameter["in"] in sent]
+    known = {parameter["name"] for parameter in declared if parameter["in"] == "query"}
+    for parameter in declared:
+        name = parameter["name"] if parameter["in"] == "query" else parameter["name"].lower()
+        texts = sent[parameter["in"]].get(name)
+        if texts is None:
+            if parameter.get("required"):
+                return False
+            continue
+        validator = jsonschema_rs.Draft202012Validator({**parameter["schema"], "components": document["components"]})
+        if not any(map(validator.is_valid, _readings(texts))):
+            return False
+    return sent["query"].keys() <= known
+
+
+def _readings(texts: list[str]) -> list[object]:
+    """What the values of one parameter may stand for."""
+    found: list[object] = [texts]
+    if len(texts) == 1:
+        found.append(texts[0])
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(texts[0]))
+    return found
 
 
 def _codes(response: Any) -> set[str]:
