@@ -62,6 +62,10 @@ def test_a_study_is_copied_with_its_finished_trials(finished, place):
         assert one.steps == other.steps
         assert one.id != other.id
         assert_close(dict(one.hparams), dict(other.hparams), rtol=0, atol=0)
+        for hparam in one.hparams:
+            summary = one.hparam_summary(hparam)
+            assert summary == other.hparam_summary(hparam)
+            assert summary.distributions.number == ([0, *range(1, one.record.step + 1)] if "weight" in hparam else [])
     assert made.best_value == source.best_value
     frames = [study.trials_dataframe().drop(columns="number") for study in (source, made)]
     assert frames[0].to_dict("records")[: len(ended)] == frames[1].to_dict("records")

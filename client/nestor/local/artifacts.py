@@ -59,10 +59,11 @@ class Artifacts:
         with self._lock:
             other = Artifacts(self._bilevel, journal)
             other.last, other._best, other._reported = self.last, self._best, set(self._reported)
+            other._distributions = dict(self._distributions)
+            other._snapshots.essential = self._snapshots.essential  # before the disk can be full
             for step in sorted(self._snapshots):
                 if (found := self._snapshots.get(step)) is not None:
                     other._snapshots[step] = found
-            other._snapshots.essential = self._snapshots.essential
         return other
 
     # --- kept while the trial trains --------------------------------------------------------------

@@ -13,7 +13,18 @@ from sqlalchemy.orm import Session
 from nestor import schemas
 from nestor.errors import StudyNameTaken, StudyNotDeleted, StudyNotFound, StudyTooLarge
 from nestor.schemas import State
-from nestor_server.models import Base, Checkpoint, Event, Result, Snapshot, Step, Study, Trial
+from nestor_server.models import (
+    Base,
+    Checkpoint,
+    Distribution,
+    Event,
+    Result,
+    Snapshot,
+    Step,
+    StepNumbers,
+    Study,
+    Trial,
+)
 from nestor_server.services import studies
 
 # Of one copy, which is one transaction.
@@ -22,7 +33,8 @@ MAX_ENTRIES = 100_000  # steps and events
 MAX_BYTES = 256 * 2**20  # of these, as PostgreSQL stores them
 
 FINISHED = [state.value for state in State if state.finished]
-RECORDS: tuple[type[Base], ...] = (Step, Event, Snapshot, Checkpoint, Result)  # the files stay where they are
+# Of a trial. The files stay where they are.
+RECORDS: tuple[type[Base], ...] = (Step, StepNumbers, Distribution, Event, Snapshot, Checkpoint, Result)
 
 
 def restore(session: Session, owner_id: UUID, study_id: UUID, how: schemas.StudyRestore) -> schemas.Study:
