@@ -124,3 +124,4 @@ from nestor.schemas.webhooks import WebhookEvent as WebhookEvent
 from nestor.schemas.webhooks import WebhookPatch as WebhookPatch
 from nestor.schemas.webhooks import WebhookPayload as WebhookPayload
 from nestor.schemas.webhooks import Webhooks as Webhooks
+from nestor.schemas.webhooks import WebhookTest as WebhookTest
