@@ -9,10 +9,10 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from nestor import lifecycle
-from nestor.errors import HyperparametersNotFound, RaterNotFound, RaterOfSeveralTypes
+from nestor.errors import RaterNotFound, RaterOfSeveralTypes
 from nestor.schemas import WhichStep
 from nestor_server.models import Blob, Snapshot, Trial
+from nestor_server.services.records import hyperparameters
 from nestor_server.services.trials import queries as trial_queries
 from nestor_server.storage import tensor_blobs
 from nestor_server.storage.safetensors_header import Tensor, safetensors_prefix
@@ -49,6 +49,4 @@ def _snapshot(session: Session, owner_id: UUID, trial_id: UUID, step: WhichStep)
         query = query.where(Snapshot.step == number)
     if blob := session.scalars(query.order_by(Snapshot.step.desc()).limit(1)).one_or_none():
         return blob
-    newest = select(Snapshot.step).where(of_trial).order_by(Snapshot.step.desc()).limit(lifecycle.SHOWN_STEPS)
-    what = lifecycle.missing_step(step, best_step, session.scalars(newest).all())
-    raise HyperparametersNotFound(trial=str(trial_id), what=what)
+    raise hyperparameters.missing(session, trial_id, step, best_step)
