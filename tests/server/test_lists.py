@@ -11,7 +11,7 @@ from uuid import UUID
 
 import httpx
 import pytest
-from sqlalchemy import select
+from sqlalchemy import delete, event, select
 
 from nestor.results.progress.pace import MAX_POINTS
 from nestor.schemas import SortOrder, State, StudySort, TrialSort
@@ -271,6 +271,32 @@ def test_crafted_cursors_are_refused(server, http, study):
 
 def summary(http: httpx.Client, study: str) -> dict[str, Any]:
     return next(item for item in whole(http, "/studies") if item["id"] == study)
+
+
+@pytest.mark.parametrize("n", range(6))
+def test_a_study_that_is_purged_while_a_page_is_read_is_left_out(server, http, study, run, n):
+    """Before the statement `n` that the page executes."""
+    run.record(1)
+    other = ok(http.post("/studies", json={"name": "other"}))["id"]
+    engine, seen = server.sessions.kw["bind"], []
+
+    def purge(*_: object) -> None:
+        seen.append(n)
+        if len(seen) == n + 1:
+            with server.sessions.begin() as session:
+                session.execute(delete(Study).where(Study.id == UUID(study)))
+
+    with server.sessions() as session:
+        owner = session.get_one(Study, UUID(other)).owner_id
+        page = study_lists.page(session, owner)
+        event.listen(engine, "before_cursor_execute", purge)
+        try:
+            content, _ = page.read()
+        finally:
+            event.remove(engine, "before_cursor_execute", purge)
+    items = [str(item.id) for item in content.items]
+    assert items in ([other], [other, study])
+    assert n or items == [other]
 
 
 def test_an_empty_study_has_no_trial_to_show(http, study):

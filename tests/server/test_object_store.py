@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -88,6 +89,28 @@ def test_a_range_of_a_large_blob_is_read_in_pieces(sessions, owner, monkeypatch)
         pieces = list(blobs.read(session, blob, 10, 15_010))
     assert [len(piece) for piece in pieces] == [7_000, 7_000, 1_000]
     assert b"".join(pieces) == LARGE[10:15_010]
+
+
+@pytest.mark.parametrize("settings", ["directory"], indirect=True)
+def test_ranges_that_are_far_apart_are_read_without_what_is_between_them(sessions, owner, monkeypatch):
+    """As the kernel counts what this process reads."""
+    monkeypatch.setattr(object_store, "GAP_BYTES", 2**20)
+    data = os.urandom(32 * 2**20)
+    with sessions.begin() as session:
+        blob = blobs.store(session, owner, data)
+        key = session.scalars(select(BlobChunk.object).where(BlobChunk.blob_id == blob.id)).one()
+        assert key is not None
+        for apart, most in ((2**18, 128 * 4_096), (8_192, 128 * 8_192)):
+            ranges = [(i * apart, i * apart + 4_096) for i in range(128)]
+            before = bytes_read()
+            found = object_store.read_ranges(session, key, ranges)
+            assert found == [data[start:stop] for start, stop in ranges]
+            assert 128 * 4_096 <= bytes_read() - before < most + 2**16
+
+
+def bytes_read() -> int:
+    """By this process since it began."""
+    return int(Path("/proc/self/io").read_text().split()[1])
 
 
 def test_an_object_of_a_rolled_back_transaction_is_deleted_but_not_while_it_may_commit(sessions, settings, owner):

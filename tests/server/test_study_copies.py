@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
 import numpy as np
 import pytest
 from safetensors.numpy import load, save
-from sqlalchemy import func, select, update
+from sqlalchemy import JSON, func, select, update
 
 from nestor.schemas import State
-from nestor_server.models import Base, Blob, Study, Trial, WebhookDelivery, Worker
+from nestor_server.models import Base, Blob, Distribution, Study, Trial, WebhookDelivery, Worker
 from nestor_server.scheduling import leases, recording
 from nestor_server.services import study_copies
 from nestor_server.storage import garbage_collection
@@ -223,6 +224,30 @@ def test_what_is_too_large_to_copy_is_refused_and_leaves_nothing(server, http, s
                 study_copies._finished(session, owner)
         assert study_copies._finished(session, owner)
     assert "may have at most 0" in str(caught.value)
+
+
+def test_large_values_count_in_whichever_column_they_are(server, study, trained):
+    def n_bytes() -> int:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(study_copies, "MAX_BYTES", 0)
+            with pytest.raises(study_copies.StudyTooLarge) as caught:
+                study_copies._finished(session, source)
+        return int(str(caught.value.context["amount"]).split()[0].replace(",", ""))
+
+    large = {"large": os.urandom(10_000).hex()}
+    tables = (Trial, *study_copies.RECORDS)
+    columns = [(table, one) for table in tables for one in table.__table__.columns if one.computed is None]
+    of_any_size = [(table, one) for table, one in columns if isinstance(one.type, JSON) or one.name == "note"]
+    assert len(of_any_size) >= 10
+    with server.sessions() as session:
+        session.add(Distribution(trial_id=trained.id, number=1, data={}))
+        source = session.get_one(Study, UUID(study))
+        for table, column in of_any_size:
+            before = n_bytes()
+            value = large["large"] if column.name == "note" else large
+            session.execute(update(table).values({column.name: value}))
+            assert n_bytes() > before + 10_000, column
+        session.rollback()
 
 
 def test_a_running_source_is_not_disturbed(server, http, study, run):

@@ -169,7 +169,8 @@ def test_a_trial_in_this_process_says_the_same(http, run, after, max_points):
     assert HyperparameterSummary.model_validate(found) == ours
 
 
-def test_of_many_hyperparameters_only_some_steps_are_considered(http, run):
+@pytest.mark.parametrize("max_points", [500, MOST_POINTS])
+def test_of_many_hyperparameters_only_some_steps_are_considered(http, run, max_points):
     """A record has the summaries of all, so that the longest trial would be read for minutes."""
     put(run, [summary(n) for n in range(1, 1_001)])
     many = [HyperparameterInfo(name=f"l2.{i}", shape=(), dtype="float32", transform="exp") for i in range(1_999)]
@@ -177,8 +178,9 @@ def test_of_many_hyperparameters_only_some_steps_are_considered(http, run):
         declared = [one.model_dump(mode="json") for one in (DECAY, *many)]
         session.execute(update(Trial).where(Trial.id == run.id).values(hyperparameters=declared))
     stride = 1_000 * len(declared) // summaries.MAX_SUMMARIES
-    numbers = read(http, run, max_points=500)["columns"]["number"]
+    numbers = read(http, run, max_points=max_points)["columns"]["number"]
     assert stride == 4
+    assert max_points < 1_000 or len(numbers) == 1_000 // stride + 1
     assert (numbers[0], numbers[-1]) == (1, 1_000)
     assert all(number % stride == 0 for number in numbers[1:])
     unknown = problem(http.get(f"{run.path}/hyperparameters/l3/summary"), 404, "hyperparameter-unknown")

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import delete, func, select, update
+from sqlalchemy.orm import Session
 
 from nestor.schemas import Desired, EventType, State
 from nestor_server.database import Sessions
 from nestor_server.models import Trial, Worker
 from nestor_server.scheduling import fair_share, leases
+from nestor_server.services import workers
 from nestor_server.settings import Settings
 from nestor_worker.supervisor.heartbeat import Presence
 from nestor_worker.supervisor.tally import Tally
@@ -73,6 +77,22 @@ def test_only_trials_that_shall_run_are_asked_to_yield(sessions, new_trial, desi
         asked = dict(rows.all())
     assert asked["w1"] == ("preempt" if desired is Desired.run else desired.value)
     assert asked["w2"] == asked["unknown"] == desired.value
+
+
+@pytest.mark.parametrize("desired", list(Desired))
+def test_trials_that_were_asked_to_yield_go_on_if_their_worker_does_not_drain_any_more(sessions, new_trial, desired):
+    trials = {owner: new_trial() for owner in ("w1/0", "w2/0")}
+    for owner, trial in trials.items():
+        register(sessions, owner, drains=True)
+        claim(sessions, trial.id, owner)
+    with sessions.begin() as session:
+        session.execute(update(Trial).where(Trial.is_running).values(desired=desired.value))
+        workers.drain(session, uuid4(), "w1", drains=False)
+    resent(sessions)
+    with sessions() as session:
+        asked = {owner: session.get_one(Trial, trial.id).desired for owner, trial in trials.items()}
+    assert asked["w1/0"] == ("run" if desired is Desired.preempt else desired.value)
+    assert asked["w2/0"] == ("preempt" if desired is Desired.run else desired.value)
 
 
 def test_a_user_who_takes_back_a_stop_does_not_keep_the_worker_from_draining(sessions, new_trial):
@@ -136,6 +156,33 @@ def test_a_process_learns_that_it_drains_and_one_of_the_same_name_starts_anew(se
     assert learned == [True, False, True]
     for presence in (first, again):
         presence.stop()
+
+
+def test_a_worker_that_holds_a_trial_does_not_look_drained_before_its_runner_begins(sessions: Sessions, new_trial):
+    """Whatever heartbeats are made: also one that begins while the trial is claimed."""
+    presence = Presence(sessions, Settings(heartbeat_seconds=3600), {"host:1": "cpu"}, {}, Tally(), lambda _: None)
+    presence.start()
+    beat = threading.Thread(target=presence.beat)
+    trial = new_trial()
+
+    def claim(session: Session) -> leases.Lease | None:
+        lease = leases.claim_next(session, trial.id, "host:1")
+        beat.start()  # its row is locked now
+        return lease
+
+    def shown() -> UUID | None:
+        with sessions() as session:
+            return session.get_one(Worker, "host:1").trial_id
+
+    assert presence.claim("host:1", claim) is not None
+    beat.join()
+    assert shown() == trial.id
+    with suppress(OSError), presence.busy("host:1"):
+        presence.beat()
+        assert shown() == trial.id
+        raise OSError("its runner cannot be spawned")
+    assert shown() is None
+    presence.stop()
 
 
 def test_a_trial_of_an_unknown_worker_is_claimed(sessions, new_trial):

@@ -85,6 +85,13 @@ def vacate(session: Session) -> None:
     _ask_to_yield(session, and_(Trial.is_running, Trial.lease_owner.in_(draining)))
 
 
+def let_run(session: Session, workers: Sequence[str]) -> None:
+    """Take back the preemption of the trials of these workers. Those whose time slice is over are asked again."""
+    asked = and_(Trial.is_running, Trial.lease_owner.in_(workers), Trial.desired == Desired.preempt.value)
+    update = update_table(Trial).where(asked).values(desired=Desired.run.value)
+    session.execute(update.execution_options(synchronize_session=False))
+
+
 def _ask_to_yield(session: Session, which: ColumnElement[bool]) -> None:
     # One that is locked now is looked at again in the reaper's next run. It waits for nobody, as it holds locks.
     asked = select(Trial.id).where(which, Trial.desired == Desired.run.value)

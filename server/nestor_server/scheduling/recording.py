@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -117,9 +118,10 @@ def record(session: Session, lease: Lease, batch: RecordedBatch) -> Desired:
     if batch.distributions:
         _keep_distributions(session, lease.trial_id, batch.distributions)
     event_log.write(session, lease.trial_id, events)
-    _upsert(session, Snapshot, lease.trial_id, batch.snapshots, stored)
-    _upsert(session, Checkpoint, lease.trial_id, batch.checkpoints, stored)
-    _upsert(session, Result, lease.trial_id, batch.results, stored)
+    row_of = partial(_row, lease.trial_id, stored)
+    _upsert(session, Snapshot, [row_of(file) | {"entries": file.entries} for file in batch.snapshots])
+    _upsert(session, Checkpoint, [row_of(file) for file in batch.checkpoints])
+    _upsert(session, Result, [row_of(file) for file in batch.results])
     _delete_replaced(session, lease.trial_id, batch)
     event_log.notify(session, lease.trial_id)
     return Desired(row.desired)
@@ -208,7 +210,7 @@ def _course(session: Session, batch: RecordedBatch, trial_id: UUID, ranking: Ran
         return {}  # the trial was deleted, and nothing will be written
     if row.evidence is not None and row.sparkline is not None:
         course = Evidence.from_json(row.evidence), Sparkline.from_json(row.sparkline)
-    else:  # the steps before were recorded by a version that kept neither
+    else:  # there are none before, or a version recorded them that kept at most one of the two
         course = rankings.recorded_course(session, trial_id) if row.step else (Evidence(), Sparkline())
     evidence, sparkline = rankings.course_after(*course, batch.steps, ranking)
     values = {"evidence": evidence.json(), "sparkline": sparkline.json()}
@@ -228,25 +230,19 @@ def _store(session: Session, trial_id: UUID, tensors: list[TensorFile]) -> dict[
     return {key: blobs.store(session, owner, by_digest[key]).id for key in sorted(by_digest)}
 
 
+def _row(trial_id: UUID, stored: dict[bytes, UUID], file: TensorFile) -> dict[str, Any]:
+    return {"trial_id": trial_id, "step": file.step, "blob_id": stored[hashlib.sha256(file.data).digest()]}
+
+
 def _upsert(
-    session: Session,
-    table: type[Snapshot] | type[Checkpoint] | type[Result],
-    trial_id: UUID,
-    tensors: Sequence[TensorFile],
-    stored: dict[bytes, UUID],
+    session: Session, table: type[Snapshot] | type[Checkpoint] | type[Result], rows: Sequence[dict[str, Any]]
 ) -> None:
-    # A step can be repeated: step 0 with each attempt, and the last one as both "due" and "final".
-    blob_ids = {file.step: stored[hashlib.sha256(file.data).digest()] for file in tensors}
-    if blob_ids:
-        rows: dict[int, dict[str, Any]] = {
-            step: {"trial_id": trial_id, "step": step, "blob_id": blob_id} for step, blob_id in blob_ids.items()
-        }
-        if table is Snapshot:
-            for file in tensors:
-                rows[file.step]["entries"] = file.entries
-        new = insert(table).values([*rows.values()])
-        changed = {name: new.excluded[name] for name in ("blob_id", "entries") if name in new.excluded}
-        session.execute(new.on_conflict_do_update(index_elements=["trial_id", "step"], set_=changed))
+    if rows:
+        # A step can be repeated: step 0 with each attempt, and the last one as both "due" and "final".
+        new = insert(table).values([*{row["step"]: row for row in rows}.values()])
+        key = ("trial_id", "step")
+        changed = {name: new.excluded[name] for name in rows[0] if name not in key}
+        session.execute(new.on_conflict_do_update(index_elements=key, set_=changed))
 
 
 def _delete_replaced(session: Session, trial_id: UUID, batch: RecordedBatch) -> None:

@@ -19,6 +19,7 @@ from nestor_server.scheduling import leases
 from nestor_server.services import versions
 from nestor_server.services.study_trials import Trials, trials_of
 
+FINISHED = [state.value for state in State if state.finished]
 UNFINISHED = [state.value for state in State if not state.finished]
 
 

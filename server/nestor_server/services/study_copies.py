@@ -1,18 +1,19 @@
-"""Studies that come again: a deleted one is restored, and any is copied with its finished trials."""
+"""Restores deleted studies, and copies studies with their finished trials."""
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
 import uuid_utils.compat
-from sqlalchemy import ARRAY, any_, func, literal, select, text, update
+from sqlalchemy import ARRAY, JSON, Column, Text, any_, func, literal, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from nestor import schemas
 from nestor.errors import StudyNameTaken, StudyNotDeleted, StudyNotFound, StudyTooLarge
-from nestor.schemas import State
 from nestor_server.models import (
     Base,
     Checkpoint,
@@ -30,11 +31,11 @@ from nestor_server.services import studies
 # Of one copy, which is one transaction.
 MAX_TRIALS = 10_000
 MAX_ENTRIES = 100_000  # steps and events
-MAX_BYTES = 256 * 2**20  # of these, as PostgreSQL stores them
+MAX_BYTES = 256 * 2**20  # of columns without a bound, as PostgreSQL stores them
 
-FINISHED = [state.value for state in State if state.finished]
-# Of a trial. The files stay where they are.
-RECORDS: tuple[type[Base], ...] = (Step, StepNumbers, Distribution, Event, Snapshot, Checkpoint, Result)
+Record = Step | StepNumbers | Distribution | Event | Snapshot | Checkpoint | Result
+# The files stay where they are.
+RECORDS: tuple[type[Record], ...] = (Step, StepNumbers, Distribution, Event, Snapshot, Checkpoint, Result)
 
 
 def restore(session: Session, owner_id: UUID, study_id: UUID, how: schemas.StudyRestore) -> schemas.Study:
@@ -54,12 +55,8 @@ def restore(session: Session, owner_id: UUID, study_id: UUID, how: schemas.Study
             raise StudyNotDeleted(name=study.name)
         return studies.describe(session, [study])[0]
     name = study.name if how.name is None else how.name
-    restored = update(Study).where(Study.id == study_id).values(name=name, deleted_at=None, updated_at=func.now())
-    try:
-        with session.begin_nested():
-            session.execute(restored.execution_options(synchronize_session=False))
-    except IntegrityError:
-        raise StudyNameTaken(name=name) from None
+    with _naming(session, name):
+        study.name, study.deleted_at, study.updated_at = name, None, func.now()
     session.refresh(study)
     return studies.describe(session, [study])[0]
 
@@ -76,14 +73,25 @@ def copy(session: Session, owner_id: UUID, study_id: UUID, new: schemas.StudyCop
     trials = _finished(session, study)
     copied = {one: getattr(study, one) for one in ("metric", "direction", "user_attrs", "tags", "note")}
     made = Study(owner_id=owner_id, name=new.name, **copied, next_number=len(trials))
-    try:
-        with session.begin_nested():
-            session.add(made)
-    except IntegrityError:
-        raise StudyNameTaken(name=new.name) from None
+    with _naming(session, new.name):
+        session.add(made)
     _copy_trials(session, trials, made.id)
     session.refresh(made)
     return studies.describe(session, [made])[0]
+
+
+@contextmanager
+def _naming(session: Session, name: str) -> Generator[None]:
+    """A block that gives a study this name.
+
+    Raises:
+        StudyNameTaken: another study has it.
+    """
+    try:
+        with session.begin_nested():
+            yield
+    except IntegrityError:
+        raise StudyNameTaken(name=name) from None
 
 
 def _finished(session: Session, study: Study) -> list[UUID]:
@@ -92,7 +100,7 @@ def _finished(session: Session, study: Study) -> list[UUID]:
     Raises:
         StudyTooLarge
     """
-    of_study = Trial.study_id == study.id, Trial.state.in_(FINISHED)
+    of_study = Trial.study_id == study.id, Trial.state.in_(studies.FINISHED)
     n_trials, n_entries = session.execute(
         select(func.count(), func.coalesce(func.sum(Trial.seq), 0)).where(*of_study)
     ).one()
@@ -103,16 +111,27 @@ def _finished(session: Session, study: Study) -> list[UUID]:
     trials = [*session.scalars(locked)]
     copied = any_(literal(trials, ARRAY(Trial.id.type)))
     n_bytes = 0
-    of_trials, of_steps, of_events = (Trial.id, Trial.spec), (Step.trial_id, Step.data), (Event.trial_id, Event.data)
-    for key, column in (of_trials, (Trial.id, Trial.user_attrs), of_steps, of_events):
-        n_bytes += session.scalar(select(func.sum(func.pg_column_size(column))).where(key == copied)) or 0
+    for key in (Trial.id, *(table.trial_id for table in RECORDS)):
+        sizes = [func.coalesce(func.sum(func.pg_column_size(column)), 0) for column in _unbounded(key.class_)]
+        n_bytes += sum(session.execute(select(*sizes).where(key == copied)).one()) if sizes else 0
     if n_bytes > MAX_BYTES:
         raise StudyTooLarge(name=study.name, amount=f"{n_bytes:,} bytes of records", limit=f"{MAX_BYTES:,}")
     return trials
 
 
+def _stored(table: type[Base]) -> list[Column[Any]]:
+    """The columns that PostgreSQL does not compute."""
+    return [column for column in table.__table__.columns if column.computed is None]
+
+
+def _unbounded(table: type[Base]) -> list[Column[Any]]:
+    """Of these, the ones whose values may have any size."""
+    return [column for column in _stored(table) if isinstance(column.type, JSON | ARRAY | Text)]
+
+
 # Rows of trials, each with the id and the number of its copy.
-_COPIES = "unnest(CAST(:old AS uuid[]), CAST(:new AS uuid[])) WITH ORDINALITY AS copies (old, new, number)"
+def _copies(alias: str) -> str:
+    return f"unnest(CAST(:old AS uuid[]), CAST(:new AS uuid[])) WITH ORDINALITY AS {alias} (old, new, number)"
 
 
 def _copy_trials(session: Session, trials: list[UUID], study_id: UUID) -> None:
@@ -126,7 +145,7 @@ def _copy_trials(session: Session, trials: list[UUID], study_id: UUID) -> None:
         "spec": "CASE WHEN starts.new IS NULL THEN spec "
         "ELSE jsonb_set(spec, '{warm_start,trial}', to_jsonb(starts.new)) END",
     }
-    starts = f"LEFT JOIN {_COPIES.replace('copies', 'starts')} ON starts_from = starts.old::text"
+    starts = f"LEFT JOIN {_copies('starts')} ON starts_from = starts.old::text"
     _insert(session, Trial, values, f"trials ON trials.id = copies.old {starts}", given)
     for table in RECORDS:
         name = table.__tablename__
@@ -135,12 +154,12 @@ def _copy_trials(session: Session, trials: list[UUID], study_id: UUID) -> None:
 
 def _insert(session: Session, table: type[Base], values: dict[str, str], joined: str, given: dict[str, Any]) -> None:
     """Insert copies of rows, with other `values` in some columns."""
-    columns = [column.name for column in table.__table__.columns if column.computed is None]
+    columns = [column.name for column in _stored(table)]
     copied = (values.get(name, f"{table.__tablename__}.{name}") for name in columns)
     session.execute(
         text(
             f"INSERT INTO {table.__tablename__} ({', '.join(columns)}) "
-            f"SELECT {', '.join(copied)} FROM {_COPIES} JOIN {joined}"
+            f"SELECT {', '.join(copied)} FROM {_copies('copies')} JOIN {joined}"
         ),
         given,
     )

@@ -1,4 +1,8 @@
-"""Lists of studies, each with what is going on in it. Their cost follows the page, however many trials there are."""
+"""Lists of studies, each with what is going on in it.
+
+What a page reads of tables follows its number of studies. Their trials are counted from an index, which has one entry
+for each. Orders that no index has also read a row, or ends of indexes, of each study of the user.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +30,14 @@ from nestor_server.services.versions import Versioned
 STORED = paging.stored_bytes(Study.user_attrs, Study.note)
 
 
-# All but the first read each study of the user, who has thousands at most, and of its trials the ends of indexes.
-# Columns that follow the steps of trials would make the trials of a study wait for each other.
+# All but the first read each study of the user, who has thousands at most, and two of them the ends of indexes of its
+# trials. Columns that follow the steps of trials would make the trials of a study wait for each other.
 SORTS = {
     StudySort.created_at: sorting.Sort(Study.id, UUID),  # in the order of their creation
     StudySort.last_activity_at: sorting.Sort(LAST_ACTIVITY, datetime, computed=True),
-    StudySort.by_name: sorting.Sort(func.lower(Study.name.collate("C")), str),  # the case of A to Z does not matter
+    StudySort.by_name: sorting.Sort(func.lower(Study.name.collate("C")), str, computed=True),  # A to Z in any case
     StudySort.best_value: sorting.Sort(BEST_VALUE, float, nullable=True, computed=True),
-    StudySort.trials: sorting.Sort(Study.next_number, int),
+    StudySort.trials: sorting.Sort(Study.next_number, int, computed=True),
 }
 
 
@@ -81,8 +85,10 @@ def page(
     version = lambda: versions.of_json(f"{index().version} {trials()}".encode())
 
     def read() -> tuple[schemas.StudyPage, str]:
-        found = session.scalars(select(Study).where(index().holds(Study.id)))
-        items = tuple(_summaries(session, index().arrange(found, Study.id), trials()))
+        shown = trials()
+        rows = session.scalars(select(Study).where(index().holds(Study.id)))
+        found = [study for study in index().arrange(rows, Study.id) if study.id in shown]  # some may be purged by now
+        items = tuple(_summaries(session, found, shown))
         return schemas.StudyPage(items=items, next_cursor=index().next_cursor), version()
 
     return Versioned(version, read)

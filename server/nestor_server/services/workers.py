@@ -41,10 +41,13 @@ def drain(session: Session, caller_id: UUID, worker_id: str, *, drains: bool) ->
     ours = and_(or_(Worker.id == process, Worker.id.startswith(f"{process}/", autoescape=True)), _is_alive(session))
     since = func.coalesce(Worker.draining_since, func.now()) if drains else None
     changed = update(Worker).where(ours).values(draining_since=since).returning(Worker.id)
-    if not session.scalars(changed.execution_options(synchronize_session=False)).all():
+    slots = session.scalars(changed.execution_options(synchronize_session=False)).all()
+    if not slots:
         raise WorkerNotFound(worker=worker_id)
     if drains:
         fair_share.vacate(session)
+    else:
+        fair_share.let_run(session, slots)
     queue = _Queue(session)
     return schemas.Workers(items=_listed(session, caller_id, queue, ours), queued=queue.total)
 

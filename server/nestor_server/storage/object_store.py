@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 WRITE_TIMEOUT = timedelta(days=1)  # after which an object whose transaction was not committed is deleted
 SWEEP_LIMIT = 200  # objects deleted in one call
+GAP_BYTES = 16 * 2**20  # between the ranges of one read, that are read and dropped to make fewer requests
 CLIENT: ClientConfig = {
     "connect_timeout": "5s",
     "timeout": "60s",
@@ -76,7 +77,9 @@ def read(session: Session, key: str, start: int, stop: int) -> bytes:
 
 
 def read_ranges(session: Session, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-    """The bytes of each range (start, stop), with few requests; empty if the object was deleted.
+    """The bytes of each range (start, stop); empty if the object was deleted.
+
+    Ranges that are near to each other are read by one request, with at most `GAP_BYTES` beside what is asked for.
 
     Raises:
         Unavailable: the store does not answer, or refuses.
@@ -85,7 +88,8 @@ def read_ranges(session: Session, key: str, ranges: Sequence[tuple[int, int]]) -
     starts, stops = [start for start, _ in ranges], [stop for _, stop in ranges]
     with _answering():
         try:
-            return [bytes(piece) for piece in store.get_ranges(key, starts=starts, ends=stops)]
+            pieces = store.get_ranges(key, starts=starts, ends=stops, coalesce=GAP_BYTES // max(1, len(ranges)))
+            return [bytes(piece) for piece in pieces]
         except FileNotFoundError:
             return [b""] * len(ranges)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from sqlalchemy.orm import Session
 
@@ -77,11 +78,13 @@ def headers(session: Session, of: Sequence[Blob]) -> list[Header]:
 def _within(limit: int, items: list[tuple[Blob, int]]) -> Iterator[list[tuple[Blob, int]]]:
     """Consecutive groups whose numbers add up to at most `limit`, or that have one item."""
     group: list[tuple[Blob, int]] = []
+    total = 0
     for item in items:
-        if group and sum(size for _, size in [*group, item]) > limit:
+        if group and total + item[1] > limit:
             yield group
-            group = []
+            group, total = [], 0
         group.append(item)
+        total += item[1]
     if group:
         yield group
 
@@ -94,30 +97,30 @@ def entries(session: Session, of: Sequence[tuple[Blob, Tensor]], index: Sequence
     """
     if not of or not index:
         return [[] for _ in of]
+    groups = {
+        dtype: _near(index, max(1, NEAR_BYTES // ITEM_BYTES[dtype])) for dtype in {tensor.dtype for _, tensor in of}
+    }
     ranges: list[tuple[Blob, int, int]] = []
     for blob, tensor in of:
         size = ITEM_BYTES[tensor.dtype]
-        for first, last in _near(index, max(1, NEAR_BYTES // size)):
-            ranges.append((blob, tensor.begin + first * size, tensor.begin + (last + 1) * size))
+        ranges += (
+            (blob, tensor.begin + first * size, tensor.begin + end * size) for first, end in groups[tensor.dtype]
+        )
     pieces = iter(blobs.gather(session, ranges))
     found: list[list[float]] = []
     for _, tensor in of:
         values: dict[int, float] = {}
-        for first, last in _near(index, max(1, NEAR_BYTES // ITEM_BYTES[tensor.dtype])):
-            values |= zip(range(first, last + 1), decoded(next(pieces), tensor.dtype).tolist(), strict=True)
+        for first, end in groups[tensor.dtype]:
+            values |= zip(range(first, end), decoded(next(pieces), tensor.dtype).tolist(), strict=True)
         found.append([values[i] for i in index])
     return found
 
 
 def _near(index: Sequence[int], apart: int) -> list[tuple[int, int]]:
-    """The first and the last of each group of indices, in order, between which none is farther than `apart`."""
-    groups: list[tuple[int, int]] = []
-    for i in sorted(set(index)):
-        if groups and i - groups[-1][1] <= apart:
-            groups[-1] = groups[-1][0], i
-        else:
-            groups.append((i, i))
-    return groups
+    """The ranges (first, end) that hold the indices, in order. No two indices in a range are farther than `apart`."""
+    ordered = sorted(set(index))
+    cuts = [at for at in range(1, len(ordered)) if ordered[at] - ordered[at - 1] > apart]
+    return [(ordered[at], ordered[until - 1] + 1) for at, until in pairwise([0, *cuts, len(ordered)])]
 
 
 def numbers(session: Session, blob: Blob, tensor: Tensor) -> list[float]:

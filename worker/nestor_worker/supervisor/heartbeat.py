@@ -104,7 +104,8 @@ class Presence:
     ) -> None:
         self._entry_points = {name: info.model_dump(mode="json") for name, info in offers.items()}
         self._sessions, self._settings, self._slots = sessions, settings, slots
-        self._running: dict[str, tuple[UUID, Runner] | None] = dict.fromkeys(slots)
+        self._running: dict[str, tuple[UUID, Runner | None] | None] = dict.fromkeys(slots)
+        self._writing = threading.Lock()
         self._tally = tally
         self._on_drain, self._drains = on_drain, False
         self._ending = threading.Event()
@@ -124,20 +125,32 @@ class Presence:
         self._write_tally()
         self._write(lambda session: session.execute(delete(Worker).where(Worker.id.in_(self._slots))))
 
-    @contextmanager
-    def running(self, slot: str, trial_id: UUID, runner: Runner) -> Generator[None]:
-        """Show which trial `slot` runs inside the block."""
-        self._running[slot] = trial_id, runner
-        self._set(slot, trial_id=trial_id)
-        try:
-            yield
-        finally:
-            self._running[slot] = None
-            self._set(slot, trial_id=None, runner_bytes=None)
-            self._write_tally()
+    def claim(self, slot: str, claim: Callable[[Session], Lease | None]) -> Lease | None:
+        """What `claim` leases to `slot` in a transaction, in which it also writes the trial to the row of `slot`."""
+        with self._writing:  # a heartbeat at this moment would write that the slot is idle
+            with self._sessions.begin() as session:
+                lease = claim(session)
+            if lease is not None:
+                self._running[slot] = lease.trial_id, None
+        return lease
 
-    def _set(self, slot: str, **values: Any) -> None:
-        self._follow(update(Worker).where(Worker.id == slot).values(**values))
+    @contextmanager
+    def busy(self, slot: str) -> Generator[Callable[[Runner], None]]:
+        """Show the trial that `slot` has claimed, until the end of the block, which names the trial's runner."""
+        claimed = self._running[slot]
+        assert claimed is not None
+        trial_id, _ = claimed
+
+        def attach(runner: Runner) -> None:
+            self._running[slot] = trial_id, runner
+
+        try:
+            yield attach
+        finally:
+            with self._writing:
+                self._running[slot] = None
+                self._follow(update(Worker).where(Worker.id == slot).values(trial_id=None, runner_bytes=None))
+            self._write_tally()
 
     def _beat(self) -> None:
         while not self._ending.wait(self._settings.heartbeat_seconds):
@@ -147,20 +160,23 @@ class Presence:
     def beat(self, **fresh: object) -> None:
         """Write the rows, with other columns of them as `fresh` says, and do as they say."""
         versions = {name: version(name) for name in ("nestor", "torch")}
-        rows = [
-            {
-                "id": slot,
-                "device": device,
-                "versions": versions,
-                "entry_points": self._entry_points,
-                **_described(self._running[slot]),
-            }
-            for slot, device in self._slots.items()
-        ]
-        new = insert(Worker).values(rows)
-        shown = {name: new.excluded[name] for name in ("trial_id", "runner_bytes")}  # an earlier write may have failed
-        seen = {"heartbeat_at": func.now(), **shown}
-        self._follow(new.on_conflict_do_update(index_elements=["id"], set_=seen | fresh))
+        with self._writing:
+            rows = [
+                {
+                    "id": slot,
+                    "device": device,
+                    "versions": versions,
+                    "entry_points": self._entry_points,
+                    **_described(self._running[slot]),
+                }
+                for slot, device in self._slots.items()
+            ]
+            new = insert(Worker).values(rows)
+            shown = {
+                name: new.excluded[name] for name in ("trial_id", "runner_bytes")
+            }  # a write before may have failed
+            seen = {"heartbeat_at": func.now(), **shown}
+            self._follow(new.on_conflict_do_update(index_elements=["id"], set_=seen | fresh))
         dead = delete(Worker).where(Worker.heartbeat_at < func.now() - ROW_RETENTION)
         self._write(lambda session: session.execute(dead))
 
@@ -186,6 +202,6 @@ class Presence:
             return None
 
 
-def _described(running: tuple[UUID, Runner] | None) -> dict[str, Any]:
+def _described(running: tuple[UUID, Runner | None] | None) -> dict[str, Any]:
     trial_id, runner = running or (None, None)
     return {"trial_id": trial_id, "runner_bytes": runner.resident_bytes if runner else None}

@@ -7,6 +7,8 @@ import queue
 import threading
 from uuid import UUID
 
+from sqlalchemy.orm import Session
+
 from nestor_server.database import Sessions
 from nestor_server.observability import logs
 from nestor_server.scheduling import leases
@@ -50,12 +52,15 @@ class Tasks:
             self._free.put(slot)
 
     def _claim(self, trial_id: UUID, slot: Slot) -> Lease | None:
-        with self._sessions.begin() as session:
+        def claim(session: Session) -> Lease | None:
             return leases.claim_next(session, trial_id, slot.name, devices=len(slot.devices), offers=self._offers)
+
+        return self._presence.claim(slot.name, claim)
 
     def _run(self, lease: Lease, slot: Slot) -> None:
         with logs.about(trial_id=lease.trial_id, attempt=lease.attempt, worker=slot.name):
-            runner = self._standby.take(slot)
-            with self._presence.running(slot.name, lease.trial_id, runner):
+            with self._presence.busy(slot.name) as attach:
+                runner = self._standby.take(slot)
+                attach(runner)
                 state = supervise(self._sessions, self._settings, lease, slot, runner, self._draining)
             log.info("trial %s: %s", lease.trial_id, state)

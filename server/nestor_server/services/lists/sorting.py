@@ -10,7 +10,7 @@ import base64
 import binascii
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -31,7 +31,7 @@ class Sort:
         nullable: whether rows may have none.
         parts: conditions of which each row meets one, each with the column that an index has for the value of its rows;
             none: `value` is in an index itself.
-        computed: an expression that is to be computed once for each row, and that no index has.
+        computed: no index has it, so that it is computed for each row of the list, and once.
     """
 
     value: ColumnElement[Any] | InstrumentedAttribute[Any]
@@ -87,28 +87,41 @@ class Order:
         self, query: Select[*tuple[Any, ...]], after: tuple[Any, Any] | None, limit: int, *, has_value: bool
     ) -> Select[*tuple[Any, ...]]:
         """The first rows after a value and a key, of those that have a value or of the others."""
+        if self.sort.computed:
+            return self._computed(query, after, limit, has_value=has_value)
         parts = self.sort.parts or ((true(), self.sort.value),)
-        found = [self._part(query.where(where), value, after, limit, has_value=has_value) for where, value in parts]
+        found: list[Select[*tuple[Any, ...]]] = []
+        for where, value in parts:
+            rows = query.where(where).add_columns(value.label("sorted_by"))
+            found.append(self._first(rows, value, self.key, after, limit, has_value=has_value))
         if len(found) == 1:
             return found[0]
         merged = union_all(*(select(part.subquery()) for part in found)).subquery()
         return select(merged).order_by(*self._directed(merged.c.sorted_by, merged.c[self.key.key])).limit(limit)
 
-    def _part(
+    def _computed(
+        self, query: Select[*tuple[Any, ...]], after: tuple[Any, Any] | None, limit: int, *, has_value: bool
+    ) -> Select[*tuple[Any, ...]]:
+        """The same, if all rows must be read for their values. Their other columns are read of the first rows alone."""
+        # OFFSET 0 keeps PostgreSQL from computing a value in each condition again, and from joining before the limit.
+        each = query.with_only_columns(self.key, self.sort.value.label("sorted_by")).offset(0).subquery()
+        found = self._first(
+            select(each), each.c.sorted_by, each.c[self.key.key], after, limit, has_value=has_value
+        ).subquery()
+        key, value = found.c[self.key.key], found.c.sorted_by
+        row = select(*query.selected_columns).where(self.key == key).offset(0).lateral()
+        return select(row, value).join_from(found, row, true()).order_by(*self._directed(value, key))
+
+    def _first(
         self,
-        query: Select[*tuple[Any, ...]],
+        rows: Select[*tuple[Any, ...]],
         value: ColumnElement[Any] | InstrumentedAttribute[Any],
+        key: ColumnElement[Any] | InstrumentedAttribute[Any],
         after: tuple[Any, Any] | None,
         limit: int,
         *,
         has_value: bool,
     ) -> Select[*tuple[Any, ...]]:
-        key: ColumnElement[Any] | InstrumentedAttribute[Any] = self.key
-        rows = query.add_columns(value.label("sorted_by"))
-        if self.sort.computed:
-            each = rows.offset(0).subquery()  # keeps PostgreSQL from computing the value in each condition again
-            rows, value = select(each), each.c.sorted_by
-            key = cast("ColumnElement[Any]", each.c[self.key.key])
         if self.sort.nullable:
             rows = rows.where(value.is_not(None) if has_value else value.is_(None))
         if after is not None:

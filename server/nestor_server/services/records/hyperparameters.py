@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from nestor import lifecycle, schemas
 from nestor.errors import HyperparametersNotFound, HyperparameterUnknown, TensorNotNumpy
-from nestor.schemas import HyperparameterInfo, WhichStep
+from nestor.schemas import HyperparameterInfo
 from nestor_server.models import Blob, Checkpoint, Snapshot, Trial
 from nestor_server.services import versions
 from nestor_server.services.trials import queries as trial_queries
@@ -144,15 +144,8 @@ def at(session: Session, trial_id: UUID, step: int | None) -> SnapshotFile:
         query = query.where(Snapshot.step == step)
     row = session.execute(query.order_by(Snapshot.step.desc()).limit(1)).one_or_none()
     if row is None:
-        raise missing(session, trial_id, step)
+        newest = select(Snapshot.step).where(Snapshot.trial_id == trial_id).order_by(Snapshot.step.desc())
+        stored = session.scalars(newest.limit(lifecycle.SHOWN_STEPS)).all()
+        raise HyperparametersNotFound(trial=str(trial_id), what=lifecycle.missing_step(step, None, stored))
     number, blob, is_settled = row
     return SnapshotFile(number, blob, is_settled and step is not None)
-
-
-def missing(
-    session: Session, trial_id: UUID, step: WhichStep | None, best_step: int | None = None
-) -> HyperparametersNotFound:
-    """The error of a step that has no snapshot. It names steps that have one."""
-    newest = select(Snapshot.step).where(Snapshot.trial_id == trial_id).order_by(Snapshot.step.desc())
-    stored = session.scalars(newest.limit(lifecycle.SHOWN_STEPS)).all()
-    return HyperparametersNotFound(trial=str(trial_id), what=lifecycle.missing_step(step, best_step, stored))

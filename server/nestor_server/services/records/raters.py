@@ -6,14 +6,11 @@ from dataclasses import replace
 from itertools import pairwise
 from uuid import UUID
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from nestor.errors import RaterNotFound, RaterOfSeveralTypes
 from nestor.schemas import WhichStep
-from nestor_server.models import Blob, Snapshot, Trial
-from nestor_server.services.records import hyperparameters
-from nestor_server.services.trials import queries as trial_queries
+from nestor_server.services.trials import warm_starts
 from nestor_server.storage import tensor_blobs
 from nestor_server.storage.safetensors_header import Tensor, safetensors_prefix
 from nestor_server.storage.tensor_blobs import Slice
@@ -28,7 +25,7 @@ def rater(session: Session, owner_id: UUID, trial_id: UUID, name: str, step: Whi
         RaterNotFound: the trial tunes no network of that name.
         RaterOfSeveralTypes: its tensors are not next to each other in the snapshot.
     """
-    blob = _snapshot(session, owner_id, trial_id, step)
+    blob = warm_starts.stored(session, owner_id, trial_id, step, weights=False)
     stored = tensor_blobs.header(session, blob).tensors
     prefix = f"{name}."
     found = sorted((one for one in stored.values() if one.name.startswith(prefix)), key=lambda one: one.begin)
@@ -38,15 +35,3 @@ def rater(session: Session, owner_id: UUID, trial_id: UUID, name: str, step: Whi
         raise RaterOfSeveralTypes(name=name)
     parameters: list[Tensor] = [replace(one, name=one.name.removeprefix(prefix)) for one in found]
     return Slice(safetensors_prefix(*parameters), blob, (found[0].begin,), found[-1].end - found[0].begin)
-
-
-def _snapshot(session: Session, owner_id: UUID, trial_id: UUID, step: WhichStep) -> Blob:
-    best_step = trial_queries.read(session, owner_id, trial_id, Trial.best_step).best_step
-    of_trial = Snapshot.trial_id == trial_id
-    query = select(Blob).join(Snapshot, Snapshot.blob_id == Blob.id).where(of_trial)
-    number = best_step if step == "best" else step
-    if number != "latest":
-        query = query.where(Snapshot.step == number)
-    if blob := session.scalars(query.order_by(Snapshot.step.desc()).limit(1)).one_or_none():
-        return blob
-    raise hyperparameters.missing(session, trial_id, step, best_step)

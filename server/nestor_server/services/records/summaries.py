@@ -47,13 +47,14 @@ def summary(
         if found is None:
             raise HyperparameterUnknown(trial=str(trial_id), name=name, hparams=[item["name"] for item in declared])
         until = min(after + MAX_STEPS, trial.step)
-        thins = until - after > max_points
+        stride = -(-max(1, until - after) * len(declared) // MAX_SUMMARIES)
+        thins = until - after > max_points or stride > 1
         given = {
             "trial": trial_id,
             "name": name,
             "after": after,
             "until": until,
-            "stride": -(-max(1, until - after) * len(declared) // MAX_SUMMARIES),
+            "stride": stride,
             "intervals": intervals(len(thinning.SUMMARIZED), max_points),
             "first": after + 1 if after else 0,
             "every": doubling_interval(until - after, max_points - 2),  # besides both ends

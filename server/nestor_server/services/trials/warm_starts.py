@@ -11,7 +11,7 @@ from nestor import lifecycle
 from nestor.errors import ArchitectureMismatch, CheckpointNotFound, HyperparametersNotFound
 from nestor.schemas import EntryPointProblem, ProgramProblem, WarmStart, WhichStep
 from nestor.schemas.problems import AnyProblem
-from nestor_server.models import Blob, Checkpoint, Result, Snapshot
+from nestor_server.models import Blob, Checkpoint, Result, Snapshot, Trial
 from nestor_server.services.problems import architectures, programs
 from nestor_server.services.trials import queries as trial_queries
 from nestor_server.storage import blobs, tensor_blobs
@@ -26,11 +26,11 @@ def find(session: Session, owner_id: UUID, start: WarmStart) -> tuple[WarmStart,
         TrialNotFound
         CheckpointNotFound, HyperparametersNotFound: no checkpoint, result or snapshot of that step is stored.
     """
-    trial = trial_queries.find(session, owner_id, start.trial)
-    step = trial.best_step if start.step == "best" else start.step
+    best_step = trial_queries.read(session, owner_id, start.trial, Trial.best_step).best_step
+    step = best_step if start.step == "best" else start.step
     stored = (Checkpoint, Result) if start.step is not None else (Checkpoint,)  # the newest is one to continue from
     for table in () if start.step == "best" and step is None else stored if start.weights else (Snapshot,):
-        query = select(table.step, Blob.id).join(Blob, Blob.id == table.blob_id).where(table.trial_id == trial.id)
+        query = select(table.step, Blob.id).join(Blob, Blob.id == table.blob_id).where(table.trial_id == start.trial)
         if step is not None:
             query = query.where(table.step == step)
         newest = query.order_by(table.step.desc()).limit(1).with_for_update(of=Blob, read=True, key_share=True)
@@ -38,10 +38,10 @@ def find(session: Session, owner_id: UUID, start: WarmStart) -> tuple[WarmStart,
             return start.model_copy(update={"step": found.step}), found.id
     kept: set[int] = set()
     for table in stored if start.weights else (Snapshot,):
-        newest = select(table.step).where(table.trial_id == trial.id).order_by(table.step.desc())
+        newest = select(table.step).where(table.trial_id == start.trial).order_by(table.step.desc())
         kept.update(session.scalars(newest.limit(lifecycle.SHOWN_STEPS)))
     missing = CheckpointNotFound if start.weights else HyperparametersNotFound
-    raise missing(trial=str(trial.id), what=lifecycle.missing_step(start.step, trial.best_step, kept))
+    raise missing(trial=str(start.trial), what=lifecycle.missing_step(start.step, best_step, kept))
 
 
 def validate(session: Session, owner_id: UUID, start: WarmStart, blob_id: UUID, problem: AnyProblem) -> None:
@@ -75,5 +75,15 @@ def checkpoint(session: Session, owner_id: UUID, trial_id: UUID, step: WhichStep
         TrialNotFound
         CheckpointNotFound: nothing of that step is stored.
     """
-    _, blob_id = find(session, owner_id, WarmStart(trial=trial_id, step=None if step == "latest" else step))
-    return Slice.whole(session.get_one(Blob, blob_id))
+    return Slice.whole(stored(session, owner_id, trial_id, step, weights=True))
+
+
+def stored(session: Session, owner_id: UUID, trial_id: UUID, step: WhichStep, *, weights: bool) -> Blob:
+    """The checkpoint or the result of a step, or its snapshot, as `find` finds it.
+
+    Raises:
+        TrialNotFound
+        CheckpointNotFound, HyperparametersNotFound: nothing of that step is stored.
+    """
+    start = WarmStart(trial=trial_id, step=None if step == "latest" else step, weights=weights)
+    return session.get_one(Blob, find(session, owner_id, start)[1])
