@@ -13,12 +13,12 @@ from uuid import UUID
 from nestor.schemas import (
     DEFAULT_POINTS,
     Action,
-    As,
     Attempt,
     Confirm,
     Confirmation,
     EntryValues,
     Event,
+    Form,
     Hyperparameters,
     HyperparameterSummary,
     Order,
@@ -224,9 +224,9 @@ class Backend(Protocol):
         ...
 
     def hyperparameter_summary(
-        self, trial_id: UUID, name: str, *, after: int = 0, max_points: int = DEFAULT_POINTS
+        self, trial_id: UUID, name: str, *, max_points: int = DEFAULT_POINTS
     ) -> HyperparameterSummary:
-        """The course of one hyperparameter in the steps above `after`, as needed for a plot.
+        """The course of one hyperparameter, as needed for a plot.
 
         Args:
             max_points: of each 100,000 steps, at most so many are returned.
@@ -248,24 +248,17 @@ class Backend(Protocol):
         """The `k` entries of a hyperparameter that come first by an order at `step`, by default the newest snapshot.
 
         Raises:
-            HyperparametersNotFound: there is no snapshot of that step, or no such hyperparameter.
+            HyperparameterUnknown: the trial has no hyperparameter of that name.
+            HyperparametersNotFound: there is no snapshot of that step.
             EntriesNotRecorded: nothing is known of the entries at that step.
         """
         ...
 
-    def entry_values(
-        self,
-        trial_id: UUID,
-        name: str,
-        index: str,
-        form: As = "optimized",
-        after: int | None = None,
-        max_points: int | None = None,
-    ) -> EntryValues:
+    def entry_values(self, trial_id: UUID, name: str, index: str, form: Form = Form.optimized) -> EntryValues:
         """Some entries of a hyperparameter, such as "0,17,3.5", at the steps that have a snapshot.
 
         Raises:
-            HyperparametersNotFound: there is no such hyperparameter.
+            HyperparameterUnknown: the trial has no hyperparameter of that name.
             EntryUnknown, TooManyEntries: the hyperparameter has no such entries, or there are too many.
         """
         ...

@@ -7,11 +7,14 @@ import operator
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from enum import Enum
-from typing import SupportsIndex, cast
+from typing import SupportsIndex, TypeVar, cast
 from uuid import UUID
 
-from nestor.errors import ArgumentInvalid, ChoiceUnknown, OptionTypeWrong, shown
-from nestor.schemas import LogLevel, State, WhichStep
+from nestor.errors import ArgumentInvalid, ChoiceUnknown, OptionOutOfRange, OptionTypeWrong, shown
+from nestor.schemas import State, WhichStep
+
+Choice = TypeVar("Choice", bound=Enum)
+Entry = SupportsIndex | tuple[SupportsIndex, ...] | list[SupportsIndex]  # a flat index, or a position
 
 
 class _Prune(Enum):
@@ -49,19 +52,43 @@ def expect_flag(name: str, given: object) -> None:
         raise OptionTypeWrong(option=f"{name}={shown(given)}", rule="it must be True or False")
 
 
-def whole_number(name: str, value: int) -> int:
-    """`value`, the argument `name`, which must be a whole number.
+def whole_number(name: str, value: object, *, least: int | None = None, most: int | None = None) -> int:
+    """`value`, the argument `name`, which must be a whole number from `least` to `most`.
 
     Raises:
         OptionTypeWrong: it is something else.
+        OptionOutOfRange: it is below `least` or above `most`.
     """
+    rule = "it must be a whole number"
+    if least is not None:
+        rule += f", at least {least:,}" if most is None else f" from {least:,} to {most:,}"
     try:
         if isinstance(value, bool):
             raise TypeError
-        return operator.index(value)
+        number = operator.index(cast("SupportsIndex", value))
     except TypeError:
-        rule = "it must be a whole number, at least 0"
         raise OptionTypeWrong(option=f"{name}={shown(value)}", rule=rule) from None
+    if (least is not None and number < least) or (most is not None and number > most):
+        raise OptionOutOfRange(option=f"{name}={number}", rule=rule)
+    return number
+
+
+def index_text(index: object) -> str:
+    """The entries that a user gave, such as "0,17,3.5": a whole number or a tuple is one, others hold several.
+
+    Raises:
+        OptionTypeWrong: an entry is neither a whole number nor a position of whole numbers.
+    """
+    entries: list[object] = [index] if isinstance(index, tuple) else _items(index)
+    return ",".join(".".join(str(whole_number("index", part)) for part in _items(entry)) for entry in entries)
+
+
+def _items(given: object) -> list[object]:
+    """What a list, a tuple or an array holds, or `given` itself."""
+    if isinstance(given, Iterable) and not isinstance(given, str | bytes):
+        with suppress(TypeError):  # an array without dimensions
+            return list(cast("Iterable[object]", given))
+    return [given]
 
 
 def trial_id(given: UUID | str) -> UUID:
@@ -77,24 +104,16 @@ def trial_id(given: UUID | str) -> UUID:
         raise OptionTypeWrong(option=f"trial_id={shown(given)}", rule=rule) from None
 
 
-def choice(name: str, value: object, choices: Sequence[str]) -> str:
-    """`value`, the argument `name`, which must be one of `choices`.
+def choice(name: str, value: object, kind: type[Choice]) -> Choice:
+    """The member of `kind` that `value`, the argument `name`, is or names.
 
     Raises:
-        ChoiceUnknown: it is something else.
+        ChoiceUnknown: no member has this value.
     """
-    if value not in choices:
-        raise ChoiceUnknown(option=f"{name}={shown(value)}", choices=list(choices))
-    return choices[choices.index(cast("str", value))]
-
-
-def log_level(value: object) -> LogLevel:
-    """The level of `value`, such as "warning".
-
-    Raises:
-        ChoiceUnknown: there is no such level.
-    """
-    return LogLevel(choice("level", value, [level.value for level in LogLevel]))
+    try:
+        return kind(value)
+    except ValueError:
+        raise ChoiceUnknown(option=f"{name}={shown(value)}", choices=[one.value for one in kind]) from None
 
 
 def which_step(name: str, value: object) -> WhichStep:
@@ -113,12 +132,14 @@ def which_step(name: str, value: object) -> WhichStep:
     raise OptionTypeWrong(option=f"{name}={shown(value)}", rule=rule)
 
 
-def states_of(owner: str, given: object) -> frozenset[State]:
-    """The states that a user gave, by value, by name, or as Optuna calls them.
+def states_of(owner: str, given: object) -> frozenset[State] | None:
+    """The states that a user gave, by value, by name, or as Optuna calls them. None stands for all.
 
     Raises:
         ArgumentInvalid: it is no list of states.
     """
+    if given is None:
+        return None
     expected = "a list of " + ", ".join(repr(state.value) for state in State)
     if isinstance(given, str) or not isinstance(given, Iterable):
         raise ArgumentInvalid(owner=owner, argument="states", given=shown(given), expected=expected)
@@ -143,7 +164,7 @@ def tags_of(owner: str, given: object) -> list[str]:
         tags = list(cast("Iterable[object]", tags))
         if all(isinstance(tag, str) for tag in tags):
             return cast("list[str]", tags)
-    raise ArgumentInvalid(owner=owner, argument="tag", given=shown(given), expected="a list of texts")
+    raise ArgumentInvalid(owner=owner, argument="tags", given=shown(given), expected="a list of texts")
 
 
 def expect_callbacks(owner: str, given: object, arguments: tuple[str, ...]) -> None:

@@ -43,6 +43,7 @@ from nestor.schemas import (
     State,
     WhichStep,
 )
+from nestor.schemas.thinning import doubling_interval
 
 T = TypeVar("T")
 
@@ -341,12 +342,6 @@ def evicted_steps(newest: int, every: int) -> list[int]:
     return [step for step in steps if step > 0 and not is_retained(step, newest, every)]
 
 
-def finite_bounds(bounds: tuple[float, float] | None) -> dict[str, float]:
-    """Those fields `least` and `largest` of a `HyperparameterInfo` that are finite."""
-    named = zip(("least", "largest"), bounds or (), strict=False)
-    return {name: bound for name, bound in named if math.isfinite(bound)}
-
-
 # --- retention of distributions -------------------------------------------------------------------
 
 MAX_DISTRIBUTIONS = 1024  # steps whose distributions are kept, besides step 0 and the last one,
@@ -354,7 +349,7 @@ DISTRIBUTIONS_BYTES = 32 * 2**20  # and fewer of a trial with many hyperparamete
 DISTRIBUTION_BYTES = 1024  # where that of one hyperparameter at one step takes at most so many, as JSON
 
 
-def spread_out(shapes: Iterable[Sequence[int]]) -> int:
+def count_with_distributions(shapes: Iterable[Sequence[int]]) -> int:
     """The number of hyperparameters that have several entries, and so a distribution."""
     return sum(math.prod(shape) > 1 for shape in shapes)
 
@@ -369,8 +364,4 @@ def distribution_interval(newest: int, hyperparameters: int) -> int:
         hyperparameters: with several entries.
     """
     fitting = DISTRIBUTIONS_BYTES // (DISTRIBUTION_BYTES * max(1, hyperparameters))
-    most = max(2, min(MAX_DISTRIBUTIONS, fitting - 2))  # besides step 0 and the last step
-    interval = 1
-    while newest // interval > most:
-        interval *= 2
-    return interval
+    return doubling_interval(newest, max(2, min(MAX_DISTRIBUTIONS, fitting - 2)))  # besides step 0 and the last step

@@ -352,7 +352,7 @@ class Study:
         Raises:
             ArgumentInvalid: there is no such state.
         """
-        wanted = None if states is None else states_of("study.get_trials", states)
+        wanted = states_of("study.get_trials", states)
         return [Trial(self._backend, record) for record in self._backend.trials(self.id, wanted)]
 
     @called_as("study.trial")

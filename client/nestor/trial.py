@@ -5,49 +5,40 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from nestor import schemas
 from nestor.backend import Backend
-from nestor.callbacks import choice, expect_callbacks, expect_flag, prunes, which_step, whole_number
+from nestor.callbacks import Entry, expect_callbacks, expect_flag, prunes, which_step, whole_number
 from nestor.errors import (
-    ArgumentInvalid,
     AttributeMissing,
-    HparamNotFound,
-    HyperparametersNotFound,
     IllegalTransition,
     NestorError,
-    OptionOutOfRange,
     TrialFailed,
     called_as,
     no_attribute,
-    shown,
 )
 from nestor.errors.optuna_names import TRIAL_ATTRIBUTES
-from nestor.extras import require
-from nestor.results import raters, weights
+from nestor.results import frames, weights
 from nestor.results.html import table
-from nestor.results.tables import distribution_row, step_rows
-from nestor.results.values import Values, members
+from nestor.results.values import Values
 from nestor.schemas import (
     DEFAULT_POINTS,
     FEWEST_POINTS,
     MOST_POINTS,
     MOST_STEPS,
-    PER_ORDER,
     Action,
-    As,
     Attempt,
     Confirmation,
     EndingAction,
     Event,
     EventType,
+    Form,
     HyperparameterSummary,
     Order,
     State,
     Step,
-    TopEntry,
     TrialPatch,
     Verdict,
     WhichStep,
@@ -214,7 +205,7 @@ class Trial:
         Raises:
             TrialFailed: the trial failed; raised after its last step.
         """
-        for _, step in self._follow(whole_number("after", after)):
+        for _, step in self._follow(whole_number("after", after, least=0)):
             if step is not None:
                 yield step
         self._raise_if_failed()
@@ -222,7 +213,7 @@ class Trial:
     @called_as("trial.events")
     def events(self, *, after: int = 0) -> Iterator[Event]:
         """Yield states, steps, snapshots and log lines behind event number `after`. The last event is `end`."""
-        return self._backend.events(self.id, whole_number("after", after))
+        return self._backend.events(self.id, whole_number("after", after, least=0))
 
     @called_as("trial.wait")
     def wait(self, *, show_progress_bar: bool = False, callbacks: Sequence[Callable[[Trial], object]] = ()) -> Trial:
@@ -458,7 +449,7 @@ class Trial:
         Raises:
             HyperparametersNotFound: that step has no snapshot; the message lists steps that have one.
         """
-        return self._values(whole_number("step", step))
+        return self._values(whole_number("step", step, least=0, most=MOST_STEPS))
 
     @property
     def hparams_steps(self) -> tuple[int, ...]:
@@ -519,11 +510,7 @@ class Trial:
             HparamNotFound: the trial has no weights of that name.
             MissingExtra: pandas or the engine is not installed.
         """
-        pd = require("pandas", what="trial.example_weights", extra="viz")
-        values = members(self.best_hparams.transformed, name)
-        if name not in values or values[name].ndim != 1:
-            raise HparamNotFound(name=name, hparams=list(values))
-        return pd.Series(values[name].numpy(), name=name, index=pd.RangeIndex(len(values[name]), name="position"))
+        return frames.example_weights(self.best_hparams, name)
 
     @called_as("trial.rater")
     def rater(self, rating: LossReweighting) -> Rater:
@@ -537,7 +524,7 @@ class Trial:
             HparamNotFound: the trial has no hyperparameters of its name.
             MissingExtra: the engine is not installed.
         """
-        return raters.rater(self.best_hparams, rating)
+        return weights.rater(self.best_hparams, rating)
 
     def steps_dataframe(self) -> pandas.DataFrame:
         """One row per recorded step, indexed by `number`, with columns such as `val_metrics.accuracy`, `seconds.inner`.
@@ -545,9 +532,7 @@ class Trial:
         Raises:
             MissingExtra: pandas is not installed.
         """
-        pd = require("pandas", what="trial.steps_dataframe", extra="viz")
-        rows = step_rows(self.steps)
-        return pd.DataFrame(rows, columns=None if rows else [*Step.model_fields]).set_index("number")
+        return frames.steps(self.steps)
 
     @called_as("trial.trajectory")
     def trajectory(self, name: str, *, quantiles: bool = True) -> pandas.DataFrame:
@@ -564,17 +549,7 @@ class Trial:
             HparamNotFound: the trial has no such hyperparameter.
             MissingExtra: pandas is not installed.
         """
-        expect_flag("quantiles", quantiles)
-        pd = require("pandas", what="trial.trajectory", extra="viz")
-        described = self._backend.hyperparameters(self.id)
-        rows: list[dict[str, Any]] = []
-        for step in described.steps:
-            try:
-                values = Values(self._backend.snapshot(self.id, step), {}).numpy()
-            except HyperparametersNotFound:  # thinned out meanwhile
-                continue
-            rows.append({"step": step, **distribution_row(members(values, name), quantiles=quantiles)})
-        return pd.DataFrame(rows).set_index("step")
+        return frames.trajectory(self._backend, self.id, name, quantiles=quantiles)
 
     @called_as("trial.hparam_summary")
     def hparam_summary(self, name: str, *, max_points: int = DEFAULT_POINTS) -> HyperparameterSummary:
@@ -591,15 +566,11 @@ class Trial:
         Raises:
             HyperparameterUnknown: the trial has no hyperparameter of that name.
         """
-        if not FEWEST_POINTS <= whole_number("max_points", max_points) <= MOST_POINTS:
-            expected = f"a whole number from {FEWEST_POINTS} to {MOST_POINTS:,}"
-            raise ArgumentInvalid(
-                owner="trial.hparam_summary", argument="max_points", given=shown(max_points), expected=expected
-            )
-        return self._backend.hyperparameter_summary(self.id, name, max_points=max_points)
+        most = whole_number("max_points", max_points, least=FEWEST_POINTS, most=MOST_POINTS)
+        return self._backend.hyperparameter_summary(self.id, name, max_points=most)
 
     @called_as("trial.top")
-    def top(self, name: str, *, by: str = "change", k: int = 20, step: int | None = None) -> pandas.DataFrame:
+    def top(self, name: str, *, by: Order | str = "change", k: int = 20, step: int | None = None) -> pandas.DataFrame:
         """The entries of the hyperparameter `name` that stand out at a step, the first one first.
 
         Args:
@@ -614,27 +585,22 @@ class Trial:
             start, change and gradient.
 
         Raises:
-            HyperparametersNotFound: the trial has no such hyperparameter, or no snapshot of that step.
+            HyperparameterUnknown: the trial has no hyperparameter of that name.
+            HyperparametersNotFound: that step has no snapshot.
             EntriesNotRecorded: it is not known which entries come first.
             MissingExtra: pandas is not installed.
         """
-        pd = require("pandas", what="trial.top", extra="viz")
-        order = Order(choice("by", by, [order.value for order in Order]))
-        if not 1 <= (most := whole_number("k", k)) <= PER_ORDER:
-            raise OptionOutOfRange(option=f"k={most}", rule=f"it must be at least 1 and at most {PER_ORDER}")
-        found = self._backend.top(self.id, name, order, most, None if step is None else whole_number("step", step))
-        columns = [field for field in TopEntry.model_fields if field != "index"]
-        rows = [item.model_dump() for item in found.items]
-        return pd.DataFrame(rows, columns=["index", *columns]).set_index("index")
+        return frames.top(self._backend, self.id, name, by=by, k=k, step=step)
 
     @called_as("trial.values_of")
     def values_of(
-        self, name: str, index: int | Sequence[int | tuple[int, ...]], *, form: As = "optimized"
+        self, name: str, index: Entry | Iterable[Entry], *, form: Form | str = "optimized"
     ) -> pandas.DataFrame:
         """The course of some entries of the hyperparameter `name`, over the steps that have a snapshot.
 
         Args:
-            index: flat indices, or positions such as (3, 5) of a matrix; at most 100.
+            index: of one entry, its flat index or, as a tuple, its position: 17, or (3, 5) of a matrix. Of at most 100
+                entries, a list or an array of these.
             form: "optimized", before the transform; "used", after it, as the losses read them.
 
         Returns:
@@ -642,30 +608,15 @@ class Trial:
             most 10,000; of more steps, evenly chosen ones are returned.
 
         Raises:
-            HyperparametersNotFound: the trial has no such hyperparameter.
+            HyperparameterUnknown: the trial has no hyperparameter of that name.
             EntryUnknown, TooManyEntries: it has no such entries, or there are too many.
+            OptionTypeWrong: an entry is neither a whole number nor a position.
             MissingExtra: pandas is not installed.
         """
-        pd = require("pandas", what="trial.values_of", extra="viz")
-        forms: tuple[As, ...] = get_args(As)
-        choice("form", form, forms)
-        given = cast("object", index)  # whatever the annotation says
-        if isinstance(given, str) or not isinstance(given, int | Iterable):
-            expected = "an index, or a list of indices such as [3, (0, 5)]"
-            raise ArgumentInvalid(owner="trial.values_of", argument="index", given=shown(index), expected=expected)
-        chosen = [index] if isinstance(index, int) else index
-        text = ",".join(".".join(map(str, one)) if isinstance(one, tuple) else str(one) for one in chosen)
-        found = self._backend.entry_values(self.id, name, text, form)
-        steps = pd.Index(found.steps, name="step")
-        return pd.DataFrame(list(zip(*found.values, strict=True)), index=steps, columns=list(found.names))
+        return frames.values_of(self._backend, self.id, name, index, form=form)
 
     def _values(self, step: int | None) -> Values:
-        described = self._backend.hyperparameters(self.id)
-        if step is not None and step not in described.steps:
-            kept = ", ".join(map(str, described.steps[-20:])) or "none yet"
-            what = f"of step {step} (kept: {kept})"
-            raise HyperparametersNotFound(trial=str(self.id), what=what)
-        transforms = {item.name: item.transform for item in described.items}
+        transforms = {item.name: item.transform for item in self._backend.hyperparameters(self.id).items}
         return Values(self._backend.snapshot(self.id, step), transforms)
 
     # --- how it looks -----------------------------------------------------------------------------

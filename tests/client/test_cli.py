@@ -90,7 +90,7 @@ def test_failures_print_one_message_and_exit_1(shell, trial):
         (("pause", f"{STUDY}/1"), f"Trial '{STUDY}/1' was not found. The study's trials are 0."),
         (("export", trial.id, "--safetensors", "/nowhere/file"), "No such file or directory"),
         (("export", trial.id, "--csv", "/"), "/ cannot be written: Is a directory."),
-        (("export", trial.id, "--safetensors", "/dev/null", "--step", 99), "of step 99 (kept: 0, 1,"),
+        (("export", trial.id, "--safetensors", "/dev/null", "--step", 99), "of step 99 (stored: 0, 1,"),
         (("submit", "/nowhere", "--study", STUDY), "/nowhere cannot be read: No such file or directory."),
         (("study", "create", STUDY), "You already have a study named"),
         (("study", "best", "nowhere"), "Study 'nowhere' was not found."),

@@ -14,10 +14,10 @@ import typer
 import typer.main
 
 import nestor_server.cli
-from nestor.cli import watching
+from nestor.cli import studies, watching
 from nestor.cli.application import application
 from nestor.cli.reference import reference
-from nestor.schemas import LogLevel, Scope
+from nestor.schemas import LogLevel, Scope, SortOrder, StudySort, TrialSort
 from testbed.server import free_port
 from tests.client.shell import DOCUMENT, Shell, completed, here
 
@@ -105,6 +105,9 @@ def test_without_a_server_each_command_says_one_sentence(words, monkeypatch, cap
 def test_the_words_of_options_are_those_of_the_schemas():
     assert get_args(watching.Level) == tuple(LogLevel)
     assert get_args(nestor_server.cli.ScopeName) == tuple(Scope)
+    assert get_args(studies.Direction) == tuple(SortOrder)
+    assert get_args(studies.StudySorting) == tuple(StudySort)
+    assert get_args(studies.TrialSorting) == tuple(TrialSort)
 
 
 def test_the_start_of_a_command_loads_neither_the_schemas_nor_torch():

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 import nestor
 from nestor import Study, Trial, visualization
-from nestor.errors import ArgumentInvalid, HparamNotFound
+from nestor.errors import ArgumentInvalid, HparamNotFound, OptionInvalid
 from nestor.hparams import L2, DistilledData
 from tests.client.conftest import N_STEPS, Finished
 from tests.client.problems import ridge
@@ -226,7 +226,7 @@ def test_wrong_arguments_of_figures_are_named(study: Study):
         "bins": visualization.plot_hyperparameter_histograms,
     }.items():
         for given in (0, -1, 1.5, True, "3"):
-            with pytest.raises(ArgumentInvalid, match=f"{name} is .* Pass a whole number, at least 1"):
+            with pytest.raises(OptionInvalid, match=f"{name}=.*: it must be a whole number, at least 1"):
                 plot(one, "l2", **{name: given})
     for given in (3, None, []):
         with pytest.raises(ArgumentInvalid, match=r"metric is .* Pass a column of"):

@@ -11,11 +11,13 @@ from torch.testing import assert_close
 import nestor
 from nestor import Client
 from nestor.errors import (
+    ArgumentInvalid,
+    ChoiceUnknown,
+    OptionTypeWrong,
     StudyNameTaken,
     StudyNotDeleted,
     StudyNotFound,
     TrialNumberNotFound,
-    ValidationFailed,
 )
 from nestor.schemas import State, TrialPatch
 from tests.client.conftest import QUICK
@@ -62,6 +64,10 @@ def test_a_study_is_copied_with_its_finished_trials(finished, place):
         assert one.steps == other.steps
         assert one.id != other.id
         assert_close(dict(one.hparams), dict(other.hparams), rtol=0, atol=0)
+        for hparam in one.hparams:
+            summary = one.hparam_summary(hparam)
+            assert summary == other.hparam_summary(hparam)
+            assert summary.distributions.number == ([0, *range(1, one.record.step + 1)] if "weight" in hparam else [])
     assert made.best_value == source.best_value
     frames = [study.trials_dataframe().drop(columns="number") for study in (source, made)]
     assert frames[0].to_dict("records")[: len(ended)] == frames[1].to_dict("records")
@@ -96,15 +102,19 @@ def test_studies_are_listed_by_what_they_are(client: Client):
     listed = lambda **how: [study.id for study in client.studies(q=mark, **how)]
     assert listed() == ids[::-1]
     assert listed(sort="name", order="asc") == ids
-    assert listed(tag=["a"]) == [ids[1], ids[0]]
-    assert listed(tag=["b", "a"]) == [ids[1]]
-    assert listed(state=["running"]) == []
+    assert listed(tags=["a"]) == [ids[1], ids[0]]
+    assert listed(tags=["b", "a"]) == [ids[1]]
+    assert listed(states=["running"]) == listed(states=iter(())) == []
+    assert listed(states=None) == ids[::-1]
     assert [study.id for study in client.studies(name=f"{mark} 1")] == [ids[1]]
     for wrong in ({"sort": "size"}, {"order": "up"}):
-        with pytest.raises(ValidationFailed):
+        with pytest.raises(ChoiceUnknown):
             listed(**wrong)
-    with pytest.raises(nestor.errors.ArgumentInvalid):
-        listed(state=["done"])
+    for wrong in ({"states": ["done"]}, {"states": ""}, {"tags": "a"}):
+        with pytest.raises(ArgumentInvalid, match=r"Client\.studies: "):
+            listed(**wrong)
+    with pytest.raises(OptionTypeWrong, match="deleted=1: it must be True or False"):
+        listed(deleted=1)
 
 
 def test_trials_are_listed_by_number_and_in_any_order(client: Client, finished_on_server):
@@ -116,13 +126,24 @@ def test_trials_are_listed_by_number_and_in_any_order(client: Client, finished_o
     n = len(study.trials)
     assert [trial.number for trial in study.trials] == [*range(n)]
     assert numbers() == [*range(n)][::-1]
-    assert numbers(tag=["even"], order="asc") == [n - 4, n - 2]
+    assert numbers(tags=["even"], order="asc") == [n - 4, n - 2]
     assert numbers(states=[State.complete]) == [trial.number for trial in study.get_trials(["complete"])][::-1]
     assert numbers(sort="best_value", order="asc")[0] == study.best_trial.number
     client.change_trial(study.trial(1).id, TrialPatch(note="needle"))
     assert numbers(q="NEEDLE") == [1]
     with pytest.raises(TrialNumberNotFound):
         study.trial(n)
+    with pytest.raises(ArgumentInvalid, match=r"Client\.find_trials: "):
+        numbers(states="")
+
+
+def test_no_states_are_those_of_no_trial(place, finished):
+    backend, study = finished.study._backend, finished.study.id
+    assert backend.trials(study, None) == backend.trials(study) == backend.trials(study, iter(State))
+    for none in ((), [], iter(()), set()):
+        assert backend.trials(study, none) == []
+    with pytest.raises(ArgumentInvalid, match=r"\.trials: states is ''"):
+        backend.trials(study, "")
 
 
 def test_a_deleted_study_comes_back(client: Client):
@@ -136,6 +157,14 @@ def test_a_deleted_study_comes_back(client: Client):
     assert (restored.id, restored.tags) == (study.id, ("kept",))
     with pytest.raises(StudyNotDeleted):
         client.restore_study(other.id, name())
+
+
+def test_an_empty_name_restores_nothing(client: Client, shell):
+    study = nestor.create_study(name(), server=client)
+    nestor.delete_study(study.name, server=client)
+    assert list(client.studies(name="", deleted=True)) == []
+    assert "Study '' was not found." in shell("study", "restore", "", code=1)
+    assert study.id in [one.id for one in client.studies(deleted=True)]
 
 
 def test_commands_copy_restore_note_and_sort(client: Client, shell):

@@ -267,7 +267,7 @@ CHANGES: dict[str, tuple[Callable[[Any], object], str]] = {
     "extend by what": (lambda trial: trial.extend(), "trial.extend: the argument 'steps' is missing. Pass steps=…"),
     "stream from a word": (lambda trial: list(trial.stream(after="x")), "after='x': it must be a whole number"),
     "events from a word": (lambda trial: list(trial.events(after="x")), "after='x': it must be a whole number"),
-    "values at a word": (lambda trial: trial.hparams_at("last"), "step='last': it must be a whole number, at least 0"),
+    "values at a word": (lambda trial: trial.hparams_at("last"), "step='last': it must be a whole number from 0 to"),
     "Optuna's params": (lambda trial: trial.params, "Trial has no attribute 'params'. Use hparams"),
     "Optuna's report": (lambda trial: trial.report(0.1, 1), "Trial has no attribute 'report'.*nestor.PRUNE"),
     "prioritize": (lambda trial: trial.prioritize(5000), "priority=5000: it must be at least -1000 and at most 1000"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import numpy as np
@@ -13,9 +14,11 @@ from torch import nn
 from torch.nn import functional as F
 
 import nestor
+from nestor import program_format
 from nestor.errors import ArgumentInvalid, DecayNotInGroups, DecaysForAnotherModel, FileUnusable, HparamNotFound
-from nestor.hparams import L2, ExampleWeights, LossReweighting
+from nestor.hparams import L2, TRANSFORMS, ExampleWeights, LossReweighting
 from nestor.program_format.safetensors_header import METADATA, Header, described, written
+from nestor.results.entries import TRANSFORMED
 from nestor.results.files import with_transforms
 from nestor.results.values import Values
 from tests.client.conftest import N_STEPS, QUICK, Finished
@@ -24,6 +27,14 @@ from tests.client.problems import ridge
 
 def values(**tensors: torch.Tensor) -> Values:
     return Values(safetensors.torch.save(tensors), dict.fromkeys(tensors, "exp"))
+
+
+def test_numbers_are_transformed_as_tensors_are():
+    assert TRANSFORMED.keys() == TRANSFORMS.keys() == set(program_format.TRANSFORMS)
+    raw = [math.nan, math.inf, -math.inf, 0.0, -0.0, *(sign * 10.0**k for sign in (1, -1) for k in range(-8, 8))]
+    for name, transform in TRANSFORMED.items():
+        expected = TRANSFORMS[name](torch.tensor(raw, dtype=torch.float64)).numpy()
+        assert [transform(one) for one in raw] == pytest.approx(expected, rel=1e-12, nan_ok=True), name
 
 
 def test_steps_become_rows_with_flat_columns(finished: Finished):

@@ -247,6 +247,16 @@ def test_a_trial_reads_the_same_snapshots_from_memory_and_from_disk(monkeypatch:
 
 
 @pytest.mark.usefixtures("study")
+def test_a_copy_on_a_full_disk_keeps_what_is_essential(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(VARIABLE, "0")
+    trial = trained(20)
+    with full_disk():
+        (copied,) = nestor.copy_study(from_study_name="snapshots", to_study_name="snapshots again").trials
+    assert set(copied.hparams_steps) >= {0, trial.best_step, 20}
+    nestor.delete_study("snapshots again")
+
+
+@pytest.mark.usefixtures("study")
 def test_a_full_disk_does_not_stop_a_trial(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(VARIABLE, "0")
     with full_disk():

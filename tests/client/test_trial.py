@@ -10,6 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -26,6 +27,7 @@ from nestor.errors import (
     IllegalTransition,
     InvalidInput,
     OptionOutOfRange,
+    OptionTypeWrong,
     TooManyEntries,
     TrialFailed,
 )
@@ -192,18 +194,44 @@ def test_the_course_of_entries_comes_as_a_frame(trial):
     assert used.to_numpy() == pytest.approx(np.exp(trial.values_of("l2.bias", 0).to_numpy()))
 
 
+def test_an_entry_is_named_by_its_index_or_its_position(trial):
+    third = trial.values_of("l2.weight", 3)
+    assert list(third.columns) == ["weight, row 0, column 3"]
+    for one in (
+        np.int64(3),
+        [3],
+        np.array([3]),
+        (0, 3),
+        [(0, 3)],
+        [[0, 3]],
+        np.array([[0, 3]]),
+        np.array(3),
+        (np.int64(0), 3),
+        iter([3]),
+    ):
+        pd.testing.assert_frame_equal(trial.values_of("l2.weight", one), third)
+    several = ([0, 2], (0, 2), np.array([0, 2]), range(0, 3, 2))
+    columns = [list(trial.values_of("l2.weight", one).columns) for one in several]
+    assert columns[0] == columns[2] == columns[3] == ["weight, row 0, column 0", "weight, row 0, column 2"]
+    assert columns[1] == ["weight, row 0, column 2"]  # a tuple is one position
+
+
 def test_entries_that_do_not_exist_are_refused_alike(trial):
-    with pytest.raises(HyperparametersNotFound, match="of the name 'l3'"):
-        trial.top("l3")
-    with pytest.raises(HyperparametersNotFound, match="of the name 'l3'"):
-        trial.values_of("l3", 0)
-    with pytest.raises(HyperparametersNotFound, match="of step 99"):
-        trial.top("l2.weight", step=99)
-    with pytest.raises(EntriesNotRecorded, match="by gradient at step 0 is not recorded"):
+    for unknown in (trial.top, trial.hparam_summary, lambda name: trial.values_of(name, 0)):
+        with pytest.raises(HyperparameterUnknown, match=r"no hyperparameter 'l3'; it has 'l2\.weight', 'l2\.bias'"):
+            unknown("l3")
+    for missing in (trial.hparams_at, lambda step: trial.top("l2.weight", step=step)):
+        with pytest.raises(HyperparametersNotFound, match=r"of step 99 \(stored: 0, 1, 2") as caught:
+            missing(99)
+        assert type(caught.value) is HyperparametersNotFound
+    with pytest.raises(EntriesNotRecorded, match=r"Step 0 has no record of .* 'l2\.weight' by gradient"):
         trial.top("l2.weight", by="gradient", step=0)
-    for index in (4, -1, (1, 0), (0, 0, 0), "a"):
+    for index in (4, -1, (1, 0), (0, 0, 0)):
         with pytest.raises(EntryUnknown, match="the flat indices 0 to 3"):
             trial.values_of("l2.weight", [index])
+    for index in ("a", "3", 3.5, [3.5], [17.0], [True], [(0, 1.0)], [[0, [1]]], None):
+        with pytest.raises(OptionTypeWrong, match=r"index=.*: it must be a whole number"):
+            trial.values_of("l2.weight", index)
     with pytest.raises(TooManyEntries, match="101 entries"):
         trial.values_of("l2.weight", [0] * 101)
     with pytest.raises(ChoiceUnknown, match="by='size'"):
@@ -211,7 +239,7 @@ def test_entries_that_do_not_exist_are_refused_alike(trial):
     with pytest.raises(ChoiceUnknown, match="form='raw'"):
         trial.values_of("l2.weight", 0, form="raw")
     for k in (0, 33):
-        with pytest.raises(OptionOutOfRange, match="at least 1 and at most 32"):
+        with pytest.raises(OptionOutOfRange, match="it must be a whole number from 1 to 32"):
             trial.top("l2.weight", k=k)
 
 
@@ -239,9 +267,9 @@ def test_the_course_of_a_single_entry_has_no_distributions(trial):
 
 
 def test_the_course_of_an_unknown_hyperparameter_is_refused(trial):
-    with pytest.raises(HyperparameterUnknown, match=r"no hyperparameter 'l2'; it has l2\.weight, l2\.bias"):
+    with pytest.raises(HyperparameterUnknown, match=r"no hyperparameter 'l2'; it has 'l2\.weight', 'l2\.bias'"):
         trial.hparam_summary("l2")
-    with pytest.raises(ArgumentInvalid, match=r"max_points is 5\. Pass a whole number from 29 to 10,000"):
+    with pytest.raises(OptionOutOfRange, match=r"max_points=5: it must be a whole number from 29 to 10,000"):
         trial.hparam_summary("l2.weight", max_points=5)
 
 

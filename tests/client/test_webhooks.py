@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any, cast
 
 import pytest
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
 from nestor import Client, schemas
-from nestor.errors import StudyNotFound, WebhookAddressRefused, WebhookNotFound
+from nestor.errors import InvalidInput, StudyNotFound, WebhookAddressRefused, WebhookNotFound
 from nestor.schemas import DeliveryStatus, WebhookEvent
 from testbed.server import Server, wait_for
 from tests.client.shell import Shell
@@ -28,6 +29,10 @@ def test_a_webhook_is_created_changed_tested_and_deleted(client: Client):
         assert client.webhooks() == [client.webhook(hook.id)]
         changed = client.change_webhook(hook.id, schemas.WebhookPatch(events=(WebhookEvent.failed,)))
         assert (changed.events, changed.enabled) == ((WebhookEvent.failed,), True)
+        for unchanged in (schemas.WebhookPatch(), schemas.WebhookPatch(events=None, enabled=None)):
+            assert client.change_webhook(hook.id, unchanged) == changed
+        with pytest.raises(InvalidInput, match="enabled=1"):
+            schemas.WebhookPatch(enabled=cast(Any, 1))
         sent = client.test_webhook(hook.id)
         wait_for(lambda: client.webhook_deliveries(hook.id)[0].status is DeliveryStatus.delivered, "the test")
         assert [one.id for one in client.webhook_deliveries(hook.id, limit=1)] == [sent.id]

@@ -20,7 +20,8 @@ from sqlalchemy import delete, event, insert, select
 from sqlalchemy.engine import Engine
 
 from nestor.program_format.safetensors_header import described, written
-from nestor.schemas import MAX_NUMBERS, PER_ORDER, HyperparameterInfo, Order, RecordedEntries, course_steps
+from nestor.results.entries import course_steps
+from nestor.schemas import MAX_NUMBERS, PER_ORDER, HyperparameterInfo, Order, RecordedEntries
 from nestor_engine.hparams import TRANSFORMS
 from nestor_server.app import create_app
 from nestor_server.models import BlobChunk, Snapshot, Study, Trial
@@ -287,13 +288,16 @@ def test_of_many_tensors_fewer_entries_are_recorded_and_not_more_than_these_are_
 @pytest.mark.parametrize("route", ["", "/top", "/values?index=0", "/image.png"])
 def test_what_does_not_exist_is_not_found(http, stranger, run, route: str):
     path = f"{run.path}/hyperparameters/w{route}"
-    problem(http.get(path), 404, "hyperparameters-not-found")
+    of_snapshot = route in ("", "/image.png")  # the others read what the trial has declared, which is nothing yet
+    problem(http.get(path), 404, "hyperparameters-not-found" if of_snapshot else "hyperparameter-unknown")
     write(run, 0, start := {"w": normal(4, 3, 3)}, start)
     assert http.get(path).is_success
-    problem(http.get(path.replace("/w", "/v")), 404, "hyperparameters-not-found")
+    unknown = problem(http.get(path.replace("/w", "/v")), 404, "hyperparameter-unknown")
+    assert "no hyperparameter 'v'; it has 'w'." in unknown["detail"]
     problem(stranger.get(path), 404, "trial-not-found")
     if "values" not in route:
-        problem(http.get(path, params={"step": 7}), 404, "hyperparameters-not-found")
+        missing = problem(http.get(path, params={"step": 7}), 404, "hyperparameters-not-found")
+        assert "of step 7 (stored: 0)" in missing["detail"]
 
 
 @pytest.mark.parametrize("route", ["/top", "/values?index=0,3", "/image.png"])

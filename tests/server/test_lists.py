@@ -13,7 +13,7 @@ import httpx
 import pytest
 from sqlalchemy import delete, event, select
 
-from nestor.results.progress.courses import MAX_POINTS
+from nestor.results.progress.pace import MAX_POINTS
 from nestor.schemas import SortOrder, State, StudySort, TrialSort
 from nestor_server.models import Study, Trial
 from nestor_server.services import study_lists

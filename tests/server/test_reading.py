@@ -17,6 +17,7 @@ from sqlalchemy import delete, event, insert, select, text
 
 import nestor
 from nestor.schemas import CHUNK_BYTES, HyperparameterInfo, TensorSummary
+from nestor.schemas.thinning import fewest_points, intervals
 from nestor_server.models import BlobChunk, Step, StepNumbers, Study, Trial
 from nestor_server.scheduling import recording
 from nestor_server.services import study_lists
@@ -156,7 +157,7 @@ def test_what_a_worker_records_has_its_numbers_apart(run):
 def expected(rows: list[dict[str, Any]], names: list[str], max_points: int) -> list[int]:
     """The numbers of the steps that stay, by the definition."""
     n_columns = len(set(names) & thinning.NUMERIC) or 1
-    n_intervals, first = thinning.intervals(n_columns, max_points), rows[0]["number"]
+    n_intervals, first = intervals(n_columns, max_points), rows[0]["number"]
     kept = {first, rows[-1]["number"]}
     for name in set(names) & thinning.NUMERIC or {"number"}:
         known = [row for row in rows if row.get(name) is not None]
@@ -193,7 +194,7 @@ def test_a_short_course_is_not_thinned_and_polls_go_on_after_a_thinned_one(http,
 
 
 def test_too_few_points_for_the_extremes_of_all_columns_are_refused(http, long):
-    path, fewest = f"{long.path}/steps", thinning.fewest_points(len(thinning.NUMERIC))
+    path, fewest = f"{long.path}/steps", fewest_points(len(thinning.NUMERIC))
     assert len(ok(http.get(path, params={"max_points": fewest}))["columns"]["number"]) <= fewest
     problem(http.get(path, params={"max_points": fewest - 1}), 422, "validation-failed")
 

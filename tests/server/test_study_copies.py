@@ -12,7 +12,7 @@ from safetensors.numpy import load, save
 from sqlalchemy import JSON, func, select, update
 
 from nestor.schemas import State
-from nestor_server.models import Blob, Distribution, Study, Trial
+from nestor_server.models import Base, Blob, Distribution, Study, Trial, WebhookDelivery, Worker
 from nestor_server.scheduling import leases, recording
 from nestor_server.services import study_copies
 from nestor_server.storage import garbage_collection
@@ -114,6 +114,11 @@ def trained(run: Run) -> Run:
 
 def events(http, trial: str) -> list[dict]:
     return ok(http.get(f"/trials/{trial}/events", params={"wait": 0}, headers={"Accept": "application/json"}))["items"]
+
+
+def test_every_table_with_records_of_trials_is_copied():
+    tables = {mapper.class_ for mapper in Base.registry.mappers if "trial_id" in mapper.columns}
+    assert tables - {*study_copies.RECORDS} == {Worker, WebhookDelivery}
 
 
 def test_a_copy_has_the_finished_trials_with_all_that_they_recorded(http, study, submit, trained):

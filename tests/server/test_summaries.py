@@ -115,10 +115,10 @@ def test_a_client_that_has_the_version_gets_304_and_others_get_gzip(http, run):
 
 def test_an_unknown_name_is_not_found_and_the_known_ones_are_listed(http, run, stranger):
     nothing = problem(http.get(f"{run.path}/hyperparameters/decay/summary"), 404, "hyperparameter-unknown")
-    assert "it has none yet" in nothing["detail"]
+    assert "it has none." in nothing["detail"]
     put(run, [summary(1)])
     unknown = problem(http.get(f"{run.path}/hyperparameters/dekay/summary"), 404, "hyperparameter-unknown")
-    assert "no hyperparameter 'dekay'; it has decay, l2." in unknown["detail"]
+    assert "no hyperparameter 'dekay'; it has 'decay', 'l2'." in unknown["detail"]
     problem(stranger.get(f"{run.path}/hyperparameters/decay/summary"), 404, "trial-not-found")
     for wrong in (FEWEST_POINTS - 1, MOST_POINTS + 1):
         path = f"{run.path}/hyperparameters/decay/summary"
@@ -164,7 +164,8 @@ def test_a_trial_in_this_process_says_the_same(http, run, after, max_points):
     steps = [step(n).model_copy(update={"hyperparameters": {"decay": one}}) for n, one in enumerate(noisy, 1)]
     held = {n: {"decay": distribution(n)} for n in due}
     found = read(http, run, after=after, max_points=max_points)
-    ours = local.summary(DECAY, steps, held, after=after, max_points=max_points, seq=found["seq"])
+    held = {n: one for n, one in held.items() if after == 0 or n > after}
+    ours = local.summary(DECAY, steps[after:], held, max_points=max_points, seq=found["seq"])
     assert HyperparameterSummary.model_validate(found) == ours
 
 
@@ -182,7 +183,8 @@ def test_of_many_hyperparameters_only_some_steps_are_considered(http, run, max_p
     assert max_points < 1_000 or len(numbers) == 1_000 // stride + 1
     assert (numbers[0], numbers[-1]) == (1, 1_000)
     assert all(number % stride == 0 for number in numbers[1:])
-    assert "…" in problem(http.get(f"{run.path}/hyperparameters/l3/summary"), 404, "hyperparameter-unknown")["detail"]
+    unknown = problem(http.get(f"{run.path}/hyperparameters/l3/summary"), 404, "hyperparameter-unknown")
+    assert unknown["detail"].count("l2.") < 50
 
 
 def test_a_hundred_thousand_steps_are_one_bounded_answer(server, http, run):

@@ -418,7 +418,7 @@ def test_the_latest_snapshot_is_the_default_and_a_past_one_never_changes(http, r
     assert np.array_equal(load(first.content)["l2"], tensors["l2"])
     assert "immutable" in first.headers["Cache-Control"]
     problem(http.get(f"{run.path}/hyperparameters/l2", params={"step": 7}), 404, "hyperparameters-not-found")
-    problem(http.get(f"{run.path}/hyperparameters/other"), 404, "hyperparameters-not-found")
+    problem(http.get(f"{run.path}/hyperparameters/other"), 404, "hyperparameter-unknown")
 
 
 def test_a_range_of_a_tensor_is_that_part_of_the_file(http, run, tensors):

@@ -13,8 +13,9 @@ once for each evaluation of f or g.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import InitVar, dataclass, field, replace
+from dataclasses import InitVar, asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from nestor.errors import BilevelIncomplete
-from nestor.program_format import EntryNames
+from nestor.program_format import UNNAMED, EntryNames
 from nestor_engine.measuring.results import Measured, single
 
 Tensors = dict[str, Tensor]
@@ -99,6 +100,27 @@ class Bilevel:
             object.__setattr__(self, "metrics", None)
         elif self.predict is _missing or self.val_loss is _missing:
             raise BilevelIncomplete()
+
+    def described(self) -> list[dict[str, Any]]:
+        """The hyperparameters in order, with the fields of `nestor.schemas.HyperparameterInfo`, as JSON can hold them.
+
+        Infinite bounds are left out.
+        """
+        return [
+            {
+                "name": name,
+                "shape": list(value.shape),
+                "dtype": str(value.dtype).removeprefix("torch."),
+                "transform": self.transforms.get(name, "identity"),
+                **asdict(self.entry_names.get(name, UNNAMED)),
+                **{
+                    field: bound
+                    for field, bound in zip(("least", "largest"), self.bounds.get(name, ()), strict=False)
+                    if math.isfinite(bound)
+                },
+            }
+            for name, value in self.hparams.items()
+        ]
 
     def to(self, device: torch.device | str) -> Bilevel:
         """The same problem on `device`. Functions with a method `to` are moved; others follow their arguments."""

@@ -22,7 +22,7 @@ app = typer.Typer()
 
 STDOUT, BEST = "-", "best"
 FORMATS = ("--safetensors", "--weights", "--rater", "--csv", "--json")
-BINARY = {"--safetensors": "Hyperparameters", "--weights": "Weights", "--rater": "A rater"}  # which have a step, too
+BINARY = {"--safetensors": "Hyperparameters", "--weights": "Weights", "--rater": "Raters"}  # which have a step, too
 
 
 class ExportCommand(TyperCommand):
@@ -54,7 +54,9 @@ def export(
             help="Write the network of LossReweighting, as safetensors of its state_dict.", metavar="[FILE|-]"
         ),
     ] = None,
-    rater_name: Annotated[str, typer.Option(help="Name of the LossReweighting.", metavar="NAME")] = "loss_reweighting",
+    rater_name: Annotated[
+        str | None, typer.Option(help="Name of the LossReweighting. Default: loss_reweighting.", metavar="NAME")
+    ] = None,
     csv: Annotated[
         str | None, typer.Option(help="Write a row per step. Nested cells are JSON.", metavar="[FILE|-]")
     ] = None,
@@ -87,16 +89,21 @@ def export(
         raise typer.BadParameter(
             f"Pass one of {', '.join(BINARY)}, too. The others have all steps.", param_hint="--step"
         )
+    if rater_name is not None and rater is None:
+        raise typer.BadParameter("Pass --rater, too.", param_hint="--rater-name")
     if sys.stdout.isatty() and (shown := [what for name, what in BINARY.items() if targets.get(name) == STDOUT]):
         raise BinaryOnTerminal(what=shown[0])
-    write_rater = partial(_rater, name=rater_name)
+    write_rater = partial(_rater, name=rater_name or "loss_reweighting")
     contents: dict[str, Callable[[Client, TrialRecord, int | None], bytes]]
     contents = dict(zip(FORMATS, (_hyperparameters, _weights, write_rater, _csv, _json), strict=True))
+    from nestor import lifecycle
+
     with connect(server) as client:
         record = trial_of(client, trial)
         wanted = record.best_step if step == BEST else None if step is None else int(step)
         if step == BEST and wanted is None:
-            raise HyperparametersNotFound(trial=str(record.id), what="of a best step: no step was evaluated yet")
+            what = lifecycle.missing_step(BEST, None, client.hyperparameters(record.id).steps)
+            raise HyperparametersNotFound(trial=str(record.id), what=what)
         for name, file in targets.items():
             _write(file, contents[name](client, record, wanted))
             if STDOUT not in targets.values():
@@ -104,13 +111,7 @@ def export(
 
 
 def _hyperparameters(client: Client, trial: TrialRecord, step: int | None) -> bytes:
-    try:
-        return client.snapshot(trial.id, step)
-    except HyperparametersNotFound:
-        if step is None:
-            raise
-    kept = ", ".join(map(str, client.hyperparameters(trial.id).steps[-20:])) or "none yet"
-    raise HyperparametersNotFound(trial=str(trial.id), what=f"of step {step} (kept: {kept})")
+    return client.snapshot(trial.id, step)
 
 
 def _weights(client: Client, trial: TrialRecord, step: int | None) -> bytes:

@@ -61,6 +61,8 @@ def drain_worker(
     Each trial finishes its step, writes a checkpoint and waits for another worker. With several slots, all of them
     drain. A worker that is started again takes trials.
     """
+    if undo and wait:
+        raise typer.BadParameter("Leave it out: with --undo there is nothing to wait for.", param_hint="--wait")
     with connect(server) as client:
         found = client.undrain(worker) if undo else client.drain(worker)
         while wait and any(slot.draining_since and slot.busy for slot in found.items):

@@ -8,17 +8,22 @@ from typing import Annotated, Any, Literal
 import typer
 
 from nestor.cli.arguments import JsonOption, ServerOption, StudyArgument, connect
-from nestor.cli.output import number, print_json, print_table, print_trial, print_trials
+from nestor.cli.output import moment, number, print_json, print_table, print_trial, print_trials
 from nestor.errors import DeletionNotConfirmed
 
 app = typer.Typer()
-study_app = typer.Typer(help="One study: create, copy, delete or restore it.", no_args_is_help=True)
+study_app = typer.Typer(
+    help="One study: create, copy, delete or restore it, and show its note or its best trial.", no_args_is_help=True
+)
 app.add_typer(study_app, name="study")
 
 
 Tag = Annotated[list[str] | None, typer.Option("--tag", help="Only those with this tag; may be repeated.")]
 Query = Annotated[str | None, typer.Option("--q", help="Only those that contain this text.", metavar="TEXT")]
-Order = Annotated[Literal["asc", "desc"], typer.Option(help="Ascending or descending.")]
+Direction = Literal["asc", "desc"]
+StudySorting = Literal["created_at", "last_activity_at", "name", "best_value", "trials"]
+TrialSorting = Literal["number", "state", "step", "best_value", "seconds"]
+Order = Annotated[Direction, typer.Option(help="Ascending or descending.")]
 NewName = Annotated[str | None, typer.Option("--name", help="A new name. Default: the one that it had.")]
 
 
@@ -26,9 +31,7 @@ NewName = Annotated[str | None, typer.Option("--name", help="A new name. Default
 def studies(
     tag: Tag = None,
     q: Query = None,
-    sort: Annotated[
-        Literal["created_at", "last_activity_at", "name", "best_value", "trials"], typer.Option(help="What to sort by.")
-    ] = "created_at",
+    sort: Annotated[StudySorting, typer.Option(help="What to sort by.")] = "created_at",
     order: Order = "desc",
     deleted: Annotated[bool, typer.Option("--deleted", help="Those that were deleted and can be restored.")] = False,
     server: ServerOption = None,
@@ -38,15 +41,14 @@ def studies(
     from nestor.ranking import Ranking
 
     with connect(server) as client:
-        found = list(client.studies(tag=tag or (), q=q, sort=sort, order=order, deleted=deleted))
+        found = list(client.studies(tags=tag or (), q=q, sort=sort, order=order, deleted=deleted))
     if json:
         return print_json([study.model_dump(mode="json") for study in found])
     rows: list[tuple[str, ...]] = []
     for study in found:
         counts = ", ".join(f"{count} {state}" for state, count in study.trial_counts.items())
-        ranked, active = str(Ranking.of(study)), f"{study.last_activity_at:%Y-%m-%d %H:%M}"
-        until = "" if study.purged_after is None else f"{study.purged_after:%Y-%m-%d %H:%M}"
-        rows.append((study.name, counts or "none", ranked, number(study.best_value), active, until))
+        active, until = moment(study.last_activity_at), moment(study.purged_after)
+        rows.append((study.name, counts or "none", str(Ranking.of(study)), number(study.best_value), active, until))
     heads = ("study", "trials", "ranked by", "best value", "last activity", "restorable until")
     return print_table(heads, rows, optional=("restorable until",))
 
@@ -56,16 +58,14 @@ def trials(
     study: StudyArgument,
     tag: Tag = None,
     q: Query = None,
-    sort: Annotated[
-        Literal["number", "state", "step", "best_value", "seconds"], typer.Option(help="What to sort by.")
-    ] = "number",
+    sort: Annotated[TrialSorting, typer.Option(help="What to sort by.")] = "number",
     order: Order = "asc",
     server: ServerOption = None,
     json: JsonOption = False,
 ) -> None:
     """List the trials of a study."""
     with connect(server) as client:
-        found = list(client.find_trials(client.find_study(study).id, tag=tag or (), q=q, sort=sort, order=order))
+        found = list(client.find_trials(client.find_study(study).id, tags=tag or (), q=q, sort=sort, order=order))
     if json:
         return print_json([record.model_dump(mode="json") for record in found])
     return print_trials(found, study)

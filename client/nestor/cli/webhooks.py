@@ -55,15 +55,16 @@ def list_webhooks(server: ServerOption = None, json: JsonOption = False) -> None
     """List your webhooks, without their secrets."""
     with connect(server) as client:
         found = client.webhooks()
-        names = {hook.study_id: client.study(hook.study_id).name for hook in found if hook.study_id is not None}
-    if json:
-        return print_json([hook.model_dump(mode="json") for hook in found])
+        if json:
+            return print_json([hook.model_dump(mode="json") for hook in found])
+        of_studies = any(hook.study_id is not None for hook in found)
+        names = {study.id: study.name for study in client.studies()} if of_studies else {}
     rows = [
         (
             str(hook.id),
             hook.url,
             ", ".join(hook.events),
-            "" if hook.study_id is None else names[hook.study_id],
+            "" if hook.study_id is None else names.get(hook.study_id, str(hook.study_id)),
             "enabled" if hook.enabled else f"disabled: {hook.disabled_reason or 'by you'}",
             moment(hook.succeeded_at),
         )

@@ -140,7 +140,7 @@ class DatasetNotFound(NotFound):
 
 
 class HyperparametersNotFound(NotFound):
-    """No snapshot of that step, or no tensor of that name in it."""
+    """A trial has no snapshot of a step."""
 
     message = "Trial {trial!r} has no recorded hyperparameters {what}."
     remedy = "A snapshot is written with the first step."
@@ -156,7 +156,7 @@ class HyperparameterUnknown(HyperparametersNotFound):
 class EntriesNotRecorded(NotFound):
     """A snapshot does not say which of its entries stand out."""
 
-    message = "Which entries of {name!r} come first by {by} at step {step} is not recorded: {reason}."
+    message = "Step {step} has no record of the first entries of {name!r} by {by}: {reason}."
     remedy = "Ask for another step or order, or read the tensor and compare its entries yourself."
 
 
@@ -218,7 +218,10 @@ class StudyExists(Conflict):
 class StudyNameTaken(StudyExists):
     """A study is to be restored or copied under a name that another one has."""
 
-    remedy = 'Pass another name: {{"name": "…"}} in the body, new_name= in Python, --name on the command line.'
+    remedy = (
+        'Pass another name: {{"name": "…"}} in the body, new_name= or to_study_name= in Python, --name or the name of '
+        "the copy on the command line."
+    )
 
 
 class StudyNotDeleted(Conflict):

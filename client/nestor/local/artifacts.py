@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, cast
 
 from nestor import lifecycle
@@ -13,12 +12,12 @@ from nestor.errors import CheckpointNotFound, EntriesNotRecorded, Hyperparameter
 from nestor.local import summaries
 from nestor.local.journal import Journal
 from nestor.local.snapshot_store import SnapshotStore
-from nestor.program_format import UNNAMED
+from nestor.results.entries import course, course_steps, flat_indices, top_entries
 from nestor.schemas import (
-    As,
     Distribution,
     EntryValues,
     EventType,
+    Form,
     HyperparameterInfo,
     Hyperparameters,
     HyperparameterSummary,
@@ -26,10 +25,6 @@ from nestor.schemas import (
     TopEntries,
     WarmStart,
     WhichStep,
-    course,
-    course_steps,
-    flat_indices,
-    top_entries,
 )
 
 if TYPE_CHECKING:
@@ -51,7 +46,7 @@ class Artifacts:
         self._bilevel, self._journal, self._lock = bilevel, journal, journal.lock
         self._snapshots = SnapshotStore()
         self._distributions: dict[int, dict[str, Distribution]] = {}
-        self._spread_out = lifecycle.spread_out(value.shape for value in bilevel.hparams.values())
+        self._with_distributions = lifecycle.count_with_distributions(value.shape for value in bilevel.hparams.values())
         self._reported = set[int]()  # the steps whose snapshots were reported although none was due
 
     def copy(self, journal: Journal) -> Artifacts:
@@ -59,10 +54,11 @@ class Artifacts:
         with self._lock:
             other = Artifacts(self._bilevel, journal)
             other.last, other._best, other._reported = self.last, self._best, set(self._reported)
+            other._distributions = dict(self._distributions)
+            other._snapshots.essential = self._snapshots.essential  # before the disk can be full
             for step in sorted(self._snapshots):
                 if (found := self._snapshots.get(step)) is not None:
                     other._snapshots[step] = found
-            other._snapshots.essential = self._snapshots.essential
         return other
 
     # --- kept while the trial trains --------------------------------------------------------------
@@ -84,7 +80,7 @@ class Artifacts:
         self._snapshots.essential = frozenset({0, best or 0})
         self._snapshots[number] = step.state.hparams  # the engine replaces tensors and never writes into them
         self.last = step
-        if number % lifecycle.distribution_interval(number, self._spread_out) == 0:
+        if number % lifecycle.distribution_interval(number, self._with_distributions) == 0:
             self._distribute(number, step.state.hparams)
         if is_best:
             self._best = step.state.result()
@@ -115,10 +111,10 @@ class Artifacts:
 
     def _distribute(self, step: int, hparams: dict[str, Tensor]) -> None:
         """Keep the distributions of a step, and drop those that are kept no longer."""
-        if self._spread_out:
+        if self._with_distributions:
             from nestor_engine.hparams.distributions import distributions
 
-            interval = lifecycle.distribution_interval(step, self._spread_out)
+            interval = lifecycle.distribution_interval(step, self._with_distributions)
             kept = {n: found for n, found in self._distributions.items() if n % interval == 0 and n < step}
             self._distributions = kept | {step: distributions(hparams)}
 
@@ -155,9 +151,9 @@ class Artifacts:
                 step = record.best_step if asked == "best" else asked
                 step = max(self._snapshots, default=0) if asked is None else step
                 found = None if step is None else self._snapshots.get(step)
+            kept = self._kept_steps() if start.weights else set(self._snapshots)
         if found is None:
             missing = CheckpointNotFound if start.weights else HyperparametersNotFound
-            kept = self._kept_steps() if start.weights else self._snapshots
             raise missing(trial=str(record.id), what=lifecycle.missing_step(asked, record.best_step, kept))
         return start.model_copy(update={"step": step}), found
 
@@ -168,22 +164,14 @@ class Artifacts:
             return Hyperparameters(items=self._infos(), steps=steps, seq=self._journal.record.seq)
 
     def _infos(self) -> tuple[HyperparameterInfo, ...]:
-        return tuple(
-            HyperparameterInfo.model_validate(
-                {
-                    "name": name,
-                    "shape": tuple(value.shape),
-                    "dtype": str(value.dtype).removeprefix("torch."),
-                    "transform": self._bilevel.transforms.get(name, "identity"),
-                    **asdict(self._bilevel.entry_names.get(name, UNNAMED)),
-                    **lifecycle.finite_bounds(self._bilevel.bounds.get(name)),
-                }
-            )
-            for name, value in self._bilevel.hparams.items()
-        )
+        return tuple(HyperparameterInfo.model_validate(item) for item in self._bilevel.described())
 
     def top(self, name: str, by: Order, k: int, step: int | None) -> TopEntries:
-        """The first entries of a hyperparameter by one order. Raises HyperparametersNotFound, EntriesNotRecorded."""
+        """The first entries of a hyperparameter by one order.
+
+        Raises:
+            HyperparameterUnknown, HyperparametersNotFound, EntriesNotRecorded
+        """
         from nestor_engine.hparams.extremes import extreme_entries
 
         info = self._info(name)
@@ -212,42 +200,41 @@ class Artifacts:
             gradients=None if gradient is None else numbers(gradient),
         )
 
-    def entry_values(self, name: str, index: str, form: As, after: int | None, max_points: int | None) -> EntryValues:
-        """The course of some entries. Raises HyperparametersNotFound, EntryUnknown, TooManyEntries."""
+    def entry_values(self, name: str, index: str, form: Form) -> EntryValues:
+        """The course of some entries. Raises HyperparameterUnknown, EntryUnknown, TooManyEntries."""
         info = self._info(name)
         chosen, by_step = flat_indices(info, index), dict[int, list[float]]()
         with self._lock:
-            known = sorted(step for step in self._snapshots if after is None or step > after)
-            for step in course_steps(known, len(chosen), max_points):
+            known = sorted(self._snapshots)
+        for step in course_steps(known, len(chosen)):
+            with self._lock:  # for one step at a time, so that training goes on meanwhile
                 found = self._snapshots.get(step)
-                if found is not None:  # its file is gone
-                    by_step[step] = cast("list[float]", found[name].detach().flatten()[chosen].tolist())
+            if found is not None:  # else its file is gone, or it was thinned out
+                by_step[step] = cast("list[float]", found[name].detach().flatten()[chosen].tolist())
         return course(info, form=form, steps=[*by_step], index=chosen, by_step=[*by_step.values()])
 
     def _info(self, name: str) -> HyperparameterInfo:
-        for info in self._infos():
+        infos = self._infos()
+        for info in infos:
             if info.name == name:
                 return info
-        raise HyperparametersNotFound(trial=str(self._journal.record.id), what=f"of the name {name!r}")
+        names = [info.name for info in infos]
+        raise HyperparameterUnknown(trial=str(self._journal.record.id), name=name, hparams=names)
 
     def _snapshot(self, step: int | None) -> tuple[int, dict[str, Tensor]]:
         at = max(self._snapshots, default=0) if step is None else step
         found = self._snapshots.get(at)
         if found is None:
-            what = "yet" if step is None else f"of step {step}"
+            what = lifecycle.missing_step(step, self._journal.record.best_step, self._snapshots)
             raise HyperparametersNotFound(trial=str(self._journal.record.id), what=what)
         return at, found
 
-    def summary(self, name: str, after: int, max_points: int) -> HyperparameterSummary:
+    def summary(self, name: str, max_points: int) -> HyperparameterSummary:
         """The course of one hyperparameter. Raises HyperparameterUnknown."""
-        described = self.hyperparameters().items
-        info = next((item for item in described if item.name == name), None)
-        if info is None:
-            names = ", ".join(item.name for item in described)
-            raise HyperparameterUnknown(trial=str(self._journal.record.id), name=name, hparams=names)
+        info = self._info(name)
         with self._lock:
             steps, kept, seq = list(self._journal.steps), dict(self._distributions), self._journal.record.seq
-        return summaries.summary(info, steps, kept, after=after, max_points=max_points, seq=seq)
+        return summaries.summary(info, steps, kept, max_points=max_points, seq=seq)
 
     def snapshot(self, step: int | None) -> bytes:
         """The hyperparameters at `step`, or the newest ones, as safetensors. Raises HyperparametersNotFound."""

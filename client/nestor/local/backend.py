@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Never
 from uuid import UUID, uuid4
 
 from nestor import lifecycle
+from nestor.callbacks import states_of
 from nestor.errors import (
     LocalNotPicklable,
     OneDeviceOnly,
@@ -26,7 +27,6 @@ from nestor.results import confirmations
 from nestor.schemas import (
     DEFAULT_POINTS,
     Action,
-    As,
     Attempt,
     Confirm,
     Confirmation,
@@ -34,6 +34,7 @@ from nestor.schemas import (
     EntryPointProblem,
     EntryValues,
     Event,
+    Form,
     Hyperparameters,
     HyperparameterSummary,
     Order,
@@ -92,14 +93,9 @@ class Local:
             RankingDiffers: there is one that ranks its trials in another way.
         """
         with self._lock:
-            there = next((study for study in self._studies.values() if study.name == new.name), None)
+            there = self._named(new.name)
             if there is None:
-                now = datetime.now(UTC)
-                kept = new.model_dump(exclude={"load_if_exists"})
-                kept["direction"] = new.direction or "minimize"
-                there = StudyRecord(
-                    id=uuid4(), created_at=now, updated_at=now, trial_counts={}, best_value=None, **kept
-                )
+                there = _new_study(new)
                 self._studies[there.id] = there
             elif not new.load_if_exists:
                 raise StudyExists(name=new.name)
@@ -113,7 +109,11 @@ class Local:
         Raises:
             StudyNotFound: this process has no such study.
         """
-        return self.study(next((study.id for study in self._studies.values() if study.name == name), name))
+        found = self._named(name)
+        return self.study(name if found is None else found.id)
+
+    def _named(self, name: str) -> StudyRecord | None:
+        return next((study for study in list(self._studies.values()) if study.name == name), None)
 
     def study(self, study_id: UUID | str) -> StudyRecord:
         """A study, with its trials counted and its best value as of now.
@@ -170,20 +170,23 @@ class Local:
             StudyNotFound: this process has no such study.
             StudyNameTaken: it has another study of that name.
         """
-        source = self.study(study_id)
-        copied = {name: getattr(source, name) for name in ("metric", "direction", "user_attrs", "tags", "note")}
-        try:
-            made = self.create_study(build(StudyCreate, {"name": new_name, **copied}))
-        except StudyExists:
-            raise StudyNameTaken(name=new_name) from None
-        finished = [trial for trial in self.trials(study_id) if trial.state.finished]
-        ids = {trial.id: uuid4() for trial in finished}
-        for number, record in enumerate(finished):
-            spec, start = record.spec, record.spec.warm_start
-            if start is not None and start.trial in ids:  # confirmations start from a trial of their study
-                spec = spec.model_copy(update={"warm_start": start.model_copy(update={"trial": ids[start.trial]})})
-            changes = {"id": ids[record.id], "study_id": made.id, "number": number, "spec": spec}
-            self._trials[ids[record.id]] = self._trial(record.id).copy(**changes)
+        with self._lock:  # nobody deletes the study or takes the name meanwhile
+            source = self.study(study_id)
+            copied = {name: getattr(source, name) for name in ("metric", "direction", "user_attrs", "tags", "note")}
+            made = _new_study(build(StudyCreate, {"name": new_name, **copied}))
+            if self._named(made.name) is not None:
+                raise StudyNameTaken(name=made.name)
+            finished = [trial for trial in self.trials(study_id) if trial.state.finished]
+            ids = {trial.id: uuid4() for trial in finished}
+            copies: dict[UUID, LocalTrial] = {}
+            for number, record in enumerate(finished):
+                spec, start = record.spec, record.spec.warm_start
+                if start is not None and start.trial in ids:  # confirmations start from a trial of their study
+                    spec = spec.model_copy(update={"warm_start": start.model_copy(update={"trial": ids[start.trial]})})
+                changes = {"id": ids[record.id], "study_id": made.id, "number": number, "spec": spec}
+                copies[ids[record.id]] = self._trial(record.id).copy(**changes)
+            self._trials |= copies  # at once, and only if all could be made
+            self._studies[made.id] = made
         return self.study(made.id)
 
     # --- trials -----------------------------------------------------------------------------------
@@ -310,8 +313,9 @@ class Local:
 
     def trials(self, study_id: UUID, states: Collection[State] | None = None) -> list[TrialRecord]:
         """In order of their numbers; with `states`, those that are in one of them."""
+        chosen = states_of("Local.trials", states)
         records = [trial.record for trial in list(self._trials.values())]
-        wanted = State if states is None else states
+        wanted = State if chosen is None else chosen
         return [record for record in records if record.study_id == study_id and record.state in wanted]
 
     def find_trial(self, study_id: UUID, number: int) -> TrialRecord:
@@ -377,9 +381,9 @@ class Local:
         return self._trial(trial_id).artifacts.hyperparameters()
 
     def hyperparameter_summary(
-        self, trial_id: UUID, name: str, *, after: int = 0, max_points: int = DEFAULT_POINTS
+        self, trial_id: UUID, name: str, *, max_points: int = DEFAULT_POINTS
     ) -> HyperparameterSummary:
-        """The course of one hyperparameter in the steps above `after`, as needed for a plot.
+        """The course of one hyperparameter, as needed for a plot.
 
         Args:
             max_points: of each 100,000 steps, at most so many are returned.
@@ -387,7 +391,7 @@ class Local:
         Raises:
             HyperparameterUnknown: the trial has no hyperparameter of that name.
         """
-        return self._trial(trial_id).artifacts.summary(name, after, max_points)
+        return self._trial(trial_id).artifacts.summary(name, max_points)
 
     def snapshot(self, trial_id: UUID, step: int | None = None) -> bytes:
         """All hyperparameters at `step`, by default the newest snapshot, as safetensors.
@@ -401,27 +405,20 @@ class Local:
         """The `k` entries of a hyperparameter that come first by an order at `step`, by default the newest snapshot.
 
         Raises:
-            HyperparametersNotFound: there is no snapshot of that step, or no such hyperparameter.
+            HyperparameterUnknown: the trial has no hyperparameter of that name.
+            HyperparametersNotFound: there is no snapshot of that step.
             EntriesNotRecorded: hypergradients are kept of the last step alone.
         """
         return self._trial(trial_id).artifacts.top(name, by, k, step)
 
-    def entry_values(
-        self,
-        trial_id: UUID,
-        name: str,
-        index: str,
-        form: As = "optimized",
-        after: int | None = None,
-        max_points: int | None = None,
-    ) -> EntryValues:
+    def entry_values(self, trial_id: UUID, name: str, index: str, form: Form = Form.optimized) -> EntryValues:
         """Some entries of a hyperparameter, such as "0,17,3.5", at the steps that have a snapshot.
 
         Raises:
-            HyperparametersNotFound: there is no such hyperparameter.
+            HyperparameterUnknown: the trial has no hyperparameter of that name.
             EntryUnknown, TooManyEntries: the hyperparameter has no such entries, or there are too many.
         """
-        return self._trial(trial_id).artifacts.entry_values(name, index, form, after, max_points)
+        return self._trial(trial_id).artifacts.entry_values(name, index, form)
 
     def checkpoint(self, trial_id: UUID, step: WhichStep = "latest") -> bytes:
         """The state after the last step, or the weights of the best step, as safetensors.
@@ -467,6 +464,12 @@ class Local:
                 if "stop" in trial.record.allowed_actions:
                     trial.request("stop")
                 trial.join()
+
+
+def _new_study(new: StudyCreate) -> StudyRecord:
+    now, fields = datetime.now(UTC), new.model_dump(exclude={"load_if_exists"})
+    fields["direction"] = new.direction or "minimize"
+    return StudyRecord(id=uuid4(), created_at=now, updated_at=now, trial_counts={}, best_value=None, **fields)
 
 
 here = Local()

@@ -9,8 +9,7 @@ from typing import Any
 from nestor import lifecycle
 from nestor.ranking import Ranking
 from nestor.results import verdicts
-from nestor.results.progress import courses
-from nestor.results.progress.courses import Pace
+from nestor.results.progress.pace import UNKNOWN, Pace
 from nestor.results.verdicts import Evidence
 from nestor.schemas import Attempt, Event, EventType, State, Step
 from nestor.schemas import Trial as TrialRecord
@@ -108,7 +107,7 @@ class Journal:
 
     def _progress(self, record: TrialRecord) -> dict[str, float | None]:
         if record.state is not State.running:
-            return courses.UNKNOWN
+            return UNKNOWN
         return self._pace.progress(
             record.attempt,
             step=record.step,

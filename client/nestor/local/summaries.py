@@ -14,6 +14,7 @@ from nestor.schemas import (
     Step,
     TensorSummary,
 )
+from nestor.schemas.thinning import doubling_interval, intervals
 
 FIELDS = tuple(TensorSummary.model_fields)
 
@@ -23,16 +24,14 @@ def summary(
     steps: Sequence[Step],
     kept: Mapping[int, Mapping[str, Distribution]],
     *,
-    after: int,
     max_points: int,
     seq: int,
 ) -> HyperparameterSummary:
-    """The statistics of the steps above `after` that a plot needs, and the distributions, up to `max_points` of each.
+    """The statistics of the steps that a plot needs, and the distributions, up to `max_points` of each.
 
     Args:
         kept: step → name → distribution.
     """
-    steps = steps[after:]
     rows = [step.hyperparameters[info.name] for step in steps]
     values = {name: [_finite(getattr(row, name)) for row in rows] for name in FIELDS}
     chosen = range(len(steps)) if len(steps) <= max_points else thinned(list(values.values()), max_points)
@@ -41,7 +40,7 @@ def summary(
     return HyperparameterSummary(
         **dict(info),
         columns=columns,
-        distributions=_distributions(info.name, kept, after, len(steps), max_points),
+        distributions=_distributions(info.name, kept, len(steps), max_points),
         seq=seq,
     )
 
@@ -52,7 +51,7 @@ def thinned(columns: Sequence[Sequence[float | None]], max_points: int) -> list[
     These are its lowest and highest value in each of equal intervals; of equal ones the first.
     """
     n_rows = len(columns[0])
-    n_intervals = (max_points - 2 - len(columns)) // (2 * len(columns))
+    n_intervals = intervals(len(columns), max_points)
     found = {0, n_rows - 1}
     for column in columns:
         parts: dict[int, list[tuple[float, int]]] = {}
@@ -65,16 +64,12 @@ def thinned(columns: Sequence[Sequence[float | None]], max_points: int) -> list[
 
 
 def _distributions(
-    name: str, kept: Mapping[int, Mapping[str, Distribution]], after: int, n_steps: int, max_points: int
+    name: str, kept: Mapping[int, Mapping[str, Distribution]], n_steps: int, max_points: int
 ) -> DistributionColumns:
-    interval = 1
-    while n_steps // interval + 2 > max_points:
-        interval *= 2
+    interval = doubling_interval(n_steps, max_points - 2)  # besides step 0 and the newest one
     newest = max(kept, default=0)
     numbers = [
-        number
-        for number in sorted(kept)
-        if (number > after or after == 0) and (number % interval == 0 or number == newest) and name in kept[number]
+        number for number in sorted(kept) if (number % interval == 0 or number == newest) and name in kept[number]
     ]
     found = [kept[number][name] for number in numbers]
     columns = {field: [getattr(one, field) for one in found] for field in Distribution.model_fields}

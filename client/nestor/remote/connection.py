@@ -82,8 +82,15 @@ class Connection:
         return read(model, self._transport.request("PATCH", path, json=document))
 
     @staticmethod
-    def _pages(get: Callable[[dict[str, str]], Page[Item]]) -> Iterator[Item]:
-        """The items of all pages; `get` takes the query parameters that select a page."""
+    def _pages(get: Callable[[dict[str, str]], Page[Item]], *, empty: bool = False) -> Iterator[Item]:
+        """The items of all pages.
+
+        Args:
+            get: takes the query parameters that select a page.
+            empty: no item can match, so that nothing needs to be requested.
+        """
+        if empty:
+            return
         page = get({})
         yield from page.items
         while page.next_cursor is not None:

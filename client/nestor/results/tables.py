@@ -46,10 +46,7 @@ def _cell(value: Any) -> Any:
 
 
 class Table(ABC, Generic[Item]):
-    """A table of what comes one after the other: the columns are known when all was added, and nothing is kept.
-
-    A file is written in two passes: the first adds each entry, the second writes its row.
-    """
+    """A table that is written in two passes: `add` finds the columns, `row` gives the values."""
 
     @abstractmethod
     def add(self, item: Item) -> None:
@@ -65,7 +62,7 @@ class Table(ABC, Generic[Item]):
         """The values of an entry that was added, by column; those that it lacks are left out."""
 
     def csv(self, items: Iterable[Item] | None = None) -> str:
-        """The lines of entries, or the heading."""
+        """The rows of entries as CSV; without entries, the header."""
         stream = io.StringIO(newline="")
         writer = csv.DictWriter(stream, self.columns, extrasaction="ignore")  # what was recorded since the first pass
         if items is None:
@@ -137,7 +134,7 @@ def option_rows(records: Sequence[Trial], *, every: bool = False) -> list[dict[s
 
 
 class _Options:
-    """In which options trials differ, found by adding one after the other."""
+    """The options of trials, and whether the trials differ in them; updated trial by trial."""
 
     def __init__(self) -> None:
         self._first: dict[str, Any] | None = None
@@ -183,7 +180,7 @@ class TrialTable(Table[TrialAndLast]):
 
     @property
     def columns(self) -> list[str]:
-        """In the order of the sentence above."""
+        """Those of the trial, its user attributes, options and metrics, in this order."""
         own = self._attributes or dict.fromkeys((*TRIAL_FIELDS, "duration", "verdict", "verdict_code"))
         return [*dict.fromkeys((*own, *self._options.names(every=self._every), *self._metrics))]
 

@@ -1,4 +1,4 @@
-"""The trained weights of a checkpoint, loaded into a module or as a state dict."""
+"""What a trial has trained, as modules: the weights of a checkpoint, and the network of `LossReweighting`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from nestor.extras import engine
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from nestor.results.values import Values
+    from nestor_engine.hparams.loss_reweighting import LossReweighting, Rater
 
 
 def load(checkpoint: bytes, model: nn.Module) -> int:
@@ -74,6 +77,15 @@ def state_dict(checkpoint: bytes, model: nn.Module | None) -> dict[str, Tensor]:
     copy = deepcopy(unwrapped(model)).cpu()
     load(checkpoint, copy)
     return dict(copy.state_dict())
+
+
+def rater(hparams: Values, rating: LossReweighting) -> Rater:
+    """The network of `rating` with the values of `hparams`; `trial.rater` documents it."""
+    kind = engine("nestor_engine.hparams", what="trial.rater").LossReweighting
+    if not isinstance(rating, kind):
+        expected = "the LossReweighting of the problem, or one with a network of the same architecture"
+        raise ArgumentInvalid(owner="trial.rater", argument="rating", given=shown(rating), expected=expected)
+    return rating.rater(hparams)
 
 
 def _other_model(reason: str) -> CheckpointMismatch:

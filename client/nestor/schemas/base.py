@@ -1,9 +1,10 @@
-"""What all schemas share: constants of the interface, constrained types, and how they are built."""
+"""What schemas share: constants of the interface, constrained types, common fields, and how they are built."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints, ValidationError, WithJsonSchema
@@ -11,7 +12,7 @@ from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from nestor.errors import NestorError, SchemaInvalid
 from nestor.options.base import MAX_STEPS as MOST_STEPS
-from nestor.options.base import Value, Whole
+from nestor.options.base import Value, Whole, about
 from nestor.options.mistakes.sentences import as_error, mistakes
 from nestor.program_format import Json as Json
 
@@ -53,6 +54,17 @@ Note = Annotated[  # Markdown
 TensorName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]{0,199}$")]
 Count = Annotated[Whole, Field(ge=1, le=MOST_STEPS)]
 Priority = Annotated[Whole, Field(ge=-1000, le=1000)]  # higher goes first; above 0 requires an admin token
+
+SEQ = about("number of the trial's newest event when this was read", example=17)
+CURSOR = about("pass it as `cursor` to get the next page; null: this is the last page", example="IjAxOGYi")
+NOTE = about("text in Markdown, up to 65,536 characters; empty: none", example="Baseline with **one** decay per layer.")
+
+
+class SortOrder(StrEnum):
+    """Which way a list is sorted."""
+
+    asc = "asc"
+    desc = "desc"
 
 
 class Schema(Value):

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from nestor.errors import EntryUnknown, TooManyEntries
 from nestor.options.base import Number, about
-from nestor.program_format import flat_index, multi_index
 from nestor.schemas.base import Schema
-from nestor.schemas.hyperparameters import HyperparameterInfo
 
 PER_ORDER = 32  # entries of each order that are recorded of a tensor with a snapshot,
 MOST_RECORDED = 8192  # and of all tensors together: 32 bytes each, so 256 kB, unless there are 2,048 tensors or more
@@ -22,14 +16,12 @@ MOST_RECORDED = 8192  # and of all tensors together: 32 bytes each, so 256 kB, u
 MAX_INDICES = 100
 MAX_NUMBERS = 10_000  # that the course of some entries has: entries times steps
 
-As = Literal["optimized", "used"]
 
-TRANSFORMED: dict[str, Callable[[float], float]] = {
-    "identity": lambda raw: raw,
-    "exp": lambda raw: math.exp(raw) if raw < 709 else math.inf,
-    "sigmoid": lambda raw: 1 / (1 + math.exp(-raw)) if raw > -709 else 0.0,
-    "softplus": lambda raw: max(raw, 0.0) + math.log1p(math.exp(-abs(raw))),
-}
+class Form(StrEnum):
+    """In which form entries are read."""
+
+    optimized = "optimized"  # before the transform
+    used = "used"  # after it, as the losses read them
 
 
 class Order(StrEnum):
@@ -101,7 +93,7 @@ class EntryValues(Schema):
 
     name: Annotated[str, about("of the hyperparameter", example="l2.0.weight")]
     form: Annotated[
-        As, about("`optimized`: `values` are before the transform; `used`: after it, as the losses read them")
+        Form, about("`optimized`: `values` are before the transform; `used`: after it, as the losses read them")
     ]
     steps: Annotated[tuple[int, ...], about("in order", unit="outer steps", example=[0, 10])]
     index: Annotated[tuple[int, ...], about("flat indices, as requested", example=[17])]
@@ -109,100 +101,3 @@ class EntryValues(Schema):
     values: Annotated[
         tuple[tuple[Number, ...], ...], about("for each entry, its value at each of the steps", example=[[-6.0, -4.3]])
     ]
-
-
-def flat_indices(info: HyperparameterInfo, text: str) -> list[int]:
-    """The entries that `text` names by flat indices and positions, such as "0,17,3.5".
-
-    Raises:
-        EntryUnknown: the hyperparameter has no such entry.
-        TooManyEntries: more than `MAX_INDICES`.
-    """
-    items = [item.strip() for item in text.split(",")]
-    if len(items) > MAX_INDICES:
-        raise TooManyEntries(n=len(items), limit=MAX_INDICES)
-    shape, n = info.shape, math.prod(info.shape)
-    found: list[int] = []
-    for item in items:
-        parts = [int(part) for part in item.split(".")] if re.fullmatch(r"[0-9]{1,18}(\.[0-9]{1,18})*", item) else []
-        if len(parts) == 1:
-            fits, index = parts[0] < n, parts[0]
-        else:
-            fits = len(parts) == len(shape) > 0 and all(at < size for at, size in zip(parts, shape, strict=True))
-            index = flat_index(shape, parts) if fits else 0
-        if not fits:
-            raise EntryUnknown(name=info.name, given=item, shape=shape, last=n - 1)
-        found.append(index)
-    return found
-
-
-def course_steps(steps: Sequence[int], entries: int, max_points: int | None) -> list[int]:
-    """Of the steps that have a snapshot, those at which so many entries are read: all, or evenly chosen ones."""
-    n, most = len(steps), min(max_points or MAX_NUMBERS, MAX_NUMBERS // entries)
-    return list(steps) if n <= most else [steps[i * (n - 1) // (most - 1)] for i in range(most)]
-
-
-def course(
-    info: HyperparameterInfo,
-    *,
-    form: As,
-    steps: Sequence[int],
-    index: Sequence[int],
-    by_step: Sequence[Sequence[float]],
-) -> EntryValues:
-    """The course of entries, from the values before the transform: for each step, one for each index."""
-    transform = TRANSFORMED[info.transform if form == "used" else "identity"]
-    return EntryValues(
-        name=info.name,
-        form=form,
-        steps=tuple(steps),
-        index=tuple(index),
-        names=tuple(info.entry_name(i) for i in index),
-        values=tuple(tuple(transform(of[at]) for of in by_step) for at in range(len(index))),
-    )
-
-
-def top_entries(
-    info: HyperparameterInfo,
-    *,
-    step: int,
-    by: Order,
-    k: int,
-    index: Sequence[int],
-    values: Sequence[float],
-    starts: Sequence[float],
-    gradients: Sequence[float] | None,
-) -> TopEntries:
-    """The first `k` of some entries, which have lower indices where they are equal.
-
-    Args:
-        index: flat indices of the entries. The other sequences have their numbers.
-        gradients: None if they are not recorded; then `by` is another order.
-    """
-    changes = [value - start for value, start in zip(values, starts, strict=True)]
-    scores = {
-        Order.change: [abs(change) for change in changes],
-        Order.gradient: [abs(gradient) for gradient in gradients or ()],
-        Order.highest: values,
-        Order.lowest: [-value for value in values],
-    }[by]
-
-    def rank(i: int) -> tuple[float, int]:
-        # What is not a number comes first, as on the worker.
-        return (-math.inf if math.isnan(scores[i]) else -scores[i], index[i])
-
-    chosen = sorted(range(len(scores)), key=rank)[:k]
-    items = tuple(
-        TopEntry(
-            index=index[i],
-            position=multi_index(info.shape, index[i]),
-            name=info.entry_name(index[i]),
-            value=values[i],
-            used=TRANSFORMED[info.transform](values[i]),
-            start=starts[i],
-            change=changes[i],
-            gradient=None if gradients is None else gradients[i],
-        )
-        for i in chosen
-    )
-    return TopEntries(name=info.name, step=step, by=by, items=items)

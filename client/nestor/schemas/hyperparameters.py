@@ -6,9 +6,9 @@ from typing import Annotated
 
 from nestor.options.base import about
 from nestor.program_format import EntryNames
-from nestor.schemas.base import Schema
-from nestor.schemas.shared import SEQ
+from nestor.schemas.base import SEQ, Schema
 from nestor.schemas.steps import TensorSummary
+from nestor.schemas.thinning import fewest_points
 
 
 class HyperparameterInfo(Schema):
@@ -73,7 +73,7 @@ class DistributionColumns(Schema):
     ]
 
 
-FEWEST_POINTS = 2 + 3 * len(TensorSummary.model_fields)  # the ends, and of each column two extremes and its last value
+FEWEST_POINTS = fewest_points(len(TensorSummary.model_fields))
 DEFAULT_POINTS, MOST_POINTS = 1_000, 10_000
 
 

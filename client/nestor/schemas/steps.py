@@ -1,14 +1,14 @@
-"""The record of an outer step, as the engine makes it, a server stores it, and users read it."""
+"""The records of outer steps, as the engine makes them, a server stores them, and users read them."""
 
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from nestor.options.base import MAX_STEPS, Number, about
-from nestor.schemas.base import Schema
+from nestor.schemas.base import SEQ, Schema
 
 
 class TensorSummary(Schema):
@@ -162,3 +162,16 @@ class Step(Schema):
         """The metric on the examples of `value`, or `value` itself; None if it was not evaluated or is not finite."""
         value = self.value if metric is None else self.metrics.get(metric)
         return value if value is not None and math.isfinite(value) else None
+
+
+class StepColumns(Schema):
+    """Steps as columns of equal length, in order of `number`."""
+
+    columns: Annotated[
+        dict[str, list[Any]],
+        about("values by the name of a step's field", example={"number": [1, 2], "val_loss": [0.9, 0.7]}),
+    ]
+    seq: Annotated[int, SEQ]
+    next_after: Annotated[
+        int | None, about("pass it as `after` to get the steps that follow; null: these are the newest", example=2)
+    ] = None

@@ -12,8 +12,8 @@ from pydantic import ValidationInfo, field_validator
 from nestor.errors import LossMaximized
 from nestor.options.base import Flag, about
 from nestor.options.mistakes.sentences import violation
-from nestor.schemas.base import Name, Note, Schema
-from nestor.schemas.shared import CURSOR, NOTE, Patch
+from nestor.schemas.base import CURSOR, NOTE, Name, Note, Schema
+from nestor.schemas.patches import Patch
 from nestor.schemas.trials import TrialProgress, Verdict
 
 Direction = Literal["minimize", "maximize"]

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from nestor.options.base import about
-from nestor.schemas.base import Count, Priority, Schema
+from nestor.schemas.base import CURSOR, NOTE, SEQ, Count, Priority, Schema
+from nestor.schemas.patches import Patch
 from nestor.schemas.problems import TrialSpec
-from nestor.schemas.shared import CURSOR, NOTE, SEQ, Patch
 
 WhichStep = int | Literal["best", "latest"]  # of which weights are read
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any
@@ -12,12 +11,12 @@ from uuid import UUID
 from pydantic import AfterValidator, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
-from nestor.options.base import about
+from nestor.options.base import Flag, about
 from nestor.schemas.base import Schema
 from nestor.schemas.trials import State
 
 SECRET_PREFIX = "whsec_"
-SECRET_BYTES = range(24, 65)  # lengths that Standard Webhooks allows
+_SECRET_BYTES = range(24, 65)  # lengths that Standard Webhooks allows
 
 
 class WebhookEvent(StrEnum):
@@ -58,9 +57,9 @@ def secret_bytes(secret: str) -> bytes:
 
 def _is_secret(secret: str) -> str:
     try:
-        if len(secret_bytes(secret)) in SECRET_BYTES:
+        if len(secret_bytes(secret)) in _SECRET_BYTES:
             return secret
-    except (ValueError, binascii.Error):
+    except ValueError:
         pass
     raise PydanticCustomError("secret", "it must be whsec_ and 24 to 64 bytes in base64; omit it to get a new one")
 
@@ -93,12 +92,15 @@ class WebhookCreate(Schema):
 
 
 class WebhookPatch(Schema):
-    """Changes to a webhook. A field that is left out stays as it is."""
+    """Changes to a webhook."""
 
-    events: Annotated[Events, _EVENTS] = DEFAULT_EVENTS
-    enabled: Annotated[bool, about("whether notices are sent; true starts again after the server has disabled it")] = (
-        True
-    )
+    events: Annotated[Events | None, about("which notices are sent; null or left out: as before")] = None
+    enabled: Annotated[
+        Flag | None,
+        about(
+            "whether notices are sent; true starts again after the server has disabled it; null or left out: as before"
+        ),
+    ] = None
 
 
 class Webhook(Schema):
@@ -173,9 +175,15 @@ class WebhookData(Schema):
     path: Annotated[str, about("the trial in this API", example="/api/v1/trials/018f0000-0000-7000-8000-000000000000")]
 
 
+class WebhookTest(Schema):
+    """What a notice says that was asked for to try a webhook."""
+
+    message: Annotated[str, about("a sentence", example="This is a test.")] = "This is a test."
+
+
 class WebhookPayload(Schema):
     """The body of a notice. Its form is that of Standard Webhooks."""
 
     type: Annotated[str, about("a webhook event, or webhook.test", example="trial.failed")]
     timestamp: Annotated[datetime, about("when it happened, in UTC")]
-    data: Annotated[WebhookData, about("what happened")]
+    data: Annotated[WebhookData | WebhookTest, about("what happened; of webhook.test, a message")]

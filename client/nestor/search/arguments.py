@@ -45,17 +45,6 @@ def builder(given: object) -> tuple[Callable[[dict[str, Any]], Any], bool]:
     return function, True
 
 
-def count(name: str, given: object) -> int:
-    """The argument `name`, checked as a number of things.
-
-    Raises:
-        OptionOutOfRange: it is no positive whole number.
-    """
-    if isinstance(given, bool) or not isinstance(given, int) or given < 1:
-        raise OptionOutOfRange(option=f"{name}={shown(given)}", rule="it must be a whole number, at least 1")
-    return given
-
-
 def seconds(given: object) -> float:
     """A timeout, in seconds.
 

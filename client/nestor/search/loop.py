@@ -13,7 +13,7 @@ from optuna.samplers import BaseSampler, BruteForceSampler, GridSampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
-from nestor.callbacks import PRUNE, expect_callbacks, expect_flag
+from nestor.callbacks import PRUNE, expect_callbacks, expect_flag, whole_number
 from nestor.errors import (
     ArgumentInvalid,
     Diverged,
@@ -25,7 +25,7 @@ from nestor.errors import (
 )
 from nestor.options.config import Config
 from nestor.schemas.storable import json_attributes
-from nestor.search.arguments import builder, count, expect_instance, seconds
+from nestor.search.arguments import builder, expect_instance, seconds
 from nestor.search.history import ATTRIBUTE, earlier, outcome, recorded
 from nestor.search.space import Space
 
@@ -87,8 +87,8 @@ class Search:
         self._show, self._runs_elsewhere = show_progress_bar, runs_elsewhere
         expect_instance("sampler", sampler, BaseSampler, "TPESampler()")
         expect_instance("pruner", pruner, BasePruner, "MedianPruner()")
-        self._n_trials = None if n_trials is None else count("n_trials", n_trials)
-        self._n_jobs = count("n_jobs", n_jobs)
+        self._n_trials = None if n_trials is None else whole_number("n_trials", n_trials, least=1)
+        self._n_jobs = whole_number("n_jobs", n_jobs, least=1)
         self._ends_at = None if timeout is None else time.monotonic() + seconds(timeout)
         self._build, takes_values = builder(problem_fn)
         self._space = Space(space, config, options, problem_takes_values=takes_values)

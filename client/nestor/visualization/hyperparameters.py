@@ -6,8 +6,11 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, cast
 
-from nestor.errors import ArgumentInvalid, HyperparametersNotFound, HyperparameterUnknown, called_as, shown
+from nestor import lifecycle
+from nestor.callbacks import whole_number
+from nestor.errors import ArgumentInvalid, HyperparametersNotFound, HyperparameterUnknown, called_as
 from nestor.results.values import members
+from nestor.schemas.steps import QUANTILES
 from nestor.trial import Trial
 from nestor.visualization.figures import BLUE, empty, expect_trial, require_plotly, titled
 
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
     import numpy
     from plotly.graph_objects import Figure
 
-QUANTILE_NAMES = ("min", "5%", "25%", "50%", "75%", "95%", "max")  # of schemas.steps.QUANTILES
+QUANTILE_NAMES = ("min", *(f"{percent}%" for percent in QUANTILES[1:-1]), "max")
 CHANNELS = (1, 3)
 RIDGE = 1.5  # height of a histogram, in distances between rows
 BANDS = (  # lower edge, upper edge, fraction of the values, opacity
@@ -31,8 +34,8 @@ def plot_hyperparameter_bands(trial: Trial, name: str) -> Figure:
 
     Values are in the space that is optimized. `name` may be a prefix, which stands for all its members.
 
-    Of one hyperparameter with several entries, up to 1,026 steps are drawn, without reading the entries. Of others, and
-    of trials that an earlier version recorded, the steps that have a snapshot.
+    Of one hyperparameter with several entries, at most 1,000 of each 100,000 steps are drawn, without reading the
+    entries. Of others, and of trials that an earlier version recorded, the steps that have a snapshot are drawn.
     """
     expect_trial("plot_hyperparameter_bands", "trial", trial)
     figure = empty("plot_hyperparameter_bands")
@@ -62,8 +65,7 @@ def plot_hyperparameter_histograms(trial: Trial, name: str, *, bins: int = 40, r
     """
     owner = "plot_hyperparameter_histograms"
     expect_trial(owner, "trial", trial)
-    _expect_count(owner, "bins", bins)
-    _expect_count(owner, "rows", rows)
+    bins, rows = whole_number("bins", bins, least=1), whole_number("rows", rows, least=1)
     figure = empty(owner)
     import numpy as np
 
@@ -111,7 +113,7 @@ def plot_images(trial: Trial, name: str, *, step: int | None = None, limit: int 
     """
     owner = "plot_images"
     expect_trial(owner, "trial", trial)
-    _expect_count(owner, "limit", limit)
+    limit = whole_number("limit", limit, least=1)
     require_plotly(owner)
     from plotly.subplots import make_subplots
 
@@ -182,7 +184,7 @@ def _snapshots(trial: Trial, name: str, most: int) -> list[tuple[int, numpy.ndar
             continue
         found.append((step, np.concatenate([array.ravel() for array in named.values()]).astype(np.float64)))
     if not found:
-        raise HyperparametersNotFound(trial=str(trial.id), what="yet")
+        raise HyperparametersNotFound(trial=str(trial.id), what=lifecycle.missing_step(None, None))
     return found
 
 
@@ -205,8 +207,3 @@ def _images(owner: str, name: str, named: dict[str, numpy.ndarray]) -> numpy.nda
             return array.astype("float64")
     expected = "the name of one hyperparameter of shape (images, channels, height, width), with one channel or three"
     raise ArgumentInvalid(owner=owner, argument="name", given=given, expected=expected)
-
-
-def _expect_count(owner: str, argument: str, given: object) -> None:
-    if not isinstance(given, int) or isinstance(given, bool) or given < 1:
-        raise ArgumentInvalid(owner=owner, argument=argument, given=shown(given), expected="a whole number, at least 1")

@@ -49,7 +49,7 @@ MaxPoints = Annotated[
     ),
 ]
 Form = Annotated[
-    schemas.As, Query(description="optimized: before the transform; used: after it, as the losses read the values")
+    schemas.Form, Query(description="optimized: before the transform; used: after it, as the losses read the values")
 ]
 Pictures = Annotated[
     str | None,
@@ -106,7 +106,7 @@ def get_entry_values(
     index: Indices,
     after: AfterStep = None,
     max_points: MaxPoints = None,
-    form: Form = "optimized",
+    form: Form = schemas.Form.optimized,
 ) -> Response:
     """Chosen entries of a hyperparameter at the steps that have a snapshot."""
     content = entries.values(

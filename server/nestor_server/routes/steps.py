@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
 from nestor import schemas
+from nestor.schemas.thinning import fewest_points
 from nestor_server.http import files
 from nestor_server.http.transactions import Reader, TransactionRoute, Tx
 from nestor_server.routes.parameters import After
@@ -37,7 +38,7 @@ StepLimit = Annotated[
 MaxPoints = Annotated[
     int | None,
     Query(
-        ge=thinning.fewest_points(len(thinning.NUMERIC)),  # whatever the columns
+        ge=fewest_points(len(thinning.NUMERIC)),  # whatever the columns
         le=steps.MAX_LIMIT,
         description="the most steps that are returned; of more, those that a plot of the columns needs: the first, the "
         "last, and of equal intervals those with the minimum and the maximum of each column of numbers",

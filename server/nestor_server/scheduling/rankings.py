@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from nestor import schemas
 from nestor.options import Frozen
 from nestor.ranking import Ranking
-from nestor.results.progress.courses import Sparkline
+from nestor.results.progress.pace import Sparkline
 from nestor.results.verdicts import Evidence, judge
 from nestor_server.models import Step, Study, Trial
 

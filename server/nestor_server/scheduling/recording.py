@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from nestor import lifecycle
 from nestor.ranking import Ranking
-from nestor.results.progress.courses import Pace, Sparkline
+from nestor.results.progress.pace import Pace, Sparkline
 from nestor.results.verdicts import Evidence
 from nestor.schemas import Desired, Distributions, EventType, HyperparameterInfo
 from nestor.schemas import Step as StepRecord
@@ -131,7 +131,9 @@ def _keep_distributions(session: Session, trial_id: UUID, new: Sequence[Distribu
     """Keep those that `lifecycle.distribution_interval` asks for, and the last."""
     declared = session.scalars(select(Trial.hyperparameters).where(Trial.id == trial_id)).one() or []
     newest = new[-1].number
-    interval = lifecycle.distribution_interval(newest, lifecycle.spread_out(info["shape"] for info in declared))
+    interval = lifecycle.distribution_interval(
+        newest, lifecycle.count_with_distributions(info["shape"] for info in declared)
+    )
     given_up = (Distribution.number < newest, Distribution.number % interval != 0)
     old = delete(Distribution).where(Distribution.trial_id == trial_id, *given_up)
     session.execute(old.execution_options(synchronize_session=False))

@@ -14,7 +14,18 @@ from sqlalchemy.orm import Session
 
 from nestor import schemas
 from nestor.errors import StudyNameTaken, StudyNotDeleted, StudyNotFound, StudyTooLarge
-from nestor_server.models import Base, Checkpoint, Event, Result, Snapshot, Step, Study, Trial
+from nestor_server.models import (
+    Base,
+    Checkpoint,
+    Distribution,
+    Event,
+    Result,
+    Snapshot,
+    Step,
+    StepNumbers,
+    Study,
+    Trial,
+)
 from nestor_server.services import studies
 
 # Of one copy, which is one transaction.
@@ -22,8 +33,9 @@ MAX_TRIALS = 10_000
 MAX_ENTRIES = 100_000  # steps and events
 MAX_BYTES = 256 * 2**20  # of columns without a bound, as PostgreSQL stores them
 
-Record = Step | Event | Snapshot | Checkpoint | Result
-RECORDS: tuple[type[Record], ...] = (Step, Event, Snapshot, Checkpoint, Result)  # the files stay where they are
+Record = Step | StepNumbers | Distribution | Event | Snapshot | Checkpoint | Result
+# The files stay where they are.
+RECORDS: tuple[type[Record], ...] = (Step, StepNumbers, Distribution, Event, Snapshot, Checkpoint, Result)
 
 
 def restore(session: Session, owner_id: UUID, study_id: UUID, how: schemas.StudyRestore) -> schemas.Study:

@@ -16,7 +16,7 @@ from sqlalchemy import Row, func, literal_column, select
 from sqlalchemy.orm import Session
 
 from nestor import schemas
-from nestor.results.progress import courses
+from nestor.results.progress.pace import Sparkline
 from nestor.schemas import SortOrder, State, StudySort
 from nestor_server.database import settings_of
 from nestor_server.models import Study, Trial
@@ -133,7 +133,7 @@ def _verdict(trial: Row[*tuple[Any, ...]]) -> schemas.Verdict | None:
 def _curve(trial: Row[*tuple[Any, ...]]) -> schemas.Curve:
     if trial.sparkline is None:
         return schemas.Curve()
-    return courses.Sparkline.from_json(trial.sparkline).curve(trial.best_step, trial.best_value)
+    return Sparkline.from_json(trial.sparkline).curve(trial.best_step, trial.best_value)
 
 
 def _progress(trial: Row[*tuple[Any, ...]]) -> schemas.TrialProgress | None:

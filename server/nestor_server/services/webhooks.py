@@ -69,9 +69,9 @@ def change(session: Session, owner_id: UUID, webhook_id: UUID, patch: schemas.We
         WebhookNotFound
     """
     hook = find(session, owner_id, webhook_id)
-    if "events" in patch.model_fields_set:
+    if patch.events is not None:
         hook.events = list(dict.fromkeys(patch.events))
-    if "enabled" in patch.model_fields_set:
+    if patch.enabled is not None:
         hook.enabled, hook.disabled_reason = patch.enabled, None
         if not patch.enabled:
             outbox.drop_pending(session, hook.id, why="its webhook was disabled")
@@ -96,7 +96,7 @@ def test(session: Session, owner_id: UUID, webhook_id: UUID) -> schemas.WebhookD
         WebhookNotFound
     """
     hook = find(session, owner_id, webhook_id)
-    sent = WebhookDelivery(webhook_id=hook.id, type=TEST_EVENT, data={"message": "This is a test."})
+    sent = WebhookDelivery(webhook_id=hook.id, type=TEST_EVENT, data=schemas.WebhookTest().model_dump())
     session.add(sent)
     session.flush()
     session.refresh(sent)

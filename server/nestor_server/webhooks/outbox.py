@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, and_, delete, func, or_, select, true, upd
 from sqlalchemy.orm import Session
 
 from nestor import lifecycle
-from nestor.schemas import API, DeliveryStatus, EventType, LogLevel, WebhookEvent
+from nestor.schemas import API, DeliveryStatus, EventType, LogLevel, State, WebhookData, WebhookEvent
 from nestor_server.models import Study, Trial, Webhook, WebhookDelivery
 
 ATTEMPT_SECONDS = 15.0  # the longest that an attempt takes
@@ -57,16 +57,19 @@ def write(session: Session, trial_id: UUID, events: Iterable[dict[str, Any]]) ->
         .where(or_(Webhook.study_id.is_(None), Webhook.study_id == Study.id))
     ).all()
     for hook in hooks:
-        about = {"trial_id": str(trial_id), "number": hook.number, "study_id": str(hook.study_id), "study": hook.name}
         for kind, event in found:
             if kind.value in hook.events:
-                data = about | {
-                    "seq": event["seq"],
-                    "state": event["data"].get("state", hook.state),
-                    "step": hook.step,
-                    "message": _message(event["data"]),
-                    "path": f"{API}/trials/{trial_id}",
-                }
+                data = WebhookData(
+                    trial_id=trial_id,
+                    number=hook.number,
+                    study_id=hook.study_id,
+                    study=hook.name,
+                    seq=event["seq"],
+                    state=State(event["data"].get("state", hook.state)),
+                    step=hook.step,
+                    message=_message(event["data"]),
+                    path=f"{API}/trials/{trial_id}",
+                ).model_dump(mode="json")
                 session.add(WebhookDelivery(webhook_id=hook.id, trial_id=trial_id, type=kind.value, data=data))
     session.flush()
 

@@ -7,13 +7,11 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nestor import lifecycle
-from nestor.program_format import UNNAMED
 from nestor.schemas import Distributions
 from nestor_worker import channel, workdir
 from nestor_worker.channel import Checkpoint, Distributed, Ended, LogLine, Result, Snapshot, Started, Stepped
@@ -107,7 +105,7 @@ class TrialRecorder:
         self._last_checkpoint = 0  # the step of the newest checkpoint
         self._last_snapshot = 0  # the step of the newest snapshot
         self._last_distributed = 0  # the step of the newest distributions
-        self._spread_out = lifecycle.spread_out(value.shape for value in bilevel.hparams.values())
+        self._with_distributions = lifecycle.count_with_distributions(value.shape for value in bilevel.hparams.values())
         self._cannot_write = False  # the last write failed
 
     def begin(self, state: State | None, device: str) -> None:
@@ -120,18 +118,7 @@ class TrialRecorder:
         self._state = state
         start = 0 if state is None else state.step
         self._last_checkpoint = self._last_snapshot = self._last_distributed = start
-        hyperparameters = [
-            {
-                "name": name,
-                "shape": list(value.shape),
-                "dtype": str(value.dtype).removeprefix("torch."),
-                "transform": self._bilevel.transforms.get(name, "identity"),
-                **asdict(self._bilevel.entry_names.get(name, UNNAMED)),
-                **lifecycle.finite_bounds(self._bilevel.bounds.get(name)),
-            }
-            for name, value in self._bilevel.hparams.items()
-        ]
-        self._send(Started(hyperparameters))  # before the first snapshot, whose readers need the transforms
+        self._send(Started(self._bilevel.described()))  # before the first snapshot, whose readers need the transforms
         if start == 0:
             self._write_snapshot(0, self._bilevel.hparams, {}, [])
         self._send(LogLine(start, lifecycle.where_it_starts(device, start)))
@@ -148,7 +135,7 @@ class TrialRecorder:
         if step.value is not None:
             self._ranking.expect(step.metrics)
         self._send(Stepped(step.record(), self._seconds))
-        if step.number % lifecycle.distribution_interval(step.number, self._spread_out) == 0:
+        if step.number % lifecycle.distribution_interval(step.number, self._with_distributions) == 0:
             self._distribute(step.number, step.state.hparams)
         if self._snapshots.is_best(step.number, step.value_of(self._ranking.metric)):
             gradient = {name: value.cpu() for name, value in step.state.previous.items()}
@@ -244,7 +231,7 @@ class TrialRecorder:
         return write
 
     def _distribute(self, step: int, hparams: dict[str, Tensor]) -> None:
-        if self._spread_out:
+        if self._with_distributions:
             from nestor_engine.hparams.distributions import distributions
 
             self._send(Distributed(Distributions(number=step, tensors=distributions(hparams)).model_dump(mode="json")))

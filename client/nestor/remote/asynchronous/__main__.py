@@ -23,7 +23,16 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SOURCE, TARGET = "nestor.remote", "nestor.remote.asynchronous"
-MODULES = ("transport", "event_stream", "uploads", "connection", "administration", "webhooks", "blobs", "client")
+MODULES = (
+    "transport",
+    "event_stream",
+    "uploads",
+    "connection",
+    "administration",
+    "blobs",
+    "hyperparameters",
+    "client",
+)
 
 # What waits in the libraries, and what to call instead.
 WAITING = {

@@ -8,20 +8,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 from uuid import UUID
 
 from nestor import schemas
-from nestor.callbacks import choice, log_level, states_of, tags_of, whole_number
+from nestor.callbacks import choice, expect_flag, states_of, whole_number
 from nestor.entry_points import EntryPoint
 from nestor.errors import ArgumentInvalid, StudyNotFound, TrialFailed, TrialNumberNotFound, arguments_of, shown
 from nestor.lifecycle import numbers_up_to
 from nestor.remote.asynchronous import event_stream, uploads
 from nestor.remote.asynchronous.administration import AsyncAdministration
 from nestor.remote.asynchronous.blobs import AsyncBlobs
-from nestor.remote.asynchronous.webhooks import AsyncWebhooks
+from nestor.remote.asynchronous.hyperparameters import AsyncHyperparameters
+from nestor.remote.client import filters
 from nestor.remote.references import referenced
-from nestor.schemas import Action, EventType, LogLevel, SortOrder, State, StudySort, TrialSort, WhichStep
+from nestor.schemas import Action, EventType, LogLevel, SortOrder, State, StudySort, TrialSort
 
 if TYPE_CHECKING:
     from nestor.options import Config
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from nestor_engine.program.export import Program
 
 
-class AsyncClient(AsyncBlobs, AsyncAdministration, AsyncWebhooks):
+class AsyncClient(AsyncBlobs, AsyncHyperparameters, AsyncAdministration):
     """One user of one server, for asyncio: the methods of `Client`, to be awaited.
 
     Requests can wait at the same time, as in `await asyncio.gather(…)`. A client serves one event loop.
@@ -89,8 +89,8 @@ class AsyncClient(AsyncBlobs, AsyncAdministration, AsyncWebhooks):
         self,
         *,
         name: str | None = None,
-        state: Collection[State] = (),
-        tag: Sequence[str] = (),
+        states: Collection[State] | None = None,
+        tags: Sequence[str] = (),
         q: str | None = None,
         deleted: bool = False,
         sort: StudySort | str = StudySort.created_at,
@@ -100,17 +100,23 @@ class AsyncClient(AsyncBlobs, AsyncAdministration, AsyncWebhooks):
 
         Args:
             name: only the study of this name.
-            state: only studies that have a trial in one of these states.
-            tag: only studies that have all of these tags.
+            states: only studies that have a trial in one of these states; None: all.
+            tags: only studies that have all of these tags.
             q: only studies whose name or note or one of whose tags contains this text, in any case.
             deleted: those that were deleted and can still be restored, instead of the others.
             sort: "created_at", "last_activity_at", "name", "best_value" or "trials", the number of them.
             order: "asc" or "desc". Studies without a value come last in both.
         """
-        tags, states = tags_of("AsyncClient.studies", tag), sorted(states_of("AsyncClient.studies", state))
-        wanted: dict[str, Any] = {"state": states, "tag": tags, "sort": sort, "order": order}
-        wanted |= {key: value for key, value in (("name", name), ("q", q), ("deleted", deleted or None)) if value}
-        return self._pages(lambda cursor: self._get("/studies", schemas.StudyPage, **wanted, **cursor))
+        expect_flag("deleted", deleted)
+        wanted = filters("AsyncClient.studies", states, tags, q)
+        wanted |= {
+            "deleted": deleted,
+            "sort": choice("sort", sort, StudySort),
+            "order": choice("order", order, SortOrder),
+        }
+        wanted |= {} if name is None else {"name": name}
+        nothing = wanted.get("state") == []
+        return self._pages(lambda cursor: self._get("/studies", schemas.StudyPage, **wanted, **cursor), empty=nothing)
 
     async def change_study(self, study_id: UUID, patch: schemas.StudyPatch) -> schemas.Study:
         """Change ranking, attributes, tags and note of a study. What others set is kept, unless it has the same key.
@@ -225,17 +231,17 @@ class AsyncClient(AsyncBlobs, AsyncAdministration, AsyncWebhooks):
 
         Raises:
             StudyNotFound
+            ArgumentInvalid: there is no such state.
         """
-        if states is not None and not states:
-            return []
-        return [item async for item in self.find_trials(study_id, states=states or (), order=SortOrder.asc)]
+        chosen = states_of("AsyncClient.trials", states)
+        return [item async for item in self.find_trials(study_id, states=chosen, order=SortOrder.asc)]
 
     def find_trials(
         self,
         study_id: UUID,
         *,
-        states: Collection[State] = (),
-        tag: Sequence[str] = (),
+        states: Collection[State] | None = None,
+        tags: Sequence[str] = (),
         q: str | None = None,
         sort: TrialSort | str = TrialSort.number,
         order: SortOrder | str = SortOrder.desc,
@@ -243,8 +249,8 @@ class AsyncClient(AsyncBlobs, AsyncAdministration, AsyncWebhooks):
         """Trials of a study, newest first. Pages are requested as the iterator advances.
 
         Args:
-            states: only trials in one of them; none: all.
-            tag: only trials that have all of these tags.
+            states: only trials in one of them; None: all.
+            tags: only trials that have all of these tags.
             q: only trials whose note or one of whose tags contains this text, in any case.
             sort: "number", "state", "step", "best_value" or "seconds".
             order: "asc" or "desc". Trials without a value come last in both.
@@ -253,10 +259,10 @@ class AsyncClient(AsyncBlobs, AsyncAdministration, AsyncWebhooks):
             StudyNotFound
         """
         path = f"/studies/{study_id}/trials"
-        tags, chosen = tags_of("AsyncClient.trials", tag), sorted(states_of("AsyncClient.trials", states))
-        wanted: dict[str, Any] = {"state": chosen, "tag": tags, "sort": sort, "order": order}
-        wanted |= {} if q is None else {"q": q}
-        return self._pages(lambda cursor: self._get(path, schemas.TrialPage, **wanted, **cursor))
+        wanted = filters("AsyncClient.find_trials", states, tags, q)
+        wanted |= {"sort": choice("sort", sort, TrialSort), "order": choice("order", order, SortOrder)}
+        nothing = wanted.get("state") == []
+        return self._pages(lambda cursor: self._get(path, schemas.TrialPage, **wanted, **cursor), empty=nothing)
 
     async def find_trial(self, study_id: UUID, number: int) -> schemas.Trial:
         """A trial by its number in a study.
@@ -395,7 +401,7 @@ class AsyncClient(AsyncBlobs, AsyncAdministration, AsyncWebhooks):
             TrialNotFound
             ChoiceUnknown: there is no such level.
         """
-        lowest = log_level(level).value
+        lowest = choice("level", level, LogLevel)
         while True:
             page = await self._get(f"/trials/{trial_id}/logs", schemas.LogPage, after=after, level=lowest)
             for item in page.items:
@@ -420,107 +426,6 @@ class AsyncClient(AsyncBlobs, AsyncAdministration, AsyncWebhooks):
             if page.next_after is None:
                 return found
             after = page.next_after
-
-    async def hyperparameters(self, trial_id: UUID) -> schemas.Hyperparameters:
-        """Names, shapes and types of the hyperparameters, and the steps that have a snapshot.
-
-        Raises:
-            TrialNotFound
-        """
-        return await self._get(f"/trials/{trial_id}/hyperparameters", schemas.Hyperparameters)
-
-    async def hyperparameter_summary(
-        self, trial_id: UUID, name: str, *, after: int = 0, max_points: int = schemas.DEFAULT_POINTS
-    ) -> schemas.HyperparameterSummary:
-        """The course of one hyperparameter in the steps above `after`, as needed for a plot.
-
-        Args:
-            max_points: of each 100,000 steps, at most so many are read.
-
-        Raises:
-            TrialNotFound
-            HyperparameterUnknown: the trial has no hyperparameter of that name.
-        """
-        path, found = f"/trials/{trial_id}/hyperparameters/{quote(str(name), safe='')}/summary", None
-        while True:
-            page = await self._get(path, schemas.HyperparameterSummary, after=after, max_points=max_points)
-            found = page if found is None else found.followed_by(page)
-            if page.next_after is None:
-                return found
-            after = page.next_after
-
-    async def snapshot(self, trial_id: UUID, step: int | None = None) -> bytes:
-        """All hyperparameters at `step`, by default the latest recorded one, as a safetensors file.
-
-        Raises:
-            TrialNotFound
-            HyperparametersNotFound: that step has no snapshot.
-        """
-        params = {} if step is None else {"step": step}
-        path = f"/trials/{trial_id}/hyperparameters.safetensors"
-        return (await self._transport.request("GET", path, params=params)).content
-
-    async def top(
-        self, trial_id: UUID, name: str, by: schemas.Order, k: int = 20, step: int | None = None
-    ) -> schemas.TopEntries:
-        """The first `k` entries of a hyperparameter by an order at `step`, by default the latest recorded one.
-
-        Raises:
-            TrialNotFound
-            HyperparametersNotFound: that step has no snapshot, or there is no such hyperparameter.
-            EntriesNotRecorded: the snapshot does not say which entries these are.
-        """
-        order = choice("by", by, [one.value for one in schemas.Order])
-        asked = {"by": order, "k": k} | ({} if step is None else {"step": step})
-        return await self._get(
-            f"/trials/{trial_id}/hyperparameters/{quote(str(name), safe='')}/top", schemas.TopEntries, **asked
-        )
-
-    async def entry_values(
-        self,
-        trial_id: UUID,
-        name: str,
-        index: str,
-        form: schemas.As = "optimized",
-        after: int | None = None,
-        max_points: int | None = None,
-    ) -> schemas.EntryValues:
-        """Some entries of a hyperparameter, such as "0,17,3.5", at the steps that have a snapshot.
-
-        Raises:
-            TrialNotFound
-            HyperparametersNotFound: there is no such hyperparameter.
-            EntryUnknown, TooManyEntries: the hyperparameter has no such entries, or there are too many.
-        """
-        asked: dict[str, Any] = {"index": index, "form": form}
-        asked |= {} if after is None else {"after": after}
-        asked |= {} if max_points is None else {"max_points": max_points}
-        path = f"/trials/{trial_id}/hyperparameters/{quote(str(name), safe='')}/values"
-        return await self._get(path, schemas.EntryValues, **asked)
-
-    async def checkpoint(self, trial_id: UUID, step: WhichStep = "latest") -> bytes:
-        """What is stored of a step, as a safetensors file: a checkpoint, or the weights of the best step.
-
-        Raises:
-            TrialNotFound
-            CheckpointNotFound: nothing is stored of that step.
-        """
-        path = f"/trials/{trial_id}/checkpoint.safetensors"
-        return (await self._transport.request("GET", path, params={"step": step})).content
-
-    async def rater(self, trial_id: UUID, step: WhichStep = "best", *, name: str = "loss_reweighting") -> bytes:
-        """The network that `LossReweighting` has tuned, as a safetensors file of its `state_dict`.
-
-        Args:
-            name: of the problem's `LossReweighting`.
-
-        Raises:
-            TrialNotFound
-            HyperparametersNotFound: that step has no snapshot.
-            RaterNotFound: the trial tunes no network of that name.
-        """
-        path = f"/trials/{trial_id}/rater.safetensors"
-        return (await self._transport.request("GET", path, params={"step": step, "name": name})).content
 
     @arguments_of("detach")
     def detach(self, trial: schemas.Trial) -> str:

@@ -71,8 +71,17 @@ class AsyncConnection:
         return read(model, await self._transport.request("PATCH", path, json=document))
 
     @staticmethod
-    async def _pages(get: Callable[[dict[str, str]], Awaitable[Page[Item]]]) -> AsyncIterator[Item]:
-        """The items of all pages; `get` takes the query parameters that select a page."""
+    async def _pages(
+        get: Callable[[dict[str, str]], Awaitable[Page[Item]]], *, empty: bool = False
+    ) -> AsyncIterator[Item]:
+        """The items of all pages.
+
+        Args:
+            get: takes the query parameters that select a page.
+            empty: no item can match, so that nothing needs to be requested.
+        """
+        if empty:
+            return
         page = await get({})
         for item in page.items:
             yield item

@@ -109,7 +109,8 @@ def picture(
 
     Raises:
         TrialNotFound
-        HyperparametersNotFound: that step has no snapshot, or the snapshot has no tensor of that name.
+        HyperparametersNotFound: that step has no snapshot.
+        HyperparameterUnknown: the trial has no hyperparameter of that name.
         PictureImpossible: the tensor is a scalar or empty, or `index` or `columns` are given for a heat map.
         EntryUnknown: `index` names pictures that do not exist.
         PictureTooLarge: more than `MAX_PIXELS` or `MAX_PICTURES`, or a heat map of more than `MAX_BYTES`.

@@ -9,18 +9,10 @@ from sqlalchemy import Uuid, any_, cast, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
-from nestor import schemas
-from nestor.errors import EntriesNotRecorded, HyperparametersNotFound
-from nestor.schemas import HyperparameterInfo, Order
-from nestor.schemas.entries import (
-    EntryValues,
-    ExtremeEntries,
-    TopEntries,
-    course,
-    course_steps,
-    flat_indices,
-    top_entries,
-)
+from nestor.errors import EntriesNotRecorded, HyperparameterUnknown
+from nestor.results.entries import course, course_steps, flat_indices, top_entries
+from nestor.schemas import EntryValues, Form, HyperparameterInfo, Order, TopEntries
+from nestor.schemas.entries import ExtremeEntries
 from nestor_server.models import Blob, Snapshot, Trial
 from nestor_server.services import versions
 from nestor_server.services.records import hyperparameters
@@ -39,7 +31,8 @@ def top(
 
     Its functions raise:
         TrialNotFound
-        HyperparametersNotFound: there is no such hyperparameter, or no such snapshot.
+        HyperparameterUnknown: the trial has no hyperparameter of that name.
+        HyperparametersNotFound: that step has no snapshot.
         EntriesNotRecorded: the snapshot does not say which entries these are.
     """
 
@@ -87,7 +80,7 @@ def values(
     index: str,
     after: int | None,
     max_points: int | None,
-    form: schemas.As,
+    form: Form,
 ) -> Versioned:
     """The values of some entries at the steps that have a snapshot. Of many steps, evenly chosen ones.
 
@@ -97,7 +90,7 @@ def values(
         max_points: the most steps; entries times steps are at most `MAX_NUMBERS` in any case.
 
     Its functions raise:
-        TrialNotFound, HyperparametersNotFound
+        TrialNotFound, HyperparameterUnknown
         EntryUnknown: an index is not one of this hyperparameter.
         TooManyEntries: more than `MAX_INDICES`.
     """
@@ -126,15 +119,16 @@ def values(
 def _info(session: Session, owner_id: UUID, trial_id: UUID, name: str) -> tuple[HyperparameterInfo, str]:
     """The hyperparameter, and the version of its trial."""
     trial = trial_queries.read(session, owner_id, trial_id, Trial.hyperparameters, *OF_TRIAL)
-    for info in hyperparameters.infos(trial.hyperparameters):
+    infos = hyperparameters.infos(trial.hyperparameters)
+    for info in infos:
         if info.name == name:
             return info, versions.of_trial(trial)
-    raise HyperparametersNotFound(trial=str(trial_id), what=f"of the name {name!r}")
+    raise HyperparameterUnknown(trial=str(trial_id), name=name, hparams=[info.name for info in infos])
 
 
 def _tensor(header: tensor_blobs.Header, trial_id: UUID, name: str) -> Tensor:
     if name not in header.tensors:
-        raise HyperparametersNotFound(trial=str(trial_id), what=f"of the name {name!r}")
+        raise HyperparameterUnknown(trial=str(trial_id), name=name, hparams=list(header.tensors))
     return header.tensors[name]
 
 

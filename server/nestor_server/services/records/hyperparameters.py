@@ -10,8 +10,8 @@ from uuid import UUID
 from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
-from nestor import schemas
-from nestor.errors import HyperparametersNotFound, TensorNotNumpy
+from nestor import lifecycle, schemas
+from nestor.errors import HyperparametersNotFound, HyperparameterUnknown, TensorNotNumpy
 from nestor.schemas import HyperparameterInfo
 from nestor_server.models import Blob, Checkpoint, Snapshot, Trial
 from nestor_server.services import versions
@@ -64,12 +64,12 @@ class SnapshotFile:
         """Where the tensor lies in the file.
 
         Raises:
-            HyperparametersNotFound: it has no tensor of this name.
+            HyperparameterUnknown: it has no tensor of this name.
         """
-        found = tensor_blobs.header(session, self.blob).tensors.get(name)
-        if found is None:
-            raise HyperparametersNotFound(trial=str(trial_id), what=f"of the name {name!r}")
-        return found
+        tensors = tensor_blobs.header(session, self.blob).tensors
+        if name not in tensors:
+            raise HyperparameterUnknown(trial=str(trial_id), name=name, hparams=list(tensors))
+        return tensors[name]
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,8 @@ def tensor(
     """One hyperparameter, or a part of it such as "3,0:5", as a file of its own.
 
     Raises:
-        HyperparametersNotFound: that step has no snapshot, or the snapshot has no tensor of that name.
+        HyperparametersNotFound: that step has no snapshot.
+        HyperparameterUnknown: the trial has no hyperparameter of that name.
         SliceInvalid, SliceTooFine: there is no such part, or it lies in too many places.
         TensorNotNumpy: the format has no such data type.
     """
@@ -143,6 +144,8 @@ def at(session: Session, trial_id: UUID, step: int | None) -> SnapshotFile:
         query = query.where(Snapshot.step == step)
     row = session.execute(query.order_by(Snapshot.step.desc()).limit(1)).one_or_none()
     if row is None:
-        raise HyperparametersNotFound(trial=str(trial_id), what="yet" if step is None else f"of step {step}")
+        newest = select(Snapshot.step).where(Snapshot.trial_id == trial_id).order_by(Snapshot.step.desc())
+        stored = session.scalars(newest.limit(lifecycle.SHOWN_STEPS)).all()
+        raise HyperparametersNotFound(trial=str(trial_id), what=lifecycle.missing_step(step, None, stored))
     number, blob, is_settled = row
     return SnapshotFile(number, blob, is_settled and step is not None)

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from nestor import schemas
 from nestor.errors import StepColumnUnknown
+from nestor.schemas.thinning import intervals
 from nestor_server.models import StepNumbers, Trial
 from nestor_server.services.records import thinning
 from nestor_server.services.trials import queries
@@ -61,7 +62,7 @@ def columns(
         if max_points is not None and thins:
             first = session.scalar(select(func.min(StepNumbers.number)).where(StepNumbers.trial_id == trial_id))
             older = until if first is None else first - 1
-            n_intervals = thinning.intervals(_n_columns(names), max_points)
+            n_intervals = intervals(_n_columns(names), max_points)
             given |= {"until": until, "older": older, "intervals": n_intervals}
         reorders = declared != sorted(declared, key=_in_jsonb)
         statement = _statement(tuple(names), reorders=reorders, thins=thins, has_older=older > after)

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from nestor.errors import HyperparameterUnknown
 from nestor.schemas import DEFAULT_POINTS, MOST_STEPS, Distribution, HyperparameterInfo
+from nestor.schemas.thinning import doubling_interval, intervals
 from nestor_server.models import Trial
 from nestor_server.services import versions
 from nestor_server.services.records import thinning
@@ -23,7 +24,6 @@ from nestor_server.services.versions import OF_TRIAL, Versioned
 MAX_STEPS = 100_000  # of one answer
 MAX_SUMMARIES = 500_000  # in the records of the steps that are considered: each has those of all hyperparameters
 DISTRIBUTED = tuple(Distribution.model_fields)
-SHOWN = 50  # names in an error
 
 
 def summary(
@@ -45,7 +45,7 @@ def summary(
         declared: list[dict[str, Any]] = trial.hyperparameters or []
         found = next((item for item in declared if item["name"] == name), None)
         if found is None:
-            raise HyperparameterUnknown(trial=str(trial_id), name=name, hparams=_listed(declared))
+            raise HyperparameterUnknown(trial=str(trial_id), name=name, hparams=[item["name"] for item in declared])
         until = min(after + MAX_STEPS, trial.step)
         stride = -(-max(1, until - after) * len(declared) // MAX_SUMMARIES)
         thins = until - after > max_points or stride > 1
@@ -55,9 +55,9 @@ def summary(
             "after": after,
             "until": until,
             "stride": stride,
-            "intervals": thinning.intervals(len(thinning.SUMMARIZED), max_points),
+            "intervals": intervals(len(thinning.SUMMARIZED), max_points),
             "first": after + 1 if after else 0,
-            "every": _interval(until - after, max_points),
+            "every": doubling_interval(until - after, max_points - 2),  # besides both ends
         }
         columns, distributions = session.execute(_statement(thins=thins), given).one()
         info = HyperparameterInfo.model_validate(found).model_dump_json().removesuffix("}")
@@ -68,19 +68,6 @@ def summary(
         return body.encode(), versions.of_trial(trial)
 
     return Versioned(lambda: queries.version(session, owner_id, trial_id), read)
-
-
-def _listed(declared: list[dict[str, Any]]) -> str:
-    names = [item["name"] for item in declared]
-    return ", ".join([*names[:SHOWN], *(["…"] if len(names) > SHOWN else [])]) or "none yet"
-
-
-def _interval(steps: int, max_points: int) -> int:
-    """The power of two of which at most `max_points` multiples are among so many steps, with both ends."""
-    interval = 1
-    while steps // interval + 2 > max_points:
-        interval *= 2
-    return interval
 
 
 @lru_cache(maxsize=2)

@@ -16,16 +16,6 @@ SUMMARIZED = tuple(TensorSummary.model_fields)  # of a hyperparameter; all are n
 RANGE = "trial_id = :trial AND number > :after AND number <= :until"
 
 
-def fewest_points(columns: int) -> int:
-    """Enough for one interval of so many columns of numbers."""
-    return 2 + 3 * columns
-
-
-def intervals(columns: int, max_points: int) -> int:
-    """The number of intervals for which at most `max_points` steps stay, of so many columns of numbers."""
-    return (max_points - 2 - columns) // (2 * columns)
-
-
 def of_steps(names: Sequence[str], *, has_older: bool) -> list[str]:
     """The columns of `names` that are numbers, or else the step's number, as `kept` takes them.
 

@@ -12,7 +12,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from nestor import lifecycle, schemas
 from nestor.errors import TrialNotFound
-from nestor.results.progress import courses
+from nestor.results.progress.pace import UNKNOWN, Pace
 from nestor.schemas import Desired, SortOrder, State, TrialSort
 from nestor_server.models import LABELED, Study, Trial
 from nestor_server.scheduling import leases, rankings
@@ -154,11 +154,12 @@ def describe_version(trial: Trial) -> tuple[schemas.Trial, str]:
 def pace(trial: Trial) -> dict[str, float | None]:
     """`steps_per_second` and `eta_seconds`; None unless the trial is running."""
     if trial.state != State.running.value or trial.pace is None:
-        return courses.UNKNOWN
+        return UNKNOWN
     last = trial.n_steps if trial.ends_after is None else trial.ends_after
     timeout = trial.spec.get("timeout")
-    pace = courses.Pace.from_json(trial.pace)
-    return pace.progress(trial.attempt, step=trial.step, last=last, seconds=trial.seconds, timeout=timeout)
+    return Pace.from_json(trial.pace).progress(
+        trial.attempt, step=trial.step, last=last, seconds=trial.seconds, timeout=timeout
+    )
 
 
 def describe(trial: Trial) -> schemas.Trial:

@@ -1,4 +1,4 @@
-"""How a trial goes, folded over its steps: values for a small plot, and the pace. Their size does not grow."""
+"""The pace of a trial and the values of its sparkline, updated step by step in constant memory."""
 
 from __future__ import annotations
 

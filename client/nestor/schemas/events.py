@@ -1,4 +1,4 @@
-"""What a trial records: steps, events, and the lines of its log."""
+"""The events of a trial, and the lines of its log."""
 
 from __future__ import annotations
 
@@ -8,20 +8,6 @@ from typing import Annotated, Any
 
 from nestor.options.base import about
 from nestor.schemas.base import Schema
-from nestor.schemas.shared import SEQ
-
-
-class StepColumns(Schema):
-    """Steps as columns of equal length, in order of `number`."""
-
-    columns: Annotated[
-        dict[str, list[Any]],
-        about("values by the name of a step's field", example={"number": [1, 2], "val_loss": [0.9, 0.7]}),
-    ]
-    seq: Annotated[int, SEQ]
-    next_after: Annotated[
-        int | None, about("pass it as `after` to get the steps that follow; null: these are the newest", example=2)
-    ] = None
 
 
 class EventType(StrEnum):

@@ -1,25 +1,13 @@
-"""Fields and values that several kinds of things share."""
+"""Changes to studies and trials: of attributes, tags and notes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import StrEnum
 from typing import Annotated, Any
 
 from nestor.options.base import about
 from nestor.schemas.base import Name, Note, Schema
 from nestor.schemas.storable import merge_patch
-
-SEQ = about("number of the trial's newest event when this was read", example=17)
-CURSOR = about("pass it as `cursor` to get the next page; null: this is the last page", example="IjAxOGYi")
-NOTE = about("text in Markdown, up to 65,536 characters; empty: none", example="Baseline with **one** decay per layer.")
-
-
-class SortOrder(StrEnum):
-    """Which way a list is sorted."""
-
-    asc = "asc"
-    desc = "desc"
 
 
 class Patch(Schema):
