@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
@@ -16,8 +16,10 @@ from nestor.program_format import flat_index, multi_index
 from nestor.schemas.base import Schema
 from nestor.schemas.hyperparameters import HyperparameterInfo
 
-PER_ORDER = 32  # entries of each order that are recorded of a tensor with a snapshot,
-MOST_RECORDED = 8192  # and of all tensors together: 32 bytes each, so 256 kB, unless there are 2,048 tensors or more
+PER_ORDER = 32  # entries of each order that are recorded of a tensor with a snapshot, at most,
+MOST_RECORDED = 4096  # and of all tensors together, unless there are more than 1,024 tensors;
+SHARE, FEW_RECORDED = 16, 128  # of small trials fewer: one of 16 entries, or 128
+COMPARED = 1024  # entries of tensors that readers compare by themselves; of those only gradients are recorded
 
 MAX_INDICES = 100
 MAX_NUMBERS = 10_000  # that the course of some entries has: entries times steps
@@ -54,6 +56,11 @@ class ExtremeEntries(Schema):
             raise ValueError("each index must have a gradient, and none may be negative")
         return self
 
+    @property
+    def gradients(self) -> dict[int, float]:
+        """Those that are recorded, by index."""
+        return dict(zip(self.index, self.gradient or (), strict=False))
+
 
 class RecordedEntries(Schema):
     """The entries that a worker records with a snapshot, because finding them later would read all numbers."""
@@ -69,9 +76,11 @@ class RecordedEntries(Schema):
         return self
 
     @staticmethod
-    def per_order(tensors: int) -> int:
-        """How many entries of each order are recorded of each of `tensors` tensors."""
-        return max(1, min(PER_ORDER, MOST_RECORDED // (len(Order) * max(1, tensors))))
+    def per_order(sizes: Collection[int]) -> int:
+        """How many entries of each order are recorded of each tensor, if they have so many entries."""
+        orders = sum(1 if size <= COMPARED else len(Order) for size in sizes)
+        most = min(max(FEW_RECORDED, sum(sizes) // SHARE), MOST_RECORDED)
+        return max(1, min(PER_ORDER, most // max(1, orders)))
 
 
 class TopEntry(Schema):
@@ -171,18 +180,18 @@ def top_entries(
     index: Sequence[int],
     values: Sequence[float],
     starts: Sequence[float],
-    gradients: Sequence[float] | None,
+    gradients: Sequence[float | None],
 ) -> TopEntries:
     """The first `k` of some entries, which have lower indices where they are equal.
 
     Args:
         index: flat indices of the entries. The other sequences have their numbers.
-        gradients: None if they are not recorded; then `by` is another order.
+        gradients: None where they are not known; then `by` is another order.
     """
     changes = [value - start for value, start in zip(values, starts, strict=True)]
     scores = {
         Order.change: [abs(change) for change in changes],
-        Order.gradient: [abs(gradient) for gradient in gradients or ()],
+        Order.gradient: [abs(gradient) for gradient in gradients if gradient is not None],
         Order.highest: values,
         Order.lowest: [-value for value in values],
     }[by]
@@ -201,7 +210,7 @@ def top_entries(
             used=TRANSFORMED[info.transform](values[i]),
             start=starts[i],
             change=changes[i],
-            gradient=None if gradients is None else gradients[i],
+            gradient=gradients[i],
         )
         for i in chosen
     )
