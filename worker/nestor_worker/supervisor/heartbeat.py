@@ -14,8 +14,8 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Update, delete, func, update
-from sqlalchemy.dialects.postgresql import Insert, insert
+from sqlalchemy import case, delete, func
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -107,12 +107,14 @@ class Presence:
         self._running: dict[str, tuple[UUID, Runner] | None] = dict.fromkeys(slots)
         self._tally = tally
         self._on_drain, self._drains = on_drain, False
+        self._began: float | None = time.monotonic()  # until rows say that this process is new
+        self._lock = threading.Lock()  # so that a write never follows one of newer values
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="presence", daemon=True)
 
     def start(self) -> None:
         """Write the rows now and at each heartbeat. Rows of the same name, of an earlier process, become new ones."""
-        self.beat(started_at=func.now(), draining_since=None)
+        self.beat()
         self._thread.start()
 
     def stop(self) -> None:
@@ -122,32 +124,49 @@ class Presence:
             return
         self._thread.join(timeout=5)
         self._write_tally()
-        self._write(lambda session: session.execute(delete(Worker).where(Worker.id.in_(self._slots))))
+        with self._lock:
+            self._write(lambda session: session.execute(delete(Worker).where(Worker.id.in_(self._slots))))
 
     @contextmanager
     def running(self, slot: str, trial_id: UUID, runner: Runner) -> Generator[None]:
         """Show which trial `slot` runs inside the block."""
         self._running[slot] = trial_id, runner
-        self._set(slot, trial_id=trial_id)
+        self.beat()
         try:
             yield
         finally:
             self._running[slot] = None
-            self._set(slot, trial_id=None, runner_bytes=None)
-            self._write_tally()
-
-    def _set(self, slot: str, **values: Any) -> None:
-        self._follow(update(Worker).where(Worker.id == slot).values(**values))
-
-    def _beat(self) -> None:
-        while not self._ending.wait(self._settings.heartbeat_seconds):
             self.beat()
             self._write_tally()
 
-    def beat(self, **fresh: object) -> None:
-        """Write the rows, with other columns of them as `fresh` says, and do as they say."""
+    def _beat(self) -> None:
+        dead = delete(Worker).where(Worker.heartbeat_at < func.now() - ROW_RETENTION)
+        while not self._ending.wait(self._settings.heartbeat_seconds):
+            self.beat()
+            self._write(lambda session: session.execute(dead))
+            self._write_tally()
+
+    def beat(self) -> None:
+        """Write the rows, and do as they say."""
+        with self._lock:
+            if self._ending.is_set():  # a trial that ends so late must not write rows that are deleted
+                return
+            new = insert(Worker).values(self._rows())
+            seen = {"heartbeat_at": func.now(), **{name: new.excluded[name] for name in ("trial_id", "runner_bytes")}}
+            if self._began is not None:
+                seen |= _as_new(time.monotonic() - self._began)
+            write = new.on_conflict_do_update(index_elements=["id"], set_=seen).returning(Worker.draining_since)
+            found = self._write(lambda session: session.scalars(write).all())
+            if found is None:  # the next one writes all of it
+                return
+            self._began = None
+            if (drains := any(found)) != self._drains:
+                self._drains = drains
+                self._on_drain(drains)
+
+    def _rows(self) -> list[dict[str, Any]]:
         versions = {name: version(name) for name in ("nestor", "torch")}
-        rows = [
+        return [
             {
                 "id": slot,
                 "device": device,
@@ -157,19 +176,6 @@ class Presence:
             }
             for slot, device in self._slots.items()
         ]
-        new = insert(Worker).values(rows)
-        shown = {name: new.excluded[name] for name in ("trial_id", "runner_bytes")}  # an earlier write may have failed
-        seen = {"heartbeat_at": func.now(), **shown}
-        self._follow(new.on_conflict_do_update(index_elements=["id"], set_=seen | fresh))
-        dead = delete(Worker).where(Worker.heartbeat_at < func.now() - ROW_RETENTION)
-        self._write(lambda session: session.execute(dead))
-
-    def _follow(self, statement: Insert | Update) -> None:
-        """Write rows, and do as they say."""
-        found = self._write(lambda session: session.scalars(statement.returning(Worker.draining_since)).all())
-        if found and (drains := any(found)) != self._drains:
-            self._drains = drains
-            self._on_drain(drains)
 
     def _write_tally(self) -> None:
         try:
@@ -184,6 +190,12 @@ class Presence:
         except DBAPIError as error:
             log.warning("cannot write this worker's heartbeat: %s", error)
             return None
+
+
+def _as_new(seconds: float) -> dict[str, Any]:
+    """The columns of a row whose process began so long ago: only requests since then let it drain."""
+    began = func.now() - timedelta(seconds=seconds)
+    return {"started_at": began, "draining_since": case((Worker.draining_since >= began, Worker.draining_since))}
 
 
 def _described(running: tuple[UUID, Runner] | None) -> dict[str, Any]:
