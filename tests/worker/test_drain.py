@@ -101,7 +101,7 @@ def test_the_reason_names_who_the_trial_yields_to_and_nothing_is_paid(sessions, 
     trial = new_trial()
     lease = claim(sessions, trial.id, "w1")
     with sessions.begin() as session:
-        assert leases.yield_device(session, lease) is State.queued
+        assert leases.yield_device(session, lease) == (State.queued, drains)
         why = events(session, trial.id, EventType.state)[-1]["why"]
         row = session.get_one(Trial, trial.id)
     assert why == (leases.WHY_DRAINED if drains else leases.WHY_PREEMPTED)
