@@ -15,7 +15,7 @@ from torch import Tensor
 from nestor.schemas.steps import MAX_BINS, QUANTILES, Distribution
 from nestor_engine.hparams import distributions as module
 from nestor_engine.hparams.distributions import NARROWEST, RESOLVED, TINY, distributions
-from nestor_engine.tensors.host import SMALL
+from nestor_engine.hparams.on_host import SMALL
 from tests.engine.device import DEVICE
 
 MANY = 3 * SMALL

@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from nestor.schemas.steps import MAX_BINS, QUANTILES, Distribution
+from nestor_engine.hparams.on_host import SMALL, Numbers, on_host
 from nestor_engine.objective import Tensors
-from nestor_engine.tensors.host import SMALL, Numbers, on_host
 
 PARTS = 2**10  # of a bin, at which quantiles are read
 CHUNK = 2**20  # entries that are counted at a time, so that memory does not follow the size of a tensor

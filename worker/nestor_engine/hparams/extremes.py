@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nestor_engine.tensors.host import SMALL, Numbers, on_host
+from nestor_engine.hparams.on_host import SMALL, Numbers, on_host
 
 BLOCK = 1024
 CHUNK = {"cpu": 2**16, "cuda": 2**24}  # entries that are compared at once; a CPU has them in its cache

@@ -26,7 +26,7 @@ def recorded_entries(
     import numpy as np
 
     from nestor_engine.hparams.extremes import extreme_entries, extreme_numbers, first_numbers
-    from nestor_engine.tensors.host import SMALL, on_host
+    from nestor_engine.hparams.on_host import SMALL, on_host
 
     sizes = {name: value.numel() for name, value in hparams.items()}
     k = RecordedEntries.per_order(sizes.values())
