@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from sqlalchemy import NullPool, create_engine, make_url, text
 from nestor.schemas import API, Scope
 from nestor_server import database, revisions
 from nestor_server.database import Sessions
+from nestor_server.embedded.postgres import free_port as free_port
 from nestor_server.services import tokens
 from nestor_server.settings import Settings
 from testbed.contract import DescribedClient
@@ -144,9 +144,3 @@ def serving(settings: dict[str, Any], *, wait_on: str = "/readyz") -> Iterator[S
                 server.stop()
         finally:
             engine.dispose()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from testbed.server import Server, running_server
 from testbed.services import Services
 from testbed.worker import running_worker
 
+PAGE = Path(__file__).parents[2] / "docs" / "rest.md"
 BROKER = 10  # a database of Valkey that no other test uses, so that no other worker takes these messages
 
 
@@ -23,6 +25,12 @@ BROKER = 10  # a database of Valkey that no other test uses, so that no other wo
 def server(services: Services) -> Iterator[Server]:
     with running_server(services, redis_db=BROKER, heartbeat_seconds=0.3) as server, running_worker(server):
         yield server
+
+
+def documented(program: str) -> str:
+    """The command of docs/rest.md that begins with `program`."""
+    (command,) = re.findall(rf"^\$ ({program} .*)$", PAGE.read_text(), re.MULTILINE)
+    return command
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from testbed.contract import document
-from tests.clients.conftest import expect_a_whole_trial
+from tests.clients.conftest import documented, expect_a_whole_trial
 
 PROGRAM = Path(__file__).with_name("tune.py")
 
@@ -18,13 +19,16 @@ PROGRAM = Path(__file__).with_name("tune.py")
 def generated(description: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the generated package `nestor_rest`."""
     folder = tmp_path_factory.mktemp("generated")
-    (folder / "config.yml").write_text(
-        "post_hooks: []\ncontent_type_overrides: {image/png: application/octet-stream}\n"
-    )
-    generate = ["openapi_python_client", "generate", "--path", description, "--output-path", folder / "nestor_rest"]
-    options = ["--meta", "none", "--config", folder / "config.yml", "--fail-on-warning"]
+    subprocess.run(["bash", "-c", documented("echo")], cwd=folder, check=True)
+    generate = documented("openapi-python-client").replace("--url $NESTOR_URL/openapi.json", f"--path {description}")
     done = subprocess.run(
-        [sys.executable, "-m", *generate, *options], capture_output=True, text=True, timeout=300, check=False
+        ["bash", "-c", f"{generate} --fail-on-warning"],
+        cwd=folder,
+        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "WARNING" not in done.stdout + done.stderr

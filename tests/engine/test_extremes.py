@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
 from nestor_engine.hparams import extremes
 from nestor_engine.hparams.extremes import BLOCK, extreme_entries
+from tests.engine.device import DEVICE
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+DEVICES = sorted({"cpu", DEVICE.type})
 
 
 def by_sorting(scores: Tensor, k: int) -> set[int]:
     listed = scores.flatten().tolist()
-    return set(sorted(range(len(listed)), key=lambda i: (-listed[i], i))[:k])
+    return set(sorted(range(len(listed)), key=lambda i: (not math.isnan(listed[i]), -listed[i], i))[:k])
 
 
 def expected(value: Tensor, start: Tensor, gradient: Tensor | None, k: int) -> list[int]:
@@ -38,10 +41,28 @@ def test_they_are_those_of_a_full_sort(shape: tuple[int, ...], dtype: torch.dtyp
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_of_equal_entries_the_first_are_chosen(device: str):
-    n = 50 * BLOCK
-    for levels in (1, 2, 5):
-        value, start, gradient = (torch.randint(levels, (n,)).float().to(device) for _ in range(3))
-        assert extreme_entries(value, start, gradient, 32).tolist() == expected(value, start, gradient, 32)
+    for n in (5 * BLOCK, 50 * BLOCK):  # by sorting all, and block by block
+        for levels in (1, 2, 5):
+            value, start, gradient = (torch.randint(levels, (n,)).float().to(device) for _ in range(3))
+            assert extreme_entries(value, start, gradient, 32).tolist() == expected(value, start, gradient, 32)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("n", [40, 5 * BLOCK, 50 * BLOCK + 1])
+@pytest.mark.parametrize("part", [0.001, 0.5, 1.0])
+def test_what_is_not_a_number_comes_first_and_infinite_numbers_next(n: int, part: float, device: str):
+    odd = torch.tensor([math.nan, math.inf, -math.inf])
+    value, start, gradient = (
+        torch.where(torch.rand(n) < part, odd[torch.randint(3, (n,))], torch.randn(n)).to(device) for _ in range(3)
+    )
+    assert extreme_entries(value, start, gradient, 8).tolist() == expected(value, start, gradient, 8)
+
+
+def test_the_host_and_the_search_by_blocks_find_the_same(monkeypatch: pytest.MonkeyPatch):
+    value, start, gradient = (torch.randn(7 * BLOCK).round(decimals=1) for _ in range(3))
+    on_host = extreme_entries(value, start, gradient, 32)
+    monkeypatch.setattr(extremes, "SMALL", 0)
+    assert extreme_entries(value, start, gradient, 32).tolist() == on_host.tolist()
 
 
 def test_a_change_is_compared_in_double_precision():

@@ -24,7 +24,7 @@ from examples.provenance import caption
 from nestor.hparams import L2
 from nestor.options.responses import Response
 from nestor.remote.client import Client
-from nestor.schemas import State
+from nestor.schemas import State, StudyCreate, TrialCreate
 from testbed.server import Server
 from testbed.worker import Worker
 
@@ -170,9 +170,20 @@ def test_the_code_for_those_who_come_from_optuna_runs():
     assert [trial.state in ("complete", "pruned") for trial in shown["trials"]] == [True] * 4
 
 
-def test_the_results_of_the_results_page_are_those_of_its_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_results_of_the_results_page_are_those_of_its_trial(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NESTOR_SERVER", server.url)
+    monkeypatch.setenv("NESTOR_TOKEN", server.new_token())
+    with Client() as client:
+        for name in ("baseline, long", "other"):
+            made = client.create_study(StudyCreate(name=name, tags=("paper",)))
+            client.create_trial(made.id, TrialCreate.model_validate({"problem": {"preset": {}}, "n_steps": 10**6}))
+        client.delete_study(made.id)
     shown = _run("docs/results.md").namespace
+    assert shown["trials"] == {"baseline, long": []}
+    assert [study.name for study in shown["deleted"]] == ["other"]
     trial = shown["trial"]
     assert torch.equal(shown["hparams"].transformed["l2"], trial.best_hparams["l2"].exp())
     assert {group["weight_decay"] for group in shown["groups"]} == set(trial.best_hparams["l2"].exp().tolist())

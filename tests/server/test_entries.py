@@ -16,12 +16,14 @@ import torch
 from fastapi.testclient import TestClient
 from PIL import Image
 from safetensors.numpy import load, save
-from sqlalchemy import delete, event, insert, select
+from sqlalchemy import cast, delete, event, func, insert, select
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Engine
 
 from nestor.program_format.safetensors_header import described, written
 from nestor.results.entries import course_steps
 from nestor.schemas import MAX_NUMBERS, PER_ORDER, HyperparameterInfo, Order, RecordedEntries
+from nestor.schemas.entries import COMPARED, MOST_RECORDED
 from nestor_engine.hparams import TRANSFORMS
 from nestor_server.app import create_app
 from nestor_server.models import BlobChunk, Snapshot, Study, Trial
@@ -273,16 +275,42 @@ def test_of_a_snapshot_of_an_earlier_version_small_tensors_are_compared_as_they_
         assert "an earlier version of Nestor recorded the snapshot" in document["detail"]
 
 
-def test_of_many_tensors_fewer_entries_are_recorded_and_not_more_than_these_are_returned(http, run):
-    start, value = ({f"w{i:04}": normal(50, seed=1000 * seed + i) for i in range(500)} for seed in range(2))
+@pytest.mark.parametrize(("n", "recorded_of_each"), [(COMPARED, 0), (COMPARED + 1, 6)])
+def test_of_many_tensors_fewer_entries_are_recorded_and_not_more_than_these_are_returned(
+    http, run, n: int, recorded_of_each: int
+):
+    """Of small ones nothing, if there are no gradients."""
+    start, value = ({f"w{i:03}": normal(n, seed=1000 * seed + i) for i in range(150)} for seed in range(2))
     write(run, 0, start, start)
     write(run, 1, value, start)
     with run.server.sessions() as session:
-        entries = session.get_one(Snapshot, (run.id, 1)).entries
-    recorded = RecordedEntries.model_validate(entries)
-    assert recorded.k == 4
-    found = ok(http.get(f"{run.path}/hyperparameters/w0499/top"))
-    assert [item["index"] for item in found["items"]] == first(abs(value["w0499"].astype("f8") - start["w0499"]), 4)
+        recorded = RecordedEntries.model_validate(session.get_one(Snapshot, (run.id, 1)).entries)
+    assert max((len(one.index) for one in recorded.tensors.values()), default=0) <= 3 * recorded_of_each
+    path = f"{run.path}/hyperparameters/w149/top"
+    for k in (1, 20):  # what was recorded, and more, for which a tensor of this size is compared as it is read
+        found = ok(http.get(path, params={"k": k}))
+        assert [item["index"] for item in found["items"]] == first(abs(value["w149"].astype("f8") - start["w149"]), k)
+    problem(http.get(path, params={"by": "gradient"}), 404, "entries-not-recorded")
+    write(run, 2, value, start, start)
+    items = ok(http.get(path, params={"by": "gradient"}))["items"]
+    most = min(20, RecordedEntries.per_order([n] * 150))
+    assert [item["index"] for item in items] == first(abs(start["w149"]), most)
+
+
+@pytest.mark.parametrize("sizes", [[10**7], [10**5] * 40, [2000] * 1024, [64] * 1024, [64], [10] * 300])
+def test_the_recorded_entries_of_a_snapshot_take_at_most_256_kb(run, sizes: list[int]):
+    k = RecordedEntries.per_order(sizes)
+    of_each = [min(size, k * (1 if size <= COMPARED else len(Order))) for size in sizes]
+    assert sum(of_each) <= MOST_RECORDED
+    longest = -1.2345678901234567e-30
+    tensors = {
+        f"weights_of_layer_{i}": {"index": [size - 1] * n, "gradient": [longest] * n}
+        for i, (size, n) in enumerate(zip(sizes, of_each, strict=True))
+    }
+    entries = RecordedEntries.model_validate({"k": k, "tensors": tensors}).model_dump(mode="json")
+    with run.server.sessions() as session:
+        nbytes = session.scalar(select(func.pg_column_size(cast(entries, JSONB))))
+    assert nbytes <= 256_000
 
 
 @pytest.mark.parametrize("route", ["", "/top", "/values?index=0", "/image.png"])
@@ -502,7 +530,7 @@ def test_the_recorded_entries_of_a_large_snapshot_stay_within_their_bound(large,
     with server.sessions() as session:
         for entries in session.scalars(select(Snapshot.entries).where(Snapshot.entries.is_not(None))):
             recorded = RecordedEntries.model_validate(entries)
-            assert sum(len(one.index) for one in recorded.tensors.values()) <= 8192
+            assert sum(len(one.index) for one in recorded.tensors.values()) <= MOST_RECORDED
 
 
 def test_ranges_that_go_over_the_end_of_a_chunk_are_complete(run):

@@ -24,7 +24,7 @@ from nestor_server.scheduling.reaper import Reaper
 from nestor_server.scheduling.recording import LogRecord
 from nestor_server.services.webhooks import MAX_WEBHOOKS
 from nestor_server.webhooks import outbox, signing
-from testbed.server import Server, running_server, serving, wait_for
+from testbed.server import Server, free_port, running_server, serving, wait_for
 from testbed.services import Services
 from tests.server.conftest import SPEC, Run, ok, problem
 from tests.support.webhooks import LOOPBACK, Receiver, documented_verify, receiving
@@ -68,12 +68,6 @@ def make_due(server: Server, **values: Any) -> None:
     with server.sessions.begin() as session:
         pending = update(WebhookDelivery).where(WebhookDelivery.status == DeliveryStatus.pending.value)
         session.execute(pending.values(next_attempt_at=func.now(), **values))
-
-
-def unused_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 # --- what is sent ---------------------------------------------------------------------------------
@@ -222,7 +216,7 @@ def test_a_repeated_request_creates_one_webhook(http, receiver):
 
 
 def test_what_waits_is_deleted_with_its_webhook_its_study_and_its_user(http, server, study, submit):
-    dead = f"http://127.0.0.1:{unused_port()}/"
+    dead = f"http://127.0.0.1:{free_port()}/"
     of_study = create(http, dead, events=ALL, study_id=study)
     of_all = create(http, dead, events=ALL)
     submit()
@@ -314,8 +308,7 @@ def test_a_notice_is_sent_again_after_an_error_with_the_same_id_and_body(http, s
         (sent,) = deliveries(http, hook)
         assert (sent["status"], sent["http_status"]) == ("pending", 500)
         assert sent["error"] == "the receiver answered 500"
-        assert sent["next_attempt_at"] > sent["created_at"]
-        make_due(server)
+        make_due(server, error=None)  # which the next attempt sets again
     until(http, hook, "delivered")
     assert len(receiver.received) == 3
     assert len({(one.id, one.body) for one in receiver.received}) == 1
@@ -324,6 +317,24 @@ def test_a_notice_is_sent_again_after_an_error_with_the_same_id_and_body(http, s
     (sent,) = deliveries(http, hook)
     assert (sent["attempts"], sent["http_status"], sent["error"]) == (3, 200, None)
     assert ok(http.get(f"/webhooks/{hook['id']}"))["succeeded_at"] == sent["delivered_at"]
+
+
+def test_each_attempt_follows_after_twice_the_time_up_to_four_hours(http, server, receiver):
+    hook = create(http, receiver)
+    ok(http.post(f"/webhooks/{hook['id']}/test"))
+    (sent,) = until(http, hook, "delivered")
+    of = WebhookDelivery.id == UUID(sent["id"])
+    waits = []
+    with server.sessions() as session:  # which is rolled back, so that nobody sends it
+        for attempt in range(1, 16):
+            session.execute(update(WebhookDelivery).where(of).values(attempts=attempt, status="pending"))
+            row = session.scalars(select(WebhookDelivery).where(of).execution_options(populate_existing=True)).one()
+            about = (row.id, row.webhook_id, attempt, row.type, row.data, row.created_at)
+            outbox.refused(session, outbox.Notice(*about, url=hook["url"], secret=""), "it answered 500", 500)
+            waits.append(session.scalar(select(WebhookDelivery.next_attempt_at - func.now()).where(of)))
+    for n, wait in enumerate(waits):
+        expected = min(5 * 2**n, 4 * 3600)
+        assert 0.8 * expected <= wait.total_seconds() <= 1.2 * expected
 
 
 def test_a_receiver_that_hangs_delays_nobody_else(http, server, receiver, submit):
@@ -369,7 +380,7 @@ def test_a_receiver_that_is_gone_disables_its_webhook(http, receiver):
 
 
 def test_a_webhook_that_nothing_has_reached_for_a_day_is_disabled(http, server, submit):
-    hook = create(http, f"http://127.0.0.1:{unused_port()}/", events=ALL)
+    hook = create(http, f"http://127.0.0.1:{free_port()}/", events=ALL)
     submit()
     wait_for(lambda: deliveries(http, hook)[0]["error"], "an attempt")
     assert "ConnectError" in deliveries(http, hook)[0]["error"]
@@ -414,7 +425,7 @@ def test_several_servers_send_each_notice_once(http, server, receiver, submit):
 
 
 def test_a_server_that_is_killed_after_the_commit_loses_nothing(services: Services):
-    port = unused_port()
+    port = free_port()
     with running_server(services, redis_db=3, webhook_allow=LOOPBACK) as server:
         with server.http() as http:
             hook = create(http, f"http://127.0.0.1:{port}/", events=ALL)

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
@@ -13,13 +15,15 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from nestor.schemas import Desired, EventType, State
-from nestor_server.database import Sessions
+from nestor_server.database import Sessions, make_engine, make_sessions
 from nestor_server.models import Trial, Worker
 from nestor_server.scheduling import fair_share, leases
 from nestor_server.services import workers
 from nestor_server.settings import Settings
 from nestor_worker.supervisor.heartbeat import Presence
+from nestor_worker.supervisor.runners.process import Runner
 from nestor_worker.supervisor.tally import Tally
+from testbed.tcp_proxy import TcpProxy
 from tests.worker.trials import claim, events
 
 
@@ -115,7 +119,7 @@ def test_the_reason_names_who_the_trial_yields_to_and_nothing_is_paid(sessions, 
     trial = new_trial()
     lease = claim(sessions, trial.id, "w1")
     with sessions.begin() as session:
-        assert leases.yield_device(session, lease) is State.queued
+        assert leases.yield_device(session, lease) == (State.queued, drains)
         why = events(session, trial.id, EventType.state)[-1]["why"]
         row = session.get_one(Trial, trial.id)
     assert why == (leases.WHY_DRAINED if drains else leases.WHY_PREEMPTED)
@@ -183,6 +187,86 @@ def test_a_worker_that_holds_a_trial_does_not_look_drained_before_its_runner_beg
         raise OSError("its runner cannot be spawned")
     assert shown() is None
     presence.stop()
+
+
+@pytest.fixture
+def proxied(worker_settings: Settings) -> Iterator[tuple[TcpProxy, Sessions]]:
+    """The database behind a proxy."""
+    proxy = TcpProxy(worker_settings.database_url)
+    settings = worker_settings.model_copy(update={"database_url": proxy.url})
+    engine = make_engine(settings)
+    yield proxy, make_sessions(engine, settings)
+    engine.dispose()
+    proxy.close()
+
+
+@pytest.mark.parametrize("asked", ["before it began", "since then"])
+def test_if_the_first_heartbeat_is_not_written_the_next_one_says_that_the_process_is_new(sessions, proxied, asked):
+    """A row of an earlier process has its name, and only a drain of the process itself counts."""
+    proxy, through = proxied
+    register(sessions, "host:1", drains=asked == "before it began")
+    with sessions() as session:
+        began = session.get_one(Worker, "host:1").started_at
+    learned: list[bool] = []
+    presence = Presence(through, Settings(heartbeat_seconds=3600), {"host:1": "cpu"}, {}, Tally(), learned.append)
+    proxy.block()
+    presence.start()
+    if asked == "since then":
+        with sessions.begin() as session:
+            soon = func.now() + timedelta(seconds=1)  # so that it does not matter how long a connection takes
+            session.get_one(Worker, "host:1").draining_since = soon
+    proxy.unblock()
+    presence.beat()
+    presence.beat()
+    with sessions() as session:
+        row = session.get_one(Worker, "host:1")
+    assert row.started_at > began
+    assert (row.draining_since is not None) == (asked == "since then")
+    assert learned == ([True] if asked == "since then" else [])
+    presence.stop()
+    presence.beat()  # of a trial that ends late
+    with sessions() as session:
+        assert session.get(Worker, "host:1") is None
+
+
+def test_a_heartbeat_that_is_slow_does_not_hide_a_trial_that_began_meanwhile(sessions, new_trial, monkeypatch):
+    presence = Presence(sessions, Settings(heartbeat_seconds=3600), {"w1": "cpu"}, {}, Tally(), lambda drains: None)
+    trial, runner = new_trial(), cast("Runner", SimpleNamespace(resident_bytes=17))
+    has_read, goes_on, begins, ends = (threading.Event() for _ in range(4))
+    rows = presence._rows
+
+    def read_slowly() -> list[dict[str, Any]]:
+        found = rows()
+        if threading.current_thread() is slow:
+            has_read.set()
+            assert goes_on.wait(60)
+        return found
+
+    def run_trial() -> None:
+        assert presence.claim("w1", lambda session: leases.claim_next(session, trial.id, "w1")) is not None
+        with presence.busy("w1") as attach:
+            attach(runner)
+            begins.set()
+            assert ends.wait(60)
+
+    monkeypatch.setattr(presence, "_rows", read_slowly)
+    slow, runs = threading.Thread(target=presence.beat), threading.Thread(target=run_trial)
+    slow.start()
+    assert has_read.wait(60)
+    runs.start()
+    assert not begins.wait(0.2)  # it waits for the heartbeat, which would otherwise be written after it
+    goes_on.set()
+    assert begins.wait(60)
+    presence.beat()
+    with sessions() as session:
+        row = session.get_one(Worker, "w1")
+    assert (row.trial_id, row.runner_bytes) == (trial.id, 17)
+    ends.set()
+    for thread in (slow, runs):
+        thread.join(60)
+    with sessions() as session:
+        row = session.get_one(Worker, "w1")
+    assert (row.trial_id, row.runner_bytes) == (None, None)
 
 
 def test_a_trial_of_an_unknown_worker_is_claimed(sessions, new_trial):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -14,10 +16,11 @@ import pytest
 import torch
 
 from nestor.schemas import EventType, State
+from nestor_worker import forks
 from nestor_worker.channel import Ended, Stepped
 from nestor_worker.runner import preload
 from nestor_worker.supervisor.attempt import Slot, supervise
-from nestor_worker.supervisor.runners.fork_server import ForkServer
+from nestor_worker.supervisor.runners.fork_server import ForkedProcess, ForkServer
 from nestor_worker.supervisor.runners.process import Runner, environment
 from testbed.server import wait_for
 from testbed.worker import children, command, name
@@ -165,3 +168,35 @@ def test_loading_leaves_the_random_numbers_of_a_new_process():
     before = torch.get_rng_state()
     preload.load(threading.Event())
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_process_id_is_known_without_waiting_as_soon_as_there_is_one():
+    ours, fork_server = forks.socket_pair()
+    process = ForkedProcess(io.BytesIO(), None, ours)
+    assert process.running_pid is None
+    fork_server.send(b"17")
+    assert process.running_pid == process.pid == 17
+    fork_server.send(b"0")
+    assert process.running_pid is None
+    assert process.wait() == 0
+    process.end()
+    assert process.running_pid is None
+    fork_server.close()
+
+
+def test_the_memory_of_a_runner_is_read_without_waiting_from_its_beginning_to_after_its_end(spawn, new_server):
+    runner = spawn(fork_server=new_server())
+    assert runner.resident_bytes is None or runner.pid  # the fork server may still load what it needs
+    wait_for(lambda: runner.resident_bytes, "the runner")
+    stop = threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            _ = runner.resident_bytes
+
+    with ThreadPoolExecutor(2) as threads:
+        reading = [threads.submit(read) for _ in range(2)]
+        runner.close()
+        stop.set()
+        assert [future.result(60) for future in reading] == [None, None]
+    assert runner.resident_bytes is None

@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from sqlalchemy import select
 
 from nestor.schemas import Preset, RecordedEntries, State, TrialCreate
+from nestor.schemas.entries import COMPARED
 from nestor_engine import Config, optimize
-from nestor_engine.hparams.extremes import extreme_entries
 from nestor_server.models import Blob, Checkpoint, Snapshot, Study, Trial
 from nestor_server.storage import blobs
 from nestor_worker import workdir
@@ -76,12 +76,15 @@ def computed(start: dict[str, torch.Tensor] | None = None) -> Recorded:
     for step in optimize(bilevel, problem.data, Config.model_validate(spec | {"n_steps": STEPS})):
         states[step.number] = (step.state.hparams, step.state.previous)
     found: Recorded = {}
+    k = RecordedEntries.per_order([value.numel() for value in bilevel.hparams.values()])
     for number, (hparams, gradient) in states.items():
         found[number] = {}
         for name, value in hparams.items():
-            index = extreme_entries(value, bilevel.hparams[name], gradient.get(name), 32)
-            slopes = gradient[name].flatten()[index].tolist() if gradient else None
-            found[number][name] = {"index": index.tolist(), "gradient": slopes}
+            assert value.numel() <= COMPARED  # so that only the gradients are recorded
+            if gradient:
+                slopes = gradient[name].double().flatten().tolist()
+                first = sorted(range(len(slopes)), key=lambda i: (-abs(slopes[i]), i))[:k]
+                found[number][name] = {"index": sorted(first), "gradient": [slopes[i] for i in sorted(first)]}
     return found
 
 

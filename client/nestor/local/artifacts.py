@@ -197,7 +197,7 @@ class Artifacts:
             index=[int(i) for i in index],
             values=numbers(value),
             starts=numbers(start),
-            gradients=None if gradient is None else numbers(gradient),
+            gradients=[None] * len(index) if gradient is None else numbers(gradient),
         )
 
     def entry_values(self, name: str, index: str, form: Form) -> EntryValues:

@@ -96,18 +96,18 @@ def top_entries(
     index: Sequence[int],
     values: Sequence[float],
     starts: Sequence[float],
-    gradients: Sequence[float] | None,
+    gradients: Sequence[float | None],
 ) -> TopEntries:
     """The first `k` of some entries, which have lower indices where they are equal.
 
     Args:
         index: flat indices of the entries. The other sequences have their numbers.
-        gradients: None if they are not recorded; then `by` is another order.
+        gradients: None where they are not known; then `by` is another order.
     """
     changes = [value - start for value, start in zip(values, starts, strict=True)]
     scores = {
         Order.change: [abs(change) for change in changes],
-        Order.gradient: [abs(gradient) for gradient in gradients or ()],
+        Order.gradient: [abs(gradient) for gradient in gradients if gradient is not None],
         Order.highest: values,
         Order.lowest: [-value for value in values],
     }[by]
@@ -126,7 +126,7 @@ def top_entries(
             used=TRANSFORMED[info.transform](values[i]),
             start=starts[i],
             change=changes[i],
-            gradient=None if gradients is None else gradients[i],
+            gradient=gradients[i],
         )
         for i in chosen
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from enum import StrEnum
 from typing import Annotated, Self
 
@@ -10,8 +11,10 @@ from pydantic import Field, model_validator
 from nestor.options.base import Number, about
 from nestor.schemas.base import Schema
 
-PER_ORDER = 32  # entries of each order that are recorded of a tensor with a snapshot,
-MOST_RECORDED = 8192  # and of all tensors together: 32 bytes each, so 256 kB, unless there are 2,048 tensors or more
+PER_ORDER = 32  # entries of each order that are recorded of a tensor with a snapshot, at most,
+MOST_RECORDED = 4096  # and of all tensors together, unless there are more than 1,024 tensors;
+SHARE, FEW_RECORDED = 16, 128  # of small trials fewer: one of 16 entries, or 128
+COMPARED = 1024  # entries of tensors that readers compare by themselves; of those only gradients are recorded
 
 MAX_INDICES = 100
 MAX_NUMBERS = 10_000  # that the course of some entries has: entries times steps
@@ -46,6 +49,11 @@ class ExtremeEntries(Schema):
             raise ValueError("each index must have a gradient, and none may be negative")
         return self
 
+    @property
+    def gradients(self) -> dict[int, float]:
+        """Those that are recorded, by index."""
+        return dict(zip(self.index, self.gradient or (), strict=False))
+
 
 class RecordedEntries(Schema):
     """The entries that a worker records with a snapshot, because finding them later would read all numbers."""
@@ -61,9 +69,11 @@ class RecordedEntries(Schema):
         return self
 
     @staticmethod
-    def per_order(tensors: int) -> int:
-        """How many entries of each order are recorded of each of `tensors` tensors."""
-        return max(1, min(PER_ORDER, MOST_RECORDED // (len(Order) * max(1, tensors))))
+    def per_order(sizes: Collection[int]) -> int:
+        """How many entries of each order are recorded of each tensor, if they have so many entries."""
+        orders = sum(1 if size <= COMPARED else len(Order) for size in sizes)
+        most = min(max(FEW_RECORDED, sum(sizes) // SHARE), MOST_RECORDED)
+        return max(1, min(PER_ORDER, most // max(1, orders)))
 
 
 class TopEntry(Schema):

@@ -38,10 +38,22 @@ COUNTERS = {
         "Bytes of tensor files that workers recorded.", "kind", ("checkpoint", "snapshot", "result")
     ),
     "attempts_ended": Counter(
-        "Attempts by their end: the state of the trial; for queued trials, interrupted (by a crash), drained (by a "
-        "shutdown of the worker) or yielded (to another trial, or to a request); expired if the worker was silent.",
+        "Attempts by their end: the state of the trial; for queued trials, interrupted (by a crash), shutdown (of the "
+        "worker), drained (as the worker drains) or yielded (to another trial, or to a request); expired if the worker "
+        "was silent.",
         "end",
-        ("complete", "pruned", "failed", "cancelled", "paused", "interrupted", "drained", "yielded", "expired"),
+        (
+            "complete",
+            "pruned",
+            "failed",
+            "cancelled",
+            "paused",
+            "interrupted",
+            "shutdown",
+            "drained",
+            "yielded",
+            "expired",
+        ),
     ),
 }
 

@@ -261,14 +261,17 @@ def requeue(session: Session, lease: Lease, reason: str, *, paid_from: LeaseBudg
     return _release(session, lease, _lock(session, lease), why=reason, paid_from=paid_from)
 
 
-def yield_device(session: Session, lease: Lease) -> State:
+def yield_device(session: Session, lease: Lease) -> tuple[State, bool]:
     """`requeue` a trial that was preempted, with the reason: its worker drains, or other trials have waited longer.
+
+    Returns:
+        The state of the trial, and whether its worker drains.
 
     Raises:
         LeaseLost: the lease is not valid any more.
     """
-    drains = session.scalar(select(Worker.draining_since.is_not(None)).where(Worker.id == lease.owner))
-    return requeue(session, lease, WHY_DRAINED if drains else WHY_PREEMPTED)
+    drains = session.scalar(select(Worker.draining_since.is_not(None)).where(Worker.id == lease.owner)) or False
+    return requeue(session, lease, WHY_DRAINED if drains else WHY_PREEMPTED), drains
 
 
 # --- the reaper -----------------------------------------------------------------------------------

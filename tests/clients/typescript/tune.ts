@@ -19,7 +19,6 @@ async function watch(trial_id: string): Promise<string[]> {
     const page = expectData(
       await client.GET("/api/v1/trials/{trial_id}/events", {
         params: { path: { trial_id }, query: { after, wait: 20 } },
-        headers: { Accept: "application/json" },
       }),
     );
     if (typeof page === "string") throw new Error("a stream");

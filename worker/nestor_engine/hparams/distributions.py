@@ -18,28 +18,36 @@ from typing import cast
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from nestor.schemas.steps import MAX_BINS, QUANTILES, Distribution
+from nestor_engine.hparams.on_host import SMALL, Numbers, on_host
 from nestor_engine.objective import Tensors
 
-SMALL = 2**13  # entries up to which a tensor is sorted, together with others, on the host
 PARTS = 2**10  # of a bin, at which quantiles are read
 CHUNK = 2**20  # entries that are counted at a time, so that memory does not follow the size of a tensor
 RESOLVED = 2**12  # parts between the quantiles of 5 % and 95 %, at least
 NARROWEST = 2.0**-110  # width of a part
+TINY = 2.0**-100  # of the largest magnitude: entries up to it count as zero, because their quotients may underflow
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Bins of one width. Bin i has the values from (first + i)·width to (first + i + 1)·width, without the latter."""
+    """Bins of one width. Bin i has the values from (first + i)·width to (first + i + 1)·width, without the latter.
+
+    Values of a magnitude up to `tiny` count as zero.
+    """
 
     first: int
     width: float
     bins: int
+    tiny: float
 
     @staticmethod
     def of(low: float, high: float, most: int) -> Grid:
         """The finest grid of at most `most` bins that has all values from `low` to `high`."""
+        tiny = max(-low, high) * TINY
+        low, high = (0.0 if abs(end) <= tiny else end for end in (low, high))
         # An index of a part is at most 2^53, so that a float64 has its edges.
         narrowest = max(max(-low, high) * 2.0**-52, NARROWEST) * (MAX_BINS * PARTS / most)
         # Halved, because the difference of two floats may be infinite.
@@ -47,11 +55,11 @@ class Grid:
         while math.floor(high / width) - math.floor(low / width) >= most:
             width *= 2
         first = math.floor(low / width)
-        return Grid(first, width, math.floor(high / width) - first + 1)
+        return Grid(first, width, math.floor(high / width) - first + 1, tiny)
 
     def divided(self, parts: int) -> Grid:
         """The grid of which `parts` bins are one of this grid. `parts` is a power of two."""
-        return Grid(self.first * parts, self.width / parts, self.bins * parts)
+        return Grid(self.first * parts, self.width / parts, self.bins * parts, self.tiny)
 
     def counts(self, values: Tensor) -> Tensor:
         """How many `values` are below the grid, in each bin, and above it; int64 on the host."""
@@ -74,7 +82,7 @@ class Grid:
     def _places(self, values: Tensor) -> Tensor:
         """One more than the bin of each of `values`; 0 below the grid."""
         # Exact: a product with a power of two is, and so is a small difference of whole numbers.
-        scaled = values.float() if values.itemsize < 4 else values.clone()
+        scaled = functional.hardshrink(values.float() if values.itemsize < 4 else values, self.tiny)
         return scaled.mul_(1 / self.width).floor_().sub_(self.first).clamp_(-1, self.bins).add_(1).to(torch.int32)
 
 
@@ -82,25 +90,24 @@ def distributions(hparams: Tensors) -> dict[str, Distribution]:
     """The distribution of the finite entries of each tensor that has several.
 
     Quantiles of up to `SMALL` entries are exact. Others are off by at most 2/`RESOLVED` of the distance between those
-    of 5 % and 95 %, except the smallest and the largest entry, which are exact. Counts are exact.
+    of 5 % and 95 %, except the smallest and the largest entry, which are exact. Counts are exact, and
+    those of zero have all entries up to `TINY` of the largest magnitude.
     """
     several = {name: value.detach().reshape(-1) for name, value in hparams.items() if value.numel() > 1}
-    small = {name: value for name, value in several.items() if len(value) <= SMALL}
-    # One transfer for all: each waits for the device.
-    together = torch.cat([value.double() for value in small.values()]).cpu() if small else torch.empty(0)
-    on_host = dict(zip(small, torch.split(together, [len(value) for value in small.values()]), strict=True))
-    found = {name: _sorted(on_host[name]) if name in on_host else _counted(value) for name, value in several.items()}
+    small = on_host({name: value for name, value in several.items() if len(value) <= SMALL})
+    found = {name: _sorted(small[name]) if name in small else _counted(value) for name, value in several.items()}
     return {name: one for name, one in found.items() if one is not None}
 
 
-def _sorted(values: Tensor) -> Distribution | None:
-    """By sorting; `values` is float64, on the host."""
-    ordered = np.sort(values.numpy())
+def _sorted(values: Numbers) -> Distribution | None:
+    """By sorting."""
+    ordered = np.sort(values)
     ordered = ordered[np.isfinite(ordered)]
     if not len(ordered):
         return None
     grid = Grid.of(float(ordered[0]), float(ordered[-1]), MAX_BINS)
-    places = (np.floor(ordered / grid.width) - grid.first).astype(np.int64)
+    entries = np.where(np.abs(ordered) <= grid.tiny, 0.0, ordered)
+    places = (np.floor(entries / grid.width) - grid.first).astype(np.int64)
     counts = cast("list[int]", np.bincount(places, minlength=grid.bins).tolist())
     return _distribution(grid, counts, [float(ordered[rank]) for rank in _ranks(len(ordered))], len(ordered))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nestor.schemas import RecordedEntries
+from nestor.schemas.entries import COMPARED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,15 +23,27 @@ def recorded_entries(
         start: may be on another device than `hparams`.
         gradient: on the device of `hparams`; empty before the first step.
     """
-    from nestor_engine.hparams.extremes import extreme_entries
+    import numpy as np
 
-    k = RecordedEntries.per_order(len(hparams))
+    from nestor_engine.hparams.extremes import extreme_entries, extreme_numbers, first_numbers
+    from nestor_engine.hparams.on_host import SMALL, on_host
+
+    sizes = {name: value.numel() for name, value in hparams.items()}
+    k = RecordedEntries.per_order(sizes.values())
+    compared_here = [name for name, size in sizes.items() if COMPARED < size <= SMALL]
+    values, starts = (on_host({name: of[name] for name in compared_here}) for of in (hparams, start))
+    slopes = on_host({name: slope for name, slope in gradient.items() if sizes[name] <= SMALL})
     tensors: dict[str, Any] = {}
-    for name, value in hparams.items():
-        slope = gradient.get(name)
-        index = extreme_entries(value, start[name].to(value.device), slope, k)
-        tensors[name] = {
-            "index": index.tolist(),
-            "gradient": None if slope is None else slope.flatten()[index].tolist(),
-        }
+    for name, size in sizes.items():
+        slope = slopes.get(name)
+        if size > SMALL:
+            slope = gradient[name].detach().flatten() if name in gradient else None
+            index = extreme_entries(hparams[name], start[name].to(hparams[name].device), slope, k)
+        elif size > COMPARED:
+            index = extreme_numbers(values[name], starts[name], slope, k=k)
+        elif slope is not None:
+            index = np.sort(first_numbers(np.abs(slope), k))
+        else:
+            continue  # nothing that readers cannot find
+        tensors[name] = {"index": index.tolist(), "gradient": None if slope is None else slope[index].tolist()}
     return {"k": k, "tensors": tensors}

@@ -184,7 +184,7 @@ class AttemptSupervisor:
         Raises:
             LeaseLost: as `run`.
         """
-        self.interruption = {"restarts": "interrupted", "preemptions": "drained", None: "yielded"}[paid_from]
+        self.interruption = {"restarts": "interrupted", "preemptions": "shutdown", None: "yielded"}[paid_from]
         return self._persist(lambda session: leases.requeue(session, self._lease, reason, paid_from=paid_from))
 
     def _fill_cache(self) -> None:
@@ -250,7 +250,9 @@ class AttemptSupervisor:
         if last is None:
             return self.requeue(interrupted, paid_from="restarts")
         if desired is Desired.preempt:
-            return self._persist(lambda session: leases.yield_device(session, self._lease))
+            state, drains = self._persist(lambda session: leases.yield_device(session, self._lease))
+            self.interruption = "drained" if drains else "yielded"
+            return state
         return self.requeue("the stop was withdrawn", paid_from=None)
 
     def _finish(self, state: State, why: str) -> State:

@@ -14,8 +14,8 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Update, delete, func, update
-from sqlalchemy.dialects.postgresql import Insert, insert
+from sqlalchemy import case, delete, func
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -105,15 +105,16 @@ class Presence:
         self._entry_points = {name: info.model_dump(mode="json") for name, info in offers.items()}
         self._sessions, self._settings, self._slots = sessions, settings, slots
         self._running: dict[str, tuple[UUID, Runner | None] | None] = dict.fromkeys(slots)
-        self._writing = threading.Lock()
         self._tally = tally
         self._on_drain, self._drains = on_drain, False
+        self._began: float | None = time.monotonic()  # until rows say that this process is new
+        self._lock = threading.Lock()  # so that a write never follows one of newer values
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="presence", daemon=True)
 
     def start(self) -> None:
         """Write the rows now and at each heartbeat. Rows of the same name, of an earlier process, become new ones."""
-        self.beat(started_at=func.now(), draining_since=None)
+        self.beat()
         self._thread.start()
 
     def stop(self) -> None:
@@ -123,11 +124,12 @@ class Presence:
             return
         self._thread.join(timeout=5)
         self._write_tally()
-        self._write(lambda session: session.execute(delete(Worker).where(Worker.id.in_(self._slots))))
+        with self._lock:
+            self._write(lambda session: session.execute(delete(Worker).where(Worker.id.in_(self._slots))))
 
     def claim(self, slot: str, claim: Callable[[Session], Lease | None]) -> Lease | None:
         """What `claim` leases to `slot` in a transaction, in which it also writes the trial to the row of `slot`."""
-        with self._writing:  # a heartbeat at this moment would write that the slot is idle
+        with self._lock:  # a heartbeat at this moment would write that the slot is idle
             with self._sessions.begin() as session:
                 lease = claim(session)
             if lease is not None:
@@ -147,45 +149,47 @@ class Presence:
         try:
             yield attach
         finally:
-            with self._writing:
-                self._running[slot] = None
-                self._follow(update(Worker).where(Worker.id == slot).values(trial_id=None, runner_bytes=None))
-            self._write_tally()
-
-    def _beat(self) -> None:
-        while not self._ending.wait(self._settings.heartbeat_seconds):
+            self._running[slot] = None
             self.beat()
             self._write_tally()
 
-    def beat(self, **fresh: object) -> None:
-        """Write the rows, with other columns of them as `fresh` says, and do as they say."""
-        versions = {name: version(name) for name in ("nestor", "torch")}
-        with self._writing:
-            rows = [
-                {
-                    "id": slot,
-                    "device": device,
-                    "versions": versions,
-                    "entry_points": self._entry_points,
-                    **_described(self._running[slot]),
-                }
-                for slot, device in self._slots.items()
-            ]
-            new = insert(Worker).values(rows)
-            shown = {
-                name: new.excluded[name] for name in ("trial_id", "runner_bytes")
-            }  # a write before may have failed
-            seen = {"heartbeat_at": func.now(), **shown}
-            self._follow(new.on_conflict_do_update(index_elements=["id"], set_=seen | fresh))
+    def _beat(self) -> None:
         dead = delete(Worker).where(Worker.heartbeat_at < func.now() - ROW_RETENTION)
-        self._write(lambda session: session.execute(dead))
+        while not self._ending.wait(self._settings.heartbeat_seconds):
+            self.beat()
+            self._write(lambda session: session.execute(dead))
+            self._write_tally()
 
-    def _follow(self, statement: Insert | Update) -> None:
-        """Write rows, and do as they say."""
-        found = self._write(lambda session: session.scalars(statement.returning(Worker.draining_since)).all())
-        if found and (drains := any(found)) != self._drains:
-            self._drains = drains
-            self._on_drain(drains)
+    def beat(self) -> None:
+        """Write the rows, and do as they say."""
+        with self._lock:
+            if self._ending.is_set():  # a trial that ends so late must not write rows that are deleted
+                return
+            new = insert(Worker).values(self._rows())
+            seen = {"heartbeat_at": func.now(), **{name: new.excluded[name] for name in ("trial_id", "runner_bytes")}}
+            if self._began is not None:
+                seen |= _as_new(time.monotonic() - self._began)
+            write = new.on_conflict_do_update(index_elements=["id"], set_=seen).returning(Worker.draining_since)
+            found = self._write(lambda session: session.scalars(write).all())
+            if found is None:  # the next one writes all of it
+                return
+            self._began = None
+            if (drains := any(found)) != self._drains:
+                self._drains = drains
+                self._on_drain(drains)
+
+    def _rows(self) -> list[dict[str, Any]]:
+        versions = {name: version(name) for name in ("nestor", "torch")}
+        return [
+            {
+                "id": slot,
+                "device": device,
+                "versions": versions,
+                "entry_points": self._entry_points,
+                **_described(self._running[slot]),
+            }
+            for slot, device in self._slots.items()
+        ]
 
     def _write_tally(self) -> None:
         try:
@@ -200,6 +204,12 @@ class Presence:
         except DBAPIError as error:
             log.warning("cannot write this worker's heartbeat: %s", error)
             return None
+
+
+def _as_new(seconds: float) -> dict[str, Any]:
+    """The columns of a row whose process began so long ago: only requests since then let it drain."""
+    began = func.now() - timedelta(seconds=seconds)
+    return {"started_at": began, "draining_since": case((Worker.draining_since >= began, Worker.draining_since))}
 
 
 def _described(running: tuple[UUID, Runner | None] | None) -> dict[str, Any]:

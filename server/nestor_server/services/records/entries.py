@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from nestor.errors import EntriesNotRecorded, HyperparameterUnknown
 from nestor.results.entries import course, course_steps, flat_indices, top_entries
 from nestor.schemas import EntryValues, Form, HyperparameterInfo, Order, TopEntries
-from nestor.schemas.entries import ExtremeEntries
+from nestor.schemas.entries import COMPARED, ExtremeEntries
 from nestor_server.models import Blob, Snapshot, Trial
 from nestor_server.services import versions
 from nestor_server.services.records import hyperparameters
@@ -21,7 +21,8 @@ from nestor_server.services.versions import OF_TRIAL, Versioned
 from nestor_server.storage import tensor_blobs
 from nestor_server.storage.safetensors_header import Tensor
 
-SMALL = 65_536  # entries; a tensor of so many is compared as it is read, if its snapshot says nothing of its entries
+SMALL = 65_536  # entries; a tensor of so many is compared as it is read, if its snapshot says too little of its entries
+OF_EARLIER_VERSION = "an earlier version of Nestor recorded the snapshot"
 
 
 def top(
@@ -43,18 +44,20 @@ def top(
         headers = tensor_blobs.headers(session, ends)
         tensors = [(blob, _tensor(header, trial_id, name)) for blob, header in zip(ends, headers, strict=True)]
         recorded, most = _recorded(session, trial_id, found.step, name)
-        if recorded is None:
-            n = math.prod(info.shape)
-            reason = "an earlier version of Nestor recorded the snapshot"
-            if n > SMALL or by is Order.gradient:
-                raise EntriesNotRecorded(name=name, by=by.value, step=found.step, reason=reason)
+        gradients = {} if recorded is None else recorded.gradients
+        n = math.prod(info.shape)
+        compares = n <= COMPARED or (n <= SMALL and (recorded is None or k > most))
+        if by is Order.gradient and not gradients:
+            before = "before the first step there is no hypergradient"
+            reason = OF_EARLIER_VERSION if found.step else before
+            raise EntriesNotRecorded(name=name, by=by.value, step=found.step, reason=reason)
+        if by is not Order.gradient and compares:
+            index, most = range(n), n
             values, starts = (tensor_blobs.numbers(session, blob, tensor) for blob, tensor in tensors)
-            index, gradients, most = range(n), None, n
+        elif recorded is None:
+            raise EntriesNotRecorded(name=name, by=by.value, step=found.step, reason=OF_EARLIER_VERSION)
         else:
-            index, gradients = recorded.index, recorded.gradient
-            if by is Order.gradient and gradients is None:
-                reason = "before the first step there is no hypergradient"
-                raise EntriesNotRecorded(name=name, by=by.value, step=found.step, reason=reason)
+            index = recorded.index
             values, starts = tensor_blobs.entries(session, tensors, index)
         chosen = top_entries(
             info,
@@ -64,7 +67,7 @@ def top(
             index=index,
             values=values,
             starts=starts,
-            gradients=gradients,
+            gradients=[gradients.get(i) for i in index],
         )
         return chosen, version
 

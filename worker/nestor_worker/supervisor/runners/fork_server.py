@@ -39,6 +39,7 @@ class ForkedProcess:
         self.returncode: int | None = None
         self._answers = answers
         self._answers.setblocking(False)
+        self._lock = threading.Lock()  # of the answers, whose order says what they are
         self._pid: int | None = None
 
     @property
@@ -53,6 +54,11 @@ class ForkedProcess:
                 raise ProcessLookupError("the fork server ended before it forked this process")
             self._receive(None)
         return self._pid
+
+    @property
+    def running_pid(self) -> int | None:
+        """Its process id, without waiting; None if it does not exist yet, or has ended."""
+        return self._pid if self.poll() is None else None
 
     def poll(self) -> int | None:
         """Its exit code; None if it has not ended."""
@@ -81,28 +87,35 @@ class ForkedProcess:
                 os.killpg(self._pid, signal.SIGKILL)
             self.wait()
         # A process that is being forked right now reads the end of its standard input and exits.
-        self._answers.close()
+        with self._lock:
+            if self.returncode is None:
+                self.returncode = -signal.SIGKILL
+            self._answers.close()
         with suppress(BrokenPipeError):
             self.stdin.close()
-        if self.returncode is None:
-            self.returncode = -signal.SIGKILL
 
     def _receive(self, timeout: float | None) -> bool:
         """Whether another answer came in time: first the process id, then the exit code."""
         ready = select.poll()
-        ready.register(self._answers, select.POLLIN)
+        with self._lock:
+            if self.returncode is not None:
+                return True
+            ready.register(self._answers, select.POLLIN)
         if not ready.poll(None if timeout is None else timeout * 1_000):
             return False
-        try:
-            answer = self._answers.recv(64)
-        except BlockingIOError:  # another thread has received it
-            return True
-        if not answer:  # the fork server has ended, and the kernel killed what it had forked
-            self.returncode = -signal.SIGKILL
-        elif self._pid is None:
-            self._pid = int(answer)
-        else:
-            self.returncode = int(answer)
+        with self._lock:
+            if self.returncode is not None:
+                return True
+            try:
+                answer = self._answers.recv(64)
+            except BlockingIOError:  # another thread has received it
+                return True
+            if not answer:  # the fork server has ended, and the kernel killed what it had forked
+                self.returncode = -signal.SIGKILL
+            elif self._pid is None:
+                self._pid = int(answer)
+            else:
+                self.returncode = int(answer)
         return True
 
 

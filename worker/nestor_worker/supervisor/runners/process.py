@@ -80,9 +80,10 @@ class Runner:
 
     @property
     def resident_bytes(self) -> int | None:
-        """Resident memory of all its processes; None if none of them runs, or if this system does not say.
+        """Resident memory of all its processes; None if none of them runs yet, or if this system does not say.
 
-        What forked processes share is counted for each of them.
+        This never waits, and another thread may close the runner meanwhile. What forked processes share is counted for
+        each of them.
         """
         pages = [n for process in self._processes if (n := _resident_pages(process)) is not None]
         return sum(pages) * os.sysconf("SC_PAGE_SIZE") if pages else None
@@ -172,8 +173,11 @@ def _spawn(
 
 
 def _resident_pages(process: subprocess.Popen[bytes] | ForkedProcess) -> int | None:
+    pid = process.running_pid if isinstance(process, ForkedProcess) else process.pid
+    if pid is None:
+        return None
     try:
-        return int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     except OSError:  # it has ended, or this is not Linux
         return None
 
