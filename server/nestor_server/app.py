@@ -29,7 +29,6 @@ from nestor_server.scheduling.reaper import Reaper
 from nestor_server.settings import Settings
 from nestor_server.settings import settings as from_environment
 from nestor_server.storage import object_store
-from nestor_server.webhooks.addresses import AllowList
 from nestor_server.webhooks.delivery import Delivery
 
 STREAM_THREADS = 2  # for opening streams, and as many for reading their events
@@ -45,6 +44,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     Raises:
         MissingExtra, InvalidInput: `settings.blob_url` or `settings.traces` cannot be used.
+        DatabaseUnusable, SettingInvalid, WebhookAllowInvalid: a variable of the environment cannot be used.
     """
     settings = settings or from_environment()
     validate(settings)
@@ -85,12 +85,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 def validate(settings: Settings) -> None:
-    """Fail now instead of at the first large upload or webhook.
+    """Fail now instead of at the first large upload.
 
     Raises:
-        MissingExtra, InvalidInput: `settings.blob_url` or `settings.webhook_allow` cannot be used.
+        MissingExtra, InvalidInput: `settings.blob_url` cannot be used.
     """
-    AllowList.parse(settings.webhook_allow)
     if settings.blob_url is not None:
         object_store.open_store(settings.blob_url)
 
@@ -132,7 +131,7 @@ class _Parts:
         self.metrics.sample_streams(lambda: self.streams.n_open)
         self.readiness = Readiness(self._upkeep, settings)
         notices = Transactions(pool("webhooks", WEBHOOK_THREADS), self._gates["webhooks"])
-        self._delivery = Delivery(notices, AllowList.parse(settings.webhook_allow))
+        self._delivery = Delivery(notices, settings.webhook_allow)
         self.scrapes = Scrapes(self.metrics, self._upkeep, settings)
 
     @contextlib.asynccontextmanager
