@@ -32,12 +32,13 @@ async def require_known_parameters(request: Request) -> None:
 
 def _known(route: APIRoute) -> list[str]:
     """The names that a route takes, found once."""
-    if (names := _found.get(id(route))) is None:
-        names = _found[id(route)] = _names(route)
-    return names
+    if id(route) not in _found:
+        _found[id(route)] = route, _names(route)
+    return _found[id(route)][1]
 
 
-_found: dict[int, list[str]] = {}  # by route, which has no hash, and lives as long as the process
+# By id, because a route has no hash. Each is kept, so that no other one gets its id.
+_found: dict[int, tuple[APIRoute, list[str]]] = {}
 
 
 def _names(route: APIRoute) -> list[str]:
