@@ -36,8 +36,7 @@ data: $(READY) ## fetch the data sets of the examples into the cache
 	@$(BIN)/python -m examples.data
 
 test: $(READY) ## run all tests; fail, too, if they run a smaller part of the code than before
-	@.ci/chromium
-	@.ci/nginx
+	@.ci/programs
 	@rm -f .coverage .coverage.*
 	@OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -q --numprocesses 2 --dist worksteal
 	@$(BIN)/coverage combine -q

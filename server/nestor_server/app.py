@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncGenerator, Mapping
+from functools import partial
 from importlib.resources import files as package_files
 
 from fastapi import FastAPI
@@ -15,9 +17,9 @@ from nestor_server.database import REQUEST_LIMITS, Sessions
 from nestor_server.http import problem_documents
 from nestor_server.http.admission import Gate
 from nestor_server.http.middleware import RequestContextMiddleware
-from nestor_server.http.openapi.document import document
+from nestor_server.http.openapi.document import as_json, document
 from nestor_server.http.pages import Pages
-from nestor_server.http.readiness import Readiness
+from nestor_server.http.refreshed import Refreshed
 from nestor_server.http.streams import shutdown
 from nestor_server.http.streams.event_stream import EventStreams
 from nestor_server.http.streams.notifications import listen
@@ -26,11 +28,11 @@ from nestor_server.observability import traces
 from nestor_server.observability.metrics import Metrics
 from nestor_server.observability.scrapes import Scrapes
 from nestor_server.scheduling.reaper import Reaper
+from nestor_server.services import readiness
 from nestor_server.settings import Settings
 from nestor_server.settings import settings as from_environment
 from nestor_server.storage import object_store
-from nestor_server.webhooks.addresses import AllowList
-from nestor_server.webhooks.delivery import Delivery
+from nestor_server.webhooks.delivery import MOST_AT_ONCE, Delivery
 
 STREAM_THREADS = 2  # for opening streams, and as many for reading their events
 MAX_OPENING_STREAMS = 10_000  # waiting to be opened
@@ -44,7 +46,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         settings: by default read from the environment.
 
     Raises:
-        MissingExtra, InvalidInput: `settings.blob_url` or `settings.traces` cannot be used.
+        MissingExtra, InvalidInput: as `validate`.
+        DatabaseUnusable, SettingInvalid, WebhookAllowInvalid: a variable of the environment cannot be used.
     """
     settings = settings or from_environment()
     validate(settings)
@@ -62,6 +65,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version="1",
         lifespan=lifespan,
         docs_url=None,  # FastAPI's pages load scripts from other hosts
+        openapi_url=None,  # FastAPI makes the document on the event loop, where it would delay all requests for seconds
         generate_unique_id_function=lambda route: route.name,  # names the operation, and so methods of clients
         root_path_in_servers=False,
         redoc_url=None,
@@ -72,6 +76,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.stream_transactions = parts.openings
     app.state.event_streams = parts.streams
     app.state.readiness = parts.readiness
+    app.state.description = Refreshed(partial(as_json, app), valid_seconds=math.inf)
     app.state.scrapes = parts.scrapes
     app.add_middleware(RequestContextMiddleware, settings=settings, metrics=parts.metrics)
     traces.instrument(app, parts.request_engines)
@@ -85,12 +90,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 def validate(settings: Settings) -> None:
-    """Fail now instead of at the first large upload or webhook.
+    """Fail now instead of at the first large upload or in a process that serves.
 
     Raises:
-        MissingExtra, InvalidInput: `settings.blob_url` or `settings.webhook_allow` cannot be used.
+        MissingExtra, InvalidInput: `settings.blob_url` or `settings.traces` cannot be used.
     """
-    AllowList.parse(settings.webhook_allow)
+    traces.expect_installed(settings)
     if settings.blob_url is not None:
         object_store.open_store(settings.blob_url)
 
@@ -98,14 +103,15 @@ def validate(settings: Settings) -> None:
 class _Parts:
     """What the routes use, in pools that do not wait for one another: requests, event streams, notices, and upkeep.
 
-    The reaper, /readyz and /metrics have connections of their own, so that load does not look like a failed database.
+    Upkeep is the reaper and /readyz, with one connection each, and /metrics with two, one of which checks tokens. So
+    load does not look like a failed database.
     """
 
     def __init__(self, settings: Settings) -> None:
         def pool(name: str, connections: int, limits: Mapping[str, str] = REQUEST_LIMITS) -> Sessions:
             engine = database.make_engine(settings, f"nestor-{name}", connections=connections, limits=limits)
             self._engines[name] = engine
-            self.metrics.sample_pool(name, lambda: _in_use(engine), connections)
+            self.metrics.watch_pool(name, lambda: _in_use(engine), connections)
             return database.make_sessions(engine, settings)
 
         self._settings = settings
@@ -113,26 +119,24 @@ class _Parts:
         self._engines: dict[str, Engine] = {}
         requests = pool("server", settings.request_connections)
         streams = pool("streams", 2 * STREAM_THREADS)
-        self._upkeep = pool("upkeep", 3, {})
+        self._upkeep = pool("upkeep", 4, {})
         self.request_engines = [self._engines["server"], self._engines["streams"]]
         line = settings.max_waiting_requests
         self._gates = {
             "requests": Gate("requests", threads=settings.request_connections, line=line),
             "openings": Gate("stream-openings", threads=STREAM_THREADS, line=MAX_OPENING_STREAMS),
             "reads": Gate("stream-reads", threads=STREAM_THREADS, line=MAX_OPENING_STREAMS),
-            "webhooks": Gate("webhooks", threads=WEBHOOK_THREADS, line=MAX_OPENING_STREAMS),
+            "webhooks": Gate("webhooks", threads=WEBHOOK_THREADS, line=MOST_AT_ONCE),
         }
         for gate in self._gates.values():
-            gate.on_refusal = self.metrics.sample_gate(
-                gate.name, lambda gate=gate: gate.waiting, lambda gate=gate: gate.working
-            )
+            self.metrics.watch_gate(gate)
         self.transactions = Transactions(requests, self._gates["requests"])
         self.openings = Transactions(streams, self._gates["openings"])
         self.streams = EventStreams(Transactions(streams, self._gates["reads"]), settings)
-        self.metrics.sample_streams(lambda: self.streams.n_open)
-        self.readiness = Readiness(self._upkeep, settings)
+        self.metrics.watch_streams(lambda: self.streams.n_open)
+        self.readiness = Refreshed(partial(readiness.check, self._upkeep, settings))
         notices = Transactions(pool("webhooks", WEBHOOK_THREADS), self._gates["webhooks"])
-        self._delivery = Delivery(notices, AllowList.parse(settings.webhook_allow))
+        self._delivery = Delivery(notices, settings.webhook_allow)
         self.scrapes = Scrapes(self.metrics, self._upkeep, settings)
 
     @contextlib.asynccontextmanager

@@ -5,13 +5,18 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from nestor.options.mistakes.sentences import expected
 from nestor_server.embedded.errors import DatabaseUnusable, SettingInvalid
+from nestor_server.webhooks.addresses import AllowList
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _parsed(allowed: str | AllowList) -> AllowList:
+    return AllowList.parse(allowed) if isinstance(allowed, str) else allowed
 
 
 class Settings(BaseSettings):
@@ -51,7 +56,8 @@ class Settings(BaseSettings):
     max_json_bytes: Annotated[int, Field(gt=0)] = 16 * 2**20
     stream_poll_seconds: Seconds = 3.0  # how late an event is if its notification is lost
     stream_ping_seconds: Seconds = 15.0  # between two comments on an idle stream
-    webhook_allow: str = ""  # hosts and networks to which users may let the server send notices; see docs/operations.md
+    # Hosts and networks to which users may let the server send notices; see docs/operations.md.
+    webhook_allow: Annotated[AllowList, NoDecode, BeforeValidator(_parsed), PlainSerializer(str)] = AllowList(())
     metrics: Literal["admin", "open"] = "admin"  # who may read /metrics: holders of an admin token, or everybody
     traces: bool = False  # send spans with OpenTelemetry, to where OTEL_EXPORTER_OTLP_ENDPOINT says
     log_format: Literal["text", "json"] = "text"
@@ -83,7 +89,7 @@ def read_settings(model: type[Read], **given: Any) -> Read:
 
     Raises:
         DatabaseUnusable: NESTOR_DATABASE_URL is not the address of a PostgreSQL database.
-        SettingInvalid: another variable has a value that it does not take.
+        SettingInvalid, WebhookAllowInvalid: another variable has a value that it does not take.
     """
     try:
         return model(**given)
@@ -101,6 +107,6 @@ def settings() -> Settings:
     """The settings of the environment, read once per process.
 
     Raises:
-        DatabaseUnusable, SettingInvalid: a variable has a value that it does not take.
+        DatabaseUnusable, SettingInvalid, WebhookAllowInvalid: a variable has a value that it does not take.
     """
     return read_settings(Settings)

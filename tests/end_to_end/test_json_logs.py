@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -92,3 +94,25 @@ def test_what_a_fork_server_prints_is_a_line_of_its_worker(services: Services, m
 def test_text_stays_the_default(services: Services):
     with running_server(services, redis_db=6) as server:
         assert " INFO uvicorn.error: " in server.log.read_text()
+
+
+RAISING = """
+import threading
+from nestor_server.observability import logs
+logs.configure("json")
+def end(error):
+    raise error
+for error in (SystemExit(3), ValueError("in a thread")):
+    thread = threading.Thread(target=end, args=[error])
+    thread.start()
+    thread.join()
+raise {error}
+"""
+
+
+@pytest.mark.parametrize(("error", "logged"), [("KeyboardInterrupt", 0), ("ValueError('here')", 1)])
+def test_what_ends_a_program_or_a_thread_is_logged_unless_it_was_asked_for(error: str, logged: int):
+    command = [sys.executable, "-c", RAISING.replace("{error}", error)]
+    said = subprocess.run(command, check=False, capture_output=True, text=True).stderr
+    found = [json.loads(line) for line in said.splitlines()]
+    assert [line["message"] for line in found] == ["uncaught ValueError"] * (1 + logged)

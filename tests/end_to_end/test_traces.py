@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -194,6 +195,15 @@ def test_a_server_whose_collector_is_gone_answers_and_stops_in_time(services: Se
         assert server.stop() == -signal.SIGTERM
 
 
+def test_a_server_whose_collector_hangs_stops_in_time(services: Services, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "600")
+        with running_server(services, redis_db=5, traces=True) as server:
+            submit(server)
+            assert server.stop() == -signal.SIGTERM
+
+
 def test_without_the_setting_nothing_is_sent(services: Services, collector: Collector):
     with running_server(services, redis_db=5) as server:
         trial = submit(server)
@@ -220,16 +230,17 @@ MISSING = """
 import sys
 sys.modules["opentelemetry.sdk"] = None
 from nestor.errors import MissingExtra
+from nestor_server.app import validate
 from nestor_server.observability import traces
 from nestor_server.settings import Settings
-try:
-    traces.start(Settings(traces=True), "nestor-server")
-except MissingExtra as error:
-    print(error)
+for check in (validate, lambda settings: traces.start(settings, "nestor-worker")):
+    try:
+        check(Settings(traces=True))
+    except MissingExtra as error:
+        print(error)
 """
 
 
 def test_a_missing_extra_is_said():
     said = subprocess.run([sys.executable, "-c", MISSING], check=True, capture_output=True, text=True).stdout
-    assert "NESTOR_TRACES" in said
-    assert "pip install 'nestor[telemetry]'" in said
+    assert said.count("NESTOR_TRACES") == said.count("pip install 'nestor[telemetry]'") == 2

@@ -255,6 +255,18 @@ def test_a_body_that_stops_arriving_is_a_408(server, connect):
     assert b'"code":"body-stalled"' in slow.read_all()
 
 
+def test_a_body_that_no_route_reads_and_that_stops_arriving_is_a_408_and_changes_nothing(server, connect):
+    """It stops while the statement waits, which is cancelled."""
+    with server.http() as http:
+        path = f"/studies/{ok(http.post('/studies', json={'name': 'kept, as the answer says'}))['id']}"
+        with server.sessions.begin() as session:
+            session.execute(text("LOCK TABLE studies IN ACCESS EXCLUSIVE MODE"))
+            slow = connect().send("DELETE", path, "Content-Length: 100")
+            assert slow.status() == 408
+        assert b'"code":"body-stalled"' in slow.read_all()
+        assert ok(http.get(path))["name"] == "kept, as the answer says"
+
+
 @pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: nes", PIPELINED + b"GET /"])
 def test_a_client_that_sends_no_complete_head_is_disconnected(server, connect, sent):
     slow = connect()

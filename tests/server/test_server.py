@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from typing import Any
 from uuid import UUID
 
 import httpx
@@ -19,8 +20,8 @@ from testbed.server import free_port, running_server, wait_for
 from tests.server.conftest import SPEC, Run, ok, problem
 
 
-def get(server, path: str) -> httpx.Response:
-    return httpx.get(server.url + path, timeout=60, trust_env=False, follow_redirects=True)
+def get(server, path: str, **options: Any) -> httpx.Response:
+    return httpx.get(server.url + path, timeout=60, trust_env=False, follow_redirects=True, **options)
 
 
 def test_a_server_with_all_its_services_is_ready(server):
@@ -36,6 +37,20 @@ def test_the_api_describes_itself_and_its_errors(server):
     assert document["openapi"].startswith("3.1")
     create = document["paths"]["/api/v1/studies/{study_id}/trials"]["post"]
     assert "application/problem+json" in create["responses"]["default"]["content"]
+
+
+def test_the_description_is_sent_compressed_and_only_if_it_has_changed(server):
+    description = get(server, "/openapi.json")
+    assert (description.headers["Content-Encoding"], description.headers["Content-Type"]) == (
+        "gzip",
+        "application/json",
+    )
+    plain = get(server, "/openapi.json", headers={"Accept-Encoding": "identity"})
+    assert plain.content == description.content
+    assert plain.headers["ETag"] != description.headers["ETag"]
+    for one in (plain, description):
+        unchanged = get(server, "/openapi.json", headers={"If-None-Match": one.headers["ETag"]})
+        assert (unchanged.status_code, unchanged.content) == (304, b"")
 
 
 def test_the_page_may_load_nothing_from_elsewhere(server):
@@ -111,6 +126,7 @@ def test_a_database_outage_is_a_503_that_may_be_retried(troubled):
             is_known = lambda: get(troubled, "/readyz").json()["checks"]["database"] == "does not answer"
             wait_for(is_known, "the result of the last check to expire")
             assert get(troubled, "/healthz").status_code == 200
+            assert http.delete("/session", headers={"X-Nestor-Request": "1"}).status_code == 204
         finally:
             other.execute(text(f"ALTER DATABASE {url.database} ALLOW_CONNECTIONS true"))
         ok(http.get("/me"))

@@ -6,10 +6,10 @@ import asyncio
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from typing import TypeVar, final
 
 from nestor.errors import ServerBusy
+from nestor_server.observability import logs
 
 T = TypeVar("T")
 NOBODY = object()
@@ -69,8 +69,7 @@ class Gate:
         try:
             if is_gone is not None and is_gone():
                 raise ClientGone
-            # In the context of the request, to which log lines and spans belong.
-            return await asyncio.get_running_loop().run_in_executor(self._executor, copy_context().run, work)
+            return await asyncio.get_running_loop().run_in_executor(self._executor, logs.in_thread(work))
         finally:
             self._leave(caller)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -12,6 +11,7 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session
 
 from nestor.results.tables import Table
+from nestor_server.http.files import attachment
 from nestor_server.http.transactions import Transactions
 
 T = TypeVar("T")
@@ -29,10 +29,7 @@ def csv_response(request: Request, table: Table[T], read: Read[T], *, name: str)
     Args:
         name: the file name that browsers save it under.
     """
-    headers = {
-        "Cache-Control": "private, no-store",
-        "Content-Disposition": f'attachment; filename="{re.sub(r"[^A-Za-z0-9._-]", "_", name)}"',
-    }
+    headers = {"Cache-Control": "private, no-store", **attachment(name)}
     return StreamingResponse(_pieces(request, table, read), headers=headers, media_type=CSV)
 
 

@@ -98,6 +98,11 @@ def made_response(request: Request, made: Made, make: Callable[[], bytes], *, me
     return Response(make(), headers=headers, media_type=media_type)
 
 
+def attachment(name: str) -> dict[str, str]:
+    """The header by which browsers save an answer as a file of this name."""
+    return {"Content-Disposition": f'attachment; filename="{re.sub(r"[^A-Za-z0-9._-]", "_", name)}"'}
+
+
 def file_response(request: Request, content: Slice, *, name: str, immutable: bool) -> Response:
     """`content` or the requested range of it. A reader that stops reading holds one piece, and no connection.
 
@@ -111,7 +116,7 @@ def file_response(request: Request, content: Slice, *, name: str, immutable: boo
         "Cache-Control": IMMUTABLE if immutable else REVALIDATE,
         "Vary": "Authorization, Cookie",
         "Accept-Ranges": "bytes",
-        "Content-Disposition": f'attachment; filename="{re.sub(r"[^A-Za-z0-9._-]", "_", name)}"',
+        **attachment(name),
     }
     if matches(request, content.version):
         return Response(status_code=304, headers=headers)
@@ -128,7 +133,6 @@ def file_response(request: Request, content: Slice, *, name: str, immutable: boo
     headers["Content-Length"] = str(stop - start)
     if not is_get:
         return Response(status_code=status, headers=headers, media_type=OCTETS)
-
     return StreamingResponse(_pieces(request, content, start, stop), status, headers, media_type=OCTETS)
 
 

@@ -8,11 +8,11 @@ import re
 from time import perf_counter
 
 import uuid_utils.compat
+from fastapi.routing import APIRoute
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nestor.errors import BodyStalled, NestorError, TooLarge
-from nestor.schemas import API
 from nestor_server.http import problem_documents
 from nestor_server.observability import logs
 from nestor_server.observability.metrics import Metrics
@@ -130,6 +130,9 @@ def _treat_forms_as_json(scope: Scope, headers: Headers) -> None:
 
 
 def _template(scope: Scope) -> str | None:
-    """The path of the route that takes the request, as in the reference and without the prefix of the interface."""
+    """The path of the route that takes the request, as in the reference and without the prefix of the interface.
+
+    A route with this path and other methods, which the framework names too, does not take it.
+    """
     route = scope.get("route")
-    return None if route is None else str(route.path).removeprefix(API)
+    return route.path_format if isinstance(route, APIRoute) and scope["method"] in route.methods else None

@@ -32,6 +32,7 @@ from nestor_server.http.admission import ClientGone, Gate
 from nestor_server.services.tokens import Caller
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 # Parameters of routes that TransactionRoute fills in. The function is called with the request's transaction, and only
 # if the caller's token has the scope.
@@ -61,11 +62,12 @@ class Transactions:
         Args:
             request: whose user takes turns with others. Unknown users are one.
             while_connected: do nothing if the client is gone when its turn comes, and cancel the statement that runs
-                when it leaves. The request's body must have been read: this takes further messages from the client.
+                when it leaves, or when a body that no route reads stalls or is too large. The body of a route that
+                reads it must have been read: this takes further messages from the client.
 
         Raises:
             ServerBusy: as `Gate.run`.
-            ClientGone: nothing was changed.
+            ClientGone, BodyStalled, TooLarge: nothing was changed.
         """
         transaction = _Transaction(self._sessions, work)
         user = self._users.get(auth.credentials(request)) if request else None
@@ -76,10 +78,13 @@ class Transactions:
         try:
             await asyncio.wait((leaving, running), return_when=asyncio.FIRST_COMPLETED)
             while not running.done():
-                leaving.result()  # raises what is wrong with a body that no route reads
                 works = await asyncio.to_thread(transaction.cancel)
                 await asyncio.wait((running,), timeout=CANCEL_EVERY if works else None)
-            return running.result()
+            try:
+                return running.result()  # also if it was too late to cancel
+            except ClientGone:
+                leaving.result()  # raises what is wrong with a body that no route reads
+                raise
         finally:
             leaving.cancel()
             running.cancel()
@@ -187,6 +192,7 @@ def _in_transaction(function: Callable[..., Any], transactions: str) -> Callable
     """`function` for FastAPI: without the parameters that are filled in here, and with `request`."""
     signature = inspect.signature(function, eval_str=True)
     filled = {name: get_args(p.annotation) for name, p in signature.parameters.items() if _is_filled_in(p)}
+    assert filled, f"{function} needs no transaction: make it `async`, so that it works without a database"
     others = [parameter for name, parameter in signature.parameters.items() if name not in filled]
     takes_request = "request" in signature.parameters
     if not takes_request:
@@ -217,6 +223,16 @@ def _in_transaction(function: Callable[..., Any], transactions: str) -> Callable
 
 def _is_filled_in(parameter: inspect.Parameter) -> bool:
     return get_args(parameter.annotation)[:1] in ((Session,), (Caller,))
+
+
+def checks_scope(scope: Scope) -> Callable[[F], F]:
+    """Say which scope a route's function needs that looks at the token by itself."""
+
+    def say(function: F) -> F:
+        function.__dict__["scope"] = scope
+        return function
+
+    return say
 
 
 def scope_of(endpoint: Callable[..., Any]) -> Scope | None:

@@ -1,4 +1,4 @@
-"""Counters in the database: of events that no row shows later, or only very many rows.
+"""Counters in the database, for events that leave no row, or too many rows to count.
 
 Workers and servers add what they have counted since they last did. So a counter survives each of them, a scrape reads
 one row for each value, and no transaction of a trial waits for another one's.
@@ -13,6 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from nestor.schemas import State
 from nestor_server.models import Count
 
 Key = tuple[str, str]  # the counter and its label's value
@@ -42,18 +43,7 @@ COUNTERS = {
         "worker), drained (as the worker drains) or yielded (to another trial, or to a request); expired if the worker "
         "was silent.",
         "end",
-        (
-            "complete",
-            "pruned",
-            "failed",
-            "cancelled",
-            "paused",
-            "interrupted",
-            "shutdown",
-            "drained",
-            "yielded",
-            "expired",
-        ),
+        (*(s.value for s in State if s.finished), "paused", "interrupted", "shutdown", "drained", "yielded", "expired"),
     ),
 }
 

@@ -6,12 +6,12 @@ or by an index.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
-from datetime import timedelta
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from sqlalchemy import func, select, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from nestor.schemas import State
@@ -19,7 +19,9 @@ from nestor_server.database import Sessions, settings_of
 from nestor_server.models import Base, Trial, Worker
 from nestor_server.observability import counts
 
-TIMEOUT = "5s"
+log = logging.getLogger(__name__)
+
+TIMEOUT = "2s"  # of a statement; scrapers wait for 10 s
 TABLES = tuple(table.name for table in Base.metadata.sorted_tables)
 _SIZES = text(
     "SELECT relname, pg_total_relation_size(oid) FROM pg_class "
@@ -29,29 +31,35 @@ _SIZES = text(
 
 def collect(sessions: Sessions) -> Iterable[Metric]:
     """The metrics; only `nestor_database_up` if the database does not answer."""
-    up = GaugeMetricFamily("nestor_database_up", "Whether the database answers.")
     try:
         with sessions() as session:
             session.execute(text(f"SET LOCAL statement_timeout = '{TIMEOUT}'"))
-            found = list(_read(session))
-    except SQLAlchemyError:
-        found = []
-    up.add_metric([], float(bool(found)))
-    return [up, *found]
+            found = list(read(session))
+            is_up = True
+    except SQLAlchemyError as error:
+        log.warning("the metrics of the database cannot be read: %s", error)
+        found, is_up = [], False
+    return [GaugeMetricFamily("nestor_database_up", "Whether the database answers.", value=float(is_up)), *found]
 
 
-def _read(session: Session) -> Iterator[Metric]:
-    yield from _trials(session)
-    yield from _workers(session)
-    yield from _counters(session)
-    yield from _sizes(session)
+def read(session: Session) -> Iterator[Metric]:
+    """All but those that take too long, for example because a table is locked."""
+    for part in (_trials, _workers, _counters, _sizes):
+        try:
+            with session.begin_nested():
+                found = list(part(session))
+        except OperationalError as error:
+            if error.connection_invalidated:
+                raise
+            log.warning("the metrics of %s are left out: %s", part.__name__.lstrip("_"), error)
+        else:
+            yield from found
 
 
 def _trials(session: Session) -> Iterator[Metric]:
     trials = GaugeMetricFamily("nestor_trials", "Trials by state.", labels=["state"])
-    by_state: dict[str, int] = dict(
-        session.execute(select(Trial.state, func.count()).group_by(Trial.state)).tuples().all()
-    )
+    counted = session.execute(select(Trial.state, func.count()).group_by(Trial.state))
+    by_state: dict[str, int] = {row[0]: row[1] for row in counted}
     for state in State:
         trials.add_metric([state.value], by_state.get(state.value, 0))
     yield trials
@@ -83,12 +91,12 @@ def _workers(session: Session) -> Iterator[Metric]:
     memory = GaugeMetricFamily(
         "nestor_worker_runner_memory_bytes", "Resident memory of the trial's processes in a slot.", labels=["slot"]
     )
-    lease = timedelta(seconds=settings_of(session).lease_seconds)
+    lease_seconds = settings_of(session).lease_seconds
     age = func.extract("epoch", func.now() - Worker.heartbeat_at)
     rows = session.execute(select(Worker.id, Worker.trial_id, Worker.runner_bytes, age)).all()
     states = dict.fromkeys(("busy", "idle", "silent"), 0)
     for slot, trial_id, runner_bytes, seconds in rows:
-        if seconds > lease.total_seconds():
+        if seconds > lease_seconds:
             states["silent"] += 1
             continue
         states["idle" if trial_id is None else "busy"] += 1
@@ -113,6 +121,6 @@ def _sizes(session: Session) -> Iterator[Metric]:
     size = session.scalars(select(func.pg_database_size(func.current_database()))).one()
     yield GaugeMetricFamily("nestor_database_bytes", "Size of the database on disk.", value=size)
     tables = GaugeMetricFamily("nestor_table_bytes", "Size of a table with its indexes.", labels=["table"])
-    for name, size in session.execute(_SIZES, {"names": list(TABLES)}).tuples():
+    for name, size in session.execute(_SIZES, {"names": list(TABLES)}):
         tables.add_metric([name], size)
     yield tables

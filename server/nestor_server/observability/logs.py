@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Literal, final
+from typing import Any, Literal, TypeVar, final
 
 from nestor_server.observability import traces
+
+T = TypeVar("T")
 
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 # Fields of JSON lines besides time, level, logger and message: from `about` and `note`, or from a call's `extra`.
@@ -50,7 +52,7 @@ def note(**fields: Any) -> None:
         known.update(fields)
 
 
-def in_thread(function: Callable[[], Any]) -> Callable[[], Any]:
+def in_thread(function: Callable[[], T]) -> Callable[[], T]:
     """`function` for another thread: its lines are about the same as those of this one, its spans below the same."""
     context = copy_context()
     return lambda: context.run(function)
@@ -77,5 +79,6 @@ class _JsonLines(logging.Formatter):
 
 
 def _log_exception(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
-    if error is not None:
+    """Log what ends a program or a thread, unless this was asked for: by `sys.exit`, or by Ctrl-C."""
+    if error is not None and not issubclass(kind, SystemExit | KeyboardInterrupt):
         logging.getLogger("nestor").critical("uncaught %s", kind.__name__, exc_info=(kind, error, trace))

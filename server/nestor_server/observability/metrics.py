@@ -16,6 +16,8 @@ import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, values
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from nestor_server.http.admission import Gate
+
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)  # seconds
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 OTHER = "other"  # of methods and routes that do not exist, which a client can make up
@@ -56,7 +58,7 @@ class Metrics:
         self._working = gauge("gate_working", "Calls that have a thread and its database connection.", "gate")
         self._refused = counter("gate_refused_total", "Calls that were refused because too many waited.", "gate")
         self._streams = gauge("event_streams", "Open event streams.")
-        self._in_use = gauge("database_connections_in_use", "Database connections that work.", "pool")
+        self._in_use = gauge("database_connections_in_use", "Database connections in use.", "pool")
         self._maximum = gauge("database_connections_max", "Database connections that may be opened.", "pool")
         gauge("server_processes", "Processes that answer requests at this address.").set(1)
 
@@ -66,29 +68,29 @@ class Metrics:
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(method, route).observe(seconds)
 
-    def sample_gate(self, name: str, waiting: Callable[[], int], working: Callable[[], int]) -> Callable[[], None]:
-        """Watch a gate. Returns the function to call when it refuses a call."""
-        self._sample(self._waiting.labels(name), waiting)
-        self._sample(self._working.labels(name), working)
-        return self._refused.labels(name).inc
+    def watch_gate(self, gate: Gate) -> None:
+        """Show a gate, and count what it refuses."""
+        self._sample(self._waiting.labels(gate.name), lambda: gate.waiting)
+        self._sample(self._working.labels(gate.name), lambda: gate.working)
+        gate.on_refusal = self._refused.labels(gate.name).inc
 
-    def sample_pool(self, name: str, in_use: Callable[[], int], maximum: int) -> None:
-        """Watch a pool of database connections."""
+    def watch_pool(self, name: str, in_use: Callable[[], int], maximum: int) -> None:
+        """Show a pool of database connections."""
         self._sample(self._in_use.labels(name), in_use)
         self._maximum.labels(name).set(maximum)
 
-    def sample_streams(self, n_open: Callable[[], int]) -> None:
-        """Watch the event streams."""
+    def watch_streams(self, n_open: Callable[[], int]) -> None:
+        """Show the event streams."""
         self._sample(self._streams, n_open)
 
     async def keep_sampling(self) -> None:
         """Sample every second, for scrapes that other processes answer, until this task is cancelled."""
-        while True:
+        while self._shared is not None:
             self.sample()
             await asyncio.sleep(SAMPLE_SECONDS)
 
     def sample(self) -> None:
-        """Read now what is watched."""
+        """Read now what is shown."""
         for read in self._sampled:
             read()
 

@@ -1,4 +1,4 @@
-"""Answers of /metrics: with a connection of their own, and at most one reading per second."""
+"""Answers /metrics, reading the metrics at most once per second."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 from collections.abc import Iterable
 from importlib.metadata import version
-from time import monotonic
 from typing import final
 
 from fastapi import Request
@@ -18,12 +17,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from nestor.schemas import Scope
 from nestor_server.database import Sessions
 from nestor_server.http import auth
+from nestor_server.http.refreshed import Refreshed
 from nestor_server.observability import database_metrics
 from nestor_server.observability.metrics import Metrics
 from nestor_server.settings import Settings
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-VALID_SECONDS = 1.0
 
 
 @final
@@ -32,8 +31,8 @@ class Scrapes:
 
     def __init__(self, metrics: Metrics, sessions: Sessions, settings: Settings) -> None:
         self._metrics, self._sessions, self._settings = metrics, sessions, settings
-        self._one_at_a_time = asyncio.Lock()
-        self._text, self._read_at = b"", -VALID_SECONDS
+        self._text = Refreshed(self._write)
+        self._one_check = asyncio.Lock()
         self._admitted: set[bytes] = set()  # hashes of admin tokens
 
     async def text(self, request: Request) -> bytes:
@@ -43,13 +42,11 @@ class Scrapes:
             Unauthenticated, Forbidden: the request has no admin token, and `settings.metrics` is not "open".
         """
         if self._settings.metrics != "open":
-            await asyncio.to_thread(self._admit, request)
-        async with self._one_at_a_time:
-            if monotonic() - self._read_at >= VALID_SECONDS:
-                self._metrics.sample()
-                self._text = await asyncio.to_thread(self._write)
-                self._read_at = monotonic()
-            return self._text
+            # One after the other, so that made-up tokens take no connection that /readyz needs.
+            async with self._one_check:
+                await asyncio.to_thread(self._admit, request)
+        self._metrics.sample()
+        return await self._text.get()
 
     def _admit(self, request: Request) -> None:
         """Check the token. While the database does not answer, tokens are as valid as they were.

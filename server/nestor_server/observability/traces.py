@@ -7,8 +7,10 @@ of that trace.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, final
 
 from sqlalchemy import event
@@ -22,10 +24,29 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span as OtelSpan
     from sqlalchemy import Engine, ExceptionContext
 
-FLUSH_MILLISECONDS = 2_000  # at the end of a process, also if nobody receives the spans
+FLUSH_SECONDS = 2.0  # at the end of a process, also if nobody receives the spans
 QUIET = "/healthz,/readyz,/metrics"  # what machines ask all the time
 
+NEEDED = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http", "opentelemetry.instrumentation.fastapi")
+
 _provider: TracerProvider | None = None
+
+
+def expect_installed(settings: Settings) -> None:
+    """Check that what `start` needs is there.
+
+    Raises:
+        MissingExtra: `settings.traces` is set, and OpenTelemetry is not installed.
+    """
+    if not settings.traces:
+        return
+    for module in NEEDED:
+        try:
+            found = find_spec(module)
+        except ModuleNotFoundError:  # not even the package above it
+            found = None
+        if found is None:
+            raise MissingExtra(what="NESTOR_TRACES", package=module.replace(".", "-"), extra="telemetry")
 
 
 def start(settings: Settings, service: str) -> None:
@@ -35,29 +56,32 @@ def start(settings: Settings, service: str) -> None:
         service: the default of OTEL_SERVICE_NAME.
 
     Raises:
-        MissingExtra: OpenTelemetry is not installed.
+        MissingExtra: as `expect_installed`.
     """
     global _provider
+    expect_installed(settings)
     if not settings.traces or _provider is not None:
         return
-    try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.resources import Resource
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
-    except ModuleNotFoundError as error:
-        package = (error.name or "opentelemetry").replace("_", "-")
-        raise MissingExtra(what="NESTOR_TRACES", package=package, extra="telemetry") from error
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
     os.environ.setdefault("OTEL_SERVICE_NAME", service)
     _provider = TracerProvider(resource=Resource.create(), shutdown_on_exit=False)
     _provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
 
 
 def stop() -> None:
-    """Send what was not sent yet, for a short time."""
+    """Send what was not sent yet, for a short time, and end the threads of the SDK.
+
+    A collector that hangs makes them hang. They end when it does, or with the process, which does not wait for them.
+    """
     global _provider
     if _provider is not None:
-        _provider.force_flush(FLUSH_MILLISECONDS)
+        sending = threading.Thread(target=_provider.shutdown, name="last-spans", daemon=True)
+        sending.start()
+        sending.join(FLUSH_SECONDS)
         _provider = None
 
 
@@ -94,7 +118,7 @@ def _end_failed_statement(failure: ExceptionContext) -> None:
 
 @final
 class Span:
-    """Something that takes time; nothing at all if traces are off."""
+    """A span, or nothing if traces are off."""
 
     def __init__(self, span: OtelSpan | None) -> None:
         self._span = span
@@ -112,7 +136,7 @@ class Span:
             self._span.set_status(StatusCode.ERROR, reason)
 
     def end(self) -> None:
-        """It ends now."""
+        """End the span."""
         if self._span is not None:
             self._span.end()
 

@@ -64,6 +64,6 @@ def begin_session(new: schemas.SessionCreate, request: Request, response: Respon
 @router.delete(
     "/session", status_code=204, dependencies=[SAME_SITE], responses={204: {"headers": headers("Set-Cookie")}}
 )
-def end_session(request: Request, response: Response) -> None:
+async def end_session(request: Request, response: Response) -> None:
     """Delete the cookie."""
     response.delete_cookie(COOKIE, path=request.scope.get("root_path") or "/")

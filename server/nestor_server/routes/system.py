@@ -1,4 +1,4 @@
-"""/healthz, /readyz, /metrics, /version and /workers: whether the server can work, its version, and its workers"""
+"""/healthz, /readyz, /metrics, /openapi.json, /version and /workers: how the server is, and what it offers"""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from importlib.metadata import version as installed_version
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
+from fastapi.concurrency import run_in_threadpool
 
 from nestor import schemas
+from nestor_server.http import files
 from nestor_server.http.openapi.responses import problem, text
-from nestor_server.http.readiness import Readiness
-from nestor_server.http.transactions import Admin, Reader, TransactionRoute, Tx
+from nestor_server.http.refreshed import Refreshed
+from nestor_server.http.transactions import Admin, Reader, TransactionRoute, Tx, checks_scope
 from nestor_server.observability.scrapes import CONTENT_TYPE, Scrapes
 from nestor_server.services import workers
 
@@ -28,8 +30,8 @@ async def get_health() -> schemas.Health:
 @unversioned.get("/readyz", responses={503: {"model": schemas.Health, "description": "A part is missing."}})
 async def get_readiness(request: Request, response: Response) -> schemas.Health:
     """200 if every part that the server needs answered within the last second, else 503 and each check's result."""
-    readiness: Readiness = request.app.state.readiness
-    health = await readiness.check()
+    readiness: Refreshed[schemas.Health] = request.app.state.readiness
+    health = await readiness.get()
     response.status_code = 200 if health.status == "ok" else 503
     return health
 
@@ -38,16 +40,24 @@ async def get_readiness(request: Request, response: Response) -> schemas.Health:
     "/metrics",
     response_class=Response,
     responses=text("One sample in each line.", CONTENT_TYPE)
-    | {401: problem("There is no valid token.", "WWW-Authenticate"), 403: problem("The token's scope is too small.")},
+    | {503: problem("The database does not answer, and this token is not known from before.", "Retry-After")},
 )
+@checks_scope(schemas.Scope.admin)
 async def get_metrics(request: Request) -> Response:
     """Metrics of this address for Prometheus, as of the last second: of its processes, and of the whole database.
 
-    It requires an admin token, unless the server was started with `NESTOR_METRICS=open`. It shows totals over all
-    users, and nothing of a single one.
+    They are totals over all users, and show nothing of a single one. A server with `NESTOR_METRICS=open` shows them
+    without a token.
     """
     scrapes: Scrapes = request.app.state.scrapes
     return Response(await scrapes.text(request), media_type=CONTENT_TYPE)
+
+
+@unversioned.api_route("/openapi.json", methods=["GET", "HEAD"], include_in_schema=False)
+async def get_description(request: Request) -> Response:
+    """The description of all routes but this one."""
+    description: Refreshed[tuple[bytes, str]] = request.app.state.description
+    return await run_in_threadpool(files.json_response, request, *await description.get())
 
 
 @versioned.get("/version")

@@ -8,6 +8,7 @@ name that resolves to another one a moment later gains nothing.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable
 from contextlib import suppress
@@ -18,9 +19,12 @@ import httpx
 
 from nestor.errors import WebhookAddressRefused, WebhookAllowInvalid, WebhooksDisabled, WebhookUrlInvalid
 
+log = logging.getLogger(__name__)
+
 Address = IPv4Address | IPv6Address
 HOST = re.compile(r"(\*\.)?[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*")
 NAT64 = IPv6Network("64:ff9b::/96")  # its last 32 bits are an IPv4 address
+PUBLIC_IPV6 = IPv6Network("2000::/3")  # all that is assigned for the Internet; outside are many that lead inside
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,9 @@ class Rule:
                 return Rule(rest.lower(), None, scheme == "http")
         raise WebhookAllowInvalid(entry=entry)
 
+    def __str__(self) -> str:
+        return f"{'http://' if self.plain else ''}{self.network or self.host}"
+
     def names(self, host: str) -> bool:
         """Whether this is the entry of `host`."""
         if self.host.startswith("*."):
@@ -53,7 +60,7 @@ class Rule:
         return bool(self.host) and host == self.host
 
     def permits(self, host: str, address: Address) -> bool:
-        """Whether a connection to `host` may be made to `address`."""
+        """Whether a connection to `host` may be made to `address`, which is no IPv6 form of an IPv4 address."""
         if self.network is not None:
             return address.version == self.network.version and address in self.network
         return self.names(host) and _is_public(address)
@@ -74,6 +81,10 @@ class AllowList:
         """
         return AllowList(tuple(Rule.parse(entry.strip()) for entry in setting.split(",") if entry.strip()))
 
+    def __str__(self) -> str:
+        """The setting, as `parse` reads it."""
+        return ",".join(map(str, self.rules))
+
     def __bool__(self) -> bool:
         return bool(self.rules)
 
@@ -88,32 +99,42 @@ class AllowList:
         if not self:
             raise WebhooksDisabled()
         parsed = _parse(url)
+        host = host_of(parsed)
         try:
-            permitted = self._permits(parsed, ip_address(parsed.host))
+            permitted = self._permits(parsed, ip_address(host))
         except ValueError:
-            permitted = any(rule.network or rule.names(parsed.host) for rule in self._rules_for(parsed))
+            permitted = any(rule.network or rule.names(host) for rule in self._rules_for(parsed))
         if not permitted:
-            raise WebhookAddressRefused(address=f"{parsed.scheme}://{parsed.host}")
+            raise WebhookAddressRefused(address=f"{parsed.scheme}://{host}")
         return parsed
 
     def choose(self, url: httpx.URL, resolved: Iterable[str]) -> Address:
         """The first of the addresses to which the host of `url` resolves that is allowed.
 
         Raises:
-            WebhookAddressRefused: none of them is.
+            WebhookAddressRefused: none of them is. It does not show them: names of the server's network are not for
+                users.
         """
-        addresses = [_unwrapped(ip_address(one.partition("%")[0])) for one in resolved]
+        addresses = [ip_address(one.partition("%")[0]) for one in resolved]
         for address in addresses:
             if self._permits(url, address):
                 return address
-        shown = ", ".join(map(str, addresses[:3]))
-        raise WebhookAddressRefused(address=f"{url.scheme}://{url.host} ({shown})")
+        host = host_of(url)
+        log.warning(
+            "no notice is sent to %s: NESTOR_WEBHOOK_ALLOW allows none of %s", host, ", ".join(map(str, addresses[:3]))
+        )
+        raise WebhookAddressRefused(address=f"{url.scheme}://{host}")
 
     def _permits(self, url: httpx.URL, address: Address) -> bool:
-        return any(rule.permits(url.host, _unwrapped(address)) for rule in self._rules_for(url))
+        return any(rule.permits(host_of(url), _unwrapped(address)) for rule in self._rules_for(url))
 
     def _rules_for(self, url: httpx.URL) -> list[Rule]:
         return [rule for rule in self.rules if rule.plain or url.scheme == "https"]
+
+
+def host_of(url: httpx.URL) -> str:
+    """The host as it is looked up: a name in ASCII, as which the setting writes it, or an address."""
+    return url.raw_host.decode("ascii")
 
 
 def _parse(url: str) -> httpx.URL:
@@ -141,4 +162,6 @@ def _unwrapped(address: Address) -> Address:
 
 
 def _is_public(address: Address) -> bool:
+    if address.version == 6 and address not in PUBLIC_IPV6:
+        return False
     return address.is_global and not address.is_multicast

@@ -1,21 +1,23 @@
 """Sends the notices of the outbox: on the event loop, with database connections of its own.
 
-Each webhook gets one notice at a time from each process, so a receiver that hangs delays only its own notices.
+Each webhook gets one notice at a time from each process, so a receiver that hangs delays only its own notices, and so
+does a name that cannot be looked up.
 """
 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import logging
 import socket
 import ssl
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 import httpx
@@ -25,7 +27,7 @@ from sqlalchemy.orm import Session
 from nestor.errors import NestorError, ServerBusy
 from nestor_server.http.transactions import Transactions
 from nestor_server.webhooks import outbox, signing
-from nestor_server.webhooks.addresses import AllowList
+from nestor_server.webhooks.addresses import AllowList, host_of
 from nestor_server.webhooks.outbox import ATTEMPT_SECONDS, Notice
 
 log = logging.getLogger(__name__)
@@ -34,7 +36,6 @@ T = TypeVar("T")
 
 POLL_SECONDS = 1.0  # how late a notice is
 MOST_AT_ONCE = 64  # attempts of a process
-RESOLVER_THREADS = 8
 REASON_CHARACTERS = 300
 GONE = 410
 
@@ -53,16 +54,14 @@ class Delivery:
         if not self._allowed:
             return
         tls = await asyncio.to_thread(ssl.create_default_context)
-        with ThreadPoolExecutor(RESOLVER_THREADS, thread_name_prefix="webhook-names") as resolver:
-            sender = _Sender(self._allowed, tls, resolver)
-            try:
-                await self._loop(sender)
-            finally:
-                attempts = list(self._sending.values())
-                for task in attempts:
-                    task.cancel()
-                await asyncio.gather(*attempts, return_exceptions=True)
-                resolver.shutdown(wait=False, cancel_futures=True)
+        sender = _Sender(self._allowed, tls)
+        try:
+            await self._loop(sender)
+        finally:
+            attempts = list(self._sending.values())
+            for task in attempts:
+                task.cancel()
+            await asyncio.gather(*attempts, return_exceptions=True)
 
     async def _loop(self, sender: _Sender) -> None:
         while True:
@@ -87,6 +86,7 @@ class Delivery:
         try:
             outcome = await sender.attempt(notice)
             await self._run(outcome)
+            await sender.lookup_ends(notice)
         except (SQLAlchemyError, ServerBusy) as error:
             log.warning("notice %s will be sent again: its result cannot be recorded: %s", notice.id, error)
         finally:
@@ -106,9 +106,10 @@ class Delivery:
 class _Sender:
     """Makes attempts. Each has a connection of its own, to an address that was checked."""
 
-    def __init__(self, allowed: AllowList, tls: ssl.SSLContext, resolver: ThreadPoolExecutor) -> None:
-        self._allowed, self._tls, self._resolver = allowed, tls, resolver
+    def __init__(self, allowed: AllowList, tls: ssl.SSLContext) -> None:
+        self._allowed, self._tls = allowed, tls
         self._agent = f"nestor/{version('nestor')}"
+        self._lookups: dict[UUID, asyncio.Future[Any]] = {}  # by webhook
 
     async def attempt(self, notice: Notice) -> partial[None]:
         """Send the notice once. Returns what is to be recorded about it, as a function of a session."""
@@ -130,14 +131,30 @@ class _Sender:
             reason = "the server failed to send it; its log has the details"
         return partial(outbox.refused, notice=notice, reason=reason[:REASON_CHARACTERS], http_status=None)
 
+    async def lookup_ends(self, notice: Notice) -> None:
+        """Wait for a lookup that outlives its attempt: its webhook has one thread at most, as it has one attempt."""
+        if (lookup := self._lookups.get(notice.webhook_id)) is not None:
+            await asyncio.wait([lookup])
+
+    async def _addresses(self, notice: Notice, host: str, port: int) -> list[str]:
+        """The addresses of a host."""
+        resolve = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        lookup = self._lookups[notice.webhook_id] = _in_own_thread(resolve)
+
+        def forget(ended: asyncio.Future[Any]) -> None:
+            del self._lookups[notice.webhook_id]
+            ended.exception()  # known now, also if the attempt is over
+
+        lookup.add_done_callback(forget)
+        await asyncio.wait([lookup])  # which does not end it: nothing can
+        return [str(entry[4][0]) for entry in lookup.result()]
+
     @asynccontextmanager
     async def _post(self, notice: Notice) -> AsyncGenerator[int]:
         """The status of the answer. Its body is not read, and no cookie, proxy or redirect is followed."""
         url = self._allowed.expect(notice.url)
         port = url.port or (443 if url.scheme == "https" else 80)
-        resolve = partial(socket.getaddrinfo, url.host, port, type=socket.SOCK_STREAM)
-        found = await asyncio.get_running_loop().run_in_executor(self._resolver, resolve)
-        address = self._allowed.choose(url, [str(entry[4][0]) for entry in found])
+        address = self._allowed.choose(url, await self._addresses(notice, host_of(url), port))
         content = signing.body(notice.type, notice.created_at, notice.data)
         headers = {
             "Host": url.netloc.decode("ascii"),
@@ -150,7 +167,7 @@ class _Sender:
             url.copy_with(host=str(address), port=port),
             headers=headers,
             content=content,
-            extensions={"sni_hostname": url.raw_host.decode("ascii")},
+            extensions={"sni_hostname": host_of(url)},
         )
         async with httpx.AsyncHTTPTransport(verify=self._tls, retries=0) as transport:
             response = await transport.handle_async_request(request)
@@ -158,3 +175,18 @@ class _Sender:
                 yield response.status_code
             finally:
                 await response.aclose()
+
+
+def _in_own_thread(call: Callable[[], T]) -> asyncio.Future[T]:
+    """What `call` returns, in a thread that nobody waits for: neither other calls nor the end of the process."""
+    found: concurrent.futures.Future[T] = concurrent.futures.Future()
+    found.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            found.set_result(call())
+        except Exception as error:
+            found.set_exception(error)
+
+    threading.Thread(target=run, name="webhook-name", daemon=True).start()
+    return asyncio.wrap_future(found)

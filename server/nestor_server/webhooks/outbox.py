@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -157,8 +157,8 @@ def delivered(session: Session, notice: Notice, http_status: int) -> None:
 def refused(session: Session, notice: Notice, reason: str, http_status: int | None, *, gone: bool = False) -> None:
     """Record why an attempt failed, and when the next one follows.
 
-    The last one is made `GIVE_UP_AFTER` the event. A webhook is disabled if nothing has reached it since, or if its
-    receiver says that it is gone for good.
+    No attempt follows later than `GIVE_UP_AFTER` the event. A webhook is then disabled if nothing has reached it since
+    the event. It is disabled at once if its receiver says that it is gone for good.
     """
     delay = min(FIRST_RETRY_SECONDS * 2.0 ** (notice.attempt - 1), LONGEST_RETRY_SECONDS) * random.uniform(0.8, 1.2)
     following = func.now() + timedelta(seconds=delay)
@@ -167,9 +167,14 @@ def refused(session: Session, notice: Notice, reason: str, http_status: int | No
     if not given_up:
         _record(session, notice, **values, next_attempt_at=following)
         return
-    _record(session, notice, **values, status=DeliveryStatus.failed.value)
+    if not _record(session, notice, **values, status=DeliveryStatus.failed.value):
+        return  # another process has taken it, and may deliver it
     unreached = or_(Webhook.succeeded_at.is_(None), Webhook.succeeded_at < notice.created_at)
-    why = reason if gone else f"no notice was taken for {GIVE_UP_AFTER // timedelta(hours=1)} hours: {reason}"
+    why = (
+        reason
+        if gone
+        else f"no notice has arrived since {notice.created_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC: {reason}"
+    )
     hook = _of(notice) if gone else _of(notice).where(unreached)
     disabled = session.scalars(
         hook.values(enabled=False, disabled_reason=why).returning(Webhook.id).execution_options(**_NO_SYNC)

@@ -1,1 +1,1 @@
-"""What a request must be before its route runs, and the sentences for what it is not."""
+"""Checks of requests before their route runs, and the messages of failed checks."""

@@ -17,8 +17,10 @@ async def require_known_parameters(request: Request) -> None:
     Raises:
         ValidationFailed: one entry for each unknown parameter, with those that the route has.
     """
-    given = dict.fromkeys(request.query_params)
-    if given and (unknown := [name for name in given if name not in (known := _known(request.scope["route"]))]):
+    if not request.query_params:
+        return
+    known = _known(request.scope["route"])
+    if unknown := [name for name in dict.fromkeys(request.query_params) if name not in known]:
         listed = f"The parameters are {', '.join(known)}." if known else "This path has no query parameters."
         errors = [
             entry(OptionUnknown, name, "This query parameter is unknown", f"{did_you_mean(name, known)}{listed}")
@@ -29,4 +31,15 @@ async def require_known_parameters(request: Request) -> None:
 
 
 def _known(route: APIRoute) -> list[str]:
+    """The names that a route takes, found once."""
+    if id(route) not in _found:
+        _found[id(route)] = route, _names(route)
+    return _found[id(route)][1]
+
+
+# By id, because a route has no hash. Each is kept, so that no other one gets its id.
+_found: dict[int, tuple[APIRoute, list[str]]] = {}
+
+
+def _names(route: APIRoute) -> list[str]:
     return [field.alias for field in get_flat_params(route.dependant) if isinstance(field.field_info, Query)]

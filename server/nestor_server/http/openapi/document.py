@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Iterator
 from copy import deepcopy
 from importlib.resources import files as package_files
@@ -15,8 +16,9 @@ from fastapi.routing import RouteContext, iter_route_contexts
 from nestor.schemas import Scope
 from nestor_server.http.auth import COOKIE, REQUEST_HEADER
 from nestor_server.http.openapi import schemas
-from nestor_server.http.openapi.responses import HEADERS, TEXT, headers, problem
+from nestor_server.http.openapi.responses import HEADERS, TEXT, headers, problem, unchanged
 from nestor_server.http.transactions import TransactionRoute, scope_of
+from nestor_server.services import versions
 
 Json = dict[str, Any]
 
@@ -68,7 +70,12 @@ READING: Json = {
     )
 }
 SAFE = ("get", "head")
-METHODS = ("get", "head", "post", "put", "patch", "delete")
+
+
+def as_json(app: FastAPI) -> tuple[bytes, str]:
+    """The document and its version. To make it takes seconds, nearly all of them in pydantic: do so in a thread."""
+    content = json.dumps(document(app), ensure_ascii=False, separators=(",", ":")).encode()
+    return content, versions.of_json(content)
 
 
 def document(app: FastAPI) -> Json:
@@ -85,8 +92,9 @@ def document(app: FastAPI) -> Json:
         )
         described["components"] |= {"securitySchemes": SECURITY_SCHEMES, "headers": HEADERS}
         schemas.complete(described)
+        served = _served(app)
         for path, operations in described["paths"].items():
-            for route, method in _served(app, path):
+            for method, route in sorted(served[path].items()):  # GET before HEAD
                 if method not in operations:  # HEAD of a file
                     operations[method] = _head_of(operations["get"])
                 _complete(operations[method], route, method)
@@ -95,15 +103,13 @@ def document(app: FastAPI) -> Json:
     return app.openapi_schema
 
 
-def _served(app: FastAPI, path: str) -> Iterator[tuple[RouteContext, str]]:
-    """The routes of a path with their methods, GET before HEAD."""
-    found = [
-        (route, method.lower())
-        for route in iter_route_contexts(app.routes)
-        if route.path_format == path
-        for method in route.methods or ()
-    ]
-    return iter(sorted(found, key=lambda one: METHODS.index(one[1])))
+def _served(app: FastAPI) -> dict[str, dict[str, RouteContext]]:
+    """The routes by path and method."""
+    found: dict[str, dict[str, RouteContext]] = {}
+    for route in iter_route_contexts(app.routes):
+        for method in route.methods or ():
+            found.setdefault(route.path_format or "", {})[method.lower()] = route
+    return found
 
 
 def _complete(operation: Json, route: RouteContext, method: str) -> None:
@@ -114,15 +120,14 @@ def _complete(operation: Json, route: RouteContext, method: str) -> None:
     for parameter in operation.get("parameters", ()):
         schemas.complete_parameter(parameter, PARAMETERS.get(parameter["name"], {}))
         parameters[parameter["name"]] = parameter
-    operation["summary"] = operation.get("description", "").partition("\n")[0].removesuffix(".")
+    operation["summary"] = operation["description"].partition("\n")[0].removesuffix(".")
     _secure(operation, scope)
-    answers = operation["responses"]
     common: Json = {"422": problem("A parameter or a field is unknown, missing or wrong; `errors` names each.")}
     if scope is not None:
         common["401"] = problem("There is no valid token.", "WWW-Authenticate")
     if scope in (Scope.write, Scope.admin) or REQUEST_HEADER in parameters:
         common["403"] = problem(f"The token's scope is too small, or a cookie came without {REQUEST_HEADER}.")
-    if "{" in (route.path_format or ""):
+    if any(parameter["in"] == "path" for parameter in parameters.values()):
         common["404"] = problem("It does not exist, or belongs to another user.")
     if method not in SAFE:
         common["408"] = problem("The body did not arrive.", "Retry-After")
@@ -131,16 +136,14 @@ def _complete(operation: Json, route: RouteContext, method: str) -> None:
         common["409"] = problem("The Idempotency-Key was used for another request.")
     if "If-Match" in parameters:
         common["412"] = problem("The ETag in If-Match is not the present one. Nothing was changed.")
-    if issubclass(type(route.original_route), TransactionRoute) and hasattr(route.endpoint, "__signature__"):
+    if isinstance(route.original_route, TransactionRoute) and hasattr(route.endpoint, "__signature__"):
         common["503"] = problem("The server is busy, or its database does not answer.", "Retry-After")
-    if method == "head":
-        common = {status: {**answer, "content": {}} for status, answer in common.items()}
-    operation["responses"] = {**common, **answers}
-    _complete_success(operation["responses"], route, method, parameters)
-    operation["responses"] = dict(sorted(operation["responses"].items()))
-    parameters |= {name: READING[name] for name in _conditions(operation["responses"])}
+    answers = {**common, **operation["responses"]}
+    _complete_success(answers, route, method, parameters)
+    operation["responses"] = dict(sorted(answers.items()))
+    parameters |= {name: READING[name] for name in _conditions(answers)}
     operation["parameters"] = list(parameters.values())
-    for answer in operation["responses"].values():
+    for answer in answers.values():
         answer["headers"] = {**answer.get("headers", {}), **headers("X-Request-ID")}
         if method == "head":
             answer.pop("content", None)
@@ -164,7 +167,7 @@ def _secure(operation: Json, scope: Scope | None) -> None:
         others = [other.value for other in list(Scope)[list(Scope).index(scope) + 1 :]]
         needed = f"Needs a token with the scope `{scope.value}`"
         needed += f", or {' or '.join(f'`{other}`' for other in others)}." if others else "."
-    operation["description"] = f"{operation.get('description', '').rstrip()}\n\n{needed}".lstrip()
+    operation["description"] = f"{operation['description']}\n\n{needed}"
 
 
 def _complete_success(answers: Json, route: RouteContext, method: str, parameters: Json) -> None:
@@ -176,8 +179,7 @@ def _complete_success(answers: Json, route: RouteContext, method: str, parameter
     elif route.response_model is not None and _makes_its_response(route):  # by `files.json_response`
         answers["200"]["headers"] = headers("ETag")
         if method in SAFE:
-            unchanged = "The version in If-None-Match is the present one."
-            answers["304"] = {"description": unchanged, "headers": headers("ETag")}
+            answers["304"] = unchanged("ETag")
 
 
 def _makes_its_response(route: RouteContext) -> bool:
@@ -196,19 +198,17 @@ def _head_of(get: Json) -> Json:
 
 def _link(paths: Json) -> None:
     """Say how to go on from an answer: the `id` that `create_x` answers with is the `x_id` in other paths."""
-    for operation in [one for operations in paths.values() for one in operations.values()]:
+    described = [(path, operation) for path, operations in paths.items() for operation in operations.values()]
+    for _, operation in described:
         verb, _, noun = operation["operationId"].partition("_")
-        if verb != "create":
-            continue
         links = {
             other["operationId"]: {
                 "operationId": other["operationId"],
                 "parameters": {f"{noun}_id": "$response.body#/id"},
             }
-            for path, operations in paths.items()
+            for path, other in described
             if f"{{{noun}_id}}" in path
-            for other in operations.values()
         }
-        for status in operation["responses"].keys() & {"200", "201"}:
-            if links:
+        if verb == "create" and links:
+            for status in operation["responses"].keys() & {"200", "201"}:
                 operation["responses"][status]["links"] = links

@@ -8,10 +8,10 @@ from typing import Any
 from fastapi import Response
 
 from nestor.errors import PROBLEM_JSON
+from nestor_server.http.files import OCTETS
 
 Described = dict[int | str, dict[str, Any]]
 
-OCTETS = "application/octet-stream"
 TEXT: dict[str, Any] = {"type": "string"}
 BINARY = {"type": "string", "format": "binary"}
 HEADERS: dict[str, dict[str, Any]] = {
@@ -74,7 +74,8 @@ def _bytes(description: str, *names: str, kind: str = OCTETS) -> dict[str, Any]:
     return {"description": description, "headers": headers(*names), "content": {kind: {"schema": BINARY}}}
 
 
-def _unchanged(*names: str) -> dict[str, Any]:
+def unchanged(*names: str) -> dict[str, Any]:
+    """304, with these headers."""
     return {"description": "The version in If-None-Match is the present one.", "headers": headers(*names)}
 
 
@@ -86,7 +87,7 @@ FILE: dict[str, Any] = {
     "responses": {
         200: _bytes("All bytes.", *_OF_FILES),
         206: _bytes("The bytes that the header Range names.", *_OF_FILES, "Content-Range"),
-        304: _unchanged(*_OF_FILES),
+        304: unchanged(*_OF_FILES),
         416: {
             "description": "There are no bytes in this range.",
             "headers": headers(*_OF_FILES, "Content-Range"),
@@ -96,7 +97,7 @@ FILE: dict[str, Any] = {
 
 
 # Of a route that answers with `files.made_response`.
-PICTURE: Described = {200: _bytes("The picture.", "ETag", kind="image/png"), 304: _unchanged("ETag")}
+PICTURE: Described = {200: _bytes("The picture.", "ETag", kind="image/png"), 304: unchanged("ETag")}
 
 
 def text(description: str, kind: str, *names: str) -> Described:
