@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import delete, event, select
 
 from nestor.results.progress.pace import MAX_POINTS
-from nestor.schemas import SortOrder, State, StudySort, TrialSort
+from nestor.schemas import SortOrder, State, StudyPage, StudySort, TrialSort
 from nestor_server.models import Study, Trial
 from nestor_server.services import study_lists
 from nestor_server.services.trials import queries
@@ -292,6 +292,7 @@ def test_a_study_that_is_purged_while_a_page_is_read_is_left_out(server, http, s
         event.listen(engine, "before_cursor_execute", purge)
         try:
             content, _ = page.read()
+            assert isinstance(content, StudyPage)
         finally:
             event.remove(engine, "before_cursor_execute", purge)
     items = [str(item.id) for item in content.items]

@@ -29,6 +29,7 @@ from nestor_server.services import tokens
 from nestor_server.settings import Settings
 from nestor_server.storage.blobs import digest_of
 from nestor_server.webhooks import outbox
+from nestor_server.webhooks.addresses import AllowList
 from testbed.server import new_database
 from testbed.services import Services
 from tests.server.conftest import step
@@ -187,7 +188,7 @@ def filled(services: Services, request: pytest.FixtureRequest) -> Iterator[tuple
             database_url=url,
             redis_url=services.redis_url.rpartition("/")[0] + "/3",
             reap_seconds=1e6,
-            webhook_allow="https://127.0.0.1",
+            webhook_allow=AllowList.parse("https://127.0.0.1"),
         )
         engine = database.make_engine(settings)
         with database.make_sessions(engine, settings).begin() as session:
