@@ -8,9 +8,10 @@ from typing import Any
 from uuid import UUID
 
 import uuid_utils.compat
-from sqlalchemy import ARRAY, JSON, Column, Text, any_, func, literal, select, text
+from sqlalchemy import ARRAY, JSON, Text, any_, func, literal, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.elements import KeyedColumnElement
 
 from nestor import schemas
 from nestor.errors import StudyNameTaken, StudyNotDeleted, StudyNotFound, StudyTooLarge
@@ -111,20 +112,20 @@ def _finished(session: Session, study: Study) -> list[UUID]:
     trials = [*session.scalars(locked)]
     copied = any_(literal(trials, ARRAY(Trial.id.type)))
     n_bytes = 0
-    for key in (Trial.id, *(table.trial_id for table in RECORDS)):
-        sizes = [func.coalesce(func.sum(func.pg_column_size(column)), 0) for column in _unbounded(key.class_)]
+    for table, key in ((Trial, Trial.id), *((table, table.trial_id) for table in RECORDS)):
+        sizes = [func.coalesce(func.sum(func.pg_column_size(column)), 0) for column in _unbounded(table)]
         n_bytes += sum(session.execute(select(*sizes).where(key == copied)).one()) if sizes else 0
     if n_bytes > MAX_BYTES:
         raise StudyTooLarge(name=study.name, amount=f"{n_bytes:,} bytes of records", limit=f"{MAX_BYTES:,}")
     return trials
 
 
-def _stored(table: type[Base]) -> list[Column[Any]]:
+def _stored(table: type[Base]) -> list[KeyedColumnElement[Any]]:
     """The columns that PostgreSQL does not compute."""
     return [column for column in table.__table__.columns if column.computed is None]
 
 
-def _unbounded(table: type[Base]) -> list[Column[Any]]:
+def _unbounded(table: type[Base]) -> list[KeyedColumnElement[Any]]:
     """Of these, the ones whose values may have any size."""
     return [column for column in _stored(table) if isinstance(column.type, JSON | ARRAY | Text)]
 
