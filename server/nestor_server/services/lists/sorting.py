@@ -10,7 +10,7 @@ import base64
 import binascii
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -105,9 +105,9 @@ class Order:
         """The same, if all rows must be read for their values. Their other columns are read of the first rows alone."""
         # OFFSET 0 keeps PostgreSQL from computing a value in each condition again, and from joining before the limit.
         each = query.with_only_columns(self.key, self.sort.value.label("sorted_by")).offset(0).subquery()
-        each_key: ColumnElement[Any] = each.c[self.key.key]
+        each_key = cast("ColumnElement[Any]", each.c[self.key.key])
         found = self._first(select(each), each.c.sorted_by, each_key, after, limit, has_value=has_value).subquery()
-        key, value = found.c[self.key.key], found.c.sorted_by
+        key, value = cast("ColumnElement[Any]", found.c[self.key.key]), found.c.sorted_by
         row = select(*query.selected_columns).where(self.key == key).offset(0).lateral()
         return select(row, value).join_from(found, row, true()).order_by(*self._directed(value, key))
 
