@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
+from PIL import Image
 from sybil import Document, Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 from torch import nn
@@ -77,6 +78,9 @@ def test_the_commands_of_the_page_on_curl_submit_watch_steer_and_read_a_trial(
     assert done.stdout.splitlines()[1:5] == ["complete", "304", "25", "{'owner': 'ada'}"]
     assert len(safetensors.numpy.load_file(tmp_path / "tuned.safetensors")) == 4
     assert np.load(tmp_path / "first.npy").shape == (32, 64)
+    assert np.load(tmp_path / "rows.npy").shape == (2, 64)
+    with Image.open(tmp_path / "decays.png") as picture:
+        assert picture.size == (64 * 4, 32 * 4)
 
 
 def _products() -> dict[str, int]:
