@@ -210,7 +210,7 @@ def _course(session: Session, batch: RecordedBatch, trial_id: UUID, ranking: Ran
         return {}  # the trial was deleted, and nothing will be written
     if row.evidence is not None and row.sparkline is not None:
         course = Evidence.from_json(row.evidence), Sparkline.from_json(row.sparkline)
-    else:  # there are none before, or a version recorded them that kept at most one of the two
+    else:  # no step came before, or an earlier version recorded them
         course = rankings.recorded_course(session, trial_id) if row.step else (Evidence(), Sparkline())
     evidence, sparkline = rankings.course_after(*course, batch.steps, ranking)
     values = {"evidence": evidence.json(), "sparkline": sparkline.json()}
