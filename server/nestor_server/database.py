@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, final
 
+import psycopg
+from psycopg.abc import Params
 from psycopg.errors import IdleInTransactionSessionTimeout
 from psycopg.pq import Format
 from sqlalchemy import Engine, ExceptionContext, create_engine, event, make_url
@@ -26,6 +28,32 @@ def worker_limits(settings: Settings) -> dict[str, str]:
     return {"idle_in_transaction_session_timeout": f"{3000 * settings.lease_seconds:.0f}ms"}
 
 
+@final
+class Cursor(psycopg.Cursor[Any]):
+    """A cursor whose `executemany` executes one statement for each row.
+
+    psycopg sends the rows as a pipeline. After a pipeline, PostgreSQL does not observe
+    `idle_in_transaction_session_timeout` until the next statement. A client that froze there kept its locks.
+    """
+
+    _changed: int | None = None  # rows, by all statements of `executemany`
+
+    @property
+    def rowcount(self) -> int:
+        """Rows that the last call found or changed."""
+        return super().rowcount if self._changed is None else self._changed
+
+    def execute(self, query: Any, params: Params | None = None, **options: Any) -> Cursor:
+        """Execute a statement."""
+        self._changed = None
+        return super().execute(query, params, **options)
+
+    def executemany(self, query: Any, params_seq: Iterable[Params], *, returning: bool = False) -> None:
+        """Execute a statement for each row."""
+        assert not returning
+        self._changed = sum(self.execute(query, params).rowcount for params in params_seq)
+
+
 def make_engine(
     settings: Settings, name: str = "nestor", *, connections: int = 50, limits: Mapping[str, str] = MappingProxyType({})
 ) -> Engine:
@@ -37,15 +65,17 @@ def make_engine(
         limits: settings of PostgreSQL for each connection, such as `REQUEST_LIMITS`.
     """
     options = {"options": " ".join(f"-c {setting}={value}" for setting, value in limits.items())} if limits else {}
-    return create_engine(
+    engine = create_engine(
         settings.database_url,
         pool_size=connections,
         max_overflow=0,
         pool_use_lifo=True,  # under little load, few connections are used
         pool_pre_ping=True,  # a restarted database costs a reconnect, not a failed request
         pool_timeout=10,
-        connect_args={"connect_timeout": 5, "application_name": name, **options},
+        connect_args={"connect_timeout": 5, "application_name": name, "cursor_factory": Cursor, **options},
     )
+    engine.dialect.use_insertmanyvalues_wo_returning = True  # several rows in one INSERT, instead of `executemany`
+    return engine
 
 
 def make_sessions(engine: Engine, settings: Settings) -> Sessions:

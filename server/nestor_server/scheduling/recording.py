@@ -22,6 +22,7 @@ from nestor.schemas import Desired, Distributions, EventType, HyperparameterInfo
 from nestor.schemas import Step as StepRecord
 from nestor_server.models import (
     NUMBERS,
+    Base,
     Checkpoint,
     Distribution,
     Result,
@@ -142,12 +143,7 @@ def _keep_distributions(session: Session, trial_id: UUID, new: Sequence[Distribu
         for one in new
         if one.number % interval == 0 or one.number == newest
     ]
-    insertion = insert(Distribution)
-    # A step can be repeated: the first and the last of an attempt.
-    kept = insertion.on_conflict_do_update(
-        index_elements=["trial_id", "number"], set_={"data": insertion.excluded.data}
-    )
-    session.execute(kept, rows)
+    _upsert(session, Distribution, rows)
 
 
 def _desired(session: Session, lease: Lease) -> Desired:
@@ -234,13 +230,11 @@ def _row(trial_id: UUID, stored: dict[bytes, UUID], file: TensorFile) -> dict[st
     return {"trial_id": trial_id, "step": file.step, "blob_id": stored[hashlib.sha256(file.data).digest()]}
 
 
-def _upsert(
-    session: Session, table: type[Snapshot] | type[Checkpoint] | type[Result], rows: Sequence[dict[str, Any]]
-) -> None:
+def _upsert(session: Session, table: type[Base], rows: Sequence[dict[str, Any]]) -> None:
     if rows:
         # A step can be repeated: step 0 with each attempt, and the last one as both "due" and "final".
-        new = insert(table).values([*{row["step"]: row for row in rows}.values()])
-        key = ("trial_id", "step")
+        key = [column.name for column in table.__table__.primary_key]
+        new = insert(table).values([*{tuple(row[name] for name in key): row for row in rows}.values()])
         changed = {name: new.excluded[name] for name in rows[0] if name not in key}
         session.execute(new.on_conflict_do_update(index_elements=key, set_=changed))
 

@@ -114,8 +114,8 @@ def append(session: Session, owner_id: UUID, upload_id: UUID, offset: int, data:
     if verified.position < offset and offset + len(data) == blob.size:
         data = data[:-1]
     if data:
-        _add(session, blob, offset, data)
         blob.offset, blob.wanted_at = offset + len(data), func.now()
+        _add(session, blob, offset, data)
         if verified.position == offset:
             verified = verified.after(data)
         session.flush()
@@ -262,6 +262,7 @@ def _add(session: Session, blob: Blob, start: int, data: bytes) -> None:
     else:
         chunk.data = data
     session.add(chunk)
+    session.flush()  # together with the next ones it would be one statement of any size
 
 
 def _complete(session: Session, blob: Blob, verified: Verification) -> None:
