@@ -10,7 +10,7 @@ import pytest
 from nestor.schemas import API
 from testbed.contract import document
 from testbed.server import Server
-from tests.server.conftest import problem
+from tests.server.conftest import ok, problem
 
 PATHS: dict[str, dict[str, Any]] = document()["paths"]
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
@@ -52,6 +52,42 @@ def test_an_unknown_query_parameter_is_named_with_those_that_exist(root, method:
     assert f"Did you mean {known[0]!r}?" in error["remedy"] if known else "no query parameters" in error["remedy"]
     assert all(name in error["remedy"] for name in known)
     assert error["remedy"] in document["detail"]
+
+
+LAX = {  # texts that pydantic reads and JSON does not
+    "integer": ("+1", "1.0", "+0.0", "1_000", "007", " 1 "),
+    "number": ("+1.5", ".5", "1.", "1_0.5", " 1 ", "007"),
+    "boolean": ("1", "yes", "True", "on", "f"),
+}
+SCALARS = [
+    (method, path, one["name"], one["in"], kind)
+    for method, path in OPERATIONS
+    for one in PATHS[path][method]["parameters"]
+    for kind in LAX
+    if one["in"] in ("query", "header")
+    and kind in {one["schema"].get("type"), *(any_of.get("type") for any_of in one["schema"].get("anyOf", ()))}
+]
+
+
+@pytest.mark.parametrize(("method", "path", "name", "place", "kind"), SCALARS)
+def test_a_text_that_is_no_number_or_flag_in_json_is_refused(root, method, path, name, place, kind):
+    for text in LAX[kind]:
+        given = {"params": {name: text}} if place == "query" else {"headers": {name: text}}
+        if place == "header" and text != text.strip():
+            continue  # HTTP drops spaces around the value of a header
+        response = root.request(method, url(path), **given)
+        assert response.status_code == 422, (text, response.text)
+        if method != "head":
+            errors = problem(response, 422, "validation-failed")["errors"]
+            found = [(error["field"].lower(), error["code"]) for error in errors]
+            assert (name.lower(), "option-type-wrong") in found, (text, errors)
+
+
+def test_numbers_and_flags_are_read_as_json_has_them(http, run):
+    for params in ({"after": "0"}, {"after": "-0"}, {"wait": "1e-3"}, {"wait": "0.5"}):
+        ok(http.get(f"{run.path}/events", params=params, headers={"Accept": "application/json"}))
+    for deleted in ("true", "false"):
+        ok(http.get("/studies", params={"deleted": deleted}))
 
 
 def test_a_stranger_is_not_told_which_parameters_exist(server):

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Depends
 
 from nestor.schemas import API
 from nestor_server.http.checks.known_parameters import require_known_parameters
+from nestor_server.http.checks.parameter_texts import require_texts_of_json
 from nestor_server.http.checks.storable_json import require_storable_json
 from nestor_server.http.openapi.responses import Described, problem
 from nestor_server.routes import (
@@ -22,14 +23,14 @@ from nestor_server.routes import (
     webhooks,
 )
 
-KNOWN_PARAMETERS = [Depends(require_known_parameters)]
+PARAMETERS = [Depends(require_known_parameters), Depends(require_texts_of_json)]
 ERRORS: Described = {"default": problem("Any other error.")}
 
-api = APIRouter(prefix=API, dependencies=KNOWN_PARAMETERS, responses=ERRORS)
+api = APIRouter(prefix=API, dependencies=PARAMETERS, responses=ERRORS)
 for module in (studies, trials, steps, hyperparameters, entries, events, problems, access, webhooks):
     api.include_router(module.router, dependencies=[Depends(require_storable_json)])
 api.include_router(blobs.router)  # their bodies are arbitrary bytes
 api.include_router(system.versioned)
 
-unversioned = APIRouter(dependencies=KNOWN_PARAMETERS, responses=ERRORS)
+unversioned = APIRouter(dependencies=PARAMETERS, responses=ERRORS)
 unversioned.include_router(system.unversioned)

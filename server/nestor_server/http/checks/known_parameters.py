@@ -8,6 +8,7 @@ from fastapi.params import Query
 from fastapi.routing import APIRoute
 
 from nestor.errors import OptionUnknown, ValidationFailed, shortened
+from nestor_server.http.checks.route_cache import once_per_route
 from nestor_server.http.checks.validation_errors import did_you_mean, entry
 
 
@@ -30,16 +31,7 @@ async def require_known_parameters(request: Request) -> None:
         raise ValidationFailed(summary=summary, errors=errors)
 
 
+@once_per_route
 def _known(route: APIRoute) -> list[str]:
-    """The names that a route takes, found once."""
-    if id(route) not in _found:
-        _found[id(route)] = route, _names(route)
-    return _found[id(route)][1]
-
-
-# By id, because a route has no hash. Each is kept, so that no other one gets its id.
-_found: dict[int, tuple[APIRoute, list[str]]] = {}
-
-
-def _names(route: APIRoute) -> list[str]:
+    """The names that a route takes."""
     return [field.alias for field in get_flat_params(route.dependant) if isinstance(field.field_info, Query)]
