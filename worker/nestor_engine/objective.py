@@ -114,8 +114,8 @@ class Bilevel:
                 "transform": self.transforms.get(name, "identity"),
                 **asdict(self.entry_names.get(name, UNNAMED)),
                 **{
-                    field: bound
-                    for field, bound in zip(("least", "largest"), self.bounds.get(name, ()), strict=False)
+                    end: bound
+                    for end, bound in zip(("least", "largest"), self.bounds.get(name, ()), strict=False)
                     if math.isfinite(bound)
                 },
             }

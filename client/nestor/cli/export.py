@@ -93,15 +93,15 @@ def export(
         raise typer.BadParameter("Pass --rater, too.", param_hint="--rater-name")
     if sys.stdout.isatty() and (shown := [what for name, what in BINARY.items() if targets.get(name) == STDOUT]):
         raise BinaryOnTerminal(what=shown[0])
-    write_rater = partial(_rater, name=rater_name or "loss_reweighting")
+    write_rater = partial(_rater, **({} if rater_name is None else {"name": rater_name}))
     contents: dict[str, Callable[[Client, TrialRecord, int | None], bytes]]
     contents = dict(zip(FORMATS, (_hyperparameters, _weights, write_rater, _csv, _json), strict=True))
-    from nestor import lifecycle
-
     with connect(server) as client:
         record = trial_of(client, trial)
         wanted = record.best_step if step == BEST else None if step is None else int(step)
         if step == BEST and wanted is None:
+            from nestor import lifecycle
+
             what = lifecycle.missing_step(BEST, None, client.hyperparameters(record.id).steps)
             raise HyperparametersNotFound(trial=str(record.id), what=what)
         for name, file in targets.items():
@@ -123,8 +123,8 @@ def _weights(client: Client, trial: TrialRecord, step: int | None) -> bytes:
     return weights
 
 
-def _rater(client: Client, trial: TrialRecord, step: int | None, *, name: str) -> bytes:
-    return client.rater(trial.id, BEST if step is None else step, name=name)
+def _rater(client: Client, trial: TrialRecord, step: int | None, **named: str) -> bytes:
+    return client.rater(trial.id, BEST if step is None else step, **named)
 
 
 def _csv(client: Client, trial: TrialRecord, step: int | None) -> bytes:

@@ -107,7 +107,7 @@ def top_entries(
     changes = [value - start for value, start in zip(values, starts, strict=True)]
     scores = {
         Order.change: [abs(change) for change in changes],
-        Order.gradient: [abs(gradient) for gradient in gradients if gradient is not None],
+        Order.gradient: [0.0 if gradient is None else abs(gradient) for gradient in gradients],
         Order.highest: values,
         Order.lowest: [-value for value in values],
     }[by]

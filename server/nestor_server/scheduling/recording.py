@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 from uuid import UUID
 
@@ -48,6 +48,11 @@ class TensorFile:
     data: bytes
     replaces: tuple[int, ...] = ()  # steps whose snapshots are deleted with this one
     entries: dict[str, Any] | None = None  # of a snapshot: schemas.RecordedEntries
+
+    @cached_property
+    def digest(self) -> bytes:
+        """The SHA-256 of the bytes."""
+        return hashlib.sha256(self.data).digest()
 
 
 @dataclass(frozen=True)
@@ -221,13 +226,13 @@ def _store(session: Session, trial_id: UUID, tensors: list[TensorFile]) -> dict[
     if not tensors:
         return {}
     owner = session.scalars(select(Study.owner_id).join(Trial).where(Trial.id == trial_id)).one()
-    by_digest = {hashlib.sha256(file.data).digest(): file.data for file in tensors}
+    by_digest = {file.digest: file.data for file in tensors}
     # Always in the same order, so that two trials of one owner that store the same blobs do not deadlock.
     return {key: blobs.store(session, owner, by_digest[key]).id for key in sorted(by_digest)}
 
 
 def _row(trial_id: UUID, stored: dict[bytes, UUID], file: TensorFile) -> dict[str, Any]:
-    return {"trial_id": trial_id, "step": file.step, "blob_id": stored[hashlib.sha256(file.data).digest()]}
+    return {"trial_id": trial_id, "step": file.step, "blob_id": stored[file.digest]}
 
 
 def _upsert(session: Session, table: type[Base], rows: Sequence[dict[str, Any]]) -> None:

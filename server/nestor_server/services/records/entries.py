@@ -19,7 +19,6 @@ from nestor_server.services.records import hyperparameters
 from nestor_server.services.trials import queries as trial_queries
 from nestor_server.services.versions import OF_TRIAL, Versioned
 from nestor_server.storage import tensor_blobs
-from nestor_server.storage.safetensors_header import Tensor
 
 SMALL = 65_536  # entries; a tensor of so many is compared as it is read, if its snapshot says too little of its entries
 OF_EARLIER_VERSION = "an earlier version of Nestor recorded the snapshot"
@@ -42,7 +41,10 @@ def top(
         found, first = (hyperparameters.at(session, trial_id, number) for number in (step, 0))
         ends = [found.blob, first.blob]
         headers = tensor_blobs.headers(session, ends)
-        tensors = [(blob, _tensor(header, trial_id, name)) for blob, header in zip(ends, headers, strict=True)]
+        tensors = [
+            (blob, hyperparameters.tensor_of(header, trial_id, name))
+            for blob, header in zip(ends, headers, strict=True)
+        ]
         recorded, most = _recorded(session, trial_id, found.step, name)
         gradients = {} if recorded is None else recorded.gradients
         n = math.prod(info.shape)
@@ -111,7 +113,10 @@ def values(
         steps = [step for step in steps if known[step] in by_id]  # others were withdrawn meanwhile
         found = [by_id[known[step]] for step in steps]
         headers = tensor_blobs.headers(session, found)
-        tensors = [(blob, _tensor(header, trial_id, name)) for blob, header in zip(found, headers, strict=True)]
+        tensors = [
+            (blob, hyperparameters.tensor_of(header, trial_id, name))
+            for blob, header in zip(found, headers, strict=True)
+        ]
         by_step = tensor_blobs.entries(session, tensors, chosen)
         found_course = course(info, form=form, steps=steps, index=chosen, by_step=by_step)
         return found_course, version
@@ -127,12 +132,6 @@ def _info(session: Session, owner_id: UUID, trial_id: UUID, name: str) -> tuple[
         if info.name == name:
             return info, versions.of_trial(trial)
     raise HyperparameterUnknown(trial=str(trial_id), name=name, hparams=[info.name for info in infos])
-
-
-def _tensor(header: tensor_blobs.Header, trial_id: UUID, name: str) -> Tensor:
-    if name not in header.tensors:
-        raise HyperparameterUnknown(trial=str(trial_id), name=name, hparams=list(header.tensors))
-    return header.tensors[name]
 
 
 def _recorded(session: Session, trial_id: UUID, step: int, name: str) -> tuple[ExtremeEntries | None, int]:

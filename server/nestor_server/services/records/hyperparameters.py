@@ -18,7 +18,7 @@ from nestor_server.services import versions
 from nestor_server.services.trials import queries as trial_queries
 from nestor_server.services.versions import OF_TRIAL, Versioned
 from nestor_server.storage import selection, tensor_blobs
-from nestor_server.storage.safetensors_header import Malformed, Tensor, npy_prefix, safetensors_prefix
+from nestor_server.storage.safetensors_header import Header, Malformed, Tensor, npy_prefix, safetensors_prefix
 from nestor_server.storage.tensor_blobs import Slice
 
 Format = Literal["safetensors", "npy"]
@@ -66,10 +66,7 @@ class SnapshotFile:
         Raises:
             HyperparameterUnknown: it has no tensor of this name.
         """
-        tensors = tensor_blobs.header(session, self.blob).tensors
-        if name not in tensors:
-            raise HyperparameterUnknown(trial=str(trial_id), name=name, hparams=list(tensors))
-        return tensors[name]
+        return tensor_of(tensor_blobs.header(session, self.blob), trial_id, name)
 
 
 @dataclass(frozen=True)
@@ -144,8 +141,18 @@ def at(session: Session, trial_id: UUID, step: int | None) -> SnapshotFile:
         query = query.where(Snapshot.step == step)
     row = session.execute(query.order_by(Snapshot.step.desc()).limit(1)).one_or_none()
     if row is None:
-        newest = select(Snapshot.step).where(Snapshot.trial_id == trial_id).order_by(Snapshot.step.desc())
-        stored = session.scalars(newest.limit(lifecycle.SHOWN_STEPS)).all()
+        stored = trial_queries.newest_steps(session, trial_id, Snapshot)
         raise HyperparametersNotFound(trial=str(trial_id), what=lifecycle.missing_step(step, None, stored))
     number, blob, is_settled = row
     return SnapshotFile(number, blob, is_settled and step is not None)
+
+
+def tensor_of(header: Header, trial_id: UUID, name: str) -> Tensor:
+    """Where the tensor of that name lies in the file of a snapshot.
+
+    Raises:
+        HyperparameterUnknown: it has no tensor of this name.
+    """
+    if name not in header.tensors:
+        raise HyperparameterUnknown(trial=str(trial_id), name=name, hparams=list(header.tensors))
+    return header.tensors[name]

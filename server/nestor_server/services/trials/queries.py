@@ -14,7 +14,7 @@ from nestor import lifecycle, schemas
 from nestor.errors import TrialNotFound
 from nestor.results.progress.pace import UNKNOWN, Pace
 from nestor.schemas import Desired, SortOrder, State, TrialSort
-from nestor_server.models import LABELED, Study, Trial
+from nestor_server.models import LABELED, Checkpoint, Result, Snapshot, Study, Trial
 from nestor_server.scheduling import leases, rankings
 from nestor_server.services import studies, versions
 from nestor_server.services.lists import paging, searching, sorting
@@ -115,6 +115,14 @@ def read(
     if row is None:
         raise TrialNotFound(trial=str(trial_id))
     return row
+
+
+def newest_steps(
+    session: Session, trial_id: UUID, table: type[Snapshot] | type[Checkpoint] | type[Result]
+) -> Sequence[int]:
+    """The newest steps that are stored in a table, for a message."""
+    newest = select(table.step).where(table.trial_id == trial_id).order_by(table.step.desc())
+    return session.scalars(newest.limit(lifecycle.SHOWN_STEPS)).all()
 
 
 def find_version(session: Session, owner_id: UUID, trial_id: UUID, if_match: str | None) -> Trial:

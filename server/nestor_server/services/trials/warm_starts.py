@@ -38,8 +38,7 @@ def find(session: Session, owner_id: UUID, start: WarmStart) -> tuple[WarmStart,
             return start.model_copy(update={"step": found.step}), found.id
     kept: set[int] = set()
     for table in stored if start.weights else (Snapshot,):
-        newest = select(table.step).where(table.trial_id == start.trial).order_by(table.step.desc())
-        kept.update(session.scalars(newest.limit(lifecycle.SHOWN_STEPS)))
+        kept.update(trial_queries.newest_steps(session, start.trial, table))
     missing = CheckpointNotFound if start.weights else HyperparametersNotFound
     raise missing(trial=str(start.trial), what=lifecycle.missing_step(start.step, best_step, kept))
 
