@@ -12,6 +12,11 @@ from nestor.remote.connection import Connection
 from nestor.schemas import WhichStep
 
 
+def path_of(trial_id: UUID, name: str) -> str:
+    """The path of one hyperparameter of a trial."""
+    return f"/trials/{trial_id}/hyperparameters/{quote(str(name), safe='')}"
+
+
 class Hyperparameters(Connection):
     """Names, snapshots and single entries of a trial's hyperparameters, and the weights that belong to them."""
 
@@ -35,7 +40,7 @@ class Hyperparameters(Connection):
             TrialNotFound
             HyperparameterUnknown: the trial has no hyperparameter of that name.
         """
-        path, found = f"/trials/{trial_id}/hyperparameters/{quote(str(name), safe='')}/summary", None
+        path, found = f"{path_of(trial_id, name)}/summary", None
         while True:
             page = self._get(path, schemas.HyperparameterSummary, after=after, max_points=max_points)
             found = page if found is None else found.followed_by(page)
@@ -67,9 +72,7 @@ class Hyperparameters(Connection):
         """
         asked: dict[str, Any] = {"by": choice("by", by, schemas.Order), "k": k}
         asked |= {} if step is None else {"step": step}
-        return self._get(
-            f"/trials/{trial_id}/hyperparameters/{quote(str(name), safe='')}/top", schemas.TopEntries, **asked
-        )
+        return self._get(f"{path_of(trial_id, name)}/top", schemas.TopEntries, **asked)
 
     def entry_values(
         self,
@@ -90,8 +93,7 @@ class Hyperparameters(Connection):
         asked: dict[str, Any] = {"index": index, "form": choice("form", form, schemas.Form)}
         asked |= {} if after is None else {"after": after}
         asked |= {} if max_points is None else {"max_points": max_points}
-        path = f"/trials/{trial_id}/hyperparameters/{quote(str(name), safe='')}/values"
-        return self._get(path, schemas.EntryValues, **asked)
+        return self._get(f"{path_of(trial_id, name)}/values", schemas.EntryValues, **asked)
 
     def checkpoint(self, trial_id: UUID, step: WhichStep = "latest") -> bytes:
         """What is stored of a step, as a safetensors file: a checkpoint, or the weights of the best step.

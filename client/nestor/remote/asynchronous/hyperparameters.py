@@ -6,12 +6,12 @@ Written by `python -m nestor.remote.asynchronous` from nestor.remote.hyperparame
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import quote
 from uuid import UUID
 
 from nestor import schemas
 from nestor.callbacks import choice
 from nestor.remote.asynchronous.connection import AsyncConnection
+from nestor.remote.hyperparameters import path_of
 from nestor.schemas import WhichStep
 
 
@@ -38,7 +38,7 @@ class AsyncHyperparameters(AsyncConnection):
             TrialNotFound
             HyperparameterUnknown: the trial has no hyperparameter of that name.
         """
-        path, found = f"/trials/{trial_id}/hyperparameters/{quote(str(name), safe='')}/summary", None
+        path, found = f"{path_of(trial_id, name)}/summary", None
         while True:
             page = await self._get(path, schemas.HyperparameterSummary, after=after, max_points=max_points)
             found = page if found is None else found.followed_by(page)
@@ -70,9 +70,7 @@ class AsyncHyperparameters(AsyncConnection):
         """
         asked: dict[str, Any] = {"by": choice("by", by, schemas.Order), "k": k}
         asked |= {} if step is None else {"step": step}
-        return await self._get(
-            f"/trials/{trial_id}/hyperparameters/{quote(str(name), safe='')}/top", schemas.TopEntries, **asked
-        )
+        return await self._get(f"{path_of(trial_id, name)}/top", schemas.TopEntries, **asked)
 
     async def entry_values(
         self,
@@ -93,8 +91,7 @@ class AsyncHyperparameters(AsyncConnection):
         asked: dict[str, Any] = {"index": index, "form": choice("form", form, schemas.Form)}
         asked |= {} if after is None else {"after": after}
         asked |= {} if max_points is None else {"max_points": max_points}
-        path = f"/trials/{trial_id}/hyperparameters/{quote(str(name), safe='')}/values"
-        return await self._get(path, schemas.EntryValues, **asked)
+        return await self._get(f"{path_of(trial_id, name)}/values", schemas.EntryValues, **asked)
 
     async def checkpoint(self, trial_id: UUID, step: WhichStep = "latest") -> bytes:
         """What is stored of a step, as a safetensors file: a checkpoint, or the weights of the best step.
