@@ -231,7 +231,11 @@ QUERIES: dict[str, dict[str, Any]] = {  # by the end of a path
 }
 THINNED = ("/steps", "/summary")  # of which all steps are considered, but few returned
 DOCUMENT = create_app(Settings()).openapi()
-READS = [path for path, methods in DOCUMENT["paths"].items() if "get" in methods and path.startswith("/api")]
+READS = {
+    path: "ETag" in methods["get"]["responses"]["200"]["headers"]
+    for path, methods in DOCUMENT["paths"].items()
+    if "get" in methods and path.startswith("/api")
+}
 
 
 @pytest.fixture(scope="module")
@@ -241,16 +245,18 @@ def http(filled: tuple[Settings, str]) -> Iterator[TestClient]:
         yield client
 
 
-@pytest.mark.parametrize("path", READS)
-@pytest.mark.parametrize("again", [False, True], ids=["first", "again"])
+@pytest.mark.parametrize(
+    ("path", "again"),
+    [(path, again) for path, has_etag in READS.items() for again in ((False, True) if has_etag else (False,))],
+)
 def test_a_read_touches_the_rows_of_its_answer(http, filled, path, again):
-    """`again` with the ETag of the first answer, or else for the newest part of the list."""
+    """`again` with the ETag of the first answer."""
     study = http.get("/api/v1/studies").json()["items"][0]["id"]
     url = path.format(**PARAMETERS | {"study_id": study})
     headers = {"Accept": "application/json"}
     params = QUERIES.get(path.rpartition("/")[2], {})
-    if again and (etag := http.get(url, headers=headers, params=params).headers.get("ETag")):
-        headers["If-None-Match"] = etag
+    if again and (first := http.get(url, headers=headers, params=params)).is_success:
+        headers["If-None-Match"] = first.headers["ETag"]
     with Plans().watching() as plans:
         response = http.get(url, headers=headers, params=params)
     assert response.status_code in (200, 304, 404, 422), response.text
