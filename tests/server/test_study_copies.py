@@ -245,7 +245,7 @@ def test_large_values_count_in_whichever_column_they_are(server, study, trained)
         for table, column in of_any_size:
             before = n_bytes()
             value = large["large"] if column.name == "note" else large
-            of_trial = (Trial.id if table is Trial else table.trial_id) == trained.id
+            of_trial = table.__table__.c["id" if table is Trial else "trial_id"] == trained.id
             session.execute(update(table).where(of_trial).values({column.name: value}))
             assert n_bytes() > before + 10_000, column
         session.rollback()
