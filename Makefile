@@ -63,7 +63,7 @@ check: $(READY) ## lint, types, import rules, compose file, Dockerfile
 	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 	@$(BIN)/hadolint Dockerfile
 
-vendor: $(READY) ## fetch the newest Swagger UI, which /docs shows
+vendor: $(READY) ## fetch the newest libraries of the dashboard and of /docs
 	@.ci/vendor
 
 format: $(READY) ## format the code

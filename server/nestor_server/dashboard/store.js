@@ -1,0 +1,104 @@
+/** What the pages know: trials with their steps, read in parts, kept bounded, and never changed in place. */
+
+import { get } from "./api.js";
+
+/**
+ * @typedef {import("./openapi.d.ts").components["schemas"]} Schemas
+ * @typedef {Schemas["Trial"]} Trial
+ * @typedef {Schemas["Study"]} Study
+ * @typedef {(number | null)[]} Column
+ * @typedef {{number: number[]} & Record<string, Column>} Steps columns of equal length, in order of `number`
+ * @typedef {{trial: Trial, study: Study, steps: Steps}} Snapshot a trial as of one moment; a new object if anything changed
+ */
+
+/** The fields of steps that the panels draw. */
+export const COLUMNS = [
+  "number", "train_loss", "val_loss", "value", "held_out_loss", "test_loss", "hypergradient_norm", "hypergradient_cosine",
+  "inner_gradient_norm", "inner_gradient_ratio", "residual", "alpha_norm", "products",
+];
+export const POINTS = 1_000; // steps that are read at once: of more, those that a plot needs
+const MOST_POINTS = 2_000; // then all are read again, thinned
+const MAX_TRIALS = 12; // whose steps are kept
+
+export class Store {
+  /** @type {Map<string, {attempt: number, after: number, steps: Steps}>} */
+  #steps = new Map();
+  /** @type {Map<string, {version: string, promise: Promise<Steps>}>} */
+  #reading = new Map();
+
+  /** A study. @param {string} id @returns {Promise<Study>} */
+  study(id) {
+    return get(`/studies/${id}`);
+  }
+
+  /** A trial. @param {string} id @returns {Promise<Trial>} */
+  trial(id) {
+    return get(`/trials/${id}`);
+  }
+
+  /**
+   * The steps of a trial as of `trial`: only those that are not known are read. The same object while nothing changes.
+   * @param {Trial} trial @returns {Promise<Steps>}
+   */
+  steps(trial) {
+    const version = `${trial.attempt} ${trial.step}`;
+    const reading = this.#reading.get(trial.id);
+    if (reading?.version === version) return reading.promise;
+    const promise = this.#read(trial);
+    this.#reading.delete(trial.id);
+    this.#reading.set(trial.id, { version, promise });
+    for (const oldest of [...this.#reading.keys()].slice(0, -MAX_TRIALS)) {
+      this.#reading.delete(oldest);
+      this.#steps.delete(oldest);
+    }
+    promise.catch(() => this.#reading.delete(trial.id)); // so that the next call tries again
+    return promise;
+  }
+
+  /** @param {Trial} trial */
+  async #read(trial) {
+    const known = this.#steps.get(trial.id);
+    // A new attempt may have rolled steps back, and many small reads together are more than a plot needs.
+    const goesOn = known && known.attempt === trial.attempt && known.after <= trial.step && known.steps.number.length < MOST_POINTS;
+    let { after, steps } = goesOn ? known : { after: 0, steps: empty() };
+    while (after < trial.step) {
+      const body = await get(`/trials/${trial.id}/steps`, { after, columns: COLUMNS.join(","), max_points: POINTS });
+      steps = joined(steps, body.columns);
+      after = body.next_after ?? Math.max(after, steps.number.at(-1) ?? 0);
+      if (body.next_after === null) break;
+    }
+    this.#steps.set(trial.id, { attempt: trial.attempt, after, steps });
+    return steps;
+  }
+}
+
+/** @returns {Steps} */
+function empty() {
+  return /** @type {Steps} */ (Object.fromEntries(COLUMNS.map((name) => [name, []])));
+}
+
+/** @param {Steps} before @param {Record<string, any[]>} more @returns {Steps} */
+export function joined(before, more) {
+  return /** @type {Steps} */ (Object.fromEntries(Object.keys(before).map((name) => [name, [...before[name], ...(more[name] ?? [])]])));
+}
+
+/** The last value of a column that is one. @param {Column} column */
+export function last(column) {
+  return column.findLast((value) => value !== null) ?? null;
+}
+
+/**
+ * All entries of a list, page by page.
+ * @param {string} path @param {Record<string, any>} query @param {number} most entries
+ * @returns {Promise<{items: any[], more: boolean}>} `more`: there are further ones
+ */
+export async function pages(path, query, most) {
+  /** @type {any[]} */
+  const items = [];
+  for (let cursor = ""; ; ) {
+    const body = await get(path, { ...query, cursor, limit: Math.min(100, most - items.length) });
+    items.push(...body.items);
+    cursor = body.next_cursor ?? "";
+    if (!cursor || items.length >= most) return { items, more: cursor !== "" };
+  }
+}
