@@ -5,13 +5,18 @@ const MAX_PAUSE = 30_000;
 
 /**
  * @typedef {{kind: "loading"} | {kind: "live", at: number} | {kind: "stale", since: number, why: string}} Status
- *
+ * @typedef {{stop: () => void, soon: () => void}} Watch
+ * @typedef {object} Clock
+ * @property {() => number} now
+ * @property {(run: () => void, ms: number) => any} setTimer
+ * @property {(timer: any) => void} clearTimer
+ * @property {() => boolean} isHidden
+ */
+
+/**
  * `read` gets data; `show` displays it and returns the milliseconds until the next read. It is not called after `stop`.
  * @template T
  * @typedef {{read: () => Promise<T>, show: (data: T) => number}} Task
- *
- * @typedef {{stop: () => void, soon: () => void}} Watch
- * @typedef {{now: () => number, setTimer: (run: () => void, ms: number) => any, clearTimer: (timer: any) => void, isHidden: () => boolean}} Clock
  */
 
 /** @type {Clock} */

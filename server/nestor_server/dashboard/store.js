@@ -74,7 +74,7 @@ export class Store {
 
 /** @returns {Steps} */
 function empty() {
-  return /** @type {Steps} */ (Object.fromEntries(COLUMNS.map((name) => [name, []])));
+  return /** @type {any} */ (Object.fromEntries(COLUMNS.map((name) => [name, []])));
 }
 
 /** @param {Steps} before @param {Record<string, any[]>} more @returns {Steps} */

@@ -7,12 +7,18 @@ import { html, render } from "../vendor/lit-html/lit-html.js";
 /**
  * @typedef {import("../store.js").Snapshot} Snapshot
  * @typedef {import("../route.js").Route} Route
- *
+ * @typedef {(element: HTMLElement, app: import("../app.js").App, soon: () => void) => Panel<any>} MakePanel `soon` reads
+ * the trial now
+ */
+
+/**
  * A panel draws into its element. `read` gets what it needs beyond the snapshot; `show` displays both.
  * @template T
- * @typedef {{read?: (snapshot: Snapshot, route: Route) => Promise<T>, show: (snapshot: Snapshot, data: T, route: Route) => void, destroy?: () => void}} Panel
+ * @typedef {object} Panel
+ * @property {(snapshot: Snapshot, route: Route) => Promise<T>} [read]
+ * @property {(snapshot: Snapshot, data: T, route: Route) => void} show
+ * @property {() => void} [destroy]
  */
-/** @typedef {(element: HTMLElement, app: import("../app.js").App, soon: () => void) => Panel<any>} MakePanel `soon` reads the trial now */
 
 const AHEAD = "400px"; // below the window, where panels are made already
 
