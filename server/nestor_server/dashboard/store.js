@@ -19,12 +19,16 @@ export const COLUMNS = [
 export const POINTS = 1_000; // steps that are read at once: of more, those that a plot needs
 const MOST_POINTS = 2_000; // then all are read again, thinned
 const MAX_TRIALS = 12; // whose steps are kept
+const MAX_ANSWERS = 60; // of other reads
+const AGE = 10_000; // milliseconds after which what is long, and changes with each step, is read again
 
 export class Store {
   /** @type {Map<string, {attempt: number, after: number, steps: Steps}>} */
   #steps = new Map();
   /** @type {Map<string, {version: string, promise: Promise<Steps>}>} */
   #reading = new Map();
+  /** @type {Map<string, {seq: number, at: number, promise: Promise<any>}>} */
+  #answers = new Map();
 
   /** A study. @param {string} id @returns {Promise<Study>} */
   study(id) {
@@ -34,6 +38,22 @@ export class Store {
   /** A trial. @param {string} id @returns {Promise<Trial>} */
   trial(id) {
     return get(`/trials/${id}`);
+  }
+
+  /**
+   * What a trial has at a path below its own, as of `trial`. While steps come in quickly, it may be ten seconds old.
+   * @param {Trial} trial @param {string} path such as "/hyperparameters" @param {Record<string, any>} [query]
+   */
+  of(trial, path, query = {}) {
+    const key = `${trial.id} ${path} ${JSON.stringify(query)}`;
+    const known = this.#answers.get(key);
+    if (known && (known.seq === trial.seq || (trial.state === "running" && Date.now() - known.at < AGE))) return known.promise;
+    const promise = get(`/trials/${trial.id}${path}`, query);
+    this.#answers.delete(key);
+    this.#answers.set(key, { seq: trial.seq, at: Date.now(), promise });
+    for (const oldest of [...this.#answers.keys()].slice(0, -MAX_ANSWERS)) this.#answers.delete(oldest);
+    promise.catch(() => this.#answers.delete(key));
+    return promise;
   }
 
   /**
