@@ -15,6 +15,9 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, e
 
 from nestor.schemas import Scope
 from testbed.server import Server
+from testbed.services import Services
+from tests.browser.gallery import Gallery
+from tests.browser.gallery import gallery as running_gallery
 from tests.server.conftest import Run, ok
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")  # as in .ci/programs
@@ -151,3 +154,10 @@ def screenshots(request: pytest.FixtureRequest) -> Path:
     """The folder of all screenshots, which stays after the run: .pytest_cache/d/screenshots."""
     assert request.config.cache is not None
     return request.config.cache.mkdir("screenshots")
+
+
+@pytest.fixture(scope="session")
+def gallery(services: Services) -> Iterator[Gallery]:
+    """Finished trials of each kind, by a real worker."""
+    with running_gallery(services) as gallery:
+        yield gallery

@@ -131,7 +131,7 @@ def test_one_outlier_does_not_flatten_the_curve(show, server, submit):
 
 
 def test_warnings_are_marked_and_open_their_sentence(show, run):
-    run.record(0, logs=(recording.Line(2, "Every entry of 'l2' lies at a bound.", "warning"),))
+    run.record(0, logs=(recording.LogRecord(2, "Every entry of 'l2' lies at a bound.", "warning"),))
     page = show(f"#/trials/{run.id}")
     expect(chart(page).get_by_text("Every entry of 'l2' lies at a bound.")).to_be_visible()
     expect(page.locator(".slot-log")).to_contain_text("Every entry of 'l2' lies at a bound.")
