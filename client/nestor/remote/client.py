@@ -251,7 +251,7 @@ class Client(Blobs, Hyperparameters, Administration):
         q: str | None = None,
         sort: TrialSort | str = TrialSort.number,
         order: SortOrder | str = SortOrder.desc,
-    ) -> Iterator[schemas.Trial]:
+    ) -> Iterator[schemas.TrialSummary]:
         """Trials of a study, newest first. Pages are requested as the iterator advances.
 
         Args:

@@ -14,7 +14,7 @@ from nestor.options.base import Flag, about
 from nestor.options.mistakes.sentences import violation
 from nestor.schemas.base import CURSOR, NOTE, Name, Note, Schema
 from nestor.schemas.patches import Patch
-from nestor.schemas.trials import TrialProgress, Verdict
+from nestor.schemas.trials import Curve, TrialProgress, Verdict
 
 Direction = Literal["minimize", "maximize"]
 _METRIC = about(
@@ -82,6 +82,10 @@ class Study(Schema):
     best_value: Annotated[
         float | None, about("the best value of any of its trials; null: no step was evaluated", example=0.173)
     ]
+    best_trial: Annotated[
+        int | None, about("number of the trial with the best value; null: no step was evaluated", example=3)
+    ]
+    best_trial_id: Annotated[UUID | None, about("identifies this trial in paths of the API")]
 
 
 class StudyRestore(Schema):
@@ -96,26 +100,11 @@ class StudyCopy(Schema):
     name: Annotated[Name, about("unique among your studies", example="digits-l2 copy")]
 
 
-class Curve(Schema):
-    """Values at some steps, for a small plot."""
-
-    steps: Annotated[
-        tuple[int, ...], about("numbers of the steps, in order", unit="outer steps", example=[1, 5, 10])
-    ] = ()
-    values: Annotated[
-        tuple[float, ...],
-        about("the value by which the study ranks, at each of these steps", example=[0.41, 0.22, 0.17]),
-    ] = ()
-
-
 class StudySummary(Study):
     """A study in a list, with what is going on in it."""
 
     last_activity_at: Annotated[
         datetime, about("when a trial last recorded something or changed its state, or the study was changed, in UTC")
-    ]
-    best_trial: Annotated[
-        int | None, about("number of the trial with the best value; null: no step was evaluated", example=3)
     ]
     verdict: Annotated[Verdict | None, about("of the best trial")]
     sparkline: Annotated[

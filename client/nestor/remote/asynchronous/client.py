@@ -245,7 +245,7 @@ class AsyncClient(AsyncBlobs, AsyncHyperparameters, AsyncAdministration):
         q: str | None = None,
         sort: TrialSort | str = TrialSort.number,
         order: SortOrder | str = SortOrder.desc,
-    ) -> AsyncIterator[schemas.Trial]:
+    ) -> AsyncIterator[schemas.TrialSummary]:
         """Trials of a study, newest first. Pages are requested as the iterator advances.
 
         Args:
