@@ -76,6 +76,7 @@ from nestor.schemas.steps import Distributions as Distributions
 from nestor.schemas.steps import Step as Step
 from nestor.schemas.steps import StepColumns as StepColumns
 from nestor.schemas.steps import TensorSummary as TensorSummary
+from nestor.schemas.studies import Activity as Activity
 from nestor.schemas.studies import Direction as Direction
 from nestor.schemas.studies import Study as Study
 from nestor.schemas.studies import StudyCopy as StudyCopy
@@ -85,6 +86,9 @@ from nestor.schemas.studies import StudyPatch as StudyPatch
 from nestor.schemas.studies import StudyRestore as StudyRestore
 from nestor.schemas.studies import StudySort as StudySort
 from nestor.schemas.studies import StudySummary as StudySummary
+from nestor.schemas.trial_options import OptionRow as OptionRow
+from nestor.schemas.trial_options import ProblemSummary as ProblemSummary
+from nestor.schemas.trial_options import TrialOptions as TrialOptions
 from nestor.schemas.trials import Action as Action
 from nestor.schemas.trials import Answer as Answer
 from nestor.schemas.trials import Attempt as Attempt

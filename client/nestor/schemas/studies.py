@@ -21,6 +21,9 @@ _METRIC = about(
     "a metric of the problem, which ranks steps and trials; null: the loss on all validation examples",
     example="accuracy",
 )
+_TRIAL_COUNTS = about(
+    "number of trials in each state; states without trials are left out", example={"running": 1, "complete": 4}
+)
 
 
 class StudyCreate(Schema):
@@ -73,12 +76,7 @@ class Study(Schema):
     note: Annotated[str, NOTE] = ""
     created_at: Annotated[datetime, about("in UTC")]
     updated_at: Annotated[datetime, about("last change of its attributes, tags, note or ranking, in UTC")]
-    trial_counts: Annotated[
-        dict[str, int],
-        about(
-            "number of trials in each state; states without trials are left out", example={"running": 1, "complete": 4}
-        ),
-    ]
+    trial_counts: Annotated[dict[str, int], _TRIAL_COUNTS]
     best_value: Annotated[
         float | None, about("the best value of any of its trials; null: no step was evaluated", example=0.173)
     ]
@@ -119,6 +117,23 @@ class StudySummary(Study):
     purged_after: Annotated[
         datetime | None, about("when a deleted study can no longer be restored, in UTC; null: it is not deleted")
     ] = None
+
+
+class Activity(Schema):
+    """What goes on in all your studies. Deleted ones do not count."""
+
+    studies: Annotated[int, about("number of your studies", example=12)]
+    trial_counts: Annotated[dict[str, int], _TRIAL_COUNTS]
+    failed_recently: Annotated[
+        int,
+        about(
+            "trials that failed in the last 24 hours and were not retried, of the newest 1,000 failed trials of each "
+            "study",
+            example=1,
+        ),
+    ]
+    workers: Annotated[int, about("running workers, as `GET /workers` lists them", example=2)]
+    queued: Annotated[int, about("number of trials that wait for a worker, of all users", example=3)]
 
 
 class StudySort(StrEnum):
