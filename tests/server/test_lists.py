@@ -388,14 +388,14 @@ def test_activity_is_what_a_trial_records_and_what_is_asked_of_it(http, study, s
 # --- what a trial in a list shows -----------------------------------------------------------------
 
 
-def tested(number: int, test: float | None) -> Step:
+def evaluated(number: int, test: float | None) -> Step:
     """A step whose value is 1, 0.5, 0.4, 0.6, …, so that the third is the best."""
     value = {1: 1.0, 2: 0.5, 3: 0.4}.get(number, 0.6)
     return step(number).model_copy(update={"value": value, "test_loss": test})
 
 
 def test_a_trial_in_a_list_shows_its_course_and_its_test_value(server, http, study, run):
-    steps = (tested(1, 2.0), tested(2, 1.5), tested(3, None), tested(4, 1.75))
+    steps = (evaluated(1, 2.0), evaluated(2, 1.5), evaluated(3, None), evaluated(4, 1.75))
     with server.sessions.begin() as session:
         recording.record(session, run.lease, recording.RecordedBatch(steps=steps))
     (shown,) = ok(http.get(f"/studies/{study}/trials"))["items"]
