@@ -33,9 +33,9 @@ def test_without_a_token_the_page_asks_for_one_and_says_when_it_is_wrong(page, s
     page.goto(server.url)
     page.get_by_label("Token").fill("nst_wrong")
     page.keyboard.press("Enter")
-    problem = page.get_by_role("alert").filter(has_text="this token is unknown")
+    problem = page.get_by_role("alert").filter(has_text="does not know this token")
     expect(problem).to_be_visible()
-    expect(problem).not_to_contain_text("`")  # words of a form, not of a header
+    expect(problem).not_to_contain_text("Authorization")  # words of a form, not of a header
 
     page.get_by_label("Token").fill(token)
     page.keyboard.press("Enter")
@@ -56,7 +56,7 @@ def test_a_link_to_a_trial_is_kept_through_the_login(page, server, token, run):
 def test_a_session_that_ends_asks_for_a_token_and_shows_nothing_anymore(show, run):
     page = show(f"#/trials/{run.id}")
     page.context.clear_cookies()
-    expect(page.get_by_label("Token")).to_be_visible()
+    expect(page.get_by_text("Your session has ended.")).to_be_visible()
     expect(page.get_by_text("digits")).to_have_count(0)
 
 
