@@ -1,0 +1,201 @@
+/** Curves over steps, with a legend beside the data that has the values at the cursor. */
+
+import { count, full, short } from "../format.js";
+import { html, nothing, render } from "../vendor/lit-html/lit-html.js";
+import { colorOf, Plot, ratio } from "./plot.js";
+import { axisRange, extent, joined, newestAt, robustExtent, smooth, thinned, withNear } from "./scales.js";
+
+/**
+ * @typedef {import("./scales.js").Values} Values
+ * @typedef {object} Curve
+ * @property {string} name
+ * @property {string} color a CSS variable
+ * @property {Values} values
+ * @property {readonly number[]} [steps] of its own, if not those of the chart
+ * @property {number} [width] 0: the curve only bounds a band
+ * @property {number} [alpha]
+ * @property {boolean} [dash]
+ * @property {boolean} [smoothed] if the chart smooths
+ * @typedef {object} Content
+ * @property {readonly number[]} [steps] of curves that have none
+ * @property {Curve[]} curves the first is on top
+ * @property {boolean} [robust] outliers may be outside of the axis, where a mark shows them
+ * @property {boolean} [log]
+ * @property {number} [smoothing] weight of what was before; 0: none
+ * @property {{value: number, label: string, color?: string, shown?: boolean}[]} [limits] `shown`: the axis extends to it
+ * @property {number[]} [marks] steps that are marked above the plot
+ * @property {{upper: string, lower: string, alpha: number}[]} [bands] between curves, by name
+ * @property {{upper: string, lower: string, from: number} | null} [gap] shaded between two curves, from a step on
+ * @property {{step: number, value: number, color: string} | null} [best] a point with a ring
+ * @property {[number, number]} [range] of the axis, if it is not that of the values
+ * @property {unknown} [note] after the legend
+ */
+
+const MOST = 2_000; // points of a curve
+
+export class LineChart {
+  element = document.createElement("div");
+  #legend = document.createElement("div");
+  #plot;
+  #cursor;
+  #unfollow;
+  #content = /** @type {Content | null} */ (null);
+  #steps = /** @type {readonly number[]} */ ([]);
+  #columns = /** @type {Map<string, Values>} */ (new Map());
+
+  /** @param {import("../cursor.js").Cursor} cursor @param {import("./plot.js").PlotOptions & {legend?: boolean}} options */
+  constructor(cursor, { legend = true, ...options }) {
+    this.#cursor = cursor;
+    this.#plot = new Plot(cursor, options);
+    this.#legend.className = "legend";
+    this.element.className = "chart";
+    this.element.append(...(legend ? [this.#legend] : []), this.#plot.element);
+    this.#unfollow = cursor.follow(() => this.#explain());
+  }
+
+  /** @param {Content} content */
+  show(content) {
+    this.#content = content;
+    const { curves, log = false, smoothing = 0 } = content;
+    const { steps, columns } = aligned(content);
+    const positive = log ? columns.map((column) => column.map((value) => (Number(value) > 0 ? value : null))) : columns;
+    const smoothed = curves.map((curve, i) => (curve.smoothed && smoothing ? smooth(positive[i], smoothing) : positive[i]));
+    this.#steps = steps;
+    this.#columns = new Map(curves.map(({ name }, i) => [name, columns[i]]));
+    const indices = new Map(); // of the lines, by name
+    const lines = /** @type {import("./plot.js").Line[]} */ ([]);
+    for (const [i, { name, color, width, alpha = 1, dash, smoothed: isSmoothed }] of [...curves.entries()].reverse()) {
+      if (isSmoothed && smoothing) lines.push({ values: positive[i], color, width: 1, alpha: alpha * 0.25, dots: false });
+      indices.set(name, lines.length);
+      lines.push({ values: smoothed[i], color, width, alpha, dash, dots: width !== 0 });
+    }
+    const range = (/** @type {number} */ from, /** @type {number} */ until) => content.range ?? rangeOf(content, steps, positive, from, until);
+    const limits = content.limits?.filter(({ value, shown }) => {
+      const [low, high] = range(steps[0], steps[steps.length - 1]);
+      return shown || (value >= low && value <= high);
+    });
+    const named = (/** @type {string} */ name) => lines[indices.get(name)].values;
+    this.#plot.draw({
+      steps, lines, range, log,
+      marked: Boolean(content.marks?.length),
+      limits: limits?.map(({ value, label, color }) => ({ value, label, color })),
+      bands: content.bands?.map(({ upper, lower, alpha }) => ({
+        upper: indices.get(upper), lower: indices.get(lower), alpha, color: lines[indices.get(upper)].color,
+      })),
+      under: (plot) => {
+        const { gap } = content;
+        if (gap) paintGap(plot, steps, named(gap.upper), named(gap.lower), gap.from, lines[indices.get(gap.upper)].color);
+      },
+      over: (plot) => {
+        for (const { values, color, dots } of lines) if (dots) markClipped(plot, steps, values, color);
+        for (const step of content.marks ?? []) triangle(plot, plot.valToPos(step, "x", true), plot.bbox.top - 9 * ratio(plot), 1, 5, "--care");
+        if (content.best) ring(plot, content.best);
+      },
+    });
+    this.#explain();
+  }
+
+  destroy() {
+    this.#unfollow();
+    this.#plot.destroy();
+  }
+
+  #explain() {
+    if (!this.#content || !this.element.contains(this.#legend)) return;
+    const { step } = this.#cursor;
+    const { curves, note = nothing } = this.#content;
+    render(
+      html`<span class="at">${step === null ? "latest" : `step ${count(step)}`}</span>${curves.map((curve) => {
+        const values = this.#columns.get(curve.name) ?? [];
+        const at = newestAt(this.#steps, values, step);
+        const title = at < 0 ? "" : `${full(values[at])} at step ${count(this.#steps[at])}`;
+        return html`<span class="key" title=${title}>${curve.width === 0 ? nothing : swatch(curve)}${curve.name} <span class="value num">${short(at < 0 ? null : values[at])}</span></span>`;
+      })}${note}`,
+      this.#legend,
+    );
+  }
+}
+
+/** The columns of all curves over the same steps. @param {Content} content */
+function aligned({ steps = [], curves }) {
+  const own = curves.some((curve) => curve.steps);
+  const { steps: all, columns } = own
+    ? joined(curves.map((curve) => ({ steps: curve.steps ?? steps, values: curve.values })))
+    : { steps, columns: curves.map((curve) => curve.values) };
+  if (all.length <= MOST) return { steps: all, columns };
+  const kept = thinned(all, columns, MOST);
+  return { steps: kept.map((i) => all[i]), columns: columns.map((column) => kept.map((i) => column[i])) };
+}
+
+/** @param {Content} content @param {readonly number[]} steps @param {readonly Values[]} columns @param {number} from @param {number} until @returns {[number, number]} */
+function rangeOf({ robust, log, limits = [] }, steps, columns, from, until) {
+  const inside = (/** @type {Values} */ values) => values.filter((_, i) => steps[i] >= from && steps[i] <= until);
+  const ranges = columns.map((column) => (robust ? robustExtent : extent)(inside(column), log));
+  const always = limits.filter(({ value, shown }) => shown && (!log || value > 0)).map(({ value }) => value);
+  const others = limits.filter(({ shown }) => !shown && !log).map(({ value }) => value);
+  return withNear(axisRange([...ranges, extent(always)], log), others);
+}
+
+/** What a curve looks like. @param {Curve} curve */
+export function swatch({ color, width = 1.5, alpha = 1, dash }) {
+  return html`<svg class="swatch" width="18" height="10" aria-hidden="true"><line x1="1" y1="5" x2="17" y2="5" stroke="var(${color})"
+    stroke-width=${Math.max(width, 1) * 1.2} stroke-opacity=${alpha} stroke-dasharray=${dash ? "5 3" : nothing}></line></svg>`;
+}
+
+/** @param {uPlot} plot @param {readonly number[]} steps @param {Values} upper @param {Values} lower @param {number} from @param {string} color */
+function paintGap(plot, steps, upper, lower, from, color) {
+  const ends = steps.map((_, i) => i).filter((i) => steps[i] >= from && typeof upper[i] === "number");
+  const first = ends[0], last = ends[ends.length - 1];
+  if (first === last) return;
+  const along = steps.map((_, i) => i).filter((i) => i >= first && i <= last && typeof lower[i] === "number").reverse();
+  const { ctx } = plot;
+  ctx.beginPath();
+  for (const [values, indices] of /** @type {[Values, number[]][]} */ ([[upper, ends], [lower, along]])) {
+    for (const i of indices) ctx.lineTo(plot.valToPos(steps[i], "x", true), plot.valToPos(Number(values[i]), "y", true));
+  }
+  ctx.closePath();
+  ctx.globalAlpha = 0.13;
+  ctx.fillStyle = colorOf(plot.root, color);
+  ctx.fill();
+}
+
+/** Marks at the edge where values are beyond the axis. @param {uPlot} plot @param {readonly number[]} steps @param {Values} values @param {string} color */
+function markClipped(plot, steps, values, color) {
+  const { bbox, scales } = plot, px = ratio(plot);
+  const least = Number(scales.y.min), largest = Number(scales.y.max), from = Number(scales.x.min), until = Number(scales.x.max);
+  let before = -Infinity;
+  steps.forEach((step, i) => {
+    const value = values[i];
+    if (typeof value !== "number" || step < from || step > until || (value >= least && value <= largest)) return;
+    const x = plot.valToPos(step, "x", true);
+    if (x - before < 9 * px) return;
+    before = x;
+    if (value > largest) triangle(plot, x, bbox.top + 5 * px, -1, 4, color);
+    else triangle(plot, x, bbox.top + bbox.height - 5 * px, 1, 4, color);
+  });
+}
+
+/** @param {uPlot} plot @param {number} x @param {number} y @param {1 | -1} down @param {number} size @param {string} color */
+function triangle(plot, x, y, down, size, color) {
+  const { ctx } = plot, s = size * ratio(plot);
+  ctx.fillStyle = colorOf(plot.root, color);
+  ctx.beginPath();
+  ctx.moveTo(x - s, y - (down * s) / 2);
+  ctx.lineTo(x + s, y - (down * s) / 2);
+  ctx.lineTo(x, y + down * s);
+  ctx.fill();
+}
+
+/** @param {uPlot} plot @param {{step: number, value: number, color: string}} best */
+function ring(plot, { step, value, color }) {
+  const { ctx, bbox } = plot, px = ratio(plot);
+  const x = plot.valToPos(step, "x", true), y = plot.valToPos(value, "y", true);
+  if (!(x >= bbox.left - 1 && x <= bbox.left + bbox.width + 1 && y >= bbox.top - 1 && y <= bbox.top + bbox.height + 1)) return;
+  ctx.lineWidth = 2 * px;
+  ctx.strokeStyle = colorOf(plot.root, color);
+  ctx.fillStyle = colorOf(plot.root, "--panel");
+  ctx.beginPath();
+  ctx.arc(x, y, 4.5 * px, 0, 2 * Math.PI);
+  ctx.fill();
+  ctx.stroke();
+}
