@@ -177,6 +177,9 @@ class Trial(Schema):
             example=0.181,
         ),
     ]
+    first_value: Annotated[
+        float | None, about("the same at the first evaluated step, where the trial began", example=0.442)
+    ] = None
     best_value: Annotated[float | None, about("the best value of any step, in the study's direction", example=0.173)]
     best_step: Annotated[int | None, about("the first step with the best value; its weights are kept", example=110)]
     verdict: Annotated[

@@ -211,6 +211,7 @@ def _fields(trial: Trial) -> dict[str, Any]:
         "step": trial.step,
         "n_steps": trial.n_steps,
         "value": trial.value,
+        "first_value": (trial.evidence or {}).get("first_value"),
         "best_value": trial.best_value,
         "best_step": trial.best_step,
         "verdict": rankings.verdict(trial.evidence, trial.hyperparameters, trial.spec, trial.error),
