@@ -21,21 +21,24 @@ import { axisRange, extent, joined, newestAt, robustExtent, smooth, thinned, wit
  * @property {Curve[]} curves the first is on top
  * @property {boolean} [robust] outliers may be outside of the axis, where a mark shows them
  * @property {boolean} [log]
- * @property {number} [smoothing] weight of what was before; 0: none
+ * @property {number} [smoothing] weight of a neighbor; 0: none
  * @property {{value: number, label: string, color?: string, shown?: boolean}[]} [limits] `shown`: the axis extends to it
  * @property {number[]} [marks] steps that are marked above the plot
  * @property {{upper: string, lower: string, alpha: number}[]} [bands] between curves, by name
  * @property {{upper: string, lower: string, from: number} | null} [gap] shaded between two curves, from a step on
  * @property {{step: number, value: number, color: string} | null} [best] a point with a ring
  * @property {[number, number]} [range] of the axis, if it is not that of the values
+ * @property {Key[]} [keys] of the legend, if they are not the curves
  * @property {unknown} [note] after the legend
+ * @typedef {{name: string, color: string, width?: number, alpha?: number, dash?: boolean, of: string[]}} Key `of`: the
+ * names of the curves whose values it has
  */
 
 const MOST = 2_000; // points of a curve
 
 export class LineChart {
   element = document.createElement("div");
-  #legend = document.createElement("div");
+  legend = document.createElement("div");
   #plot;
   #cursor;
   #unfollow;
@@ -43,13 +46,14 @@ export class LineChart {
   #steps = /** @type {readonly number[]} */ ([]);
   #columns = /** @type {Map<string, Values>} */ (new Map());
 
-  /** @param {import("../cursor.js").Cursor} cursor @param {import("./plot.js").PlotOptions & {legend?: boolean}} options */
+  /** @param {import("../cursor.js").Cursor} cursor @param {import("./plot.js").PlotOptions & {legend?: boolean}} options `legend`: whether
+   * it is in `element`, above the plot */
   constructor(cursor, { legend = true, ...options }) {
     this.#cursor = cursor;
     this.#plot = new Plot(cursor, options);
-    this.#legend.className = "legend";
+    this.legend.className = "legend";
     this.element.className = "chart";
-    this.element.append(...(legend ? [this.#legend] : []), this.#plot.element);
+    this.element.append(...(legend ? [this.legend] : []), this.#plot.element);
     this.#unfollow = cursor.follow(() => this.#explain());
   }
 
@@ -101,18 +105,22 @@ export class LineChart {
   }
 
   #explain() {
-    if (!this.#content || !this.element.contains(this.#legend)) return;
+    if (!this.#content) return;
     const { step } = this.#cursor;
-    const { curves, note = nothing } = this.#content;
+    const { curves, keys = curves.map((curve) => ({ ...curve, of: [curve.name] })), note = nothing } = this.#content;
+    const values = (/** @type {string[]} */ names) => names.map((name) => this.#valueAt(name, step));
     render(
-      html`<span class="at">${step === null ? "latest" : `step ${count(step)}`}</span>${curves.map((curve) => {
-        const values = this.#columns.get(curve.name) ?? [];
-        const at = newestAt(this.#steps, values, step);
-        const title = at < 0 ? "" : `${full(values[at])} at step ${count(this.#steps[at])}`;
-        return html`<span class="key" title=${title}>${curve.width === 0 ? nothing : swatch(curve)}${curve.name} <span class="value num">${short(at < 0 ? null : values[at])}</span></span>`;
-      })}${note}`,
-      this.#legend,
+      html`<span class="at">${step === null ? "latest" : `step ${count(step)}`}</span>${keys.map(
+        (key) => html`<span class="key">${swatch(key)}${key.name} <span class="value num">${values(key.of).map((value, i) => html`${i ? " … " : ""}${value}`)}</span></span>`,
+      )}${note}`,
+      this.legend,
     );
+  }
+
+  /** The newest value until a step. @param {string} name of the curve @param {number | null} step */
+  #valueAt(name, step) {
+    const values = this.#columns.get(name) ?? [], at = newestAt(this.#steps, values, step);
+    return at < 0 ? short(null) : html`<span title="${full(values[at])} at step ${count(this.#steps[at])}">${short(values[at])}</span>`;
   }
 }
 
@@ -136,7 +144,7 @@ function rangeOf({ robust, log, limits = [] }, steps, columns, from, until) {
   return withNear(axisRange([...ranges, extent(always)], log), others);
 }
 
-/** What a curve looks like. @param {Curve} curve */
+/** What a curve looks like. @param {Curve | Key} curve */
 export function swatch({ color, width = 1.5, alpha = 1, dash }) {
   return html`<svg class="swatch" width="18" height="10" aria-hidden="true"><line x1="1" y1="5" x2="17" y2="5" stroke="var(${color})"
     stroke-width=${Math.max(width, 1) * 1.2} stroke-opacity=${alpha} stroke-dasharray=${dash ? "5 3" : nothing}></line></svg>`;

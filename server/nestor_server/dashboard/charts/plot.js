@@ -28,7 +28,7 @@ import { short } from "../format.js";
 const Library = /** @type {typeof import("../vendor/uplot/dist/uPlot.d.ts")} */ (/** @type {any} */ (globalThis).uPlot);
 const LETTERS = "12px system-ui, sans-serif";
 const WHOLE = [1, 2, 5].flatMap((digit, _, digits) => Array.from({ length: 10 }, (_, i) => digit * 10 ** i)).sort((a, b) => a - b);
-const DOTS = 40; // values of a line that are drawn as dots, too
+const APART = 12; // pixels between values that are drawn as dots, too
 
 const dark = globalThis.matchMedia?.("(prefers-color-scheme: dark)");
 /** @type {Map<string, string>} */
@@ -177,10 +177,10 @@ export class Plot {
         y: { distr: log ? 3 : 1, range: () => this.#picture?.range(...this.#window) ?? [0, 1] },
       },
       axes: [
-        { ...axis, size: this.#numbered ? 24 : 6, space: 56, incrs: WHOLE, values: (_, splits) => splits.map((step) => (this.#numbered ? short(step) : "")) },
+        { ...axis, size: this.#numbered ? 24 : 6, space: 64, incrs: WHOLE, values: (_, splits) => splits.map((step) => (this.#numbered ? short(step) : "")) },
         {
-          ...axis, space: 34, size: (_, values) => Math.max(46, ...(values ?? []).map((text) => textWidth(String(text ?? "")) + 10)),
-          values: (_, splits) => splits.map((value) => (value === null ? "" : short(value))),
+          ...axis, space: Math.min(34, this.#height / 3), size: (_, values) => Math.max(46, ...(values ?? []).map((text) => textWidth(String(text ?? "")) + 10)),
+          values: (_, splits) => splits.map(tick),
         },
       ],
       series: [{}, ...lines.map((line) => series(line, color(line.color)))],
@@ -227,6 +227,11 @@ export class Plot {
   }
 }
 
+/** A number without digits that say nothing. @param {number | null} value */
+function tick(value) {
+  return value === null ? "" : short(value).replace(/\.?0+e/, "e");
+}
+
 /** @param {Picture} picture @returns {import("../vendor/uplot/dist/uPlot.d.ts").AlignedData} */
 function data({ steps, lines }) {
   return /** @type {any} */ ([steps, ...lines.map(({ values }) => values)]);
@@ -239,10 +244,15 @@ function series({ values, width = 1.5, alpha = 1, dash, dots = true }, color) {
     ...(dash && { dash: [6, 4] }),
     points: {
       size: width + 3, width: 0, fill: color,
-      // The array may have grown since this line was made.
-      show: dots ? (plot, i) => plot.data[i].length <= DOTS || /** @type {any[]} */ (plot.data[i]).filter((value) => value !== null).length <= DOTS : false,
+      show: (plot, i) => dots && isSparse(plot, plot.data[i]),
     },
   };
+}
+
+/** Whether each value of a line deserves a dot. @param {uPlot} plot @param {ArrayLike<unknown>} values */
+function isSparse(plot, values) {
+  const known = Array.from(values).filter((value) => value !== null).length;
+  return known === 1 || (known <= values.length / 2 && known * APART <= plot.bbox.width / ratio(plot));
 }
 
 /** @param {uPlot} plot @param {() => void} paint */

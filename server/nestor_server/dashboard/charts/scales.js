@@ -66,38 +66,50 @@ export function withNear([low, high], values) {
 }
 
 /**
- * An exponential mean of a curve, without the pull toward 0 at its start. What is no number stays as it is.
- * @param {Values} values @param {number} weight of what was before, below 1 @returns {(number | null)[]}
+ * A mean with weights that fall exponentially to both sides, so that it does not lag behind a steep curve.
+ * @param {Values} values @param {number} weight of a neighbor, below 1 @returns {(number | null)[]} null where there is no
+ * number
  */
 export function smooth(values, weight) {
-  let mean = 0, correction = 1;
-  return values.map((value) => {
-    if (typeof value !== "number" || !Number.isFinite(value)) return null;
-    mean = weight * mean + (1 - weight) * value;
-    correction *= weight;
-    return mean / (1 - correction);
+  const result = /** @type {(number | null)[]} */ (values.map((value) => (typeof value === "number" && Number.isFinite(value) ? value : null)));
+  const known = result.flatMap((value, i) => (value === null ? [] : [i]));
+  const numbers = /** @type {number[]} */ (known.map((i) => result[i]));
+  const before = decayed(numbers, weight), after = decayed(numbers.toReversed(), weight).reverse();
+  known.forEach((i, k) => {
+    result[i] = (before[k].sum + after[k].sum - numbers[k]) / (before[k].weights + after[k].weights - 1);
+  });
+  return result;
+}
+
+/** Each number and those before it, with falling weights. @param {number[]} numbers @param {number} weight */
+function decayed(numbers, weight) {
+  let sum = 0, weights = 0;
+  return numbers.map((number) => {
+    sum = number + weight * sum;
+    weights = 1 + weight * weights;
+    return { sum, weights };
   });
 }
 
-const GAP_SMOOTHING = 0.6;
+const NEIGHBOR = 0.6; // weight, because batches are noisy
 const FEWEST = 4; // points of both curves, below which nothing is said about their gap
+const BEGUN = 0.1; // of the widening
 
 /**
- * The step from which the gap between two curves has been widening to the end; null if it has not.
+ * The step from which a curve has been moving away above another, to the end; null if it has not: the last step at which
+ * their gap had at most a tenth of its widening.
  * @param {readonly number[]} steps @param {Values} upper @param {Values} lower @returns {number | null}
  */
 export function gapStart(steps, upper, lower) {
-  const below = smooth(lower, GAP_SMOOTHING); // batches are noisy
+  const below = smooth(lower, NEIGHBOR);
   const both = steps.map((_, i) => i).filter((i) => Number.isFinite(upper[i] ?? NaN) && below[i] !== null);
   if (both.length < FEWEST) return null;
-  const raw = both.map((i) => Number(upper[i]) - Number(below[i]));
-  const gap = /** @type {number[]} */ (smooth(raw, GAP_SMOOTHING));
-  let least = 0;
-  for (let i = 1; i < gap.length; i++) if (gap[i] <= gap[least]) least = i;
-  const end = gap[gap.length - 1];
+  const raw = both.map((i) => Math.max(0, Number(upper[i]) - Number(below[i])));
+  const gap = /** @type {number[]} */ (smooth(raw, NEIGHBOR));
+  const end = gap[gap.length - 1], least = Math.min(...gap);
   const noise = Math.sqrt(raw.reduce((sum, value, i) => sum + (value - gap[i]) ** 2, 0) / raw.length);
-  const widens = end > 0 && end - gap[least] > Math.max(2 * noise, 0.02 * Math.abs(end));
-  return widens ? steps[both[least]] : null;
+  if (end - least <= Math.max(2 * noise, BEGUN * end)) return null;
+  return steps[both[gap.findLastIndex((value) => value <= least + BEGUN * (end - least))]];
 }
 
 /**

@@ -15,6 +15,7 @@ import { html, nothing, render } from "../vendor/lit-html/lit-html.js";
 const SMOOTHING = 0.6;
 const MOST_WARNINGS = 100, SHOWN = 3;
 const METRIC_POINTS = 500;
+const HEIGHT = 420, METRIC_HEIGHT = 160;
 
 /** The losses by column, the one on top first. Dense ones are noisy, so they are smoothed. */
 const LOSSES = {
@@ -27,8 +28,8 @@ const LOSSES = {
 /** @type {import("./panel.js").MakePanel} */
 export function losses(element, app) {
   const look = { robust: true, log: false, smooth: true };
-  const chart = new LineChart(app.cursor, { label: "Losses over steps", height: 330 });
-  const metricChart = new LineChart(app.cursor, { label: "Metric over steps", height: 170 });
+  let chart = /** @type {LineChart | null} */ (null);
+  const metricChart = new LineChart(app.cursor, { label: "Metric over steps", height: METRIC_HEIGHT });
   const list = document.createElement("div");
   let warnings = /** @type {Schemas["LogLine"][]} */ ([]);
   const unfollow = app.cursor.follow(() => render(warningList(warnings, app.cursor), list));
@@ -52,16 +53,12 @@ export function losses(element, app) {
     },
 
     /** @param {Snapshot} snapshot @param {Data} data */
-    show: (snapshot, data) => {
-      const { trial, study, steps } = snapshot;
-      if (!steps.number.length) return render(panel("Losses", waiting(trial)), element);
-      again = () => show(snapshot, data);
-      again();
-
-      /** @param {Snapshot} snapshot @param {Data} data */
-      function show({ trial, study, steps }, data) {
+    show: ({ trial, study, steps }, data) => {
+      if (!steps.number.length) return void render(panel("Losses", waiting(trial)), element);
+      again = () => {
         warnings = data.warnings;
         render(warningList(warnings, app.cursor), list);
+        chart ??= new LineChart(app.cursor, { label: "Losses over steps", height: study.metric ? HEIGHT - METRIC_HEIGHT * 0.6 : HEIGHT });
         chart.show(content(trial, study, steps, look, warnings));
         const metric = data.metrics && study.metric ? metricContent(trial, study.metric, steps, data.metrics) : null;
         if (metric) metricChart.show(metric);
@@ -69,12 +66,13 @@ export function losses(element, app) {
           panel("Losses", html`${chart.element}${metric ? html`<h3>${study.metric}</h3>${metricChart.element}` : nothing}${list}`, { controls: toggles() }),
           element,
         );
-      }
+      };
+      again();
     },
 
     destroy: () => {
       unfollow();
-      chart.destroy();
+      chart?.destroy();
       metricChart.destroy();
     },
   };
@@ -83,7 +81,7 @@ export function losses(element, app) {
 const TITLES = {
   robust: "Outliers may be beyond the axis, where triangles mark them",
   log: "A logarithmic axis",
-  smooth: "A running mean over the curve of each step, which is faint",
+  smooth: "A mean over neighboring steps; the values themselves are faint",
 };
 
 /** What is shown before the first step. @param {Schemas["Trial"]} trial */
@@ -115,7 +113,7 @@ function content(trial, study, steps, look, warnings) {
     gap: from === null ? null : { upper, lower: "validation", from },
     marks: [...new Set(warnings.map(({ step }) => Math.max(step, steps.number[0])))],
     best,
-    note: html`${best ? bestNote(trial) : nothing}${from === null ? nothing : html`<span class="muted">gap to ${upper} widens since step ${count(from)}</span>`}`,
+    note: html`${best ? bestNote(trial) : nothing}${from === null ? nothing : html`<span class="muted">gap widens since step ${count(from)}</span>`}`,
   };
 }
 

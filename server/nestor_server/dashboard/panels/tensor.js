@@ -1,6 +1,6 @@
 /** The hyperparameter that was chosen: how its entries are distributed over the steps, or each of a few entries. */
 
-import { BANDS, quantileCurves } from "../charts/bands.js";
+import { BANDS, KEYS, quantileCurves } from "../charts/bands.js";
 import { gridOf, paintGrid } from "../charts/heat.js";
 import { LineChart } from "../charts/line.js";
 import { Plot } from "../charts/plot.js";
@@ -21,11 +21,11 @@ import { chosen, courses, pathOf } from "./chosen.js";
 const POINTS = 200;
 const FEW = 32; // entries that are lines with names
 const COLORS = 10; // of lines, in charts.css
-const FORMS = { optimized: "as optimized", used: "as the losses read it", change: "change since the start" };
+const FORMS = { optimized: "as optimized", used: "as losses read it", change: "change since start" };
 
 /** @type {import("./panel.js").MakePanel} */
 export function tensor(element, app) {
-  const lines = new LineChart(app.cursor, { label: "Values over steps", height: 240 });
+  const lines = new LineChart(app.cursor, { label: "Values over steps", height: 240, legend: false });
   const heat = new Plot(app.cursor, { label: "Every entry over steps", height: 240 });
   let form = /** @type {Form} */ ("optimized");
   return {
@@ -74,7 +74,7 @@ export function tensor(element, app) {
       };
     });
     lines.show({ steps: entries.steps, curves, limits: form === "change" ? [] : limitsOf(summary, (value) => mapOf(summary, form, 0)(value)) });
-    return lines.element;
+    return html`${lines.legend}${lines.element}`;
   }
 
   /** @param {Summary} summary */
@@ -84,17 +84,15 @@ export function tensor(element, app) {
     const curves = quantileCurves(quantiles, map);
     const limits = limitsOf(summary, map);
     const range = withNear(axisRange(curves.map(({ values }) => extent(values))), limits.map(({ value }) => value));
-    lines.show({ steps: number, curves, bands: BANDS, limits, range });
+    lines.show({ steps: number, curves, bands: BANDS, keys: KEYS, limits, range });
     const grid = gridOf(summary.distributions, map, range);
     heat.draw({
       steps: number, lines: [{ values: number.map(() => null), color: "--validation" }], range: () => range,
       under: (plot) => paintGrid(plot, number, grid),
     });
-    const since = form === "change" ? `All values are minus the median at step ${count(number[0])}.` : nothing;
-    return html`<div class="pair">
-        <div>${lines.element}</div>
-        <div class="chart"><p class="legend">Every entry <span class="muted">more color: more entries</span></p>${heat.element}</div>
-      </div><p class="muted">${since}</p>`;
+    return html`<div class="toolbar">${lines.legend}<p class="legend end muted">Right: every entry; more color is more entries.</p></div>
+      <div class="pair">${lines.element}${heat.element}</div>
+      ${form === "change" ? html`<p class="muted">All values are minus the median at step ${count(number[0])}.</p>` : nothing}`;
   }
 
   /** What earlier versions recorded. @param {Summary} summary */
@@ -111,7 +109,7 @@ export function tensor(element, app) {
         { name: "min", color: "--validation", width: 0, values: mapped(min) },
       ],
     });
-    return lines.element;
+    return html`${lines.legend}${lines.element}`;
   }
 }
 

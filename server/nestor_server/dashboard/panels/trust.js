@@ -22,7 +22,7 @@ const MEASURES = {
   hypergradient_cosine: {
     name: "Cosine with the step before",
     text: "Near 1 is steady, near 0 mostly noise. Larger batches steady it.",
-    limits: [{ value: 0, label: "0", color: "--faint", shown: true }],
+    limits: [{ value: 0, label: "noise", color: "--faint", shown: true }],
   },
   inner_gradient_ratio: {
     name: "Inner gradient, of its start",
@@ -37,7 +37,7 @@ const MEASURES = {
   hypergradient_norm: {
     name: "Norm of the hypergradient",
     text: "At 0 nothing is tuned.",
-    limits: [{ value: 0, label: "0", color: "--faint", shown: true }],
+    limits: [{ value: 0, label: "", color: "--faint", shown: true }],
   },
 };
 
