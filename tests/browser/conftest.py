@@ -140,13 +140,9 @@ def log_in(page: Page, server: Server, token: str) -> None:
     expect(page.get_by_role("button", name="Log out")).to_be_visible()
 
 
-def curve(page: Page) -> int:
-    """How many steps the loss chart draws."""
-    return int(page.locator("[data-steps]").first.get_attribute("data-steps") or 0)
-
-
 def expect_steps(page: Page, n: int) -> None:
-    expect(page.locator(".slot-losses [data-steps]")).to_have_attribute("data-steps", str(n))
+    """The loss chart draws so many steps."""
+    expect(page.locator(".slot-losses [data-steps]").first).to_have_attribute("data-steps", str(n))
 
 
 @pytest.fixture(scope="session")

@@ -78,8 +78,8 @@ def test_an_action_reaches_the_trial_that_is_shown_and_no_other(show, api, run, 
     page = show(f"#/trials/{paused.id}")
     expect(page.locator("[data-action=cancel]")).to_be_visible()
     held: list[Route] = []
-    page.route(f"**/trials/{run.id}/**", held.append)
-    page.route(f"**/trials/{run.id}", held.append)
+    page.route(f"**/trials/{run.id}/**", lambda route: held.append(route))
+    page.route(f"**/trials/{run.id}", lambda route: held.append(route))
     page.goto(page.url.split("#")[0] + f"#/trials/{run.id}")
     # Nothing of the trial before is left, although nothing of the next one is known.
     expect(page.locator("[data-action]")).to_have_count(0)

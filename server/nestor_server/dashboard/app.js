@@ -41,7 +41,7 @@ export class App {
 
   constructor() {
     document.body.append(this.#bar, this.#content);
-    window.addEventListener("hashchange", () => this.#arrive());
+    window.addEventListener("hashchange", () => (location.hash.startsWith("#token=") ? this.start() : this.#arrive()));
     document.addEventListener("visibilitychange", () => document.hidden || this.polls.soon());
     setInterval(() => document.hidden || this.#drawBar(), 1_000); // ages
   }
