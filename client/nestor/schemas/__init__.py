@@ -34,6 +34,14 @@ from nestor.schemas.confirmations import Confirm as Confirm
 from nestor.schemas.confirmations import Confirmation as Confirmation
 from nestor.schemas.confirmations import ConfirmationRun as ConfirmationRun
 from nestor.schemas.confirmations import Judged as Judged
+from nestor.schemas.courses import DEFAULT_COURSE_POINTS as DEFAULT_COURSE_POINTS
+from nestor.schemas.courses import DEFAULT_COURSES as DEFAULT_COURSES
+from nestor.schemas.courses import FEWEST_COURSE_POINTS as FEWEST_COURSE_POINTS
+from nestor.schemas.courses import MOST_COURSE_POINTS as MOST_COURSE_POINTS
+from nestor.schemas.courses import MOST_COURSES as MOST_COURSES
+from nestor.schemas.courses import Course as Course
+from nestor.schemas.courses import HyperparameterCourse as HyperparameterCourse
+from nestor.schemas.courses import HyperparameterCourses as HyperparameterCourses
 from nestor.schemas.entries import MAX_INDICES as MAX_INDICES
 from nestor.schemas.entries import MAX_NUMBERS as MAX_NUMBERS
 from nestor.schemas.entries import PER_ORDER as PER_ORDER
