@@ -15,7 +15,7 @@ export function options(element, app) {
     /** @param {Snapshot} snapshot */
     read: ({ trial }) => app.store.of(trial, "/options"),
 
-    /** @param {Snapshot} snapshot @param {Schemas["TrialOptions"]} found */
+    /** @param {Snapshot} _snapshot @param {Schemas["TrialOptions"]} found */
     show: (_snapshot, { problem, items }) => {
       const [set, defaults] = [items.filter((item) => !item.is_default), items.filter((item) => item.is_default)];
       const content = html`<p>${KINDS[problem.kind]} <span class="mono">${problem.name.slice(0, NAME)}</span>${sizes(problem)}</p>
