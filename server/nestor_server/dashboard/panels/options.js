@@ -7,7 +7,7 @@ import { html, nothing, render } from "../vendor/lit-html/lit-html.js";
 /** @typedef {import("../store.js").Snapshot} Snapshot @typedef {import("../store.js").Schemas} Schemas */
 
 const KINDS = { preset: "Preset", program: "Program", entry_point: "Entry point" };
-const NAME = 60; // characters; a digest is longer
+const NAME = 24; // characters; a digest is longer, and its beginning is enough to tell it from others
 
 /** @type {import("./panel.js").MakePanel} */
 export function options(element, app) {
@@ -18,7 +18,7 @@ export function options(element, app) {
     /** @param {Snapshot} _snapshot @param {Schemas["TrialOptions"]} found */
     show: (_snapshot, { problem, items }) => {
       const [set, defaults] = [items.filter((item) => !item.is_default), items.filter((item) => item.is_default)];
-      const content = html`<p>${KINDS[problem.kind]} <span class="mono">${problem.name.slice(0, NAME)}</span>${sizes(problem)}</p>
+      const content = html`<p>${KINDS[problem.kind]} <span class="mono" title=${problem.name}>${problem.name.slice(0, NAME)}</span>${sizes(problem)}</p>
         ${list(set)}
         ${defaults.length ? html`<details><summary>${defaults.length} with their defaults</summary>${list(defaults)}</details>` : nothing}`;
       render(panel("Specification", content), element);
