@@ -81,6 +81,14 @@ export function smooth(values, weight) {
   return result;
 }
 
+const WIDEST = 9; // neighbors of which a mean consists, about, or a fiftieth of a short curve
+
+/** The weight with which a curve of so many points is smoothed. @param {number} points */
+export function smoothing(points) {
+  const width = Math.max(1, Math.min(WIDEST, points / 50));
+  return (width - 1) / (width + 1);
+}
+
 /** Each number and those before it, with falling weights. @param {number[]} numbers @param {number} weight */
 function decayed(numbers, weight) {
   let sum = 0, weights = 0;
@@ -166,3 +174,8 @@ export const TRANSFORMS = {
   sigmoid: (value) => 1 / (1 + Math.exp(-value)),
   softplus: (value) => Math.max(value, 0) + Math.log1p(Math.exp(-Math.abs(value))),
 };
+
+/** Whether two lists have the same objects: what was drawn is up to date. @param {readonly unknown[]} a @param {readonly unknown[]} b */
+export function isSame(a, b) {
+  return a.length === b.length && a.every((one, i) => one === b[i]);
+}
