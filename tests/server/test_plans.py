@@ -230,6 +230,7 @@ QUERIES: dict[str, dict[str, Any]] = {  # by the end of a path
     "values": {"index": "0"},
 }
 THINNED = ("/steps", "/summary")  # of which all steps are considered, but few returned
+OF_ALL_STUDIES = "/activity"  # a row of each study of the user is read, and of trials only of those that failed
 DOCUMENT = create_app(Settings()).openapi()
 READS = {
     path: "ETag" in methods["get"]["responses"]["200"]["headers"]
@@ -261,13 +262,15 @@ def test_a_read_touches_the_rows_of_its_answer(http, filled, path, again):
         response = http.get(url, headers=headers, params=params)
     assert response.status_code in (200, 304, 404, 422), response.text
     if path != "/api/v1/version":
-        plans.expect(3 * STEPS if path.endswith(THINNED) else PAGE)
+        of_studies = OTHERS if path.endswith(OF_ALL_STUDIES) else 0
+        plans.expect(3 * STEPS if path.endswith(THINNED) else PAGE + of_studies)
     if path.endswith("/summary"):
         assert response.status_code == (304 if again else 200)
 
 
 LISTS = [
     *(("/studies", {"sort": sort.value, "order": order.value}) for sort in StudySort for order in SortOrder),
+    *(("/studies", {"sort": "created_at", "state": state}) for state in ("failed", "pruned")),
     *(("trials", {"sort": sort.value, "order": order.value}) for sort in TrialSort for order in SortOrder),
     *(("trials", {"sort": "number", **filters}) for filters in ({"q": "nothing"}, {"tag": "nothing"})),
     *(("trials", {"sort": sort.value, "state": "failed"}) for sort in (TrialSort.number, TrialSort.state)),
@@ -287,8 +290,10 @@ def test_a_page_of_a_list_touches_its_rows_in_each_order(http, path, params, pag
         answer = http.get(url, params=params | {"limit": 50})
     assert answer.is_success
     assert len(answer.json()["items"]) <= max(measured(plan) for _, plan in plans.seen) <= 51
-    # Other orders of studies read each of the user's, and of each at most the ends of three indexes.
-    plans.expect(4 * OTHERS if path == "/studies" and params["sort"] != "created_at" else PAGE)
+    # Other orders of studies, and those with a state, read each of the user's, and of each at most the ends of three
+    # indexes.
+    of_each = path == "/studies" and (params["sort"] != "created_at" or "state" in params)
+    plans.expect(4 * OTHERS if of_each else PAGE)
 
 
 # What each request that changes something sends: parts of its path, its body, its headers. Some need those above them.

@@ -62,6 +62,8 @@ if TYPE_CHECKING:
     from nestor_engine.problem.entry_points import Trainable
     from nestor_engine.program.export import Program
 
+BEST = ("best_value", "best_trial", "best_trial_id")  # what a study shows of its best trial
+
 
 class Local:
     """Studies and trials by id, in memory. The methods are those of `nestor.backend.Backend`."""
@@ -127,8 +129,9 @@ class Local:
         trials = self.trials(found.id)
         best = Ranking.of(found).best_trial(trials)
         counts = Counter(trial.state.value for trial in trials)
-        changes = {"trial_counts": dict(counts), "best_value": None if best is None else best.best_value}
-        return found.model_copy(update=changes)
+        shown = (None, None, None) if best is None else (best.best_value, best.number, best.id)
+        best_of = dict(zip(BEST, shown, strict=True))
+        return found.model_copy(update={"trial_counts": dict(counts), **best_of})
 
     def studies(self) -> Iterator[StudyRecord]:
         """Newest first."""
@@ -233,8 +236,9 @@ class Local:
         from torch.utils import _pytree as pytree
 
         device = next(leaf.device for leaf in pytree.tree_leaves(bilevel.params))
-        start = None
+        start, starts_from, now = None, None, datetime.now(UTC)
         if spec.warm_start is not None:
+            starts_from = spec.warm_start.trial
             warm_start, start = self._trial(spec.warm_start.trial).artifacts.reached(spec.warm_start)
             spec = spec.model_copy(update={"warm_start": warm_start})
         with self._lock:  # the number and the ranking stay as they are
@@ -247,6 +251,8 @@ class Local:
                 desired=Desired.run,
                 allowed_actions=lifecycle.allowed_actions(State.queued, Desired.run),
                 spec=spec,
+                tunes=spec.response.tunes,
+                starts_from=starts_from,
                 priority=spec.priority,
                 step=0,
                 n_steps=config.n_steps,
@@ -263,9 +269,10 @@ class Local:
                 note=note,
                 worker=None,
                 seq=0,
-                created_at=datetime.now(UTC),
+                created_at=now,
                 started_at=None,
                 finished_at=None,
+                last_activity_at=now,
             )
             trial = self._trials[record.id] = LocalTrial(
                 record,
@@ -469,7 +476,7 @@ class Local:
 def _new_study(new: StudyCreate) -> StudyRecord:
     now, fields = datetime.now(UTC), new.model_dump(exclude={"load_if_exists"})
     fields["direction"] = new.direction or "minimize"
-    return StudyRecord(id=uuid4(), created_at=now, updated_at=now, trial_counts={}, best_value=None, **fields)
+    return StudyRecord(id=uuid4(), created_at=now, updated_at=now, trial_counts={}, **dict.fromkeys(BEST), **fields)
 
 
 here = Local()

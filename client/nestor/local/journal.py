@@ -86,11 +86,11 @@ class Journal:
     def append(self, kind: EventType, data: dict[str, Any], **changes: Any) -> None:
         """Record one event, with the changes of the trial's record that it reports."""
         with self.lock:
-            seq = len(self._events) + 1
+            seq, now = len(self._events) + 1, datetime.now(UTC)
             if kind is not EventType.step:
-                data = {**data, "at": datetime.now(UTC).isoformat()}
+                data = {**data, "at": now.isoformat()}
             self._events.append(Event(seq=seq, type=kind, data=data))
-            record = self.record.model_copy(update={"seq": seq, **changes})
+            record = self.record.model_copy(update={"seq": seq, "last_activity_at": now, **changes})
             verdict = verdicts.judge(
                 self._evidence,
                 n_hparams=self._n_hparams,

@@ -332,6 +332,8 @@ class LocalTrial:
                 self._fail(error)
                 return False
             changes["value"] = value = step.value_of(metric)
+            if self.record.first_value is None:
+                changes |= {"first_value": value}
             if self._ranking.is_better(value, self.record.best_value):
                 changes |= {"best_value": value, "best_step": taken.number}
         self.artifacts.keep(step, is_best="best_step" in changes)

@@ -90,14 +90,14 @@ class Option:
         tag: names the option among those of its family, in JSON.
         tag_key: the JSON field that holds the tag.
         expected: what to pass where another object was passed, as the end of a sentence.
-        moved: names of former fields, with what to write now.
+        former: names of former fields, with what to write now.
         supports_sharding: whether several devices can compute it together.
     """
 
     tag: ClassVar[str] = ""
     tag_key: ClassVar[str] = "kind"
     expected: ClassVar[str] = ""
-    moved: ClassVar[Mapping[str, str]] = {}
+    former: ClassVar[Mapping[str, str]] = {}
     is_public: ClassVar[bool] = True  # a name of `nestor`
     members: ClassVar[dict[str, type[Option]]] = {}  # of a family, by tag
     supports_sharding: ClassVar[bool] = True
@@ -198,7 +198,7 @@ class Value(BaseModel):
     """A schema that users make themselves: their mistakes are Nestor's errors, not pydantic's."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    moved: ClassVar[Mapping[str, str]] = {}  # names of former fields, with what to write now
+    former: ClassVar[Mapping[str, str]] = {}  # names of former fields, with what to write now
     invalid: ClassVar[type[NestorError]] = ConfigInvalid  # raised for several mistakes
 
     if not TYPE_CHECKING:  # type checkers know the fields

@@ -33,7 +33,7 @@ _MOVED = MappingProxyType({"stop_early": "it is called early_stopping"})
 class ConfigFields(Value):
     """The fields of a configuration, as they are stored: not checked against one another."""
 
-    moved: ClassVar[Mapping[str, str]] = _MOVED
+    former: ClassVar[Mapping[str, str]] = _MOVED
 
     n_steps: Annotated[
         Count, about("outer steps in all, each one update of the hyperparameters", unit="outer steps", example=300)

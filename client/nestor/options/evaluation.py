@@ -38,7 +38,7 @@ class EarlyStopping(Option):
     """End the tuning when the loss on held-out validation examples, which steer nothing, no longer improves."""
 
     expected: ClassVar[str] = "nestor.EarlyStopping(patience=20)"
-    moved: ClassVar[Mapping[str, str]] = _MOVED
+    former: ClassVar[Mapping[str, str]] = _MOVED
 
     patience: Annotated[
         Count, about("outer steps without a new lowest loss after which it ends", unit="outer steps")

@@ -35,7 +35,7 @@ class Optimizer(Option):
     expected: ClassVar[str] = (
         "one of Nestor's optimizers, such as Adam(1e-3) or RMSprop(1e-2); those of torch.optim hold parameters"
     )
-    moved: ClassVar[Mapping[str, str]] = _MOVED
+    former: ClassVar[Mapping[str, str]] = _MOVED
     keeps_state: ClassVar[frozenset[str]] = frozenset()  # tensors of its state that others may read
 
     lr: Annotated[Positive, _LR]

@@ -46,6 +46,10 @@ class Administration(Connection):
         """
         self._transport.request("DELETE", f"/tokens/{token_id}")
 
+    def activity(self) -> schemas.Activity:
+        """What goes on in all studies of this user, and how many trials wait for a worker."""
+        return self._get("/activity", schemas.Activity)
+
     def workers(self) -> schemas.Workers:
         """The workers that can run trials, which trials of this user they run, and how many trials wait for them."""
         return self._get("/workers", schemas.Workers)

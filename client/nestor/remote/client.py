@@ -251,7 +251,7 @@ class Client(Blobs, Hyperparameters, Administration):
         q: str | None = None,
         sort: TrialSort | str = TrialSort.number,
         order: SortOrder | str = SortOrder.desc,
-    ) -> Iterator[schemas.Trial]:
+    ) -> Iterator[schemas.TrialSummary]:
         """Trials of a study, newest first. Pages are requested as the iterator advances.
 
         Args:
@@ -359,6 +359,14 @@ class Client(Blobs, Hyperparameters, Administration):
             NothingToConfirm: no step of the trial was evaluated.
         """
         return self._get(f"/trials/{trial_id}/confirmation", schemas.Confirmation)
+
+    def options(self, trial_id: UUID) -> schemas.TrialOptions:
+        """The options of a trial beside their defaults, those first that differ, and what it tunes in short.
+
+        Raises:
+            TrialNotFound
+        """
+        return self._get(f"/trials/{trial_id}/options", schemas.TrialOptions)
 
     def attempts(self, trial_id: UUID) -> list[schemas.Attempt]:
         """The attempts at a trial, by number: which worker ran it, when, and why each attempt ended.

@@ -8,8 +8,9 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Generic, TextIO, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TextIO, TypeVar
 
+from nestor.results.options import dotted, flat_options
 from nestor.schemas import Step, Trial
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ class _Options:
         self._names: dict[str, bool] = {}  # whether the trials differ
 
     def add(self, record: Trial) -> None:
-        row = _options(record)
+        row = flat_options(record.spec)
         if self._first is None:
             self._first = row
         for name in self._names | row:
@@ -149,15 +150,11 @@ class _Options:
             self._names[name] = self._names.get(name, False) or differs
 
     def row(self, record: Trial, *, every: bool) -> dict[str, Any]:
-        row = _options(record)
+        row = flat_options(record.spec)
         return {name: row.get(name) for name in self.names(every=every)}
 
     def names(self, *, every: bool) -> list[str]:
         return [name for name, differs in self._names.items() if every or differs]
-
-
-def _options(record: Trial) -> dict[str, Any]:
-    return dotted(record.spec.model_dump(mode="json", exclude={"problem", "user_attrs"}))
 
 
 TrialAndLast = tuple[Trial, Sequence[Step]]  # a trial, and its last step if its metrics are wanted
@@ -198,17 +195,6 @@ def metric_row(last: Sequence[Step]) -> dict[str, float]:
     return dotted(
         {"val_metrics": last[-1].val_metrics, "metrics": last[-1].metrics, "test_metrics": last[-1].test_metrics}
     )
-
-
-def dotted(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dots between the parts of a name; an empty mapping leaves no entry."""
-    row: dict[str, Any] = {}
-    for name, value in nested.items():
-        if isinstance(value, Mapping):
-            row |= dotted(cast("Mapping[str, Any]", value), f"{prefix}{name}.")
-        else:
-            row[f"{prefix}{name}"] = value
-    return row
 
 
 def distribution_row(named: Mapping[str, numpy.ndarray], *, quantiles: bool) -> dict[str, float]:

@@ -34,6 +34,14 @@ from nestor.schemas.confirmations import Confirm as Confirm
 from nestor.schemas.confirmations import Confirmation as Confirmation
 from nestor.schemas.confirmations import ConfirmationRun as ConfirmationRun
 from nestor.schemas.confirmations import Judged as Judged
+from nestor.schemas.courses import DEFAULT_COURSE_POINTS as DEFAULT_COURSE_POINTS
+from nestor.schemas.courses import DEFAULT_COURSES as DEFAULT_COURSES
+from nestor.schemas.courses import FEWEST_COURSE_POINTS as FEWEST_COURSE_POINTS
+from nestor.schemas.courses import MOST_COURSE_POINTS as MOST_COURSE_POINTS
+from nestor.schemas.courses import MOST_COURSES as MOST_COURSES
+from nestor.schemas.courses import Course as Course
+from nestor.schemas.courses import HyperparameterCourse as HyperparameterCourse
+from nestor.schemas.courses import HyperparameterCourses as HyperparameterCourses
 from nestor.schemas.entries import MAX_INDICES as MAX_INDICES
 from nestor.schemas.entries import MAX_NUMBERS as MAX_NUMBERS
 from nestor.schemas.entries import PER_ORDER as PER_ORDER
@@ -76,7 +84,7 @@ from nestor.schemas.steps import Distributions as Distributions
 from nestor.schemas.steps import Step as Step
 from nestor.schemas.steps import StepColumns as StepColumns
 from nestor.schemas.steps import TensorSummary as TensorSummary
-from nestor.schemas.studies import Curve as Curve
+from nestor.schemas.studies import Activity as Activity
 from nestor.schemas.studies import Direction as Direction
 from nestor.schemas.studies import Study as Study
 from nestor.schemas.studies import StudyCopy as StudyCopy
@@ -86,10 +94,14 @@ from nestor.schemas.studies import StudyPatch as StudyPatch
 from nestor.schemas.studies import StudyRestore as StudyRestore
 from nestor.schemas.studies import StudySort as StudySort
 from nestor.schemas.studies import StudySummary as StudySummary
+from nestor.schemas.trial_options import OptionRow as OptionRow
+from nestor.schemas.trial_options import ProblemSummary as ProblemSummary
+from nestor.schemas.trial_options import TrialOptions as TrialOptions
 from nestor.schemas.trials import Action as Action
 from nestor.schemas.trials import Answer as Answer
 from nestor.schemas.trials import Attempt as Attempt
 from nestor.schemas.trials import Attempts as Attempts
+from nestor.schemas.trials import Curve as Curve
 from nestor.schemas.trials import Desired as Desired
 from nestor.schemas.trials import EndingAction as EndingAction
 from nestor.schemas.trials import State as State
@@ -101,6 +113,7 @@ from nestor.schemas.trials import TrialPatch as TrialPatch
 from nestor.schemas.trials import TrialPriority as TrialPriority
 from nestor.schemas.trials import TrialProgress as TrialProgress
 from nestor.schemas.trials import TrialSort as TrialSort
+from nestor.schemas.trials import TrialSummary as TrialSummary
 from nestor.schemas.trials import Verdict as Verdict
 from nestor.schemas.trials import WhichStep as WhichStep
 from nestor.schemas.uploads import BlobCreate as BlobCreate

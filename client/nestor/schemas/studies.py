@@ -14,12 +14,15 @@ from nestor.options.base import Flag, about
 from nestor.options.mistakes.sentences import violation
 from nestor.schemas.base import CURSOR, NOTE, Name, Note, Schema
 from nestor.schemas.patches import Patch
-from nestor.schemas.trials import TrialProgress, Verdict
+from nestor.schemas.trials import Curve, TrialProgress, Verdict
 
 Direction = Literal["minimize", "maximize"]
 _METRIC = about(
     "a metric of the problem, which ranks steps and trials; null: the loss on all validation examples",
     example="accuracy",
+)
+_TRIAL_COUNTS = about(
+    "number of trials in each state; states without trials are left out", example={"running": 1, "complete": 4}
 )
 
 
@@ -73,15 +76,14 @@ class Study(Schema):
     note: Annotated[str, NOTE] = ""
     created_at: Annotated[datetime, about("in UTC")]
     updated_at: Annotated[datetime, about("last change of its attributes, tags, note or ranking, in UTC")]
-    trial_counts: Annotated[
-        dict[str, int],
-        about(
-            "number of trials in each state; states without trials are left out", example={"running": 1, "complete": 4}
-        ),
-    ]
+    trial_counts: Annotated[dict[str, int], _TRIAL_COUNTS]
     best_value: Annotated[
         float | None, about("the best value of any of its trials; null: no step was evaluated", example=0.173)
     ]
+    best_trial: Annotated[
+        int | None, about("number of the trial with the best value; null: no step was evaluated", example=3)
+    ]
+    best_trial_id: Annotated[UUID | None, about("identifies this trial in paths of the API")]
 
 
 class StudyRestore(Schema):
@@ -96,26 +98,11 @@ class StudyCopy(Schema):
     name: Annotated[Name, about("unique among your studies", example="digits-l2 copy")]
 
 
-class Curve(Schema):
-    """Values at some steps, for a small plot."""
-
-    steps: Annotated[
-        tuple[int, ...], about("numbers of the steps, in order", unit="outer steps", example=[1, 5, 10])
-    ] = ()
-    values: Annotated[
-        tuple[float, ...],
-        about("the value by which the study ranks, at each of these steps", example=[0.41, 0.22, 0.17]),
-    ] = ()
-
-
 class StudySummary(Study):
     """A study in a list, with what is going on in it."""
 
     last_activity_at: Annotated[
         datetime, about("when a trial last recorded something or changed its state, or the study was changed, in UTC")
-    ]
-    best_trial: Annotated[
-        int | None, about("number of the trial with the best value; null: no step was evaluated", example=3)
     ]
     verdict: Annotated[Verdict | None, about("of the best trial")]
     sparkline: Annotated[
@@ -130,6 +117,23 @@ class StudySummary(Study):
     purged_after: Annotated[
         datetime | None, about("when a deleted study can no longer be restored, in UTC; null: it is not deleted")
     ] = None
+
+
+class Activity(Schema):
+    """What goes on in all your studies. Deleted ones do not count."""
+
+    studies: Annotated[int, about("number of your studies", example=12)]
+    trial_counts: Annotated[dict[str, int], _TRIAL_COUNTS]
+    failed_recently: Annotated[
+        int,
+        about(
+            "trials that failed in the last 24 hours and were not retried, of the newest 1,000 failed trials of each "
+            "study",
+            example=1,
+        ),
+    ]
+    workers: Annotated[int, about("running workers, as `GET /workers` lists them", example=2)]
+    queued: Annotated[int, about("number of trials that wait for a worker, of all users", example=3)]
 
 
 class StudySort(StrEnum):

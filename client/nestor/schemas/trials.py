@@ -134,6 +134,21 @@ _ETA = about(
 )
 
 
+_TRIAL_WORKER = about("the worker that holds it, as `GET /workers` names it", example="gpu-1:4242")
+
+
+class Curve(Schema):
+    """Values at some steps, for a small plot."""
+
+    steps: Annotated[
+        tuple[int, ...], about("numbers of the steps, in order", unit="outer steps", example=[1, 5, 10])
+    ] = ()
+    values: Annotated[
+        tuple[float, ...],
+        about("the value by which the study ranks, at each of these steps", example=[0.41, 0.22, 0.17]),
+    ] = ()
+
+
 class Trial(Schema):
     """A trial as of one moment."""
 
@@ -146,6 +161,11 @@ class Trial(Schema):
         tuple[str, ...], about("actions that would change something now", example=["pause", "stop", "cancel"])
     ]
     spec: Annotated[TrialSpec, about("the problem and the options, as submitted")]
+    tunes: Annotated[
+        bool,
+        about("false: it is trained under fixed hyperparameters, as a baseline, and is never the best of its study"),
+    ]
+    starts_from: Annotated[UUID | None, about("the trial that it is warm-started from, in any study; null: none")]
     priority: Annotated[int, about("the current priority; the spec has the submitted one", example=0)]
     step: Annotated[int, about("recorded outer steps", unit="outer steps", example=120)]
     n_steps: Annotated[int, about("outer steps in all, with extensions", unit="outer steps", example=300)]
@@ -157,6 +177,9 @@ class Trial(Schema):
             example=0.181,
         ),
     ]
+    first_value: Annotated[
+        float | None, about("the same at the first evaluated step, where the trial began", example=0.442)
+    ] = None
     best_value: Annotated[float | None, about("the best value of any step, in the study's direction", example=0.173)]
     best_step: Annotated[int | None, about("the first step with the best value; its weights are kept", example=110)]
     verdict: Annotated[
@@ -190,11 +213,35 @@ class Trial(Schema):
     ]
     tags: Annotated[tuple[str, ...], about("labels of the trial", example=["baseline"])]
     note: Annotated[str, NOTE] = ""
-    worker: Annotated[str | None, about("the worker that holds it", example="gpu-1:4242")]
+    worker: Annotated[str | None, _TRIAL_WORKER]
     seq: Annotated[int, SEQ]
     created_at: Annotated[datetime, about("in UTC")]
     started_at: Annotated[datetime | None, about("start of the first attempt, in UTC")]
     finished_at: Annotated[datetime | None, about("in UTC; null: it is not finished")]
+    last_activity_at: Annotated[datetime, about("when it last recorded something or changed its state, in UTC")]
+
+
+class TrialSummary(Trial):
+    """A trial in a list, with its course in short."""
+
+    sparkline: Annotated[
+        Curve,
+        about(
+            "at most 30 values, evenly over its evaluated steps, with the first, the best and the last; empty if an "
+            "earlier version recorded it"
+        ),
+    ]
+    test_value: Annotated[
+        float | None,
+        about(
+            "the study's metric on the test examples, at the last step at which they were evaluated; without a metric, "
+            "the loss; null: they were not",
+            example=0.204,
+        ),
+    ]
+    test_value_at_best: Annotated[
+        float | None, about("the same as of the best step: the one to report beside `best_value`", example=0.192)
+    ]
 
 
 class TrialProgress(Schema):
@@ -204,6 +251,7 @@ class TrialProgress(Schema):
     number: Annotated[int, about("unique in its study, from 0", example=3)]
     step: Annotated[int, about("recorded outer steps", unit="outer steps", example=120)]
     n_steps: Annotated[int, about("outer steps in all, with extensions", unit="outer steps", example=500)]
+    worker: Annotated[str | None, _TRIAL_WORKER]
     steps_per_second: Annotated[float | None, _PACE] = None
     eta_seconds: Annotated[float | None, _ETA] = None
 
@@ -221,5 +269,5 @@ class TrialSort(StrEnum):
 class TrialPage(Schema):
     """Some trials of a study."""
 
-    items: Annotated[tuple[Trial, ...], about("at most as many as `limit`, fewer if they are large")]
+    items: Annotated[tuple[TrialSummary, ...], about("at most as many as `limit`, fewer if they are large")]
     next_cursor: Annotated[str | None, CURSOR] = None

@@ -50,6 +50,11 @@ export async function send(method, path, content_, headers = {}) {
   return response.status === 204 ? null : content(response);
 }
 
+/** The ETag of what `get` returned last for `path`, for If-Match; "" if there is none. @param {string} path */
+export function etagOf(path) {
+  return cache.get(path)?.etag ?? "";
+}
+
 /** The address of an answer that is no JSON, for images and downloads. @param {string} path @param {Record<string, any>} [query] */
 export function address(path, query = {}) {
   return `${API}${path}${search(query)}`;

@@ -4,7 +4,7 @@ import { forget, get, RequestRejected, send, Unavailable } from "./api.js";
 import { Cursor } from "./cursor.js";
 import { bar } from "./bar.js";
 import { comparePage } from "./pages/compare.js";
-import { loginPage } from "./pages/login.js";
+import { ENDED, loginPage, UNKNOWN } from "./pages/login.js";
 import { missingPage } from "./pages/missing.js";
 import { studiesPage } from "./pages/studies.js";
 import { studyPage } from "./pages/study.js";
@@ -41,7 +41,7 @@ export class App {
 
   constructor() {
     document.body.append(this.#bar, this.#content);
-    window.addEventListener("hashchange", () => this.#arrive());
+    window.addEventListener("hashchange", () => (location.hash.startsWith("#token=") ? this.start() : this.#arrive()));
     document.addEventListener("visibilitychange", () => document.hidden || this.polls.soon());
     setInterval(() => document.hidden || this.#drawBar(), 1_000); // ages
   }
@@ -53,7 +53,7 @@ export class App {
     try {
       this.enter(token ? await send("POST", "/session", { token }) : await get("/me"));
     } catch (error) {
-      if (error instanceof RequestRejected && error.status === 401) return this.#logIn(token ? error.message : "");
+      if (error instanceof RequestRejected && error.status === 401) return this.#logIn(token ? UNKNOWN : "");
       if (!(error instanceof RequestRejected || error instanceof Unavailable)) throw error;
       this.#show(missingPage("The server does not answer", "Trying again every few seconds."));
       setTimeout(() => this.start(), 3_000);
@@ -91,7 +91,7 @@ export class App {
       return await request();
     } catch (error) {
       if (!(error instanceof RequestRejected || error instanceof Unavailable)) throw error;
-      if (error instanceof RequestRejected && error.status === 401) this.#logIn(error.message);
+      if (error instanceof RequestRejected && error.status === 401) this.#logIn(ENDED);
       else this.say(error.message);
     }
   }
@@ -142,7 +142,7 @@ export class App {
   /** What a failed read means for everything; true: it ends the reading. @param {unknown} error */
   #hasFailed(error) {
     if (error instanceof RequestRejected && error.status === 401) {
-      this.#logIn(error.message);
+      this.#logIn(ENDED);
       return true;
     }
     if (!(error instanceof RequestRejected || error instanceof Unavailable)) reportError(error); // a mistake in this code

@@ -21,8 +21,10 @@ from nestor_server.settings import Settings
 log = logging.getLogger("nestor_server.access")
 
 REQUEST_ID = "X-Request-ID"
+POLICY = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 SECURITY_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    # No script of the dashboard may turn text into HTML, except for lit-html with its constant templates.
+    "Content-Security-Policy": f"{POLICY}; require-trusted-types-for 'script'; trusted-types lit-html",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "private, no-cache",  # revalidate each time: pages and responses change with the server

@@ -1,4 +1,4 @@
-"""/trials/{id}/hyperparameters, /trials/{id}/checkpoint and /trials/{id}/rater"""
+"""/trials/{id}/hyperparameters, /trials/{id}/courses, /trials/{id}/checkpoint and /trials/{id}/rater"""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from nestor import schemas
 from nestor_server.http import files
 from nestor_server.http.openapi.responses import FILE
 from nestor_server.http.transactions import Reader, TransactionRoute, Tx
-from nestor_server.routes.parameters import After, CheckpointStep, StepNumber
-from nestor_server.services.records import hyperparameters, raters, summaries
+from nestor_server.routes.parameters import After, CheckpointStep, CursorOfOneOrder, StepNumber
+from nestor_server.services.records import courses, hyperparameters, raters, summaries
 from nestor_server.services.records.hyperparameters import Format
 from nestor_server.services.trials import warm_starts
 
@@ -91,6 +91,36 @@ def get_hyperparameter_summary(
     Of a long trial it has the steps that a plot needs. An answer has at most 100,000 steps; `next_after` continues it.
     """
     content = summaries.summary(session, caller.user_id, trial_id, name, after=after, max_points=max_points)
+    return files.versioned_response(request, content)
+
+
+CoursePoints = Annotated[
+    int,
+    Query(
+        ge=schemas.FEWEST_COURSE_POINTS,
+        le=schemas.MOST_COURSE_POINTS,
+        description="the most steps of a course; they are at equal distances, besides the last. All courses of a page "
+        f"have at most {courses.MAX_POINTS:,}",
+    ),
+]
+CoursesLimit = Annotated[int, Query(ge=1, le=schemas.MOST_COURSES, description="the most hyperparameters of a page")]
+
+
+@router.get("/trials/{trial_id}/courses", response_model=schemas.HyperparameterCourses)
+def list_courses(
+    trial_id: UUID,
+    request: Request,
+    caller: Reader,
+    session: Tx,
+    max_points: CoursePoints = schemas.DEFAULT_COURSE_POINTS,
+    limit: CoursesLimit = schemas.DEFAULT_COURSES,
+    cursor: CursorOfOneOrder = None,
+) -> Response:
+    """Every hyperparameter in one line: its statistics, its share of the hypergradient, and its course in few steps.
+
+    Those with the largest share come first. All pages have the order of the step that was the newest at the first one.
+    """
+    content = courses.page(session, caller.user_id, trial_id, max_points=max_points, limit=limit, cursor=cursor)
     return files.versioned_response(request, content)
 
 

@@ -21,6 +21,9 @@ Cursor = Annotated[
         examples=["IjAxOGYi"],
     ),
 ]
+CursorOfOneOrder = Annotated[
+    str | None, Query(max_length=2_000, description="`next_cursor` of the previous page", examples=["IjAxOGYi"])
+]
 Order = Annotated[
     schemas.SortOrder, Query(description="ascending or descending; entries without a value come last in both")
 ]

@@ -15,7 +15,7 @@ from nestor_server.http.openapi.responses import problem, text
 from nestor_server.http.refreshed import Refreshed
 from nestor_server.http.transactions import Admin, Reader, TransactionRoute, Tx, checks_scope
 from nestor_server.observability.scrapes import CONTENT_TYPE, Scrapes
-from nestor_server.services import workers
+from nestor_server.services import activity, workers
 
 unversioned = APIRouter(tags=["system"])
 versioned = APIRouter(route_class=TransactionRoute, tags=["system"])
@@ -68,6 +68,12 @@ async def get_version() -> schemas.Version:
     except PackageNotFoundError:
         installed = "unknown"
     return schemas.Version(nestor=installed, api="v1")
+
+
+@versioned.get("/activity", response_model=schemas.Activity)
+def get_activity(request: Request, caller: Reader, session: Tx) -> Response:
+    """What goes on in all your studies: their trials by state, those that failed lately, and what waits for workers."""
+    return files.json_response(request, activity.of_user(session, caller.user_id))
 
 
 @versioned.get("/workers")

@@ -21,7 +21,7 @@ from nestor_server.routes.parameters import After, Cursor, IfMatch, Limit, Order
 from nestor_server.services import studies
 from nestor_server.services.lists import paging
 from nestor_server.services.records import exports, logs
-from nestor_server.services.trials import actions, attempts, confirmations, queries
+from nestor_server.services.trials import actions, attempts, confirmations, options, queries
 
 router = APIRouter(route_class=TransactionRoute, tags=["trials"])
 
@@ -233,6 +233,12 @@ def prioritize_trial(
     """Let the trial run before those of lower priority, and after those of higher."""
     changed = actions.prioritize(session, caller, trial_id, new.priority, if_match=if_match)
     return files.json_response(request, *changed)
+
+
+@router.get("/trials/{trial_id}/options", response_model=schemas.TrialOptions)
+def list_options(trial_id: UUID, request: Request, caller: Reader, session: Tx) -> Response:
+    """The options of the trial, those first that differ from their defaults, and what it tunes in short."""
+    return files.json_response(request, options.get(session, caller.user_id, trial_id))
 
 
 @router.get("/trials/{trial_id}/attempts")

@@ -134,4 +134,6 @@ def fields(study: Study, trials: Trials) -> dict[str, Any]:
         "updated_at": study.updated_at,
         "trial_counts": trials.counts,
         "best_value": trials.best_value,
+        "best_trial": trials.best_number,
+        "best_trial_id": trials.best,
     }

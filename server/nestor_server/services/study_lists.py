@@ -16,7 +16,6 @@ from sqlalchemy import Row, func, literal_column, select
 from sqlalchemy.orm import Session
 
 from nestor import schemas
-from nestor.results.progress.pace import Sparkline
 from nestor.schemas import SortOrder, State, StudySort
 from nestor_server.database import settings_of
 from nestor_server.models import Study, Trial
@@ -100,7 +99,7 @@ def _summaries(session: Session, found: Sequence[Study], trials: dict[UUID, Tria
     spec = (part for name in ("folds", "response", "train_on", "timeout") for part in (name, Trial.spec[name]))
     columns = (
         Trial.id, Trial.number, Trial.state, Trial.step, Trial.n_steps, Trial.ends_after, Trial.attempt, Trial.seconds,
-        Trial.pace, Trial.sparkline, Trial.best_step, Trial.best_value, Trial.evidence, Trial.error,
+        Trial.lease_owner, Trial.pace, Trial.sparkline, Trial.best_step, Trial.best_value, Trial.evidence, Trial.error,
         func.jsonb_path_query_array(Trial.hyperparameters, literal_column("'$[*].shape'")).label("shapes"),
         func.jsonb_strip_nulls(func.jsonb_build_object(*spec)).label("spec"),
     )  # fmt: skip
@@ -117,9 +116,8 @@ def _summary(
     return schemas.StudySummary(
         **studies.fields(study, trials),
         last_activity_at=trials.last_activity_at,
-        best_trial=None if best is None else best.number,
         verdict=None if best is None else _verdict(best),
-        sparkline=schemas.Curve() if best is None else _curve(best),
+        sparkline=schemas.Curve() if best is None else queries.curve(cast("Trial", best)),
         running=None if running is None else _progress(running),
         deleted_at=study.deleted_at,
         purged_after=None if study.deleted_at is None else study.deleted_at + kept,
@@ -130,14 +128,9 @@ def _verdict(trial: Row[*tuple[Any, ...]]) -> schemas.Verdict | None:
     return rankings.verdict(trial.evidence, [{"shape": shape} for shape in trial.shapes or ()], trial.spec, trial.error)
 
 
-def _curve(trial: Row[*tuple[Any, ...]]) -> schemas.Curve:
-    if trial.sparkline is None:
-        return schemas.Curve()
-    return Sparkline.from_json(trial.sparkline).curve(trial.best_step, trial.best_value)
-
-
 def _progress(trial: Row[*tuple[Any, ...]]) -> schemas.TrialProgress | None:
     if trial.state != State.running.value:  # it has ended since
         return None
     shown = {"id": trial.id, "number": trial.number, "step": trial.step, "n_steps": trial.n_steps}
-    return schemas.TrialProgress.model_validate(shown | queries.pace(cast("Trial", trial)))
+    shown |= {"worker": trial.lease_owner, **queries.pace(cast("Trial", trial))}
+    return schemas.TrialProgress.model_validate(shown)

@@ -43,13 +43,14 @@ class Trials:
     Attributes:
         counts: their number by state.
         best_value: of those that can be its best.
-        best, best_version: the first trial with that value, and what changes with it.
+        best_number, best, best_version: of the first trial with that value: number, id, and what changes with it.
         running, running_version: the newest of those that run, and what changes with it.
         last_activity_at: of any of them, or of the study itself.
     """
 
     counts: dict[str, int]
     best_value: float | None
+    best_number: int | None
     best: UUID | None
     best_version: str | None
     running: UUID | None
@@ -82,7 +83,7 @@ def trials_of(session: Session, study_ids: Sequence[UUID]) -> dict[UUID, Trials]
     numbered = select(found, first.label("best")).offset(0).subquery()
     rows = session.execute(
         select(
-            numbered.c.id, numbered.c.best_value, best.id, _version(best), running.id, _version(running),
+            numbered.c.id, numbered.c.best_value, best.number, best.id, _version(best), running.id, _version(running),
             numbered.c.last_activity_at,
         )
         .select_from(numbered)

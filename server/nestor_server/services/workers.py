@@ -25,6 +25,11 @@ def page(session: Session, caller_id: UUID) -> schemas.Workers:
     return schemas.Workers(items=_listed(session, caller_id, queue, _is_alive(session)), queued=queue.total)
 
 
+def load(session: Session) -> tuple[int, int]:
+    """How many workers run, and how many trials of all users wait for one."""
+    return session.scalars(select(func.count()).where(_is_alive(session))).one(), _Queue(session).total
+
+
 def drain(session: Session, caller_id: UUID, worker_id: str, *, drains: bool) -> schemas.Workers:
     """Let a worker process hand its trials over and take no more, or take trials again. Repetitions change nothing.
 

@@ -49,7 +49,7 @@ def walk(annotation: Any, loc: list[Any]) -> Place:
             continue  # the alternative of a union without models: a number, or a word
         path.append(part)
         siblings = sorted({name for model in models for name in _fields(model)})
-        moved = next((model.moved[part] for model in models if part in getattr(model, "moved", {})), None)
+        moved = next((model.former[part] for model in models if part in getattr(model, "former", {})), None)
         here = known if known or models else items
         if not isinstance(part, str):
             here = items

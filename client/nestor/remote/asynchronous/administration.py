@@ -49,6 +49,10 @@ class AsyncAdministration(AsyncConnection):
         """
         await self._transport.request("DELETE", f"/tokens/{token_id}")
 
+    async def activity(self) -> schemas.Activity:
+        """What goes on in all studies of this user, and how many trials wait for a worker."""
+        return await self._get("/activity", schemas.Activity)
+
     async def workers(self) -> schemas.Workers:
         """The workers that can run trials, which trials of this user they run, and how many trials wait for them."""
         return await self._get("/workers", schemas.Workers)

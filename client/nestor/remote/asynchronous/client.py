@@ -245,7 +245,7 @@ class AsyncClient(AsyncBlobs, AsyncHyperparameters, AsyncAdministration):
         q: str | None = None,
         sort: TrialSort | str = TrialSort.number,
         order: SortOrder | str = SortOrder.desc,
-    ) -> AsyncIterator[schemas.Trial]:
+    ) -> AsyncIterator[schemas.TrialSummary]:
         """Trials of a study, newest first. Pages are requested as the iterator advances.
 
         Args:
@@ -353,6 +353,14 @@ class AsyncClient(AsyncBlobs, AsyncHyperparameters, AsyncAdministration):
             NothingToConfirm: no step of the trial was evaluated.
         """
         return await self._get(f"/trials/{trial_id}/confirmation", schemas.Confirmation)
+
+    async def options(self, trial_id: UUID) -> schemas.TrialOptions:
+        """The options of a trial beside their defaults, those first that differ, and what it tunes in short.
+
+        Raises:
+            TrialNotFound
+        """
+        return await self._get(f"/trials/{trial_id}/options", schemas.TrialOptions)
 
     async def attempts(self, trial_id: UUID) -> list[schemas.Attempt]:
         """The attempts at a trial, by number: which worker ran it, when, and why each attempt ended.

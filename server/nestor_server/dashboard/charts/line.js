@@ -97,6 +97,9 @@ export class LineChart {
         if (content.best) ring(plot, content.best);
       },
     });
+    // What is drawn, for tests: a canvas cannot be asked.
+    const high = String(range(steps[0], steps[steps.length - 1])[1]);
+    Object.assign(this.element.dataset, { steps: String(content.steps?.length ?? steps.length), high });
     this.#explain();
   }
 

@@ -25,7 +25,7 @@ import { short } from "../format.js";
  * @property {(plot: uPlot) => void} [over] paints above the lines, without a clip
  */
 
-const Library = /** @type {typeof import("../vendor/uplot/dist/uPlot.d.ts")} */ (/** @type {any} */ (globalThis).uPlot);
+const Library = /** @type {typeof import("../vendor/uplot/uPlot.d.ts")} */ (/** @type {any} */ (globalThis).uPlot);
 const LETTERS = "12px system-ui, sans-serif";
 const WHOLE = [1, 2, 5].flatMap((digit, _, digits) => Array.from({ length: 10 }, (_, i) => digit * 10 ** i)).sort((a, b) => a - b);
 const APART = 12; // pixels between values that are drawn as dots, too
@@ -153,7 +153,7 @@ export class Plot {
     this.#cursor.set(steps[Math.max(0, Math.min(end, index))]);
   }
 
-  /** @param {Picture} picture @param {number} width @returns {import("../vendor/uplot/dist/uPlot.d.ts").Options} */
+  /** @param {Picture} picture @param {number} width @returns {import("../vendor/uplot/uPlot.d.ts").Options} */
   #options({ lines, bands = [], limits = [], log, marked }, width) {
     const color = (/** @type {string} */ name) => () => colorOf(this.element, name);
     const axis = {
@@ -229,12 +229,12 @@ function tick(value) {
   return value === null ? "" : short(value).replace(/\.?0+e/, "e");
 }
 
-/** @param {Picture} picture @returns {import("../vendor/uplot/dist/uPlot.d.ts").AlignedData} */
+/** @param {Picture} picture @returns {import("../vendor/uplot/uPlot.d.ts").AlignedData} */
 function data({ steps, lines }) {
   return /** @type {any} */ ([steps, ...lines.map(({ values }) => values)]);
 }
 
-/** @param {Line} line @param {() => string} color @returns {import("../vendor/uplot/dist/uPlot.d.ts").Series} */
+/** @param {Line} line @param {() => string} color @returns {import("../vendor/uplot/uPlot.d.ts").Series} */
 function series({ values, width = 1.5, alpha = 1, dash, dots = true }, color) {
   return {
     stroke: color, width, alpha, spanGaps: true,

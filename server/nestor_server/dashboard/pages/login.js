@@ -1,7 +1,11 @@
 /** One field and one sentence. */
 
-import { send } from "../api.js";
+import { RequestRejected, send } from "../api.js";
 import { html, nothing, render } from "../vendor/lit-html/lit-html.js";
+
+// The API's own sentence is about headers of requests.
+export const UNKNOWN = "The server does not know this token. It may have expired, or been revoked.";
+export const ENDED = "Your session has ended. Log in again.";
 
 /** @param {import("../app.js").App} app @param {string} why the user has to log in again @returns {import("../app.js").Page} */
 export function loginPage(app, why) {
@@ -17,7 +21,8 @@ export function loginPage(app, why) {
     try {
       app.enter(await send("POST", "/session", { token: field.value.trim() }));
     } catch (error) {
-      problem = error instanceof Error ? error.message : String(error);
+      const refused = error instanceof RequestRejected && error.status === 401;
+      problem = refused ? UNKNOWN : error instanceof Error ? error.message : String(error);
       draw();
       field.focus();
     }

@@ -10,7 +10,7 @@ import { chosen, courses, pathOf } from "./chosen.js";
 /** @typedef {import("../store.js").Snapshot} Snapshot */
 /** @typedef {{shape: readonly number[], name: string, steps: readonly number[]}} Data */
 
-const SIDE = 560; // pixels of the whole, about
+const SIDE = 460; // pixels of the whole, about: two of them are side by side
 
 /** @type {import("./panel.js").MakePanel} */
 export function pictures(element, app, soon) {

@@ -51,10 +51,9 @@ function better({ trial, study, steps }, confirmation) {
   if (trial.best_value == null) return { answer: "–", text: trial.step ? "No step was evaluated yet." : "It has taken no step yet." };
   const runs = confirmation?.runs.filter((run) => run.state === "complete" && run.value !== null && run.value !== undefined) ?? [];
   const again = runs.length ? html` Trained again under these hyperparameters: ${runs.map((run, i) => html`${i ? ", " : ""}${number(run.value)}`)}.` : nothing;
-  // Without a metric, `value` has the loss of all evaluated steps, so the first one is the start.
-  const first = study.metric === null ? steps.value.find((value) => value !== null) : undefined;
+  const first = trial.first_value;
   const start = first == null ? nothing : html`, ${number(first)} at the start`;
-  const isFirst = first != null && first === trial.best_value && steps.value.filter((value) => value !== null).length > 1;
+  const isFirst = first === trial.best_value && steps.value.filter((value) => value !== null).length > 1;
   return {
     answer: number(trial.best_value),
     kind: isFirst ? "with care" : undefined,

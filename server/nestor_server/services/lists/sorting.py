@@ -6,18 +6,17 @@ any length. A row that is added, or that moves because what it is sorted by chan
 
 from __future__ import annotations
 
-import base64
-import binascii
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, cast
 from uuid import UUID
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 from sqlalchemy import ColumnElement, Select, literal, select, true, tuple_, union_all
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from nestor.errors import CursorInvalid
+from nestor_server.services.lists import cursors
 from nestor_server.services.lists.paging import AnyRow, Index, bounded
 
 
@@ -150,15 +149,11 @@ class Order:
 
     def _encode(self, value: Any, key: Any) -> str:
         """An opaque cursor for the page after this row."""
-        return base64.urlsafe_b64encode(self._written.dump_json((self._name, value, key))).decode().rstrip("=")
+        return cursors.encode(self._written, (self._name, value, key))
 
     def _decode(self, cursor: str) -> tuple[Any, Any]:
         """The value and the key that `_encode` was given."""
-        try:
-            written = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
-            name, *after = self._written.validate_json(written)
-        except (ValidationError, ValueError, binascii.Error):
-            raise CursorInvalid() from None
-        if name != self._name or (after[0] is None and not self.sort.nullable):
+        name, value, key = cursors.decode(self._written, cursor)
+        if name != self._name or (value is None and not self.sort.nullable):
             raise CursorInvalid()
-        return after[0], after[1]
+        return value, key

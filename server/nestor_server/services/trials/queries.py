@@ -8,11 +8,11 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Row, select
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.orm import InstrumentedAttribute, Session, undefer
 
 from nestor import lifecycle, schemas
 from nestor.errors import TrialNotFound
-from nestor.results.progress.pace import UNKNOWN, Pace
+from nestor.results.progress.pace import UNKNOWN, Pace, Sparkline
 from nestor.schemas import Desired, SortOrder, State, TrialSort
 from nestor_server.models import LABELED, Checkpoint, Result, Snapshot, Study, Trial
 from nestor_server.scheduling import leases, rankings
@@ -21,7 +21,7 @@ from nestor_server.services.lists import paging, searching, sorting
 from nestor_server.services.versions import OF_TRIAL, Versioned
 
 STORED = paging.stored_bytes(
-    Trial.spec, Trial.user_attrs, Trial.note, Trial.error, Trial.evidence, Trial.hyperparameters
+    Trial.spec, Trial.user_attrs, Trial.note, Trial.error, Trial.evidence, Trial.hyperparameters, Trial.sparkline
 )
 
 
@@ -83,8 +83,9 @@ def page(
     index = cache(lambda: ordered.index(session, rows, limit, cursor))
 
     def read() -> tuple[schemas.TrialPage, str]:
-        found = session.scalars(select(Trial).where(Trial.study_id == study_id, index().holds(Trial.number)))
-        items = tuple(describe(trial) for trial in index().arrange(found, Trial.number))
+        query = select(Trial).options(undefer(Trial.sparkline))
+        found = session.scalars(query.where(Trial.study_id == study_id, index().holds(Trial.number)))
+        items = tuple(summarize(trial) for trial in index().arrange(found, Trial.number))
         return schemas.TrialPage(items=items, next_cursor=index().next_cursor), index().version
 
     return Versioned(lambda: index().version, read)
@@ -172,37 +173,61 @@ def pace(trial: Trial) -> dict[str, float | None]:
 
 def describe(trial: Trial) -> schemas.Trial:
     """The trial as the REST interface shows it, with the actions that its state allows."""
-    state, desired = State(trial.state), Desired(trial.desired)
     # Not by its constructor, which converts what users pass, such as NumPy's numbers: that is half of the time.
-    return schemas.Trial.model_validate(
-        {
-            "id": trial.id,
-            "study_id": trial.study_id,
-            "number": trial.number,
-            "state": state,
-            "desired": desired,
-            "allowed_actions": lifecycle.allowed_actions(state, desired),
-            "spec": schemas.TrialSpec.model_validate({"user_attrs": trial.user_attrs, **trial.spec}),
-            "priority": trial.priority,
-            "step": trial.step,
-            "n_steps": trial.n_steps,
-            "value": trial.value,
-            "best_value": trial.best_value,
-            "best_step": trial.best_step,
-            "verdict": rankings.verdict(trial.evidence, trial.hyperparameters, trial.spec, trial.error),
-            "attempt": trial.attempt,
-            "restarts": trial.restarts,
-            "preemptions": trial.preemptions,
-            "seconds": trial.seconds,
-            "error": trial.error,
-            "user_attrs": trial.user_attrs,
-            **pace(trial),
-            "tags": tuple(trial.tags),
-            "note": trial.note,
-            "worker": trial.lease_owner,
-            "seq": trial.seq,
-            "created_at": trial.created_at,
-            "started_at": trial.started_at,
-            "finished_at": trial.finished_at,
-        }
-    )
+    return schemas.Trial.model_validate(_fields(trial))
+
+
+def summarize(trial: Trial) -> schemas.TrialSummary:
+    """The trial as lists show it."""
+    evidence = trial.evidence or {}
+    course = {
+        "sparkline": curve(trial),
+        "test_value": evidence.get("test_value"),
+        "test_value_at_best": evidence.get("test_value_at_best"),
+    }
+    return schemas.TrialSummary.model_validate(_fields(trial) | course)
+
+
+def curve(trial: Trial) -> schemas.Curve:
+    """Some values of the trial, for a small plot."""
+    if trial.sparkline is None:
+        return schemas.Curve()
+    return Sparkline.from_json(trial.sparkline).curve(trial.best_step, trial.best_value)
+
+
+def _fields(trial: Trial) -> dict[str, Any]:
+    state, desired = State(trial.state), Desired(trial.desired)
+    return {
+        "id": trial.id,
+        "study_id": trial.study_id,
+        "number": trial.number,
+        "state": state,
+        "desired": desired,
+        "allowed_actions": lifecycle.allowed_actions(state, desired),
+        "spec": schemas.TrialSpec.model_validate({"user_attrs": trial.user_attrs, **trial.spec}),
+        "tunes": trial.tunes,
+        "starts_from": trial.starts_from,
+        "priority": trial.priority,
+        "step": trial.step,
+        "n_steps": trial.n_steps,
+        "value": trial.value,
+        "first_value": (trial.evidence or {}).get("first_value"),
+        "best_value": trial.best_value,
+        "best_step": trial.best_step,
+        "verdict": rankings.verdict(trial.evidence, trial.hyperparameters, trial.spec, trial.error),
+        "attempt": trial.attempt,
+        "restarts": trial.restarts,
+        "preemptions": trial.preemptions,
+        "seconds": trial.seconds,
+        "error": trial.error,
+        "user_attrs": trial.user_attrs,
+        **pace(trial),
+        "tags": tuple(trial.tags),
+        "note": trial.note,
+        "worker": trial.lease_owner,
+        "seq": trial.seq,
+        "created_at": trial.created_at,
+        "started_at": trial.started_at,
+        "finished_at": trial.finished_at,
+        "last_activity_at": trial.active_at,
+    }
