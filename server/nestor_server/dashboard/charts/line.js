@@ -4,7 +4,7 @@ import { count, full, short } from "../format.js";
 import { html, nothing, render } from "../vendor/lit-html/lit-html.js";
 import { markClipped, markStep, paintGap, ring } from "./marks.js";
 import { Plot } from "./plot.js";
-import { axisRange, extent, joined, newestAt, robustExtent, smooth, smoothing, thinned, withNear } from "./scales.js";
+import { axisRange, extent, finite, joined, newestAt, robustExtent, smooth, smoothing, thinned, withNear } from "./scales.js";
 
 /**
  * @typedef {import("./scales.js").Values} Values
@@ -61,7 +61,8 @@ export class LineChart {
   show(content) {
     this.#content = content;
     const { curves, log = false } = content;
-    const { steps, columns } = aligned(content);
+    const { steps, columns: given } = aligned(content);
+    const columns = given.map(finite); // in JSON, NaN and infinity are words
     const weight = smoothing(steps.length);
     const positive = log ? columns.map((column) => column.map((value) => (Number(value) > 0 ? value : null))) : columns;
     const smoothed = curves.map((curve, i) => (curve.smoothed && weight ? smooth(positive[i], weight) : positive[i]));
