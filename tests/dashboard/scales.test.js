@@ -34,6 +34,17 @@ test("a logarithmic axis has positive values alone, and fences by ratios", () =>
   assert.ok(Number(scales.robustExtent([...falling, 1e30], true)?.[1]) < 1e20);
 });
 
+test("what is no number in JSON is not drawn", () => {
+  assert.deepEqual(scales.finite([1, null, "NaN", "Infinity", NaN, -2]), [1, null, null, null, null, -2]);
+});
+
+test("short curves are hardly smoothed, long ones are", () => {
+  assert.equal(scales.smoothing(40), 0);
+  assert.ok(scales.smoothing(100) < scales.smoothing(300));
+  assert.equal(scales.smoothing(1_000), scales.smoothing(100_000));
+  assert.ok(scales.smoothing(100_000) < 1);
+});
+
 test("an axis is never empty", () => {
   for (const log of [false, true]) {
     for (const ranges of /** @type {([number, number] | null)[][]} */ ([[], [null], [[3, 3]], [[1, 2], [5, 6]]])) {

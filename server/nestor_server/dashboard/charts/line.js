@@ -2,8 +2,9 @@
 
 import { count, full, short } from "../format.js";
 import { html, nothing, render } from "../vendor/lit-html/lit-html.js";
-import { colorOf, Plot, ratio } from "./plot.js";
-import { axisRange, extent, joined, newestAt, robustExtent, smooth, thinned, withNear } from "./scales.js";
+import { markClipped, markStep, paintGap, ring } from "./marks.js";
+import { Plot } from "./plot.js";
+import { axisRange, extent, finite, joined, newestAt, robustExtent, smooth, smoothing, thinned, withNear } from "./scales.js";
 
 /**
  * @typedef {import("./scales.js").Values} Values
@@ -15,13 +16,12 @@ import { axisRange, extent, joined, newestAt, robustExtent, smooth, thinned, wit
  * @property {number} [width] 0: the curve only bounds a band
  * @property {number} [alpha]
  * @property {boolean} [dash]
- * @property {boolean} [smoothed] if the chart smooths
+ * @property {boolean} [smoothed] drawn as a mean of neighbors, over the values, which are faint
  * @typedef {object} Content
  * @property {readonly number[]} [steps] of curves that have none
  * @property {Curve[]} curves the first is on top
  * @property {boolean} [robust] outliers may be outside of the axis, where a mark shows them
  * @property {boolean} [log]
- * @property {number} [smoothing] weight of a neighbor; 0: none
  * @property {{value: number, label: string, color?: string, shown?: boolean}[]} [limits] `shown`: the axis extends to it
  * @property {number[]} [marks] steps that are marked above the plot
  * @property {{upper: string, lower: string, alpha: number}[]} [bands] between curves, by name
@@ -60,16 +60,18 @@ export class LineChart {
   /** @param {Content} content */
   show(content) {
     this.#content = content;
-    const { curves, log = false, smoothing = 0 } = content;
-    const { steps, columns } = aligned(content);
+    const { curves, log = false } = content;
+    const { steps, columns: given } = aligned(content);
+    const columns = given.map(finite); // in JSON, NaN and infinity are words
+    const weight = smoothing(steps.length);
     const positive = log ? columns.map((column) => column.map((value) => (Number(value) > 0 ? value : null))) : columns;
-    const smoothed = curves.map((curve, i) => (curve.smoothed && smoothing ? smooth(positive[i], smoothing) : positive[i]));
+    const smoothed = curves.map((curve, i) => (curve.smoothed && weight ? smooth(positive[i], weight) : positive[i]));
     this.#steps = steps;
     this.#columns = new Map(curves.map(({ name }, i) => [name, columns[i]]));
     const indices = new Map(); // of the lines, by name
     const lines = /** @type {import("./plot.js").Line[]} */ ([]);
     for (const [i, { name, color, width, alpha = 1, dash, smoothed: isSmoothed }] of [...curves.entries()].reverse()) {
-      if (isSmoothed && smoothing) lines.push({ values: positive[i], color, width: 1, alpha: alpha * 0.25, dots: false });
+      if (isSmoothed && weight) lines.push({ values: positive[i], color, width: 1, alpha: alpha * 0.25, dots: false });
       indices.set(name, lines.length);
       lines.push({ values: smoothed[i], color, width, alpha, dash, dots: width !== 0 });
     }
@@ -92,7 +94,7 @@ export class LineChart {
       },
       over: (plot) => {
         for (const { values, color, dots } of lines) if (dots) markClipped(plot, steps, values, color);
-        for (const step of content.marks ?? []) triangle(plot, plot.valToPos(step, "x", true), plot.bbox.top - 9 * ratio(plot), 1, 5, "--care");
+        for (const step of content.marks ?? []) markStep(plot, step);
         if (content.best) ring(plot, content.best);
       },
     });
@@ -151,62 +153,4 @@ function rangeOf({ robust, log, limits = [] }, steps, columns, from, until) {
 export function swatch({ color, width = 1.5, alpha = 1, dash }) {
   return html`<svg class="swatch" width="18" height="10" aria-hidden="true"><line x1="1" y1="5" x2="17" y2="5" stroke="var(${color})"
     stroke-width=${Math.max(width, 1) * 1.2} stroke-opacity=${alpha} stroke-dasharray=${dash ? "5 3" : nothing}></line></svg>`;
-}
-
-/** @param {uPlot} plot @param {readonly number[]} steps @param {Values} upper @param {Values} lower @param {number} from @param {string} color */
-function paintGap(plot, steps, upper, lower, from, color) {
-  const ends = steps.map((_, i) => i).filter((i) => steps[i] >= from && typeof upper[i] === "number");
-  const first = ends[0], last = ends[ends.length - 1];
-  if (first === last) return;
-  const along = steps.map((_, i) => i).filter((i) => i >= first && i <= last && typeof lower[i] === "number").reverse();
-  const { ctx } = plot;
-  ctx.beginPath();
-  for (const [values, indices] of /** @type {[Values, number[]][]} */ ([[upper, ends], [lower, along]])) {
-    for (const i of indices) ctx.lineTo(plot.valToPos(steps[i], "x", true), plot.valToPos(Number(values[i]), "y", true));
-  }
-  ctx.closePath();
-  ctx.globalAlpha = 0.13;
-  ctx.fillStyle = colorOf(plot.root, color);
-  ctx.fill();
-}
-
-/** Marks at the edge where values are beyond the axis. @param {uPlot} plot @param {readonly number[]} steps @param {Values} values @param {string} color */
-function markClipped(plot, steps, values, color) {
-  const { bbox, scales } = plot, px = ratio(plot);
-  const least = Number(scales.y.min), largest = Number(scales.y.max), from = Number(scales.x.min), until = Number(scales.x.max);
-  let before = -Infinity;
-  steps.forEach((step, i) => {
-    const value = values[i];
-    if (typeof value !== "number" || step < from || step > until || (value >= least && value <= largest)) return;
-    const x = plot.valToPos(step, "x", true);
-    if (x - before < 9 * px) return;
-    before = x;
-    if (value > largest) triangle(plot, x, bbox.top + 5 * px, -1, 4, color);
-    else triangle(plot, x, bbox.top + bbox.height - 5 * px, 1, 4, color);
-  });
-}
-
-/** @param {uPlot} plot @param {number} x @param {number} y @param {1 | -1} down @param {number} size @param {string} color */
-function triangle(plot, x, y, down, size, color) {
-  const { ctx } = plot, s = size * ratio(plot);
-  ctx.fillStyle = colorOf(plot.root, color);
-  ctx.beginPath();
-  ctx.moveTo(x - s, y - (down * s) / 2);
-  ctx.lineTo(x + s, y - (down * s) / 2);
-  ctx.lineTo(x, y + down * s);
-  ctx.fill();
-}
-
-/** @param {uPlot} plot @param {{step: number, value: number, color: string}} best */
-function ring(plot, { step, value, color }) {
-  const { ctx, bbox } = plot, px = ratio(plot);
-  const x = plot.valToPos(step, "x", true), y = plot.valToPos(value, "y", true);
-  if (!(x >= bbox.left - 1 && x <= bbox.left + bbox.width + 1 && y >= bbox.top - 1 && y <= bbox.top + bbox.height + 1)) return;
-  ctx.lineWidth = 2 * px;
-  ctx.strokeStyle = colorOf(plot.root, color);
-  ctx.fillStyle = colorOf(plot.root, "--panel");
-  ctx.beginPath();
-  ctx.arc(x, y, 4.5 * px, 0, 2 * Math.PI);
-  ctx.fill();
-  ctx.stroke();
 }

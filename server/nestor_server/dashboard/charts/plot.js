@@ -101,18 +101,16 @@ export class Plot {
     this.#picture = picture;
     const { lines, bands, limits, log, marked } = picture;
     const form = JSON.stringify([lines.map(({ values, ...style }) => style), bands, limits, log, marked]);
-    if (this.#plot && form === this.#form) {
+    if (this.#plot && form === this.#form && picture.steps.length) {
       this.#plot.setData(data(picture), false);
       const full = /** @type {[number, number]} */ ([picture.steps[0], picture.steps[picture.steps.length - 1]]);
       const [min, max] = this.#zoomed ? this.#window : full;
-      this.#plot.setScale("x", { min, max }); // and with it the range of the values
-      this.#follow();
-      return;
+      return this.#plot.setScale("x", { min, max }); // and with it the range of the values
     }
     this.#form = form;
     this.#plot?.destroy();
     this.#plot = null;
-    this.#zoomed = false;
+    this.#zoomed = this.#inside = false;
     this.#fit();
   }
 
@@ -125,7 +123,7 @@ export class Plot {
 
   #fit() {
     const width = this.element.clientWidth;
-    if (!width || !this.#picture) return;
+    if (!width || !this.#picture?.steps.length) return;
     if (this.#plot) return void (this.#plot.width !== width && this.#plot.setSize({ width, height: this.#height }));
     this.#plot = new Library(this.#options(this.#picture, width), data(this.#picture), this.element);
     this.#plot.over.addEventListener("mouseenter", () => (this.#inside = true));
@@ -134,7 +132,6 @@ export class Plot {
       this.#cursor.set(null);
     });
     this.#plot.over.addEventListener("dblclick", () => (this.#zoomed = false));
-    this.#follow();
   }
 
   /** Show the cursor of the page, which another plot may have moved. */
@@ -197,7 +194,7 @@ export class Plot {
         setSelect: [(plot) => (this.#zoomed ||= plot.select.width > 0)],
         setCursor: [(plot) => this.#inside && this.#cursor.set(plot.cursor.idx == null ? null : plot.data[0][plot.cursor.idx])],
         drawAxes: [(plot) => clipped(plot, () => this.#picture?.under?.(plot))],
-        draw: [(plot) => this.#paintOver(plot)],
+        draw: [(plot) => this.#paintOver(plot), () => this.#follow()], // the same step may be elsewhere now
       },
     };
   }

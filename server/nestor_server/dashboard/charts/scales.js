@@ -17,7 +17,12 @@ function shown(values, log = false) {
   return numbers;
 }
 
-/** The least and the largest of some values; null if there are none. @param {Values} values @param {boolean} [log] @returns {Range | null} */
+/** Null for what no axis can show. @param {readonly unknown[]} values @returns {(number | null)[]} */
+export function finite(values) {
+  return values.map((value) => (typeof value === "number" && Number.isFinite(value) ? value : null));
+}
+
+/** The least and the largest of some values; null without any. @param {Values} values @param {boolean} [log] @returns {Range | null} */
 export function extent(values, log = false) {
   let low = Infinity, high = -Infinity;
   for (const value of shown(values, log)) {
@@ -71,7 +76,7 @@ export function withNear([low, high], values) {
  * number
  */
 export function smooth(values, weight) {
-  const result = /** @type {(number | null)[]} */ (values.map((value) => (typeof value === "number" && Number.isFinite(value) ? value : null)));
+  const result = finite(values);
   const known = result.flatMap((value, i) => (value === null ? [] : [i]));
   const numbers = /** @type {number[]} */ (known.map((i) => result[i]));
   const before = decayed(numbers, weight), after = decayed(numbers.toReversed(), weight).reverse();
@@ -79,6 +84,14 @@ export function smooth(values, weight) {
     result[i] = (before[k].sum + after[k].sum - numbers[k]) / (before[k].weights + after[k].weights - 1);
   });
   return result;
+}
+
+const WIDEST = 9; // neighbors of which a mean consists, about, or a fiftieth of a short curve
+
+/** The weight with which a curve of so many points is smoothed. @param {number} points */
+export function smoothing(points) {
+  const width = Math.max(1, Math.min(WIDEST, points / 50));
+  return (width - 1) / (width + 1);
 }
 
 /** Each number and those before it, with falling weights. @param {number[]} numbers @param {number} weight */
@@ -153,7 +166,7 @@ export function joined(curves) {
   return { steps, columns };
 }
 
-/** The index of the newest value at a step or before it, -1 if there is none. @param {readonly number[]} steps @param {Values} values @param {number | null} step null: the last */
+/** The index of the newest value at a step or before it, -1 without one. @param {readonly number[]} steps @param {Values} values @param {number | null} step null: the last */
 export function newestAt(steps, values, step) {
   for (let i = steps.length - 1; i >= 0; i--) if ((step === null || steps[i] <= step) && typeof values[i] === "number") return i;
   return -1;
@@ -166,3 +179,8 @@ export const TRANSFORMS = {
   sigmoid: (value) => 1 / (1 + Math.exp(-value)),
   softplus: (value) => Math.max(value, 0) + Math.log1p(Math.exp(-Math.abs(value))),
 };
+
+/** Whether two lists have the same objects: what was drawn is up to date. @param {readonly unknown[]} a @param {readonly unknown[]} b */
+export function isSame(a, b) {
+  return a.length === b.length && a.every((one, i) => one === b[i]);
+}

@@ -1,7 +1,7 @@
 /** Did it get better: all losses over the steps, the metric of the study, and when something was warned of. */
 
 import { LineChart } from "../charts/line.js";
-import { gapStart } from "../charts/scales.js";
+import { gapStart, isSame } from "../charts/scales.js";
 import { count, plural } from "../format.js";
 import { last } from "../store.js";
 import { empty, number, panel } from "../ui.js";
@@ -12,16 +12,15 @@ import { html, nothing, render } from "../vendor/lit-html/lit-html.js";
  * @typedef {{warnings: Schemas["LogLine"][], metrics: Record<string, any[]> | null}} Data
  */
 
-const SMOOTHING = 0.6;
 const MOST_WARNINGS = 100, SHOWN = 3;
 const METRIC_POINTS = 500;
-const HEIGHT = 420, METRIC_HEIGHT = 160;
+const [HEIGHT, METRIC_HEIGHT] = matchMedia("(max-width: 640px)").matches ? [290, 140] : [460, 160];
 
 /** The losses by column, the one on top first. Dense ones are noisy, so they are smoothed. */
 const LOSSES = {
   val_loss: { name: "validation", color: "--validation", width: 2, smoothed: true },
-  held_out_loss: { name: "held-out", color: "--held-out" },
-  test_loss: { name: "test", color: "--test" },
+  held_out_loss: { name: "held-out", color: "--held-out", smoothed: false },
+  test_loss: { name: "test", color: "--test", smoothed: false },
   train_loss: { name: "training", color: "--train", width: 1, smoothed: true },
 };
 
@@ -34,6 +33,7 @@ export function losses(element, app) {
   let warnings = /** @type {Schemas["LogLine"][]} */ ([]);
   const unfollow = app.cursor.follow(() => render(warningList(warnings, app.cursor), list));
   let again = () => {};
+  let drawn = /** @type {unknown[]} */ ([]);
   const toggles = () => html`<div class="segmented" role="group" aria-label="How the losses are drawn">
     ${Object.entries(look).map(
       ([name, on]) => html`<button type="button" aria-pressed=${String(on)} title=${TITLES[/** @type {keyof typeof look} */ (name)]}
@@ -58,12 +58,16 @@ export function losses(element, app) {
       again = () => {
         warnings = data.warnings;
         render(warningList(warnings, app.cursor), list);
-        chart ??= new LineChart(app.cursor, { label: "Losses over steps", height: study.metric ? HEIGHT - METRIC_HEIGHT * 0.6 : HEIGHT });
-        chart.show(content(trial, study, steps, look, warnings));
         const metric = data.metrics && study.metric ? metricContent(trial, study.metric, steps, data.metrics) : null;
-        if (metric) metricChart.show(metric);
+        const inputs = [trial, steps, data.warnings, data.metrics, ...Object.values(look)];
+        if (!isSame(inputs, drawn)) {
+          chart ??= new LineChart(app.cursor, { label: "Losses over steps", height: metric ? HEIGHT - METRIC_HEIGHT / 2 : HEIGHT });
+          chart.show(content(trial, study, steps, look, warnings));
+          if (metric) metricChart.show(metric);
+          drawn = inputs;
+        }
         render(
-          panel("Losses", html`${chart.element}${metric ? html`<h3>${study.metric}</h3>${metricChart.element}` : nothing}${list}`, { controls: toggles() }),
+          panel("Losses", html`${chart?.element}${metric ? html`<h3>${study.metric}</h3>${metricChart.element}` : nothing}${list}`, { controls: toggles() }),
           element,
         );
       };
@@ -106,10 +110,9 @@ function content(trial, study, steps, look, warnings) {
     ? { step: trial.best_step, value: trial.best_value, color: isHeldOut ? "--held-out" : "--validation" } : null;
   return {
     steps: steps.number,
-    curves: known.map(([column, style]) => ({ ...style, values: steps[column] })),
+    curves: known.map(([column, style]) => ({ ...style, smoothed: look.smooth && style.smoothed, values: steps[column] })),
     robust: look.robust,
     log: look.log,
-    smoothing: look.smooth ? SMOOTHING : 0,
     gap: from === null ? null : { upper, lower: "validation", from },
     marks: [...new Set(warnings.map(({ step }) => Math.max(step, steps.number[0])))],
     best,

@@ -4,8 +4,8 @@ import { BANDS, KEYS, quantileCurves } from "../charts/bands.js";
 import { gridOf, paintGrid } from "../charts/heat.js";
 import { LineChart } from "../charts/line.js";
 import { Plot } from "../charts/plot.js";
-import { axisRange, extent, TRANSFORMS, withNear } from "../charts/scales.js";
-import { count, plural } from "../format.js";
+import { axisRange, extent, isSame, TRANSFORMS, withNear } from "../charts/scales.js";
+import { count, plural, short } from "../format.js";
 import { empty, panel, segmented } from "../ui.js";
 import { html, nothing, render } from "../vendor/lit-html/lit-html.js";
 import { chosen, courses, pathOf } from "./chosen.js";
@@ -28,6 +28,8 @@ export function tensor(element, app) {
   const lines = new LineChart(app.cursor, { label: "Values over steps", height: 240, legend: false });
   const heat = new Plot(app.cursor, { label: "Every entry over steps", height: 240 });
   let form = /** @type {Form} */ ("optimized");
+  let drawn = /** @type {unknown[]} */ ([]);
+  let content = /** @type {unknown} */ (nothing);
   return {
     /** @param {Snapshot} snapshot @param {import("../route.js").Route} route @returns {Promise<Data | null>} */
     read: async ({ trial }, route) => {
@@ -51,7 +53,11 @@ export function tensor(element, app) {
           form = /** @type {Form} */ (chosen);
           draw();
         };
-        const content = entries?.steps.length ? fewEntries(data, entries) : summary.distributions.number.length ? distribution(summary) : statistics(summary);
+        const inputs = [summary, entries, form];
+        if (!isSame(inputs, drawn)) {
+          content = entries?.steps.length ? fewEntries(data, entries) : summary.distributions.number.length ? distribution(summary) : statistics(summary);
+          drawn = inputs;
+        }
         render(panel(summary.name, content, { controls: segmented("Form", forms, form, choose), note: note(summary), kind: "tensor" }), element);
       };
       draw();
@@ -90,7 +96,7 @@ export function tensor(element, app) {
       steps: number, lines: [{ values: number.map(() => null), color: "--validation" }], range: () => range,
       under: (plot) => paintGrid(plot, number, grid),
     });
-    return html`<div class="toolbar">${lines.legend}<p class="legend end muted">Right: every entry; more color is more entries.</p></div>
+    return html`<div class="toolbar">${lines.legend}<p class="legend end muted">The heat map has every entry; more color is more entries.</p></div>
       <div class="pair">${lines.element}${heat.element}</div>
       ${form === "change" ? html`<p class="muted">All values are minus the median at step ${count(number[0])}.</p>` : nothing}`;
   }
@@ -152,7 +158,7 @@ function note(summary) {
     `${plural(size(summary), "entry", "entries")}${shape.length > 1 ? ` (${shape.map(count).join(" × ")})` : ""}`,
     of ? `of ${of}` : "",
     transform === "identity" ? "" : `the losses read its ${transform}`,
-    least != null || largest != null ? `bounds ${least ?? "−∞"} … ${largest ?? "∞"}` : "",
+    least != null || largest != null ? `bounds ${least == null ? "−∞" : short(least)} … ${largest == null ? "∞" : short(largest)}` : "",
   ];
   return parts.filter(Boolean).join(" · ");
 }

@@ -25,7 +25,7 @@ const MEASURES = {
     limits: [{ value: 0, label: "noise", color: "--faint", shown: true }],
   },
   inner_gradient_ratio: {
-    name: "Inner gradient, of its start",
+    name: "Inner gradient against its start",
     text: "The theorem assumes 0. More inner steps lower it.",
     limits: [{ value: 1, label: "start", color: "--faint", shown: true }],
   },
@@ -46,6 +46,7 @@ export function trust(element, app) {
   const entries = Object.entries(MEASURES);
   const charts = new Map(entries.map(([column, { name }]) => [column, new LineChart(app.cursor, { label: `${name} over steps`, height: 66, legend: false, numbered: false, gutter: 52 })]));
   let draw = () => {};
+  let drawn = /** @type {import("../store.js").Steps | null} */ (null);
   const unfollow = app.cursor.follow(() => draw());
   return {
     /** Where the time of the newest step went. @param {Snapshot} snapshot @returns {Promise<Record<string, number> | null>} */
@@ -58,9 +59,10 @@ export function trust(element, app) {
     /** @param {Snapshot} snapshot @param {Record<string, number> | null} seconds */
     show: ({ trial, steps }, seconds) => {
       const known = entries.filter(([column]) => last(steps[column]) !== null);
-      for (const [column, { name, limits }] of known) {
+      for (const [column, { name, limits }] of steps === drawn ? [] : known) {
         charts.get(column)?.show({ steps: steps.number, curves: [{ name, color: "--validation", values: steps[column] }], robust: true, limits });
       }
+      drawn = steps;
       draw = () => {
         const content = known.length
           ? html`<div class="measures">${known.map(([column, measure]) => row(measure, steps, column, charts.get(column)?.element, app.cursor.step))}</div>${seconds ? split(seconds) : nothing}`
