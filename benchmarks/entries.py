@@ -82,7 +82,7 @@ class Recorder:
         for tensors in snapshots:
             self._start = self._start or tensors
             step = self._next
-            entries = recorded_entries(tensors, self._start, tensors if step else {})
+            entries = recorded_entries(tensors, self._start, tensors if step else {}, dict.fromkeys(tensors, "exp"))
             files.append(recording.TensorFile(step, safetensors.torch.save(tensors), entries=entries))
             self._next += 1
         infos = tuple(
@@ -141,12 +141,13 @@ def read(server: Server, trial: Recorder, name: str, path: str, entries: int) ->
 def of_worker(entries: int, tensors: dict[str, torch.Tensor]) -> Iterator[Row]:
     """What recording costs beside the snapshot itself."""
     start, gradient = ({name: torch.randn_like(t) for name, t in tensors.items()} for _ in range(2))
-    found = recorded_entries(tensors, start, gradient)
+    find = lambda: recorded_entries(tensors, start, gradient, dict.fromkeys(tensors, "exp"))
+    found = find()
     nbytes = len(json.dumps(found))
     with tempfile.TemporaryDirectory() as folder:
         write = lambda: write_file(Path(folder), "snapshot", safetensors.torch.save(tensors))
         for name, action, size in (
-            ("worker: find the entries", lambda: recorded_entries(tensors, start, gradient), nbytes),
+            ("worker: find the entries", find, nbytes),
             ("worker: serialize and write the snapshot", write, sum(t.nbytes for t in tensors.values())),
         ):
             taken = [timed(action) for _ in range(REPEATED)]

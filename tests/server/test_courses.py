@@ -8,7 +8,9 @@ from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 from sqlalchemy import text, update
 
 from nestor import lifecycle
@@ -150,6 +152,22 @@ def test_a_client_that_has_the_version_gets_304_and_a_stranger_nothing(http, beg
     record(begun, 1)
     assert http.get(path, headers={"If-None-Match": tag}).status_code == 200
     problem(stranger.get(path), 404, "trial-not-found")
+
+
+def test_the_part_that_has_moved_is_that_of_the_latest_snapshot(http, begun):
+    def snapshot(number: int, moved: dict[str, float] | None) -> recording.TensorFile:
+        recorded = {"k": 1, "tensors": {}, **({} if moved is None else {"moved": moved})}
+        return recording.TensorFile(number, save({"rate": np.float32([number])}), entries=recorded)
+
+    record(begun, 3)
+    for number, moved in ((0, dict.fromkeys(SHAPES, 0.0)), (2, {"wide": 0.25, "bias": 1.0}), (3, None)):
+        begun.record(0, snapshots=(snapshot(number, moved),))
+        page = read(http, begun)
+        assert page["moved_step"] == (None if moved is None else number)
+        for name, item in by_name(page).items():
+            assert item["moved"] == (moved or {}).get(name)
+    begun.record(0, snapshots=(recording.TensorFile(4, save({"rate": np.float32([4])})),))
+    assert read(http, begun)["moved_step"] is None  # the snapshot of an earlier version
 
 
 # --- pages ----------------------------------------------------------------------------------------

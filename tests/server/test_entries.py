@@ -56,7 +56,7 @@ def write(
         now, begin, slope = (
             {name: torch.from_numpy(values) for name, values in of.items()} for of in (tensors, start, gradient or {})
         )
-        entries = recorded_entries(now, begin, slope)
+        entries = recorded_entries(now, begin, slope, dict.fromkeys(now, "exp"))
     run.record(0, snapshots=(recording.TensorFile(step, save(tensors), entries=entries),), hyperparameters=infos)
 
 
@@ -307,7 +307,8 @@ def test_the_recorded_entries_of_a_snapshot_take_at_most_256_kb(run, sizes: list
         f"weights_of_layer_{i}": {"index": [size - 1] * n, "gradient": [longest] * n}
         for i, (size, n) in enumerate(zip(sizes, of_each, strict=True))
     }
-    entries = RecordedEntries.model_validate({"k": k, "tensors": tensors}).model_dump(mode="json")
+    moved = dict.fromkeys(tensors, 1 / 3)
+    entries = RecordedEntries.model_validate({"k": k, "tensors": tensors, "moved": moved}).model_dump(mode="json")
     with run.server.sessions() as session:
         nbytes = session.scalar(select(func.pg_column_size(cast(entries, JSONB))))
     assert nbytes <= 256_000

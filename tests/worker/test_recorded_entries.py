@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import signal
 import threading
@@ -18,7 +19,7 @@ from sqlalchemy import select
 
 from nestor.schemas import Preset, RecordedEntries, State, TrialCreate
 from nestor.schemas.entries import COMPARED
-from nestor_engine import Config, optimize
+from nestor_engine import Bilevel, Config, optimize
 from nestor_server.models import Blob, Checkpoint, Snapshot, Study, Trial
 from nestor_server.storage import blobs
 from nestor_worker import workdir
@@ -63,7 +64,7 @@ def run(sessions, worker_settings, slot, trial: Trial, happens: Callable[[Runner
 def recorded(sessions, trial: Trial) -> Recorded:
     with sessions() as session:
         rows = session.execute(select(Snapshot.step, Snapshot.entries).where(Snapshot.trial_id == trial.id))
-        return {step: entries["tensors"] for step, entries in rows}
+        return {step: entries | {"k": None} for step, entries in rows}
 
 
 def computed(start: dict[str, torch.Tensor] | None = None) -> Recorded:
@@ -78,20 +79,31 @@ def computed(start: dict[str, torch.Tensor] | None = None) -> Recorded:
     found: Recorded = {}
     k = RecordedEntries.per_order([value.numel() for value in bilevel.hparams.values()])
     for number, (hparams, gradient) in states.items():
-        found[number] = {}
+        tensors, moved = {}, {}
+        found[number] = {"k": None, "tensors": tensors, "moved": moved}
         for name, value in hparams.items():
             assert value.numel() <= COMPARED  # so that only the gradients are recorded
+            used, began = (transformed(bilevel, name, of) for of in (value, bilevel.hparams[name]))
+            moved[name] = sum(abs(a - b) > 0.1 * abs(b) for a, b in zip(used, began, strict=True)) / len(used)
             if gradient:
                 slopes = gradient[name].double().flatten().tolist()
                 first = sorted(range(len(slopes)), key=lambda i: (-abs(slopes[i]), i))[:k]
-                found[number][name] = {"index": sorted(first), "gradient": [slopes[i] for i in sorted(first)]}
+                tensors[name] = {"index": sorted(first), "gradient": [slopes[i] for i in sorted(first)]}
     return found
+
+
+def transformed(bilevel: Bilevel, name: str, value: torch.Tensor) -> list[float]:
+    """The entries as the losses read them, in Python's numbers."""
+    function = {"exp": math.exp, "identity": float}[bilevel.transforms.get(name, "identity")]
+    return [function(entry) for entry in value.double().flatten().tolist()]
 
 
 def assert_all_are_of(found: Recorded, expected: Recorded) -> None:
     """Of a long trial, not every step has a snapshot."""
     assert {0, STEPS} <= found.keys()
     assert found == {step: expected[step] for step in found}
+    moved = {step: sum(entries["moved"].values()) for step, entries in found.items()}
+    assert moved[0] == 0 < moved[STEPS]
 
 
 def test_every_snapshot_has_the_entries_of_its_step_and_an_interruption_changes_none(
@@ -194,6 +206,8 @@ ONE = {"index": [0], "gradient": [0.5]}
         {"k": 1, "tensors": {"w": ONE | {"gradient": [0.5, 1.0]}}},
         {"k": 1, "tensors": {"w": ONE | {"more": 1}}},
         {"k": 1, "tensors": {"w": {"index": list(range(129)), "gradient": None}}},
+        {"k": 1, "tensors": {}, "moved": {"w": 1.5}},
+        {"k": 1, "tensors": {}, "moved": {"w": math.nan}},
         {"k": 32, "tensors": {f"w{i}": {"index": list(range(128)), "gradient": None} for i in range(65)}},
     ],
     ids=lambda entries: str(entries)[:50],

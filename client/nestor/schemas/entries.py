@@ -60,6 +60,13 @@ class RecordedEntries(Schema):
 
     k: Annotated[int, about("entries of each order", ge=1, le=PER_ORDER)]
     tensors: Annotated[dict[str, ExtremeEntries], about("by the name of the hyperparameter")]
+    moved: Annotated[
+        dict[str, Annotated[float, Field(ge=0, le=1)]] | None,
+        about(
+            "fraction of the entries whose value, as the losses read it, differs from its start by more than 10 % of "
+            "it, by the name of the hyperparameter; null: recorded by an earlier version"
+        ),
+    ] = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -241,7 +241,8 @@ class TrialRecorder:
         self, step: int, hparams: dict[str, Tensor], gradient: dict[str, Tensor], replaces: list[int]
     ) -> None:
         file = self._file(f"snapshot-{step}", self._saved(hparams))
-        self._send(Snapshot(step, file, replaces, recorded_entries(hparams, self._bilevel.hparams, gradient)))
+        recorded = recorded_entries(hparams, self._bilevel.hparams, gradient, self._bilevel.transforms)
+        self._send(Snapshot(step, file, replaces, recorded))
 
     def _saved(self, hparams: dict[str, Tensor]) -> bytes:
         import safetensors.torch
