@@ -8,8 +8,7 @@ import pytest
 
 from nestor import options
 from nestor.options import Option
-from nestor.results.options import flat_options, option_table
-from nestor.results.tables import option_rows
+from nestor.results.tables import flat_options, option_rows, option_table
 from nestor.schemas import OptionRow, TrialSpec
 
 REQUIRED = {"problem": {"preset": {}}, "n_steps": 10}

@@ -75,7 +75,7 @@ def test_the_commands_of_the_page_on_curl_submit_watch_steer_and_read_a_trial(
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Did you mean 'inner_steps'?" in done.stdout
-    assert done.stdout.splitlines()[1:5] == ["complete", "304", "25", "{'owner': 'ada'}"]
+    assert done.stdout.splitlines()[1:6] == ["complete", "304", "{'complete': 1}", "25", "{'owner': 'ada'}"]
     assert len(safetensors.numpy.load_file(tmp_path / "tuned.safetensors")) == 4
     assert np.load(tmp_path / "first.npy").shape == (32, 64)
     assert np.load(tmp_path / "rows.npy").shape == (2, 64)

@@ -6,12 +6,16 @@ import csv
 import io
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Generic, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TextIO, TypeVar, cast
 
-from nestor.results.options import dotted, flat_options
-from nestor.schemas import Step, Trial
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined, to_jsonable_python
+
+from nestor.options.base import Option
+from nestor.schemas import OptionRow, Step, Trial, TrialSpec
 
 if TYPE_CHECKING:
     import numpy
@@ -20,6 +24,7 @@ Item = TypeVar("Item")
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet computes a cell that begins so
+NO_OPTIONS = {"problem", "user_attrs"}  # fields of a specification
 NESTED = ("val_metrics", "metrics", "test_metrics", "seconds")  # their entries become columns such as val_accuracy
 
 
@@ -134,6 +139,44 @@ def option_rows(records: Sequence[Trial], *, every: bool = False) -> list[dict[s
     return [options.row(record, every=every) for record in records]
 
 
+def flat_options(spec: TrialSpec) -> dict[str, Any]:
+    """The options by name; an empty mapping leaves no entry."""
+    return dotted(spec.model_dump(mode="json", exclude=NO_OPTIONS))
+
+
+def option_table(spec: TrialSpec) -> tuple[OptionRow, ...]:
+    """The options, first those that differ from their defaults, and each part by name."""
+    defaults = dict(_defaults(spec, None, ""))
+    rows = [
+        OptionRow(
+            name=name,
+            value=value,
+            default=defaults.get(name),
+            is_default=name in defaults and defaults[name] == value,
+        )
+        for name, value in flat_options(spec).items()
+    ]
+    return tuple(sorted(rows, key=lambda row: (row.is_default, row.name)))
+
+
+def _defaults(chosen: Option | BaseModel, usual: object, prefix: str) -> Iterator[tuple[str, Any]]:
+    """The defaults of the fields of what was chosen; fields that must be given have none.
+
+    Args:
+        usual: what has the defaults, if it is of the same class: `outer` is an RMSprop with a learning rate of its own.
+    """
+    fields: dict[str, FieldInfo] = cast("Any", type(chosen)).__pydantic_fields__
+    for name, field in fields.items():
+        value = getattr(chosen, name)
+        default = getattr(usual, name) if type(usual) is type(chosen) else field.get_default(call_default_factory=False)
+        if name == getattr(chosen, "tag_key", None):
+            yield f"{prefix}{name}", usual.tag if isinstance(usual, Option) else None
+        elif isinstance(value, Option | BaseModel):
+            yield from _defaults(value, default, f"{prefix}{name}.")
+        elif default is not PydanticUndefined:
+            yield f"{prefix}{name}", to_jsonable_python(default)
+
+
 class _Options:
     """The options of trials, and whether the trials differ in them; updated trial by trial."""
 
@@ -195,6 +238,17 @@ def metric_row(last: Sequence[Step]) -> dict[str, float]:
     return dotted(
         {"val_metrics": last[-1].val_metrics, "metrics": last[-1].metrics, "test_metrics": last[-1].test_metrics}
     )
+
+
+def dotted(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dots between the parts of a name; an empty mapping leaves no entry."""
+    row: dict[str, Any] = {}
+    for name, value in nested.items():
+        if isinstance(value, Mapping):
+            row |= dotted(cast("Mapping[str, Any]", value), f"{prefix}{name}.")
+        else:
+            row[f"{prefix}{name}"] = value
+    return row
 
 
 def distribution_row(named: Mapping[str, numpy.ndarray], *, quantiles: bool) -> dict[str, float]:

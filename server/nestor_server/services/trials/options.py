@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from nestor import schemas
-from nestor.results.options import option_table
+from nestor.results.tables import option_table
 from nestor.schemas import EntryPointProblem, PresetProblem, ProblemSummary, TrialSpec
 from nestor_server.models import Blob, Program, Trial
 from nestor_server.services.problems import architectures
