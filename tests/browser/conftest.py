@@ -11,7 +11,7 @@ from uuid import UUID
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Route, expect, sync_playwright
 
 from nestor.schemas import Scope
 from testbed.server import Server
@@ -133,6 +133,26 @@ def show(page: Page, server: Server, token: str) -> Callable[..., Page]:
 def reader(server: Server, api: httpx.Client) -> str:
     """A token of the same user that only reads."""
     return server.new_token(ok(api.get("/me"))["user"], Scope.read)
+
+
+class Hold:
+    """Answers that the server gives only after `release`."""
+
+    def __init__(self, page: Page, address: str) -> None:
+        self.held: list[Route] = []
+        self._holds = True
+        page.route(address, self._take)
+
+    def _take(self, route: Route) -> None:
+        if self._holds:
+            self.held.append(route)
+        else:
+            route.continue_()
+
+    def release(self) -> None:
+        self._holds = False
+        for route in self.held:
+            route.continue_()
 
 
 def log_in(page: Page, server: Server, token: str) -> None:

@@ -43,7 +43,7 @@ def accuracy(outputs: Tensor, batch: dict[str, Tensor]) -> Tensor:
 
 
 def digits(n: int, *, noise: float = 0.0, seed: int = 0) -> Split:
-    """Pictures of 8 × 8 with one bright row for each of 8 classes; `noise` of the labels are those of the next class."""
+    """Pictures of 8 × 8 whose class is the row that is bright; `noise` of the labels are those of the next class."""
     generator = torch.Generator().manual_seed(seed)
     y = torch.randint(0, 8, (n,), generator=generator)
     x = 0.3 * torch.randn(n, 1, 8, 8, generator=generator)
@@ -90,6 +90,13 @@ def decays() -> nestor.Problem:
     return nestor.Problem(net, L2(net, per="weight", init=-6.0), loss, loss, train=digits(100), val=digits(50, seed=1))
 
 
+def hostile() -> nestor.Problem:
+    """With a metric whose name is markup."""
+    net = network()
+    sets = {"train": digits(100), "val": digits(50, seed=1)}
+    return nestor.Problem(net, L2(net, per="tensor", init=-6.0), loss, loss, metrics={HOSTILE: accuracy}, **sets)
+
+
 NEUMANN = nestor.Implicit(nestor.GaussNewton(), nestor.WarmStarted(nestor.Neumann(2)))
 DIVERGING = nestor.Implicit(nestor.Hessian(), nestor.Neumann(50, alpha=10.0))
 KINDS = {
@@ -98,7 +105,7 @@ KINDS = {
     "million decays": (million, 6, {"response": NEUMANN, "outer": nestor.Adam(0.2), "inner": nestor.Adam(1e-3)}),
     "diverges": (decays, 8, {"response": DIVERGING, "inner": nestor.Adam(1e-3)}),
     "fails": (decays, 30, {"outer": nestor.SGD(1e9), "inner": nestor.SGD(0.1)}),
-    HOSTILE: (decays, 3, {}),
+    HOSTILE: (hostile, 3, {}),
 }
 
 
@@ -109,9 +116,9 @@ def gallery(services: Services) -> Iterator[Gallery]:
         token = server.new_token()
         studies, trials = {}, {}
         for name, (problem, n_steps, options) in KINDS.items():
-            study = nestor.create_study(
-                name, server=server.url, token=token, note="A note with <i>markup</i>.", tags=["gallery"]
-            )
+            shown = {"metric": HOSTILE, "direction": "maximize"} if name == HOSTILE else {}
+            shown |= {"note": "A note with <i>markup</i>.", "tags": ["gallery"]}
+            study = nestor.create_study(name, server=server.url, token=token, **shown)
             trial = study.optimize(problem(), n_steps, wait=False, user_attrs={"<u>key</u>": HOSTILE}, **options)
             studies[name], trials[name] = str(study.id), str(trial.id)
         with server.http(token) as http:

@@ -6,10 +6,10 @@ import re
 from uuid import UUID
 
 import pytest
-from playwright.sync_api import Route, expect
+from playwright.sync_api import expect
 
 from testbed.server import wait_for
-from tests.browser.conftest import SPEC, expect_steps
+from tests.browser.conftest import SPEC, Hold, expect_steps
 from tests.server.conftest import Run, ok
 
 
@@ -77,16 +77,12 @@ def test_an_action_reaches_the_trial_that_is_shown_and_no_other(show, api, run, 
     """The panel of one trial stood under the heading of another while its steps were read, with live buttons."""
     page = show(f"#/trials/{paused.id}")
     expect(page.locator("[data-action=cancel]")).to_be_visible()
-    held: list[Route] = []
-    page.route(f"**/trials/{run.id}/**", lambda route: held.append(route))
-    page.route(f"**/trials/{run.id}", lambda route: held.append(route))
+    hold = Hold(page, f"**/trials/{run.id}*")
     page.goto(page.url.split("#")[0] + f"#/trials/{run.id}")
     # Nothing of the trial before is left, although nothing of the next one is known.
     expect(page.locator("[data-action]")).to_have_count(0)
     expect(page.get_by_text("paused study")).to_have_count(0)
-    page.unroute_all()
-    for route in held:
-        route.continue_()
+    hold.release()
     page.locator("[data-action=cancel]").click()
     dialog = page.get_by_role("dialog")
     expect(dialog).to_contain_text("Cancel trial 0 of digits?")

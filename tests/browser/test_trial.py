@@ -58,7 +58,7 @@ def test_a_trial_has_buttons_for_what_is_allowed_and_only_for_that(show, run, ap
     buttons("Pause", "Stop", "Prune", "Cancel")
     run.claim()
     run.finish()
-    buttons("Extend", "Confirm")
+    buttons("Extend")
     page.get_by_label("steps").fill("7")
     page.locator("[data-action=extend]").click()
     buttons("Pause", "Stop", "Prune", "Cancel")
@@ -70,7 +70,7 @@ def test_a_failed_trial_shows_its_error_and_draws_no_axes(show, submit):
     failed.finish(State.failed, {"code": "diverged", "detail": "The loss is not finite at step 1. Lower the rate."})
     page = show(f"#/trials/{failed.id}")
     expect(page.get_by_text("The loss is not finite at step 1. Lower the rate.").first).to_be_visible()
-    expect(chart(page)).to_contain_text("No step")
+    expect(chart(page)).to_contain_text("It ended before its first step")
     expect(chart(page).locator("canvas")).to_have_count(0)
 
 

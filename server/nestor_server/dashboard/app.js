@@ -78,6 +78,12 @@ export class App {
     this.#drawBar();
   }
 
+  /** Make the page anew. */
+  reopen() {
+    this.#route = null;
+    this.#arrive();
+  }
+
   /** Change the query of the address without a new entry in the history. @param {string} href */
   replace(href) {
     history.replaceState(null, "", href);

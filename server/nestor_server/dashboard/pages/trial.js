@@ -39,23 +39,22 @@ export function trialPage(app, route) {
     panels.place("options", options),
   );
   app.heading([{ text: "…" }], "Trial");
+  let isMissing = false;
   let study = /** @type {import("../store.js").Study | null} */ (null);
 
   const watch = app.polls.watch({
     read: async () => {
-      try {
-        const trial = await app.store.trial(route.id);
-        study ??= await app.store.study(trial.study_id);
-        const snapshot = { trial, study, steps: await app.store.steps(trial) };
-        await panels.update(snapshot, route);
-        return snapshot;
-      } catch (error) {
-        if (error instanceof RequestRejected && error.status === 404) return null;
-        throw error;
-      }
+      const trial = await found(app, route.id);
+      if (!trial) return null;
+      study ??= await app.store.study(trial.study_id);
+      const snapshot = { trial, study, steps: await app.store.steps(trial) };
+      await panels.update(snapshot, route);
+      return snapshot;
     },
     show: (snapshot) => {
+      if (snapshot && isMissing) app.reopen(); // it was restored
       if (!snapshot) {
+        isMissing = true;
         panels.destroy();
         element.replaceChildren();
         render(missing("There is no such trial", "It was deleted, or it belongs to another user.", "#/"), element);
@@ -78,6 +77,16 @@ export function trialPage(app, route) {
       panels.destroy();
     },
   };
+}
+
+/** The trial, or null if there is none. @param {import("../app.js").App} app @param {string} id */
+async function found(app, id) {
+  try {
+    return await app.store.trial(id);
+  } catch (error) {
+    if (error instanceof RequestRejected && error.status === 404) return null;
+    throw error;
+  }
 }
 
 /** "63 % · trial 3 · digits", "failed · trial 3 · digits". @param {import("../store.js").Snapshot} snapshot */
