@@ -2,7 +2,7 @@
 
 Chromium, a server and PostgreSQL of this machine. Each page is opened in a new profile, so nothing is cached.
 
-    seconds     from the request for the address until the loss curve, or the table and bands of hyperparameters, is drawn
+    seconds     from the request for the address until the loss curve, or the table of hyperparameters, is drawn
     bytes       that the browser received, with headers and as they were compressed; `api`: those of the REST API alone
     tick        milliseconds of the browser's main thread for one poll of a running trial that has taken a step
     heap        megabytes of JavaScript objects after a garbage collection, before and after the polls of an hour

@@ -52,7 +52,10 @@ export function trialPage(app, route) {
       return snapshot;
     },
     show: (snapshot) => {
-      if (snapshot && isMissing) app.reopen(); // it was restored
+      if (snapshot && isMissing) {
+        app.reopen(); // it was restored
+        return SHORT;
+      }
       if (!snapshot) {
         isMissing = true;
         panels.destroy();
