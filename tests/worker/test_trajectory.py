@@ -16,6 +16,7 @@ from nestor_engine import Config, State, optimize
 from nestor_worker.channel import Checkpoint, Ended, LogLine, Result, Snapshot, Stepped
 from nestor_worker.runner import presets
 from nestor_worker.runner.recorder import MAX_CHECKPOINT_DUTY_CYCLE, BackgroundCheckpointer, CannotWrite, TrialRecorder
+from nestor_worker.supervisor.buffer import RecordBuffer
 from nestor_worker.workdir import WorkSpec
 
 PRESET = {"model": {"kind": "mlp", "hidden": [8]}, "train_size": 100, "val_size": 50}
@@ -186,3 +187,19 @@ def test_a_trial_ends_after_the_step_in_which_its_time_is_up_counting_earlier_at
     late.trajectory.end(stopped=True)
     assert late.of(Ended) == [Ended(1, stopped=False, why="its time is up")]
     assert [message.step for message in late.of(Checkpoint)] == [1]
+
+
+def test_a_step_that_is_written_twice_has_two_files(tmp_path):
+    """A trial lost an attempt: "'snapshot-3410.safetensors' cannot be read". Its step was due, and became the best."""
+    recorded = RecordedTrajectory(tmp_path, checkpoint_seconds=1e9)
+    recorded.take(1)
+    hparams = recorded.steps[-1].state.hparams
+    buffer = RecordBuffer(tmp_path, max_bytes=10**6)
+    for _ in range(2):
+        recorded.trajectory._write_snapshot(1, hparams, {}, [])
+    first, second = recorded.of(Snapshot)[-2:]
+    buffer.add(first)
+    buffer.batch()
+    buffer.add(second)
+    buffer.recorded()
+    assert [snapshot.step for snapshot in buffer.batch().snapshots] == [1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import threading
 import time
@@ -107,6 +108,7 @@ class TrialRecorder:
         self._last_distributed = 0  # the step of the newest distributions
         self._with_distributions = lifecycle.count_with_distributions(value.shape for value in bilevel.hparams.values())
         self._cannot_write = False  # the last write failed
+        self._files = itertools.count()
 
     def begin(self, state: State | None, device: str) -> None:
         """Report where the attempt starts, and the initial hyperparameters if no step was taken before.
@@ -252,4 +254,6 @@ class TrialRecorder:
         return safetensors.torch.save(tensors, lifecycle.snapshot_metadata(transforms))
 
     def _file(self, name: str, data: bytes) -> str:
-        return channel.write_file(self._directory, f"{name}.safetensors", data)
+        # Each file has a name of its own. The supervisor deletes a file after it has recorded it, which would be the next
+        # one if a step is written twice: when it is due, and as the best step that replaces another.
+        return channel.write_file(self._directory, f"{name}-{next(self._files)}.safetensors", data)
