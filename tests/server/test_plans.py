@@ -228,6 +228,7 @@ QUERIES: dict[str, dict[str, Any]] = {  # by the end of a path
     "steps": {"max_points": 500},
     "summary": {"max_points": 500},
     "values": {"index": "0"},
+    "examples": {"index": "0"},
 }
 THINNED = ("/steps", "/summary")  # of which all steps are considered, but few returned
 DOCUMENT = create_app(Settings()).openapi()
