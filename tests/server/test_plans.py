@@ -228,6 +228,7 @@ QUERIES: dict[str, dict[str, Any]] = {  # by the end of a path
     "steps": {"max_points": 500},
     "summary": {"max_points": 500},
     "values": {"index": "0"},
+    "examples": {"index": "0"},
 }
 THINNED = ("/steps", "/summary")  # of which all steps are considered, but few returned
 OF_ALL_STUDIES = "/activity"  # a row of each study of the user is read, and of trials only of those that failed

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from nestor.data import digits
+from nestor.data.draws import derive_seed, permutation
 from nestor.schemas import Preset
 from nestor_engine import Config, optimize
 from nestor_engine.tensors.layout import shapes_of
@@ -44,9 +48,19 @@ def test_splits_have_the_sizes_asked_for_and_pixels_lie_in_the_unit_interval():
 
 def test_the_digits_are_those_of_scikit_learn():
     pixels, labels = load_digits(return_X_y=True)
-    x, y = presets._digits()
-    assert torch.equal(x, torch.from_numpy(pixels / 16).float())
-    assert torch.equal(y, torch.from_numpy(labels))
+    made = digits.splits(train_size=1_000, val_size=300, label_noise=0.0, seed=0)
+    assert made is not None
+    x, y = (np.concatenate([columns[name] for columns in made.values()]) for name in ("x", "y"))
+    order = permutation(len(pixels), derive_seed(0, "split"))
+    np.testing.assert_array_equal(x, (pixels / 16).astype("f4")[order], strict=True)
+    np.testing.assert_array_equal(y, labels[order], strict=True)
+
+
+@pytest.mark.parametrize("n", [1, 2, 10, 1_797])
+@pytest.mark.parametrize("seed", [0, 1, 2**32, 2**40 + 17, 2**63 - 1])
+def test_a_permutation_is_that_of_torch(n: int, seed: int):
+    expected = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    assert permutation(n, seed).tolist() == expected.tolist()
 
 
 def test_label_noise_moves_that_share_of_the_training_labels_only():

@@ -79,7 +79,7 @@ def computed(start: dict[str, torch.Tensor] | None = None) -> Recorded:
     found: Recorded = {}
     k = RecordedEntries.per_order([value.numel() for value in bilevel.hparams.values()])
     for number, (hparams, gradient) in states.items():
-        tensors, moved = {}, {}
+        tensors, moved = dict[str, Any](), dict[str, float]()
         found[number] = {"k": None, "tensors": tensors, "moved": moved}
         for name, value in hparams.items():
             assert value.numel() <= COMPARED  # so that only the gradients are recorded

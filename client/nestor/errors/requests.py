@@ -94,6 +94,13 @@ class TooManyEntries(InvalidInput):
     remedy = "Ask for fewer, or for a slice of the tensor."
 
 
+class ExampleUnknown(InvalidInput):
+    """A split has no example of that number."""
+
+    message = "The {split} split has no example {given!r}; its examples are 0 to {last}."
+    remedy = "Give numbers, or ranges such as 0:20, separated by commas."
+
+
 class PictureImpossible(InvalidInput):
     """A hyperparameter cannot be drawn in the way that was asked for."""
 

@@ -160,6 +160,30 @@ class EntriesNotRecorded(NotFound):
     remedy = "Ask for another step or order, or read the tensor and compare its entries yourself."
 
 
+class ExamplesNotStored(NotFound):
+    """The server has no copy of the examples of a trial."""
+
+    message = "The server has no copy of the {split} examples: {reason}."
+    remedy = "Look at them where the worker has them."
+
+
+class SplitNotFound(NotFound):
+    """A trial has no test examples."""
+
+    message = "Trial {trial!r} has no {split} split."
+    remedy = "Ask for one of its splits: {splits}."
+
+
+class PicturesNotFound(NotFound):
+    """A column of a split cannot be drawn, or no column can."""
+
+    message = "The {split} split has no pictures{where}; its columns of pictures are {columns}."
+    remedy = (
+        "Pictures have the shape (n, h, w) or (n, 1 or 3, h, w), or are float vectors whose length is a square number "
+        "from 16, with at most {side} pixels along a side."
+    )
+
+
 class CheckpointNotFound(NotFound):
     """No checkpoint of that step was kept."""
 

@@ -57,6 +57,8 @@ from nestor.schemas.events import EventType as EventType
 from nestor.schemas.events import LogLevel as LogLevel
 from nestor.schemas.events import LogLine as LogLine
 from nestor.schemas.events import LogPage as LogPage
+from nestor.schemas.examples import MOST_EXAMPLES as MOST_EXAMPLES
+from nestor.schemas.examples import Examples as Examples
 from nestor.schemas.hyperparameters import DEFAULT_POINTS as DEFAULT_POINTS
 from nestor.schemas.hyperparameters import FEWEST_POINTS as FEWEST_POINTS
 from nestor.schemas.hyperparameters import MOST_POINTS as MOST_POINTS

@@ -14,6 +14,7 @@ from nestor_server.routes import (
     blobs,
     entries,
     events,
+    examples,
     hyperparameters,
     problems,
     steps,
@@ -27,7 +28,7 @@ PARAMETERS = [Depends(require_known_parameters), Depends(require_texts_of_json)]
 ERRORS: Described = {"default": problem("Any other error.")}
 
 api = APIRouter(prefix=API, dependencies=PARAMETERS, responses=ERRORS)
-for module in (studies, trials, steps, hyperparameters, entries, events, problems, access, webhooks):
+for module in (studies, trials, steps, hyperparameters, entries, examples, events, problems, access, webhooks):
     api.include_router(module.router, dependencies=[Depends(require_storable_json)])
 api.include_router(blobs.router)  # their bodies are arbitrary bytes
 api.include_router(system.versioned)

@@ -1,5 +1,8 @@
 """How many of a tensor's entries have moved since the start of a trial."""
 
+# pyright: reportUnknownMemberType=false
+# (torch does not type from_numpy)
+
 from __future__ import annotations
 
 from collections.abc import Mapping

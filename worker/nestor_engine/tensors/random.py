@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from nestor.data.draws import derive_seed as derive_seed
 from nestor_engine.tensors.generators import generators
-
-
-def derive_seed(seed: int, *words: str | int) -> int:
-    """A seed of 63 bits for one purpose; streams of different words are independent."""
-    digest = hashlib.blake2b(repr((seed, *words)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
 
 
 @contextmanager

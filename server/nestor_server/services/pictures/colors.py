@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from nestor.errors import RangeEmpty
 
 CLIPPED = (1.0, 99.0)  # percentiles of the darkest and the brightest color, unless a range is given
+WHOLE = (0.0, 100.0)
 # A polynomial of degree six that is close to the map viridis of Matplotlib: even steps look even, also in gray.
 _VIRIDIS = (
     (0.2777, 0.1051, -0.3309, -4.6342, 6.2283, 4.7764, -5.4355),
@@ -25,17 +26,19 @@ def viridis() -> bytes:
     return (np.stack(channels, axis=1).clip(0, 1) * 255).round().astype(np.uint8).tobytes()
 
 
-def levels(numbers: NDArray[Any], low: float | None, high: float | None) -> NDArray[np.uint8]:
+def levels(
+    numbers: NDArray[Any], low: float | None, high: float | None, percentiles: tuple[float, float] = CLIPPED
+) -> NDArray[np.uint8]:
     """Each number as a level from 0 to 255. Numbers outside of the range are at its ends; NaN is at the lower end.
 
     Args:
-        low, high: the numbers of the levels 0 and 255; by default the percentiles `CLIPPED` of all finite numbers.
+        low, high: the numbers of the levels 0 and 255; by default these `percentiles` of all finite numbers.
 
     Raises:
         RangeEmpty: `low` is not below `high`.
     """
     finite = numbers[np.isfinite(numbers)]
-    least, largest = np.percentile(finite, CLIPPED) if finite.size else (0.0, 0.0)
+    least, largest = np.percentile(finite, percentiles) if finite.size else (0.0, 0.0)
     begin, end = float(least) if low is None else low, float(largest) if high is None else high
     if low is not None and high is not None and low >= high:
         raise RangeEmpty(low=low, high=high)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import re
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -18,6 +17,7 @@ from sqlalchemy.orm import Session
 from nestor.errors import EntryUnknown, PictureImpossible, PictureTooLarge
 from nestor_server.models import Blob
 from nestor_server.services.pictures import colors, heat_map
+from nestor_server.services.pictures.positions import positions
 from nestor_server.services.records import hyperparameters
 from nestor_server.storage import blobs
 from nestor_server.storage.number_check import decoded
@@ -69,17 +69,13 @@ class Picture:
             image = Image.fromarray(colors.levels(heat_map.means(session, self.blob, self.tensor), self.low, self.high))
             image.putpalette(colors.viridis())
         else:
-            image = Image.fromarray(_grid(colors.levels(self._pictures(session), self.low, self.high), self.columns))
-        if self.scale > 1:
-            image = image.resize((image.width * self.scale, image.height * self.scale), Image.Resampling.NEAREST)
-        file = io.BytesIO()
-        image.save(file, "PNG", compress_level=1)
-        return file.getvalue()
+            image = grid(colors.levels(self._pictures(session), self.low, self.high), self.columns)
+        return encoded(image, self.scale)
 
     def _pictures(self, session: Session) -> NDArray[Any]:
         """Shape (pictures, channels, height, width)."""
         assert self.shown is not None
-        shape = _picture_shape(self.tensor.shape)
+        shape = picture_shape(self.tensor.shape)
         length = self.tensor.nbytes // self.tensor.shape[0]
         begins = [self.tensor.begin + at * length for at in self.shown]
         data = b"".join(blobs.gather(session, [(self.blob, begin, begin + length) for begin in begins]))
@@ -123,52 +119,68 @@ def picture(
             name=name, shape=shape, reason="it has no dimensions" if not shape else "it has no entries"
         )
     shown: tuple[int, ...] | None = None
-    if len(picture_shape := _picture_shape(shape)) == 3:
-        _, h, w = picture_shape
+    if of_one := picture_shape(shape):
+        _, h, w = of_one
         fit = max(1, MAX_PIXELS // ((h + GAP) * (w + GAP) * scale**2))
         shown = tuple(range(min(shape[0], SHOWN, fit))) if index is None else _positions(name, shape, index)
         if len(shown) > MAX_PICTURES:
             raise PictureTooLarge(n=len(shown), what="pictures", limit=MAX_PICTURES)
-        columns = min(len(shown), columns or math.ceil(math.sqrt(len(shown))))
-        rows = -(-len(shown) // columns)
-        height, width = rows * (h + GAP) - GAP, columns * (w + GAP) - GAP
+        columns = grid_columns(len(shown), h, w, columns, scale)
     else:
         if index is not None or columns is not None:
             raise PictureImpossible(name=name, shape=shape, reason="heat maps have neither index nor columns")
         if tensor.nbytes > MAX_BYTES:
             raise PictureTooLarge(n=tensor.nbytes, what="bytes to average", limit=MAX_BYTES)
         (height, width), columns = heat_map.cells(shape), 1
-    if (pixels := height * width * scale**2) > MAX_PIXELS:
-        raise PictureTooLarge(n=pixels, what="pixels", limit=MAX_PIXELS)
+        _expect_pixels(height, width, scale)
     return Picture(found.blob, tensor, shown, columns, scale, low, high, found.is_settled)
 
 
-def _picture_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+def picture_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Channels, height and width of one picture; () if the tensor has none."""
     if len(shape) == 3:
         return (1, *shape[1:])
     return shape[1:] if len(shape) == 4 and shape[1] in (1, 3) else ()
 
 
+def grid_columns(n: int, h: int, w: int, columns: int | None, scale: int) -> int:
+    """Pictures in a row of the grid; by default as many as rows.
+
+    Raises:
+        PictureTooLarge: the grid has more than `MAX_PIXELS`.
+    """
+    columns = min(n, columns or math.ceil(math.sqrt(n)))
+    _expect_pixels(-(-n // columns) * (h + GAP) - GAP, columns * (w + GAP) - GAP, scale)
+    return columns
+
+
+def _expect_pixels(height: int, width: int, scale: int) -> None:
+    if (pixels := height * width * scale**2) > MAX_PIXELS:
+        raise PictureTooLarge(n=pixels, what="pixels", limit=MAX_PIXELS)
+
+
 def _positions(name: str, shape: tuple[int, ...], text: str) -> tuple[int, ...]:
-    """The pictures that `text` names, such as "0:20" or "3,7", in its order; at most one more than `MAX_PICTURES`."""
-    found: list[int] = []
-    for item in text.split(","):
-        match = re.fullmatch(r"\s*([0-9]{1,18})(?:(:)([0-9]{1,18}))?\s*", item)
-        first = int(match[1]) if match else 0
-        stop = int(match[3]) if match and match[2] else first + 1
-        if match is None or not first < stop or first >= shape[0]:
-            raise EntryUnknown(name=name, given=item, shape=shape, last=shape[0] - 1)
-        found += range(first, min(stop, shape[0], first + MAX_PICTURES + 1))
-    return tuple(found)
+    """The pictures that `text` names, at most one more than `MAX_PICTURES`."""
+    return positions(
+        text, shape[0], MAX_PICTURES, lambda item: EntryUnknown(name=name, given=item, shape=shape, last=shape[0] - 1)
+    )
 
 
-def _grid(pictures: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
-    """One image of shape (height, width) or (height, width, 3), with white lines between the pictures."""
+def grid(pictures: NDArray[np.uint8], columns: int) -> Image.Image:
+    """One image of pictures of shape (n, channels, h, w), with white lines between them."""
     n, channels, h, w = pictures.shape
     rows = -(-n // columns)
     canvas = np.full((rows * (h + GAP) - GAP, columns * (w + GAP) - GAP, channels), 255, np.uint8)
     for i in range(n):
         top, left = i // columns * (h + GAP), i % columns * (w + GAP)
         canvas[top : top + h, left : left + w] = pictures[i].transpose(1, 2, 0)
-    return canvas[:, :, 0] if channels == 1 else canvas
+    return Image.fromarray(canvas[:, :, 0] if channels == 1 else canvas)
+
+
+def encoded(image: Image.Image, scale: int) -> bytes:
+    """The bytes of a PNG file, with so many pixels along each of the image."""
+    if scale > 1:
+        image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=1)
+    return file.getvalue()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+from nestor.data.digits import CLASSES, PIXELS
 from nestor.schemas import Preset, WarmStart
 from nestor_server.storage.safetensors_header import Header
 
@@ -11,7 +12,6 @@ Shapes = dict[str, tuple[int, ...]]
 Architecture = dict[str, Shapes]  # for each group whose names are known
 
 GROUPS = {"params": "parameter", "buffers": "buffer", "hparams": "hyperparameter"}
-PIXELS, CLASSES = 64, 10  # of the digits data set, which every preset uses
 
 
 def of_program(header: Header) -> Architecture:
