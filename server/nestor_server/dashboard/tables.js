@@ -55,7 +55,7 @@ export function otherFilters(query, to) {
     query.tag && { text: `tagged ${query.tag}`, href: to({ tag: null, pages: null }) },
   ].filter((one) => one !== undefined && one !== "");
   if (!found.length) return nothing;
-  return html`<span class="filters">${found.map(({ text, href }) => html`<a href=${href} aria-current="true" title="Show others, too">${text} <span aria-label="remove">✕</span></a>`)}</span>`;
+  return html`<span class="filters">${found.map(({ text, href }) => html`<a href=${href} aria-current="true" title="Show others, too">${text} <span aria-hidden="true">✕</span><span class="sr-only">, end this filter</span></a>`)}</span>`;
 }
 
 /** Tags that filter. @param {readonly string[]} tags @param {To} to */

@@ -8,6 +8,7 @@ import { scale, ticks } from "./ticks.js";
 /**
  * @typedef {{key: string, kind: string, steps: readonly number[], values: readonly (number | null)[]}} Curve `kind`: classes that style it
  * @typedef {{key: string, step: number, value: number}} Point of a curve
+ * @typedef {{domain: readonly [number, number], range: readonly [number, number], x: (step: number) => number, y: (value: number) => number}} Frame
  */
 
 const LEFT = 52, RIGHT = 12, TOP = 8, BOTTOM = 22; // pixels around the curves
@@ -19,6 +20,7 @@ export class Overlay {
   #found;
   #observer;
   #size = { width: 0, height: 0 };
+  #frame = /** @type {Frame | null} */ (null);
   #curves = /** @type {readonly Curve[]} */ ([]);
   #bold = /** @type {string | null} */ (null);
   #point = /** @type {Point | null} */ (null);
@@ -33,7 +35,7 @@ export class Overlay {
     this.#found = found;
     this.#observer = new ResizeObserver(([{ contentRect }]) => {
       this.#size = { width: contentRect.width, height: contentRect.height };
-      this.#draw();
+      this.#fit();
     });
     this.#observer.observe(element);
     element.addEventListener("pointermove", (event) => this.#look(event));
@@ -43,7 +45,7 @@ export class Overlay {
   /** Draw these, the last one on top. @param {readonly Curve[]} curves */
   show(curves) {
     this.#curves = curves.filter(({ values }) => values.some((value) => value !== null));
-    this.#draw();
+    this.#fit();
   }
 
   /** Make one stand out, or none. @param {string | null} key */
@@ -57,18 +59,20 @@ export class Overlay {
     this.#observer.disconnect();
   }
 
-  #scales() {
+  #fit() {
     const { width, height } = this.#size;
     const steps = extent(this.#curves.flatMap((curve) => [curve.steps[0], curve.steps[curve.steps.length - 1]])) ?? [0, 1];
     const domain = steps[0] < steps[1] ? steps : axisRange([steps]);
     const range = axisRange([robustExtent(this.#curves.flatMap((curve) => curve.values))]);
-    return { domain, range, x: scale(domain, LEFT, width - RIGHT), y: scale(range, height - BOTTOM, TOP) };
+    const isEmpty = !width || !height || !this.#curves.length;
+    this.#frame = isEmpty ? null : { domain, range, x: scale(domain, LEFT, width - RIGHT), y: scale(range, height - BOTTOM, TOP) };
+    this.#draw();
   }
 
   #draw() {
     const { width, height } = this.#size;
-    if (!width || !this.#curves.length) return render(nothing, this.#element);
-    const { domain, range, x, y } = this.#scales();
+    if (!this.#frame) return render(nothing, this.#element);
+    const { domain, range, x, y } = this.#frame;
     const bottom = height - BOTTOM;
     const point = this.#point;
     const bold = point?.key ?? this.#bold;
@@ -93,9 +97,9 @@ export class Overlay {
 
   /** @param {PointerEvent} event */
   #look(event) {
-    if (!this.#curves.length || !this.#size.width) return;
+    if (!this.#frame) return;
     const box = this.#element.getBoundingClientRect();
-    const { x, y } = this.#scales();
+    const { x, y } = this.#frame;
     const [left, top] = [event.clientX - box.left, event.clientY - box.top];
     let nearest = null, least = NEAR;
     for (const { key, steps, values } of this.#curves) {

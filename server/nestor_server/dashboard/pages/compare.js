@@ -1,8 +1,8 @@
 /** Up to ten trials side by side. A color means the same trial everywhere on the page. */
 
-import { get } from "../api.js";
+import { get, RequestRejected } from "../api.js";
 import { Overlay } from "../charts/overlay.js";
-import { thinned } from "../charts/scales.js";
+import { newestAt, thinned } from "../charts/scales.js";
 import { count, duration, inline, short, signed } from "../format.js";
 import { differing, flat } from "../options_table.js";
 import { LONG, SHORT } from "../poll.js";
@@ -11,7 +11,6 @@ import { empty, number, panel, segmented, skeleton, state, verdict } from "../ui
 import { html, nothing, render } from "../vendor/lit-html/lit-html.js";
 import { distributions, readDistributions } from "./compare_distributions.js";
 import { missing } from "./missing.js";
-import { RequestRejected } from "../api.js";
 
 /**
  * @typedef {import("../store.js").Study} Study
@@ -24,8 +23,9 @@ import { RequestRejected } from "../api.js";
 const MOST = 10; // trials, because more colors cannot be told apart
 const MOST_POINTS = 600; // of a curve that is drawn
 
-/** Curves that can be overlaid, by their columns in the steps. @type {Record<string, string>} */
-const CURVES = { value: "Value", val_loss: "Validation batch", train_loss: "Training", held_out_loss: "Held out", test_loss: "Test" };
+/** Losses that can be overlaid, by their columns in the steps. @type {Record<string, string>} */
+const LOSSES = { value: "Loss", val_loss: "Validation batches", train_loss: "Training batches", held_out_loss: "Held-out loss", test_loss: "Test loss" };
+const METRIC = "metric"; // of the study
 
 /** @param {import("../app.js").App} app @param {import("../route.js").Route} route @returns {import("../app.js").Page} */
 export function comparePage(app, route) {
@@ -72,12 +72,10 @@ export function comparePage(app, route) {
   const draw = () => {
     if (!shown) return;
     const { study, all } = shown;
-    const choices = Object.fromEntries(
-      Object.entries(CURVES)
-        .filter(([column]) => all.some(({ steps }) => steps[column]?.some((value) => value !== null)))
-        .map(([column, text]) => [column, column === "value" ? (study.metric ?? "Loss") : text]),
-    );
-    const chosen = route.query.curve in choices ? route.query.curve : (Object.keys(choices)[0] ?? "value");
+    const found = Object.entries(LOSSES).filter(([column]) => all.some(({ steps }) => steps[column]?.some((value) => value !== null)));
+    const choices = { ...(study.metric !== null && { [METRIC]: study.metric }), ...Object.fromEntries(found) };
+    const chosen = route.query.curve in choices ? route.query.curve : Object.keys(choices)[0];
+    const curves = all.map((one) => curve(one, chosen));
     const choose = (/** @type {string} */ curve) => app.replace(link("compare", study.id, { ...route.query, curve }));
     const numbers = (/** @type {number} */ without) => numbersOf(route.query).filter((one) => one !== without).join(",");
     render(
@@ -88,17 +86,17 @@ export function comparePage(app, route) {
                 <header><h2>Over steps</h2>${segmented("Curve", choices, chosen, choose)}</header>
                 ${plot}
                 <p class="readings">${step === null ? html`<span class="muted">Last values</span>` : html`<span class="muted">Step ${count(step)}</span>`}
-                  ${all.map((one) => html`<span class=${one.color}><span class="swatch"></span>${one.trial.number} <strong>${short(valueAt(one.steps, chosen, step))}</strong></span>`)}</p>
+                  ${all.map(({ trial, color }, i) => html`<span class=${color}><span class="swatch"></span>${trial.number} <strong>${valueAt(curves[i], step)}</strong></span>`)}</p>
               </section>
               <section class="panel flush" aria-label="Results and options">
                 <header><h2>Results, and the options that differ</h2></header>
                 <div class="scroll">${resultTable(study, all, (trial) => link("compare", study.id, { ...route.query, trials: numbers(trial) }))}</div>
               </section>
-              ${panel("Hyperparameters at the end", distributions(shown.tensors, all), { note: "range, 5–95 %, middle half and median of the entries, before the transform" })}`
+              ${panel("Hyperparameters at the end", distributions(shown.tensors, all), { note: "their range, 5–95 %, middle half and median of the entries, before the transform" })}`
           : html`<section class="panel">${empty("Nothing to compare.", html`<p><a href=${link("study", study.id)}>Select trials of the study</a></p>`)}</section>`}`,
       element,
     );
-    overlay.show(all.map((one) => curve(one, chosen)));
+    overlay.show(curves);
   };
 
   return {
@@ -126,16 +124,18 @@ async function byNumber(study, number) {
   return (await get(`/studies/${study}/trials`, { number })).items[0] ?? null;
 }
 
-/** @param {Compared} compared @param {string} column @returns {import("../charts/overlay.js").Curve} */
-function curve({ trial, steps, color }, column) {
-  const values = steps[column] ?? [];
+/** @param {Compared} compared @param {string} name @returns {import("../charts/overlay.js").Curve} */
+function curve({ trial, steps, color }, name) {
+  const kind = `${color} ${trial.tunes ? "" : "dashed"}`;
+  if (name === METRIC) return { key: trial.id, kind, steps: trial.sparkline.steps ?? [], values: trial.sparkline.values ?? [] };
+  const values = steps[name] ?? [];
   const kept = thinned(steps.number, [values], MOST_POINTS);
-  return { key: trial.id, kind: `${color} ${trial.tunes ? "" : "dashed"}`, steps: kept.map((i) => steps.number[i]), values: kept.map((i) => values[i]) };
+  return { key: trial.id, kind, steps: kept.map((i) => steps.number[i]), values: kept.map((i) => values[i]) };
 }
 
-/** The newest value at a step or before it; null: of the last step. @param {Steps} steps @param {string} column @param {number | null} step */
-function valueAt(steps, column, step) {
-  return (steps[column] ?? []).findLast((value, i) => value !== null && (step === null || steps.number[i] <= step));
+/** The newest value at a step or before it; null: the last one. @param {import("../charts/overlay.js").Curve} curve @param {number | null} step */
+function valueAt({ steps, values }, step) {
+  return short(values[newestAt(steps, values, step)]);
 }
 
 /** A column for each trial. @param {Study} study @param {readonly Compared[]} all @param {(trial: number) => string} without the address without a trial */
@@ -151,7 +151,7 @@ function resultTable(study, all, without) {
     )}</tr></thead>
     <tbody>
       ${row("State", (trial) => state(trial))}
-      ${row("Reliable", (trial) => html`${verdict(trial.verdict)}<span class="why muted">${trial.verdict?.sentence ?? ""}</span>`)}
+      ${row("Reliable", (trial) => html`${verdict(trial.verdict)}<span class="why muted" title=${trial.verdict?.sentence ?? nothing}>${trial.verdict?.sentence ?? ""}</span>`)}
       ${row(`Best ${study.metric ?? "loss"}`, (trial) => (trial.id === best ? html`<strong>${number(trial.best_value)}</strong> best` : number(trial.best_value)))}
       ${row("Test", (trial) => number(trial.test_value_at_best), "On the test examples, at the best step")}
       ${row("Test − best", ({ test_value_at_best: test, best_value: value }) => (test == null || value == null ? "–" : signed(test - value)))}

@@ -79,7 +79,8 @@ const WIDTH = 320, ROW = 14, MARGIN = 8;
 /** @param {readonly Tensor[]} tensors @param {readonly Compared[]} all */
 export function distributions(tensors, all) {
   if (!tensors.length) return empty("Nothing is recorded yet.");
-  return html`<div class="boxes">${tensors.map((tensor) => {
+  return html`<p class="readings">${all.map(({ trial, color }) => html`<span class=${color}><span class="swatch"></span>${trial.number}</span>`)}</p>
+  <div class="boxes">${tensors.map((tensor) => {
     const values = tensor.boxes.flatMap((box) => box ?? []);
     const range = axisRange([[Math.min(...values), Math.max(...values)]]);
     const x = scale(range, MARGIN, WIDTH - MARGIN);

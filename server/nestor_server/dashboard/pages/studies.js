@@ -3,6 +3,7 @@
 import { mayWrite } from "../actions.js";
 import { get } from "../api.js";
 import { spark } from "../charts/spark.js";
+import { DrawnRows } from "../drawn_rows.js";
 import { firstStudy } from "../first_steps.js";
 import { ago, clock, count, duration, percent, plural } from "../format.js";
 import { Listing, pagesOf } from "../listing.js";
@@ -26,6 +27,7 @@ export function studiesPage(app, route) {
   render(skeleton(), element);
   app.heading([], "Studies");
   const selected = /** @type {Map<string, Study>} */ (new Map());
+  const rows = new DrawnRows();
   let listing = listingOf(route.query);
   let shown = /** @type {Shown | null} */ (null);
 
@@ -65,6 +67,7 @@ export function studiesPage(app, route) {
 
   const draw = () => {
     if (!shown) return;
+    rows.begin();
     const { query } = shown;
     const { items, more } = shown.list;
     const writes = mayWrite(app);
@@ -83,7 +86,7 @@ export function studiesPage(app, route) {
         ${items.length
           ? html`<section class="panel flush" aria-label="List of studies">
               ${selected.size ? selection() : nothing}
-              <div class="scroll">${table(items, { query, to, writes, selected, select })}</div>
+              <div class="scroll">${table(items, { query, to, writes, rows, selected, select })}</div>
               ${showMore(more, query, replace, items.length)}
             </section>
             <p class="muted keys">Keys: <kbd>j</kbd> <kbd>k</kbd> move, <kbd>Enter</kbd> opens${writes ? html`, <kbd>x</kbd> selects` : nothing}, <kbd>/</kbd> searches.</p>`
@@ -139,7 +142,7 @@ function listingOf(query) {
 
 /**
  * @typedef {{query: Record<string, string>, to: import("../tables.js").To, writes: boolean, selected: ReadonlyMap<string, Study>,
- *   select: (study: Study, isSelected: boolean) => void}} How
+ *   select: (study: Study, isSelected: boolean) => void, rows: DrawnRows}} How
  */
 
 /** @param {readonly Study[]} studies @param {How} how */
@@ -159,20 +162,22 @@ function table(studies, how) {
       <th scope="col">Worker</th>
       ${sortable("Active", "last_activity_at", sort, to, { end: true, title: "When a trial last recorded something or changed its state, or the study was changed" })}
     </tr></thead>
-    <tbody>${repeat(studies, ({ id }) => id, (study) => row(study, now, how))}</tbody>
+    <tbody>${repeat(studies, ({ id }) => id, (study) => {
+      const age = ago(study.last_activity_at, now), isSelected = how.selected.has(study.id);
+      return how.rows.row(study.id, [study, how.query, age, isSelected], () => row(study, age, isSelected, how));
+    })}</tbody>
   </table>`;
 }
 
-/** @param {Study} study @param {number} now @param {How} how */
-function row(study, now, { to, writes, selected, select }) {
+/** @param {Study} study @param {string} age @param {boolean} isSelected @param {How} how */
+function row(study, age, isSelected, { to, writes, select }) {
   const { trial_counts: counts, running } = study;
   const total = Object.values(counts).reduce((a, b) => a + b, 0);
-  const isSelected = selected.has(study.id);
   return html`<tr aria-selected=${writes ? String(isSelected) : nothing}>
     <th scope="row" class="name">
       ${writes ? html`<input type="checkbox" aria-label=${`Select ${study.name}`} .checked=${isSelected}
         @change=${(/** @type {Event} */ event) => select(study, /** @type {HTMLInputElement} */ (event.target).checked)}>` : nothing}
-      <span><a class="open" href=${link("study", study.id)}>${study.name}</a> ${tagLinks(study.tags, to)}</span>
+      <span><a class="open" href=${link("study", study.id)} title=${study.name}>${study.name}</a> ${tagLinks(study.tags, to)}</span>
     </th>
     <td>${running ? progressOf(running) : total ? state({ state: stateOf(counts) }) : html`<span class="muted">no trials</span>`}</td>
     <td class="end">${count(total)}${counts.failed ? html`<span class="failed"> · ${count(counts.failed)} failed</span>` : nothing}</td>
@@ -181,7 +186,7 @@ function row(study, now, { to, writes, selected, select }) {
     <td class="option muted">${study.metric ?? "loss"}</td>
     <td>${verdict(study.verdict)}</td>
     <td class="mono muted">${running?.worker ?? ""}</td>
-    <td class="end" title=${clock(study.last_activity_at)}>${ago(study.last_activity_at, now)}</td>
+    <td class="end" title=${clock(study.last_activity_at)}>${age}</td>
   </tr>`;
 }
 

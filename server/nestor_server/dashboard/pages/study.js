@@ -3,6 +3,7 @@
 import { mayWrite } from "../actions.js";
 import { address, get, RequestRejected } from "../api.js";
 import { Overlay } from "../charts/overlay.js";
+import { DrawnRows } from "../drawn_rows.js";
 import { Edits } from "../edits.js";
 import { firstTrial } from "../first_steps.js";
 import { count, plural, short } from "../format.js";
@@ -39,6 +40,7 @@ export function studyPage(app, route) {
     draw();
     watch.soon();
   });
+  const rows = new DrawnRows();
   const plot = document.createElement("div");
   plot.className = "plot";
   const pointed = document.createElement("p");
@@ -63,6 +65,7 @@ export function studyPage(app, route) {
     show: (/** @type {Shown | null} */ read) => {
       if (!read) {
         shown = null;
+        rows.begin();
         render(missing("There is no such study", "It was archived, or it belongs to another user.", "#/"), element);
         app.heading([{ text: "Study not found" }], "Study not found");
         return LONG;
@@ -87,6 +90,7 @@ export function studyPage(app, route) {
 
   const draw = () => {
     if (!shown) return;
+    rows.begin();
     const { study } = shown;
     const writes = mayWrite(app);
     const total = Object.values(study.trial_counts).reduce((a, b) => a + b, 0);
@@ -106,7 +110,7 @@ export function studyPage(app, route) {
           ${isLarge ? nothing : html`<p class="toolbar">${about}</p>`}
         </header>
         ${isLarge ? html`<section class="panel about" aria-label="Note and attributes">${about}</section>` : nothing}
-        ${total ? html`${curvesPanel(study)} ${trials(shown, writes)}` : html`<section class="panel">${empty("No trials yet. Submit the first one.", firstTrial(study))}</section>`}`,
+        ${total ? html`${curvesPanel(study)} ${trials(shown)}` : html`<section class="panel">${empty("No trials yet. Submit the first one.", firstTrial(study))}</section>`}`,
       element,
     );
   };
@@ -121,12 +125,12 @@ export function studyPage(app, route) {
   </section>`;
   };
 
-  /** @param {Shown} shown @param {boolean} writes */
-  const trials = ({ study, list, query }, writes) => {
+  /** @param {Shown} shown */
+  const trials = ({ study, list, query }) => {
     const { items, more } = list;
     const replace = (/** @type {Record<string, string>} */ changes) => app.replace(to(changes));
     const how = {
-      study, query, to, writes, selected, mostSelected: MOST_SELECTED,
+      study, query, to, rows, selected, mostSelected: MOST_SELECTED,
       select: (/** @type {number} */ trial, /** @type {boolean} */ isSelected) => {
         if (isSelected) selected.add(trial);
         else selected.delete(trial);

@@ -18,6 +18,7 @@ import { repeat } from "../vendor/lit-html/directives/repeat.js";
  * @property {number} mostSelected
  * @property {(trial: number, isSelected: boolean) => void} select
  * @property {(id: string | null) => void} point makes the curve of a trial stand out
+ * @property {import("../drawn_rows.js").DrawnRows} rows
  */
 
 const MOST_OPTIONS = 12; // columns
@@ -28,7 +29,9 @@ export function trialTable(trials, how) {
   const sort = sortOf(how.query, "number");
   const options = differing(trials.map(({ spec }) => flat(spec))).slice(0, MOST_OPTIONS);
   const names = shortNames(options);
+  const columns = options.join(" ");
   const now = Date.now();
+  const isFull = how.selected.size >= how.mostSelected;
   const better = study.direction === "maximize" ? "desc" : "asc";
   return html`<table class="list trials" @pointerleave=${() => how.point(null)}>
     <thead><tr>
@@ -43,19 +46,23 @@ export function trialTable(trials, how) {
       ${options.map((name) => html`<th scope="col" class="end" title=${name}><span class="option mono">${names[name]}</span></th>`)}
       <th scope="col" class="end">Active</th>
     </tr></thead>
-    <tbody>${repeat(trials, ({ id }) => id, (trial) => row(trial, options, now, how))}</tbody>
+    <tbody>${repeat(trials, ({ id }) => id, (trial) => {
+      const shown = { age: ago(trial.last_activity_at, now), isSelected: how.selected.has(trial.number), isBest: trial.id === study.best_trial_id };
+      return how.rows.row(trial.id, [trial, columns, how.query, isFull, ...Object.values(shown)], () => row(trial, options, shown, isFull, how));
+    })}</tbody>
   </table>`;
 }
 
-/** @param {Trial} trial @param {readonly string[]} options @param {number} now @param {How} how */
-function row(trial, options, now, { study, to, selected, mostSelected, select, point }) {
-  const isSelected = selected.has(trial.number);
-  const isBest = trial.id === study.best_trial_id;
+/**
+ * @param {Trial} trial @param {readonly string[]} options @param {{age: string, isSelected: boolean, isBest: boolean}} shown
+ * @param {boolean} isFull whether no more can be selected @param {How} how
+ */
+function row(trial, options, { age, isSelected, isBest }, isFull, { to, select, point }) {
   const values = flat(trial.spec);
   const gap = trial.test_value_at_best == null || trial.best_value == null ? null : trial.test_value_at_best - trial.best_value;
   return html`<tr aria-selected=${String(isSelected)} class=${isBest ? "best" : ""} @pointerenter=${() => point(trial.id)}>
     <th scope="row" class="name">
-      <input type="checkbox" aria-label=${`Select trial ${trial.number}`} .checked=${isSelected} ?disabled=${!isSelected && selected.size >= mostSelected}
+      <input type="checkbox" aria-label=${`Select trial ${trial.number}`} .checked=${isSelected} ?disabled=${!isSelected && isFull}
         @change=${(/** @type {Event} */ event) => select(trial.number, /** @type {HTMLInputElement} */ (event.target).checked)}>
       <span><a class="open" href=${link("trial", trial.id)}>${trial.number}</a>
         ${isBest ? html`<strong>best</strong> ` : nothing}${trial.tunes ? nothing : html`<span class="muted" title="Its hyperparameters stay as they are">baseline</span> `}${
@@ -69,7 +76,7 @@ function row(trial, options, now, { study, to, selected, mostSelected, select, p
     <td class="end">${steps(trial)}</td>
     <td class="end">${trial.seconds ? duration(trial.seconds) : html`<span class="muted">–</span>`}</td>
     ${options.map((name) => html`<td class="end option" title=${values[name] === undefined ? nothing : inline(values[name])}>${values[name] === undefined || values[name] === null ? html`<span class="muted">–</span>` : inline(values[name])}</td>`)}
-    <td class="end" title=${clock(trial.last_activity_at)}>${ago(trial.last_activity_at, now)}</td>
+    <td class="end" title=${clock(trial.last_activity_at)}>${age}</td>
   </tr>`;
 }
 

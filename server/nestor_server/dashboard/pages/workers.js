@@ -1,6 +1,6 @@
 /** The workers: what they run, what waits for them, and which can be stopped. */
 
-import { send } from "../api.js";
+import { get, send } from "../api.js";
 import { count, duration, plural } from "../format.js";
 import { firstWorker } from "../first_steps.js";
 import { SHORT } from "../poll.js";
@@ -8,7 +8,6 @@ import { link } from "../route.js";
 import { confirmed, empty, skeleton } from "../ui.js";
 import { html, nothing, render } from "../vendor/lit-html/lit-html.js";
 import { repeat } from "../vendor/lit-html/directives/repeat.js";
-import { get } from "../api.js";
 
 /** @typedef {import("../store.js").Schemas["Worker"]} Worker @typedef {import("../store.js").Schemas["Workers"]} Workers */
 
