@@ -57,11 +57,13 @@ export function trialPage(app, route) {
         return SHORT;
       }
       if (!snapshot) {
+        if (!isMissing) {
+          panels.destroy();
+          element.replaceChildren();
+          render(missing("There is no such trial", "It was deleted, or it belongs to another user.", "#/"), element);
+          app.heading([{ text: "Trial not found" }], "Trial not found");
+        }
         isMissing = true;
-        panels.destroy();
-        element.replaceChildren();
-        render(missing("There is no such trial", "It was deleted, or it belongs to another user.", "#/"), element);
-        app.heading([{ text: "Trial not found" }], "Trial not found");
         return LONG;
       }
       const { trial, study } = snapshot;
