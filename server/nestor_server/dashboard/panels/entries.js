@@ -74,10 +74,11 @@ async function examples(app, trial, top) {
   const ofExamples = top.items.length > 0 && top.items.every((item) => item.name === `example ${item.index}`);
   if (!ofExamples) return { labels: {}, pictures: false };
   try {
+    /** @type {Schemas["Examples"]} */
     const found = await app.store.of(trial, "/examples", { index: top.items.map((item) => item.index).join(",") });
-    const column = Object.keys(found.columns)[0];
-    const labels = column ? Object.fromEntries(found.index.map((/** @type {number} */ i, /** @type {number} */ at) => [i, String(found.columns[column][at])])) : {};
-    return { labels, pictures: found.pictures.length > 0 };
+    const [column] = Object.values(found.columns);
+    const labels = column ? Object.fromEntries(found.index.map((example, at) => [example, String(column[at])])) : {};
+    return { labels, pictures: Object.keys(found.pictures).length > 0 };
   } catch (error) {
     if (error instanceof Error && "status" in error && (error.status === 404 || error.status === 409)) return { labels: {}, pictures: false };
     throw error;
