@@ -1,6 +1,6 @@
 /** What the pages know: trials with their steps, read in parts, kept bounded, and never changed in place. */
 
-import { get } from "./api.js";
+import { get, RequestRejected } from "./api.js";
 
 /**
  * @typedef {import("./openapi.d.ts").components["schemas"]} Schemas
@@ -52,7 +52,10 @@ export class Store {
     this.#answers.delete(key);
     this.#answers.set(key, { seq: trial.seq, at: Date.now(), promise });
     for (const oldest of [...this.#answers.keys()].slice(0, -MAX_ANSWERS)) this.#answers.delete(oldest);
-    promise.catch(() => this.#answers.delete(key));
+    promise.catch((error) => {
+      // "There is no such thing" is an answer, too, and is not asked for again.
+      if (!(error instanceof RequestRejected && [404, 409].includes(error.status))) this.#answers.delete(key);
+    });
     return promise;
   }
 
