@@ -50,7 +50,7 @@ export async function send(method, path, content_, headers = {}) {
   return response.status === 204 ? null : content(response);
 }
 
-/** The ETag of what `get` returned last for `path`, for If-Match; "" if there is none. @param {string} path */
+/** The ETag of what `get` returned last for `path`, for If-Match; "" before the first. @param {string} path */
 export function etagOf(path) {
   return cache.get(path)?.etag ?? "";
 }
@@ -88,7 +88,7 @@ async function call(path, options) {
   throw Object.assign(new Unavailable(problem.detail ?? `The server answered ${response.status}.`), { retryAfter });
 }
 
-/** The JSON of an answer; a page of a proxy or of a hotel's network is none. @param {Response} response */
+/** The JSON of an answer; not the page of a proxy or of a hotel's network. @param {Response} response */
 async function content(response) {
   try {
     return await response.json();

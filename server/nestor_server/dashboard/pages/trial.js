@@ -84,7 +84,7 @@ export function trialPage(app, route) {
   };
 }
 
-/** The trial, or null if there is none. @param {import("../app.js").App} app @param {string} id */
+/** The trial, or null if it does not exist. @param {import("../app.js").App} app @param {string} id */
 async function found(app, id) {
   try {
     return await app.store.trial(id);
