@@ -50,7 +50,7 @@ export async function send(method, path, content_, headers = {}) {
   return response.status === 204 ? null : content(response);
 }
 
-/** The ETag of what `get` returned last for `path`, for If-Match; "" before the first. @param {string} path */
+/** The ETag of what `get` returned last for `path`, for If-Match; "" before. @param {string} path */
 export function etagOf(path) {
   return cache.get(path)?.etag ?? "";
 }

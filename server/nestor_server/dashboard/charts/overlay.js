@@ -63,7 +63,8 @@ export class Overlay {
     const { width, height } = this.#size;
     const steps = extent(this.#curves.flatMap((curve) => [curve.steps[0], curve.steps[curve.steps.length - 1]])) ?? [0, 1];
     const domain = steps[0] < steps[1] ? steps : axisRange([steps]);
-    const range = axisRange([robustExtent(this.#curves.flatMap((curve) => curve.values))]);
+    const firsts = this.#curves.map((curve) => curve.values.find((value) => value !== null)); // where training starts is no outlier
+    const range = axisRange([robustExtent(this.#curves.flatMap((curve) => curve.values)), robustExtent(firsts)]);
     const isEmpty = !width || !height || !this.#curves.length;
     this.#frame = isEmpty ? null : { domain, range, x: scale(domain, LEFT, width - RIGHT), y: scale(range, height - BOTTOM, TOP) };
     this.#draw();

@@ -76,10 +76,10 @@ export function studiesPage(app, route) {
     const isFiltered = query.q || query.tag || query.state;
     render(
       html`<header class="toolbar page-head"><h1>Studies</h1>
-          ${stateFilter(shown.activity.trial_counts, query.state ?? "", to, plural(shown.activity.studies, "study", "studies"), {
+          ${shown.activity.studies ? stateFilter(shown.activity.trial_counts, query.state ?? "", to, plural(shown.activity.studies, "study", "studies"), {
             always: ["running", "queued", "failed"],
             notes: shown.activity.failed_recently ? { failed: `${count(shown.activity.failed_recently)} in 24 h` } : {},
-          })}
+          }) : nothing}
           ${otherFilters(query, to)}
           <a class="end" href=${link("studies", "", { deleted: "1" })}>Archived studies</a>
         </header>
@@ -150,7 +150,7 @@ function table(studies, how) {
   const { to } = how;
   const sort = sortOf(how.query, "created_at");
   const now = Date.now();
-  return html`<table class="list">
+  return html`<table class="list studies">
     <thead><tr>
       ${sortable("Study", "name", sort, to, { first: "asc" })}
       <th scope="col">State</th>

@@ -116,7 +116,7 @@ export function studyPage(app, route) {
   };
 
   const curvesPanel = (/** @type {Study} */ study) => {
-    const legend = LEGEND.filter(([kind]) => drawn.some((curve) => curve.kind === kind));
+    const legend = LEGEND.filter(([kind]) => drawn.some((curve) => curve.kind === kind && curve.values.length));
     return html`<section class="panel courses" aria-label="Courses">
     <header><h2>${study.metric ?? "Loss"} over steps</h2>
       <p class="legend muted">${legend.map(([kind, text]) => html`<span class="key ${kind}"></span> ${text} `)}</p>
