@@ -71,7 +71,8 @@ def test_example_weights_stand_beside_the_example_and_its_label(look):
     expect(entry).to_contain_text("label")
     picture = entry.locator("img")
     expect(picture).to_be_visible()
-    assert picture.evaluate("image => image.complete && image.naturalWidth") >= 8
+    expect(picture).to_have_js_property("complete", True)
+    assert picture.evaluate("image => image.naturalWidth") >= 8
 
 
 def test_distilled_examples_are_pictures_at_each_step(look):

@@ -98,9 +98,9 @@ def test_what_users_write_is_text_and_never_markup(show, server, api, what):
 
 def test_the_note_and_the_tags_of_a_study_are_edited_in_place(show, api, study):
     page = show(f"#/studies/{study}")
-    page.get_by_role("button", name="Edit the note").click()
-    page.get_by_label("Note").fill("Half of the labels are wrong.")
-    page.get_by_role("button", name="Save").click()
+    page.get_by_role("button", name="Add a note").click()
+    page.get_by_role("textbox", name="Note").fill("Half of the labels are wrong.")
+    page.get_by_role("button", name="Save the note").click()
     expect(page.get_by_text("Half of the labels are wrong.")).to_be_visible()
     assert api.get(f"/studies/{study}").json()["note"] == "Half of the labels are wrong."
 

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { beforeEach, test } from "node:test";
 
 import { forget } from "../../server/nestor_server/dashboard/api.js";
-import { assignment, change, Changed } from "../../server/nestor_server/dashboard/changes.js";
+import { assignment, change, Changed } from "../../server/nestor_server/dashboard/lists/changes.js";
 
 /** @typedef {import("../../server/nestor_server/dashboard/store.js").Study} Study */
 

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Listing, pagesOf } from "../../server/nestor_server/dashboard/listing.js";
+import { Listing, pagesOf } from "../../server/nestor_server/dashboard/lists/listing.js";
 
 const NOW = 1_000_000, LATER = NOW + 2_000, MUCH_LATER = NOW + 20_000; // milliseconds
 

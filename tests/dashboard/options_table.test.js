@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { differing, flat, shortNames } from "../../server/nestor_server/dashboard/options_table.js";
+import { differing, flat, shortNames } from "../../server/nestor_server/dashboard/lists/options_table.js";
 
 const SPEC = {
   problem: { preset: { model: { hidden: [32] } } },

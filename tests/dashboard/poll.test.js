@@ -54,6 +54,8 @@ beforeEach(() => {
   scheduler = new Scheduler({ clock });
 });
 
+test("without a task nothing is loading", () => assert.deepEqual(scheduler.status, { kind: "idle" }));
+
 test("a task is read at once, and again after the pause that it asks for", async () => {
   scheduler.watch(task(LONG));
   assert.deepEqual(scheduler.status, { kind: "loading" });

@@ -47,6 +47,7 @@ function status(app) {
     return html`<span class="status" data-kind="stale" role="alert"><span title=${status.why}>stale since ${clock(status.since)}</span>
       · <button type="button" class="link" @click=${() => app.polls.soon()}>try now</button></span>`;
   }
+  if (status.kind === "idle") return nothing;
   if (status.kind === "loading") return html`<span class="status" data-kind="loading">loading</span>`;
   const age = Math.round((Date.now() - status.at) / 1000);
   return html`<span class="status" data-kind="live">live · ${duration(age)}</span>`;

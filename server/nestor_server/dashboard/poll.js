@@ -4,7 +4,7 @@ export const SHORT = 2_000, LONG = 10_000; // milliseconds between two reads: of
 const MAX_PAUSE = 30_000;
 
 /**
- * @typedef {{kind: "loading"} | {kind: "live", at: number} | {kind: "stale", since: number, why: string}} Status
+ * @typedef {{kind: "idle" | "loading"} | {kind: "live", at: number} | {kind: "stale", since: number, why: string}} Status
  * @typedef {{stop: () => void, soon: () => void}} Watch
  * @typedef {object} Clock
  * @property {() => number} now
@@ -75,7 +75,8 @@ export class Scheduler {
       const oldest = stale.reduce((a, b) => (Number(a.staleSince) <= Number(b.staleSince) ? a : b));
       return { kind: "stale", since: Number(oldest.staleSince), why: oldest.why };
     }
-    if (!loops.length || loops.some((loop) => loop.readAt === null)) return { kind: "loading" };
+    if (!loops.length) return { kind: "idle" };
+    if (loops.some((loop) => loop.readAt === null)) return { kind: "loading" };
     return { kind: "live", at: Math.min(...loops.map((loop) => Number(loop.readAt))) };
   }
 }

@@ -4,7 +4,7 @@ import { get, RequestRejected } from "../api.js";
 import { Overlay } from "../charts/overlay.js";
 import { newestAt, thinned } from "../charts/scales.js";
 import { count, duration, inline, short, signed } from "../format.js";
-import { differing, flat } from "../options_table.js";
+import { differing, flat } from "../lists/options_table.js";
 import { LONG, SHORT } from "../poll.js";
 import { link } from "../route.js";
 import { empty, number, panel, segmented, skeleton, state, verdict } from "../ui.js";
@@ -90,7 +90,7 @@ export function comparePage(app, route) {
               </section>
               <section class="panel flush" aria-label="Results and options">
                 <header><h2>Results, and the options that differ</h2></header>
-                <div class="scroll">${resultTable(study, all, (trial) => link("compare", study.id, { ...route.query, trials: numbers(trial) }))}</div>
+                <div class="scroll" tabindex="0">${resultTable(study, all, (trial) => link("compare", study.id, { ...route.query, trials: numbers(trial) }))}</div>
               </section>
               ${panel("Hyperparameters at the end", distributions(shown.tensors, all), { note: "their range, 5–95 %, middle half and median of the entries, before the transform" })}`
           : html`<section class="panel">${empty("Nothing to compare.", html`<p><a href=${link("study", study.id)}>Select trials of the study</a></p>`)}</section>`}`,

@@ -3,21 +3,21 @@
 import { mayWrite } from "../actions.js";
 import { get } from "../api.js";
 import { spark } from "../charts/spark.js";
-import { DrawnRows } from "../drawn_rows.js";
-import { firstStudy } from "../first_steps.js";
+import { DrawnRows } from "../lists/drawn_rows.js";
+import { firstStudy } from "../lists/first_steps.js";
 import { ago, clock, count, duration, percent, plural } from "../format.js";
-import { Listing, pagesOf } from "../listing.js";
+import { Listing, pagesOf } from "../lists/listing.js";
 import { LONG, SHORT } from "../poll.js";
 import { link } from "../route.js";
-import { archive, restore, stopRunning } from "../study_actions.js";
-import { otherFilters, showMore, sortable, sortOf, stateFilter, tagLinks } from "../tables.js";
+import { archive, restore, stopRunning } from "../lists/study_actions.js";
+import { otherFilters, showMore, sortable, sortOf, stateFilter, tagLinks } from "../lists/tables.js";
 import { empty, number, skeleton, state, verdict } from "../ui.js";
 import { html, nothing, render } from "../vendor/lit-html/lit-html.js";
 import { repeat } from "../vendor/lit-html/directives/repeat.js";
-import { walkRows } from "../walk_rows.js";
+import { walkRows } from "../lists/walk_rows.js";
 
 /** @typedef {import("../store.js").Schemas} Schemas @typedef {Schemas["StudySummary"]} Study */
-/** @typedef {{list: import("../listing.js").Listed<Study>, activity: Schemas["Activity"], query: Record<string, string>}} Shown */
+/** @typedef {{list: import("../lists/listing.js").Listed<Study>, activity: Schemas["Activity"], query: Record<string, string>}} Shown */
 
 const LIMIT = 50; // studies of a page of the list
 
@@ -46,7 +46,7 @@ export function studiesPage(app, route) {
     },
   });
 
-  /** @type {import("../tables.js").To} */
+  /** @type {import("../lists/tables.js").To} */
   const to = (changes) => link("studies", "", { ...route.query, ...changes });
 
   /** @param {Study} study @param {boolean} isSelected */
@@ -86,7 +86,7 @@ export function studiesPage(app, route) {
         ${items.length
           ? html`<section class="panel flush" aria-label="List of studies">
               ${selected.size ? selection() : nothing}
-              <div class="scroll">${table(items, { query, to, writes, rows, selected, select })}</div>
+              <div class="scroll" tabindex="0">${table(items, { query, to, writes, rows, selected, select })}</div>
               ${showMore(more, query, replace, items.length)}
             </section>
             <p class="muted keys">Keys: <kbd>j</kbd> <kbd>k</kbd> move, <kbd>Enter</kbd> opens${writes ? html`, <kbd>x</kbd> selects` : nothing}, <kbd>/</kbd> searches.</p>`
@@ -141,7 +141,7 @@ function listingOf(query) {
 }
 
 /**
- * @typedef {{query: Record<string, string>, to: import("../tables.js").To, writes: boolean, selected: ReadonlyMap<string, Study>,
+ * @typedef {{query: Record<string, string>, to: import("../lists/tables.js").To, writes: boolean, selected: ReadonlyMap<string, Study>,
  *   select: (study: Study, isSelected: boolean) => void, rows: DrawnRows}} How
  */
 
@@ -181,7 +181,7 @@ function row(study, age, isSelected, { to, writes, select }) {
     </th>
     <td>${running ? progressOf(running) : total ? state({ state: stateOf(counts) }) : html`<span class="muted">no trials</span>`}</td>
     <td class="end">${count(total)}${counts.failed ? html`<span class="failed"> · ${count(counts.failed)} failed</span>` : nothing}</td>
-    <td>${spark(/** @type {import("../tables.js").Course} */ (study.sparkline), `Course of trial ${study.best_trial}`)}</td>
+    <td>${spark(/** @type {import("../lists/tables.js").Course} */ (study.sparkline), `Course of trial ${study.best_trial}`)}</td>
     <td class="end">${number(study.best_value)}</td>
     <td class="option muted">${study.metric ?? "loss"}</td>
     <td>${verdict(study.verdict)}</td>
@@ -209,7 +209,7 @@ function deletedStudies(studies, more, writes, restored) {
   return html`<header class="toolbar page-head"><h1>Archived studies</h1><a href=${link("studies")}>All studies</a></header>
     <section class="panel flush">
       ${studies.length
-        ? html`<div class="scroll"><table class="list">
+        ? html`<div class="scroll" tabindex="0"><table class="list">
             <thead><tr><th scope="col">Study</th><th scope="col" class="end">Trials</th><th scope="col">Archived</th><th scope="col">Deleted for good</th>${writes ? html`<th scope="col">Restore</th>` : nothing}</tr></thead>
             <tbody>${repeat(studies, ({ id }) => id, (study) => html`<tr>
               <th scope="row" class="name"><span>${study.name}</span></th>

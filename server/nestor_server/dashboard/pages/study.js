@@ -3,25 +3,25 @@
 import { mayWrite } from "../actions.js";
 import { address, get, RequestRejected } from "../api.js";
 import { Overlay } from "../charts/overlay.js";
-import { DrawnRows } from "../drawn_rows.js";
-import { Edits } from "../edits.js";
-import { firstTrial } from "../first_steps.js";
+import { DrawnRows } from "../lists/drawn_rows.js";
+import { Edits } from "../lists/edits.js";
+import { firstTrial } from "../lists/first_steps.js";
 import { count, plural, short } from "../format.js";
-import { Listing, pagesOf } from "../listing.js";
+import { Listing, pagesOf } from "../lists/listing.js";
 import { LONG, SHORT } from "../poll.js";
 import { link } from "../route.js";
-import { archive } from "../study_actions.js";
-import { otherFilters, showMore, stateFilter } from "../tables.js";
+import { archive } from "../lists/study_actions.js";
+import { otherFilters, showMore, stateFilter } from "../lists/tables.js";
 import { empty, number, skeleton } from "../ui.js";
 import { html, nothing, render } from "../vendor/lit-html/lit-html.js";
-import { walkRows } from "../walk_rows.js";
+import { walkRows } from "../lists/walk_rows.js";
 import { missing } from "./missing.js";
 import { trialTable } from "./study_trials.js";
 
 /**
  * @typedef {import("../store.js").Study} Study
  * @typedef {import("../store.js").Schemas["TrialSummary"]} Trial
- * @typedef {{study: Study, list: import("../listing.js").Listed<Trial>, best: Trial | null, query: Record<string, string>}} Shown
+ * @typedef {{study: Study, list: import("../lists/listing.js").Listed<Trial>, best: Trial | null, query: Record<string, string>}} Shown
  */
 
 const LIMIT = 100; // trials of a page of the list
@@ -81,7 +81,7 @@ export function studyPage(app, route) {
     },
   });
 
-  /** @type {import("../tables.js").To} */
+  /** @type {import("../lists/tables.js").To} */
   const to = (changes) => link("study", route.id, { ...route.query, ...changes });
   const sayPoint = (/** @type {import("../charts/overlay.js").Point | null} */ point) => {
     const trial = point && [...(shown?.list.items ?? []), shown?.best].find((one) => one?.id === point.key);
@@ -143,7 +143,7 @@ export function studyPage(app, route) {
       <header class="toolbar"><h2>Trials</h2>
         ${stateFilter(study.trial_counts, query.state ?? "", to, `${count(total)} in all`)} ${otherFilters(query, to)}
         <span class="toolbar end">${selected.size ? comparison(study) : html`<span class="muted">Select trials to compare them.</span>`}</span></header>
-      ${items.length ? html`<div class="scroll">${trialTable(items, how)}</div>` : empty("No trial fits.", html`<p><a href=${link("study", study.id)}>Show all trials</a></p>`)}
+      ${items.length ? html`<div class="scroll" tabindex="0">${trialTable(items, how)}</div>` : empty("No trial fits.", html`<p><a href=${link("study", study.id)}>Show all trials</a></p>`)}
       ${showMore(more, query, replace, items.length)}
     </section>`;
   };

@@ -1,9 +1,9 @@
 /** The table of a study's trials, with the options that differ among them as columns. */
 
 import { ago, clock, count, duration, inline, percent, plural, signed } from "../format.js";
-import { differing, flat, shortNames } from "../options_table.js";
+import { differing, flat, shortNames } from "../lists/options_table.js";
 import { link } from "../route.js";
-import { sortable, sortOf, tagLinks } from "../tables.js";
+import { sortable, sortOf, tagLinks } from "../lists/tables.js";
 import { number, state, verdict } from "../ui.js";
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
 import { repeat } from "../vendor/lit-html/directives/repeat.js";
@@ -13,12 +13,12 @@ import { repeat } from "../vendor/lit-html/directives/repeat.js";
  * @typedef {object} How
  * @property {import("../store.js").Study} study
  * @property {Record<string, string>} query
- * @property {import("../tables.js").To} to
+ * @property {import("../lists/tables.js").To} to
  * @property {ReadonlySet<number>} selected
  * @property {number} mostSelected
  * @property {(trial: number, isSelected: boolean) => void} select
  * @property {(id: string | null) => void} point makes the curve of a trial stand out
- * @property {import("../drawn_rows.js").DrawnRows} rows
+ * @property {import("../lists/drawn_rows.js").DrawnRows} rows
  */
 
 const MOST_OPTIONS = 12; // columns

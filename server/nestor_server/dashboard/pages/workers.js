@@ -2,7 +2,7 @@
 
 import { get, send } from "../api.js";
 import { count, duration, plural } from "../format.js";
-import { firstWorker } from "../first_steps.js";
+import { firstWorker } from "../lists/first_steps.js";
 import { SHORT } from "../poll.js";
 import { link } from "../route.js";
 import { confirmed, empty, skeleton } from "../ui.js";
@@ -47,7 +47,7 @@ export function workersPage(app) {
             class=${queued && !items.length ? "late" : ""}>${plural(queued, "trial")} ${queued === 1 ? "waits" : "wait"}</span></p></header>
         <section class="panel flush" aria-label="List of workers">
           ${items.length
-            ? html`<div class="scroll"><table class="list">
+            ? html`<div class="scroll" tabindex="0"><table class="list">
                 <thead><tr>
                   <th scope="col">Worker</th><th scope="col">Status</th><th scope="col">Device</th><th scope="col" title="Busy slots of the process">Load</th><th scope="col">Trial</th>
                   <th scope="col" class="end">Step</th><th scope="col" class="end">Heartbeat</th><th scope="col" class="end" title="Waiting trials of all users that it could run">Queue</th><th scope="col">Versions</th>

@@ -27,7 +27,7 @@ export function tensors(element, app, soon) {
       };
       const hidden = found.n - found.items.length;
       const content = found.items.length
-        ? html`<div class="scroll"><table class="tensors">
+        ? html`<div class="scroll" tabindex="0"><table class="tensors">
             <thead><tr>
               <th scope="col">Tensor</th><th scope="col" class="end">Entries</th><th scope="col">Distribution over steps</th>
               <th scope="col" class="end">Median</th><th scope="col" class="end">5–95 %</th>

@@ -1,8 +1,8 @@
 /** What tables of studies and trials share: sorting and filtering by links, so that Back and bookmarks work. */
 
-import { count } from "./format.js";
+import { count } from "../format.js";
 import { pagesOf } from "./listing.js";
-import { html, nothing } from "./vendor/lit-html/lit-html.js";
+import { html, nothing } from "../vendor/lit-html/lit-html.js";
 
 /**
  * @typedef {Record<string, string>} Query

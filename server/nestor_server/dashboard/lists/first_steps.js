@@ -1,7 +1,7 @@
 /** How to begin, as text to copy, with the address of this server filled in. */
 
-import { snippet } from "./ui.js";
-import { html } from "./vendor/lit-html/lit-html.js";
+import { snippet } from "../ui.js";
+import { html } from "../vendor/lit-html/lit-html.js";
 
 /** The address that clients of this server need. */
 function serverAddress() {

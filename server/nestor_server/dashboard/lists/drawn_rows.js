@@ -1,6 +1,6 @@
 /** Which rows of a long table have changed since it was drawn before: the others cost nothing. */
 
-import { noChange } from "./vendor/lit-html/lit-html.js";
+import { noChange } from "../vendor/lit-html/lit-html.js";
 
 export class DrawnRows {
   /** @type {Map<string, readonly unknown[]>} */

@@ -1,10 +1,10 @@
 /** What a user can ask of studies: to stop what runs in them, to archive them, and to restore them. */
 
-import { get, send } from "./api.js";
-import { plural } from "./format.js";
-import { confirmed } from "./ui.js";
+import { get, send } from "../api.js";
+import { plural } from "../format.js";
+import { confirmed } from "../ui.js";
 
-/** @typedef {import("./app.js").App} App @typedef {{id: string, name: string}} Named */
+/** @typedef {import("../app.js").App} App @typedef {{id: string, name: string}} Named */
 
 const MOST = 1_000; // running trials of a study
 

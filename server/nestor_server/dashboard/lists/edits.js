@@ -1,11 +1,11 @@
 /** Note, tags and attributes of a study, edited in place. */
 
 import { assignment, change, Changed } from "./changes.js";
-import { inline } from "./format.js";
-import { html, nothing } from "./vendor/lit-html/lit-html.js";
-import { live } from "./vendor/lit-html/directives/live.js";
+import { inline } from "../format.js";
+import { html, nothing } from "../vendor/lit-html/lit-html.js";
+import { live } from "../vendor/lit-html/directives/live.js";
 
-/** @typedef {import("./store.js").Study} Study @typedef {import("./changes.js").Field} Field */
+/** @typedef {import("../store.js").Study} Study @typedef {import("./changes.js").Field} Field */
 
 /** The editable parts of a study. Each keeps what the user has typed until it is saved or given up. */
 export class Edits {
@@ -17,7 +17,7 @@ export class Edits {
   #open = null;
   #typed = "";
 
-  /** @param {import("./app.js").App} app @param {() => void} changed draws again, and reads */
+  /** @param {import("../app.js").App} app @param {() => void} changed draws again, and reads */
   constructor(app, changed) {
     this.#app = app;
     this.#changed = changed;

@@ -1,6 +1,6 @@
 /** A list that is read page by page. All pages that were opened stay open, and polling them costs little. */
 
-import { get } from "./api.js";
+import { get } from "../api.js";
 
 const AGE = 10_000; // milliseconds after which pages other than the first are read again
 

@@ -1,8 +1,8 @@
 /** Changes of a study that overwrite nothing unseen: what someone else has changed meanwhile is told, and stays. */
 
-import { etagOf, get, RequestRejected, send } from "./api.js";
+import { etagOf, get, RequestRejected, send } from "../api.js";
 
-/** @typedef {import("./store.js").Study} Study @typedef {"note" | "tags" | "user_attrs"} Field */
+/** @typedef {import("../store.js").Study} Study @typedef {"note" | "tags" | "user_attrs"} Field */
 
 const MOST_TRIES = 5; // while trials record steps, the ETag of their study changes, too
 
