@@ -4,7 +4,7 @@ export const SHORT = 2_000, LONG = 10_000; // milliseconds between two reads: of
 const MAX_PAUSE = 30_000;
 
 /**
- * @typedef {{kind: "idle" | "loading"} | {kind: "live", at: number} | {kind: "stale", since: number, why: string}} Status
+ * @typedef {{kind: "idle"} | {kind: "loading"} | {kind: "live", at: number} | {kind: "stale", since: number, why: string}} Status
  * @typedef {{stop: () => void, soon: () => void}} Watch
  * @typedef {object} Clock
  * @property {() => number} now
