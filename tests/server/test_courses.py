@@ -157,7 +157,7 @@ def test_a_client_that_has_the_version_gets_304_and_a_stranger_nothing(http, beg
 def test_the_part_that_has_moved_is_that_of_the_latest_snapshot(http, begun):
     def snapshot(number: int, moved: dict[str, float] | None) -> recording.TensorFile:
         recorded = {"k": 1, "tensors": {}, **({} if moved is None else {"moved": moved})}
-        return recording.TensorFile(number, save({"rate": np.float32([number])}), entries=recorded)
+        return recording.TensorFile(number, save({"rate": np.ones(1, np.float32) * number}), entries=recorded)
 
     record(begun, 3)
     for number, moved in ((0, dict.fromkeys(SHAPES, 0.0)), (2, {"wide": 0.25, "bias": 1.0}), (3, None)):
@@ -166,7 +166,7 @@ def test_the_part_that_has_moved_is_that_of_the_latest_snapshot(http, begun):
         assert page["moved_step"] == (None if moved is None else number)
         for name, item in by_name(page).items():
             assert item["moved"] == (moved or {}).get(name)
-    begun.record(0, snapshots=(recording.TensorFile(4, save({"rate": np.float32([4])})),))
+    begun.record(0, snapshots=(recording.TensorFile(4, save({"rate": np.ones(1, np.float32)})),))
     assert read(http, begun)["moved_step"] is None  # the snapshot of an earlier version
 
 
@@ -242,7 +242,7 @@ def test_of_a_thousand_tensors_and_a_hundred_thousand_steps_few_are_read(server,
     held = dict.fromkeys(names[::2], one)
     interval = lifecycle.distribution_interval(n, len(held))
     with server.sessions.begin() as session:
-        # The records of steps that no course of this length can have are none: to read one is an error.
+        # Only steps that a course of this length can have are readable: reading another one is an error.
         session.execute(
             text("""
                 INSERT INTO steps (trial_id, number, seq, data)

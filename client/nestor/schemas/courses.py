@@ -42,8 +42,8 @@ class HyperparameterCourse(Schema):
     share: Annotated[
         float | None,
         about(
-            "of the squared Euclidean norm of the hypergradient over all hyperparameters; null: there is none, or it "
-            "is 0",
+            "of the squared Euclidean norm of the hypergradient over all hyperparameters; null: before the first "
+            "step, or the norm is 0",
             example=0.25,
         ),
     ]

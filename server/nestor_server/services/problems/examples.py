@@ -35,20 +35,22 @@ LEAST_PIXELS = 16  # of a vector that is taken for a picture
 
 
 class Columns(Protocol):
-    """The columns of a split that the server has.
-
-    Attributes:
-        shapes: by name.
-        floats: the names of those of floating-point numbers.
-        version: equal for equal rows.
-    """
+    """The columns of a split that the server has."""
 
     @property
-    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """By name."""
+        ...
+
     @property
-    def floats(self) -> frozenset[str]: ...
+    def floats(self) -> frozenset[str]:
+        """The names of those of floating-point numbers."""
+        ...
+
     @property
-    def version(self) -> str: ...
+    def version(self) -> str:
+        """Equal for equal rows."""
+        ...
 
     def rows(self, session: Session, names: Sequence[str], index: Sequence[int]) -> list[NDArray[Any]]:
         """For each of these columns, the rows of the examples, shape (examples, …)."""
@@ -56,7 +58,7 @@ class Columns(Protocol):
 
 
 @dataclass(frozen=True)
-class Uploaded:
+class _Uploaded:
     """Columns that are the tensors of a blob."""
 
     blob: Blob
@@ -89,7 +91,7 @@ class Uploaded:
 
 
 @dataclass(frozen=True)
-class Made:
+class _Made:
     """Columns of a preset."""
 
     arrays: Mapping[str, NDArray[Any]]
@@ -199,7 +201,7 @@ def _of_preset(preset: Preset, seed: int, name: SplitName) -> Split:
         raise ExamplesNotStored(split=name, reason=reason)
     drawn = (preset.dataset, name, *size.values(), preset.label_noise, seed)
     version = hashlib.sha256(repr(drawn).encode()).hexdigest()
-    return Split(name, len(made[name]["y"]), Made(made[name], version))
+    return Split(name, len(made[name]["y"]), _Made(made[name], version))
 
 
 def _of_dataset(session: Session, owner_id: UUID, trial_id: UUID, dataset: Dataset, name: SplitName) -> Split:
@@ -213,7 +215,7 @@ def _of_dataset(session: Session, owner_id: UUID, trial_id: UUID, dataset: Datas
         raise not_stored(name, *sorted(elsewhere.items())[0])
     blob = blobs.find(session, owner_id, digest)
     tensors = tensor_blobs.header(session, blob).tensors
-    return Split(name, dataset.sizes[name], Uploaded(blob, tensors), elsewhere)
+    return Split(name, dataset.sizes[name], _Uploaded(blob, tensors), elsewhere)
 
 
 def not_stored(split: SplitName, column: str, uri: str) -> ExamplesNotStored:
