@@ -60,10 +60,9 @@ def network(width: int = 32) -> nn.Sequential:
 def weighted() -> nestor.Problem:
     """Example weights, beside a decay of each tensor: the kind of `make demo`."""
     net = network()
-    train = digits(200, noise=0.4)
+    train, val, test = digits(200, noise=0.4), digits(60, seed=1), digits(200, seed=2)
     hparams = [ExampleWeights(200), L2(net, per="tensor", init=-4.5)]
-    sets = {"train": train, "val": digits(60, seed=1), "test": digits(200, seed=2)}
-    return nestor.Problem(net, hparams, loss, loss, metrics={"accuracy": accuracy}, **sets)
+    return nestor.Problem(net, hparams, loss, loss, metrics={"accuracy": accuracy}, train=train, val=val, test=test)
 
 
 def distilled() -> nestor.Problem:
@@ -93,8 +92,9 @@ def decays() -> nestor.Problem:
 def hostile() -> nestor.Problem:
     """With a metric whose name is markup."""
     net = network()
-    sets = {"train": digits(100), "val": digits(50, seed=1)}
-    return nestor.Problem(net, L2(net, per="tensor", init=-6.0), loss, loss, metrics={HOSTILE: accuracy}, **sets)
+    train, val = digits(100), digits(50, seed=1)
+    decay = L2(net, per="tensor", init=-6.0)
+    return nestor.Problem(net, decay, loss, loss, metrics={HOSTILE: accuracy}, train=train, val=val)
 
 
 NEUMANN = nestor.Implicit(nestor.GaussNewton(), nestor.WarmStarted(nestor.Neumann(2)))
@@ -116,9 +116,15 @@ def gallery(services: Services) -> Iterator[Gallery]:
         token = server.new_token()
         studies, trials = {}, {}
         for name, (problem, n_steps, options) in KINDS.items():
-            shown = {"metric": HOSTILE, "direction": "maximize"} if name == HOSTILE else {}
-            shown |= {"note": "A note with <i>markup</i>.", "tags": ["gallery"]}
-            study = nestor.create_study(name, server=server.url, token=token, **shown)
+            study = nestor.create_study(
+                name,
+                metric=HOSTILE if name == HOSTILE else None,
+                direction="maximize" if name == HOSTILE else None,
+                note="A note with <i>markup</i>.",
+                tags=["gallery"],
+                server=server.url,
+                token=token,
+            )
             trial = study.optimize(problem(), n_steps, wait=False, user_attrs={"<u>key</u>": HOSTILE}, **options)
             studies[name], trials[name] = str(study.id), str(trial.id)
         with server.http(token) as http:

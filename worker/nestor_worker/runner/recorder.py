@@ -254,6 +254,6 @@ class TrialRecorder:
         return safetensors.torch.save(tensors, lifecycle.snapshot_metadata(transforms))
 
     def _file(self, name: str, data: bytes) -> str:
-        # Each file has a name of its own. The supervisor deletes a file after it has recorded it, which would be the next
-        # one if a step is written twice: when it is due, and as the best step that replaces another.
+        # Each file has a name of its own. The supervisor deletes a file after it has recorded it. If a step is written
+        # twice, when it is due and as the best step that replaces another, it would delete the second file.
         return channel.write_file(self._directory, f"{name}-{next(self._files)}.safetensors", data)
