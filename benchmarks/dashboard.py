@@ -18,7 +18,7 @@ import itertools
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
@@ -50,8 +50,8 @@ FASTER = f"""
 """
 HIDDEN = "Object.defineProperty(document, 'hidden', { get: () => window.isHidden === true })"
 TURN = "(hidden) => { window.isHidden = hidden; document.dispatchEvent(new Event('visibilitychange')); }"
-CURVE = "document.querySelector('.slot-losses [data-steps]')"
-TENSORS = "document.querySelector('table.tensors tbody tr') && document.querySelector('.slot-tensor canvas')"
+CURVE = (".slot-losses [data-steps]",)
+TENSORS = ("table.tensors tbody tr", ".slot-tensor canvas")
 
 
 class Tab:
@@ -77,11 +77,12 @@ class Tab:
     def _finished(self, loaded: dict[str, Any]) -> None:
         self.received[loaded["requestId"]] = int(loaded["encodedDataLength"])
 
-    def open(self, address: str, drawn: str) -> float:
-        """Seconds until `drawn`, an expression, is true."""
+    def open(self, address: str, drawn: Iterable[str]) -> float:
+        """Seconds until all of `drawn`, which are selectors, are there."""
         began = time.perf_counter()
         self.page.goto(address, wait_until="commit")
-        self.page.wait_for_function(drawn, timeout=120_000)
+        for selector in drawn:
+            self.page.wait_for_selector(selector, state="attached", timeout=120_000)
         return time.perf_counter() - began
 
     def bytes(self, part: str = "") -> int:
@@ -150,7 +151,7 @@ class Trials:
         return take
 
 
-def opened(browser: Browser, trials: Trials, what: str, size: int, trial: str, drawn: str) -> Row:
+def opened(browser: Browser, trials: Trials, what: str, size: int, trial: str, drawn: Iterable[str]) -> Row:
     """Medians of several first visits."""
     found: list[tuple[float, int, int]] = []
     for _ in range(REPEATED):
