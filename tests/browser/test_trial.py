@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import expect
 
+from benchmarks.server import filling
 from nestor.schemas import State, Step
 from nestor_server.scheduling import leases, recording
 from tests.browser.conftest import expect_steps
@@ -145,3 +146,30 @@ def test_the_page_has_both_color_schemes(show, page, run, scheme):
     background = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
     brightness = sum(int(part) for part in background[4:-1].split(","))
     assert (brightness > 600) == (scheme == "light")
+
+
+def test_100000_steps_are_a_few_kilobytes(show, page, server, submit):
+    """14.6 MB were read for a curve of 1,000 points."""
+    run = submit(n_steps=200_000)
+    with server.sessions.begin() as session:
+        filling.steps(session, run.id, 100_000)
+    sizes: list[int] = []
+    page.on(
+        "requestfinished",
+        lambda request: sizes.append(request.sizes()["responseBodySize"]) if "/api/" in request.url else None,
+    )
+    show(f"#/trials/{run.id}")
+    expect(page.locator(".trial-head")).to_contain_text("100,000 steps of 200,000")
+    expect(chart(page).locator("[data-steps]").first).to_be_visible()
+    expect(page.locator("table.tensors tbody tr")).to_have_count(3)
+    assert 0 < sum(sizes) < 300_000
+    assert int(chart(page).locator("[data-steps]").first.get_attribute("data-steps") or 0) <= 1_000
+
+
+def test_progress_has_a_rate_and_a_time_that_is_left(show, submit):
+    run = submit(n_steps=1_000)
+    for seconds in range(1, 6):
+        run.record(10, seconds=float(100 * seconds))
+    page = show(f"#/trials/{run.id}")
+    expect(page.locator(".trial-head")).to_contain_text("0.1 steps/s")
+    expect(page.locator(".trial-head")).to_contain_text("about 2 h 38 min left")

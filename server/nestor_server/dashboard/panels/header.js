@@ -18,7 +18,6 @@ export function header(element, app, soon) {
     /** @param {Snapshot} snapshot @param {Schemas["Attempt"][]} attempts */
     show: ({ trial, study }, attempts) => {
       const ended = attempts.findLast((attempt) => attempt.ended_at && attempt.why);
-      const source = trial.spec.warm_start;
       const facts = [
         progress(trial),
         trial.steps_per_second == null ? nothing : html`${short(trial.steps_per_second)} steps/s`,
@@ -26,7 +25,8 @@ export function header(element, app, soon) {
         html`trained for ${duration(trial.seconds)}`,
         trial.worker ? html`on <span class="mono">${trial.worker}</span>` : nothing,
         trial.attempt > 1 ? html`attempt ${trial.attempt}` : nothing,
-        source ? html`started from <a href=${link("trial", source.trial)}>another trial</a>` : nothing,
+        trial.starts_from ? html`started from <a href=${link("trial", trial.starts_from)}>another trial</a>` : nothing,
+        trial.tunes ? nothing : "under fixed hyperparameters",
       ].filter((fact) => fact !== nothing);
       render(
         html`<div class="trial-head">
