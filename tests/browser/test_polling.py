@@ -73,7 +73,7 @@ def test_a_page_that_opens_during_an_outage_appears_when_it_is_over(page, server
     page.goto(f"{server.url}/#token={token}")
     expect(page.get_by_role("heading", name="The server does not answer")).to_be_visible()
     away = False
-    expect(page.get_by_label("Token").or_(page.get_by_role("link", name="digits"))).to_be_visible()
+    expect(page.get_by_role("link", name="digits")).to_be_visible()
 
 
 def test_a_trial_that_is_deleted_while_it_is_shown_is_said_to_be_gone_and_one_that_comes_back_is_shown(

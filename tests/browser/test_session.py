@@ -76,10 +76,12 @@ def test_the_trial_of_another_user_is_not_found(show, server, run):
     expect(page.get_by_text("digits")).to_have_count(0)
 
 
-def test_two_users_in_one_browser_never_see_each_others_studies(page, server, token, study):
+@pytest.mark.parametrize("logs_out", [True, False])
+def test_two_users_in_one_browser_never_see_each_others_studies(page, server, token, study, logs_out):
     log_in(page, server, token)
     expect(page.get_by_role("link", name="digits")).to_be_visible()
-    page.get_by_role("button", name="Log out").click()
+    if logs_out:
+        page.get_by_role("button", name="Log out").click()
     other = server.new_token()
     with server.http(other) as http:
         ok(http.post("/studies", json={"name": "theirs"}))

@@ -46,22 +46,23 @@ export class App {
     setInterval(() => document.hidden || this.#drawBar(), 1_000); // ages
   }
 
-  /** Log in by the address, by the cookie, or by the form. */
-  async start() {
-    const token = new URLSearchParams(location.hash.slice(1)).get("token") ?? new URLSearchParams(location.search).get("token");
-    if (token) history.replaceState(null, "", location.pathname); // first of all: off the address bar and the history
+  /** Log in by the address, by the cookie, or by the form. @param {string | null} [given] the token of the address, if it is gone from there */
+  async start(given) {
+    const token = given ?? new URLSearchParams(location.hash.slice(1)).get("token") ?? new URLSearchParams(location.search).get("token");
+    if (token && !given) history.replaceState(null, "", location.pathname); // first of all: off the address bar and the history
     try {
       this.enter(token ? await send("POST", "/session", { token }) : await get("/me"));
     } catch (error) {
       if (error instanceof RequestRejected && error.status === 401) return this.#logIn(token ? UNKNOWN : "");
       if (!(error instanceof RequestRejected || error instanceof Unavailable)) throw error;
       this.#show(missingPage("The server does not answer", "Trying again every few seconds."));
-      setTimeout(() => this.start(), 3_000);
+      setTimeout(() => this.start(token), 3_000);
     }
   }
 
-  /** Show the page of the address to a user. @param {Me} me */
+  /** Show the page of the address to a user, with nothing that another one has read. @param {Me} me */
   enter(me) {
+    this.#forget();
     this.me = me;
     this.#arrive();
   }
@@ -125,12 +126,16 @@ export class App {
 
   /** @param {string} why */
   #logIn(why) {
+    this.#forget();
+    this.#show(loginPage(this, why));
+  }
+
+  #forget() {
     this.me = { user: "", scope: "read" };
     this.store = new Store();
-    this.#route = null;
     this.crumbs = [];
+    this.#route = null;
     forget();
-    this.#show(loginPage(this, why));
   }
 
   /** @param {Page | null} page */
