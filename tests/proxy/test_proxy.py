@@ -183,8 +183,9 @@ def test_the_dashboard_works_below_the_path_and_while_a_server_restarts(browser,
         outside: list[str] = []
         page.on("request", lambda request: None if request.url.startswith(nginx.url) else outside.append(request.url))
         page.goto(f"{nginx.url}/#token={token}")
-        page.get_by_role("button", name="digits").click()
-        curve = page.locator("#curve polyline.validation[data-steps]")
+        expect(page.get_by_role("link", name="digits", exact=True)).to_be_visible(timeout=30_000)
+        page.goto(f"{nginx.url}/#/trials/{run.id}")
+        curve = page.locator(".slot-losses [data-steps]").first
         expect(curve).to_have_attribute("data-steps", "2", timeout=30_000)
         (cookie,) = context.cookies()
         assert (cookie["secure"], cookie["path"]) == (True, PREFIX)

@@ -407,11 +407,13 @@ def test_a_redirect_is_not_followed(http, receiver):
 
 
 def test_a_receiver_that_is_gone_disables_its_webhook(http, receiver):
-    receiver.answer = lambda n: (410, {})
+    queued = threading.Event()  # otherwise each notice may be answered before the next one is queued
+    receiver.answer = lambda n: (410, {}) if queued.wait(60) else (500, {})
     hook = create(http, receiver)
     path = f"/webhooks/{hook['id']}"
     for _ in range(3):
         ok(http.post(f"{path}/test"))
+    queued.set()
     until(http, hook, "failed", 3)
     assert len(receiver.received) <= 2  # one at a time from each process
     found = ok(http.get(path))

@@ -1,4 +1,4 @@
-/** The life of a panel of a trial: made when it comes into view, read and shown with each snapshot, destroyed with its page. */
+/** The life of a panel of a trial: made when it comes into view, kept up to date while it is there, destroyed with its page. */
 
 import { RequestRejected } from "../api.js";
 import { skeleton } from "../ui.js";
@@ -20,10 +20,10 @@ import { html, render } from "../vendor/lit-html/lit-html.js";
  * @property {() => void} [destroy]
  */
 
-const AHEAD = "400px"; // below the window, where panels are made already
+const AHEAD = "400px"; // around the window, where panels are up to date already
 
 export class Panels {
-  /** @type {{element: HTMLElement, make: MakePanel, panel: Panel<any> | null}[]} */
+  /** @type {{element: HTMLElement, make: MakePanel, panel: Panel<any> | null, isInView: boolean}[]} */
   #slots = [];
   #observer;
   #destroyed = false;
@@ -34,9 +34,10 @@ export class Panels {
       (entries) => {
         for (const { target, isIntersecting } of entries) {
           const slot = this.#slots.find(({ element }) => element === target);
-          if (!slot || slot.panel || !isIntersecting) continue;
-          slot.panel = slot.make(slot.element, app, soon);
-          this.#observer.unobserve(target);
+          if (!slot) continue;
+          slot.isInView = isIntersecting;
+          if (!isIntersecting) continue;
+          slot.panel ??= slot.make(slot.element, app, soon);
           soon();
         }
       },
@@ -49,16 +50,17 @@ export class Panels {
     const element = document.createElement("div");
     element.className = `slot slot-${name}`;
     render(skeleton(), element);
-    this.#slots.push({ element, make, panel: null });
+    this.#slots.push({ element, make, panel: null, isInView: false });
     this.#observer.observe(element);
     return element;
   }
 
-  /** Read and show all panels that are made. One whose read is refused says why; the others go on. @param {Snapshot} snapshot @param {Route} route */
+  /** Read and show the panels in view. One whose read is refused says why; the others go on. @param {Snapshot} snapshot @param {Route} route */
   async update(snapshot, route) {
     await Promise.all(
-      this.#slots.map(async ({ element, panel }) => {
-        if (!panel) return;
+      this.#slots.map(async ({ element, panel, isInView }) => {
+        const isEmpty = element.offsetHeight === 0; // it may have something to show for another hyperparameter
+        if (!panel || !(isInView || isEmpty)) return;
         let data;
         try {
           data = await panel.read?.(snapshot, route);
