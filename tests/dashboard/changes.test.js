@@ -45,7 +45,7 @@ test("a field is changed", async () => {
   assert.equal(server.study.note, "b");
 });
 
-test("what someone else has written meanwhile stays, and is told", async () => {
+test("what someone else has written meanwhile stays, and an error says so", async () => {
   const before = seen();
   server.set({ note: "theirs" });
   await assert.rejects(change(before, "note", { note: "mine" }), (error) => error instanceof Changed && error.study.note === "theirs");

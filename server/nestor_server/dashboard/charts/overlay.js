@@ -27,7 +27,7 @@ export class Overlay {
 
   /**
    * @param {HTMLElement} element whose size the chart takes @param {string} label what it shows, for screen readers
-   * @param {(point: Point | null) => void} found is told the point next to the pointer
+   * @param {(point: Point | null) => void} found gets the point next to the pointer
    */
   constructor(element, label, found = () => {}) {
     this.#element = element;

@@ -1,4 +1,4 @@
-/** Changes of a study that overwrite nothing unseen: what someone else has changed meanwhile is told, and stays. */
+/** Changes of a study that overwrite nothing unseen: what someone else has changed meanwhile stays, and an error says so. */
 
 import { etagOf, get, RequestRejected, send } from "../api.js";
 

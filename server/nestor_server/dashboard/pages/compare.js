@@ -20,7 +20,7 @@ import { missing } from "./missing.js";
  * @typedef {{study: Study, all: Compared[], missing: number[], tensors: import("./compare_distributions.js").Tensor[]}} Shown
  */
 
-const MOST = 10; // trials, because more colors cannot be told apart
+const MOST = 10; // trials, because more colors cannot be distinguished
 const MOST_POINTS = 600; // of a curve that is drawn
 
 /** Losses that can be overlaid, by their columns in the steps. @type {Record<string, string>} */

@@ -7,7 +7,7 @@ import { html, nothing, render } from "../vendor/lit-html/lit-html.js";
 /** @typedef {import("../store.js").Snapshot} Snapshot @typedef {import("../store.js").Schemas} Schemas */
 
 const KINDS = { preset: "Preset", program: "Program", entry_point: "Entry point" };
-const NAME = 24; // characters; a digest is longer, and its beginning is enough to tell it from others
+const NAME = 24; // characters; a digest is longer, and its beginning is enough to recognize it
 
 /** @type {import("./panel.js").MakePanel} */
 export function options(element, app) {
