@@ -97,3 +97,10 @@ def test_nothing_as_large_as_the_tensor_is_made_and_nothing_is_changed():
     assert 0 < max(largest) <= extremes.CHUNK["cpu"]
     assert np.array_equal(value.numpy(), start.numpy())
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_of_no_entries_none_has_moved():
+    """A kind of hyperparameter that a user writes may have a tensor without entries."""
+    assert moved_fraction(torch.zeros(0), torch.zeros(0), "exp") == 0.0
+    values, starts = ({"none": np.zeros(0), "two": np.full(2, x), "last": np.zeros(0)} for x in (1.0, 0.0))
+    assert moved_fractions(values, starts, {}) == {"none": 0.0, "two": 1.0, "last": 0.0}

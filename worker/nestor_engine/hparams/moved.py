@@ -32,12 +32,12 @@ def has_moved(value: Tensor, start: Tensor, transform: str) -> Tensor:
 
 
 def moved_fraction(value: Tensor, start: Tensor, transform: str) -> float:
-    """The fraction of the entries that have moved. Memory does not follow the size of the tensors."""
+    """The fraction of the entries that have moved; 0 without any. Memory does not follow the size of the tensors."""
     value, start, chunk = value.flatten(), start.flatten(), CHUNK[value.device.type] // 4
     # A quarter, because each part is several copies in double precision.
     parts = (slice(at, at + chunk) for at in range(0, len(value), chunk))
     counts = [has_moved(value[part], start[part], transform).sum() for part in parts]
-    return int(torch.stack(counts).sum()) / len(value)
+    return int(torch.stack(counts).sum()) / len(value) if counts else 0.0
 
 
 def moved_fractions(
@@ -54,8 +54,8 @@ def moved_fractions(
     found: dict[str, float] = {}
     for transform, names in by_transform.items():
         value, start = (torch.from_numpy(np.concatenate([of[name] for name in names])) for of in (values, starts))
-        counts = np.cumsum(has_moved(value, start, transform).numpy())
+        counts = np.concatenate([[0], np.cumsum(has_moved(value, start, transform).numpy())])  # of the first 0, 1, …
         ends = np.cumsum([len(values[name]) for name in names])
-        moved = np.diff(counts[ends - 1], prepend=0)
-        found |= {name: int(n) / len(values[name]) for name, n in zip(names, moved, strict=True)}
+        moved = np.diff(counts[ends], prepend=0)
+        found |= {name: int(n) / max(1, len(values[name])) for name, n in zip(names, moved, strict=True)}
     return found
