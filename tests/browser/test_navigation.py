@@ -123,5 +123,7 @@ def test_the_keyboard_alone_is_enough(show, run):
     expect(page).to_have_url(re.compile("q=digits"))
     expect(page.get_by_role("link", name="digits", exact=True)).to_be_visible()
     page.keyboard.press("j")
+    page.keyboard.press("x")
+    expect(page.get_by_role("checkbox", name="Select digits")).to_be_checked()
     page.keyboard.press("Enter")
     expect(heading(page)).to_have_text("digits")

@@ -138,6 +138,41 @@ def test_warnings_are_marked_and_open_their_sentence(show, run):
     expect(page.locator(".slot-log")).to_contain_text("Every entry of 'l2' lies at a bound.")
 
 
+def test_a_part_of_the_curve_is_enlarged_by_dragging_and_all_is_shown_again_after_two_clicks(show, page, run):
+    run.record(98)
+    show(f"#/trials/{run.id}")
+    expect_steps(page, 100)
+    plot = chart(page).locator(".plot").first
+    expect(plot).to_have_attribute("data-window", "1 100")
+    over = plot.locator(".u-over")
+    box = over.bounding_box()
+    assert box is not None
+    height = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + 0.25 * box["width"], height)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.75 * box["width"], height, steps=5)
+    page.mouse.up()
+    first, last = map(int, (plot.get_attribute("data-window") or "").split())
+    assert 20 < first < 30
+    assert 70 < last < 80
+    run.record(1)
+    expect_steps(page, 101)
+    expect(plot).to_have_attribute("data-window", f"{first} {last}")  # a poll does not end the zoom
+    over.dblclick()
+    expect(plot).to_have_attribute("data-window", "1 101")
+
+
+def test_one_step_cursor_runs_through_all_charts(show, page, run):
+    run.record(98)
+    show(f"#/trials/{run.id}")
+    expect_steps(page, 100)
+    box = chart(page).locator(".u-over").first.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 20)
+    expect(chart(page).locator(".legend").first).to_contain_text("step 5")
+    expect(page.locator(".slot-trust .measure").first).to_contain_text("at step 5")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_has_both_color_schemes(show, page, run, scheme):
     page.emulate_media(color_scheme=scheme)

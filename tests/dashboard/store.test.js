@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { beforeEach, test } from "node:test";
 
 import { forget } from "../../server/nestor_server/dashboard/api.js";
-import { COLUMNS, POINTS, Store, last, pages } from "../../server/nestor_server/dashboard/store.js";
+import { COLUMNS, POINTS, Store, last } from "../../server/nestor_server/dashboard/store.js";
 
 /** A server that answers from a function, as fetch does. */
 let asked, server;
@@ -89,15 +89,6 @@ test("while steps come in quickly, long answers are read every ten seconds", asy
   assert.equal(asked.length, 2);
   await store.of({ ...trial(3), state: "complete" }, "/courses", { limit: 500 });
   assert.equal(asked.length, 3);
-});
-
-test("a list is read to its end, or to as many entries as are wanted", async () => {
-  server = (url) => {
-    const from = Number(url.searchParams.get("cursor") ?? 0), to = Math.min(250, from + Number(url.searchParams.get("limit")));
-    return json({ items: Array.from({ length: to - from }, (_, i) => from + i), next_cursor: to < 250 ? String(to) : null });
-  };
-  assert.deepEqual(await pages("/studies", {}, 1_000).then(({ items, more }) => [items.length, more]), [250, false]);
-  assert.deepEqual(await pages("/studies", {}, 120).then(({ items, more }) => [items.length, more]), [120, true]);
 });
 
 test("the last value of a column skips steps without one", () => {

@@ -60,6 +60,11 @@ export function address(path, query = {}) {
   return `${API}${path}${search(query)}`;
 }
 
+/** The address of this server, as clients in other languages need it. */
+export function serverAddress() {
+  return new URL(".", location.href).href.replace(/\/$/, "");
+}
+
 /** Forget all answers, which are those of one user. */
 export function forget() {
   cache.clear();

@@ -1,6 +1,7 @@
 /** Numbers, times and sizes as text: four significant digits, and the words that the pages share. */
 
 const MISSING = "–";
+const UNITS = /** @type {[number, string][]} */ ([[86_400, "d"], [3_600, "h"], [60, "min"], [1, "s"]]);
 const ENGLISH = "en-US"; // the pages are in English, so are their numbers
 
 /** A number with four significant digits; what is not finite, or no number, as it is. @param {unknown} value */
@@ -48,11 +49,10 @@ export function percent(fraction) {
 export function duration(seconds) {
   if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) return MISSING;
   if (seconds < 10) return `${Number(seconds.toPrecision(2))} s`;
-  const units = /** @type {[number, string][]} */ ([[86_400, "d"], [3_600, "h"], [60, "min"], [1, "s"]]);
   const whole = Math.round(seconds);
-  const at = units.findIndex(([size]) => whole >= size);
-  const [size, name] = units[at];
-  const next = units[at + 1];
+  const at = UNITS.findIndex(([size]) => whole >= size);
+  const [size, name] = UNITS[at];
+  const next = UNITS[at + 1];
   const rest = next ? Math.floor((whole % size) / next[0]) : 0;
   return `${Math.floor(whole / size)} ${name}${rest ? ` ${rest} ${next[1]}` : ""}`;
 }
@@ -62,8 +62,7 @@ export function ago(time, now) {
   if (!time) return MISSING;
   const seconds = Math.max(0, (now - Date.parse(time)) / 1000);
   if (seconds < 2) return "now";
-  const units = /** @type {[number, string][]} */ ([[86_400, "d"], [3_600, "h"], [60, "min"], [1, "s"]]);
-  const [size, name] = units.find(([size]) => seconds >= size) ?? units[3];
+  const [size, name] = UNITS.find(([size]) => seconds >= size) ?? UNITS[3];
   return `${Math.floor(seconds / size)} ${name} ago`;
 }
 

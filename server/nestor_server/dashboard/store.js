@@ -19,7 +19,7 @@ export const COLUMNS = [
 export const POINTS = 1_000; // steps that are read at once: of more, those that a plot needs
 const MOST_POINTS = 2_000; // then all are read again, thinned
 const MAX_TRIALS = 12; // whose steps are kept
-const MAX_ANSWERS = 60; // of other reads
+const MAX_ANSWERS = 200; // of other reads: a comparison has 120
 const AGE = 10_000; // milliseconds after which what is long, and changes with each step, is read again
 
 export class Store {
@@ -108,20 +108,4 @@ export function joined(before, more) {
 /** The last value of a column that is one. @param {Column} column */
 export function last(column) {
   return column.findLast((value) => value !== null) ?? null;
-}
-
-/**
- * All entries of a list, page by page.
- * @param {string} path @param {Record<string, any>} query @param {number} most entries
- * @returns {Promise<{items: any[], more: boolean}>} `more`: there are further ones
- */
-export async function pages(path, query, most) {
-  /** @type {any[]} */
-  const items = [];
-  for (let cursor = ""; ; ) {
-    const body = await get(path, { ...query, cursor, limit: Math.min(100, most - items.length) });
-    items.push(...body.items);
-    cursor = body.next_cursor ?? "";
-    if (!cursor || items.length >= most) return { items, more: cursor !== "" };
-  }
 }

@@ -24,7 +24,8 @@ export function state(trial) {
   return html`<span class="state" data-state=${trial.state}>${stateText(trial)}</span>`;
 }
 
-const ANSWERS = { yes: "Yes", "with care": "With care", no: "No" };
+/** The answers of verdicts as words. */
+export const ANSWERS = { yes: "Yes", "with care": "With care", no: "No" };
 
 /** Whether a result can be relied on, as a word in the color of the answer. @param {Schemas["Verdict"] | null | undefined} verdict */
 export function verdict(verdict) {

@@ -169,7 +169,11 @@ export class Plot {
       scales: {
         x: {
           time: false,
-          range: (_, min, max) => (this.#window = min === max ? [min - 1, max + 1] : [min, max]),
+          range: (_, min, max) => {
+            this.#window = min === max ? [min - 1, max + 1] : [min, max];
+            this.element.dataset.window = this.#window.map(Math.round).join(" "); // for tests: a canvas cannot be asked
+            return this.#window;
+          },
         },
         y: { distr: log ? 3 : 1, range: () => this.#picture?.range(...this.#window) ?? [0, 1] },
       },

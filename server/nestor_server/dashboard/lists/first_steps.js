@@ -1,12 +1,8 @@
 /** How to begin, as text to copy, with the address of this server filled in. */
 
+import { serverAddress } from "../api.js";
 import { snippet } from "../ui.js";
 import { html } from "../vendor/lit-html/lit-html.js";
-
-/** The address that clients of this server need. */
-function serverAddress() {
-  return new URL(".", location.href).href.replace(/\/$/, "");
-}
 
 /** How the first study is made. */
 export function firstStudy() {

@@ -46,6 +46,11 @@ export function stateFilter(counts, chosen, to, all, { always = [], notes = {} }
     )}
   </nav>`;
 }
+/** How many trials a study has. @param {Record<string, number>} counts by state */
+export function trialsIn(counts) {
+  return Object.values(counts).reduce((a, b) => a + b, 0);
+}
+
 const STATES = ["running", "queued", "paused", "failed", "complete", "pruned", "cancelled"];
 
 /** What else the list is filtered by, each with a link that ends it. @param {Query} query @param {To} to */

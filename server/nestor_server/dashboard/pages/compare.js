@@ -49,7 +49,7 @@ export function comparePage(app, route) {
         const trials = /** @type {Trial[]} */ (found.filter((one) => one !== null));
         const steps = await Promise.all(trials.map((trial) => app.store.steps(trial)));
         const all = trials.map((trial, i) => ({ trial, steps: steps[i], color: `trial-color-${numbers.indexOf(trial.number)}` }));
-        return { study, all, missing: numbers.filter((_, i) => found[i] === null), tensors: await readDistributions(all) };
+        return { study, all, missing: numbers.filter((_, i) => found[i] === null), tensors: await readDistributions(app.store, all) };
       } catch (error) {
         if (error instanceof RequestRejected && error.status === 404) return null;
         throw error;

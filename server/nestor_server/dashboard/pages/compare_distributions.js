@@ -1,9 +1,10 @@
 /** How the hyperparameters of several trials are distributed at their last steps: a box for each, on one axis for each tensor. */
 
-import { get, RequestRejected } from "../api.js";
+import { RequestRejected } from "../api.js";
 import { axisRange } from "../charts/scales.js";
 import { scale } from "../charts/ticks.js";
 import { count, plural, short } from "../format.js";
+import { pathOf } from "../panels/chosen.js";
 import { empty } from "../ui.js";
 import { html, svg } from "../vendor/lit-html/lit-html.js";
 
@@ -16,15 +17,10 @@ import { html, svg } from "../vendor/lit-html/lit-html.js";
 
 const MOST_TENSORS = 12;
 const FEWEST_POINTS = 29; // that a summary can be asked for: only the last distribution is shown
-const AGE = 10_000; // milliseconds after which those of a running trial are read again
-const MOST_KNOWN = 300; // boxes
 
-/** @type {Map<string, {version: string, at: number, box: Promise<readonly number[] | null>}>} */
-const known = new Map();
-
-/** The tensors that most of the trials tune. @param {readonly Compared[]} all @returns {Promise<Tensor[]>} */
-export async function readDistributions(all) {
-  const lists = await Promise.all(all.map(({ trial }) => named(`/trials/${trial.id}/hyperparameters`)));
+/** The tensors that most of the trials tune. @param {import("../store.js").Store} store @param {readonly Compared[]} all @returns {Promise<Tensor[]>} */
+export async function readDistributions(store, all) {
+  const lists = await Promise.all(all.map(({ trial }) => named(store, trial)));
   /** @type {Map<string, {entries: number, in: Set<number>}>} */
   const tensors = new Map();
   lists.forEach((items, i) => {
@@ -39,32 +35,24 @@ export async function readDistributions(all) {
     chosen.map(async ([name, tensor]) => ({
       name,
       entries: tensor.entries,
-      boxes: await Promise.all(all.map(({ trial }, i) => (tensor.in.has(i) ? box(trial, name) : null))),
+      boxes: await Promise.all(all.map(({ trial }, i) => (tensor.in.has(i) ? box(store, trial, name) : null))),
     })),
   );
 }
 
-/** @param {string} path @returns {Promise<Info[]>} none before the first step */
-async function named(path) {
+/** @param {import("../store.js").Store} store @param {Compared["trial"]} trial @returns {Promise<Info[]>} none before the first step */
+async function named(store, trial) {
   try {
-    return (await get(path)).items;
+    return (await store.of(trial, "/hyperparameters")).items;
   } catch (error) {
     if (error instanceof RequestRejected && error.status === 404) return [];
     throw error;
   }
 }
 
-/** @param {Compared["trial"]} trial @param {string} name @returns {Promise<readonly number[] | null>} */
-function box(trial, name) {
-  const key = `${trial.id} ${name}`, version = `${trial.attempt} ${trial.step}`;
-  const before = known.get(key);
-  if (before && (before.version === version || Date.now() - before.at < AGE)) return before.box;
-  const read = get(`/trials/${trial.id}/hyperparameters/${encodeURIComponent(name)}/summary`, { max_points: FEWEST_POINTS }).then(lastBox);
-  known.delete(key);
-  known.set(key, { version, at: Date.now(), box: read });
-  for (const oldest of [...known.keys()].slice(0, -MOST_KNOWN)) known.delete(oldest);
-  read.catch(() => known.delete(key));
-  return read;
+/** @param {import("../store.js").Store} store @param {Compared["trial"]} trial @param {string} name */
+async function box(store, trial, name) {
+  return lastBox(await store.of(trial, pathOf(name, "summary"), { max_points: FEWEST_POINTS }));
 }
 
 /** The quantiles at the last step. A single entry has none, and is its mean. @param {Schemas["HyperparameterSummary"]} summary */

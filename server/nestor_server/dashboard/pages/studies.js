@@ -10,7 +10,7 @@ import { Listing, pagesOf } from "../lists/listing.js";
 import { LONG, SHORT } from "../poll.js";
 import { link } from "../route.js";
 import { archive, restore, stopRunning } from "../lists/study_actions.js";
-import { otherFilters, showMore, sortable, sortOf, stateFilter, tagLinks } from "../lists/tables.js";
+import { otherFilters, showMore, sortable, sortOf, stateFilter, tagLinks, trialsIn } from "../lists/tables.js";
 import { empty, number, skeleton, state, verdict } from "../ui.js";
 import { html, nothing, render } from "../vendor/lit-html/lit-html.js";
 import { repeat } from "../vendor/lit-html/directives/repeat.js";
@@ -172,15 +172,15 @@ function table(studies, how) {
 /** @param {Study} study @param {string} age @param {boolean} isSelected @param {How} how */
 function row(study, age, isSelected, { to, writes, select }) {
   const { trial_counts: counts, running } = study;
-  const total = Object.values(counts).reduce((a, b) => a + b, 0);
+  const all = trialsIn(counts);
   return html`<tr aria-selected=${writes ? String(isSelected) : nothing}>
     <th scope="row" class="name">
       ${writes ? html`<input type="checkbox" aria-label=${`Select ${study.name}`} .checked=${isSelected}
         @change=${(/** @type {Event} */ event) => select(study, /** @type {HTMLInputElement} */ (event.target).checked)}>` : nothing}
       <span><a class="open" href=${link("study", study.id)} title=${study.name}>${study.name}</a> ${tagLinks(study.tags, to)}</span>
     </th>
-    <td>${running ? progressOf(running) : total ? state({ state: stateOf(counts) }) : html`<span class="muted">no trials</span>`}</td>
-    <td class="end">${count(total)}${counts.failed ? html`<span class="failed"> · ${count(counts.failed)} failed</span>` : nothing}</td>
+    <td>${running ? progressOf(running) : all ? state({ state: stateOf(counts) }) : html`<span class="muted">no trials</span>`}</td>
+    <td class="end">${count(all)}${counts.failed ? html`<span class="failed"> · ${count(counts.failed)} failed</span>` : nothing}</td>
     <td>${spark(/** @type {import("../lists/tables.js").Course} */ (study.sparkline), `Course of trial ${study.best_trial}`)}</td>
     <td class="end">${number(study.best_value)}</td>
     <td class="option muted">${study.metric ?? "loss"}</td>
@@ -213,7 +213,7 @@ function deletedStudies(studies, more, writes, restored) {
             <thead><tr><th scope="col">Study</th><th scope="col" class="end">Trials</th><th scope="col">Archived</th><th scope="col">Deleted for good</th>${writes ? html`<th scope="col">Restore</th>` : nothing}</tr></thead>
             <tbody>${repeat(studies, ({ id }) => id, (study) => html`<tr>
               <th scope="row" class="name"><span>${study.name}</span></th>
-              <td class="end">${count(Object.values(study.trial_counts).reduce((a, b) => a + b, 0))}</td>
+              <td class="end">${count(trialsIn(study.trial_counts))}</td>
               <td title=${study.deleted_at ? clock(study.deleted_at) : nothing}>${ago(study.deleted_at, now)}</td>
               <td class="muted">${study.purged_after ? `after ${clock(study.purged_after)}` : ""}</td>
               ${writes ? html`<td>${restoreForm(study, restored)}</td>` : nothing}

@@ -11,7 +11,7 @@ import { Listing, pagesOf } from "../lists/listing.js";
 import { LONG, SHORT } from "../poll.js";
 import { link } from "../route.js";
 import { archive } from "../lists/study_actions.js";
-import { otherFilters, showMore, stateFilter } from "../lists/tables.js";
+import { otherFilters, showMore, stateFilter, trialsIn } from "../lists/tables.js";
 import { empty, number, skeleton } from "../ui.js";
 import { html, nothing, render } from "../vendor/lit-html/lit-html.js";
 import { walkRows } from "../lists/walk_rows.js";
@@ -93,7 +93,7 @@ export function studyPage(app, route) {
     rows.begin();
     const { study } = shown;
     const writes = mayWrite(app);
-    const total = Object.values(study.trial_counts).reduce((a, b) => a + b, 0);
+    const all = trialsIn(study.trial_counts);
     const isLarge = edits.isLarge(study);
     const about = html`${edits.note(study, writes)} ${edits.attributes(study, writes)}`;
     const direction = study.direction === "maximize" ? "higher is better" : "lower is better";
@@ -101,16 +101,16 @@ export function studyPage(app, route) {
       html`<header class="page-head">
           <div class="toolbar"><h1>${study.name}</h1>${edits.tags(study, writes, ({ tag }) => link("studies", "", { tag }))}
             <span class="toolbar end">
-              ${total ? html`<a href=${address(`/studies/${study.id}/trials.csv`)} download>Download trials.csv</a>` : nothing}
+              ${all ? html`<a href=${address(`/studies/${study.id}/trials.csv`)} download>Download trials.csv</a>` : nothing}
               ${writes ? html`<button type="button" class="danger" @click=${() => archiveThis(study)}>Archive</button>` : nothing}
             </span></div>
-          <p class="facts"><span class="mono">${study.metric ?? "loss"}</span>, ${direction} · ${plural(total, "trial")}${study.best_trial_id
+          <p class="facts"><span class="mono">${study.metric ?? "loss"}</span>, ${direction} · ${plural(all, "trial")}${study.best_trial_id
             ? html` · best ${number(study.best_value)} in <a href=${link("trial", study.best_trial_id)}>trial ${study.best_trial}</a>`
             : nothing}</p>
           ${isLarge ? nothing : html`<p class="toolbar">${about}</p>`}
         </header>
         ${isLarge ? html`<section class="panel about" aria-label="Note and attributes">${about}</section>` : nothing}
-        ${total ? html`${curvesPanel(study)} ${trials(shown)}` : html`<section class="panel">${empty("No trials yet. Submit the first one.", firstTrial(study))}</section>`}`,
+        ${all ? html`${curvesPanel(study)} ${trials(shown)}` : html`<section class="panel">${empty("No trials yet. Submit the first one.", firstTrial(study))}</section>`}`,
       element,
     );
   };
@@ -138,10 +138,10 @@ export function studyPage(app, route) {
       },
       point: (/** @type {string | null} */ id) => overlay.embolden(id),
     };
-    const total = Object.values(study.trial_counts).reduce((a, b) => a + b, 0);
+    const all = trialsIn(study.trial_counts);
     return html`<section class="panel flush" aria-label="Trials">
       <header class="toolbar"><h2>Trials</h2>
-        ${stateFilter(study.trial_counts, query.state ?? "", to, `${count(total)} in all`)} ${otherFilters(query, to)}
+        ${stateFilter(study.trial_counts, query.state ?? "", to, `${count(all)} in all`)} ${otherFilters(query, to)}
         <span class="toolbar end">${selected.size ? comparison(study) : html`<span class="muted">Select trials to compare them.</span>`}</span></header>
       ${items.length ? html`<div class="scroll" tabindex="0">${trialTable(items, how)}</div>` : empty("No trial fits.", html`<p><a href=${link("study", study.id)}>Show all trials</a></p>`)}
       ${showMore(more, query, replace, items.length)}

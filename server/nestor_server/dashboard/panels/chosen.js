@@ -6,6 +6,7 @@
  * @typedef {Schemas["HyperparameterCourse"]} Course
  */
 
+export const NAMED = 32; // entries of a hyperparameter that are lines with names, and nothing else
 export const FEW = 25, MANY = 500; // rows of the table of hyperparameters: at first, and all that one answer has
 const POINTS = 24; // of the small band in a row
 

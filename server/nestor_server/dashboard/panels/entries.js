@@ -5,7 +5,7 @@ import { spark } from "../charts/spark.js";
 import { signed } from "../format.js";
 import { number, panel, segmented } from "../ui.js";
 import { html, nothing, render } from "../vendor/lit-html/lit-html.js";
-import { chosen, courses, pathOf } from "./chosen.js";
+import { chosen, courses, NAMED, pathOf } from "./chosen.js";
 
 /**
  * @typedef {import("../store.js").Snapshot} Snapshot
@@ -16,7 +16,6 @@ import { chosen, courses, pathOf } from "./chosen.js";
 const ORDERS = { change: "moved most", gradient: "largest gradient", highest: "highest", lowest: "lowest" };
 const SHOWN = 12; // entries
 const POINTS = 40; // of a course
-const FEW = 32; // entries that are drawn as named lines above, so nothing is left to say here
 const THUMBNAIL = 4; // pixels along a pixel
 
 /** @type {import("./panel.js").MakePanel} */
@@ -28,7 +27,7 @@ export function entries(element, app, soon) {
       const found = await courses(app, trial);
       const name = chosen(found, route);
       const info = found.items.find((item) => item.name === name);
-      if (!name || (info && info.entries <= FEW)) return null;
+      if (!name || (info && info.entries <= NAMED)) return null;
       const top = await app.store.of(trial, pathOf(name, "top"), { by, k: SHOWN });
       const index = top.items.map((/** @type {Schemas["TopEntry"]} */ item) => item.index).join(",");
       const values = index ? await app.store.of(trial, pathOf(name, "values"), { index, max_points: POINTS }) : null;

@@ -1,7 +1,7 @@
 /** What the trial is doing, where it comes from, and what can be done with it. */
 
 import { actionButtons, mayWrite } from "../actions.js";
-import { send } from "../api.js";
+import { send, serverAddress } from "../api.js";
 import { duration, inline, short } from "../format.js";
 import { link } from "../route.js";
 import { progress, snippet, state, tagList } from "../ui.js";
@@ -72,10 +72,9 @@ function confirmButton(app, trial, soon) {
 
 /** @param {import("../store.js").Trial} trial */
 function notebook(trial) {
-  const server = new URL(".", location.href).href.replace(/\/$/, "");
   return `import nestor
 
-trial = nestor.get_trial("${trial.id}", server="${server}")
+trial = nestor.get_trial("${trial.id}", server="${serverAddress()}")
 trial.steps_dataframe().plot(x="number", y=["train_loss", "val_loss"])
 trial.best_hparams`;
 }

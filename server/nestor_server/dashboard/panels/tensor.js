@@ -8,7 +8,7 @@ import { axisRange, extent, isSame, TRANSFORMS, withNear } from "../charts/scale
 import { count, plural, short } from "../format.js";
 import { empty, panel, segmented } from "../ui.js";
 import { html, nothing, render } from "../vendor/lit-html/lit-html.js";
-import { chosen, courses, pathOf } from "./chosen.js";
+import { chosen, courses, NAMED, pathOf } from "./chosen.js";
 
 /**
  * @typedef {import("../store.js").Snapshot} Snapshot @typedef {import("../store.js").Schemas} Schemas
@@ -19,7 +19,6 @@ import { chosen, courses, pathOf } from "./chosen.js";
  */
 
 const POINTS = 200;
-const FEW = 32; // entries that are lines with names
 const COLORS = 10; // of lines, in charts.css
 const FORMS = { optimized: "as optimized", used: "as losses read it", change: "change since start" };
 
@@ -37,8 +36,8 @@ export function tensor(element, app) {
       if (!name) return null;
       const summary = await read(app, trial, name);
       const n = size(summary);
-      const index = Array.from({ length: n }, (_, i) => i).slice(0, FEW + 1).join(",");
-      const entries = n <= FEW ? await app.store.of(trial, pathOf(name, "values"), { index, max_points: POINTS }) : null;
+      const index = Array.from({ length: n }, (_, i) => i).slice(0, NAMED + 1).join(",");
+      const entries = n <= NAMED ? await app.store.of(trial, pathOf(name, "values"), { index, max_points: POINTS }) : null;
       return { summary, entries };
     },
 

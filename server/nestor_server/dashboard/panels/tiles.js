@@ -2,7 +2,7 @@
 
 import { count, percent, plural, short, signed } from "../format.js";
 import { last } from "../store.js";
-import { number } from "../ui.js";
+import { ANSWERS, number } from "../ui.js";
 import { html, nothing, render } from "../vendor/lit-html/lit-html.js";
 import { courses } from "./chosen.js";
 import { gapStart } from "../charts/scales.js";
@@ -64,8 +64,7 @@ function better({ trial, study, steps }, confirmation) {
 /** @param {Schemas["Verdict"] | null | undefined} verdict @returns {Tile} */
 function believable(verdict) {
   if (!verdict) return { answer: "–", text: "The first step decides." };
-  const words = { yes: "Yes", "with care": "With care", no: "No" };
-  return { answer: words[verdict.answer], kind: verdict.answer, text: `${verdict.sentence} ${verdict.remedy}` };
+  return { answer: ANSWERS[verdict.answer], kind: verdict.answer, text: `${verdict.sentence} ${verdict.remedy}` };
 }
 
 /** @param {Snapshot} snapshot @param {number} entries @returns {Tile} */
