@@ -35,10 +35,9 @@ export function tensor(element, app) {
       const name = route.query.tensor || chosen(await courses(app, trial), route);
       if (!name) return null;
       const summary = await read(app, trial, name);
-      const n = size(summary);
-      const index = Array.from({ length: n }, (_, i) => i).slice(0, NAMED + 1).join(",");
-      const entries = n <= NAMED ? await app.store.of(trial, pathOf(name, "values"), { index, max_points: POINTS }) : null;
-      return { summary, entries };
+      if (size(summary) > NAMED) return { summary, entries: null };
+      const index = Array.from({ length: size(summary) }, (_, i) => i).join(",");
+      return { summary, entries: await app.store.of(trial, pathOf(name, "values"), { index, max_points: POINTS }) };
     },
 
     /** @param {Snapshot} snapshot @param {Data | null} data */
