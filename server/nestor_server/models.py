@@ -185,6 +185,8 @@ class Trial(Base):
         ),
         # Those that a search for tags or text may find.
         Index("ix_trials_labeled", "study_id", "number", postgresql_where=LABELED),
+        # Those under fixed hyperparameters: a study has few.
+        Index("ix_trials_fixed", "study_id", "number", postgresql_where=text("NOT tunes")),
         Index("ix_trials_starts_from", "starts_from", postgresql_where=text("starts_from IS NOT NULL")),
     )
 

@@ -111,6 +111,20 @@ def test_held_out_examples_have_a_curve_and_watch_the_validation_set(show, run):
     expect(tile(page, "Did it get better?").locator(".answer")).to_have_text("0.125")
 
 
+def test_the_baseline_stands_beside_what_was_tuned(show, submit, run):
+    """A trial without it looks good whatever it reached."""
+    page = show(f"#/trials/{run.id}")
+    expect(tile(page, "Did it get better?")).not_to_contain_text("baseline")
+    for _ in range(2):
+        fixed = submit(response={"kind": "frozen"})
+        fixed.record(5)
+        fixed.finish()
+    expect(tile(page, "Did it get better?")).to_contain_text("The baseline, trial 1, reached")
+    tile(page, "Did it get better?").get_by_role("link", name="baseline").click()
+    expect(page.locator("main h1")).to_contain_text("trial 1")
+    expect(tile(page, "Did it get better?")).not_to_contain_text("baseline")
+
+
 def test_without_other_examples_the_page_says_that_nothing_watches(show, run):
     page = show(f"#/trials/{run.id}")
     expect(tile(page, "Am I overfitting")).to_contain_text("Not measured")

@@ -222,6 +222,16 @@ def test_tags_and_states_narrow_a_list_down(http, study, submit, what):
             assert found == {id for id, tags in tagged.items() if set(wanted) <= tags}
 
 
+@pytest.mark.parametrize("sort", TrialSort)
+def test_trials_under_fixed_hyperparameters_are_listed_apart(server, http, study, sort):
+    frozen = SPEC | {"response": {"kind": "frozen"}}
+    insert(server, study, *(row | {"spec": frozen if i % 3 else SPEC} for i, row in enumerate(various(20))))
+    path = f"/studies/{study}/trials"
+    both = [[item["number"] for item in whole(http, path, tunes=tunes, sort=sort, limit=3)] for tunes in (True, False)]
+    everything = [item["number"] for item in whole(http, path, sort=sort)]
+    assert both == [[n for n in everything if n % 3 == 0], [n for n in everything if n % 3]]
+
+
 def test_a_study_is_found_by_the_states_of_its_trials(server, http):
     ids = {}
     for n, states in enumerate([(), ("running",), ("complete", "running"), ("failed",)]):

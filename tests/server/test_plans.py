@@ -274,6 +274,7 @@ LISTS = [
     *(("/studies", {"sort": "created_at", "state": state}) for state in ("failed", "pruned")),
     *(("trials", {"sort": sort.value, "order": order.value}) for sort in TrialSort for order in SortOrder),
     *(("trials", {"sort": "number", **filters}) for filters in ({"q": "nothing"}, {"tag": "nothing"})),
+    *(("trials", {"sort": sort.value, "tunes": False}) for sort in TrialSort),
     *(("trials", {"sort": sort.value, "state": "failed"}) for sort in (TrialSort.number, TrialSort.state)),
 ]
 

@@ -20,6 +20,7 @@ export const POINTS = 1_000; // steps that are read at once: of more, those that
 const MOST_POINTS = 2_000; // then all are read again, thinned
 const MAX_TRIALS = 12; // whose steps are kept
 const MAX_ANSWERS = 200; // of other reads: a comparison has 120
+const MOST_BASELINES = 100; // and confirmations, of a study
 const AGE = 10_000; // milliseconds after which what is long, and changes with each step, is read again
 
 export class Store {
@@ -33,6 +34,17 @@ export class Store {
   /** A study. @param {string} id @returns {Promise<Study>} */
   study(id) {
     return get(`/studies/${id}`);
+  }
+
+  /**
+   * The best trial of a study under the hyperparameters that it began with; null: there is none. A trial that confirms
+   * another one starts from it.
+   * @param {Study} study @returns {Promise<Schemas["TrialSummary"] | null>}
+   */
+  async baseline(study) {
+    const order = study.direction === "minimize" ? "asc" : "desc";
+    const { items } = await get(`/studies/${study.id}/trials`, { tunes: false, sort: "best_value", order, limit: MOST_BASELINES });
+    return items.find((/** @type {Schemas["TrialSummary"]} */ trial) => trial.starts_from === null && trial.best_value !== null) ?? null;
   }
 
   /** A trial. @param {string} id @returns {Promise<Trial>} */

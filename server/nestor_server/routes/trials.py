@@ -51,6 +51,9 @@ def list_trials(
     number: Annotated[
         int | None, Query(ge=0, le=2**31 - 1, description="only the trial of this number", examples=[3])
     ] = None,
+    tunes: Annotated[
+        bool | None, Query(description="true: only trials that tune; false: only those under fixed hyperparameters")
+    ] = None,
     tag: Tags = (),
     q: Text = None,
     sort: Annotated[
@@ -71,6 +74,7 @@ def list_trials(
         study_id,
         states=state,
         number=number,
+        tunes=tunes,
         tags=tag,
         text=q,
         sort=sort,

@@ -1,6 +1,7 @@
 /** Four questions, each with one answer: better, believable, overfit, moved. */
 
 import { count, percent, plural, short, signed } from "../format.js";
+import { link } from "../route.js";
 import { last } from "../store.js";
 import { ANSWERS, number } from "../ui.js";
 import { html, nothing, render } from "../vendor/lit-html/lit-html.js";
@@ -9,6 +10,12 @@ import { gapStart } from "../charts/scales.js";
 
 /** @typedef {import("../store.js").Snapshot} Snapshot @typedef {import("../store.js").Schemas} Schemas */
 /** @typedef {{answer: unknown, text: unknown, kind?: "yes" | "with care" | "no"}} Tile */
+/**
+ * @typedef {object} Data
+ * @property {Schemas["HyperparameterCourses"]} found
+ * @property {Schemas["Confirmation"] | null} confirmation
+ * @property {Schemas["TrialSummary"] | null} baseline
+ */
 
 const MANY = 100; // hyperparameters, above which validation examples alone say little
 
@@ -16,12 +23,16 @@ const MANY = 100; // hyperparameters, above which validation examples alone say 
 export function tiles(element, app) {
   return {
     /** @param {Snapshot} snapshot */
-    read: async ({ trial }) => ({ found: await courses(app, trial), confirmation: await confirmed(app, trial) }),
+    read: async ({ trial, study }) => ({
+      found: await courses(app, trial),
+      confirmation: await confirmed(app, trial),
+      baseline: trial.tunes ? await app.store.baseline(study) : null,
+    }),
 
-    /** @param {Snapshot} snapshot @param {{found: Schemas["HyperparameterCourses"], confirmation: Schemas["Confirmation"] | null}} data */
-    show: (snapshot, { found, confirmation }) => {
+    /** @param {Snapshot} snapshot @param {Data} data */
+    show: (snapshot, { found, confirmation, baseline }) => {
       const questions = {
-        "Did it get better?": better(snapshot, confirmation),
+        "Did it get better?": better(snapshot, confirmation, baseline),
         "Can I believe the hypergradient?": believable(snapshot.trial.verdict),
         "Am I overfitting the validation set?": overfit(snapshot, found.entries),
         "Did anything move?": moved(found),
@@ -45,19 +56,20 @@ async function confirmed(app, trial) {
   return app.store.of(trial, "/confirmation");
 }
 
-/** @param {Snapshot} snapshot @param {Schemas["Confirmation"] | null} confirmation @returns {Tile} */
-function better({ trial, study, steps }, confirmation) {
+/** @param {Snapshot} snapshot @param {Data["confirmation"]} confirmation @param {Data["baseline"]} baseline @returns {Tile} */
+function better({ trial, study, steps }, confirmation, baseline) {
   const name = study.metric ?? "loss";
   if (trial.best_value == null) return { answer: "–", text: trial.step ? "No step was evaluated yet." : "It has taken no step yet." };
   const runs = confirmation?.runs.filter((run) => run.state === "complete" && run.value !== null && run.value !== undefined) ?? [];
   const again = runs.length ? html` Trained again under these hyperparameters: ${runs.map((run, i) => html`${i ? ", " : ""}${number(run.value)}`)}.` : nothing;
   const first = trial.first_value;
   const start = first == null ? nothing : html`, ${number(first)} at the start`;
+  const fixed = baseline ? html` The <a href=${link("trial", baseline.id)}>baseline</a>, trial ${baseline.number}, reached ${number(baseline.best_value)}.` : nothing;
   const isFirst = first === trial.best_value && steps.value.filter((value) => value !== null).length > 1;
   return {
     answer: number(trial.best_value),
     kind: isFirst ? "with care" : undefined,
-    text: html`${name} at step ${short(trial.best_step)}${start}.${isFirst ? " No later step was better." : nothing}${again}`,
+    text: html`${name} at step ${short(trial.best_step)}${start}.${isFirst ? " No later step was better." : nothing}${fixed}${again}`,
   };
 }
 

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, select
+from sqlalchemy import ColumnElement, Row, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, undefer
 
 from nestor import lifecycle, schemas
@@ -49,6 +49,7 @@ def page(
     *,
     states: Sequence[State] = (),
     number: int | None = None,
+    tunes: bool | None = None,
     tags: Sequence[str] = (),
     text: str | None = None,
     sort: TrialSort = TrialSort.number,
@@ -61,6 +62,7 @@ def page(
     Args:
         states: only trials in one of them.
         number: only the trial of this number.
+        tunes: only trials that tune, or only those under fixed hyperparameters.
         tags: only trials that have all of them.
         text: only trials whose note or one of whose tags contains it.
 
@@ -69,11 +71,13 @@ def page(
         CursorInvalid: the cursor belongs to another list or order.
     """
     studies.find(session, owner_id, study_id)
-    where = [Trial.study_id == study_id]
+    where: list[ColumnElement[bool] | InstrumentedAttribute[bool]] = [Trial.study_id == study_id]
     if states:
         where.append(Trial.state.in_([state.value for state in states]))
     if number is not None:
         where.append(Trial.number == number)
+    if tunes is not None:
+        where.append(Trial.tunes if tunes else ~Trial.tunes)
     if tags:
         where += [LABELED, searching.has_tags(Trial.tags, tags)]
     if text:
