@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, select
+from sqlalchemy import Row, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, undefer
 
 from nestor import lifecycle, schemas
@@ -71,13 +71,13 @@ def page(
         CursorInvalid: the cursor belongs to another list or order.
     """
     studies.find(session, owner_id, study_id)
-    where: list[ColumnElement[bool] | InstrumentedAttribute[bool]] = [Trial.study_id == study_id]
+    where = [Trial.study_id == study_id]
     if states:
         where.append(Trial.state.in_([state.value for state in states]))
     if number is not None:
         where.append(Trial.number == number)
     if tunes is not None:
-        where.append(Trial.tunes if tunes else ~Trial.tunes)
+        where += [Trial.tunes if tunes else ~Trial.tunes]
     if tags:
         where += [LABELED, searching.has_tags(Trial.tags, tags)]
     if text:
