@@ -13,6 +13,7 @@ import psutil
 import pytest
 from sqlalchemy import text
 
+from nestor_server.serve import HEALTHCHECK_SECONDS
 from testbed.server import Server, running_server, serving, wait_for
 from testbed.services import Services
 from tests.server.conftest import SPEC, Run, ok
@@ -105,7 +106,9 @@ def test_a_process_that_is_killed_is_replaced(server):
     before = {process.pid for process in processes(server)}
     killed = min(before)
     os.kill(killed, signal.SIGKILL)
-    wait_for(lambda: len({one.pid for one in processes(server)} - {killed}) == 2, "another process")
+    # If it is killed while it is asked whether it lives, its answer is awaited for a while.
+    patience = HEALTHCHECK_SECONDS + 60
+    wait_for(lambda: len({one.pid for one in processes(server)} - {killed}) == 2, "another process", seconds=patience)
     wait_for(lambda: server.log.read_text().count("Application startup complete") == 3, "its start")
     with server.http() as http:
         for _ in range(10):

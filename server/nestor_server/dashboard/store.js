@@ -37,8 +37,8 @@ export class Store {
   }
 
   /**
-   * The best trial of a study under the hyperparameters that it began with; null: there is none. A trial that confirms
-   * another one starts from it.
+   * The best trial of a study under the hyperparameters that it began with; null if it has no such trial. One that
+   * confirms another trial starts from it.
    * @param {Study} study @returns {Promise<Schemas["TrialSummary"] | null>}
    */
   async baseline(study) {
