@@ -148,10 +148,10 @@ def doctor(home: HomeOption = None, json: JsonOption = False) -> None:
         from nestor_server.client_checks import CheckResult, examine_client
 
         if _is_installed("sqlalchemy"):
-            from nestor_server.doctor import examine
+            from nestor_server.doctor import examine, examine_plugins
             from nestor_server.embedded.home import default_home
 
-            results = [*examine(home or default_home()), *examine_client()]
+            results = [*examine(home or default_home()), *examine_plugins(), *examine_client()]
         else:
             only = CheckResult(True, "only the client is installed here; nestor[server] would add the rest")
             results = [only, *examine_client()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterator, Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import httpx
@@ -33,6 +34,12 @@ def examine(path: Path) -> Iterator[CheckResult]:
         yield _database(home)
     if running:
         yield from _workers(home, running["workers"])
+
+
+def examine_plugins() -> Iterator[CheckResult]:
+    """The checks of other packages, which register them in the entry-point group `nestor.checks`."""
+    for point in entry_points(group="nestor.checks"):
+        yield from point.load()()
 
 
 def _torch() -> CheckResult:

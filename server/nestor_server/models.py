@@ -244,6 +244,7 @@ class Trial(Base):
     batches: Mapped[int] = mapped_column(default=0)  # recorded under this lease, which makes repeated batches harmless
     restarts: Mapped[int] = mapped_column(default=0)  # lost leases since the newest checkpoint
     preemptions: Mapped[int] = mapped_column(default=0)  # shutdowns of its worker since the newest checkpoint
+    crash: Mapped[str | None]  # how its newest attempt crashed, and after which step; null: it did not, or was retried
     traceparent: Mapped[str | None]  # of the submission, as W3C Trace Context writes it; null: it was not traced
 
     created_at: Mapped[datetime] = _now()

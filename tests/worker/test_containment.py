@@ -81,6 +81,46 @@ def test_a_runner_that_the_kernel_kills_ends_its_attempt_with_the_reason(
     assert not runner.directory.exists()
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "end"),
+    [
+        (signal.SIGSEGV, signal.SIGSEGV, State.failed),
+        (signal.SIGSEGV, signal.SIGBUS, State.queued),
+        (signal.SIGKILL, signal.SIGKILL, State.queued),  # of a machine without memory, which another one may have
+    ],
+)
+def test_a_runner_that_crashes_twice_in_the_same_way_ends_its_trial(
+    sessions, worker_settings, new_trial, sent, slot, first, second, end
+):
+    """Each of three more restarts would have ended like that, and the user was sent to the worker's log."""
+    trial = new_trial(n_steps=1_000_000)
+    for number, expected in ((first, State.queued), (second, end)):
+        lease, runner = claim(sessions, trial.id), slot.spawn()
+        os.kill(runner.pid, number)  # before it begins, and so after the same step
+        assert supervise(sessions, worker_settings, lease, slot, runner, threading.Event()) is expected
+    with sessions() as session:
+        row = session.get_one(Trial, trial.id)
+        assert row.restarts == 2
+        if end is State.failed:
+            assert row.error is not None
+            assert row.error["code"] == "trial-crashed"
+            assert "SIGSEGV" in row.error["detail"]
+
+
+def test_a_runner_that_hangs_twice_after_the_same_step_ends_its_trial(sessions, worker_settings, new_trial, sent, slot):
+    trial = new_trial(n_steps=1_000_000)
+    slot = dataclasses.replace(slot, silence_seconds=1)
+    for expected in (State.queued, State.failed):
+        lease, runner = claim(sessions, trial.id), slot.spawn()
+        os.kill(runner.pid, signal.SIGSTOP)
+        assert supervise(sessions, worker_settings, lease, slot, runner, threading.Event()) is expected
+    with sessions() as session:
+        error = session.get_one(Trial, trial.id).error
+        assert error is not None
+        assert "sent nothing for 1 s" in error["detail"]
+        assert "NESTOR_SILENCE_SECONDS" in error["detail"]
+
+
 def test_a_hanging_runner_ends_its_attempt_and_releases_the_trial(sessions, worker_settings, new_trial, sent, slot):
     trial = new_trial(n_steps=1_000_000)
     slot = dataclasses.replace(slot, silence_seconds=1)

@@ -41,6 +41,28 @@ def test_the_lease_ends_with_the_attempt(sessions, session, new_trial, end: Stat
         leases.renew(session, lease)
 
 
+def crash(session: Session, trial: Trial, kind: str | None) -> State:
+    lease = leases.claim(session, trial.id, "w1")
+    assert lease is not None
+    return leases.requeue(session, lease, "its runner crashed", paid_from="restarts", crash=kind)
+
+
+@pytest.mark.parametrize("between", ["nothing", "a step", "another end", "a retry"])
+def test_a_crash_is_the_same_if_nothing_happened_in_between(session, new_trial, between):
+    trial = new_trial()
+    assert crash(session, trial, "SIGSEGV") is State.queued
+    if between == "a step":
+        session.execute(update(Trial).where(Trial.id == trial.id).values(step=Trial.step + 1))
+    if between == "another end":
+        assert crash(session, trial, None) is State.queued
+    if between == "a retry":
+        session.execute(update(Trial).where(Trial.id == trial.id).values(state=State.failed.value))
+        leases.request(session, session.get_one(Trial, trial.id), "retry")
+    crash(session, trial, "SIGSEGV")
+    error = session.get_one(Trial, trial.id).error
+    assert (error is not None and error["code"] == "trial-crashed") == (between == "nothing")
+
+
 def test_of_many_claims_exactly_one_wins(sessions, new_trial):
     for _ in range(5):
         trial, barrier = new_trial(), threading.Barrier(8)

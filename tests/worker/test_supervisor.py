@@ -16,7 +16,7 @@ from nestor.schemas import State
 from nestor_server.models import Dataset, Program, Study, Trial
 from nestor_server.scheduling import leases
 from nestor_worker import workdir
-from nestor_worker.options import Options, devices
+from nestor_worker.options import LEAST_MEMORY, Options, devices, memory
 from nestor_worker.supervisor.attempt import supervise
 from testbed.server import wait_for
 from tests.worker.trials import claim, expire
@@ -98,6 +98,19 @@ def test_a_worker_has_one_slot_for_each_device_unless_told_otherwise(monkeypatch
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert Options().slots == (("cpu",),)
     assert Options(devices_per_trial=2).slots == (("cpu", "cpu"),)
+
+
+def test_a_trial_may_take_an_equal_share_of_the_memory_unless_told_otherwise(monkeypatch):
+    """Without a limit, one trial took the memory of all, and of the database beside it."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    whole = Options().trial_memory
+    assert whole is not None
+    assert 0.8 * memory() < whole < memory()
+    shared = Options(concurrency=2, worker_count=2).trial_memory
+    assert shared == max(LEAST_MEMORY, whole // 4)
+    assert Options(memory_bytes=2**31).trial_memory == 2**31
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert Options().trial_memory is None  # a driver reserves far more addresses than memory
 
 
 @pytest.mark.parametrize("module", ["nestor_worker", "nestor_server"])

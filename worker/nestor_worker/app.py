@@ -18,7 +18,8 @@ from nestor_server.observability import traces
 from nestor_server.scheduling.task_queue import RUN_TRIAL, celery_app, queue_of
 from nestor_server.settings import Settings
 from nestor_server.storage import object_store
-from nestor_worker import forks, workdir
+from nestor_worker import containment, forks, workdir
+from nestor_worker.containment import process
 from nestor_worker.options import Options, cores
 from nestor_worker.supervisor import entry_points
 from nestor_worker.supervisor.attempt import Slot
@@ -44,6 +45,7 @@ def serve(settings: Settings, options: Options) -> int:
         MissingExtra, InvalidInput: `NESTOR_BLOB_URL`, `NESTOR_TRACES`, `NESTOR_DEVICES_PER_TRIAL` or
             `NESTOR_DATA_ROOTS` cannot be used.
     """
+    process.hide_memory()  # it has passwords, which runners of the same account must not read
     traces.start(settings, "nestor-worker")
     if settings.blob_url is not None:
         object_store.open_store(settings.blob_url)  # fails now instead of at the first large checkpoint
@@ -80,6 +82,7 @@ def serve(settings: Settings, options: Options) -> int:
         presence.start()  # not before: a worker that does not reach the broker takes no trial
         used = ", ".join(sorted({device for slot in slots for device in slot.devices}))
         log.info("worker %s is ready: %d concurrent trial(s) on %s", _worker_id(), len(slots), used)
+        _log_walls(options)
 
     def on_setup_logging(**_: object) -> None:
         """Do nothing: because this listener exists, Celery leaves logging as it is."""
@@ -116,6 +119,14 @@ def serve(settings: Settings, options: Options) -> int:
     return worker.exitcode or 0
 
 
+def _log_walls(options: Options) -> None:
+    if not options.contain:
+        log.warning("NESTOR_CONTAIN=false: trials have all rights of this worker's account")
+        return
+    for wall in containment.walls():
+        log.log(logging.INFO if wall.stands else logging.WARNING, "%s", wall)
+
+
 def _fork_server(options: Options) -> ForkServer | None:
     """The fork server of this worker; None on GPUs, whose driver does not survive a fork."""
     on_cpu = all(device == "cpu" for slot in options.slots for device in slot)
@@ -142,11 +153,12 @@ def _slots(options: Options, fork_server: ForkServer | None) -> list[Slot]:
             threads,
             options.checkpoint_seconds,
             cache,
-            options.memory_bytes,
+            options.trial_memory,
             options.silence_seconds,
             roots,
             fork_server,
             tally,
+            options.contain,
         )
         for name, devices in zip(names, slots, strict=True)
     ]

@@ -14,6 +14,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from nestor.errors import TooFewDevices
 
 CPU = ("cpu",)
+LEAST_MEMORY = 2**30  # bytes of one trial
+SHARE = 0.9  # of the machine's memory that all trials together may take
 
 
 class Options(BaseSettings):
@@ -27,11 +29,14 @@ class Options(BaseSettings):
     concurrency: Annotated[int, Field(ge=1)] | None = None  # concurrent trials; default: one per device
     threads: Annotated[int, Field(ge=1)] | None = None  # of one trial; default: an equal share of the cores
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 5.0  # minimum time between two checkpoints of a trial
-    silence_seconds: Annotated[float, Field(gt=0)] = 3600.0  # a runner that sends no message for this long is killed
-    memory_bytes: Annotated[int, Field(ge=2**30)] | None = None  # of one trial; allocations above it fail
+    silence_seconds: Annotated[float, Field(gt=0)] = 600.0  # a runner that sends no message for this long is killed
+    memory_bytes: Annotated[int, Field(ge=LEAST_MEMORY)] | None = None  # of one trial; allocations above it fail
     cache_bytes: Annotated[int, Field(ge=0)] = 16 * 2**30  # size limit of the cache of blobs on disk
     cache_dir: Path = Path(platformdirs.user_cache_dir("nestor"))  # all workers of a machine may share it
     data_roots: Annotated[tuple[str, ...], NoDecode] = ()  # directories and buckets that trials may read by reference
+    contain: bool = (
+        True  # false: trials have all rights of the worker's account, such as to find out what a wall breaks
+    )
     standby: bool = True  # load torch before there is a trial: 300 MB (per slot on GPUs), a first step within a second
 
     @field_validator("data_roots", mode="before")
@@ -52,6 +57,18 @@ class Options(BaseSettings):
         n = self.concurrency or max(1, len(found) // per)
         return tuple(tuple(found[i % len(found)] for i in range(k * per, (k + 1) * per)) for k in range(n))
 
+    @property
+    def trial_memory(self) -> int | None:
+        """Bytes that one trial may allocate: `memory_bytes`, or an equal share of the machine's memory.
+
+        None, no limit, on GPUs by default: their driver reserves far more addresses than it uses.
+        """
+        if self.memory_bytes is not None or any(slot[0] != "cpu" for slot in self.slots):
+            return self.memory_bytes
+        return max(
+            LEAST_MEMORY, int(SHARE * memory()) // (self.worker_count * len(self.slots) * self.devices_per_trial)
+        )
+
     def _share_of(self, found: tuple[str, ...]) -> tuple[str, ...]:
         """The devices of this worker. Workers share devices only if there are more workers than devices."""
         number = self.worker_number % self.worker_count
@@ -71,3 +88,12 @@ def devices() -> tuple[str, ...]:
 def cores() -> int:
     """The number of cores that this process may use. In a container it can be less than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory() -> int:
+    """Bytes of memory that the processes of this machine, or of this container, may use."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(machine, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):  # no container, or "max"
+        return machine

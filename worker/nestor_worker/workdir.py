@@ -64,6 +64,9 @@ class WorkSpec:
     threads: int
     checkpoint_seconds: float
     memory_bytes: int | None = None
+    file_bytes: int | None = None  # that a file may have
+    roots: tuple[str, ...] = ()  # directories that the code of a package may read; a program reads its references alone
+    is_contained: bool = True
     devices: int = 1
     entry_point: dict[str, Any] | None = None  # schemas.EntryPointProblem; without both, a program is in the directory
     timeout: float | None = None  # seconds of training after which the trial ends

@@ -51,6 +51,17 @@ class RestartsSpent(TrialError):
     remedy = "Look into the worker's log. If the worker runs out of memory, try a smaller model or batch."
 
 
+class TrialCrashed(TrialError):
+    """A trial's process crashed or hung twice in the same way."""
+
+    message = "After step {step}, the trial ended twice in the same way: {reason}."
+    remedy = (
+        "It was not tried again. If a signal ended it, an operator of the program got arguments that torch does not "
+        "check, such as indices or sizes. If it was silent, make outer steps shorter, or have the operator of the "
+        "service raise NESTOR_SILENCE_SECONDS."
+    )
+
+
 class PreemptionsSpent(TrialError):
     """A trial's workers were shut down again and again without a new checkpoint."""
 

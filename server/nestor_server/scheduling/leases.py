@@ -18,7 +18,7 @@ from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from nestor import lifecycle
-from nestor.errors import PreemptionsSpent, RestartsSpent
+from nestor.errors import PreemptionsSpent, RestartsSpent, TrialCrashed
 from nestor.lifecycle import Transition
 from nestor.schemas import Action, Desired, EndingAction, State
 from nestor_server.database import settings_of
@@ -26,7 +26,7 @@ from nestor_server.models import Trial, Worker
 from nestor_server.observability import counts
 from nestor_server.scheduling import entry_points, fair_share, rollback, state_machine, task_queue
 from nestor_server.scheduling.entry_points import Offers
-from nestor_server.scheduling.state_machine import FRESH_BUDGETS, in_state
+from nestor_server.scheduling.state_machine import FRESH_START, in_state
 
 LeaseBudget = Literal["restarts", "preemptions"]  # the counter that an unrequested end of a lease increments
 ENDINGS = ("stop", "prune")  # actions, and the desired states that they ask for
@@ -73,7 +73,7 @@ def request(session: Session, trial: Trial, action: Action, *, by: str = "user")
     end = NO_END if withdraws or action in ENDINGS else {}
     match lifecycle.respond(state, Desired(trial.desired), action):
         case Transition() as transition:
-            values: dict[str, Any] = {**end, **(FRESH_BUDGETS if transition is lifecycle.RETRY else {})}
+            values: dict[str, Any] = {**end, **(FRESH_START if transition is lifecycle.RETRY else {})}
             values["desired"] = (lifecycle.MEANINGS[action].desired or Desired.run).value
             state_machine.apply(session, transition, Trial.id == trial.id, by=by, why=why, **values)
             if transition.target is State.queued:
@@ -106,7 +106,7 @@ def request_end(session: Session, trial: Trial, action: EndingAction, after: int
     why = lifecycle.why_asked(action, after)
     match answer:
         case Transition(target=State.queued) as transition:
-            values = {"desired": Desired.run.value, **FRESH_BUDGETS, **end}
+            values = {"desired": Desired.run.value, **FRESH_START, **end}
             state_machine.apply(session, transition, Trial.id == trial.id, by=by, why=why, **values)
             task_queue.send_on_commit(session, trial.id)
         case Transition() as transition:
@@ -143,7 +143,7 @@ def extend(session: Session, trial: Trial, steps: int, *, by: str = "user") -> T
     state = State(trial.state)
     lifecycle.respond(state, Desired(trial.desired), "extend")
     n_steps = lifecycle.steps_after_extension(state, trial.step, trial.n_steps, steps)
-    values: dict[str, Any] = {"desired": Desired.run.value, "n_steps": n_steps, **FRESH_BUDGETS}
+    values: dict[str, Any] = {"desired": Desired.run.value, "n_steps": n_steps, **FRESH_START}
     # A user who extends a trial wants these steps, even if early stopping or the clock had ended it.
     values |= {**NO_END, "spec": trial.spec | {"timeout": None}}
     if stopping := trial.spec.get("early_stopping"):
@@ -245,12 +245,15 @@ def finish(
     return state
 
 
-def requeue(session: Session, lease: Lease, reason: str, *, paid_from: LeaseBudget | None = None) -> State:
+def requeue(
+    session: Session, lease: Lease, reason: str, *, paid_from: LeaseBudget | None = None, crash: str | None = None
+) -> State:
     """End the attempt before the trial has ended. The next attempt continues from the newest checkpoint.
 
     Args:
         reason: a clause for the event log, and for the error if the budget is spent.
         paid_from: the budget of an end that nobody requested. The trial fails when the budget is spent.
+        crash: what ended it, such as "SIGSEGV", if another attempt may end the same way. The trial fails if it does.
 
     Returns:
         The state that was reached: queued, failed, or the state that the user had requested.
@@ -258,7 +261,7 @@ def requeue(session: Session, lease: Lease, reason: str, *, paid_from: LeaseBudg
     Raises:
         LeaseLost: the lease is not valid any more.
     """
-    return _release(session, lease, _lock(session, lease), why=reason, paid_from=paid_from)
+    return _release(session, lease, _lock(session, lease), why=reason, paid_from=paid_from, crash=crash)
 
 
 def yield_device(session: Session, lease: Lease) -> tuple[State, bool]:
@@ -332,18 +335,31 @@ def _lock(session: Session, lease: Lease) -> Desired:
 
 
 def _release(
-    session: Session, lease: Lease, desired: Desired, *, why: str, paid_from: LeaseBudget | None = None
+    session: Session,
+    lease: Lease,
+    desired: Desired,
+    *,
+    why: str,
+    paid_from: LeaseBudget | None = None,
+    crash: str | None = None,
 ) -> State:
-    state = _end_attempt(session, lease.trial_id, desired, by=lease.owner, why=why, paid_from=paid_from)
+    state = _end_attempt(session, lease.trial_id, desired, by=lease.owner, why=why, paid_from=paid_from, crash=crash)
     if state is State.queued:
         task_queue.send_on_commit(session, lease.trial_id)
     return state
 
 
 def _end_attempt(
-    session: Session, trial_id: UUID, desired: Desired, *, by: str, why: str, paid_from: LeaseBudget | None
+    session: Session,
+    trial_id: UUID,
+    desired: Desired,
+    *,
+    by: str,
+    why: str,
+    paid_from: LeaseBudget | None,
+    crash: str | None = None,
 ) -> State:
-    """Enter the state that the user requested; otherwise the queue, or failed if the budget is spent."""
+    """Enter the state that the user requested; otherwise the queue, or failed: it is spent, or crashed twice."""
     where = Trial.id == trial_id
     if desired in ENDINGS:
         after = session.scalar(select(Trial.ends_after).where(where))
@@ -360,12 +376,22 @@ def _end_attempt(
             "restarts": (settings.max_restarts, RestartsSpent),
             "preemptions": (settings.max_preemptions, PreemptionsSpent),
         }[paid_from]
-        if spent > limit:
-            error = error_class(count=spent, reason=why).problem()
-            state_machine.apply(session, lifecycle.FAIL, where, by=by, why=why, error=error)
+        error = error_class(count=spent, reason=why) if spent > limit else _repeated(session, where, crash, why)
+        if error is not None:
+            state_machine.apply(session, lifecycle.FAIL, where, by=by, why=why, error=error.problem())
             return State.failed
     state_machine.apply(session, lifecycle.REQUEUE, where, by=by, why=why, desired=Desired.run.value)
     return State.queued
+
+
+def _repeated(session: Session, where: ColumnElement[bool], crash: str | None, why: str) -> TrialCrashed | None:
+    """Remember how the trial crashed; the error, if that was the same way, after the same step, as the time before."""
+    step, before = session.execute(select(Trial.step, Trial.crash).where(where)).one()
+    now = None if crash is None else f"{crash} after step {step}"
+    if now is not None and now == before:
+        return TrialCrashed(step=step, reason=why)
+    state_machine.write(session, where, crash=now)
+    return None
 
 
 def _requested_end(session: Session, trial_id: UUID, desired: Desired, state: State) -> tuple[State, str] | None:

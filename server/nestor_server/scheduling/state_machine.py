@@ -15,7 +15,8 @@ from nestor.schemas import Desired, EventType, State
 from nestor_server.models import Trial
 from nestor_server.scheduling import event_log, rankings
 
-FRESH_BUDGETS = {"restarts": 0, "preemptions": 0}
+FRESH_BUDGETS = {"restarts": 0, "preemptions": 0}  # of a trial with a new checkpoint
+FRESH_START = {**FRESH_BUDGETS, "crash": None}  # of one that its user sends on
 
 
 def apply(

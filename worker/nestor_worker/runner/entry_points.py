@@ -15,12 +15,12 @@ from typing import Any
 from nestor.errors import NestorError
 from nestor.schemas import EntryPointInfo, ParameterInfo
 from nestor_engine.problem import entry_points
-from nestor_worker.runner import sandbox
+from nestor_worker.containment import process
 
 
 def main(names: list[str]) -> None:
     """Write one line of JSON for each of the entry points, an `EntryPointInfo`."""
-    sandbox.contain(name="nestor-list")
+    process.prepare(name="nestor-list")
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what packages print must not be read as a line of ours
     for name in names:

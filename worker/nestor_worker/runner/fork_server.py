@@ -15,29 +15,29 @@ import selectors
 import socket
 import sys
 import tempfile
-import threading
 import traceback
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
 from nestor_worker import forks
+from nestor_worker.containment import process
 from nestor_worker.forks import ForkRequest
 from nestor_worker.runner import main as runner
-from nestor_worker.runner import preload, sandbox
+from nestor_worker.runner import preload
 
 
 def main() -> None:
     """Load what runners need. Then fork one for each request on standard input, until the worker ends."""
-    sandbox.end_with_parent()
-    sandbox.rename("nestor-forks")
+    process.end_with_parent()
+    process.rename("nestor-forks")
     _Server(socket.socket(fileno=os.dup(0)), is_loaded=_load()).serve()
 
 
 def _load() -> bool:
     """Whether everything could be loaded. Otherwise each runner tries it again, and its log has the error."""
     try:
-        preload.load(threading.Event())
+        preload.load(lambda: False)
     except Exception:
         traceback.print_exc()
         return False

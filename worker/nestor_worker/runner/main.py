@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import sys
 import threading
 import traceback
@@ -18,9 +19,10 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from nestor import lifecycle
 from nestor.program_format import GRAPHS_FILE, SPLITS, TENSORS_FILE, split_file
-from nestor_worker import channel, workdir
+from nestor_worker import channel, containment, workdir
 from nestor_worker.channel import Failed, LogLine
-from nestor_worker.runner import preload, sandbox
+from nestor_worker.containment import process
+from nestor_worker.runner import preload
 from nestor_worker.runner.recorder import CannotWrite, TrialRecorder
 
 if TYPE_CHECKING:
@@ -33,7 +35,6 @@ class Connection:
     """The runner's end of the channel.
 
     Attributes:
-        begun: set by the message `Begin`.
         stop: the newest message `Stop`.
     """
 
@@ -42,8 +43,20 @@ class Connection:
         self._out: BinaryIO = os.fdopen(os.dup(1), "wb", buffering=0)
         os.dup2(2, 1)
         self._sending = threading.Lock()  # a background thread sends checkpoints
-        self.begun = threading.Event()
         self.stop: channel.Stop | None = None
+        self._messages = channel.messages(sys.stdin.buffer)
+
+    def has_begun(self) -> bool:
+        """Whether `wait` would return at once."""
+        return bool(select.select([sys.stdin], [], [], 0)[0])
+
+    def wait(self) -> None:
+        """Wait for the message `Begin`. Until then there is no thread, because some walls bind single threads."""
+        if not isinstance(next(self._messages, None), channel.Begin):
+            os._exit(1)  # the supervisor has ended, or needs this process no more
+
+    def listen(self) -> None:
+        """Receive the other messages in a thread."""
         threading.Thread(target=self._listen, name="supervisor", daemon=True).start()
 
     def send(self, message: channel.Message) -> None:
@@ -60,10 +73,8 @@ class Connection:
 
     def _listen(self) -> None:
         try:
-            for message in channel.messages(sys.stdin.buffer):
-                if isinstance(message, channel.Begin):
-                    self.begun.set()
-                elif isinstance(message, channel.Stop):
+            for message in self._messages:
+                if isinstance(message, channel.Stop):
                     self.stop = message
         finally:
             os._exit(1)  # the supervisor has ended, so nothing would be recorded
@@ -76,16 +87,19 @@ def run(directory: Path, rank: int, *, is_loaded: bool) -> None:
         is_loaded: this process was forked from one that has loaded what every trial needs.
     """
     code = 0
-    sandbox.contain(name="nestor-standby")
+    process.prepare(name="nestor-standby")
     supervisor = Connection()
     if not is_loaded:
-        preload.load(supervisor.begun)
-    supervisor.begun.wait()
-    sandbox.rename("nestor-runner")
+        preload.load(supervisor.has_begun)
+    supervisor.wait()
+    process.rename("nestor-runner")
     from nestor_engine.distributed import PeerLost
 
+    spec = workdir.WorkSpec.read(directory)
+    _contain(directory, spec)
+    supervisor.listen()
     try:
-        _run(directory, workdir.WorkSpec.read(directory), supervisor, rank)
+        _run(directory, spec, supervisor, rank)
     except PeerLost:
         traceback.print_exc()
         code = channel.LOST_PEER
@@ -101,13 +115,27 @@ def run(directory: Path, rank: int, *, is_loaded: bool) -> None:
     os._exit(code)
 
 
+def _contain(directory: Path, spec: workdir.WorkSpec) -> None:
+    """Give up what the trial does not need, before anything that a user submitted is read."""
+    if not spec.is_contained:
+        return process.limit(spec.memory_bytes, spec.file_bytes)
+    referenced = [file.path for files in workdir.read_references(directory).values() for file in files]
+    needs = containment.Needs(
+        readable=tuple(map(Path, (*referenced, *spec.roots))),
+        devices=spec.devices,
+        on_gpu=os.environ.get("CUDA_VISIBLE_DEVICES", "") != "",
+        memory_bytes=spec.memory_bytes,
+        file_bytes=spec.file_bytes,
+    )
+    containment.enter(directory, needs)
+
+
 def _run(directory: Path, spec: workdir.WorkSpec, supervisor: Connection, rank: int) -> None:
     import torch
 
     from nestor_engine import Config, State, optimize
     from nestor_engine.autodiff.trace_cache import TraceCache
 
-    sandbox.limit_memory(spec.memory_bytes)
     torch.set_num_threads(spec.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":  # to resume exactly; the trial's log names operators that are not deterministic
@@ -170,7 +198,7 @@ def _join(directory: Path, rank: int, size: int, device: str) -> Group:
 
 def _problem(
     directory: Path, spec: workdir.WorkSpec, config: Config, *, unchecked: bool
-) -> tuple[Bilevel, Data, list[tuple[str, str]]]:
+) -> tuple[Bilevel, Data, list[tuple[channel.Level, str]]]:
     """The functions, the examples, and lines for the trial's log, with their levels.
 
     Args:
@@ -197,11 +225,11 @@ def _problem(
         seed = config.seed if named.seed is None else named.seed
         built = entry_points.build(factory, named.params, seed=seed, folds=config.folds is not None)
         # Two workers may have different versions of the package.
-        notes = [("info", f"the problem is of {factory.package}")]
+        notes: list[tuple[channel.Level, str]] = [("info", f"the problem is of {factory.package}")]
         if unchecked and isinstance(built, Problem):
             report = check(built, config=config, ship=False)
             report.raise_errors()
-            notes += [("warning", f"{finding.where}: {finding.sentence}") for finding in report.findings]
+            notes.extend(("warning", f"{finding.where}: {finding.sentence}") for finding in report.findings)
         return built.bilevel(), built.data, notes
 
     from nestor_engine import Data

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Callable
 
 
-def load(begun: threading.Event) -> None:
+def load(has_begun: Callable[[], bool]) -> None:
     """Import what trials need and, until one has begun, run a tiny trial.
 
     torch loads much of its differentiation code at first use. The tiny trial leaves torch's random state unchanged.
 
     Args:
-        begun: set when the runner has received its trial; the tiny trial then ends early.
+        has_begun: whether the runner has received its trial; the tiny trial then ends early.
     """
     import torch
 
@@ -22,11 +22,11 @@ def load(begun: threading.Event) -> None:
 
     del program
     torch.set_num_threads(1)
-    if begun.is_set():
+    if has_begun():
         return
     random_state = torch.get_rng_state()
     problem = presets.build(Preset(model=MLPPreset(hidden=(1,)), train_size=10, val_size=10), seed=0)
     for _ in optimize(problem.bilevel(), problem.data, Config(n_steps=2, evaluate_every=1)):
-        if begun.is_set():
+        if has_begun():
             break
     torch.set_rng_state(random_state)

@@ -71,6 +71,7 @@ class Slot:
     roots: Roots = field(default_factory=Roots)  # below which trials may read by reference
     fork_server: ForkServer | None = None  # without it, each runner loads torch by itself
     tally: Tally = field(default_factory=Tally)  # of the worker
+    is_contained: bool = True  # whether runners are kept to what their trial needs
 
     def spawn(self) -> Runner:
         """A new runner on this slot's devices, which waits for its trial."""
@@ -144,6 +145,7 @@ class AttemptSupervisor:
         self.interruption = "yielded"
         self._steps = StepSpans()
         self._hung = ""  # the reason, if the runner is killed because it hangs
+        self._crash: str | None = None  # what ended the runner, if another one may end the same way
 
     def run(self) -> State:
         """Run the trial and return its state at the end.
@@ -161,13 +163,16 @@ class AttemptSupervisor:
             return self.requeue(str(error))
         except NestorError as error:
             return self._fail(error.problem())
-        directory = self._runner.directory.name  # the process may not exist yet
+        directory = self._runner.directory.parent.name  # the process may not exist yet
         log.info("trial %s: attempt %d in %s", self._lease.trial_id, self._lease.attempt, directory)
         self._runner.begin(devices)
         self._steps.begin()
         try:
             last = self._listen(self._runner)
-            interrupted = "" if last is not None else self._hung or self._runner.exit_reason()
+            interrupted = ""
+            if last is None:
+                interrupted = self._hung or self._runner.exit_reason()
+                self._crash = "silence" if self._hung else self._runner.crash_signal()
             self._flush_all()
         except ChannelBroken as error:
             last, interrupted = None, f"its runner sent an invalid message: {error}"
@@ -185,7 +190,10 @@ class AttemptSupervisor:
             LeaseLost: as `run`.
         """
         self.interruption = {"restarts": "interrupted", "preemptions": "shutdown", None: "yielded"}[paid_from]
-        return self._persist(lambda session: leases.requeue(session, self._lease, reason, paid_from=paid_from))
+        crash = self._crash if paid_from == "restarts" else None
+        return self._persist(
+            lambda session: leases.requeue(session, self._lease, reason, paid_from=paid_from, crash=crash)
+        )
 
     def _fill_cache(self) -> None:
         """Store the newest checkpoint for the trial's next attempt, and its traces for similar trials."""
@@ -275,6 +283,9 @@ class AttemptSupervisor:
             threads=slot.threads,
             checkpoint_seconds=slot.checkpoint_seconds,
             memory_bytes=slot.memory_bytes,
+            file_bytes=self._max_bytes,
+            roots=tuple(map(str, slot.roots.directories)),
+            is_contained=slot.is_contained,
         )
         self._traces = spec.traces
         dataset = None if trial.dataset_id is None else session.get_one(Dataset, trial.dataset_id)
@@ -295,8 +306,9 @@ class AttemptSupervisor:
             if self._draining.is_set() or self._latest_desired() is not Desired.run:
                 raise _Interrupted
 
-        directory, slot = self._runner.directory, self._slot
-        workdir.write_references(directory, references.provide(splits, slot.roots, slot.cache, directory, check))
+        runner, slot = self._runner, self._slot
+        placed = references.provide(splits, slot.roots, slot.cache, runner.objects, check)
+        workdir.write_references(runner.directory, placed)
 
     def _flush(self, *, is_last: bool = False) -> bool:
         """Record one batch. Whether the buffer is empty now. Training continues if the database does not answer."""

@@ -96,6 +96,7 @@ class BlobCache:
         try:
             is_right = _write(path, pieces) == digest
             if is_right:
+                path.chmod(0o644)  # runners may have another account, and get links to it
                 path.replace(self._path(digest))
         finally:
             path.unlink(missing_ok=True)

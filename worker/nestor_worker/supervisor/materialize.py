@@ -30,6 +30,9 @@ def materialize(
     threads: int,
     checkpoint_seconds: float,
     memory_bytes: int | None = None,
+    file_bytes: int | None = None,
+    roots: tuple[str, ...] = (),
+    is_contained: bool = True,
 ) -> WorkSpec:
     """Write everything that the trial's runner needs to `directory`, and return the spec among it.
 
@@ -64,6 +67,9 @@ def materialize(
         threads=threads,
         checkpoint_seconds=checkpoint_seconds,
         memory_bytes=memory_bytes,
+        file_bytes=file_bytes,
+        roots=roots if "entry_point" in problem else (),
+        is_contained=is_contained,
         devices=trial.devices,
         traces=_traces_name(owner, digests.get(GRAPHS_FILE) or problem, config),
     )

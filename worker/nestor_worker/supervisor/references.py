@@ -78,13 +78,13 @@ class Roots:
 
 
 def provide(
-    splits: Mapping[str, Any], roots: Roots, cache: BlobCache, directory: Path, check: Callable[[], None]
+    splits: Mapping[str, Any], roots: Roots, cache: BlobCache, links: Path, check: Callable[[], None]
 ) -> dict[str, list[PlacedFile]]:
     """The referenced files of a data set on this machine, after a look at their digests.
 
     Args:
         splits: of the data set, as the database stores them.
-        directory: the runner's; it gets links to downloaded objects.
+        links: gets links to downloaded objects.
         check: called every few megabytes; it may raise an error to end the reading.
 
     Raises:
@@ -98,17 +98,17 @@ def provide(
     for name, split in splits.items():
         if isinstance(split, dict):
             files = ReferencedSplit.model_validate(split).files
-            placed[name] = [_provide(file, roots, cache, directory, check) for file in files]
+            placed[name] = [_provide(file, roots, cache, links, check) for file in files]
     return placed
 
 
 def _provide(
-    file: ReferencedFile, roots: Roots, cache: BlobCache, directory: Path, check: Callable[[], None]
+    file: ReferencedFile, roots: Roots, cache: BlobCache, links: Path, check: Callable[[], None]
 ) -> PlacedFile:
     ref = Ref(file.uri)
     path = roots.admit(ref)
     if ref.scheme == "s3":
-        path = _downloaded(file, ref, cache, directory, check)
+        path = _downloaded(file, ref, cache, links, check)
     else:
         expect_file(ref, path, machine=MACHINE)
     identity = FileIdentity.of(path)
@@ -128,7 +128,7 @@ def _digest(path: Path, identity: FileIdentity, cache: BlobCache, check: Callabl
     return digest
 
 
-def _downloaded(file: ReferencedFile, ref: Ref, cache: BlobCache, directory: Path, check: Callable[[], None]) -> Path:
+def _downloaded(file: ReferencedFile, ref: Ref, cache: BlobCache, links: Path, check: Callable[[], None]) -> Path:
     if not cache.has(file.digest):
         _, size = objects.look_up(ref, machine=MACHINE)
         if size > cache.limit:
@@ -142,4 +142,4 @@ def _downloaded(file: ReferencedFile, ref: Ref, cache: BlobCache, directory: Pat
 
         if not cache.fetch(file.digest, size, pieces()):
             raise ReferenceChanged(uri=ref.uri, reason="its SHA-256 is another one")
-    return cache.linked(file.digest, directory / f"object-{file.digest[7:23]}")
+    return cache.linked(file.digest, links / f"object-{file.digest[7:23]}")

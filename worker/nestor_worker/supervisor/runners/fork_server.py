@@ -146,8 +146,8 @@ class ForkServer:
         """The id of its newest process."""
         return None if self._process is None else self._process.pid
 
-    def fork(self, request: ForkRequest, stdout: int, stderr: IO[bytes]) -> ForkedProcess:
-        """Request a process. `stdout` is as the argument of `Popen`: PIPE or DEVNULL.
+    def fork(self, request: ForkRequest, stdout: int, stderr: int) -> ForkedProcess:
+        """Request a process. `stdout` is as the argument of `Popen`: PIPE or DEVNULL. `stderr` is a file descriptor.
 
         Raises:
             OSError: the fork server cannot be started.
@@ -155,7 +155,7 @@ class ForkServer:
         answers, theirs = forks.socket_pair()
         in_read, in_write = os.pipe()
         out_read, out_write = os.pipe() if stdout == subprocess.PIPE else (None, os.open(os.devnull, os.O_WRONLY))
-        files = [in_read, out_write, stderr.fileno(), theirs.fileno()]
+        files = [in_read, out_write, stderr, theirs.fileno()]
         try:
             with self._lock:
                 try:

@@ -21,6 +21,7 @@ from pathlib import Path
 from nestor_worker import channel, workdir
 from nestor_worker.forks import ForkRequest
 from nestor_worker.supervisor.runners.fork_server import ForkedProcess, ForkServer
+from nestor_worker.supervisor.runners.inbox import Inbox, RunnerLog
 
 # The variables that a runner inherits. Any other could hold a password.
 INHERITED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV")
@@ -29,7 +30,8 @@ INHERITED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "PYT
 ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": str(2**28), "MALLOC_TRIM_THRESHOLD_": str(2**34)}
 # Without a fixed workspace, matrix products on a GPU are not deterministic, and a trial would not resume exactly.
 REPEATABLE = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
-MAX_UNREAD = 1_000  # messages; a runner that is faster than the database waits
+MAX_UNREAD = 8 * 2**20  # bytes of messages; a runner that is faster than the database waits
+FAULTS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGSYS)
 LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
 
 
@@ -47,20 +49,31 @@ def environment(directory: Path, *, threads: int, device: str) -> dict[str, str]
 
 
 class Runner:
-    """The processes of a runner and their work directory. `inbox` has their messages, and None after the last one."""
+    """The processes of a runner.
+
+    Attributes:
+        directory: their work directory, all of which they may change.
+        objects: what they may read and not change: links to downloaded objects.
+        inbox: their messages, and None after the last one.
+    """
 
     def __init__(self, *, threads: int, devices: tuple[str, ...], fork_server: ForkServer | None = None) -> None:
         self._home = tempfile.TemporaryDirectory(prefix=workdir.prefix(os.getpid()), ignore_cleanup_errors=True)
-        self.directory = directory = Path(self._home.name)
-        self.inbox: queue.Queue[channel.Message | None] = queue.Queue(MAX_UNREAD)
+        home = Path(self._home.name)
+        home.chmod(0o711)  # the runner may have another account
+        self.directory, self.objects = home / "work", home / "objects"
+        self.directory.mkdir(mode=0o700)
+        self.objects.mkdir(mode=0o755)
+        self.inbox = Inbox(MAX_UNREAD)
         self._broken: str | None = None
         self._closed = False
+        self._logs = [RunnerLog(f"log of {home.name}") for _ in devices]
         self._processes = [
-            _spawn(directory, rank, environment(directory, threads=threads, device=device), fork_server)
-            for rank, device in enumerate(devices)
+            _spawn(self.directory, rank, environment(self.directory, threads=threads, device=device), log, fork_server)
+            for rank, (device, log) in enumerate(zip(devices, self._logs, strict=True))
         ]
         self._process = self._processes[0]
-        self._reader = threading.Thread(target=self._read, name=directory.name, daemon=True)
+        self._reader = threading.Thread(target=self._read, name=home.name, daemon=True)
         self._reader.start()
 
     @property
@@ -112,6 +125,13 @@ class Runner:
             self._process.stdout.close()
         self._home.cleanup()
 
+    def crash_signal(self) -> str | None:
+        """The signal with which the kernel answered a fault of a process, such as "SIGSEGV"; None if there was none."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=1)
+        codes = (process.poll() for process in self._processes)
+        return next((signal.Signals(-code).name for code in codes if code is not None and -code in FAULTS), None)
+
     def exit_reason(self) -> str:
         """Why a runner ended that sent neither `Ended` nor `Failed`: a clause without a full stop."""
         if self._broken is not None:
@@ -133,43 +153,40 @@ class Runner:
         return f"{which} ended with exit code {code}{self._log_end(rank)}"
 
     def _log_end(self, rank: int) -> str:
-        lines = (self.directory / _log(rank)).read_bytes()[-2_000:].decode(errors="replace").split("\n")
-        written = [line.strip() for line in lines if line.strip()]
-        return f", after writing: {written[-1][:300]}" if written else ""
+        written = self._logs[rank].last_line()
+        return f", after writing: {written[:300]}" if written else ""
 
     def _read(self) -> None:
         assert self._process.stdout is not None
         try:
-            for message in channel.messages(self._process.stdout):
+            for line in channel.lines(self._process.stdout):
                 if self._closed:
                     break
-                self.inbox.put(message)
+                self.inbox.put(channel.decode(line), len(line))
         except channel.ChannelBroken as error:
             self._broken = str(error)
-        self.inbox.put(None)
-
-
-def _log(rank: int) -> str:
-    return f"runner-{rank}.log"
+        self.inbox.put(None, 1)
 
 
 def _spawn(
-    directory: Path, rank: int, environment: dict[str, str], fork_server: ForkServer | None
+    directory: Path, rank: int, environment: dict[str, str], log: RunnerLog, fork_server: ForkServer | None
 ) -> subprocess.Popen[bytes] | ForkedProcess:
     stdout = subprocess.PIPE if rank == 0 else subprocess.DEVNULL
-    with (directory / _log(rank)).open("wb") as log:
+    try:
         if fork_server is not None:
-            return fork_server.fork(ForkRequest(str(directory), rank, environment), stdout, log)
+            return fork_server.fork(ForkRequest(str(directory), rank, environment), stdout, log.target)
         return subprocess.Popen(
             # -P: a file in the work directory is never imported.
             [sys.executable, "-P", "-m", "nestor_worker.runner.main", str(directory), str(rank)],
             stdin=subprocess.PIPE,
             stdout=stdout,
-            stderr=log,
+            stderr=log.target,
             cwd=directory,
             env=environment,
             start_new_session=True,
         )
+    finally:
+        log.started()
 
 
 def _resident_pages(process: subprocess.Popen[bytes] | ForkedProcess) -> int | None:
