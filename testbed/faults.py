@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -126,15 +126,21 @@ def stall_the_worker_past_its_lease(cluster: TestCluster, api: Api, trial_id: st
 
 def fill_the_disk(cluster: TestCluster, api: Api, trial_id: str) -> None:
     runner = runner_of(cluster.worker)
-    before = resource.prlimit(runner, resource.RLIMIT_FSIZE)
-    resource.prlimit(runner, resource.RLIMIT_FSIZE, (10, before[1]))
+    limit_files(runner, 10)
 
     def warned() -> bool:
         return any("Free some space" in event["text"] for event in api.events(trial_id, "log"))
 
     wait_for(lambda: warned() or not command(runner), "a warning")
     if command(runner):
-        resource.prlimit(runner, resource.RLIMIT_FSIZE, before)
+        limit_files(runner, 2**30)
+
+
+def limit_files(pid: int, nbytes: int) -> None:
+    """Bound the files that a process writes. Only its own account may do that, or a root that has all capabilities."""
+    owner = os.stat(f"/proc/{pid}")
+    account = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []} if os.geteuid() == 0 else {}
+    subprocess.run(["prlimit", f"--pid={pid}", f"--fsize={nbytes}:"], check=True, **account)
 
 
 def drain_the_worker(cluster: TestCluster, api: Api, trial_id: str) -> None:

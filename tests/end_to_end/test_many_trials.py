@@ -90,7 +90,7 @@ def test_the_next_runner_of_a_slot_waits_before_the_next_trial_is_submitted(api:
     for trial in running:
         wait_for(lambda trial=trial: api.trial(trial)["step"] > 0, "a step")
     wait_for(lambda: len(worker.waiting()) == 2, "the next runner of each slot")
-    ready = {Path(f"/proc/{pid}/cwd").readlink().name for pid in worker.waiting()}
+    ready = {Path(f"/proc/{pid}/cwd").readlink().parent.name for pid in worker.waiting()}
     assert len(ready) == 2
     following = api.submit(SHORT)
     api.ask(running[0], "cancel")
