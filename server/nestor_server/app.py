@@ -36,6 +36,7 @@ from nestor_server.webhooks.delivery import MOST_AT_ONCE, Delivery
 
 STREAM_THREADS = 2  # for opening streams, and as many for reading their events
 MAX_OPENING_STREAMS = 10_000  # waiting to be opened
+BODY_THREADS = 2  # for reading large JSON
 WEBHOOK_THREADS = 2  # that take notices from the outbox and record what became of them
 
 
@@ -74,6 +75,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.settings = settings
     app.state.transactions = parts.transactions
     app.state.stream_transactions = parts.openings
+    app.state.bodies = parts.bodies
     app.state.event_streams = parts.streams
     app.state.readiness = parts.readiness
     app.state.description = Refreshed(partial(as_json, app), valid_seconds=math.inf)
@@ -125,12 +127,14 @@ class _Parts:
         self._gates = {
             "requests": Gate("requests", threads=settings.request_connections, line=line),
             "openings": Gate("stream-openings", threads=STREAM_THREADS, line=MAX_OPENING_STREAMS),
+            "bodies": Gate("bodies", threads=BODY_THREADS, line=line),
             "reads": Gate("stream-reads", threads=STREAM_THREADS, line=MAX_OPENING_STREAMS),
             "webhooks": Gate("webhooks", threads=WEBHOOK_THREADS, line=MOST_AT_ONCE),
         }
         for gate in self._gates.values():
             self.metrics.watch_gate(gate)
         self.transactions = Transactions(requests, self._gates["requests"])
+        self.bodies = self._gates["bodies"]
         self.openings = Transactions(streams, self._gates["openings"])
         self.streams = EventStreams(Transactions(streams, self._gates["reads"]), settings)
         self.metrics.watch_streams(lambda: self.streams.n_open)

@@ -53,7 +53,7 @@ class Settings(BaseSettings):
     object_grace_seconds: Annotated[float, Field(ge=0)] = 60.0  # between an object's last use and its deletion
     # Retention of deleted studies, and of uploads that no trial uses.
     keep_unused_days: Annotated[float, Field(ge=0)] = 30.0
-    max_json_bytes: Annotated[int, Field(gt=0)] = 16 * 2**20
+    max_json_bytes: Annotated[int, Field(gt=0)] = 2**20  # routes that need more say so
     stream_poll_seconds: Seconds = 3.0  # how late an event is if its notification is lost
     stream_ping_seconds: Seconds = 15.0  # between two comments on an idle stream
     # Hosts and networks to which users may let the server send notices; see docs/operations.md.

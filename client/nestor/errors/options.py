@@ -199,3 +199,10 @@ class AttributesNotJson(ConfigInvalid):
 
     message = "User attributes must be what JSON can hold: {reason}."
     remedy = "{advice}"
+
+
+class AttributesTooLarge(OptionInvalid):
+    """The user attributes of one study or trial are too many."""
+
+    message = "{option}: they take {size:,} bytes as JSON, and at most {limit:,} are kept."
+    remedy = "Remove some, or keep large values elsewhere and their address here."

@@ -190,6 +190,13 @@ class TooLarge(NestorError):
     remedy = "Send less, or raise {setting} on the server."
 
 
+class StrangersBodyTooLarge(TooLarge):
+    """The body of a request without a token is too large."""
+
+    message = "{what} is larger than this server takes without a token ({limit} bytes)."
+    remedy = "Send a token, or less."
+
+
 class ChunkTooLarge(TooLarge):
     """A piece of an upload is too large."""
 

@@ -10,11 +10,12 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints, ValidationError, WithJsonSchema
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
-from nestor.errors import NestorError, SchemaInvalid
+from nestor.errors import AttributesTooLarge, NestorError, SchemaInvalid
 from nestor.options.base import MAX_STEPS as MOST_STEPS
 from nestor.options.base import Value, Whole, about
-from nestor.options.mistakes.sentences import as_error, mistakes
+from nestor.options.mistakes.sentences import as_error, mistakes, violation
 from nestor.program_format import Json as Json
+from nestor.schemas.storable import MAX_ATTRIBUTES_BYTES, json_bytes
 
 API = "/api/v1"
 CHUNK_BYTES = 4 * 1024 * 1024  # an upload travels, and a blob is stored, in pieces of this size
@@ -34,6 +35,12 @@ def _name(text: str) -> str:
     return name
 
 
+def _bounded(attrs: dict[str, Any]) -> dict[str, Any]:
+    if (size := json_bytes(attrs)) > MAX_ATTRIBUTES_BYTES:
+        raise violation(AttributesTooLarge, size=size, limit=MAX_ATTRIBUTES_BYTES)
+    return attrs
+
+
 EXAMPLE_DIGEST = "sha256:" + hashlib.sha256().hexdigest()  # of no bytes
 
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
@@ -51,7 +58,9 @@ Note = Annotated[  # Markdown
     AfterValidator(_without_nul),
     WithJsonSchema({"type": "string", "maxLength": 65_536, "pattern": r"^[^\u0000]*$"}),
 ]
+Tags = Annotated[tuple[Name, ...], Field(max_length=100)]
 TensorName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]{0,199}$")]
+Attributes = Annotated[dict[str, Any], AfterValidator(_bounded)]
 Count = Annotated[Whole, Field(ge=1, le=MOST_STEPS)]
 Priority = Annotated[Whole, Field(ge=-1000, le=1000)]  # higher goes first; above 0 requires an admin token
 

@@ -14,7 +14,7 @@ from nestor.options.config import ConfigFields, CrossChecks, part_for_one_device
 from nestor.options.evaluation import Folds
 from nestor.options.mistakes.sentences import violation
 from nestor.options.presets import HyperparameterPreset, L2Preset, MLPPreset
-from nestor.schemas.base import Name, Note, Priority, Schema
+from nestor.schemas.base import Attributes, Name, Note, Tags, Priority, Schema
 
 
 class Preset(Schema):
@@ -179,6 +179,11 @@ class TrialCreate(TrialSpec, CrossChecks):
 
     model_config = ConfigDict(json_schema_extra={"examples": [_SMALL_TRIAL]})
 
+    user_attrs: Annotated[
+        Attributes,
+        about("stored with the trial, up to 64,000 bytes; Nestor does not read them", example={"owner": "ada"}),
+    ] = {}
+    tags: Annotated[Tags, about("labels of the trial", example=["baseline"])] = ()
     note: Annotated[Note, about("text in Markdown, up to 65,536 characters; empty: none")] = ""
 
     @field_validator("folds")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from nestor.errors import AttributesNotJson, shown
+from nestor.errors import AttributesNotJson, AttributesTooLarge, shortened, shown
 
 MAX_DEPTH = 64  # levels; Python cannot serialize much deeper documents
+MAX_ATTRIBUTES_BYTES = 64_000  # of one study or trial, as JSON
+MAX_KEY = 200  # characters of a key that a place shows
 TEXT = "The text contains a character that cannot be stored", "Remove NUL characters and lone surrogates."
 
 
@@ -22,32 +24,41 @@ class Fault:
     message: str
     remedy: str
 
+    def within(self, key: object) -> Fault:
+        """The fault of a document that has the faulty one as its entry `key`."""
+        field = shortened(str(key), MAX_KEY)
+        return replace(self, field=f"{field}.{self.field}" if self.field else field)
+
 
 def first_fault(field: str, value: object) -> Fault | None:
     """The first part of a JSON document that cannot be stored. `field` names the whole; "" for none."""
-    pending: list[tuple[str, object, int]] = [(field, value, 0)]
-    while pending:
-        field, value, depth = pending.pop()
-        match value:
-            case float() if not math.isfinite(value):
-                return Fault(field, "The number is not finite", "Send a finite number, or omit the field.")
-            case int() if abs(value) >= 2**63 and not isinstance(value, bool):
-                remedy = "Integers must be below 2**63; send larger ones as text."
-                return Fault(field, "The number is too large", remedy)
-            case str() if not is_storable(value):
-                return Fault(field, *TEXT)
-            case dict() | list() if depth == MAX_DEPTH:
-                return Fault(field[:200], f"This is nested deeper than {MAX_DEPTH} levels", "Flatten the document.")
-            case dict():
-                for key, item in cast("dict[str, object]", value).items():
-                    if not is_storable(key):
-                        return Fault(field, *TEXT)
-                    pending.append((f"{field}.{key}" if field else key, item, depth + 1))
-            case list():
-                items = cast("list[object]", value)
-                pending.extend((f"{field}.{index}", item, depth + 1) for index, item in enumerate(items))
-            case _:
-                pass
+    fault = _fault(value, 0)
+    return fault.within(field) if fault and field else fault
+
+
+def _fault(value: object, depth: int) -> Fault | None:
+    """As `first_fault`. The place is put together on the way back, so a document without a fault costs nothing else."""
+    match value:
+        case str():
+            return None if is_storable(value) else Fault("", *TEXT)
+        case float() if not math.isfinite(value):
+            return Fault("", "The number is not finite", "Send a finite number, or omit the field.")
+        case int() if abs(value) >= 2**63:
+            return Fault("", "The number is too large", "Integers must be below 2**63; send larger ones as text.")
+        case dict() | list() if depth == MAX_DEPTH:
+            return Fault("", f"This is nested deeper than {MAX_DEPTH} levels", "Flatten the document.")
+        case dict():
+            for key, item in cast("dict[str, object]", value).items():
+                if not is_storable(key):
+                    return Fault("", *TEXT)
+                if (fault := _fault(item, depth + 1)) is not None:
+                    return fault.within(key)
+        case list():
+            for index, item in enumerate(cast("list[object]", value)):
+                if (fault := _fault(item, depth + 1)) is not None:
+                    return fault.within(index)
+        case _:
+            pass
     return None
 
 
@@ -67,6 +78,7 @@ def json_attributes(attrs: Mapping[str, Any] | None) -> dict[str, Any]:
 
     Raises:
         AttributesNotJson: naming the first attribute that JSON cannot hold, with what to pass.
+        AttributesTooLarge: they take more than `MAX_ATTRIBUTES_BYTES`.
     """
     if attrs is None:
         return {}
@@ -78,7 +90,15 @@ def json_attributes(attrs: Mapping[str, Any] | None) -> dict[str, Any]:
     for key, value in plain.items():
         if fault := first_fault(f"user_attrs[{shown(key, 40)}]", {key: value}):
             raise AttributesNotJson(reason=f"{fault.field}: {fault.message}", advice=fault.remedy)
+    if (size := json_bytes(plain)) > MAX_ATTRIBUTES_BYTES:
+        raise AttributesTooLarge(option="user_attrs", size=size, limit=MAX_ATTRIBUTES_BYTES)
     return json.loads(json.dumps(plain))
+
+
+def json_bytes(document: object) -> int:
+    """The size of a document as JSON in UTF-8, without spaces."""
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"), default=str)
+    return len(text.encode(errors="surrogatepass"))
 
 
 def expect_attribute_name(name: object) -> None:
@@ -96,6 +116,7 @@ def one_attribute(key: str, value: Any) -> dict[str, Any]:
 
     Raises:
         AttributesNotJson: the key is not a string, or JSON cannot hold the value.
+        AttributesTooLarge: it alone takes more than all may.
     """
     expect_attribute_name(key)
     return json_attributes({key: value})

@@ -12,7 +12,7 @@ from pydantic import ValidationInfo, field_validator
 from nestor.errors import LossMaximized
 from nestor.options.base import Flag, about
 from nestor.options.mistakes.sentences import violation
-from nestor.schemas.base import CURSOR, NOTE, Name, Note, Schema
+from nestor.schemas.base import CURSOR, NOTE, Attributes, Name, Note, Schema, Tags
 from nestor.schemas.patches import Patch
 from nestor.schemas.trials import Curve, TrialProgress, Verdict
 
@@ -36,9 +36,10 @@ class StudyCreate(Schema):
         about("whether a lower or a higher metric is better; null: minimize"),
     ] = None
     user_attrs: Annotated[
-        dict[str, Any], about("stored with the study; Nestor does not read them", example={"owner": "ada"})
+        Attributes,
+        about("stored with the study, up to 64,000 bytes; Nestor does not read them", example={"owner": "ada"}),
     ] = {}
-    tags: Annotated[tuple[Name, ...], about("labels of the study", example=["baseline"])] = ()
+    tags: Annotated[Tags, about("labels of the study", example=["baseline"])] = ()
     note: Annotated[Note, NOTE] = ""
     load_if_exists: Annotated[Flag, about("if the name is taken, return that study; false: refuse")] = False
 

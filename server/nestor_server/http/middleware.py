@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 from time import perf_counter
@@ -12,8 +11,9 @@ from fastapi.routing import APIRoute
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from nestor.errors import BodyStalled, NestorError, TooLarge
+from nestor.errors import NestorError
 from nestor_server.http import problem_documents
+from nestor_server.http.bodies import limited
 from nestor_server.observability import logs
 from nestor_server.observability.metrics import Metrics
 from nestor_server.settings import Settings
@@ -34,12 +34,12 @@ SECURITY_HEADERS = {
 class RequestContextMiddleware:
     """ASGI middleware around the whole application.
 
-    Bodies are limited to `settings.max_json_bytes`, and must arrive without a pause of `settings.stall_seconds`.
+    Bodies are limited, and must arrive without a pause of `settings.stall_seconds`.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
         self.metrics = metrics
-        self.app, self.limit, self.stall_seconds = app, settings.max_json_bytes, settings.stall_seconds
+        self.app, self.stall_seconds = app, settings.stall_seconds
         self.log_reads = settings.log_reads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -53,9 +53,9 @@ class RequestContextMiddleware:
         scope.setdefault("state", {})["request_id"] = request_id
         _treat_forms_as_json(scope, headers)
         with logs.about(request_id=request_id), self.metrics.in_flight.track_inprogress():
-            await self._answer(scope, headers, request_id, receive, send)
+            await self._answer(scope, request_id, receive, send)
 
-    async def _answer(self, scope: Scope, headers: Headers, request_id: str, receive: Receive, send: Send) -> None:
+    async def _answer(self, scope: Scope, request_id: str, receive: Receive, send: Send) -> None:
         started, status = perf_counter(), 0
 
         async def send_with_headers(message: Message) -> None:
@@ -72,11 +72,7 @@ class RequestContextMiddleware:
             await send(message)
 
         try:
-            length = headers.get("Content-Length", "")
-            if length.isdigit() and int(length) > self.limit:
-                await problem_documents.response(self._too_large(), request_id)(scope, receive, send_with_headers)
-            else:
-                await self.app(scope, self._limited(receive), send_with_headers)
+            await self.app(scope, limited(scope, receive, stall_seconds=self.stall_seconds), send_with_headers)
         except Exception:
             log.exception("request %s failed", request_id)
             if status:
@@ -95,30 +91,6 @@ class RequestContextMiddleware:
                 "%s %s %s %.0f ms request=%s", scope["method"], scope["path"], status, 1000 * seconds, request_id,
                 extra=fields | {"duration_seconds": round(seconds, 6)},
             )  # fmt: skip
-
-    def _limited(self, receive: Receive) -> Receive:
-        """Count the bytes of a body that has no Content-Length as they arrive, and wait for them for a limited time."""
-        received, complete = 0, False
-
-        async def limited() -> Message:
-            nonlocal received, complete
-            if complete:
-                return await receive()  # waits for the client to disconnect
-            try:
-                async with asyncio.timeout(self.stall_seconds):
-                    message = await receive()
-            except TimeoutError:
-                raise BodyStalled(seconds=self.stall_seconds, setting="NESTOR_STALL_SECONDS") from None
-            complete = not message.get("more_body", False)
-            received += len(message.get("body", b""))
-            if received > self.limit:
-                raise self._too_large()
-            return message
-
-        return limited
-
-    def _too_large(self) -> TooLarge:
-        return TooLarge(what="The body", limit=self.limit, setting="NESTOR_MAX_JSON_BYTES")
 
 
 def _treat_forms_as_json(scope: Scope, headers: Headers) -> None:

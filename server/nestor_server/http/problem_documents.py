@@ -23,7 +23,6 @@ from nestor.errors import (
     TrailingSlash,
     Unauthenticated,
     Unavailable,
-    ValidationFailed,
     ValueNotStorable,
 )
 from nestor.options.base import about
@@ -109,11 +108,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _on_invalid_fields(request: Request, error: RequestValidationError) -> JSONResponse:
-        errors = validation_errors.explain(request, error)
-        first, n_more = errors[0], len(errors) - 1
-        summary = f"{first['field']}: {first['message']}" if first["field"] else first["message"]
-        summary = f"{summary}. {first['remedy']}" + (f" (And {n_more} more.)" if n_more else "")
-        return response(ValidationFailed(summary=summary, errors=errors), request.state.request_id)
+        failure = validation_errors.as_failure(error.errors(), _body_model(request))
+        return response(failure, request.state.request_id)
 
     @app.exception_handler(HTTPException)
     async def _on_framework_error(request: Request, error: HTTPException) -> JSONResponse:
@@ -138,3 +134,9 @@ def _methods(app: FastAPI, path: str, request: Request) -> list[str]:
     path = path.removeprefix(request.scope.get("root_path", ""))
     routes = [route for route in iter_route_contexts(app.routes) if route.path_regex.match(path)]
     return sorted({method for route in routes for method in route.methods or ()})
+
+
+def _body_model(request: Request) -> Any:
+    """What the route takes as its body, if it takes one."""
+    body = getattr(request.scope.get("route"), "body_field", None)
+    return body.field_info.annotation if body is not None else None

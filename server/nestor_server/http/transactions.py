@@ -29,6 +29,7 @@ from nestor.schemas import Scope
 from nestor_server.database import Sessions
 from nestor_server.http import auth
 from nestor_server.http.admission import ClientGone, Gate
+from nestor_server.http.bodies import JsonRequest, allow, limit_of
 from nestor_server.services.tokens import Caller
 
 T = TypeVar("T")
@@ -158,11 +159,15 @@ class TransactionRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """FastAPI's handler, which reads the body, after the caller of a request with a body is known."""
         handle, scope = super().get_route_handler(), scope_of(self.endpoint)
+        model: Any = None if self.body_field is None else self.body_field.field_info.annotation
 
         async def handle_for_caller(request: Request) -> Response:
+            if model is not None:
+                request = JsonRequest(request, model, request.app.state.bodies)
             try:
                 if scope is not None and _has_body(request):
                     await identify(request, scope)
+                    allow(request.scope, limit_of(self.endpoint, request.app.state.settings.max_json_bytes))
                 try:
                     return await handle(request)
                 except ServerBusy:  # to look who asks would only take another turn
@@ -175,6 +180,7 @@ class TransactionRoute(APIRoute):
                 return Response(status_code=CLIENT_GONE)
 
         async def identify(request: Request, scope: Scope) -> None:
+            auth.bearer_token(request)  # a request without one takes no turn
             transactions: Transactions = getattr(request.app.state, self.transactions)
             await transactions.run(lambda session: _caller(request, session, scope), request=request)
             transactions.remember(request)

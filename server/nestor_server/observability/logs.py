@@ -26,11 +26,11 @@ _about: ContextVar[dict[str, Any] | None] = ContextVar("about", default=None)
 
 def configure(format: Literal["text", "json"], level: int | str = logging.INFO) -> None:
     """Log to standard error. In JSON, warnings of Python and uncaught exceptions are lines of the log, too."""
-    logging.basicConfig(level=level, format=TEXT)
+    logging.basicConfig(level=level)
     logging.getLogger("alembic").setLevel(logging.WARNING)  # it would log at every request to /readyz
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_JsonLines() if format == "json" else _TextLines(TEXT))
     if format == "json":
-        for handler in logging.getLogger().handlers:
-            handler.setFormatter(_JsonLines())
         logging.captureWarnings(True)
         sys.excepthook = _log_exception
         threading.excepthook = lambda args: _log_exception(args.exc_type, args.exc_value, args.exc_traceback)
@@ -59,6 +59,28 @@ def in_thread(function: Callable[[], T]) -> Callable[[], T]:
 
 
 @final
+class _TextLines(logging.Formatter):
+    """Each message on one line. Messages quote what users send, which could look like lines of its own."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """One line without control characters."""
+        return escaped(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        """A traceback, whose lines are indented: no other line begins with a space."""
+        return "\n".join(f"  {escaped(line)}" for line in super().formatException(ei).split("\n"))
+
+
+def escaped(text: str) -> str:
+    """`text` with backslashes for what a terminal or a reader of lines would not show as it is."""
+    return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def _escaped(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode()
+
+
+@final
 class _JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One line."""
@@ -75,7 +97,7 @@ class _JsonLines(logging.Formatter):
             line["trace_id"] = trace_id
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return json.dumps(line, default=str)  # in ASCII, so that no character is a line's end to any reader
 
 
 def _log_exception(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends
 
 from nestor.schemas import API
+from nestor_server.http.checks.json_documents import require_storable_parameters
 from nestor_server.http.checks.known_parameters import require_known_parameters
 from nestor_server.http.checks.parameter_texts import require_texts_of_json
-from nestor_server.http.checks.storable_json import require_storable_json
 from nestor_server.http.openapi.responses import Described, problem
 from nestor_server.routes import (
     access,
@@ -24,13 +24,12 @@ from nestor_server.routes import (
     webhooks,
 )
 
-PARAMETERS = [Depends(require_known_parameters), Depends(require_texts_of_json)]
+PARAMETERS = [Depends(require_known_parameters), Depends(require_texts_of_json), Depends(require_storable_parameters)]
 ERRORS: Described = {"default": problem("Any other error.")}
 
 api = APIRouter(prefix=API, dependencies=PARAMETERS, responses=ERRORS)
-for module in (studies, trials, steps, hyperparameters, entries, examples, events, problems, access, webhooks):
-    api.include_router(module.router, dependencies=[Depends(require_storable_json)])
-api.include_router(blobs.router)  # their bodies are arbitrary bytes
+for module in (studies, trials, steps, hyperparameters, entries, examples, events, problems, access, webhooks, blobs):
+    api.include_router(module.router)
 api.include_router(system.versioned)
 
 unversioned = APIRouter(dependencies=PARAMETERS, responses=ERRORS)

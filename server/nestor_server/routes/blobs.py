@@ -9,10 +9,11 @@ from fastapi import APIRouter, Depends, Header, Path, Request, Response
 from sqlalchemy.orm import Session
 
 from nestor import schemas
-from nestor.errors import DigestMismatch
+from nestor.errors import ChunkTooLarge, DigestMismatch
 from nestor.schemas import API, CHUNK_BYTES, Digest
 from nestor.schemas.base import EXAMPLE_DIGEST
 from nestor_server.http import files, problem_documents
+from nestor_server.http.bodies import BodyLimit, takes
 from nestor_server.http.openapi.responses import BINARY, FILE, OCTETS, Described, conflict, headers, problem
 from nestor_server.http.transactions import Reader, TransactionRoute, Tx, Writer
 from nestor_server.models import Blob
@@ -86,6 +87,7 @@ def head_blob(blob: ByEither, request: Request, caller: Reader, session: Tx) -> 
 
 
 @router.patch("/{blob}", status_code=204, responses=CONTINUED, openapi_extra=PIECE)
+@takes(BodyLimit(CHUNK_BYTES, ChunkTooLarge))
 def append_to_blob(
     data: Body, blob: ByUpload, request: Request, caller: Writer, session: Tx, upload_offset: Offset
 ) -> Response:

@@ -8,12 +8,15 @@ from fastapi import APIRouter, Request, Response
 
 from nestor import schemas
 from nestor_server.http import files
+from nestor_server.http.bodies import BodyLimit, takes
 from nestor_server.http.idempotency import Idempotency, PostResult
 from nestor_server.http.openapi.responses import Described, problem
 from nestor_server.http.transactions import Reader, TransactionRoute, Tx, Writer
 from nestor_server.services.problems import datasets, presets, programs
 
 router = APIRouter(route_class=TransactionRoute, tags=["problems"])
+
+MANY_COLUMNS = BodyLimit(4 * 2**20)  # of data by reference: a hundred bytes for each
 
 NOT_UPLOADED: Described = {404: problem("One of the blobs was not uploaded.")}
 
@@ -25,6 +28,7 @@ def create_program(new: schemas.ProgramCreate, caller: Writer, session: Tx, idem
 
 
 @router.post("/datasets", status_code=201, response_model=schemas.Dataset, responses=NOT_UPLOADED)
+@takes(MANY_COLUMNS)
 def create_dataset(new: schemas.DatasetCreate, caller: Writer, session: Tx, idempotency: Idempotency) -> Response:
     """A data set from uploaded splits, or from files that workers can read."""
     return idempotency.respond(session, caller, lambda: PostResult(datasets.create(session, caller.user_id, new)))

@@ -178,6 +178,8 @@ def expected(error: Mapping[str, Any], annotations: list[Any]) -> str:
         return f"it must be {bounds}{choice}"
     if error["type"] in _LENGTHS and limits:
         return f"it must have {limits.get('min_length', 0)} to {limits.get('max_length', 'any number of')} characters"
+    if error["type"] == "too_long":
+        return f"it must have at most {error['ctx']['max_length']} entries"
     if error["type"] == "string_unicode":
         return "it must not contain lone surrogates, which cannot be encoded"
     if error["type"] == "literal_error":

@@ -8,6 +8,7 @@ from fastapi.params import Query
 from fastapi.routing import APIRoute
 
 from nestor.errors import OptionUnknown, ValidationFailed, shortened
+from nestor.errors.base import ITEMS
 from nestor_server.http.checks.route_cache import once_per_route
 from nestor_server.http.checks.validation_errors import did_you_mean, entry
 
@@ -25,7 +26,7 @@ async def require_known_parameters(request: Request) -> None:
         listed = f"The parameters are {', '.join(known)}." if known else "This path has no query parameters."
         errors = [
             entry(OptionUnknown, name, "This query parameter is unknown", f"{did_you_mean(name, known)}{listed}")
-            for name in unknown
+            for name in unknown[:ITEMS]
         ]
         summary = f"{shortened(unknown[0], 200)}: {errors[0]['message']}. {errors[0]['remedy']}"
         raise ValidationFailed(summary=summary, errors=errors)

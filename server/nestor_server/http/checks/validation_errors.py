@@ -6,28 +6,46 @@ import difflib
 from collections.abc import Sequence
 from typing import Any
 
-from fastapi import Request
-from fastapi.exceptions import RequestValidationError
-
-from nestor.errors import BodyUnreadable, NestorError, OptionMissing, OptionTypeWrong, OptionUnknown, shortened, shown
+from nestor.errors import (
+    BodyUnreadable,
+    NestorError,
+    OptionMissing,
+    OptionTypeWrong,
+    OptionUnknown,
+    ValidationFailed,
+    shortened,
+    shown,
+)
+from nestor.errors.base import ITEMS
 from nestor.options.mistakes.annotations import Place, walk
 from nestor.options.mistakes.sentences import ABSENT, class_of, expected, relevant
 from nestor.schemas import API
 
 
-def explain(request: Request, error: RequestValidationError) -> list[dict[str, Any]]:
-    """One entry per mistake: `field` (a path into the body, or a parameter's name), `code`, `message` and `remedy`."""
-    return [_explain(request, one) for one in relevant(error.errors())]
+def as_failure(errors: Sequence[dict[str, Any]], model: Any) -> ValidationFailed:
+    """pydantic's errors about a request as one error. `errors` of it has an entry for each of the first mistakes.
+
+    An entry has a `field` (a path into the body, or a parameter's name), `code`, `message` and `remedy`.
+
+    Args:
+        model: what the body was to become.
+    """
+    mistakes = relevant(errors)
+    entries = [_explain(one, model) for one in mistakes[:ITEMS]]
+    first, n_more = entries[0], len(mistakes) - 1
+    summary = f"{first['field']}: {first['message']}" if first["field"] else first["message"]
+    summary = f"{summary}. {first['remedy']}" + (f" (And {n_more:,} more.)" if n_more else "")
+    return ValidationFailed(summary=summary, errors=entries)
 
 
-def _explain(request: Request, error: dict[str, Any]) -> dict[str, Any]:
+def _explain(error: dict[str, Any], model: Any) -> dict[str, Any]:
     where, *path = error["loc"]
     kind = error["type"]
     if kind == "json_invalid":
         detail = error.get("ctx", {}).get("error", "")
         message = f"The body is not JSON: {detail} (at character {path[0]})"
         return entry(BodyUnreadable, "", message, "Send one JSON document.")
-    place = walk(_body_model(request), path) if where == "body" else Place(path, [], [], None)
+    place = walk(model, path) if where == "body" else Place(path, [], [], None)
     field = ".".join(str(part) for part in place.path)
     if not place.path:
         remedy = "Send an object, with Content-Type: application/json."
@@ -61,8 +79,3 @@ def did_you_mean(name: object, known: Sequence[str]) -> str:
 
 def _capitalized(sentence: str) -> str:
     return f"{sentence[0].upper()}{sentence[1:]}"
-
-
-def _body_model(request: Request) -> Any:
-    body = getattr(request.scope.get("route"), "body_field", None)
-    return body.field_info.annotation if body is not None else None
