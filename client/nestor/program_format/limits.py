@@ -22,6 +22,7 @@ TENSORS_FILE = "program.safetensors"
 
 MAX_DOCUMENT_BYTES = 16 * 2**20
 MAX_HEADER_BYTES = 16 * 2**20  # of a safetensors file
+MAX_TENSORS = 100_000  # of a safetensors file
 MAX_JSON_LEVELS = 128
 MAX_NODES = 100_000  # of all functions together
 MAX_VALUES = 2_000_000  # arguments, and entries of lists and dicts, of all functions together

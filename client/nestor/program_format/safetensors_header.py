@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nestor.errors import ProgramInvalid, shown
-from nestor.program_format.limits import MAX_HEADER_BYTES, MAX_VALUES
+from nestor.program_format.limits import MAX_HEADER_BYTES, MAX_TENSORS, MAX_VALUES
 from nestor.program_format.untrusted_json import Json, parse_json
 
 METADATA = "__metadata__"  # the key of texts beside the tensors
@@ -85,6 +85,8 @@ class Header:
         if not isinstance(entries, dict):
             raise Malformed("its header is not a JSON object")
         entries.pop(METADATA, None)
+        if len(entries) > MAX_TENSORS:
+            raise Malformed(f"it has {len(entries):,} tensors, which is above the limit of {MAX_TENSORS:,}")
         tensors = {name: _tensor(name, entry, start) for name, entry in entries.items()}
         at = start
         for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.begin, tensor.end)):

@@ -35,7 +35,7 @@ class Administration(Connection):
         Raises:
             Forbidden
         """
-        return list(self._get("/tokens", schemas.TokenPage).items)
+        return list(self._pages(lambda cursor: self._get("/tokens", schemas.TokenPage, **cursor)))
 
     def revoke_token(self, token_id: UUID) -> None:
         """Revoke a token of this user with immediate effect. This takes an admin token.

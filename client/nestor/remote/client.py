@@ -374,7 +374,8 @@ class Client(Blobs, Hyperparameters, Administration):
         Raises:
             TrialNotFound
         """
-        return list(self._get(f"/trials/{trial_id}/attempts", schemas.Attempts).items)
+        path = f"/trials/{trial_id}/attempts"
+        return list(self._pages(lambda cursor: self._get(path, schemas.Attempts, **cursor)))
 
     def events(self, trial_id: UUID, after: int = 0) -> Iterator[schemas.Event]:
         """Yield the trial's events after number `after`, each once and in order, until `end`.

@@ -14,7 +14,7 @@ from nestor.options.config import ConfigFields, CrossChecks, part_for_one_device
 from nestor.options.evaluation import Folds
 from nestor.options.mistakes.sentences import violation
 from nestor.options.presets import HyperparameterPreset, L2Preset, MLPPreset
-from nestor.schemas.base import Attributes, Name, Note, Tags, Priority, Schema
+from nestor.schemas.base import Attributes, Name, Note, Priority, Schema, Tags
 
 
 class Preset(Schema):

@@ -93,9 +93,10 @@ class Attempt(Schema):
 
 
 class Attempts(Schema):
-    """All attempts of a trial."""
+    """Attempts at a trial."""
 
     items: Annotated[tuple[Attempt, ...], about("in order of their numbers")]
+    next_cursor: Annotated[str | None, CURSOR] = None
 
 
 Answer = Literal["yes", "with care", "no"]

@@ -152,7 +152,9 @@ class WebhookDelivery(Schema):
 class WebhookDeliveries(Schema):
     """The newest notices for a webhook."""
 
-    items: Annotated[tuple[WebhookDelivery, ...], about("newest first, at most as many as `limit`")]
+    items: Annotated[
+        tuple[WebhookDelivery, ...], about("newest first, at most as many as `limit`, fewer if they are large")
+    ]
 
 
 class WebhookData(Schema):

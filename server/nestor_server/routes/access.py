@@ -10,7 +10,9 @@ from nestor import schemas
 from nestor_server.http.auth import COOKIE, require_same_site
 from nestor_server.http.openapi.responses import Described, headers, problem
 from nestor_server.http.transactions import Admin, Reader, TransactionRoute, Tx
+from nestor_server.routes.parameters import CursorOfOneOrder, Limit
 from nestor_server.services import tokens
+from nestor_server.services.lists import paging
 
 router = APIRouter(route_class=TransactionRoute, tags=["tokens"])
 
@@ -28,9 +30,11 @@ def create_token(new: schemas.TokenCreate, caller: Admin, session: Tx) -> schema
 
 
 @router.get("/tokens")
-def list_tokens(caller: Admin, session: Tx) -> schemas.TokenPage:
-    """Your valid tokens: names, scopes and dates, without the secrets."""
-    return tokens.page(session, caller.user_id)
+def list_tokens(
+    caller: Admin, session: Tx, cursor: CursorOfOneOrder = None, limit: Limit = paging.MAX_LIMIT
+) -> schemas.TokenPage:
+    """Your valid tokens, oldest first: names, scopes and dates, without the secrets."""
+    return tokens.page(session, caller.user_id, cursor=cursor, limit=limit)
 
 
 @router.delete("/tokens/{token_id}", status_code=204)

@@ -17,7 +17,7 @@ from nestor_server.http.idempotency import Idempotency, PostResult
 from nestor_server.http.openapi.responses import NOT_ALLOWED_NOW, conflict, text
 from nestor_server.http.transactions import Reader, TransactionRoute, Tx, Writer
 from nestor_server.models import Trial
-from nestor_server.routes.parameters import After, Cursor, IfMatch, Limit, Order, States, Tags, Text
+from nestor_server.routes.parameters import After, Cursor, CursorOfOneOrder, IfMatch, Limit, Order, States, Tags, Text
 from nestor_server.services import studies
 from nestor_server.services.lists import paging
 from nestor_server.services.records import exports, logs
@@ -246,9 +246,15 @@ def list_options(trial_id: UUID, request: Request, caller: Reader, session: Tx) 
 
 
 @router.get("/trials/{trial_id}/attempts")
-def list_attempts(trial_id: UUID, caller: Reader, session: Tx) -> schemas.Attempts:
-    """The attempts at the trial: worker, start, end, and why each ended."""
-    return attempts.page(session, caller.user_id, trial_id)
+def list_attempts(
+    trial_id: UUID,
+    caller: Reader,
+    session: Tx,
+    cursor: CursorOfOneOrder = None,
+    limit: Limit = paging.MAX_LIMIT,
+) -> schemas.Attempts:
+    """The attempts at the trial, oldest first: worker, start, end, and why each ended."""
+    return attempts.page(session, caller.user_id, trial_id, cursor=cursor, limit=limit)
 
 
 @router.get("/trials/{trial_id}/logs", response_model=schemas.LogPage)

@@ -17,8 +17,11 @@ from nestor import schemas
 from nestor.errors import TokenExpired, TokenNotFound, TokenRevoked, TokenUnknown
 from nestor.schemas import Scope
 from nestor_server.models import Token, User
+from nestor_server.services.lists import paging, sorting
 
 PREFIX = "nst_"  # lets people and secret scanners recognize a leaked token
+STORED = paging.stored_bytes(Token.name)
+BY_AGE = sorting.Order("tokens", "created_at", sorting.Sort(Token.id, UUID), Token.id, descending=False)
 
 
 @dataclass(frozen=True)
@@ -84,10 +87,16 @@ def invalid(session: Session, token_ids: Iterable[UUID]) -> set[UUID]:
     return ids.difference(session.scalars(valid))
 
 
-def page(session: Session, owner_id: UUID) -> schemas.TokenPage:
-    """All valid tokens of a user, oldest first."""
-    own = select(Token).where(Token.user_id == owner_id, Token.revoked_at.is_(None), _has_not_expired())
-    return schemas.TokenPage(items=tuple(describe(token) for token in session.scalars(own.order_by(Token.id))))
+def page(session: Session, owner_id: UUID, *, cursor: str | None, limit: int) -> schemas.TokenPage:
+    """The valid tokens of a user, oldest first.
+
+    Raises:
+        CursorInvalid: the cursor belongs to another list.
+    """
+    own = select(Token.id, STORED).where(Token.user_id == owner_id, Token.revoked_at.is_(None), _has_not_expired())
+    index = BY_AGE.index(session, own, limit, cursor)
+    tokens = index.arrange(session.scalars(select(Token).where(index.holds(Token.id))), Token.id)
+    return schemas.TokenPage(items=tuple(map(describe, tokens)), next_cursor=index.next_cursor)
 
 
 def revoke(session: Session, owner_id: UUID, token_id: UUID) -> None:

@@ -14,9 +14,11 @@ from nestor.schemas.webhooks import TEST_EVENT
 from nestor_server.database import settings_of
 from nestor_server.models import User, Webhook, WebhookDelivery
 from nestor_server.services import studies
+from nestor_server.services.lists import paging
 from nestor_server.webhooks import outbox, signing
 
 MAX_WEBHOOKS = 10  # of one user
+STORED = paging.stored_bytes(WebhookDelivery.data, WebhookDelivery.error)
 
 
 def create(session: Session, owner_id: UUID, new: schemas.WebhookCreate) -> schemas.WebhookCreated:
@@ -109,8 +111,11 @@ def deliveries(session: Session, owner_id: UUID, webhook_id: UUID, limit: int) -
         WebhookNotFound
     """
     find(session, owner_id, webhook_id)
-    newest = select(WebhookDelivery).where(WebhookDelivery.webhook_id == webhook_id).order_by(WebhookDelivery.id.desc())
-    return schemas.WebhookDeliveries(items=tuple(map(_describe_delivery, session.scalars(newest.limit(limit)))))
+    key = WebhookDelivery.id
+    rows = select(key, STORED).where(WebhookDelivery.webhook_id == webhook_id).order_by(key.desc())
+    index = paging.index(session, rows, limit)
+    newest = index.arrange(session.scalars(select(WebhookDelivery).where(index.holds(key))), key)
+    return schemas.WebhookDeliveries(items=tuple(map(_describe_delivery, newest)))
 
 
 def describe(hook: Webhook) -> schemas.Webhook:

@@ -38,7 +38,7 @@ class AsyncAdministration(AsyncConnection):
         Raises:
             Forbidden
         """
-        return list((await self._get("/tokens", schemas.TokenPage)).items)
+        return [item async for item in self._pages(lambda cursor: self._get("/tokens", schemas.TokenPage, **cursor))]
 
     async def revoke_token(self, token_id: UUID) -> None:
         """Revoke a token of this user with immediate effect. This takes an admin token.

@@ -368,7 +368,8 @@ class AsyncClient(AsyncBlobs, AsyncHyperparameters, AsyncAdministration):
         Raises:
             TrialNotFound
         """
-        return list((await self._get(f"/trials/{trial_id}/attempts", schemas.Attempts)).items)
+        path = f"/trials/{trial_id}/attempts"
+        return [item async for item in self._pages(lambda cursor: self._get(path, schemas.Attempts, **cursor))]
 
     def events(self, trial_id: UUID, after: int = 0) -> AsyncIterator[schemas.Event]:
         """Yield the trial's events after number `after`, each once and in order, until `end`.

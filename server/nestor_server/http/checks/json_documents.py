@@ -1,4 +1,4 @@
-"""Reads JSON that anybody may have sent, and refuses what PostgreSQL or other readers do not: NaN, NUL, deep nesting."""
+"""Reads JSON that anybody may have sent. Refuses what PostgreSQL or other readers do not read: NaN, NUL, deep nesting."""
 
 from __future__ import annotations
 

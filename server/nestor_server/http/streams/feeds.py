@@ -21,7 +21,6 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from nestor.errors import ServerBusy
 from nestor.schemas import EventType
-from nestor_server.services.records import events
 from nestor_server.services.records.events import Page
 
 log = logging.getLogger(__name__)
@@ -103,10 +102,10 @@ class Feed:
                 page = await self._read(self.trial_id, self._last)
             except (SQLAlchemyError, ServerBusy) as error:
                 log.warning("the streams of trial %s wait for the database: %s", self.trial_id, error)
-                page = Page((), self._last, None)
+                page = Page((), self._last, is_full=False, end=None)
             if page.items or page.end is not None:
                 self._add(page)
-            if len(page.items) < events.PAGE and self.end is None:
+            if not page.is_full and self.end is None:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._poll_seconds):
                         await self._noticed.wait()
@@ -150,8 +149,7 @@ class Feed:
         page = await self._read(self.trial_id, seq)
         data = b"".join(encode(event.type, event.seq, event.data) for event in page.items)
         # Events that were rolled back leave gaps. A page that is not full has all events up to the tail.
-        is_full = len(page.items) == events.PAGE
-        return Passage(data, page.next_after if is_full else max(page.next_after, start), page.end)
+        return Passage(data, page.next_after if page.is_full else max(page.next_after, start), page.end)
 
     def _drop(self, seq: int, task: asyncio.Task[Passage]) -> None:
         if self._pages.get(seq) is task:
