@@ -1,4 +1,4 @@
-"""Reads JSON that anybody may have sent. Refuses what PostgreSQL or other readers do not read: NaN, NUL, deep nesting."""
+"""Reads JSON that anybody may have sent. Refuses what PostgreSQL or other readers do not take: NaN, NUL, deep lists."""
 
 from __future__ import annotations
 
