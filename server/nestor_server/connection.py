@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 PIECE = 4096  # bytes that are parsed at once, some twenty requests
+MAX_HEAD_BYTES = 2**17  # of a request: its address and its headers
 
 
 class _Flow(FlowControl):
@@ -32,7 +33,7 @@ class Connection(HttpToolsProtocol):
 
     A client may send many requests without waiting for their answers. Few of them are parsed at a time: those behind
     stay bytes, and further bytes stay with the client. A client that sends no complete head for `stall_seconds` of the
-    application's state is disconnected.
+    application's state, or one of more than `MAX_HEAD_BYTES`, is disconnected.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._stall_seconds: float = app_state["stall_seconds"]
         self._awaiting_head: asyncio.TimerHandle | None = None
+        self._head_bytes: int | None = None  # of the head that arrives
         self._unparsed = b""
         self._unanswered: deque[RequestResponseCycle] = deque()
 
@@ -72,12 +74,22 @@ class Connection(HttpToolsProtocol):
         while parsed < len(data) and not self.pipeline and not self.transport.is_closing():
             super().data_received(data[parsed : parsed + PIECE])
             parsed += PIECE
+            if self._head_bytes is not None:
+                self._head_bytes += PIECE
+                if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+                    self.send_400_response(f"The head of a request has at most {MAX_HEAD_BYTES} bytes.")
         self._unparsed = data[parsed:]
         if self.pipeline:
             self.flow.pause_reading()
 
+    def on_message_begin(self) -> None:
+        """The head of a request begins."""
+        self._head_bytes = 0
+        super().on_message_begin()
+
     def on_headers_complete(self) -> None:
         """The head of a request is there: begin it, or let it wait."""
+        self._head_bytes = None
         self._stop_awaiting_head()
         super().on_headers_complete()
         self._unanswered.append(self.cycle)

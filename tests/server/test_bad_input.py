@@ -149,7 +149,7 @@ def test_a_body_that_is_too_large_is_refused_with_and_without_a_length(http):
     problem(http.post("/studies", content=pieces(), headers=JSON), 413, "too-large")
 
 
-HUGE = "x" * 10_000_000
+HUGE = "x" * 1_000_000
 LONG = "y" * 8_000
 MAX_URL = 50_000  # httpx sends no query that is longer than 64 KB
 
@@ -184,13 +184,13 @@ def _huge(described, schema):
     """A body with each of its fields too long, and with one that does not exist."""
     name = schema.get("$ref", "").rpartition("/")[2]
     fields = described["components"]["schemas"].get(name, {}).get("properties", {})
-    return dict.fromkeys(fields, HUGE[: 10_000_000 // (len(fields) + 2)]) | {HUGE[:1_000_000]: 1}
+    return dict.fromkeys(fields, HUGE[: 900_000 // (len(fields) + 2)]) | {HUGE[:100_000]: 1}
 
 
 @pytest.mark.parametrize(
     "body", [{"name": HUGE}, {HUGE: 1}, {"name": "s", "tags": [HUGE]}, {"name": "s", "user_attrs": {HUGE: {"a": "\0"}}}]
 )
-def test_ten_megabytes_are_echoed_in_a_line(http, body):
+def test_a_megabyte_is_echoed_in_a_line(http, body):
     document = problem(http.post("/studies", json=body, timeout=60.0), 422, "validation-failed")
     assert len(document["detail"]) < 1_500
     assert max(len(text) for error in document["errors"] for text in error.values()) < 1_500
