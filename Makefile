@@ -45,7 +45,7 @@ test: $(READY) ## run all tests; fail, too, if they run a smaller part of the co
 # The same seed sends the same first requests.
 SEED ?= 1
 
-fuzz: $(READY) ## send made-up requests to a server for ten minutes; SEED=2 sends others
+fuzz: $(READY) ## fuzz a server's requests (ten minutes) and programs' operators (five); SEED=2 differs
 	@OMP_NUM_THREADS=1 $(BIN)/python -m testbed.fuzzing $(SEED)
 
 # GPU_PYTHON=python3 uses a Python that already has Nestor's dependencies and a torch with GPU support.

@@ -1,8 +1,8 @@
 """Check that the operators of a graph are allowed, and that their arguments match torch's schemas.
 
 `nestor.program_format` checks the form. Here every operator is looked up in a list, and its arguments are held to its
-schema. Checking builds nothing and calls nothing (see `build`). A graph that passes can still need any amount of
-memory or time when it runs; the runner process limits these.
+schema and to bounds (see `bounds`). Checking builds nothing and calls nothing (see `build`). A graph that passes can
+still need any amount of memory or time when it runs; the runner process limits these.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from nestor.errors import ProgramRejected, shown
 from nestor.program_format import DEVICE, Call, Graph, GraphValue, Ref, Region, TorchConstant, leaves
+from nestor_engine.graphs.bounds import GUARDS, guarded, in_64_bits, is_setting, limit_of, too_large
 from nestor_engine.graphs.operators import EINSUM, GETITEM, SIZES, WORDS, AtenOperator, OperatorArgument
 
 TENSOR, TENSORS, NUMBER = "tensor", "tensors", "number"
@@ -21,6 +22,7 @@ Kind: TypeAlias = "str | tuple[Kind, ...]"  # one of the three, or of each of se
 Lookup = Callable[[str], AtenOperator | None]
 
 _CONSTANTS = {"ScalarType": "dtype", "Layout": "layout", "MemoryFormat": "memory_format"}
+_INTEGERS = frozenset({"int", "List[int]", "Optional[int]", "Optional[List[int]]"})
 _KINDS = {"Tensor": TENSOR, "List[Tensor]": TENSORS}
 
 
@@ -99,13 +101,15 @@ def _check_call(call: Call, kinds: Sequence[Kind], lookup: Lookup, where: str) -
         target, arity = SIZES[call.op]
         if len(call.args) != arity or call.kwargs or not all(_accepts("number", arg, kinds) for arg in call.args):
             raise ProgramRejected(reason=f"{where}: it takes {arity} numbers.")
-        return target, NUMBER
+        return in_64_bits(call.op, target), NUMBER
     operator = lookup(call.op)
     if operator is None:
         raise ProgramRejected(reason=f"{where}: programs may not use this operator.")
-    _check_arguments(operator, call, kinds, where)
+    given = _check_arguments(operator, call, kinds, where)
+    computed = frozenset(name for name, value in given.items() if is_setting(name) and _has_number(value, kinds))
+    target = operator.target if not (computed or operator.base in GUARDS) else guarded(operator, computed)
     returns = tuple(_KINDS.get(type_, NUMBER) for type_ in operator.returns)
-    return operator.target, returns[0] if len(returns) == 1 else returns
+    return target, returns[0] if len(returns) == 1 else returns
 
 
 def _kind_of_item(call: Call, kinds: Sequence[Kind], where: str) -> Kind:
@@ -121,7 +125,8 @@ def _kind_of_item(call: Call, kinds: Sequence[Kind], where: str) -> Kind:
     raise ProgramRejected(reason=f"{where}: it takes several results and the position of one of them.")
 
 
-def _check_arguments(operator: AtenOperator, call: Call, kinds: Sequence[Kind], where: str) -> None:
+def _check_arguments(operator: AtenOperator, call: Call, kinds: Sequence[Kind], where: str) -> dict[str, GraphValue]:
+    """The arguments by name, each of a value that the operator takes."""
     positional = [argument for argument in operator.arguments if not argument.keyword_only]
     if len(call.args) > len(positional):
         raise ProgramRejected(reason=f"{where}: {len(call.args)} arguments, but it takes at most {len(positional)}.")
@@ -137,12 +142,23 @@ def _check_arguments(operator: AtenOperator, call: Call, kinds: Sequence[Kind], 
         elif not _fits(argument, given[argument.name], kinds):
             got = shown(given[argument.name])
             raise ProgramRejected(reason=f"{where}: the argument {argument.name!r} must be {argument.type}, not {got}.")
+        elif argument.type in _INTEGERS and too_large(argument.name, given[argument.name]):
+            limit = f"{limit_of(argument.name):,}"
+            raise ProgramRejected(reason=f"{where}: the argument {argument.name!r} must be at most {limit}.")
+    return given
+
+
+def _has_number(value: GraphValue, kinds: Sequence[Kind]) -> bool:
+    """Whether a number that the graph computes is, or is in, an argument."""
+    return any(isinstance(leaf, Ref) and kinds[leaf.index] == NUMBER for leaf in leaves(value))
 
 
 def _fits(argument: OperatorArgument, value: GraphValue, kinds: Sequence[Kind]) -> bool:
+    if argument.name == "pin_memory":  # memory of the host, which is not the program's to lock
+        return value is None or value is False
     if argument.name == "equation":
         return isinstance(value, str) and EINSUM.fullmatch(value) is not None
-    if argument.repeats and argument.type in ("List[int]", "List[float]", "Optional[List[int]]"):
+    if argument.length and argument.type in ("List[int]", "List[float]", "Optional[List[int]]"):
         return _accepts(argument.type, value, kinds) or _accepts("number", value, kinds)
     return _accepts(argument.type, value, kinds)
 

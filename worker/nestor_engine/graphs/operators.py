@@ -9,6 +9,7 @@ private operator that is not listed here.
 
 from __future__ import annotations
 
+import keyword
 import math
 import operator
 import re
@@ -165,7 +166,7 @@ class OperatorArgument:
     type: str
     required: bool
     keyword_only: bool
-    repeats: bool  # a list of fixed length that may be given as one number
+    length: int | None  # of a list of fixed length, which may be given as one number
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,11 @@ class AtenOperator:
     target: OpOverload[..., Any]
     arguments: tuple[OperatorArgument, ...]
     returns: tuple[str, ...]
+
+    @property
+    def base(self) -> str:
+        """The name without its overload."""
+        return self.name.split(".")[1]
 
 
 @cache
@@ -235,11 +241,18 @@ def schema_of(target: OpOverload[..., Any]) -> torch.FunctionSchema:
     return target._schema  # pyright: ignore[reportPrivateUsage] torch shows it nowhere else
 
 
+def _is_of_torchscript(overload: str) -> bool:
+    """Overloads that Python does not call: `to.prim_dtype` takes any integer as a dtype, and `random_.from` is not one
+    that Python can write.
+    """
+    return overload.startswith("prim_") or keyword.iskeyword(overload)
+
+
 def _operator(name: str) -> AtenOperator | None:
     """Torch's operator `aten.<base>.<overload>`, allowed or not."""
     _, base, overload = name.split(".")
     packet = getattr(torch.ops.aten, base, None)
-    if packet is None or overload not in packet.overloads():
+    if packet is None or overload not in packet.overloads() or _is_of_torchscript(overload):
         return None
     target = getattr(packet, overload)
     schema = schema_of(target)
@@ -249,7 +262,7 @@ def _operator(name: str) -> AtenOperator | None:
             type=str(argument.real_type),
             required=not argument.has_default_value(),
             keyword_only=argument.kwarg_only,
-            repeats=argument.N is not None,
+            length=argument.N,
         )
         for argument in cast("list[Any]", schema.arguments)  # whose annotations leave out N
     )

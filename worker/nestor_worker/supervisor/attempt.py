@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session
 
 from nestor import lifecycle
 from nestor.errors import NestorError, Unavailable
+from nestor.program_format import MAX_TRACE_BYTES
 from nestor.schemas import Desired, State
 from nestor_server.database import Sessions
 from nestor_server.models import Dataset, Trial
@@ -202,7 +203,9 @@ class AttemptSupervisor:
                 self._slot.cache.add(checkpoint)
         with suppress(ChannelBroken):
             if self._traces:
-                traces = channel.read_file(self._runner.directory, workdir.TRACES, limit=self._max_bytes)
+                traces = channel.read_file(
+                    self._runner.directory, workdir.TRACES, limit=min(self._max_bytes, MAX_TRACE_BYTES)
+                )
                 self._slot.cache.put_named(self._traces, traces)
 
     def _listen(self, runner: Runner) -> Ended | Failed | None:

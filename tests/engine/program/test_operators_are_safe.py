@@ -1,0 +1,147 @@
+"""No operator that a program may call crashes or hangs its process, whatever it is given.
+
+A stranger can write into memory with a kernel of torch that does not check its arguments. `make fuzz` runs the first
+test for longer. A call that it names is reproduced with the same seed: see `testbed/fuzzing/operators.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+
+from nestor.errors import ProgramRejected
+from nestor.program_format import Call, Graph, GraphValue, Ref
+from nestor_engine.graphs.bounds import GUARDS, MAX_SETTING
+from nestor_engine.graphs.build import build
+from nestor_engine.graphs.check import NUMBER, TENSOR, check_graph
+from nestor_engine.graphs.operators import GETITEM, lookup, of_trace
+from nestor_engine.program import load
+from testbed.fuzzing import operators
+from tests.engine.program.conftest import tensors
+from tests.engine.program.test_refused_nodes import X, node, with_node
+
+SEED = 1
+
+
+def test_no_operator_ends_its_process_or_hangs_on_sizes_and_indices_that_lie():
+    report = operators.fuzz(SEED, seconds=40)
+    assert report.fatal == []
+    assert report.calls > len(operators.names())
+    assert report.taken > report.calls / 4, "arguments that agree with nothing test nothing but torch's checks"
+
+
+@pytest.mark.parametrize(("kernel", "rounds"), [("aten._weight_norm", 60), ("aten.native_batch_norm", 160)])
+def test_the_test_above_finds_a_kernel_that_reads_or_writes_beyond_a_tensor(kernel: str, rounds: int):
+    assert operators.fuzz(SEED, seconds=60, rounds=rounds, only=kernel, guarded=False).fatal != []
+
+
+def run(op: str, *args: Any, **kwargs: Any) -> Any:
+    """One call as a program makes it, with tensors and computed numbers (`Number`) as inputs."""
+    given = [arg for arg in args if isinstance(arg, torch.Tensor | Number)]
+    values: list[GraphValue] = [Ref(given.index(arg)) if isinstance(arg, Number) else arg for arg in args]
+    for at, arg in enumerate(args):
+        if isinstance(arg, torch.Tensor):
+            values[at] = Ref(next(i for i, one in enumerate(given) if one is arg))
+    nodes = [Call(op, tuple(values), kwargs)]
+    if op == "aten.native_batch_norm.default":  # the first of its results
+        nodes.append(Call(GETITEM, (Ref(len(given)), 0), {}))
+    results = Ref(len(given) + len(nodes) - 1)
+    graph = Graph(tuple(Ref(i) for i in range(len(given))), (), tuple(nodes), results)
+    kinds = [TENSOR if isinstance(one, torch.Tensor) else NUMBER for one in given]
+    run = build(check_graph(graph, lookup, where="here", given=kinds), torch.device("cpu"))
+    return run(*(one.value if isinstance(one, Number) else one for one in given))
+
+
+class Number:
+    """A number that the graph computes."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+
+LOGS = torch.randn(5, 1, 3).log_softmax(-1)
+
+
+@pytest.mark.parametrize(
+    ("op", "args", "what"),
+    [
+        ("native_batch_norm.default", (torch.randn(2, 9), None, None, torch.zeros(1), torch.ones(1)), "running_mean"),
+        ("native_batch_norm.default", (torch.randn(2, 9), torch.ones(1), None, None, None), "weight"),
+        ("native_batch_norm.default", (torch.randn(2, 9), torch.ones(9), torch.ones(8), None, None), "bias"),
+        ("native_batch_norm.default", (torch.randn(2, 9), None, None, None, None, False), "running statistics"),
+    ],
+)
+def test_batch_normalization_has_one_entry_of_each_vector_per_channel(op: str, args: tuple[Any, ...], what: str):
+    with pytest.raises(ProgramRejected, match=what):
+        run(f"aten.{op}", *args[:5], len(args) == 5, 0.1, 1e-5)
+
+
+@pytest.mark.parametrize("label", [-1, 3, 12, 10**9])
+@pytest.mark.parametrize("as_tensors", [False, True])
+def test_a_label_of_ctc_is_one_of_the_classes(label: int, as_tensors: bool):
+    lengths = (torch.tensor([5]), torch.tensor([1])) if as_tensors else ([5], [1])
+    op = "aten.ctc_loss.Tensor" if as_tensors else "aten.ctc_loss.IntList"
+    with pytest.raises(ProgramRejected, match="label"):
+        run(op, LOGS, torch.tensor([[label]]), *lengths)
+    assert run(op, LOGS, torch.tensor([[2]]), *lengths) == torch.nn.functional.ctc_loss(
+        LOGS, torch.tensor([[2]]), torch.tensor([5]), torch.tensor([1])
+    )
+
+
+@pytest.mark.parametrize("g", [(2,), (3, 1), (1, 3)])
+def test_weight_normalization_has_one_length_per_row(g: tuple[int, ...]):
+    v = torch.randn(2, 3)
+    with pytest.raises(ProgramRejected, match="g has"):
+        run("aten._weight_norm.default", v, torch.ones(g), 0)
+    assert run("aten._weight_norm.default", v, torch.ones(2, 1), 0).norm(dim=1).allclose(torch.ones(2))
+
+
+@pytest.mark.parametrize("op", ["aten.median.default", "aten.nanmedian.default"])
+def test_a_median_is_of_a_tensor_that_has_all_of_its_entries_in_memory(op: str):
+    with pytest.raises(ProgramRejected, match="contiguous"):
+        run(op, torch.ones(1).expand(3))
+    assert run(op, torch.ones(3)) == 1
+
+
+@pytest.mark.parametrize("size", [MAX_SETTING + 1, 2**62, -(2**63)])
+@pytest.mark.parametrize("computed", [False, True])
+def test_a_kernel_is_at_most_a_few_million_whether_written_or_computed(size: int, computed: bool):
+    """`max_pool1d` with a kernel of 2**62 hung."""
+    kernel: Any = Number(size) if computed else [size]
+    with pytest.raises(ProgramRejected, match=r"'kernel_size' must be at most 4,194,304"):
+        run("aten.max_pool1d.default", torch.randn(1, 1, 8), kernel)
+    assert run("aten.max_pool1d.default", torch.randn(1, 1, 8), Number(8) if computed else [8]).shape == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("op", "args"),
+    [
+        ("operator.mul", (2**62, 2)),
+        ("operator.add", (2**63 - 1, 1)),
+        ("operator.sub", (-(2**63), 1)),
+        ("operator.neg", (-(2**63),)),
+        ("operator.floordiv", (-(2**63), -1)),
+        ("math.ceil", (1e300,)),
+        ("math.trunc", (-1e300,)),
+        ("torch.sym_int", (1e19,)),
+    ],
+)
+def test_arithmetic_on_sizes_stays_within_64_bits(op: str, args: tuple[float, ...]):
+    """38 squarings of a size took an unbounded time in one operation."""
+    with pytest.raises(ProgramRejected, match=f"{op}: its result has more than 64 bits"):
+        run(op, *map(Number, args))
+
+
+def test_a_program_does_not_pin_memory_of_the_host():
+    for value in (False, None):
+        load(json.dumps(with_node(node("aten.ones_like.default", X, pin_memory=value))).encode(), tensors())
+    with pytest.raises(ProgramRejected, match="pin_memory"):
+        load(json.dumps(with_node(node("aten.ones_like.default", X, pin_memory=True))).encode(), tensors())
+
+
+def test_every_guard_is_for_an_operator_that_a_program_or_a_trace_may_call():
+    allowed = {operator.base for name in operators.names(of_trace) if (operator := of_trace(name)) is not None}
+    assert GUARDS.keys() <= allowed
