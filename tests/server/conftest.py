@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import save
 
 from nestor.schemas import HyperparameterInfo, State, Step
+from nestor_server.models import Study, Trial
 from nestor_server.scheduling import leases, recording
 from testbed.server import Server, running_server
 from testbed.services import Services
@@ -111,6 +112,15 @@ def step(number: int, held_out: float | None = None) -> Step:
         outcome="truncated",
         residual=0.3,
     )
+
+
+def enlarge(server: Server, table: type[Study] | type[Trial], id: str, attrs: dict[str, Any]) -> None:
+    """Give a study or a trial attributes as large as earlier versions kept."""
+    with server.sessions.begin() as session:
+        row = session.get_one(table, UUID(id))
+        row.user_attrs = attrs
+        if isinstance(row, Trial):
+            row.spec = row.spec | {"user_attrs": attrs}
 
 
 def ok(response: httpx.Response) -> Any:

@@ -13,9 +13,9 @@ import pytest
 
 import nestor
 from nestor.results.tables import write_csv
-from nestor_server.models import Study
+from nestor_server.models import Study, Trial
 from nestor_server.services.records import exports
-from tests.server.conftest import Run, problem
+from tests.server.conftest import Run, enlarge, problem
 
 NASTY = ["plain", "a,b", 'say "x"', "two\nlines", "a\r\nb", "ä€", "", " spaced ", "true", "5"]
 FORMULAS = ["=1+1", "+1", "-x", "@SUM(A1)", "\tx", "\rx"]
@@ -98,7 +98,7 @@ def test_an_empty_list_has_its_heading(http, study, submit):
 @pytest.mark.parametrize(("rows", "nbytes", "sizes"), [(200, 400_000, [2, 2, 2, 2]), (3, 10, [3, 3, 2])])
 def test_it_is_read_in_pieces_of_bounded_rows_and_bytes(server, study, submit, monkeypatch, rows, nbytes, sizes):
     for n in range(8):
-        submit(user_attrs={"a": f"{n}" * nbytes})
+        enlarge(server, Trial, submit()["id"], {"a": f"{n}" * nbytes})
     monkeypatch.setattr(exports, "ROWS", rows)
     found, after = [], None
     with server.sessions() as session:

@@ -45,10 +45,9 @@ class Log:
     async def read(self, trial_id: UUID, after: int) -> Page:
         self.reads += 1
         found = tuple(event for event in self.events if event.seq > after)[: events.PAGE]
-        is_last = self.has_ended and len(found) < events.PAGE
-        page = Page(
-            found, found[-1].seq if found else after, {"state": "complete", "seq": self.seq} if is_last else None
-        )
+        is_full = len(found) == events.PAGE
+        end = {"state": "complete", "seq": self.seq} if self.has_ended and not is_full else None
+        page = Page(found, found[-1].seq if found else after, is_full, end)
         await asyncio.sleep(0)  # other tasks run, as while the database works
         if self.is_away:
             raise OperationalError("SELECT", {}, Exception("away"))

@@ -293,7 +293,7 @@ def test_requests_sent_in_one_piece_are_answered_in_their_order(server, connect,
 
 def test_a_body_may_follow_a_request_that_is_still_being_answered(server, connect):
     eager = connect()
-    body = b'{"name": "eager", "user_attrs": {"a": "' + 100_000 * b"a" + b'"}}'
+    body = b'{"name": "eager", "user_attrs": {"a": "%s"}, "note": "%s"}' % (60_000 * b"a", 60_000 * b"b")
     eager.socket.sendall(5 * PIPELINED)
     eager.send("POST", "/studies", "Content-Type: application/json", f"Content-Length: {len(body)}", body=body)
     answers = eager.read_all()

@@ -23,7 +23,7 @@ from nestor_server.scheduling import recording
 from nestor_server.services import study_lists
 from nestor_server.services.records import hyperparameters, logs, steps, thinning
 from nestor_server.services.trials import queries
-from tests.server.conftest import Run, ok, problem, step
+from tests.server.conftest import Run, enlarge, ok, problem, step
 
 PLAIN = {"Accept-Encoding": "identity"}
 
@@ -213,19 +213,19 @@ def pages(http, path: str, cursor: str = "next_cursor", **params: Any) -> list[l
 
 
 @pytest.mark.parametrize("attribute", ["x" * 400_000, list(range(60_000))], ids=["compressible", "numbers"])
-def test_a_page_of_trials_ends_at_its_bytes(http, study, submit, attribute):
+def test_a_page_of_trials_ends_at_its_bytes(server, http, study, submit, attribute):
     for _ in range(5):
-        submit(user_attrs={"a": attribute})
+        enlarge(server, Trial, submit()["id"], {"a": attribute})
     found = pages(http, f"/studies/{study}/trials", limit=1000)
     assert [trial["number"] for page in found for trial in page] == [4, 3, 2, 1, 0]
     # A page ends after the row that exceeds its bytes, and each trial has its attributes twice, in its spec as well.
     assert [len(page) for page in found] == [2, 2, 1]
 
 
-def test_a_page_of_studies_ends_at_its_bytes(http):
-    ids = [
-        ok(http.post("/studies", json={"name": f"s{n}", "user_attrs": {"a": "x" * 700_000}}))["id"] for n in range(5)
-    ]
+def test_a_page_of_studies_ends_at_its_bytes(server, http):
+    ids = [ok(http.post("/studies", json={"name": f"s{n}"}))["id"] for n in range(5)]
+    for id in ids:
+        enlarge(server, Study, id, {"a": "x" * 700_000})
     found = pages(http, "/studies")
     assert [study["id"] for page in found for study in page] == ids[::-1]
     assert [len(page) for page in found] == [2, 2, 1]

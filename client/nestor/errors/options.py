@@ -204,5 +204,5 @@ class AttributesNotJson(ConfigInvalid):
 class AttributesTooLarge(OptionInvalid):
     """The user attributes of one study or trial are too many."""
 
-    message = "{option}: they take {size:,} bytes as JSON, and at most {limit:,} are kept."
+    message = "{option}: they take {size} bytes as JSON, and at most {limit} are kept."
     remedy = "Remove some, or keep large values elsewhere and their address here."

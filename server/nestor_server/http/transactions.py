@@ -20,6 +20,7 @@ import psycopg
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from starlette.exceptions import HTTPException
@@ -160,6 +161,7 @@ class TransactionRoute(APIRoute):
         """FastAPI's handler, which reads the body, after the caller of a request with a body is known."""
         handle, scope = super().get_route_handler(), scope_of(self.endpoint)
         model: Any = None if self.body_field is None else self.body_field.field_info.annotation
+        assert model is None or issubclass(model, BaseModel), f"{self.path}: give its body a default in place of None"
 
         async def handle_for_caller(request: Request) -> Response:
             if model is not None:

@@ -23,6 +23,7 @@ router = APIRouter(route_class=TransactionRoute, prefix="/studies", tags=["studi
 EXISTS = {200: {"model": schemas.Study, "description": "The existing study, with `load_if_exists`."}} | conflict(
     "You have a study of this name, or it ranks its trials in another way, or the Idempotency-Key was used before."
 )
+AS_NAMED = schemas.StudyRestore()  # without a body
 NAME_TAKEN = conflict("Another study has the name, or the study was not deleted and is to get another name.")
 NOT_COPIED = conflict(
     "Another study has the name, or the finished trials have recorded too much, or the Idempotency-Key was used before."
@@ -115,13 +116,13 @@ def delete_study(study_id: UUID, caller: Writer, session: Tx, if_match: IfMatch 
 
 @router.post("/{study_id}/restore", response_model=schemas.Study, responses=NAME_TAKEN)
 def restore_study(
-    study_id: UUID, request: Request, caller: Writer, session: Tx, how: schemas.StudyRestore | None = None
+    study_id: UUID, request: Request, caller: Writer, session: Tx, how: schemas.StudyRestore = AS_NAMED
 ) -> Response:
     """Take back the deletion of a study. Trials that it canceled stay canceled. A study that exists stays as it is.
 
     If another study has the name by now, pass a new one. `GET /studies?deleted=true` lists what can be restored.
     """
-    restored = study_copies.restore(session, caller.user_id, study_id, how or schemas.StudyRestore())
+    restored = study_copies.restore(session, caller.user_id, study_id, how)
     return files.json_response(request, restored)
 
 
