@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nestor.errors import NestorError
 from nestor_server.http import problem_documents
-from nestor_server.http.bodies import limited
+from nestor_server.http.checks.bodies import limited
 from nestor_server.observability import logs
 from nestor_server.observability.metrics import Metrics
 from nestor_server.settings import Settings

@@ -30,7 +30,7 @@ from nestor.schemas import Scope
 from nestor_server.database import Sessions
 from nestor_server.http import auth
 from nestor_server.http.admission import ClientGone, Gate
-from nestor_server.http.bodies import JsonRequest, allow, limit_of
+from nestor_server.http.checks.bodies import JsonRequest, allow, limit_of
 from nestor_server.services.tokens import Caller
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from nestor.errors import ChunkTooLarge, DigestMismatch
 from nestor.schemas import API, CHUNK_BYTES, Digest
 from nestor.schemas.base import EXAMPLE_DIGEST
 from nestor_server.http import files, problem_documents
-from nestor_server.http.bodies import BodyLimit, takes
+from nestor_server.http.checks.bodies import BodyLimit, takes
 from nestor_server.http.openapi.responses import BINARY, FILE, OCTETS, Described, conflict, headers, problem
 from nestor_server.http.transactions import Reader, TransactionRoute, Tx, Writer
 from nestor_server.models import Blob

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 from nestor import schemas
 from nestor_server.http import files
-from nestor_server.http.bodies import BodyLimit, takes
+from nestor_server.http.checks.bodies import BodyLimit, takes
 from nestor_server.http.idempotency import Idempotency, PostResult
 from nestor_server.http.openapi.responses import Described, problem
 from nestor_server.http.transactions import Reader, TransactionRoute, Tx, Writer

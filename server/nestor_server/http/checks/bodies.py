@@ -105,7 +105,7 @@ class JsonRequest(Request):
         """The body as an instance of the model.
 
         Raises:
-            ValidationFailed: it is none, or cannot be stored.
+            ValidationFailed: it is no such instance, or cannot be stored.
             ValueError: it is not JSON.
             ServerBusy: as `Gate.run`.
         """
