@@ -120,6 +120,11 @@ def attempts(aim: dict) -> dict[str, Callable[[], object]]:
         ),
         "trace the supervisor": lambda: call(101 if X86 else 117, 16, pid, 0, 0),
         "limit the supervisor": lambda: resource.prlimit(pid, resource.RLIMIT_NOFILE, (100, 100)),
+        "hold the supervisor to one core": lambda: os.sched_setaffinity(pid, {0}),
+        "give the supervisor the least priority": lambda: os.setpriority(os.PRIO_PROCESS, pid, 19),
+        "schedule the supervisor when nothing else runs": lambda: os.sched_setscheduler(
+            pid, os.SCHED_IDLE, os.sched_param(0)
+        ),
         "signal the supervisor": lambda: os.kill(pid, 0),
         "signal a thread of the supervisor": lambda: call(234 if X86 else 131, pid, pid, 0),
         "hold the supervisor": lambda: os.pidfd_open(pid),
@@ -188,6 +193,7 @@ def needs() -> dict[str, Callable[[], object]]:
         "replace a file there": lambda: os.replace("file", "other"),
         "make a directory there": lambda: os.mkdir("directory"),
         "start a thread": thread,
+        "choose its cores": lambda: os.sched_setaffinity(0, os.sched_getaffinity(0)),
         "import a module": lambda: importlib.import_module("xml.dom.minidom"),
         "draw random bytes": lambda: (os.urandom(8), Path("/dev/urandom").open("rb").read(1)),
         "see the processor": lambda: Path("/proc/cpuinfo").read_text(),

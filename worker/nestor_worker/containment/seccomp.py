@@ -62,7 +62,8 @@ ARCHITECTURES = {
             "utimensat": 280, "perf_event_open": 298, "fanotify_init": 300, "prlimit64": 302, "name_to_handle_at": 303,
             "open_by_handle_at": 304, "setns": 308, "process_vm_readv": 310, "process_vm_writev": 311, "kcmp": 312,
             "finit_module": 313, "kexec_file_load": 320, "bpf": 321, "execveat": 322, "userfaultfd": 323,
-            "rt_sigqueueinfo": 129, "rt_tgsigqueueinfo": 297, "seccomp": 317,
+            "rt_sigqueueinfo": 129, "rt_tgsigqueueinfo": 297, "seccomp": 317, "setpriority": 141, "sched_setparam": 142,
+            "sched_setscheduler": 144, "sched_setaffinity": 203, "ioprio_set": 251, "sched_setattr": 314,
         },
     ),
     "aarch64": Architecture(
@@ -79,13 +80,14 @@ ARCHITECTURES = {
             "move_pages": 239, "rt_tgsigqueueinfo": 240, "perf_event_open": 241, "prlimit64": 261, "fanotify_init": 262,
             "name_to_handle_at": 264, "open_by_handle_at": 265, "setns": 268, "process_vm_readv": 270,
             "process_vm_writev": 271, "kcmp": 272, "finit_module": 273, "seccomp": 277, "bpf": 280, "execveat": 281,
-            "userfaultfd": 282, "kexec_file_load": 294,
+            "userfaultfd": 282, "kexec_file_load": 294, "ioprio_set": 30, "sched_setparam": 118,
+            "sched_setscheduler": 119, "sched_setaffinity": 122, "setpriority": 140, "sched_setattr": 274,
         },
     ),
 }  # fmt: skip
 
 # Each of them is looked at below, by its arguments.
-EXAMINED = ("clone", "clone3", "tgkill", "prlimit64", "socket", "socketpair")
+EXAMINED = ("clone", "clone3", "tgkill", "prlimit64", "sched_setaffinity", "socket", "socketpair")
 # What is numbered above and harmless.
 HARMLESS = (
     "close_range openat2 faccessat2 epoll_pwait2 landlock_create_ruleset landlock_add_rule landlock_restrict_self "
@@ -139,6 +141,7 @@ def filter_of(architecture: Architecture, pid: int, *, sockets: bool, local_sock
         *_if_called(calls["clone"], [*_argument(0, CLONE_THREAD), _instruction(EQUAL, CLONE_THREAD, 1, 0), _refuse()]),
         *_if_called(calls["tgkill"], [*_argument(0), _instruction(EQUAL, pid, 1, 0), _refuse()]),
         *_if_called(calls["prlimit64"], [*_argument(0), *_unless_one_of([0, pid])]),
+        *_if_called(calls["sched_setaffinity"], [*_argument(0), *_unless_one_of([0, pid])]),
         *_if_called(calls["socketpair"], [_refuse()] * (not local_sockets)),
         *_if_called(calls["socket"], [*_argument(0), *_unless_one_of(families), *_no_datagrams()]),
         _instruction(RETURN, ALLOW),
