@@ -32,7 +32,7 @@ from nestor_engine.graphs.operators import GETITEM, lookup, of_trace
 from testbed.fuzzing.lying_arguments import Lies
 
 MEMORY = 3 * 2**30  # bytes of one child
-PATIENCE = 20  # seconds for one call
+PATIENCE = 60  # seconds for one call; a busy machine takes some for what allocates gigabytes
 TAKEN = "taken"
 
 
