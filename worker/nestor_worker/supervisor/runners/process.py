@@ -43,6 +43,7 @@ def environment(directory: Path, *, threads: int, device: str) -> dict[str, str]
     # Waiting threads that spin take the core from the threads that they wait for: 15 times slower on a busy machine.
     waiting = {"OMP_WAIT_POLICY": "PASSIVE"}
     apart = {"HOME": str(directory), "TMPDIR": str(directory), "GLOO_SOCKET_IFNAME": LOOPBACK}
+    apart["USER"] = "nestor"  # libraries would look into the users of the machine, which a runner cannot read
     if site.ENABLE_USER_SITE:  # packages that `pip install --user` put below the worker's own HOME
         apart["PYTHONUSERBASE"] = site.getuserbase()
     return {**inherited, **counts, **waiting, **ALLOCATION, **REPEATABLE, **visible, **apart}
