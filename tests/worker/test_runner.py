@@ -18,7 +18,9 @@ import safetensors.torch
 from nestor.lifecycle import RECENT, is_retained
 from nestor.options import Config
 from nestor.schemas import TrialCreate
+from nestor_worker.app import _log_walls
 from nestor_worker.channel import (
+    MAX_LINE,
     Checkpoint,
     Distributed,
     Ended,
@@ -29,7 +31,11 @@ from nestor_worker.channel import (
     Started,
     Stepped,
     Stop,
+    encode,
 )
+from nestor_worker.containment import walls
+from nestor_worker.options import Options
+from nestor_worker.runner.recorder import MOST_WITH_DISTRIBUTIONS
 from nestor_worker.runner.snapshot_policy import SnapshotPolicy
 from nestor_worker.supervisor.runners import process as runner_process
 from nestor_worker.supervisor.runners.process import Runner
@@ -92,6 +98,32 @@ def test_a_runner_reports_everything_in_order_and_exits(start, forked: bool):
     assert all(message.record["tensors"].keys() == several for message in of(Distributed, heard))
     hparams = safetensors.torch.load_file(runner.directory / of(Snapshot, heard)[-1].file)
     assert {h["name"] for h in started.hyperparameters} == set(hparams)
+
+
+@pytest.mark.parametrize("is_contained", [True, False])
+def test_its_walls_can_be_taken_down_except_for_limits(start, is_contained: bool):
+    """`NESTOR_CONTAIN=false` shows whether a wall breaks something."""
+    runner = start(1_000_000, is_contained=is_contained, file_bytes=2**24)
+    hear(runner, until=Stepped)
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{runner.pid}/status").read_text().splitlines())
+    assert status["Seccomp"] == ("2" if is_contained else "0")
+    limits = Path(f"/proc/{runner.pid}/limits").read_text()
+    assert next(line.split()[3:5] for line in limits.splitlines() if "file size" in line) == ["16777216", "16777216"]
+
+
+def test_a_worker_warns_that_walls_are_down(caplog):
+    with caplog.at_level("INFO"):
+        _log_walls(Options(contain=False))
+        _log_walls(Options())
+    down, *standing = caplog.records
+    assert (down.levelname, "NESTOR_CONTAIN=false" in down.message) == ("WARNING", True)
+    assert [record.message for record in standing] == [str(wall) for wall in walls()]
+
+
+def test_the_distributions_of_so_many_hyperparameters_fit_into_a_message():
+    one = {"quantiles": [-1.2345678901234567e-100] * 7, "first": -2000, "width": 1e-100, "counts": [10**9] * 64}
+    tensors = {f"{'x' * 190}{i}": one for i in range(MOST_WITH_DISTRIBUTIONS)}
+    assert len(encode(Distributed({"number": 1, "tensors": tensors}))) < MAX_LINE
 
 
 @pytest.mark.parametrize("forked", [True, False])

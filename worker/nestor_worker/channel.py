@@ -22,7 +22,7 @@ from pydantic import ConfigDict, Strict, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 LOST_PEER = 3  # the exit code of a process that ends because another process of its trial ended
-MAX_LINE = 8 * 2**20  # bytes; the distributions of 10,000 hyperparameters take 7 MB
+MAX_LINE = 8 * 2**20  # bytes; `recorder.MOST_WITH_DISTRIBUTIONS` follows from it
 
 Number = Annotated[int, Strict(), Ge(0), Lt(2**31)]  # of a step
 Seconds = Annotated[float, Strict(), Ge(0), Lt(math.inf)]

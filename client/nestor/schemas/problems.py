@@ -15,6 +15,7 @@ from nestor.options.evaluation import Folds
 from nestor.options.mistakes.sentences import violation
 from nestor.options.presets import HyperparameterPreset, L2Preset, MLPPreset
 from nestor.schemas.base import Attributes, Name, Note, Priority, Schema, Tags
+from nestor.schemas.storable import MAX_ATTRIBUTES_BYTES
 
 
 class Preset(Schema):
@@ -181,7 +182,10 @@ class TrialCreate(TrialSpec, CrossChecks):
 
     user_attrs: Annotated[
         Attributes,
-        about("stored with the trial, up to 64,000 bytes; Nestor does not read them", example={"owner": "ada"}),
+        about(
+            f"stored with the trial, up to {MAX_ATTRIBUTES_BYTES:,} bytes; Nestor does not read them",
+            example={"owner": "ada"},
+        ),
     ] = {}
     tags: Annotated[Tags, about("labels of the trial", example=["baseline"])] = ()
     note: Annotated[Note, about("text in Markdown, up to 65,536 characters; empty: none")] = ""

@@ -14,6 +14,7 @@ from nestor.options.base import Flag, about
 from nestor.options.mistakes.sentences import violation
 from nestor.schemas.base import CURSOR, NOTE, Attributes, Name, Note, Schema, Tags
 from nestor.schemas.patches import Patch
+from nestor.schemas.storable import MAX_ATTRIBUTES_BYTES
 from nestor.schemas.trials import Curve, TrialProgress, Verdict
 
 Direction = Literal["minimize", "maximize"]
@@ -37,7 +38,10 @@ class StudyCreate(Schema):
     ] = None
     user_attrs: Annotated[
         Attributes,
-        about("stored with the study, up to 64,000 bytes; Nestor does not read them", example={"owner": "ada"}),
+        about(
+            f"stored with the study, up to {MAX_ATTRIBUTES_BYTES:,} bytes; Nestor does not read them",
+            example={"owner": "ada"},
+        ),
     ] = {}
     tags: Annotated[Tags, about("labels of the study", example=["baseline"])] = ()
     note: Annotated[Note, NOTE] = ""

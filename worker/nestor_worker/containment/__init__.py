@@ -75,7 +75,12 @@ def walls() -> list[Wall]:
     """The walls around trials, and whether they stand on this machine."""
     is_linux, abi = sys.platform == "linux", landlock.abi() if sys.platform == "linux" else 0
     return [
-        Wall("account", is_linux, "trials run without root's account and without capabilities", "Linux"),
+        Wall(
+            "account",
+            is_linux and account.can_leave(),
+            "trials run without root's account and without capabilities",
+            "Linux, and a container whose root may change the account",
+        ),
         Wall(
             "landlock",
             bool(abi),

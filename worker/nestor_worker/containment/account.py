@@ -10,13 +10,15 @@ from pathlib import Path
 
 from nestor_worker.containment.kernel import prctl, syscall
 from nestor_worker.containment.paths import of_python
+from nestor_worker.containment.process import PR_SET_DUMPABLE
 
 NOBODY = 65_534  # the user and the group, on all distributions
-PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_CAPBSET_DROP = 4, 8, 24
+PR_SET_KEEPCAPS, PR_CAPBSET_DROP = 8, 24
 CAPSET = {"x86_64": 126, "aarch64": 91}
 CAPABILITIES_VERSION = 0x20080522  # of two words each; <linux/capability.h>
 CAPABILITIES = 64
 READ_ALL_FILES = 1 << 2  # CAP_DAC_READ_SEARCH
+TO_LEAVE = 1 << 0 | 1 << 6 | 1 << 7  # CAP_CHOWN, CAP_SETGID and CAP_SETUID, which a container may lack
 EVERYBODY_ENTERS, EVERYBODY_READS = 0o001, 0o004
 
 
@@ -43,6 +45,15 @@ def leave(directory: Path, readable: Iterable[Path]) -> None:
         syscall(capset, header, struct.pack("6I", kept, kept, 0, 0, 0, 0))  # effective, permitted, inheritable
     except PermissionError:  # this process does not have it
         syscall(capset, header, struct.pack("6I", *[0] * 6))
+
+
+def can_leave() -> bool:
+    """Whether trials of this process run under another account than root's."""
+    if os.geteuid() != 0:
+        return True
+    lines = Path("/proc/self/status").read_text().splitlines()
+    held = next(int(line.split()[1], 16) for line in lines if line.startswith("CapEff"))
+    return held & TO_LEAVE == TO_LEAVE
 
 
 def obstacles(directory: Path, readable: Iterable[Path] = ()) -> list[Path]:

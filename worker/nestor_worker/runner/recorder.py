@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 MAX_CHECKPOINT_DUTY_CYCLE = 0.02  # the fraction of the runner's time that checkpoints may take
 
 
+# A message has all distributions of a step, each in up to 1,300 bytes, and `channel.MAX_LINE` bytes in all.
+MOST_WITH_DISTRIBUTIONS = 6_000
+
+
 class CannotWrite(Exception):
     """A checkpoint cannot be written, for example on a full disk. The trial can continue on another worker."""
 
@@ -233,7 +237,7 @@ class TrialRecorder:
         return write
 
     def _distribute(self, step: int, hparams: dict[str, Tensor]) -> None:
-        if self._with_distributions:
+        if 0 < self._with_distributions <= MOST_WITH_DISTRIBUTIONS:
             from nestor_engine.hparams.distributions import distributions
 
             self._send(Distributed(Distributions(number=step, tensors=distributions(hparams)).model_dump(mode="json")))

@@ -68,11 +68,12 @@ class Runner:
         self.inbox = Inbox(MAX_UNREAD)
         self._broken: str | None = None
         self._closed = False
-        self._logs = [RunnerLog(f"log of {home.name}") for _ in devices]
-        self._processes = [
-            _spawn(self.directory, rank, environment(self.directory, threads=threads, device=device), log, fork_server)
-            for rank, (device, log) in enumerate(zip(devices, self._logs, strict=True))
-        ]
+        self._logs: list[RunnerLog] = []
+        self._processes: list[subprocess.Popen[bytes] | ForkedProcess] = []
+        for rank, device in enumerate(devices):
+            variables = environment(self.directory, threads=threads, device=device)
+            self._logs.append(RunnerLog(f"log of {home.name}"))
+            self._processes.append(_spawn(self.directory, rank, variables, self._logs[rank], fork_server))
         self._process = self._processes[0]
         self._reader = threading.Thread(target=self._read, name=home.name, daemon=True)
         self._reader.start()
@@ -128,18 +129,13 @@ class Runner:
 
     def crash_signal(self) -> str | None:
         """The signal with which the kernel answered a fault of a process, such as "SIGSEGV"; None if there was none."""
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=1)
-        codes = (process.poll() for process in self._processes)
-        return next((signal.Signals(-code).name for code in codes if code is not None and -code in FAULTS), None)
+        return next((signal.Signals(-code).name for code in self._codes() if code and -code in FAULTS), None)
 
     def exit_reason(self) -> str:
         """Why a runner ended that sent neither `Ended` nor `Failed`: a clause without a full stop."""
         if self._broken is not None:
             return f"its runner sent an invalid message: {self._broken}"
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=1)
-        codes = [process.poll() for process in self._processes]
+        codes = self._codes()
         # The first process that failed by itself. The others end because they lost their peer.
         rank = next((rank for rank, code in enumerate(codes) if code not in (None, 0, channel.LOST_PEER)), 0)
         code, which = codes[rank], "its runner"
@@ -152,6 +148,12 @@ class Runner:
         if code < 0:
             return f"{which} was ended by signal {signal.Signals(-code).name}{self._log_end(rank)}"
         return f"{which} ended with exit code {code}{self._log_end(rank)}"
+
+    def _codes(self) -> list[int | None]:
+        """The exit codes of the processes; None of those that do not end."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=1)
+        return [process.poll() for process in self._processes]
 
     def _log_end(self, rank: int) -> str:
         written = self._logs[rank].last_line()
