@@ -20,7 +20,7 @@ from nestor.schemas import HyperparameterInfo, State
 from nestor_server import database, models
 from nestor_server.database import Sessions
 from nestor_server.scheduling import leases, recording
-from nestor_server.services import tokens
+from nestor_server.services.access import tokens
 from nestor_server.services.trials import actions
 from nestor_server.settings import Settings
 from testbed.api import ENDLESS, spec_of

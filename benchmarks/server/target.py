@@ -14,7 +14,8 @@ from benchmarks.server.recorder import Recorder
 from benchmarks.server.resources import Groups
 from nestor.schemas import StudyCreate
 from nestor_server.database import Sessions
-from nestor_server.services import studies, tokens
+from nestor_server.services import studies
+from nestor_server.services.access import tokens
 from testbed.server import Server, free_port, running_server, serving
 from testbed.services import Services
 from testbed.worker import Worker, running_worker

@@ -16,6 +16,7 @@ from nestor_server import database, routes
 from nestor_server.database import REQUEST_LIMITS, Sessions
 from nestor_server.http import problem_documents
 from nestor_server.http.admission import Gate
+from nestor_server.http.callers.token_uses import TokenUses
 from nestor_server.http.middleware import RequestContextMiddleware
 from nestor_server.http.openapi.document import as_json, document
 from nestor_server.http.pages import Pages
@@ -77,6 +78,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.stream_transactions = parts.openings
     app.state.bodies = parts.bodies
     app.state.event_streams = parts.streams
+    app.state.token_uses = parts.token_uses
     app.state.readiness = parts.readiness
     app.state.description = Refreshed(partial(as_json, app), valid_seconds=math.inf)
     app.state.scrapes = parts.scrapes
@@ -137,6 +139,7 @@ class _Parts:
         self.bodies = self._gates["bodies"]
         self.openings = Transactions(streams, self._gates["openings"])
         self.streams = EventStreams(Transactions(streams, self._gates["reads"]), settings)
+        self.token_uses = TokenUses(Transactions(streams, self._gates["reads"]))
         self.metrics.watch_streams(lambda: self.streams.n_open)
         self.readiness = Refreshed(partial(readiness.check, self._upkeep, settings))
         notices = Transactions(pool("webhooks", WEBHOOK_THREADS), self._gates["webhooks"])
@@ -148,7 +151,8 @@ class _Parts:
         """Listen for events, send notices and run the reaper, until the end."""
         tasks = [
             asyncio.create_task(listen(self._settings, self.streams.notice)),
-            asyncio.create_task(self.streams.check_tokens()),
+            asyncio.create_task(self.streams.check()),
+            asyncio.create_task(self.token_uses.record()),
             asyncio.create_task(self.metrics.keep_sampling()),
             asyncio.create_task(self._delivery.run()),
         ]

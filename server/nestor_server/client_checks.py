@@ -103,7 +103,9 @@ def _token(server: str) -> CheckResult:
         return CheckResult(False, f"{name}: {server} answers with status {answer.status_code}", _reason(found))
     scope = Scope(found["scope"])
     permits = {Scope.read: "read", Scope.write: "read and write", Scope.admin: "read, write and manage tokens"}[scope]
-    return CheckResult(True, f"{name}: user {found['user']!r} may {permits} (scope {scope.value})")
+    sentence = f"{name}: user {found['user']!r} may {permits} (scope {scope.value})"
+    expires = found.get("expires_at")  # unknown to earlier servers
+    return CheckResult(True, f"{sentence}, until {expires[:10]}" if expires else sentence)
 
 
 def _get(server: str, path: str, token: str | None = None) -> httpx.Response:

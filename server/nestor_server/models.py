@@ -107,6 +107,19 @@ class Token(Base):
     created_at: Mapped[datetime] = _now()
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]  # to the minute; null: never, or before this was recorded
+
+
+class BrowserSession(Base):
+    """What the cookie of a browser stands for: a token, until the browser logs out or either expires."""
+
+    __tablename__ = "browser_sessions"
+    __table_args__ = (Index("ix_browser_sessions_token_id", "token_id", "id"),)
+
+    id: Mapped[UUID] = _key()
+    token_id: Mapped[UUID] = mapped_column(ForeignKey("tokens.id", ondelete="CASCADE"))
+    sha256: Mapped[str] = mapped_column(String(64), unique=True)  # hex, of the id that the cookie holds
+    expires_at: Mapped[datetime]
 
 
 class Study(Base):

@@ -95,8 +95,7 @@ def test_failures_print_one_message_and_exit_1(shell, trial):
         (("study", "create", STUDY), "You already have a study named"),
         (("study", "best", "nowhere"), "Study 'nowhere' was not found."),
         (("study", "delete", STUDY), "Pass --yes."),
-        (("token", "list"), "Use a token with the scope 'admin'."),
-        (("token", "revoke", unknown), "Use a token with the scope 'admin'."),
+        (("token", "revoke", unknown), f"Token '{unknown}' was not found. `nestor token list` lists yours."),
     ):
         (line,) = shell(*words, code=1).splitlines()
         assert sentence in line

@@ -13,11 +13,11 @@ import pytest
 import typer
 import typer.main
 
-import nestor_server.cli
 from nestor.cli import studies, watching
 from nestor.cli.application import application
 from nestor.cli.reference import reference
 from nestor.schemas import LogLevel, Scope, SortOrder, StudySort, TrialSort
+from nestor_server.cli import users
 from testbed.server import free_port
 from tests.client.shell import DOCUMENT, Shell, completed, here
 
@@ -104,7 +104,7 @@ def test_without_a_server_each_command_says_one_sentence(words, monkeypatch, cap
 
 def test_the_words_of_options_are_those_of_the_schemas():
     assert get_args(watching.Level) == tuple(LogLevel)
-    assert get_args(nestor_server.cli.ScopeName) == tuple(Scope)
+    assert get_args(users.ScopeName) == tuple(Scope)
     assert get_args(studies.Direction) == tuple(SortOrder)
     assert get_args(studies.StudySorting) == tuple(StudySort)
     assert get_args(studies.TrialSorting) == tuple(TrialSort)

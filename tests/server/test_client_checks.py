@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.server
 import threading
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ import pytest
 from nestor.remote import credentials
 from nestor.schemas import Scope
 from nestor_server.client_checks import examine_client
-from nestor_server.services import tokens
+from nestor_server.services.access import tokens
 from testbed.server import Server, free_port
 
 
@@ -57,7 +57,8 @@ def found(monkeypatch: pytest.MonkeyPatch, server: str | None = None, token: str
 def test_a_right_server_and_token_are_described(server: Server, monkeypatch, scope, permits):
     _, answers, allowed = found(monkeypatch, server.url, server.new_token("ada", Scope(scope)))
     assert answers == f"NESTOR_SERVER: {server.url} answers (Nestor 0.1.0)"
-    assert allowed == f"NESTOR_TOKEN: user 'ada' may {permits} (scope {scope})"
+    expires = datetime.now(UTC) + tokens.LIFETIME
+    assert allowed == f"NESTOR_TOKEN: user 'ada' may {permits} (scope {scope}), until {expires:%Y-%m-%d}"
 
 
 def test_a_wrong_server_is_found(monkeypatch, other_server):

@@ -18,7 +18,7 @@ from sqlalchemy import select
 from nestor.schemas import State
 from nestor_server.models import Study, Trial, User
 from nestor_server.scheduling import event_log
-from nestor_server.services import tokens
+from testbed.server import Server
 from tests.server.conftest import Run, ok, problem
 
 Seen = tuple[int, str, dict[str, Any]]
@@ -186,19 +186,43 @@ def test_steps_of_one_trial_do_not_appear_in_the_stream_of_another(server, http,
     assert [data["number"] for _, kind, data in events(http, other.path) if kind == "step"] == [1]
 
 
+def owner_of(server: Server, run: Run) -> str:
+    with server.sessions() as session:
+        owners = select(User.name).join(Study, Study.owner_id == User.id).join(Trial).where(Trial.id == run.id)
+        return session.scalars(owners).one()
+
+
 def test_a_stream_ends_when_its_token_is_revoked(server, run):
     """A reader who opens it again gets the reason."""
-    with server.sessions.begin() as session:
-        owner = session.scalars(
-            select(User.name).join(Study, Study.owner_id == User.id).join(Trial).where(Trial.id == run.id)
-        ).one()
-        other = tokens.create(session, owner)
-        token_id = tokens.authenticate(session, other).token_id
-    with server.http(other) as reader:
+    with server.http(server.new_token(owner_of(server, run))) as reader:
         stream = events(reader, run.path)
         next(stream)
-        with server.sessions.begin() as session:
-            owner_id = tokens.authenticate(session, other).user_id
-            tokens.revoke(session, owner_id, token_id)
+        assert reader.delete(f"/tokens/{ok(reader.get('/me'))['token_id']}").status_code == 204
         assert [kind for _, kind, _ in stream] == ["state"]  # no `end`: the trial goes on
         problem(reader.get(f"{run.path}/events"), 401, "token-revoked")
+
+
+def test_a_stream_ends_when_its_browser_logs_out_and_that_of_another_browser_goes_on(server, run):
+    token, same_site = server.new_token(owner_of(server, run)), {"X-Nestor-Request": "1"}
+    with server.http(None) as leaving, server.http(None) as staying:
+        streams = []
+        for browser in (leaving, staying):
+            ok(browser.post("/session", json={"token": token}, headers=same_site))
+            streams.append(events(browser, run.path))
+            next(streams[-1])
+        cookies = dict(leaving.cookies)
+        assert leaving.delete("/session", headers=same_site).status_code == 204
+        assert [kind for _, kind, _ in streams[0]] == ["state"]
+        with server.http(None, cookies=cookies) as copied:
+            problem(copied.get(f"{run.path}/events"), 401, "session-ended")
+        run.finish()
+        assert [kind for _, kind, _ in streams[1]][-1] == "end"
+
+
+def test_a_stream_ends_when_the_study_is_deleted_also_if_no_worker_answers(http, run, study):
+    stream = events(http, run.path)
+    next(stream)
+    assert http.delete(f"/studies/{study}").status_code == 204
+    kinds = [kind for _, kind, _ in stream]  # it would wait for the trial otherwise
+    assert "end" not in kinds
+    problem(http.get(f"{run.path}/events"), 404, "trial-not-found")

@@ -21,7 +21,8 @@ from nestor.schemas import State, StudyCreate
 from nestor_server import database, revisions
 from nestor_server.database import Sessions
 from nestor_server.scheduling import leases
-from nestor_server.services import studies, tokens
+from nestor_server.services import studies
+from nestor_server.services.access import tokens
 from nestor_server.settings import Settings
 from testbed.server import new_database
 

@@ -10,10 +10,10 @@ from typing import Any, cast
 
 import typer
 
-from nestor.cli import export, server, steering, studies, submission, watching, webhooks
+from nestor.cli import export, server, steering, studies, submission, tokens, watching, webhooks
 from nestor.errors import NestorError
 
-OWN = (studies.app, submission.app, watching.app, steering.app, export.app, server.app, webhooks.app)
+OWN = (studies.app, submission.app, watching.app, steering.app, export.app, server.app, tokens.app, webhooks.app)
 
 
 def main() -> None:

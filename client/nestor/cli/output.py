@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nestor.remote.client import Client
+    from nestor.schemas import Token
     from nestor.schemas import Trial as TrialRecord
 
 PIPE_COLUMNS = 200  # a pipe has no width
@@ -61,6 +62,21 @@ def print_trial(client: Client, record: TrialRecord, *, json: bool) -> None:
     print_trials([record], client.study(record.study_id).name)
     if record.verdict is not None:
         print(f"verdict: {record.verdict}")
+
+
+def print_tokens(found: Sequence[Token], *, json: bool) -> None:
+    """Print tokens, as JSON or as a table."""
+    if json:
+        return print_json([token.model_dump(mode="json") for token in found])
+    heads = ("id", "name", "scope", "created", "expires", "last used")
+    rows = [
+        (
+            str(one.id), one.name, one.scope.value, f"{one.created_at:%Y-%m-%d}",
+            f"{one.expires_at:%Y-%m-%d}" if one.expires_at else "never", moment(one.last_used_at),
+        )
+        for one in found
+    ]  # fmt: skip
+    return print_table(heads, rows, optional=("last used",))
 
 
 def columns() -> int:

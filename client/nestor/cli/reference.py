@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 INTRODUCTION = """# Command line
 
 Every command of `nestor`, with its arguments and options. This page is written by `python -m nestor.cli.reference` from
-the commands themselves; do not edit it. The commands `up`, `server`, `worker`, `migrate`, `token create` and the larger
-part of `doctor` are for operators, and need the extras of the [README](../README.md#as-a-service).
+the commands themselves; do not edit it. `up`, `server`, `worker`, `migrate`, `token create`, `user` and the larger part
+of `doctor` are for operators, and need the extras of the [README](../README.md#as-a-service).
 
 ```console
 $ nestor study create digits

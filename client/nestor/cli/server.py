@@ -1,10 +1,9 @@
-"""Commands about the server: its version, its workers, the problems that they build, and tokens."""
+"""Commands about the server: its version, its workers, and the problems that they build."""
 
 from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING, Annotated
-from uuid import UUID
 
 import typer
 
@@ -19,8 +18,6 @@ WAIT_SECONDS = 1.0  # between two questions whether a worker is drained
 app = typer.Typer()
 worker_app = typer.Typer()
 app.add_typer(worker_app, name="workers")
-token_app = typer.Typer(help="Tokens, which let users into a server.", no_args_is_help=True)
-app.add_typer(token_app, name="token")
 
 
 @app.command()
@@ -112,28 +109,3 @@ def version(server: ServerOption = None, json: JsonOption = False) -> None:
     if json:
         return print_json(found)
     return print(*(f"{name} {number}" for name, number in found.items()), sep="\n")
-
-
-@token_app.command("list")
-def list_tokens(server: ServerOption = None, json: JsonOption = False) -> None:
-    """List your valid tokens, without their secrets. This requires an admin token."""
-    with connect(server) as client:
-        found = client.tokens()
-    if json:
-        return print_json([token.model_dump(mode="json") for token in found])
-    heads = ("id", "name", "scope", "created", "expires")
-    dates = [(f"{one.created_at:%Y-%m-%d}", f"{one.expires_at:%Y-%m-%d}" if one.expires_at else "") for one in found]
-    rows = [(str(one.id), one.name, one.scope.value, *both) for one, both in zip(found, dates, strict=True)]
-    return print_table(heads, rows, optional=("expires",))
-
-
-@token_app.command("revoke")
-def revoke_token(
-    token: Annotated[UUID, typer.Argument(help="The token's id, as `nestor token list` shows it.", metavar="ID")],
-    server: ServerOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Revoke one of your tokens with immediate effect. This requires an admin token."""
-    with connect(server) as client:
-        client.revoke_token(token)
-    return print_json({"revoked": str(token)}) if json else print(f"Revoked token {token}.")

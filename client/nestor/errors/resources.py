@@ -31,6 +31,10 @@ class TokenExpired(Unauthenticated):
     """The token's time is over."""
 
 
+class SessionEnded(Unauthenticated):
+    """The browser has logged out, or the time of its session is over."""
+
+
 class Forbidden(NestorError):
     """The token is valid but may not do this."""
 

@@ -30,15 +30,13 @@ class Administration(Connection):
         return self._post("/tokens", new, schemas.TokenCreated)
 
     def tokens(self) -> list[schemas.Token]:
-        """The valid tokens of this user, oldest first. This takes an admin token.
-
-        Raises:
-            Forbidden
-        """
+        """The valid tokens of this user, oldest first."""
         return list(self._pages(lambda cursor: self._get("/tokens", schemas.TokenPage, **cursor)))
 
     def revoke_token(self, token_id: UUID) -> None:
-        """Revoke a token of this user with immediate effect. This takes an admin token.
+        """Revoke a token of this user with immediate effect.
+
+        Every token can revoke itself. A token that may write can also revoke others that may not do more.
 
         Raises:
             TokenNotFound

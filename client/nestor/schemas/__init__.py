@@ -6,6 +6,7 @@ request arrives, not an hour later.
 
 from __future__ import annotations
 
+from nestor.schemas.access import TOKEN_DAYS as TOKEN_DAYS
 from nestor.schemas.access import Health as Health
 from nestor.schemas.access import Me as Me
 from nestor.schemas.access import Scope as Scope

@@ -12,6 +12,8 @@ from pydantic import Field, StringConstraints
 from nestor.options.base import Whole, about
 from nestor.schemas.base import Name, Schema
 
+TOKEN_DAYS = 365  # after which a token expires, unless it is made with another time
+
 
 class Scope(StrEnum):
     """What a token permits; each scope includes those before it."""
@@ -28,7 +30,7 @@ class TokenCreate(Schema):
     scope: Annotated[Scope, about("what it permits")] = Scope.write
     expires_in_days: Annotated[
         Annotated[Whole, Field(ge=1, le=3650)] | None, about("null: it does not expire", unit="days", example=90)
-    ] = None
+    ] = TOKEN_DAYS
 
 
 class Token(Schema):
@@ -39,6 +41,7 @@ class Token(Schema):
     scope: Annotated[Scope, about("what it permits")]
     created_at: Annotated[datetime, about("in UTC")]
     expires_at: Annotated[datetime | None, about("in UTC; null: it does not expire")]
+    last_used_at: Annotated[datetime | None, about("in UTC, to the minute; null: it was not used yet")]
 
 
 class TokenCreated(Token):
@@ -69,6 +72,8 @@ class Me(Schema):
 
     user: Annotated[str, about("name of the user", example="ada")]
     scope: Annotated[Scope, about("what the token permits")]
+    token_id: Annotated[UUID, about("the `id` of the token")]
+    expires_at: Annotated[datetime | None, about("when the token expires, in UTC; null: it does not expire")]
 
 
 class WorkerStatus(StrEnum):

@@ -27,8 +27,11 @@ import { render } from "./vendor/lit-html/lit-html.js";
 /** @type {Record<import("./route.js").PageName, MakePage>} */
 const PAGES = { studies: studiesPage, study: studyPage, trial: trialPage, compare: comparePage, workers: workersPage };
 
+/** @type {Me} */
+const NOBODY = { user: "", scope: "read", token_id: "", expires_at: null };
+
 export class App {
-  me = /** @type {Me} */ ({ user: "", scope: "read" });
+  me = NOBODY;
   store = new Store();
   cursor = new Cursor();
   polls = new Scheduler({ changed: () => this.#drawBar(), failed: (error) => this.#hasFailed(error) });
@@ -131,7 +134,7 @@ export class App {
   }
 
   #forget() {
-    this.me = { user: "", scope: "read" };
+    this.me = NOBODY;
     this.store = new Store();
     this.crumbs = [];
     this.#route = null;

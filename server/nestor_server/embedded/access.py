@@ -29,7 +29,7 @@ from nestor_server.embedded.home import Home, default_home, write_private
 from nestor_server.embedded.postgres import local_url
 from nestor_server.models import Worker
 from nestor_server.revisions import migrate
-from nestor_server.services import tokens
+from nestor_server.services.access import tokens
 from nestor_server.settings import Settings, read_settings
 
 USER = "local"  # the owner of the token that `nestor up` creates
@@ -89,7 +89,7 @@ def prepare(database_url: str, home: Home) -> str:
     settings = read_settings(Settings, database_url=database_url)
     with describe_database_errors(home.path):
         migrate(settings.database_url)
-        with _transaction(settings) as session:
+        with transaction(settings) as session:
             token = _stored_token(session, home) or tokens.create(session, USER, Scope.admin, "nestor up")
     write_private(home.token_file, token)
     return token
@@ -115,24 +115,14 @@ def registered_workers(settings: Settings, pids: Iterable[int], *, seconds: floa
         DatabaseUnusable, EmbeddedDatabaseUnusable
     """
     recent = Worker.heartbeat_at > func.now() - timedelta(seconds=seconds)
-    with describe_database_errors(), _transaction(settings) as session:
+    with describe_database_errors(), transaction(settings) as session:
         ids = {worker.partition("/")[0] for worker in session.scalars(select(Worker.id).where(recent))}
     return {pid for pid in pids if Worker.id_of(pid) in ids}
 
 
-def create_token(settings: Settings, user: str, scope: Scope, name: str, days: float | None) -> str:
-    """A new token that expires after `days`, or never. The user is created if missing.
-
-    Raises:
-        DatabaseUnusable
-    """
-    expires = None if days is None else timedelta(days=days)
-    with describe_database_errors(), _transaction(settings) as session:
-        return tokens.create(session, user, scope, name, expires)
-
-
 @contextmanager
-def _transaction(settings: Settings) -> Generator[Session]:
+def transaction(settings: Settings) -> Generator[Session]:
+    """A transaction on a connection of its own."""
     engine = make_engine(settings)
     try:
         with Session(engine) as session, session.begin():

@@ -100,3 +100,9 @@ class NotRunning(StackError):
         "Nestor does not run on {home}, and NESTOR_DATABASE_URL is not set. Start Nestor with `nestor up`, pass its "
         "--home, or set NESTOR_DATABASE_URL."
     )
+
+
+class UserUnknown(StackError):
+    """A command of the operator names a user whom the database does not have."""
+
+    message = "There is no user {user!r}. `nestor user list` shows all."

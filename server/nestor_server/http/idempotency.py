@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from nestor.errors import IdempotencyConflict
 from nestor.schemas.base import Json
 from nestor_server.models import IDEMPOTENCY_WINDOW, IdempotencyKey
-from nestor_server.services.tokens import Caller
+from nestor_server.services.access.tokens import Caller
 
 
 @dataclass(frozen=True)

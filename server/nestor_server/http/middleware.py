@@ -96,7 +96,7 @@ class RequestContextMiddleware:
 def _treat_forms_as_json(scope: Scope, headers: Headers) -> None:
     """`curl -d '{…}'` declares a form. No route accepts forms, so the body is read as JSON.
 
-    This does not help a form on another site's page: a cookie alone changes nothing (see `auth.bearer_token`).
+    This does not help a form on another site's page: a cookie alone changes nothing (see `auth.credentials`).
     """
     if headers.get("Content-Type", "").startswith("application/x-www-form-urlencoded"):
         kept = [(name, value) for name, value in scope["headers"] if name != b"content-type"]

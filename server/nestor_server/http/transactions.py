@@ -28,10 +28,10 @@ from starlette.exceptions import HTTPException
 from nestor.errors import NestorError, ServerBusy
 from nestor.schemas import Scope
 from nestor_server.database import Sessions
-from nestor_server.http import auth
 from nestor_server.http.admission import ClientGone, Gate
+from nestor_server.http.callers import auth
 from nestor_server.http.checks.bodies import JsonRequest, allow, limit_of
-from nestor_server.services.tokens import Caller
+from nestor_server.services.access.tokens import Caller
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -72,7 +72,7 @@ class Transactions:
             ClientGone, BodyStalled, TooLarge: nothing was changed.
         """
         transaction = _Transaction(self._sessions, work)
-        user = self._users.get(auth.credentials(request)) if request else None
+        user = self._users.get(auth.fingerprint(request)) if request else None
         if request is None or not while_connected:
             return await self._gate.run(transaction, caller=user)
         leaving = asyncio.create_task(_disconnect(request))
@@ -93,7 +93,7 @@ class Transactions:
 
     def remember(self, request: Request) -> None:
         """Let the user of this request, whose token was found to be valid, take turns as this user from now on."""
-        key = auth.credentials(request)
+        key = auth.fingerprint(request)
         self._users[key] = request.state.caller.user_id
         self._users.move_to_end(key)
         if len(self._users) > MAX_REMEMBERED_USERS:
@@ -182,7 +182,7 @@ class TransactionRoute(APIRoute):
                 return Response(status_code=CLIENT_GONE)
 
         async def identify(request: Request, scope: Scope) -> None:
-            auth.bearer_token(request)  # a request without one takes no turn
+            auth.credentials(request)  # a request without them takes no turn
             transactions: Transactions = getattr(request.app.state, self.transactions)
             await transactions.run(lambda session: _caller(request, session, scope), request=request)
             transactions.remember(request)

@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from nestor.schemas import Scope
 from nestor_server.database import Sessions
-from nestor_server.http import auth
+from nestor_server.http.callers import auth
 from nestor_server.http.refreshed import Refreshed
 from nestor_server.observability import database_metrics
 from nestor_server.observability.metrics import Metrics
@@ -53,7 +53,7 @@ class Scrapes:
 
         Then metrics are most needed, and nobody can revoke a token.
         """
-        key = hashlib.sha256(auth.bearer_token(request).encode()).digest()
+        key = hashlib.sha256(auth.credentials(request).secret.encode()).digest()
         try:
             with self._sessions() as session:
                 auth.authenticate(request, session, Scope.admin)

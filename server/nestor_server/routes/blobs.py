@@ -18,7 +18,7 @@ from nestor_server.http.openapi.responses import BINARY, FILE, OCTETS, Described
 from nestor_server.http.transactions import Reader, TransactionRoute, Tx, Writer
 from nestor_server.models import Blob
 from nestor_server.routes.parameters import AppSettings
-from nestor_server.services.tokens import Caller
+from nestor_server.services.access.tokens import Caller
 from nestor_server.storage import blobs
 from nestor_server.storage.tensor_blobs import Slice
 

@@ -86,7 +86,7 @@ def get_events(
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "Vary": "Accept"}
     if _asks_for_json(request.headers.get("Accept", ""), wait):
         return AwaitedJSON(lambda: streams.page(trial_id, after, seq, wait or 0), headers)
-    return EventSourceResponse(streams.sse(trial_id, after, seq, caller.token_id), headers=headers)
+    return EventSourceResponse(streams.sse(trial_id, after, seq, caller.credential_id), headers=headers)
 
 
 def _asks_for_json(accept: str, wait: float | None) -> bool:

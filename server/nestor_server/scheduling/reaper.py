@@ -13,6 +13,7 @@ from nestor.errors import Unavailable
 from nestor_server.database import Sessions
 from nestor_server.models import IDEMPOTENCY_WINDOW, IdempotencyKey
 from nestor_server.scheduling import leases, task_queue
+from nestor_server.services.access import browser_sessions
 from nestor_server.settings import Settings
 from nestor_server.storage import garbage_collection, object_store
 from nestor_server.webhooks import outbox
@@ -54,7 +55,7 @@ class Reaper(threading.Thread):
         """Sweep expired leases and send messages again, unless another server does so at this moment.
 
         Args:
-            collect_garbage: also delete old idempotency keys, old notices, and data that has long been unused.
+            collect_garbage: also delete old idempotency keys, notices and sessions, and data that has long been unused.
         """
         with self._sessions.begin() as session:
             if not session.scalar(select(func.pg_try_advisory_xact_lock(LOCK))):
@@ -67,6 +68,7 @@ class Reaper(threading.Thread):
                 )
                 garbage_collection.purge_expired(session)
                 outbox.purge(session)
+                browser_sessions.purge(session)
 
     def stop(self) -> None:
         """End the thread, and wait for it for at most 10 seconds."""

@@ -33,15 +33,13 @@ class AsyncAdministration(AsyncConnection):
         return await self._post("/tokens", new, schemas.TokenCreated)
 
     async def tokens(self) -> list[schemas.Token]:
-        """The valid tokens of this user, oldest first. This takes an admin token.
-
-        Raises:
-            Forbidden
-        """
+        """The valid tokens of this user, oldest first."""
         return [item async for item in self._pages(lambda cursor: self._get("/tokens", schemas.TokenPage, **cursor))]
 
     async def revoke_token(self, token_id: UUID) -> None:
-        """Revoke a token of this user with immediate effect. This takes an admin token.
+        """Revoke a token of this user with immediate effect.
+
+        Every token can revoke itself. A token that may write can also revoke others that may not do more.
 
         Raises:
             TokenNotFound

@@ -14,7 +14,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import RouteContext, iter_route_contexts
 
 from nestor.schemas import Scope
-from nestor_server.http.auth import COOKIE, REQUEST_HEADER
+from nestor_server.http.callers.auth import COOKIE, REQUEST_HEADER
 from nestor_server.http.openapi import schemas
 from nestor_server.http.openapi.responses import HEADERS, TEXT, headers, problem, unchanged
 from nestor_server.http.transactions import TransactionRoute, scope_of
@@ -50,9 +50,10 @@ SECURITY_SCHEMES: Json = {
     "session": {
         "type": "apiKey",
         "in": "cookie",
-        "name": COOKIE,
-        "description": f"The cookie that `POST /api/v1/session` sets. Requests other than GET and HEAD also need the "
-        f"header `{REQUEST_HEADER}: 1`.",
+        "name": f"{COOKIE}_8000",
+        "description": "The cookie that `POST /api/v1/session` sets. Its name ends with the port of the address, and "
+        f"begins with `__Host-` or `__Secure-` over https. Requests other than GET and HEAD also need the header "
+        f"`{REQUEST_HEADER}: 1`.",
     },
 }
 READING: Json = {

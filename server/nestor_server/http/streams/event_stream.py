@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Generator
 from contextlib import contextmanager, suppress
 from functools import partial
 from time import monotonic
@@ -19,15 +19,17 @@ from fastapi import Response
 from fastapi.sse import KEEPALIVE_COMMENT
 from pydantic import BaseModel
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 from starlette.types import Receive, Scope, Send
 
 from nestor.errors import ServerBusy
 from nestor.schemas import Event, EventPage, EventType
 from nestor_server.http.streams.feeds import Feed, Feeds, encode
 from nestor_server.http.transactions import Transactions
-from nestor_server.services import tokens
+from nestor_server.services.access import tokens
 from nestor_server.services.records import events
 from nestor_server.services.records.events import Page
+from nestor_server.services.trials import queries
 from nestor_server.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -61,13 +63,13 @@ class EventStreams:
         self._transactions, self._settings = transactions, settings
         self._feeds = Feeds(self._read, settings.stream_poll_seconds)
         self._closing = False
-        self._tokens: Counter[UUID] = Counter()  # of the open streams
-        self._invalid_tokens: set[UUID] = set()
+        self._open: Counter[tuple[UUID, UUID]] = Counter()  # by trial, and by token or session
+        self._ended: set[UUID] = set()  # of these, as of the last check
 
     @property
     def n_open(self) -> int:
         """The number of open streams."""
-        return self._tokens.total()
+        return self._open.total()
 
     def notice(self, trial_id: UUID | None) -> None:
         """A trial may have new events; None: each may."""
@@ -78,31 +80,32 @@ class EventStreams:
         self._closing = True
         self._feeds.wake()
 
-    async def check_tokens(self) -> None:
-        """End the streams whose token is no longer valid, again and again until this task is cancelled.
+    async def check(self) -> None:
+        """End the streams whose token, session or study has ended, again and again until this task is cancelled.
 
-        One statement for all streams takes the place of a notification, which could be lost, and finds expired tokens.
+        One statement for all streams takes the place of notifications, which could be lost, and finds what expires.
         """
         while True:
             await asyncio.sleep(self._settings.stream_ping_seconds)
-            try:
-                found = await self._transactions.run(partial(tokens.invalid, token_ids=frozenset(self._tokens)))
-            except (SQLAlchemyError, ServerBusy):
-                continue  # the streams themselves report it
-            if found:
-                self._invalid_tokens |= found
-                self._feeds.wake()
+            if not self._open:
+                continue
+            with suppress(SQLAlchemyError, ServerBusy):  # the streams themselves report it
+                self._ended = await self._transactions.run(partial(_ended, streams=frozenset(self._open)))
+                if self._ended:
+                    self._feeds.wake()
 
-    async def sse(self, trial_id: UUID, after: int, seq: int, token_id: UUID) -> AsyncIterator[bytes]:
+    async def sse(self, trial_id: UUID, after: int, seq: int, credential_id: UUID) -> AsyncIterator[bytes]:
         """Server-sent events whose seq is above `after`.
 
-        The stream ends with the trial. It is cut when the server shuts down, and when its token is no longer valid.
+        The stream ends with the trial. It is cut when the server shuts down, when the study is deleted, and when its
+        token or session is no longer valid.
 
         Args:
             seq: the trial's present one.
+            credential_id: of the caller.
         """
-        with self._holding(token_id), self._feeds.subscribe(trial_id, seq) as feed:
-            while not self._closing and token_id not in self._invalid_tokens:
+        with self._holding(trial_id, credential_id), self._feeds.subscribe(trial_id, seq) as feed:
+            while not self._closing and self._ended.isdisjoint((trial_id, credential_id)):
                 changed = feed.changed
                 try:
                     passage = await feed.after(after)
@@ -122,16 +125,15 @@ class EventStreams:
                     return
 
     @contextmanager
-    def _holding(self, token_id: UUID) -> Generator[None]:
-        """Count a stream of this token."""
-        self._tokens[token_id] += 1
+    def _holding(self, *key: *tuple[UUID, UUID]) -> Generator[None]:
+        """Count a stream."""
+        self._open[key] += 1
         try:
             yield
         finally:
-            self._tokens[token_id] -= 1
-            if not self._tokens[token_id]:
-                del self._tokens[token_id]
-                self._invalid_tokens.discard(token_id)
+            self._open[key] -= 1
+            if not self._open[key]:
+                del self._open[key]
 
     async def page(self, trial_id: UUID, after: int, seq: int, wait: float) -> EventPage:
         """The events whose seq is above `after`. Without one, wait for up to `wait` seconds.
@@ -159,6 +161,12 @@ class EventStreams:
 
     async def _read(self, trial_id: UUID, after: int) -> Page:
         return await self._transactions.run(lambda session: events.read(session, trial_id, after))
+
+
+def _ended(session: Session, streams: Collection[tuple[UUID, UUID]]) -> set[UUID]:
+    """The trials of deleted studies, and the tokens and sessions that are no longer valid, of these streams."""
+    invalid = tokens.invalid(session, {credential_id for _, credential_id in streams})
+    return invalid | queries.deleted(session, {trial_id for trial_id, _ in streams})
 
 
 async def _is_set(event: asyncio.Event, seconds: float) -> bool:

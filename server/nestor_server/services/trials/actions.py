@@ -15,8 +15,8 @@ from nestor.schemas import Action, EndingAction, EntryPointProblem, PresetProble
 from nestor_server.models import Study, Trial
 from nestor_server.observability import logs, traces
 from nestor_server.scheduling import leases, state_machine, task_queue
+from nestor_server.services.access.tokens import Caller
 from nestor_server.services.problems import datasets, presets, programs
-from nestor_server.services.tokens import Caller
 from nestor_server.services.trials import warm_starts
 from nestor_server.services.trials.queries import describe, describe_version, find_version
 

@@ -12,7 +12,7 @@ from nestor import schemas
 from nestor.results import confirmations
 from nestor_server.models import Step, Trial
 from nestor_server.scheduling import leases
-from nestor_server.services.tokens import Caller
+from nestor_server.services.access.tokens import Caller
 from nestor_server.services.trials import actions, queries
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from typing import Any
 from uuid import UUID
@@ -128,6 +128,12 @@ def newest_steps(
     """The newest steps that are stored in a table, for a message."""
     newest = select(table.step).where(table.trial_id == trial_id).order_by(table.step.desc())
     return session.scalars(newest.limit(lifecycle.SHOWN_STEPS)).all()
+
+
+def deleted(session: Session, trial_ids: Collection[UUID]) -> set[UUID]:
+    """Those of the trials whose study was deleted."""
+    present = select(Trial.id).join(Study, Study.id == Trial.study_id).where(Study.deleted_at.is_(None))
+    return set(trial_ids).difference(session.scalars(present.where(Trial.id.in_(trial_ids))))
 
 
 def find_version(session: Session, owner_id: UUID, trial_id: UUID, if_match: str | None) -> Trial:

@@ -1,0 +1,1 @@
+"""Who may use the server: users, their tokens, and the sessions of their browsers."""
