@@ -16,6 +16,7 @@ from nestor_server import database, routes
 from nestor_server.database import REQUEST_LIMITS, Sessions
 from nestor_server.http import problem_documents
 from nestor_server.http.admission import Gate
+from nestor_server.http.callers.rates import RequestRate
 from nestor_server.http.callers.token_uses import TokenUses
 from nestor_server.http.middleware import RequestContextMiddleware
 from nestor_server.http.openapi.document import as_json, document
@@ -78,6 +79,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.stream_transactions = parts.openings
     app.state.bodies = parts.bodies
     app.state.event_streams = parts.streams
+    app.state.request_rate = RequestRate(settings.max_requests_per_minute)
     app.state.token_uses = parts.token_uses
     app.state.readiness = parts.readiness
     app.state.description = Refreshed(partial(as_json, app), valid_seconds=math.inf)

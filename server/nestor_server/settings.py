@@ -54,6 +54,13 @@ class Settings(BaseSettings):
     # Retention of deleted studies, and of uploads that no trial uses.
     keep_unused_days: Annotated[float, Field(ge=0)] = 30.0
     max_json_bytes: Annotated[int, Field(gt=0)] = 2**20  # routes that need more say so
+    # Of each user. The first two hold for each process, the others for the whole server.
+    max_requests_per_minute: Annotated[int, Field(gt=0)] = 6_000
+    max_streams: Annotated[int, Field(gt=0)] = 1_000  # that are open, and requests that wait for events
+    max_studies: Annotated[int, Field(gt=0)] = 5_000
+    max_trials: Annotated[int, Field(gt=0)] = 200_000
+    max_unfinished_trials: Annotated[int, Field(gt=0)] = 10_000
+    max_stored_bytes: Annotated[int, Field(gt=0)] = 256 * 2**30  # also those that are announced only
     stream_poll_seconds: Seconds = 3.0  # how late an event is if its notification is lost
     stream_ping_seconds: Seconds = 15.0  # between two comments on an idle stream
     # Hosts and networks to which users may let the server send notices; see docs/operations.md.

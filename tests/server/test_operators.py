@@ -8,6 +8,10 @@ from uuid import uuid4
 
 import pytest
 
+from nestor.schemas import Scope
+from nestor_server.embedded.access import prepare
+from nestor_server.embedded.home import Home
+from nestor_server.services.access import tokens
 from testbed.server import Server
 from tests.client.shell import Shell
 from tests.server.conftest import SPEC, ok, problem
@@ -46,7 +50,9 @@ def test_an_operator_sees_what_users_take(server, shell, user):
         ok(http.post("/blobs", json={"digest": f"sha256:{64 * 'a'}", "size": 1_500_000}))
     (found,) = (one for one in json.loads(shell("user", "list", "--json")) if one["user"] == user)
     del found["last_used_at"]  # within seconds
-    assert found == {"user": user, "tokens": 1, "studies": 1, "unfinished_trials": 1, "bytes": 1_500_000}
+    assert found == {
+        "user": user, "tokens": 1, "studies": 1, "trials": 1, "unfinished_trials": 1, "bytes": 1_500_000,
+    }  # fmt: skip
     assert user in shell("user", "list")
 
 
@@ -68,3 +74,18 @@ def test_an_operator_revokes_one_token_or_all_of_a_user(server, shell, user):
 def test_a_user_whom_the_database_does_not_have_is_named(shell):
     for words in (("user", "tokens", "nobody-there"), ("user", "revoke", "nobody-there")):
         assert "There is no user 'nobody-there'." in shell(*words, code=1)
+
+
+@pytest.mark.parametrize(("days", "kept"), [(None, True), (365, True), (29, False), (0, False)])
+def test_nestor_up_replaces_its_token_before_it_expires(server, tmp_path, days, kept):
+    """A stack that was started today is not locked out tomorrow."""
+    home, url = Home(tmp_path), server.settings.database_url
+    with server.sessions.begin() as session:
+        lasts = None if days is None else timedelta(days=days)
+        stored = tokens.create(session, "local", Scope.admin, "nestor up", lasts)
+    home.token_file.write_text(stored)
+    token = prepare(url, home)
+    assert (token == stored) == kept
+    assert home.token_file.read_text() == token
+    with server.http(token) as http:
+        assert ok(http.get("/me"))["scope"] == "admin"

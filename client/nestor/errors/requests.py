@@ -229,6 +229,29 @@ class ServerBusy(NestorError):
     remedy = "Try again after the seconds that the header Retry-After names."
 
 
+class TooManyRequests(NestorError):
+    """A user sends more requests than the server takes."""
+
+    status = 429
+    retryable = True
+    message = "You send more than {limit} requests a minute. Nothing was changed."
+    remedy = "Wait for the seconds that the header Retry-After names, as Nestor's clients do."
+
+
+class TooManyStreams(TooManyRequests):
+    """A user follows more trials at once than the server lets follow."""
+
+    message = "You have {limit} event streams open, and may not have more at a time."
+    remedy = "Close some first, or ask the server's operator to raise NESTOR_MAX_STREAMS."
+
+
+class QuotaExceeded(TooManyRequests):
+    """A user would have more than the server keeps for a user."""
+
+    message = "With this, you would have {total} {what}, and a user may have {limit}. Nothing was changed."
+    remedy = "{advice}, or ask the server's operator to raise {setting}."
+
+
 class Unavailable(NestorError):
     """A part that the server needs does not answer."""
 

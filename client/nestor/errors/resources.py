@@ -308,6 +308,13 @@ class TooManyWebhooks(Conflict):
     remedy = "Delete one first; `nestor webhook list` lists yours."
 
 
+class TooManyTokens(Conflict):
+    """You have as many tokens as a user may have."""
+
+    message = "You have {limit} valid tokens, and a user has no more."
+    remedy = "Revoke one first; `nestor token list` lists yours."
+
+
 class VersionMismatch(Conflict):
     """A request was meant for another version of a study or a trial than the present one."""
 

@@ -27,6 +27,7 @@ from nestor.errors import (
     NestorError,
     RequestNotSent,
     ServerUnreachable,
+    TooManyRequests,
 )
 from nestor.remote.credentials import LOOPBACK
 from nestor.schemas import API
@@ -105,17 +106,19 @@ class Transport:
         if method == "POST":
             headers.setdefault("Idempotency-Key", str(uuid4()))
         end = time.monotonic() + RETRY_SECONDS
+        attempt = 1
         with self.translate_errors():
-            for attempt in range(1, ATTEMPTS):
+            while True:
                 try:
                     return self._send(method, path, headers=headers, **options)
                 except (RetryLater, httpx.TransportError) as error:
                     pause = self._pause_after(error, attempt)
-                    if not retry or pause is None or time.monotonic() + pause > end:
+                    if not retry or attempt == ATTEMPTS or pause is None or time.monotonic() + pause > end:
                         raise
                     log.debug("%s %s is repeated in %.1f s: %s", method, path, pause, error)
                     time.sleep(pause)
-            return self._send(method, path, headers=headers, **options)
+                    # Who sends too much is only slowed down, as long as the server says when to go on.
+                    attempt += not (isinstance(error, RetryLater) and isinstance(error.error, TooManyRequests))
 
     @contextmanager
     def stream(self, path: str, **options: Any) -> Generator[httpx.Response]:

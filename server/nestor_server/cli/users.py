@@ -75,11 +75,11 @@ def list_users(home: HomeOption = None, json: JsonOption = False) -> None:
         found = users.usage(session)
     if json:
         return print_json([one.model_dump(mode="json") for one in found])
-    heads = ("user", "tokens", "last used", "studies", "unfinished trials", "GB stored")
+    heads = ("user", "tokens", "last used", "studies", "trials", "unfinished", "GB stored")
     rows = [
         (
-            one.user, str(one.tokens), moment(one.last_used_at), str(one.studies), str(one.unfinished_trials),
-            f"{one.bytes / 1e9:.3f}",
+            one.user, str(one.tokens), moment(one.last_used_at), str(one.studies), str(one.trials),
+            str(one.unfinished_trials), f"{one.bytes / 1e9:.3f}",
         )
         for one in found
     ]  # fmt: skip

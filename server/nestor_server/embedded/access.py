@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import redis
@@ -33,6 +33,7 @@ from nestor_server.services.access import tokens
 from nestor_server.settings import Settings, read_settings
 
 USER = "local"  # the owner of the token that `nestor up` creates
+RENEWED_BEFORE = timedelta(days=30)  # a start makes another token if the stored one expires within this time
 
 
 def data_roots(host: str) -> str:
@@ -132,13 +133,13 @@ def transaction(settings: Settings) -> Generator[Session]:
 
 
 def _stored_token(session: Session, home: Home) -> str | None:
-    """The token of an earlier start, if this database accepts it."""
+    """The token of an earlier start, if this database accepts it and will for some time."""
     try:
         token = home.token_file.read_text().strip()
-        tokens.authenticate(session, token)
+        expires_at = tokens.authenticate(session, token).expires_at
     except (FileNotFoundError, Unauthenticated):
         return None
-    return token
+    return token if expires_at is None or expires_at > datetime.now(UTC) + RENEWED_BEFORE else None
 
 
 def server_info(url: str, workers: Mapping[str, int]) -> str:

@@ -30,6 +30,8 @@ from nestor_server.http.checks import validation_errors
 
 log = logging.getLogger(__name__)
 
+RETRY_SECONDS = 3  # after errors that do not say when to try again
+
 
 class ProblemEntry(BaseModel):
     """One of several mistakes."""
@@ -72,7 +74,7 @@ def response(error: NestorError, request_id: str | None, headers: dict[str, str]
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
     if error.retryable:
-        headers["Retry-After"] = "3"
+        headers["Retry-After"] = str(error.context.get("retry_after", RETRY_SECONDS))
     return JSONResponse(error.problem(request_id), error.status, headers, media_type=PROBLEM_JSON)
 
 

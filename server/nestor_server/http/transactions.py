@@ -72,7 +72,7 @@ class Transactions:
             ClientGone, BodyStalled, TooLarge: nothing was changed.
         """
         transaction = _Transaction(self._sessions, work)
-        user = self._users.get(auth.fingerprint(request)) if request else None
+        user = self.user_of(request) if request else None
         if request is None or not while_connected:
             return await self._gate.run(transaction, caller=user)
         leaving = asyncio.create_task(_disconnect(request))
@@ -90,6 +90,10 @@ class Transactions:
         finally:
             leaving.cancel()
             running.cancel()
+
+    def user_of(self, request: Request) -> UUID | None:
+        """The user whom these credentials were found to belong to, if that was seen before."""
+        return self._users.get(auth.fingerprint(request))
 
     def remember(self, request: Request) -> None:
         """Let the user of this request, whose token was found to be valid, take turns as this user from now on."""
@@ -164,11 +168,14 @@ class TransactionRoute(APIRoute):
         assert model is None or issubclass(model, BaseModel), f"{self.path}: give its body a default in place of None"
 
         async def handle_for_caller(request: Request) -> Response:
+            transactions: Transactions = getattr(request.app.state, self.transactions)
+            if scope is not None and (user := transactions.user_of(request)) is not None:
+                auth.count(request, user)  # before it costs anything
             if model is not None:
                 request = JsonRequest(request, model, request.app.state.bodies)
             try:
                 if scope is not None and _has_body(request):
-                    await identify(request, scope)
+                    await identify(transactions, request, scope)
                     allow(request.scope, limit_of(self.endpoint, request.app.state.settings.max_json_bytes))
                 try:
                     return await handle(request)
@@ -176,14 +183,13 @@ class TransactionRoute(APIRoute):
                     raise
                 except (RequestValidationError, NestorError, HTTPException):
                     if scope is not None and not hasattr(request.state, "caller"):
-                        await identify(request, scope)
+                        await identify(transactions, request, scope)
                     raise
             except ClientGone:
                 return Response(status_code=CLIENT_GONE)
 
-        async def identify(request: Request, scope: Scope) -> None:
+        async def identify(transactions: Transactions, request: Request, scope: Scope) -> None:
             auth.credentials(request)  # a request without them takes no turn
-            transactions: Transactions = getattr(request.app.state, self.transactions)
             await transactions.run(lambda session: _caller(request, session, scope), request=request)
             transactions.remember(request)
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from nestor import schemas
 from nestor_server.http.callers import auth
-from nestor_server.http.openapi.responses import Described, headers, problem
+from nestor_server.http.openapi.responses import Described, conflict, headers, problem
 from nestor_server.http.transactions import Admin, Reader, TransactionRoute, Tx
 from nestor_server.routes.parameters import CursorOfOneOrder, Limit
 from nestor_server.services.access import browser_sessions, tokens
@@ -23,7 +23,7 @@ SESSION: Described = {
 }
 
 
-@router.post("/tokens", status_code=201)
+@router.post("/tokens", status_code=201, responses=conflict("You have as many valid tokens as a user may have."))
 def create_token(new: schemas.TokenCreate, caller: Admin, session: Tx) -> schemas.TokenCreated:
     """Create another token for your user. This response is the only one that shows it."""
     return tokens.issue(session, caller.user_id, new)

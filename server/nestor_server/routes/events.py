@@ -10,7 +10,7 @@ from fastapi.sse import EventSourceResponse
 
 from nestor import schemas
 from nestor_server.http.openapi.responses import Described
-from nestor_server.http.streams.event_stream import AwaitedJSON, EventStreams
+from nestor_server.http.streams.event_stream import AwaitedJSON, EventStreams, Follower
 from nestor_server.http.transactions import Reader, StreamRoute, Tx
 from nestor_server.models import Trial
 from nestor_server.routes.parameters import After
@@ -81,12 +81,16 @@ def get_events(
     wherever it breaks.
     """
     streams: EventStreams = request.app.state.event_streams
+    follower = Follower(caller.user_id, caller.credential_id, trial_id)
     seq = queries.read(session, caller.user_id, trial_id, Trial.seq).seq
     after = last_event_id if last_event_id is not None else after
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "Vary": "Accept"}
-    if _asks_for_json(request.headers.get("Accept", ""), wait):
-        return AwaitedJSON(lambda: streams.page(trial_id, after, seq, wait or 0), headers)
-    return EventSourceResponse(streams.sse(trial_id, after, seq, caller.credential_id), headers=headers)
+    is_json = _asks_for_json(request.headers.get("Accept", ""), wait)
+    if wait or not is_json:
+        streams.admit(caller.user_id)
+    if is_json:
+        return AwaitedJSON(lambda: streams.page(follower, after, seq, wait or 0), headers)
+    return EventSourceResponse(streams.sse(follower, after, seq), headers=headers)
 
 
 def _asks_for_json(accept: str, wait: float | None) -> bool:

@@ -6,12 +6,11 @@ import logging
 import threading
 from contextlib import suppress
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from nestor.errors import Unavailable
 from nestor_server.database import Sessions
-from nestor_server.models import IDEMPOTENCY_WINDOW, IdempotencyKey
 from nestor_server.scheduling import leases, task_queue
 from nestor_server.services.access import browser_sessions
 from nestor_server.settings import Settings
@@ -63,9 +62,7 @@ class Reaper(threading.Thread):
             for trial_id in leases.sweep_expired(session):
                 task_queue.send_on_commit(session, trial_id)
             if collect_garbage:
-                session.execute(
-                    delete(IdempotencyKey).where(IdempotencyKey.created_at < func.now() - IDEMPOTENCY_WINDOW)
-                )
+                garbage_collection.purge_idempotency_keys(session)
                 garbage_collection.purge_expired(session)
                 outbox.purge(session)
                 browser_sessions.purge(session)

@@ -14,7 +14,9 @@ from sqlalchemy.orm import Session
 from nestor import schemas
 from nestor.errors import StudyExists, StudyNotFound
 from nestor.schemas import State
+from nestor_server import quotas
 from nestor_server.models import Study, Trial, Webhook
+from nestor_server.quotas import Amounts
 from nestor_server.scheduling import leases
 from nestor_server.services import versions
 from nestor_server.services.study_trials import Trials, trials_of
@@ -29,8 +31,12 @@ def create(session: Session, owner_id: UUID, new: schemas.StudyCreate) -> tuple[
     Raises:
         StudyExists: the user has a study of that name, and `load_if_exists` is not set.
         RankingDiffers: `load_if_exists` is set, and the study ranks its trials in another way.
+        QuotaExceeded
     """
     fields = new.model_dump(exclude={"load_if_exists", "tags"}, exclude_none=True)
+    query = select(Study).where(Study.owner_id == owner_id, Study.name == new.name, Study.deleted_at.is_(None))
+    if session.scalar(query.with_only_columns(Study.id)) is None:
+        quotas.take(session, owner_id, Amounts(studies=1))
     created = session.scalars(
         insert(Study)
         .values(owner_id=owner_id, **fields, tags=list(new.tags))
@@ -41,7 +47,6 @@ def create(session: Session, owner_id: UUID, new: schemas.StudyCreate) -> tuple[
         return describe(session, [created])[0], True
     if not new.load_if_exists:
         raise StudyExists(name=new.name)
-    query = select(Study).where(Study.owner_id == owner_id, Study.name == new.name, Study.deleted_at.is_(None))
     study = session.scalars(query).one()
     study.ranking.expect_same(study.name, new.metric, new.direction)
     return describe(session, [study])[0], False

@@ -15,6 +15,7 @@ from sqlalchemy.sql.elements import KeyedColumnElement
 
 from nestor import schemas
 from nestor.errors import StudyNameTaken, StudyNotDeleted, StudyNotFound, StudyTooLarge
+from nestor_server import quotas
 from nestor_server.models import (
     Base,
     Checkpoint,
@@ -27,6 +28,7 @@ from nestor_server.models import (
     Study,
     Trial,
 )
+from nestor_server.quotas import Amounts
 from nestor_server.services import studies
 
 # Of one copy, which is one transaction.
@@ -69,9 +71,11 @@ def copy(session: Session, owner_id: UUID, study_id: UUID, new: schemas.StudyCop
         StudyNotFound
         StudyNameTaken: another study has the name.
         StudyTooLarge: its finished trials have recorded too much.
+        QuotaExceeded
     """
     study = studies.find(session, owner_id, study_id)
     trials = _finished(session, study)
+    quotas.take(session, owner_id, Amounts(studies=1, trials=len(trials)))
     copied = {one: getattr(study, one) for one in ("metric", "direction", "user_attrs", "tags", "note")}
     made = Study(owner_id=owner_id, name=new.name, **copied, next_number=len(trials))
     with _naming(session, new.name):

@@ -22,8 +22,10 @@ from nestor.errors import (
     UploadTooLong,
 )
 from nestor.schemas import CHUNK_BYTES
+from nestor_server import quotas
 from nestor_server.database import BINARY
 from nestor_server.models import Blob, BlobChunk
+from nestor_server.quotas import LEAST_BYTES, Amounts
 from nestor_server.storage import object_store, verification
 from nestor_server.storage.verification import Verification
 
@@ -43,9 +45,13 @@ def announce(session: Session, owner_id: UUID, digest: str, size: int, *, limit:
     Raises:
         TooLarge: `size` is above `limit`.
         InvalidInput: the blob is stored already and has another size.
+        QuotaExceeded
     """
     if size > limit:
         raise TooLarge(what="The upload", limit=limit, setting="NESTOR_MAX_BLOB_BYTES")
+    known = select(Blob.id).where(Blob.owner_id == owner_id, Blob.digest == digest, Blob.size == size)
+    if session.scalar(known) is None:
+        quotas.take(session, owner_id, Amounts(bytes=max(size, LEAST_BYTES)))
     blob = _begin(session, owner_id, digest, size)
     blob.wanted_at = func.now()
     session.flush()

@@ -1,4 +1,4 @@
-"""Deletes blobs that nothing refers to: those of trials immediately, unused uploads after a retention period."""
+"""Deletes what is no longer needed: blobs that nothing refers to, unused uploads after a retention period, old keys."""
 
 from __future__ import annotations
 
@@ -14,7 +14,21 @@ from sqlalchemy.orm import Session
 from nestor.program_format import SPLITS
 from nestor.schemas import State
 from nestor_server.database import settings_of
-from nestor_server.models import Blob, Checkpoint, Dataset, Program, Result, Snapshot, Study, Trial
+from nestor_server.models import (
+    IDEMPOTENCY_WINDOW,
+    Blob,
+    Checkpoint,
+    Dataset,
+    IdempotencyKey,
+    Program,
+    Result,
+    Snapshot,
+    Study,
+    Token,
+    Trial,
+)
+
+MOST_IDEMPOTENCY_KEYS = 20_000  # of a token
 
 _BY_DIGEST = (Program.graphs, Program.tensors)
 _UPLOADED = (Blob.digest, func.jsonb_build_object("uploaded", Blob.digest))  # a split; the rest of one by reference
@@ -51,6 +65,16 @@ def purge_expired(session: Session) -> None:
     for table, key in ((Program, Trial.program_id), (Dataset, Trial.dataset_id)):
         _delete(session, delete(table).where(table.created_at < cutoff, ~exists().where(key == table.id)))
     _delete(session, delete(Blob).where(Blob.created_at < cutoff, ~USED, _unwanted(session)))
+
+
+def purge_idempotency_keys(session: Session) -> None:
+    """Delete old keys, and of each token all but the newest: a client repeats a request within minutes."""
+    session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < func.now() - IDEMPOTENCY_WINDOW))
+    newest = select(IdempotencyKey.created_at).where(IdempotencyKey.token_id == Token.id)
+    newest = newest.order_by(IdempotencyKey.created_at.desc()).offset(MOST_IDEMPOTENCY_KEYS).limit(1)
+    ends = select(Token.id, newest.scalar_subquery().label("at")).subquery()
+    beyond = delete(IdempotencyKey).where(IdempotencyKey.token_id == ends.c.id, IdempotencyKey.created_at <= ends.c.at)
+    session.execute(beyond)
 
 
 def _unwanted(session: Session) -> ColumnElement[bool]:

@@ -37,7 +37,7 @@ async def follow(transport: AsyncTransport, trial_id: UUID, after: int = 0) -> A
 
     Raises:
         ServerUnreachable: the server does not respond for ten minutes, or not at all to the first request.
-        NestorError: the server refuses, for example because the token was revoked.
+        NestorError: the server refuses, for example because the token was revoked, or lets wait for ten minutes.
     """
     pauses = _Pauses()
     while True:
@@ -50,16 +50,16 @@ async def follow(transport: AsyncTransport, trial_id: UUID, after: int = 0) -> A
                 yield event
                 if event.type is EventType.end:
                     return
-            reason, wait = "the server closed the stream", None
+            reason, wait, refusal = "the server closed the stream", None, None
         except RetryLater as error:
-            reason, wait = str(error), error.after
+            reason, wait, refusal = str(error), error.after, error.error
         except httpx.TransportError as error:
-            reason, wait = reason_of(error), None
+            reason, wait, refusal = reason_of(error), None, None
             if not transport.connected_before:
                 raise ServerUnreachable(server=transport.server, reason=reason) from error
         log.info("the stream of trial %s broke after event %d (%s); opening it again", trial_id, after, reason)
         if not await pauses.sleep(wait):
-            raise ServerUnreachable(server=transport.server, reason=reason)
+            raise refusal or ServerUnreachable(server=transport.server, reason=reason)
 
 
 async def _connection(transport: AsyncTransport, trial_id: UUID, after: int) -> AsyncIterator[Event | None]:

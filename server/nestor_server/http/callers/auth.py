@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import urlsplit
+from uuid import UUID
 
 from fastapi import Header, Request, Response
 from sqlalchemy.orm import Session
@@ -126,11 +127,24 @@ def authenticate(request: Request, session: Session, scope: Scope) -> Caller:
         Unauthenticated: there is no token and no session, or it is unknown, expired, revoked or ended.
         CrossSite: as `credentials`.
         Forbidden: the token has another scope.
+        TooManyRequests
     """
     given = credentials(request)
     find = browser_sessions.authenticate if given.is_session else tokens.authenticate
     caller = find(session, given.secret)
     request.app.state.token_uses.note(caller.token_id)
+    count(request, caller.user_id)
     if not caller.may(scope):
         raise Forbidden(reason=f"its scope is {caller.scope.value!r}", scope=scope.value)
     return caller
+
+
+def count(request: Request, user_id: UUID) -> None:
+    """Count a request once as one of this user.
+
+    Raises:
+        TooManyRequests
+    """
+    if not hasattr(request.state, "counted"):
+        request.app.state.request_rate.take(user_id)
+        request.state.counted = True

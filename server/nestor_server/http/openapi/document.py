@@ -137,6 +137,8 @@ def _complete(operation: Json, route: RouteContext, method: str) -> None:
         common["409"] = problem("The Idempotency-Key was used for another request.")
     if "If-Match" in parameters:
         common["412"] = problem("The ETag in If-Match is not the present one. Nothing was changed.")
+    if scope is not None and isinstance(route.original_route, TransactionRoute):
+        common["429"] = problem("You ask for more than a user may; the sentence says of what.", "Retry-After")
     if isinstance(route.original_route, TransactionRoute) and hasattr(route.endpoint, "__signature__"):
         common["503"] = problem("The server is busy, or its database does not answer.", "Retry-After")
     answers = {**common, **operation["responses"]}

@@ -1,6 +1,6 @@
 """Event streams: a trial's events as server-sent events, or as one page after a wait.
 
-A stream holds no thread and no connection, so that thousands of quiet readers cost memory only.
+A stream holds no thread and no connection, so that thousands of quiet followers cost memory only.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Gene
 from contextlib import contextmanager, suppress
 from functools import partial
 from time import monotonic
-from typing import final
+from typing import NamedTuple, TypeVar, final
 from uuid import UUID
 
 from fastapi import Response
@@ -22,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from starlette.types import Receive, Scope, Send
 
-from nestor.errors import ServerBusy
+from nestor.errors import ServerBusy, TooManyStreams
 from nestor.schemas import Event, EventPage, EventType
 from nestor_server.http.streams.feeds import Feed, Feeds, encode
 from nestor_server.http.transactions import Transactions
@@ -33,6 +33,10 @@ from nestor_server.services.trials import queries
 from nestor_server.settings import Settings
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+FULL_SECONDS = 10  # after which a user who has too many streams should try again
 
 
 @final
@@ -51,6 +55,14 @@ class AwaitedJSON(Response):
         await Response(body, headers=self._headers, media_type=self.media_type)(scope, receive, send)
 
 
+class Follower(NamedTuple):
+    """Who reads a stream: a user, with a token or in a browser's session, of a trial."""
+
+    user_id: UUID
+    credential_id: UUID
+    trial_id: UUID
+
+
 @final
 class EventStreams:
     """The streams of this process.
@@ -63,8 +75,9 @@ class EventStreams:
         self._transactions, self._settings = transactions, settings
         self._feeds = Feeds(self._read, settings.stream_poll_seconds)
         self._closing = False
-        self._open: Counter[tuple[UUID, UUID]] = Counter()  # by trial, and by token or session
-        self._ended: set[UUID] = set()  # of these, as of the last check
+        self._open: Counter[Follower] = Counter()
+        self._of_users: Counter[UUID] = Counter()
+        self._ended: set[UUID] = set()  # of their trials and credentials, as of the last check
 
     @property
     def n_open(self) -> int:
@@ -76,7 +89,7 @@ class EventStreams:
         self._feeds.notice(trial_id)
 
     def close(self) -> None:
-        """End all streams. Their readers reconnect, to the next server. Only call this in the event loop's thread."""
+        """End all streams. Their followers reconnect, to the next server. Only call this in the event loop's thread."""
         self._closing = True
         self._feeds.wake()
 
@@ -90,11 +103,20 @@ class EventStreams:
             if not self._open:
                 continue
             with suppress(SQLAlchemyError, ServerBusy):  # the streams themselves report it
-                self._ended = await self._transactions.run(partial(_ended, streams=frozenset(self._open)))
+                self._ended = await self._transactions.run(partial(_ended, followers=frozenset(self._open)))
                 if self._ended:
                     self._feeds.wake()
 
-    async def sse(self, trial_id: UUID, after: int, seq: int, credential_id: UUID) -> AsyncIterator[bytes]:
+    def admit(self, user_id: UUID) -> None:
+        """Let a user open one more stream. Several that are opened at the same moment may be too many.
+
+        Raises:
+            TooManyStreams
+        """
+        if self._of_users[user_id] >= self._settings.max_streams:
+            raise TooManyStreams(limit=self._settings.max_streams, retry_after=FULL_SECONDS)
+
+    async def sse(self, follower: Follower, after: int, seq: int) -> AsyncIterator[bytes]:
         """Server-sent events whose seq is above `after`.
 
         The stream ends with the trial. It is cut when the server shuts down, when the study is deleted, and when its
@@ -102,10 +124,10 @@ class EventStreams:
 
         Args:
             seq: the trial's present one.
-            credential_id: of the caller.
         """
-        with self._holding(trial_id, credential_id), self._feeds.subscribe(trial_id, seq) as feed:
-            while not self._closing and self._ended.isdisjoint((trial_id, credential_id)):
+        trial_id = follower.trial_id
+        with self._holding(follower), self._feeds.subscribe(trial_id, seq) as feed:
+            while not self._closing and self._ended.isdisjoint((trial_id, follower.credential_id)):
                 changed = feed.changed
                 try:
                     passage = await feed.after(after)
@@ -125,25 +147,25 @@ class EventStreams:
                     return
 
     @contextmanager
-    def _holding(self, *key: *tuple[UUID, UUID]) -> Generator[None]:
+    def _holding(self, follower: Follower) -> Generator[None]:
         """Count a stream."""
-        self._open[key] += 1
+        self._open[follower] += 1
+        self._of_users[follower.user_id] += 1
         try:
             yield
         finally:
-            self._open[key] -= 1
-            if not self._open[key]:
-                del self._open[key]
+            _release(self._open, follower)
+            _release(self._of_users, follower.user_id)
 
-    async def page(self, trial_id: UUID, after: int, seq: int, wait: float) -> EventPage:
+    async def page(self, follower: Follower, after: int, seq: int, wait: float) -> EventPage:
         """The events whose seq is above `after`. Without one, wait for up to `wait` seconds.
 
         Args:
             seq: the trial's present one.
         """
-        page = await self._read(trial_id, after)
+        page = await self._read(follower.trial_id, after)
         if wait and not page.items and page.end is None:
-            with self._feeds.subscribe(trial_id, seq) as feed:
+            with self._holding(follower), self._feeds.subscribe(follower.trial_id, seq) as feed:
                 page = await self._next_page(feed, after, monotonic() + wait)
         items, next_after = page.items, page.next_after
         if page.end is not None:
@@ -163,10 +185,16 @@ class EventStreams:
         return await self._transactions.run(lambda session: events.read(session, trial_id, after))
 
 
-def _ended(session: Session, streams: Collection[tuple[UUID, UUID]]) -> set[UUID]:
-    """The trials of deleted studies, and the tokens and sessions that are no longer valid, of these streams."""
-    invalid = tokens.invalid(session, {credential_id for _, credential_id in streams})
-    return invalid | queries.deleted(session, {trial_id for trial_id, _ in streams})
+def _release(counter: Counter[T], key: T) -> None:
+    counter[key] -= 1
+    if not counter[key]:
+        del counter[key]
+
+
+def _ended(session: Session, followers: Collection[Follower]) -> set[UUID]:
+    """The trials of deleted studies, and the tokens and sessions that are no longer valid, of these followers."""
+    invalid = tokens.invalid(session, {follower.credential_id for follower in followers})
+    return invalid | queries.deleted(session, {follower.trial_id for follower in followers})
 
 
 async def _is_set(event: asyncio.Event, seconds: float) -> bool:

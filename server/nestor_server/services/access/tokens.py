@@ -14,13 +14,14 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.orm import Session
 
 from nestor import schemas
-from nestor.errors import Forbidden, TokenExpired, TokenNotFound, TokenRevoked, TokenUnknown
+from nestor.errors import Forbidden, TokenExpired, TokenNotFound, TokenRevoked, TokenUnknown, TooManyTokens
 from nestor.schemas import TOKEN_DAYS, Scope
 from nestor_server.models import BrowserSession, Token, User
 from nestor_server.services.lists import paging, sorting
 
 PREFIX = "nst_"  # lets people and secret scanners recognize a leaked token
 LIFETIME = timedelta(days=TOKEN_DAYS)
+MOST = 1_000  # valid ones of a user, apart from those that operators make
 STORED = paging.stored_bytes(Token.name)
 BY_AGE = sorting.Order("tokens", "created_at", sorting.Sort(Token.id, UUID), Token.id, descending=False)
 
@@ -65,7 +66,14 @@ def create(
 
 
 def issue(session: Session, owner_id: UUID, new: schemas.TokenCreate) -> schemas.TokenCreated:
-    """Create another token of the same user."""
+    """Create another token of the same user.
+
+    Raises:
+        TooManyTokens
+    """
+    valid = select(func.count()).select_from(Token).where(Token.user_id == owner_id, is_valid())
+    if session.scalars(valid).one() >= MOST:
+        raise TooManyTokens(limit=MOST)
     expires = None if new.expires_in_days is None else timedelta(days=new.expires_in_days)
     plaintext, token = _issue(session, owner_id, new.scope, new.name, expires)
     return schemas.TokenCreated(**describe(token).model_dump(), token=plaintext)

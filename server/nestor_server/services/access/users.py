@@ -4,53 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from pydantic import BaseModel
-from sqlalchemy import ColumnElement, Select, func, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from nestor import schemas
 from nestor.errors import TokenNotFound
-from nestor.schemas import State
+from nestor_server import quotas
 from nestor_server.embedded.errors import UserUnknown
-from nestor_server.models import Blob, Study, Token, Trial, User
+from nestor_server.models import Token, User
 from nestor_server.services.access import tokens
-
-FINISHED = [state.value for state in State if state.finished]
 
 
 class Usage(BaseModel):
-    """What a user takes of the server."""
+    """What a user takes of the server; see `quotas`."""
 
     user: str
     tokens: int
     last_used_at: datetime | None
     studies: int
+    trials: int
     unfinished_trials: int
     bytes: int
 
 
 def usage(session: Session) -> list[Usage]:
     """All users by name."""
-    of_user = Study.owner_id == User.id, Study.deleted_at.is_(None)
-    unfinished = select(func.count()).join_from(Study, Trial).where(*of_user, Trial.state.not_in(FINISHED))
+    own = Token.user_id == User.id
     rows = session.execute(
         select(
             User.name.label("user"),
-            _of(User.id, select(func.count()).where(tokens.is_valid()), Token.user_id).label("tokens"),
-            _of(User.id, select(func.max(Token.last_used_at)), Token.user_id).label("last_used_at"),
-            select(func.count()).select_from(Study).where(*of_user).scalar_subquery().label("studies"),
-            unfinished.scalar_subquery().label("unfinished_trials"),
-            _of(User.id, select(func.coalesce(func.sum(Blob.size), 0)), Blob.owner_id).label("bytes"),
+            select(func.count()).where(own, tokens.is_valid()).scalar_subquery().label("tokens"),
+            select(func.max(Token.last_used_at)).where(own).scalar_subquery().label("last_used_at"),
+            *(amount.label(name) for name, amount in zip(quotas.QUOTAS, quotas.usage(User.id), strict=True)),
         ).order_by(User.name)
     )
     return [Usage.model_validate(row, from_attributes=True) for row in rows]
-
-
-def _of(user_id: Any, query: Select[Any], owner: Any) -> ColumnElement[Any]:
-    return query.where(owner == user_id).scalar_subquery()
 
 
 def tokens_of(session: Session, name: str) -> list[schemas.Token]:

@@ -20,7 +20,9 @@ from nestor.errors import (
     SplitNotSafetensors,
 )
 from nestor.program_format import INDEX
+from nestor_server import quotas
 from nestor_server.models import Blob, Dataset
+from nestor_server.quotas import LEAST_BYTES, Amounts
 from nestor_server.storage import blobs, tensor_blobs
 from nestor_server.storage.safetensors_header import Header, Malformed
 
@@ -33,10 +35,12 @@ def create(session: Session, owner_id: UUID, new: schemas.DatasetCreate) -> sche
     Raises:
         BlobNotFound: a digest is not of a complete blob of this owner.
         DatasetInvalid: a split is empty, has columns of different lengths, is not finite, or is not safetensors.
+        QuotaExceeded
     """
-    splits = {split: _Split.of(session, owner_id, split, given) for split, given in new if given is not None}
-    sizes = {name: split.examples() for name, split in splits.items()}
     given = new.model_dump(mode="json")
+    quotas.take(session, owner_id, Amounts(bytes=LEAST_BYTES + len(new.model_dump_json())))
+    splits = {split: _Split.of(session, owner_id, split, one) for split, one in new if one is not None}
+    sizes = {name: split.examples() for name, split in splits.items()}
     dataset = Dataset(owner_id=owner_id, splits={name: given[name] for name in splits}, sizes=sizes)
     session.add(dataset)
     session.flush()

@@ -18,7 +18,9 @@ from nestor.program_format import (
     refused,
     tensor_names,
 )
+from nestor_server import quotas
 from nestor_server.models import Blob, Program
+from nestor_server.quotas import LEAST_BYTES, Amounts
 from nestor_server.storage import blobs, tensor_blobs
 from nestor_server.storage.safetensors_header import Header, Malformed, Tensor
 
@@ -29,7 +31,9 @@ def create(session: Session, owner_id: UUID, new: schemas.ProgramCreate) -> sche
     Raises:
         BlobNotFound: a digest is not of a complete blob of this owner.
         ProgramInvalid: the blobs do not follow the format; the engine refuses them with the same sentence.
+        QuotaExceeded
     """
+    quotas.take(session, owner_id, Amounts(bytes=LEAST_BYTES))
     graphs = blobs.find_and_retain(session, owner_id, new.graphs)
     tensors = blobs.find_and_retain(session, owner_id, new.tensors)
     header = _header(session, tensors)

@@ -12,8 +12,10 @@ from nestor import lifecycle, schemas
 from nestor.errors import Forbidden, StudyNotFound
 from nestor.ranking import Ranking
 from nestor.schemas import Action, EndingAction, EntryPointProblem, PresetProblem, ProgramProblem, Scope, State
+from nestor_server import quotas
 from nestor_server.models import Study, Trial
 from nestor_server.observability import logs, traces
+from nestor_server.quotas import Amounts
 from nestor_server.scheduling import leases, state_machine, task_queue
 from nestor_server.services.access.tokens import Caller
 from nestor_server.services.problems import datasets, presets, programs
@@ -31,9 +33,12 @@ def create(session: Session, me: Caller, study_id: UUID, new: schemas.TrialSpec,
         InvalidInput: the warm start has another architecture, running workers cannot build the problem, or it lacks the
             metric by which the study ranks.
         Forbidden: the priority requires an admin token.
+        QuotaExceeded
     """
     owner_id = me.user_id
     _check_priority(me, new.priority)
+    # A trial will store something; how much, only its worker will know.
+    quotas.take(session, owner_id, Amounts(trials=1, unfinished_trials=1, bytes=1))
     program_id = dataset_id = None
     metrics: Sequence[str] | None = None  # unknown: the worker looks at them
     if isinstance(new.problem, PresetProblem):
@@ -108,8 +113,11 @@ def request(session: Session, me: Caller, trial_id: UUID, action: Action, *, if_
         TrialNotFound
         IllegalTransition: the action is not allowed in the trial's state.
         VersionMismatch: `if_match` names another version.
+        QuotaExceeded
     """
     trial = find_version(session, me.user_id, trial_id, if_match)
+    if action == "retry":
+        _admit_again(session, me, trial)
     return describe_version(leases.request(session, trial, action, by=f"user {me.user}"))
 
 
@@ -142,8 +150,10 @@ def extend(session: Session, me: Caller, trial_id: UUID, steps: int, *, if_match
         TrialNotFound
         IllegalTransition: the trial is neither complete nor pruned nor paused.
         VersionMismatch: `if_match` names another version.
+        QuotaExceeded
     """
     trial = find_version(session, me.user_id, trial_id, if_match)
+    _admit_again(session, me, trial)
     return describe(leases.extend(session, trial, steps, by=f"user {me.user}"))
 
 
@@ -165,6 +175,11 @@ def prioritize(
         state_machine.append_event(session, trial.id, State(trial.state), by=f"user {me.user}", why=why)
         session.refresh(trial)
     return describe_version(trial)
+
+
+def _admit_again(session: Session, me: Caller, trial: Trial) -> None:
+    if State(trial.state).finished:
+        quotas.take(session, me.user_id, Amounts(unfinished_trials=1))
 
 
 def _check_priority(me: Caller, priority: int) -> None:
