@@ -17,7 +17,17 @@ VARIANTS = {
     "phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light"},
     "phone, dark": {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"},
 }
-PAGES = ("login", "studies", "study", "compare", "workers", "empty", "missing", *(f"trial, {name}" for name in KINDS))
+PAGES = (
+    "login",
+    "studies",
+    "study",
+    "compare",
+    "workers",
+    "tokens",
+    "empty",
+    "missing",
+    *(f"trial, {name}" for name in KINDS),
+)
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +43,7 @@ def fragment(gallery: Gallery, name: str) -> str:
         "study": f"#/studies/{study}",
         "compare": f"#/studies/{study}/compare?trials=0",
         "workers": "#/workers",
+        "tokens": "#/tokens",
         "empty": "#/?q=nothing+has+this+name",
         "missing": "#/nowhere",
         "trial": gallery.address(trial) if trial else "",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import expect
 
+from nestor.schemas import Scope
 from tests.browser.conftest import log_in
-from tests.server.conftest import ok
+from tests.server.conftest import ok, problem
 
 
 def test_a_link_logs_in_and_leaves_the_token_neither_in_the_address_nor_to_scripts(page, context, server, token, study):
@@ -88,3 +89,45 @@ def test_two_users_in_one_browser_never_see_each_others_studies(page, server, to
     log_in(page, server, other)
     expect(page.get_by_role("link", name="theirs")).to_be_visible()
     expect(page.get_by_role("link", name="digits")).to_have_count(0)
+
+
+def test_tokens_are_listed_made_and_revoked(show, server, page):
+    user = "somebody with tokens"
+    own, other = server.new_token(user, Scope.admin), server.new_token(user, Scope.write)
+    page = show("#/", as_token=own)
+    page.get_by_role("link", name=user).click()
+    rows = page.get_by_role("row")
+    expect(rows).to_have_count(3)
+    expect(rows.nth(1)).to_contain_text("this session")
+    expect(rows.nth(1)).to_contain_text("admin")
+
+    page.get_by_label("Name").fill("laptop")
+    page.get_by_label("Scope").select_option("read")
+    page.get_by_label("Days").fill("")
+    page.get_by_role("button", name="Create a token").click()
+    expect(rows.nth(3)).to_contain_text("laptop")
+    expect(rows.nth(3)).to_contain_text("never")
+    made = page.get_by_role("status").locator("code").inner_text()
+    with server.http(made) as http:
+        assert ok(http.get("/me"))["scope"] == "read"
+
+    rows.nth(2).get_by_role("button").click()
+    page.get_by_role("dialog").get_by_role("button", name="Revoke it").click()
+    expect(rows).to_have_count(3)
+    with server.http(other) as http:
+        problem(http.get("/me"), 401, "token-revoked")
+
+    rows.nth(1).get_by_role("button").click()
+    page.get_by_role("dialog").get_by_role("button", name="Revoke it").click()
+    expect(page.get_by_text("Your session has ended.")).to_be_visible()
+
+
+def test_a_token_that_only_reads_ends_itself_and_no_other(show, server, page):
+    user = "somebody who reads"
+    server.new_token(user)
+    page = show("#/tokens", as_token=server.new_token(user, Scope.read))
+    rows = page.get_by_role("row")
+    expect(rows).to_have_count(3)
+    expect(rows.get_by_role("button")).to_have_count(1)
+    expect(rows.nth(2).get_by_role("button", name="Revoke")).to_be_visible()
+    expect(page.get_by_role("button", name="Create a token")).to_have_count(0)

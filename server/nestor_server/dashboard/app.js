@@ -8,6 +8,7 @@ import { ENDED, loginPage, UNKNOWN } from "./pages/login.js";
 import { missingPage } from "./pages/missing.js";
 import { studiesPage } from "./pages/studies.js";
 import { studyPage } from "./pages/study.js";
+import { tokensPage } from "./pages/tokens.js";
 import { trialPage } from "./pages/trial.js";
 import { workersPage } from "./pages/workers.js";
 import { Scheduler } from "./poll.js";
@@ -25,7 +26,7 @@ import { render } from "./vendor/lit-html/lit-html.js";
  */
 
 /** @type {Record<import("./route.js").PageName, MakePage>} */
-const PAGES = { studies: studiesPage, study: studyPage, trial: trialPage, compare: comparePage, workers: workersPage };
+const PAGES = { studies: studiesPage, study: studyPage, trial: trialPage, compare: comparePage, workers: workersPage, tokens: tokensPage };
 
 /** @type {Me} */
 const NOBODY = { user: "", scope: "read", token_id: "", expires_at: null };

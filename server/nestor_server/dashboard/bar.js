@@ -23,7 +23,7 @@ export function bar(app) {
         <a href=${link("workers")}>Workers</a>
         <a href="docs/">API</a>
       </nav>
-      <span class="user" title="The token permits: ${app.me.scope}">${app.me.user}${app.me.scope === "write" ? nothing : html` <span class="tag">${app.me.scope}</span>`}</span>
+      <a class="user" href=${link("tokens")} title="Your tokens. This one permits: ${app.me.scope}">${app.me.user}${app.me.scope === "write" ? nothing : html` <span class="tag">${app.me.scope}</span>`}</a>
       <button type="button" class="quiet" @click=${() => app.leave()}>Log out</button>
     </header>
     ${app.problem

@@ -1,7 +1,7 @@
 /** Which page an address shows: the part behind #, so that the server needs no routes of its own and Back works. */
 
 /**
- * @typedef {"studies" | "study" | "trial" | "compare" | "workers"} PageName
+ * @typedef {"studies" | "study" | "trial" | "compare" | "workers" | "tokens"} PageName
  * @typedef {{page: PageName, id: string, query: Record<string, string>}} Route
  */
 
@@ -10,6 +10,7 @@ const ID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}";
 const PATTERNS = [
   [/^\/?$/, "studies"],
   [/^\/workers$/, "workers"],
+  [/^\/tokens$/, "tokens"],
   [new RegExp(`^/studies/(${ID})$`), "study"],
   [new RegExp(`^/studies/(${ID})/compare$`), "compare"],
   [new RegExp(`^/trials/(${ID})$`), "trial"],
@@ -17,6 +18,7 @@ const PATTERNS = [
 const PATHS = {
   studies: () => "/",
   workers: () => "/workers",
+  tokens: () => "/tokens",
   study: (/** @type {string} */ id) => `/studies/${id}`,
   compare: (/** @type {string} */ id) => `/studies/${id}/compare`,
   trial: (/** @type {string} */ id) => `/trials/${id}`,
