@@ -1,7 +1,9 @@
 # docker build --target server -t nestor-server .
 # docker build --target worker -t nestor-worker .      (CPU; for CUDA add --build-arg TORCH_INDEX=https://pypi.org/simple)
 
-FROM python:3.11-slim-bookworm AS wheel
+FROM python:3.11-slim-bookworm@sha256:0bee7276f83efd4a1ee05bbbf4281d95ed28e079220a9457f25a93e3f1e3c31b AS python
+
+FROM python AS wheel
 WORKDIR /source
 COPY pyproject.toml README.md LICENSE ./
 COPY client client
@@ -10,9 +12,9 @@ COPY worker worker
 COPY migrations migrations
 RUN python -m pip wheel --quiet --no-cache-dir --no-deps --wheel-dir /wheels .
 
-FROM python:3.11-slim-bookworm AS base
+FROM python AS base
 ENV PYTHONUNBUFFERED=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
-RUN useradd --uid 10001 --create-home nestor
+RUN useradd --uid 10001 --create-home nestor && install --directory --owner nestor --group nestor /home/nestor/.cache
 WORKDIR /home/nestor
 
 # The API server and the dashboard, without torch.

@@ -37,6 +37,7 @@ http {{
     fastcgi_temp_path {home}/fastcgi;
     uwsgi_temp_path {home}/uwsgi;
     scgi_temp_path {home}/scgi;
+    proxy_bind {address};
 {documented}
 }}
 """
@@ -52,8 +53,8 @@ class Nginx:
 
 
 @contextmanager
-def running_nginx(ports: Sequence[int]) -> Iterator[Nginx]:
-    """The documented nginx in front of servers at these ports of this machine."""
+def running_nginx(ports: Sequence[int], *, address: str = "127.0.0.1") -> Iterator[Nginx]:
+    """The documented nginx in front of servers at these ports of this machine, which see it at `address`."""
     binary = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     assert binary is not None, "No nginx was found. Install it (Debian: apt-get install nginx-light)."
     with tempfile.TemporaryDirectory(prefix="nestor-nginx-") as directory:
@@ -61,7 +62,7 @@ def running_nginx(ports: Sequence[int]) -> Iterator[Nginx]:
         nginx = Nginx(f"https://127.0.0.1:{port}{PREFIX}", port, home / "certificate.pem")
         _write_certificate(nginx.authority, home / "key.pem")
         user = "user root;" if os.geteuid() == 0 else ""
-        text = _MAIN.format(home=home, user=user, documented=_documented(home, port, ports))
+        text = _MAIN.format(home=home, user=user, address=address, documented=_documented(home, port, ports))
         (home / "nginx.conf").write_text(text)
         with (home / "output.log").open("wb") as log:
             process = subprocess.Popen([binary, "-c", str(home / "nginx.conf")], stdout=log, stderr=log)

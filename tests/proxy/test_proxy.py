@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 import threading
 from urllib.parse import urljoin
 from uuid import UUID
@@ -14,7 +15,8 @@ from playwright.sync_api import expect
 from nestor.errors import ServerUnreachable
 from nestor.remote.client import Client
 from nestor.schemas import API, State
-from testbed.nginx import PREFIX
+from testbed.nginx import PREFIX, running_nginx
+from testbed.server import serving
 from tests.client.cutting import cutting
 from tests.server.conftest import SPEC, Run, ok, problem
 from tests.server.test_events import events
@@ -69,6 +71,20 @@ def test_forwarded_headers_are_believed_only_from_a_trusted_peer(server, token, 
     assert ("Secure" in answer.headers["Set-Cookie"]) == (peer == "127.0.0.1")
     assert f"Path={PREFIX}" in answer.headers["Set-Cookie"]
     assert redirect.headers["Location"] == "docs/"  # names neither a scheme nor a host
+
+
+@pytest.mark.parametrize("trusted", ["127.0.0.1,::1", "127.0.0.0/29"], ids=["by default", "when it is named"])
+def test_a_proxy_elsewhere_makes_cookies_secure_only_if_it_is_named(server, token, trusted):
+    """As outside of a container, where the server sees another address than its own."""
+    urls = {"database_url": server.settings.database_url, "redis_url": server.settings.redis_url}
+    with (
+        serving(urls | {"root_path": PREFIX, "trusted_proxies": trusted}) as apart,
+        running_nginx([apart.settings.port], address="127.0.0.4") as nginx,
+        httpx.Client(verify=ssl.create_default_context(cafile=nginx.authority), trust_env=False) as http,
+    ):
+        answer = http.post(f"{nginx.url}{API}/session", json={"token": token}, headers=SAME_SITE)
+    assert answer.status_code == 200
+    assert ("Secure" in answer.headers["Set-Cookie"]) == (trusted == "127.0.0.0/29")
 
 
 def test_the_proxy_overwrites_what_a_client_says_of_its_scheme(http, token):
