@@ -90,12 +90,12 @@ def kill_the_server(cluster: TestCluster, api: Api, trial_id: str) -> None:
 
 
 def kill_postgres(cluster: TestCluster, api: Api, trial_id: str) -> None:
-    kill(cluster.postgres._child)
+    kill(cluster.postgres.child)
     cluster.restart_postgres()
 
 
 def kill_valkey(cluster: TestCluster, api: Api, trial_id: str) -> None:
-    kill(cluster.valkey._child)
+    kill(cluster.valkey.child)
     cluster.restart_valkey()
 
 

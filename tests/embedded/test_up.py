@@ -10,6 +10,7 @@ import stat
 import sys
 import sysconfig
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,13 +24,15 @@ from nestor_server.database import plain_url
 from nestor_server.embedded import logs
 from nestor_server.embedded.home import Home, reachable
 from nestor_server.embedded.postgres import local_url
+from testbed.api import without_clock
 from testbed.server import new_database
 from testbed.services import Services, fresh_home
 from tests.embedded.test_environment import BROKEN, FOREIGN
-from tests.support.up import Up, credentials, ended, run, running_up, saved_token, wait_for
+from tests.support.up import START_SECONDS, Up, credentials, ended, run, running_up, saved_token, wait_for
 
 NOBODY = 65534
 ENDLESS = {"problem": {"preset": {}}, "n_steps": 100_000}
+SMALL = {"problem": {"preset": {"model": {"kind": "mlp", "hidden": [4]}}}, "n_steps": 100_000, "inner_steps": 1}
 
 
 @pytest.fixture
@@ -97,7 +100,7 @@ def test_a_second_one_in_the_same_directory_reports_where_the_first_is(up: Up):
 
 def test_it_runs_trials_whatever_the_shell_has_set_for_other_programs(up: Up):
     study = up.ask("POST", "/api/v1/studies", json={"name": "in spite"}).json()["id"]
-    short = ENDLESS | {"n_steps": 1, "inner_steps": 1, "problem": {"preset": {"model": {"kind": "mlp", "hidden": [4]}}}}
+    short = SMALL | {"n_steps": 1}
     trial = up.ask("POST", f"/api/v1/studies/{study}/trials", json=short).raise_for_status().json()["id"]
     wait_for(lambda: up.ask("GET", f"/api/v1/trials/{trial}").json()["state"] == "complete", 60)
 
@@ -106,7 +109,7 @@ def test_a_worker_that_dies_is_started_again_and_the_doctor_shows_both(up: Up):
     before = Home(up.home).running()
     assert before is not None
     os.kill(before["workers"]["worker-2"], signal.SIGKILL)
-    wait_for(lambda: "The worker-2 ended with signal SIGKILL" in up.output, 10)
+    wait_for(lambda: "worker-2 ended with signal SIGKILL" in up.output, 10)
 
     def replaced() -> bool:
         now = Home(up.home).running()
@@ -165,7 +168,7 @@ def test_the_doctor_reports_a_wrong_server_and_token_of_the_client(up: Up):
 
 def test_a_server_that_dies_is_started_again(up: Up):
     up.child("nestor_server").kill()
-    wait_for(lambda: "The server ended with signal SIGKILL" in up.output, 5)
+    wait_for(lambda: "server ended with signal SIGKILL" in up.output, 5)
 
     def answers() -> bool:
         try:
@@ -199,14 +202,50 @@ def test_a_kill_leaves_no_orphans_and_the_next_start_finds_data_and_token(home: 
         assert not (home / "server.json").exists()
 
 
-def test_when_postgres_dies_everything_stops_and_says_so(home: Path):
-    with running_up(home) as up:
-        everything = up.family()
-        up.child("postgres").kill()
-        assert up.wait(40) == 1
-        assert ended(everything, 8)
-        assert "postgres ended with signal SIGKILL" in up.output
-        assert str(home / "logs" / "postgres.log") in _plain(up.output)
+def test_databases_that_are_killed_are_started_again_and_a_running_trial_goes_on_bit_for_bit(up: Up):
+    """Regression: a killed PostgreSQL or Valkey ended everything."""
+    study = up.ask("POST", "/api/v1/studies", json={"name": "outages"}).json()["id"]
+    submit = lambda: up.ask("POST", f"/api/v1/studies/{study}/trials", json=SMALL).raise_for_status().json()["id"]
+    undisturbed, disturbed = submit(), submit()
+    wait_for(lambda: _step(up, undisturbed) > 100, 60)
+    up.ask("POST", f"/api/v1/trials/{undisturbed}/cancel").raise_for_status()
+    wait_for(lambda: _step(up, disturbed) > 5, 60)
+
+    postgres = up.child("postgres")
+    backend = next(child for child in postgres.children() if "nestor postgres" in " ".join(child.cmdline()))
+    backend.suspend()  # it outlives its server and holds the memory, so no other server may start on the data
+    postgres.kill()
+    ends = "postgres ended with signal SIGKILL; restarting it in"
+    wait_for(lambda: ends in up.output, 10)
+    assert backend.is_running()
+    backend.resume()
+    wait_for(lambda: _step(up, disturbed) > 10, 60)
+
+    for database in ("postgres", "valkey"):
+        up.child(database).kill()
+    wait_for(lambda: up.output.count(ends) == 2 and "valkey ended with signal SIGKILL" in up.output, 10)
+    wait_for(lambda: _step(up, disturbed) > 50, 60)
+    after = submit()
+    wait_for(lambda: up.ask("GET", f"/api/v1/trials/{after}").json()["state"] == "running", 60)
+    wait_for(lambda: _step(up, disturbed) > 100, 60)
+    assert up.ask("GET", f"/api/v1/trials/{disturbed}").json()["attempt"] == 1
+    for trial in (disturbed, after):
+        up.ask("POST", f"/api/v1/trials/{trial}/cancel").raise_for_status()
+    assert _trajectory(up, disturbed) == _trajectory(up, undisturbed)
+
+
+def test_it_comes_up_although_postgres_is_killed_meanwhile_and_stops_although_it_is_killed(home: Path):
+    with ThreadPoolExecutor(1) as other:
+        killed = other.submit(_kill_once_the_server_starts, home)
+        with running_up(home, NESTOR_HEARTBEAT_SECONDS="1") as up:
+            killed.result()
+            assert up.output.count("postgres ended with signal SIGKILL; restarting it") == 1
+            up.ask("POST", "/api/v1/studies", json={"name": "works"}).raise_for_status()
+            everything = up.family()
+            up.child("postgres").kill()
+            wait_for(lambda: up.output.count("postgres ended with signal SIGKILL; restarting it") == 2, 10)
+            assert up.signal(signal.SIGTERM) == 0
+            assert ended(everything, 8)
 
 
 def test_given_addresses_replace_the_embedded_parts(home: Path, services: Services):
@@ -265,6 +304,25 @@ def test_a_normal_user_can_run_it_too():
             assert up.ask("GET", "/api/v1/studies").status_code == 200
             assert up.signal(signal.SIGTERM) == 0
             assert ended(everything, 8)
+
+
+def _step(up: Up, trial: str) -> int:
+    """The number of its last step; -1 if the database does not answer."""
+    answer = up.ask("GET", f"/api/v1/trials/{trial}")
+    return answer.json()["step"] if answer.status_code == 200 else -1
+
+
+def _trajectory(up: Up, trial: str) -> dict[str, list[Any]]:
+    columns = up.ask("GET", f"/api/v1/trials/{trial}/steps", params={"limit": 100}).json()["columns"]
+    assert columns["number"] == list(range(1, 101))
+    del columns["recorded_at"]
+    return without_clock(columns)
+
+
+def _kill_once_the_server_starts(home: Path) -> None:
+    wait_for(lambda: Home(home).log("server").exists(), START_SECONDS)
+    (main, *_) = (home / "postgres" / "data" / "postmaster.pid").read_text().splitlines()
+    os.kill(int(main), signal.SIGKILL)
 
 
 def _with_a_wrong_password(home: Path) -> str:

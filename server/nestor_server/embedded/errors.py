@@ -63,6 +63,16 @@ class ChildFailed(StackError):
     message = "{name} {what}. Its log is {log}; it ends with:\n{tail}"
 
 
+class EndsAgain(ChildFailed):
+    """A child process ended again whenever it was started again."""
+
+    message = (
+        "{name} ended {times} times in a row, the last time with {how}, so everything was stopped. Remove the cause, "
+        "such as a full disk or too little memory, and start `nestor up` again: the data stay. "
+        "Its log is {log}; it ends with:\n{tail}"
+    )
+
+
 class DatabaseUnusable(StackError):
     """The database has a wrong address or refuses the connection."""
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from pathlib import Path
 from typing import final
 
@@ -57,7 +58,8 @@ class Postgres:
 
     def __init__(self, home: Home) -> None:
         self._home = home
-        self._child: Child | None = None
+        self._data = home.path / "postgres" / "data"
+        self.child: Child | None = None  # while it is started
 
     def start(self) -> str:
         """Create the data directory if missing, wait until the server is ready, and return its address.
@@ -67,14 +69,14 @@ class Postgres:
         """
         account = unprivileged()
         directory = self._home.directory("postgres", account)
-        data = directory / "data"
+        data = self._data
         data_version = (data / "PG_VERSION").read_text().strip() if data.exists() else None
         programs, version = find_postgres(data_version)
         programs = postgres_within_reach(programs, copies=directory / f"programs-{version}", account=account)
         password = self._home.secret("postgres-password")
         if data_version is None:
             self._initialize(programs, directory, password, account)
-        self._end_orphan(data)
+        self._end_orphan()
 
         for _ in range(PORT_TRIES):
             port = free_port()
@@ -85,7 +87,7 @@ class Postgres:
                     raise
             else:
                 return _url(password, port)
-        raise self.failed("found no free port")
+        raise self._failed("found no free port")
 
     def _serve(self, programs: Path, data: Path, port: int, account: Account | None) -> None:
         child = Child(
@@ -98,7 +100,7 @@ class Postgres:
             stop_signal=signal.SIGINT,  # a fast shutdown: clients are disconnected, data is flushed
             orphan_signal=signal.SIGINT,
         )
-        self._child = child
+        self.child = child
         child.start()
         try:
             child.wait_until(lambda: _ready(data, child), timeout=START_SECONDS)
@@ -106,25 +108,19 @@ class Postgres:
             self.stop()
             raise
 
-    def poll(self) -> int | None:
-        """The exit code of a server that ended by itself."""
-        return self._child.poll() if self._child else None
-
-    def rotate_log(self) -> None:
-        """Move the contents of a long log to another file, while the server goes on writing."""
-        if self._child is not None:
-            self._child.rotate_log()
-
-    def failed(self, what: str) -> ChildFailed:
-        """The error to raise: what happened, and the end of the log."""
-        log = self._home.log(self.name)
-        return ChildFailed(name=self.name, what=what, log=str(log), tail=logs.tail(log))
+    def is_free(self) -> bool:
+        """Whether no process of a server whose main process was killed still uses the data."""
+        return not _memory_in_use(self._data)
 
     def stop(self) -> None:
         """Shut down fast: connections are closed, data is flushed. Does nothing if the server does not run."""
-        if self._child is not None:
-            self._child.stop(timeout=30.0)
-            self._child = None
+        if self.child is not None:
+            self.child.stop(timeout=30.0)
+            self.child = None
+
+    def _failed(self, what: str) -> ChildFailed:
+        log = self._home.log(self.name)
+        return ChildFailed(name=self.name, what=what, log=str(log), tail=logs.tail(log))
 
     def _initialize(self, programs: Path, directory: Path, password: str, account: Account | None) -> None:
         """Create the data directory under another name and rename it, so that a killed initdb leaves no broken one."""
@@ -145,15 +141,20 @@ class Postgres:
             )  # fmt: skip
         password_file.unlink()
         if result.returncode != 0:
-            raise self.failed("could not create a new database")
+            raise self._failed("could not create a new database")
         partial.rename(directory / "data")
 
-    def _end_orphan(self, data: Path) -> None:
-        lines = _pid_file(data)
-        if lines and lines[0].isdigit():
-            end_orphan(int(lines[0]), data, signal.SIGINT, signal.SIGQUIT)
+    def _end_orphan(self) -> None:
+        lines = _pid_file(self._data)
+        if not (lines and lines[0].isdigit()):
+            return
+        end_orphan(int(lines[0]), self._data, signal.SIGINT, signal.SIGQUIT)
+        deadline = time.monotonic() + START_SECONDS
+        while not self.is_free() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if self.is_free():
             # PostgreSQL takes the pid of a zombie for a running server and refuses to start.
-            (data / "postmaster.pid").unlink(missing_ok=True)
+            (self._data / "postmaster.pid").unlink(missing_ok=True)
 
 
 def _pid_file(data: Path) -> list[str]:
@@ -161,6 +162,19 @@ def _pid_file(data: Path) -> list[str]:
         return (data / "postmaster.pid").read_text().splitlines()
     except FileNotFoundError:
         return []
+
+
+def _memory_in_use(data: Path) -> bool:
+    """Whether a process is attached to the shared memory that the file of the main process names.
+
+    Where the system has no list, PostgreSQL itself still refuses to start on memory that is in use.
+    """
+    lines, listed = _pid_file(data), Path("/proc/sysvipc/shm")
+    if len(lines) < 7 or not listed.exists():
+        return False
+    columns, *segments = (line.split() for line in listed.read_text().splitlines())
+    found = (dict(zip(columns, segment, strict=True)) for segment in segments)
+    return any([segment["key"], segment["shmid"]] == lines[6].split() and segment["nattch"] != "0" for segment in found)
 
 
 def _ready(data: Path, child: Child) -> bool:

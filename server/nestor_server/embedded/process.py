@@ -90,6 +90,7 @@ class Child:
         self._orphan_signal = orphan_signal
         self._process: subprocess.Popen[bytes] | None = None
         self._watchdog: subprocess.Popen[bytes] | None = None
+        self._started = 0.0
         self._log_start = 0  # where this run begins in the log; below 0 if that was moved to another file
         self._signaled = False
 
@@ -104,6 +105,7 @@ class Child:
         on_linux = sys.platform == "linux"
         account = self._account
         self._signaled = False
+        self._started = time.monotonic()
         with self.log.open("ab") as log:
             self._log_start = log.tell()  # an error shows only what this run logs
             self._process = subprocess.Popen(
@@ -127,6 +129,11 @@ class Child:
         """The pid of the started process."""
         assert self._process is not None
         return self._process.pid
+
+    @property
+    def seconds(self) -> float:
+        """How long ago the process was started."""
+        return time.monotonic() - self._started
 
     def poll(self) -> int | None:
         """The exit code, negative for a signal; None while it runs."""
@@ -179,7 +186,11 @@ class Child:
 
     def failed(self, what: str) -> ChildFailed:
         """The error to raise: what happened, and the end of this run's log."""
-        return ChildFailed(name=self.name, what=what, log=str(self.log), tail=logs.tail(self.log, self._log_start))
+        return ChildFailed(name=self.name, what=what, log=str(self.log), tail=self.log_tail())
+
+    def log_tail(self) -> str:
+        """The end of this run's log."""
+        return logs.tail(self.log, self._log_start)
 
     def rotate_log(self) -> None:
         """Move the contents of a long log to another file, while the process goes on writing."""

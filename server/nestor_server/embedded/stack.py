@@ -1,7 +1,7 @@
 """All parts on one machine, started in order and stopped in reverse: databases, API server, workers.
 
-If PostgreSQL or Valkey ends, everything stops, because its data may be damaged. The API server and the workers are
-restarted after pauses that double, until one of them ends more than `MAX_RESTARTS` times in quick succession.
+A part that ends is started again. PostgreSQL recovers from its log and Valkey from its append-only file, both at their
+old addresses, so the server and the workers connect again by themselves.
 """
 
 from __future__ import annotations
@@ -23,19 +23,17 @@ import httpx
 
 from nestor_server.embedded import access, logs
 from nestor_server.embedded.environment import restricted
-from nestor_server.embedded.errors import AddressUnusable, PortTaken
+from nestor_server.embedded.errors import AddressUnusable, DatabaseUnusable, EmbeddedDatabaseUnusable, PortTaken
 from nestor_server.embedded.home import Home, write_private
 from nestor_server.embedded.postgres import Postgres, free_port
-from nestor_server.embedded.process import Child, describe_exit
+from nestor_server.embedded.process import Child
+from nestor_server.embedded.supervision import Supervisor
 from nestor_server.embedded.valkey import Valkey
 from nestor_server.settings import Settings, read_settings
 
 READY_SECONDS = 60.0
 STOP_SECONDS = 25.0  # for workers to write checkpoints
 WATCH_SECONDS = 0.2  # between two checks of the children
-MAX_RESTARTS = 5
-FIRST_PAUSE_SECONDS = 0.5  # doubles with every restart
-STEADY_SECONDS = 60.0  # a child that ran for this long may use all its restarts again
 LOG_SECONDS = 5.0  # between two checks for long logs
 
 
@@ -56,33 +54,6 @@ def stop_on_signals() -> None:
 
     for number in numbers:
         signal.signal(number, handle)
-
-
-@final
-class Restarts:
-    """Decides whether and when to restart a child that ended."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._started = time.monotonic()
-        self.due: float | None = None  # when an ended child is started again
-
-    def next_pause(self) -> float | None:
-        """Seconds to wait before the restart; None if the child ended too often."""
-        if self.seconds > STEADY_SECONDS:
-            self._count = 0
-        self._count += 1
-        return None if self._count > MAX_RESTARTS else FIRST_PAUSE_SECONDS * 2 ** (self._count - 1)
-
-    def started(self) -> None:
-        """Note that the child was started now."""
-        self._started = time.monotonic()
-        self.due = None
-
-    @property
-    def seconds(self) -> float:
-        """How long ago the child was started."""
-        return time.monotonic() - self._started
 
 
 @dataclass(frozen=True)
@@ -137,9 +108,8 @@ class Stack:
         self._worker_names = ["worker"] if workers == 1 else [f"worker-{i}" for i in range(1, workers + 1)]
         self._say = say
         self._parts = ExitStack()
-        self._databases: list[Postgres | Valkey] = []
         self._children: dict[str, Child] = {}
-        self._restarts: dict[str, Restarts] = {}
+        self._supervisor = Supervisor(say, self._on_restart)
 
     def __enter__(self) -> Stack:
         with ExitStack() as parts:  # stops the started parts if a later one fails
@@ -166,12 +136,12 @@ class Stack:
             postgres = Postgres(home)
             parts.callback(postgres.stop)
             database_url = postgres.start()
-            self._databases.append(postgres)
+            self._watch_database(postgres, is_free=postgres.is_free)
         if not redis_url:
             valkey = Valkey(home)
             parts.callback(valkey.stop)
             redis_url = valkey.start()
-            self._databases.append(valkey)
+            self._watch_database(valkey)
 
         self.token = access.prepare(database_url, home)
 
@@ -195,14 +165,20 @@ class Stack:
             share = {"NESTOR_WORKER_COUNT": str(len(self._worker_names)), "NESTOR_WORKER_NUMBER": str(number)}
             self._start_child(name, "nestor_worker", environment | share)
         self._wait_for_children(read_settings(Settings, database_url=database_url))
+        for name in ("server", *self._worker_names):
+            self._supervisor.add(self._children[name])
         parts.callback(home.server_file.unlink, missing_ok=True)
         self._announce()
 
     def _start_child(self, name: str, module: str, environment: dict[str, str]) -> None:
         argv = [sys.executable, "-P", "-m", module]  # -P: never import files from the home
         self._children[name] = Child(name, argv, log=self.home.log(name), env=environment, cwd=self.home.path)
-        self._restarts[name] = Restarts()
         self._children[name].start()
+
+    def _watch_database(self, database: Postgres | Valkey, is_free: Callable[[], bool] = lambda: True) -> None:
+        assert database.child is not None
+        self._children[database.name] = database.child
+        self._supervisor.add(database.child, is_free=is_free)
 
     def _wait_for_children(self, settings: Settings) -> None:
         """Wait until the server answers and every worker has registered, so that a trial submitted now runs."""
@@ -210,16 +186,22 @@ class Stack:
 
         def answers() -> bool:
             nonlocal reason
+            self._supervisor.check()  # of the databases
             reason = unreadiness(self.url)
             return not reason
 
+        def is_registered(worker: Child) -> bool:
+            self._supervisor.check()
+            try:
+                return bool(access.registered_workers(settings, [worker.pid], seconds=worker.seconds))
+            except (DatabaseUnusable, EmbeddedDatabaseUnusable):  # it may be starting again
+                return False
+
         self._children["server"].wait_until(answers, timeout=READY_SECONDS, pause=0.1, why=lambda: reason)
         for name in self._worker_names:
-            worker, restarts = self._children[name], self._restarts[name]
+            worker = self._children[name]
             worker.wait_until(
-                lambda pid=worker.pid, restarts=restarts: bool(
-                    access.registered_workers(settings, [pid], seconds=restarts.seconds)
-                ),
+                lambda worker=worker: is_registered(worker),
                 timeout=READY_SECONDS,
                 pause=0.2,
                 why=lambda: "it did not connect to the broker",
@@ -230,7 +212,8 @@ class Stack:
         write_private(self.home.server_file, access.server_info(self.url, pids))
 
     def _stop_workers(self) -> None:
-        workers = [child for name, child in self._children.items() if name != "server"]
+        self._supervisor.hurry(Postgres.name)  # workers write checkpoints to it
+        workers = [self._children[name] for name in self._worker_names if name in self._children]
         for worker in workers:
             worker.signal_stop()
         end = time.monotonic() + STOP_SECONDS
@@ -240,51 +223,32 @@ class Stack:
     @property
     def names(self) -> list[str]:
         """The names of the started parts."""
-        return [*(database.name for database in self._databases), *self._children]
+        return list(self._children)
 
     def watch(self) -> None:
-        """Restart children that end, and rotate long logs. Never returns.
+        """Restart parts that end, and rotate long logs. Never returns.
 
         Raises:
-            ChildFailed: a database ended, or a child ended too often.
+            EndsAgain: a part ended too often.
             Stopped: after `stop_on_signals`, on a signal.
         """
         logs_due = time.monotonic()
         while True:
             time.sleep(WATCH_SECONDS)
             if time.monotonic() >= logs_due:
-                for part in (*self._databases, *self._children.values()):
-                    part.rotate_log()
+                for child in self._children.values():
+                    child.rotate_log()
                 logs_due = time.monotonic() + LOG_SECONDS
-            for database in self._databases:
-                if (code := database.poll()) is not None:
-                    raise database.failed(f"ended with {describe_exit(code)}, so everything was stopped")
-            for name, child in self._children.items():
-                due = self._restarts[name].due
-                if due is not None and time.monotonic() >= due:
-                    self._start_again(name, child)
-                elif due is None and (code := child.poll()) is not None:
-                    self._schedule_restart(name, child, code)
+            self._supervisor.check()
 
-    def _schedule_restart(self, name: str, child: Child, code: int) -> None:
-        restarts = self._restarts[name]
-        pause = restarts.next_pause()
-        if pause is None:
-            raise child.failed(
-                f"ended with {describe_exit(code)} {MAX_RESTARTS + 1} times in a row, so everything was stopped"
-            )
-        self._say(f"The {name} ended with {describe_exit(code)}; restarting it in {pause:g} s. Its log: {child.log}")
-        restarts.due = time.monotonic() + pause
-
-    def _start_again(self, name: str, child: Child) -> None:
-        child.stop()  # ends its watchdog
-        child.start()
-        self._restarts[name].started()
+    def _on_restart(self, child: Child) -> None:
+        if child.name not in self._worker_names:
+            return
         try:
             self._announce()
         except OSError as error:  # a full disk
             self._say(
-                f"`nestor doctor` still looks at the {name} that ended, because a file cannot be written: {error}"
+                f"`nestor doctor` still looks at the {child.name} that ended, because a file cannot be written: {error}"
             )
 
 

@@ -9,7 +9,6 @@ from typing import final
 
 from nestor_server.embedded.binaries import find_valkey, valkey_within_reach
 from nestor_server.embedded.environment import for_databases
-from nestor_server.embedded.errors import ChildFailed
 from nestor_server.embedded.home import Home, write_private
 from nestor_server.embedded.postgres import free_port
 from nestor_server.embedded.process import Child, end_orphan, unprivileged
@@ -41,7 +40,7 @@ class Valkey:
 
     def __init__(self, home: Home) -> None:
         self._home = home
-        self._child: Child | None = None
+        self.child: Child | None = None  # while it is started
 
     def start(self) -> str:
         """Wait until the server answers, and return its address.
@@ -64,7 +63,7 @@ class Valkey:
         write_private(configuration, text)
         if account:
             account.owns(configuration)
-        child = self._child = Child(
+        child = self.child = Child(
             self.name,
             [program, configuration],
             log=self._home.log(self.name),
@@ -81,25 +80,11 @@ class Valkey:
             raise
         return f"redis://:{password}@127.0.0.1:{port}/0"
 
-    def poll(self) -> int | None:
-        """The exit code of a server that ended by itself."""
-        return self._child.poll() if self._child else None
-
-    def rotate_log(self) -> None:
-        """Move the contents of a long log to another file, while the server goes on writing."""
-        if self._child is not None:
-            self._child.rotate_log()
-
-    def failed(self, what: str) -> ChildFailed:
-        """The error to raise: what happened, and the end of the log."""
-        assert self._child is not None
-        return self._child.failed(what)
-
     def stop(self) -> None:
         """Stop the server. Does nothing if it does not run."""
-        if self._child is not None:
-            self._child.stop()
-            self._child = None
+        if self.child is not None:
+            self.child.stop()
+            self.child = None
 
     def _end_orphan(self, pid_file: Path, configuration: Path) -> None:
         """End a server that outlived its owner: two servers appending to one file would corrupt it."""
