@@ -26,10 +26,10 @@ def running_service() -> Iterator[str]:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     try:
         lines = iter(process.stdout or ())
-        address = next((line.split()[-1] for line in lines if "/#token=" in line), None)
+        address = next((line.split()[-1] for line in lines if line.startswith("Nestor is up: ")), None)
         if address is None:
             raise SystemExit(process.wait() or 1)  # the reason is on stderr
-        yield address.partition("/#token=")[0]
+        yield address
     finally:
         process.terminate()
         process.wait()

@@ -51,10 +51,28 @@ def up() -> Iterator[Up]:
             yield up
 
 
-def test_it_prints_an_address_and_a_token_that_log_in(up: Up):
+def test_it_prints_an_address_and_names_the_file_with_a_token_that_logs_in(up: Up):
     assert up.ask("GET", "/readyz").status_code == 200
     assert up.ask("GET", "/api/v1/studies").json()["items"] == []
     assert saved_token(up.home, up.url) == up.token
+    assert f"token {up.home / 'token'}; `nestor token create` makes others" in up.output
+
+
+def test_its_token_is_printed_to_terminals_only(up: Up, home: Path, services: Services):
+    """Regression: a journal kept the admin token."""
+    assert up.token not in up.output
+    on_terminal = [sys.executable, "-c", "import pty, sys; pty.spawn(sys.argv[1:])", sys.executable]
+    with (
+        new_database(services) as database_url,
+        running_up(
+            home, python=on_terminal, NESTOR_DATABASE_URL=database_url, NESTOR_REDIS_URL=services.redis_url
+        ) as up,
+    ):
+        assert f"Nestor is up: {up.url}/#token={up.token}\n" in up.output
+        assert str(home / "token") not in up.output
+        (inner,) = psutil.Process(up.pid).children()
+        inner.terminate()
+        assert up.wait(40) == 0
 
 
 def test_it_says_where_every_log_is(up: Up):

@@ -17,8 +17,10 @@ from typing import Any
 import httpx
 import psutil
 
+from nestor_server.embedded.home import Home
+
 START_SECONDS = 240.0  # on a loaded machine, PostgreSQL, Valkey, servers and workers take long to start
-ADDRESS = re.compile(r"Nestor is up: (http://\S+)/#token=(nst_\S+)")
+ADDRESS = re.compile(r"Nestor is up: (http://[^/\s]+)(.*\n)+Ctrl-C")
 
 
 class Up:
@@ -31,7 +33,8 @@ class Up:
         wait_for(lambda: ADDRESS.search(self.output) or process.poll() is not None, START_SECONDS, lambda: self.output)
         found = ADDRESS.search(self.output)
         assert found, f"it did not come up:\n{self.output}"
-        self.url, self.token = found[1], found[2]
+        self.url = found[1]
+        self.token = Home(home).token_file.read_text()
 
     @property
     def output(self) -> str:

@@ -92,7 +92,7 @@ def _chosen(server: str | None) -> str:
 
 
 def _token_in(server: str) -> str | None:
-    """The token in an address as `nestor up` prints it: http://127.0.0.1:8000/#token=…"""
+    """The token in an address as `nestor up` prints it on a terminal: http://127.0.0.1:8000/#token=…"""
     fragment = server.strip().partition("#")[2]
     return next(iter(parse_qs(fragment).get("token", ())), None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -44,9 +45,12 @@ def up(
         stop_on_signals()
         try:
             with Stack(home or default_home(), host=host, port=port, workers=workers, say=say) as stack:
-                say(f"Nestor is up: {stack.url}/#token={stack.token}")
+                on_terminal = os.isatty(1)  # what else is written to may be kept, such as a journal
+                say(f"Nestor is up: {stack.url}{f'/#token={stack.token}' if on_terminal else ''}")
                 say(f"  data  {stack.home.path}")
                 say(f"  logs  {stack.home.log('{' + ','.join(stack.names) + '}')}")
+                if not on_terminal:
+                    say(f"  token {stack.home.token_file}; `nestor token create` makes others")
                 if reason := save_credentials(stack.url, stack.token):
                     say(f"  The token could not be saved for clients ({reason}); pass it as NESTOR_TOKEN.")
                 say("Ctrl-C stops everything; the data stay.")
