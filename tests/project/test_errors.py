@@ -37,7 +37,7 @@ def test_every_error_of_every_package_has_a_code_of_its_own_and_says_when_it_occ
     codes = [cls.code() for cls in _all()]
     assert sorted(set(codes)) == sorted(codes)
     assert [cls for cls in _all() if not cls.__doc__ and cls.__module__.startswith("nestor.errors")] == []
-    assert all(cls.status in (0, 401, 403, 404, 405, 408, 409, 412, 413, 422, 500, 503) for cls in _all())
+    assert all(cls.status in (0, 401, 403, 404, 405, 408, 409, 412, 413, 422, 429, 500, 503) for cls in _all())
 
 
 def test_the_reference_page_is_that_of_the_classes():

@@ -6,6 +6,7 @@ The database has many finished trials. The statistics are fresh, or those of bef
 from __future__ import annotations
 
 import json
+import math
 import re
 import threading
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from sqlalchemy import Engine, event, text
 from sqlalchemy.orm import Session
 
 from nestor.schemas import API, SortOrder, State, StudySort, TrialSort
-from nestor_server import database, revisions
+from nestor_server import database, quotas, revisions
 from nestor_server.app import create_app
 from nestor_server.scheduling import fair_share, leases, recording
 from nestor_server.scheduling.reaper import Reaper
@@ -245,8 +246,14 @@ READS = {
 @pytest.fixture(scope="module")
 def http(filled: tuple[Settings, str]) -> Iterator[TestClient]:
     settings, token = filled
-    with TestClient(create_app(settings), headers={"Authorization": f"Bearer {token}"}) as client:
-        yield client
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quotas, "READ_EVERY", math.inf)  # what a user has is read at most every ten seconds: not here
+        engine = database.make_engine(settings)
+        with database.make_sessions(engine, settings).begin() as session:
+            quotas.take(session, tokens.authenticate(session, token).user_id, quotas.Amounts())
+        engine.dispose()
+        with TestClient(create_app(settings), headers={"Authorization": f"Bearer {token}"}) as client:
+            yield client
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ class Token(Schema):
     scope: Annotated[Scope, about("what it permits")]
     created_at: Annotated[datetime, about("in UTC")]
     expires_at: Annotated[datetime | None, about("in UTC; null: it does not expire")]
-    last_used_at: Annotated[datetime | None, about("in UTC, to the minute; null: it was not used yet")]
+    last_used_at: Annotated[datetime | None, about("in UTC, to the minute; null: it was not used yet")] = None
 
 
 class TokenCreated(Token):
@@ -72,8 +72,8 @@ class Me(Schema):
 
     user: Annotated[str, about("name of the user", example="ada")]
     scope: Annotated[Scope, about("what the token permits")]
-    token_id: Annotated[UUID, about("the `id` of the token")]
-    expires_at: Annotated[datetime | None, about("when the token expires, in UTC; null: it does not expire")]
+    token_id: Annotated[UUID | None, about("the `id` of the token; null: a server of an earlier version")] = None
+    expires_at: Annotated[datetime | None, about("when the token expires, in UTC; null: it does not expire")] = None
 
 
 class WorkerStatus(StrEnum):

@@ -29,7 +29,7 @@ import { render } from "./vendor/lit-html/lit-html.js";
 const PAGES = { studies: studiesPage, study: studyPage, trial: trialPage, compare: comparePage, workers: workersPage, tokens: tokensPage };
 
 /** @type {Me} */
-const NOBODY = { user: "", scope: "read", token_id: "", expires_at: null };
+const NOBODY = { user: "", scope: "read" };
 
 export class App {
   me = NOBODY;

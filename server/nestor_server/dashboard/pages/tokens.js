@@ -28,7 +28,7 @@ export function tokensPage(app) {
   /** @param {Token} token */
   const revoke = async (token) => {
     const own = token.id === app.me.token_id;
-    const text = own ? "This session ends with it. So do its other sessions and event streams." : "Whoever uses it is refused from now on. Its sessions in browsers and its event streams end.";
+    const text = own ? "This session ends with it. So do its other sessions and event streams." : "Requests with it are refused from now on. Its sessions in browsers and its event streams end.";
     if (!(await confirmed(`Revoke ${token.name}?`, text, "Revoke it"))) return;
     await app.attempt(() => send("DELETE", `/tokens/${token.id}`));
     watch.soon();
