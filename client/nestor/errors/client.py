@@ -67,7 +67,10 @@ class NoToken(ClientError):
     """No token is known for a server."""
 
     message = "No token is known for {server}."
-    remedy = "Pass token=…, or set NESTOR_TOKEN. `nestor up` prints one on a terminal, and `nestor token create` makes another."
+    remedy = (
+        "Pass token=…, or set NESTOR_TOKEN. "
+        "`nestor up` prints one on a terminal, and `nestor token create` makes another."
+    )
 
 
 class TokenNotPickled(NoToken):
