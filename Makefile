@@ -55,7 +55,7 @@ gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(READY)) ## on a machine with a
 	@PYTHONPATH=client:server:worker:$$PYTHONPATH NESTOR_TEST_DEVICE=$${NESTOR_TEST_DEVICE:-cuda} \
 		$(GPU_PYTHON) -m benchmarks.gpu --json gpu.json
 
-check: $(READY) ## lint, types, import rules, compose file, Dockerfile
+check: $(READY) ## lint, types, import rules, compose file, Dockerfile, insecure code, known faults of packages
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/basedpyright
@@ -63,6 +63,8 @@ check: $(READY) ## lint, types, import rules, compose file, Dockerfile
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 	@$(BIN)/hadolint Dockerfile
+	@$(BIN)/bandit --quiet --configfile pyproject.toml --recursive client server worker migrations
+	@.ci/audit
 
 vendor: $(READY) ## fetch the newest libraries of the dashboard and of /docs
 	@.ci/vendor

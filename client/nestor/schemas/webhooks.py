@@ -15,7 +15,7 @@ from nestor.options.base import Flag, about
 from nestor.schemas.base import Schema
 from nestor.schemas.trials import State
 
-SECRET_PREFIX = "whsec_"
+SECRET_PREFIX = "whsec_"  # nosec B105 # what precedes each secret
 _SECRET_BYTES = range(24, 65)  # lengths that Standard Webhooks allows
 
 

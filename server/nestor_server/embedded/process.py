@@ -252,7 +252,9 @@ def end_orphan(pid: int, marker: Path, *signals: signal.Signals, timeout: float 
 
 def _mentions(pid: int, marker: Path) -> bool:
     if sys.platform != "linux":
-        output = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
+        output = subprocess.run(
+            ["/bin/ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False
+        )
         return str(marker) in output.stdout
     try:
         return str(marker).encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")

@@ -102,7 +102,7 @@ class Stack:
         self, home: Path, *, host: str, port: int, workers: int = 1, say: Callable[[str], None] = print
     ) -> None:
         self.home = Home(home)
-        self.token = ""
+        self.token = ""  # nosec B105 # none yet
         self.url = ""
         self._requested = (host, port)
         self._worker_names = ["worker"] if workers == 1 else [f"worker-{i}" for i in range(1, workers + 1)]
