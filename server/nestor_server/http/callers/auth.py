@@ -16,7 +16,7 @@ from nestor_server.services.access import browser_sessions, tokens
 from nestor_server.services.access.tokens import Caller
 
 COOKIE = "nestor_session"  # and the port: browsers send cookies to all ports of a host
-TOKEN_COOKIE = "nestor_token"  # of earlier versions, which held the token itself; it is deleted and never read
+COOKIE_OF_EARLIER_VERSIONS = "nestor_token"  # it held the token itself; it is deleted and never read
 REQUEST_HEADER = "X-Nestor-Request"  # a page of another site cannot send it without a CORS preflight, which is refused
 PORTS = {"http": 80, "https": 443}
 
@@ -89,8 +89,8 @@ def delete_cookie(request: Request, response: Response) -> None:
 
 
 def _forget_token(request: Request, response: Response) -> None:
-    if TOKEN_COOKIE in request.cookies:
-        response.delete_cookie(TOKEN_COOKIE, path=cookie_path(request))
+    if COOKIE_OF_EARLIER_VERSIONS in request.cookies:
+        response.delete_cookie(COOKIE_OF_EARLIER_VERSIONS, path=cookie_path(request))
 
 
 def _port(request: Request) -> int:
