@@ -55,7 +55,8 @@ def fingerprint(request: Request) -> int:
 
 def session_id(request: Request) -> str | None:
     """The id of the browser's session, if it has one at this address."""
-    return request.cookies.get(cookie_name(request))
+    cookies = request.cookies
+    return cookies.get(cookie_name(request)) if cookies else None
 
 
 def cookie_name(request: Request) -> str:
