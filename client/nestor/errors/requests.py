@@ -248,7 +248,7 @@ class TooManyStreams(TooManyRequests):
 class QuotaExceeded(TooManyRequests):
     """A user would have more than the server keeps for a user."""
 
-    message = "With this, you would have {total} {what}, and a user may have {limit}. Nothing was changed."
+    message = "With this, you would have {total:,} {what}, and a user may have {limit:,}. Nothing was changed."
     remedy = "{advice}, or ask the server's operator to raise {setting}."
 
 
