@@ -115,6 +115,7 @@ class _Users:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._known: OrderedDict[tuple[str, UUID], _Known] = OrderedDict()  # by database and user
+        self._turns = [threading.Lock() for _ in range(64)]  # of users: one of two at once would count for nothing
 
     def add(
         self, session: Session, key: tuple[str, UUID], asked: Amounts, most: Amounts, seconds: float
@@ -124,22 +125,27 @@ class _Users:
         Args:
             seconds: how long ago the user's amounts may have been read.
         """
+        with self._turns[hash(key) % len(self._turns)]:
+            known = self._read(session, key, seconds)
+            total = known.amounts + asked
+            for name in QUOTAS:
+                if getattr(asked, name) and getattr(total, name) > getattr(most, name):
+                    return name, getattr(total, name)
+            known.amounts = total
+        return None
+
+    def _read(self, session: Session, key: tuple[str, UUID], seconds: float) -> _Known:
         with self._lock:
             known = self._known.get(key)
         if known is None or monotonic() - known.read_at > seconds:
             found = session.execute(select(*usage(key[1]))).one()
             known = _Known(Amounts(*map(int, found)), monotonic())
         with self._lock:
-            total = known.amounts + asked
-            for field in fields(Amounts):
-                if getattr(asked, field.name) and getattr(total, field.name) > getattr(most, field.name):
-                    return field.name, getattr(total, field.name)
-            known.amounts = total
             self._known[key] = known
             self._known.move_to_end(key)
             if len(self._known) > MOST_REMEMBERED:
                 self._known.popitem(last=False)
-        return None
+        return known
 
 
 _users = _Users()
