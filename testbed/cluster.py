@@ -22,6 +22,7 @@ from nestor_server.models import BlobChunk, UnusedObject
 from nestor_server.scheduling.task_queue import QUEUE
 from nestor_worker import workdir
 from testbed import audit_trigger
+from testbed.leaks import expect_no_secrets_in_home
 from testbed.objects import keys
 from testbed.server import Server, free_port, running_server, serving, wait_for
 from testbed.services import Services, fresh_home
@@ -40,6 +41,7 @@ class TestCluster:
         home = Home(self.path)
         home.acquire()
         stack.callback(home.release)
+        stack.callback(expect_no_secrets_in_home, self.path)
         self.postgres, self.valkey = Postgres(home), Valkey(home)
         stack.callback(self.postgres.stop)
         stack.callback(self.valkey.stop)

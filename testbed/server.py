@@ -25,6 +25,7 @@ from nestor_server.embedded.postgres import free_port as free_port
 from nestor_server.services.access import tokens
 from nestor_server.settings import Settings
 from testbed.contract import DescribedClient
+from testbed.leaks import expect_no_secrets, passwords_of
 from testbed.services import Services
 
 
@@ -142,5 +143,6 @@ def serving(settings: dict[str, Any], *, wait_on: str = "/readyz") -> Iterator[S
                 yield server
             finally:
                 server.stop()
+            expect_no_secrets([server.log], passwords_of(environment))
         finally:
             engine.dispose()

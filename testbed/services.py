@@ -12,6 +12,7 @@ from pathlib import Path
 from nestor_server.embedded.home import Home
 from nestor_server.embedded.postgres import Postgres
 from nestor_server.embedded.valkey import Valkey
+from testbed.leaks import expect_no_secrets_in_home
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ def running_services() -> Generator[Services]:
         home = Home(stack.enter_context(fresh_home()))
         home.acquire()
         stack.callback(home.release)
+        stack.callback(expect_no_secrets_in_home, home.path)
         postgres, valkey = Postgres(home), Valkey(home)
         stack.callback(postgres.stop)
         database_url = postgres.start()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from testbed.leaks import expect_no_secrets, passwords_of
 from testbed.server import Server, wait_for
 
 
@@ -94,7 +95,7 @@ def running_worker(server: Server, **env: Any) -> Iterator[Worker]:
         environment |= {"NESTOR_THREADS": "1", "NESTOR_CACHE_DIR": str(Path(home, "cache"))}
         environment |= {name: str(value) for name, value in env.items()}
         log = Path(home, "worker.log")
-        with log.open("wb") as file:
+        with log.open("ab") as file:
             process = subprocess.Popen(
                 [sys.executable, "-m", "nestor_worker"],
                 env=environment,
@@ -114,3 +115,4 @@ def running_worker(server: Server, **env: Any) -> Iterator[Worker]:
                 except subprocess.TimeoutExpired:
                     worker.kill()
                     raise
+        expect_no_secrets([log], passwords_of(environment))

@@ -18,6 +18,7 @@ import httpx
 import psutil
 
 from nestor_server.embedded.home import Home
+from testbed.leaks import expect_no_secrets_in_home
 
 START_SECONDS = 240.0  # on a loaded machine, PostgreSQL, Valkey, servers and workers take long to start
 ADDRESS = re.compile(r"Nestor is up: (http://[^/\s]+)(.*\n)+Ctrl-C")
@@ -93,6 +94,7 @@ def running_up(home: Path, *options: str, python: list[str] | None = None, **env
                 process.kill()
                 process.wait()
         output.unlink()
+    expect_no_secrets_in_home(home)
 
 
 COMMAND = ("-c", "from nestor.cli import main; main()")  # what the script `nestor` does
