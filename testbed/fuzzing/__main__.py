@@ -1,6 +1,6 @@
-"""`python -m testbed.fuzzing SEED [--seconds N]`: made-up requests to a new server, and calls of programs' operators.
+"""`python -m testbed.fuzzing SEED [--seconds N]`: made-up requests to a new server, and calls of operators.
 
-It prints what was found.
+The operators are those of programs and of saved traces. It prints what was found.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=50, help="for each operation, in each phase; default: 50")
     parser.add_argument("--operator-seconds", type=int, default=300, help="of calls of operators; default: 300")
     given = parser.parse_args()
-    calls = operators.fuzz(given.seed, seconds=given.operator_seconds)
+    calls = operators.fuzz(given.seed, seconds=given.operator_seconds, of="trace")
     print(calls)
     with running_services() as services, running_server(services, max_blob_bytes=32 * 2**20) as server:
         report = fuzz(server, seed=given.seed, examples=given.examples, seconds=given.seconds)

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -49,11 +49,12 @@ class Report:
         return "\n".join(lines)
 
 
-def names(find: Callable[[str], object] = lookup) -> list[str]:
-    """All operators that a program may call, or with `of_trace`, a trace."""
+def names(of: str = "program") -> list[str]:
+    """All operators that a program may call, or a trace, or of these the derivatives: those that no program may."""
     schemas: list[Any] = torch._C._jit_get_all_schemas()
     found = {f"{s.name.replace('::', '.')}.{s.overload_name or 'default'}" for s in schemas}
-    return sorted(name for name in found if find(name) is not None)
+    find = lookup if of == "program" else of_trace
+    return sorted(name for name in found if find(name) and not (of == "derivative" and lookup(name)))
 
 
 def fuzz(
@@ -64,7 +65,7 @@ def fuzz(
     Args:
         seed: with the operator's name and the round, it determines the arguments.
         seconds: no call begins later.
-        of: what the operators are allowed in; see `main`.
+        of: which operators; see `names`.
         only: a part of the names of the operators to call.
         guarded: whether to keep the engine's guards before kernels.
     """
@@ -101,9 +102,7 @@ def described(call: str) -> str:
 
 def _calls(seed: int, rounds: int, of: str, only: str) -> Iterator[tuple[str, str]]:
     """The name of each operator, and the seed of its call."""
-    every = names(lookup if of == "program" else of_trace)
-    if of == "derivative":
-        every = sorted({*every} - {*names()})
+    every = names(of)
     for number in range(rounds):
         for name in every:
             if only in name:

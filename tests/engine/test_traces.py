@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import nestor_engine as engine
 from nestor.errors import ProgramInvalid, ProgramRejected
+from nestor.program_format import MAX_TRACE_BYTES
 from nestor_engine.autodiff.derivatives import Product
 from nestor_engine.autodiff.linearization import Linearization
 from nestor_engine.autodiff.partial_eval import split
@@ -303,18 +304,28 @@ def test_traces_of_pooling_and_upsampling_are_read_by_the_next_trial():
     _expect_read_again(nn.Sequential(nn.Unflatten(1, (1, 2, 2)), *layers, nn.Flatten(), nn.Linear(2, 3)), F.mse_loss)
 
 
+def test_a_kept_trace_that_is_too_large_is_made_again():
+    """Spaces change nothing of a document but its size."""
+    model = nn.Linear(4, 3)
+    saved = _kept(TraceCache(), model)
+    assert saved is not None
+    assert _kept(TraceCache(saved.ljust(MAX_TRACE_BYTES)), model) is None, "it was read"
+    assert _kept(TraceCache(saved.ljust(MAX_TRACE_BYTES + 1)), model) is not None, "it was made again"
+
+
 def _expect_read_again(model: nn.Module, loss: Callable[..., Tensor]) -> None:
     """A trace that is kept but refused when it is read would be made again in every trial, and nobody would notice."""
+    saved = _kept(TraceCache(), model, loss)
+    assert saved is not None
+    assert _kept(TraceCache(saved), model, loss) is None  # nothing was traced again
+
+
+def _kept(traces: TraceCache, model: nn.Module, loss: Callable[..., Tensor] = F.mse_loss) -> bytes | None:
+    """What a traced step leaves to be kept; None if it made no trace."""
     x, y = torch.randn(12, 4), torch.randn(12, 3)
     of = lambda outputs, batch: loss(outputs, batch["y"])
     problem = engine.Problem(model, engine.hparams.L2(model, per="global"), of, of, train=(x, y), val=(x, y))
     config = engine.Config(n_steps=1, inner=engine.SGD(0.01), trace=True)
-    first = TraceCache()
-    (step,) = engine.optimize(problem.bilevel(), problem.data, config, trace_cache=first)
+    (step,) = engine.optimize(problem.bilevel(), problem.data, config, trace_cache=traces)
     assert step.traced
-    saved = first.save()
-    assert saved is not None
-    again = TraceCache(saved)
-    (step,) = engine.optimize(problem.bilevel(), problem.data, config, trace_cache=again)
-    assert step.traced
-    assert again.save() is None  # nothing was traced again
+    return traces.save()

@@ -139,7 +139,7 @@ def _check_arguments(operator: AtenOperator, call: Call, kinds: Sequence[Kind], 
         if argument.name not in given:
             if argument.required:
                 raise ProgramRejected(reason=f"{where}: the argument {argument.name!r} is missing.")
-        elif not _fits(argument, given[argument.name], kinds):
+        elif not _fits(argument, given[argument.name], kinds, only_tensors=operator.base in GUARDS):
             got = shown(given[argument.name])
             raise ProgramRejected(reason=f"{where}: the argument {argument.name!r} must be {argument.type}, not {got}.")
         elif argument.type in _INTEGERS and too_large(argument.name, given[argument.name]):
@@ -153,7 +153,9 @@ def _has_number(value: GraphValue, kinds: Sequence[Kind]) -> bool:
     return any(isinstance(leaf, Ref) and kinds[leaf.index] == NUMBER for leaf in leaves(value))
 
 
-def _fits(argument: OperatorArgument, value: GraphValue, kinds: Sequence[Kind]) -> bool:
+def _fits(argument: OperatorArgument, value: GraphValue, kinds: Sequence[Kind], *, only_tensors: bool) -> bool:
+    if only_tensors and "Tensor" in argument.type and (isinstance(value, int | float) or _has_number(value, kinds)):
+        return False  # guards take no number for a tensor
     if argument.name == "pin_memory":  # memory of the host, which is not the program's to lock
         return value is None or value is False
     if argument.name == "equation":

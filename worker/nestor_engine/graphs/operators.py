@@ -200,8 +200,8 @@ def lookup(name: str) -> AtenOperator | None:
     return None if any(argument.is_out for argument in schema_of(operator.target).arguments) else operator
 
 
-# Saved traces may call the derivatives of the operators of programs, too. Some, such as that of max_pool2d, do not
-# check indices: a forged trace can crash its runner, whose sandbox contains it. Most are named after their operator,
+# Saved traces may call the derivatives of the operators of programs, too, whose kernels trust autograd: see
+# `derivative_guards`. Most are named after their operator,
 _DERIVATIVE = re.compile(r"_?(\w+?)_(forward|backward|backward_data)")
 # and the others are these, into which torch divides some operators when it differentiates them.
 DERIVATIVES = _words("""
