@@ -14,10 +14,10 @@ from pathlib import Path
 import redis
 from sqlalchemy import make_url, select
 
-from nestor_server.embedded.binaries import find_postgres
+from nestor_server.embedded.databases.binaries import find_postgres
+from nestor_server.embedded.databases.postgres import Postgres
+from nestor_server.embedded.databases.valkey import Valkey
 from nestor_server.embedded.home import Home
-from nestor_server.embedded.postgres import Postgres
-from nestor_server.embedded.valkey import Valkey
 from nestor_server.models import BlobChunk, UnusedObject
 from nestor_server.scheduling.task_queue import QUEUE
 from nestor_worker import workdir

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-NAMED = re.compile(rb"nst_[\w-]{43}|whsec_[\w+/-]{32,}")  # tokens, and the secrets of webhooks
+NAMED = re.compile(rb"ns[ts]_[\w-]{43}|whsec_[\w+/-]{32,}")  # tokens, ids of sessions, and the secrets of webhooks
 SHORTEST = 12  # of a password; shorter ones are words that a test made up
 
 

@@ -21,7 +21,7 @@ from sqlalchemy import NullPool, create_engine, make_url, text
 from nestor.schemas import API, Scope
 from nestor_server import database, revisions
 from nestor_server.database import Sessions
-from nestor_server.embedded.postgres import free_port as free_port
+from nestor_server.embedded.databases.postgres import free_port as free_port
 from nestor_server.services.access import tokens
 from nestor_server.settings import Settings
 from testbed.contract import DescribedClient

@@ -9,9 +9,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from nestor_server.embedded.databases.postgres import Postgres
+from nestor_server.embedded.databases.valkey import Valkey
 from nestor_server.embedded.home import Home
-from nestor_server.embedded.postgres import Postgres
-from nestor_server.embedded.valkey import Valkey
 from testbed.leaks import expect_no_secrets_in_home
 
 

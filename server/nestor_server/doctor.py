@@ -17,7 +17,7 @@ from nestor.errors import NestorError
 from nestor_server import revisions
 from nestor_server.client_checks import TIMEOUT_SECONDS, CheckResult
 from nestor_server.embedded.access import database_settings, registered_workers
-from nestor_server.embedded.binaries import find_postgres, find_valkey
+from nestor_server.embedded.databases.binaries import find_postgres, find_valkey
 from nestor_server.embedded.home import Home, ServerInfo, reachable
 from nestor_server.embedded.process import alive, unprivileged
 

@@ -22,8 +22,8 @@ from sqlalchemy import make_url
 
 from nestor_server.database import plain_url
 from nestor_server.embedded import logs
+from nestor_server.embedded.databases.postgres import local_url
 from nestor_server.embedded.home import Home, reachable
-from nestor_server.embedded.postgres import local_url
 from testbed.api import without_clock
 from testbed.server import new_database
 from testbed.services import Services, fresh_home

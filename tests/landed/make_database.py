@@ -18,7 +18,7 @@ import nestor
 from nestor import Client
 from nestor.schemas import Scope
 from nestor_server.database import migrate, plain_url
-from nestor_server.embedded.binaries import find_postgres
+from nestor_server.embedded.databases.binaries import find_postgres
 from nestor_server.models import Checkpoint
 from testbed.server import Server, new_database, serving, wait_for
 from testbed.services import running_services

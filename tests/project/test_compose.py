@@ -13,7 +13,7 @@ import pytest
 import redis
 import yaml
 
-from nestor_server.embedded.binaries import find_valkey
+from nestor_server.embedded.databases.binaries import find_valkey
 from testbed.server import free_port, wait_for
 
 ROOT = Path(__file__).parents[2]

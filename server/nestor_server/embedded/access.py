@@ -18,6 +18,7 @@ from nestor.errors import NestorError, Unauthenticated
 from nestor.remote import credentials
 from nestor.schemas import Scope
 from nestor_server.database import make_engine
+from nestor_server.embedded.databases.postgres import local_url
 from nestor_server.embedded.errors import (
     BrokerUnusable,
     DatabaseUnusable,
@@ -26,7 +27,6 @@ from nestor_server.embedded.errors import (
     StackError,
 )
 from nestor_server.embedded.home import Home, default_home, write_private
-from nestor_server.embedded.postgres import local_url
 from nestor_server.models import Worker
 from nestor_server.revisions import migrate
 from nestor_server.services.access import tokens

@@ -22,13 +22,13 @@ from typing import final
 import httpx
 
 from nestor_server.embedded import access, logs
+from nestor_server.embedded.databases.postgres import Postgres, free_port
+from nestor_server.embedded.databases.valkey import Valkey
 from nestor_server.embedded.environment import restricted
 from nestor_server.embedded.errors import AddressUnusable, DatabaseUnusable, EmbeddedDatabaseUnusable, PortTaken
 from nestor_server.embedded.home import Home, write_private
-from nestor_server.embedded.postgres import Postgres, free_port
 from nestor_server.embedded.process import Child
 from nestor_server.embedded.supervision import Supervisor
-from nestor_server.embedded.valkey import Valkey
 from nestor_server.settings import Settings, read_settings
 
 READY_SECONDS = 60.0

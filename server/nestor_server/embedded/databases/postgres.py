@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import final
 
 from nestor_server.embedded import logs
-from nestor_server.embedded.binaries import find_postgres, postgres_within_reach
+from nestor_server.embedded.databases.binaries import find_postgres, postgres_within_reach
 from nestor_server.embedded.environment import for_databases
 from nestor_server.embedded.errors import ChildFailed
 from nestor_server.embedded.home import Home, write_private

@@ -7,10 +7,10 @@ import socket
 from pathlib import Path
 from typing import final
 
-from nestor_server.embedded.binaries import find_valkey, valkey_within_reach
+from nestor_server.embedded.databases.binaries import find_valkey, valkey_within_reach
+from nestor_server.embedded.databases.postgres import free_port
 from nestor_server.embedded.environment import for_databases
 from nestor_server.embedded.home import Home, write_private
-from nestor_server.embedded.postgres import free_port
 from nestor_server.embedded.process import Child, end_orphan, unprivileged
 
 START_SECONDS = 20.0
