@@ -47,7 +47,7 @@ def test_its_memory_and_its_processes_are_limited(service: dict[str, Any]):
     assert 0 < service["pids_limit"] <= 4096
 
 
-@pytest.mark.parametrize("name", SERVICES.keys() - OURS)
+@pytest.mark.parametrize("name", sorted(SERVICES.keys() - OURS))
 def test_images_of_others_are_pinned_by_digest_and_do_not_start_as_root(name: str):
     assert PINNED.fullmatch(SERVICES[name]["image"])
     assert SERVICES[name]["user"] not in ("root", "0")
