@@ -16,7 +16,6 @@ from nestor_server import database, routes
 from nestor_server.database import REQUEST_LIMITS, Sessions
 from nestor_server.http import problem_documents
 from nestor_server.http.admission import Gate
-from nestor_server.http.callers.rates import RequestRate
 from nestor_server.http.callers.token_uses import TokenUses
 from nestor_server.http.middleware import RequestContextMiddleware
 from nestor_server.http.openapi.document import as_json, document
@@ -26,6 +25,7 @@ from nestor_server.http.streams import shutdown
 from nestor_server.http.streams.event_stream import EventStreams
 from nestor_server.http.streams.notifications import listen
 from nestor_server.http.transactions import Transactions
+from nestor_server.limits.rates import RequestRate
 from nestor_server.observability import traces
 from nestor_server.observability.metrics import Metrics
 from nestor_server.observability.scrapes import Scrapes

@@ -53,6 +53,8 @@ def _listed(words: Iterable[State | Desired | Scope | DeliveryStatus]) -> str:
 
 # As PostgreSQL writes them, so that a migration can be compared with them.
 LABELED = text("(tags <> '{}'::text[] OR note <> ''::text)")  # also in queries, or the index would not fit
+FINISHED = [state.value for state in State if state.finished]
+UNFINISHED = [state.value for state in State if not state.finished]
 _RUNS = f"state = '{State.running.value}'"
 _TUNES = f"(spec #>> '{{response,kind}}') IS DISTINCT FROM '{Frozen.tag}'"  # the first version names no response
 

@@ -126,6 +126,8 @@ def test_a_token_that_may_write_revokes_those_that_may_not_do_more(server, own, 
     with server.http(server.new_token(user, other)) as http:
         token_id = ok(http.get("/me"))["token_id"]
     with server.http(server.new_token(user, own)) as http:
+        shown = {token["id"]: token["revocable"] for token in ok(http.get("/tokens"))["items"]}
+        assert shown == {token_id: allowed, ok(http.get("/me"))["token_id"]: True}
         response = http.delete(f"/tokens/{token_id}")
         if allowed:
             assert response.status_code == 204

@@ -22,8 +22,9 @@ from sqlalchemy import Engine, event, text
 from sqlalchemy.orm import Session
 
 from nestor.schemas import API, SortOrder, State, StudySort, TrialSort
-from nestor_server import database, quotas, revisions
+from nestor_server import database, revisions
 from nestor_server.app import create_app
+from nestor_server.limits import quotas
 from nestor_server.scheduling import fair_share, leases, recording
 from nestor_server.scheduling.reaper import Reaper
 from nestor_server.services.access import tokens

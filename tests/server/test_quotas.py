@@ -14,8 +14,9 @@ from sqlalchemy import select, update
 import nestor
 from nestor import errors
 from nestor.schemas import State
-from nestor_server import quotas
-from nestor_server.http.callers.rates import RequestRate
+from nestor_server.limits import quotas
+from nestor_server.limits.rates import RequestRate
+from nestor_server.limits.remembered import Remembered
 from nestor_server.models import IdempotencyKey, Trial
 from nestor_server.services.access import tokens
 from nestor_server.storage import garbage_collection
@@ -37,22 +38,10 @@ LIMITS = {
 
 
 @pytest.fixture(scope="module")
-def small(services: Services) -> Iterator[Server]:
+def server(services: Services) -> Iterator[Server]:
     """A server whose users may have little, but may ask as often as they like."""
     with running_server(services, redis_db=BROKER, **LIMITS) as server:
         yield server
-
-
-@pytest.fixture
-def http(small: Server) -> Iterator[httpx.Client]:
-    with small.http(small.new_token()) as client:
-        yield client
-
-
-@pytest.fixture
-def other(small: Server) -> Iterator[httpx.Client]:
-    with small.http(small.new_token()) as client:
-        yield client
 
 
 def announce(http: httpx.Client, size: int, digest: str | None = None) -> httpx.Response:
@@ -78,14 +67,14 @@ def refused(response: httpx.Response, setting: str, *, after: int) -> None:
 # --- what users have ------------------------------------------------------------------------------
 
 
-def test_studies_are_counted_also_when_deleted_and_other_users_have_their_own(http, other):
+def test_studies_are_counted_also_when_deleted_and_other_users_have_their_own(http, stranger):
     """Else a user who creates and deletes in turn would fill the disk until the deleted ones are purged."""
     first = study_of(http)
     for _ in range(LIMITS["max_studies"] - 1):
         study_of(http)
     assert http.delete(f"/studies/{first}").status_code == 204
     refused(http.post("/studies", json={"name": "one more"}), "max_studies", after=3600)
-    study_of(other)
+    study_of(stranger)
 
 
 def test_an_existing_study_is_loaded_however_many_there_are(http):
@@ -94,11 +83,11 @@ def test_an_existing_study_is_loaded_however_many_there_are(http):
     assert http.post("/studies", json={"name": "a", "load_if_exists": True}).status_code == 200
 
 
-def test_purged_studies_are_no_longer_counted(small, http):
+def test_purged_studies_are_no_longer_counted(server, http):
     studies = [study_of(http) for _ in range(LIMITS["max_studies"])]
     refused(http.post("/studies", json={"name": "one more"}), "max_studies", after=3600)
     assert http.delete(f"/studies/{studies[0]}").status_code == 204
-    with small.sessions.begin() as session:
+    with server.sessions.begin() as session:
         garbage_collection.purge_expired(session)
     wait_for(lambda: http.post("/studies", json={"name": "one more"}).status_code == 201, "the count to be read again")
 
@@ -112,10 +101,10 @@ def test_unfinished_trials_are_counted_until_they_end(http):
     refused(http.post(f"/trials/{trials[0]}/retry"), "max_unfinished_trials", after=60)
 
 
-def test_a_finished_trial_is_extended_only_within_the_limit(small, http):
+def test_a_finished_trial_is_extended_only_within_the_limit(server, http):
     study = study_of(http)
     done = ok(submit(http, study))["id"]
-    with small.sessions.begin() as session:
+    with server.sessions.begin() as session:
         finished = {"state": State.complete.value, "step": 1000}
         session.execute(update(Trial).where(Trial.id == UUID(done)).values(finished))
     for _ in range(LIMITS["max_unfinished_trials"] - 1):
@@ -124,11 +113,11 @@ def test_a_finished_trial_is_extended_only_within_the_limit(small, http):
     refused(http.post(f"/trials/{done}/extend", json={"steps": 1}), "max_unfinished_trials", after=60)
 
 
-def test_trials_are_counted_also_by_copies(small, http):
+def test_trials_are_counted_also_by_copies(server, http):
     study = study_of(http)
     for _ in range(3):
         ok(submit(http, study))
-    with small.sessions.begin() as session:
+    with server.sessions.begin() as session:
         mine = update(Trial).where(Trial.study_id == UUID(study)).values(state=State.complete.value)
         session.execute(mine)
     ok(http.post(f"/studies/{study}/copy", json={"name": "copy"}))  # six
@@ -138,14 +127,14 @@ def test_trials_are_counted_also_by_copies(small, http):
     refused(submit(http, study), "max_trials", after=3600)
 
 
-def test_announced_bytes_are_counted_each_announcement_once(http, other):
+def test_announced_bytes_are_counted_each_announcement_once(http, stranger):
     """As many as an announcement says, so that fifty announcements of 8 GiB are not fifty times allowed."""
     for _ in range(3):
         assert announce(http, 60 * KIB, 64 * "a").status_code == 201  # one upload, which resumes
     refused(announce(http, 5 * KIB), "max_stored_bytes", after=3600)
     assert announce(http, 4 * KIB).status_code == 201
     refused(announce(http, 1), "max_stored_bytes", after=3600)
-    assert announce(other, 60 * KIB).status_code == 201
+    assert announce(stranger, 60 * KIB).status_code == 201
 
 
 def test_a_blob_takes_at_least_four_kib(http):
@@ -168,9 +157,9 @@ def test_data_sets_by_reference_take_bytes(http):
     refused([http.post("/datasets", json=data) for _ in range(4)][-1], "max_stored_bytes", after=3600)
 
 
-def test_concurrent_announcements_do_not_slip_through(small):
+def test_concurrent_announcements_do_not_slip_through(server):
     """Each of them would fit by itself."""
-    with small.http(small.new_token()) as http:
+    with server.http(server.new_token()) as http:
         ok(http.get("/me"))
         answers: list[int] = []
         threads = [
@@ -183,34 +172,34 @@ def test_concurrent_announcements_do_not_slip_through(small):
     assert sorted(answers) == [201] * 2 + [429] * 10
 
 
-def test_what_a_user_has_is_what_the_limits_are_about(small, http):
+def test_what_a_user_has_is_what_the_limits_are_about(server, http):
     """Every amount has a setting and a sentence, and what the database says is what was taken."""
     study = study_of(http)
     ok(submit(http, study))
     assert announce(http, 5 * KIB).status_code == 201
-    with small.sessions() as session:
-        caller = tokens.authenticate(session, http.headers["Authorization"].removeprefix("Bearer "))
+    with server.sessions() as session:
+        caller = tokens.authenticate(session, token_of(http))
         found = session.execute(select(*quotas.usage(caller.user_id))).one()
     assert quotas.Amounts(*map(int, found)) == quotas.Amounts(1, 1, 1, 5 * KIB)
-    assert quotas.limits(small.settings) == quotas.Amounts(4, 8, 3, 64 * KIB)
+    assert quotas.limits(server.settings) == quotas.Amounts(4, 8, 3, 64 * KIB)
 
 
-def test_a_user_has_a_bounded_number_of_tokens(small, monkeypatch):
+def test_a_user_has_a_bounded_number_of_tokens(server, monkeypatch):
     monkeypatch.setattr(tokens, "MOST", 2)
-    with small.sessions() as session:
-        caller = tokens.authenticate(session, small.new_token())
+    with server.sessions() as session:
+        caller = tokens.authenticate(session, server.new_token())
         tokens.issue(session, caller.user_id, nestor.schemas.TokenCreate())
         with pytest.raises(errors.TooManyTokens):
             tokens.issue(session, caller.user_id, nestor.schemas.TokenCreate())
 
 
-def test_of_each_token_the_newest_idempotency_keys_are_kept(small, http, monkeypatch):
+def test_of_each_token_the_newest_idempotency_keys_are_kept(server, http, monkeypatch):
     """Each holds an answer of up to a hundred kilobytes."""
     monkeypatch.setattr(garbage_collection, "MOST_IDEMPOTENCY_KEYS", 2)
     token_id = UUID(ok(http.get("/me"))["token_id"])
     for key in "abcd":
         ok(http.post("/studies", json={"name": key}, headers={"Idempotency-Key": key}))
-    with small.sessions.begin() as session:
+    with server.sessions.begin() as session:
         garbage_collection.purge_idempotency_keys(session)
         kept = session.scalars(select(IdempotencyKey.key).where(IdempotencyKey.token_id == token_id)).all()
     assert set(kept) == {"c", "d"}
@@ -219,7 +208,7 @@ def test_of_each_token_the_newest_idempotency_keys_are_kept(small, http, monkeyp
 # --- streams --------------------------------------------------------------------------------------
 
 
-def test_streams_are_counted_while_they_are_open(http, other):
+def test_streams_are_counted_while_they_are_open(http, stranger):
     study = study_of(http)
     path = f"/trials/{ok(submit(http, study))['id']}/events"
     stream = {"Accept": "text/event-stream"}
@@ -234,7 +223,7 @@ def test_streams_are_counted_while_they_are_open(http, other):
             assert "NESTOR_MAX_STREAMS" in document["detail"]
             assert response.headers["Retry-After"] == "10"
         ok(http.get(path, params={"wait": 0}))  # waits for nothing
-        problem(other.get(path), 404, "trial-not-found")
+        problem(stranger.get(path), 404, "trial-not-found")
 
     def opens() -> bool:
         with http.stream("GET", path, headers=stream) as response:
@@ -257,10 +246,15 @@ REQUESTS: dict[str, Callable[[httpx.Client], httpx.Response]] = {
     "a read": lambda http: http.get("/me"),
     "what is not there": lambda http: http.get(f"/trials/{uuid4()}"),
     "a body that is wrong": lambda http: http.post("/studies", json={"x": 1}),
-    "a scope that is too small": lambda http: http.post("/tokens", json={}),
+    "a scope that is too server": lambda http: http.post("/tokens", json={}),
     "another spelling of the header": lambda http: http.get("/me", headers=respelled(http)),
+    "a login": lambda http: http.post("/session", json={"token": token_of(http)}, headers={"X-Nestor-Request": "1"}),
     "a stream": lambda http: http.get(f"/trials/{uuid4()}/events"),
 }
+
+
+def token_of(http: httpx.Client) -> str:
+    return http.headers["Authorization"].removeprefix("Bearer ")
 
 
 def respelled(http: httpx.Client) -> dict[str, str]:
@@ -308,8 +302,8 @@ def test_the_client_waits_as_long_as_the_server_says_and_goes_on(slow):
             client.me()
 
 
-def test_the_client_does_not_wait_for_what_waiting_does_not_change(small, http):
-    with nestor.Client(small.url, http.headers["Authorization"].removeprefix("Bearer ")) as client:
+def test_the_client_does_not_wait_for_what_waiting_does_not_change(server, http):
+    with nestor.Client(server.url, token_of(http)) as client:
         for name in "abcd":
             nestor.create_study(name, server=client)
         with pytest.raises(errors.QuotaExceeded, match="you would have 5 studies"):
@@ -352,13 +346,9 @@ def test_a_refusal_names_the_second_from_which_a_request_is_allowed():
     rate.take(user)
 
 
-def test_the_rate_remembers_a_bounded_number_of_users(monkeypatch):
-    monkeypatch.setattr("nestor_server.http.callers.rates.MOST_REMEMBERED", 10)
-    rate = RequestRate(1, Clock())
-    users = [uuid4() for _ in range(12)]
-    for user in users:
-        rate.take(user)
-    assert len(rate._clear_at) == 10
-    rate.take(users[0])  # forgotten
-    with pytest.raises(errors.TooManyRequests):
-        rate.take(users[-1])
+def test_a_bounded_number_of_values_is_remembered_those_that_were_put_last():
+    remembered = Remembered[str, int](2)
+    for key, value in (("a", 1), ("b", 2), ("a", 3), ("c", 4)):
+        remembered.put(key, value)
+    assert [remembered.get(key) for key in "abc"] == [3, None, 4]
+    assert len(remembered) == 2

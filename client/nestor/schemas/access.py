@@ -42,6 +42,7 @@ class Token(Schema):
     created_at: Annotated[datetime, about("in UTC")]
     expires_at: Annotated[datetime | None, about("in UTC; null: it does not expire")]
     last_used_at: Annotated[datetime | None, about("in UTC, to the minute; null: it was not used yet")] = None
+    revocable: Annotated[bool, about("whether the token of this request may revoke it")] = True
 
 
 class TokenCreated(Token):

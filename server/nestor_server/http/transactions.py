@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import update_wrapper
@@ -31,6 +30,7 @@ from nestor_server.database import Sessions
 from nestor_server.http.admission import ClientGone, Gate
 from nestor_server.http.callers import auth
 from nestor_server.http.checks.bodies import JsonRequest, allow, limit_of
+from nestor_server.limits.remembered import Remembered
 from nestor_server.services.access.tokens import Caller
 
 T = TypeVar("T")
@@ -43,7 +43,6 @@ Reader = Annotated[Caller, Scope.read]
 Writer = Annotated[Caller, Scope.write]
 Admin = Annotated[Caller, Scope.admin]
 
-MAX_REMEMBERED_USERS = 10_000
 CANCEL_SECONDS = 5.0  # for PostgreSQL to take a cancellation
 CANCEL_EVERY = 0.5  # seconds, because a cancellation between two statements has no effect
 CLIENT_GONE = 499  # of nginx: the client closed the connection. Only the log shows it
@@ -54,7 +53,7 @@ class Transactions:
 
     def __init__(self, sessions: Sessions, gate: Gate) -> None:
         self._sessions, self._gate = sessions, gate
-        self._users: OrderedDict[int, UUID] = OrderedDict()  # credentials, hashed → their user, as last seen
+        self._users: Remembered[int, UUID] = Remembered()  # credentials, hashed → their user, as last seen
 
     async def run(
         self, work: Callable[[Session], T], *, request: Request | None = None, while_connected: bool = False
@@ -97,11 +96,7 @@ class Transactions:
 
     def remember(self, request: Request) -> None:
         """Let the user of this request, whose token was found to be valid, take turns as this user from now on."""
-        key = auth.fingerprint(request)
-        self._users[key] = request.state.caller.user_id
-        self._users.move_to_end(key)
-        if len(self._users) > MAX_REMEMBERED_USERS:
-            self._users.popitem(last=False)
+        self._users.put(auth.fingerprint(request), request.state.caller.user_id)
 
 
 class _Transaction(Generic[T]):

@@ -13,8 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from nestor.schemas import State
-from nestor_server.models import Count
+from nestor_server.models import FINISHED, Count
 
 Key = tuple[str, str]  # the counter and its label's value
 
@@ -43,7 +42,7 @@ COUNTERS = {
         "worker), drained (as the worker drains) or yielded (to another trial, or to a request); expired if the worker "
         "was silent.",
         "end",
-        (*(s.value for s in State if s.finished), "paused", "interrupted", "shutdown", "drained", "yielded", "expired"),
+        (*FINISHED, "paused", "interrupted", "shutdown", "drained", "yielded", "expired"),
     ),
 }
 

@@ -20,6 +20,7 @@ SAME_SITE = Depends(auth.require_same_site)  # otherwise another site's page cou
 SESSION: Described = {
     200: {"headers": headers("Set-Cookie")},
     401: problem("The token is not valid.", "WWW-Authenticate"),
+    429: problem("Its user sends too many requests.", "Retry-After"),
 }
 
 
@@ -34,7 +35,7 @@ def list_tokens(
     caller: Reader, session: Tx, cursor: CursorOfOneOrder = None, limit: Limit = paging.MAX_LIMIT
 ) -> schemas.TokenPage:
     """Your valid tokens, oldest first: names, scopes and dates, without the secrets."""
-    return tokens.page(session, caller.user_id, cursor=cursor, limit=limit)
+    return tokens.page(session, caller, cursor=cursor, limit=limit)
 
 
 @router.delete("/tokens/{token_id}", status_code=204, responses={403: problem("The other token may do more.")})
@@ -56,6 +57,7 @@ def get_me(caller: Reader) -> schemas.Me:
 def begin_session(new: schemas.SessionCreate, request: Request, response: Response, session: Tx) -> schemas.Me:
     """Exchange a token for a cookie that scripts cannot read. It holds the id of a session, which lasts for 30 days."""
     caller, id = browser_sessions.begin(session, new.token.strip(), instead_of=auth.session_id(request))
+    auth.note(request, caller)
     auth.set_cookie(request, response, id)
     return tokens.describe_caller(caller)
 

@@ -13,16 +13,12 @@ from sqlalchemy.orm import Session
 
 from nestor import schemas
 from nestor.errors import StudyExists, StudyNotFound
-from nestor.schemas import State
-from nestor_server import quotas
-from nestor_server.models import Study, Trial, Webhook
-from nestor_server.quotas import Amounts
+from nestor_server.limits import quotas
+from nestor_server.limits.quotas import Amounts
+from nestor_server.models import UNFINISHED, Study, Trial, Webhook
 from nestor_server.scheduling import leases
 from nestor_server.services import versions
 from nestor_server.services.study_trials import Trials, trials_of
-
-FINISHED = [state.value for state in State if state.finished]
-UNFINISHED = [state.value for state in State if not state.finished]
 
 
 def create(session: Session, owner_id: UUID, new: schemas.StudyCreate) -> tuple[schemas.Study, bool]:

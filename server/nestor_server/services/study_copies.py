@@ -15,8 +15,10 @@ from sqlalchemy.sql.elements import KeyedColumnElement
 
 from nestor import schemas
 from nestor.errors import StudyNameTaken, StudyNotDeleted, StudyNotFound, StudyTooLarge
-from nestor_server import quotas
+from nestor_server.limits import quotas
+from nestor_server.limits.quotas import Amounts
 from nestor_server.models import (
+    FINISHED,
     Base,
     Checkpoint,
     Distribution,
@@ -28,7 +30,6 @@ from nestor_server.models import (
     Study,
     Trial,
 )
-from nestor_server.quotas import Amounts
 from nestor_server.services import studies
 
 # Of one copy, which is one transaction.
@@ -105,7 +106,7 @@ def _finished(session: Session, study: Study) -> list[UUID]:
     Raises:
         StudyTooLarge
     """
-    of_study = Trial.study_id == study.id, Trial.state.in_(studies.FINISHED)
+    of_study = Trial.study_id == study.id, Trial.state.in_(FINISHED)
     n_trials, n_entries = session.execute(
         select(func.count(), func.coalesce(func.sum(Trial.seq), 0)).where(*of_study)
     ).one()

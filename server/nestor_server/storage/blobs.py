@@ -22,10 +22,10 @@ from nestor.errors import (
     UploadTooLong,
 )
 from nestor.schemas import CHUNK_BYTES
-from nestor_server import quotas
 from nestor_server.database import BINARY
+from nestor_server.limits import quotas
+from nestor_server.limits.quotas import LEAST_BYTES, Amounts
 from nestor_server.models import Blob, BlobChunk
-from nestor_server.quotas import LEAST_BYTES, Amounts
 from nestor_server.storage import object_store, verification
 from nestor_server.storage.verification import Verification
 

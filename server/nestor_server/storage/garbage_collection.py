@@ -12,10 +12,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from nestor.program_format import SPLITS
-from nestor.schemas import State
 from nestor_server.database import settings_of
 from nestor_server.models import (
     IDEMPOTENCY_WINDOW,
+    UNFINISHED,
     Blob,
     Checkpoint,
     Dataset,
@@ -60,7 +60,7 @@ def purge_expired(session: Session) -> None:
     their uploads were completed or not.
     """
     cutoff = _cutoff(session)
-    unfinished = exists().where(Trial.study_id == Study.id, Trial.state.not_in([s.value for s in State if s.finished]))
+    unfinished = exists().where(Trial.study_id == Study.id, Trial.state.in_(UNFINISHED))
     _delete(session, delete(Study).where(Study.deleted_at < cutoff, ~unfinished))
     for table, key in ((Program, Trial.program_id), (Dataset, Trial.dataset_id)):
         _delete(session, delete(table).where(table.created_at < cutoff, ~exists().where(key == table.id)))

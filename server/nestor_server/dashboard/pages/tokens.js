@@ -8,7 +8,7 @@ import { repeat } from "../vendor/lit-html/directives/repeat.js";
 
 /** @typedef {import("../store.js").Schemas["Token"]} Token @typedef {import("../store.js").Schemas["TokenCreated"]} TokenCreated */
 
-const SCOPES = ["read", "write", "admin"]; // each includes those before it
+const SCOPES = ["read", "write", "admin"];
 
 /** @param {import("../app.js").App} app @returns {import("../app.js").Page} */
 export function tokensPage(app) {
@@ -69,15 +69,13 @@ export function tokensPage(app) {
 /** @param {import("../app.js").App} app @param {Token} token @param {(token: Token) => void} revoke */
 function row(app, token, revoke) {
   const isOwn = token.id === app.me.token_id;
-  // As the server decides: a token can end itself, and one that may write those that may not do more.
-  const mayRevoke = isOwn || (app.me.scope !== "read" && SCOPES.indexOf(token.scope) <= SCOPES.indexOf(app.me.scope));
   return html`<tr>
     <th scope="row">${token.name}${isOwn ? html` <span class="tag">this session</span>` : nothing}</th>
     <td>${token.scope}</td>
     <td>${day(token.created_at)}</td>
     <td>${token.expires_at ? day(token.expires_at) : html`<span class="muted">never</span>`}</td>
     <td>${token.last_used_at ? token.last_used_at.slice(0, 16).replace("T", " ") : html`<span class="muted">–</span>`}</td>
-    <td class="end">${mayRevoke ? html`<button type="button" class="danger" @click=${() => revoke(token)}>Revoke<span class="sr-only"> ${token.name}</span></button>` : nothing}</td>
+    <td class="end">${token.revocable ? html`<button type="button" class="danger" @click=${() => revoke(token)}>Revoke<span class="sr-only"> ${token.name}</span></button>` : nothing}</td>
   </tr>`;
 }
 

@@ -1,1 +1,1 @@
-"""Who sends a request, and how much of the server a user may take."""
+"""Who sends a request."""

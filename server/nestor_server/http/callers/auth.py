@@ -66,7 +66,7 @@ def cookie_name(request: Request) -> str:
     nobody who changes plain http can set it.
     """
     name = f"{COOKIE}_{_port(request)}"
-    if request.url.scheme != "https":
+    if not _is_secure(request):
         return name
     return f"__Host-{name}" if cookie_path(request) == "/" else f"__Secure-{name}"
 
@@ -78,14 +78,14 @@ def cookie_path(request: Request) -> str:
 
 def set_cookie(request: Request, response: Response, id: str) -> None:
     """Let the browser keep the id of its session, out of reach of scripts."""
-    is_https, path = request.url.scheme == "https", cookie_path(request)
-    response.set_cookie(cookie_name(request), id, httponly=True, samesite="strict", secure=is_https, path=path)
+    secure, path = _is_secure(request), cookie_path(request)
+    response.set_cookie(cookie_name(request), id, httponly=True, samesite="strict", secure=secure, path=path)
     _forget_token(request, response)
 
 
 def delete_cookie(request: Request, response: Response) -> None:
     """Let the browser forget its session."""
-    response.delete_cookie(cookie_name(request), path=cookie_path(request), secure=request.url.scheme == "https")
+    response.delete_cookie(cookie_name(request), path=cookie_path(request), secure=_is_secure(request))
     _forget_token(request, response)
 
 
@@ -94,13 +94,17 @@ def _forget_token(request: Request, response: Response) -> None:
         response.delete_cookie(COOKIE_OF_EARLIER_VERSIONS, path=cookie_path(request))
 
 
+def _is_secure(request: Request) -> bool:
+    return request.scope["scheme"] == "https"
+
+
 def _port(request: Request) -> int:
     """The port that the browser sees, as far as a proxy passes it on."""
     try:
         port = urlsplit(f"//{request.headers.get('Host', '')}").port
     except ValueError:
         port = None
-    return port or PORTS[request.url.scheme]
+    return port or PORTS[request.scope["scheme"]]
 
 
 async def require_same_site(
@@ -133,11 +137,20 @@ def authenticate(request: Request, session: Session, scope: Scope) -> Caller:
     given = credentials(request)
     find = browser_sessions.authenticate if given.is_session else tokens.authenticate
     caller = find(session, given.secret)
-    request.app.state.token_uses.note(caller.token_id)
-    count(request, caller.user_id)
+    note(request, caller)
     if not caller.may(scope):
         raise Forbidden(reason=f"its scope is {caller.scope.value!r}", scope=scope.value)
     return caller
+
+
+def note(request: Request, caller: Caller) -> None:
+    """Record that the caller's token is used, and count the request.
+
+    Raises:
+        TooManyRequests
+    """
+    request.app.state.token_uses.note(caller.token_id)
+    count(request, caller.user_id)
 
 
 def count(request: Request, user_id: UUID) -> None:

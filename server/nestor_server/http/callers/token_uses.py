@@ -23,7 +23,7 @@ EVERY = timedelta(minutes=1)  # a token's use is recorded at most this often
 
 @final
 class TokenUses:
-    """The uses of tokens that this process has seen. A process that is killed forgets those of the last seconds."""
+    """The uses of tokens that this process has seen. A process that ends forgets those of its last minute."""
 
     def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions

@@ -96,7 +96,7 @@ class EventStreams:
     async def check(self) -> None:
         """End the streams whose token, session or study has ended, again and again until this task is cancelled.
 
-        One statement for all streams takes the place of notifications, which could be lost, and finds what expires.
+        Two statements for all streams take the place of notifications, which could be lost, and find what expires.
         """
         while True:
             await asyncio.sleep(self._settings.stream_ping_seconds)

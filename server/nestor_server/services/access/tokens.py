@@ -46,6 +46,12 @@ class Caller:
         order = list(Scope)
         return order.index(self.scope) >= order.index(scope)
 
+    def scope_to_revoke(self, token: Token) -> Scope:
+        """Which scope it takes to revoke a token of the same user: none more than it has to revoke itself."""
+        if token.id == self.token_id:
+            return Scope.read
+        return max(Scope.write, Scope(token.scope), key=list(Scope).index)
+
 
 def create(
     session: Session,
@@ -130,16 +136,16 @@ def record_uses(session: Session, used_at: Mapping[UUID, datetime]) -> None:
     session.execute(found.execution_options(synchronize_session=False))
 
 
-def page(session: Session, owner_id: UUID, *, cursor: str | None, limit: int) -> schemas.TokenPage:
+def page(session: Session, me: Caller, *, cursor: str | None, limit: int) -> schemas.TokenPage:
     """The valid tokens of a user, oldest first.
 
     Raises:
         CursorInvalid: the cursor belongs to another list.
     """
-    own = select(Token.id, STORED).where(Token.user_id == owner_id, is_valid())
+    own = select(Token.id, STORED).where(Token.user_id == me.user_id, is_valid())
     index = BY_AGE.index(session, own, limit, cursor)
     tokens = index.arrange(session.scalars(select(Token).where(index.holds(Token.id))), Token.id)
-    return schemas.TokenPage(items=tuple(map(describe, tokens)), next_cursor=index.next_cursor)
+    return schemas.TokenPage(items=tuple(describe(token, me) for token in tokens), next_cursor=index.next_cursor)
 
 
 def revoke(session: Session, me: Caller, token_id: UUID) -> None:
@@ -153,14 +159,14 @@ def revoke(session: Session, me: Caller, token_id: UUID) -> None:
     token = session.scalars(query.with_for_update()).one_or_none()
     if token is None:
         raise TokenNotFound(token=str(token_id))
-    needed = max(Scope.write, Scope(token.scope), key=list(Scope).index)
-    if token.id != me.token_id and not me.may(needed):
+    needed = me.scope_to_revoke(token)
+    if not me.may(needed):
         raise Forbidden(reason=f"its scope is {me.scope.value!r}", scope=needed.value)
     token.revoked_at = func.now()
 
 
-def describe(token: Token) -> schemas.Token:
-    """The token as the REST interface shows it, without its secret."""
+def describe(token: Token, me: Caller | None = None) -> schemas.Token:
+    """The token as the REST interface shows it to a caller, or to an operator, without its secret."""
     return schemas.Token(
         id=token.id,
         name=token.name,
@@ -168,6 +174,7 @@ def describe(token: Token) -> schemas.Token:
         created_at=token.created_at,
         expires_at=token.expires_at,
         last_used_at=token.last_used_at,
+        revocable=me is None or me.may(me.scope_to_revoke(token)),
     )
 
 

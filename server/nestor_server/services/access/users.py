@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 
 from nestor import schemas
 from nestor.errors import TokenNotFound
-from nestor_server import quotas
 from nestor_server.embedded.errors import UserUnknown
+from nestor_server.limits import quotas
 from nestor_server.models import Token, User
 from nestor_server.services.access import tokens
 

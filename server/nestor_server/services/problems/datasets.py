@@ -20,9 +20,9 @@ from nestor.errors import (
     SplitNotSafetensors,
 )
 from nestor.program_format import INDEX
-from nestor_server import quotas
+from nestor_server.limits import quotas
+from nestor_server.limits.quotas import LEAST_BYTES, Amounts
 from nestor_server.models import Blob, Dataset
-from nestor_server.quotas import LEAST_BYTES, Amounts
 from nestor_server.storage import blobs, tensor_blobs
 from nestor_server.storage.safetensors_header import Header, Malformed
 

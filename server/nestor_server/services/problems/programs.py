@@ -18,9 +18,9 @@ from nestor.program_format import (
     refused,
     tensor_names,
 )
-from nestor_server import quotas
+from nestor_server.limits import quotas
+from nestor_server.limits.quotas import LEAST_BYTES, Amounts
 from nestor_server.models import Blob, Program
-from nestor_server.quotas import LEAST_BYTES, Amounts
 from nestor_server.storage import blobs, tensor_blobs
 from nestor_server.storage.safetensors_header import Header, Malformed, Tensor
 

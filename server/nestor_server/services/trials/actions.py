@@ -12,10 +12,10 @@ from nestor import lifecycle, schemas
 from nestor.errors import Forbidden, StudyNotFound
 from nestor.ranking import Ranking
 from nestor.schemas import Action, EndingAction, EntryPointProblem, PresetProblem, ProgramProblem, Scope, State
-from nestor_server import quotas
+from nestor_server.limits import quotas
+from nestor_server.limits.quotas import Amounts
 from nestor_server.models import Study, Trial
 from nestor_server.observability import logs, traces
-from nestor_server.quotas import Amounts
 from nestor_server.scheduling import leases, state_machine, task_queue
 from nestor_server.services.access.tokens import Caller
 from nestor_server.services.problems import datasets, presets, programs

@@ -7,8 +7,7 @@ So a quota costs honest requests nothing. It is read again before a request is r
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, field, fields
 from time import monotonic
 from typing import Any, NamedTuple, final
 from uuid import UUID
@@ -17,50 +16,46 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from nestor.errors import QuotaExceeded
-from nestor.schemas import State
 from nestor_server.database import settings_of
-from nestor_server.models import Blob, Dataset, Program, Study, Trial
+from nestor_server.limits.remembered import Remembered
+from nestor_server.models import UNFINISHED, Blob, Dataset, Program, Study, Trial
 from nestor_server.settings import Settings
 
 READ_EVERY = 10.0  # seconds
 READ_AGAIN = 1.0  # the same, before a refusal
-MOST_REMEMBERED = 10_000  # users
 LEAST_BYTES = 4096  # that a blob, program or data set counts as: its rows take room, too
-UNFINISHED = [state.value for state in State if not state.finished]
+UNTIL_PURGED = "Delete studies; what is deleted counts until it is purged"
+
+
+class Quota(NamedTuple):
+    """The setting of an amount's limit, how a refusal speaks of it, and when it makes sense to ask again."""
+
+    setting: str
+    what: str
+    advice: str = UNTIL_PURGED
+    retry_after: int = 3600  # seconds
+
+
+def _limited(setting: str, what: str, *words: Any) -> Any:
+    return field(default=0, metadata={"quota": Quota(setting, what, *words)})
 
 
 @dataclass(frozen=True)
 class Amounts:
     """What a user has, may have, or asks for."""
 
-    studies: int = 0
-    trials: int = 0
-    unfinished_trials: int = 0
-    bytes: int = 0
+    studies: int = _limited("max_studies", "studies, deleted ones included")
+    trials: int = _limited("max_trials", "trials, those of deleted studies included")
+    unfinished_trials: int = _limited(
+        "max_unfinished_trials", "trials that are not finished", "Wait until some have ended, or cancel some", 60
+    )
+    bytes: int = _limited("max_stored_bytes", "bytes stored or announced")
 
     def __add__(self, other: Amounts) -> Amounts:
         return Amounts(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
 
 
-class Quota(NamedTuple):
-    """How a refusal speaks of an amount, and when it makes sense to ask again."""
-
-    setting: str
-    what: str
-    advice: str
-    retry_after: int  # seconds
-
-
-_UNTIL_PURGED = "Delete studies; what is deleted counts until it is purged"
-QUOTAS = {
-    "studies": Quota("max_studies", "studies, deleted ones included", _UNTIL_PURGED, 3600),
-    "trials": Quota("max_trials", "trials, those of deleted studies included", _UNTIL_PURGED, 3600),
-    "unfinished_trials": Quota(
-        "max_unfinished_trials", "trials that are not finished", "Wait until some have ended, or cancel some", 60
-    ),
-    "bytes": Quota("max_stored_bytes", "bytes stored or announced", _UNTIL_PURGED, 3600),
-}
-assert list(QUOTAS) == [field.name for field in fields(Amounts)]
+QUOTAS: dict[str, Quota] = {one.name: one.metadata["quota"] for one in fields(Amounts)}
 
 
 def limits(settings: Settings) -> Amounts:
@@ -91,15 +86,11 @@ def take(session: Session, owner_id: UUID, asked: Amounts) -> None:
     """
     settings = settings_of(session)
     most, key = limits(settings), (settings.database_url, owner_id)
-    exceeded = None
-    for seconds in (READ_EVERY, READ_AGAIN):
-        exceeded = _users.add(session, key, asked, most, seconds)
-        if exceeded is None:
-            return
-    name, total = exceeded
-    quota = QUOTAS[name]
-    words = quota._asdict() | {"setting": f"NESTOR_{quota.setting.upper()}"}
-    raise QuotaExceeded(total=total, limit=getattr(most, name), **words)
+    exceeded = _users.add(session, key, asked, most, READ_EVERY) and _users.add(session, key, asked, most, READ_AGAIN)
+    if exceeded is not None:
+        name, total = exceeded
+        words = QUOTAS[name]._asdict() | {"setting": f"NESTOR_{QUOTAS[name].setting.upper()}"}
+        raise QuotaExceeded(total=total, limit=getattr(most, name), **words)
 
 
 @dataclass
@@ -113,8 +104,7 @@ class _Users:
     """What users had when it was read last, and what this process has let them add since."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._known: OrderedDict[tuple[str, UUID], _Known] = OrderedDict()  # by database and user
+        self._known: Remembered[tuple[str, UUID], _Known] = Remembered()  # by database and user
         self._turns = [threading.Lock() for _ in range(64)]  # of users: one of two at once would count for nothing
 
     def add(
@@ -135,16 +125,11 @@ class _Users:
         return None
 
     def _read(self, session: Session, key: tuple[str, UUID], seconds: float) -> _Known:
-        with self._lock:
-            known = self._known.get(key)
+        known = self._known.get(key)
         if known is None or monotonic() - known.read_at > seconds:
             found = session.execute(select(*usage(key[1]))).one()
             known = _Known(Amounts(*map(int, found)), monotonic())
-        with self._lock:
-            self._known[key] = known
-            self._known.move_to_end(key)
-            if len(self._known) > MOST_REMEMBERED:
-                self._known.popitem(last=False)
+        self._known.put(key, known)
         return known
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from time import monotonic
 from typing import final
 from uuid import UUID
 
 from nestor.errors import TooManyRequests
+from nestor_server.limits.remembered import Remembered
 
 MINUTE = 60.0  # seconds
-MOST_REMEMBERED = 10_000  # users; the one who has asked least recently is forgotten
 
 
 @final
@@ -30,7 +29,7 @@ class RequestRate:
     def __init__(self, per_minute: int, clock: Callable[[], float] = monotonic) -> None:
         self._per_minute, self._clock = per_minute, clock
         self._lock = threading.Lock()
-        self._clear_at: OrderedDict[UUID, float] = OrderedDict()
+        self._clear_at: Remembered[UUID, float] = Remembered()
 
     def take(self, user_id: UUID) -> None:
         """Count a request of this user.
@@ -40,10 +39,7 @@ class RequestRate:
         """
         with self._lock:
             now = self._clock()
-            clear_at = max(now, self._clear_at.get(user_id, now)) + MINUTE / self._per_minute
+            clear_at = max(now, self._clear_at.get(user_id) or now) + MINUTE / self._per_minute
             if (wait := clear_at - now - MINUTE) > 1e-9:
                 raise TooManyRequests(limit=self._per_minute, retry_after=math.ceil(wait))
-            self._clear_at[user_id] = clear_at
-            self._clear_at.move_to_end(user_id)
-            if len(self._clear_at) > MOST_REMEMBERED:
-                self._clear_at.popitem(last=False)
+            self._clear_at.put(user_id, clear_at)
