@@ -17,9 +17,10 @@ from nestor.errors import NestorError
 from nestor_server import revisions
 from nestor_server.client_checks import TIMEOUT_SECONDS, CheckResult
 from nestor_server.embedded.access import database_settings, registered_workers
+from nestor_server.embedded.accounts import of_databases
 from nestor_server.embedded.databases.binaries import find_postgres, find_valkey
 from nestor_server.embedded.home import Home, ServerInfo, reachable
-from nestor_server.embedded.process import alive, unprivileged
+from nestor_server.embedded.process import alive
 
 
 def examine(path: Path) -> Iterator[CheckResult]:
@@ -73,7 +74,7 @@ def _home(home: Home) -> CheckResult:
     if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
         remedy = "pass --home or set NESTOR_HOME with a directory that you can write to"
         return CheckResult(False, f"{existing} is not writable", remedy)
-    account = unprivileged()
+    account = of_databases()
     if account and not reachable(path if path.exists() else existing):
         remedy = f"pass --home with a directory that the user {account.name}, who runs PostgreSQL, can enter"
         return CheckResult(False, f"PostgreSQL cannot reach {path}", remedy)

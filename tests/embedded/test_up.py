@@ -7,12 +7,14 @@ import shutil
 import signal
 import socket
 import stat
+import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
+from uuid import uuid4
 
 import httpx
 import psutil
@@ -21,7 +23,7 @@ import pytest
 from sqlalchemy import make_url
 
 from nestor_server.database import plain_url
-from nestor_server.embedded import logs
+from nestor_server.embedded import accounts, logs
 from nestor_server.embedded.databases.postgres import local_url
 from nestor_server.embedded.home import Home, reachable
 from testbed.api import without_clock
@@ -47,6 +49,7 @@ def up() -> Iterator[Up]:
     with fresh_home() as path:
         (path / "celery.py").write_text("raise SystemExit('not the library')")
         shell: dict[str, Any] = FOREIGN | BROKEN | {"PYTHONPATH": str(path)}
+        shell["NESTOR_REQUEUE_AFTER_SECONDS"] = "1"
         with running_up(path / "home", "--workers", "2", **shell) as up:
             yield up
 
@@ -322,6 +325,71 @@ def test_a_normal_user_can_run_it_too():
             assert up.ask("GET", "/api/v1/studies").status_code == 200
             assert up.signal(signal.SIGTERM) == 0
             assert ended(everything, 8)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a normal user runs everything as oneself")
+def test_as_root_server_and_workers_have_accounts_that_read_no_secrets_and_take_over_an_earlier_home():
+    """Regression: both ran as root, and their files belonged to root."""
+    with fresh_home() as path:
+        python, environment = _python_for_everyone(path)
+        home, store, old = path / "home", path / "objects", str(uuid4())
+        for directory in (home / "cache", store):  # as an earlier version left them
+            (directory / old).mkdir(parents=True, mode=0o700)
+            (directory / old / "file").write_bytes(b"of root")
+        objects = {"NESTOR_BLOB_URL": f"file://{store}", "NESTOR_LARGE_BLOB_BYTES": "1"}
+        with running_up(home, python=[python], **environment, **objects) as up:
+            study = up.ask("POST", "/api/v1/studies", json={"name": "without root"}).json()["id"]
+            trial = up.ask("POST", f"/api/v1/studies/{study}/trials", json=SMALL).raise_for_status().json()["id"]
+            wait_for(lambda: _step(up, trial) > 0, 60)
+            server, worker = up.child("nestor_server"), up.child("nestor_worker")
+            users = {process.uids().real for process in (server, *server.children(recursive=True))}
+            assert users == {server.uids().effective}
+            users = {process.uids().real for process in (worker, *worker.children(recursive=True))}
+            assert users == {worker.uids().effective}
+            assert len({0, *_ids_of_databases(), server.uids().real, worker.uids().real}) == 4
+            assert (home / "cache" / old / "file").stat().st_uid == worker.uids().real
+            wait_for(lambda: any(path.stat().st_uid == worker.uids().real for path in store.rglob("*/*")), 60)
+            assert _readable(store / old / "file", worker)
+
+            secrets = (
+                "token",
+                "postgres-password",
+                "valkey-password",
+                "valkey/valkey.conf",
+                "postgres/data/PG_VERSION",
+            )
+            for secret in (*(home / name for name in secrets), credentials(home), Path(f"/proc/{server.pid}/environ")):
+                assert secret.read_bytes()
+                assert not _readable(secret, worker), secret
+            assert not _readable(home / "token", server)
+            everything = up.family()
+            assert up.signal(signal.SIGTERM) == 0
+            assert ended(everything, 8)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a normal user runs everything as oneself")
+def test_a_directory_of_root_with_other_files_is_refused_as_an_object_store(home: Path, services: Services):
+    shared = home.parent / "shared"
+    shared.mkdir()
+    (shared / "passwords").touch()
+    with new_database(services) as database_url:
+        given: dict[str, Any] = {"NESTOR_DATABASE_URL": database_url, "NESTOR_REDIS_URL": services.redis_url}
+        refused = run(home, "up", "--port", "0", NESTOR_BLOB_URL=f"file://{shared}", **given)
+    assert refused.returncode == 1
+    assert "has files that are not Nestor's, such as passwords" in _plain(refused.stderr)
+    assert (shared / "passwords").stat().st_uid == 0
+
+
+def _ids_of_databases() -> set[int]:
+    account = accounts.of_databases()
+    return {account.uid} if account else set()
+
+
+def _readable(file: Path, process: psutil.Process) -> bool:
+    """Whether the account of `process` can read `file`."""
+    user, group = f"--reuid={process.uids().real}", f"--regid={process.gids().real}"
+    reading = ["setpriv", user, group, "--clear-groups", "cat", file]
+    return subprocess.run(reading, capture_output=True, check=False).returncode == 0
 
 
 def _step(up: Up, trial: str) -> int:

@@ -46,8 +46,8 @@ def site() -> Iterator[Path]:
 def probe(site: Path, how: str, devices: int = 1, user: int | None = None) -> dict[str, Any]:
     paths = [str(site), os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(paths), "SECRET": "a password"}
-    # This account could not read a Python below root's home.
-    as_user = ["setpriv", f"--reuid={user}", "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search", "--"]
+    environment["TMPDIR"] = tempfile.gettempdir()
+    as_user = [sys.executable, "-m", "nestor_worker.containment.launch", str(user), str(user), str(os.getpid()), "0"]
     program = [sys.executable, "-m", "tests.worker.probing", str(site), how, str(devices)]
     command = program if user is None else [*as_user, *program]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd="/")
@@ -58,7 +58,7 @@ def probe(site: Path, how: str, devices: int = 1, user: int | None = None) -> di
 
 
 @pytest.mark.parametrize("how", ["forked", "executed"])
-@pytest.mark.parametrize("user", [None, 1], ids=["as the worker", "as another account"])
+@pytest.mark.parametrize("user", [None, 1], ids=["as the worker", "as the worker of a root's `nestor up`"])
 def test_a_probe_is_refused_everything_that_no_trial_needs(site, how, user):
     if user is not None and os.geteuid() != 0:
         pytest.skip("only root can have another account")
@@ -103,8 +103,13 @@ def test_obstacles_are_what_keeps_nobody_out(tmp_path):
 
 def test_the_doctor_says_which_walls_stand():
     found = list(checks.examine())
-    assert [result.message.split(":")[0] for result in found] == ["account", "landlock", "seccomp"]
-    assert all(result.ok and not result.remedy for result in found)
+    walls, services = found[:3], found[3:]
+    assert [result.message.split(":")[0] for result in walls] == ["account", "landlock", "seccomp"]
+    assert all(result.ok and not result.remedy for result in walls)
+    assert len(services) == (os.geteuid() == 0)
+    for result in services:
+        assert result.ok
+        assert ("may read all files" in result.message) == bool(account.obstacles(Path("/"))) == bool(result.remedy)
 
 
 @pytest.mark.parametrize("machine", seccomp.ARCHITECTURES)

@@ -57,6 +57,15 @@ class NoAccount(StackError):
     )
 
 
+class DirectoryShared(StackError):
+    """Root's files are next to those of Nestor, whose services do not run as root."""
+
+    message = (
+        "The directory {directory} belongs to root, and has files that are not Nestor's, such as {other}. It cannot be "
+        "given to Nestor's server and workers, which do not run as root. Set NESTOR_BLOB_URL to a directory of its own."
+    )
+
+
 class ChildFailed(StackError):
     """A child process ended or did not become ready."""
 

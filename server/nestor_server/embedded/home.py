@@ -14,8 +14,9 @@ from typing import TypedDict, cast, final
 
 import platformdirs
 
+from nestor_server.embedded.accounts import Account, of_databases
 from nestor_server.embedded.errors import AlreadyRunning, HomeUnusable
-from nestor_server.embedded.process import Account, alive, unprivileged
+from nestor_server.embedded.process import alive
 
 
 def default_home() -> Path:
@@ -86,7 +87,7 @@ class Home:
             AlreadyRunning: another process has the lock.
             HomeUnusable: the directory cannot be created or written, or PostgreSQL's user cannot reach it.
         """
-        account = unprivileged()
+        account = of_databases()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.path.chmod(0o711 if account else 0o700)
@@ -126,11 +127,16 @@ class Home:
             account.owns(path)
         return path
 
-    def scratch(self) -> Path:
-        """An empty directory for temporary files. Each start deletes what a killed worker left there."""
-        path = self.path / "scratch"
-        shutil.rmtree(path, ignore_errors=True)
-        path.mkdir(mode=0o700)
+    def clear_scratch(self) -> None:
+        """Delete all temporary files, such as those that a killed worker left."""
+        shutil.rmtree(self.path / "scratch", ignore_errors=True)
+
+    def scratch(self, name: str, account: Account | None) -> Path:
+        """The directory for temporary files of the part `name`, owned by `account` if one is given."""
+        path = self.path / "scratch" / name
+        path.mkdir(mode=0o711, parents=True)
+        if account:
+            account.owns(path)
         return path
 
     def secret(self, name: str) -> str:

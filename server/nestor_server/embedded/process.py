@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import os
-import pwd
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
 from nestor_server.embedded import logs
-from nestor_server.embedded.errors import ChildFailed, NoAccount
+from nestor_server.embedded.accounts import Account
+from nestor_server.embedded.errors import ChildFailed
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
@@ -29,36 +28,6 @@ try:
 except ProcessLookupError:
     pass
 """
-
-
-@dataclass(frozen=True)
-class Account:
-    """A user that a child runs as."""
-
-    name: str
-    uid: int
-    gid: int
-
-    def owns(self, path: Path) -> None:
-        """Make this user the owner of `path`. Only root may."""
-        os.chown(path, self.uid, self.gid)
-
-
-def unprivileged() -> Account | None:
-    """The user to run servers as if this process is root; None if it is not, and servers run as the same user.
-
-    Raises:
-        NoAccount
-    """
-    if os.geteuid() != 0:
-        return None
-    for name in ("postgres", "nobody"):
-        try:
-            entry = pwd.getpwnam(name)
-        except KeyError:
-            continue
-        return Account(name, entry.pw_uid, entry.pw_gid)
-    raise NoAccount
 
 
 @final

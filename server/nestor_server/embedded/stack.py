@@ -12,16 +12,18 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import final
+from urllib.parse import unquote, urlsplit
 
 import httpx
 
-from nestor_server.embedded import access, logs
+from nestor_server.embedded import access, accounts, logs
+from nestor_server.embedded.accounts import Account
 from nestor_server.embedded.databases.postgres import Postgres, free_port
 from nestor_server.embedded.databases.valkey import Valkey
 from nestor_server.embedded.environment import restricted
@@ -30,6 +32,7 @@ from nestor_server.embedded.home import Home, write_private
 from nestor_server.embedded.process import Child
 from nestor_server.embedded.supervision import Supervisor
 from nestor_server.settings import Settings, read_settings
+from nestor_server.storage.object_store import is_object
 
 READY_SECONDS = 60.0
 STOP_SECONDS = 25.0  # for workers to write checkpoints
@@ -154,10 +157,11 @@ class Stack:
             "NESTOR_HOME": str(home.path),
             "NESTOR_DATA_ROOTS": os.environ.get("NESTOR_DATA_ROOTS", access.data_roots(address.host)),
             "NESTOR_CACHE_DIR": os.environ.get("NESTOR_CACHE_DIR", str(home.path / "cache")),
-            "TMPDIR": str(home.scratch()),
             "PYTHONUNBUFFERED": "1",
         }
         environment.pop("NESTOR_TOKEN", None)
+        home.clear_scratch()
+        self._hand_over(environment)
         self._start_child("server", "nestor_server", environment)
         parts.callback(self._children["server"].stop)
         parts.callback(self._stop_workers)
@@ -171,9 +175,28 @@ class Stack:
         self._announce()
 
     def _start_child(self, name: str, module: str, environment: dict[str, str]) -> None:
+        account = self._account(name)
         argv = [sys.executable, "-P", "-m", module]  # -P: never import files from the home
-        self._children[name] = Child(name, argv, log=self.home.log(name), env=environment, cwd=self.home.path)
+        if account is not None:
+            port = environment["NESTOR_PORT"] if name == "server" else "0"
+            ids = (account.uid, account.gid, os.getpid(), port)
+            argv = [*argv[:-1], "nestor_worker.containment.launch", *map(str, ids), *argv]
+        env = environment | {"TMPDIR": str(self.home.scratch(name, account))}
+        self._children[name] = Child(name, argv, log=self.home.log(name), env=env, cwd=self.home.path)
         self._children[name].start()
+
+    def _account(self, name: str) -> Account | None:
+        return accounts.of_service("server" if name == "server" else "worker", self.home.path)
+
+    def _hand_over(self, environment: Mapping[str, str]) -> None:
+        """Give server and workers what they write to, which belongs to root in the homes of earlier versions."""
+        server, worker = self._account("server"), self._account("worker")
+        if server is None or worker is None:
+            return
+        worker.takes_over(self.home.path / "cache")
+        store = urlsplit(environment.get("NESTOR_BLOB_URL", ""))
+        if store.scheme == "file":
+            server.takes_over(Path(unquote(store.path)), is_object)
 
     def _watch_database(self, database: Postgres | Valkey, is_free: Callable[[], bool] = lambda: True) -> None:
         assert database.child is not None

@@ -47,6 +47,14 @@ def is_for(session: Session, size: int) -> bool:
     return settings.blob_url is not None and size >= settings.large_blob_bytes
 
 
+def is_object(name: str) -> bool:
+    """Whether a name at the top of a store is the first part of a key, which `put` makes."""
+    try:
+        return str(UUID(name)) == name
+    except ValueError:
+        return False
+
+
 def put(session: Session, blob_id: UUID, data: bytes) -> str:
     """Store `data` as an object, which is kept if this transaction is committed, and return its key.
 

@@ -13,11 +13,12 @@ from nestor_worker.containment.paths import of_python
 from nestor_worker.containment.process import PR_SET_DUMPABLE
 
 NOBODY = 65_534  # the user and the group, on all distributions
-PR_SET_KEEPCAPS, PR_CAPBSET_DROP = 8, 24
+PR_SET_KEEPCAPS, PR_CAPBSET_DROP, PR_CAP_AMBIENT = 8, 24, 47
+PR_CAP_AMBIENT_RAISE = 2
 CAPSET = {"x86_64": 126, "aarch64": 91}
 CAPABILITIES_VERSION = 0x20080522  # of two words each; <linux/capability.h>
 CAPABILITIES = 64
-READ_ALL_FILES = 1 << 2  # CAP_DAC_READ_SEARCH
+READ_ALL_FILES, LISTEN_ON_LOW_PORTS = 1 << 2, 1 << 10  # CAP_DAC_READ_SEARCH, CAP_NET_BIND_SERVICE
 TO_LEAVE = 1 << 0 | 1 << 6 | 1 << 7  # CAP_CHOWN, CAP_SETGID and CAP_SETUID, which a container may lack
 EVERYBODY_ENTERS, EVERYBODY_READS = 0o001, 0o004
 
@@ -33,18 +34,44 @@ def leave(directory: Path, readable: Iterable[Path]) -> None:
         OSError
     """
     kept = READ_ALL_FILES if obstacles(directory, readable) else 0
-    with suppress(OSError):  # this kernel has fewer, or root has none to give up
-        for number in range(CAPABILITIES):
-            prctl(PR_CAPBSET_DROP, number)
+    _bound(0)
     if os.geteuid() == 0:
         with suppress(PermissionError):
             _become_nobody(directory)
-    header = struct.pack("Ii", CAPABILITIES_VERSION, 0)
-    capset = CAPSET[os.uname().machine]
     try:
-        syscall(capset, header, struct.pack("6I", kept, kept, 0, 0, 0, 0))  # effective, permitted, inheritable
+        _hold(kept)
     except PermissionError:  # this process does not have it
-        syscall(capset, header, struct.pack("6I", *[0] * 6))
+        _hold(0)
+
+
+def become(uid: int, gid: int, kept: int) -> None:
+    """Change root's account for another one for good, and hand the capabilities `kept` on to programs.
+
+    Raises:
+        OSError
+    """
+    _bound(kept)
+    _change(uid, gid)
+    _hold(kept, inheritable=kept)
+    for number in _numbers(kept):
+        prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, number)
+
+
+def _bound(kept: int) -> None:
+    """Keep this process and its children from ever gaining capabilities other than `kept`."""
+    with suppress(OSError):  # this kernel has fewer, or root has none to give up
+        for number in _numbers(~kept):
+            prctl(PR_CAPBSET_DROP, number)
+
+
+def _hold(kept: int, *, inheritable: int = 0) -> None:
+    header = struct.pack("Ii", CAPABILITIES_VERSION, 0)
+    sets = struct.pack("6I", kept, kept, inheritable, 0, 0, 0)  # effective, permitted, inheritable
+    syscall(CAPSET[os.uname().machine], header, sets)
+
+
+def _numbers(capabilities: int) -> list[int]:
+    return [number for number in range(CAPABILITIES) if capabilities >> number & 1]
 
 
 def can_leave() -> bool:
@@ -65,11 +92,15 @@ def obstacles(directory: Path, readable: Iterable[Path] = ()) -> list[Path]:
 
 
 def _become_nobody(directory: Path) -> None:
-    os.setgroups([])
     for path in (directory, *directory.iterdir()):
         with suppress(FileNotFoundError):  # of another process of this trial
             os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
-    prctl(PR_SET_KEEPCAPS, 1)
-    os.setresgid(NOBODY, NOBODY, NOBODY)
-    os.setresuid(NOBODY, NOBODY, NOBODY)
+    _change(NOBODY, NOBODY)
     prctl(PR_SET_DUMPABLE, 1)  # or its own files in /proc would belong to root
+
+
+def _change(uid: int, gid: int) -> None:
+    os.setgroups([])
+    prctl(PR_SET_KEEPCAPS, 1)
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)

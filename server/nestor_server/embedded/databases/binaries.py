@@ -10,9 +10,9 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from nestor_server.embedded.accounts import Account
 from nestor_server.embedded.errors import NoBinary
 from nestor_server.embedded.home import reachable
-from nestor_server.embedded.process import Account
 
 
 def find_postgres(version: str | None) -> tuple[Path, str]:

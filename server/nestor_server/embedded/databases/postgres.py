@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import final
 
 from nestor_server.embedded import logs
+from nestor_server.embedded.accounts import Account, of_databases
 from nestor_server.embedded.databases.binaries import find_postgres, postgres_within_reach
 from nestor_server.embedded.environment import for_databases
 from nestor_server.embedded.errors import ChildFailed
 from nestor_server.embedded.home import Home, write_private
-from nestor_server.embedded.process import Account, Child, alive, end_orphan, unprivileged
+from nestor_server.embedded.process import Child, alive, end_orphan
 
 USER = "nestor"
 START_SECONDS = 60.0
@@ -67,7 +68,7 @@ class Postgres:
         Raises:
             NoBinary, ChildFailed
         """
-        account = unprivileged()
+        account = of_databases()
         directory = self._home.directory("postgres", account)
         data = self._data
         data_version = (data / "PG_VERSION").read_text().strip() if data.exists() else None

@@ -7,11 +7,12 @@ import socket
 from pathlib import Path
 from typing import final
 
+from nestor_server.embedded.accounts import of_databases
 from nestor_server.embedded.databases.binaries import find_valkey, valkey_within_reach
 from nestor_server.embedded.databases.postgres import free_port
 from nestor_server.embedded.environment import for_databases
 from nestor_server.embedded.home import Home, write_private
-from nestor_server.embedded.process import Child, end_orphan, unprivileged
+from nestor_server.embedded.process import Child, end_orphan
 
 START_SECONDS = 20.0
 
@@ -48,7 +49,7 @@ class Valkey:
         Raises:
             NoBinary, ChildFailed
         """
-        account = unprivileged()
+        account = of_databases()
         directory = self._home.directory("valkey", account)
         program = valkey_within_reach(find_valkey(), copies=directory / "program", account=account)
         password = self._home.secret("valkey-password")
