@@ -1,4 +1,7 @@
-"""A database trigger that copies every journal entry and its writer, including entries that are rolled back later."""
+"""A database trigger that copies every journal entry and its writer, including entries that are rolled back later.
+
+It writes with the role of the tables' owner, because those of services have no table `audit`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from testbed.server import Server
 
 TRIGGER_SQL = """
 CREATE TABLE audit (trial_id uuid, seq bigint, type text, step int, token bigint, writer text);
-CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE entry jsonb := to_jsonb(NEW);
 BEGIN
     INSERT INTO audit SELECT

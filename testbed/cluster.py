@@ -100,7 +100,7 @@ class TestCluster:
         shutil.copytree(self.path / "objects", copy)
         run("createdb", f"--maintenance-db={shown(origin)}", "restored")
         restored = shown(origin.set(database="restored"))
-        run("pg_restore", "--no-owner", "--exit-on-error", f"--dbname={restored}", dump)
+        run("pg_restore", "--no-owner", "--no-privileges", "--exit-on-error", f"--dbname={restored}", dump)
         copied_settings = {
             "database_url": restored, "redis_url": f"{self._valkey_url.rpartition('/')[0]}/1",
             "blob_url": f"file://{copy}", "port": free_port(),

@@ -19,7 +19,7 @@ import httpx
 from sqlalchemy import NullPool, create_engine, make_url, text
 
 from nestor.schemas import API, Scope
-from nestor_server import database, revisions
+from nestor_server import database, revisions, roles
 from nestor_server.database import Sessions
 from nestor_server.embedded.databases.postgres import free_port as free_port
 from nestor_server.services.access import tokens
@@ -27,6 +27,8 @@ from nestor_server.settings import Settings
 from testbed.contract import DescribedClient
 from testbed.leaks import expect_no_secrets, passwords_of
 from testbed.services import Services
+
+SERVICES = ("server", "worker")  # that have a role of the database
 
 
 @dataclass
@@ -111,6 +113,11 @@ def new_database(services: Services) -> Iterator[str]:
         engine.dispose()
 
 
+def as_service(service: str, url: str) -> str:
+    """The address of a database with the role of "server" or "worker" instead of the owner of its tables."""
+    return make_url(url).set(username=f"nestor_{service}").render_as_string(hide_password=False)
+
+
 @contextmanager
 def running_server(
     services: Services, *, redis_db: int = 0, wait_on: str = "/readyz", **settings: Any
@@ -125,12 +132,18 @@ def running_server(
 
 @contextmanager
 def serving(settings: dict[str, Any], *, wait_on: str = "/readyz") -> Iterator[Server]:
-    """A server on an existing database."""
+    """A server on an existing database, with a role that `nestor migrate` creates for it.
+
+    `Server.settings` and `Server.sessions` have the role of the owner of its tables.
+    """
     with tempfile.TemporaryDirectory(prefix="nestor-server-") as home:
         given: dict[str, Any] = {"port": free_port()} | settings
         ours = Settings(**given)
         environment = {key: value for key, value in os.environ.items() if not key.startswith("NESTOR_")}
         environment |= {f"NESTOR_{key.upper()}": str(value) for key, value in given.items()}
+        environment["NESTOR_DATABASE_URL"] = as_service("server", ours.database_url)
+        services = {f"{service}_database_url": as_service(service, ours.database_url) for service in SERVICES}
+        roles.admit(ours.model_copy(update=services))
         engine = database.make_engine(ours)
         sessions = database.make_sessions(engine, ours)
         try:

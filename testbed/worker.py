@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from testbed.leaks import expect_no_secrets, passwords_of
-from testbed.server import Server, wait_for
+from testbed.server import Server, as_service, wait_for
 
 
 @dataclass
@@ -91,6 +91,7 @@ def running_worker(server: Server, **env: Any) -> Iterator[Worker]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("NESTOR_")}
     given = ours.model_dump(exclude_none=True)
     environment |= {f"NESTOR_{name.upper()}": str(value) for name, value in given.items()}
+    environment["NESTOR_DATABASE_URL"] = as_service("worker", ours.database_url)
     with tempfile.TemporaryDirectory(prefix="nestor-worker-") as home:
         environment |= {"NESTOR_THREADS": "1", "NESTOR_CACHE_DIR": str(Path(home, "cache"))}
         environment |= {name: str(value) for name, value in env.items()}

@@ -26,6 +26,9 @@ class Settings(BaseSettings):
 
     database_url: str = "postgresql+psycopg://localhost:5432/nestor"
     redis_url: str = "redis://localhost:6379/0"  # the broker; no data is lost with it
+    # For `nestor migrate` and `nestor up`: the same database, with the roles that they create for these services.
+    server_database_url: str | None = None
+    worker_database_url: str | None = None
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8000
@@ -70,16 +73,18 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = "text"
     log_reads: bool = False  # log successful GET and HEAD requests too, of which dashboards send many
 
-    @field_validator("blob_url")
+    @field_validator("blob_url", "server_database_url", "worker_database_url")
     @classmethod
     def _empty_is_none(cls, url: str | None) -> str | None:
         """Treat an empty variable, as in a compose file, as unset."""
         return url or None
 
-    @field_validator("database_url")
+    @field_validator("database_url", "server_database_url", "worker_database_url")
     @classmethod
-    def _with_psycopg(cls, url: str) -> str:
+    def _with_psycopg(cls, url: str | None) -> str | None:
         """Operators write postgresql:// or postgres://, for which SQLAlchemy would load another driver."""
+        if url is None:
+            return None
         scheme, separator, rest = url.partition("://")
         if scheme in ("postgres", "postgresql"):
             scheme = "postgresql+psycopg"
@@ -95,7 +100,7 @@ def read_settings(model: type[Read], **given: Any) -> Read:
     """The settings `model`, read from the environment except for those that are `given`.
 
     Raises:
-        DatabaseUnusable: NESTOR_DATABASE_URL is not the address of a PostgreSQL database.
+        DatabaseUnusable: a variable is not the address of a PostgreSQL database.
         SettingInvalid, WebhookAllowInvalid: another variable has a value that it does not take.
     """
     try:
@@ -103,10 +108,11 @@ def read_settings(model: type[Read], **given: Any) -> Read:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = str(first["loc"][0])
-        if name == "database_url":  # its value has a password
-            raise DatabaseUnusable(reason=first["msg"].removeprefix("Value error, ")) from None
-        rule = expected(first, [])
-        raise SettingInvalid(variable=f"NESTOR_{name.upper()}", value=first["input"], rule=rule) from None
+        variable = f"NESTOR_{name.upper()}"
+        if name.endswith("database_url"):  # its value has a password
+            reason = f"{variable} {first['msg'].removeprefix('Value error, ')}"
+            raise DatabaseUnusable(reason=reason) from None
+        raise SettingInvalid(variable=variable, value=first["input"], rule=expected(first, [])) from None
 
 
 @lru_cache(maxsize=1)

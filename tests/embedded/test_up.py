@@ -27,7 +27,7 @@ from nestor_server.embedded import accounts, logs
 from nestor_server.embedded.databases.postgres import local_url
 from nestor_server.embedded.home import Home, reachable
 from testbed.api import without_clock
-from testbed.server import new_database
+from testbed.server import SERVICES, as_service, new_database
 from testbed.services import Services, fresh_home
 from tests.embedded.test_environment import BROKEN, FOREIGN
 from tests.support.up import START_SECONDS, Up, credentials, ended, run, running_up, saved_token, wait_for
@@ -105,11 +105,27 @@ def test_its_logs_are_rotated_while_its_parts_write_to_them(up: Up):
 
 
 def test_its_secrets_are_readable_by_their_owner_alone_and_on_no_command_line(up: Up):
-    secrets = [up.home / name for name in ("token", "postgres-password", "valkey-password")]
+    secrets = [up.home / "token", *up.home.glob("*-password")]
+    assert len(secrets) == 5
     for file in [*secrets, credentials(up.home)]:
         assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
     commands = " ".join(part for process in up.family() for part in process.cmdline())
     assert not any(file.read_text() in commands for file in secrets)
+
+
+def test_server_and_workers_know_the_password_of_their_own_role_alone(up: Up):
+    passwords = {file.name: file.read_text() for file in up.home.glob("postgres*-password")}
+    known = {
+        child.environ()["NESTOR_DATABASE_URL"].partition("@")[0]: {
+            file for file, password in passwords.items() if any(password in value for value in child.environ().values())
+        }
+        for child in map(up.child, ("nestor_server", "nestor_worker"))
+    }
+    assert known == {
+        f"postgresql+psycopg://nestor_{service}:{passwords[own]}": {own}
+        for service in ("server", "worker")
+        for own in [f"postgres-{service}-password"]
+    }
 
 
 def test_a_second_one_in_the_same_directory_reports_where_the_first_is(up: Up):
@@ -233,7 +249,7 @@ def test_databases_that_are_killed_are_started_again_and_a_running_trial_goes_on
     wait_for(lambda: _step(up, disturbed) > 5, 60)
 
     postgres = up.child("postgres")
-    backend = next(child for child in postgres.children() if "nestor postgres" in " ".join(child.cmdline()))
+    backend = next(child for child in postgres.children() if "nestor_server postgres" in " ".join(child.cmdline()))
     backend.suspend()  # it outlives its server and holds the memory, so no other server may start on the data
     postgres.kill()
     ends = "postgres ended with signal SIGKILL; restarting it in"
@@ -270,14 +286,18 @@ def test_it_comes_up_although_postgres_is_killed_meanwhile_and_stops_although_it
 
 
 def test_given_addresses_replace_the_embedded_parts(home: Path, services: Services):
-    with (
-        new_database(services) as database_url,
-        running_up(home, NESTOR_DATABASE_URL=database_url, NESTOR_REDIS_URL=services.redis_url) as up,
-    ):
-        assert not (home / "postgres").exists()
-        assert not (home / "valkey").exists()
-        assert len(psutil.Process(up.pid).children()) == 2
-        assert up.ask("GET", "/api/v1/studies").status_code == 200
+    with new_database(services) as url:
+        given = {"NESTOR_DATABASE_URL": url, "NESTOR_REDIS_URL": services.redis_url}
+        given |= {f"NESTOR_{service.upper()}_DATABASE_URL": as_service(service, url) for service in SERVICES}
+        with running_up(home, python=None, **given) as up:
+            assert not (home / "postgres").exists()
+            assert not (home / "valkey").exists()
+            assert len(psutil.Process(up.pid).children()) == 2
+            assert up.ask("GET", "/api/v1/studies").status_code == 200
+            with psycopg.connect(plain_url(url)) as connection:
+                users = "SELECT DISTINCT usename FROM pg_stat_activity WHERE datname = current_database() AND pid <> %s"
+                found = connection.execute(users, [connection.info.backend_pid]).fetchall()
+            assert {user for (user,) in found} == {"nestor_server", "nestor_worker"}
 
 
 def test_a_database_that_does_not_answer_is_reported_with_its_setting(home: Path, services: Services):

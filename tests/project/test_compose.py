@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -9,12 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import redis
 import yaml
+from sqlalchemy import make_url
 
 from nestor_server.embedded.databases.binaries import find_valkey
-from testbed.server import free_port, wait_for
+from testbed.server import free_port, new_database, wait_for
+from testbed.services import Services
+from tests.client.shell import Shell
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -82,11 +87,42 @@ def test_only_the_server_reaches_anything_outside():
 def test_no_password_has_a_default_and_none_is_in_an_argument():
     text = (ROOT / "docker-compose.yml").read_text()
     used = re.findall(r"\$\{(\w*PASSWORD\w*)(.*?)\}", text)
-    assert {name for name, _ in used} == {"POSTGRES_PASSWORD", "VALKEY_PASSWORD"}
+    assert {name for name, _ in used} == {"POSTGRES_PASSWORD", "SERVER_PASSWORD", "WORKER_PASSWORD", "VALKEY_PASSWORD"}
     assert all(rest.startswith(":?") for _, rest in used)
     for service in SERVICES.values():  # $$ leaves it to the shell in the container
         arguments = [*service.get("command", []), *service.get("healthcheck", {}).get("test", [])]
         assert not any("${" in argument for argument in arguments)
+
+
+# --- the roles of the database --------------------------------------------------------------------
+
+
+def test_only_the_service_that_migrates_has_the_password_of_the_owner():
+    having = {name for name in OURS if "POSTGRES_PASSWORD" in str(SERVICES[name]["environment"])}
+    assert having == {"migrate"}
+
+
+def test_after_the_migration_each_service_has_a_role_of_its_own(services: Services):
+    with new_database(services) as url:
+        owner = make_url(url)
+        given = {"POSTGRES_PASSWORD": owner.password, "SERVER_PASSWORD": "s3rver", "WORKER_PASSWORD": "w0rker"}
+        here = {
+            "@postgres:5432/nestor": f"@{owner.host}:{owner.port}/{owner.database}",
+            "//nestor_": f"//{owner.database}_",  # other tests have roles of these names on this server
+        }
+
+        def addresses(service: str) -> dict[str, str]:
+            text = json.dumps({**SERVICES[service]["environment"], "NESTOR_REDIS_URL": "redis://not-used"})
+            text = re.sub(r"\$\{(\w+_PASSWORD):.*?\}", lambda found: str(given[found[1]]), text)
+            for written, replaced in here.items():
+                text = text.replace(written, replaced)
+            return json.loads(text)
+
+        Shell(**addresses("migrate"))("migrate")
+        for service, role in ("server", "server"), ("worker", "worker"), ("worker-gpu", "worker"):
+            with psycopg.connect(addresses(service)["NESTOR_DATABASE_URL"]) as connection:
+                found = connection.execute("SELECT current_user, count(*) FROM trials").fetchone()
+            assert found == (f"{owner.database}_{role}", 0)
 
 
 # --- the broker's password ------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from nestor.schemas import Scope
 from nestor_server.embedded.access import prepare
 from nestor_server.embedded.home import Home
 from nestor_server.services.access import tokens
-from testbed.server import Server
+from testbed.server import Server, as_service
 from tests.client.shell import Shell
 from tests.server.conftest import SPEC, ok, problem
 
@@ -24,7 +24,8 @@ def user() -> str:
 
 @pytest.fixture
 def shell(server: Server) -> Shell:
-    return Shell(NESTOR_DATABASE_URL=server.settings.database_url)
+    """With the role of the server, whose container has the commands of operators."""
+    return Shell(NESTOR_DATABASE_URL=as_service("server", server.settings.database_url))
 
 
 def tokens_of(shell: Shell, user: str) -> list[dict[str, str]]:
@@ -79,12 +80,12 @@ def test_a_user_whom_the_database_does_not_have_is_named(shell):
 @pytest.mark.parametrize(("days", "kept"), [(None, True), (365, True), (29, False), (0, False)])
 def test_nestor_up_replaces_its_token_before_it_expires(server, tmp_path, days, kept):
     """A stack that was started today is not locked out tomorrow."""
-    home, url = Home(tmp_path), server.settings.database_url
+    home = Home(tmp_path)
     with server.sessions.begin() as session:
         lasts = None if days is None else timedelta(days=days)
         stored = tokens.create(session, "local", Scope.admin, "nestor up", lasts)
     home.token_file.write_text(stored)
-    token = prepare(url, home)
+    token = prepare(server.settings, home)
     assert (token == stored) == kept
     assert home.token_file.read_text() == token
     with server.http(token) as http:

@@ -82,14 +82,20 @@ def server(
 
 @app.command()
 def migrate(home: HomeOption = None, json: JsonOption = False) -> None:
-    """Upgrade the schema of a database: NESTOR_DATABASE_URL, else that of the running `nestor up`."""
+    """Upgrade the schema of a database: NESTOR_DATABASE_URL, else that of the running `nestor up`.
+
+    If NESTOR_SERVER_DATABASE_URL or NESTOR_WORKER_DATABASE_URL is set, create its role too, and grant it what the
+    service needs.
+    """
     with operating():
         need("sqlalchemy", "nestor migrate", extra="server")
-        from nestor_server import revisions
+        from nestor_server import revisions, roles
         from nestor_server.embedded.access import database_settings, describe_database_errors
 
         with describe_database_errors(home):
-            revisions.migrate(database_settings(home).database_url)
+            settings = database_settings(home)
+            revisions.migrate(settings.database_url)
+            roles.admit(settings)
         head = revisions.head()
     print_json({"revision": head}) if json else say(f"The database is at revision {head}.")
 

@@ -29,6 +29,7 @@ from nestor_server.embedded.errors import (
 from nestor_server.embedded.home import Home, default_home, write_private
 from nestor_server.models import Worker
 from nestor_server.revisions import migrate
+from nestor_server.roles import admit
 from nestor_server.services.access import tokens
 from nestor_server.settings import Settings, read_settings
 
@@ -81,15 +82,15 @@ def database_settings(home: Path | None) -> Settings:
     raise NotRunning(home=str(path))
 
 
-def prepare(database_url: str, home: Home) -> str:
-    """Migrate the database, and return a valid admin token: the one stored in `home`, or a new one.
+def prepare(settings: Settings, home: Home) -> str:
+    """Migrate the database, admit its services, and return a valid admin token: the stored one of `home`, or a new one.
 
     Raises:
-        DatabaseUnusable, EmbeddedDatabaseUnusable
+        DatabaseUnusable, EmbeddedDatabaseUnusable, RoleUnusable, RoleMissing
     """
-    settings = read_settings(Settings, database_url=database_url)
     with describe_database_errors(home.path):
         migrate(settings.database_url)
+        admit(settings)
         with transaction(settings) as session:
             token = _stored_token(session, home) or tokens.create(session, USER, Scope.admin, "nestor up")
     write_private(home.token_file, token)

@@ -112,6 +112,24 @@ class SettingInvalid(StackError):
     message = "{variable}={value!r}: {rule}. Correct the variable, or unset it; docs/operations.md lists all settings."
 
 
+class RoleUnusable(StackError):
+    """A service cannot have the role of the database that its address names."""
+
+    message = (
+        "{variable} {what}, but a service needs a role of its own that can do less. "
+        "Name another role: `nestor migrate` creates it, and grants it what the service needs."
+    )
+
+
+class RoleMissing(StackError):
+    """The role that migrates the database may not create those of services."""
+
+    message = (
+        "The role {role} of {variable} does not exist, and the role of NESTOR_DATABASE_URL may not create it. As a "
+        "superuser, create it (CREATE ROLE {role} LOGIN PASSWORD '…') and run this command again."
+    )
+
+
 class NotRunning(StackError):
     """A command needs a running `nestor up` or a database address."""
 

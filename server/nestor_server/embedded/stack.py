@@ -132,13 +132,15 @@ class Stack:
         for name in ("postgres", "valkey", "server", *self._worker_names):
             logs.rotate(home.log(name))  # before a part notes where its log begins
 
-        database_url, redis_url = os.environ.get("NESTOR_DATABASE_URL"), os.environ.get("NESTOR_REDIS_URL")
+        own: dict[str, str] = {}  # addresses of databases that this process runs
+        redis_url = os.environ.get("NESTOR_REDIS_URL")
         if redis_url:
             access.check_broker(redis_url)
-        if not database_url:
+        if not os.environ.get("NESTOR_DATABASE_URL"):
             postgres = Postgres(home)
             parts.callback(postgres.stop)
-            database_url = postgres.start()
+            own["database_url"] = postgres.start()
+            own |= {f"{service}_database_url": postgres.url_of(service) for service in ("server", "worker")}
             self._watch_database(postgres, is_free=postgres.is_free)
         if not redis_url:
             valkey = Valkey(home)
@@ -146,11 +148,12 @@ class Stack:
             redis_url = valkey.start()
             self._watch_database(valkey)
 
-        self.token = access.prepare(database_url, home)
+        settings = read_settings(Settings, **own)
+        self.token = access.prepare(settings, home)
 
         # By environment and not by argv, which every user can read.
         environment = restricted(os.environ) | {
-            "NESTOR_DATABASE_URL": database_url,
+            "NESTOR_DATABASE_URL": settings.server_database_url or settings.database_url,
             "NESTOR_REDIS_URL": redis_url,
             "NESTOR_HOST": address.host,
             "NESTOR_PORT": str(address.port),
@@ -159,16 +162,18 @@ class Stack:
             "NESTOR_CACHE_DIR": os.environ.get("NESTOR_CACHE_DIR", str(home.path / "cache")),
             "PYTHONUNBUFFERED": "1",
         }
-        environment.pop("NESTOR_TOKEN", None)
+        for name in ("NESTOR_TOKEN", "NESTOR_SERVER_DATABASE_URL", "NESTOR_WORKER_DATABASE_URL"):
+            environment.pop(name, None)
         home.clear_scratch()
         self._hand_over(environment)
         self._start_child("server", "nestor_server", environment)
         parts.callback(self._children["server"].stop)
         parts.callback(self._stop_workers)
+        environment["NESTOR_DATABASE_URL"] = settings.worker_database_url or settings.database_url
         for number, name in enumerate(self._worker_names):
             share = {"NESTOR_WORKER_COUNT": str(len(self._worker_names)), "NESTOR_WORKER_NUMBER": str(number)}
             self._start_child(name, "nestor_worker", environment | share)
-        self._wait_for_children(read_settings(Settings, database_url=database_url))
+        self._wait_for_children(settings)
         for name in ("server", *self._worker_names):
             self._supervisor.add(self._children[name])
         parts.callback(home.server_file.unlink, missing_ok=True)

@@ -18,7 +18,7 @@ from nestor_server.embedded.errors import ChildFailed
 from nestor_server.embedded.home import Home, write_private
 from nestor_server.embedded.process import Child, alive, end_orphan
 
-USER = "nestor"
+USER = "nestor"  # the superuser, who owns the tables
 START_SECONDS = 60.0
 PORT_TRIES = 3  # another program may take a free port before PostgreSQL binds it
 
@@ -44,11 +44,11 @@ def local_url(home: Home) -> str | None:
     password = home.path / "postgres-password"
     if len(lines) < 8 or not alive(int(lines[0])) or not password.exists():
         return None
-    return _url(password.read_text(), int(lines[3]))
+    return _url(USER, password.read_text(), int(lines[3]))
 
 
-def _url(password: str, port: int) -> str:
-    return f"postgresql+psycopg://{USER}:{password}@127.0.0.1:{port}/postgres"
+def _url(user: str, password: str, port: int) -> str:
+    return f"postgresql+psycopg://{user}:{password}@127.0.0.1:{port}/postgres"
 
 
 @final
@@ -61,9 +61,14 @@ class Postgres:
         self._home = home
         self._data = home.path / "postgres" / "data"
         self.child: Child | None = None  # while it is started
+        self._port = 0
+
+    def url_of(self, service: str) -> str:
+        """The address of the started server, with the role of "server" or "worker", which `roles.admit` creates."""
+        return _url(f"{USER}_{service}", self._home.secret(f"postgres-{service}-password"), self._port)
 
     def start(self) -> str:
-        """Create the data directory if missing, wait until the server is ready, and return its address.
+        """Create the data directory if missing, wait until the server is ready, and return its owner's address.
 
         Raises:
             NoBinary, ChildFailed
@@ -80,14 +85,14 @@ class Postgres:
         self._end_orphan()
 
         for _ in range(PORT_TRIES):
-            port = free_port()
+            self._port = free_port()
             try:
-                self._serve(programs, data, port, account)
+                self._serve(programs, data, self._port, account)
             except ChildFailed:
-                if _can_bind(port):
+                if _can_bind(self._port):
                     raise
             else:
-                return _url(password, port)
+                return _url(USER, password, self._port)
         raise self._failed("found no free port")
 
     def _serve(self, programs: Path, data: Path, port: int, account: Account | None) -> None:
