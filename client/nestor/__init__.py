@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from nestor_engine import Problem as Problem
     from nestor_engine import evaluate as evaluate
     from nestor_engine import fit as fit
+    from nestor_engine import truth as truth
 
 __version__ = "0.1.0"
 
@@ -59,7 +60,7 @@ _CLIENT = {
     "load_values": "nestor.results.values",
     "param_groups": "nestor.results.decays",
 }
-_ENGINE = ("Data", "Problem", "evaluate", "fit")
+_ENGINE = ("Data", "Problem", "evaluate", "fit", "truth")
 
 
 def __getattr__(name: str) -> Any:

@@ -49,6 +49,8 @@ GOOD: dict[str, Any] = {  # for parameters without a default
     "tasks": 2,
     "network": nn.Linear(4, 4),
     "path": "0",
+    "problem": ridge(),
+    "config": nestor.Config(n_steps=1, inner_steps=1),
     "kinds": [],
     "name": "nobody's",
     "trial": uuid4(),

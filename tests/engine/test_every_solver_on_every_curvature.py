@@ -73,6 +73,7 @@ def system(name: str, curvature: Curvature) -> System:
     case = dense(name)
     w = case.w.clone().requires_grad_()
     (b,) = torch.autograd.grad(case.outer(w, case.bilevel.hparams), w)
+    assert curvature.damping != "auto"
     return System(undamped, curvature.damping, values[top].abs().item(), vectors[:, top].contiguous(), b)
 
 

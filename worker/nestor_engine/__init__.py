@@ -14,6 +14,8 @@ from nestor_engine.data.splits import Data as Data
 from nestor_engine.implementations import implementation_named
 from nestor_engine.objective import Bilevel as Bilevel
 from nestor_engine.problem.problem import Problem as Problem
+from nestor_engine.retraining import Truth as Truth
+from nestor_engine.retraining import truth as truth
 from nestor_engine.solvers import Outcome as Outcome
 from nestor_engine.training.evaluation import evaluate as evaluate
 from nestor_engine.training.fit import Fitted as Fitted

@@ -7,7 +7,13 @@ from typing import Annotated, ClassVar, Literal
 from nestor.options.base import Momentum, NonNegative, Option, about, family, option
 from nestor.options.solvers import Preconditioner
 
-_DAMPING = about("added multiple of the identity, relative to the curvature's norm")
+Damping = Annotated[
+    NonNegative | Literal["auto"],
+    about(
+        "added multiple of the identity, relative to the curvature's norm; 'auto': 1 / the sum of the step sizes that "
+        "trained the weights, because a training this long does not reach further either"
+    ),
+]
 
 
 @family
@@ -19,14 +25,14 @@ class Curvature(Option):
 
     expected: ClassVar[str] = "a curvature, such as GaussNewton()"
 
-    damping: Annotated[NonNegative, _DAMPING]
+    damping: Damping
 
 
 @option
 class Hessian(Curvature):
     """∂²f/∂w∂w, exact. On a network it is indefinite: without damping a series of its powers may diverge."""
 
-    damping: Annotated[NonNegative, _DAMPING] = 0.0
+    damping: Damping = 0.0
 
 
 @option
@@ -36,7 +42,7 @@ class GaussNewton(Curvature):
     [1] Schraudolph (2002), Fast curvature matrix-vector products for second-order gradient descent.
     """
 
-    damping: Annotated[NonNegative, _DAMPING] = 0.03
+    damping: Damping = 0.03
 
 
 @option
@@ -46,7 +52,7 @@ class EmpiricalFisher(Curvature):
     [1] Lorraine, Vicol and Duvenaud (2020), Optimizing millions of hyperparameters by implicit differentiation.
     """
 
-    damping: Annotated[NonNegative, _DAMPING] = 0.03
+    damping: Damping = 0.03
     per: Annotated[
         Literal["batch", "example"], about("outer product of the batch's gradient, or mean over the examples'")
     ] = "batch"
@@ -64,7 +70,7 @@ class KFAC(Curvature, Preconditioner):
     expected: ClassVar[str] = ""
     supports_sharding: ClassVar[bool] = False
 
-    damping: Annotated[NonNegative, _DAMPING] = 0.03
+    damping: Damping = 0.03
     decay: Annotated[Momentum, about("of the factors' running averages; 0 keeps this step's factors only")] = 0.95
     fisher: Annotated[
         Literal["sampled", "exact", "empirical"],

@@ -37,6 +37,7 @@ class Linearization:
         ravel: the correspondence between w and the parameters.
         hparams: hyperparameters, requiring gradients.
         optimizer_state: that of the inner optimizer at w, named vectors of shape (n,); may be empty.
+        reach: how far the inner steps so far have moved the weights for each unit of a constant gradient.
         share: the part of the whole batch that this process has. `gradient` and `mixed` are means over the whole
             batch; products and everything else are those of the part.
     """
@@ -50,11 +51,12 @@ class Linearization:
         hparams: Tensors,
         batch: Batch,
         optimizer_state: Tensors | None = None,
+        reach: Callable[[], float] = lambda: 0.0,
         trace_cache: TraceCache | None = None,
         share: Share = WHOLE,
     ) -> None:
         self.ravel, self.share = ravel, share
-        self.optimizer_state = optimizer_state or {}
+        self.optimizer_state, self.reach = optimizer_state or {}, reach
         self.w = w.detach().requires_grad_()
         self.hparams = {name: value.detach().requires_grad_() for name, value in hparams.items()}
         self._bilevel, self._buffers, self._columns = bilevel, buffers, batch

@@ -106,6 +106,23 @@ class Norm:
         return self._value
 
 
+@dataclass(frozen=True)
+class Shift:
+    """The multiple of the identity that damping adds to an operator.
+
+    Attributes:
+        relative: to the operator's norm.
+        least: it is at least this one, whatever the norm.
+    """
+
+    relative: float = 0.0
+    least: float = 0.0
+
+    def of(self, norm: float) -> float:
+        """The multiple for an operator of this norm."""
+        return max(self.least, self.relative * norm)
+
+
 class Operator:
     """v ↦ (C + δ‖C‖ I) v for vectors of shape (n,).
 
@@ -114,6 +131,7 @@ class Operator:
 
     Args:
         product: v ↦ C v.
+        damping: δ, or what else decides about the multiple of the identity.
         norm: ‖C‖, if known.
         norm_state: what the estimate of the norm starts from, if the norm is not known.
         linearization: the origin of C, for a preconditioner that needs more than products.
@@ -125,7 +143,7 @@ class Operator:
         self,
         product: Callable[[Tensor], Tensor],
         *,
-        damping: float = 0.0,
+        damping: float | Shift = 0.0,
         norm: float | None = None,
         norm_state: NormState | None = None,
         linearization: Linearization | None = None,
@@ -135,17 +153,18 @@ class Operator:
         share = WHOLE if linearization is None else linearization.share
         self._multiply = CountedProduct(product, batched, share)
         self._norm = Norm(self._multiply, norm, norm_state or NormState())
-        self._damping, self._linearization, self._inverse = damping, linearization, inverse
+        self._shift = damping if isinstance(damping, Shift) else Shift(damping)
+        self._linearization, self._inverse = linearization, inverse
 
     def damped(self, damping: float) -> Operator:
         """This operator if it has a damping of its own, else a copy with `damping`.
 
         Both count the same products and share the estimate of the norm.
         """
-        if self._damping or not damping:
+        if self._shift != Shift() or not damping:
             return self
         operator = copy.copy(self)
-        operator._damping = damping
+        operator._shift = Shift(damping)
         return operator
 
     @property
@@ -186,11 +205,11 @@ class Operator:
 
     def shift(self, like: Tensor) -> float:
         """The multiple of the identity that damping adds, for vectors of the shape of `like`."""
-        return self._damping * self._norm(like) if self._damping else 0.0
+        return self._shift.of(self._norm(like)) if self._shift != Shift() else 0.0
 
     def norm(self, like: Tensor) -> float:
         """An estimate of the largest |eigenvalue|, from below, damping included."""
-        return self._norm(like) * (1 + self._damping)
+        return self._norm(like) + self.shift(like)
 
     def inverse(self, b: Tensor) -> Tensor | None:
         """A⁻¹ b, damping included, in closed form; not finite if A is singular. None if there is no closed form."""

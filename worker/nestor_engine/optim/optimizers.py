@@ -19,6 +19,8 @@ from nestor_engine.objective import Tensors
 from nestor_engine.optim.schedules import Schedule
 from nestor_engine.tensors.linalg import vector_norm
 
+SAMPLES = 1_000  # of a schedule, for its mean
+
 
 class Optimizer(options.Optimizer, Implementation, abc.ABC):
     """Base class of optimizers. Its state is a dict of tensors, each with the shape of the tensor that it updates."""
@@ -29,6 +31,21 @@ class Optimizer(options.Optimizer, Implementation, abc.ABC):
     def rate(self, k: int) -> float:
         """The learning rate of update number `k`."""
         return self.lr * (self.schedule.factor(k) if self.schedule else 1.0)
+
+    def reach(self, state: Tensors, k: int) -> float:
+        """How far `k` updates have moved the tensor for each unit of a constant gradient, in its mean entry."""
+        if k == 0:
+            return 0.0
+        mean_factor = 1.0
+        if self.schedule is not None:
+            sampled = range(0, k, max(1, k // SAMPLES))
+            mean_factor = sum(map(self.schedule.factor, sampled)) / len(sampled)
+        return k * self.lr * mean_factor * self.gain(state, k)
+
+    def gain(self, state: Tensors, k: int) -> float:
+        """By what an update that has seen `k` gradients multiplies a constant gradient, beside the learning rate."""
+        del state, k
+        return 1.0
 
     def clip(self, gradients: list[Tensor]) -> list[Tensor]:
         """The gradients of one update, scaled together if their joint norm exceeds `clip_norm`."""
@@ -69,6 +86,11 @@ class SGD(options.SGD, Optimizer):
         """`velocity`, of zeros, if there is momentum."""
         return {"velocity": torch.zeros_like(x)} if self.momentum else {}
 
+    def gain(self, state: Tensors, k: int) -> float:
+        """1 / (1 − momentum), the sum of what a gradient adds to all later velocities."""
+        del state, k
+        return 1 / (1 - self.momentum)
+
     def step_(self, x: Tensor, grad: Tensor, state: Tensors, k: int) -> None:
         """`step` in place: updates `x` and the velocity."""
         direction = _decayed(grad, x, self.weight_decay)
@@ -88,6 +110,10 @@ class Adam(options.Adam, Optimizer):
         """`mean` and `square`, the running averages of gradients and squared gradients; zeros."""
         return {"mean": torch.zeros_like(x), "square": torch.zeros_like(x)}
 
+    def gain(self, state: Tensors, k: int) -> float:
+        """The inverse of the mean entry of the scale that divides the gradient."""
+        return _adam_gain(self, state, k)
+
     def step_(self, x: Tensor, grad: Tensor, state: Tensors, k: int) -> None:
         """`step` in place, with the averages corrected for their start."""
         _adam(self, x, _decayed(grad, x, self.weight_decay), state, k)
@@ -103,6 +129,10 @@ class AdamW(options.AdamW, Optimizer):
         """`mean` and `square`, the running averages of gradients and squared gradients; zeros."""
         return {"mean": torch.zeros_like(x), "square": torch.zeros_like(x)}
 
+    def gain(self, state: Tensors, k: int) -> float:
+        """As for Adam."""
+        return _adam_gain(self, state, k)
+
     def step_(self, x: Tensor, grad: Tensor, state: Tensors, k: int) -> None:
         """`step` in place; `x` decays before it moves along the gradient."""
         _adam(self, x.mul_(1 - self.rate(k) * self.weight_decay), grad, state, k)
@@ -117,6 +147,11 @@ def _adam(adam: Adam | AdamW, x: Tensor, grad: Tensor, state: Tensors, k: int) -
     x.addcdiv_(mean, scale, value=step)
 
 
+def _adam_gain(adam: Adam | AdamW, state: Tensors, k: int) -> float:
+    scale = _root(state["square"]) / (1 - adam.betas[1] ** max(k, 1)) ** 0.5
+    return 1 / (float(scale.mean()) + adam.eps)
+
+
 class RMSprop(options.RMSprop, Optimizer):
     """RMSprop [1], with momentum and weight decay.
 
@@ -127,6 +162,11 @@ class RMSprop(options.RMSprop, Optimizer):
         """`square`, the running average of squared gradients, and `velocity` if there is momentum; zeros."""
         state = {"square": torch.zeros_like(x)}
         return state | ({"velocity": torch.zeros_like(x)} if self.momentum else {})
+
+    def gain(self, state: Tensors, k: int) -> float:
+        """The inverse of the mean entry of the scale that divides the gradient, and the sum over velocities."""
+        del k
+        return 1 / (float(_root(state["square"]).mean()) + self.eps) / (1 - self.momentum)
 
     def step_(self, x: Tensor, grad: Tensor, state: Tensors, k: int) -> None:
         """`step` in place; the average of squared gradients is not corrected for its start."""

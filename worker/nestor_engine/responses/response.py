@@ -77,6 +77,7 @@ class OuterStepContext:
         train, val: the batches at which the two objectives are differentiated.
         inner_loop, inner_steps: the inner loop, and the starts of its last steps before this outer step.
         optimizer_state: that of the inner optimizer, named vectors of shape (n,).
+        trained: inner steps that were taken so far.
         trace_cache: that of the trial; None while tracing does not pay.
         objective: g and its gradients, as `outer_objective` makes them, kept for a trial.
         train_share, val_share: the parts of the whole batches that `train` and `val` are.
@@ -93,6 +94,7 @@ class OuterStepContext:
     objective: Recorded
     inner_steps: Sequence[InnerStep] = ()
     optimizer_state: Tensors = field(default_factory=dict)
+    trained: int = 0
     trace_cache: TraceCache | None = None
     train_share: Share = WHOLE
     val_share: Share = WHOLE
@@ -143,6 +145,7 @@ class OuterStepContext:
             self.hparams,
             self.train,
             optimizer_state=self.optimizer_state,
+            reach=lambda: self.inner_loop.reach(self.optimizer_state, self.trained),
             trace_cache=self.trace_cache,
             share=self.train_share,
         )

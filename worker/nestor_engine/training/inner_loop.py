@@ -113,6 +113,10 @@ class InnerLoop:
         )
         return trained, float(loss), tuple(kept)
 
+    def reach(self, optimizer_state: Tensors, inner_steps: int) -> float:
+        """How far so many inner steps have moved the weights for each unit of a constant gradient."""
+        return self._optimizer.reach(optimizer_state, inner_steps)
+
     def gradient_norm(self, fold: FoldState, hparams: Tensors, n_batches: int) -> float:
         """‖∂f/∂w‖ at the fold's weights over all training examples, estimated from batches.
 

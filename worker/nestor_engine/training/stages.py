@@ -245,6 +245,7 @@ class OuterStepStages:
             objective=self._objective,
             inner_steps=inner.last_steps,
             optimizer_state=fold.optimizer_state,
+            trained=fold.inner_steps,
             trace_cache=self._trace_cache if self._traces else None,
             train_share=data.curvature.share,
             val_share=data.val.share,
