@@ -17,7 +17,7 @@ from pathlib import Path
 from examples.provenance import ROOT, caption
 
 DOCUMENT = ROOT / "docs" / "performance.md"
-NAMES = ("hypergradient", "trajectory", "scaling", "joint", "memory", "server", "entries")
+NAMES = ("hypergradient", "trajectory", "scaling", "joint", "memory", "server", "entries", "truth")
 
 
 def measure(name: str, folder: Path, *, quick: bool) -> None:
