@@ -76,7 +76,7 @@ spec = TrialCreate(
     n_steps=20,
     inner=Adam(optimizer="adam", lr=1e-3),
     response=Implicit(
-        kind="implicit", curvature=GaussNewton(kind="gauss_newton"), solver=Neumann(kind="neumann", terms=3)
+        kind="implicit", curvature=GaussNewton(kind="gauss_newton"), solver=Neumann(kind="neumann", terms=3, alpha=0.05)
     ),
 )
 trial = create_trial.sync(study.id, client=client, body=spec, idempotency_key="once")

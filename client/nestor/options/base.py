@@ -59,6 +59,11 @@ NonNegative = Annotated[Real, Field(ge=0)]
 Momentum = Annotated[Real, Field(ge=0, lt=1)]
 Fraction = Annotated[Real, Field(ge=0, le=1)]
 
+# Words in place of a number. In JSON Schema each is an enumeration of one word, because openapi-python-client takes a
+# constant for the only value of a union.
+Auto = Annotated[Literal["auto"], WithJsonSchema({"type": "string", "enum": ["auto"]})]
+Best = Annotated[Literal["best"], WithJsonSchema({"type": "string", "enum": ["best"]})]
+
 NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from nestor.options.base import Momentum, NonNegative, Option, about, family, option
+from nestor.options.base import Auto, Momentum, NonNegative, Option, about, family, option
 from nestor.options.solvers import Preconditioner
 
 Damping = Annotated[
-    NonNegative | Literal["auto"],
+    NonNegative | Auto,
     about(
         "added multiple of the identity, relative to the curvature's norm; 'auto': 1 / the sum of the step sizes that "
         "trained the weights, because a training this long does not reach further either"

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
-from nestor.options.base import MAX_SIZE, Count, NonNegative, Option, Positive, Real, Size, Whole, about, family, option
+from nestor.options.base import (
+    MAX_SIZE,
+    Auto,
+    Count,
+    NonNegative,
+    Option,
+    Positive,
+    Real,
+    Size,
+    Whole,
+    about,
+    family,
+    option,
+)
 
 _DAMPING = about("of a curvature that has none of its own, relative to its norm; 0 leaves it undamped")
 _RTOL = about("stop when ‖b − A x‖ ≤ rtol ‖b‖")
@@ -67,9 +80,7 @@ class Neumann(ColdSolver):
     """
 
     terms: Annotated[Whole, about("products of the series; 0 is one step", ge=0, le=MAX_SIZE)] = 2
-    alpha: Annotated[
-        Positive | Literal["auto"], about("step size; 'auto': 1 / the curvature's norm, which is estimated")
-    ] = "auto"
+    alpha: Annotated[Positive | Auto, about("step size; 'auto': 1 / the curvature's norm, which is estimated")] = "auto"
 
 
 @option

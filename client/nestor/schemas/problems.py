@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from nestor.errors import CurvatureNotDistributed
-from nestor.options.base import Flag, Fraction, Positive, Value, Whole, about
+from nestor.options.base import Best, Flag, Fraction, Positive, Value, Whole, about
 from nestor.options.config import ConfigFields, CrossChecks, part_for_one_device
 from nestor.options.evaluation import Folds
 from nestor.options.mistakes.sentences import violation
@@ -122,7 +122,7 @@ class WarmStart(Value):
 
     trial: Annotated[UUID, about("one of your trials, in any study")]
     step: Annotated[
-        Annotated[Whole, Field(ge=0)] | Literal["best"] | None,
+        Annotated[Whole, Field(ge=0)] | Best | None,
         about(
             'whose state is taken; "best": of the trial\'s best step; null: the newest that was kept', example="best"
         ),
