@@ -37,7 +37,8 @@ from examples.provenance import caption
 from nestor.errors import Diverged
 from nestor_engine.hparams import L2, Augmentation, ExampleWeights, Hyperparameters, UNet
 from nestor_engine.objective import Bilevel, Tensors
-from nestor_engine.retraining import Truth, hypergradients, nudges, predicted, retrained
+from nestor_engine.responses import Hypergradient
+from nestor_engine.retraining import Training, Truth, nudges, predicted
 
 N_TRAIN, N_VAL, CORRUPTED = 300, 300, 0.2
 BETWEEN = 5  # inner steps between two hypergradients
@@ -177,9 +178,8 @@ def sketched(damping: Any) -> nestor.Implicit:
     return nestor.Implicit(nestor.GaussNewton(damping), nestor.WarmStarted(nestor.PreconditionedCG(steps=4)))
 
 
-DEFAULT = "default: Gauss–Newton, damping 0.03, warm Neumann 2"
 RESPONSES: dict[str, nestor.options.Response] = {
-    DEFAULT: nestor.Implicit(),
+    "default: Gauss–Newton, damping 0.03, warm Neumann 2": nestor.Implicit(),
     "the same, damping 'auto'": nestor.Implicit(nestor.GaussNewton("auto")),
     "the same, damping 0.001": nestor.Implicit(nestor.GaussNewton(1e-3)),
     "damping 'auto', warm CG 1 with a sketch of rank 20 every 20": nestor.Implicit(
@@ -207,32 +207,44 @@ WHOLE = "Unrolled, the whole training"
 def rows(name: str, task: Task, seed: int) -> Iterator[Row]:
     problem = task.problem(seed)
     bilevel, data = problem.bilevel(), problem.data
+    training = lambda **given: Training(bilevel, data, task.config(**given))
+    steps = task.inner_steps
+    whole = training(n_steps=1, inner_steps=steps, response=nestor.Unrolled(steps))
+    ((_, exact),) = whole.hypergradients()
+    plain = training()
+    value = plain.retrained({})
     changes = {what: made(bilevel, seed) for what, made in task.changes.items()}
-    found = {what: retrained(bilevel, data, task.config(), listed) for what, listed in changes.items()}
-    unrolled = {"n_steps": 1, "inner_steps": task.inner_steps, "response": nestor.Unrolled(task.inner_steps)}
-    options = {WHOLE: unrolled, **{response: {"response": given} for response, given in RESPONSES.items()}}
-    exact: Tensor | None = None
-    for response, given in options.items():
-        row: Row = {"task": name, "seed": seed, "response": response}
-        try:
-            taken = [*hypergradients(bilevel, data, task.config(**given))]
-        except Diverged as error:
-            yield {**row, "error": str(error)}
-            continue
-        last = taken[-1]
-        flat = torch.cat([last.gradient[key].double().flatten() for key in bilevel.hparams])
-        exact = flat if exact is None else exact
-        yield {
-            **row,
+    real = {what: tuple(plain.retrained(change) - value for change in listed) for what, listed in changes.items()}
+
+    def compared(response: str, taken: list[Hypergradient]) -> Row:
+        last, truth = flat(taken[-1].gradient), flat(exact.gradient)
+        solution = taken[-1].solution
+        return {
+            "task": name,
+            "seed": seed,
+            "response": response,
             "scores": {
-                what: Truth(value, tuple(predicted(last.gradient, changes[what])), tuple(real)).score
-                for what, (value, real) in found.items()
+                what: Truth(value, tuple(predicted(taken[-1].gradient, listed)), real[what]).score
+                for what, listed in changes.items()
             },
-            "cosine": float(F.cosine_similarity(flat, exact, dim=0)),
-            "length": float(flat.norm() / exact.norm()),
-            "residual": last.solution.residual if last.solution else None,
+            "cosine": float(F.cosine_similarity(last, truth, dim=0)),
+            "length": float(last.norm() / truth.norm()),
+            "residual": solution.residual if solution else None,
             "products": statistics.mean(one.products for one in taken),
         }
+
+    yield compared(WHOLE, [exact])
+    for response, given in RESPONSES.items():
+        try:
+            taken = [hypergradient for _, hypergradient in training(response=given).hypergradients()]
+        except Diverged as error:
+            yield {"task": name, "seed": seed, "response": response, "error": str(error)}
+        else:
+            yield compared(response, taken)
+
+
+def flat(named: Tensors) -> Tensor:
+    return torch.cat([named[name].double().flatten() for name in sorted(named)])
 
 
 # --- the table ------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from nestor_engine.objective import Tensors
 from nestor_engine.optim.optimizers import Optimizer
 from nestor_engine.responses import Hypergradient, OuterStepContext
 from nestor_engine.responses.response import StatelessResponse
-from nestor_engine.retraining import hypergradients
+from nestor_engine.retraining import Training
 from nestor_engine.tensors.part_state import NoState
 from tests.engine.cases import Dense, posed
 
@@ -101,8 +101,7 @@ def test_a_trial_counts_the_inner_steps_of_its_warm_up_and_of_all_outer_steps():
 
 
 def cosine(a: Tensors, b: Tensors) -> float:
-    flat = lambda named: torch.cat([named[name].double().flatten() for name in sorted(named)])
-    return float(F.cosine_similarity(flat(a), flat(b), dim=0))
+    return float(F.cosine_similarity(truth.flat(a), truth.flat(b), dim=0))
 
 
 def test_it_gives_the_right_sign_where_the_usual_damping_gives_the_wrong_one():
@@ -110,7 +109,7 @@ def test_it_gives_the_right_sign_where_the_usual_damping_gives_the_wrong_one():
     task = truth.TASKS["a decay per tensor, Adam on mini-batches"]
     problem = task.problem(seed=0)
     found = {
-        name: [*hypergradients(problem.bilevel(), problem.data, task.config(**given))][-1].gradient
+        name: [*Training(problem.bilevel(), problem.data, task.config(**given)).hypergradients()][-1][1].gradient
         for name, given in {
             "exact": {"n_steps": 1, "inner_steps": 500, "response": nestor.Unrolled(500)},
             "usual": {"response": truth.sketched(0.03)},

@@ -34,7 +34,7 @@ class Curvature(options.Curvature, Implementation, abc.ABC, Generic[S]):
         del operator
         return state
 
-    def shift(self, linearization: Linearization) -> Shift:
+    def damping_at(self, linearization: Linearization) -> Shift:
         """The damping at one outer step.
 
         "auto" stands for the end of the training. From weights that have come to rest, k steps of size α change the
@@ -69,7 +69,7 @@ class ProductCurvature(Curvature[NormState]):
         curved = linearization.curved(product)
         operator = Operator(
             curved,
-            damping=self.shift(linearization),
+            damping=self.damping_at(linearization),
             norm_state=state,
             linearization=linearization,
             batched=linearization.curved_rows if linearization.w.is_cuda else None,

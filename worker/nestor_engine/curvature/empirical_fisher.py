@@ -40,7 +40,7 @@ class EmpiricalFisher(options.EmpiricalFisher, ProductCurvature):
         # The norm is exact: an estimate from the last batch may say nothing about the gradient of this one.
         operator = Operator(
             product,
-            damping=self.shift(linearization),
+            damping=self.damping_at(linearization),
             norm=float(norm),
             norm_state=state,
             linearization=linearization,

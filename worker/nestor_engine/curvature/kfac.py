@@ -88,7 +88,7 @@ class KFAC(options.KFAC, Curvature[KFACState], Preconditions):
         matrix, factors = self.average(linearization, state, "kfac")
         operator = Operator(
             matrix.product,
-            damping=self.shift(linearization),
+            damping=self.damping_at(linearization),
             norm=matrix.norm(),
             linearization=linearization,
             inverse=matrix.inverse,
@@ -167,7 +167,7 @@ class KFACPreconditioner(Preconditioner[KFACPreconditionerState]):
             PreconditionerUnavailable: `operator` has no linearization.
         """
         matrix, factors = self.kfac.average(operator.linearization, state, "preconditioner")
-        shift = operator.shift(like) or self.kfac.shift(operator.linearization).of(matrix.norm())
+        shift = operator.shift(like) or self.kfac.damping_at(operator.linearization).of(matrix.norm())
         return lambda r: matrix.inverse(r, shift), KFACPreconditionerState(state.count + 1, factors)
 
 

@@ -43,7 +43,7 @@ class Optimizer(options.Optimizer, Implementation, abc.ABC):
         return k * self.lr * mean_factor * self.gain(state, k)
 
     def gain(self, state: Tensors, k: int) -> float:
-        """By what an update that has seen `k` gradients multiplies a constant gradient, beside the learning rate."""
+        """By what an update that has seen `k` gradients, at least one, multiplies them, beside the learning rate."""
         del state, k
         return 1.0
 
@@ -142,14 +142,18 @@ def _adam(adam: Adam | AdamW, x: Tensor, grad: Tensor, state: Tensors, k: int) -
     beta1, beta2 = adam.betas
     mean = state["mean"].lerp_(grad, 1 - beta1)
     square = state["square"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-    scale = (_root(square) / (1 - beta2 ** (k + 1)) ** 0.5).add_(adam.eps)
+    scale = _adam_scale(adam, square, k + 1)
     step = -adam.rate(k) / (1 - beta1 ** (k + 1))
     x.addcdiv_(mean, scale, value=step)
 
 
 def _adam_gain(adam: Adam | AdamW, state: Tensors, k: int) -> float:
-    scale = _root(state["square"]) / (1 - adam.betas[1] ** max(k, 1)) ** 0.5
-    return 1 / (float(scale.mean()) + adam.eps)
+    return 1 / float(_adam_scale(adam, state["square"], k).mean())
+
+
+def _adam_scale(adam: Adam | AdamW, square: Tensor, k: int) -> Tensor:
+    """What divides the mean gradient after `k` of them, the average of whose squares is `square`."""
+    return (_root(square) / (1 - adam.betas[1] ** k) ** 0.5).add_(adam.eps)
 
 
 class RMSprop(options.RMSprop, Optimizer):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from nestor_engine.retraining.changes import nudges as nudges
+from nestor_engine.retraining.truth import Training as Training
 from nestor_engine.retraining.truth import Truth as Truth
-from nestor_engine.retraining.truth import hypergradients as hypergradients
 from nestor_engine.retraining.truth import predicted as predicted
-from nestor_engine.retraining.truth import retrained as retrained
 from nestor_engine.retraining.truth import truth as truth

@@ -74,9 +74,9 @@ class Truth:
         if self.score >= TRUE:
             return f"The hypergradient predicts what retraining gives: {found}."
         remedy = (
-            "Lower the damping and solve more accurately, such as with Implicit(GaussNewton(damping=1e-3), "
-            "WarmStarted(PreconditionedCG(steps=4))), or take more inner steps; Unrolled() is exact over the steps "
-            "that it unrolls."
+            "Let the response reach as far as the training, such as with Implicit(GaussNewton(damping='auto'), "
+            "WarmStarted(PreconditionedCG())), or take more inner steps; Unrolled() is exact over the steps that it "
+            "unrolls."
         )
         if self.score >= DOUBTFUL:
             return f"The hypergradient predicts roughly what retraining gives: {found}. {remedy}"
@@ -107,27 +107,12 @@ def truth(problem: Problem, config: options.Config, *, retrainings: int = 20, si
     size = number(NAME, "size", size)
     if size <= 0:
         raise OptionOutOfRange(option=f"{NAME}(size={size:g})", rule="it must be above 0")
-    config = config.model_copy(update={"folds": None, "early_stopping": None})
-    bilevel = problem.bilevel()
-    data = problem.data.to(Ravel(bilevel.params).device)
-    changes = list(nudges(bilevel, retrainings, size=size, seed=config.seed))
-    value, real = retrained(bilevel, data, config, changes)
-    *_, last = hypergradients(bilevel, data, config)
+    training = Training(problem.bilevel(), problem.data, config)
+    changes = list(nudges(training.bilevel, retrainings, size=size, seed=config.seed))
+    *_, (state, last) = training.hypergradients()
+    value = training.value(state)
+    real = [training.retrained(change) - value for change in changes]
     return Truth(value, tuple(predicted(last.gradient, changes)), tuple(real))
-
-
-def hypergradients(bilevel: Bilevel, data: Data, config: options.Config) -> Iterator[Hypergradient]:
-    """The hypergradients of a training under the initial hyperparameters, after every `inner_steps`.
-
-    None moves anything. Each has the state of those before, such as a warm start.
-
-    Args:
-        data: on the device of the problem.
-
-    Raises:
-        Diverged: a loss is not finite.
-    """
-    return _Training(bilevel, data, config).hypergradients()
 
 
 def predicted(hypergradient: Tensors, changes: Iterable[Tensors]) -> list[float]:
@@ -138,55 +123,61 @@ def predicted(hypergradient: Tensors, changes: Iterable[Tensors]) -> list[float]
     ]
 
 
-def retrained(
-    bilevel: Bilevel, data: Data, config: options.Config, changes: Iterable[Tensors]
-) -> tuple[float, list[float]]:
-    """The validation loss after a training under the initial hyperparameters, and its change under each of `changes`.
-
-    All trainings have the same initial weights, batches and draws.
+class Training:
+    """A training under the initial hyperparameters, which can be repeated under others.
 
     Args:
-        data: on the device of the problem.
-
-    Raises:
-        Diverged: a loss is not finite.
+        bilevel, data: the problem; the data may be on another device.
+        config: of the training. Folds and early stopping are left out.
     """
-    training = _Training(bilevel, data, config)
-    value = training.value(bilevel.hparams)
-    changed = ({name: bilevel.hparams[name] + entry for name, entry in change.items()} for change in changes)
-    return value, [training.value(hparams) - value for hparams in changed]
+
+    def __init__(self, bilevel: Bilevel, data: Data, config: options.Config) -> None:
+        self.bilevel = bilevel
+        self._config = Config.of(config.model_copy(update={"folds": None, "early_stopping": None}))
+        data, seed = data.to(Ravel(bilevel.params).device), config.seed
+        self._stages = OuterStepStages(bilevel, data, self._config, seed, ALONE, TraceCache())
+        self._evaluator = Evaluator(bilevel, Partition(data, None, None, seed), None)
+
+    def hypergradients(self) -> Iterator[tuple[State, Hypergradient]]:
+        """Those after every `inner_steps`, none of which moves anything, each with the state after it.
+
+        Each has what the response keeps of those before, such as a warm start.
+
+        Raises:
+            Diverged: a loss is not finite.
+        """
+        state = self._initial(self.bilevel.hparams)
+        for _ in range(self._config.n_steps):
+            trained, inner = self._stages.train_weights(state)
+            state, hypergradient = self._stages.take_hypergradient(trained, inner)
+            state = replace(state, step=state.step + 1)
+            yield state, hypergradient
+
+    def retrained(self, change: Tensors) -> float:
+        """The validation loss after a training with the same initial weights, batches and draws.
+
+        Args:
+            change: hyperparameter → what is added to its initial value; others keep theirs.
+
+        Raises:
+            Diverged: a loss is not finite.
+        """
+        initial = self.bilevel.hparams
+        state = self._initial(initial | {name: initial[name] + entry for name, entry in change.items()})
+        for _ in range(self._config.n_steps):
+            state, _ = self._stages.train_weights(state)
+            state = replace(state, step=state.step + 1)
+        return self.value(state)
+
+    def value(self, state: State) -> float:
+        """The loss on all validation examples."""
+        return self._evaluator.on_validation(state)["loss"]
+
+    def _initial(self, hparams: Tensors) -> State:
+        config = self._config
+        return State.initial(self.bilevel, config.inner, config.outer, config.seed, hparams)
 
 
 def _expect(argument: str, given: object, kind: type, expected: str) -> None:
     if not isinstance(given, kind):
         raise ArgumentInvalid(owner=NAME, argument=argument, given=shown(given), expected=expected)
-
-
-class _Training:
-    """A training under fixed hyperparameters, which can be repeated under others."""
-
-    def __init__(self, bilevel: Bilevel, data: Data, config: options.Config) -> None:
-        self._bilevel, self._config = bilevel, Config.of(config)
-        self._stages = OuterStepStages(bilevel, data, self._config, config.seed, ALONE, TraceCache())
-        self._evaluator = Evaluator(bilevel, Partition(data, None, None, config.seed), None)
-
-    def hypergradients(self) -> Iterator[Hypergradient]:
-        """Those between the inner steps, under the initial hyperparameters."""
-        state = self._initial(self._bilevel.hparams)
-        for step in range(self._config.n_steps):
-            state, inner = self._stages.train_weights(self._stages.activate_fold(state))
-            state, hypergradient = self._stages.take_hypergradient(state, inner)
-            state = replace(state, step=step + 1)
-            yield hypergradient
-
-    def value(self, hparams: Tensors) -> float:
-        """The loss on all validation examples after a training under `hparams`."""
-        state = self._initial(hparams)
-        for step in range(self._config.n_steps):
-            state, _ = self._stages.train_weights(self._stages.activate_fold(state))
-            state = replace(state, step=step + 1)
-        return self._evaluator.on_validation(state)["loss"]
-
-    def _initial(self, hparams: Tensors) -> State:
-        config = self._config
-        return State.initial(self._bilevel, config.inner, config.outer, config.seed, hparams)
