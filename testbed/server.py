@@ -23,12 +23,10 @@ from nestor_server import database, revisions, roles
 from nestor_server.database import Sessions
 from nestor_server.embedded.databases.postgres import free_port as free_port
 from nestor_server.services.access import tokens
-from nestor_server.settings import Settings
+from nestor_server.settings import SERVICES, Settings
 from testbed.contract import DescribedClient
 from testbed.leaks import expect_no_secrets, passwords_of
 from testbed.services import Services
-
-SERVICES = ("server", "worker")  # that have a role of the database
 
 
 @dataclass

@@ -18,7 +18,7 @@ from sqlalchemy.exc import ProgrammingError
 from nestor_server.database import make_engine
 from nestor_server.embedded.errors import RoleMissing, RoleUnusable
 from nestor_server.models import Base
-from nestor_server.settings import Settings
+from nestor_server.settings import SERVICES, Settings
 
 VERSION_TABLE = "alembic_version"
 READ, WRITE = "SELECT", "SELECT, INSERT, UPDATE, DELETE"
@@ -35,10 +35,10 @@ WORKER: Mapping[str, str] = MappingProxyType(
         "idempotency_keys": NOTHING,
         "studies": READ,
         "trials": "SELECT, UPDATE",
-        "steps": WRITE,
-        "step_numbers": WRITE,
+        "steps": "SELECT, INSERT, DELETE",
+        "step_numbers": "SELECT, INSERT, DELETE",
         "distributions": WRITE,
-        "events": WRITE,
+        "events": "SELECT, INSERT",
         "snapshots": WRITE,
         "checkpoints": WRITE,
         "results": WRITE,
@@ -54,6 +54,8 @@ WORKER: Mapping[str, str] = MappingProxyType(
     }
 )
 
+PRIVILEGES: Mapping[str, Mapping[str, str]] = MappingProxyType({"server": SERVER, "worker": WORKER})
+
 
 def admit(settings: Settings) -> None:
     """Create the roles that `settings` names for services, and grant them what they need and nothing else.
@@ -64,31 +66,27 @@ def admit(settings: Settings) -> None:
         RoleUnusable: an address names no role, or one that can do what the owner can.
         RoleMissing: the role does not exist, and the owner may not create it.
     """
+    urls = {service: make_url(url) for service in SERVICES if (url := settings.own_url_of(service))}
     engine = make_engine(settings)
-    given = {
-        "NESTOR_SERVER_DATABASE_URL": (settings.server_database_url, SERVER),
-        "NESTOR_WORKER_DATABASE_URL": (settings.worker_database_url, WORKER),
-    }
     try:
-        for variable, (url, privileges) in given.items():
-            if url is None:
-                continue
-            name, password = make_url(url).username, make_url(url).password
-            if not name:
+        for service, url in urls.items():
+            variable = f"NESTOR_{service.upper()}_DATABASE_URL"
+            if not url.username:
                 raise RoleUnusable(variable=variable, what="names no role")
             with engine.begin() as connection:
-                _prepare(connection, name, str(password or ""), variable)
-                _grant(connection, name, privileges)
+                _prepare(connection, url.username, str(url.password or ""), variable)
+                _grant(connection, url.username, PRIVILEGES[service])
     finally:
         engine.dispose()
 
 
 def _prepare(connection: Connection, name: str, password: str, variable: str) -> None:
-    exists = "SELECT pg_has_role(rolname, current_user, 'MEMBER') FROM pg_roles WHERE rolname = :name"
-    can_do_all = connection.execute(text(exists), {"name": name}).scalar_one_or_none()  # true of superusers, too
-    if can_do_all:
+    # Superusers are members of every role.
+    query = text("SELECT pg_has_role(rolname, current_user, 'MEMBER') AS as_owner FROM pg_roles WHERE rolname = :name")
+    found = connection.execute(query, {"name": name}).one_or_none()
+    if found is not None and found.as_owner:
         raise RoleUnusable(variable=variable, what=f"names {name}, which can do all that the owner of the tables can")
-    action = "CREATE" if can_do_all is None else "ALTER"
+    action = "CREATE" if found is None else "ALTER"
     secret = f"PASSWORD '{_hashed(connection, name, password)}'" if password else ""
     try:
         with connection.begin_nested():
@@ -96,7 +94,7 @@ def _prepare(connection: Connection, name: str, password: str, variable: str) ->
     except ProgrammingError as error:
         if not isinstance(error.orig, InsufficientPrivilege):
             raise
-        if can_do_all is None:
+        if found is None:
             raise RoleMissing(role=name, variable=variable) from error
 
 

@@ -5,13 +5,27 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from nestor.options.mistakes.sentences import expected
 from nestor_server.embedded.errors import DatabaseUnusable, SettingInvalid
 from nestor_server.webhooks.addresses import AllowList
 
+
+def _with_psycopg(url: str) -> str:
+    """Operators write postgresql:// or postgres://, for which SQLAlchemy would load another driver."""
+    scheme, separator, rest = url.partition("://")
+    if scheme in ("postgres", "postgresql"):
+        scheme = "postgresql+psycopg"
+    if not separator or scheme != "postgresql+psycopg":
+        raise ValueError("must be a PostgreSQL address: postgresql://user:password@host:5432/database")
+    return f"{scheme}://{rest}"
+
+
+SERVICES = ("server", "worker")  # that reach the database
+
+DatabaseUrl = Annotated[str, AfterValidator(_with_psycopg)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -24,11 +38,11 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="NESTOR_", extra="ignore", frozen=True)
 
-    database_url: str = "postgresql+psycopg://localhost:5432/nestor"
+    database_url: DatabaseUrl = "postgresql+psycopg://localhost:5432/nestor"
     redis_url: str = "redis://localhost:6379/0"  # the broker; no data is lost with it
-    # For `nestor migrate` and `nestor up`: the same database, with the roles that they create for these services.
-    server_database_url: str | None = None
-    worker_database_url: str | None = None
+    # For `nestor migrate` and `nestor up`: the same database, with the roles that they create for each of `SERVICES`.
+    server_database_url: DatabaseUrl | None = None
+    worker_database_url: DatabaseUrl | None = None
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8000
@@ -73,24 +87,19 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = "text"
     log_reads: bool = False  # log successful GET and HEAD requests too, of which dashboards send many
 
-    @field_validator("blob_url", "server_database_url", "worker_database_url")
+    @field_validator("blob_url", "server_database_url", "worker_database_url", mode="before")
     @classmethod
     def _empty_is_none(cls, url: str | None) -> str | None:
         """Treat an empty variable, as in a compose file, as unset."""
         return url or None
 
-    @field_validator("database_url", "server_database_url", "worker_database_url")
-    @classmethod
-    def _with_psycopg(cls, url: str | None) -> str | None:
-        """Operators write postgresql:// or postgres://, for which SQLAlchemy would load another driver."""
-        if url is None:
-            return None
-        scheme, separator, rest = url.partition("://")
-        if scheme in ("postgres", "postgresql"):
-            scheme = "postgresql+psycopg"
-        if not separator or scheme != "postgresql+psycopg":
-            raise ValueError("must be a PostgreSQL address: postgresql://user:password@host:5432/database")
-        return f"{scheme}://{rest}"
+    def url_of(self, service: str) -> str:
+        """The address of the database for one of `SERVICES`: with its own role, or that of `database_url`."""
+        return self.own_url_of(service) or self.database_url
+
+    def own_url_of(self, service: str) -> str | None:
+        """The address of the database with the role of one of `SERVICES`; None if it has none of its own."""
+        return {"server": self.server_database_url, "worker": self.worker_database_url}[service]
 
 
 Read = TypeVar("Read", bound=BaseSettings)
@@ -110,8 +119,8 @@ def read_settings(model: type[Read], **given: Any) -> Read:
         name = str(first["loc"][0])
         variable = f"NESTOR_{name.upper()}"
         if name.endswith("database_url"):  # its value has a password
-            reason = f"{variable} {first['msg'].removeprefix('Value error, ')}"
-            raise DatabaseUnusable(reason=reason) from None
+            reason = first["msg"].removeprefix("Value error, ")
+            raise DatabaseUnusable(variable=variable, reason=reason) from None
         raise SettingInvalid(variable=variable, value=first["input"], rule=expected(first, [])) from None
 
 

@@ -12,7 +12,6 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
@@ -27,9 +26,11 @@ from nestor_server.database import plain_url
 from nestor_server.embedded import accounts, logs
 from nestor_server.embedded.databases.postgres import local_url
 from nestor_server.embedded.home import Home, reachable
+from nestor_server.settings import SERVICES
 from testbed.api import without_clock
-from testbed.server import SERVICES, as_service, new_database
+from testbed.server import as_service, new_database
 from testbed.services import Services, fresh_home
+from testbed.worker import command
 from tests.embedded.test_environment import BROKEN, FOREIGN
 from tests.support.up import START_SECONDS, Up, credentials, ended, run, running_up, saved_token, wait_for
 
@@ -110,12 +111,9 @@ def test_its_secrets_are_readable_by_their_owner_alone_and_on_no_command_line(up
     assert len(secrets) == 5
     for file in [*secrets, credentials(up.home)]:
         assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
-    commands = ""
-    for process in up.family():
-        with suppress(psutil.NoSuchProcess):  # it has ended since
-            commands += " ".join(process.cmdline())
-    assert "nestor_worker" in commands
-    assert not any(file.read_text() in commands for file in secrets)
+    commands = b" ".join(command(process.pid) for process in up.family())
+    assert b"nestor_worker" in commands
+    assert not any(file.read_bytes() in commands for file in secrets)
 
 
 def test_server_and_workers_know_the_password_of_their_own_role_alone(up: Up):
@@ -224,7 +222,7 @@ def test_a_server_that_dies_is_started_again(up: Up):
 def test_a_kill_leaves_no_orphans_and_the_next_start_finds_data_and_token(home: Path):
     with running_up(home, NESTOR_STANDBY="true", NESTOR_SERVER_WORKERS="2") as killed:
         server = killed.child("nestor_server")
-        assert sum("spawn_main" in " ".join(process.cmdline()) for process in server.children()) == 2
+        assert sum(b"spawn_main" in command(process.pid) for process in server.children()) == 2
         study = killed.ask("POST", "/api/v1/studies", json={"name": "kept"}).json()["id"]
         killed.ask("POST", f"/api/v1/studies/{study}/trials", json=ENDLESS).raise_for_status()
         wait_for(lambda: any(process.name() == "nestor-runner" for process in killed.family()), 60)
@@ -254,7 +252,7 @@ def test_databases_that_are_killed_are_started_again_and_a_running_trial_goes_on
     wait_for(lambda: _step(up, disturbed) > 5, 60)
 
     postgres = up.child("postgres")
-    backend = next(child for child in postgres.children() if "nestor_server postgres" in " ".join(child.cmdline()))
+    backend = next(child for child in postgres.children() if b"nestor_server postgres" in command(child.pid))
     backend.suspend()  # it outlives its server and holds the memory, so no other server may start on the data
     postgres.kill()
     ends = "postgres ended with signal SIGKILL; restarting it in"

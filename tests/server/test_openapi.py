@@ -92,6 +92,14 @@ def test_what_cannot_be_stored_has_not_the_form_of_a_request(wrong: Any):
         assert not validator.is_valid({"name": "a", "user_attrs": {wrong: 1}})
 
 
+def test_a_word_beside_other_values_is_no_constant():
+    """Regression: openapi-python-client takes a constant for the only value, so it read no damping that is a number."""
+    listed = [part["anyOf"] for part in _objects(DOCUMENT) if "anyOf" in part]
+    unions = [[one for one in union if one.get("type") != "null"] for union in listed]
+    assert ["auto"] in [one.get("enum") for union in unions for one in union]
+    assert [union for union in unions if len(union) > 1 and any("const" in one for one in union)] == []
+
+
 def test_the_word_that_chooses_an_alternative_is_required():
     chosen = 0
     for part in _objects(DOCUMENT):

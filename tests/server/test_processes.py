@@ -16,6 +16,7 @@ from sqlalchemy import text
 from nestor_server.serve import HEALTHCHECK_SECONDS
 from testbed.server import Server, running_server, serving, wait_for
 from testbed.services import Services
+from testbed.worker import command
 from tests.server.conftest import SPEC, Run, ok
 from tests.server.test_events import events
 
@@ -33,14 +34,7 @@ def processes(server: Server) -> list[psutil.Process]:
     """The processes that serve the port."""
     assert server.process is not None
     children = psutil.Process(server.process.pid).children()
-    return [child for child in children if any("spawn_main" in word for word in command_of(child))]
-
-
-def command_of(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
+    return [child for child in children if b"spawn_main" in command(child.pid)]
 
 
 def n_clients(server: Server) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import product
 
@@ -13,11 +13,11 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from nestor_server import roles
 from nestor_server.models import Base
-from testbed.server import SERVICES, Server, as_service, new_database
+from nestor_server.settings import SERVICES
+from testbed.server import Server, as_service, new_database
 from testbed.services import Services
 from tests.client.shell import Shell
 
-GRANTED: Mapping[str, Mapping[str, str]] = {"server": roles.SERVER, "worker": roles.WORKER}
 PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER")
 # What a superuser, or an owner of tables, can do and a service must not.
 BEYOND = {
@@ -69,10 +69,10 @@ def as_worker(server: Server) -> Iterator[Connection]:
 def test_each_privilege_on_each_table_is_as_listed(service: str, connection: Connection):
     of_tables = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')"
     tables = connection.scalars(text(of_tables)).all()
-    assert set(tables) == {*Base.metadata.tables, roles.VERSION_TABLE} == GRANTED[service].keys()
+    assert set(tables) == {*Base.metadata.tables, roles.VERSION_TABLE} == roles.PRIVILEGES[service].keys()
     has = text("SELECT has_table_privilege(:table, :privilege)")
     for table, privilege in product(tables, PRIVILEGES):
-        whole = re.sub(r"\w+ \([^)]*\)", "", GRANTED[service][table])  # without those on some columns
+        whole = re.sub(r"\w+ \([^)]*\)", "", roles.PRIVILEGES[service][table])  # without those on some columns
         found = connection.execute(has, {"table": table, "privilege": privilege}).scalar_one()
         assert found == (privilege in re.findall(r"\w+", whole)), (table, privilege)
 
@@ -175,5 +175,6 @@ def test_an_owner_who_may_not_create_roles_says_how_and_goes_on_with_those_that_
 
 def test_an_address_that_cannot_be_one_is_named_without_its_password(url):
     said = migrate(url, worker="mysql://worker:its-password@h/d", code=1)
-    assert "NESTOR_WORKER_DATABASE_URL must be a PostgreSQL address" in said
+    assert "must be a PostgreSQL address" in said
+    assert "Check NESTOR_WORKER_DATABASE_URL (" in said
     assert "its-password" not in said

@@ -19,6 +19,7 @@ import psutil
 
 from nestor_server.embedded.home import Home
 from testbed.leaks import expect_no_secrets_in_home
+from testbed.worker import command
 
 START_SECONDS = 240.0  # on a loaded machine, PostgreSQL, Valkey, servers and workers take long to start
 ADDRESS = re.compile(r"Nestor is up: (http://[^/\s]+)(.*\n)+Ctrl-C")
@@ -50,9 +51,7 @@ class Up:
 
     def child(self, word: str) -> psutil.Process:
         """The direct child with `word` on its command line."""
-        return next(
-            child for child in psutil.Process(self.pid).children() if any(word in part for part in child.cmdline())
-        )
+        return next(child for child in psutil.Process(self.pid).children() if word.encode() in command(child.pid))
 
     def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self.token}"}

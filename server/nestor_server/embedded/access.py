@@ -63,7 +63,7 @@ def describe_database_errors(home: Path | None = None) -> Generator[None]:
 
 def _unusable(reason: str, home: Path | None) -> StackError:
     if os.environ.get("NESTOR_DATABASE_URL"):
-        return DatabaseUnusable(reason=reason)
+        return DatabaseUnusable(variable="NESTOR_DATABASE_URL", reason=reason)
     return EmbeddedDatabaseUnusable(reason=reason, log=str(Home(home or default_home()).log("postgres")))
 
 

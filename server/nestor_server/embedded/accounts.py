@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import stat
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nestor_server.embedded.errors import DirectoryShared, NoAccount
+from nestor_server.settings import SERVICES
 
 # The ids that systemd gives to services without an account of their own (DynamicUser). No person has one of them.
 DYNAMIC = range(61_184, 65_520)
@@ -48,9 +50,22 @@ class Account:
             raise DirectoryShared(directory=str(directory), other=other)
         for path in (*directory.rglob("*"), directory):
             os.chown(path, self.uid, self.gid, follow_symlinks=False)
-            if not path.is_symlink():
-                mode = stat.S_IMODE(path.stat().st_mode)
-                path.chmod(mode | (mode & stat.S_IRWXU) >> 3)
+            _open_to_group(path)
+
+
+def _open_to_group(path: Path) -> None:
+    """Let the group do what the owner may. A link stays as it is, also one that a service makes at this moment."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a link
+            return
+        raise
+    try:
+        mode = stat.S_IMODE(os.fstat(file).st_mode)
+        os.fchmod(file, mode | (mode & stat.S_IRWXU) >> 3)
+    finally:
+        os.close(file)
 
 
 def of_databases() -> Account | None:
@@ -71,11 +86,11 @@ def of_databases() -> Account | None:
 
 
 def of_service(name: str, home: Path) -> Account | None:
-    """The user to run "server" or "worker" of a home as if this process is root; None as `of_databases`.
+    """The user to run one of `SERVICES` of a home as if this process is root; None as `of_databases`.
 
     These users have no names. The two have one group, so that they can share an object store in a directory.
     """
     if os.geteuid() != 0:
         return None
     first = DYNAMIC.start + 2 * (zlib.crc32(str(home).encode()) % (len(DYNAMIC) // 2))
-    return Account(f"nestor-{name}", first + ("server", "worker").index(name), first)
+    return Account(f"nestor-{name}", first + SERVICES.index(name), first)

@@ -86,8 +86,8 @@ class DatabaseUnusable(StackError):
     """The database has a wrong address or refuses the connection."""
 
     message = (
-        "The database cannot be used: {reason}. Check NESTOR_DATABASE_URL (postgresql://user:password@host:5432/name), "
-        "or unset it to let Nestor run its own."
+        "The database cannot be used: {reason}. Check {variable} (postgresql://user:password@host:5432/name), "
+        "or unset it."
     )
 
 

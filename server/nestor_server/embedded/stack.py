@@ -31,7 +31,7 @@ from nestor_server.embedded.errors import AddressUnusable, DatabaseUnusable, Emb
 from nestor_server.embedded.home import Home, write_private
 from nestor_server.embedded.process import Child
 from nestor_server.embedded.supervision import Supervisor
-from nestor_server.settings import Settings, read_settings
+from nestor_server.settings import SERVICES, Settings, read_settings
 from nestor_server.storage.object_store import is_object
 
 READY_SECONDS = 60.0
@@ -140,7 +140,7 @@ class Stack:
             postgres = Postgres(home)
             parts.callback(postgres.stop)
             own["database_url"] = postgres.start()
-            own |= {f"{service}_database_url": postgres.url_of(service) for service in ("server", "worker")}
+            own |= {f"{service}_database_url": postgres.url_of(service) for service in SERVICES}
             self._watch_database(postgres, is_free=postgres.is_free)
         if not redis_url:
             valkey = Valkey(home)
@@ -153,7 +153,6 @@ class Stack:
 
         # By environment and not by argv, which every user can read.
         environment = restricted(os.environ) | {
-            "NESTOR_DATABASE_URL": settings.server_database_url or settings.database_url,
             "NESTOR_REDIS_URL": redis_url,
             "NESTOR_HOST": address.host,
             "NESTOR_PORT": str(address.port),
@@ -166,13 +165,13 @@ class Stack:
             environment.pop(name, None)
         home.clear_scratch()
         self._hand_over(environment)
-        self._start_child("server", "nestor_server", environment)
+        of_service = {name: environment | {"NESTOR_DATABASE_URL": settings.url_of(name)} for name in SERVICES}
+        self._start_child("server", "nestor_server", of_service["server"])
         parts.callback(self._children["server"].stop)
         parts.callback(self._stop_workers)
-        environment["NESTOR_DATABASE_URL"] = settings.worker_database_url or settings.database_url
         for number, name in enumerate(self._worker_names):
             share = {"NESTOR_WORKER_COUNT": str(len(self._worker_names)), "NESTOR_WORKER_NUMBER": str(number)}
-            self._start_child(name, "nestor_worker", environment | share)
+            self._start_child(name, "nestor_worker", of_service["worker"] | share)
         self._wait_for_children(settings)
         for name in ("server", *self._worker_names):
             self._supervisor.add(self._children[name])

@@ -44,7 +44,7 @@ def local_url(home: Home) -> str | None:
     password = home.path / "postgres-password"
     if len(lines) < 8 or not alive(int(lines[0])) or not password.exists():
         return None
-    return _url(USER, password.read_text(), int(lines[3]))
+    return _url(USER, password.read_text(), _port(lines))
 
 
 def _url(user: str, password: str, port: int) -> str:
@@ -61,11 +61,11 @@ class Postgres:
         self._home = home
         self._data = home.path / "postgres" / "data"
         self.child: Child | None = None  # while it is started
-        self._port = 0
 
     def url_of(self, service: str) -> str:
         """The address of the started server, with the role of "server" or "worker", which `roles.admit` creates."""
-        return _url(f"{USER}_{service}", self._home.secret(f"postgres-{service}-password"), self._port)
+        password = self._home.secret(f"postgres-{service}-password")
+        return _url(f"{USER}_{service}", password, _port(_pid_file(self._data)))
 
     def start(self) -> str:
         """Create the data directory if missing, wait until the server is ready, and return its owner's address.
@@ -85,14 +85,14 @@ class Postgres:
         self._end_orphan()
 
         for _ in range(PORT_TRIES):
-            self._port = free_port()
+            port = free_port()
             try:
-                self._serve(programs, data, self._port, account)
+                self._serve(programs, data, port, account)
             except ChildFailed:
-                if _can_bind(self._port):
+                if _can_bind(port):
                     raise
             else:
-                return _url(USER, password, self._port)
+                return _url(USER, password, port)
         raise self._failed("found no free port")
 
     def _serve(self, programs: Path, data: Path, port: int, account: Account | None) -> None:
@@ -168,6 +168,11 @@ def _pid_file(data: Path) -> list[str]:
         return (data / "postmaster.pid").read_text().splitlines()
     except FileNotFoundError:
         return []
+
+
+def _port(lines: list[str]) -> int:
+    """The port that the file of the main process names."""
+    return int(lines[3])
 
 
 def _memory_in_use(data: Path) -> bool:
