@@ -20,7 +20,7 @@ from tests.client.shell import Shell
 
 BROKER = 11  # a database of Valkey that no other test uses
 CHECKPOINTS = {"NESTOR_CHECKPOINT_SECONDS": 0.3}
-N_STEPS = 200
+N_STEPS = 1_000  # so many take longer than an operator does to drain a worker, also on a fast machine
 REQUEUE_SECONDS = 1.5
 
 
