@@ -54,12 +54,6 @@ def main() -> None:
             trial = study.optimize(
                 problem(seed, train, val, test),
                 n_steps=N_STEPS,
-                inner=INNER,
-                inner_steps=INNER_STEPS,
-                batch_size=BATCH,
-                outer=nestor.Adam(0.1),
-                response=nestor.Implicit(nestor.GaussNewton(), nestor.WarmStarted(nestor.Neumann(2))),
-                evaluate_every=10,
                 seed=seed,
             )
             seconds.append(time.monotonic() - began)

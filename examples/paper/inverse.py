@@ -223,7 +223,7 @@ def problem_of(task: Task) -> nestor.Problem:
     model = task.build()
     return nestor.Problem(
         model,
-        hparams=L2(model, per="weight", init=-4.0).bounded(task.floor, 4.0),
+        hparams=L2(model, per="weight", init=-4.0).bounded(task.floor, 4.0).with_prior(0),
         train_loss=cross_entropy,
         val_loss=cross_entropy,
         metrics={"accuracy": accuracy},

@@ -76,7 +76,7 @@ def tuned(lab: Lab, study: nestor.Study, images: Images, case: Case) -> tuple[di
     model = case.network(images.train[0].shape[1:], images.classes)
     problem = nestor.Problem(
         model,
-        hparams=L2(model, per="weight", init=-6.0).bounded(*BOUNDS),
+        hparams=L2(model, per="weight", init=-6.0).bounded(*BOUNDS).with_prior(0),
         train_loss=cross_entropy,
         val_loss=cross_entropy,
         metrics={"accuracy": accuracy},

@@ -2,9 +2,10 @@
 
 The slides ask: "How should training / validation / testing partitions be constructed when we have many
 hyperparameters? When does it just overfit the validation set?" First, weight decays of three granularities are tuned
-on different fractions of the same labeled examples. Then, with the finest decays, it compares two remedies: validation
-folds with their own weights inside one trial, and early stopping on held-out examples. Each trial ends with training on
-all labeled examples with the tuned values.
+on different fractions of the same labeled examples, each decay for itself. Then, with the finest decays, it compares
+remedies: validation folds with their own weights inside one trial, early stopping on held-out examples, and a level for
+each tensor with a prior on the deviations from it, which decays have by default. Each trial ends with training on all
+labeled examples with the tuned values.
 """
 
 from __future__ import annotations
@@ -28,13 +29,16 @@ Per = Literal["global", "tensor", "weight"]
 GRANULARITIES: tuple[Per, ...] = ("global", "tensor", "weight")
 START, BOUNDS = -7.0, (-12.0, 0.0)
 REMEDIES: dict[str, dict[str, Any]] = {
-    "neither": {},
+    "none": {},
     "early stopping": {"early_stopping": nestor.EarlyStopping(patience=20, fraction=0.5)},
     "folds": {"folds": nestor.Folds(5)},
     "folds and early stopping": {
         "folds": nestor.Folds(5),
         "early_stopping": nestor.EarlyStopping(patience=20, fraction=0.5),
     },
+    "levels, prior 0.001": {"prior": 0.001},
+    "levels, prior 0.01, the default": {"prior": 0.01},
+    "levels, prior 0.1": {"prior": 0.1},
 }
 
 
@@ -107,7 +111,7 @@ def divided(lab: Lab, images: Images, sizes: Sizes) -> None:
 
 
 def remedied(lab: Lab, images: Images, sizes: Sizes) -> None:
-    """What folds and early stopping gain with a decay for each weight, against one untuned decay."""
+    """What the remedies gain with a decay for each weight, against one untuned decay."""
     study = lab.study(f"{images.name}, {sizes.labeled:,} labeled examples, remedies")
     rows = []
     reached: dict[str, list[Reached]] = {}
@@ -132,8 +136,9 @@ def remedied(lab: Lab, images: Images, sizes: Sizes) -> None:
     test = {name: _mean([r.test for r in runs]) for name, runs in reached.items()}
     both = "folds and early stopping"
     lab.found(
-        f"Test loss {test['neither']:.3f} without a remedy, {test['early stopping']:.3f} with early stopping, "
-        f"{test['folds']:.3f} with folds, {test[both]:.3f} with both."
+        f"Test loss {test['none']:.3f} without a remedy, {test['early stopping']:.3f} with early stopping, "
+        f"{test['folds']:.3f} with folds, {test[both]:.3f} with both, "
+        f"{test['levels, prior 0.01, the default']:.3f} with levels."
     )
 
 
@@ -146,11 +151,12 @@ def tuned(
     seed: int,
     *,
     remedy: str = "",
+    prior: float = 0.0,
     **options: Any,
 ) -> Reached:
     """A trial, and then training on all labeled examples for as long, with its best values."""
     trial = study.optimize(
-        _problem(images, sizes, per, share, seed), n_steps=sizes.n_steps, inner=INNER,
+        _problem(images, sizes, per, share, seed, prior=prior), n_steps=sizes.n_steps, inner=INNER,
         inner_steps=INNER_STEPS, batch_size=BATCH, outer=OUTER, warmup_steps=WARMUP,
         evaluate_every=5, seed=seed, show_progress_bar=False, **options,
         user_attrs={"per": per, "validation share": share, "remedy": remedy},
@@ -192,7 +198,14 @@ def by_grid(images: Images, sizes: Sizes, seed: int, *, best_by: str) -> dict[st
 
 
 def _problem(
-    images: Images, sizes: Sizes, per: Per, share: float, seed: int, *, train_on_all: bool = False
+    images: Images,
+    sizes: Sizes,
+    per: Per,
+    share: float,
+    seed: int,
+    *,
+    train_on_all: bool = False,
+    prior: float = 0.0,
 ) -> nestor.Problem:
     chosen = torch.randperm(len(images.train[0]), generator=torch.Generator().manual_seed(seed))[: sizes.labeled]
     n_val = round(share * sizes.labeled)
@@ -204,7 +217,7 @@ def _problem(
         nn.Flatten(), nn.Linear(inputs, sizes.width), nn.GELU(), nn.Linear(sizes.width, images.classes)
     )
     return nestor.Problem(
-        model, L2(model, per=per, init=START).bounded(*BOUNDS), cross_entropy, cross_entropy,
+        model, L2(model, per=per, init=START).bounded(*BOUNDS).with_prior(prior), cross_entropy, cross_entropy,
         metrics={"accuracy": accuracy}, train=(x[train], y[train]), val=(x[val], y[val]),
         test=(images.test[0][: sizes.n_test], images.test[1][: sizes.n_test]),
     )  # fmt: skip

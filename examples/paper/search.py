@@ -173,7 +173,7 @@ def _problem(images: Images, sizes: Sizes, per: Per, seed: int, *, both: bool = 
     torch.manual_seed(seed)
     model = _deep(images.train[0][0].numel(), sizes.widths, images.classes)
     return nestor.Problem(
-        model, L2(model, per=per, init=START).bounded(*RANGE), cross_entropy, cross_entropy,
+        model, L2(model, per=per, init=START).bounded(*RANGE).with_prior(0), cross_entropy, cross_entropy,
         metrics={"accuracy": accuracy},
         train=(x[train], y[train]), val=(x[held], y[held]),
         test=(images.test[0][: sizes.n_test], images.test[1][: sizes.n_test]),

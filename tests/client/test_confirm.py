@@ -199,7 +199,12 @@ def test_a_flattering_number_is_told_from_a_real_one():
     model = nn.Linear(40, 2)
     loss = lambda outputs, batch: F.cross_entropy(outputs, batch["y"], reduction="none")
     problem = Problem(
-        model, L2(model, per="weight", init=-2.0), loss, loss, train=(x[:12], y[:12]), val=(x[12:], y[12:])
+        model,
+        L2(model, per="weight", init=-2.0).with_prior(0),
+        loss,
+        loss,
+        train=(x[:12], y[:12]),
+        val=(x[12:], y[12:]),
     )
     whole: dict[str, Any] = TUNED | {"batch_size": 12, "evaluate_every": 10}
     trial = nestor.create_study().optimize(problem, 100, **whole)

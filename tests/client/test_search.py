@@ -204,7 +204,7 @@ SGD = nestor.SGD(0.3, momentum=0.5)
 STOPPING = {"early_stopping": nestor.EarlyStopping()}
 SEARCHED: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {  # values, options around, options
     "a field": ({"inner_steps": 2}, {"seed": 7}, {"inner_steps": 2, "seed": 7}),
-    "inside of a default": ({"outer.lr": 0.3}, {}, {"outer": nestor.RMSprop(0.3)}),
+    "inside of a default": ({"outer.lr": 0.3}, {}, {"outer": nestor.Adam(0.3, eps=1e-12)}),
     "inside of an option": ({"inner.lr": 0.3}, {"inner": nestor.SGD(momentum=0.5)}, {"inner": SGD}),
     "inside of a word": ({"inner.lr": 0.3}, {"inner": "sgd"}, {"inner": nestor.SGD(0.3)}),
     "inside of JSON": ({"inner.momentum": 0.5}, {"inner": {"sgd": {"lr": 0.3}}}, {"inner": SGD}),

@@ -151,7 +151,7 @@ KINDS: dict[str, Callable[[], engine.Problem]] = {
     "label correction": lambda: problem(lambda model: [kinds.LabelCorrection(data()["train"][1], CLASSES)]),
     "distilled data": lambda: problem(lambda model: [kinds.DistilledData(data()["train"][0])]),
     "loss reweighting": lambda: problem(lambda model: [kinds.LossReweighting(weigher(), reads="loss")]),
-    "sparsity": lambda: problem(lambda model: [kinds.L1(model, per="weight")]),
+    "sparsity": lambda: problem(lambda model: [kinds.L1(model, per="weight").with_prior(0)]),
 }
 
 

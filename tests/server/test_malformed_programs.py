@@ -64,12 +64,13 @@ def replaced(old: str, new: str) -> bytes:
 
 # Where a document has a value of one type, and values of others. A place that takes numbers takes any.
 TYPED_PLACES: dict[tuple[str | int, ...], list[Any]] = {
-    ("format",): [None, True, "1", 2.0, [], 0, 1, 2, 4],
+    ("format",): [None, True, "1", 2.0, [], 0, 1, 2, 3, 5],
     ("torch",): [None, 2, [], "2", "2.13.0+cu; rm", "2.1³"],
     ("hparams",): [None, 1, "l2", [], {}],
     ("hparams", "l2"): [None, 1, "exp", [], {}],
     ("hparams", "l2", "transform"): [None, 1, [], "__import__('os')"],
     ("hparams", "l2", "bounds"): [None, 1, {}, [0.0], ["0", None], [True, None], [1.0, 0.0], [0, 1, 2]],
+    ("hparams", "l2", "prior"): [None, True, "1", -1, [], {}],
     ("hparams", "l2", "by_position"): [1, True, "x", [], {}],
     ("hparams", "l2", "of"): [1, True, "", "a\nb", "x" * 257, [], {}],
     ("hparams", "l2", "axes"): [1, "row", {}, [1], [""], [[1]], [["a\0"]], [None], ["row"] * 17],
@@ -160,6 +161,19 @@ def test_the_program_that_is_corrupted_here_is_taken_by_both(http):
     body = {"graphs": put(http, good), "tensors": put(http, TENSORS_FILE)}
     assert http.post("/programs", json=body).status_code == 201
     assert set(load(good, TENSORS_FILE).params) == {"w"}
+
+
+@pytest.mark.parametrize(("version", "later"), [(2, ("of", "axes", "prior")), (3, ("prior",))])
+def test_both_take_earlier_formats_without_the_fields_that_came_later(http, version: int, later: tuple[str, ...]):
+    earlier = changed("format", to=version)
+    with pytest.raises(ProgramInvalid, match=r"hparams|l2"):
+        load(json.dumps(earlier).encode(), TENSORS_FILE)
+    for name in later:
+        del earlier["hparams"]["l2"][name]
+    taken = json.dumps(earlier).encode()
+    assert not load(taken, TENSORS_FILE).priors
+    body = {"graphs": put(http, taken), "tensors": put(http, TENSORS_FILE)}
+    assert http.post("/programs", json=body).status_code == 201
 
 
 def test_both_pass_over_what_a_writer_of_safetensors_says_of_itself(http):

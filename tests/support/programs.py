@@ -27,14 +27,14 @@ def graph(inputs: list[Any], nodes: list[Any], outputs: Any, constants: list[str
 
 
 def l2() -> Document:
-    return {"transform": "exp", "bounds": [-20, None], "by_position": None, "of": "w", "axes": ["row"]}
+    return {"transform": "exp", "bounds": [-20, None], "prior": 0, "by_position": None, "of": "w", "axes": ["row"]}
 
 
 def document(torch: str = "2.13") -> Document:
     """A new one at each call, so that a test may change it."""
     without_autograd = graph([ref(0)], [call("aten.detach.default", ref(0))], {"tuple": [ref(1)]})
     return {
-        "format": 3,
+        "format": 4,
         "torch": torch,
         "hparams": {"l2": l2()},
         "graphs": {

@@ -49,6 +49,8 @@ class Bilevel:
         hparams: what the outer objective tunes, before the transforms.
         transforms: hyperparameter → name of the transform that gives the value that the losses read.
         bounds: hyperparameter → (least, largest) value, before the transform, onto which every outer step projects.
+        priors: hyperparameter → precision of the normal prior of its entries' deviations from their level, as
+            `nestor_engine.optim.levels` defines it; others have none.
         prepare: (values, batch) → batch, on training data only.
         forward: (params, buffers, values, batch) → (outputs, buffers), in training mode.
         criterion: (outputs, values, batch) → scalar, the mean over the batch.
@@ -87,6 +89,7 @@ class Bilevel:
         default_factory=dict[str, "Callable[[PyTree, Tensors, Batch], Measured]"]
     )
     bounds: dict[str, tuple[float, float]] = field(default_factory=dict)
+    priors: Mapping[str, float] = field(default_factory=dict[str, float])
     by_position: Mapping[str, ByPosition] | None = field(default_factory=dict[str, "ByPosition"])
     entry_names: Mapping[str, EntryNames] = field(default_factory=dict[str, EntryNames])
     initial: Callable[[PyTree, Tensors], PyTree] = lambda params, values: params
@@ -112,6 +115,7 @@ class Bilevel:
                 "shape": list(value.shape),
                 "dtype": str(value.dtype).removeprefix("torch."),
                 "transform": self.transforms.get(name, "identity"),
+                **({"prior": self.priors[name]} if name in self.priors else {}),
                 **asdict(self.entry_names.get(name, UNNAMED)),
                 **{
                     end: bound
@@ -181,6 +185,7 @@ class Bilevel:
             hparams=self.hparams,
             transforms=self.transforms,
             bounds=self.bounds,
+            priors=self.priors,
             by_position=self.by_position,
             entry_names=self.entry_names,
             prepare=lambda hparams, batch: self.prepare(values(hparams), batch),

@@ -114,6 +114,12 @@ class SquaredGradientsMissing(OptionInvalid):
     )
 
 
+class InnerRateMissing(OptionInvalid):
+    """The inner optimizer was to find its learning rate by itself."""
+
+    message = "{option}: lr='auto' is for the outer optimizer; pass the inner optimizer a number, such as Adam(1e-3)."
+
+
 class PreconditionerUnavailable(ConfigInvalid):
     """A preconditioner needs a curvature, and the operator is a bare matrix."""
 

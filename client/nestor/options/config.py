@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ValidationInfo, field_validator
 from nestor.errors import (
     CurvatureNotDistributed,
     HparamsUnused,
+    InnerRateMissing,
     OptionGivenTwice,
     OptionTypeWrong,
     SquaredGradientsMissing,
@@ -22,11 +24,15 @@ from nestor.errors import (
 from nestor.options.base import MAX_STEPS, Count, Flag, Option, Positive, Value, Whole, about
 from nestor.options.evaluation import EarlyStopping, Folds
 from nestor.options.mistakes.sentences import inside, violation
-from nestor.options.optimizers import Adam, Optimizer, RMSprop
+from nestor.options.optimizers import Adam, Optimizer
 from nestor.options.responses import Implicit, Response
+from nestor.options.schedules import LinearDecay
 from nestor.options.solvers import Preconditioner
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+# By transform: the size of the steps that hyperparameters need. A logarithm or logit has to travel over units; entries
+# that are used as they are, such as weights of a network, are smaller.
+AUTO_SCALES = {"exp": 1.0, "sigmoid": 1.0, "softplus": 1.0, "identity": 1 / 30}
 _MOVED = MappingProxyType({"stop_early": "it is called early_stopping"})
 
 
@@ -44,7 +50,10 @@ class ConfigFields(Value):
         Count, about("at most so many validation examples steer one outer step", unit="examples")
     ] = 1000
     inner: Annotated[Optimizer, about("trains the weights")] = Adam()
-    outer: Annotated[Optimizer, about("moves the hyperparameters along the hypergradient")] = RMSprop()
+    outer: Annotated[Optimizer, about("moves the hyperparameters along the hypergradient")] = Adam(
+        "auto",
+        eps=1e-12,  # hypergradients of single weights are shorter than the usual 1e-8
+    )
     outer_lr: Annotated[
         dict[str, Positive],
         about(
@@ -102,6 +111,13 @@ class CrossChecks(BaseModel):
                 raise inside(type(part).__name__, error) from None
         return value
 
+    @field_validator("inner", check_fields=False)
+    @classmethod
+    def _has_a_rate(cls, inner: Optimizer) -> Optimizer:
+        if inner.lr == "auto":
+            raise violation(InnerRateMissing)
+        return inner
+
     @field_validator("response", check_fields=False)
     @classmethod
     def _fits_the_inner_loop(cls, response: Response, info: ValidationInfo) -> Response:
@@ -142,19 +158,33 @@ class Config(ConfigFields, CrossChecks):
         stopping = self.early_stopping
         return step >= self.n_steps or (stopping is not None and stopping.is_due(step, steps_since_best))
 
-    def outers(self, names: Iterable[str]) -> dict[str, Any]:
+    def outers(self, transforms: Mapping[str, str]) -> dict[str, Any]:
         """The outer optimizer of each hyperparameter.
+
+        Args:
+            transforms: hyperparameter → the name of its transform.
 
         Raises:
             HparamsUnused: `outer_lr` names none of them.
         """
+        names = list(transforms)
         meant = {name: [key for key in self.outer_lr if name == key or name.startswith(f"{key}.")] for name in names}
         if unknown := sorted(set(self.outer_lr).difference(*meant.values())):
-            raise HparamsUnused(option="outer_lr", name=unknown[0], hparams=list(meant))
-        return {
-            name: dataclasses.replace(self.outer, lr=self.outer_lr[max(keys, key=len)]) if keys else self.outer
-            for name, keys in meant.items()
-        }
+            raise HparamsUnused(option="outer_lr", name=unknown[0], hparams=names)
+        outer = self.outer
+        is_auto = outer.lr == "auto"
+        if is_auto and outer.schedule is None:
+            outer = dataclasses.replace(outer, schedule=LinearDecay(self.n_steps))
+        rates = {name: self.auto_rate(transform) for name, transform in transforms.items() if is_auto}
+        rates |= {name: self.outer_lr[max(keys, key=len)] for name, keys in meant.items() if keys}
+        return {name: dataclasses.replace(outer, lr=rates[name]) if name in rates else outer for name in names}
+
+    def auto_rate(self, transform: str) -> float:
+        """The learning rate of the first outer step for `lr="auto"`: 4/√n_steps, at most ½, times a scale.
+
+        So a longer training goes farther, about as √n_steps, and in smaller steps. docs/usefulness.md has measurements.
+        """
+        return AUTO_SCALES[transform] * min(0.5, 4 / math.sqrt(self.n_steps))
 
     def check_devices(self, n: int) -> None:
         """Refuse what `n` processes cannot compute together.

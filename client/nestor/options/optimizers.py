@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Annotated, ClassVar
 
 from nestor.errors import NesterovWithoutMomentum
-from nestor.options.base import Flag, Momentum, NonNegative, Option, Positive, about, family, option
+from nestor.options.base import Auto, Flag, Momentum, NonNegative, Option, Positive, about, family, option
 from nestor.options.mistakes.sentences import violation
 from nestor.options.schedules import Schedule
 
@@ -21,6 +21,10 @@ _MOVED = MappingProxyType(
     }
 )
 _LR = about("learning rate")
+_LR_OR_AUTO = about(
+    "learning rate; 'auto', of the outer optimizer only: from n_steps and the transform of each hyperparameter, and "
+    "falling linearly to zero over n_steps"
+)
 _MOMENTUM = about("share of the velocity that is kept from update to update")
 _BETAS = about("decay of the running means of gradients and of their squares", example=[0.9, 0.999])
 _EPS = about("added to the root of the mean square")
@@ -38,7 +42,7 @@ class Optimizer(Option):
     former: ClassVar[Mapping[str, str]] = _MOVED
     keeps_state: ClassVar[frozenset[str]] = frozenset()  # tensors of its state that others may read
 
-    lr: Annotated[Positive, _LR]
+    lr: Annotated[Positive | Auto, _LR]
     _: KW_ONLY
     schedule: Annotated[Schedule | None, about("a factor on the learning rate, by the number of the update")] = None
     clip_norm: Annotated[
@@ -70,7 +74,7 @@ class Adam(Optimizer):
 
     keeps_state: ClassVar[frozenset[str]] = frozenset({"square"})  # a running mean of squared gradients
 
-    lr: Annotated[Positive, _LR] = 1e-3
+    lr: Annotated[Positive | Auto, _LR_OR_AUTO] = 1e-3
     betas: Annotated[tuple[Momentum, Momentum], _BETAS] = (0.9, 0.999)
     eps: Annotated[Positive, _EPS] = 1e-8
     weight_decay: Annotated[NonNegative, _WEIGHT_DECAY] = 0.0

@@ -35,6 +35,7 @@ class HyperparameterSpec:
     Attributes:
         transform: one of `TRANSFORMS`.
         low, high: bounds of the raw tensor's entries; infinite on a side without a bound.
+        prior: precision of the normal prior of the entries' deviations from their level; 0 for none.
         by_position: one of `BY_POSITION` if there is an entry for each training example, else None.
         entry_names: how its entries are called; a document of an earlier format has no names.
     """
@@ -42,6 +43,7 @@ class HyperparameterSpec:
     transform: str
     low: float
     high: float
+    prior: float = 0.0
     by_position: str | None = None
     entry_names: EntryNames = UNNAMED
 
@@ -120,6 +122,7 @@ def write_document(document: ProgramDocument) -> bytes:
         name: {
             "transform": entry.transform,
             "bounds": [_finite(entry.low), _finite(entry.high)],
+            "prior": entry.prior,
             "by_position": entry.by_position,
             **entry_names_json(entry.entry_names),
         }
@@ -151,12 +154,15 @@ def _hyperparameters(json: Json, names: frozenset[str], version: int) -> dict[st
 
 
 def _hyperparameter(json: Json, where: str, version: int) -> HyperparameterSpec:
-    since = {"transform": 1, "bounds": 1, "by_position": 2, "of": 3, "axes": 3}
+    since = {"transform": 1, "bounds": 1, "by_position": 2, "of": 3, "axes": 3, "prior": 4}
     entries = fields(json, [name for name, first in since.items() if version >= first], where)
     entry_names = parse_entry_names(entries.get("of"), entries.get("axes"), where)
     transform, bounds, by_position = entries["transform"], entries["bounds"], entries.get("by_position")
     if by_position is not None and by_position not in BY_POSITION:
         raise refused(f"{where} is {shown(by_position)} by position, which is not one of {', '.join(BY_POSITION)}")
+    prior = entries.get("prior", 0.0)
+    if not isinstance(prior, int | float) or isinstance(prior, bool) or prior < 0:
+        raise refused(f"{where} has the prior {shown(prior)}, which is not a number of at least 0")
     if not isinstance(transform, str) or transform not in TRANSFORMS:
         raise refused(f"{where} has the transform {shown(transform)}, which is not one of {', '.join(TRANSFORMS)}")
     match bounds:
@@ -166,7 +172,7 @@ def _hyperparameter(json: Json, where: str, version: int) -> HyperparameterSpec:
             lowest = -math.inf if low is None else float(low)
             highest = math.inf if high is None else float(high)
             if lowest <= highest:
-                return HyperparameterSpec(transform, lowest, highest, by_position, entry_names)
+                return HyperparameterSpec(transform, lowest, highest, float(prior), by_position, entry_names)
         case _:
             pass
     raise refused(f"{where} has the bounds {shown(bounds)}, which are not two numbers (or null) in order")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-FORMAT = 3  # version of the document; format 2 has no names of entries
+FORMAT = 4  # version of the document; format 3 has no priors, and format 2 no names of entries
 FUNCTIONS = ("prepare", "forward", "criterion", "penalty", "predict", "val_loss")
 # In format 1, `evaluate` computes means over a batch in place of the last two, and of the metrics.
 FUNCTIONS_OF_FORMAT_1 = ("prepare", "forward", "criterion", "penalty", "evaluate")

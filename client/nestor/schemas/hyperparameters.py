@@ -39,6 +39,14 @@ class HyperparameterInfo(Schema):
         float | None, about("entries stay at or below it, before the transform; null: no bound", example=5.0)
     ] = None
 
+    prior: Annotated[
+        float,
+        about(
+            "precision of the normal prior of the entries' deviations from their level, before the transform; 0: none",
+            example=0.01,
+        ),
+    ] = 0.0
+
     def entry_name(self, index: int) -> str:
         """What the entry with this flat index belongs to, such as "example 17" or "0.weight, row 3, column 5"."""
         return EntryNames(self.of, self.axes).name(self.name, self.shape, index)

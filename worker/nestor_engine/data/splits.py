@@ -142,13 +142,14 @@ class Batches:
     have one shape. If there are at most `batch_size` examples, every batch has all of them, in their order.
 
     Attributes:
+        examples: their number.
         per_pass: batches in one pass.
         seconds: wall time spent on gathering batches so far.
     """
 
     def __init__(self, examples: Tensors | View, batch_size: int | None, seed: int, group: Group = ALONE) -> None:
         self._view = examples if isinstance(examples, View) else View(examples)
-        n = len(self._view)
+        self.examples = n = len(self._view)
         self.batch_size = min(batch_size or n, n)
         self.share = group.share(self.batch_size)
         self._whole = self._view.all() if self.batch_size == n else None

@@ -44,7 +44,7 @@ class CompositeHyperparameters(Hyperparameters):
             )
         nested = [one.kinds if isinstance(one, CompositeHyperparameters) else (one,) for one in kinds]
         self.kinds = tuple(kind for several in nested for kind in several)
-        self.init, self.transforms, self.bounds, self.entry_names = {}, {}, {}, {}
+        self.init, self.transforms, self.bounds, self.priors, self.entry_names = {}, {}, {}, {}, {}
         self.positions: dict[str, ByPosition] = {}  # as Bilevel.by_position
         self._renamed: list[dict[str, str]] = []  # for each kind: name in the kind → name here, where they differ
         for kind in self.kinds:
@@ -56,6 +56,7 @@ class CompositeHyperparameters(Hyperparameters):
             if kind.by_position:
                 self.positions |= dict.fromkeys(names.values(), "weights" if kind.per_example else "values")
             self.bounds |= {names[own]: bounds for own, bounds in kind.bounds.items()}
+            self.priors |= {names[own]: precision for own, precision in kind.priors.items()}
             self.entry_names |= {names[own]: called for own, called in kind.entry_names.items()}
         for name, transform in self.transforms.items():
             if transform not in TRANSFORMS:

@@ -8,10 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from nestor.errors import OptionOutOfRange
+from nestor_engine.hparams.hyperparameters import priors
 from nestor_engine.hparams.weights import OfWeights, Only
 from nestor_engine.hparams.weights import Per as Per
 from nestor_engine.objective import PyTree, Tensors
 from nestor_engine.tensors.ravel import named_leaves
+
+PRIOR = 1e-2  # precision: decays differ from their level by a factor of e⁷, one standard deviation
 
 
 class Decay(OfWeights, abc.ABC):
@@ -30,6 +33,8 @@ class Decay(OfWeights, abc.ABC):
         default_name: str,
     ) -> None:
         super().__init__(model, per, init, name, only, default_name=default_name)
+        if per not in ("global", "tensor"):
+            self.priors = priors(self.init, PRIOR)
         if init == 0:
             self.remarks = (
                 f"{self.init_shown} starts with a decay of exp(0) = 1: initial values are given before the transform. "

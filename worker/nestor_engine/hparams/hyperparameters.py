@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nestor.errors import InitialValuesOutOfBounds
+from nestor.errors import InitialValuesOutOfBounds, OptionOutOfRange
 from nestor.program_format import EntryNames
 from nestor_engine.hparams.arguments import checked
 from nestor_engine.objective import Batch, PyTree, Tensors
@@ -34,6 +34,8 @@ class Hyperparameters:
         init: name → initial value, before the transform.
         transforms: name → one of `TRANSFORMS`; other names are not transformed.
         bounds: name → (least, largest) value, before the transform; other names have no bounds.
+        priors: name → precision of the normal prior of its entries' deviations from the level that they share; other
+            names have none. `nestor_engine.optim.levels` says what it does.
         entry_names: name → how the entries are called, such as "example 17"; entries of others have no names.
         remarks: sentences for the author of the problem; `check` reports them as warnings.
         default_name: the name that the kind chose for itself, of which `compose` may make `<name>_2`; empty if its
@@ -46,6 +48,7 @@ class Hyperparameters:
     init: Tensors
     transforms: dict[str, str]
     bounds: Mapping[str, tuple[float, float]] = MappingProxyType({})
+    priors: Mapping[str, float] = MappingProxyType({})
     entry_names: Mapping[str, EntryNames] = MappingProxyType({})
     remarks: tuple[str, ...] = ()
     default_name: str = ""
@@ -72,6 +75,26 @@ class Hyperparameters:
                 raise InitialValuesOutOfBounds(name=name, low=low, high=high, least=least, largest=largest)
         kind = copy.copy(self)
         kind.bounds = dict.fromkeys(self.init, (least, largest))
+        return kind
+
+    @checked("with_prior")
+    def with_prior(self, precision: float) -> Self:
+        """A copy with a normal prior, in each tensor, on the deviations of its entries from the level that they share.
+
+        Many hyperparameters then follow their level where the validation examples say little about them one by one. To
+        the outer objective, the prior adds precision/n Σ deviation², for n validation examples and values before the
+        transform: the variance of a deviation is 1/(2 · precision), in the units of the validation loss.
+
+        Args:
+            precision: 0 for no level and no prior. L2 and L1 have 0.01 from the start.
+
+        Raises:
+            OptionOutOfRange: it is negative.
+        """
+        if precision < 0:
+            raise OptionOutOfRange(option=f"with_prior({precision=:g})", rule="it must be at least 0")
+        kind = copy.copy(self)
+        kind.priors = priors(self.init, precision)
         return kind
 
     def __repr__(self) -> str:
@@ -134,6 +157,11 @@ class Hyperparameters:
         """A term of the training loss that depends on the weights directly, shape (); None for no term."""
         del params, values
         return None
+
+
+def priors(init: Tensors, precision: float) -> dict[str, float]:
+    """The same prior for each tensor with several entries."""
+    return {name: precision for name, value in init.items() if precision and value.numel() > 1}
 
 
 def _described(init: Tensors, limit: int = 3) -> list[str]:

@@ -28,9 +28,15 @@ class Optimizer(options.Optimizer, Implementation, abc.ABC):
     if TYPE_CHECKING:
         schedule: Schedule | None
 
+    @property
+    def full_rate(self) -> float:
+        """The learning rate without its schedule."""
+        assert self.lr != "auto"  # `Config.outers` makes it a number
+        return self.lr
+
     def rate(self, k: int) -> float:
         """The learning rate of update number `k`."""
-        return self.lr * (self.schedule.factor(k) if self.schedule else 1.0)
+        return self.full_rate * (self.schedule.factor(k) if self.schedule else 1.0)
 
     def reach(self, state: Tensors, k: int) -> float:
         """How far `k` updates have moved the tensor for each unit of a constant gradient, in its mean entry."""
@@ -40,7 +46,7 @@ class Optimizer(options.Optimizer, Implementation, abc.ABC):
         if self.schedule is not None:
             sampled = range(0, k, max(1, k // SAMPLES))
             mean_factor = sum(map(self.schedule.factor, sampled)) / len(sampled)
-        return k * self.lr * mean_factor * self.gain(state, k)
+        return k * self.full_rate * mean_factor * self.gain(state, k)
 
     def gain(self, state: Tensors, k: int) -> float:
         """By what an update that has seen `k` gradients, at least one, multiplies them, beside the learning rate."""

@@ -162,6 +162,7 @@ class Problem:
             },
             transforms=dict(kinds.transforms),
             bounds=dict(kinds.bounds),
+            priors=dict(kinds.priors),
             by_position=kinds.positions,
             entry_names=dict(kinds.entry_names),
             prepare=kinds.prepare if self.transform is None else TransformedBatches(self.transform, kinds),

@@ -89,6 +89,7 @@ def export(bilevel: Bilevel, *, train: Tensors, val: Tensors) -> Program:
         name: HyperparameterSpec(
             bilevel.transforms.get(name, "identity"),
             *bilevel.bounds.get(name, (-math.inf, math.inf)),
+            prior=bilevel.priors.get(name, 0.0),
             by_position=(bilevel.by_position or {}).get(name),
             entry_names=bilevel.entry_names.get(name, UNNAMED),
         )

@@ -73,6 +73,7 @@ def load(graphs: bytes, tensors: bytes) -> Bilevel:
         hparams=state["hparams"],
         transforms={name: entry.transform for name, entry in document.hparams.items()},
         bounds=_bounds(document),
+        priors={name: entry.prior for name, entry in document.hparams.items() if entry.prior},
         by_position=_by_position(document),
         entry_names={name: entry.entry_names for name, entry in document.hparams.items()},
         prepare=functions["prepare"],

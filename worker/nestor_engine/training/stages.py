@@ -17,6 +17,7 @@ from nestor_engine.data.splits import Data, size_of
 from nestor_engine.distributed import Group
 from nestor_engine.hparams.positions import position_for_validation
 from nestor_engine.objective import Bilevel, Tensors
+from nestor_engine.optim.levels import LevelAndDeviations
 from nestor_engine.responses import Hypergradient, OuterStepContext
 from nestor_engine.responses.response import outer_objective
 from nestor_engine.tensors.part_state import from_tensors, to_tensors
@@ -77,7 +78,6 @@ class OuterStepStages:
         self, bilevel: Bilevel, data: Data, config: Config, seed: int, group: Group, trace_cache: TraceCache
     ) -> None:
         self._bilevel, self._config, self._group = bilevel, config, group
-        self._outers = config.outers(bilevel.hparams)
         self._ravel = Ravel(bilevel.params)
         self.device = self._ravel.device
         trained_as = bilevel if config.autocast is None else bilevel.autocast(getattr(torch, config.autocast))
@@ -87,6 +87,12 @@ class OuterStepStages:
             FoldData.of(partition.views(fold), trained_as, self._ravel, config, seed, group)
             for fold in range(partition.folds)
         ]
+        steering = sum(data.val.examples for data in self._folds)
+        transforms = {name: bilevel.transforms.get(name, "identity") for name in bilevel.hparams}
+        self._outers = {
+            name: LevelAndDeviations(outer, bilevel.priors[name] / steering) if name in bilevel.priors else outer
+            for name, outer in config.outers(transforms).items()
+        }
         self._evaluator = Evaluator(bilevel, partition, data.test, group)
         self._objective = outer_objective(bilevel, self._ravel)
         self._trace_cache = trace_cache
