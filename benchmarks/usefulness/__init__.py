@@ -1,0 +1,1 @@
+"""Whether tuning by hypergradients helps: tasks, rivals at equal compute, and the comparison."""
