@@ -14,8 +14,8 @@ from examples.data import shakespeare
 from nestor_engine.hparams import L2, Dropout, Hyperparameters
 
 LENGTH = 8  # characters of a sequence
-N_TRAIN, N_VAL, N_TEST = 600, 300, 2_000  # sequences
-HIDDEN, RATE = 32, 0.1
+N_TRAIN, N_VAL, N_TEST = 400, 200, 2_000  # sequences
+HIDDEN, RATE = 48, 0.1
 
 
 @cache
