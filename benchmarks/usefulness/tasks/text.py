@@ -33,7 +33,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.embed = nn.Embedding(vocabulary, HIDDEN // 2)
         self.before = nn.Dropout(RATE)
-        self.recurrent = nn.GRU(HIDDEN // 2, HIDDEN, batch_first=True)
+        self.recurrent = nn.RNN(HIDDEN // 2, HIDDEN, batch_first=True)
         self.after = nn.Dropout(RATE)
         self.output = nn.Linear(HIDDEN, vocabulary)
 
