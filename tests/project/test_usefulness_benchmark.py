@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 
@@ -95,6 +96,17 @@ def test_a_long_tail_has_balanced_validation_and_test_data():
     train, val, test = (torch.bincount(part["y"]).tolist() for part in parts(TASKS[TAILED].splits(0)))
     assert sorted(train) == [2, 3, 5, 7, 11, 18, 27, 42, 65, 100]
     assert (val, test) == ([10] * 10, [60] * 10)
+
+
+def test_uci_sets_are_read_from_a_folder(tmp_path: Path):
+    generator = numpy.random.default_rng(0)
+    for name, rows, features in (("yacht", 308, 6), ("energy", 768, 8)):
+        x, y = generator.normal(3, 2, (rows, features)), generator.normal(3, 2, rows)
+        numpy.savez(tmp_path / f"{name}.npz", x=x, y=y)
+    added = [task for name, task in tasks(tmp_path).items() if name not in TASKS]
+    sizes = {task.name: [len(part["y"]) for part in parts(task.splits(0))] for task in added}
+    assert sizes == {"UCI yacht": [222, 55, 31], "UCI energy": [614, 78, 76]}
+    assert [Setting(task, 0, Effort(n_steps=1)).judged({}, task.splits(0)).value < 10 for task in added] == [True] * 2
 
 
 # --- trainings ------------------------------------------------------------------------------------
