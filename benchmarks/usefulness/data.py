@@ -12,6 +12,8 @@ from torch import Tensor
 from benchmarks.usefulness.task import Columns
 from examples.data import fashion_mnist
 
+CLASSES = 10  # of digits and of clothing
+
 
 @cache
 def digits() -> Columns:

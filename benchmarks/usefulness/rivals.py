@@ -14,9 +14,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from benchmarks.usefulness.common import DECAY, divided, seeded
 from benchmarks.usefulness.searches import SAMPLERS, searched
 from benchmarks.usefulness.setting import Setting, Values
-from benchmarks.usefulness.task import DECAY, Columns, Splits, divided, seeded
+from benchmarks.usefulness.task import Columns, Splits
 
 Rival = Callable[[Setting], float]
 FOLDS = 5  # whose networks judge the labels of the examples that they have not seen

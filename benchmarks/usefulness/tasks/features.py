@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
-from torch import nn
 
-from benchmarks.usefulness.data import breast_cancer, diabetes, wine
-from benchmarks.usefulness.task import (
+from benchmarks.usefulness.common import (
     CLASSIFICATION,
     DECAY,
     REGRESSION,
-    Columns,
     Sizes,
-    Splits,
-    Task,
+    decay_of_each_weight,
     divided,
     perceptron,
     seeded,
 )
-from nestor_engine.hparams import L2, Hyperparameters
+from benchmarks.usefulness.data import breast_cancer, diabetes, wine
+from benchmarks.usefulness.task import Columns, Splits, Task
 
 WIDTH = 64
 
@@ -38,18 +35,12 @@ def with_irrelevant(data: Callable[[], Columns], count: int, sizes: Sizes) -> Ca
     return splits
 
 
-def kinds(model: nn.Module, splits: Splits) -> Sequence[Hyperparameters]:
-    """A decay for each weight."""
-    del splits
-    return [L2(model, per="weight")]
-
-
 TASKS = (
     Task(
         "breast cancer, 300 irrelevant features",
         with_irrelevant(breast_cancer, 300, (200, 100)),
         lambda: perceptron(330, WIDTH, outputs=2),
-        kinds,
+        decay_of_each_weight,
         CLASSIFICATION,
         (DECAY,),
     ),
@@ -57,7 +48,7 @@ TASKS = (
         "diabetes, 100 irrelevant features",
         with_irrelevant(diabetes, 100, (200, 100)),
         lambda: perceptron(110, WIDTH, outputs=1),
-        kinds,
+        decay_of_each_weight,
         REGRESSION,
         (DECAY,),
     ),
@@ -65,7 +56,7 @@ TASKS = (
         "wine, 100 irrelevant features",
         with_irrelevant(wine, 100, (50, 40)),
         lambda: perceptron(113, WIDTH, outputs=3),
-        kinds,
+        decay_of_each_weight,
         CLASSIFICATION,
         (DECAY,),
         held_out=True,

@@ -9,18 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.usefulness.data import digits
-from benchmarks.usefulness.task import (
-    CLASSIFICATION,
-    DECAY,
-    Knob,
-    Sizes,
-    Splits,
-    Task,
-    divided,
-    perceptron,
-    seeded,
-)
+from benchmarks.usefulness.common import CLASSIFICATION, DECAY, Sizes, divided, perceptron, seeded
+from benchmarks.usefulness.data import CLASSES, digits
+from benchmarks.usefulness.task import Knob, Splits, Task
 from nestor_engine.hparams import L2, Augmentation, Hyperparameters
 
 SIZES: Sizes = (300, 100)
@@ -74,7 +65,7 @@ TASKS = (
     Task(
         "digits, turned and shifted",
         splits,
-        lambda: perceptron(64, 128, outputs=10),
+        lambda: perceptron(64, 128, outputs=CLASSES),
         kinds,
         CLASSIFICATION,
         (DECAY, Knob("motion", 0.01, 1.0, START, strength)),

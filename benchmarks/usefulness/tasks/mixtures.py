@@ -8,24 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.usefulness.data import digits
-from benchmarks.usefulness.task import (
-    CLASSIFICATION,
-    DECAY,
-    Columns,
-    Knob,
-    Objective,
-    Splits,
-    Task,
-    accuracy,
-    cross_entropy,
-    divided,
-    perceptron,
-    seeded,
-)
+from benchmarks.usefulness.common import CLASSIFICATION, DECAY, accuracy, cross_entropy, divided, perceptron, seeded
+from benchmarks.usefulness.data import CLASSES, digits
+from benchmarks.usefulness.task import Columns, Knob, Objective, Splits, Task
 from nestor_engine.hparams import L2, GroupWeights, Hyperparameters, LossWeights
 
-CLASSES, PIXELS = 10, 64
+PIXELS = 64
 
 # --- sources --------------------------------------------------------------------------------------
 

@@ -7,22 +7,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from benchmarks.usefulness.data import clothing, digits
-from benchmarks.usefulness.task import (
-    CLASSIFICATION,
-    DECAY,
-    Columns,
-    Sizes,
-    Splits,
-    Task,
-    divided,
-    perceptron,
-    seeded,
-)
+from benchmarks.usefulness.common import CLASSIFICATION, DECAY, Sizes, divided, perceptron, seeded
+from benchmarks.usefulness.data import CLASSES, clothing, digits
+from benchmarks.usefulness.task import Columns, Splits, Task
 from nestor_engine.hparams import L2, ExampleWeights, Hyperparameters
 
 Corruption = Callable[[Tensor, torch.Generator], Tensor]
-CLASSES = 10
 
 
 def another(labels: Tensor, generator: torch.Generator) -> Tensor:

@@ -7,22 +7,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from benchmarks.usefulness.data import clothing, digits
-from benchmarks.usefulness.task import (
-    CLASSIFICATION,
-    DECAY,
-    Columns,
-    Knob,
-    Sizes,
-    Splits,
-    Task,
-    divided,
-    perceptron,
-    seeded,
-)
+from benchmarks.usefulness.common import CLASSIFICATION, DECAY, Sizes, decay_of_each_weight, divided, perceptron, seeded
+from benchmarks.usefulness.data import CLASSES, clothing, digits
+from benchmarks.usefulness.task import Columns, Knob, Splits, Task
 from nestor_engine.hparams import L2, ClassWeights, Hyperparameters
 
-CLASSES = 10
 LARGEST, RATIO = 100, 50  # training examples of the largest class, and how many times those of the smallest
 PER_CLASS = 10  # validation examples; the test data are balanced, too
 SHORTEST = 170  # examples that each class has at least
@@ -55,12 +44,6 @@ def few(data: Callable[[], Columns], sizes: Sizes) -> Callable[[int], Splits]:
     return lambda seed: divided(data(), sizes, seeded(seed))
 
 
-def of_each_weight(model: nn.Module, splits: Splits) -> Sequence[Hyperparameters]:
-    """A decay for each weight."""
-    del splits
-    return [L2(model, per="weight")]
-
-
 def of_each_class(model: nn.Module, splits: Splits) -> Sequence[Hyperparameters]:
     """A weight for each class, and a decay for each tensor."""
     del splits
@@ -83,7 +66,7 @@ TASKS = (
         "digits, 100 + 100 examples",
         few(digits, (100, 100)),
         lambda: perceptron(64, 128, outputs=CLASSES),
-        of_each_weight,
+        decay_of_each_weight,
         CLASSIFICATION,
         (DECAY,),
     ),
@@ -91,7 +74,7 @@ TASKS = (
         "Fashion-MNIST, 400 + 100 examples",
         few(clothing, (400, 100)),
         lambda: perceptron(784, 64, outputs=CLASSES),
-        of_each_weight,
+        decay_of_each_weight,
         CLASSIFICATION,
         (DECAY,),
     ),

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.usefulness.task import DECAY, Columns, Objective, Splits, Task, dropout, seeded
+from benchmarks.usefulness.common import DECAY, dropout, seeded
+from benchmarks.usefulness.task import Columns, Objective, Splits, Task
 from examples.data import shakespeare
 from nestor_engine.hparams import L2, Dropout, Hyperparameters
 

@@ -6,16 +6,16 @@ There the splits are fixed; here the seed draws them, so that the deviations ove
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from numpy.lib import format as npy
-from torch import Tensor, nn
+from torch import Tensor
 
+from benchmarks.usefulness.common import DECAY, REGRESSION, Sizes, decay_of_each_tensor, divided, perceptron, seeded
 from benchmarks.usefulness.data import standardized
-from benchmarks.usefulness.task import DECAY, REGRESSION, Sizes, Splits, Task, divided, perceptron, seeded
-from nestor_engine.hparams import L2, Hyperparameters
+from benchmarks.usefulness.task import Task
 
 SIZES: dict[str, Sizes] = {"yacht": (222, 55), "energy": (614, 78)}  # training and validation rows
 WIDTH = 50
@@ -30,16 +30,10 @@ def tasks(folder: Path) -> Iterator[Task]:
             f"UCI {name}",
             lambda seed, columns=columns, sizes=sizes: divided(columns, sizes, seeded(seed)),
             lambda inputs=columns["x"].shape[1]: perceptron(inputs, WIDTH, outputs=1),
-            kinds,
+            decay_of_each_tensor,
             REGRESSION,
             (DECAY,),
         )
-
-
-def kinds(model: nn.Module, splits: Splits) -> Sequence[Hyperparameters]:
-    """A decay for each tensor."""
-    del splits
-    return [L2(model, per="tensor")]
 
 
 def _array(arrays: zipfile.ZipFile, name: str) -> Tensor:
