@@ -15,7 +15,7 @@ number of inner steps.
     class-balanced         classes weighted by inverse frequency, and the grid
     cleanlab               examples with doubtful labels left out, and the grid
 
-From the grid on, each rival is refitted on training and validation data. A tuned run costs about 2.6 trainings, and 1
+Rivals choose by the validation score, ours by the validation loss. From the grid on, each rival is refitted on training and validation data. A tuned run costs about 2.6 trainings, and 1
 more to be confirmed; a search costs 8, and 1 more to be refitted. `seconds` of ours include both confirmations.
 † marks tasks on which no default was chosen. They run only with --held-out.
 """

@@ -14,8 +14,9 @@ from nestor_engine.hparams import L2, Dropout, Hyperparameters
 
 Sizes = tuple[int, int]  # training and validation examples; the others are for testing
 
+# From a decay that changes nothing to one under which no network learns, with the default inner optimizer.
 DECAY = Knob(
-    "decay", 1e-5, 1.0, math.exp(-6), lambda model, splits, value: L2(model, per="global", init=math.log(value))
+    "decay", 1e-4, 0.5, math.exp(-6), lambda model, splits, value: L2(model, per="global", init=math.log(value))
 )
 
 

@@ -1,8 +1,9 @@
 """What a researcher would do without hypergradients. Each rival ends with the score on test data.
 
 An outer step of ours costs about 8 training gradients beside its 5 inner ones, so a tuned run costs about 2.6
-trainings; one more confirms it. Rivals that choose get `Effort.trainings`, 8 by default, and one more to refit. All
-choices are by validation loss, as ours.
+trainings; one more confirms it. Rivals that choose get `Effort.trainings`, 8 by default, and one more to refit. They
+choose by the score on validation data, and by the loss among equal scores, which on noisy labels serves them better
+than the loss alone.
 """
 
 from __future__ import annotations

@@ -31,10 +31,16 @@ QUICK = Effort(n_steps=5, trainings=2)
 
 @dataclass(frozen=True)
 class Judged:
-    """A training: its validation loss, and its score on test data, which chooses nothing."""
+    """A training: its score and loss on validation data, and its score on test data, which chooses nothing."""
 
-    value: float
+    val_score: float
+    val_loss: float
     score: float
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Larger for what a rival prefers: the score decides, and the loss among equal scores."""
+        return self.val_score, -self.val_loss
 
 
 @dataclass(frozen=True)
@@ -73,11 +79,12 @@ class Setting:
         on = lambda split: engine.evaluate(
             bilevel, fitted.params, fitted.buffers, bilevel.hparams, problem.data.splits[split]
         )
-        return Judged(on("val")["loss"], on("test")["score"])
+        val, test = on("val"), on("test")
+        return Judged(val["score"], val["loss"], test["score"])
 
     def best(self, proposals: Iterable[Values], splits: Splits) -> Values:
-        """The proposal with the lowest validation loss."""
-        return min(proposals, key=lambda values: self.judged(values, splits).value)
+        """The proposal that is best on validation data."""
+        return max(proposals, key=lambda values: self.judged(values, splits).rank)
 
     def refitted(self, values: Values, splits: Splits) -> float:
         """The score after training on training and validation data with these knobs."""

@@ -106,7 +106,9 @@ def test_uci_sets_are_read_from_a_folder(tmp_path: Path):
     added = [task for name, task in tasks(tmp_path).items() if name not in TASKS]
     sizes = {task.name: [len(part["y"]) for part in parts(task.splits(0))] for task in added}
     assert sizes == {"UCI yacht": [222, 55, 31], "UCI energy": [614, 78, 76]}
-    assert [Setting(task, 0, Effort(n_steps=1)).judged({}, task.splits(0)).value < 10 for task in added] == [True] * 2
+    assert [Setting(task, 0, Effort(n_steps=1)).judged({}, task.splits(0)).val_loss < 10 for task in added] == [
+        True
+    ] * 2
 
 
 # --- trainings ------------------------------------------------------------------------------------
@@ -119,7 +121,7 @@ def test_a_rival_trains_as_the_engine_trains_under_frozen_hyperparameters():
     *_, last = engine.optimize(problem.bilevel(), problem.data, frozen)
     judged = setting.judged({}, setting.splits)
     assert judged.score == last.test_metrics["score"]
-    assert judged.value == last.value
+    assert judged.val_loss == last.value
 
 
 def test_the_knobs_of_a_rival_change_its_training():
