@@ -5,8 +5,8 @@
 
 Scores are on test data: accuracy, or minus the loss. Ours is tuned with Nestor's defaults: no option is chosen for a
 task. Its row that meets the best rival is the training on all data under the tuned hyperparameters; the best rival is
-the one with the best mean *test* score, which favors rivals. All train with the same inner optimizer, batch size and
-number of inner steps.
+the one with the best mean *test* score, which favors rivals. All train with the same inner optimizer and batch size. A
+rival has as many inner steps as a tuned run, and a confirmation as many as that run took to its best step.
 
     untuned, both          training data, or these and the validation data, with the values where tuning starts
     validation alone       trained on the validation data; the decay by a grid that a part of them judges
@@ -15,8 +15,10 @@ number of inner steps.
     class-balanced         classes weighted by inverse frequency, and the grid
     cleanlab               examples with doubtful labels left out, and the grid
 
-Rivals choose by the validation score, ours by the validation loss. From the grid on, each rival is refitted on training and validation data. A tuned run costs about 2.6 trainings, and 1
-more to be confirmed; a search costs 8, and 1 more to be refitted. `seconds` of ours include both confirmations.
+Grids and searches choose by the validation score, ours by the validation loss. Then they are refitted on training and
+validation data. A tuned run costs about 2.6 trainings, and at most 2 more to be confirmed twice; a grid or search costs
+8, and 1 more to be refitted; cleanlab costs 5 more. `seconds` of ours include both confirmations.
+
 † marks tasks on which no default was chosen. They run only with --held-out.
 """
 

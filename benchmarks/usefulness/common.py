@@ -14,7 +14,7 @@ from nestor_engine.hparams import L2, Dropout, Hyperparameters
 
 Sizes = tuple[int, int]  # training and validation examples; the others are for testing
 
-# From a decay that changes nothing to one under which no network learns, with the default inner optimizer.
+# From a decay that hardly changes anything to one that is too strong for every task that is not held out.
 DECAY = Knob(
     "decay", 1e-4, 0.5, math.exp(-6), lambda model, splits, value: L2(model, per="global", init=math.log(value))
 )
