@@ -32,7 +32,7 @@ from pathlib import Path
 
 from benchmarks.measuring import one_thread, until
 from benchmarks.rows import Row, collected, shared_options
-from benchmarks.usefulness.ours import ours
+from benchmarks.usefulness.ours import ROWS, ours
 from benchmarks.usefulness.rivals import RIVALS, SPECIAL
 from benchmarks.usefulness.setting import QUICK, Effort, Setting
 from benchmarks.usefulness.table import table
@@ -53,7 +53,8 @@ def rows(setting: Setting, contender: str) -> Iterator[Row]:
     try:
         scores = ours(setting) if contender == OURS else {contender: RIVALS[contender](setting)}
     except Diverged as error:
-        yield {**known, "rival": contender, "error": str(error)}
+        for name in ROWS if contender == OURS else (contender,):
+            yield {**known, "rival": name, "error": str(error)}
         return
     seconds = until() - began
     for name, score in scores.items():

@@ -28,7 +28,7 @@ def scores(found: list[Row]) -> str:
         best = max(means.values(), default=0.0)
         cells = []
         for name in contenders:
-            errors = sum("error" in row for row in found if (row["task"], row["rival"]) == (task, name))
+            errors = _failures(found, task, name)
             cell = _spread(by_contender[name]) if name in means else ""
             cell = f"**{cell}**" if name in means and means[name] == best else cell
             cells.append(f"{cell} {errors} failed".strip() if errors else cell)
@@ -37,19 +37,23 @@ def scores(found: list[Row]) -> str:
 
 
 def comparison(found: list[Row]) -> str:
-    """Task, the rival with the best mean score, our paired difference to it, and the verdict."""
+    """Task, the rival with the best mean score, our paired difference to it, and the verdict; a failed run loses."""
     lines = [f"| task | best rival | {JUDGED}: difference, 95 % interval | verdict |", "|---|---|---|---|"]
     verdicts: list[Verdict] = []
     for task in _tasks(found):
         by_contender = of_task(found, task)
         rivals = {name: values for name, values in by_contender.items() if name not in ROWS}
-        if JUDGED not in by_contender or not rivals:
+        failures = _failures(found, task, JUDGED)
+        if not rivals or not (failures or JUDGED in by_contender):
             continue
         best = max(rivals, key=lambda name: statistics.mean(rivals[name].values()))
-        interval = paired(by_contender[JUDGED], rivals[best])
-        verdicts.append(interval.verdict)
-        difference = _signs(f"{interval.mean:+.4f} ± {interval.half:.4f}")
-        lines.append(f"| {_shown(found, task)} | {best} | {difference} | {interval.verdict} |")
+        if failures:
+            difference, verdict = f"{failures} failed", Verdict.loss
+        else:
+            interval = paired(by_contender[JUDGED], rivals[best])
+            difference, verdict = _signs(f"{interval.mean:+.4f} ± {interval.half:.4f}"), interval.verdict
+        verdicts.append(verdict)
+        lines.append(f"| {_shown(found, task)} | {best} | {difference} | {verdict} |")
     counts = Counter(verdicts)
     plural = {Verdict.win: "wins", Verdict.tie: "ties", Verdict.loss: "losses"}
     total = ", ".join(f"{counts[verdict]} {name}" for verdict, name in plural.items())
@@ -63,6 +67,10 @@ def of_task(found: list[Row], task: str) -> Mapping[str, Scores]:
         if row["task"] == task and "score" in row:
             by_contender.setdefault(row["rival"], {})[row["seed"]] = row["score"]
     return by_contender
+
+
+def _failures(found: list[Row], task: str, contender: str) -> int:
+    return sum("error" in row for row in found if (row["task"], row["rival"]) == (task, contender))
 
 
 def _tasks(found: list[Row]) -> list[str]:

@@ -180,6 +180,16 @@ def test_a_verdict_needs_an_interval_without_zero(mean: float, half: float, verd
     assert Interval(mean, half).verdict == verdict
 
 
+def row(rival: str, seed: int, **found: Any) -> dict[str, Any]:
+    return {"task": "digits", "held_out": True, "seed": seed, "rival": rival, **found}
+
+
+def test_a_failed_run_of_ours_is_a_loss():
+    """The seeds that did not fail would win."""
+    ours = [row("ours, confirmed on all", 0, error="diverged"), row("ours, confirmed on all", 1, score=0.9)]
+    assert "| digits † | both | 1 failed | loss |" in table.comparison([*ours, row("both", 0, score=0.8)]).splitlines()
+
+
 def test_the_tables_show_means_the_best_in_bold_and_our_difference_to_the_best_rival():
     scores = {
         "ours, as left": (0.9, 0.9),
@@ -187,13 +197,8 @@ def test_the_tables_show_means_the_best_in_bold_and_our_difference_to_the_best_r
         "both": (0.7, 0.72),
         "grid": (0.6, 0.62),
     }
-    rows = [
-        {"task": "digits", "held_out": True, "seed": seed, "rival": rival, "score": values[seed]}
-        for rival, values in scores.items()
-        for seed in range(2)
-    ]
-    failed = {"task": "digits", "held_out": True, "seed": 0, "rival": "GP", "error": "diverged"}
-    assert table.table([*rows, failed]).splitlines() == [
+    rows = [row(rival, seed, score=values[seed]) for rival, values in scores.items() for seed in range(2)]
+    assert table.table([*rows, row("GP", 0, error="diverged")]).splitlines() == [
         "| task | ours, as left | ours, confirmed on all | both | grid | GP |",
         "|---|---|---|---|---|---|",
         "| digits † | **0.900 ± 0.000** | 0.810 ± 0.014 | 0.710 ± 0.014 | 0.610 ± 0.014 | 1 failed |",
