@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import nestor
 import nestor_engine as engine
@@ -45,11 +46,16 @@ class Judged:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a contender gets."""
+    """What a contender gets.
+
+    Attributes:
+        options: in place of defaults, only to find out what a default is worth; never for one task.
+    """
 
     task: Task
     seed: int
     effort: Effort
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @cached_property
     def splits(self) -> Splits:
@@ -57,8 +63,8 @@ class Setting:
 
     @property
     def config(self) -> nestor.Config:
-        """The defaults; no option is chosen for a task."""
-        return nestor.Config(n_steps=self.effort.n_steps, seed=self.seed)
+        """The defaults, but for `options`."""
+        return nestor.Config(n_steps=self.effort.n_steps, seed=self.seed, **self.options)
 
     def fitted(self, problem: nestor.Problem) -> engine.Fitted:
         """Training from the first initialization under the problem's initial hyperparameters."""

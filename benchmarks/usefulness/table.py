@@ -51,7 +51,7 @@ def comparison(found: list[Row]) -> str:
             difference, verdict = f"{failures} failed", Verdict.loss
         else:
             interval = paired(by_contender[JUDGED], rivals[best])
-            difference, verdict = _signs(f"{interval.mean:+.4f} ± {interval.half:.4f}"), interval.verdict
+            difference, verdict = signs(f"{interval.mean:+.4f} ± {interval.half:.4f}"), interval.verdict
         verdicts.append(verdict)
         lines.append(f"| {_shown(found, task)} | {best} | {difference} | {verdict} |")
     counts = Counter(verdicts)
@@ -84,8 +84,9 @@ def _shown(found: list[Row], task: str) -> str:
 
 def _spread(values: Scores) -> str:
     deviation = statistics.stdev(values.values()) if len(values) > 1 else 0.0
-    return _signs(f"{statistics.mean(values.values()):.3f} ± {deviation:.3f}")
+    return signs(f"{statistics.mean(values.values()):.3f} ± {deviation:.3f}")
 
 
-def _signs(text: str) -> str:
+def signs(text: str) -> str:
+    """The text with real minus signs."""
     return text.replace("-", "−")

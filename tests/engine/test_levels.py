@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import nestor_engine as engine
 from nestor.errors import ArgumentInvalid, OptionOutOfRange
-from nestor_engine.hparams import L1, L2, ExampleWeights, Hyperparameters, compose
+from nestor_engine.hparams import L1, L2, ClassWeights, ExampleWeights, GroupWeights, Hyperparameters, compose
 from nestor_engine.optim.levels import LevelAndDeviations
 from nestor_engine.optim.optimizers import Optimizer
 from nestor_engine.program import load
@@ -111,6 +111,13 @@ def test_decays_have_a_prior_in_each_tensor_with_several_entries(kind: type[L2 |
     assert not kind(net, per="global").priors
     assert not kind(net, per="weight").with_prior(0).priors
     assert kind(net, per="weight").priors  # with_prior returned a copy
+
+
+def test_weights_of_examples_and_groups_have_priors_unless_they_begin_differently():
+    assert dict(ExampleWeights(50).priors) == {"example_weights": 0.01}
+    assert dict(ClassWeights(3).priors) == {"class_weights": 0.3}
+    assert dict(GroupWeights("source", 4, normalize="sigmoid").priors) == {"group_weights": 0.3}
+    assert not ClassWeights(3, init=[1.0, 2.0, 3.0]).priors
 
 
 def test_priors_keep_their_tensors_when_kinds_are_numbered():

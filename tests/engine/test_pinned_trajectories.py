@@ -52,7 +52,7 @@ def data() -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def weighted() -> engine.Problem:
-    return problem(lambda model: [decay(model), kinds.ExampleWeights(N)])
+    return problem(lambda model: [decay(model), kinds.ExampleWeights(N).with_prior(0)])
 
 
 def decayed() -> engine.Problem:
@@ -144,7 +144,7 @@ CONFIGS = {
     "a longer warm-up": {"warmup_steps": 11},
 }
 KINDS: dict[str, Callable[[], engine.Problem]] = {
-    "bounds": lambda: problem(lambda model: [kinds.ExampleWeights(N).bounded(-0.1, 0.1)]),
+    "bounds": lambda: problem(lambda model: [kinds.ExampleWeights(N).bounded(-0.1, 0.1).with_prior(0)]),
     "tuned dropout": lambda: problem(lambda model: [kinds.Dropout(model), decay(model)]),
     "batch norm": lambda: problem(lambda model: [decay(model)], normalized()),
     "augmentation": lambda: problem(lambda model: [kinds.Augmentation(Distort())]),

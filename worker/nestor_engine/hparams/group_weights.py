@@ -14,10 +14,11 @@ from nestor.program_format import EntryNames
 from nestor_engine.data.mapped import extremes, pieces
 from nestor_engine.hparams.arguments import at_least, positive
 from nestor_engine.hparams.examples import column_of
-from nestor_engine.hparams.hyperparameters import Hyperparameters
+from nestor_engine.hparams.hyperparameters import Hyperparameters, priors
 from nestor_engine.objective import Batch, Tensors
 
 Normalize = Literal["softmax", "sigmoid"]
+PRIOR = 0.3  # precision: groups differ from their level by a factor of 3.6, one standard deviation
 _TRANSFORMS = {"softmax": "exp", "sigmoid": "sigmoid"}
 
 
@@ -41,7 +42,9 @@ class GroupWeights(Hyperparameters):
         groups: the number of groups.
         normalize: with "softmax" one group may outweigh all others; with "sigmoid" a group whose λ is large cannot
             gain more, and only a weight near zero is far from the others.
-        init: initial weights, one for each group, up to a common factor; equal by default.
+        init: initial weights, one for each group, up to a common factor; equal by default. A prior of the precision 0.3
+            then keeps them from becoming very different, which a network that has memorized its examples no longer
+            resists; see `with_prior`. Initial weights that are given have no prior.
 
     Raises:
         ProblemInvalid: the column has another shape or type, or holds other numbers.
@@ -70,6 +73,8 @@ class GroupWeights(Hyperparameters):
         self.init = {self._name: start}
         self.transforms = {self._name: _TRANSFORMS[normalize]}
         self.entry_names = {self._name: EntryNames(axes=(self._counted,))}
+        if init is None:
+            self.priors = priors(self.init, PRIOR)
 
     def _options(self) -> list[str]:
         return [f"column={self._column!r}", f"normalize={self._normalize!r}"]

@@ -86,7 +86,8 @@ class Hyperparameters:
         transform: the variance of a deviation is 1/(2 · precision), in the units of the validation loss.
 
         Args:
-            precision: 0 for no level and no prior. L2 and L1 have 0.01 from the start.
+            precision: 0 for no level and no prior. Decays have 0.01 from the start, weights of groups 0.3,
+                and those of n examples 1/(2n).
 
         Raises:
             OptionOutOfRange: it is negative.
