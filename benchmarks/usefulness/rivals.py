@@ -19,6 +19,7 @@ from benchmarks.usefulness.common import DECAY, divided, seeded
 from benchmarks.usefulness.searches import SAMPLERS, searched
 from benchmarks.usefulness.setting import Setting, Values
 from benchmarks.usefulness.task import Columns, Splits
+from benchmarks.usefulness.tasks.scarce import BALANCE
 
 Rival = Callable[[Setting], float]
 FOLDS = 5  # whose networks judge the labels of the examples that they have not seen
@@ -56,7 +57,7 @@ def validation_alone(setting: Setting) -> float:
 
 def class_balanced(setting: Setting) -> float:
     """Losses weighted by the inverse frequency of their classes, and the decay by grid."""
-    return _by_grid(setting, setting.splits, {"balance": 1.0})
+    return _by_grid(setting, setting.splits, {BALANCE.name: BALANCE.high})
 
 
 def cleanlab(setting: Setting) -> float:
