@@ -22,6 +22,7 @@ from nestor.schemas import (
     Hyperparameters,
     HyperparameterSummary,
     Order,
+    Retrain,
     State,
     Step,
     StudyCreate,
@@ -29,6 +30,7 @@ from nestor.schemas import (
     TopEntries,
     TrialCreate,
     TrialPatch,
+    TruthReport,
     WhichStep,
 )
 from nestor.schemas import Study as StudyRecord
@@ -201,6 +203,26 @@ class Backend(Protocol):
 
     def confirmation(self, trial_id: UUID) -> Confirmation:
         """A trial's numbers at its best step, beside those of its trainings.
+
+        Raises:
+            NothingToConfirm: no step of the trial was evaluated.
+        """
+        ...
+
+    def truth(self, trial_id: UUID, asked: Retrain, *, watched: bool) -> TruthReport:
+        """Submit trainings under changes of a trial's best hyperparameters, without those that are there already.
+
+        Args:
+            watched: the caller will read the events of each training to the end.
+
+        Raises:
+            NotFinished: the trial may find a better step.
+            NothingTuned, NothingToConfirm: the trial has no best hyperparameters of its own.
+        """
+        ...
+
+    def truth_report(self, trial_id: UUID, size: float) -> TruthReport:
+        """What a trial's hypergradient predicts, beside what its trainings under changes of this size have found.
 
         Raises:
             NothingToConfirm: no step of the trial was evaluated.

@@ -31,15 +31,18 @@ from nestor.schemas import (
     Action,
     Attempt,
     Confirmation,
+    ConfirmationRun,
     EndingAction,
     Event,
     EventType,
     Form,
     HyperparameterSummary,
     Order,
+    Retraining,
     State,
     Step,
     TrialPatch,
+    TruthReport,
     Verdict,
     WhichStep,
 )
@@ -388,15 +391,7 @@ class Trial:
         found = self._backend.confirm(self.id, asked, watched=wait)
         if not wait:
             return found
-        failures: list[TrialFailed] = []
-        for run in found.runs:
-            if not run.state.finished:
-                try:
-                    Trial(self._backend, self._backend.trial(run.trial)).wait()
-                except TrialFailed as failure:  # the others may well succeed
-                    failures.append(failure)
-        if failures:
-            raise failures[0]
+        self._wait_for(found.runs)
         return self.confirmation
 
     @property
@@ -407,6 +402,58 @@ class Trial:
             NothingToConfirm: no step of the trial was evaluated.
         """
         return self._backend.confirmation(self.id)
+
+    @called_as("trial.truth")
+    def truth(self, retrainings: int = 20, size: float = 0.1, *, wait: bool = True) -> TruthReport:
+        """Whether the hypergradient predicts what training under other hyperparameters gives.
+
+        The best hyperparameters are changed at random, again and again, and the model is trained from the first
+        initialization under each of the changes, with the trial's batches and draws. The hypergradient at the end of a
+        training under unchanged hyperparameters predicts the validation losses. `nestor.truth` does the same in this
+        process. Each training is a trial of the same study, with as many inner steps as the best step had seen, so that
+        several workers share them; trainings that exist already are not repeated.
+
+        Args:
+            retrainings: trainings under changed hyperparameters; at least 5, and at most 100.
+            size: of the changes, before the transform: 0.1 multiplies most decays by 0.9 to 1.1.
+            wait: return when the trainings are finished.
+
+        Returns:
+            The predicted and the real changes, their score, and a sentence: `print(trial.truth())`.
+
+        Raises:
+            NotFinished: the trial may find a better step.
+            NothingTuned, NothingToConfirm: the trial has no best hyperparameters of its own.
+            TrialFailed: a training failed. It is raised when all have ended; `truth_report` has the others.
+        """
+        expect_flag("wait", wait)
+        asked = schemas.build(schemas.Retrain, {"retrainings": retrainings, "size": size})
+        found = self._backend.truth(self.id, asked, watched=wait)
+        if not wait:
+            return found
+        self._wait_for(found.runs)
+        return self.truth_report(asked.size)
+
+    @called_as("trial.truth_report")
+    def truth_report(self, size: float = 0.1) -> TruthReport:
+        """What `truth` has found so far with changes of this size.
+
+        Raises:
+            NothingToConfirm: no step of the trial was evaluated.
+        """
+        return self._backend.truth_report(self.id, schemas.build(schemas.Retrain, {"size": size}).size)
+
+    def _wait_for(self, runs: Iterable[ConfirmationRun | Retraining]) -> None:
+        """Wait until trainings have ended, and raise the error of the first that failed."""
+        failures: list[TrialFailed] = []
+        for run in runs:
+            if not run.state.finished:
+                try:
+                    Trial(self._backend, self._backend.trial(run.trial)).wait()
+                except TrialFailed as failure:  # the others may well succeed
+                    failures.append(failure)
+        if failures:
+            raise failures[0]
 
     @property
     def attempts(self) -> list[Attempt]:

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 import nestor
 from benchmarks.truth import flat
 from nestor.errors import ArgumentInvalid, CallInvalid, OptionOutOfRange
+from nestor.results.ranks import interval, spearman
 from nestor_engine.hparams import L2, ExampleWeights
 from nestor_engine.retraining import Training, Truth, nudges, predicted
-from nestor_engine.retraining.ranks import interval, spearman
 
 N, TRAINED = 24, 30  # examples; inner steps
 KINDS = {

@@ -68,6 +68,7 @@ class WorkSpec:
     roots: tuple[str, ...] = ()  # directories that the code of a package may read; a program reads its references alone
     is_contained: bool = True
     devices: int = 1
+    nudge: dict[str, Any] | None = None  # schemas.Nudge
     entry_point: dict[str, Any] | None = None  # schemas.EntryPointProblem; without both, a program is in the directory
     timeout: float | None = None  # seconds of training after which the trial ends
     seconds: float = 0.0  # that earlier attempts have trained

@@ -1,9 +1,10 @@
-"""Commands that steer a trial: stop, prune, cancel, pause, resume, retry, extend, prioritize, confirm."""
+"""Commands that steer a trial: stop, prune, cancel, pause, resume, retry, extend, prioritize, confirm, truth."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
@@ -12,8 +13,11 @@ from nestor.cli.output import print_json, print_table, print_trial
 
 if TYPE_CHECKING:
     from nestor.schemas import Action
+    from nestor.trial import Trial
 
 app = typer.Typer()
+
+Report = TypeVar("Report")
 
 
 @app.command()
@@ -86,12 +90,37 @@ def confirm(
     json: JsonOption = False,
 ) -> None:
     """Train from the first initialization under the best hyperparameters, and report both. Ctrl-C leaves it running."""
+    kinds = ("train", "train+val") if on == "both" else on
+    found = _trained(trial, server, lambda tuned: tuned.confirm(seeds, kinds, wait=wait))
+    if json:
+        return print_json(found.model_dump(mode="json"))
+    head, *rows = found.rows()
+    return print_table(head, rows)
+
+
+@app.command()
+def truth(
+    trial: TrialArgument,
+    retrainings: Annotated[int, typer.Option(help="Trainings under changed hyperparameters.", min=5, max=100)] = 20,
+    size: Annotated[float, typer.Option(help="Of the changes, before the transform.")] = 0.1,
+    wait: Annotated[bool, typer.Option(help="Wait until the trainings are finished.")] = True,
+    server: ServerOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Say whether the hypergradient predicts what retraining gives. Ctrl-C leaves the trainings running."""
+    found = _trained(trial, server, lambda tuned: tuned.truth(retrainings, size, wait=wait))
+    if json:
+        return print_json(found.model_dump(mode="json"))
+    return print(found.sentence)
+
+
+def _trained(trial: TrialName, server: str | None, ask: Callable[[Trial], Report]) -> Report:
+    """What `ask` finds of a trial; it may wait for trainings."""
     from nestor.trial import Trial
 
     with connect(server) as client:
-        record = client.trial(trial_id_of(client, trial))
         try:
-            found = Trial(client, record).confirm(seeds, ("train", "train+val") if on == "both" else on, wait=wait)
+            return ask(Trial(client, client.trial(trial_id_of(client, trial))))
         except KeyboardInterrupt:
             print(
                 f"The trainings continue at {client.server}. Run the same command again to wait for them and to see "
@@ -99,10 +128,6 @@ def confirm(
                 file=sys.stderr,
             )
             raise typer.Exit(130) from None
-    if json:
-        return print_json(found.model_dump(mode="json"))
-    head, *rows = found.rows()
-    return print_table(head, rows)
 
 
 def _request(trial: TrialName, action: Action, server: str | None, *, json: bool) -> None:

@@ -23,7 +23,7 @@ from nestor.errors import (
 )
 from nestor.local.trial_runner import LocalTrial
 from nestor.ranking import Ranking
-from nestor.results import confirmations
+from nestor.results import confirmations, retrainings
 from nestor.schemas import (
     DEFAULT_POINTS,
     Action,
@@ -39,6 +39,7 @@ from nestor.schemas import (
     HyperparameterSummary,
     Order,
     ProgramProblem,
+    Retrain,
     State,
     Step,
     StudyCreate,
@@ -49,6 +50,7 @@ from nestor.schemas import (
     TrialPatch,
     TrialPriority,
     TrialSpec,
+    TruthReport,
     WhichStep,
     build,
 )
@@ -72,7 +74,7 @@ class Local:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._confirming = threading.Lock()
+        self._training = threading.Lock()
         self._studies: dict[UUID, StudyRecord] = {}
         self._trials: dict[UUID, LocalTrial] = {}
 
@@ -295,24 +297,60 @@ class Local:
         """
         trial = self._trial(trial_id)
         record = trial.record
-        with self._confirming:  # two calls at the same time create each training once
-            for run in confirmations.missing_runs(record, asked, self._runs(record)):
-                config = trial.config.model_copy(update=confirmations.options(record, run))
-                spec = confirmations.specification(record, run)
-                self._create(record.study_id, trial.bilevel, trial.data, config, spec)
+        with self._training:  # two calls at the same time create each training once
+            for run in confirmations.missing_runs(record, asked, self._confirming(record)):
+                options, spec = confirmations.options(record, run), confirmations.specification(record, run)
+                self._train(trial, options, spec)
         if not watched:
-            for run in self._runs(record):
-                self._trial(run.id).start_if_waiting()
+            self._start(self._confirming(record))
         return self.confirmation(trial_id)
 
     def confirmation(self, trial_id: UUID) -> Confirmation:
         """A trial's numbers at its best step, beside those of its trainings."""
         record = self.trial(trial_id)
-        runs = [(run, self._step(run.id, run.step)) for run in self._runs(record)]
+        runs = self._with_last(self._confirming(record))
         return confirmations.confirmation(record, self._step(trial_id, record.best_step), runs)
 
-    def _runs(self, record: TrialRecord) -> list[TrialRecord]:
+    def truth(self, trial_id: UUID, asked: Retrain, *, watched: bool = False) -> TruthReport:
+        """Create the missing trainings under changes of a trial's best hyperparameters.
+
+        They run as those of `confirm` do.
+
+        Raises:
+            NotFinished, NothingTuned, NothingToConfirm: as `retrainings.missing_runs`.
+        """
+        trial = self._trial(trial_id)
+        record = trial.record
+        with self._training:
+            for nudge in retrainings.missing_runs(record, asked, self._retraining(record, asked.size)):
+                options, spec = retrainings.options(record, nudge), retrainings.specification(record, nudge)
+                self._train(trial, options, spec)
+        if not watched:
+            self._start(self._retraining(record, asked.size))
+        return self.truth_report(trial_id, asked.size)
+
+    def truth_report(self, trial_id: UUID, size: float) -> TruthReport:
+        """What a trial's hypergradient predicts, beside what its trainings under changes of this size have found."""
+        record = self.trial(trial_id)
+        return retrainings.report(record, size, self._with_last(self._retraining(record, size)))
+
+    def _train(self, trial: LocalTrial, options: dict[str, Any], spec: TrialSpec) -> None:
+        config = trial.config.model_copy(update=options)
+        self._create(trial.record.study_id, trial.bilevel, trial.data, config, spec)
+
+    def _start(self, runs: list[TrialRecord]) -> None:
+        for run in runs:
+            self._trial(run.id).start_if_waiting()
+
+    def _confirming(self, record: TrialRecord) -> list[TrialRecord]:
         return [run for run in self.trials(record.study_id) if confirmations.is_run_of(run, record)]
+
+    def _retraining(self, record: TrialRecord, size: float) -> list[TrialRecord]:
+        return [run for run in self.trials(record.study_id) if retrainings.is_run_of(run, record, size)]
+
+    def _with_last(self, runs: list[TrialRecord]) -> list[tuple[TrialRecord, Step | None]]:
+        """Trials with their last steps."""
+        return [(run, self._step(run.id, run.step)) for run in runs]
 
     def _step(self, trial_id: UUID, number: int | None) -> Step | None:
         steps = self._trial(trial_id).steps

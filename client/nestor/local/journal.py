@@ -97,6 +97,7 @@ class Journal:
                 folds=record.spec.folds is not None,
                 tunes=record.spec.response.tunes,
                 validation_trains=record.spec.train_on == "train+val",
+                retrains=record.spec.warm_start is not None and record.spec.warm_start.nudge is not None,
                 error=record.error,
             )
             allowed = lifecycle.allowed_actions(record.state, record.desired)

@@ -57,10 +57,14 @@ class LocalTrial:
             StateInvalid: it is of another architecture.
         """
         from nestor_engine import start_from
+        from nestor_engine.retraining import nudged
 
         self.cause: Exception | None = None
         self.bilevel, self.data, self.config = bilevel, data, config  # the problem at its first initialization
         self._bilevel = bilevel if start is None else start_from(bilevel, start)
+        self._nudge = None if record.spec.warm_start is None else record.spec.warm_start.nudge
+        if self._nudge is not None:
+            self._bilevel = nudged(self._bilevel, self._nudge.number, size=self._nudge.size, seed=config.seed)
         self._data, self._config, self._device = data, config, device
         n_hparams = sum(value.numel() for value in self._bilevel.hparams.values())
         self._ranking, self._journal = ranking, Journal(record, ranking, n_hparams=n_hparams)
@@ -274,10 +278,15 @@ class LocalTrial:
 
     def _trajectory(self) -> Iterator[nestor_engine.Step]:
         from nestor_engine import optimize
+        from nestor_engine.retraining import with_predictions
 
         if self._engine is None:
-            state = self.artifacts.state
-            self._engine = optimize(self._bilevel, self._data, self._config, state, ending=self._is_ending)
+            state, config = self.artifacts.state, self._config
+            self._engine = optimize(self._bilevel, self._data, config, state, ending=self._is_ending)
+            if self._nudge is not None and self._nudge.number is None:
+                self._engine = with_predictions(
+                    self._engine, self._bilevel, config.n_steps, size=self._nudge.size, seed=config.seed
+                )
         return self._engine
 
     def _is_ending(self) -> bool:

@@ -22,8 +22,13 @@ class Response(Option):
         return 0
 
 
+@family
+class Tuning(Response):
+    """A response whose hypergradient can move the hyperparameters."""
+
+
 @option
-class Implicit(Response):
+class Implicit(Tuning):
     """The implicit function theorem [1]: dF/dλ = ∂g/∂λ − (∂²f/∂λ∂w) q with H q = ∂g/∂w.
 
     [1] Lorraine, Vicol and Duvenaud (2020), Optimizing millions of hyperparameters by implicit differentiation.
@@ -34,7 +39,7 @@ class Implicit(Response):
 
 
 @option
-class Unrolled(Response):
+class Unrolled(Tuning):
     """Reverse mode through the last inner steps, of any of Nestor's optimizers [1].
 
     [1] Shaban et al. (2019), Truncated back-propagation for bilevel optimization.
@@ -51,7 +56,7 @@ class Unrolled(Response):
 
 
 @option
-class Hypernetwork(Response):
+class Hypernetwork(Tuning):
     """A self-tuning network in weight space [1], trained by differences of two gradients: no second derivatives.
 
     [1] MacKay et al. (2019), Self-tuning networks: bilevel optimization using structured best-response functions.
@@ -67,12 +72,21 @@ class Hypernetwork(Response):
 
 
 @option
-class DirectOnly(Response):
+class DirectOnly(Tuning):
     """∂g/∂λ alone, as if the weights did not answer: zero for most hyperparameters."""
 
 
 @option
 class Frozen(Response):
-    """No hypergradient: the hyperparameters stay as they are, and the weights train under them."""
+    """The hyperparameters stay as they are, and the weights train under them."""
 
     tunes: ClassVar[bool] = False
+    measured: Annotated[
+        Tuning | None,
+        about("whose hypergradient is computed, although it moves nothing; null: none is"),
+    ] = None
+
+    @property
+    def unrolls(self) -> int:
+        """As many as what it measures."""
+        return 0 if self.measured is None else self.measured.unrolls

@@ -360,6 +360,31 @@ class Client(Blobs, Hyperparameters, Administration):
         """
         return self._get(f"/trials/{trial_id}/confirmation", schemas.Confirmation)
 
+    def truth(self, trial_id: UUID, asked: schemas.Retrain, *, watched: bool = False) -> schemas.TruthReport:
+        """Train again under changes of a trial's best hyperparameters, in trials of the same study.
+
+        Trainings that run or are complete already are not repeated.
+
+        Args:
+            watched: not used, because the server runs a trial whether or not it is watched.
+
+        Raises:
+            TrialNotFound
+            NotFinished: the trial may find a better step.
+            NothingTuned, NothingToConfirm: the trial has no best hyperparameters of its own.
+        """
+        del watched
+        return self._post(f"/trials/{trial_id}/truth", asked, schemas.TruthReport)
+
+    def truth_report(self, trial_id: UUID, size: float = 0.1) -> schemas.TruthReport:
+        """What a trial's hypergradient predicts, beside what trainings under changes of this size have found so far.
+
+        Raises:
+            TrialNotFound
+            NothingToConfirm: no step of the trial was evaluated.
+        """
+        return self._get(f"/trials/{trial_id}/truth", schemas.TruthReport, size=size)
+
     def options(self, trial_id: UUID) -> schemas.TrialOptions:
         """The options of a trial beside their defaults, those first that differ, and what it tunes in short.
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from itertools import product
 from typing import Any
 
-from nestor.errors import NotFinished, NothingToConfirm, NothingTuned
-from nestor.options import Frozen
+from nestor.results import trainings
 from nestor.schemas import Confirm, Confirmation, ConfirmationRun, Judged, State, Step, Trial, TrialSpec
 from nestor.schemas.confirmations import TrainedOn
-from nestor.schemas.problems import EntryPointProblem, PresetProblem, WarmStart
 
 Run = tuple[TrainedOn, int]  # the examples, and the seed
 SEEDS = 2**63  # all seeds are below it
@@ -21,16 +18,9 @@ def missing_runs(trial: Trial, asked: Confirm, present: Iterable[Trial]) -> list
     """The trainings that are still to be submitted: those of `asked` without the ones that run or are complete.
 
     Raises:
-        NotFinished: the trial may find a better step.
-        NothingTuned: the trial trained under fixed hyperparameters itself.
-        NothingToConfirm: no step of the trial was evaluated.
+        NotFinished, NothingTuned, NothingToConfirm: as `trainings.expect_tuned`.
     """
-    if not trial.spec.response.tunes:
-        raise NothingTuned(trial=str(trial.id))
-    if not trial.state.finished:
-        raise NotFinished(trial=str(trial.id), state=trial.state.value)
-    if trial.best_step is None:
-        raise NothingToConfirm(trial=str(trial.id))
+    trainings.expect_tuned(trial)
     there = {(run.spec.train_on, run.spec.seed) for run in present if run.state not in (State.failed, State.cancelled)}
     seeds = [(trial.spec.seed + n) % SEEDS for n in range(1, asked.seeds + 1)]
     return [run for run in product(dict.fromkeys(asked.on), seeds) if run not in there]
@@ -38,33 +28,20 @@ def missing_runs(trial: Trial, asked: Confirm, present: Iterable[Trial]) -> list
 
 def options(trial: Trial, run: Run) -> dict[str, Any]:
     """The options of a training in which they differ from those of `trial`, whose best step there is."""
-    assert trial.best_step is not None
     on, seed = run
-    # With folds, the weights of each have been trained in their turns only.
-    turns = 1 if trial.spec.folds is None else trial.spec.folds.count
-    frozen = {"response": Frozen(), "trace": None, "folds": None, "early_stopping": None}
-    return {"n_steps": math.ceil(trial.best_step / turns), "train_on": on, "seed": seed, **frozen}
+    return trainings.options(trial, train_on=on, seed=seed, trace=None)
 
 
 def specification(trial: Trial, run: Run) -> TrialSpec:
     """The submission of a training."""
-    problem, seed = trial.spec.problem, trial.spec.seed
-    if isinstance(problem, PresetProblem) and problem.preset.seed is None:
-        problem = problem.model_copy(update={"preset": problem.preset.model_copy(update={"seed": seed})})
-    if isinstance(problem, EntryPointProblem) and problem.seed is None:
-        problem = problem.model_copy(update={"seed": seed})
-    start = WarmStart(trial=trial.id, step=trial.best_step, weights=False)
-    changes: dict[str, Any] = {"problem": problem, "warm_start": start, "timeout": None, "user_attrs": {}, "tags": ()}
-    return trial.spec.model_copy(update=options(trial, run) | changes)
+    return trainings.specification(trial, options(trial, run))
 
 
 def is_run_of(run: Trial, trial: Trial) -> bool:
     """Whether `run` is a training that `confirm` submitted for the best step of `trial`."""
     if trial.best_step is None or run.spec.response.tunes:
         return False
-    expected = specification(trial, (run.spec.train_on, run.spec.seed))
-    described = {name: getattr(expected, name) for name in ("priority", "user_attrs", "tags")}
-    return run.spec.model_copy(update=described) == expected
+    return trainings.is_as_specified(run, specification(trial, (run.spec.train_on, run.spec.seed)))
 
 
 def confirmation(trial: Trial, best: Step | None, runs: Iterable[tuple[Trial, Step | None]]) -> Confirmation:
@@ -77,11 +54,9 @@ def confirmation(trial: Trial, best: Step | None, runs: Iterable[tuple[Trial, St
     Raises:
         NothingToConfirm: no step of the trial was evaluated.
     """
-    if trial.best_step is None:
-        raise NothingToConfirm(trial=str(trial.id))
     return Confirmation(
         trial=trial.id,
-        step=trial.best_step,
+        step=trainings.best_step(trial),
         tuned=Judged(value=trial.best_value, **_on_test(best)),
         runs=tuple(_described(run, last) for run, last in sorted(runs, key=lambda pair: pair[0].number)),
     )

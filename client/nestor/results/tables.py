@@ -25,7 +25,13 @@ Item = TypeVar("Item")
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet computes a cell that begins so
 NO_OPTIONS = {"problem", "user_attrs"}  # fields of a specification
-NESTED = ("val_metrics", "metrics", "test_metrics", "seconds")  # their entries become columns such as val_accuracy
+NESTED = (
+    "val_metrics",
+    "metrics",
+    "test_metrics",
+    "predicted",
+    "seconds",
+)  # their entries become columns such as val_accuracy
 
 
 def flat(step: Step) -> dict[str, Any]:

@@ -73,6 +73,7 @@ from nestor.schemas.presets import PresetInfo as PresetInfo
 from nestor.schemas.presets import Presets as Presets
 from nestor.schemas.problems import AnyProblem as AnyProblem
 from nestor.schemas.problems import EntryPointProblem as EntryPointProblem
+from nestor.schemas.problems import Nudge as Nudge
 from nestor.schemas.problems import Preset as Preset
 from nestor.schemas.problems import PresetProblem as PresetProblem
 from nestor.schemas.problems import ProgramProblem as ProgramProblem
@@ -82,6 +83,9 @@ from nestor.schemas.problems import WarmStart as WarmStart
 from nestor.schemas.references import ReferencedColumn as ReferencedColumn
 from nestor.schemas.references import ReferencedFile as ReferencedFile
 from nestor.schemas.references import ReferencedSplit as ReferencedSplit
+from nestor.schemas.retrainings import Retrain as Retrain
+from nestor.schemas.retrainings import Retraining as Retraining
+from nestor.schemas.retrainings import TruthReport as TruthReport
 from nestor.schemas.steps import Distribution as Distribution
 from nestor.schemas.steps import Distributions as Distributions
 from nestor.schemas.steps import Step as Step

@@ -15,6 +15,7 @@ from nestor.options.evaluation import Folds
 from nestor.options.mistakes.sentences import violation
 from nestor.options.presets import HyperparameterPreset, L2Preset, MLPPreset
 from nestor.schemas.base import Attributes, Name, Note, Priority, Schema, Tags
+from nestor.schemas.steps import MAX_PREDICTIONS
 from nestor.schemas.storable import MAX_ATTRIBUTES_BYTES
 
 
@@ -114,6 +115,24 @@ AnyProblem = Annotated[
 ]
 
 
+class Nudge(Value):
+    """A random change of the hyperparameters that a trial starts from, as a function of its seed."""
+
+    size: Annotated[
+        Positive, about("standard deviation of the change of an entry, before the transform", example=0.1)
+    ] = 0.1
+    number: Annotated[
+        Whole | None,
+        about(
+            "which of the changes is added; null: none, and the last step of a trial under fixed hyperparameters "
+            "records what the hypergradient of `response.measured` predicts for each of them",
+            ge=0,
+            lt=MAX_PREDICTIONS,
+            example=3,
+        ),
+    ] = None
+
+
 class WarmStart(Value):
     """Begin with what a trial has reached, instead of at the problem's initial values.
 
@@ -130,6 +149,10 @@ class WarmStart(Value):
     weights: Annotated[
         Flag, about("take weights and buffers, from a checkpoint; false: hyperparameters alone, from a snapshot")
     ] = True
+    nudge: Annotated[
+        Nudge | None,
+        about("change the hyperparameters, and train under these; it needs the response Frozen; null: take them as is"),
+    ] = None
 
 
 class _OfProblem(Value):
@@ -200,6 +223,16 @@ class TrialCreate(TrialSpec, CrossChecks):
                 f"{kinds[0]} has an entry for each training example, and does not support folds; remove one of them"
             )
         return folds
+
+    @field_validator("warm_start")
+    @classmethod
+    def _nudges_what_stays(cls, start: WarmStart | None, info: ValidationInfo) -> WarmStart | None:
+        response = info.data.get("response")
+        if start is not None and start.nudge is not None and response is not None and response.tunes:
+            raise ValueError(
+                "a nudge is for training under fixed hyperparameters; pass response=Frozen(), or leave it out"
+            )
+        return start
 
     @field_validator("devices_per_trial")
     @classmethod

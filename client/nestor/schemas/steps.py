@@ -80,6 +80,9 @@ _SUMMARIES = {
 }
 
 
+MAX_PREDICTIONS = 100
+
+
 class Step(Schema):
     """One outer update of the hyperparameters, with the inner steps before it. Losses are means over examples."""
 
@@ -145,6 +148,14 @@ class Step(Schema):
     alpha_norm: Annotated[
         float | None, about("that, times the curvature's norm; the series converges below 2", example=1.0)
     ] = None
+    predicted: Annotated[
+        dict[str, Number],
+        about(
+            f"change of the validation loss that the hypergradient predicts under each of the first {MAX_PREDICTIONS} "
+            "nudges, by their number; at the last step of a trial whose `warm_start.nudge` has none",
+            example={"0": 0.0012, "1": -0.0007},
+        ),
+    ] = {}
     hyperparameters: Annotated[dict[str, TensorSummary], about("statistics by name", example=_SUMMARIES)] = {}
     seconds: Annotated[
         dict[str, float],

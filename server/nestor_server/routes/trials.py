@@ -21,11 +21,11 @@ from nestor_server.routes.parameters import After, Cursor, CursorOfOneOrder, IfM
 from nestor_server.services import studies
 from nestor_server.services.lists import paging
 from nestor_server.services.records import exports, logs
-from nestor_server.services.trials import actions, attempts, confirmations, options, queries
+from nestor_server.services.trials import actions, attempts, confirmations, options, queries, retrainings
 
 router = APIRouter(route_class=TransactionRoute, tags=["trials"])
 
-AT_ONCE, AS_USUAL = schemas.TrialEnd(), schemas.Confirm()  # without a body
+AT_ONCE, AS_USUAL, RETRAIN = schemas.TrialEnd(), schemas.Confirm(), schemas.Retrain()  # without a body
 
 
 @router.post("/studies/{study_id}/trials", status_code=201, response_model=schemas.Trial)
@@ -223,6 +223,35 @@ def confirm_trial(
 def get_confirmation(trial_id: UUID, caller: Reader, session: Tx) -> schemas.Confirmation:
     """The trial's own numbers at its best step, beside those of the trainings that confirm it."""
     return confirmations.get(session, caller.user_id, trial_id)
+
+
+@router.post("/trials/{trial_id}/truth", responses=conflict("There is nothing to retrain, or not yet."))
+def retrain_trial(trial_id: UUID, caller: Writer, session: Tx, asked: schemas.Retrain = RETRAIN) -> schemas.TruthReport:
+    """Train again from the first initialization under changes of the best hyperparameters, in trials of the same study.
+
+    Their losses show whether the hypergradient predicts what retraining gives. Trainings that run or are complete
+    already are not repeated, so that the request can be.
+    """
+    return retrainings.create(session, caller, trial_id, asked)
+
+
+@router.get("/trials/{trial_id}/truth", responses=conflict("There is nothing to retrain."))
+def get_truth(
+    trial_id: UUID,
+    caller: Reader,
+    session: Tx,
+    size: Annotated[
+        float,
+        Query(
+            gt=0,
+            allow_inf_nan=False,
+            description="standard deviation of the changes that the trainings were asked with",
+            examples=[0.1],
+        ),
+    ] = RETRAIN.size,
+) -> schemas.TruthReport:
+    """What the hypergradient predicts, beside what the trainings under changes of this size have found so far."""
+    return retrainings.get(session, caller.user_id, trial_id, size)
 
 
 @router.post("/trials/{trial_id}/priority", response_model=schemas.Trial)

@@ -87,5 +87,6 @@ def verdict(
         folds=spec.get("folds") is not None,
         tunes=spec.get("response", {}).get("kind") != Frozen.tag,
         validation_trains=spec.get("train_on") == "train+val",
+        retrains=(spec.get("warm_start") or {}).get("nudge") is not None,
         error=error,
     )

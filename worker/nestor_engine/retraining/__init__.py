@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from nestor.results.truth import Truth as Truth
+from nestor_engine.retraining.changes import nudged as nudged
 from nestor_engine.retraining.changes import nudges as nudges
+from nestor_engine.retraining.predictions import predicted as predicted
+from nestor_engine.retraining.predictions import with_predictions as with_predictions
 from nestor_engine.retraining.truth import Training as Training
-from nestor_engine.retraining.truth import Truth as Truth
-from nestor_engine.retraining.truth import predicted as predicted
 from nestor_engine.retraining.truth import truth as truth

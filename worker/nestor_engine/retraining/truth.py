@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 
 from nestor import options
 from nestor.errors import ArgumentInvalid, OptionOutOfRange, called_as, shown
+from nestor.results.truth import Truth
+from nestor.schemas.retrainings import LEAST_RETRAININGS
 from nestor_engine.autodiff.trace_cache import TraceCache
 from nestor_engine.config import Config
 from nestor_engine.data.folds import Partition
@@ -16,71 +18,15 @@ from nestor_engine.hparams.arguments import at_least, number, whole
 from nestor_engine.objective import Bilevel, Tensors
 from nestor_engine.problem.problem import Problem
 from nestor_engine.responses import Hypergradient
-from nestor_engine.retraining.changes import nudges
-from nestor_engine.retraining.ranks import interval, spearman
+from nestor_engine.retraining.changes import changed_by, nudges
+from nestor_engine.retraining.predictions import predicted
 from nestor_engine.tensors.ravel import Ravel
 from nestor_engine.training.evaluator import Evaluator
 from nestor_engine.training.stages import OuterStepStages
 from nestor_engine.training.state import State
 
 NAME = "nestor.truth"
-TRUE, DOUBTFUL = 0.6, 0.35  # scores
-LEAST, MOST = 5, 10_000  # retrainings; with fewer, a rank correlation says nothing
-ROUNDING = 1e-6  # relative: changes of a loss in float32 that may be rounding alone
-
-
-@dataclass(frozen=True)
-class Truth:
-    """Predicted and real changes of the validation loss, one of each for a retraining.
-
-    Attributes:
-        value: the validation loss under the unchanged hyperparameters.
-        predicted: the hypergradient times the change of the hyperparameters.
-        real: the validation loss after a training under the changed hyperparameters, minus `value`.
-    """
-
-    value: float
-    predicted: tuple[float, ...]
-    real: tuple[float, ...]
-
-    @property
-    def score(self) -> float:
-        """The rank correlation of both, from −1 to 1: the linear datamodeling score [1].
-
-        [1] Park et al. (2023), TRAK: attributing model behavior at scale.
-        """
-        return spearman(self.predicted, self.real)
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Where the score of many retrainings lies with a probability of 95 %."""
-        return interval(self.score, len(self.real))
-
-    @property
-    def is_measurable(self) -> bool:
-        """Whether the real changes are larger than rounding."""
-        return max(map(abs, self.real)) > ROUNDING * abs(self.value)
-
-    @property
-    def sentence(self) -> str:
-        """The result, and what to do about it."""
-        if not self.is_measurable:
-            return (
-                f"Retraining changed the validation loss of {self.value:.4g} by less than its rounding, so this says "
-                "nothing. Pass a larger size, or check that the training loss reads the hyperparameters."
-            )
-        low, high = self.interval
-        found = f"its score over {len(self.real)} retrainings is {self.score:.2f} ({low:.2f} to {high:.2f})"
-        if self.score >= TRUE:
-            return f"The hypergradient predicts what retraining gives: {found}."
-        remedy = (
-            "Let the response reach as far as the training, such as with Implicit(GaussNewton(damping='auto'), "
-            "WarmStarted(PreconditionedCG())), or take more inner steps; Unrolled() is exact over the steps that it "
-            "unrolls."
-        )
-        if self.score >= DOUBTFUL:
-            return f"The hypergradient predicts roughly what retraining gives: {found}. {remedy}"
-        return f"The hypergradient does not predict what retraining gives: {found}. {remedy}"
+MOST = 10_000  # retrainings
 
 
 @called_as(NAME)
@@ -103,7 +49,7 @@ def truth(problem: Problem, config: options.Config, *, retrainings: int = 20, si
     """
     _expect("problem", problem, Problem, "a nestor.Problem")
     _expect("config", config, options.Config, "a nestor.Config, such as nestor.Config(n_steps=60)")
-    at_least(LEAST, NAME, "retrainings", whole(NAME, "retrainings", retrainings), largest=MOST)
+    at_least(LEAST_RETRAININGS, NAME, "retrainings", whole(NAME, "retrainings", retrainings), largest=MOST)
     size = number(NAME, "size", size)
     if size <= 0:
         raise OptionOutOfRange(option=f"{NAME}(size={size:g})", rule="it must be above 0")
@@ -113,14 +59,6 @@ def truth(problem: Problem, config: options.Config, *, retrainings: int = 20, si
     value = training.value(state)
     real = [training.retrained(change) - value for change in changes]
     return Truth(value, tuple(predicted(last.gradient, changes)), tuple(real))
-
-
-def predicted(hypergradient: Tensors, changes: Iterable[Tensors]) -> list[float]:
-    """The change of the validation loss, to first order, under each of `changes`."""
-    return [
-        sum(float((hypergradient[name].double() * entry.double()).sum()) for name, entry in change.items())
-        for change in changes
-    ]
 
 
 class Training:
@@ -162,8 +100,7 @@ class Training:
         Raises:
             Diverged: a loss is not finite.
         """
-        initial = self.bilevel.hparams
-        state = self._initial(initial | {name: initial[name] + entry for name, entry in change.items()})
+        state = self._initial(changed_by(self.bilevel, change).hparams)
         for _ in range(self._config.n_steps):
             state, _ = self._stages.train_weights(state)
             state = replace(state, step=state.step + 1)

@@ -135,6 +135,7 @@ def _run(directory: Path, spec: workdir.WorkSpec, supervisor: Connection, rank: 
 
     from nestor_engine import Config, State, optimize
     from nestor_engine.autodiff.trace_cache import TraceCache
+    from nestor_engine.retraining import with_predictions
 
     torch.set_num_threads(spec.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -146,7 +147,7 @@ def _run(directory: Path, spec: workdir.WorkSpec, supervisor: Connection, rank: 
     path = directory / workdir.CHECKPOINT
     state = State.load(path.read_bytes()) if path.exists() else None
     bilevel, data, notes = _problem(directory, spec, config, unchecked=state is None and rank == 0)
-    bilevel = _warm_start(bilevel, directory, spec)
+    bilevel = _warm_start(bilevel, directory, spec, config.seed)
     bilevel, data = bilevel.to(device), data.to(device)
 
     path = directory / workdir.TRACES
@@ -167,7 +168,10 @@ def _run(directory: Path, spec: workdir.WorkSpec, supervisor: Connection, rank: 
         return supervisor.ends() or recorder.time_is_up
 
     try:
-        for step in optimize(bilevel, data, config, state, group, traces, is_ending):
+        steps = optimize(bilevel, data, config, state, group, traces, is_ending)
+        if spec.nudge is not None and spec.nudge["number"] is None:
+            steps = with_predictions(steps, bilevel, config.n_steps, size=spec.nudge["size"], seed=config.seed)
+        for step in steps:
             recorder.record(step)
             stop, is_evaluated = supervisor.stop, step.value is not None
             # The last step before an end by the user, or by the clock, is one that was evaluated.
@@ -254,14 +258,17 @@ def _mapped(directory: Path) -> dict[str, dict[str, MappedColumn]]:
     return splits
 
 
-def _warm_start(bilevel: Bilevel, directory: Path, spec: workdir.WorkSpec) -> Bilevel:
+def _warm_start(bilevel: Bilevel, directory: Path, spec: workdir.WorkSpec, seed: int) -> Bilevel:
     import safetensors.torch
 
     from nestor_engine import State, start_from
+    from nestor_engine.retraining import nudged
 
     if spec.warm is not None:
         data = (directory / workdir.START).read_bytes()
         bilevel = start_from(bilevel, State.load(data) if spec.warm == "weights" else safetensors.torch.load(data))
+    if spec.nudge is not None:
+        bilevel = nudged(bilevel, spec.nudge["number"], size=spec.nudge["size"], seed=seed)
     if (path := directory / workdir.INITIAL).exists():
         # A package may be of another version on this worker; changes are counted from where the trial began.
         bilevel = start_from(bilevel, safetensors.torch.load(path.read_bytes()))

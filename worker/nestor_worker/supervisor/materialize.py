@@ -64,6 +64,7 @@ def materialize(
         timeout=submitted["timeout"] if trial.ends_after is None else None,
         seconds=trial.seconds,
         warm=None if warm is None else "weights" if warm["weights"] else "hyperparameters",
+        nudge=None if warm is None else warm["nudge"],
         threads=threads,
         checkpoint_seconds=checkpoint_seconds,
         memory_bytes=memory_bytes,

@@ -27,6 +27,7 @@ class Facts:
         error: why the trial failed; None: it did not fail.
         tunes: whether its hyperparameters move.
         validation_trains: whether the validation examples train the weights, too.
+        retrains: whether it is a training for the truth of another trial's hypergradient.
     """
 
     evidence: Evidence
@@ -35,6 +36,7 @@ class Facts:
     error: str | None
     tunes: bool
     validation_trains: bool
+    retrains: bool
 
     @property
     def what(self) -> str:
@@ -115,6 +117,14 @@ RULES = (
         lambda f, e: f.validation_trains,
         "The validation examples trained the weights, too, so {f.what} says nothing about other examples.",
         "Judge the result on test examples (test=…).",
+    ),
+    Rule(
+        "retrained",
+        "yes",
+        "the trial trained for the truth of another trial's hypergradient",
+        lambda f, e: f.retrains,
+        "The weights were trained under fixed hyperparameters, to compare them with what a hypergradient predicts.",
+        "Read what all of these trainings say: trial.truth_report() of the trial that this one starts from.",
     ),
     Rule(
         "frozen",
@@ -259,6 +269,7 @@ def judge(
     folds: bool,
     tunes: bool = True,
     validation_trains: bool = False,
+    retrains: bool = False,
     error: Mapping[str, Any] | None = None,
 ) -> Verdict | None:
     """The verdict on a trial; None before its first step, unless it failed.
@@ -269,12 +280,13 @@ def judge(
         folds: whether it was tuned with folds.
         tunes: whether its hyperparameters move; false for the response `Frozen`.
         validation_trains: whether the validation examples train the weights, too, as with `train_on="train+val"`.
+        retrains: whether its warm start has a nudge.
         error: the problem document of a failed trial.
     """
     reason = None if error is None else str(error.get("detail") or error.get("title") or "no reason was recorded")
     if reason is None and (evidence is None or evidence.steps == 0):
         return None
-    facts = Facts(evidence or Evidence(), n_hparams, folds, reason, tunes, validation_trains)
+    facts = Facts(evidence or Evidence(), n_hparams, folds, reason, tunes, validation_trains, retrains)
     rule = next(rule for rule in RULES if rule.applies(facts, facts.evidence))
     sentence = rule.sentence.format(f=facts, e=facts.evidence)
     return Verdict(answer=rule.answer, code=rule.code, sentence=sentence[0].upper() + sentence[1:], remedy=rule.remedy)

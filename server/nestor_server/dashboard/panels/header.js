@@ -61,7 +61,7 @@ function attributes(attrs) {
 /** @param {import("../app.js").App} app @param {import("../store.js").Trial} trial @param {() => void} soon */
 function confirmButton(app, trial, soon) {
   // An unfinished trial has no best step yet, and one under fixed hyperparameters has nothing to confirm.
-  if (!mayWrite(app) || trial.state !== "complete" || trial.best_step == null || trial.verdict?.code === "frozen") return nothing;
+  if (!mayWrite(app) || trial.state !== "complete" || trial.best_step == null || !trial.tunes) return nothing;
   const confirm = async () => {
     await app.attempt(() => send("POST", `/trials/${trial.id}/confirm`, {}));
     soon();

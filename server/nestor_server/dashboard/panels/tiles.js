@@ -52,7 +52,7 @@ export function tiles(element, app) {
 
 /** @param {import("../app.js").App} app @param {import("../store.js").Trial} trial @returns {Promise<Schemas["Confirmation"] | null>} */
 async function confirmed(app, trial) {
-  if (trial.state !== "complete" || trial.best_step == null || trial.verdict?.code === "frozen") return null;
+  if (trial.state !== "complete" || trial.best_step == null || !trial.tunes) return null;
   return app.store.of(trial, "/confirmation");
 }
 

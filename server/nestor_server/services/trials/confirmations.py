@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import and_, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from nestor import schemas
 from nestor.results import confirmations
-from nestor_server.models import Step, Trial
+from nestor_server.models import Step
 from nestor_server.scheduling import leases
 from nestor_server.services.access.tokens import Caller
-from nestor_server.services.trials import actions, queries
+from nestor_server.services.trials import actions, queries, trainings
 
 
 def create(session: Session, me: Caller, trial_id: UUID, asked: schemas.Confirm) -> schemas.Confirmation:
@@ -44,19 +43,8 @@ def get(session: Session, owner_id: UUID, trial_id: UUID) -> schemas.Confirmatio
 
 def _describe(session: Session, trial: schemas.Trial) -> schemas.Confirmation:
     best = session.scalar(select(Step.data).where(Step.trial_id == trial.id, Step.number == trial.best_step))
-    return confirmations.confirmation(trial, _step(best), _runs(session, trial))
+    return confirmations.confirmation(trial, trainings.step(best), _runs(session, trial))
 
 
-def _runs(session: Session, trial: schemas.Trial) -> list[tuple[schemas.Trial, schemas.Step | None]]:
-    """The trainings, each with its last step."""
-    found = session.execute(
-        select(Trial, Step.data)
-        .outerjoin(Step, and_(Step.trial_id == Trial.id, Step.number == Trial.step))
-        .where(Trial.starts_from == str(trial.id), ~Trial.tunes)  # few; PostgreSQL might read the study for its id
-    ).all()
-    described = ((queries.describe(run), _step(last)) for run, last in found if run.study_id == trial.study_id)
-    return [(run, last) for run, last in described if confirmations.is_run_of(run, trial)]
-
-
-def _step(data: dict[str, Any] | None) -> schemas.Step | None:
-    return None if data is None else schemas.Step.model_validate(data)
+def _runs(session: Session, trial: schemas.Trial) -> list[trainings.TrialAndLast]:
+    return [(run, last) for run, last in trainings.of_trial(session, trial) if confirmations.is_run_of(run, trial)]
