@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from nestor.options import Frozen
+from nestor.options import Frozen, Tuning
 from nestor.results import trainings
 from nestor.results.truth import Truth
 from nestor.schemas import Nudge, Retrain, Retraining, State, Step, Trial, TrialSpec, TruthReport
@@ -32,8 +32,11 @@ def options(trial: Trial, nudge: Nudge) -> dict[str, Any]:
     changed = trainings.options(trial)
     changed["evaluate_every"] = changed["n_steps"]
     # The one under unchanged hyperparameters has the hypergradient that predicts the others.
-    measures = {"response": Frozen(measured=trial.spec.response)} if nudge.number is None else {"trace": None}
-    return changed | measures
+    if nudge.number is not None:
+        return changed | {"trace": None}
+    response = trial.spec.response
+    assert isinstance(response, Tuning)
+    return changed | {"response": Frozen(measured=response)}
 
 
 def specification(trial: Trial, nudge: Nudge) -> TrialSpec:
@@ -41,14 +44,10 @@ def specification(trial: Trial, nudge: Nudge) -> TrialSpec:
     return trainings.specification(trial, options(trial, nudge), nudge)
 
 
-def is_run_of(run: Trial, trial: Trial, size: float | None = None) -> bool:
-    """Whether `run` is a training that `truth` submitted for the best step of `trial`.
-
-    Args:
-        size: of its change; None: of any size.
-    """
+def is_run_of(run: Trial, trial: Trial, size: float) -> bool:
+    """Whether `run` is a training of this size that `truth` submitted for the best step of `trial`."""
     nudge = None if run.spec.warm_start is None else run.spec.warm_start.nudge
-    if trial.best_step is None or nudge is None or size not in (None, nudge.size):
+    if trial.best_step is None or not trial.spec.response.tunes or nudge is None or nudge.size != size:
         return False
     return trainings.is_as_specified(run, specification(trial, nudge))
 

@@ -81,12 +81,13 @@ def verdict(
     error: dict[str, Any] | None,
 ) -> schemas.Verdict | None:
     """The verdict on a trial with these columns."""
+    start: dict[str, Any] = spec.get("warm_start") or {}
     return judge(
         None if evidence is None else Evidence.from_json(evidence),
         n_hparams=sum(math.prod(info["shape"]) for info in hyperparameters or ()),
         folds=spec.get("folds") is not None,
         tunes=spec.get("response", {}).get("kind") != Frozen.tag,
         validation_trains=spec.get("train_on") == "train+val",
-        retrains=(spec.get("warm_start") or {}).get("nudge") is not None,
+        retrains=start.get("nudge") is not None,
         error=error,
     )

@@ -147,7 +147,7 @@ def _run(directory: Path, spec: workdir.WorkSpec, supervisor: Connection, rank: 
     path = directory / workdir.CHECKPOINT
     state = State.load(path.read_bytes()) if path.exists() else None
     bilevel, data, notes = _problem(directory, spec, config, unchecked=state is None and rank == 0)
-    bilevel = _warm_start(bilevel, directory, spec, config.seed)
+    bilevel = _warm_start(bilevel, directory, spec)
     bilevel, data = bilevel.to(device), data.to(device)
 
     path = directory / workdir.TRACES
@@ -258,7 +258,7 @@ def _mapped(directory: Path) -> dict[str, dict[str, MappedColumn]]:
     return splits
 
 
-def _warm_start(bilevel: Bilevel, directory: Path, spec: workdir.WorkSpec, seed: int) -> Bilevel:
+def _warm_start(bilevel: Bilevel, directory: Path, spec: workdir.WorkSpec) -> Bilevel:
     import safetensors.torch
 
     from nestor_engine import State, start_from
@@ -268,7 +268,7 @@ def _warm_start(bilevel: Bilevel, directory: Path, spec: workdir.WorkSpec, seed:
         data = (directory / workdir.START).read_bytes()
         bilevel = start_from(bilevel, State.load(data) if spec.warm == "weights" else safetensors.torch.load(data))
     if spec.nudge is not None:
-        bilevel = nudged(bilevel, spec.nudge["number"], size=spec.nudge["size"], seed=seed)
+        bilevel = nudged(bilevel, spec.nudge["number"], size=spec.nudge["size"], seed=spec.config["seed"])
     if (path := directory / workdir.INITIAL).exists():
         # A package may be of another version on this worker; changes are counted from where the trial began.
         bilevel = start_from(bilevel, safetensors.torch.load(path.read_bytes()))
