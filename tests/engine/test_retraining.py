@@ -17,7 +17,7 @@ from torch.nn import functional as F
 import nestor
 from benchmarks.truth import flat
 from nestor.errors import ArgumentInvalid, CallInvalid, OptionOutOfRange
-from nestor.results.ranks import interval, spearman
+from nestor.results.trainings.ranks import interval, spearman
 from nestor_engine.hparams import L2, ExampleWeights
 from nestor_engine.retraining import Training, Truth, nudges, predicted
 

@@ -23,7 +23,7 @@ from nestor.errors import (
 )
 from nestor.local.trial_runner import LocalTrial
 from nestor.ranking import Ranking
-from nestor.results import confirmations, retrainings
+from nestor.results.trainings import confirmations, retrainings
 from nestor.schemas import (
     DEFAULT_POINTS,
     Action,

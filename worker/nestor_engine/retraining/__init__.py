@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nestor.results.truth import Truth as Truth
+from nestor.results.trainings.truth import Truth as Truth
 from nestor_engine.retraining.changes import nudged as nudged
 from nestor_engine.retraining.changes import nudges as nudges
 from nestor_engine.retraining.predictions import predicted as predicted

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from nestor import options
 from nestor.errors import ArgumentInvalid, OptionOutOfRange, called_as, shown
-from nestor.results.truth import Truth
+from nestor.results.trainings.truth import Truth
 from nestor.schemas.retrainings import LEAST_RETRAININGS
 from nestor_engine.autodiff.trace_cache import TraceCache
 from nestor_engine.config import Config

@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from nestor import schemas
-from nestor.results import confirmations
+from nestor.results.trainings import confirmations
 from nestor_server.models import Step
 from nestor_server.scheduling import leases
 from nestor_server.services.access.tokens import Caller

@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from nestor import schemas
-from nestor.results import retrainings
+from nestor.results.trainings import retrainings
 from nestor_server.scheduling import leases
 from nestor_server.services.access.tokens import Caller
 from nestor_server.services.trials import actions, queries, trainings

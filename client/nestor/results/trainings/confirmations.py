@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from itertools import product
 from typing import Any
 
-from nestor.results import trainings
+from nestor.results.trainings import specifications
 from nestor.schemas import Confirm, Confirmation, ConfirmationRun, Judged, State, Step, Trial, TrialSpec
 from nestor.schemas.confirmations import TrainedOn
 
@@ -18,9 +18,9 @@ def missing_runs(trial: Trial, asked: Confirm, present: Iterable[Trial]) -> list
     """The trainings that are still to be submitted: those of `asked` without the ones that run or are complete.
 
     Raises:
-        NotFinished, NothingTuned, NothingToConfirm: as `trainings.expect_tuned`.
+        NotFinished, NothingTuned, NothingToConfirm: as `specifications.expect_tuned`.
     """
-    trainings.expect_tuned(trial)
+    specifications.expect_tuned(trial)
     there = {(run.spec.train_on, run.spec.seed) for run in present if run.state not in (State.failed, State.cancelled)}
     seeds = [(trial.spec.seed + n) % SEEDS for n in range(1, asked.seeds + 1)]
     return [run for run in product(dict.fromkeys(asked.on), seeds) if run not in there]
@@ -29,19 +29,19 @@ def missing_runs(trial: Trial, asked: Confirm, present: Iterable[Trial]) -> list
 def options(trial: Trial, run: Run) -> dict[str, Any]:
     """The options of a training in which they differ from those of `trial`, whose best step there is."""
     on, seed = run
-    return trainings.options(trial, train_on=on, seed=seed, trace=None)
+    return specifications.options(trial, train_on=on, seed=seed, trace=None)
 
 
 def specification(trial: Trial, run: Run) -> TrialSpec:
     """The submission of a training."""
-    return trainings.specification(trial, options(trial, run))
+    return specifications.specification(trial, options(trial, run))
 
 
 def is_run_of(run: Trial, trial: Trial) -> bool:
     """Whether `run` is a training that `confirm` submitted for the best step of `trial`."""
     if trial.best_step is None or run.spec.response.tunes:
         return False
-    return trainings.is_as_specified(run, specification(trial, (run.spec.train_on, run.spec.seed)))
+    return specifications.is_as_specified(run, specification(trial, (run.spec.train_on, run.spec.seed)))
 
 
 def confirmation(trial: Trial, best: Step | None, runs: Iterable[tuple[Trial, Step | None]]) -> Confirmation:
@@ -56,7 +56,7 @@ def confirmation(trial: Trial, best: Step | None, runs: Iterable[tuple[Trial, St
     """
     return Confirmation(
         trial=trial.id,
-        step=trainings.best_step(trial),
+        step=specifications.best_step(trial),
         tuned=Judged(value=trial.best_value, **_on_test(best)),
         runs=tuple(_described(run, last) for run, last in sorted(runs, key=lambda pair: pair[0].number)),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nestor.results.ranks import interval, spearman
+from nestor.results.trainings.ranks import interval, spearman
 
 TRUE, DOUBTFUL = 0.6, 0.35  # scores
 ROUNDING = 1e-6  # relative: changes of a loss in float32 that may be rounding alone

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from nestor.options import Frozen, Tuning
-from nestor.results import trainings
-from nestor.results.truth import Truth
+from nestor.results.trainings import specifications
+from nestor.results.trainings.truth import Truth
 from nestor.schemas import Nudge, Retrain, Retraining, State, Step, Trial, TrialSpec, TruthReport
 from nestor.schemas.retrainings import LEAST_RETRAININGS
 
@@ -19,9 +19,9 @@ def missing_runs(trial: Trial, asked: Retrain, present: Iterable[Trial]) -> list
         present: the trainings of this size.
 
     Raises:
-        NotFinished, NothingTuned, NothingToConfirm: as `trainings.expect_tuned`.
+        NotFinished, NothingTuned, NothingToConfirm: as `specifications.expect_tuned`.
     """
-    trainings.expect_tuned(trial)
+    specifications.expect_tuned(trial)
     there = {_number(run) for run in present if not run.state.finished or _is_complete(run)}
     numbers = [number for number in (None, *range(asked.retrainings)) if number not in there]
     return [Nudge(size=asked.size, number=number) for number in numbers]
@@ -29,7 +29,7 @@ def missing_runs(trial: Trial, asked: Retrain, present: Iterable[Trial]) -> list
 
 def options(trial: Trial, nudge: Nudge) -> dict[str, Any]:
     """The options of a training in which they differ from those of `trial`, whose best step there is."""
-    changed = trainings.options(trial)
+    changed = specifications.options(trial)
     changed["evaluate_every"] = changed["n_steps"]
     # The one under unchanged hyperparameters has the hypergradient that predicts the others.
     if nudge.number is not None:
@@ -41,7 +41,7 @@ def options(trial: Trial, nudge: Nudge) -> dict[str, Any]:
 
 def specification(trial: Trial, nudge: Nudge) -> TrialSpec:
     """The submission of a training."""
-    return trainings.specification(trial, options(trial, nudge), nudge)
+    return specifications.specification(trial, options(trial, nudge), nudge)
 
 
 def is_run_of(run: Trial, trial: Trial, size: float) -> bool:
@@ -49,7 +49,7 @@ def is_run_of(run: Trial, trial: Trial, size: float) -> bool:
     nudge = None if run.spec.warm_start is None else run.spec.warm_start.nudge
     if trial.best_step is None or not trial.spec.response.tunes or nudge is None or nudge.size != size:
         return False
-    return trainings.is_as_specified(run, specification(trial, nudge))
+    return specifications.is_as_specified(run, specification(trial, nudge))
 
 
 def report(trial: Trial, size: float, runs: Iterable[tuple[Trial, Step | None]]) -> TruthReport:
@@ -66,7 +66,7 @@ def report(trial: Trial, size: float, runs: Iterable[tuple[Trial, Step | None]])
     described = tuple(_described(run, last, unchanged) for run, last in ordered)
     value = None if unchanged is None else unchanged.value
     found = TruthReport(
-        trial=trial.id, step=trainings.best_step(trial), size=size, value=value, runs=described, sentence=""
+        trial=trial.id, step=specifications.best_step(trial), size=size, value=value, runs=described, sentence=""
     )
     if value is None or len(found.real) < LEAST_RETRAININGS:
         return found.model_copy(update={"sentence": _too_few(found, is_predicted=value is not None)})

@@ -1,0 +1,1 @@
+"""Trainings under a trial's best hyperparameters, which judge it."""
