@@ -281,24 +281,24 @@ class IllegalTransition(Conflict):
 
 
 class NotFinished(Conflict):
-    """A trial is to be confirmed that may still find a better step."""
+    """A trial is to be confirmed, or its truth is asked for, while it may still find a better step."""
 
     message = "Trial {trial} is {state}, so that its best step may change."
     remedy = "Wait for its end, or stop it."
 
 
 class NothingToConfirm(Conflict):
-    """A trial is to be confirmed of which no step was evaluated."""
+    """A trial is to be confirmed, or its truth is asked for, and none of its steps was evaluated."""
 
     message = "Trial {trial} has no best step: none of its steps was evaluated."
     remedy = "Retry or extend it."
 
 
 class NothingTuned(Conflict):
-    """A trial is to be confirmed that trained under fixed hyperparameters."""
+    """A trial is to be confirmed, or its truth is asked for, and it trained under fixed hyperparameters."""
 
-    message = "Trial {trial} trained under fixed hyperparameters, so there is nothing to confirm."
-    remedy = "Confirm the trial that tuned them."
+    message = "Trial {trial} trained under fixed hyperparameters, so it tuned nothing."
+    remedy = "Use the trial that tuned them."
 
 
 class TooManyWebhooks(Conflict):

@@ -83,7 +83,7 @@ class Frozen(Response):
     tunes: ClassVar[bool] = False
     measured: Annotated[
         Tuning | None,
-        about("whose hypergradient is computed, although it moves nothing; null: none is"),
+        about("any other response, whose hypergradient is computed and moves nothing; null: none is computed"),
     ] = None
 
     @property

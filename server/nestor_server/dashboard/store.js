@@ -20,7 +20,7 @@ export const POINTS = 1_000; // steps that are read at once: of more, those that
 const MOST_POINTS = 2_000; // then all are read again, thinned
 const MAX_TRIALS = 12; // whose steps are kept
 const MAX_ANSWERS = 200; // of other reads: a comparison has 120
-const MOST_BASELINES = 100; // and confirmations, of a study
+const MOST_BASELINES = 100; // of a page
 const AGE = 10_000; // milliseconds after which what is long, and changes with each step, is read again
 
 export class Store {
@@ -38,13 +38,18 @@ export class Store {
 
   /**
    * The best trial of a study under the hyperparameters that it began with; null if it has no such trial. One that
-   * confirms another trial starts from it.
+   * judges another trial starts from it, and there may be hundreds of these.
    * @param {Study} study @returns {Promise<Schemas["TrialSummary"] | null>}
    */
   async baseline(study) {
     const order = study.direction === "minimize" ? "asc" : "desc";
-    const { items } = await get(`/studies/${study.id}/trials`, { tunes: false, sort: "best_value", order, limit: MOST_BASELINES });
-    return items.find((/** @type {Schemas["TrialSummary"]} */ trial) => trial.starts_from === null && trial.best_value !== null) ?? null;
+    const query = { tunes: false, sort: "best_value", order, limit: MOST_BASELINES };
+    let page = await get(`/studies/${study.id}/trials`, query);
+    for (;;) {
+      const found = page.items.find((/** @type {Schemas["TrialSummary"]} */ trial) => trial.starts_from === null && trial.best_value !== null);
+      if (found || !page.next_cursor) return found ?? null;
+      page = await get(`/studies/${study.id}/trials`, { ...query, cursor: page.next_cursor });
+    }
   }
 
   /** A trial. @param {string} id @returns {Promise<Trial>} */
