@@ -207,3 +207,23 @@ def test_a_trial_is_confirmed_beside_its_own_numbers(shell, client, worker):
     assert document["trial"] == str(tuned.id)
     assert [(run["on"], run["state"]) for run in document["runs"]] == [("train", "complete"), ("train+val", "complete")]
     assert all(0 < run["test_metrics"]["accuracy"] <= 1 for run in document["runs"])
+
+
+def test_a_trial_is_asked_for_its_truth(shell, client, worker):
+    preset = {"model": {"kind": "mlp", "hidden": [8]}, "train_size": 100, "val_size": 50}
+    spec = {"problem": {"preset": preset}, "n_steps": 3, "inner_steps": 2, "seed": 3}
+    study = client.create_study(schemas.StudyCreate(name="true"))
+    tuned = client.create_trial(study.id, schemas.build(schemas.TrialCreate, spec))
+    shell("watch", "true/0")
+
+    os.kill(worker.pid, signal.SIGSTOP)  # or the trainings could end before the command does
+    waiting = "0 of 5 retrainings are complete. A score needs 5, and the training under unchanged hyperparameters."
+    assert shell("truth", "true/0", "--retrainings", 5, "--no-wait") == f"{waiting}\n"
+    os.kill(worker.pid, signal.SIGCONT)
+    sentence = shell("truth", "true/0", "--retrainings", 5).strip()
+    assert "retraining gives: its score over 5 retrainings is" in sentence
+    document = json.loads(shell("truth", "true/0", "--retrainings", 5, "--json"))
+    assert (document["trial"], document["sentence"]) == (str(tuned.id), sentence)
+    assert [(run["nudge"], run["state"]) for run in document["runs"]] == [
+        (nudge, "complete") for nudge in (None, 0, 1, 2, 3, 4)
+    ]

@@ -69,6 +69,7 @@ CASES: dict[str, tuple[str, list[Step], dict[str, Any]]] = {
         steps(lambda n: {"hypergradient_norm": 0.0}),
         {**FEW, "tunes": False, "validation_trains": True},
     ),
+    "a retraining": ("retrained", steps(), {**FEW, "tunes": False, "retrains": True}),
     "fixed hyperparameters": ("frozen", steps(lambda n: {"hypergradient_norm": 0.0}), {**FEW, "tunes": False}),
     "fixed hyperparameters, and it failed": ("failed", steps(), {**FEW, "tunes": False, "error": FAILED}),
     "it failed without a reason": ("failed", [], {**FEW, "error": {}}),

@@ -49,6 +49,7 @@ RESPONSES = [
     engine.Hypernetwork(rank=3),
     engine.DirectOnly(),
     engine.Frozen(),
+    engine.Frozen(measured=engine.Implicit(solver=engine.WarmStarted(engine.Neumann(2)))),
 ]
 
 

@@ -18,8 +18,9 @@ import nestor
 from benchmarks.truth import flat
 from nestor.errors import ArgumentInvalid, CallInvalid, OptionOutOfRange
 from nestor.results.trainings.ranks import interval, spearman
+from nestor_engine import State, Step, optimize
 from nestor_engine.hparams import L2, ExampleWeights
-from nestor_engine.retraining import Training, Truth, nudges, predicted
+from nestor_engine.retraining import Training, Truth, nudged, nudges, predicted, with_predictions
 
 N, TRAINED = 24, 30  # examples; inner steps
 KINDS = {
@@ -120,6 +121,34 @@ def test_nudges_end_at_bounds():
     (change,) = nudges(bilevel, 1, size=1.0, seed=0)
     assert float(change["a"].min()) == pytest.approx(-0.1)
     assert float(change["a"].max()) > 1
+
+
+def test_a_nudged_problem_begins_with_the_change_of_its_number():
+    bilevel = problem_of().bilevel()
+    *_, third = nudges(bilevel, 3, size=0.3, seed=1)
+    changed = nudged(bilevel, 2, size=0.3, seed=1).hparams
+    assert all(changed[name].equal(value + third[name]) for name, value in bilevel.hparams.items())
+    assert nudged(bilevel, None, size=0.3, seed=1) is bilevel
+
+
+def test_the_last_step_says_what_its_hypergradient_predicts():
+    """Under fixed hyperparameters it is that of `Training`, also if the training is continued from a state."""
+    response = nestor.Implicit()
+    config = config_of(n_steps=3, inner_steps=4, response=response)
+    training = training_of(config)
+    *_, (_, last) = training.hypergradients()
+    expected = predicted(last.gradient, nudges(training.bilevel, 100, size=0.3, seed=1))
+    problem, frozen = problem_of(), config.model_copy(update={"response": nestor.Frozen(measured=response)})
+
+    def steps(state: State | None) -> list[Step]:
+        bilevel = problem.bilevel()
+        return [*with_predictions(optimize(bilevel, problem.data, frozen, state), bilevel, 3, size=0.3, seed=1)]
+
+    first = steps(None)
+    for taken in (first, steps(first[1].state)):
+        assert [len(step.predicted) for step in taken[:-1]] == [0] * (len(taken) - 1)
+        assert [*taken[-1].predicted] == [str(number) for number in range(100)]
+        assert [*taken[-1].predicted.values()] == expected
 
 
 # --- the score and its sentence -------------------------------------------------------------------

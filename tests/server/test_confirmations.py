@@ -31,7 +31,7 @@ def test_trainings_start_anew_under_the_best_hyperparameters_with_seeds_of_their
     assert {run["state"] for run in found["runs"]} == {"queued"}
     for run in found["runs"]:
         spec = ok(http.get(f"/trials/{run['trial']}"))["spec"]
-        assert spec["warm_start"] == {"trial": str(tuned.id), "step": 6, "weights": False}
+        assert spec["warm_start"] == {"trial": str(tuned.id), "step": 6, "weights": False, "nudge": None}
         assert (spec["response"]["kind"], spec["train_on"], spec["n_steps"]) == ("frozen", run["on"], 6)
         assert spec["problem"]["preset"]["seed"] == 7  # the split and the first weights are those of the trial
         assert (spec["user_attrs"], spec["timeout"]) == ({}, None)

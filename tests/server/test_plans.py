@@ -325,6 +325,7 @@ CHANGES: dict[str, tuple[dict[str, str], Any, dict[str, str]]] = {
     "post /trials/{trial_id}/resume": ({"trial_id": PAUSED}, None, {}),
     "post /trials/{trial_id}/retry": ({"trial_id": FAILED}, None, {}),
     "post /trials/{trial_id}/confirm": ({}, {}, {}),
+    "post /trials/{trial_id}/truth": ({}, {}, {}),
     "post /trials/{trial_id}/extend": ({}, {"steps": 1}, {}),
     "post /programs": ({}, {"graphs": DIGEST, "tensors": DIGEST}, {}),
     "post /datasets": ({}, {"train": DIGEST, "val": DIGEST}, {}),

@@ -69,7 +69,9 @@ def report(trial: Trial, size: float, runs: Iterable[tuple[Trial, Step | None]])
         trial=trial.id, step=specifications.best_step(trial), size=size, value=value, runs=described, sentence=""
     )
     if value is None or len(found.real) < LEAST_RETRAININGS:
-        return found.model_copy(update={"sentence": _too_few(found, is_predicted=value is not None)})
+        return found.model_copy(
+            update={"sentence": _too_few([run for run, _ in ordered], is_predicted=value is not None)}
+        )
     truth = Truth(value, found.predicted, found.real)
     return found.model_copy(update={"score": truth.score, "interval": truth.interval, "sentence": truth.sentence})
 
@@ -85,15 +87,15 @@ def _described(run: Trial, last: Step | None, unchanged: Step | None) -> Retrain
     return described.model_copy(update={"predicted": unchanged.predicted.get(str(number)), "real": real})
 
 
-def _too_few(found: TruthReport, *, is_predicted: bool) -> str:
-    if not found.runs:
+def _too_few(runs: list[Trial], *, is_predicted: bool) -> str:
+    if not runs:
         return "Nothing was trained again yet. Call trial.truth()."
-    changed = {run.nudge for run in found.runs if run.nudge is not None}
-    complete = {run.nudge for run in found.runs if run.nudge is not None and run.state is State.complete}
+    asked = {_number(run) for run in runs} - {None}
+    complete = {_number(run) for run in runs if _is_complete(run)} - {None}
     needed = f"A score needs {LEAST_RETRAININGS}"
     if not is_predicted:
         needed += ", and the training under unchanged hyperparameters"
-    return f"{len(complete)} of {len(changed)} retrainings are complete. {needed}."
+    return f"{len(complete)} of {len(asked)} retrainings are complete. {needed}."
 
 
 def _number(run: Trial) -> int | None:
