@@ -193,7 +193,7 @@ def test_a_loss_that_waits_for_the_device_is_trained_one_by_one():
         return outputs.square().sum(1) * (1.0 if float(outputs.detach().sum()) > 1e9 else 0.5)
 
     posed.train_loss = waits
-    steps = list(tune(posed, config(engine.Implicit(), trace=False)))
+    steps = list(tune(posed, config(engine.Implicit(), trace=False, outer=engine.Adam(1e-3))))
     assert steps[-1].train_loss < steps[0].train_loss
 
 

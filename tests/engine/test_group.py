@@ -47,8 +47,8 @@ def test_two_processes_compute_the_trajectory_of_one(together: Path, name: str):
     states = [(together / f"{name}-{rank}").read_bytes() for rank in range(2)]
     assert states[0] == states[1]
     state = engine.State.load(states[0])
-    torch.testing.assert_close(state.weights, reached.weights, rtol=1e-7, atol=1e-9)
-    # Weights of examples are float32.
+    torch.testing.assert_close(state.weights, reached.weights, rtol=1e-7, atol=1e-8)
+    # Weights of examples are float32; Adam makes steps of full length of their small hypergradients.
     torch.testing.assert_close(state.hparams, reached.hparams, rtol=1e-5, atol=1e-7)
     compare(together, name, alone)
 

@@ -126,6 +126,15 @@ def test_priors_keep_their_tensors_when_kinds_are_numbered():
     assert dict(composed.priors) == {"l2_2.weight": 0.5, "l2_2.bias": 0.5, "example_weights": 0.1}
 
 
+def test_bounds_and_priors_of_several_kinds_reach_the_training():
+    """They were lost where the kinds read the training data."""
+    made = problem(lambda net: [L2(net), ExampleWeights(N)])
+    made.hparams = made.hparams.with_prior(0.5).bounded(-7.0, 1.0)
+    bilevel = made.bilevel()
+    assert set(bilevel.priors.values()) == {0.5}
+    assert bilevel.bounds == dict.fromkeys(bilevel.hparams, (-7.0, 1.0))
+
+
 def test_programs_have_the_priors():
     posed = problem(lambda net: [L2(net, per="weight").with_prior(0.5), ExampleWeights(N)])
     program = posed.export()

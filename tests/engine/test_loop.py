@@ -12,19 +12,20 @@ from torch.nn import functional as F
 
 import nestor_engine as engine
 from nestor_engine.data.splits import Batches
-from nestor_engine.hparams import L2, Custom, ExampleWeights
+from nestor_engine.hparams import L2, Custom, ExampleWeights, compose
 from nestor_engine.tensors.random import derive_seed
 from nestor_engine.tensors.serialization import SafetensorsFile, to_safetensors
 
 
-def _problem(n: int = 60, prior: float = 0.01) -> engine.Problem:
+def _problem(n: int = 60, *, levels: bool = True) -> engine.Problem:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.GELU(), nn.Dropout(0.2), nn.Linear(16, 3))
     x, y = torch.randn(n, 4), torch.arange(n) % 3
     loss = lambda outputs, batch: F.cross_entropy(outputs, batch["y"], reduction="none")
     accuracy = lambda outputs, batch: (outputs.argmax(1) == batch["y"]).float()
+    kinds = compose([L2(model, per="weight"), ExampleWeights(n)])
     return engine.Problem(
-        model, [L2(model, per="weight").with_prior(prior), ExampleWeights(n)], loss, loss,
+        model, kinds if levels else kinds.with_prior(0), loss, loss,
         metrics={"accuracy": accuracy}, train=(x, y), val=(x[:20], y[:20]), test=(x, y),
     )  # fmt: skip
 
@@ -138,7 +139,7 @@ def test_bounds_that_leave_the_initial_values_out_are_refused():
 
 
 def test_hyperparameters_may_have_learning_rates_of_their_own():
-    problem = _problem(prior=0)  # a level moves all entries
+    problem = _problem(levels=False)  # which move all entries
     config = _config(outer=engine.SGD(1.0), outer_lr={"l2": 10.0, "l2.0": 100.0}, n_steps=1)
     (step,) = engine.optimize(problem.bilevel(), problem.data, config)
     rates = {name: s.update_norm / s.gradient_norm for name, s in step.hyperparameters.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -73,6 +74,14 @@ class CompositeHyperparameters(Hyperparameters):
 
     def __repr__(self) -> str:
         return f"[{', '.join(map(repr, self.kinds))}]"
+
+    def bounded(self, least: float = -math.inf, largest: float = math.inf) -> CompositeHyperparameters:
+        """The same kinds, each with these bounds."""
+        return CompositeHyperparameters([kind.bounded(least, largest) for kind in self.kinds])
+
+    def with_prior(self, precision: float) -> CompositeHyperparameters:
+        """The same kinds, each with this prior."""
+        return CompositeHyperparameters([kind.with_prior(precision) for kind in self.kinds])
 
     def values(self, hparams: Tensors) -> Tensors:
         """The transformed hyperparameters, by name."""
