@@ -207,5 +207,5 @@ def test_the_tables_show_means_the_best_in_bold_and_our_difference_to_the_best_r
         "|---|---|---|---|",
         "| digits † | both | +0.1000 ± 0.0000 | win |",
         "",
-        "Of 1 tasks: 1 wins, 0 ties, 0 losses.",
+        "Of 1 tasks: 1 win, 0 ties, 0 losses.",
     ]

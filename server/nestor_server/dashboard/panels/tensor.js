@@ -151,12 +151,13 @@ function size({ shape }) {
 
 /** @param {Summary} summary */
 function note(summary) {
-  const { shape, transform, of, least, largest } = summary;
+  const { shape, transform, of, least, largest, prior } = summary;
   const parts = [
     `${plural(size(summary), "entry", "entries")}${shape.length > 1 ? ` (${shape.map(count).join(" × ")})` : ""}`,
     of ? `of ${of}` : "",
     transform === "identity" ? "" : `the losses read its ${transform}`,
     least != null || largest != null ? `bounds ${least == null ? "−∞" : short(least)} … ${largest == null ? "∞" : short(largest)}` : "",
+    prior ? `a level with the prior ${short(prior)}` : "",
   ];
   return parts.filter(Boolean).join(" · ");
 }
