@@ -132,4 +132,5 @@ def spec_of(n_steps: int) -> dict[str, Any]:
         "problem": {"preset": PRESET},
         "n_steps": n_steps,
         "inner_steps": 1,
+        "outer": {"optimizer": "adam", "lr": 0.1},  # a rate that does not depend on the number of steps
     }

@@ -56,7 +56,7 @@ def comparison(found: list[Row]) -> str:
         lines.append(f"| {_shown(found, task)} | {best} | {difference} | {verdict} |")
     counts = Counter(verdicts)
     plural = {Verdict.win: "wins", Verdict.tie: "ties", Verdict.loss: "losses"}
-    total = ", ".join(f"{n} {verdict if (n := counts[verdict]) == 1 else name}" for verdict, name in plural.items())
+    total = ", ".join(f"{counts[one]} {one if counts[one] == 1 else many}" for one, many in plural.items())
     return "\n".join(lines) + f"\n\nOf {len(verdicts)} tasks: {total}." if verdicts else "Ours did not run."
 
 

@@ -337,8 +337,8 @@ class Trial:
 
         Nothing is initialized again: the trajectory is that of a trial with all the steps from the start, and
         schedules continue to count. Only the outer rate "auto" follows from the number of steps: it had fallen to zero,
-        and continues with that of the longer trial. A trial that ended early continues from the step that it reached. All these steps
-        are taken: `timeout` and early stopping do not end the trial before.
+        and continues with that of the longer trial. A trial that ended early continues from the step that it reached.
+        All these steps are taken: `timeout` and early stopping do not end the trial before.
 
         Raises:
             IllegalTransition: it is neither complete nor pruned nor paused.

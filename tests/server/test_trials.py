@@ -218,7 +218,7 @@ def test_a_warm_start_names_its_step_and_keeps_its_blob(server, http, run, submi
     other = ok(http.post("/studies", json={"name": "another study"}))["id"]
     spec = SPEC | {"warm_start": {"trial": str(run.id)}}
     warm = ok(http.post(f"/studies/{other}/trials", json=spec))
-    assert warm["spec"]["warm_start"] == {"trial": str(run.id), "step": 1, "weights": True}
+    assert warm["spec"]["warm_start"] == {"trial": str(run.id), "step": 1, "weights": True, "nudge": None}
     before = blobs_of(server, kept)  # other tests have written the same bytes
     for _ in range(2):
         run.record(1)
@@ -256,7 +256,7 @@ def test_the_weights_of_the_best_step_are_read_and_started_from(http, run, submi
     for wrong in ("worst", "-1", "2.5"):
         problem(http.get(f"{run.path}/checkpoint.safetensors", params={"step": wrong}), 422, "validation-failed")
     start = {"trial": str(run.id), "step": "best"}
-    assert submit(warm_start=start)["spec"]["warm_start"] == {**start, "step": 3, "weights": True}
+    assert submit(warm_start=start)["spec"]["warm_start"] == {**start, "step": 3, "weights": True, "nudge": None}
     assert submit(warm_start={"trial": str(run.id)})["spec"]["warm_start"]["step"] == 6
     other = submit()["id"]
     document = problem(

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from nestor.errors import EntryPointParamMissing, EntryPointParamUnknown
-from nestor.options.base import Option, Real, Whole, about, family, option
+from nestor.options.base import NonNegative, Option, Real, Whole, about, family, option
 
 _PER = about(
     "whether there is one decay for all weights, one for each tensor, one for each input, output or filter of a "
@@ -21,6 +21,11 @@ _ONLY = about(
 _Per = Literal["global", "tensor", "input", "output", "channel", "weight"]
 _Parts = tuple[Annotated[str, Field(min_length=1, max_length=200)], ...]
 _INIT = about("logarithm of the initial decay")
+_PRIOR = about(
+    "precision of a normal prior, in each tensor, of the entries' deviations from the level that they share, before "
+    "the transform; 0: none",
+    example=0.01,
+)
 
 
 @family
@@ -39,6 +44,7 @@ class L2Preset(HyperparameterPreset):
     per: Annotated[_Per, _PER] = "weight"
     init: Annotated[Real, _INIT] = -6.0
     only: Annotated[_Parts, _ONLY, Field(max_length=16)] = ()
+    prior: Annotated[NonNegative, _PRIOR] = 0.0  # what trials of earlier versions have
 
 
 @option
@@ -48,6 +54,7 @@ class L1Preset(HyperparameterPreset):
     per: Annotated[_Per, _PER] = "weight"
     init: Annotated[Real, _INIT] = -6.0
     only: Annotated[_Parts, _ONLY, Field(max_length=16)] = ()
+    prior: Annotated[NonNegative, _PRIOR] = 0.0  # what trials of earlier versions have
 
 
 @option
@@ -57,6 +64,7 @@ class ClassWeightsPreset(HyperparameterPreset):
     normalize: Annotated[
         Literal["softmax", "sigmoid"], about("whether one class may outweigh all others, or is bounded")
     ] = "softmax"
+    prior: Annotated[NonNegative, _PRIOR] = 0.0
 
 
 @option
@@ -85,6 +93,7 @@ class ExampleWeightsPreset(HyperparameterPreset):
     by_position: ClassVar[bool] = True
 
     init: Annotated[Real, about("initial value, before the sigmoid")] = 0.0
+    prior: Annotated[NonNegative, _PRIOR] = 0.0
 
 
 @option

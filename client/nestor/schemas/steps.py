@@ -149,13 +149,13 @@ class Step(Schema):
         float | None, about("that, times the curvature's norm; the series converges below 2", example=1.0)
     ] = None
     predicted: Annotated[
-        dict[str, Number],
+        dict[str, Number] | None,
         about(
             f"change of the validation loss that the hypergradient predicts under each of the first {MAX_PREDICTIONS} "
-            "nudges, by their number; at the last step of a trial whose `warm_start.nudge` has none",
+            "nudges, by their number; null: it is not the last step of a trial whose `warm_start.nudge` has no number",
             example={"0": 0.0012, "1": -0.0007},
         ),
-    ] = {}
+    ] = None
     hyperparameters: Annotated[dict[str, TensorSummary], about("statistics by name", example=_SUMMARIES)] = {}
     seconds: Annotated[
         dict[str, float],

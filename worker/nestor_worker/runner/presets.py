@@ -65,15 +65,15 @@ def _mlp(hidden: tuple[int, ...], seed: int) -> nn.Module:
 def _kind(kind: HyperparameterPreset, model: nn.Module, labels: Tensor) -> Hyperparameters:
     match kind:
         case L2Preset():
-            return L2(model, per=kind.per, only=kind.only or None, init=kind.init)
+            return L2(model, per=kind.per, only=kind.only or None, init=kind.init).with_prior(kind.prior)
         case L1Preset():
-            return L1(model, per=kind.per, only=kind.only or None, init=kind.init)
+            return L1(model, per=kind.per, only=kind.only or None, init=kind.init).with_prior(kind.prior)
         case ClassWeightsPreset():
-            return ClassWeights(CLASSES, normalize=kind.normalize)
+            return ClassWeights(CLASSES, normalize=kind.normalize).with_prior(kind.prior)
         case LabelSmoothingPreset():
             return LabelSmoothing(CLASSES, per=kind.per, init=kind.init)
         case ExampleWeightsPreset():
-            return ExampleWeights(len(labels), init=kind.init)
+            return ExampleWeights(len(labels), init=kind.init).with_prior(kind.prior)
         case LabelCorrectionPreset():
             return LabelCorrection(labels, CLASSES, strength=kind.strength)
         case _:

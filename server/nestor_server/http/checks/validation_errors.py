@@ -31,8 +31,12 @@ def as_failure(errors: Sequence[dict[str, Any]], model: Any) -> ValidationFailed
         model: what the body was to become.
     """
     mistakes = relevant(errors)
-    entries = [_explain(one, model) for one in mistakes[:ITEMS]]
-    first, n_more = entries[0], len(mistakes) - 1
+    explained = [_explain(one, model) for one in mistakes[:ITEMS]]
+    by_field: dict[str, dict[str, Any]] = {}
+    for one in explained:
+        by_field.setdefault(one["field"], one)  # a union reports each alternative
+    entries = [*by_field.values()]
+    first, n_more = entries[0], len(entries) - 1 + len(mistakes) - len(explained)
     summary = f"{first['field']}: {first['message']}" if first["field"] else first["message"]
     summary = f"{summary}. {first['remedy']}" + (f" (And {n_more:,} more.)" if n_more else "")
     return ValidationFailed(summary=summary, errors=entries)
