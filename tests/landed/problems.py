@@ -79,7 +79,8 @@ def decays(model: nn.Module, n: int) -> list[kinds.Hyperparameters]:
 
 
 def every_decay(model: nn.Module, n: int) -> list[kinds.Hyperparameters]:
-    return [kinds.L2(model, per="weight", init=-3.0), kinds.ExampleWeights(n)]
+    decays, weights = kinds.L2(model, per="weight", init=-3.0), kinds.ExampleWeights(n)
+    return [decays.with_prior(0), weights.with_prior(0)]  # priors came later
 
 
 def augmented(model: nn.Module, n: int) -> list[kinds.Hyperparameters]:
