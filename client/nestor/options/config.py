@@ -180,11 +180,12 @@ class Config(ConfigFields, CrossChecks):
         return {name: dataclasses.replace(outer, lr=rates[name]) if name in rates else outer for name in names}
 
     def auto_rate(self, transform: str) -> float:
-        """The learning rate of the first outer step for `lr="auto"`: 4/√n_steps, at most ½, times a scale.
+        """The learning rate of the first outer step for `lr="auto"`: 4/√n_steps, at most 0.3, times a scale.
 
-        So a longer training goes farther, about as √n_steps, and in smaller steps. docs/usefulness.md has measurements.
+        So a longer training goes farther, about as √n_steps, and in smaller steps. Larger ones are too fast for the
+        weights of a short training. docs/usefulness.md has measurements.
         """
-        return AUTO_SCALES[transform] * min(0.5, 4 / math.sqrt(self.n_steps))
+        return AUTO_SCALES[transform] * min(0.3, 4 / math.sqrt(self.n_steps))
 
     def check_devices(self, n: int) -> None:
         """Refuse what `n` processes cannot compute together.
