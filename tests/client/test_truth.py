@@ -80,7 +80,7 @@ def test_trainings_are_trials_that_tune_nothing_and_are_not_ranked(study, tuned,
     assert measured == nestor.Frozen(measured=tuned.record.spec.response)
     assert (unchanged.hparams.numpy()["l2.weight"] == best).all()
     assert all(step.hypergradient_norm > 0 for step in unchanged.steps)
-    assert len(unchanged.last_step.predicted or {}) == 100
+    assert len(unchanged.last_step.predicted) == 100
     assert not unchanged.steps[0].predicted
     for run in changed:
         assert run.record.spec.response == nestor.Frozen()

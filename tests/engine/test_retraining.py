@@ -146,7 +146,7 @@ def test_the_last_step_says_what_its_hypergradient_predicts():
 
     first = steps(None)
     for taken in (first, steps(first[1].state)):
-        assert [step.predicted for step in taken[:-1]] == [None] * (len(taken) - 1)
+        assert [step.predicted for step in taken[:-1]] == [{}] * (len(taken) - 1)
         assert taken[-1].predicted == {str(number): value for number, value in enumerate(expected)}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from nestor.options.base import MAX_STEPS, Number, about
 from nestor.schemas.base import SEQ, Schema
@@ -83,6 +83,11 @@ _SUMMARIES = {
 MAX_PREDICTIONS = 100
 
 
+def _or_empty(given: object) -> object:
+    """Columns of steps have null where a record of an earlier version has no such field."""
+    return {} if given is None else given
+
+
 class Step(Schema):
     """One outer update of the hyperparameters, with the inner steps before it. Losses are means over examples."""
 
@@ -149,13 +154,14 @@ class Step(Schema):
         float | None, about("that, times the curvature's norm; the series converges below 2", example=1.0)
     ] = None
     predicted: Annotated[
-        dict[str, Number] | None,
+        dict[str, Number],
+        BeforeValidator(_or_empty),
         about(
             f"change of the validation loss that the hypergradient predicts under each of the first {MAX_PREDICTIONS} "
-            "nudges, by their number; null: it is not the last step of a trial whose `warm_start.nudge` has no number",
+            "nudges, by their number; at the last step of a trial whose `warm_start.nudge` has none",
             example={"0": 0.0012, "1": -0.0007},
         ),
-    ] = None
+    ] = {}
     hyperparameters: Annotated[dict[str, TensorSummary], about("statistics by name", example=_SUMMARIES)] = {}
     seconds: Annotated[
         dict[str, float],

@@ -84,7 +84,7 @@ def _described(run: Trial, last: Step | None, unchanged: Step | None) -> Retrain
     real = None
     if _is_complete(run) and last is not None and last.value is not None:
         real = last.value - unchanged.value
-    return described.model_copy(update={"predicted": (unchanged.predicted or {}).get(str(number)), "real": real})
+    return described.model_copy(update={"predicted": unchanged.predicted.get(str(number)), "real": real})
 
 
 def _too_few(runs: list[Trial], *, is_predicted: bool) -> str:
