@@ -31,14 +31,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nestor
+import nestor_engine as engine
 from benchmarks.measuring import one_thread
 from benchmarks.rows import Row, collected, shared_options
 from examples.provenance import caption
 from nestor.errors import Diverged
 from nestor_engine.hparams import L2, Augmentation, ExampleWeights, Hyperparameters, UNet
 from nestor_engine.objective import Bilevel, Tensors
-from nestor_engine.responses import Hypergradient
-from nestor_engine.retraining import Training, Truth, nudges, predicted
+from nestor_engine.retraining import Truth, changed_by, nudges, predicted, retrained, unmoved
 
 N_TRAIN, N_VAL, CORRUPTED = 300, 300, 0.2
 BETWEEN = 5  # inner steps between two hypergradients
@@ -207,36 +207,34 @@ WHOLE = "Unrolled, the whole training"
 def rows(name: str, task: Task, seed: int) -> Iterator[Row]:
     problem = task.problem(seed)
     bilevel, data = problem.bilevel(), problem.data
-    training = lambda **given: Training(bilevel, data, task.config(**given))
-    steps = task.inner_steps
-    whole = training(n_steps=1, inner_steps=steps, response=nestor.Unrolled(steps))
-    ((_, exact),) = whole.hypergradients()
-    plain = training()
-    value = plain.retrained({})
+    steps, config = task.inner_steps, task.config()
+    (exact,) = unmoved(bilevel, data, task.config(n_steps=1, inner_steps=steps, response=nestor.Unrolled(steps)))
+    value = retrained(bilevel, data, config)
     changes = {what: made(bilevel, seed) for what, made in task.changes.items()}
-    real = {what: tuple(plain.retrained(change) - value for change in listed) for what, listed in changes.items()}
+    real = {
+        what: tuple(retrained(changed_by(bilevel, change), data, config) - value for change in listed)
+        for what, listed in changes.items()
+    }
 
-    def compared(response: str, taken: list[Hypergradient]) -> Row:
-        last, truth = flat(taken[-1].gradient), flat(exact.gradient)
-        solution = taken[-1].solution
+    def compared(response: str, taken: list[engine.Step]) -> Row:
+        last, truth = taken[-1].state.previous, exact.state.previous
         return {
             "task": name,
             "seed": seed,
             "response": response,
             "scores": {
-                what: Truth(value, tuple(predicted(taken[-1].gradient, listed)), real[what]).score
-                for what, listed in changes.items()
+                what: Truth(value, tuple(predicted(last, listed)), real[what]).score for what, listed in changes.items()
             },
-            "cosine": float(F.cosine_similarity(last, truth, dim=0)),
-            "length": float(last.norm() / truth.norm()),
-            "residual": solution.residual if solution else None,
+            "cosine": float(F.cosine_similarity(flat(last), flat(truth), dim=0)),
+            "length": float(flat(last).norm() / flat(truth).norm()),
+            "residual": taken[-1].residual,
             "products": statistics.mean(one.products for one in taken),
         }
 
     yield compared(WHOLE, [exact])
     for response, given in RESPONSES.items():
         try:
-            taken = [hypergradient for _, hypergradient in training(response=given).hypergradients()]
+            taken = [*unmoved(bilevel, data, task.config(response=given))]
         except Diverged as error:
             yield {"task": name, "seed": seed, "response": response, "error": str(error)}
         else:

@@ -14,7 +14,7 @@ from nestor import Study, Trial
 from nestor.errors import NotFinished, NothingToConfirm, NothingTuned, OptionInvalid, TrialFailed
 from nestor.results.trainings.truth import Truth
 from nestor.schemas import Nudge, Retrain, State, TruthReport, WarmStart
-from nestor_engine.retraining import Training, nudges, predicted
+from nestor_engine.retraining import changed_by, nudges, predicted, retrained, unmoved
 from tests.client.conftest import QUICK
 from tests.client.problems import ridge
 
@@ -63,12 +63,12 @@ def test_the_hyperparameters_of_the_best_step_are_changed(tuned, found):
     problem = ridge()
     assert any(not best[name].equal(value) for name, value in problem.bilevel().hparams.items())
     bilevel = replace(problem.bilevel(), hparams=best)
-    training = Training(bilevel, problem.data, config_of(n_steps=tuned.best_step))
+    config = config_of(n_steps=tuned.best_step)
+    *_, last = unmoved(bilevel, problem.data, config)
     changes = list(nudges(bilevel, 6, size=SIZE, seed=TUNED["seed"]))
-    *_, (state, last) = training.hypergradients()
-    value = training.value(state)
-    real = [training.retrained(change) - value for change in changes]
-    expect_equal(found, Truth(value, tuple(predicted(last.gradient, changes)), tuple(real)))
+    value = retrained(bilevel, problem.data, config)
+    real = [retrained(changed_by(bilevel, change), problem.data, config) - value for change in changes]
+    expect_equal(found, Truth(value, tuple(predicted(last.state.previous, changes)), tuple(real)))
     assert (found.trial, found.step, found.size) == (tuned.id, tuned.best_step, SIZE)
 
 

@@ -79,6 +79,9 @@ def test_it_survives_json_and_only_the_outer_adam_has_it():
     with pytest.raises(InnerRateMissing, match="for the outer optimizer; pass the inner"):
         nestor.Config(n_steps=3, inner=nestor.Adam("auto"))
     word: Any = "auto"
+    bilevel, train = problem().bilevel(), problem().data.train
+    with pytest.raises(InnerRateMissing, match="pass the inner optimizer a number"):
+        nestor.fit(bilevel, train, n_steps=1, inner=nestor.Adam("auto"))
     for refused in (nestor.SGD, nestor.RMSprop, nestor.AdamW):
         with pytest.raises(OptionTypeWrong, match="it must be a number"):
             refused(word)

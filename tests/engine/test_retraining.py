@@ -20,7 +20,17 @@ from nestor.errors import ArgumentInvalid, CallInvalid, OptionOutOfRange
 from nestor.results.trainings.ranks import interval, spearman
 from nestor_engine import State, Step, optimize
 from nestor_engine.hparams import L2, ExampleWeights
-from nestor_engine.retraining import Training, Truth, nudged, nudges, predicted, with_predictions
+from nestor_engine.objective import Tensors
+from nestor_engine.retraining import (
+    Truth,
+    changed_by,
+    nudged,
+    nudges,
+    predicted,
+    retrained,
+    unmoved,
+    with_predictions,
+)
 
 N, TRAINED = 24, 30  # examples; inner steps
 KINDS = {
@@ -46,9 +56,11 @@ def config_of(**given: Any) -> nestor.Config:
     return nestor.Config(**{"batch_size": 8, "inner": INNER["SGD"], **WHOLE, **given})
 
 
-def training_of(config: nestor.Config) -> Training:
+def hypergradient_of(config: nestor.Config) -> Tensors:
+    """That at the end of a training which it does not move."""
     problem = problem_of()
-    return Training(problem.bilevel(), problem.data, config)
+    *_, last = unmoved(problem.bilevel(), problem.data, config)
+    return last.state.previous
 
 
 # --- against what is known ------------------------------------------------------------------------
@@ -67,19 +79,20 @@ def test_unrolling_the_whole_training_is_true(kind: str, inner: nestor.SGD, batc
 
 
 def test_a_hypergradient_of_the_wrong_sign_has_the_opposite_score():
-    training = training_of(config_of())
-    changes = list(nudges(training.bilevel, 20, size=1e-3, seed=0))
-    ((state, right),) = training.hypergradients()
-    value = training.value(state)
-    wrong = predicted({name: -entry for name, entry in right.gradient.items()}, changes)
-    found = Truth(value, tuple(wrong), tuple(training.retrained(change) - value for change in changes))
+    problem, config = problem_of(), config_of()
+    bilevel, data = problem.bilevel(), problem.data
+    changes = list(nudges(bilevel, 20, size=1e-3, seed=0))
+    value = retrained(bilevel, data, config)
+    wrong = predicted({name: -entry for name, entry in hypergradient_of(config).items()}, changes)
+    real = tuple(retrained(changed_by(bilevel, change), data, config) - value for change in changes)
+    found = Truth(value, tuple(wrong), real)
     assert found.score == -1.0
     assert found.sentence.startswith("The hypergradient does not predict what retraining gives")
 
 
 def test_the_score_of_small_changes_is_near_the_cosine_with_the_true_hypergradient():
     short = config_of(n_steps=6, inner_steps=5, response=nestor.Unrolled(5))
-    true, truncated = ([*training_of(config).hypergradients()][-1][1].gradient for config in (config_of(), short))
+    true, truncated = (hypergradient_of(config) for config in (config_of(), short))
     found = nestor.truth(problem_of(), short, retrainings=300, size=1e-3)
     cosine = float(F.cosine_similarity(flat(true), flat(truncated), dim=0))
     assert 0.2 < cosine < 0.98, "else this would show nothing"
@@ -88,12 +101,11 @@ def test_the_score_of_small_changes_is_near_the_cosine_with_the_true_hypergradie
 
 def test_a_retraining_without_a_change_is_the_same_training():
     problem, config = problem_of(), config_of(n_steps=3, inner_steps=4, response=nestor.Implicit())
-    training = Training(problem.bilevel(), problem.data, config)
-    *_, (state, _) = training.hypergradients()
-    bilevel, train = training.bilevel, problem.data.train
+    bilevel, train = problem.bilevel(), problem.data.train
     fitted = nestor.fit(bilevel, train, n_steps=12, inner=config.inner, batch_size=8)
     plain = nestor.evaluate(bilevel, fitted.params, fitted.buffers, bilevel.hparams, problem.data.val)
-    assert training.value(state) == training.retrained({}) == plain["loss"]
+    *_, last = unmoved(bilevel, problem.data, config)
+    assert last.value == retrained(bilevel, problem.data, config) == plain["loss"]
 
 
 def test_it_leaves_the_problem_as_it_was():
@@ -132,12 +144,10 @@ def test_a_nudged_problem_begins_with_the_change_of_its_number():
 
 
 def test_the_last_step_says_what_its_hypergradient_predicts():
-    """Under fixed hyperparameters it is that of `Training`, also if the training is continued from a state."""
+    """Also if the training is continued from a state."""
     response = nestor.Implicit()
     config = config_of(n_steps=3, inner_steps=4, response=response)
-    training = training_of(config)
-    *_, (_, last) = training.hypergradients()
-    expected = predicted(last.gradient, nudges(training.bilevel, 100, size=0.3, seed=1))
+    expected = predicted(hypergradient_of(config), nudges(problem_of().bilevel(), 100, size=0.3, seed=1))
     problem, frozen = problem_of(), config.model_copy(update={"response": nestor.Frozen(measured=response)})
 
     def steps(state: State | None) -> list[Step]:
@@ -199,6 +209,7 @@ def test_changes_within_rounding_say_nothing():
         ({"size": 0}, OptionOutOfRange),
         ({"size": math.nan}, ArgumentInvalid),
         ({"config": {"n_steps": 1}}, ArgumentInvalid),
+        ({"config": config_of(response=nestor.Frozen())}, OptionOutOfRange),
         ({"problem": "digits"}, ArgumentInvalid),
         ({"repeats": 3}, CallInvalid),
     ],

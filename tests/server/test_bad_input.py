@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 import pytest
 
@@ -88,6 +90,26 @@ def test_every_mistake_is_named_at_once(http, study):
     document = problem(http.post(f"/studies/{study}/trials", json=spec), 422, "validation-failed")
     codes = {error["field"]: error["code"] for error in document["errors"]}
     assert codes == dict.fromkeys(("warmup_steps", "inner.lr"), "option-out-of-range") | {"seeds": "option-unknown"}
+
+
+WORDS_OR_NUMBERS: dict[str, dict[str, Any]] = {
+    "inner.lr": {"inner": {"optimizer": "adam", "lr": 0}},
+    "outer.lr": {"outer": {"optimizer": "adam", "lr": -1}},
+    "response.curvature.damping": {"response": {"implicit": {"curvature": {"gauss_newton": {"damping": -1}}}}},
+    "response.solver.alpha": {"response": {"implicit": {"solver": {"neumann": {"alpha": 0}}}}},
+    "warm_start.step": {"warm_start": {"trial": "018f0000-0000-7000-8000-000000000000", "step": -1}},
+    "outer.schedule.warmup": {"outer": {"optimizer": "adam", "schedule": {"linear_decay": {"warmup": -1}}}},
+    "response.measured.lr": {"response": {"frozen": {"measured": {"hypernetwork": {"lr": 0}}}}},
+}
+
+
+@pytest.mark.parametrize("spec", WORDS_OR_NUMBERS.values(), ids=WORDS_OR_NUMBERS)
+def test_a_field_with_several_alternatives_is_one_mistake(http, study, spec: dict[str, Any]):
+    """Each alternative was a mistake of its own, of which the last said that the word was another one."""
+    document = problem(http.post(f"/studies/{study}/trials", json=SPEC | spec), 422, "validation-failed")
+    (mistake,) = document["errors"]
+    assert mistake["code"] == "option-out-of-range"
+    assert "more.)" not in document["detail"]
 
 
 def test_folds_with_hyperparameters_of_single_examples_are_refused(http, study):

@@ -94,6 +94,15 @@ def test_every_kind_of_hyperparameter_can_be_tuned_together():
     assert not same(steps[-1].state.hparams, bilevel.hparams)
 
 
+def test_every_kind_takes_a_prior_and_has_none_by_default():
+    """Trials of earlier versions have presets without priors, and go on without."""
+    kinds = ["l2", "l1", "example_weights", "label_correction", "class_weights"]
+    assert not presets.build(preset(hyperparameters=kinds), seed=0).bilevel().priors
+    asked = [{"kind": kind, "prior": 0.5} for kind in kinds]
+    bilevel = presets.build(preset(hyperparameters=asked), seed=0).bilevel()
+    assert dict(bilevel.priors) == dict.fromkeys(bilevel.hparams, 0.5)
+
+
 def test_the_server_knows_what_a_preset_trains():
     deep = preset(model={"kind": "mlp", "hidden": [8, 5]})
     bilevel = presets.build(deep, seed=0).bilevel()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Iterable, Mapping
+from dataclasses import KW_ONLY
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -21,11 +22,6 @@ _ONLY = about(
 _Per = Literal["global", "tensor", "input", "output", "channel", "weight"]
 _Parts = tuple[Annotated[str, Field(min_length=1, max_length=200)], ...]
 _INIT = about("logarithm of the initial decay")
-_PRIOR = about(
-    "precision of a normal prior, in each tensor, of the entries' deviations from the level that they share, before "
-    "the transform; 0: none",
-    example=0.01,
-)
 
 
 @family
@@ -36,6 +32,16 @@ class HyperparameterPreset(Option):
     expected: ClassVar[str] = "a kind of hyperparameters, such as L2Preset()"
     by_position: ClassVar[bool] = False  # whether there is an entry for each training example
 
+    _: KW_ONLY
+    prior: Annotated[
+        NonNegative,
+        about(
+            "precision of a normal prior, in each tensor, of the entries' deviations from the level that they share, "
+            "before the transform; 0: none, as in trials of earlier versions",
+            example=0.01,
+        ),
+    ] = 0.0
+
 
 @option
 class L2Preset(HyperparameterPreset):
@@ -44,7 +50,6 @@ class L2Preset(HyperparameterPreset):
     per: Annotated[_Per, _PER] = "weight"
     init: Annotated[Real, _INIT] = -6.0
     only: Annotated[_Parts, _ONLY, Field(max_length=16)] = ()
-    prior: Annotated[NonNegative, _PRIOR] = 0.0  # what trials of earlier versions have
 
 
 @option
@@ -54,7 +59,6 @@ class L1Preset(HyperparameterPreset):
     per: Annotated[_Per, _PER] = "weight"
     init: Annotated[Real, _INIT] = -6.0
     only: Annotated[_Parts, _ONLY, Field(max_length=16)] = ()
-    prior: Annotated[NonNegative, _PRIOR] = 0.0  # what trials of earlier versions have
 
 
 @option
@@ -64,7 +68,6 @@ class ClassWeightsPreset(HyperparameterPreset):
     normalize: Annotated[
         Literal["softmax", "sigmoid"], about("whether one class may outweigh all others, or is bounded")
     ] = "softmax"
-    prior: Annotated[NonNegative, _PRIOR] = 0.0
 
 
 @option
@@ -93,7 +96,6 @@ class ExampleWeightsPreset(HyperparameterPreset):
     by_position: ClassVar[bool] = True
 
     init: Annotated[Real, about("initial value, before the sigmoid")] = 0.0
-    prior: Annotated[NonNegative, _PRIOR] = 0.0
 
 
 @option

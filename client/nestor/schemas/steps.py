@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from nestor.options.base import MAX_STEPS, Number, about
 from nestor.schemas.base import SEQ, Schema
@@ -83,11 +83,6 @@ _SUMMARIES = {
 MAX_PREDICTIONS = 100
 
 
-def _or_empty(given: object) -> object:
-    """Columns of steps have null where a record of an earlier version has no such field."""
-    return {} if given is None else given
-
-
 class Step(Schema):
     """One outer update of the hyperparameters, with the inner steps before it. Losses are means over examples."""
 
@@ -155,7 +150,6 @@ class Step(Schema):
     ] = None
     predicted: Annotated[
         dict[str, Number],
-        BeforeValidator(_or_empty),
         about(
             f"change of the validation loss that the hypergradient predicts under each of the first {MAX_PREDICTIONS} "
             "nudges, by their number; at the last step of a trial whose `warm_start.nudge` has none",

@@ -14,7 +14,7 @@ from nestor_engine.hparams.weights import Per as Per
 from nestor_engine.objective import PyTree, Tensors
 from nestor_engine.tensors.ravel import named_leaves
 
-PRIOR = 1e-2  # precision: decays differ from their level by a factor of e⁷, one standard deviation
+PRIOR = 1e-2  # precision: decays move away from their level by a factor of e⁷, one standard deviation
 
 
 class Decay(OfWeights, abc.ABC):

@@ -18,7 +18,7 @@ from nestor_engine.hparams.hyperparameters import Hyperparameters, priors
 from nestor_engine.objective import Batch, Tensors
 
 Normalize = Literal["softmax", "sigmoid"]
-PRIOR = 0.3  # precision: groups differ from their level by a factor of 3.6, one standard deviation
+PRIOR = 0.3  # precision: groups move away from their level by a factor of 3.6, one standard deviation
 _TRANSFORMS = {"softmax": "exp", "sigmoid": "sigmoid"}
 
 
@@ -43,8 +43,8 @@ class GroupWeights(Hyperparameters):
         normalize: with "softmax" one group may outweigh all others; with "sigmoid" a group whose λ is large cannot
             gain more, and only a weight near zero is far from the others.
         init: initial weights, one for each group, up to a common factor; equal by default. A prior of the precision 0.3
-            then keeps them from becoming very different, which a network that has memorized its examples no longer
-            resists; see `with_prior`. Initial weights that are given have no prior.
+            keeps them from going very different ways, which a network that has memorized its examples no longer
+            resists; see `with_prior`.
 
     Raises:
         ProblemInvalid: the column has another shape or type, or holds other numbers.
@@ -73,8 +73,7 @@ class GroupWeights(Hyperparameters):
         self.init = {self._name: start}
         self.transforms = {self._name: _TRANSFORMS[normalize]}
         self.entry_names = {self._name: EntryNames(axes=(self._counted,))}
-        if init is None:
-            self.priors = priors(self.init, PRIOR)
+        self.priors = priors(self.init, PRIOR)
 
     def _options(self) -> list[str]:
         return [f"column={self._column!r}", f"normalize={self._normalize!r}"]

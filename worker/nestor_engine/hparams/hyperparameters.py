@@ -81,9 +81,10 @@ class Hyperparameters:
     def with_prior(self, precision: float) -> Self:
         """A copy with a normal prior, in each tensor, on the deviations of its entries from the level that they share.
 
-        Many hyperparameters then follow their level where the validation examples say little about them one by one. To
-        the outer objective, the prior adds precision/n Σ deviation², for n validation examples and values before the
-        transform: the variance of a deviation is 1/(2 · precision), in the units of the validation loss.
+        An entry is its initial value, plus the level, plus its deviation, all before the transform. Where the
+        validation examples say little about entries one by one, these go with their level. To the outer objective, the
+        prior adds precision/n Σ deviation², for n validation examples: the variance of a deviation is
+        1/(2 · precision), in the units of the validation loss.
 
         Args:
             precision: 0 for no level and no prior. Decays have 0.01 from the start, weights of groups 0.3,

@@ -4,26 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from nestor import options
 from nestor.errors import ArgumentInvalid, OptionOutOfRange, called_as, shown
 from nestor.results.trainings.truth import Truth
 from nestor.schemas.retrainings import LEAST_RETRAININGS
-from nestor_engine.autodiff.trace_cache import TraceCache
-from nestor_engine.config import Config
-from nestor_engine.data.folds import Partition
 from nestor_engine.data.splits import Data
-from nestor_engine.distributed import ALONE
 from nestor_engine.hparams.arguments import at_least, number, whole
-from nestor_engine.objective import Bilevel, Tensors
+from nestor_engine.objective import Bilevel
 from nestor_engine.problem.problem import Problem
-from nestor_engine.responses import Hypergradient
 from nestor_engine.retraining.changes import changed_by, nudges
 from nestor_engine.retraining.predictions import predicted
 from nestor_engine.tensors.ravel import Ravel
-from nestor_engine.training.evaluator import Evaluator
-from nestor_engine.training.stages import OuterStepStages
-from nestor_engine.training.state import State
+from nestor_engine.training.outer_loop import optimize
+from nestor_engine.training.step import Step
 
 NAME = "nestor.truth"
 MOST = 10_000  # retrainings
@@ -44,7 +39,7 @@ def truth(problem: Problem, config: options.Config, *, retrainings: int = 20, si
         size: of the changes, before the transform: 0.1 multiplies most decays by 0.9 to 1.1.
 
     Raises:
-        ArgumentInvalid, OptionOutOfRange, ProblemInvalid: an argument cannot be used.
+        ArgumentInvalid, ConfigInvalid, OptionOutOfRange, ProblemInvalid: an argument cannot be used.
         Diverged: a loss is not finite.
     """
     _expect("problem", problem, Problem, "a nestor.Problem")
@@ -53,66 +48,56 @@ def truth(problem: Problem, config: options.Config, *, retrainings: int = 20, si
     size = number(NAME, "size", size)
     if size <= 0:
         raise OptionOutOfRange(option=f"{NAME}(size={size:g})", rule="it must be above 0")
-    training = Training(problem.bilevel(), problem.data, config)
-    changes = list(nudges(training.bilevel, retrainings, size=size, seed=config.seed))
-    *_, (state, last) = training.hypergradients()
-    value = training.value(state)
-    real = [training.retrained(change) - value for change in changes]
-    return Truth(value, tuple(predicted(last.gradient, changes)), tuple(real))
+    bilevel, data = problem.bilevel(), problem.data
+    *_, last = unmoved(bilevel, data, config)
+    changes = list(nudges(bilevel, retrainings, size=size, seed=config.seed))
+    value = _value_of(last)
+    real = [retrained(changed_by(bilevel, change), data, config) - value for change in changes]
+    return Truth(value, tuple(predicted(last.state.previous, changes)), tuple(real))
 
 
-class Training:
-    """A training under the initial hyperparameters, which can be repeated under others.
+def unmoved(bilevel: Bilevel, data: Data, config: options.Config) -> Iterator[Step]:
+    """A training under the initial hyperparameters: hypergradients are computed, and move nothing.
 
     Args:
-        bilevel, data: the problem; the data may be on another device.
+        data: on any device.
         config: of the training. Folds and early stopping are left out.
+
+    Raises:
+        OptionOutOfRange: the response computes no hypergradient.
+        Diverged: a loss is not finite.
     """
+    if not isinstance(config.response, options.Tuning):
+        given = f"{NAME}(config={shown(config.response)})"
+        raise OptionOutOfRange(option=given, rule="pass a response with a hypergradient, such as Implicit()")
+    return _steps(bilevel, data, config, options.Frozen(measured=config.response))
 
-    def __init__(self, bilevel: Bilevel, data: Data, config: options.Config) -> None:
-        self.bilevel = bilevel
-        self._config = Config.of(config.model_copy(update={"folds": None, "early_stopping": None}))
-        data, seed = data.to(Ravel(bilevel.params).device), config.seed
-        self._stages = OuterStepStages(bilevel, data, self._config, seed, ALONE, TraceCache())
-        self._evaluator = Evaluator(bilevel, Partition(data, None, None, seed), None)
 
-    def hypergradients(self) -> Iterator[tuple[State, Hypergradient]]:
-        """Those after every `inner_steps`, none of which moves anything, each with the state after it.
+def retrained(bilevel: Bilevel, data: Data, config: options.Config) -> float:
+    """The loss on all validation examples after a training under the initial hyperparameters.
 
-        Each has what the response keeps of those before, such as a warm start.
+    Trainings of the same configuration have the same initial weights, batches and draws.
 
-        Raises:
-            Diverged: a loss is not finite.
-        """
-        state = self._initial(self.bilevel.hparams)
-        for _ in range(self._config.n_steps):
-            trained, inner = self._stages.train_weights(state)
-            state, hypergradient = self._stages.take_hypergradient(trained, inner)
-            state = replace(state, step=state.step + 1)
-            yield state, hypergradient
+    Args:
+        bilevel, data, config: as for `unmoved`.
 
-    def retrained(self, change: Tensors) -> float:
-        """The validation loss after a training with the same initial weights, batches and draws.
+    Raises:
+        Diverged: a loss is not finite.
+    """
+    *_, last = _steps(bilevel, data, config, options.Frozen())
+    return _value_of(last)
 
-        Args:
-            change: hyperparameter → what is added to its initial value; others keep theirs.
 
-        Raises:
-            Diverged: a loss is not finite.
-        """
-        state = self._initial(changed_by(self.bilevel, change).hparams)
-        for _ in range(self._config.n_steps):
-            state, _ = self._stages.train_weights(state)
-            state = replace(state, step=state.step + 1)
-        return self.value(state)
+def _steps(bilevel: Bilevel, data: Data, config: options.Config, response: options.Frozen) -> Iterator[Step]:
+    """Those of a training that is evaluated at its end, on validation examples alone."""
+    fixed: dict[str, Any] = {"response": response, "folds": None, "early_stopping": None}
+    given: dict[str, Any] = {**dict(config), **fixed, "evaluate_every": config.n_steps}
+    return optimize(bilevel, replace(data, test=None).to(Ravel(bilevel.params).device), options.Config(**given))
 
-    def value(self, state: State) -> float:
-        """The loss on all validation examples."""
-        return self._evaluator.on_validation(state)["loss"]
 
-    def _initial(self, hparams: Tensors) -> State:
-        config = self._config
-        return State.initial(self.bilevel, config.inner, config.outer, config.seed, hparams)
+def _value_of(last: Step) -> float:
+    assert last.value is not None  # the last step is always evaluated
+    return last.value
 
 
 def _expect(argument: str, given: object, kind: type, expected: str) -> None:

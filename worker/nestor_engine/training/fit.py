@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from nestor import options
-from nestor.errors import Diverged
+from nestor.errors import Diverged, InnerRateMissing, shown
 from nestor_engine.implementations import implementation
 from nestor_engine.objective import Bilevel, PyTree, Tensors
 from nestor_engine.optim.optimizers import Optimizer
@@ -45,9 +45,12 @@ def fit(
         hparams: before their transforms; by default the problem's initial values.
 
     Raises:
+        InnerRateMissing: the optimizer has no learning rate of its own.
         Diverged: the training loss is not finite.
     """
     optimizer: Optimizer = implementation(options.Adam() if inner is None else inner)
+    if optimizer.lr == "auto":
+        raise InnerRateMissing(option=f"fit(inner={shown(inner)})")
     ravel = Ravel(bilevel.params)
     state = State.initial(bilevel, optimizer, optimizer, seed, hparams)
     loop = InnerLoop(bilevel, ravel, train, optimizer, seed, batch_size=batch_size)

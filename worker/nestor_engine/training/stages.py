@@ -90,7 +90,9 @@ class OuterStepStages:
         steering = sum(data.val.examples for data in self._folds)
         transforms = {name: bilevel.transforms.get(name, "identity") for name in bilevel.hparams}
         self._outers = {
-            name: LevelAndDeviations(outer, bilevel.priors[name] / steering) if name in bilevel.priors else outer
+            name: LevelAndDeviations(outer, bilevel.hparams[name], bilevel.priors[name] / steering)
+            if name in bilevel.priors
+            else outer
             for name, outer in config.outers(transforms).items()
         }
         self._evaluator = Evaluator(bilevel, partition, data.test, group)

@@ -42,7 +42,7 @@ def build(preset: Preset, *, seed: int) -> Problem:
     model = _mlp(preset.model.hidden, seed)
     return Problem(
         model,
-        [_kind(kind, model, train[1]) for kind in preset.hyperparameters],
+        [_kind(kind, model, train[1]).with_prior(kind.prior) for kind in preset.hyperparameters],
         _losses,
         _loss,
         metrics={"accuracy": _accuracy},
@@ -65,15 +65,15 @@ def _mlp(hidden: tuple[int, ...], seed: int) -> nn.Module:
 def _kind(kind: HyperparameterPreset, model: nn.Module, labels: Tensor) -> Hyperparameters:
     match kind:
         case L2Preset():
-            return L2(model, per=kind.per, only=kind.only or None, init=kind.init).with_prior(kind.prior)
+            return L2(model, per=kind.per, only=kind.only or None, init=kind.init)
         case L1Preset():
-            return L1(model, per=kind.per, only=kind.only or None, init=kind.init).with_prior(kind.prior)
+            return L1(model, per=kind.per, only=kind.only or None, init=kind.init)
         case ClassWeightsPreset():
-            return ClassWeights(CLASSES, normalize=kind.normalize).with_prior(kind.prior)
+            return ClassWeights(CLASSES, normalize=kind.normalize)
         case LabelSmoothingPreset():
             return LabelSmoothing(CLASSES, per=kind.per, init=kind.init)
         case ExampleWeightsPreset():
-            return ExampleWeights(len(labels), init=kind.init).with_prior(kind.prior)
+            return ExampleWeights(len(labels), init=kind.init)
         case LabelCorrectionPreset():
             return LabelCorrection(labels, CLASSES, strength=kind.strength)
         case _:

@@ -455,8 +455,10 @@ class AsyncClient(AsyncBlobs, AsyncHyperparameters, AsyncAdministration):
         while True:
             path = f"/trials/{trial_id}/steps"
             page = await self._get(path, schemas.StepColumns, after=after, columns=",".join(names))
-            rows = zip(*(page.columns[name] for name in names), strict=True)
-            found += [schemas.Step.model_validate(dict(zip(names, row, strict=True))) for row in rows]
+            for row in zip(*(page.columns[name] for name in names), strict=True):
+                # Null also stands for a field that a record of an earlier version does not have.
+                cells = {name: cell for name, cell in zip(names, row, strict=True) if cell is not None}
+                found.append(schemas.Step.model_validate(cells))
             if page.next_after is None:
                 return found
             after = page.next_after
